@@ -1,0 +1,285 @@
+//! Flags and environment variables. Whatever is wrong with them is said in one line that names the setting.
+
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind, parser::ValueSource,
+};
+use ripplecast::TrustedProxies;
+use tracing_subscriber::EnvFilter;
+
+/// Where the server listens unless told otherwise: reachable from this machine alone.
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The port unless told otherwise.
+const PORT: u16 = 8080;
+/// What is logged unless told otherwise.
+const LOG: &str = "warn";
+
+/// The settings that are read by the crate itself, and have no flag.
+const MORE: &str = "\
+Also read from the environment: RIPPLECAST_BACKEND, RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
+RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.";
+
+/// Keeps every open tab in step. Without a command it serves the demo page.
+///
+/// A flag wins over its environment variable; an empty variable counts as unset.
+#[derive(Parser)]
+#[command(name = "ripplecast", version, after_help = MORE, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// The settings as they were written; `resolve` reads them.
+#[derive(Args)]
+struct Settings {
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", env = "RIPPLECAST_HOST", hide_env_values = true)]
+    host: Option<String>,
+    /// Port to listen on; 0 picks a free one [default: 8080]
+    #[arg(long, value_name = "PORT", env = "RIPPLECAST_PORT", hide_env_values = true)]
+    port: Option<String>,
+    /// Proxies whose X-Forwarded-* headers are believed: addresses, networks, `loopback`, `private` [default: none]
+    #[arg(long, value_name = "LIST", env = "RIPPLECAST_TRUSTED_PROXIES", hide_env_values = true)]
+    trusted_proxies: Option<String>,
+    /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]
+    #[arg(long, value_name = "FILTER", env = "RIPPLECAST_LOG", hide_env_values = true)]
+    log: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Servers for measurements
+    #[command(subcommand, arg_required_else_help = false)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// A bare server: text frames on /bc go to everyone there, every frame on /echo comes back
+    Serve(BenchServe),
+}
+
+/// The settings of `ripplecast bench serve`.
+#[derive(Args, Debug)]
+pub(crate) struct BenchServe {
+    /// Port to listen on; 0 picks a free one
+    #[arg(long)]
+    pub(crate) port: u16,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value_t = HOST, value_parser = address)]
+    pub(crate) host: IpAddr,
+    /// Silence in seconds after which a ping is sent; 0 sends none
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub(crate) ping: Duration,
+    /// Shards of the hub [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) shards: Option<u8>,
+}
+
+/// What the program was asked to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// The demo page.
+    Serve(Serve),
+    /// The server for measurements.
+    BenchServe(BenchServe),
+}
+
+/// The settings of the server, read.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    /// Address to listen on.
+    pub(crate) host: IpAddr,
+    /// Port to listen on.
+    pub(crate) port: u16,
+    /// Proxies whose headers are believed.
+    pub(crate) trusted_proxies: TrustedProxies,
+}
+
+/// Why there is nothing to do.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The help or the version was asked for, and is printed.
+    Shown,
+    /// What was asked can't be done; one line says why.
+    Wrong(String),
+}
+
+/// Reads the command line and the environment: what to do, and what to log meanwhile.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, EnvFilter), Stop> {
+    let matches = Cli::command().try_get_matches_from(args).map_err(|error| stop(&error))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error))?;
+    let from_env = |id: &str| matches.value_source(id) == Some(ValueSource::EnvVariable);
+    let Settings { host, port, trusted_proxies, log } = cli.settings;
+    let setting = |id: &'static str, written| Setting::new(id, written, from_env(id));
+
+    let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
+    let action = match cli.command {
+        Some(Command::Bench(Bench::Serve(options))) => Action::BenchServe(options),
+        None => Action::Serve(Serve {
+            host: setting("host", host).read(address)?.unwrap_or(HOST),
+            port: setting("port", port).read(port_number)?.unwrap_or(PORT),
+            trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
+        }),
+    };
+    Ok((action, log))
+}
+
+/// One setting as it was written.
+struct Setting {
+    /// The flag or the variable, whichever it came from.
+    name: String,
+    /// Its value; `None` when it was not set.
+    written: Option<String>,
+}
+
+impl Setting {
+    /// The setting whose field is called `id`.
+    fn new(id: &str, written: Option<String>, from_env: bool) -> Self {
+        if from_env {
+            let written = written.filter(|value| !value.is_empty());
+            return Self { name: format!("RIPPLECAST_{}", id.to_uppercase()), written };
+        }
+        Self { name: format!("--{}", id.replace('_', "-")), written }
+    }
+
+    /// The value, or a line that names the setting, what stands in it and what should.
+    fn read<T>(self, reader: fn(&str) -> Result<T, String>) -> Result<Option<T>, Stop> {
+        let Some(written) = self.written else { return Ok(None) };
+        match reader(&written) {
+            Ok(value) => Ok(Some(value)),
+            Err(reason) => Err(Stop::Wrong(format!("{} can't be {written:?}: {reason}", self.name))),
+        }
+    }
+}
+
+/// An address; a name would need a resolver, and could mean several.
+fn address(written: &str) -> Result<IpAddr, String> {
+    if written.eq_ignore_ascii_case("localhost") {
+        return Ok(HOST);
+    }
+    let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(written);
+    bare.parse().map_err(|_| {
+        "that is no IP address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all networks"
+            .to_owned()
+    })
+}
+
+/// A port.
+fn port_number(written: &str) -> Result<u16, String> {
+    written.parse().map_err(|_| "that is no port; use a number from 0 (any free one) to 65535".to_owned())
+}
+
+/// A list of proxies. The error names the entry that is wrong.
+fn proxies(written: &str) -> Result<TrustedProxies, String> {
+    written.parse().map_err(|error| match error {
+        ripplecast::Error::Setting { reason, .. } => reason,
+        other => other.to_string(),
+    })
+}
+
+/// What to log.
+fn filter(written: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(written)
+        .map_err(|error| format!("{error}; use error, warn, info, debug, trace, or TARGET=LEVEL with commas"))
+}
+
+/// Whole seconds.
+fn seconds(written: &str) -> Result<Duration, String> {
+    written.parse().map(Duration::from_secs).map_err(|_| "that is no number of whole seconds".to_owned())
+}
+
+/// Prints what clap has to show, or makes one line of its complaint.
+fn stop(error: &clap::Error) -> Stop {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A closed standard output leaves nobody to tell.
+        let _ = error.print();
+        return Stop::Shown;
+    }
+    let text = error.render().to_string();
+    // The complaint ends at the first empty line; tips and usage follow.
+    let complaint = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>();
+    let complaint = complaint.join(" ");
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(&complaint);
+    Stop::Wrong(format!("{complaint}; `ripplecast --help` lists what there is"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(args: &[&str]) -> String {
+        let args = ["ripplecast"].iter().chain(args).map(OsString::from);
+        match parse(args) {
+            Err(Stop::Wrong(line)) => line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn action(args: &[&str]) -> Action {
+        parse(["ripplecast"].iter().chain(args).map(OsString::from)).unwrap().0
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let args = ["--host", "[::1]", "--port", "0", "--trusted-proxies", "loopback"];
+        let Action::Serve(serve) = action(&args) else { panic!("not serve") };
+        assert_eq!((serve.host.to_string().as_str(), serve.port), ("::1", 0));
+        assert!(serve.trusted_proxies.contains(HOST));
+        let Action::Serve(serve) = action(&["--host=localhost", "--port=65535"]) else { panic!("not serve") };
+        assert_eq!((serve.host, serve.port), (HOST, 65535));
+    }
+
+    #[test]
+    fn bench_serve_is_read() {
+        let Action::BenchServe(bench) = action(&["bench", "serve", "--port", "0"]) else {
+            panic!("not bench")
+        };
+        assert_eq!((bench.port, bench.host, bench.ping, bench.shards), (0, HOST, Duration::ZERO, None));
+        let args = ["bench", "serve", "--port", "9000", "--host", "::", "--ping", "25", "--shards", "2"];
+        let Action::BenchServe(bench) = action(&args) else { panic!("not bench") };
+        assert_eq!((bench.ping, bench.shards), (Duration::from_secs(25), Some(2)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line_that_names_it() {
+        let cases: &[(&[&str], &[&str])] = &[
+            (&["--port", "abc"], &["--port", "\"abc\"", "0", "65535"]),
+            (&["--port", "65536"], &["--port", "65536"]),
+            (&["--port", "-1"], &["-1"]),
+            (&["--port="], &["--port"]),
+            (&["--host", "example.com"], &["--host", "example.com", "127.0.0.1"]),
+            (&["--trusted-proxies", "10.0.0.0/8, x"], &["--trusted-proxies", "\"x\""]),
+            (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
+            (&["--nonsense"], &["--nonsense", "--help"]),
+            (&["--prot", "1"], &["--prot", "--help"]),
+            (&["serve"], &["serve", "--help"]),
+            (&["--port"], &["--port"]),
+            (&["bench"], &["bench", "serve"]),
+            (&["bench", "serve"], &["--port"]),
+            (&["bench", "serve", "--port", "x"], &["--port", "x"]),
+            (&["bench", "serve", "--port", "1", "--shards", "0"], &["--shards", "0"]),
+            (&["bench", "serve", "--port", "1", "--ping", "soon"], &["--ping", "soon"]),
+            (&["--port", "1", "bench", "serve", "--port", "2"], &["--help"]),
+        ];
+        for (args, names) in cases {
+            let line = wrong(args);
+            assert!(!line.contains('\n'), "{args:?}: {line}");
+            for name in *names {
+                assert!(line.contains(name), "{args:?}: {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The `ripplecast` binary: the demo page by default, and a bare server to measure.
+
+mod bench;
+mod cli;
+mod counter;
+mod signals;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use ripplecast::{AppBuilder, Error, Result};
+use tracing_subscriber::EnvFilter;
+
+use cli::{Action, BenchServe, Serve};
+
+/// The settings, or the way they were written, are wrong.
+const USAGE: u8 = 2;
+/// The system refused something.
+const RUNTIME: u8 = 1;
+
+fn main() -> ExitCode {
+    let (action, log) = match cli::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(cli::Stop::Shown) => return ExitCode::SUCCESS,
+        Err(cli::Stop::Wrong(line)) => return fail(&line, USAGE),
+    };
+    start_log(log);
+    let outcome = match action {
+        Action::Serve(options) => run(serve(options)),
+        Action::BenchServe(options) => run(bench_serve(options)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ Error::Setting { .. }) => fail(&error.to_string(), USAGE),
+        Err(error @ Error::Listen { .. }) => {
+            let settings = "set by --host or RIPPLECAST_HOST, --port or RIPPLECAST_PORT";
+            fail(&format!("{error} ({settings})"), RUNTIME)
+        }
+        Err(error) => fail(&error.to_string(), RUNTIME),
+    }
+}
+
+/// Runs the server to its end. What handlers left running in the background is not waited for.
+fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(server);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Serves the demo page until a signal comes.
+async fn serve(options: Serve) -> Result<()> {
+    // Before the address is printed: whoever reads it may send a signal at once.
+    let stop = signals::watch()?;
+    let builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
+    let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
+    let mut out = io::stdout();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(out, "Ripplecast listens on http://{}", bound.local_addr());
+    let _ = out.flush();
+    bound.serve_with_shutdown(stop).await
+}
+
+/// Serves the measurements until a signal comes. Nothing there is worth a slow farewell.
+async fn bench_serve(options: BenchServe) -> Result<()> {
+    let stop = signals::watch()?;
+    tokio::select! {
+        outcome = bench::serve(options) => outcome,
+        () = stop => Ok(()),
+    }
+}
+
+/// Writes the log to standard error; standard output is for the address alone.
+fn start_log(filter: EnvFilter) {
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+}
+
+/// Says in one line why the program ends.
+fn fail(line: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "ripplecast: {line}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,379 @@
+//! The app: routes and endpoints, and the server that runs them.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use axum::{Router, extract, response::IntoResponse, routing::MethodRouter};
+use tokio::net::TcpListener;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Error, Hub, HubBuilder, Result, TrustedProxies,
+    server::{Server, files::files},
+    sse,
+    ws::IntoEndpoint,
+};
+
+/// Routes and endpoints around a [`Hub`]: builds an [`axum::Router`], or runs the server itself.
+///
+/// ```no_run
+/// use ripplecast::{App, Connection, Frame, Result, ws};
+///
+/// #[tokio::main]
+/// async fn main() -> Result<()> {
+///     let echo = ws::handlers().on_message(|conn: Connection, frame: Frame| async move { conn.push(frame).ignore() });
+///     App::from_env().await?.ws("/echo", echo).run("127.0.0.1:8080").await
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "an app does nothing until it is run, or made into a router"]
+pub struct App {
+    /// Rooms, connections, state.
+    hub: Hub,
+    /// The routes so far.
+    router: Router,
+    /// The settings of the accept loop.
+    server: Server,
+}
+
+impl App {
+    /// Settings for a new app.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+
+    /// An app with settings from the environment. Unset or empty variables leave the defaults.
+    ///
+    /// | variable | what | default |
+    /// |---|---|---|
+    /// | `RIPPLECAST_BACKEND` | where shared state lives; `memory` is the only one so far | `memory` |
+    /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
+    /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
+    /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
+    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed | none |
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value that can't be used, and those of [`AppBuilder::build`].
+    pub async fn from_env() -> Result<Self> {
+        AppBuilder::from_env()?.build().await
+    }
+
+    /// The hub, to be cloned into any handler.
+    pub fn hub(&self) -> Hub {
+        self.hub.clone()
+    }
+
+    /// Puts a WebSocket endpoint on a path: [handlers](crate::ws::handlers), a [`Handler`](crate::ws::Handler), or an
+    /// [`Endpoint`](crate::ws::Endpoint) with settings and hooks.
+    ///
+    /// # Panics
+    /// As [`axum::Router::route`]: when the path is taken, or can't be a path. It happens at the start or never.
+    pub fn ws(self, path: &str, endpoint: impl IntoEndpoint) -> Self {
+        let endpoint = self.hub.ws(endpoint);
+        self.route(path, endpoint)
+    }
+
+    /// Puts an event stream on a path: of a room by its name, of a [`LiveCounter`](crate::LiveCounter), or an
+    /// [`Endpoint`](crate::sse::Endpoint) with settings and hooks.
+    ///
+    /// # Panics
+    /// As [`App::ws`].
+    pub fn sse(self, path: &str, endpoint: impl Into<sse::Endpoint>) -> Self {
+        let endpoint = self.hub.sse(endpoint);
+        self.route(path, endpoint)
+    }
+
+    /// Puts a plain HTTP route on a path, as axum does.
+    ///
+    /// # Panics
+    /// As [`App::ws`].
+    pub fn route(mut self, path: &str, methods: MethodRouter) -> Self {
+        self.router = self.router.route(path, methods);
+        self
+    }
+
+    /// Adds all routes of another router.
+    ///
+    /// # Panics
+    /// As [`App::ws`].
+    pub fn merge(mut self, router: impl Into<Router>) -> Self {
+        self.router = self.router.merge(router);
+        self
+    }
+
+    /// Serves the files below a directory at all paths below `prefix`. Never a file outside of it, whatever the path says
+    /// and wherever a symbolic link leads; never a list of a directory.
+    ///
+    /// # Errors
+    /// When `root` is no directory.
+    ///
+    /// # Panics
+    /// As [`App::ws`].
+    pub fn files(mut self, prefix: &str, root: impl AsRef<Path>) -> Result<Self> {
+        self.router = self.router.nest_service(prefix, files(root.as_ref())?);
+        Ok(self)
+    }
+
+    /// Wraps all routes added so far in a tower layer.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<axum::routing::Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<extract::Request> + Clone + Send + Sync + 'static,
+        <L::Service as Service<extract::Request>>::Response: IntoResponse + 'static,
+        <L::Service as Service<extract::Request>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<extract::Request>>::Future: Send + 'static,
+    {
+        self.router = self.router.layer(layer);
+        self
+    }
+
+    /// The routes as a plain router, for a server of your own. The settings of the accept loop stay behind.
+    pub fn into_router(self) -> Router {
+        self.router
+    }
+
+    /// Listens on an address, such as `"127.0.0.1:8080"`; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when it is no address; [`Error::Listen`] when it can't be listened on.
+    pub async fn bind(self, addr: impl ListenAddr) -> Result<Bound> {
+        let addr = addr.listen_addr()?;
+        let listener = listen(addr).map_err(|source| Error::Listen { addr, source })?;
+        let local_addr = listener.local_addr()?;
+        Ok(Bound { app: self, listener, local_addr })
+    }
+
+    /// Listens on an address and serves until Ctrl-C or SIGTERM: then it stops accepting, closes every connection with
+    /// 1001, waits for every `on_close`, and returns within 10 s. A second signal ends the process at once.
+    ///
+    /// # Errors
+    /// As [`App::bind`].
+    pub async fn run(self, addr: impl ListenAddr) -> Result<()> {
+        let signal = crate::server::signals::watch()?;
+        let bound = self.bind(addr).await?;
+        tracing::info!(addr = %bound.local_addr, "listening");
+        bound.serve_with_shutdown(signal).await
+    }
+}
+
+/// Something that says where to listen: a socket address, its text, or an address and a port.
+pub trait ListenAddr {
+    /// The address.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when it is none.
+    fn listen_addr(self) -> Result<SocketAddr>;
+}
+
+impl ListenAddr for SocketAddr {
+    fn listen_addr(self) -> Result<SocketAddr> {
+        Ok(self)
+    }
+}
+
+impl ListenAddr for (std::net::IpAddr, u16) {
+    fn listen_addr(self) -> Result<SocketAddr> {
+        Ok(self.into())
+    }
+}
+
+impl ListenAddr for &str {
+    fn listen_addr(self) -> Result<SocketAddr> {
+        let text = self.replace("localhost:", "127.0.0.1:");
+        text.parse().map_err(|_| {
+            Error::setting("address", self, "an IP address and a port are wanted, such as 127.0.0.1:8080")
+        })
+    }
+}
+
+impl ListenAddr for String {
+    fn listen_addr(self) -> Result<SocketAddr> {
+        self.as_str().listen_addr()
+    }
+}
+
+/// Listens with a queue that holds a storm of reconnecting clients.
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    const QUEUE: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?; // a restart need not wait for the last run's sockets to time out
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(QUEUE)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// An app that listens, and serves as soon as it is told to.
+#[derive(Debug)]
+#[must_use = "a bound app answers nothing until it serves"]
+pub struct Bound {
+    /// The app.
+    app: App,
+    /// Its socket.
+    listener: TcpListener,
+    /// Where it listens.
+    local_addr: SocketAddr,
+}
+
+impl Bound {
+    /// The address, with the port that was picked.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The hub.
+    pub fn hub(&self) -> Hub {
+        self.app.hub.clone()
+    }
+
+    /// Serves until `shutdown` ends; then as at the end of [`App::run`]. Dropping the future drops all plain HTTP
+    /// connections; what was upgraded belongs to the hub and stays until [`Hub::shutdown`].
+    ///
+    /// # Errors
+    /// None so far: trouble with accepting is logged, and does not end it.
+    pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let Self { app: App { hub, router, server }, listener, .. } = self;
+        server.serve(listener, router, shutdown, hub.shutdown()).await;
+        Ok(())
+    }
+}
+
+/// Settings for a new [`App`]. All have safe defaults.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct AppBuilder {
+    /// The settings of the hub.
+    hub: HubBuilder,
+    /// The settings of the accept loop.
+    server: Server,
+}
+
+impl AppBuilder {
+    /// Settings from the environment; see [`App::from_env`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value that can't be used.
+    pub fn from_env() -> Result<Self> {
+        let mut builder = Self::default();
+        if let Some(backend) = variable("RIPPLECAST_BACKEND")? {
+            builder = builder.backend(&backend).map_err(|_| {
+                Error::setting("RIPPLECAST_BACKEND", &backend, "`memory` is the only backend so far")
+            })?;
+        }
+        if let Some(shards) = number("RIPPLECAST_SHARDS")? {
+            builder.hub = builder.hub.shards(shards);
+        }
+        if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS")? {
+            builder = builder.max_connections(max);
+        }
+        if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS")? {
+            builder = builder.max_connections_per_address(max);
+        }
+        if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
+            let proxies = list.parse().map_err(|error| match error {
+                Error::Setting { value, reason, .. } => Error::setting("RIPPLECAST_TRUSTED_PROXIES", value, reason),
+                other => other,
+            })?;
+            builder = builder.trusted_proxies(proxies);
+        }
+        Ok(builder)
+    }
+
+    /// Where shared state lives; `memory` is the default, and the only one so far.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for any other.
+    pub fn backend(self, backend: &str) -> Result<Self> {
+        if backend != "memory" {
+            return Err(Error::setting("backend", backend, "`memory` is the only backend so far"));
+        }
+        Ok(self)
+    }
+
+    /// Settings of the hub that the app does not repeat.
+    pub fn hub(mut self, settings: impl FnOnce(HubBuilder) -> HubBuilder) -> Self {
+        self.hub = settings(self.hub);
+        self
+    }
+
+    /// Connections at the most; see [`HubBuilder::max_connections`].
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.hub = self.hub.max_connections(max);
+        self
+    }
+
+    /// Connections from one address at the most; see [`HubBuilder::max_connections_per_address`].
+    pub fn max_connections_per_address(mut self, max: usize) -> Self {
+        self.hub = self.hub.max_connections_per_address(max);
+        self
+    }
+
+    /// The proxies whose forwarding headers are believed; see [`HubBuilder::trusted_proxies`].
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.hub = self.hub.trusted_proxies(proxies);
+        self
+    }
+
+    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431.
+    pub fn max_header(mut self, bytes: usize) -> Self {
+        self.server = self.server.max_header(bytes);
+        self
+    }
+
+    /// Time in which the whole head of a request must come; default 10 s. After that its connection is closed.
+    pub fn header_timeout(mut self, time: Duration) -> Self {
+        self.server = self.server.header_timeout(time);
+        self
+    }
+
+    /// Sockets that may speak plain HTTP at once; default 65,536. Upgraded WebSockets do not count.
+    pub fn max_http_connections(mut self, max: usize) -> Self {
+        self.server = self.server.max_connections(max);
+        self
+    }
+
+    /// Builds the app, and starts its hub.
+    ///
+    /// # Errors
+    /// Those of [`HubBuilder::build`].
+    pub async fn build(self) -> Result<App> {
+        Ok(App { hub: self.hub.build()?, router: Router::new(), server: self.server })
+    }
+}
+
+/// An environment variable; `None` when it is unset or empty.
+fn variable(name: &'static str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(value)) => {
+            Err(Error::setting(name, value.to_string_lossy(), "it is no UTF-8 text"))
+        }
+    }
+}
+
+/// An environment variable that is a number.
+fn number(name: &'static str) -> Result<Option<usize>> {
+    let Some(value) = variable(name)? else { return Ok(None) };
+    value.parse().map(Some).map_err(|_| Error::setting(name, value, "a whole number is wanted"))
+}
+
+/// So that a route can return the crate's [`Result`]: a closed or overloaded part is 503, all else is logged and 500.
+impl IntoResponse for Error {
+    fn into_response(self) -> axum::response::Response {
+        let unavailable = self.is_closed() || self.is_overloaded();
+        if unavailable {
+            return crate::request::plain(503, "The server can't do this now; try again later.\n");
+        }
+        tracing::error!(error = %self, "a route failed");
+        crate::request::plain(500, "The server failed at this; it has been logged.\n")
+    }
+}

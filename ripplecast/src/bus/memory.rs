@@ -1,0 +1,291 @@
+//! The bus within this process: who listens to what, and their queues.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::{
+    BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription,
+    glob::{Glob, Pattern},
+};
+use crate::store::Reply;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Who listens to what; shared with the subscriptions, which take themselves off it.
+    listeners: Arc<RwLock<Listeners>>,
+}
+
+/// Who listens to what.
+#[derive(Default)]
+struct Listeners {
+    /// Those of one channel, by its name.
+    channels: HashMap<Box<str>, Vec<Arc<Queue>>>,
+    /// Those with a pattern; each is tried for each message.
+    patterns: Vec<(Glob, Arc<Queue>)>,
+    /// Whether the bus takes no more subscriptions.
+    closed: bool,
+}
+
+impl Listeners {
+    /// Takes one off.
+    fn remove(&mut self, channel: Option<&str>, queue: &Arc<Queue>) {
+        let Some(channel) = channel else {
+            self.patterns.retain(|(_, other)| !Arc::ptr_eq(other, queue));
+            return;
+        };
+        if let Some(queues) = self.channels.get_mut(channel) {
+            queues.retain(|other| !Arc::ptr_eq(other, queue));
+            if queues.is_empty() {
+                self.channels.remove(channel);
+            }
+        }
+    }
+
+    /// Ends all.
+    fn close(&mut self) {
+        self.closed = true;
+        let patterns = self.patterns.drain(..).map(|(_, queue)| queue);
+        for queue in self.channels.drain().flat_map(|(_, queues)| queues).chain(patterns) {
+            queue.close();
+        }
+    }
+}
+
+impl BusBackend for Memory {
+    fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
+        let listeners = self.listeners.read();
+        let of_channel = listeners.channels.get(channel).into_iter().flatten();
+        let patterns =
+            listeners.patterns.iter().filter(|(glob, _)| glob.matches(channel)).map(|(_, queue)| queue);
+        let mut message: Option<BusMessage> = None;
+        let mut taken = 0;
+        let mut overflowing = Vec::new();
+        for queue in of_channel.chain(patterns) {
+            let message = message
+                .get_or_insert_with(|| BusMessage { channel: channel.into(), payload: payload.clone() });
+            match queue.push(message.clone()) {
+                Pushed::Taken => taken += 1,
+                Pushed::Dropped { first: true } => overflowing.push(Arc::clone(queue)),
+                Pushed::Dropped { first: false } => {}
+            }
+        }
+        // Logged without the lock: who knows what a log does.
+        drop(listeners);
+        for queue in overflowing {
+            tracing::warn!(
+                subscription = &*queue.pattern,
+                channel,
+                "a subscription's queue is full; messages are dropped until its handler catches up"
+            );
+        }
+        Reply::now::<crate::Error>(Ok(taken))
+    }
+
+    fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
+        let queue = Arc::new(Queue::new(pattern.into()));
+        let pattern = Pattern::parse(pattern);
+        let task = tokio::spawn(run(Arc::clone(&queue), handler));
+        let channel = if let Pattern::Channel(channel) = &pattern { Some(channel.clone()) } else { None };
+        let mut listeners = self.listeners.write();
+        match pattern {
+            _ if listeners.closed => queue.close(),
+            Pattern::Channel(channel) => {
+                listeners.channels.entry(channel).or_default().push(Arc::clone(&queue));
+            }
+            Pattern::Glob(glob) => listeners.patterns.push((glob, Arc::clone(&queue))),
+        }
+        drop(listeners);
+        let (weak, own): (Weak<RwLock<Listeners>>, _) = (Arc::downgrade(&self.listeners), Arc::clone(&queue));
+        let leave = move || {
+            if let Some(listeners) = weak.upgrade() {
+                listeners.write().remove(channel.as_deref(), &own);
+            }
+        };
+        Reply::now::<crate::Error>(Ok(Subscription { queue, task, leave: Some(Box::new(leave)) }))
+    }
+
+    fn close(&self) {
+        self.listeners.write().close();
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What became of a message at one subscription.
+enum Pushed {
+    /// It waits for the handler.
+    Taken,
+    /// It was thrown away, the first of a burst or a later one.
+    Dropped { first: bool },
+}
+
+/// A subscription's messages that wait for its handler.
+pub(super) struct Queue {
+    /// What was subscribed to, for the log.
+    pattern: Box<str>,
+    /// The messages.
+    waiting: Mutex<Waiting>,
+    /// Wakes the task after a push or a close. It keeps a wake-up that comes while the task isn't waiting.
+    wake: Notify,
+    /// How many messages were thrown away.
+    dropped: AtomicU64,
+}
+
+/// See [`Queue`].
+#[derive(Default)]
+struct Waiting {
+    /// Oldest first.
+    messages: VecDeque<BusMessage>,
+    /// The size of their payloads.
+    bytes: usize,
+    /// Whether messages are thrown away and that was logged; ends when the queue is half empty.
+    overflowing: bool,
+    /// Whether the subscription has ended.
+    closed: bool,
+}
+
+impl Queue {
+    /// An empty one.
+    fn new(pattern: Box<str>) -> Self {
+        Self { pattern, waiting: Mutex::default(), wake: Notify::new(), dropped: AtomicU64::new(0) }
+    }
+
+    /// Adds a message if there is room.
+    fn push(&self, message: BusMessage) -> Pushed {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Pushed::Dropped { first: false };
+        }
+        let bytes = waiting.bytes + message.payload.len();
+        if waiting.messages.len() < QUEUE_MESSAGES && bytes <= QUEUE_BYTES {
+            waiting.bytes = bytes;
+            waiting.messages.push_back(message);
+            drop(waiting);
+            self.wake.notify_one();
+            return Pushed::Taken;
+        }
+        self.dropped.fetch_add(1, Relaxed);
+        Pushed::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
+    }
+
+    /// The oldest message; waits for one. None once the subscription has ended.
+    async fn pop(&self) -> Option<BusMessage> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                if waiting.closed {
+                    return None;
+                }
+                if let Some(message) = waiting.messages.pop_front() {
+                    waiting.bytes -= message.payload.len();
+                    if waiting.messages.len() <= QUEUE_MESSAGES / 2 && waiting.bytes <= QUEUE_BYTES / 2 {
+                        waiting.overflowing = false;
+                    }
+                    return Some(message);
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Throws away what waits, and ends the task after the message that it is at.
+    pub(super) fn close(&self) {
+        let mut waiting = self.waiting.lock();
+        *waiting = Waiting { closed: true, ..Waiting::default() };
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// How many messages were thrown away.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+}
+
+/// A subscription's task: the handler for one message after the other.
+async fn run(queue: Arc<Queue>, handler: Handler) {
+    while let Some(message) = queue.pop().await {
+        let channel = Arc::clone(&message.channel);
+        let mut call = None;
+        let mut message = Some(message);
+        // The handler itself may panic, and its future at any poll; the drop of what it holds too.
+        let outcome = poll_fn(|cx| {
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                let call =
+                    call.get_or_insert_with(|| handler(message.take().expect("a handler is called once")));
+                call.as_mut().poll(cx)
+            }));
+            match polled {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+                Err(panic) => Poll::Ready(Err(panic)),
+            }
+        })
+        .await;
+        let dropped = catch_unwind(AssertUnwindSafe(move || drop(call)));
+        if outcome.and(dropped).is_err() {
+            tracing::error!(channel = &*channel, "a bus handler panicked; it goes on with the next message");
+        }
+        // Others get their turn, also while messages never run out and the handler never waits.
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use crate::bus::{Bus, Handler, Subscription};
+
+    /// Subscribes with a handler that holds the sender of the receiver: that ends when the handler is gone.
+    async fn listen(bus: &Bus, pattern: &str) -> (Subscription, tokio::sync::mpsc::UnboundedReceiver<()>) {
+        let (sender, receiver) = unbounded_channel();
+        let handler: Handler = Box::new(move |_| {
+            sender.send(()).unwrap();
+            Box::pin(async {})
+        });
+        (bus.backend.subscribe(pattern, handler).await.unwrap(), receiver)
+    }
+
+    #[tokio::test]
+    async fn subscriptions_end_with_the_bus() {
+        for pattern in ["a", "a*"] {
+            let bus = Bus::memory();
+            let (detached, mut one) = listen(&bus, pattern).await;
+            let (_held, mut two) = listen(&bus, pattern).await;
+            detached.detach();
+            assert_eq!(bus.publish("a", "".into()).await.unwrap(), 2);
+            assert!(one.recv().await.is_some() && two.recv().await.is_some());
+            drop(bus);
+            assert!(one.recv().await.is_none() && two.recv().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_bus_takes_no_subscription() {
+        let bus = Bus::memory();
+        let (_before, mut before) = listen(&bus, "a").await;
+        bus.close();
+        let (after, mut never) = listen(&bus, "a").await;
+        assert_eq!(bus.publish("a", "".into()).await.unwrap(), 0);
+        assert!(before.recv().await.is_none() && never.recv().await.is_none());
+        after.unsubscribe().await;
+    }
+}

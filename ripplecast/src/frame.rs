@@ -1,0 +1,117 @@
+//! One message, shared by reference by everyone that it goes to.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::Result;
+
+/// One message, text or binary. Cloning it is cheap: the clones share the payload.
+///
+/// Strings convert into text frames, so `conn.push("pong")` works; bytes convert into binary frames.
+///
+/// ```
+/// use ripplecast::Frame;
+///
+/// let frame = Frame::text("hello");
+/// assert_eq!(frame.as_text(), Some("hello"));
+/// assert_eq!(Frame::json(&[1, 2])?.as_text(), Some("[1,2]"));
+/// # Ok::<(), ripplecast::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Whether the payload is UTF-8 text; decides the WebSocket opcode.
+    text: bool,
+    /// What the message says, not yet framed for any transport.
+    payload: Bytes,
+}
+
+impl Frame {
+    /// A text frame.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: true, payload: Bytes::from(text.into()) }
+    }
+
+    /// A binary frame.
+    pub fn binary(payload: impl Into<Bytes>) -> Self {
+        Self { text: false, payload: payload.into() }
+    }
+
+    /// A text frame with `value` as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map whose keys are no strings.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?) })
+    }
+
+    /// A text frame from bytes that a decoder has found to be UTF-8.
+    pub(crate) fn from_checked_text(payload: Bytes) -> Self {
+        debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
+        Self { text: true, payload }
+    }
+
+    /// Whether this is a text frame.
+    pub fn is_text(&self) -> bool {
+        self.text
+    }
+
+    /// The payload as text; `None` for a binary frame.
+    pub fn as_text(&self) -> Option<&str> {
+        if self.text { simdutf8::basic::from_utf8(&self.payload).ok() } else { None }
+    }
+
+    /// The payload, of a text or a binary frame.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The payload, without a copy.
+    pub fn into_bytes(self) -> Bytes {
+        self.payload
+    }
+
+    /// Length of the payload in bytes.
+    pub fn len(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Whether the payload is empty.
+    pub fn is_empty(&self) -> bool {
+        self.payload.is_empty()
+    }
+}
+
+impl From<&'static str> for Frame {
+    fn from(text: &'static str) -> Self {
+        Self { text: true, payload: Bytes::from_static(text.as_bytes()) }
+    }
+}
+
+impl From<String> for Frame {
+    fn from(text: String) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<Bytes> for Frame {
+    fn from(payload: Bytes) -> Self {
+        Self::binary(payload)
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(payload: Vec<u8>) -> Self {
+        Self::binary(payload)
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 64;
+        match self.as_text() {
+            Some(text) if text.len() <= SHOWN => write!(f, "Frame::text({text:?})"),
+            Some(text) => write!(f, "Frame::text({} bytes)", text.len()),
+            None => write!(f, "Frame::binary({} bytes)", self.payload.len()),
+        }
+    }
+}

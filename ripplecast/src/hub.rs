@@ -1,0 +1,331 @@
+//! The hub: the handle that anything can hold, to rooms, connections, shared state and the bus.
+
+mod admission;
+mod adoption;
+mod batch;
+mod callbacks;
+mod clients;
+mod command;
+mod connection;
+mod core;
+mod current;
+mod details;
+mod driver;
+mod mailbox;
+mod outbox;
+mod poller;
+mod room;
+mod shard;
+mod shards;
+
+#[cfg(all(test, ripplecast_loom))]
+mod loom;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    Error, Frame, Result,
+    bus::Bus,
+    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, SHARDS},
+    server::TrustedProxies,
+    store::Store,
+};
+
+pub use self::{
+    clients::Client,
+    connection::{Connection, ConnectionId, Dropped, Sent},
+    outbox::Overflow,
+    room::Room,
+};
+pub(crate) use self::{
+    admission::{Permit, Refused},
+    adoption::Adoption,
+    batch::Dialect,
+    callbacks::{Route, callbacks},
+    command::Command,
+    core::Profile,
+    room::check_name,
+    shards::Shards,
+};
+
+/// What a shard reads from and writes to.
+pub(crate) type Socket = std::net::TcpStream;
+
+/// The handle to everything: rooms, connections, clients, counters, tables and the bus. Cheap to clone.
+///
+/// An [`App`](crate::App) has one. For an axum application of your own, build one and take its endpoints:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Connection, Frame, Hub, ws};
+///
+/// let hub = Hub::builder().build()?;
+/// let chat = hub.clone();
+/// let router: axum::Router = axum::Router::new().route(
+///     "/chat",
+///     hub.ws(ws::handlers()
+///         .on_open(|conn: Connection| async move { conn.join("chat") })
+///         .on_message(move |_conn: Connection, frame: Frame| {
+///             let chat = chat.clone();
+///             async move { chat.room("chat").push(frame).ignore() }
+///         })),
+/// );
+/// # let _ = router; Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Hub {
+    /// What all handles share.
+    inner: Arc<Inner>,
+}
+
+/// What all handles share.
+struct Inner {
+    /// Connections, rooms and clients.
+    shards: Arc<Shards>,
+    /// Counters and tables.
+    store: Store,
+    /// Messages between parts of the application, and later between nodes.
+    bus: Bus,
+    /// Whose forwarding headers are believed.
+    trusted_proxies: TrustedProxies,
+    /// The number of the next endpoint.
+    next_route: AtomicUsize,
+}
+
+impl Hub {
+    /// Settings for a new hub.
+    pub fn builder() -> HubBuilder {
+        HubBuilder::default()
+    }
+
+    /// The room of that name.
+    pub fn room(&self, name: &str) -> Room {
+        Room { core: self.inner.shards.rooms.room(name), node: self.inner.shards.node }
+    }
+
+    /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
+    ///
+    /// Like a push to a [`Room`]: one order for all, refused by all or by none.
+    pub fn broadcast(&self, frame: impl Into<Frame>) -> Sent {
+        self.inner.shards.everyone.push(&frame.into())
+    }
+
+    /// The connection with that id; `None` when it is closed, or is not of this node.
+    pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.inner.shards.connection(id.on(self.inner.shards.node)?);
+        connection.is_open().then_some(connection)
+    }
+
+    /// The open connections of this node. Cheap: none is locked out while you go through them, and one which opens or
+    /// closes meanwhile may or may not be among them.
+    pub fn connections(&self) -> impl Iterator<Item = Connection> + use<> {
+        self.inner.shards.connections()
+    }
+
+    /// A client: all connections that were [identified](Connection::identify) as `id`.
+    pub fn client(&self, id: &str) -> Client {
+        Client { id: id.into(), shards: self.inner.shards.clone() }
+    }
+
+    /// What has been counted since the hub was built.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            connections: self.inner.shards.everyone.len(),
+            rooms: self.inner.shards.rooms.len(),
+            ..Stats::default()
+        };
+        for handle in &self.inner.shards.handles {
+            let counters = &handle.counters;
+            let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            stats.opened += get(&counters.opened);
+            stats.closed += get(&counters.closed);
+            stats.messages += get(&counters.messages);
+            stats.dropped_frames += get(&counters.dropped_frames);
+            stats.encoded_frames += get(&counters.encoded_frames);
+            stats.slow_consumers += get(&counters.slow_consumers);
+            stats.slow_callbacks += get(&counters.slow_callbacks);
+            stats.failed_callbacks += get(&counters.failed_callbacks);
+            stats.protocol_errors += get(&counters.protocol_errors);
+        }
+        stats
+    }
+
+    /// Closes every connection with 1001, and waits until each `on_close` has returned. New connections are refused with
+    /// 503 from now on. A callback that still waits after 5 s is cancelled. Takes at most some 8 s; ends at once when
+    /// called again.
+    pub async fn shutdown(&self) {
+        let shards = &self.inner.shards;
+        if !shards.stopping.send_replace(true) {
+            for handle in &shards.handles {
+                handle.mailbox.post(Command::Shutdown);
+            }
+            self.inner.bus.close();
+        }
+        // Fails only if the sender is gone, and `shards` holds it.
+        let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
+    }
+
+    /// All shards.
+    pub(crate) fn shards(&self) -> &Arc<Shards> {
+        &self.inner.shards
+    }
+
+    /// Counters and tables.
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The bus.
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.inner.bus
+    }
+
+    /// Whose forwarding headers are believed.
+    pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {
+        &self.inner.trusted_proxies
+    }
+
+    /// A number for one more endpoint.
+    pub(crate) fn next_route(&self) -> usize {
+        self.inner.next_route.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// What a hub has counted since it was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Open connections.
+    pub connections: usize,
+    /// Rooms that have members or handles.
+    pub rooms: usize,
+    /// Connections that were opened: calls of `on_open`.
+    pub opened: u64,
+    /// Connections that were closed: calls of `on_close`.
+    pub closed: u64,
+    /// Messages received.
+    pub messages: u64,
+    /// Frames dropped from outboxes, by policy or because their connection was closed as a slow consumer.
+    pub dropped_frames: u64,
+    /// Frames encoded for rooms: one for each push, shard and transport that has members, however many they are.
+    pub encoded_frames: u64,
+    /// Connections closed with 1013 because their outbox was full.
+    pub slow_consumers: u64,
+    /// Callbacks that held their shard for 5 ms or more.
+    pub slow_callbacks: u64,
+    /// Callbacks that failed, panicked or were cancelled.
+    pub failed_callbacks: u64,
+    /// Peers that broke the WebSocket protocol.
+    pub protocol_errors: u64,
+}
+
+/// Settings for a new [`Hub`]. All have safe defaults.
+#[derive(Clone, Debug)]
+pub struct HubBuilder {
+    /// Number of shards; 0 for one per core.
+    shards: usize,
+    /// Whether each shard has a thread of its own.
+    threads: bool,
+    /// Connections at the most.
+    max_connections: usize,
+    /// Connections from one address at the most.
+    max_connections_per_address: usize,
+    /// Whose forwarding headers are believed.
+    trusted_proxies: TrustedProxies,
+}
+
+impl Default for HubBuilder {
+    fn default() -> Self {
+        Self {
+            shards: 0,
+            threads: false,
+            max_connections: CONNECTIONS,
+            max_connections_per_address: CONNECTIONS_PER_ADDRESS,
+            trusted_proxies: TrustedProxies::default(),
+        }
+    }
+}
+
+impl HubBuilder {
+    /// Number of shards, each of which has its own part of the connections; default 0, which is one per core.
+    #[must_use]
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Gives each shard a thread of its own, and not a task of the runtime; default false. A little faster for a single
+    /// client, and a callback that blocks stops nobody but its shard.
+    #[must_use]
+    pub fn dedicated_threads(mut self, on: bool) -> Self {
+        self.threads = on;
+        self
+    }
+
+    /// Connections at the most; default 100,000. Beyond that an upgrade is refused with 503.
+    #[must_use]
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.max_connections = max;
+        self
+    }
+
+    /// Connections from one address at the most, loopback aside; default 1,000. Beyond that an upgrade is refused with
+    /// 429. Behind a proxy, set [`trusted_proxies`](Self::trusted_proxies), or all clients count as one.
+    #[must_use]
+    pub fn max_connections_per_address(mut self, max: usize) -> Self {
+        self.max_connections_per_address = max;
+        self
+    }
+
+    /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed; default none.
+    #[must_use]
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Builds the hub, and starts its shards on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for a number of shards above 255; [`Error::Io`] when the
+    /// system has no poller or thread left.
+    pub fn build(self) -> Result<Hub> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        if self.shards > SHARDS {
+            return Err(Error::setting("shards", self.shards, format!("at most {SHARDS} are possible")));
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
+        let count = if self.shards == 0 { cores() } else { self.shards };
+        let admissions = admission::Admissions::new(self.max_connections, self.max_connections_per_address);
+        let node = RandomState::new().hash_one(std::process::id());
+        let shards = Shards::new(node, count, admissions);
+        for index in 0..count {
+            let shard = shard::Shard::new(index, &shards, runtime.clone())?;
+            if self.threads {
+                driver::run_as_thread(shard, runtime.clone())?;
+            } else {
+                driver::run_as_task(shard, &runtime)?;
+            }
+        }
+        let inner = Inner {
+            shards,
+            store: Store::memory(),
+            bus: Bus::memory(),
+            trusted_proxies: self.trusted_proxies,
+            next_route: AtomicUsize::new(0),
+        };
+        Ok(Hub { inner: Arc::new(inner) })
+    }
+}

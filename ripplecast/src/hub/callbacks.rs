@@ -1,0 +1,166 @@
+//! Calls an endpoint's callbacks: polled once in place, so that one which does not wait costs no task and no allocation.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{Close, Connection, Frame, Result, ws::Handler};
+
+use super::core::Profile;
+
+/// An endpoint, as the shards know it.
+pub(crate) struct Route {
+    /// Its number among the hub's endpoints.
+    pub(crate) id: usize,
+    /// What it is called in logs.
+    pub(crate) name: String,
+    /// Longest message taken, in bytes.
+    pub(crate) max_message: usize,
+    /// Time in which a message must be complete.
+    pub(crate) message_timeout: Duration,
+    /// Silence after which a ping is sent; `None` for no pings.
+    pub(crate) ping_interval: Option<Duration>,
+    /// The limit of its connections' outboxes.
+    pub(crate) profile: Profile,
+    /// Makes the callbacks for one more shard.
+    pub(crate) callbacks: Box<dyn Fn() -> Box<dyn Callbacks> + Send + Sync>,
+}
+
+/// A future that had to wait; the runtime drives it on.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// How a call went.
+pub(crate) enum Called {
+    /// It returned.
+    Returned(Result<()>),
+    /// It waits for something.
+    Waits(Waiting),
+    /// It panicked, with this message.
+    Panicked(String),
+}
+
+/// The callbacks of one endpoint, for one shard.
+pub(crate) trait Callbacks: Send {
+    /// A connection was opened.
+    fn open(&mut self, connection: Connection) -> Called;
+    /// A message came.
+    fn message(&mut self, connection: Connection, frame: Frame) -> Called;
+    /// A connection was closed.
+    fn close(&mut self, connection: Connection, close: Close) -> Called;
+}
+
+/// The callbacks of a handler.
+pub(crate) fn callbacks<H: Handler>(handler: Arc<H>) -> Box<dyn Callbacks> {
+    let (for_open, for_message, for_close) = (handler.clone(), handler.clone(), handler);
+    Box::new(Erased {
+        open: Callback::new(move |(connection,)| {
+            let handler = for_open.clone();
+            async move { handler.on_open(connection).await }
+        }),
+        message: Callback::new(move |(connection, frame)| {
+            let handler = for_message.clone();
+            async move { handler.on_message(connection, frame).await }
+        }),
+        close: Callback::new(move |(connection, close)| {
+            let handler = for_close.clone();
+            async move { handler.on_close(connection, close).await }
+        }),
+    })
+}
+
+/// A handler whose three future types are known to the compiler and to nobody else.
+struct Erased<O, FO, M, FM, C, FC> {
+    open: Callback<O, FO>,
+    message: Callback<M, FM>,
+    close: Callback<C, FC>,
+}
+
+impl<O, FO, M, FM, C, FC> Callbacks for Erased<O, FO, M, FM, C, FC>
+where
+    O: Fn((Connection,)) -> FO + Send,
+    M: Fn((Connection, Frame)) -> FM + Send,
+    C: Fn((Connection, Close)) -> FC + Send,
+    FO: Future<Output = Result<()>> + Send + 'static,
+    FM: Future<Output = Result<()>> + Send + 'static,
+    FC: Future<Output = Result<()>> + Send + 'static,
+{
+    fn open(&mut self, connection: Connection) -> Called {
+        self.open.call((connection,))
+    }
+
+    fn message(&mut self, connection: Connection, frame: Frame) -> Called {
+        self.message.call((connection, frame))
+    }
+
+    fn close(&mut self, connection: Connection, close: Close) -> Called {
+        self.close.call((connection, close))
+    }
+}
+
+/// One callback, and the box in which its futures are polled.
+struct Callback<F, Fut> {
+    /// Makes the future.
+    make: F,
+    /// The box of the last future that did not have to wait: a future can't be moved once it has been polled, so that one
+    /// which has to wait takes its box along.
+    idle: Option<Pin<Box<Option<Fut>>>>,
+}
+
+impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
+    fn new<A>(make: F) -> Self
+    where
+        F: Fn(A) -> Fut,
+    {
+        Self { make, idle: None }
+    }
+
+    fn call<A>(&mut self, arguments: A) -> Called
+    where
+        F: Fn(A) -> Fut,
+    {
+        let mut cell = self.idle.take().unwrap_or_else(|| Box::pin(None));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            cell.set(Some((self.make)(arguments)));
+            let first_poll = poll_fn(|cx| poll_cell(cell.as_mut(), cx));
+            // Unconstrained: a poll in place must neither spend nor be failed by the budget of the shard's own task.
+            let polled = pin!(tokio::task::unconstrained(first_poll)).poll(&mut Context::from_waker(Waker::noop()));
+            if polled.is_ready() {
+                cell.set(None);
+            }
+            polled
+        }));
+        match polled {
+            Ok(Poll::Ready(returned)) => {
+                self.idle = Some(cell);
+                Called::Returned(returned)
+            }
+            Ok(Poll::Pending) => Called::Waits(Box::pin(async move { poll_fn(|cx| poll_cell(cell.as_mut(), cx)).await })),
+            Err(panic) => Called::Panicked(panic_message(&*panic)),
+        }
+    }
+}
+
+/// Polls the future in the cell.
+fn poll_cell<Fut: Future<Output = Result<()>>>(cell: Pin<&mut Option<Fut>>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    match cell.as_pin_mut() {
+        Some(future) => future.poll(cx),
+        None => Poll::Ready(Ok(())),
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}

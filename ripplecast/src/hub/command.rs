@@ -1,0 +1,55 @@
+//! What a shard can be told to do.
+
+use std::sync::Arc;
+
+use crate::{Close, Frame};
+
+use super::{adoption::Adoption, connection::Local, room::RoomCore};
+
+/// One command in a shard's mailbox. A command for a generation that is gone is dropped.
+pub(crate) enum Command<W> {
+    /// Take over a socket.
+    Adopt(Box<Adoption<W>>),
+    /// A frame for one connection; `offset` is where its room stood, when the frame is that room's snapshot.
+    Push { to: Local, frame: Frame, cursor: Option<Cursor> },
+    /// A frame for every member of a room on this shard.
+    Cast { room: Arc<RoomCore<W>>, frame: Frame, offset: u64 },
+    /// A connection joins a room; the room already counts it.
+    Join { who: Local, room: Arc<RoomCore<W>> },
+    /// A connection leaves a room; the room no longer counts it.
+    Leave { who: Local, room: Arc<RoomCore<W>> },
+    /// Begin to close; the connection already counts as closed.
+    Close { who: Local, close: Close },
+    /// A handler that had to wait has ended.
+    Done { who: Local, outcome: Outcome },
+    /// Close every connection and end.
+    Shutdown,
+}
+
+/// A position in a room's stream: which life of the room, and how many messages into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cursor {
+    /// Changes when the room is forgotten and made anew.
+    pub(crate) epoch: u64,
+    /// Messages pushed to the room in this epoch.
+    pub(crate) offset: u64,
+}
+
+/// How a handler ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// It returned, without an error.
+    Good,
+    /// It returned an error, panicked or was cancelled; what is to be said was logged.
+    Failed,
+}
+
+impl<W> Command<W> {
+    /// Payload bytes that it holds on to.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Push { frame, .. } | Self::Cast { frame, .. } => frame.len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A connection as the application sees it, its id, and what `push` says.
+
+use std::{any::Any, fmt, future::Future, str::FromStr, sync::Arc};
+
+use crate::{Close, CloseCode, Error, Frame, Result, limits::CLOSE_REASON};
+
+use super::{
+    command::Command,
+    current,
+    room::check_name,
+    shards::{ShardHandle, Shards},
+};
+
+/// A connection within its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Local {
+    /// Its shard.
+    pub(crate) shard: u8,
+    /// Its slot in the shard; below 2^24.
+    pub(crate) slot: u32,
+    /// Which connection of that slot it is; from 1, never used twice.
+    pub(crate) generation: u32,
+}
+
+impl Local {
+    /// All in one number.
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.shard) << 56 | u64::from(self.slot) << 32 | u64::from(self.generation)
+    }
+
+    /// The reverse of [`Local::pack`].
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Self { shard: (packed >> 56) as u8, slot: (packed >> 32) as u32 & 0xff_ffff, generation: packed as u32 }
+    }
+
+    /// Its shard, as an index.
+    pub(crate) fn shard(self) -> usize {
+        usize::from(self.shard)
+    }
+}
+
+/// The id of one open socket or event stream. It is never used again, not even by another node or after a restart.
+///
+/// It prints as text, for the key of a table row or a log, and reads back.
+///
+/// ```
+/// use ripplecast::ConnectionId;
+///
+/// let id: ConnectionId = "3f9a2c7e51b0d846-010000030000002a".parse()?;
+/// assert_eq!(id.to_string(), "3f9a2c7e51b0d846-010000030000002a");
+/// # Ok::<(), ripplecast::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The node, in this run of it.
+    node: u64,
+    /// The connection within the node, packed.
+    local: u64,
+}
+
+impl ConnectionId {
+    /// The id of a connection of a node.
+    pub(crate) fn new(node: u64, local: Local) -> Self {
+        Self { node, local: local.pack() }
+    }
+
+    /// The connection, if it is one of this node.
+    pub(crate) fn on(self, node: u64) -> Option<Local> {
+        (self.node == node).then(|| Local::unpack(self.local))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.node, self.local)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionId({self})")
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (node, local) = text.split_once('-')?;
+            let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if node.len() != 16 || local.len() != 16 || !hex(node) || !hex(local) {
+                return None;
+            }
+            Some(Self { node: u64::from_str_radix(node, 16).ok()?, local: u64::from_str_radix(local, 16).ok()? })
+        };
+        parse().ok_or_else(|| Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted"))
+    }
+}
+
+/// What is known of a frame when `push` returns. It is a report, not an error: a peer may be gone at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a push may be dropped or find the connection closed; call .ignore() where that makes no difference"]
+#[non_exhaustive]
+pub enum Sent {
+    /// It is on its way, in order. (Whether the peer reads it, nobody knows before the peer says so.)
+    Queued,
+    /// It was dropped, and goes to nobody.
+    Dropped(Dropped),
+    /// The connection is closed or closing.
+    Closed,
+}
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Dropped {
+    /// The mailbox of a shard is full: the node has more to deliver than it can.
+    Overloaded,
+}
+
+impl Sent {
+    /// Whether the frame is on its way.
+    pub fn is_queued(self) -> bool {
+        self == Self::Queued
+    }
+
+    /// Whether the connection was closed.
+    pub fn is_closed(self) -> bool {
+        self == Self::Closed
+    }
+
+    /// Says in the code that it makes no difference.
+    pub fn ignore(self) {}
+
+    /// From what a mailbox said.
+    pub(crate) fn from_posted(posted: Result<()>) -> Self {
+        match posted {
+            Ok(()) => Self::Queued,
+            Err(Error::Closed) => Self::Closed,
+            Err(_) => Self::Dropped(Dropped::Overloaded),
+        }
+    }
+}
+
+/// A handle to one open socket or event stream; cheap to clone, and to keep: it holds nothing of the connection open.
+///
+/// Everything may be called from any thread and any callback. Frames arrive in the order in which they were pushed.
+///
+/// **On close.** After the peer has gone, [`push`](Self::push) says [`Sent::Closed`] and [`join`](Self::join) is an error;
+/// nothing can reach another connection instead, as ids are never used again.
+#[derive(Clone)]
+pub struct Connection {
+    /// The shard that it belongs to.
+    pub(super) shard: Arc<ShardHandle>,
+    /// Which of its connections it is.
+    pub(super) local: Local,
+}
+
+impl Connection {
+    /// Its id.
+    pub fn id(&self) -> ConnectionId {
+        ConnectionId::new(self.shard.node, self.local)
+    }
+
+    /// Sends a frame. Never waits.
+    ///
+    /// Inside a callback of the connection itself, what is pushed goes out together when the callback returns or waits.
+    pub fn push(&self, frame: impl Into<Frame>) -> Sent {
+        let frame = frame.into();
+        if let Some(sent) = current::push(self, &frame) {
+            return sent;
+        }
+        let mut mailbox = self.shard.mailbox.lock();
+        if !mailbox.state.is_live(self.local) {
+            return Sent::Closed;
+        }
+        let posted = mailbox.check(frame.len());
+        if posted.is_err() {
+            return Sent::from_posted(posted);
+        }
+        let wake = mailbox.post(Command::Push { to: self.local, frame, cursor: None });
+        drop(mailbox);
+        drop(wake);
+        Sent::Queued
+    }
+
+    /// Begins to close: what was pushed before still goes out, then a close frame with the code and the reason (cut to
+    /// the 123 bytes that fit), then the socket closes when the peer has answered, or after 5 s. `on_close` is called
+    /// with this code. An event stream has no close frame; it just ends, and the browser reconnects.
+    ///
+    /// From now on the connection counts as closed. Says [`Sent::Closed`] when it already was.
+    pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> Sent {
+        let mut reason: String = reason.into();
+        reason.truncate(reason.floor_char_boundary(CLOSE_REASON));
+        let close = Close::new(code, reason);
+        let mut mailbox = self.shard.mailbox.lock();
+        if !mailbox.state.close(self.local) {
+            return Sent::Closed;
+        }
+        let wake = mailbox.post(Command::Close { who: self.local, close });
+        drop(mailbox);
+        drop(wake);
+        Sent::Queued
+    }
+
+    /// Whether it is open. A peer that went without a word is noticed after two missed pings at the latest.
+    pub fn is_open(&self) -> bool {
+        self.shard.mailbox.is_live(self.local)
+    }
+
+    /// Ends when the connection closes; at once if it is closed. For a handler that waits for something else as well.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut mailbox = self.shard.mailbox.lock();
+        let live = mailbox.state.is_live(self.local);
+        let ended = live.then(|| mailbox.state.details.wait(self.local));
+        async move {
+            if let Some(ended) = ended {
+                let _ = ended.await; // the sender is only ever dropped
+            }
+        }
+    }
+
+    /// Makes it a member of a room. Never waits; visible to the next call, whoever makes it. Joining twice is once.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed; [`Error::NameTooLong`] above 255 bytes.
+    pub fn join(&self, room: &str) -> Result<()> {
+        check_name("room name", room)?;
+        let shards = self.shards()?;
+        shards.rooms.room(room).join(self.local, None)
+    }
+
+    /// Makes it a member of a room and sends it `snapshot`, in one step: the snapshot is the first frame that it gets of
+    /// that room. What was pushed to the room earlier does not come after it, and nothing pushed later is missed. Take
+    /// the snapshot under the same lock under which the room is pushed to; a [`LiveCounter`](crate::LiveCounter) does.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and [`Error::Overloaded`] when the snapshot can't be queued.
+    pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
+        check_name("room name", room)?;
+        let shards = self.shards()?;
+        shards.rooms.room(room).join(self.local, Some(snapshot.into()))
+    }
+
+    /// Makes it no member of a room. What was pushed to the room before still arrives. Whether it was a member.
+    pub fn leave(&self, room: &str) -> bool {
+        self.shards().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
+    }
+
+    /// Says who it is: from now on [`hub.client(id)`](crate::Hub::client) reaches it. The id must come from your own
+    /// check of a session or a token, never from what the peer says of itself. A second call changes the client.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed; [`Error::NameTooLong`] above 255 bytes.
+    pub async fn identify(&self, client_id: &str) -> Result<()> {
+        check_name("client id", client_id)?;
+        self.shards()?.clients.identify(&self.shard, self.local, client_id)
+    }
+
+    /// The client that it was identified as.
+    pub fn client_id(&self) -> Option<Arc<str>> {
+        self.shard.mailbox.lock().state.details.client(self.local)
+    }
+
+    /// Keeps a value with the connection, one of each type, until `on_close` has returned.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed.
+    pub fn set_state<T: Any + Send + Sync>(&self, value: T) -> Result<()> {
+        let value = Arc::new(value);
+        let mut mailbox = self.shard.mailbox.lock();
+        if !mailbox.state.is_live(self.local) {
+            return Err(Error::Closed);
+        }
+        let former = mailbox.state.details.set_state(self.local, value);
+        drop(mailbox);
+        drop(former); // the user's destructor runs outside the lock
+        Ok(())
+    }
+
+    /// The value of that type that was kept with the connection, by [`set_state`](Self::set_state) or the upgrade hook.
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let mailbox = self.shard.mailbox.lock();
+        let state = mailbox.state.details.state(self.local, std::any::TypeId::of::<T>())?;
+        drop(mailbox);
+        state.downcast().ok()
+    }
+
+    /// All that a call to another part of the node needs.
+    pub(crate) fn shards(&self) -> Result<Arc<Shards>> {
+        self.shard.shards.upgrade().ok_or(Error::Closed)
+    }
+}
+
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Connection {}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({}, {})", self.id(), if self.is_open() { "open" } else { "closed" })
+    }
+}

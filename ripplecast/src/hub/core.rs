@@ -1,0 +1,755 @@
+//! The heart of a shard: the slab of connections, its part of the rooms, the outboxes. No sockets, no clock, no tasks.
+//!
+//! **One order.** Every room push that reaches the shard is stamped with the next number of the shard. What a room has
+//! still to deliver waits as encoded bytes with those stamps, and is walked a bounded number of members at a time. In
+//! the plain case, a member in one waiting room, a walk is one write a member. Where order could be broken — something
+//! else is to be sent to a connection while a room of its own waits, or it is in two rooms that wait — [`Core::catch_up`]
+//! first sends that one connection everything that waits for it, in the order of the stamps, and notes how far it is.
+//!
+//! **Churn.** A room's members are a dense array. While it is walked, it is kept in three parts,
+//! `[visited | to visit | joined later]`, so that members may come and go between two turns.
+
+use std::{collections::VecDeque, io, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{Frame, limits::SENDS_PER_TURN};
+
+use super::{
+    batch::{Batch, Dialect},
+    command::Cursor,
+    connection::Local,
+    outbox::{Admission, Outbox, Overflow},
+    room::RoomCore,
+};
+
+/// Where a connection's bytes go, without ever waiting.
+pub(crate) trait Wire {
+    /// Writes some of `bytes`, or fails with `WouldBlock`.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// How much may wait for a connection, and what happens beyond that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Profile {
+    /// Bytes that may wait.
+    pub(crate) outbox: usize,
+    /// What happens when they are exceeded.
+    pub(crate) overflow: Overflow,
+}
+
+/// A connection that the shard has to close, found while doing something else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The socket failed.
+    Lost,
+    /// Its outbox is full.
+    SlowConsumer,
+}
+
+/// What the core counts.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counts {
+    /// Frames dropped from outboxes by policy.
+    pub(crate) dropped_frames: u64,
+    /// Rooms' frames that were encoded; once a message and transport, however many members.
+    pub(crate) encoded_frames: u64,
+}
+
+/// What is to be known of a connection at a glance.
+#[derive(Clone, Copy, Default)]
+struct Flags(u8);
+
+impl Flags {
+    /// It is a stream of events, not a WebSocket.
+    const SSE: u8 = 1;
+    /// Nothing more goes to it: a close frame was sent, or it has a fault.
+    const MUTE: u8 = 2;
+    /// It has had, or is not to get, some of what a room of its own has still to deliver.
+    const AHEAD: u8 = 4;
+    /// It is in several rooms.
+    const SEVERAL: u8 = 8;
+
+    fn has(self, any_of: u8) -> bool {
+        self.0 & any_of != 0
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        self.0 = if on { self.0 | flag } else { self.0 & !flag };
+    }
+}
+
+/// Membership in a room of this shard.
+#[derive(Clone, Copy)]
+struct Membership {
+    /// The place of the room in `Core::rooms`; `NONE` when unused.
+    room: u32,
+    /// The index in the room's members.
+    index: u32,
+    /// Stamps up to this one don't concern the member: it has had them, or was not in the room yet.
+    seen: u64,
+}
+
+/// No room.
+const NONE: u32 = u32::MAX;
+
+impl Membership {
+    const UNUSED: Self = Self { room: NONE, index: 0, seen: 0 };
+}
+
+/// All that the core keeps for an idle connection.
+struct Slot<W> {
+    /// The socket; `None` when the slot is free.
+    wire: Option<W>,
+    /// Which connection of this slot it is; never used twice.
+    generation: u32,
+    /// At a glance.
+    flags: Flags,
+    /// Which of `Core::profiles` holds.
+    profile: u16,
+    /// What the socket would not take yet.
+    outbox: Option<Box<Outbox>>,
+    /// The first two rooms, which is all that most are in: that of all connections, and one more.
+    rooms: [Membership; 2],
+    /// Further rooms.
+    more_rooms: Option<Box<MoreRooms>>,
+}
+
+/// The rooms of a connection that is in more than two.
+#[derive(Default)]
+struct MoreRooms(Vec<Membership>);
+
+/// A room's members on this shard, and what they are still to get.
+struct LocalRoom<W> {
+    /// The room; `None` when the place is free.
+    shared: Option<Arc<RoomCore<W>>>,
+    /// Slots of its members, dense.
+    members: Vec<u32>,
+    /// How many of them are event streams.
+    streams: u32,
+    /// Whether it is in `Core::dirty`.
+    queued: bool,
+    /// Frames that came since the walk began.
+    pending: Batch,
+    /// The frames that are being delivered.
+    walk: Option<Walk>,
+}
+
+/// A walk over a room's members.
+struct Walk {
+    /// What each is sent.
+    batch: Batch,
+    /// Members before this index have been visited.
+    next: usize,
+    /// Members from this index on joined after the walk began.
+    end: usize,
+}
+
+/// See the module.
+pub(crate) struct Core<W> {
+    /// The number of the shard.
+    shard: u8,
+    /// Connections.
+    slots: Vec<Slot<W>>,
+    /// Free slots.
+    free: Vec<u32>,
+    /// Rooms with members here.
+    rooms: Vec<LocalRoom<W>>,
+    /// Free places in `rooms`.
+    free_rooms: Vec<u32>,
+    /// Rooms that have something to deliver; they take turns.
+    dirty: VecDeque<u32>,
+    /// The stamp of the latest room push.
+    stamp: u64,
+    /// Encoded bytes that wait in rooms.
+    waiting: usize,
+    /// Connections to be closed.
+    faults: Vec<(Local, Fault)>,
+    /// Limits of outboxes, by profile.
+    profiles: Vec<Profile>,
+    /// Bytes to be written at once, put together here.
+    scratch: Vec<u8>,
+    /// What has been counted.
+    pub(crate) counts: Counts,
+}
+
+impl<W: Wire> Core<W> {
+    /// Without connections.
+    pub(crate) fn new(shard: u8) -> Self {
+        Self {
+            shard,
+            slots: Vec::new(),
+            free: Vec::new(),
+            rooms: Vec::new(),
+            free_rooms: Vec::new(),
+            dirty: VecDeque::new(),
+            stamp: 0,
+            waiting: 0,
+            faults: Vec::new(),
+            profiles: Vec::new(),
+            scratch: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    // ----- connections -----
+
+    /// The id of the next connection to be opened; `None` when there is no slot left.
+    pub(crate) fn reserve(&mut self, max_slots: usize) -> Option<Local> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() >= max_slots => return None,
+            None => {
+                self.slots.push(Slot {
+                    wire: None,
+                    generation: 1,
+                    flags: Flags::default(),
+                    profile: 0,
+                    outbox: None,
+                    rooms: [Membership::UNUSED; 2],
+                    more_rooms: None,
+                });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        Some(Local { shard: self.shard, slot, generation: self.slots[slot as usize].generation })
+    }
+
+    /// Opens a reserved connection.
+    pub(crate) fn open(&mut self, who: Local, wire: W, dialect: Dialect, profile: Profile) {
+        let profile = self.profile(profile);
+        let slot = &mut self.slots[who.slot as usize];
+        slot.wire = Some(wire);
+        slot.flags = Flags::default();
+        slot.flags.set(Flags::SSE, dialect == Dialect::Sse);
+        slot.profile = profile;
+    }
+
+    /// Whether the id is that of a connection which has a socket.
+    pub(crate) fn is_open(&self, who: Local) -> bool {
+        let slot = self.slots.get(who.slot as usize);
+        slot.is_some_and(|slot| slot.generation == who.generation && slot.wire.is_some())
+    }
+
+    /// The open connection of a slot.
+    pub(crate) fn current(&self, slot: u32) -> Option<Local> {
+        let target = self.slots.get(slot as usize)?;
+        target.wire.as_ref()?;
+        Some(Local { shard: self.shard, slot, generation: target.generation })
+    }
+
+    /// The number of the shard.
+    pub(crate) fn shard(&self) -> u8 {
+        self.shard
+    }
+
+    /// The socket of an open connection.
+    pub(crate) fn wire(&self, slot: u32) -> Option<&W> {
+        self.slots.get(slot as usize)?.wire.as_ref()
+    }
+
+    /// Whether frames for the connection are still sent.
+    pub(crate) fn is_mute(&self, slot: u32) -> bool {
+        self.slots[slot as usize].flags.has(Flags::MUTE)
+    }
+
+    /// Nothing but what the shard itself [appends](Self::append) goes to the connection any more.
+    pub(crate) fn mute(&mut self, slot: u32) {
+        self.slots[slot as usize].flags.set(Flags::MUTE, true);
+    }
+
+    /// Whether the connection is a stream of events.
+    pub(crate) fn dialect(&self, slot: u32) -> Dialect {
+        if self.slots[slot as usize].flags.has(Flags::SSE) { Dialect::Sse } else { Dialect::WebSocket }
+    }
+
+    /// Takes a connection out of every room, and its socket with what waits for it. It keeps its id until [`Core::release`].
+    pub(crate) fn detach(&mut self, who: Local) -> Option<W> {
+        self.leave_all(who);
+        let slot = &mut self.slots[who.slot as usize];
+        slot.outbox = None;
+        slot.flags.set(Flags::MUTE, true);
+        slot.wire.take()
+    }
+
+    /// Gives the slot to the next connection, under a new generation. A slot whose generations are used up is retired.
+    pub(crate) fn release(&mut self, who: Local) {
+        let slot = &mut self.slots[who.slot as usize];
+        debug_assert!(slot.generation == who.generation && slot.wire.is_none());
+        if let Some(next) = slot.generation.checked_add(1) {
+            slot.generation = next;
+            self.free.push(who.slot);
+        }
+    }
+
+    /// The index of a profile in `profiles`.
+    fn profile(&mut self, profile: Profile) -> u16 {
+        let same = |p: &Profile| p.outbox == profile.outbox && p.overflow == profile.overflow;
+        let index = self.profiles.iter().position(same).unwrap_or_else(|| {
+            self.profiles.push(profile);
+            self.profiles.len() - 1
+        });
+        u16::try_from(index).unwrap_or(u16::MAX)
+    }
+
+    // ----- sending to one connection -----
+
+    /// Sends a frame to one connection, behind what its rooms have for it.
+    pub(crate) fn push(&mut self, who: Local, frame: &Frame, cursor: Option<Cursor>) {
+        if !self.is_open(who) || self.is_mute(who.slot) {
+            return;
+        }
+        let dialect = self.dialect(who.slot);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let waited = self.gather(who.slot, None, &mut scratch);
+        dialect.encode(frame, cursor, &mut scratch);
+        self.send_scratch(who.slot, scratch, waited + 1);
+    }
+
+    /// Sends encoded frames to one connection, behind what its rooms have for it.
+    pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Vec<u8>, count: u32) {
+        if frames.is_empty() {
+            return;
+        }
+        if self.slots[slot as usize].wire.is_none() || self.is_mute(slot) {
+            frames.clear();
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let waited = self.gather(slot, None, &mut scratch);
+        if scratch.is_empty() {
+            std::mem::swap(&mut scratch, frames);
+        } else {
+            scratch.append(frames);
+        }
+        self.send_scratch(slot, scratch, waited + count);
+    }
+
+    /// Sends one connection all that its rooms have for it, so that something else may follow.
+    pub(crate) fn catch_up(&mut self, slot: u32) {
+        self.catch_up_visiting(slot, None);
+    }
+
+    /// The same, where the walk of room `visiting` has come to the connection.
+    fn catch_up_visiting(&mut self, slot: u32, visiting: Option<u32>) {
+        if self.dirty.is_empty() || self.is_mute(slot) {
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let count = self.gather(slot, visiting, &mut scratch);
+        self.send_scratch(slot, scratch, count);
+    }
+
+    /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
+    pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
+        let target = &mut self.slots[slot as usize];
+        let Some(wire) = &target.wire else { return };
+        if let Some(outbox) = &mut target.outbox {
+            outbox.append(Bytes::copy_from_slice(bytes), 1);
+            return;
+        }
+        match write_some(wire, bytes) {
+            Ok(n) if n == bytes.len() => {}
+            Ok(n) => {
+                let rest = Bytes::copy_from_slice(&bytes[n..]);
+                target.outbox = Some(Box::new(Outbox::begun_with(rest, 1)));
+            }
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
+    pub(crate) fn discard_backlog(&mut self, slot: u32) {
+        if let Some(outbox) = &mut self.slots[slot as usize].outbox {
+            self.counts.dropped_frames += u64::from(outbox.discard());
+        }
+    }
+
+    /// Bytes that wait in the connection's outbox.
+    pub(crate) fn backlog(&self, slot: u32) -> usize {
+        self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// The socket takes more: writes what waits.
+    pub(crate) fn flush(&mut self, slot: u32) {
+        let target = &mut self.slots[slot as usize];
+        let (Some(outbox), Some(wire)) = (&mut target.outbox, &target.wire) else { return };
+        match outbox.flush(wire) {
+            Ok(true) => target.outbox = None,
+            Ok(false) => {}
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Sends what was put together in `scratch`, and keeps its memory.
+    fn send_scratch(&mut self, slot: u32, mut scratch: Vec<u8>, count: u32) {
+        if !scratch.is_empty() {
+            let target = &mut self.slots[slot as usize];
+            let written = match (&target.outbox, &target.wire) {
+                (None, Some(wire)) => write_some(wire, &scratch),
+                _ => Ok(0),
+            };
+            match written {
+                Ok(n) if n == scratch.len() => scratch.clear(),
+                Ok(n) => {
+                    let rest = Bytes::from(std::mem::take(&mut scratch)).slice(n..);
+                    self.enqueue(slot, rest, count, n > 0);
+                }
+                Err(_) => self.fault(slot, Fault::Lost),
+            }
+        }
+        scratch.clear();
+        if scratch.capacity() <= crate::limits::READ_BUFFER {
+            self.scratch = scratch;
+        }
+    }
+
+    /// Writes shared bytes, and queues what the socket does not take.
+    #[inline]
+    fn send(&mut self, slot: u32, bytes: &Bytes, frames: u32) {
+        let target = &mut self.slots[slot as usize];
+        let written = match (&target.outbox, &target.wire) {
+            (None, Some(wire)) => match write_some(wire, bytes) {
+                Ok(n) if n == bytes.len() => return,
+                other => other,
+            },
+            _ => Ok(0),
+        };
+        match written {
+            Ok(n) => self.enqueue(slot, bytes.slice(n..), frames, n > 0),
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Puts into the outbox what the socket did not take.
+    #[cold]
+    fn enqueue(&mut self, slot: u32, rest: Bytes, frames: u32, begun: bool) {
+        let target = &mut self.slots[slot as usize];
+        if target.wire.is_none() {
+            return;
+        }
+        let profile = self.profiles[usize::from(target.profile)];
+        if begun {
+            target.outbox = Some(Box::new(Outbox::begun_with(rest, frames)));
+            return;
+        }
+        let outbox = target.outbox.get_or_insert_default();
+        match outbox.offer(rest, frames, profile.outbox, profile.overflow) {
+            Admission::Queued { dropped } => self.counts.dropped_frames += u64::from(dropped),
+            Admission::Full => {
+                self.counts.dropped_frames += u64::from(frames);
+                self.fault(slot, Fault::SlowConsumer);
+            }
+        }
+    }
+
+    /// Notes that the connection is to be closed.
+    #[cold]
+    fn fault(&mut self, slot: u32, fault: Fault) {
+        let target = &mut self.slots[slot as usize];
+        if fault == Fault::Lost {
+            target.outbox = None;
+        }
+        target.flags.set(Flags::MUTE, true);
+        let who = Local { shard: self.shard, slot, generation: target.generation };
+        self.faults.push((who, fault));
+    }
+
+    /// The next connection to be closed.
+    pub(crate) fn next_fault(&mut self) -> Option<(Local, Fault)> {
+        self.faults.pop()
+    }
+
+    // ----- rooms -----
+
+    /// Adds a connection to a room. What was pushed before does not reach it.
+    pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
+        if !self.is_open(who) {
+            room.forget(who);
+            return;
+        }
+        let place = self.place(room);
+        let target = &mut self.slots[who.slot as usize];
+        if target.memberships().any(|m| m.room == place) {
+            return;
+        }
+        let local = &mut self.rooms[place as usize];
+        let index = local.members.len() as u32;
+        target.add(Membership { room: place, index, seen: self.stamp });
+        if !local.pending.is_empty() {
+            target.flags.set(Flags::AHEAD, true);
+        }
+        local.streams += u32::from(target.flags.has(Flags::SSE));
+        local.members.push(who.slot);
+    }
+
+    /// Takes a connection out of a room; what was pushed before reaches it first.
+    pub(crate) fn leave(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
+        if !self.is_open(who) {
+            return;
+        }
+        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        self.catch_up(who.slot);
+        self.remove_member(who.slot, place);
+    }
+
+    /// Takes a connection out of all rooms, here and where they are counted.
+    pub(crate) fn leave_all(&mut self, who: Local) {
+        loop {
+            let first = self.slots[who.slot as usize].memberships().next();
+            let Some(place) = first.map(|membership| membership.room) else { return };
+            if let Some(shared) = &self.rooms[place as usize].shared {
+                shared.forget(who);
+            }
+            self.remove_member(who.slot, place);
+        }
+    }
+
+    /// A room's frame, to be delivered to its members here.
+    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Frame, offset: u64) {
+        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        self.stamp += 1;
+        let local = &mut self.rooms[place as usize];
+        let sockets = local.members.len() as u32 - local.streams;
+        let before = local.pending.bytes();
+        if sockets > 0 {
+            local.pending.encode(Dialect::WebSocket, frame, None);
+            self.counts.encoded_frames += 1;
+        }
+        if local.streams > 0 {
+            local.pending.encode(Dialect::Sse, frame, Some(room.cursor(offset)));
+            self.counts.encoded_frames += 1;
+        }
+        local.pending.mark(self.stamp);
+        self.waiting += local.pending.bytes() - before;
+        if !std::mem::replace(&mut local.queued, true) {
+            self.dirty.push_back(place);
+        }
+    }
+
+    /// Encoded bytes that wait in rooms.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether a room has something to deliver.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Delivers what waits in rooms: at most [`SENDS_PER_TURN`] visits, then the next room's turn.
+    pub(crate) fn walk(&mut self) {
+        let mut budget = SENDS_PER_TURN;
+        while budget > 0 {
+            let Some(&place) = self.dirty.front() else { return };
+            let room = &mut self.rooms[place as usize];
+            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk()) else {
+                room.queued = false;
+                self.dirty.pop_front();
+                self.free_if_unused(place);
+                continue;
+            };
+            // In one room that waits, only those who are ahead need more than a look at the flags.
+            let several = if self.dirty.len() == 1 { 0 } else { Flags::SEVERAL };
+            let care = Flags::MUTE | Flags::AHEAD | several;
+            while walk.next < walk.end && budget > 0 {
+                budget -= 1;
+                let slot = self.rooms[place as usize].members[walk.next];
+                let flags = self.slots[slot as usize].flags;
+                if flags.has(care) {
+                    self.rooms[place as usize].walk = Some(walk);
+                    self.catch_up_visiting(slot, Some(place));
+                    walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
+                } else if flags.has(Flags::SSE) {
+                    self.send(slot, walk.batch.of(Dialect::Sse), walk.batch.frames());
+                } else {
+                    self.send(slot, walk.batch.of(Dialect::WebSocket), walk.batch.frames());
+                }
+                walk.next += 1;
+            }
+            if walk.next < walk.end {
+                self.rooms[place as usize].walk = Some(walk);
+            } else {
+                self.waiting -= walk.batch.bytes();
+            }
+            if budget == 0 {
+                self.dirty.rotate_left(1);
+            }
+        }
+    }
+
+    /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
+    /// that it has them. Their number. With `visiting`, the walk of that room is about to go on to the next member.
+    fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Vec<u8>) -> u32 {
+        if self.dirty.is_empty() {
+            return 0;
+        }
+        let dialect = self.dialect(slot);
+        let stamp = self.stamp;
+        let (rooms, target) = (&self.rooms, &mut self.slots[slot as usize]);
+        let mut parts: Vec<(u64, &[u8])> = Vec::new();
+        let mut ahead = false;
+        for membership in target.memberships_mut() {
+            let room = &rooms[membership.room as usize];
+            if !room.queued {
+                continue;
+            }
+            ahead |= !room.pending.is_empty();
+            if let Some(walk) = &room.walk {
+                let index = membership.index as usize;
+                if (walk.next..walk.end).contains(&index) {
+                    ahead |= visiting != Some(membership.room);
+                    walk.batch.since(membership.seen, dialect, &mut parts);
+                }
+            }
+            room.pending.since(membership.seen, dialect, &mut parts);
+            membership.seen = stamp;
+        }
+        target.flags.set(Flags::AHEAD, ahead);
+        parts.sort_by_key(|(stamp, _)| *stamp);
+        for (_, bytes) in &parts {
+            out.extend_from_slice(bytes);
+        }
+        parts.len() as u32
+    }
+
+    /// The place of a room on this shard; it gets one if it has none.
+    fn place(&mut self, room: &Arc<RoomCore<W>>) -> u32 {
+        let shard = usize::from(self.shard);
+        if let Some(place) = room.place(shard) {
+            return place;
+        }
+        let local = LocalRoom {
+            shared: Some(room.clone()),
+            members: Vec::new(),
+            streams: 0,
+            queued: false,
+            pending: Batch::default(),
+            walk: None,
+        };
+        let place = match self.free_rooms.pop() {
+            Some(place) => {
+                self.rooms[place as usize] = local;
+                place
+            }
+            None => {
+                self.rooms.push(local);
+                (self.rooms.len() - 1) as u32
+            }
+        };
+        room.set_place(shard, Some(place));
+        place
+    }
+
+    /// Forgets a room without members that has nothing queued.
+    fn free_if_unused(&mut self, place: u32) {
+        let room = &mut self.rooms[place as usize];
+        if room.members.is_empty() && !room.queued {
+            if let Some(shared) = room.shared.take() {
+                room.members = Vec::new();
+                shared.set_place(usize::from(self.shard), None);
+                self.free_rooms.push(place);
+            }
+        }
+    }
+
+    /// Takes a member out of the dense array, keeping its three parts apart.
+    fn remove_member(&mut self, slot: u32, place: u32) {
+        let Some(membership) = self.slots[slot as usize].remove(place) else { return };
+        let room = &mut self.rooms[place as usize];
+        room.streams -= u32::from(self.slots[slot as usize].flags.has(Flags::SSE));
+        let mut hole = membership.index as usize;
+        let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
+            if from != *hole {
+                members[*hole] = members[from];
+                self.slots[members[*hole] as usize].moved(place, *hole as u32);
+                *hole = from;
+            }
+        };
+        if let Some(walk) = &mut room.walk {
+            if hole < walk.next {
+                walk.next -= 1;
+                fill(&mut room.members, walk.next, &mut hole);
+            }
+            if hole < walk.end {
+                walk.end -= 1;
+                fill(&mut room.members, walk.end, &mut hole);
+            }
+        }
+        let last = room.members.len() - 1;
+        fill(&mut room.members, last, &mut hole);
+        room.members.pop();
+        if room.members.capacity() > 64 && room.members.len() < room.members.capacity() / 4 {
+            room.members.shrink_to(room.members.len() * 2);
+        }
+        self.free_if_unused(place);
+    }
+}
+
+impl<W> LocalRoom<W> {
+    /// Begins to deliver what is pending, if anything is.
+    fn begin_walk(&mut self) -> Option<Walk> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        Some(Walk { batch: std::mem::take(&mut self.pending).seal(), next: 0, end: self.members.len() })
+    }
+}
+
+impl<W> Slot<W> {
+    /// Its rooms.
+    fn memberships(&self) -> impl Iterator<Item = &Membership> {
+        self.rooms.iter().filter(|m| m.room != NONE).chain(self.more_rooms.iter().flat_map(|more| &more.0))
+    }
+
+    /// Its rooms, to be changed.
+    fn memberships_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
+        self.rooms.iter_mut().filter(|m| m.room != NONE).chain(self.more_rooms.iter_mut().flat_map(|more| &mut more.0))
+    }
+
+    /// Adds a room.
+    fn add(&mut self, membership: Membership) {
+        match self.rooms.iter_mut().find(|m| m.room == NONE) {
+            Some(unused) => *unused = membership,
+            None => self.more_rooms.get_or_insert_default().0.push(membership),
+        }
+        let several = self.memberships().count() > 1;
+        self.flags.set(Flags::SEVERAL, several);
+    }
+
+    /// Takes a room out.
+    fn remove(&mut self, place: u32) -> Option<Membership> {
+        let removed = if let Some(inline) = self.rooms.iter_mut().find(|m| m.room == place) {
+            let next = self.more_rooms.as_mut().and_then(|more| more.0.pop());
+            std::mem::replace(inline, next.unwrap_or(Membership::UNUSED))
+        } else {
+            let more = &mut self.more_rooms.as_mut()?.0;
+            let index = more.iter().position(|m| m.room == place)?;
+            more.swap_remove(index)
+        };
+        if self.more_rooms.as_ref().is_some_and(|more| more.0.is_empty()) {
+            self.more_rooms = None;
+        }
+        let several = self.memberships().count() > 1;
+        self.flags.set(Flags::SEVERAL, several);
+        Some(removed)
+    }
+
+    /// Notes the new index in a room's members.
+    fn moved(&mut self, place: u32, index: u32) {
+        if let Some(membership) = self.memberships_mut().find(|m| m.room == place) {
+            membership.index = index;
+        }
+    }
+}
+
+/// Writes what the socket takes; none when it takes nothing now.
+fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match wire.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

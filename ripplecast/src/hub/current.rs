@@ -1,0 +1,96 @@
+//! What a callback pushes to its own connection while the shard polls it: gathered here, and sent in one write.
+//!
+//! Only where nothing is queued for the shard: otherwise the frame goes through the mailbox, behind what came first.
+
+use std::cell::{Cell, RefCell};
+
+use crate::{Frame, limits::READ_BUFFER};
+
+use super::{
+    batch::Dialect,
+    connection::{Connection, Local, Sent},
+};
+
+thread_local! {
+    static CURRENT: Current = const {
+        Current {
+            node: Cell::new(0),
+            local: Cell::new(0),
+            dialect: Cell::new(Dialect::WebSocket),
+            open: Cell::new(false),
+            frames: Cell::new(0),
+            bytes: RefCell::new(Vec::new()),
+        }
+    };
+}
+
+/// The connection whose callback this thread is polling.
+struct Current {
+    /// Its node: several may run in one process.
+    node: Cell<u64>,
+    /// The connection, packed; 0 when no callback is being polled.
+    local: Cell<u64>,
+    /// How its frames are encoded.
+    dialect: Cell<Dialect>,
+    /// Whether frames for it are still taken.
+    open: Cell<bool>,
+    /// Frames in `bytes`.
+    frames: Cell<u32>,
+    /// Its frames, encoded. They stay here after the callback until the shard takes them.
+    bytes: RefCell<Vec<u8>>,
+}
+
+/// While it lives, the thread polls a callback of a connection.
+pub(super) struct Entered(());
+
+/// The shard is about to poll a callback of `who`.
+pub(super) fn enter(node: u64, who: Local, dialect: Dialect, open: bool) -> Entered {
+    CURRENT.with(|current| {
+        current.node.set(node);
+        current.local.set(who.pack());
+        current.dialect.set(dialect);
+        current.open.set(open);
+    });
+    Entered(())
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.with(|current| current.local.set(0));
+    }
+}
+
+/// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
+pub(super) fn push(to: &Connection, frame: &Frame) -> Option<Sent> {
+    CURRENT.with(|current| {
+        if current.local.get() != to.local.pack() || current.node.get() != to.shard.node {
+            return None;
+        }
+        if !to.shard.mailbox.is_quiet() {
+            return None;
+        }
+        if !current.open.get() {
+            return Some(Sent::Closed);
+        }
+        let mut bytes = current.bytes.borrow_mut();
+        if !bytes.is_empty() && bytes.len() + frame.len() > READ_BUFFER {
+            return None;
+        }
+        current.dialect.get().encode(frame, None, &mut bytes);
+        current.frames.set(current.frames.get() + 1);
+        Some(Sent::Queued)
+    })
+}
+
+/// The shard takes what was pushed, and their number; it gives the buffer back with [`give_back`].
+pub(super) fn take() -> (Vec<u8>, u32) {
+    CURRENT.with(|current| (current.bytes.take(), current.frames.take()))
+}
+
+/// Keeps an emptied buffer for the next callback.
+pub(super) fn give_back(mut buffer: Vec<u8>) {
+    if buffer.capacity() <= READ_BUFFER {
+        buffer.clear();
+        CURRENT.with(|current| current.bytes.replace(buffer));
+    }
+}

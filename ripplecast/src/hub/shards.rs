@@ -1,0 +1,139 @@
+//! All shards of a node, and what they share.
+
+use std::sync::{Arc, Weak, atomic::Ordering};
+
+use tokio::sync::watch;
+
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+
+use super::{
+    Socket,
+    admission::Admissions,
+    clients::Clients,
+    connection::{Connection, Local},
+    mailbox::Mailbox,
+    room::{Registry, RoomCore},
+};
+
+/// What is kept of a shard outside of it.
+pub(crate) struct ShardHandle {
+    /// The way in.
+    pub(crate) mailbox: Arc<Mailbox<Socket>>,
+    /// The node, in this run of it.
+    pub(crate) node: u64,
+    /// The other shards.
+    pub(crate) shards: Weak<Shards>,
+    /// What the shard counts.
+    pub(crate) counters: Counters,
+}
+
+/// What a shard counts; written by the shard alone.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// `on_open` calls.
+    pub(crate) opened: AtomicU64,
+    /// `on_close` calls.
+    pub(crate) closed: AtomicU64,
+    /// Messages received.
+    pub(crate) messages: AtomicU64,
+    /// Frames dropped from outboxes.
+    pub(crate) dropped_frames: AtomicU64,
+    /// Frames encoded for rooms.
+    pub(crate) encoded_frames: AtomicU64,
+    /// Connections closed because their outbox was full.
+    pub(crate) slow_consumers: AtomicU64,
+    /// Callbacks that held the shard for too long.
+    pub(crate) slow_callbacks: AtomicU64,
+    /// Callbacks that failed, panicked or were cancelled.
+    pub(crate) failed_callbacks: AtomicU64,
+    /// Frames that broke the protocol.
+    pub(crate) protocol_errors: AtomicU64,
+}
+
+/// Adds to a counter of the shard's own.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// See the module.
+pub(crate) struct Shards {
+    /// The node, in this run of it: a random number.
+    pub(crate) node: u64,
+    /// By number.
+    pub(crate) handles: Box<[Arc<ShardHandle>]>,
+    /// Rooms by name.
+    pub(crate) rooms: Arc<Registry<Socket>>,
+    /// The room of all connections.
+    pub(crate) everyone: Arc<RoomCore<Socket>>,
+    /// Clients by id.
+    pub(crate) clients: Clients,
+    /// How many connections there may be, and are.
+    pub(crate) admissions: Arc<Admissions>,
+    /// The shard that gets the next connection.
+    next: AtomicUsize,
+    /// Whether the node is shutting down.
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Shards that still run.
+    pub(crate) running: watch::Sender<usize>,
+}
+
+impl Shards {
+    /// Shards without connections; they have to be started.
+    pub(crate) fn new(node: u64, shards: usize, admissions: Admissions) -> Arc<Self> {
+        let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
+        let rooms = Arc::new(Registry::new(mailboxes.clone()));
+        let everyone = Arc::new(RoomCore::new("".into(), node, mailboxes.clone(), Weak::new()));
+        Arc::new_cyclic(|weak: &Weak<Self>| {
+            let handle = |mailbox: &Arc<Mailbox<Socket>>| {
+                let counters = Counters::default();
+                Arc::new(ShardHandle { mailbox: mailbox.clone(), node, shards: weak.clone(), counters })
+            };
+            Self {
+                node,
+                handles: mailboxes.iter().map(handle).collect(),
+                rooms,
+                everyone,
+                clients: Clients::new(),
+                admissions: Arc::new(admissions),
+                next: AtomicUsize::new(0),
+                stopping: watch::Sender::new(false),
+                running: watch::Sender::new(shards),
+            }
+        })
+    }
+
+    /// The shard for the next connection; they take turns.
+    pub(crate) fn next(&self) -> &Arc<ShardHandle> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.handles[turn % self.handles.len()]
+    }
+
+    /// A handle to a connection of this node.
+    pub(crate) fn connection(&self, local: Local) -> Connection {
+        let shard = self.handles[local.shard() % self.handles.len()].clone();
+        Connection { shard, local }
+    }
+
+    /// Open connections, shard by shard; a mailbox is locked for a page at a time only.
+    pub(crate) fn connections(self: &Arc<Self>) -> impl Iterator<Item = Connection> + use<> {
+        const PAGE: u32 = 1024;
+        let shards = self.clone();
+        let mut page = Vec::new();
+        let (mut shard, mut slot) = (0, 0);
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(local) = page.pop() {
+                    return Some(shards.connection(local));
+                }
+                let handle = shards.handles.get(shard)?;
+                let mailbox = handle.mailbox.lock();
+                let live = mailbox.state.live_from(slot, PAGE);
+                page.extend(live.map(|(slot, generation)| Local { shard: shard as u8, slot, generation }));
+                slot += PAGE;
+                if slot >= mailbox.state.slots() {
+                    (shard, slot) = (shard + 1, 0);
+                }
+            }
+        })
+    }
+}

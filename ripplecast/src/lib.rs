@@ -1,0 +1,35 @@
+#![doc = include_str!("../../docs/crate.md")]
+
+mod app;
+mod bus;
+mod driven;
+mod error;
+mod frame;
+mod hub;
+mod limits;
+mod live;
+mod request;
+mod server;
+pub mod sse;
+mod store;
+mod sync;
+pub mod ws;
+
+pub use app::{App, AppBuilder, Bound};
+pub use bus::{BusError, BusMessage, Subscription};
+pub use error::{Close, CloseCode, Error, Result};
+pub use frame::Frame;
+pub use hub::{Client, Connection, ConnectionId, Dropped, Hub, HubBuilder, Overflow, Room, Sent, Stats};
+pub use live::LiveCounter;
+pub use request::{Accept, Request};
+pub use server::TrustedProxies;
+pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
+
+/// The guides and the README: their code is compiled and run with the tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../docs/state.md")]
+    mod state {}
+}

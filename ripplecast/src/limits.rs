@@ -1,0 +1,54 @@
+//! Every limit of the crate: its default, and the reason for it. Settings override those that name a setting.
+
+use std::time::Duration;
+
+/// Longest message that a client may send, in bytes. Setting: `max_message`. A browser form fits, a bomb does not.
+pub(crate) const MAX_MESSAGE: usize = 1 << 20;
+/// Bytes that may wait for one connection's socket. Setting: `outbox`. Some ten seconds of a busy feed on a poor link.
+pub(crate) const OUTBOX: usize = 1 << 20;
+/// Silence after which a ping is sent. Setting: `ping_interval`. Below the 30 to 60 s after which proxies cut idle links.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.
+pub(crate) const MISSED_PINGS: u8 = 2;
+/// Time in which a started frame or message must be complete. Setting: `message_timeout`. Cuts peers that drip bytes.
+pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that a peer has to answer our close frame before the socket is dropped.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a waiting handler has at shutdown before it is cancelled.
+pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
+/// Longest reason in a close frame, in bytes: a control frame's 125 less the code (RFC 6455, section 5.5).
+pub(crate) const CLOSE_REASON: usize = 123;
+/// Longest name of a room, client, table, counter or channel, in bytes. Names are kept per node; ids and paths fit.
+pub(crate) const NAME: usize = 255;
+/// Connections of a hub. Setting: `max_connections`. One per descriptor at the most; protects memory, not a licence.
+pub(crate) const CONNECTIONS: usize = 100_000;
+/// Connections from one address, loopback aside. Setting: `max_connections_per_address`. A large office, not a flood.
+pub(crate) const CONNECTIONS_PER_ADDRESS: usize = 1_000;
+/// Shards of a hub: an id has 8 bits for it.
+pub(crate) const SHARDS: usize = 255;
+/// Connections of one shard: an id has 24 bits for the slot.
+pub(crate) const SLOTS: usize = 1 << 24;
+/// Commands that may wait in a shard's mailbox before pushes are refused. Some 50 ms of work for the shard.
+pub(crate) const MAILBOX_COMMANDS: usize = 1 << 16;
+/// Payload bytes that may wait in a shard's mailbox before pushes are refused.
+pub(crate) const MAILBOX_BYTES: usize = 64 << 20;
+/// Room bytes that a shard has encoded and not yet delivered, above which it takes no further work until they are out.
+pub(crate) const PENDING_BYTES: usize = 256 << 10;
+/// Sends of one turn of a shard. During a large walk other tasks of the runtime wait some 40 µs.
+pub(crate) const SENDS_PER_TURN: usize = 32;
+/// Commands of one turn of a shard.
+pub(crate) const COMMANDS_PER_TURN: usize = 256;
+/// Socket events of one turn of a shard.
+pub(crate) const EVENTS_PER_TURN: usize = 256;
+/// Reads of one connection in one turn, of `READ_BUFFER` bytes each.
+pub(crate) const READS_PER_TURN: usize = 4;
+/// The one read buffer of a shard, in bytes.
+pub(crate) const READ_BUFFER: usize = 64 << 10;
+/// Slots looked at in one turn of the sweep that finds silent peers.
+pub(crate) const SWEEP_PER_TURN: usize = 8192;
+/// A handler that holds its shard for longer than this is logged: everybody else of the shard waits meanwhile.
+pub(crate) const SLOW_HANDLER: Duration = Duration::from_millis(5);
+/// How often a shard looks at its clock-driven work when nothing shorter is set.
+pub(crate) const TICK: Duration = Duration::from_secs(1);
+/// Stripes of the map from names to rooms, so that making rooms on many cores seldom meets.
+pub(crate) const ROOM_STRIPES: usize = 16;

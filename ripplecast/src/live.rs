@@ -1,0 +1,98 @@
+//! A counter that publishes its changes to a room: a change and its push are one step, and so are a join and its snapshot.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use crate::{Connection, Counter, Frame, Result, Room, store::Observation};
+
+/// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.
+///
+/// It does not matter through which handle the counter changes. What a member of the room sees never goes backwards: a
+/// change and its push are one step under the counter's lock, and so are [joining](Self::join) and reading the value.
+///
+/// Publishing ends when the last clone of this handle is dropped. Publish a counter to the same room once: twice would
+/// push twice.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Connection, Hub, LiveCounter, ws};
+///
+/// let hub = Hub::builder().build()?;
+/// let counter = hub.counter("demo").publish_to(&hub.room("demo"))?; // pushes {"value":N}
+/// let endpoint = ws::handlers()
+///     .with_state(counter.clone())
+///     .on_open(|counter: LiveCounter, conn: Connection| async move { counter.join(&conn).await });
+/// assert_eq!(counter.increment().await?, 1);
+/// # let _ = endpoint; Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct LiveCounter {
+    /// The counter.
+    counter: Counter,
+    /// Where it publishes.
+    room: Room,
+    /// Makes a frame of a value.
+    render: Arc<dyn Fn(i64) -> Frame + Send + Sync>,
+    /// Keeps the publishing going.
+    _observation: Arc<Observation>,
+}
+
+impl Counter {
+    /// Publishes every change to a room, as `{"value":N}`.
+    ///
+    /// # Errors
+    /// When the counter's name is empty or too long.
+    pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
+        self.publish_with(room, |value| Frame::text(format!("{{\"value\":{value}}}")))
+    }
+
+    /// Publishes every change to a room, as the frame that `render` makes of the value. `render` runs under the counter's
+    /// lock: it must be quick, and must not use this counter.
+    ///
+    /// # Errors
+    /// As [`publish_to`](Self::publish_to).
+    pub fn publish_with(
+        &self,
+        room: &Room,
+        render: impl Fn(i64) -> Frame + Send + Sync + 'static,
+    ) -> Result<LiveCounter> {
+        let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
+        let (push_to, draw) = (room.clone(), render.clone());
+        let observation = self.observe(Arc::new(move |value, _version| {
+            if !push_to.push(draw(value)).is_queued() {
+                tracing::warn!(room = push_to.name(), value, "a change was not published: the node is overloaded");
+            }
+        }))?;
+        Ok(LiveCounter { counter: self.clone(), room: room.clone(), render, _observation: Arc::new(observation) })
+    }
+}
+
+impl LiveCounter {
+    /// Makes a connection a member of the room, and sends it the current value: it misses no later change, and sees no
+    /// earlier value after this one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it.
+    pub async fn join(&self, conn: &Connection) -> Result<()> {
+        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), (self.render)(value)))?
+    }
+
+    /// The room to which it publishes.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+impl Deref for LiveCounter {
+    type Target = Counter;
+
+    fn deref(&self) -> &Counter {
+        &self.counter
+    }
+}
+
+impl fmt::Debug for LiveCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveCounter").field("counter", &self.counter).field("room", &self.room).finish_non_exhaustive()
+    }
+}
+

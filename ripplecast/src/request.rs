@@ -1,0 +1,181 @@
+//! The request behind a connection, for the hook that accepts or refuses it.
+
+use std::{any::Any, net::IpAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, FromRequestParts, Query, RawPathParams},
+    response::Response,
+};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Uri, header, request::Parts};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Error, Hub, Result,
+    hub::{Permit, Refused},
+    server::ForwardedPeer,
+};
+
+/// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.
+#[derive(Debug)]
+pub struct Request {
+    /// Method, address, headers and extensions.
+    parts: Parts,
+    /// The parts of the path that the route names.
+    params: Vec<(String, String)>,
+    /// Who asks, as far as it can be known.
+    pub(crate) peer: ForwardedPeer,
+}
+
+impl Request {
+    /// Reads what the route and the server know about a request.
+    pub(crate) async fn new(hub: &Hub, mut parts: Parts) -> Self {
+        let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let params = params.map_or_else(|_| Vec::new(), |params| params.iter().map(owned).collect());
+        let peer = peer(hub, &parts);
+        Self { parts, params, peer }
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// Its address.
+    pub fn uri(&self) -> &Uri {
+        &self.parts.uri
+    }
+
+    /// The part of the path that the route calls `name`: with the route `/rooms/{room}`, `param("room")`.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The query, read into a struct.
+    ///
+    /// # Errors
+    /// [`Error::Other`] when it does not fit the struct.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
+        let Query(query) = Query::try_from_uri(&self.parts.uri).map_err(Error::other)?;
+        Ok(query)
+    }
+
+    /// The value of a cookie, as it was sent.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        let headers = self.parts.headers.get_all(header::COOKIE).iter();
+        let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
+        pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// The address of the client: through trusted proxies the one that they forward, else the socket's. `None` under a
+    /// server that does not say, such as `axum::serve` without `into_make_service_with_connect_info`.
+    pub fn peer_addr(&self) -> Option<IpAddr> {
+        self.peer.addr
+    }
+
+    /// Method, address, headers and extensions, such as what a middleware has put there.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+/// Who asks.
+pub(crate) fn peer(hub: &Hub, parts: &Parts) -> ForwardedPeer {
+    let socket = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
+    let mut peer = hub.trusted_proxies().peer(socket.map(|info| info.0.ip()), &parts.headers);
+    if peer.host.is_none() {
+        peer.host = parts.uri.authority().map(ToString::to_string);
+    }
+    peer
+}
+
+/// What an upgrade hook says of a request that it accepts.
+///
+/// ```
+/// use ripplecast::{Accept, Request, ws};
+/// use axum::http::StatusCode;
+///
+/// struct User(String);
+///
+/// let endpoint = ws::endpoint(ws::handlers()).on_upgrade(|request: Request| async move {
+///     let Some(session) = request.cookie("session") else { return Err(StatusCode::UNAUTHORIZED) };
+///     Ok(Accept::new().state(User(session.to_owned())))
+/// });
+/// # let _ = endpoint;
+/// ```
+#[derive(Default)]
+#[must_use]
+pub struct Accept {
+    /// What is kept with the connection.
+    pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
+    /// The subprotocol that was chosen, if not by the endpoint's list.
+    pub(crate) subprotocol: Option<String>,
+}
+
+impl Accept {
+    /// Accepts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps a value with the connection; [`Connection::state`](crate::Connection::state) finds it by its type.
+    pub fn state<T: Any + Send + Sync>(mut self, value: T) -> Self {
+        self.states.push(Arc::new(value));
+        self
+    }
+
+    /// Chooses a subprotocol, and not the endpoint's list. It must be one that the client offered.
+    pub fn subprotocol(mut self, protocol: impl Into<String>) -> Self {
+        self.subprotocol = Some(protocol.into());
+        self
+    }
+}
+
+impl std::fmt::Debug for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accept").field("subprotocol", &self.subprotocol).finish_non_exhaustive()
+    }
+}
+
+/// An upgrade hook, its types erased.
+pub(crate) type Hook = Arc<dyn Fn(Request) -> BoxFuture<'static, Result<Accept, Response>> + Send + Sync>;
+
+/// Erases the types of an upgrade hook.
+pub(crate) fn hook<F, Fut, R>(hook: F) -> Hook
+where
+    F: Fn(Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Accept, R>> + Send + 'static,
+    R: axum::response::IntoResponse,
+{
+    Arc::new(move |request| {
+        let accepted = hook(request);
+        Box::pin(async move { accepted.await.map_err(axum::response::IntoResponse::into_response) })
+    })
+}
+
+/// A place among the connections, or the response that says that there is none.
+pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
+    if *hub.shards().stopping.borrow() {
+        return Err(plain(503, "The server is shutting down; try again in a moment.\n"));
+    }
+    hub.shards().admissions.admit(peer.addr).map_err(|refused| match refused {
+        Refused::Full { limit } => {
+            tracing::warn!(limit, "a connection was refused: there are max_connections already");
+            plain(503, "The server has as many connections as it may have; try again later.\n")
+        }
+        Refused::TooManyFromAddress { limit } => {
+            let addr = peer.addr.map(|addr| addr.to_string());
+            tracing::warn!(addr, limit, "a connection was refused: its address has max_connections_per_address already");
+            plain(429, "Too many connections from your address; close some, or try again later.\n")
+        }
+    })
+}
+
+/// A response of one sentence.
+pub(crate) fn plain(status: u16, text: &'static str) -> Response {
+    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    let response = if matches!(status, 429 | 503) { response.header(header::RETRY_AFTER, "5") } else { response };
+    response.body(Body::from(text)).expect("a status and headers that are constants")
+}

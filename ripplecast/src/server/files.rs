@@ -1,0 +1,388 @@
+//! Static files, never from outside their root.
+
+use std::{
+    convert::Infallible,
+    io,
+    path::{Component, Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use percent_encoding::percent_decode_str;
+use tower_http::services::ServeFile;
+use tower_service::Service;
+
+use crate::{Error, Result};
+
+/// The file that stands for its directory.
+const INDEX: &str = "index.html";
+
+/// Serves the files under `root`.
+///
+/// # Errors
+/// When `root` is no directory that can be read.
+pub(crate) fn files(root: &Path) -> Result<Files> {
+    let real =
+        root.canonicalize().and_then(|real| std::fs::read_dir(&real).map(|_| real)).map_err(|error| {
+            Error::setting("files", root.display(), format!("can't serve files from there: {error}"))
+        })?;
+    Ok(Files { root: Arc::from(real) })
+}
+
+/// A service for the files under one root.
+///
+/// A path is refused with 404 when it leads outside, however it is written: `..`, encoded slashes, backslashes, NUL, or
+/// a symbolic link. Links that stay inside are followed. A directory is its `index.html`; it is never listed.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// The root, without any symbolic link in it.
+    root: Arc<Path>,
+}
+
+impl Service<Request<Body>> for Files {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let root = Arc::clone(&self.root);
+        Box::pin(async move { Ok(respond(root, request).await) })
+    }
+}
+
+/// Answers one request.
+async fn respond(root: Arc<Path>, request: Request<Body>) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response();
+    }
+    let Some(wanted) = Wanted::parse(request.uri().path()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let found = tokio::task::spawn_blocking(move || wanted.find(&root)).await;
+    match found {
+        Ok(Some(Found::File(path))) => send(&path, request).await,
+        Ok(Some(Found::Directory)) => with_slash(request.uri().path()),
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Sends a file, minding ranges and `If-Modified-Since`.
+async fn send(path: &Path, request: Request<Body>) -> Response {
+    match ServeFile::new(path).try_call(request).await {
+        Ok(response) => {
+            let mut response = response.map(Body::new);
+            // A browser must not take an uploaded picture for a script.
+            let nosniff = HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+            response
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => StatusCode::NOT_FOUND.into_response(),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "can't send a file");
+            StatusCode::NOT_FOUND.into_response()
+        }
+    }
+}
+
+/// Sends a browser that asked for a directory without its slash to the one with it, so that relative links in the index
+/// work. The target is relative to the path asked for, so it can't lead to another host.
+fn with_slash(path: &str) -> Response {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    match HeaderValue::from_str(&format!("./{last}/")) {
+        Ok(target) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response(),
+        Err(_) => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// A path below the root that a request asks for, made of plain names alone.
+struct Wanted {
+    /// The way from the root.
+    below: PathBuf,
+    /// Whether it was asked for as a directory.
+    slash: bool,
+}
+
+/// What is there.
+enum Found {
+    /// A file, with every symbolic link resolved, inside the root.
+    File(PathBuf),
+    /// A directory with an index that was asked for without its slash.
+    Directory,
+}
+
+impl Wanted {
+    /// Reads a URI's path; `None` if any part of it is not the plain name of a file.
+    fn parse(path: &str) -> Option<Self> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let mut below = PathBuf::new();
+        if path.is_empty() {
+            return Some(Self { below, slash: true });
+        }
+        let names = path.strip_suffix('/');
+        for part in names.unwrap_or(path).split('/') {
+            let name = percent_decode_str(part).decode_utf8().ok()?;
+            below.push(plain(&name)?);
+        }
+        let slash = names.is_some();
+        Some(Self { below, slash })
+    }
+
+    /// Finds what is there, if it is inside the root.
+    fn find(&self, root: &Path) -> Option<Found> {
+        let real = inside(root, &root.join(&self.below))?;
+        let kind = std::fs::metadata(&real).ok()?;
+        match (kind.is_dir(), self.slash) {
+            (false, false) => kind.is_file().then_some(Found::File(real)),
+            (false, true) => None,
+            (true, slash) => {
+                let index = inside(root, &real.join(INDEX))?;
+                if !std::fs::metadata(&index).ok()?.is_file() {
+                    return None;
+                }
+                Some(if slash { Found::File(index) } else { Found::Directory })
+            }
+        }
+    }
+}
+
+/// The name itself, if it is a plain one: no way up, no separator of any system, no drive, no NUL.
+fn plain(name: &str) -> Option<&str> {
+    if name.contains(['/', '\\', '\0']) {
+        return None;
+    }
+    let mut components = Path::new(name).components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(only)), None) if only == name => Some(name),
+        _ => None,
+    }
+}
+
+/// `path` with every symbolic link resolved, if that is inside `root`, which has none.
+fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().filter(|real| real.starts_with(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process, sync::atomic::AtomicU32};
+
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// A directory that goes away with the test: `public/` to serve, and `secret.txt` beside it.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let dir = std::env::temp_dir().join(format!("ripplecast-files-{}-{next}", process::id()));
+            fs::create_dir_all(dir.join("public/docs")).unwrap();
+            fs::create_dir_all(dir.join("public/empty")).unwrap();
+            fs::create_dir_all(dir.join("outside")).unwrap();
+            for (path, text) in [
+                ("secret.txt", "secret"),
+                ("outside/index.html", "secret"),
+                ("public/index.html", "<p>front"),
+                ("public/a b.txt", "spaced"),
+                ("public/..name", "dots"),
+                ("public/app.js", "let x"),
+                ("public/docs/index.html", "<p>docs"),
+            ] {
+                fs::write(dir.join(path), text).unwrap();
+            }
+            Self(dir)
+        }
+
+        fn files(&self) -> Files {
+            files(&self.0.join("public")).unwrap()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    async fn ask(files: &Files, method: Method, path: &str) -> (StatusCode, String, Response<()>) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (parts, body) = files.clone().oneshot(request).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        (parts.status, String::from_utf8(text.to_vec()).unwrap(), Response::from_parts(parts, ()))
+    }
+
+    #[tokio::test]
+    async fn files_inside_are_served() {
+        let place = Place::new();
+        let files = place.files();
+        for (path, text, kind) in [
+            ("/", "<p>front", "text/html"),
+            ("/index.html", "<p>front", "text/html"),
+            ("/app.js", "let x", "text/javascript"),
+            ("/a%20b.txt", "spaced", "text/plain"),
+            ("/..name", "dots", "application/octet-stream"),
+            ("/docs/", "<p>docs", "text/html"),
+            ("/%64ocs/index.html?x=/..", "<p>docs", "text/html"),
+        ] {
+            let (status, body, response) = ask(&files, Method::GET, path).await;
+            assert_eq!((status, body.as_str()), (StatusCode::OK, text), "{path}");
+            let content_type = response.headers()[header::CONTENT_TYPE].to_str().unwrap();
+            assert!(content_type.starts_with(kind), "{path}: {content_type}");
+            assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        }
+        let (status, body, response) = ask(&files, Method::HEAD, "/app.js").await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, ""));
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "5");
+    }
+
+    #[tokio::test]
+    async fn nothing_outside_is_served() {
+        let place = Place::new();
+        let files = place.files();
+        for path in [
+            "/../secret.txt",
+            "/docs/../../secret.txt",
+            "/docs/../index.html",
+            "/./index.html",
+            "/%2e%2e/secret.txt",
+            "/%2E%2e/secret.txt",
+            "/.%2e/secret.txt",
+            "/..%2fsecret.txt",
+            "/%2e%2e%2fsecret.txt",
+            "/docs%2findex.html",
+            "/%2fetc%2fpasswd",
+            "//etc/passwd",
+            "/..%5csecret.txt",
+            "/docs%5cindex.html",
+            "/..\\secret.txt",
+            "/index.html%00",
+            "/index.html%00.txt",
+            "/%00",
+            "/%ff",
+            "/%252e%252e/secret.txt",
+            "/docs//index.html",
+            "//",
+            "/index.html/",
+            "/index.html/x",
+            "/missing",
+            // Never a listing.
+            "/empty",
+            "/empty/",
+        ] {
+            let (status, body, _) = ask(&files, Method::GET, path).await;
+            assert_eq!((status, body.as_str()), (StatusCode::NOT_FOUND, ""), "{path}");
+        }
+        let long = format!("/{}", "a".repeat(5_000));
+        assert_eq!(ask(&files, Method::GET, &long).await.0, StatusCode::NOT_FOUND);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn symbolic_links_are_followed_inside_and_refused_outside() {
+        use std::os::unix::fs::symlink;
+
+        let place = Place::new();
+        let public = place.0.join("public");
+        symlink(place.0.join("secret.txt"), public.join("absolute.txt")).unwrap();
+        symlink("../secret.txt", public.join("relative.txt")).unwrap();
+        symlink(place.0.join("outside"), public.join("dir")).unwrap();
+        symlink("..", public.join("up")).unwrap();
+        symlink("absolute.txt", public.join("twice.txt")).unwrap();
+        symlink("loop", public.join("loop")).unwrap();
+        symlink("nowhere", public.join("dangling")).unwrap();
+        // A neighbour whose name begins like the root's.
+        fs::create_dir(place.0.join("public-not")).unwrap();
+        fs::write(place.0.join("public-not/x.txt"), "secret").unwrap();
+        symlink("../public-not/x.txt", public.join("neighbour.txt")).unwrap();
+        // An index that leads outside.
+        fs::create_dir(public.join("trap")).unwrap();
+        symlink("../../secret.txt", public.join("trap/index.html")).unwrap();
+        symlink("docs/index.html", public.join("inner.html")).unwrap();
+        symlink("docs", public.join("inner")).unwrap();
+
+        let files = place.files();
+        for path in [
+            "/absolute.txt",
+            "/relative.txt",
+            "/dir",
+            "/dir/",
+            "/dir/index.html",
+            "/up/secret.txt",
+            "/up/public/index.html/",
+            "/twice.txt",
+            "/loop",
+            "/dangling",
+            "/neighbour.txt",
+            "/trap",
+            "/trap/",
+            "/trap/index.html",
+        ] {
+            let (status, body, _) = ask(&files, Method::GET, path).await;
+            assert_eq!((status, body.as_str()), (StatusCode::NOT_FOUND, ""), "{path}");
+        }
+        for path in ["/inner.html", "/inner/", "/inner/index.html"] {
+            let (status, body, _) = ask(&files, Method::GET, path).await;
+            assert_eq!((status, body.as_str()), (StatusCode::OK, "<p>docs"), "{path}");
+        }
+
+        // A root that is a link itself is fine: it was chosen by the one who runs the server.
+        symlink("public", place.0.join("link")).unwrap();
+        let linked = super::files(&place.0.join("link")).unwrap();
+        assert_eq!(ask(&linked, Method::GET, "/app.js").await.1, "let x");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_no_file_is_not_opened() {
+        let place = Place::new();
+        let _socket = std::os::unix::net::UnixListener::bind(place.0.join("public/socket")).unwrap();
+        assert_eq!(ask(&place.files(), Method::GET, "/socket").await.0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn only_get_and_head_are_allowed() {
+        let place = Place::new();
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let (status, _, response) = ask(&place.files(), method, "/app.js").await;
+            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_its_slash_leads_to_the_one_with_it() {
+        let place = Place::new();
+        let app = axum::Router::new().nest_service("/static", place.files());
+        let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+        let response = app.clone().oneshot(get("/static/docs")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(response.headers()[header::LOCATION], "./docs/");
+        let response = app.clone().oneshot(get("/static/docs/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let response = app.oneshot(get("/static/%2e%2e/secret.txt")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_root_that_is_no_directory_is_named() {
+        let place = Place::new();
+        for root in [place.0.join("nowhere"), place.0.join("secret.txt")] {
+            let error = files(&root).unwrap_err().to_string();
+            assert!(error.contains(root.to_str().unwrap()), "{error}");
+        }
+    }
+}

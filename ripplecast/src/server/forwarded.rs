@@ -1,0 +1,429 @@
+//! Who asks, and for which host, when a proxy stands in front.
+//!
+//! Anyone can write a forwarding header. It is believed only as far as it was written by trusted proxies: the header is
+//! walked from the right, where the nearest proxy wrote, and the first address that is no trusted proxy is the client.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use http::{HeaderMap, header};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::Error;
+
+/// The networks that the word `loopback` stands for.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+/// The networks that the word `private` stands for (RFC 1918 and RFC 4193).
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_HOST: &str = "x-forwarded-host";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const FORWARDED: &str = "forwarded";
+
+/// The proxies whose forwarding headers are believed. None by default.
+///
+/// Reads a list of addresses and networks, with the words `loopback` and `private` for the usual ones:
+///
+/// ```
+/// use ripplecast::TrustedProxies;
+///
+/// let proxies: TrustedProxies = "loopback, 10.0.0.0/8, 2001:db8::7".parse()?;
+/// assert!(proxies.contains("10.1.2.3".parse().unwrap()));
+/// assert!("10.0.0.0/8, proxy.local".parse::<TrustedProxies>().is_err());
+/// # Ok::<(), ripplecast::Error>(())
+/// ```
+///
+/// A trusted proxy must set `X-Forwarded-For` (or add to it), and set `X-Forwarded-Host` and `X-Forwarded-Proto` or
+/// remove them. RFC 7239's `Forwarded` is read when none of the three is there, so a proxy that writes `Forwarded` must
+/// remove the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Whether `addr` is a trusted proxy. An IPv4 address inside an IPv6 one counts as the IPv4 address.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        self.0.iter().any(|net| net.contains(&addr))
+    }
+
+    /// Who asks, and for which host: by the forwarding headers where a trusted proxy wrote them, otherwise by the
+    /// socket and the `Host` header.
+    pub(crate) fn peer(&self, socket_peer: Option<IpAddr>, headers: &HeaderMap) -> ForwardedPeer {
+        let addr = socket_peer.map(|addr| addr.to_canonical());
+        let direct = ForwardedPeer { addr, host: None, https: None };
+        let forwarded = match addr {
+            Some(addr) if self.contains(addr) => self.forwarded(addr, headers),
+            _ => direct,
+        };
+        ForwardedPeer { host: forwarded.host.or_else(|| host_header(headers)), ..forwarded }
+    }
+
+    /// What the trusted proxy at `nearest` says.
+    fn forwarded(&self, nearest: IpAddr, headers: &HeaderMap) -> ForwardedPeer {
+        if [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO].iter().any(|name| headers.contains_key(*name)) {
+            let hops = from_the_right(headers, FORWARDED_FOR).map(|entry| node(entry?));
+            return ForwardedPeer {
+                addr: Some(self.client(nearest, hops)),
+                host: rightmost(headers, FORWARDED_HOST).and_then(host),
+                https: rightmost(headers, FORWARDED_PROTO).and_then(https),
+            };
+        }
+        let hops = from_the_right(headers, FORWARDED).map(|hop| node(parameter(hop?, "for")?));
+        let said = |name| rightmost(headers, FORWARDED).and_then(|hop| parameter(hop, name));
+        ForwardedPeer {
+            addr: Some(self.client(nearest, hops)),
+            host: said("host").and_then(host),
+            https: said("proto").and_then(https),
+        }
+    }
+
+    /// Walks from the nearest proxy outwards to the first address that is none, or to the last readable one.
+    fn client(&self, nearest: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut client = nearest;
+        for hop in hops {
+            let Some(addr) = hop else { break };
+            client = addr;
+            if !self.contains(addr) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+impl FromStr for TrustedProxies {
+    type Err = Error;
+
+    fn from_str(list: &str) -> Result<Self, Error> {
+        let mut nets = Vec::new();
+        for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            match entry {
+                "loopback" => nets.extend(LOOPBACK.iter().filter_map(|net| network(net))),
+                "private" => nets.extend(PRIVATE.iter().filter_map(|net| network(net))),
+                _ => nets.push(network(entry).ok_or_else(|| bad_entry(entry, list))?),
+            }
+        }
+        Ok(Self(nets))
+    }
+}
+
+/// Who asks, as far as it can be known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ForwardedPeer {
+    /// The client's address; `None` when the server didn't say who is at the other end of the socket.
+    pub(crate) addr: Option<IpAddr>,
+    /// The host that the client asked for, with its port if it named one, in lower case.
+    pub(crate) host: Option<String>,
+    /// Whether the client came over TLS; `None` when nobody said.
+    pub(crate) https: Option<bool>,
+}
+
+/// The error for an entry that is neither an address, nor a network, nor a word.
+fn bad_entry(entry: &str, list: &str) -> Error {
+    Error::setting(
+        "trusted_proxies",
+        list,
+        format!("{entry:?} is no address or network; write 10.0.0.1, 10.0.0.0/8, ::1, loopback or private"),
+    )
+}
+
+/// A network, or an address as the network of itself alone.
+fn network(entry: &str) -> Option<IpNet> {
+    /// Bits of an IPv6 address that come before the IPv4 address inside.
+    const MAPPED: u8 = 96;
+    let net = entry.parse().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    match (net.addr().to_canonical(), net) {
+        (IpAddr::V4(addr), IpNet::V6(net)) => {
+            let prefix = net.prefix_len().checked_sub(MAPPED)?;
+            Ipv4Net::new(addr, prefix).ok().map(IpNet::V4)
+        }
+        (_, net) => Some(net),
+    }
+}
+
+/// The entries of a list header from the last of the last line to the first; `None` for one that is no text.
+///
+/// A comma always parts two entries, also between quotes: nothing that we look for holds one, and so a quote that a
+/// client left open can't swallow what a proxy wrote behind it.
+fn from_the_right<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
+    let lines = headers.get_all(name).iter().rev();
+    lines
+        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+        .map(|entry| std::str::from_utf8(entry).ok().map(str::trim))
+}
+
+/// The last entry of a list header: what the nearest proxy wrote.
+fn rightmost<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    from_the_right(headers, name).next().flatten()
+}
+
+/// The value of a parameter in one hop of a `Forwarded` header; `None` if it is missing, doubled or badly quoted.
+fn parameter<'a>(hop: &'a str, name: &str) -> Option<&'a str> {
+    let mut values = hop.split(';').filter_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then_some(value.trim())
+    });
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let value = match value.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"')?,
+        None => value,
+    };
+    (!value.contains(['"', '\\'])).then_some(value)
+}
+
+/// The address in an entry: plain, in brackets, or with a port.
+fn node(entry: &str) -> Option<IpAddr> {
+    let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    entry
+        .parse()
+        .ok()
+        .or_else(|| entry.parse().ok().map(|addr: SocketAddr| addr.ip()))
+        .or_else(bracketed)
+        .map(|addr| addr.to_canonical())
+}
+
+/// A host with or without a port, in lower case; `None` if it holds what no host does.
+fn host(value: &str) -> Option<String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(&byte);
+    (!value.is_empty() && value.bytes().all(fine)).then(|| value.to_ascii_lowercase())
+}
+
+/// Whether a scheme is a secure one.
+fn https(scheme: &str) -> Option<bool> {
+    const SECURE: [&str; 2] = ["https", "wss"];
+    const PLAIN: [&str; 2] = ["http", "ws"];
+    let is = |names: [&str; 2]| names.iter().any(|name| scheme.eq_ignore_ascii_case(name));
+    if is(SECURE) { Some(true) } else { is(PLAIN).then_some(false) }
+}
+
+/// The request's own `Host`; `None` when there are two that differ.
+fn host_header(headers: &HeaderMap) -> Option<String> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let first = hosts.next()?;
+    if hosts.any(|other| other != first) {
+        return None;
+    }
+    host(first.to_str().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        headers
+    }
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// Socket peer, header lines, the client that must come out; the proxies are loopback and 10/8.
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
+    fn check(cases: &[Case]) {
+        let proxies: TrustedProxies = "loopback, 10.0.0.0/8, 2001:db8:ffff::/48".parse().unwrap();
+        for (socket, lines, expected) in cases {
+            let peer = proxies.peer(Some(addr(socket)), &headers(lines));
+            assert_eq!(peer.addr, Some(addr(expected)), "{socket} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
+        check(&[
+            ("127.0.0.1", &[], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, 10.0.0.9")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7,10.0.0.9 ,\t10.0.0.8")], "192.0.2.7"),
+            // All of them are trusted: the farthest is the client, a machine of our own.
+            ("127.0.0.1", &[("x-forwarded-for", "10.0.0.9, 10.0.0.8")], "10.0.0.9"),
+            // Repeated headers are one list, the later line nearer to us.
+            ("::1", &[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-for", "10.0.0.9")], "192.0.2.7"),
+            ("::1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
+        ]);
+    }
+
+    #[test]
+    fn a_client_cannot_choose_its_address() {
+        check(&[
+            // The socket's own peer is no proxy, so nothing it says counts.
+            ("198.51.100.4", &[("x-forwarded-for", "192.0.2.7")], "198.51.100.4"),
+            ("198.51.100.4", &[("x-forwarded-for", "127.0.0.1")], "198.51.100.4"),
+            ("198.51.100.4", &[("forwarded", "for=192.0.2.7")], "198.51.100.4"),
+            // The client wrote the left part, the proxy added what it saw.
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, 192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "127.0.0.1, 10.0.0.1, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
+            // A second header of the client's, beside the one that the proxy writes.
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=6.6.6.6")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "https")], "127.0.0.1"),
+            // A quote left open swallows nothing that comes behind it.
+            ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=\"[2001:db8::1]:80\"")], "2001:db8::1"),
+            ("127.0.0.1", &[("forwarded", "for=192.0.2.7;for=6.6.6.6")], "127.0.0.1"),
+            ("127.0.0.1", &[("forwarded", "host=\"a;for=6.6.6.6\";proto=http, for=192.0.2.7")], "192.0.2.7"),
+        ]);
+    }
+
+    #[test]
+    fn garbage_ends_the_walk_at_the_last_good_address() {
+        check(&[
+            ("127.0.0.1", &[("x-forwarded-for", "unknown")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, , 10.0.0.9")], "10.0.0.9"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, <script>, 10.0.0.9")], "10.0.0.9"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.2.3, 10.0.0.9")], "10.0.0.9"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, 300.1.1.1")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.2.3.4:99999")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, fe80::1%eth0")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, [::1")], "127.0.0.1"),
+            ("127.0.0.1", &[("x-forwarded-for", "\u{fc}, 192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6, for=_hidden, for=10.0.0.9")], "10.0.0.9"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6, for=unknown")], "127.0.0.1"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6, proto=https")], "127.0.0.1"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6, for")], "127.0.0.1"),
+        ]);
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_usual_form() {
+        check(&[
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7:4711")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "2001:db8::17")], "2001:db8::17"),
+            ("127.0.0.1", &[("x-forwarded-for", "[2001:db8::17]")], "2001:db8::17"),
+            ("127.0.0.1", &[("x-forwarded-for", "[2001:db8::17]:4711")], "2001:db8::17"),
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, 2001:db8:ffff::1")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=192.0.2.7; proto=http;by=10.0.0.1")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "For=\"[2001:db8:cafe::17]:4711\"")], "2001:db8:cafe::17"),
+            ("127.0.0.1", &[("forwarded", "for=192.0.2.7, FOR=\"10.0.0.9:80\"")], "192.0.2.7"),
+            // IPv4 inside IPv6, on the socket, as a hop and as the client.
+            ("::ffff:127.0.0.1", &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, ::ffff:10.0.0.9")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "::ffff:192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "[::ffff:192.0.2.7]:1")], "192.0.2.7"),
+            ("::ffff:198.51.100.4", &[("x-forwarded-for", "192.0.2.7")], "198.51.100.4"),
+        ]);
+    }
+
+    #[test]
+    fn host_and_scheme_are_the_nearest_proxys_word() {
+        type HostCase =
+            (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>, Option<bool>);
+        let cases: &[HostCase] = &[
+            ("127.0.0.1", &[("host", "Inner:8080")], Some("inner:8080"), None),
+            (
+                "127.0.0.1",
+                &[("host", "inner"), ("x-forwarded-host", "Shop.example"), ("x-forwarded-proto", "HTTPS")],
+                Some("shop.example"),
+                Some(true),
+            ),
+            (
+                "127.0.0.1",
+                &[("host", "inner"), ("x-forwarded-host", "evil.example, shop.example:8443")],
+                Some("shop.example:8443"),
+                None,
+            ),
+            (
+                "127.0.0.1",
+                &[("x-forwarded-host", "evil.example"), ("x-forwarded-host", "shop.example")],
+                Some("shop.example"),
+                None,
+            ),
+            ("127.0.0.1", &[("x-forwarded-proto", "https, http")], None, Some(false)),
+            ("127.0.0.1", &[("x-forwarded-proto", "gopher")], None, None),
+            ("127.0.0.1", &[("x-forwarded-proto", "wss")], None, Some(true)),
+            (
+                "127.0.0.1",
+                &[("host", "inner"), ("forwarded", "for=192.0.2.7;host=\"shop.example:8443\";proto=https")],
+                Some("shop.example:8443"),
+                Some(true),
+            ),
+            // What a stranger says about host and scheme counts for nothing.
+            (
+                "198.51.100.4",
+                &[("host", "shop.example"), ("x-forwarded-host", "evil"), ("x-forwarded-proto", "https")],
+                Some("shop.example"),
+                None,
+            ),
+            ("198.51.100.4", &[("host", "shop"), ("forwarded", "host=evil;proto=https")], Some("shop"), None),
+            // A host that is none is not passed on.
+            ("127.0.0.1", &[("host", "inner"), ("x-forwarded-host", "a b")], Some("inner"), None),
+            ("127.0.0.1", &[("host", "user@evil")], None, None),
+            ("127.0.0.1", &[("host", "[::1]:8080")], Some("[::1]:8080"), None),
+            ("127.0.0.1", &[("host", "a"), ("host", "b")], None, None),
+            ("127.0.0.1", &[("host", "a"), ("host", "a")], Some("a"), None),
+        ];
+        let proxies: TrustedProxies = "loopback".parse().unwrap();
+        for (socket, lines, host, https) in cases {
+            let peer = proxies.peer(Some(addr(socket)), &headers(lines));
+            assert_eq!((peer.host.as_deref(), peer.https), (*host, *https), "{socket} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn without_proxies_or_a_known_socket_nothing_is_believed() {
+        let lines =
+            headers(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-host", "evil"), ("host", "shop")]);
+        let none = TrustedProxies::default().peer(Some(addr("127.0.0.1")), &lines);
+        let shop = Some("shop".to_owned());
+        let seen = Some(addr("127.0.0.1"));
+        assert_eq!(none, ForwardedPeer { addr: seen, host: shop.clone(), https: None });
+        let all: TrustedProxies = "0.0.0.0/0, ::/0".parse().unwrap();
+        assert_eq!(all.peer(None, &lines), ForwardedPeer { addr: None, host: shop, https: None });
+    }
+
+    #[test]
+    fn the_list_takes_addresses_networks_and_words() {
+        let cases = [
+            ("", "127.0.0.1", false),
+            (" , ", "127.0.0.1", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("127.0.0.1, 10.0.0.0/8", "10.255.0.1", true),
+            ("10.1.2.3/8", "10.9.9.9", true),
+            ("loopback", "127.8.8.8", true),
+            ("loopback", "::1", true),
+            ("loopback", "10.0.0.1", false),
+            ("private", "172.31.255.255", true),
+            ("private", "172.32.0.0", false),
+            ("private", "192.168.1.1", true),
+            ("private", "fd00::1", true),
+            ("private", "127.0.0.1", false),
+            ("private", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.0.0.1", true),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+        ];
+        for (list, address, expected) in cases {
+            let proxies: TrustedProxies = list.parse().unwrap();
+            assert_eq!(proxies.contains(addr(address)), expected, "{list:?} {address}");
+        }
+    }
+
+    #[test]
+    fn a_bad_entry_is_named() {
+        for (list, entry) in [
+            ("127.0.0.1, proxy.local", "proxy.local"),
+            ("10.0.0.0/33", "10.0.0.0/33"),
+            ("10.0.0.0/8 127.0.0.1", "10.0.0.0/8 127.0.0.1"),
+            ("Loopback", "Loopback"),
+            ("::ffff:10.0.0.0/64, ::1", "::ffff:10.0.0.0/64"),
+        ] {
+            let error = list.parse::<TrustedProxies>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{entry:?}")), "{error}");
+        }
+    }
+}

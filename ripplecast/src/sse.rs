@@ -1,0 +1,274 @@
+//! Server-Sent Events: the rooms of the hub, for pages that only listen.
+//!
+//! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and is bounded by the
+//! same outbox. What it receives is written in the format of the HTML standard, section 9.2, so that a browser's
+//! `EventSource` reads it: text as `data:` lines, bytes as base64 under the event name `binary`. Messages of a room carry
+//! `id: epoch:offset`, where `offset` counts the messages of the room, and `epoch` changes when it is forgotten or the
+//! server restarts. (Resuming from such an id comes in a later version.)
+//!
+//! **Cost.** HTTP has no way for a handler to take the socket of a plain response, so hyper keeps the connection, and its
+//! body is fed through a socket pair: a few KiB a stream and two more descriptors, where a WebSocket costs a few hundred
+//! bytes. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
+//! own `axum::response::sse::Sse`.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    extract,
+    response::{IntoResponse, Response},
+    routing::MethodRouter,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header;
+
+use crate::{
+    Accept, Connection, Hub, LiveCounter, Overflow, Request, Result, driven,
+    hub::{Adoption, Command, Dialect, Profile, Route, callbacks},
+    limits::{OUTBOX, PING_INTERVAL},
+    request::{Hook, admit, hook, plain},
+    ws::{Handler, Outcome},
+};
+
+/// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// Finds the room of a request.
+type RoomOf = Arc<dyn Fn(&Request) -> Option<String> + Send + Sync>;
+/// What is called when a stream is open.
+type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// An event stream endpoint. All settings have safe defaults.
+///
+/// ```
+/// # async fn example(hub: ripplecast::Hub) -> ripplecast::Result<()> {
+/// use axum::http::StatusCode;
+/// use ripplecast::{Accept, Connection, Request, sse};
+///
+/// let news = hub.sse::<()>("news"); // every message of one room
+///
+/// let orders = sse::room_by(|request: &Request| Some(format!("order:{}", request.param("id")?)))
+///     .on_request(|request: Request| async move {
+///         request.cookie("session").map(|_| Accept::new()).ok_or(StatusCode::UNAUTHORIZED)
+///     })
+///     .on_open(|conn: Connection| async move { conn.push("welcome").ignore() });
+/// let router: axum::Router = axum::Router::new().route("/orders/{id}/events", hub.sse(orders));
+/// # let _ = (news, router); Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use = "an endpoint does nothing until it is given to App::sse or Hub::sse"]
+pub struct Endpoint {
+    /// The room of a request.
+    room: RoomOf,
+    /// Accepts or refuses a request.
+    hook: Option<Hook>,
+    /// Called when the stream is open and has joined its room.
+    on_open: Option<OnOpen>,
+    /// Silence after which a comment is sent.
+    keep_alive: Option<Duration>,
+    /// What the browser is told to wait before it connects again.
+    retry: Duration,
+    /// Limit of an outbox, and what happens beyond it.
+    profile: Profile,
+}
+
+/// The messages of one room.
+pub fn room(name: impl Into<String>) -> Endpoint {
+    let name = name.into();
+    room_by(move |_| Some(name.clone()))
+}
+
+/// The messages of a room that depends on the request, such as on its path. `None` is answered with 404.
+pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> Endpoint {
+    Endpoint {
+        room: Arc::new(room),
+        hook: None,
+        on_open: None,
+        keep_alive: Some(PING_INTERVAL),
+        retry: RETRY,
+        profile: Profile { outbox: OUTBOX, overflow: Overflow::default() },
+    }
+}
+
+impl Endpoint {
+    /// Looks at the whole request before the stream begins, and accepts it or refuses it with any response.
+    pub fn on_request<F, Fut, R>(mut self, accept: F) -> Self
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Accept, R>> + Send + 'static,
+        R: IntoResponse,
+    {
+        self.hook = Some(hook(accept));
+        self
+    }
+
+    /// Called when the stream is open and a member of its room: to send a first event. For a current value that must not
+    /// be older than what comes after it, give the endpoint a [`LiveCounter`].
+    pub fn on_open<F, Fut>(mut self, on_open: F) -> Self
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        self.on_open = Some(Arc::new(move |conn| {
+            let opened = on_open(conn);
+            Box::pin(async move { opened.await.into_result() })
+        }));
+        self
+    }
+
+    /// Silence after which a comment is sent, so that proxies keep the stream open; default 25 s, zero for none.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = Some(interval).filter(|interval| !interval.is_zero());
+        self
+    }
+
+    /// What the browser is told to wait before it connects again; default 3 s.
+    pub fn retry(mut self, time: Duration) -> Self {
+        self.retry = time;
+        self
+    }
+
+    /// Bytes that may wait for a peer which reads too slowly; default 1 MiB.
+    pub fn outbox(mut self, bytes: usize) -> Self {
+        self.profile.outbox = bytes;
+        self
+    }
+
+    /// What happens when the outbox is full; default [`Overflow::Disconnect`], which ends the stream.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.profile.overflow = overflow;
+        self
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("keep_alive", &self.keep_alive)
+            .field("retry", &self.retry)
+            .field("outbox", &self.profile.outbox)
+            .field("overflow", &self.profile.overflow)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<&str> for Endpoint {
+    fn from(name: &str) -> Self {
+        room(name)
+    }
+}
+
+impl From<String> for Endpoint {
+    fn from(name: String) -> Self {
+        room(name)
+    }
+}
+
+/// The values of a counter: the current one at once, and each change.
+impl From<&LiveCounter> for Endpoint {
+    fn from(counter: &LiveCounter) -> Self {
+        let live = counter.clone();
+        room(live.room().name()).on_open(move |conn: Connection| {
+            let live = live.clone();
+            async move { live.join(&conn).await }
+        })
+    }
+}
+
+/// The room that a stream is to join, kept with it until it has.
+struct Wanted(String);
+
+/// What the shards call.
+struct Stream {
+    /// See [`Endpoint::on_open`].
+    on_open: Option<OnOpen>,
+}
+
+impl Handler for Stream {
+    async fn on_open(&self, conn: Connection) -> Result<()> {
+        if let Some(room) = conn.state::<Wanted>() {
+            conn.join(&room.0)?;
+        }
+        match &self.on_open {
+            Some(on_open) => on_open(conn).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Hub {
+    /// An event stream endpoint, as a route of any axum application: of a room by its name, of a [`LiveCounter`], or an
+    /// [`Endpoint`] with settings and hooks.
+    pub fn sse<S>(&self, endpoint: impl Into<Endpoint>) -> MethodRouter<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let endpoint = endpoint.into();
+        let stream = Arc::new(Stream { on_open: endpoint.on_open.clone() });
+        let route = Arc::new(Route {
+            id: self.next_route(),
+            name: "an event stream".to_owned(),
+            max_message: 0,
+            message_timeout: Duration::MAX,
+            ping_interval: endpoint.keep_alive,
+            profile: endpoint.profile,
+            callbacks: Box::new(move || callbacks(stream.clone())),
+        });
+        let (hub, endpoint) = (self.clone(), Arc::new(endpoint));
+        axum::routing::get(move |request: extract::Request| {
+            open(hub.clone(), endpoint.clone(), route.clone(), request)
+        })
+    }
+}
+
+/// Answers a request for an event stream.
+async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
+    let head = request.method() == http::Method::HEAD;
+    let request = Request::new(&hub, request.into_parts().0).await;
+    let Some(room) = (endpoint.room)(&request) else {
+        return plain(404, "There is no such stream.\n");
+    };
+    if let Err(error) = crate::hub::check_name("room name", &room) {
+        tracing::debug!(%error, "an event stream was refused");
+        return plain(404, "There is no such stream.\n");
+    }
+    let permit = match admit(&hub, &request.peer) {
+        Ok(permit) => permit,
+        Err(response) => return response,
+    };
+    let mut accept = match &endpoint.hook {
+        None => Accept::new(),
+        Some(hook) => match hook(request).await {
+            Ok(accept) => accept,
+            Err(response) => return response,
+        },
+    };
+    accept = accept.state(Wanted(room));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        // nginx would hold events back otherwise.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    if head {
+        return headers.into_response();
+    }
+    let (wire, body) = match driven::body() {
+        Ok(pair) => pair,
+        Err(error) => {
+            tracing::error!(%error, "an event stream was refused: the system has no socket pair left");
+            return plain(503, "The server has no space for one more stream; try again later.\n");
+        }
+    };
+    let adoption = Adoption {
+        wire,
+        rest: Bytes::new(),
+        preface: Bytes::from(format!("retry: {}\n\n", endpoint.retry.as_millis())),
+        dialect: Dialect::Sse,
+        route,
+        permit,
+        states: accept.states,
+    };
+    hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
+    (headers, body).into_response()
+}

@@ -1,0 +1,186 @@
+//! Counters: 64-bit integers that many change at once.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, check_name};
+use crate::Result;
+
+/// A shared 64-bit signed integer with a name; see [`Hub::counter`](crate::Hub::counter). Clones are handles of the same
+/// counter.
+///
+/// Each operation is one atomic step, whoever else works on the counter, and returns the value after it. An overflow is
+/// an error that changes nothing, never a wrap. A counter that is 0 and that nobody holds takes no memory, so names may
+/// be made up as you go (`format!("logins:{address}")`).
+///
+/// # Errors
+/// Every operation reports a name that is empty or longer than 255 bytes as a [`StoreError`](crate::StoreError).
+///
+/// # Cancellation
+/// In memory an operation is done at its first poll. A future that is dropped before has done nothing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ripplecast::Result<()> {
+/// # let hub = ripplecast::Hub::builder().build()?;
+/// let likes = hub.counter("likes");
+/// assert_eq!(likes.increment().await?, 1);
+/// assert_eq!(likes.add(9).await?, 10);
+/// assert_eq!(likes.reset().await?, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Counter {
+    /// For messages, and to tell again what is wrong with it.
+    name: Arc<str>,
+    /// The counter itself; none if the name is wrong.
+    cell: Option<Arc<dyn CounterBackend>>,
+}
+
+impl Counter {
+    /// A handle; `cell` is none if the name is wrong.
+    pub(super) fn new(name: &str, cell: Option<Arc<dyn CounterBackend>>) -> Self {
+        Self { name: name.into(), cell }
+    }
+
+    /// The counter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds 1.
+    ///
+    /// # Errors
+    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) at `i64::MAX`.
+    pub async fn increment(&self) -> Result<i64> {
+        self.add(1).await
+    }
+
+    /// Subtracts 1.
+    ///
+    /// # Errors
+    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) at `i64::MIN`.
+    pub async fn decrement(&self) -> Result<i64> {
+        self.add(-1).await
+    }
+
+    /// Adds `n`, which may be negative.
+    ///
+    /// # Errors
+    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) when the sum is no `i64`.
+    pub async fn add(&self, n: i64) -> Result<i64> {
+        Ok(self.apply(CounterOp::Add(n)).await?.value)
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// Only a wrong name.
+    pub async fn get(&self) -> Result<i64> {
+        Ok(self.apply(CounterOp::Get).await?.value)
+    }
+
+    /// Replaces the value. The counter then no longer [expires](Self::expire).
+    ///
+    /// # Errors
+    /// Only a wrong name.
+    pub async fn set(&self, value: i64) -> Result<i64> {
+        Ok(self.apply(CounterOp::Set(value)).await?.value)
+    }
+
+    /// Back to 0; the same as `set(0)`.
+    ///
+    /// # Errors
+    /// Only a wrong name.
+    pub async fn reset(&self) -> Result<i64> {
+        self.set(0).await
+    }
+
+    /// Replaces the value by `new` if it is `expected`: `Ok(new)`, or else `Err` with the value that it is instead. Like
+    /// [`set`](Self::set), one that succeeds ends an expiry.
+    ///
+    /// # Errors
+    /// The outer result: only a wrong name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let leader = hub.counter("leader");
+    /// assert_eq!(leader.compare_and_set(0, 7).await?, Ok(7));
+    /// assert_eq!(leader.compare_and_set(0, 8).await?, Err(7)); // somebody was faster
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn compare_and_set(&self, expected: i64, new: i64) -> Result<Result<i64, i64>> {
+        let Counted { value, applied } = self.apply(CounterOp::CompareAndSet { expected, new }).await?;
+        Ok(if applied { Ok(value) } else { Err(value) })
+    }
+
+    /// Adds 1 if the value is below `max`; none if it isn't, and then nothing changes.
+    ///
+    /// # Errors
+    /// Only a wrong name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// // At most two attempts a minute.
+    /// let attempts = hub.counter("logins:198.51.100.7");
+    /// assert_eq!(attempts.increment_bounded(2).await?, Some(1));
+    /// attempts.expire(std::time::Duration::from_secs(60)).await?;
+    /// assert_eq!(attempts.increment_bounded(2).await?, Some(2));
+    /// assert_eq!(attempts.increment_bounded(2).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn increment_bounded(&self, max: i64) -> Result<Option<i64>> {
+        let Counted { value, applied } = self.apply(CounterOp::IncrementBelow(max)).await?;
+        Ok(applied.then_some(value))
+    }
+
+    /// Lets the counter return to 0 after that time, and returns its value; a zero time does it at once.
+    ///
+    /// As in Redis, additions keep the expiry, and `set`, `reset`, a `compare_and_set` that succeeds and the expiry itself
+    /// end it; a second `expire` replaces the first. A time too long for the clock means never. In memory no timer runs:
+    /// the expiry is noticed by the next operation on the counter, and only then do those who watch it hear of it.
+    ///
+    /// # Errors
+    /// Only a wrong name.
+    pub async fn expire(&self, after: Duration) -> Result<i64> {
+        Ok(self.apply(CounterOp::Expire(after)).await?.value)
+    }
+
+    /// Calls `observer` with the value and the version for each change through any handle, under the counter's own lock:
+    /// in order, the version 1 higher each time. A `set` to the same value is a change; an expiry is one when it is
+    /// noticed and the value was not 0. The observer must be quick, and must not use this counter.
+    pub(crate) fn observe(&self, observer: Arc<CounterObserver>) -> Result<Observation> {
+        Ok(self.cell()?.observe(observer))
+    }
+
+    /// Runs `look` with the value and its version under the counter's own lock: no change and no observer's call runs
+    /// meanwhile. It must be quick, and must not use this counter.
+    pub(crate) fn inspect<R>(&self, look: impl FnOnce(i64, u64) -> R) -> Result<R> {
+        let (mut look, mut seen) = (Some(look), None);
+        self.cell()?.inspect(&mut |value, version| seen = look.take().map(|look| look(value, version)));
+        Ok(seen.expect("a backend calls `look` once"))
+    }
+
+    /// Does one step.
+    async fn apply(&self, op: CounterOp) -> Result<Counted> {
+        self.cell()?.apply(op).await
+    }
+
+    /// The counter itself, or what is wrong with its name.
+    fn cell(&self) -> Result<&Arc<dyn CounterBackend>> {
+        check_name("counter", &self.name)?;
+        Ok(self.cell.as_ref().expect("a counter with a right name has a cell"))
+    }
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counter").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,455 @@
+//! What a table's columns are, read from the row type's `Deserialize`.
+//!
+//! A derived `Deserialize` tells its deserializer the names of the fields, and for each field the type that it wants.
+//! [`Schema::of`] drives it with a deserializer that only listens: once for the names, then once per field, so that a
+//! field's type that refuses the made-up value (a zero, an empty string) ends only its own run.
+
+use std::fmt;
+
+use serde::{
+    Deserializer, de,
+    de::{DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor},
+};
+
+use super::{
+    StoreError, check_name,
+    row::{Row, RowError, Value},
+};
+
+/// Largest string or bytes value, in bytes, where the declaration says nothing: a name, an address, a title.
+const COLUMN_SIZE: usize = 255;
+
+/// The type of a column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ColumnType {
+    /// `bool`, stored as 0 or 1.
+    Bool,
+    /// A signed integer.
+    I8,
+    /// A signed integer.
+    I16,
+    /// A signed integer.
+    I32,
+    /// A signed integer.
+    I64,
+    /// An unsigned integer.
+    U8,
+    /// An unsigned integer.
+    U16,
+    /// An unsigned integer.
+    U32,
+    /// An unsigned integer.
+    U64,
+    /// A float, stored as `f64`, which holds each `f32`.
+    F32,
+    /// A float.
+    F64,
+    /// A string.
+    Text,
+    /// Bytes.
+    Bytes,
+}
+
+impl ColumnType {
+    /// Its name in Rust.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::I8 => "i8",
+            Self::I16 => "i16",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::U8 => "u8",
+            Self::U16 => "u16",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Text => "String",
+            Self::Bytes => "bytes",
+        }
+    }
+
+    /// The least and the greatest value; none if it is no integer.
+    fn range(self) -> Option<(i128, i128)> {
+        match self {
+            Self::I8 => Some((i8::MIN.into(), i8::MAX.into())),
+            Self::I16 => Some((i16::MIN.into(), i16::MAX.into())),
+            Self::I32 => Some((i32::MIN.into(), i32::MAX.into())),
+            Self::I64 => Some((i64::MIN.into(), i64::MAX.into())),
+            Self::U8 => Some((0, u8::MAX.into())),
+            Self::U16 => Some((0, u16::MAX.into())),
+            Self::U32 => Some((0, u32::MAX.into())),
+            Self::U64 => Some((0, u64::MAX.into())),
+            Self::Bool | Self::F32 | Self::F64 | Self::Text | Self::Bytes => None,
+        }
+    }
+
+    /// The value of that number; none if it is out of range, or the column no integer.
+    pub(super) fn integer(self, number: i128) -> Option<Value> {
+        let (min, max) = self.range()?;
+        if number < min || number > max {
+            return None;
+        }
+        i64::try_from(number).map(Value::Int).or_else(|_| u64::try_from(number).map(Value::Uint)).ok()
+    }
+
+    /// Whether it is an integer.
+    pub(super) fn is_integer(self) -> bool {
+        self.range().is_some()
+    }
+
+    /// What a row that an increment made holds.
+    fn zero(self) -> Value {
+        match self {
+            Self::F32 | Self::F64 => Value::Float(0.0),
+            Self::Text => Value::Text(Box::default()),
+            Self::Bytes => Value::Bytes(Box::default()),
+            _ => Value::Int(0),
+        }
+    }
+}
+
+/// One column.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Column {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Its type.
+    pub(super) kind: ColumnType,
+    /// Largest size of a string or bytes value, in bytes; unused for numbers.
+    pub(super) size: usize,
+}
+
+/// The declaration of a table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Schema {
+    /// The table's name.
+    table: Box<str>,
+    /// The columns, in the order of the struct's fields.
+    columns: Box<[Column]>,
+    /// Most rows that the table may hold.
+    capacity: usize,
+}
+
+impl Schema {
+    /// The declaration whose columns are the fields of `T`.
+    pub(crate) fn of<T: DeserializeOwned>(table: &str, capacity: usize) -> Result<Self, StoreError> {
+        check_name("table", table)?;
+        if capacity == 0 {
+            return Err(StoreError::NoCapacity { table: table.to_owned() });
+        }
+        let names = field_names::<T>()
+            .map_err(|found| StoreError::UnsupportedRow { table: table.to_owned(), found })?;
+        let column = |(index, &name): (usize, &&'static str)| {
+            let kind = column_type::<T>(index).map_err(|found| StoreError::UnsupportedColumn {
+                table: table.to_owned(),
+                column: name.to_owned(),
+                found,
+            })?;
+            Ok(Column { name, kind, size: COLUMN_SIZE })
+        };
+        let columns = names.iter().enumerate().map(column).collect::<Result<_, StoreError>>()?;
+        Ok(Self { table: table.into(), columns, capacity })
+    }
+
+    /// Sets the size of a string or bytes column.
+    pub(super) fn set_size(&mut self, column: &str, size: usize) -> Result<(), StoreError> {
+        let index = self.column_index(column)?;
+        let found = &mut self.columns[index];
+        if !matches!(found.kind, ColumnType::Text | ColumnType::Bytes) {
+            return Err(StoreError::ColumnHasNoSize {
+                table: self.table.to_string(),
+                column: column.to_owned(),
+                kind: found.kind.name(),
+            });
+        }
+        found.size = size;
+        Ok(())
+    }
+
+    /// The table's name.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The columns.
+    pub(super) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Most rows that the table may hold.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Where that column is.
+    pub(super) fn column_index(&self, column: &str) -> Result<usize, StoreError> {
+        self.columns.iter().position(|found| found.name == column).ok_or_else(|| StoreError::UnknownColumn {
+            table: self.table.to_string(),
+            column: column.to_owned(),
+            columns: self.columns.iter().map(|found| found.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Whether names and types of the columns are the same; sizes and capacity may differ.
+    pub(super) fn has_columns_of(&self, other: &Self) -> bool {
+        let columns = |schema: &Self| schema.columns.iter().map(|c| (c.name, c.kind)).collect::<Vec<_>>();
+        columns(self) == columns(other)
+    }
+
+    /// A row of zeros and empty values.
+    pub(super) fn zero_row(&self) -> Row {
+        self.columns.iter().map(|column| column.kind.zero()).collect()
+    }
+
+    /// The error for a row that the table can't take or give.
+    pub(super) fn error(&self, error: RowError) -> StoreError {
+        let table = self.table.to_string();
+        match error {
+            RowError::TooLong { column, size, limit } => {
+                StoreError::ValueTooLong { table, column, size, limit }
+            }
+            RowError::Other(reason) => StoreError::Row { table, reason },
+        }
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ ")?;
+        for (index, Column { name, kind, size }) in self.columns.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{name}: {}", kind.name())?;
+            if matches!(kind, ColumnType::Text | ColumnType::Bytes) {
+                write!(f, " of {size} bytes")?;
+            }
+        }
+        write!(f, " }} with capacity {}", self.capacity)
+    }
+}
+
+/// What one run of a row type's `Deserialize` told.
+#[derive(Default)]
+struct Heard {
+    /// The field whose type is asked for.
+    field: usize,
+    /// The names of the fields, once the type has said that it is a struct.
+    names: Option<&'static [&'static str]>,
+    /// The type that the field wants, or what it is that can't be a column.
+    column: Option<Result<ColumnType, String>>,
+}
+
+/// The names of the fields of `T`, or what it is instead of a struct with some.
+fn field_names<T: DeserializeOwned>() -> Result<&'static [&'static str], String> {
+    let mut heard = Heard { field: usize::MAX, ..Heard::default() };
+    let refused = T::deserialize(RowListener(&mut heard)).err();
+    match (heard.names, refused) {
+        (Some([]), _) => Err("one without fields".to_owned()),
+        (Some(names), _) => Ok(names),
+        (None, Some(RowError::Other(found))) => Err(found),
+        (None, _) => Err("a type that reads nothing".to_owned()),
+    }
+}
+
+/// The type of that field of `T`, or what it is instead of one that can be a column.
+fn column_type<T: DeserializeOwned>(field: usize) -> Result<ColumnType, String> {
+    let mut heard = Heard { field, ..Heard::default() };
+    // The run always ends early, and with an error that says nothing: what counts was heard before.
+    let _ = T::deserialize(RowListener(&mut heard));
+    heard.column.unwrap_or_else(|| Err("a field that its struct doesn't read".to_owned()))
+}
+
+/// Ends a run.
+fn stop() -> RowError {
+    RowError::Other("the run is over".to_owned())
+}
+
+/// Listens to what a row type wants.
+struct RowListener<'a>(&'a mut Heard);
+
+/// Deserializer methods that stand for something that a row can't be.
+macro_rules! refuse_row {
+    ($($method:ident($($arg:ident: $type:ty),*) $what:literal;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, $($arg: $type,)* _: V) -> Result<V::Value, RowError> {
+            Err(RowError::Other($what.to_owned()))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for RowListener<'_> {
+    type Error = RowError;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, RowError> {
+        self.0.names = Some(fields);
+        let name = fields.get(self.0.field).ok_or_else(stop)?;
+        visitor.visit_map(OneField { name: Some(name), heard: self.0 })
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, RowError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    refuse_row! {
+        deserialize_any() "a type of any shape";
+        deserialize_map() "a map (or a struct with #[serde(flatten)])";
+        deserialize_seq() "a sequence";
+        deserialize_option() "an Option";
+        deserialize_unit() "the unit type";
+        deserialize_unit_struct(_name: &'static str) "a struct without fields";
+        deserialize_tuple(_len: usize) "a tuple";
+        deserialize_tuple_struct(_name: &'static str, _len: usize) "a tuple struct";
+        deserialize_enum(_name: &'static str, _variants: &'static [&'static str]) "an enum";
+        deserialize_str() "a string";
+        deserialize_string() "a string";
+        deserialize_bytes() "bytes";
+        deserialize_byte_buf() "bytes";
+        deserialize_bool() "a bool";
+        deserialize_char() "a char";
+        deserialize_i8() "a number";
+        deserialize_i16() "a number";
+        deserialize_i32() "a number";
+        deserialize_i64() "a number";
+        deserialize_i128() "a number";
+        deserialize_u8() "a number";
+        deserialize_u16() "a number";
+        deserialize_u32() "a number";
+        deserialize_u64() "a number";
+        deserialize_u128() "a number";
+        deserialize_f32() "a number";
+        deserialize_f64() "a number";
+        deserialize_identifier() "an identifier";
+        deserialize_ignored_any() "a type that reads nothing";
+    }
+}
+
+/// A struct's map with the one field that is asked for.
+struct OneField<'a> {
+    /// The field's name; taken when its key is read.
+    name: Option<&'static str>,
+    /// Where to note its type.
+    heard: &'a mut Heard,
+}
+
+impl<'de> de::MapAccess<'de> for OneField<'_> {
+    type Error = RowError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, RowError> {
+        let name = self.name.take().ok_or_else(stop)?;
+        seed.deserialize(name.into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, RowError> {
+        seed.deserialize(ColumnListener(&mut self.heard.column))
+    }
+}
+
+/// Listens to what a field wants, and answers with a zero or something empty.
+struct ColumnListener<'a>(&'a mut Option<Result<ColumnType, String>>);
+
+/// Deserializer methods that stand for a column type.
+macro_rules! hear {
+    ($($method:ident $kind:ident $visit:ident($zero:expr);)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
+            *self.0 = Some(Ok(ColumnType::$kind));
+            visitor.$visit($zero)
+        }
+    )*};
+}
+
+/// Deserializer methods that stand for something that a column can't be.
+macro_rules! refuse_column {
+    ($($method:ident($($arg:ident: $type:ty),*) $what:literal;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, $($arg: $type,)* _: V) -> Result<V::Value, RowError> {
+            *self.0 = Some(Err($what.to_owned()));
+            Err(stop())
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for ColumnListener<'_> {
+    type Error = RowError;
+
+    hear! {
+        deserialize_bool Bool visit_bool(false);
+        deserialize_i8 I8 visit_i8(0);
+        deserialize_i16 I16 visit_i16(0);
+        deserialize_i32 I32 visit_i32(0);
+        deserialize_i64 I64 visit_i64(0);
+        deserialize_u8 U8 visit_u8(0);
+        deserialize_u16 U16 visit_u16(0);
+        deserialize_u32 U32 visit_u32(0);
+        deserialize_u64 U64 visit_u64(0);
+        deserialize_f32 F32 visit_f32(0.0);
+        deserialize_f64 F64 visit_f64(0.0);
+        deserialize_str Text visit_str("");
+        deserialize_string Text visit_str("");
+        deserialize_bytes Bytes visit_bytes(&[]);
+        deserialize_byte_buf Bytes visit_bytes(&[]);
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, RowError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
+        let mut item = None;
+        let ended = visitor.visit_seq(OneItem { done: false, item: &mut item });
+        *self.0 = Some(match item {
+            Some(Ok(ColumnType::U8)) => Ok(ColumnType::Bytes),
+            Some(Ok(other)) => Err(format!("a sequence of {}", other.name())),
+            Some(Err(other)) => Err(format!("a sequence with {other} in it")),
+            None => Err("a sequence".to_owned()),
+        });
+        ended
+    }
+
+    refuse_column! {
+        deserialize_any() "a value of any shape";
+        deserialize_option() "an Option (choose a value of the type that stands for none)";
+        deserialize_map() "a map";
+        deserialize_struct(_name: &'static str, _fields: &'static [&'static str]) "a struct";
+        deserialize_enum(_name: &'static str, _variants: &'static [&'static str]) "an enum";
+        deserialize_tuple(_len: usize) "a tuple or an array";
+        deserialize_tuple_struct(_name: &'static str, _len: usize) "a tuple struct";
+        deserialize_unit() "the unit type";
+        deserialize_unit_struct(_name: &'static str) "a struct without fields";
+        deserialize_char() "a char";
+        deserialize_i128() "an i128";
+        deserialize_u128() "a u128";
+        deserialize_identifier() "an identifier";
+        deserialize_ignored_any() "a field that is not read";
+    }
+}
+
+/// A sequence of one item.
+struct OneItem<'a> {
+    /// Whether the item was read.
+    done: bool,
+    /// Where to note the item's type.
+    item: &'a mut Option<Result<ColumnType, String>>,
+}
+
+impl<'de> de::SeqAccess<'de> for OneItem<'_> {
+    type Error = RowError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, RowError> {
+        if std::mem::replace(&mut self.done, true) {
+            return Ok(None);
+        }
+        seed.deserialize(ColumnListener(self.item)).map(Some)
+    }
+}

@@ -1,0 +1,298 @@
+//! What can't be seen from outside: observers, versions, expiry by a clock of the test's own, forgotten counters.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Counter, CounterObserver, Observation, Store, Table, TableBuilder, memory::Memory};
+
+/// A clock that stands still until the test moves it.
+#[derive(Clone)]
+struct TestClock {
+    /// Where it began.
+    start: Instant,
+    /// Milliseconds since.
+    elapsed: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    fn new() -> Self {
+        Self { start: Instant::now(), elapsed: Arc::default() }
+    }
+
+    fn advance(&self, milliseconds: u64) {
+        self.elapsed.fetch_add(milliseconds, Relaxed);
+    }
+
+    fn memory(&self) -> Memory {
+        let clock = self.clone();
+        Memory::with_clock(Arc::new(move || clock.start + Duration::from_millis(clock.elapsed.load(Relaxed))))
+    }
+}
+
+/// What a counter's observer was told.
+type Log = Arc<Mutex<Vec<(i64, u64)>>>;
+
+/// Writes down what the counter tells.
+fn watch(counter: &Counter) -> (Observation, Log) {
+    let log = Log::default();
+    let writer = Arc::clone(&log);
+    let observer: Arc<CounterObserver> = Arc::new(move |value, version| writer.lock().push((value, version)));
+    (counter.observe(observer).unwrap(), log)
+}
+
+#[tokio::test]
+async fn a_counter_expires_by_the_clock() {
+    let clock = TestClock::new();
+    let counter = Store::with(clock.memory()).counter("a");
+    let (_observation, log) = watch(&counter);
+    assert_eq!(counter.add(5).await.unwrap(), 5);
+    assert_eq!(counter.expire(Duration::from_millis(100)).await.unwrap(), 5);
+    clock.advance(99);
+    assert_eq!(counter.increment().await.unwrap(), 6, "an addition keeps the expiry");
+    clock.advance(1);
+    assert_eq!(log.lock().len(), 2, "nobody has looked yet");
+    assert_eq!(counter.increment().await.unwrap(), 1);
+    assert_eq!(*log.lock(), [(5, 1), (6, 2), (0, 3), (1, 4)]);
+    clock.advance(1_000_000);
+    assert_eq!(counter.get().await.unwrap(), 1, "it expires once");
+}
+
+#[tokio::test]
+async fn writes_end_the_expiry_and_a_second_expire_replaces_the_first() {
+    let clock = TestClock::new();
+    let counter = Store::with(clock.memory()).counter("a");
+    let soon = Duration::from_millis(10);
+    counter.expire(soon).await.unwrap();
+    counter.set(1).await.unwrap();
+    clock.advance(20);
+    assert_eq!(counter.get().await.unwrap(), 1);
+    counter.expire(soon).await.unwrap();
+    assert_eq!(counter.compare_and_set(1, 2).await.unwrap(), Ok(2));
+    clock.advance(20);
+    assert_eq!(counter.get().await.unwrap(), 2);
+    counter.expire(soon).await.unwrap();
+    assert_eq!(counter.compare_and_set(1, 3).await.unwrap(), Err(2), "a refused one changes nothing");
+    counter.expire(Duration::from_millis(30)).await.unwrap();
+    clock.advance(20);
+    assert_eq!(counter.get().await.unwrap(), 2);
+    clock.advance(10);
+    assert_eq!(counter.inspect(|value, _| value).unwrap(), 0);
+    counter.set(4).await.unwrap();
+    counter.expire(Duration::MAX).await.unwrap();
+    clock.advance(1 << 40);
+    assert_eq!(counter.get().await.unwrap(), 4, "too long for the clock means never");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn observers_see_each_version_in_order() {
+    let store = Store::memory();
+    let counter = store.counter("a");
+    let (_first, log) = watch(&counter);
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let counter = store.counter("a");
+            tokio::spawn(async move {
+                for step in 0..500 {
+                    match (task + step) % 3 {
+                        0 => counter.set(step).await.unwrap(),
+                        1 => counter.increment().await.unwrap(),
+                        _ => counter.increment_bounded(100).await.unwrap().unwrap_or(0),
+                    };
+                }
+            })
+        })
+        .collect();
+    // A late observer: what it is told continues what it has inspected, without a gap.
+    let (_late, late) = watch(&counter);
+    let (value, version) = counter.inspect(|value, version| (value, version)).unwrap();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let log = log.lock();
+    assert!(log.iter().map(|(_, version)| *version).eq(1..=log.len() as u64));
+    assert_eq!(log.last().copied(), Some(counter.inspect(|value, version| (value, version)).unwrap()));
+    if version > 0 {
+        assert_eq!(log[version as usize - 1], (value, version));
+    }
+    let late = late.lock();
+    assert_eq!(late[..], log[log.len() - late.len()..]);
+}
+
+#[tokio::test]
+async fn only_what_happened_is_observed_and_only_while_observed() {
+    let counter = Store::memory().counter("a");
+    let (observation, log) = watch(&counter);
+    counter.set(i64::MAX).await.unwrap();
+    assert!(counter.increment().await.is_err());
+    assert_eq!(counter.compare_and_set(1, 2).await.unwrap(), Err(i64::MAX));
+    assert_eq!(counter.increment_bounded(i64::MAX).await.unwrap(), None);
+    counter.get().await.unwrap();
+    assert_eq!(counter.inspect(|value, version| (value, version)).unwrap(), (i64::MAX, 1));
+    counter.reset().await.unwrap();
+    counter.reset().await.unwrap();
+    drop(observation);
+    counter.increment().await.unwrap();
+    assert_eq!(*log.lock(), [(i64::MAX, 1), (0, 2), (0, 3)]);
+    assert_eq!(counter.inspect(|_, version| version).unwrap(), 4);
+    assert_eq!(Arc::strong_count(&log), 1, "the observer went with its observation");
+}
+
+#[tokio::test]
+async fn an_observation_may_be_dropped_by_the_observer() {
+    let counter = Store::memory().counter("a");
+    let slot: Arc<Mutex<Option<Observation>>> = Arc::default();
+    let (own, calls) = (Arc::clone(&slot), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&calls);
+    let observer = Arc::new(move |_, _| {
+        count.fetch_add(1, Relaxed);
+        own.lock().take();
+    });
+    *slot.lock() = Some(counter.observe(observer).unwrap());
+    counter.increment().await.unwrap();
+    counter.increment().await.unwrap();
+    assert_eq!(calls.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn counters_that_nobody_needs_are_forgotten_and_versions_go_on() {
+    let clock = TestClock::new();
+    let memory = Arc::new(clock.memory());
+    for i in 0..20_000 {
+        let counter = Counter::new("x", Some(memory.cell(&format!("ip:{i}"))));
+        counter.increment().await.unwrap();
+        counter.expire(Duration::from_millis(10)).await.unwrap();
+        clock.advance(1);
+    }
+    assert!(memory.kept() < 5_000, "{} counters are kept", memory.kept());
+
+    let held = Counter::new("held", Some(memory.cell("held")));
+    let observed = Counter::new("observed", Some(memory.cell("observed")));
+    let (_observation, log) = watch(&observed);
+    drop(observed);
+    let kept = Counter::new("kept", Some(memory.cell("kept")));
+    kept.set(7).await.unwrap();
+    drop(kept);
+    let gone = Counter::new("gone", Some(memory.cell("gone")));
+    gone.set(1).await.unwrap();
+    gone.reset().await.unwrap();
+    let version = gone.inspect(|_, version| version).unwrap();
+    drop(gone);
+    clock.advance(1_000_000);
+    for i in 0..20_000 {
+        memory.cell(&format!("other:{i}"));
+    }
+    held.increment().await.unwrap();
+    assert_eq!(Counter::new("held", Some(memory.cell("held"))).get().await.unwrap(), 1);
+    assert_eq!(Counter::new("kept", Some(memory.cell("kept"))).get().await.unwrap(), 7);
+    Counter::new("observed", Some(memory.cell("observed"))).increment().await.unwrap();
+    assert_eq!(log.lock().len(), 1);
+    let again = Counter::new("gone", Some(memory.cell("gone")));
+    assert!(again.inspect(|value, now| value == 0 && now > version).unwrap(), "its version never goes back");
+}
+
+/// A row with a column of each kind that prints differently.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+struct Sample {
+    big: u64,
+    small: i8,
+    on: bool,
+    ratio: f32,
+    name: String,
+    data: Vec<u8>,
+}
+
+/// A table of samples.
+fn samples() -> Table<Sample> {
+    TableBuilder::new(Store::memory(), "samples".into(), 1000).build().unwrap()
+}
+
+fn sample(big: u64) -> Sample {
+    Sample { big, small: -1, on: true, ratio: 0.1, name: "ü\"".into(), data: vec![0, 255] }
+}
+
+#[tokio::test]
+async fn a_tables_observers_see_rows_as_serde_would_write_them() {
+    let table = samples();
+    let log: Arc<Mutex<Vec<(String, String, u64)>>> = Arc::default();
+    let writer = Arc::clone(&log);
+    let observation = table.observe(Arc::new(move |key, row, version| {
+        writer.lock().push((key.to_owned(), serde_json::to_string(&row).unwrap(), version));
+    }));
+    table.set("a", &sample(u64::MAX)).await.unwrap();
+    table.decrement("a", "big", 1).await.unwrap();
+    table.set_many([("b", sample(1)), ("a", sample(2))]).await.unwrap();
+    assert!(table.increment("a", "small", 1000).await.is_err());
+    assert!(!table.delete("c").await.unwrap());
+    assert!(table.delete("b").await.unwrap());
+    assert!(table.compare_and_set("a", Some(&sample(2)), None).await.unwrap());
+    table.increment("d", "big", 9).await.unwrap();
+    assert_eq!(table.clear().await.unwrap(), 1);
+    drop(observation);
+    table.set("a", &sample(1)).await.unwrap();
+
+    let json = |row: &Sample| serde_json::to_string(row).unwrap();
+    let made = Sample { big: 9, small: 0, on: false, ratio: 0.0, name: String::new(), data: vec![] };
+    let expected = [
+        ("a", json(&sample(u64::MAX))),
+        ("a", json(&sample(u64::MAX - 1))),
+        ("b", json(&sample(1))),
+        ("a", json(&sample(2))),
+        ("b", "null".to_owned()),
+        ("a", "null".to_owned()),
+        ("d", json(&made)),
+        ("d", "null".to_owned()),
+    ];
+    let log = log.lock();
+    let seen: Vec<_> = log.iter().map(|(key, row, _)| (key.as_str(), row.clone())).collect();
+    assert_eq!(seen, expected);
+    assert!(log.iter().map(|(_, _, version)| *version).eq(1..=8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_tables_observers_see_each_rows_changes_in_order() {
+    let table = samples();
+    table.set("a", &sample(0)).await.unwrap();
+    table.set("b", &sample(0)).await.unwrap();
+    let log: Arc<Mutex<Vec<(String, u64, u64)>>> = Arc::default();
+    let writer = Arc::clone(&log);
+    let _observation = table.observe(Arc::new(move |key, row, version| {
+        let row = serde_json::to_value(row).unwrap();
+        writer.lock().push((key.to_owned(), row["big"].as_u64().unwrap(), version));
+    }));
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let table = table.clone();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    table.increment(if task % 2 == 0 { "a" } else { "b" }, "big", 1).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let log = log.lock();
+    for key in ["a", "b"] {
+        let of_key: Vec<_> = log.iter().filter(|(of, _, _)| of == key).collect();
+        assert!(of_key.iter().map(|(_, value, _)| *value).eq(1..=800));
+        assert!(of_key.is_sorted_by(|a, b| a.2 < b.2));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_come_later() {
+    let later: std::pin::Pin<Box<dyn Future<Output = crate::Result<i32>> + Send>> = Box::pin(async {
+        tokio::task::yield_now().await;
+        Ok(7)
+    });
+    assert_eq!(super::Reply::from(later).await.unwrap(), 7);
+}

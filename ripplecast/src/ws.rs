@@ -1,0 +1,220 @@
+//! WebSocket endpoints: three callbacks, on a path.
+//!
+//! For small things there are [closures](handlers), for larger ones a [type](Handler) with three methods; an
+//! [`Endpoint`] adds settings and hooks to either.
+
+pub mod codec;
+mod handlers;
+mod handshake;
+mod origin;
+mod upgrade;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{response::IntoResponse, routing::MethodRouter};
+
+use crate::{
+    Accept, Hub, Overflow, Request,
+    hub::{Profile, Route, callbacks},
+    limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL},
+    request::{Hook, hook},
+};
+
+pub use self::{
+    handlers::{Handler, Handlers, Outcome, handlers},
+    origin::OriginPolicy,
+};
+
+/// An endpoint: a handler with its settings and hooks. All settings have safe defaults.
+///
+/// ```
+/// use std::time::Duration;
+/// use ripplecast::{Connection, Frame, Overflow, ws};
+///
+/// let echo = ws::handlers().on_message(|conn: Connection, frame: Frame| async move { conn.push(frame).ignore() });
+/// let endpoint = ws::endpoint(echo)
+///     .max_message(64 * 1024)
+///     .ping_interval(Duration::from_secs(15))
+///     .overflow(Overflow::DropOldest);
+/// # let _ = endpoint;
+/// ```
+#[derive(Clone)]
+#[must_use = "an endpoint does nothing until it is given to App::ws or Hub::ws"]
+pub struct Endpoint<H> {
+    /// The three callbacks.
+    handler: Arc<H>,
+    /// Longest message, in bytes.
+    max_message: usize,
+    /// Time in which a message must be complete.
+    message_timeout: Duration,
+    /// Silence after which a ping is sent.
+    ping_interval: Option<Duration>,
+    /// Limit of an outbox, and what happens beyond it.
+    profile: Profile,
+    /// Which pages may connect.
+    origins: OriginPolicy,
+    /// Subprotocols that the endpoint speaks, by preference.
+    subprotocols: Vec<String>,
+    /// Accepts or refuses a request.
+    hook: Option<Hook>,
+}
+
+/// An endpoint with the default settings.
+pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
+    Endpoint {
+        handler: Arc::new(handler),
+        max_message: MAX_MESSAGE,
+        message_timeout: MESSAGE_TIMEOUT,
+        ping_interval: Some(PING_INTERVAL),
+        profile: Profile { outbox: OUTBOX, overflow: Overflow::default() },
+        origins: OriginPolicy::default(),
+        subprotocols: Vec::new(),
+        hook: None,
+    }
+}
+
+impl<H: Handler> Endpoint<H> {
+    /// Looks at the whole request before the upgrade, and accepts it or refuses it with any response: a session may be
+    /// looked up, a token checked, a user kept with the connection. It runs after the check of the origin.
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use ripplecast::{Accept, Request, ws};
+    ///
+    /// let endpoint = ws::endpoint(ws::handlers()).on_upgrade(|request: Request| async move {
+    ///     match request.cookie("session") {
+    ///         Some(_) => Ok(Accept::new()),
+    ///         None => Err((StatusCode::UNAUTHORIZED, "Log in first.")),
+    ///     }
+    /// });
+    /// # let _ = endpoint;
+    /// ```
+    pub fn on_upgrade<F, Fut, R>(mut self, accept: F) -> Self
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Accept, R>> + Send + 'static,
+        R: IntoResponse,
+    {
+        self.hook = Some(hook(accept));
+        self
+    }
+
+    /// Longest message taken, in bytes; default 1 MiB. A longer one closes its connection with 1009, before it is read.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Time in which a frame or message that was begun must be complete; default 30 s. After that its connection is
+    /// closed with 1008.
+    pub fn message_timeout(mut self, time: Duration) -> Self {
+        self.message_timeout = time;
+        self
+    }
+
+    /// Silence after which a ping is sent; default 25 s, zero for no pings. After two unanswered ones, in three intervals
+    /// that is, the peer counts as gone.
+    pub fn ping_interval(mut self, time: Duration) -> Self {
+        self.ping_interval = Some(time).filter(|time| !time.is_zero());
+        self
+    }
+
+    /// Bytes that may wait for a peer which reads too slowly; default 1 MiB. A single frame may exceed it.
+    pub fn outbox(mut self, bytes: usize) -> Self {
+        self.profile.outbox = bytes;
+        self
+    }
+
+    /// What happens when the outbox is full; default [`Overflow::Disconnect`].
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.profile.overflow = overflow;
+        self
+    }
+
+    /// Which web pages may connect; default [`OriginPolicy::Same`]. Others get 403 before the upgrade.
+    pub fn origins(mut self, origins: OriginPolicy) -> Self {
+        self.origins = origins;
+        self
+    }
+
+    /// Subprotocols that the endpoint speaks, the preferred one first. The first one that a client offers is chosen.
+    pub fn subprotocols<P: Into<String>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.subprotocols = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What the shards need to know of it.
+    fn route(&self, hub: &Hub) -> Route {
+        let handler = self.handler.clone();
+        Route {
+            id: hub.next_route(),
+            name: std::any::type_name::<H>().to_owned(),
+            max_message: self.max_message,
+            message_timeout: self.message_timeout,
+            ping_interval: self.ping_interval,
+            profile: self.profile,
+            callbacks: Box::new(move || callbacks(handler.clone())),
+        }
+    }
+}
+
+impl<H> std::fmt::Debug for Endpoint<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("max_message", &self.max_message)
+            .field("message_timeout", &self.message_timeout)
+            .field("ping_interval", &self.ping_interval)
+            .field("outbox", &self.profile.outbox)
+            .field("overflow", &self.profile.overflow)
+            .field("origins", &self.origins)
+            .field("subprotocols", &self.subprotocols)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What can be put on a path: an [`Endpoint`], or a [`Handler`] with the default settings.
+pub trait IntoEndpoint {
+    /// Its handler.
+    type Handler: Handler;
+
+    /// As an endpoint.
+    fn into_endpoint(self) -> Endpoint<Self::Handler>;
+}
+
+impl<H: Handler> IntoEndpoint for H {
+    type Handler = H;
+
+    fn into_endpoint(self) -> Endpoint<H> {
+        endpoint(self)
+    }
+}
+
+impl<H: Handler> IntoEndpoint for Endpoint<H> {
+    type Handler = H;
+
+    fn into_endpoint(self) -> Self {
+        self
+    }
+}
+
+impl Hub {
+    /// A WebSocket endpoint, as a route of any axum application, served by its own `axum::serve`.
+    ///
+    /// A request that is no upgrade is answered with what it should have been: 405, 426 or 400. Where the server beneath
+    /// has the raw TCP socket, it is taken; elsewhere (TLS, HTTP/2) the connection is driven by a task of its own, and
+    /// behaves alike.
+    pub fn ws<S>(&self, endpoint: impl IntoEndpoint) -> MethodRouter<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let endpoint = endpoint.into_endpoint();
+        let gate = Arc::new(upgrade::Gate {
+            hub: self.clone(),
+            route: Arc::new(endpoint.route(self)),
+            origins: endpoint.origins,
+            subprotocols: endpoint.subprotocols,
+            hook: endpoint.hook,
+        });
+        axum::routing::any(move |request: axum::extract::Request| upgrade::upgrade(gate.clone(), request))
+    }
+}

@@ -1,0 +1,135 @@
+//! The way of a socket from the HTTP server to a shard.
+
+use std::{io, net::TcpStream as StdTcpStream, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::{
+    Accept, Hub, Request,
+    driven,
+    hub::{Adoption, Command, Dialect, Permit, Route},
+    request::{self, Hook, admit, plain},
+};
+
+use super::{handshake, origin, origin::OriginPolicy};
+
+/// What stands before an endpoint.
+pub(super) struct Gate {
+    /// Where connections go.
+    pub(super) hub: Hub,
+    /// The endpoint, as the shards know it.
+    pub(super) route: Arc<Route>,
+    /// Which pages may connect.
+    pub(super) origins: OriginPolicy,
+    /// Subprotocols, by preference.
+    pub(super) subprotocols: Vec<String>,
+    /// Accepts or refuses a request.
+    pub(super) hook: Option<Hook>,
+}
+
+/// Answers an upgrade request, and sends the socket on its way.
+pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> Response {
+    let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
+        Ok(handshake) => handshake,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let (parts, _) = request.into_parts();
+    let peer = request::peer(&gate.hub, &parts);
+    if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
+        return plain(403, "This page may not connect: its origin is not that of the server, and not allowed by it.\n");
+    }
+    let permit = match admit(&gate.hub, &peer) {
+        Ok(permit) => permit,
+        Err(response) => return response,
+    };
+    let accept = match &gate.hook {
+        None => Accept::new(),
+        Some(hook) => match hook(Request::new(&gate.hub, parts).await).await {
+            Ok(accept) => accept,
+            Err(response) => return response,
+        },
+    };
+    let chosen = match &accept.subprotocol {
+        Some(own) => handshake.protocols.iter().find(|offered| *offered == own).map(String::as_str),
+        None => handshake::choose(&handshake.protocols, &gate.subprotocols),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, handshake.accept);
+    if let Some(protocol) = chosen.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    tokio::spawn(take_over(gate, on_upgrade, permit, accept));
+    response
+}
+
+/// Whether the request comes from a page that may connect, or from no page at all.
+fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option<&str>) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = origins.next();
+    if origins.next().is_some() {
+        return *policy == OriginPolicy::Any;
+    }
+    origin::allowed(policy, origin, host)
+}
+
+/// Hands the socket to a shard once hyper has let go of it.
+async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accept: Accept) {
+    let upgraded = match on_upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "a peer went during its upgrade");
+            return;
+        }
+    };
+    let (wire, rest) = match take_socket(upgraded) {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "an upgraded connection could not be taken over");
+            return;
+        }
+    };
+    let adoption = Adoption {
+        wire,
+        rest,
+        preface: Bytes::new(),
+        dialect: Dialect::WebSocket,
+        route: gate.route.clone(),
+        permit,
+        states: accept.states,
+    };
+    gate.hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
+}
+
+/// The raw socket, with what was read from it already; or one that is driven, where there is none to take.
+fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
+    // Our own server serves the socket itself; `axum::serve` has hyper-util's server between, which wraps it.
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok((raw(parts.io)?, parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => Ok((raw(parts.io)?, parts.read_buf)),
+        Err(upgraded) => Ok((driven::drive(TokioIo::new(upgraded))?, Bytes::new())),
+    }
+}
+
+/// Takes a socket away from tokio, so that its wakers let go of hyper's finished task.
+fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
+    let socket = socket.into_inner();
+    socket.set_nodelay(true)?;
+    socket.into_std()
+}

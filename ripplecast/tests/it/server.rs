@@ -1,0 +1,255 @@
+//! The accept loop, seen from outside: heads that are slow, large or broken, keep-alive, and shutdown.
+
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{extract::ConnectInfo, routing::get};
+use ripplecast::{App, AppBuilder};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
+
+const GET: &[u8] = b"GET /hello HTTP/1.1\r\nhost: here\r\n\r\n";
+/// Far longer than anything here takes, so that a hang fails instead of waiting for the harness.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server with two routes: `/hello` says who asks, `/slow` answers when told to.
+struct Server {
+    addr: SocketAddr,
+    /// Told when `/slow` has begun.
+    begun: Arc<Notify>,
+    /// Lets `/slow` answer.
+    go_on: Arc<Notify>,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(settings: impl FnOnce(AppBuilder) -> AppBuilder) -> Self {
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let slow = async move || {
+            tell.notify_one();
+            wait.notified().await;
+            "slow"
+        };
+        let hello = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {peer}");
+        let app = settings(App::builder()).build().await.unwrap();
+        let app = app.route("/hello", get(hello)).route("/slow", get(slow));
+        let bound = app.bind(("127.0.0.1".parse().unwrap(), 0)).await.unwrap();
+        let addr = bound.local_addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let ended = tokio::spawn(async { bound.serve_with_shutdown(shutdown).await.unwrap() });
+        Self { addr, begun, go_on, stop, ended }
+    }
+
+    async fn client(&self) -> Client {
+        Client(TcpStream::connect(self.addr).await.unwrap())
+    }
+
+    /// Checks that the server still serves.
+    async fn check(&self) {
+        let mut client = self.client().await;
+        client.send(GET).await;
+        assert!(client.answer().await.contains("\r\n\r\nhello"));
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        patiently(self.ended).await.unwrap();
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// One whole answer, and not a byte of the next.
+    async fn answer(&mut self) -> String {
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\n") {
+            got.push(patiently(self.0.read_u8()).await.unwrap());
+        }
+        let head = String::from_utf8(got).unwrap();
+        let length = head.split_once("content-length: ").unwrap().1.split_once("\r\n").unwrap().0;
+        let mut body = vec![0; length.parse().unwrap()];
+        patiently(self.0.read_exact(&mut body)).await.unwrap();
+        head + std::str::from_utf8(&body).unwrap()
+    }
+
+    /// Everything until the server closes or resets the connection.
+    async fn rest(mut self) -> String {
+        let mut got = Vec::new();
+        while let Ok(1..) = patiently(self.0.read_buf(&mut got)).await {}
+        String::from_utf8(got).unwrap()
+    }
+}
+
+async fn patiently<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+}
+
+#[tokio::test]
+async fn half_a_head_is_cut_off_after_the_header_timeout() {
+    let limit = Duration::from_millis(150);
+    let server = Server::start(|app| app.header_timeout(limit)).await;
+    for part in ["", "G", "GET /hello HTTP/1.1\r\n", "GET /hello HTTP/1.1\r\nhost: here\r\n"] {
+        let begin = Instant::now();
+        let mut client = server.client().await;
+        client.send(part.as_bytes()).await;
+        assert!(!client.rest().await.contains("200 OK"), "{part:?}");
+        assert!(begin.elapsed() >= limit, "{part:?} was cut off early");
+    }
+    server.check().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn dripping_bytes_does_not_extend_the_header_timeout() {
+    let server = Server::start(|app| app.header_timeout(Duration::from_millis(150))).await;
+    let (mut read, mut write) = server.client().await.0.into_split();
+    let drip = tokio::spawn(async move {
+        while write.write_all(b"x-drip: 1\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut got = Vec::new();
+    while let Ok(1..) = patiently(read.read_buf(&mut got)).await {}
+    patiently(drip).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start(|app| app.max_header(4096)).await;
+    let head = |filler: usize| {
+        let filler = "a".repeat(filler);
+        format!("GET /hello HTTP/1.1\r\nhost: here\r\nx-filler: {filler}\r\n\r\n").into_bytes()
+    };
+    let mut client = server.client().await;
+    client.send(&head(4096)).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // The server closes before it has read all of this, and the reset may overtake its answer.
+    let mut client = server.client().await;
+    let _ = client.0.write_all(&head(1_000_000)).await;
+    let answer = client.rest().await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // Never finished: nothing is kept beyond the limit.
+    let mut client = server.client().await;
+    client.send(b"GET /hello HTTP/1.1\r\nx-filler: ").await;
+    while client.0.write_all(&[b'a'; 1024]).await.is_ok() {}
+
+    let mut client = server.client().await;
+    client.send(&head(3900)).await;
+    assert!(client.answer().await.contains("\r\n\r\nhello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_knows_its_peer() {
+    let server = Server::start(|app| app).await;
+    let mut client = server.client().await;
+    let hello = format!("hello {}", client.0.local_addr().unwrap());
+    for _ in 0..3 {
+        client.send(GET).await;
+        assert!(client.answer().await.ends_with(&hello));
+    }
+    // Two at once, answered in turn.
+    client.send(&[GET, GET].concat()).await;
+    for _ in 0..2 {
+        assert!(client.answer().await.ends_with(&hello));
+    }
+    client.send(b"GET /hello HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").await;
+    assert!(client.rest().await.ends_with(&hello));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_break_off_or_talk_nonsense_harm_nobody() {
+    let server = Server::start(|app| app).await;
+    for _ in 0..50 {
+        let client = server.client().await;
+        // Closing with a reset, before or after it was accepted.
+        client.0.set_zero_linger().unwrap();
+        drop(client);
+        let mut client = server.client().await;
+        client.send(b"GET /slow HTT").await;
+        client.0.set_zero_linger().unwrap();
+    }
+    for nonsense in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\0\0\0\0\r\n\r\n", b"SSH-2.0-x\r\n\r\n"]
+    {
+        let mut client = server.client().await;
+        client.send(nonsense).await;
+        let answer = client.rest().await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    server.check().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn shutdown_lets_a_request_finish_and_closes_what_is_idle() {
+    let server = Server::start(|app| app).await;
+    let mut busy = server.client().await;
+    busy.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    server.begun.notified().await;
+
+    let mut idle = server.client().await;
+    idle.send(GET).await;
+    assert!(idle.answer().await.contains("\r\n\r\nhello"));
+    let mut half = server.client().await;
+    half.send(b"GET /hello HTTP/1.1\r\nho").await;
+    let mut second_half = server.client().await;
+    second_half.send(GET).await;
+    assert!(second_half.answer().await.contains("\r\n\r\nhello"));
+    second_half.send(b"GET /hello HTTP/1.1\r\nho").await;
+    let silent = server.client().await;
+    // By now the loop has accepted all of them.
+    server.check().await;
+
+    let (addr, go_on) = (server.addr, Arc::clone(&server.go_on));
+    let stopping = tokio::spawn(server.stop());
+    // These end although the request in flight still holds the shutdown up.
+    for client in [idle, half, second_half, silent] {
+        assert_eq!(client.rest().await, "");
+    }
+    assert!(TcpStream::connect(addr).await.is_err(), "still listening");
+    assert!(!stopping.is_finished(), "the request in flight was not waited for");
+    go_on.notify_one();
+    let answer = busy.rest().await;
+    assert!(answer.contains("connection: close") && answer.ends_with("slow"), "{answer}");
+    patiently(stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_takes_only_its_own_connection() {
+    let app = App::builder().build().await.unwrap();
+    let app = app
+        .route("/panic", get(async || -> () { panic!("a test's own panic") }))
+        .route("/hello", get("hello"));
+    let bound = app.bind(("127.0.0.1".parse().unwrap(), 0)).await.unwrap();
+    let addr = bound.local_addr();
+    let serving = tokio::spawn(bound.serve_with_shutdown(pending()));
+    let mut client = Client(TcpStream::connect(addr).await.unwrap());
+    client.send(b"GET /panic HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    assert_eq!(client.rest().await, "");
+    let mut client = Client(TcpStream::connect(addr).await.unwrap());
+    client.send(GET).await;
+    assert!(client.answer().await.contains("\r\n\r\nhello"));
+    serving.abort();
+}

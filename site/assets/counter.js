@@ -1,0 +1,122 @@
+// The live counter: one WebSocket, kept alive and re-opened whenever it drops. No library.
+
+const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
+const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
+const ANSWER_WITHIN = 10_000; // ms: no answer for this long means the connection is dead
+
+const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+const url = `${scheme}//${location.host}/ws/counter-demo`;
+const at = (id) => document.getElementById(id);
+
+let socket = null; // the socket that is open or opening; null while we wait
+let attempts = 0; // failures in a row, which make the next wait longer
+let heartbeat, deadline, countdown; // timers
+let pinged = null; // when the ping still unanswered was sent
+
+function connect() {
+  letGo();
+  say("connecting");
+  socket = new WebSocket(url);
+  socket.onopen = () => {
+    say("connected");
+    clearTimeout(deadline);
+    heartbeat = setInterval(ping, PING_EVERY);
+    ping();
+    socket.send("tabs"); // tell me how many we are
+  };
+  socket.onmessage = ({ data }) => (data === "pong" ? pong() : show(JSON.parse(data)));
+  socket.onclose = retryLater; // an error is always followed by a close
+  deadline = setTimeout(retryLater, ANSWER_WITHIN);
+}
+
+// What the server says is what we show. It sends the current value as soon as a socket opens,
+// so a tab that was away catches up without asking.
+function show({ value, tabs }) {
+  if (value !== undefined) {
+    attempts = 0;
+    write("value", value);
+    write("problem", "");
+  }
+  if (tabs !== undefined) write("tabs", tabs);
+}
+
+// A network can vanish without a word: no close ever comes. Only an unanswered ping tells.
+function ping() {
+  if (pinged !== null) return;
+  pinged = performance.now();
+  deadline = setTimeout(connect, ANSWER_WITHIN);
+  socket.send("ping");
+}
+
+function pong() {
+  clearTimeout(deadline);
+  write("rtt", `${(performance.now() - pinged).toFixed(1)} ms`);
+  pinged = null;
+}
+
+// Wait longer after each failure, and a random part of that, so that a thousand tabs
+// do not all return in the same instant.
+function retryLater() {
+  letGo();
+  const wait = Math.random() * Math.min(RETRY_MAX, 1000 * 2 ** attempts++);
+  const until = performance.now() + wait;
+  (function tick() {
+    const left = until - performance.now();
+    if (left <= 0) return connect();
+    say("reconnecting", ` in ${Math.ceil(left / 1000)} s`);
+    countdown = setTimeout(tick, left % 1000);
+  })();
+}
+
+// Stop every timer and forget the socket: whatever it still has to say is not heard.
+function letGo() {
+  clearInterval(heartbeat);
+  clearTimeout(deadline);
+  clearTimeout(countdown);
+  pinged = null;
+  write("tabs", "–");
+  write("rtt", "–");
+  if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
+  socket?.close();
+  socket = null;
+}
+
+// Something changed in our favour: do not sit out the wait, and do not trust an old connection.
+function wake() {
+  if (!socket) connect();
+  else if (socket.readyState === WebSocket.OPEN) ping();
+}
+
+addEventListener("online", wake);
+document.addEventListener("visibilitychange", () => document.hidden || wake());
+addEventListener("pagehide", letGo); // the page may sleep in the back/forward cache…
+addEventListener("pageshow", (event) => event.persisted && wake()); // …and wake again
+
+// The buttons do not touch the number. They ask the server, and the answer comes to every tab.
+async function post(label, path) {
+  wake(); // someone is here and waiting
+  try {
+    const response = await fetch(path, { method: "POST" });
+    if (!response.ok) throw new Error(`the server answered ${response.status}`);
+    write("problem", "");
+  } catch (error) {
+    const why = error instanceof TypeError ? "no connection" : error.message;
+    write("problem", `${label} failed: ${why}`);
+  }
+}
+
+at("bump").onclick = () => post("+1", "/api/counter/bump");
+at("reset").onclick = () => post("Reset", "/api/counter/reset");
+
+function say(state, rest = "") {
+  at("counter").dataset.state = state;
+  write("state", state);
+  write("countdown", rest);
+}
+
+// Writing an unchanged text would make a screen reader say it again.
+function write(id, text) {
+  if (at(id).textContent !== `${text}`) at(id).textContent = text;
+}
+
+connect();

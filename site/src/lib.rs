@@ -1,0 +1,55 @@
+//! The lesson and demo pages of Ripplecast, embedded in the binary and served as a plain [`axum::Router`].
+//!
+//! The pages only show; whatever moves on them comes from endpoints that the host adds beside this router
+//! (`/ws/counter-demo`, `/api/counter/…`).
+//!
+//! ```
+//! let app: axum::Router = axum::Router::new().merge(ripplecast_site::router());
+//! ```
+
+mod assets;
+mod highlight;
+mod pages;
+mod reply;
+
+use axum::{
+    Router,
+    http::{
+        HeaderValue,
+        header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::map_response,
+    response::{Redirect, Response},
+    routing::get,
+};
+
+/// Everything comes from our own origin, the WebSocket too; nothing is inline, and nobody may frame us.
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
+
+/// The pages, their assets, and a 404 page as the fallback.
+///
+/// The headers set here are on this router's own responses only, so merging it changes nothing about other routes. A router that
+/// it is merged into must not have a fallback of its own: axum allows one.
+pub fn router() -> Router {
+    Router::new()
+        .route("/", get(|| async { Redirect::temporary(pages::LESSON) }))
+        .route(pages::LESSON, get(pages::lesson))
+        .route("/assets/{name}", get(assets::serve))
+        // Browsers ask for this by themselves beside anything that isn't a page, such as a bare JSON answer.
+        .route("/favicon.ico", get(|| async { Redirect::permanent("/assets/favicon.svg") }))
+        .fallback(pages::not_found)
+        .layer(map_response(protect))
+}
+
+/// Sets the headers that every response of the site carries.
+async fn protect(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+
+use crate::{assets, pages, router};
+
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: impl header::AsHeaderName) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+async fn send(request: Request<Body>) -> Answer {
+    let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
+    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+async fn get(path: &str) -> Answer {
+    send(Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn the_root_leads_to_the_lesson() {
+    let answer = get("/").await;
+    assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(answer.header(header::LOCATION), "/learn/websocket");
+}
+
+#[tokio::test]
+async fn pages_carry_the_headers_that_protect_them() {
+    for path in ["/", "/learn/websocket", "/assets/counter.js", "/no/such/page"] {
+        let answer = get(path).await;
+        let policy = answer.header(header::CONTENT_SECURITY_POLICY);
+        assert!(policy.starts_with("default-src 'self';"), "{path}");
+        assert!(!policy.contains("unsafe"), "{path}");
+        assert_eq!(answer.header(header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
+        assert_eq!(answer.header(header::REFERRER_POLICY), "same-origin", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_lesson_shows_both_sources_escaped() {
+    let answer = get(pages::LESSON).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header(header::CONTENT_TYPE), "text/html; charset=utf-8");
+    for (source, prefix) in [(pages::COUNTER_RS, "server"), (assets::COUNTER_JS, "browser")] {
+        assert!(
+            answer.body.contains(&format!("id=\"{prefix}-{}\"", source.lines().count())),
+            "the last line of {prefix}"
+        );
+    }
+    assert!(answer.body.contains("=&gt;"), "the arrows of the sources");
+    assert!(!answer.body.contains("=>"), "a character that was not escaped");
+}
+
+#[tokio::test]
+async fn the_lesson_has_nothing_inline_and_one_status() {
+    let page = get(pages::LESSON).await.body;
+    assert_eq!(page.matches("role=\"status\"").count(), 1);
+    assert!(!page.contains("<output"));
+    assert!(!page.contains("<style") && !page.contains(" style="));
+    assert!(!page.contains(" onclick="));
+    for script in page.split("<script").skip(1) {
+        assert!(script.contains("src=\"/assets/") && script.contains("\"></script>"), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn every_asset_that_a_page_names_is_there_and_may_be_kept() {
+    let page = get(pages::LESSON).await.body;
+    let urls: Vec<&str> = page.split('"').filter(|text| text.starts_with("/assets/")).collect();
+    assert_eq!(urls.len(), 4, "{urls:?}");
+    for url in urls {
+        let answer = get(url).await;
+        assert_eq!(answer.status, StatusCode::OK, "{url}");
+        assert_eq!(answer.header(header::CACHE_CONTROL), "public, max-age=31536000, immutable", "{url}");
+        let expected = match url.split('?').next().unwrap().rsplit('.').next().unwrap() {
+            "css" => "text/css; charset=utf-8",
+            "js" => "text/javascript; charset=utf-8",
+            "svg" => "image/svg+xml",
+            other => panic!("an unknown kind of asset: {other}"),
+        };
+        assert_eq!(answer.header(header::CONTENT_TYPE), expected, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_without_the_right_version_is_checked_each_time() {
+    for path in ["/assets/counter.js", "/assets/counter.js?v=old", "/assets/counter.js?v="] {
+        assert_eq!(get(path).await.header(header::CACHE_CONTROL), "no-cache", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_holds_the_current_version_is_not_sent_it_again() {
+    for path in [pages::LESSON, "/assets/site.css"] {
+        let etag = get(path).await.header(header::ETAG).to_owned();
+        for held in [etag.clone(), format!("\"other\", W/{etag}"), "*".to_owned()] {
+            let request =
+                Request::get(path).header(header::IF_NONE_MATCH, &held).body(Body::empty()).unwrap();
+            let answer = send(request).await;
+            assert_eq!(answer.status, StatusCode::NOT_MODIFIED, "{path} {held}");
+            assert_eq!(answer.body, "");
+        }
+        let request =
+            Request::get(path).header(header::IF_NONE_MATCH, "\"other\"").body(Body::empty()).unwrap();
+        assert_eq!(send(request).await.status, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_outside_the_list_is_served() {
+    for path in [
+        "/assets/",
+        "/assets",
+        "/assets/none.js",
+        "/assets/../Cargo.toml",
+        "/assets/..%2fCargo.toml",
+        "/assets/%2e%2e/Cargo.toml",
+        "/assets/%2e%2e%2fCargo.toml",
+        "/assets/..%5cCargo.toml",
+        "/assets/%252e%252e%252fCargo.toml",
+        "/assets/counter.js%00",
+        "/assets/./counter.js",
+        "/assets//counter.js",
+        "/assets/counter.js/",
+        "/assets//etc/passwd",
+        "/assets/%2fetc%2fpasswd",
+    ] {
+        let answer = get(path).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+        assert!(!answer.body.contains("[package]"), "{path}");
+    }
+    // Bytes that aren't UTF-8 are refused before a name is looked up.
+    assert_eq!(get("/assets/%ff").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_404_page_leads_on() {
+    let answer = get("/nowhere").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(answer.header(header::CONTENT_TYPE), "text/html; charset=utf-8");
+    assert!(answer.body.contains("href=\"/learn/websocket\""));
+}
+
+#[tokio::test]
+async fn a_page_cannot_be_posted_to() {
+    let answer = send(Request::post(pages::LESSON).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[test]
+fn a_callback_is_found_by_its_line() {
+    let source = "// on_open is below\nuse x;\n    .on_open(|c| {})\n";
+    assert_eq!(pages::line_of(source, "on_open"), Some(3));
+    assert_eq!(pages::line_of(source, "on_close"), None);
+}

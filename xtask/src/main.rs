@@ -1,0 +1,89 @@
+//! The project's own chores. `cargo xtask test` sets up what is missing on this machine, then runs every check;
+//! `cargo xtask --help` lists the rest.
+
+mod command;
+mod links;
+mod setup;
+mod steps;
+mod totals;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use steps::Step;
+
+/// What goes wrong in a chore: a sentence for a person to read.
+type Result<T, E = String> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Ripplecast's own chores",
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install what is missing, then run every check, stopping at the first that fails
+    Test {
+        /// Install nothing, and leave out the slow steps: fuzz and browser
+        #[arg(long)]
+        fast: bool,
+        /// Run this step alone (may be given several times)
+        #[arg(long, value_name = "STEP", conflicts_with = "fast")]
+        only: Vec<Step>,
+        /// List the steps and stop
+        #[arg(long)]
+        list: bool,
+    },
+    /// Take the pictures in docs/images anew, from the real page in a real browser
+    Screenshots,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().chore {
+        Chore::Test { list: true, .. } => {
+            steps::list();
+            Ok(())
+        }
+        Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
+        Chore::Screenshots => steps::screenshots(&Workspace::find()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("\nerror: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the workspace lies, so that a chore works from any directory.
+struct Workspace {
+    /// The directory of the workspace's own `Cargo.toml`.
+    root: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace that holds this package. Cargo says where that is when it runs us; the place where we were
+    /// compiled serves when the program is started by hand.
+    fn find() -> Self {
+        let package =
+            std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+        let package = PathBuf::from(package);
+        let root = package.parent().map_or_else(|| package.clone(), Path::to_path_buf);
+        Self { root }
+    }
+
+    /// A file or directory by its path inside the workspace.
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}

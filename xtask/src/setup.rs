@@ -1,0 +1,221 @@
+//! Installs what a step needs and this machine lacks, with a line that says so.
+
+use std::path::PathBuf;
+
+use crate::command::{Command, Said, find};
+use crate::{Result, Workspace};
+
+/// The names under which Chromium or a browser built from it is installed.
+const BROWSERS: [&str; 5] =
+    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
+
+/// The oldest Node.js that the browser tests run on, as `engines` in e2e/package.json says.
+const OLDEST_NODE: u32 = 20;
+
+/// The Node.js to install from the npm registry where Debian's is older: Debian 12 has 18.
+const NODE_TO_INSTALL: u32 = 22;
+
+/// Where it is installed, for these tests alone.
+const NODE_DIRECTORY: &str = "target/node";
+
+/// What a step needs beyond a Rust toolchain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Chromium, Node.js with npm, and the browser tests' npm packages.
+    Browser,
+    /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
+    Fuzzer,
+}
+
+/// Installs what is missing for `needs`. Says in a few words what it did.
+pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
+    let mut installed = Vec::new();
+    let fuzzer = needs.contains(&Need::Fuzzer) && has_nightly(workspace);
+    let missing = || missing_packages(needs.contains(&Need::Browser), fuzzer);
+    let packages = missing();
+    if !packages.is_empty() {
+        install_packages(workspace, &packages)?;
+        let still = missing().join(" ");
+        if !still.is_empty() {
+            return Err(format!(
+                "apt-get says that it installed {still}, but what they bring is not on PATH. Check PATH"
+            ));
+        }
+        installed.extend(packages.iter().map(ToString::to_string));
+    }
+    if needs.contains(&Need::Browser) && system_node_is_old(workspace) && own_node(workspace).is_none() {
+        println!(
+            "   installing Node.js {NODE_TO_INSTALL} into {NODE_DIRECTORY}, since this system's is older than {OLDEST_NODE}"
+        );
+        let install = format!(
+            "npm install --no-audit --no-fund --no-save --prefix {NODE_DIRECTORY} node@{NODE_TO_INSTALL}"
+        );
+        Command::line(&install).run(&workspace.root)?;
+        own_node(workspace)
+            .ok_or(format!("npm says that it installed Node.js, but {NODE_DIRECTORY} doesn't hold it"))?;
+        installed.push("a newer Node.js".into());
+    }
+    if needs.contains(&Need::Browser) && npm_packages_are_stale(workspace)? {
+        println!("   installing the browser tests' npm packages, as e2e/package-lock.json names them");
+        with_node(workspace, npm_ci())?.run(&workspace.root)?;
+        installed.push("npm packages".into());
+    }
+    if fuzzer && !has_cargo_fuzz(workspace) {
+        println!("   installing cargo-fuzz from crates.io");
+        Command::line("cargo install cargo-fuzz --locked --quiet").run(&workspace.root)?;
+        installed.push("cargo-fuzz".into());
+    }
+    let nothing = "nothing was missing".into();
+    Ok(if installed.is_empty() { nothing } else { format!("installed {}", installed.join(", ")) })
+}
+
+/// The browser to test with: `$CHROMIUM`, or the first that is found.
+pub(crate) fn browser() -> Option<PathBuf> {
+    let named = std::env::var_os("CHROMIUM").filter(|value| !value.is_empty()).map(PathBuf::from);
+    named.or_else(|| BROWSERS.iter().find_map(|name| find(name)))
+}
+
+/// Whether rustup has a nightly toolchain, the only one that builds fuzz targets.
+pub(crate) fn has_nightly(workspace: &Workspace) -> bool {
+    let toolchains = Command::line("rustup toolchain list").listen(&workspace.root);
+    toolchains
+        .is_ok_and(|said| said.status.success() && said.text.lines().any(|line| line.starts_with("nightly")))
+}
+
+/// Whether `cargo fuzz` is there.
+pub(crate) fn has_cargo_fuzz(workspace: &Workspace) -> bool {
+    Command::line("cargo fuzz --version").succeeds(&workspace.root)
+}
+
+/// The command with a Node.js that is new enough first on its `PATH`.
+pub(crate) fn with_node(workspace: &Workspace, command: Command) -> Result<Command> {
+    if !system_node_is_old(workspace) {
+        return Ok(command);
+    }
+    let own = own_node(workspace).ok_or(format!("the browser tests need Node.js {OLDEST_NODE} or newer"))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))
+        .map_err(|error| format!("PATH can't be extended: {error}"))?;
+    Ok(command.env("PATH", path.to_string_lossy()))
+}
+
+/// The directory of the Node.js that we installed, if we did.
+fn own_node(workspace: &Workspace) -> Option<PathBuf> {
+    let directory = workspace.at(NODE_DIRECTORY).join("node_modules/node/bin");
+    directory.join("node").is_file().then_some(directory)
+}
+
+fn system_node_is_old(workspace: &Workspace) -> bool {
+    let version = Command::line("node --version").listen(&workspace.root);
+    version.ok().and_then(|said| node_major(&said.text)).is_none_or(|major| major < OLDEST_NODE)
+}
+
+/// The first number of what `node --version` says.
+fn node_major(version: &str) -> Option<u32> {
+    version.trim().trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok())
+}
+
+fn npm_ci() -> Command {
+    // The browser is Debian's; no package may fetch another.
+    Command::line("npm ci --no-audit --no-fund")
+        .within("e2e")
+        .env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1")
+        .env("PUPPETEER_SKIP_DOWNLOAD", "1")
+}
+
+/// Debian's names for the programs that are not there.
+fn missing_packages(for_browser: bool, for_fuzzer: bool) -> Vec<&'static str> {
+    let mut packages = Vec::new();
+    if for_browser && browser().is_none() {
+        // With a font, or the page's picture shows boxes for letters.
+        packages.extend(["chromium", "fonts-liberation"]);
+    }
+    for (wanted, program, package) in
+        [(for_browser, "node", "nodejs"), (for_browser, "npm", "npm"), (for_fuzzer, "c++", "g++")]
+    {
+        if wanted && find(program).is_none() {
+            packages.push(package);
+        }
+    }
+    packages
+}
+
+fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    let by_hand = format!("Install them by hand: apt-get install {names}");
+    if find("apt-get").is_none() {
+        return Err(format!(
+            "the tests need {names}, and this machine has no apt-get to install them with. \
+                            Install them in your system's own way, and set CHROMIUM to the browser's path if it isn't on PATH"
+        ));
+    }
+    let root = &workspace.root;
+    let sudo = if is_root(workspace) {
+        ""
+    } else if Command::line("sudo -n true").succeeds(root) {
+        "sudo -n "
+    } else {
+        return Err(format!(
+            "the tests need {names}; installing them takes root, and sudo asks for a password. {by_hand}"
+        ));
+    };
+    println!("   installing Debian packages: {names}");
+    let apt = format!("{sudo}env DEBIAN_FRONTEND=noninteractive apt-get");
+    for line in [format!("{apt} update"), format!("{apt} install -y --no-install-recommends {names}")] {
+        let command = Command::line(&line);
+        command.announce();
+        // Hundreds of lines, of interest only when something went wrong.
+        let said = command.listen(root)?;
+        if !said.status.success() {
+            let Said { status, text } = said;
+            return Err(format!(
+                "the packages could not be installed ({status}). {by_hand}\n   $ {command}\n{text}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_root(workspace: &Workspace) -> bool {
+    Command::line("id -u").listen(&workspace.root).is_ok_and(|said| said.text.trim() == "0")
+}
+
+/// Whether `npm ci` has something to do: it never ran here, or the lock file has changed since.
+fn npm_packages_are_stale(workspace: &Workspace) -> Result<bool> {
+    let changed = |path: &str| workspace.at(path).metadata().and_then(|file| file.modified());
+    let lock = changed("e2e/package-lock.json").map_err(|error| {
+        format!("e2e/package-lock.json, which names the browser tests' packages, can't be read: {error}")
+    })?;
+    // npm writes this file at the end of an install, so half of one counts as none.
+    Ok(changed("e2e/node_modules/.package-lock.json").map_or(true, |installed| installed < lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_says_its_version() {
+        assert_eq!(node_major("v20.19.2\n"), Some(20));
+        assert_eq!(node_major(""), None);
+    }
+
+    #[test]
+    fn npm_packages_are_installed_once_and_again_when_the_lock_changes() {
+        let root = std::env::temp_dir().join(format!("ripplecast-xtask-setup-{}", std::process::id()));
+        let workspace = Workspace { root: root.clone() };
+        let age = |path: &str, seconds: u64| {
+            let file = std::fs::File::options().create(true).append(true).open(root.join(path)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        std::fs::create_dir_all(root.join("e2e/node_modules")).unwrap();
+        assert!(npm_packages_are_stale(&workspace).unwrap_err().contains("e2e/package-lock.json"));
+        age("e2e/package-lock.json", 100);
+        assert!(npm_packages_are_stale(&workspace).unwrap(), "nothing is installed");
+        age("e2e/node_modules/.package-lock.json", 200);
+        assert!(!npm_packages_are_stale(&workspace).unwrap(), "the install is newer than the lock file");
+        age("e2e/package-lock.json", 300);
+        assert!(npm_packages_are_stale(&workspace).unwrap(), "the lock file has changed since");
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}
