@@ -1,6 +1,10 @@
 //! The counter that every open tab shares. This is the whole server side of the page; the page shows this file.
 
-use axum::{Json, extract::State, routing::{get, post}};
+use axum::{
+    Json,
+    extract::State,
+    routing::{get, post},
+};
 use ripplecast::{App, AppBuilder, Close, Connection, Frame, LiveCounter, Result, ws::Handler};
 use serde::Serialize;
 
@@ -47,9 +51,9 @@ pub(crate) async fn build(builder: AppBuilder) -> Result<App> {
     let app = builder.build().await?;
     let hub = app.hub();
     let counter = hub.counter("demo").publish_to(&hub.room("counter-demo"))?;
-    let tabs = hub.counter("tabs").publish_with(&hub.room("counter-demo:tabs"), |tabs| {
-        Frame::text(format!(r#"{{"tabs":{tabs}}}"#))
-    })?;
+    let tabs = hub
+        .counter("tabs")
+        .publish_with(&hub.room("counter-demo:tabs"), |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#)))?;
 
     let api = axum::Router::new()
         .route("/api/counter", get(current))

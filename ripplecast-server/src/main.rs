@@ -3,7 +3,6 @@
 mod bench;
 mod cli;
 mod counter;
-mod signals;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -53,7 +52,7 @@ fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
 /// Serves the demo page until a signal comes.
 async fn serve(options: Serve) -> Result<()> {
     // Before the address is printed: whoever reads it may send a signal at once.
-    let stop = signals::watch()?;
+    let stop = ripplecast::shutdown_signal()?;
     let builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
     let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
@@ -65,7 +64,7 @@ async fn serve(options: Serve) -> Result<()> {
 
 /// Serves the measurements until a signal comes. Nothing there is worth a slow farewell.
 async fn bench_serve(options: BenchServe) -> Result<()> {
-    let stop = signals::watch()?;
+    let stop = ripplecast::shutdown_signal()?;
     tokio::select! {
         outcome = bench::serve(options) => outcome,
         () = stop => Ok(()),

@@ -1,12 +1,6 @@
 //! The app: routes and endpoints, and the server that runs them.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::SocketAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, path::Path, time::Duration};
 
 use axum::{Router, extract, response::IntoResponse, routing::MethodRouter};
 use tokio::net::TcpListener;
@@ -155,7 +149,7 @@ impl App {
     /// # Errors
     /// As [`App::bind`].
     pub async fn run(self, addr: impl ListenAddr) -> Result<()> {
-        let signal = crate::server::signals::watch()?;
+        let signal = crate::shutdown_signal()?;
         let bound = self.bind(addr).await?;
         tracing::info!(addr = %bound.local_addr, "listening");
         bound.serve_with_shutdown(signal).await
@@ -278,7 +272,9 @@ impl AppBuilder {
         }
         if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
             let proxies = list.parse().map_err(|error| match error {
-                Error::Setting { value, reason, .. } => Error::setting("RIPPLECAST_TRUSTED_PROXIES", value, reason),
+                Error::Setting { value, reason, .. } => {
+                    Error::setting("RIPPLECAST_TRUSTED_PROXIES", value, reason)
+                }
                 other => other,
             })?;
             builder = builder.trusted_proxies(proxies);

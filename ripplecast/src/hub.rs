@@ -37,12 +37,6 @@ use crate::{
     store::Store,
 };
 
-pub use self::{
-    clients::Client,
-    connection::{Connection, ConnectionId, Dropped, Sent},
-    outbox::Overflow,
-    room::Room,
-};
 pub(crate) use self::{
     admission::{Permit, Refused},
     adoption::Adoption,
@@ -52,6 +46,12 @@ pub(crate) use self::{
     core::Profile,
     room::check_name,
     shards::Shards,
+};
+pub use self::{
+    clients::Client,
+    connection::{Connection, ConnectionId, Dropped, Sent},
+    outbox::Overflow,
+    room::Room,
 };
 
 /// What a shard reads from and writes to.

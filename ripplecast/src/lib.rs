@@ -22,7 +22,7 @@ pub use frame::Frame;
 pub use hub::{Client, Connection, ConnectionId, Dropped, Hub, HubBuilder, Overflow, Room, Sent, Stats};
 pub use live::LiveCounter;
 pub use request::{Accept, Request};
-pub use server::TrustedProxies;
+pub use server::{TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 
 /// The guides and the README: their code is compiled and run with the tests.

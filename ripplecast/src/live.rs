@@ -59,10 +59,19 @@ impl Counter {
         let (push_to, draw) = (room.clone(), render.clone());
         let observation = self.observe(Arc::new(move |value, _version| {
             if !push_to.push(draw(value)).is_queued() {
-                tracing::warn!(room = push_to.name(), value, "a change was not published: the node is overloaded");
+                tracing::warn!(
+                    room = push_to.name(),
+                    value,
+                    "a change was not published: the node is overloaded"
+                );
             }
         }))?;
-        Ok(LiveCounter { counter: self.clone(), room: room.clone(), render, _observation: Arc::new(observation) })
+        Ok(LiveCounter {
+            counter: self.clone(),
+            room: room.clone(),
+            render,
+            _observation: Arc::new(observation),
+        })
     }
 }
 
@@ -92,7 +101,9 @@ impl Deref for LiveCounter {
 
 impl fmt::Debug for LiveCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveCounter").field("counter", &self.counter).field("room", &self.room).finish_non_exhaustive()
+        f.debug_struct("LiveCounter")
+            .field("counter", &self.counter)
+            .field("room", &self.room)
+            .finish_non_exhaustive()
     }
 }
-

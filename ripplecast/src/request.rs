@@ -66,7 +66,10 @@ impl Request {
     pub fn cookie(&self, name: &str) -> Option<&str> {
         let headers = self.parts.headers.get_all(header::COOKIE).iter();
         let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
-        pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(known, _)| *known == name).map(|(_, value)| value)
+        pairs
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
     }
 
     /// The address of the client: through trusted proxies the one that they forward, else the socket's. `None` under a
@@ -156,6 +159,10 @@ where
 }
 
 /// A place among the connections, or the response that says that there is none.
+#[expect(
+    clippy::result_large_err,
+    reason = "the response goes straight to the client; a box would be unpacked at once"
+)]
 pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
     if *hub.shards().stopping.borrow() {
         return Err(plain(503, "The server is shutting down; try again in a moment.\n"));
@@ -167,7 +174,11 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
         }
         Refused::TooManyFromAddress { limit } => {
             let addr = peer.addr.map(|addr| addr.to_string());
-            tracing::warn!(addr, limit, "a connection was refused: its address has max_connections_per_address already");
+            tracing::warn!(
+                addr,
+                limit,
+                "a connection was refused: its address has max_connections_per_address already"
+            );
             plain(429, "Too many connections from your address; close some, or try again later.\n")
         }
     })
@@ -175,7 +186,9 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
 
 /// A response of one sentence.
 pub(crate) fn plain(status: u16, text: &'static str) -> Response {
-    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
-    let response = if matches!(status, 429 | 503) { response.header(header::RETRY_AFTER, "5") } else { response };
+    let response =
+        Response::builder().status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    let response =
+        if matches!(status, 429 | 503) { response.header(header::RETRY_AFTER, "5") } else { response };
     response.body(Body::from(text)).expect("a status and headers that are constants")
 }

@@ -37,6 +37,13 @@ async fn the_root_leads_to_the_lesson() {
 }
 
 #[tokio::test]
+async fn a_browser_that_guesses_the_icon_finds_it() {
+    let answer = get("/favicon.ico").await;
+    assert_eq!(answer.status, StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(get(answer.header(header::LOCATION)).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn pages_carry_the_headers_that_protect_them() {
     for path in ["/", "/learn/websocket", "/assets/counter.js", "/no/such/page"] {
         let answer = get(path).await;

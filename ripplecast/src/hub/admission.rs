@@ -69,12 +69,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admissions.counts.lock();
         counts.all -= 1;
-        if let Some(address) = &self.address {
-            if let Some(of_address) = counts.by_address.get_mut(address) {
-                *of_address -= 1;
-                if *of_address == 0 {
-                    counts.by_address.remove(address);
-                }
+        let Some(address) = &self.address else { return };
+        if let Some(of_address) = counts.by_address.get_mut(address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                counts.by_address.remove(address);
             }
         }
     }

@@ -116,7 +116,8 @@ impl Batch {
     /// Appends to `parts` the frames with a stamp above `seen`, each with its stamp.
     pub(crate) fn since<'a>(&'a self, seen: u64, dialect: Dialect, parts: &mut Vec<(u64, &'a [u8])>) {
         let index = dialect as usize;
-        let bytes: &[u8] = if self.sealed[index].is_empty() { &self.open[index] } else { &self.sealed[index] };
+        let bytes: &[u8] =
+            if self.sealed[index].is_empty() { &self.open[index] } else { &self.sealed[index] };
         let first = self.marks.partition_point(|mark| mark.stamp <= seen);
         let mut start = first.checked_sub(1).map_or(0, |before| self.marks[before].ends[index]);
         for mark in &self.marks[first..] {

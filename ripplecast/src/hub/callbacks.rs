@@ -129,7 +129,8 @@ impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
             cell.set(Some((self.make)(arguments)));
             let first_poll = poll_fn(|cx| poll_cell(cell.as_mut(), cx));
             // Unconstrained: a poll in place must neither spend nor be failed by the budget of the shard's own task.
-            let polled = pin!(tokio::task::unconstrained(first_poll)).poll(&mut Context::from_waker(Waker::noop()));
+            let polled =
+                pin!(tokio::task::unconstrained(first_poll)).poll(&mut Context::from_waker(Waker::noop()));
             if polled.is_ready() {
                 cell.set(None);
             }
@@ -140,14 +141,19 @@ impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
                 self.idle = Some(cell);
                 Called::Returned(returned)
             }
-            Ok(Poll::Pending) => Called::Waits(Box::pin(async move { poll_fn(|cx| poll_cell(cell.as_mut(), cx)).await })),
+            Ok(Poll::Pending) => {
+                Called::Waits(Box::pin(async move { poll_fn(|cx| poll_cell(cell.as_mut(), cx)).await }))
+            }
             Err(panic) => Called::Panicked(panic_message(&*panic)),
         }
     }
 }
 
 /// Polls the future in the cell.
-fn poll_cell<Fut: Future<Output = Result<()>>>(cell: Pin<&mut Option<Fut>>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+fn poll_cell<Fut: Future<Output = Result<()>>>(
+    cell: Pin<&mut Option<Fut>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<()>> {
     match cell.as_pin_mut() {
         Some(future) => future.poll(cx),
         None => Poll::Ready(Ok(())),

@@ -16,10 +16,13 @@ use super::{
 /// Which connections each client has on this node.
 pub(crate) struct Clients {
     /// Striped by the hash of the id.
-    stripes: Box<[Mutex<HashMap<Arc<str>, Vec<Local>>>]>,
+    stripes: Box<[Stripe]>,
     /// Chooses the stripe.
     hasher: RandomState,
 }
+
+/// Clients whose ids have the same hash.
+type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
 
 impl Clients {
     /// No clients.
@@ -75,7 +78,7 @@ impl Clients {
     }
 
     /// The stripe of an id.
-    fn stripe(&self, client: &str) -> &Mutex<HashMap<Arc<str>, Vec<Local>>> {
+    fn stripe(&self, client: &str) -> &Stripe {
         &self.stripes[self.hasher.hash_one(client) as usize % self.stripes.len()]
     }
 }

@@ -30,7 +30,11 @@ impl Local {
 
     /// The reverse of [`Local::pack`].
     pub(crate) fn unpack(packed: u64) -> Self {
-        Self { shard: (packed >> 56) as u8, slot: (packed >> 32) as u32 & 0xff_ffff, generation: packed as u32 }
+        Self {
+            shard: (packed >> 56) as u8,
+            slot: (packed >> 32) as u32 & 0xff_ffff,
+            generation: packed as u32,
+        }
     }
 
     /// Its shard, as an index.
@@ -92,9 +96,14 @@ impl FromStr for ConnectionId {
             if node.len() != 16 || local.len() != 16 || !hex(node) || !hex(local) {
                 return None;
             }
-            Some(Self { node: u64::from_str_radix(node, 16).ok()?, local: u64::from_str_radix(local, 16).ok()? })
+            Some(Self {
+                node: u64::from_str_radix(node, 16).ok()?,
+                local: u64::from_str_radix(local, 16).ok()?,
+            })
         };
-        parse().ok_or_else(|| Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted"))
+        parse().ok_or_else(|| {
+            Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted")
+        })
     }
 }
 
@@ -134,7 +143,7 @@ impl Sent {
     pub fn ignore(self) {}
 
     /// From what a mailbox said.
-    pub(crate) fn from_posted(posted: Result<()>) -> Self {
+    pub(crate) fn from_posted(posted: &Result<()>) -> Self {
         match posted {
             Ok(()) => Self::Queued,
             Err(Error::Closed) => Self::Closed,
@@ -177,7 +186,7 @@ impl Connection {
         }
         let posted = mailbox.check(frame.len());
         if posted.is_err() {
-            return Sent::from_posted(posted);
+            return Sent::from_posted(&posted);
         }
         let wake = mailbox.post(Command::Push { to: self.local, frame, cursor: None });
         drop(mailbox);

@@ -704,7 +704,10 @@ impl<W> Slot<W> {
 
     /// Its rooms, to be changed.
     fn memberships_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
-        self.rooms.iter_mut().filter(|m| m.room != NONE).chain(self.more_rooms.iter_mut().flat_map(|more| &mut more.0))
+        self.rooms
+            .iter_mut()
+            .filter(|m| m.room != NONE)
+            .chain(self.more_rooms.iter_mut().flat_map(|more| &mut more.0))
     }
 
     /// Adds a room.

@@ -50,10 +50,8 @@ pub(crate) fn run_as_task(mut shard: Shard, runtime: &tokio::runtime::Handle) ->
             mailbox.awake();
             loop {
                 let turn = or_abort(|| shard.turn(ready.is_some(), Duration::ZERO));
-                if turn.drained {
-                    if let Some(mut guard) = ready.take() {
-                        guard.clear_ready();
-                    }
+                if let Some(mut guard) = ready.take_if(|_| turn.drained) {
+                    guard.clear_ready();
                 }
                 if !turn.more || shard.has_ended() {
                     break;
@@ -110,8 +108,13 @@ pub(crate) fn or_abort<T>(turn: impl FnOnce() -> T) -> T {
         Ok(value) => value,
         Err(panic) => {
             let message = panic_message(&*panic);
-            tracing::error!(message, "a shard panicked: this is a fault of ripplecast; the process is aborted");
-            eprintln!("ripplecast: a shard panicked ({message}); this is a fault of ripplecast, the process is aborted");
+            tracing::error!(
+                message,
+                "a shard panicked: this is a fault of ripplecast; the process is aborted"
+            );
+            eprintln!(
+                "ripplecast: a shard panicked ({message}); this is a fault of ripplecast, the process is aborted"
+            );
             std::process::abort();
         }
     }

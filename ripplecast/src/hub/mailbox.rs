@@ -236,8 +236,13 @@ impl<W> Locked<'_, W> {
             return Err(Error::Closed);
         }
         // A single message larger than the bound still passes through an empty mailbox.
-        if state.commands.len() >= MAILBOX_COMMANDS || (state.bytes > 0 && state.bytes + bytes > MAILBOX_BYTES) {
-            return Err(Error::Overloaded { what: "the mailbox of a shard, in bytes,", limit: MAILBOX_BYTES });
+        if state.commands.len() >= MAILBOX_COMMANDS
+            || (state.bytes > 0 && state.bytes + bytes > MAILBOX_BYTES)
+        {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in bytes,",
+                limit: MAILBOX_BYTES,
+            });
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl<W> RoomCore<W> {
         }
         drop(state);
         drop(wakes);
-        Sent::from_posted(posted)
+        Sent::from_posted(&posted)
     }
 
     /// Posts to the shards from number `first` on. It holds the mailbox of each while it goes on to the next, so that

@@ -3,35 +3,35 @@
 //! It is driven in turns by [`super::driver`]. A turn is bounded: so many events, commands, reads and sends, and then
 //! everybody else of the runtime has a turn.
 
+mod calls;
+mod closing;
+mod input;
+mod sweep;
+
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
-    net::{Shutdown, TcpStream},
-    panic::AssertUnwindSafe,
+    io::{self, Write},
+    net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use tokio::{runtime, task::AbortHandle};
 
 use crate::{
-    Close, CloseCode, Connection, Error, Frame,
-    limits::{
-        CLOSE_TIMEOUT, COMMANDS_PER_TURN, HANDLER_GRACE, MISSED_PINGS, PENDING_BYTES, READ_BUFFER, READS_PER_TURN,
-        SLOTS, SLOW_HANDLER, SWEEP_PER_TURN, TICK,
-    },
-    ws::codec::{self, Decoder, Event as Received, Opcode, ProtocolError},
+    Close, CloseCode,
+    limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
+    ws::codec::Decoder,
 };
 
+use self::calls::Callback;
 use super::{
     adoption::Adoption,
     batch::Dialect,
-    callbacks::{Called, Callbacks, Route, Waiting, panic_message},
-    command::{Command, Outcome},
+    callbacks::{Callbacks, Route},
+    command::Command,
     connection::Local,
     core::{Core, Fault, Wire},
-    current,
     mailbox::Mailbox,
     poller::{Event, Poller},
     shards::{ShardHandle, Shards, count},
@@ -241,8 +241,6 @@ impl Shard {
         self.shards.running.send_modify(|running| *running -= 1);
     }
 
-    // ----- the parts of a turn -----
-
     fn take_events(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -328,8 +326,6 @@ impl Shard {
         }
     }
 
-    // ----- a connection comes in -----
-
     fn adopt(&mut self, adoption: Adoption<TcpStream>) {
         let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
         if self.stopping.is_some() {
@@ -385,469 +381,6 @@ impl Shard {
         route.id
     }
 
-    // ----- input -----
-
-    /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
-    fn read(&mut self, who: Local, to_end: bool) {
-        let slot = who.slot as usize;
-        if self.is_waiting(slot) {
-            self.peers[slot].unread_socket = true;
-            return;
-        }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut reads = 0;
-        loop {
-            if reads == READS_PER_TURN {
-                self.again.push(who);
-                break;
-            }
-            reads += 1;
-            let Some(wire) = self.core.wire(who.slot) else { break };
-            match (&mut &*wire).read(&mut buffer) {
-                Ok(0) => {
-                    self.cork(who);
-                    self.input_ended(who);
-                    break;
-                }
-                Ok(n) => {
-                    self.heard(slot);
-                    self.feed(who, &mut buffer[..n]);
-                    if self.is_waiting(slot) {
-                        self.peers[slot].unread_socket = true;
-                        break;
-                    }
-                    if !self.core.is_open(who) || (n < buffer.len() && !to_end) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
-                    break;
-                }
-            }
-        }
-        self.buffer = buffer;
-        self.cork(who);
-    }
-
-    /// The peer was heard.
-    fn heard(&mut self, slot: usize) {
-        let peer = &mut self.peers[slot];
-        peer.heard = self.now;
-        peer.missed_pings = 0;
-    }
-
-    /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
-    fn feed(&mut self, who: Local, input: &mut [u8]) {
-        let slot = who.slot as usize;
-        if self.core.dialect(who.slot) == Dialect::Sse {
-            return; // a stream of events goes one way
-        }
-        let max_message = self.endpoints[self.peers[slot].endpoint].as_ref().map_or(0, |e| e.route.max_message);
-        let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
-        let mut message_ended = false;
-        let mut at = 0;
-        while at < input.len() && self.core.is_open(who) {
-            match self.peers[slot].phase {
-                Phase::Open | Phase::Closing => {}
-                Phase::Draining | Phase::Finishing | Phase::Closed => break,
-            }
-            if self.is_waiting(slot) {
-                self.held(slot).unread.extend_from_slice(&input[at..]);
-                break;
-            }
-            match decoder.decode(&mut input[at..], max_message) {
-                Ok((n, event)) => {
-                    at += n;
-                    if let Some(event) = event {
-                        message_ended |= matches!(event, Received::Text(_) | Received::Binary(_));
-                        self.received(who, event);
-                    }
-                }
-                Err(error) => {
-                    self.protocol_error(who, &error);
-                    break;
-                }
-            }
-        }
-        if !self.core.is_open(who) {
-            return;
-        }
-        let now = self.now;
-        let idle = decoder.is_idle();
-        let peer = &mut self.peers[slot];
-        peer.decoder = decoder;
-        if !idle {
-            let held = peer.held.get_or_insert_default();
-            if message_ended || held.unfinished.is_none() {
-                held.unfinished = Some(now);
-            }
-        } else if let Some(held) = &mut peer.held {
-            held.unfinished = None;
-        }
-        self.let_go(slot);
-    }
-
-    /// One event of the codec.
-    fn received(&mut self, who: Local, event: Received<'_>) {
-        let closing = self.peers[who.slot as usize].phase != Phase::Open;
-        match event {
-            Received::Text(_) | Received::Binary(_) | Received::Ping(_) if closing => {}
-            Received::Text(payload) => {
-                count(&self.handle.counters.messages, 1);
-                self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
-            }
-            Received::Binary(payload) => {
-                count(&self.handle.counters.messages, 1);
-                self.call(who, Callback::Message(Frame::binary(payload.into_bytes())));
-            }
-            Received::Ping(payload) => {
-                self.cork(who);
-                let mut pong = std::mem::take(&mut self.control);
-                codec::encode_frame(&mut pong, Opcode::Pong, &payload);
-                self.core.send_encoded(who.slot, &mut pong, 1);
-                pong.clear();
-                self.control = pong;
-            }
-            Received::Pong(_) => {}
-            Received::Close { code, reason } => {
-                let code = code.map_or(CloseCode::NO_STATUS, CloseCode::from_peer);
-                let close = Close::new(code, reason.into_owned());
-                self.cork(who);
-                self.begin_close(who, close, Phase::Finishing);
-            }
-        }
-    }
-
-    /// The peer sends no more.
-    fn input_ended(&mut self, who: Local) {
-        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
-    }
-
-    /// The peer has gone while a callback waits: it counts as closed at once, and what it sent before is still handled.
-    fn hung_up(&mut self, who: Local) {
-        let peer = &mut self.peers[who.slot as usize];
-        if !std::mem::replace(&mut peer.hung_up, true) {
-            self.no_longer_live(who);
-        }
-    }
-
-    fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
-        count(&self.handle.counters.protocol_errors, 1);
-        tracing::debug!(code = error.code, reason = error.reason, "a peer broke the protocol");
-        let close = Close::new(CloseCode::from_peer(error.code), error.reason);
-        self.cork(who);
-        self.begin_close(who, close, Phase::Draining);
-    }
-
-    // ----- output -----
-
-    /// Sends what a callback pushed to its own connection, in one write.
-    fn cork(&mut self, who: Local) {
-        let (mut bytes, frames) = current::take();
-        if !bytes.is_empty() && self.core.is_open(who) {
-            self.core.send_encoded(who.slot, &mut bytes, frames);
-        }
-        current::give_back(bytes);
-    }
-
-    /// The socket takes more.
-    fn flush(&mut self, who: Local) {
-        self.core.flush(who.slot);
-        let phase = self.peers[who.slot as usize].phase;
-        if self.core.backlog(who.slot) == 0 {
-            match phase {
-                Phase::Finishing => self.finish_as_begun(who),
-                Phase::Draining => self.shut_down_writing(who.slot),
-                _ => {}
-            }
-        }
-    }
-
-    /// Tells the peer that nothing more will come, while we still read.
-    fn shut_down_writing(&self, slot: u32) {
-        if let Some(wire) = self.core.wire(slot) {
-            let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
-        }
-    }
-
-    // ----- callbacks -----
-
-    /// Calls a callback. What it pushes to its own connection stays in `current` until [`Shard::cork`].
-    fn call(&mut self, who: Local, callback: Callback) {
-        let slot = who.slot as usize;
-        let Some(endpoint) = &mut self.endpoints[self.peers[slot].endpoint] else { return };
-        let connection = Connection { shard: self.handle.clone(), local: who };
-        let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
-        let before = Instant::now();
-        let entered = current::enter(self.handle.node, who, self.core.dialect(who.slot), open);
-        let called = match callback {
-            Callback::Open => endpoint.callbacks.open(connection),
-            Callback::Message(frame) => endpoint.callbacks.message(connection, frame),
-            Callback::Close(close) => endpoint.callbacks.close(connection, close),
-        };
-        drop(entered);
-        let took = before.elapsed();
-        if took >= SLOW_HANDLER {
-            count(&self.handle.counters.slow_callbacks, 1);
-            let route = &endpoint.route.name;
-            let milliseconds = took.as_millis() as u64;
-            tracing::warn!(route, milliseconds, "a callback blocked its shard; use .await or tokio::task::spawn_blocking");
-        }
-        match called {
-            Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
-            Called::Returned(Err(error)) => {
-                log_failure(&self.handle, &endpoint.route.name, who, &error);
-                self.returned(who, Outcome::Failed);
-            }
-            Called::Panicked(message) => {
-                log_panic(&self.handle, &endpoint.route.name, who, &message);
-                self.returned(who, Outcome::Failed);
-            }
-            Called::Waits(future) => self.wait_for(who, future),
-        }
-    }
-
-    /// A callback has returned in place.
-    fn returned(&mut self, who: Local, outcome: Outcome) {
-        let slot = who.slot as usize;
-        if self.peers[slot].phase == Phase::Closed {
-            self.release(who);
-        } else if outcome == Outcome::Failed {
-            self.cork(who);
-            self.begin_close(who, Close::new(CloseCode::INTERNAL, "the handler failed"), Phase::Closing);
-        }
-    }
-
-    /// A callback waits: the runtime drives it on, and the connection is not read until it is done.
-    fn wait_for(&mut self, who: Local, future: Waiting) {
-        let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
-        let (handle, route) = (self.handle.clone(), endpoint.route.clone());
-        let task = self.runtime.spawn(async move {
-            let mut report = Report { handle, who, outcome: Outcome::Failed };
-            match AssertUnwindSafe(future).catch_unwind().await {
-                Ok(Ok(())) => report.outcome = Outcome::Good,
-                Ok(Err(error)) => log_failure(&report.handle, &route.name, who, &error),
-                Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
-            }
-        });
-        self.held(who.slot as usize).waiting = Some(task.abort_handle());
-    }
-
-    /// A callback that had to wait has ended.
-    fn done(&mut self, who: Local, outcome: Outcome) {
-        let slot = who.slot as usize;
-        self.held(slot).waiting = None;
-        if self.peers[slot].phase == Phase::Closed {
-            self.returned(who, outcome);
-            return;
-        }
-        if !self.core.is_open(who) {
-            self.call_on_close(who);
-            return;
-        }
-        self.heard(slot); // its timers stood still meanwhile
-        let now = self.now;
-        let held = self.held(slot);
-        if held.unfinished.is_some() {
-            held.unfinished = Some(now);
-        }
-        self.returned(who, outcome);
-        if !self.core.is_open(who) {
-            return;
-        }
-        let mut unread = std::mem::take(&mut self.held(slot).unread);
-        self.feed(who, &mut unread);
-        if self.core.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
-            self.peers[slot].unread_socket = false;
-            self.read(who, true);
-        }
-        self.cork(who);
-        if self.core.is_open(who) {
-            self.let_go(slot);
-        }
-    }
-
-    // ----- the end of a connection -----
-
-    /// Sends a close frame behind everything that was pushed, and waits for the peer's in the given phase.
-    fn begin_close(&mut self, who: Local, close: Close, phase: Phase) {
-        let slot = who.slot as usize;
-        if !self.core.is_open(who) {
-            return;
-        }
-        if self.peers[slot].phase != Phase::Open {
-            // The answer to our own close frame, or a second reason: the first one stands.
-            if phase == Phase::Finishing {
-                self.peers[slot].phase = Phase::Finishing;
-                if self.core.backlog(who.slot) == 0 {
-                    self.finish_as_begun(who);
-                }
-            }
-            return;
-        }
-        self.core.catch_up(who.slot);
-        self.no_longer_live(who);
-        let stream = self.core.dialect(who.slot) == Dialect::Sse;
-        if !stream {
-            let mut frame = std::mem::take(&mut self.control);
-            let code = (close.code != CloseCode::NO_STATUS).then_some(close.code.get());
-            codec::encode_close(&mut frame, code, &close.reason);
-            self.core.append(who.slot, &frame);
-            frame.clear();
-            self.control = frame;
-        }
-        self.core.mute(who.slot);
-        let now = self.now;
-        self.held(slot).closing = Some((close, now));
-        self.peers[slot].phase = if stream { Phase::Finishing } else { phase };
-        if self.core.backlog(who.slot) == 0 {
-            match self.peers[slot].phase {
-                Phase::Finishing => self.finish_as_begun(who),
-                Phase::Draining => self.shut_down_writing(who.slot),
-                _ => {}
-            }
-        }
-    }
-
-    /// From now on it is closed for everybody, and a member of nothing.
-    fn no_longer_live(&mut self, who: Local) {
-        let mut mailbox = self.handle.mailbox.lock();
-        mailbox.state.close(who);
-        let client = mailbox.state.details.client(who);
-        drop(mailbox);
-        if let Some(client) = client {
-            self.shards.clients.remove(&client, who);
-        }
-        self.core.leave_all(who);
-    }
-
-    /// Drops the socket, with the close that was begun.
-    fn finish_as_begun(&mut self, who: Local) {
-        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
-    }
-
-    /// Drops the socket, and calls `on_close` as soon as no other callback waits. A close that was begun stands.
-    fn finish(&mut self, who: Local, close: Close) {
-        if !self.core.is_open(who) {
-            return;
-        }
-        self.no_longer_live(who);
-        drop(self.core.detach(who));
-        let slot = who.slot as usize;
-        let now = self.now;
-        self.held(slot).closing.get_or_insert((close, now));
-        self.peers[slot].decoder = Decoder::default();
-        if !self.is_waiting(slot) {
-            self.call_on_close(who);
-        }
-    }
-
-    fn call_on_close(&mut self, who: Local) {
-        let peer = &mut self.peers[who.slot as usize];
-        peer.phase = Phase::Closed;
-        let closing = peer.held.as_mut().and_then(|held| held.closing.take());
-        let close = closing.map_or_else(|| Close::new(CloseCode::ABNORMAL, ""), |(close, _)| close);
-        count(&self.handle.counters.closed, 1);
-        self.call(who, Callback::Close(close));
-    }
-
-    /// `on_close` has returned: the slot is free for the next connection.
-    fn release(&mut self, who: Local) {
-        let details = self.handle.mailbox.lock().state.details.remove(who);
-        drop(details);
-        self.peers[who.slot as usize] = Peer::default();
-        self.core.release(who);
-        self.occupied -= 1;
-    }
-
-    fn begin_shutdown(&mut self) {
-        self.stopping = Some(self.now);
-        self.sweep_interval = self.sweep_interval.min(Duration::from_millis(100));
-        for slot in 0..self.peers.len() {
-            if let Some(who) = self.core.current(slot as u32) {
-                self.begin_close(who, Close::new(CloseCode::GOING_AWAY, "the server is shutting down"), Phase::Closing);
-            }
-        }
-    }
-
-    // ----- time -----
-
-    /// Looks after silent peers, unfinished messages and unanswered close frames: some slots a turn, all of them a tick.
-    fn sweep(&mut self) {
-        if self.sweep_at == usize::MAX {
-            if self.now.since(self.swept) < self.sweep_interval {
-                return;
-            }
-            self.swept = self.now;
-            self.sweep_at = 0;
-        }
-        let end = (self.sweep_at + SWEEP_PER_TURN).min(self.peers.len());
-        for slot in self.sweep_at..end {
-            self.look_after(slot);
-        }
-        self.sweep_at = if end == self.peers.len() { usize::MAX } else { end };
-        self.close_faulty();
-    }
-
-    fn look_after(&mut self, slot: usize) {
-        let peer = &self.peers[slot];
-        let waiting = peer.held.as_ref().and_then(|held| held.waiting.as_ref());
-        if let (Some(waiting), Some(since)) = (waiting, self.stopping) {
-            // `on_close` itself has a little longer than the callback before it.
-            let grace = if peer.phase == Phase::Closed { HANDLER_GRACE * 3 / 2 } else { HANDLER_GRACE };
-            if self.now.since(since) >= grace {
-                waiting.abort();
-            }
-        }
-        let Some(who) = self.core.current(slot as u32) else { return };
-        if let Some((_, since)) = peer.held.as_ref().and_then(|held| held.closing.as_ref()) {
-            if self.now.since(*since) >= CLOSE_TIMEOUT {
-                self.finish_as_begun(who);
-            }
-            return;
-        }
-        if waiting.is_some() {
-            return; // the timers stand still
-        }
-        let Some(endpoint) = &self.endpoints[peer.endpoint] else { return };
-        let route = endpoint.route.clone();
-        if let Some(held) = &peer.held {
-            if held.unfinished.is_some_and(|begun| self.now.since(begun) >= route.message_timeout) {
-                let close = Close::new(CloseCode::POLICY, "a message was left unfinished for too long");
-                self.begin_close(who, close, Phase::Draining);
-                return;
-            }
-        }
-        if let Some(interval) = route.ping_interval {
-            self.ping_if_silent(who, interval);
-        }
-    }
-
-    fn ping_if_silent(&mut self, who: Local, interval: Duration) {
-        let peer = &mut self.peers[who.slot as usize];
-        let silent = self.now.since(peer.heard);
-        if silent < interval * (u32::from(peer.missed_pings) + 1) {
-            return;
-        }
-        if self.core.dialect(who.slot) == Dialect::Sse {
-            // A comment; the peer has no way to answer, and TCP tells when it is gone.
-            peer.heard = self.now;
-            self.core.send_encoded(who.slot, &mut b":\n\n".to_vec(), 0);
-        } else if peer.missed_pings >= MISSED_PINGS {
-            self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer answered no ping"));
-        } else {
-            peer.missed_pings += 1;
-            let mut ping = Vec::with_capacity(2);
-            codec::encode_frame(&mut ping, Opcode::Ping, b"");
-            self.core.send_encoded(who.slot, &mut ping, 1);
-        }
-    }
-
-    // ----- small helps -----
-
     /// Its number.
     fn shard(&self) -> u8 {
         self.core.shard()
@@ -867,47 +400,13 @@ impl Shard {
     fn let_go(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
         let empty = |held: &Held| {
-            held.unread.is_empty() && held.waiting.is_none() && held.closing.is_none() && held.unfinished.is_none()
+            held.unread.is_empty()
+                && held.waiting.is_none()
+                && held.closing.is_none()
+                && held.unfinished.is_none()
         };
         if peer.held.as_deref().is_some_and(empty) {
             peer.held = None;
         }
     }
 }
-
-/// Which callback is to be called.
-enum Callback {
-    Open,
-    Message(Frame),
-    Close(Close),
-}
-
-/// Says to the shard that a callback has ended, also when its task was cancelled.
-struct Report {
-    handle: Arc<ShardHandle>,
-    who: Local,
-    outcome: Outcome,
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
-    }
-}
-
-fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) {
-    if error.is_closed() {
-        tracing::debug!(route, "a callback used its connection after it was closed");
-        return;
-    }
-    count(&handle.counters.failed_callbacks, 1);
-    let id = crate::ConnectionId::new(handle.node, who);
-    tracing::error!(route, %id, %error, "a callback failed; its connection is closed with 1011");
-}
-
-fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
-    count(&handle.counters.failed_callbacks, 1);
-    let id = crate::ConnectionId::new(handle.node, who);
-    tracing::error!(route, %id, message, "a callback panicked; its connection is closed with 1011");
-}
-

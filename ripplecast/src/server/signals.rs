@@ -11,7 +11,7 @@ const INTERRUPTED: i32 = 130;
 ///
 /// The watch has a thread and a runtime of its own, so that the second signal works even while handlers block every
 /// thread of the server's.
-pub(crate) fn watch() -> io::Result<impl Future<Output = ()>> {
+pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let (tell, told) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {

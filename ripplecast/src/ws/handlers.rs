@@ -160,7 +160,10 @@ pub struct Set<F, Fut>(F, PhantomData<fn() -> Fut>);
 
 impl Handlers<Stateless, Unset, Unset, Unset> {
     /// State that is handed to each callback, as its first argument; a clone each time, so keep it cheap to clone.
-    pub fn with_state<S: Clone + Send + Sync + 'static>(self, state: S) -> Handlers<Shared<S>, Unset, Unset, Unset> {
+    pub fn with_state<S: Clone + Send + Sync + 'static>(
+        self,
+        state: S,
+    ) -> Handlers<Shared<S>, Unset, Unset, Unset> {
         Handlers { state: Shared(state), open: Unset, message: Unset, close: Unset }
     }
 }

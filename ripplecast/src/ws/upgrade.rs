@@ -14,8 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::{
-    Accept, Hub, Request,
-    driven,
+    Accept, Hub, Request, driven,
     hub::{Adoption, Command, Dialect, Permit, Route},
     request::{self, Hook, admit, plain},
 };
@@ -46,7 +45,10 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     let (parts, _) = request.into_parts();
     let peer = request::peer(&gate.hub, &parts);
     if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
-        return plain(403, "This page may not connect: its origin is not that of the server, and not allowed by it.\n");
+        return plain(
+            403,
+            "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
+        );
     }
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,

@@ -1,0 +1,155 @@
+//! Calls callbacks, and goes on when one that had to wait is done.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+
+use crate::{Close, CloseCode, Connection, ConnectionId, Error, Frame, limits::SLOW_HANDLER};
+
+use super::{
+    super::{
+        callbacks::{Called, Waiting, panic_message},
+        command::{Command, Outcome},
+        connection::Local,
+        current,
+        shards::{ShardHandle, count},
+    },
+    Phase, Shard,
+};
+
+impl Shard {
+    /// Calls a callback. What it pushes to its own connection stays in `current` until [`Shard::cork`].
+    pub(super) fn call(&mut self, who: Local, callback: Callback) {
+        let slot = who.slot as usize;
+        let Some(endpoint) = &mut self.endpoints[self.peers[slot].endpoint] else { return };
+        let connection = Connection { shard: self.handle.clone(), local: who };
+        let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
+        let before = Instant::now();
+        let entered = current::enter(self.handle.node, who, self.core.dialect(who.slot), open);
+        let called = match callback {
+            Callback::Open => endpoint.callbacks.open(connection),
+            Callback::Message(frame) => endpoint.callbacks.message(connection, frame),
+            Callback::Close(close) => endpoint.callbacks.close(connection, close),
+        };
+        drop(entered);
+        let took = before.elapsed();
+        if took >= SLOW_HANDLER {
+            count(&self.handle.counters.slow_callbacks, 1);
+            let route = &endpoint.route.name;
+            let milliseconds = took.as_millis() as u64;
+            tracing::warn!(
+                route,
+                milliseconds,
+                "a callback blocked its shard; use .await or tokio::task::spawn_blocking"
+            );
+        }
+        match called {
+            Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
+            Called::Returned(Err(error)) => {
+                log_failure(&self.handle, &endpoint.route.name, who, &error);
+                self.returned(who, Outcome::Failed);
+            }
+            Called::Panicked(message) => {
+                log_panic(&self.handle, &endpoint.route.name, who, &message);
+                self.returned(who, Outcome::Failed);
+            }
+            Called::Waits(future) => self.wait_for(who, future),
+        }
+    }
+
+    /// A callback has returned in place.
+    pub(super) fn returned(&mut self, who: Local, outcome: Outcome) {
+        let slot = who.slot as usize;
+        if self.peers[slot].phase == Phase::Closed {
+            self.release(who);
+        } else if outcome == Outcome::Failed {
+            self.cork(who);
+            self.begin_close(who, Close::new(CloseCode::INTERNAL, "the handler failed"), Phase::Closing);
+        }
+    }
+
+    /// A callback waits: the runtime drives it on, and the connection is not read until it is done.
+    pub(super) fn wait_for(&mut self, who: Local, future: Waiting) {
+        let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
+        let (handle, route) = (self.handle.clone(), endpoint.route.clone());
+        let task = self.runtime.spawn(async move {
+            let mut report = Report { handle, who, outcome: Outcome::Failed };
+            match AssertUnwindSafe(future).catch_unwind().await {
+                Ok(Ok(())) => report.outcome = Outcome::Good,
+                Ok(Err(error)) => log_failure(&report.handle, &route.name, who, &error),
+                Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
+            }
+        });
+        self.held(who.slot as usize).waiting = Some(task.abort_handle());
+    }
+
+    /// A callback that had to wait has ended.
+    pub(super) fn done(&mut self, who: Local, outcome: Outcome) {
+        let slot = who.slot as usize;
+        self.held(slot).waiting = None;
+        if self.peers[slot].phase == Phase::Closed {
+            self.returned(who, outcome);
+            return;
+        }
+        if !self.core.is_open(who) {
+            self.call_on_close(who);
+            return;
+        }
+        self.heard(slot); // its timers stood still meanwhile
+        let now = self.now;
+        let held = self.held(slot);
+        if held.unfinished.is_some() {
+            held.unfinished = Some(now);
+        }
+        self.returned(who, outcome);
+        if !self.core.is_open(who) {
+            return;
+        }
+        let mut unread = std::mem::take(&mut self.held(slot).unread);
+        self.feed(who, &mut unread);
+        if self.core.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
+            self.peers[slot].unread_socket = false;
+            self.read(who, true);
+        }
+        self.cork(who);
+        if self.core.is_open(who) {
+            self.let_go(slot);
+        }
+    }
+}
+
+/// Which callback is to be called.
+pub(super) enum Callback {
+    Open,
+    Message(Frame),
+    Close(Close),
+}
+
+/// Says to the shard that a callback has ended, also when its task was cancelled.
+struct Report {
+    handle: Arc<ShardHandle>,
+    who: Local,
+    outcome: Outcome,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
+    }
+}
+
+fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) {
+    if error.is_closed() {
+        tracing::debug!(route, "a callback used its connection after it was closed");
+        return;
+    }
+    count(&handle.counters.failed_callbacks, 1);
+    let id = ConnectionId::new(handle.node, who);
+    tracing::error!(route, %id, %error, "a callback failed; its connection is closed with 1011");
+}
+
+fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
+    count(&handle.counters.failed_callbacks, 1);
+    let id = ConnectionId::new(handle.node, who);
+    tracing::error!(route, %id, message, "a callback panicked; its connection is closed with 1011");
+}

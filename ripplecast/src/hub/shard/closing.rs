@@ -1,0 +1,121 @@
+//! The end of a connection, for whatever reason: one `on_close`, exactly once, when no other callback waits.
+
+use std::time::Duration;
+
+use crate::{
+    Close, CloseCode,
+    ws::codec::{self, Decoder},
+};
+
+use super::{
+    super::{batch::Dialect, connection::Local, shards::count},
+    Peer, Phase, Shard,
+    calls::Callback,
+};
+
+impl Shard {
+    /// Sends a close frame behind everything that was pushed, and waits for the peer's in the given phase.
+    pub(super) fn begin_close(&mut self, who: Local, close: Close, phase: Phase) {
+        let slot = who.slot as usize;
+        if !self.core.is_open(who) {
+            return;
+        }
+        if self.peers[slot].phase != Phase::Open {
+            // The answer to our own close frame, or a second reason: the first one stands.
+            if phase == Phase::Finishing {
+                self.peers[slot].phase = Phase::Finishing;
+                if self.core.backlog(who.slot) == 0 {
+                    self.finish_as_begun(who);
+                }
+            }
+            return;
+        }
+        self.core.catch_up(who.slot);
+        self.no_longer_live(who);
+        let stream = self.core.dialect(who.slot) == Dialect::Sse;
+        if !stream {
+            let mut frame = std::mem::take(&mut self.control);
+            let code = (close.code != CloseCode::NO_STATUS).then_some(close.code.get());
+            codec::encode_close(&mut frame, code, &close.reason);
+            self.core.append(who.slot, &frame);
+            frame.clear();
+            self.control = frame;
+        }
+        self.core.mute(who.slot);
+        let now = self.now;
+        self.held(slot).closing = Some((close, now));
+        self.peers[slot].phase = if stream { Phase::Finishing } else { phase };
+        if self.core.backlog(who.slot) == 0 {
+            match self.peers[slot].phase {
+                Phase::Finishing => self.finish_as_begun(who),
+                Phase::Draining => self.shut_down_writing(who.slot),
+                _ => {}
+            }
+        }
+    }
+
+    /// From now on it is closed for everybody, and a member of nothing.
+    pub(super) fn no_longer_live(&mut self, who: Local) {
+        let mut mailbox = self.handle.mailbox.lock();
+        mailbox.state.close(who);
+        let client = mailbox.state.details.client(who);
+        drop(mailbox);
+        if let Some(client) = client {
+            self.shards.clients.remove(&client, who);
+        }
+        self.core.leave_all(who);
+    }
+
+    /// Drops the socket, with the close that was begun.
+    pub(super) fn finish_as_begun(&mut self, who: Local) {
+        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+    }
+
+    /// Drops the socket, and calls `on_close` as soon as no other callback waits. A close that was begun stands.
+    pub(super) fn finish(&mut self, who: Local, close: Close) {
+        if !self.core.is_open(who) {
+            return;
+        }
+        self.no_longer_live(who);
+        drop(self.core.detach(who));
+        let slot = who.slot as usize;
+        let now = self.now;
+        self.held(slot).closing.get_or_insert((close, now));
+        self.peers[slot].decoder = Decoder::default();
+        if !self.is_waiting(slot) {
+            self.call_on_close(who);
+        }
+    }
+
+    pub(super) fn call_on_close(&mut self, who: Local) {
+        let peer = &mut self.peers[who.slot as usize];
+        peer.phase = Phase::Closed;
+        let closing = peer.held.as_mut().and_then(|held| held.closing.take());
+        let close = closing.map_or_else(|| Close::new(CloseCode::ABNORMAL, ""), |(close, _)| close);
+        count(&self.handle.counters.closed, 1);
+        self.call(who, Callback::Close(close));
+    }
+
+    /// `on_close` has returned: the slot is free for the next connection.
+    pub(super) fn release(&mut self, who: Local) {
+        let details = self.handle.mailbox.lock().state.details.remove(who);
+        drop(details);
+        self.peers[who.slot as usize] = Peer::default();
+        self.core.release(who);
+        self.occupied -= 1;
+    }
+
+    pub(super) fn begin_shutdown(&mut self) {
+        self.stopping = Some(self.now);
+        self.sweep_interval = self.sweep_interval.min(Duration::from_millis(100));
+        for slot in 0..self.peers.len() {
+            if let Some(who) = self.core.current(slot as u32) {
+                self.begin_close(
+                    who,
+                    Close::new(CloseCode::GOING_AWAY, "the server is shutting down"),
+                    Phase::Closing,
+                );
+            }
+        }
+    }
+}

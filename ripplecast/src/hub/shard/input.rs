@@ -1,0 +1,205 @@
+//! What peers send: read into the shard's one buffer, decoded in place, handed to the callbacks.
+
+use std::{
+    io::{self, Read},
+    net::Shutdown,
+};
+
+use crate::{
+    Close, CloseCode, Frame,
+    limits::READS_PER_TURN,
+    ws::codec::{self, Event as Received, Opcode, ProtocolError},
+};
+
+use super::{
+    super::{batch::Dialect, connection::Local, current, shards::count},
+    Phase, Shard,
+    calls::Callback,
+};
+
+impl Shard {
+    /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
+    pub(super) fn read(&mut self, who: Local, to_end: bool) {
+        let slot = who.slot as usize;
+        if self.is_waiting(slot) {
+            self.peers[slot].unread_socket = true;
+            return;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut reads = 0;
+        loop {
+            if reads == READS_PER_TURN {
+                self.again.push(who);
+                break;
+            }
+            reads += 1;
+            let Some(wire) = self.core.wire(who.slot) else { break };
+            match (&mut &*wire).read(&mut buffer) {
+                Ok(0) => {
+                    self.cork(who);
+                    self.input_ended(who);
+                    break;
+                }
+                Ok(n) => {
+                    self.heard(slot);
+                    self.feed(who, &mut buffer[..n]);
+                    if self.is_waiting(slot) {
+                        self.peers[slot].unread_socket = true;
+                        break;
+                    }
+                    if !self.core.is_open(who) || (n < buffer.len() && !to_end) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        self.cork(who);
+    }
+
+    /// The peer was heard.
+    pub(super) fn heard(&mut self, slot: usize) {
+        let peer = &mut self.peers[slot];
+        peer.heard = self.now;
+        peer.missed_pings = 0;
+    }
+
+    /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
+    pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
+        let slot = who.slot as usize;
+        if self.core.dialect(who.slot) == Dialect::Sse {
+            return; // a stream of events goes one way
+        }
+        let max_message =
+            self.endpoints[self.peers[slot].endpoint].as_ref().map_or(0, |e| e.route.max_message);
+        let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
+        let mut message_ended = false;
+        let mut at = 0;
+        while at < input.len() && self.core.is_open(who) {
+            match self.peers[slot].phase {
+                Phase::Open | Phase::Closing => {}
+                Phase::Draining | Phase::Finishing | Phase::Closed => break,
+            }
+            if self.is_waiting(slot) {
+                self.held(slot).unread.extend_from_slice(&input[at..]);
+                break;
+            }
+            match decoder.decode(&mut input[at..], max_message) {
+                Ok((n, event)) => {
+                    at += n;
+                    if let Some(event) = event {
+                        message_ended |= matches!(event, Received::Text(_) | Received::Binary(_));
+                        self.received(who, event);
+                    }
+                }
+                Err(error) => {
+                    self.protocol_error(who, &error);
+                    break;
+                }
+            }
+        }
+        if !self.core.is_open(who) {
+            return;
+        }
+        let now = self.now;
+        let idle = decoder.is_idle();
+        let peer = &mut self.peers[slot];
+        peer.decoder = decoder;
+        if !idle {
+            let held = peer.held.get_or_insert_default();
+            if message_ended || held.unfinished.is_none() {
+                held.unfinished = Some(now);
+            }
+        } else if let Some(held) = &mut peer.held {
+            held.unfinished = None;
+        }
+        self.let_go(slot);
+    }
+
+    /// One event of the codec.
+    pub(super) fn received(&mut self, who: Local, event: Received<'_>) {
+        let closing = self.peers[who.slot as usize].phase != Phase::Open;
+        match event {
+            Received::Text(_) | Received::Binary(_) | Received::Ping(_) if closing => {}
+            Received::Text(payload) => {
+                count(&self.handle.counters.messages, 1);
+                self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
+            }
+            Received::Binary(payload) => {
+                count(&self.handle.counters.messages, 1);
+                self.call(who, Callback::Message(Frame::binary(payload.into_bytes())));
+            }
+            Received::Ping(payload) => {
+                self.cork(who);
+                let mut pong = std::mem::take(&mut self.control);
+                codec::encode_frame(&mut pong, Opcode::Pong, &payload);
+                self.core.send_encoded(who.slot, &mut pong, 1);
+                pong.clear();
+                self.control = pong;
+            }
+            Received::Pong(_) => {}
+            Received::Close { code, reason } => {
+                let code = code.map_or(CloseCode::NO_STATUS, CloseCode::from_peer);
+                let close = Close::new(code, reason.into_owned());
+                self.cork(who);
+                self.begin_close(who, close, Phase::Finishing);
+            }
+        }
+    }
+
+    /// The peer sends no more.
+    pub(super) fn input_ended(&mut self, who: Local) {
+        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+    }
+
+    /// The peer has gone while a callback waits: it counts as closed at once, and what it sent before is still handled.
+    pub(super) fn hung_up(&mut self, who: Local) {
+        let peer = &mut self.peers[who.slot as usize];
+        if !std::mem::replace(&mut peer.hung_up, true) {
+            self.no_longer_live(who);
+        }
+    }
+
+    pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
+        count(&self.handle.counters.protocol_errors, 1);
+        tracing::debug!(code = error.code, reason = error.reason, "a peer broke the protocol");
+        let close = Close::new(CloseCode::from_peer(error.code), error.reason);
+        self.cork(who);
+        self.begin_close(who, close, Phase::Draining);
+    }
+
+    /// Sends what a callback pushed to its own connection, in one write.
+    pub(super) fn cork(&mut self, who: Local) {
+        let (mut bytes, frames) = current::take();
+        if !bytes.is_empty() && self.core.is_open(who) {
+            self.core.send_encoded(who.slot, &mut bytes, frames);
+        }
+        current::give_back(bytes);
+    }
+
+    /// The socket takes more.
+    pub(super) fn flush(&mut self, who: Local) {
+        self.core.flush(who.slot);
+        let phase = self.peers[who.slot as usize].phase;
+        if self.core.backlog(who.slot) == 0 {
+            match phase {
+                Phase::Finishing => self.finish_as_begun(who),
+                Phase::Draining => self.shut_down_writing(who.slot),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more will come, while we still read.
+    pub(super) fn shut_down_writing(&self, slot: u32) {
+        if let Some(wire) = self.core.wire(slot) {
+            let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Time: one coarse sweep over the connections, and no timer for any of them.
+
+use std::time::Duration;
+
+use crate::{
+    Close, CloseCode,
+    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, MISSED_PINGS, SWEEP_PER_TURN},
+    ws::codec::{self, Opcode},
+};
+
+use super::{
+    super::{batch::Dialect, connection::Local},
+    Phase, Shard,
+};
+
+impl Shard {
+    /// Looks after silent peers, unfinished messages and unanswered close frames: some slots a turn, all of them a tick.
+    pub(super) fn sweep(&mut self) {
+        if self.sweep_at == usize::MAX {
+            if self.now.since(self.swept) < self.sweep_interval {
+                return;
+            }
+            self.swept = self.now;
+            self.sweep_at = 0;
+        }
+        let end = (self.sweep_at + SWEEP_PER_TURN).min(self.peers.len());
+        for slot in self.sweep_at..end {
+            self.look_after(slot);
+        }
+        self.sweep_at = if end == self.peers.len() { usize::MAX } else { end };
+        self.close_faulty();
+    }
+
+    pub(super) fn look_after(&mut self, slot: usize) {
+        let peer = &self.peers[slot];
+        let waiting = peer.held.as_ref().and_then(|held| held.waiting.as_ref());
+        if let (Some(waiting), Some(since)) = (waiting, self.stopping) {
+            // `on_close` itself has a little longer than the callback before it.
+            let grace = if peer.phase == Phase::Closed { HANDLER_GRACE * 3 / 2 } else { HANDLER_GRACE };
+            if self.now.since(since) >= grace {
+                waiting.abort();
+            }
+        }
+        let Some(who) = self.core.current(slot as u32) else { return };
+        if let Some((_, since)) = peer.held.as_ref().and_then(|held| held.closing.as_ref()) {
+            if self.now.since(*since) >= CLOSE_TIMEOUT {
+                self.finish_as_begun(who);
+            }
+            return;
+        }
+        if waiting.is_some() {
+            return; // the timers stand still
+        }
+        let Some(endpoint) = &self.endpoints[peer.endpoint] else { return };
+        let route = endpoint.route.clone();
+        let unfinished = peer.held.as_ref().and_then(|held| held.unfinished);
+        if unfinished.is_some_and(|begun| self.now.since(begun) >= route.message_timeout) {
+            let close = Close::new(CloseCode::POLICY, "a message was left unfinished for too long");
+            self.begin_close(who, close, Phase::Draining);
+            return;
+        }
+        if let Some(interval) = route.ping_interval {
+            self.ping_if_silent(who, interval);
+        }
+    }
+
+    pub(super) fn ping_if_silent(&mut self, who: Local, interval: Duration) {
+        let peer = &mut self.peers[who.slot as usize];
+        let silent = self.now.since(peer.heard);
+        if silent < interval * (u32::from(peer.missed_pings) + 1) {
+            return;
+        }
+        if self.core.dialect(who.slot) == Dialect::Sse {
+            // A comment; the peer has no way to answer, and TCP tells when it is gone.
+            peer.heard = self.now;
+            self.core.send_encoded(who.slot, &mut b":\n\n".to_vec(), 0);
+        } else if peer.missed_pings >= MISSED_PINGS {
+            self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer answered no ping"));
+        } else {
+            peer.missed_pings += 1;
+            let mut ping = Vec::with_capacity(2);
+            codec::encode_frame(&mut ping, Opcode::Ping, b"");
+            self.core.send_encoded(who.slot, &mut ping, 1);
+        }
+    }
+}
