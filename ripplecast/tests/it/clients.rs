@@ -1,0 +1,457 @@
+//! What the tests of rooms, event streams and the API share: a server, a scripted handler, and clients.
+//!
+//! Clients are blocking and run on the test's own threads, so that nothing but the server uses the server's runtime. Every
+//! wait is for an event; [`PATIENCE`] only turns a hang into a failure.
+
+use std::{
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use ripplecast::{App, AppBuilder, Connection, Error, Frame, Hub, Result, ws::Handler};
+use tokio::{runtime::Runtime, sync::oneshot};
+use tungstenite::{
+    Message, WebSocket,
+    client::{IntoClientRequest as _, client_with_config},
+    error::Error as WsError,
+    handshake::{HandshakeError, client::Response},
+    http::{HeaderName, HeaderValue},
+    protocol::WebSocketConfig,
+};
+
+/// Far longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server on a free port of loopback, on a runtime of its own with four workers. When it is dropped it is shut down, and
+/// every connection that was opened must have been closed.
+pub(crate) struct TestServer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) hub: Hub,
+    runtime: Option<Runtime>,
+    /// Tells our own accept loop to shut down.
+    _stop: oneshot::Sender<()>,
+}
+
+impl TestServer {
+    /// Our own accept loop.
+    pub(crate) fn start(builder: AppBuilder, routes: impl FnOnce(App) -> App) -> Self {
+        let runtime = runtime();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (addr, hub) = runtime.block_on(async {
+            let bound = routes(builder.build().await.unwrap()).bind("127.0.0.1:0").await.unwrap();
+            let (addr, hub) = (bound.local_addr(), bound.hub());
+            tokio::spawn(bound.serve_with_shutdown(async { drop(stopped.await) }));
+            (addr, hub)
+        });
+        Self { addr, hub, runtime: Some(runtime), _stop: stop }
+    }
+
+    /// With a number of shards, each a task or a thread.
+    pub(crate) fn with_shards(shards: usize, threads: bool, routes: impl FnOnce(App) -> App) -> Self {
+        Self::start(App::builder().hub(|hub| hub.shards(shards).dedicated_threads(threads)), routes)
+    }
+
+    /// A plain `axum::serve`, in somebody else's application.
+    pub(crate) fn under_axum(routes: impl FnOnce(&Hub) -> axum::Router) -> Self {
+        let runtime = runtime();
+        let (stop, _) = oneshot::channel::<()>();
+        let (addr, hub) = runtime.block_on(async {
+            let hub = Hub::builder().shards(2).build().unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let router = routes(&hub);
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            (addr, hub)
+        });
+        Self { addr, hub, runtime: Some(runtime), _stop: stop }
+    }
+
+    /// The server's runtime, for publishers that are tasks.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().unwrap()
+    }
+
+    /// Runs a future to its end.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let patient = async { tokio::time::timeout(PATIENCE, future).await.expect("it hangs") };
+        self.runtime().block_on(patient)
+    }
+
+    /// Number of members of a room.
+    pub(crate) fn len(&self, room: &str) -> usize {
+        self.block_on(self.hub.room(room).len()).unwrap()
+    }
+
+    /// A WebSocket.
+    pub(crate) fn tab(&self, path: &str) -> Tab {
+        Tab::open(self.addr, path, &[]).unwrap()
+    }
+
+    /// A WebSocket of which the server knows: `steps` have been done, and it has said so.
+    pub(crate) fn scripted(&self, path: &str, steps: &str) -> Tab {
+        let mut tab = self.tab(path);
+        tab.run(steps);
+        tab
+    }
+
+    /// The server's side of a connection with a [`Script`].
+    pub(crate) fn connection(&self, tab: &mut Tab) -> Connection {
+        tab.say("id");
+        self.hub.connection(tab.text().parse().unwrap()).unwrap()
+    }
+
+    /// An event stream.
+    pub(crate) fn events(&self, path: &str) -> EventStream {
+        EventStream::open(self.addr, path)
+    }
+
+    /// A plain request and the whole answer.
+    pub(crate) fn http(&self, method: &str, path: &str) -> Reply {
+        self.http_with(method, path, "")
+    }
+
+    /// A plain request with more header lines, each ended by `\r\n`.
+    pub(crate) fn http_with(&self, method: &str, path: &str, headers: &str) -> Reply {
+        let mut stream = connect(self.addr);
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: 0\r\n{headers}\r\n",
+            self.addr
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        let (head, body) = all.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let runtime = self.runtime.take().unwrap();
+        if !std::thread::panicking() {
+            let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.hub.shutdown()).await });
+            ended.expect("the shutdown hangs");
+            let stats = self.hub.stats();
+            assert_eq!(stats.opened, stats.closed, "one on_close for each on_open");
+            assert_eq!(stats.connections, 0);
+        }
+        runtime.shutdown_background();
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// An answer to a plain request.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// A handler that does what the peer says: steps separated by `;`, all within one call of `on_message`.
+pub(crate) struct Script(pub(crate) Hub);
+
+impl Handler for Script {
+    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        for step in frame.as_text().unwrap_or_default().split(';') {
+            self.step(&conn, step.trim()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Script {
+    async fn step(&self, conn: &Connection, step: &str) -> Result<()> {
+        let (word, rest) = step.split_once(' ').unwrap_or((step, ""));
+        let rest = rest.to_owned();
+        let pushed = match word {
+            "join" => return conn.join(&rest),
+            "leave" => conn.push(format!("left {}", conn.leave(&rest))),
+            "len" => conn.push(format!("len {}", self.0.room(&rest).len().await?)),
+            "id" => conn.push(conn.id().to_string()),
+            "identify" => return conn.identify(&rest).await,
+            "own" => conn.push(rest),
+            "all" => self.0.broadcast(rest),
+            "room" => {
+                let (room, text) = rest.split_once(' ').unwrap_or_default();
+                self.0.room(room).push(text.to_owned())
+            }
+            "task" => {
+                let conn = conn.clone();
+                tokio::spawn(async move { conn.push(rest) }).await.map_err(|error| Error::other(error.to_string()))?
+            }
+            "yield" => {
+                tokio::task::yield_now().await;
+                return Ok(());
+            }
+            "close" => conn.close(ripplecast::CloseCode::NORMAL, rest),
+            _ => return Err(Error::other(format!("no such step: {step}"))),
+        };
+        if pushed.is_queued() { Ok(()) } else { Err(Error::other(format!("{step}: {pushed:?}"))) }
+    }
+}
+
+/// One WebSocket, by tungstenite.
+pub(crate) struct Tab {
+    pub(crate) socket: WebSocket<TcpStream>,
+    /// The server's close frame: code and reason.
+    pub(crate) close: Option<(u16, String)>,
+}
+
+impl Tab {
+    /// Opens one; the answer when it is refused.
+    pub(crate) fn open(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Box<RefusedBy>> {
+        let mut request = format!("ws://{addr}{path}").into_client_request().unwrap();
+        for (name, value) in headers {
+            let (name, value) = (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+            request.headers_mut().insert(name, value);
+        }
+        // The default of 128 KiB a client is much for a thousand of them.
+        let config = WebSocketConfig::default().read_buffer_size(4096);
+        match client_with_config(request, connect(addr), Some(config)) {
+            Ok((socket, _)) => Ok(Self { socket, close: None }),
+            Err(HandshakeError::Failure(WsError::Http(response))) => Err(response),
+            Err(other) => panic!("the handshake failed: {other}"),
+        }
+    }
+
+    pub(crate) fn say(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).unwrap();
+    }
+
+    /// Has a [`Script`] do something, and waits until it is done. What came before is thrown away.
+    pub(crate) fn run(&mut self, steps: &str) {
+        self.say(format!("{steps}; own done"));
+        while self.text() != "done" {}
+    }
+
+    /// The next message; `None` when the connection has ended.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        loop {
+            match self.socket.read() {
+                Ok(message @ (Message::Text(_) | Message::Binary(_))) => return Some(message),
+                Ok(Message::Close(frame)) => {
+                    self.close = frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
+                }
+                Ok(_) => {}
+                Err(WsError::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    panic!("nothing came");
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next message, which is a text.
+    pub(crate) fn text(&mut self) -> String {
+        match self.next() {
+            Some(Message::Text(text)) => text.as_str().to_owned(),
+            other => panic!("a text was wanted: {other:?}, {:?}", self.close),
+        }
+    }
+
+    /// All texts up to `last`, without it.
+    pub(crate) fn until(&mut self, last: &str) -> Vec<String> {
+        let mut log = Vec::new();
+        loop {
+            let text = self.text();
+            if text == last {
+                return log;
+            }
+            log.push(text);
+        }
+    }
+
+    /// Reads to the end; what had still come.
+    pub(crate) fn rest(&mut self) -> Vec<String> {
+        let mut log = Vec::new();
+        while let Some(message) = self.next() {
+            log.push(message.to_text().unwrap().to_owned());
+        }
+        log
+    }
+
+    /// Closes, with the whole handshake.
+    pub(crate) fn close(mut self) {
+        self.socket.close(None).unwrap();
+        while self.next().is_some() {}
+    }
+}
+
+/// How the server refuses a WebSocket.
+pub(crate) type RefusedBy = tungstenite::http::Response<<Response as Body>::Body>;
+
+/// The body type of tungstenite's response.
+pub(crate) trait Body {
+    type Body;
+}
+
+impl<T> Body for tungstenite::http::Response<T> {
+    type Body = T;
+}
+
+/// An event stream, read by hand as the HTML standard (section 9.2) says.
+pub(crate) struct EventStream {
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
+    /// Whether the last chunk has come: it ended, and was not cut off.
+    pub(crate) ended: bool,
+    reader: BufReader<TcpStream>,
+    /// Bytes of the current chunk still to be read.
+    chunk: usize,
+    /// The last byte was a carriage return, so a line feed that follows is part of the same end of line.
+    after_return: bool,
+}
+
+/// What comes in a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    Comment(String),
+    Event(Event),
+}
+
+/// A block of fields, as it was dispatched.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    /// `event:`, if any.
+    pub(crate) name: Option<String>,
+    /// All `data:` lines, joined by line feeds.
+    pub(crate) data: Option<String>,
+    pub(crate) retry: Option<String>,
+}
+
+impl EventStream {
+    pub(crate) fn open(addr: SocketAddr, path: &str) -> Self {
+        Self::open_on(connect(addr), path)
+    }
+
+    pub(crate) fn open_on(mut stream: TcpStream, path: &str) -> Self {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\naccept: text/event-stream\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "no whole head: {head}");
+        }
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        Self { head, ended: false, reader, chunk: 0, after_return: false }
+    }
+
+    /// The next byte of the body.
+    fn byte(&mut self) -> Option<u8> {
+        if self.chunk == 0 {
+            if self.ended {
+                return None;
+            }
+            let mut size = String::new();
+            match self.reader.read_line(&mut size) {
+                Ok(1..) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("nothing came"),
+                _ => return None,
+            }
+            self.chunk = usize::from_str_radix(size.trim_end(), 16).unwrap();
+            self.ended = self.chunk == 0;
+            if self.ended {
+                return None;
+            }
+        }
+        let mut byte = [0];
+        self.reader.read_exact(&mut byte).ok()?;
+        self.chunk -= 1;
+        if self.chunk == 0 {
+            let mut end = [0; 2];
+            self.reader.read_exact(&mut end).ok()?;
+            assert_eq!(&end, b"\r\n");
+        }
+        Some(byte[0])
+    }
+
+    /// The next line, whichever way it ends.
+    fn line(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        loop {
+            let byte = self.byte()?;
+            let after_return = std::mem::replace(&mut self.after_return, byte == b'\r');
+            match byte {
+                b'\n' if after_return => {}
+                b'\r' | b'\n' => return Some(String::from_utf8(line).unwrap()),
+                byte => line.push(byte),
+            }
+        }
+    }
+
+    /// The next comment or event; `None` at the end.
+    pub(crate) fn next(&mut self) -> Option<Item> {
+        let mut event = Event::default();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                if event != Event::default() {
+                    return Some(Item::Event(event));
+                }
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((&line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+            match field {
+                "" => return Some(Item::Comment(value)),
+                "id" => event.id = Some(value),
+                "event" => event.name = Some(value),
+                "retry" => event.retry = Some(value),
+                "data" => match &mut event.data {
+                    Some(data) => *data = format!("{data}\n{value}"),
+                    None => event.data = Some(value),
+                },
+                other => panic!("an unknown field: {other}"),
+            }
+        }
+    }
+
+    /// The next event that a browser would dispatch; `None` at the end.
+    pub(crate) fn event(&mut self) -> Option<Event> {
+        loop {
+            match self.next()? {
+                Item::Event(event) if event.data.is_some() => return Some(event),
+                _ => {}
+            }
+        }
+    }
+
+    /// The data of the next event.
+    pub(crate) fn data(&mut self) -> String {
+        self.event().expect("the stream has ended").data.unwrap()
+    }
+}
+
+pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Waits for something that the server comes to by itself, and of which it tells nobody.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2)); // only so that the server has the processor
+    }
+}
+
+/// Checks that `run` is some of `whole`, without a gap.
+pub(crate) fn assert_contiguous(run: &[String], whole: &[String], whose: &str) {
+    let Some(first) = run.first() else { return };
+    let start = whole.iter().position(|text| text == first).unwrap_or_else(|| panic!("{whose}: {first} is nowhere"));
+    let end = (start + run.len()).min(whole.len());
+    assert_eq!(run, &whole[start..end], "{whose}");
+}

@@ -1,0 +1,202 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use ripplecast::{CloseCode, Sent};
+use tungstenite::{
+    Message,
+    protocol::{CloseFrame, frame::coding::CloseCode as Code},
+};
+
+use crate::support::{
+    CLOSE, Client, Echo, SERVERS, Server, Site, check_echo, close_frame, ending, frame, read_close, read_frame, reset,
+    text,
+};
+
+/// An endpoint that writes down what is called, at `/`.
+fn site(server: Server, shards: usize) -> (Site, Echo) {
+    let echo = Echo::default();
+    let handler = echo.clone();
+    let site = Site::start(
+        server,
+        |hub| hub.shards(shards),
+        |hub, router| router.route("/", hub.ws(handler)),
+    );
+    (site, echo)
+}
+
+/// Begins to close, from the client's side.
+fn close(client: &mut Client, code: u16, reason: &str) {
+    client.close(Some(CloseFrame { code: Code::from(code), reason: reason.into() })).unwrap();
+}
+
+#[test]
+fn a_client_s_close_is_echoed_and_told_to_on_close() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let (site, echo) = site(server, shards);
+            let mut client = site.connect("/");
+            check_echo(&mut client);
+            close(&mut client, 4001, "bye");
+            assert_eq!(ending(&mut client), (4001, "bye".to_owned()));
+            assert_eq!(echo.closed(0), (4001, "bye".to_owned()));
+            // Without a code.
+            let mut raw = site.raw("/");
+            raw.write_all(&frame(CLOSE, b"")).unwrap();
+            assert_eq!(read_frame(&mut raw).unwrap(), (CLOSE, vec![]));
+            assert_eq!(raw.read(&mut [0]).unwrap(), 0);
+            assert_eq!(echo.closed(1), (1005, String::new()));
+            assert_eq!(site.stop().closed, 2);
+        }
+    }
+}
+
+#[test]
+fn the_server_s_close_is_told_to_the_client_and_to_on_close() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let (site, echo) = site(server, shards);
+            let mut client = site.connect("/");
+            let conn = echo.opened(0);
+            let code = CloseCode::application(4002).unwrap();
+            assert!(conn.push("last words").is_queued());
+            assert!(conn.close(code, "moved").is_queued());
+            // It counts as closed from now on, whatever the peer does.
+            assert!(!conn.is_open());
+            assert_eq!(conn.push("too late"), Sent::Closed);
+            assert_eq!(conn.close(CloseCode::NORMAL, ""), Sent::Closed);
+            assert!(conn.join("room").unwrap_err().is_closed());
+            assert!(conn.join_with("room", "snapshot").unwrap_err().is_closed());
+            assert!(conn.set_state(1_u8).unwrap_err().is_closed());
+            assert!(site.runtime.block_on(conn.identify("ann")).unwrap_err().is_closed());
+            assert!(site.hub.connection(conn.id()).is_none());
+            site.runtime.block_on(conn.closed());
+            assert_eq!(text(&mut client), "last words");
+            assert_eq!(ending(&mut client), (4002, "moved".to_owned()));
+            assert_eq!(echo.closed(0), (4002, "moved".to_owned()));
+            site.stop();
+        }
+    }
+}
+
+#[test]
+fn a_reason_that_is_too_long_is_cut_at_a_character() {
+    let (site, echo) = site(Server::Own, 1);
+    let mut client = site.connect("/");
+    assert!(echo.opened(0).close(CloseCode::NORMAL, "\u{20ac}".repeat(60)).is_queued());
+    assert_eq!(ending(&mut client), (1000, "\u{20ac}".repeat(41)));
+    site.stop();
+}
+
+#[test]
+fn both_sides_may_close_at_once() {
+    let (site, echo) = site(Server::Own, 1);
+    for n in 0..50 {
+        let mut raw = site.raw("/");
+        let conn = echo.opened(n);
+        let closer = std::thread::spawn(move || conn.close(CloseCode::NORMAL, "server").ignore());
+        raw.write_all(&close_frame(4001, "client")).unwrap();
+        let told = read_close(&mut raw);
+        closer.join().unwrap();
+        drop(raw);
+        assert_eq!(echo.closed(n), told, "whichever was first, both sides say the same");
+    }
+    site.stop();
+}
+
+#[test]
+fn messages_that_come_after_our_close_frame_are_not_handled() {
+    let (site, echo) = site(Server::Own, 1);
+    let mut raw = site.raw("/");
+    echo.opened(0).close(CloseCode::NORMAL, "").ignore();
+    assert_eq!(read_frame(&mut raw).unwrap(), (CLOSE, b"\x03\xe8".to_vec()));
+    raw.write_all(&frame(0x81, b"did not know yet")).unwrap();
+    raw.write_all(&frame(0x89, b"ping")).unwrap();
+    raw.write_all(&close_frame(1000, "")).unwrap();
+    assert_eq!(raw.read(&mut [0]).unwrap(), 0, "nothing follows a close frame");
+    assert_eq!(echo.closed(0), (1000, String::new()));
+    assert_eq!(site.stop().messages, 0);
+}
+
+#[test]
+fn a_peer_that_never_answers_our_close_frame_is_dropped() {
+    for server in SERVERS {
+        let (site, echo) = site(server, 1);
+        let begun = Instant::now();
+        let mut raw = site.raw("/");
+        echo.opened(0).close(CloseCode::NORMAL, "").ignore();
+        assert_eq!(read_frame(&mut raw).unwrap(), (CLOSE, b"\x03\xe8".to_vec()));
+        assert_eq!(raw.read(&mut [0]).unwrap(), 0);
+        assert!(begun.elapsed() >= Duration::from_secs(5), "it had 5 s for its answer");
+        assert_eq!(echo.closed(0), (1000, String::new()));
+        site.stop();
+    }
+}
+
+#[test]
+fn a_lost_connection_is_1006() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let (site, echo) = site(server, shards);
+            let client = site.connect("/");
+            let conn = echo.opened(0);
+            reset(client.get_ref().try_clone().unwrap());
+            drop(client);
+            assert_eq!(echo.closed(0), (1006, String::new()));
+            assert_eq!(conn.push("anybody there?"), Sent::Closed, "that is no error to handle");
+            // An end without a close frame.
+            drop(site.connect("/"));
+            assert_eq!(echo.closed(1), (1006, String::new()));
+            // Half an end: who sends no more can't answer a close frame either.
+            let raw = site.raw("/");
+            raw.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(echo.closed(2), (1006, String::new()));
+            // In the middle of a frame.
+            let mut raw = site.raw("/");
+            raw.write_all(&frame(0x81, b"cut off")[..9]).unwrap();
+            drop(raw);
+            assert_eq!(echo.closed(3), (1006, String::new()));
+            assert_eq!(site.stop().messages, 0);
+        }
+    }
+}
+
+#[test]
+fn what_came_before_the_end_is_handled_and_answered() {
+    for shards in [1, 2] {
+        let (site, echo) = site(Server::Own, shards);
+        let mut raw = site.raw("/");
+        let messages: Vec<u8> = (0..1000).flat_map(|n| frame(0x81, format!("{n}").as_bytes())).collect();
+        raw.write_all(&messages).unwrap();
+        raw.write_all(&close_frame(1000, "that was all")).unwrap();
+        for n in 0..1000 {
+            assert_eq!(read_frame(&mut raw).unwrap().1, format!("{n}").as_bytes());
+        }
+        assert_eq!(read_close(&mut raw), (1000, "that was all".to_owned()));
+        assert_eq!(echo.closed(0).0, 1000);
+        let handled = echo.0.with(|calls| calls.messages.len());
+        assert_eq!(handled, 1000);
+        site.stop();
+    }
+}
+
+#[test]
+fn a_client_of_somebody_else_s_gets_all_that_was_pushed_before_the_close() {
+    let (site, echo) = site(Server::Own, 2);
+    let mut client = site.connect("/");
+    let conn = echo.opened(0);
+    conn.join("room").unwrap();
+    let room = site.hub.room("room");
+    for n in 0..500 {
+        assert!(if n % 2 == 0 { conn.push(format!("{n}")) } else { room.push(format!("{n}")) }.is_queued());
+    }
+    conn.close(CloseCode::NORMAL, "done").ignore();
+    for n in 0..500 {
+        assert_eq!(text(&mut client), format!("{n}"));
+    }
+    assert_eq!(ending(&mut client), (1000, "done".to_owned()));
+    assert!(client.send(Message::text("?")).is_err());
+    site.stop();
+}

@@ -1,0 +1,258 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use axum::http::StatusCode;
+use ripplecast::{
+    Accept, Connection, Frame, Request,
+    ws::{self, OriginPolicy},
+};
+use tungstenite::{Message, client::IntoClientRequest as _};
+
+use crate::support::{
+    Echo, SERVERS, Server, Site, TEXT, check_echo, dial, frame, head, read_frame, request, text,
+};
+
+/// A server whose `/echo` has the default settings.
+fn echo_site(server: Server) -> Site {
+    Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/echo", hub.ws(Echo::default())))
+}
+
+/// Asks, and returns the head of the answer and the socket.
+fn ask(site: &Site, request: &str) -> (String, TcpStream) {
+    let mut stream = dial(site.addr);
+    stream.write_all(request.as_bytes()).unwrap();
+    (head(&mut stream), stream)
+}
+
+/// Asks for an upgrade with more headers; the status of the answer.
+fn status(site: &Site, path: &str, headers: &str) -> u16 {
+    let (head, _) = ask(site, &request(path, headers));
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_answer_proves_that_the_key_was_understood() {
+    for server in SERVERS {
+        let site = echo_site(server);
+        let (head, mut stream) = ask(&site, &request("/echo", ""));
+        assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
+        // The example of RFC 6455, section 1.3, in lower case as `head` has it.
+        assert!(head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+        assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+        assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+        assert!(!head.contains("sec-websocket-protocol"), "{head}");
+        stream.write_all(&frame(TEXT, b"hello")).unwrap();
+        assert_eq!(read_frame(&mut stream).unwrap(), (TEXT, b"hello".to_vec()));
+        drop(stream);
+        check_echo(&mut site.connect("/echo"));
+        site.stop();
+    }
+}
+
+#[test]
+fn what_is_no_upgrade_is_told_what_it_should_have_been() {
+    for server in SERVERS {
+        let site = echo_site(server);
+        let good = request("/echo", "");
+        let cases = [
+            (good.replace("GET", "POST"), "405", "allow: get"),
+            (good.replace("Upgrade: websocket\r\n", ""), "426", "upgrade: websocket"),
+            (good.replace("Version: 13", "Version: 8"), "426", "sec-websocket-version: 13"),
+            (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), "400", ""),
+            (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "!"), "400", ""),
+            (good.replace("Connection: Upgrade\r\n", ""), "400", ""),
+            (good.replace("/echo", "/elsewhere"), "404", ""),
+            ("GET /echo HTTP/1.1\r\nHost: here.example\r\n\r\n".to_owned(), "426", "upgrade: websocket"),
+        ];
+        for (request, status, header) in cases {
+            let (head, _stream) = ask(&site, &request);
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{server:?}: {request}{head}");
+            assert!(head.contains(header), "{server:?}: {request}{head}");
+        }
+        let stats = site.stop();
+        assert_eq!(stats.opened, 0, "none of them may have come as far as a callback");
+    }
+}
+
+#[test]
+fn the_server_s_preference_chooses_the_subprotocol() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let some = ws::endpoint(Echo::default()).subprotocols(["v2.chat", "v1.chat"]);
+                let own = ws::endpoint(Echo::default()).on_upgrade(|request: Request| async move {
+                    let offers = request.headers()["sec-websocket-protocol"].to_str().unwrap();
+                    let last = offers.rsplit(", ").next().unwrap().to_owned();
+                    Ok::<_, StatusCode>(Accept::new().subprotocol(last))
+                });
+                router.route("/some", hub.ws(some)).route("/own", hub.ws(own))
+            },
+        );
+        let chosen = |path, offer: &str| {
+            let (head, _) = ask(&site, &request(path, &format!("Sec-WebSocket-Protocol: {offer}\r\n")));
+            assert!(head.starts_with("http/1.1 101 "), "{head}");
+            let chosen = head.split_once("sec-websocket-protocol: ");
+            chosen.map(|(_, rest)| rest.split_once("\r\n").unwrap().0.to_owned())
+        };
+        assert_eq!(chosen("/some", "v1.chat, v2.chat").as_deref(), Some("v2.chat"));
+        assert_eq!(chosen("/some", "v1.chat").as_deref(), Some("v1.chat"));
+        assert_eq!(chosen("/some", "v3.chat"), None);
+        assert_eq!(chosen("/own", "a, b").as_deref(), Some("b"));
+        // A client of somebody else's agrees.
+        let mut asked = format!("ws://{}/some", site.addr).into_client_request().unwrap();
+        asked.headers_mut().insert("sec-websocket-protocol", "v1.chat".parse().unwrap());
+        let (mut client, response) = tungstenite::client(asked, dial(site.addr)).unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], "v1.chat");
+        check_echo(&mut client);
+        drop(client);
+        site.stop();
+    }
+}
+
+#[test]
+fn another_page_is_refused_before_the_upgrade() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let list = OriginPolicy::list(["https://page.example", "http://localhost:3000"]).unwrap();
+                let hook = |_: Request| async { Ok::<_, StatusCode>(Accept::new()) };
+                router
+                    .route("/same", hub.ws(ws::endpoint(Echo::default()).on_upgrade(hook)))
+                    .route("/list", hub.ws(ws::endpoint(Echo::default()).origins(list)))
+                    .route("/any", hub.ws(ws::endpoint(Echo::default()).origins(OriginPolicy::Any)))
+            },
+        );
+        let status = |path, origin: &str| status(&site, path, &format!("Origin: {origin}\r\n"));
+        // The requests' Host is here.example.
+        assert_eq!(status("/same", "http://here.example"), 101);
+        assert_eq!(status("/same", "https://here.example"), 101);
+        for other in ["https://evil.example", "http://here.example.evil.example", "http://here.example:81", "null"] {
+            assert_eq!(status("/same", other), 403, "{other}");
+            assert_eq!(status("/list", other), 403, "{other}");
+            assert_eq!(status("/any", other), 101, "{other}");
+        }
+        assert_eq!(status("/list", "https://page.example"), 101);
+        assert_eq!(status("/list", "http://localhost:3000"), 101);
+        assert_eq!(status("/list", "http://page.example"), 403);
+        assert_eq!(status("/list", "http://here.example"), 403);
+        let twice = "Origin: http://here.example\r\nOrigin: https://evil.example\r\n";
+        assert_eq!(self::status(&site, "/same", twice), 403);
+        assert_eq!(self::status(&site, "/same", ""), 101);
+        let stats = site.stop();
+        assert!(stats.opened <= 10, "a refused page has come as far as a callback: {stats:?}");
+    }
+}
+
+#[test]
+fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
+    #[derive(Debug, PartialEq)]
+    struct User(String);
+    #[derive(serde::Deserialize)]
+    struct Query {
+        token: String,
+    }
+    for server in SERVERS {
+        let seen = Echo::default();
+        let told = seen.clone();
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let callbacks = ws::handlers()
+                    .on_open(|conn: Connection| async move {
+                        conn.push(format!("open {:?}", conn.state::<User>().unwrap())).ignore();
+                    })
+                    .on_message(|conn: Connection, _: Frame| async move {
+                        conn.push(format!("message {:?}", conn.state::<User>().unwrap())).ignore();
+                    })
+                    .on_close(move |conn: Connection, close| {
+                        assert!(conn.state::<u32>().is_some());
+                        assert_eq!(conn.state::<User>().unwrap().0, "ann of tea");
+                        told.0.with(|calls| calls.closed.push((conn.id(), close)));
+                        async {}
+                    });
+                let endpoint = ws::endpoint(callbacks).on_upgrade(|request: Request| async move {
+                    let Some(session) = request.cookie("session") else {
+                        return Err((StatusCode::UNAUTHORIZED, [("x-why", "no session")], "Log in first."));
+                    };
+                    assert_eq!(request.query::<Query>().unwrap().token, "a b");
+                    assert_eq!(request.headers()["x-extra"], "1");
+                    assert_eq!(request.peer_addr(), Some("127.0.0.1".parse().unwrap()));
+                    assert_eq!(request.uri().path(), "/rooms/tea");
+                    let user = User(format!("{session} of {}", request.param("room").unwrap()));
+                    Ok(Accept::new().state(user).state(7_u32))
+                });
+                router.route("/rooms/{room}", hub.ws(endpoint))
+            },
+        );
+        let (refusal, mut stream) = ask(&site, &request("/rooms/tea?token=a%20b", "Cookie: other=1\r\n"));
+        assert!(refusal.starts_with("http/1.1 401 "), "{refusal}");
+        assert!(refusal.contains("x-why: no session"), "{refusal}");
+        let mut body = [0; 13];
+        stream.read_exact(&mut body).unwrap();
+        assert_eq!(&body, b"Log in first.");
+        assert_eq!(site.hub.stats().opened, 0);
+
+        let mut asked = format!("ws://{}/rooms/tea?token=a%20b", site.addr).into_client_request().unwrap();
+        asked.headers_mut().insert("cookie", "other=1; session=ann".parse().unwrap());
+        asked.headers_mut().insert("x-extra", "1".parse().unwrap());
+        let (mut client, _) = tungstenite::client(asked, dial(site.addr)).unwrap();
+        assert_eq!(text(&mut client), "open User(\"ann of tea\")");
+        client.send(Message::text("?")).unwrap();
+        assert_eq!(text(&mut client), "message User(\"ann of tea\")");
+        drop((client, stream));
+        seen.closed(0);
+        assert_eq!(site.stop().failed_callbacks, 0);
+    }
+}
+
+#[test]
+fn data_right_behind_the_request_is_honoured() {
+    for server in SERVERS {
+        let site = echo_site(server);
+        // More than one read of the HTTP server, so that some of it is left in the socket.
+        for large in [10, 100_000] {
+            let mut bytes = request("/echo", "").into_bytes();
+            bytes.extend(frame(TEXT, b"first"));
+            bytes.extend(frame(TEXT, &vec![b'x'; large]));
+            let half = frame(TEXT, b"halved");
+            bytes.extend(&half[..8]);
+            let mut stream = dial(site.addr);
+            stream.write_all(&bytes).unwrap();
+            let head = head(&mut stream);
+            assert!(head.starts_with("http/1.1 101 "), "{head}");
+            assert_eq!(read_frame(&mut stream).unwrap().1, b"first");
+            assert_eq!(read_frame(&mut stream).unwrap().1.len(), large);
+            stream.write_all(&half[8..]).unwrap();
+            assert_eq!(read_frame(&mut stream).unwrap().1, b"halved");
+        }
+        site.stop();
+    }
+}
+
+#[test]
+fn an_app_s_own_way_to_add_an_endpoint_is_the_same() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (bound, hub) = runtime.block_on(async {
+        let app = ripplecast::App::builder().build().await.unwrap();
+        let hub = app.hub();
+        (app.ws("/echo", Echo::default()).bind("127.0.0.1:0").await.unwrap(), hub)
+    });
+    let addr = bound.local_addr();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serve = runtime.spawn(bound.serve_with_shutdown(async {
+        let _ = stopped.await;
+    }));
+    let mut client = crate::support::connect(addr, "/echo");
+    check_echo(&mut client);
+    stop.send(()).unwrap();
+    assert_eq!(crate::support::ending(&mut client), (1001, "the server is shutting down".to_owned()));
+    runtime.block_on(serve).unwrap().unwrap();
+    assert_eq!(hub.stats().closed, 1);
+}

@@ -1,0 +1,194 @@
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use ripplecast::{Connection, Frame, ws};
+use crate::support::{
+    Echo, PING, PONG, SERVERS, Seen, Site, TEXT, check_echo, frame, header, read_close, read_frame,
+};
+
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
+
+#[test]
+fn who_answers_pings_stays() {
+    for server in SERVERS {
+        let echo = Echo::default();
+        let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL);
+        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let mut raw = site.raw("/");
+        let begun = Instant::now();
+        // Twelve pings, each answered: no fewer intervals than that may pass. One unanswered in between is forgiven.
+        for n in 0..12 {
+            assert_eq!(read_frame(&mut raw).unwrap(), (PING, vec![]));
+            if n % 3 != 0 {
+                raw.write_all(&frame(PONG, b"")).unwrap();
+            }
+        }
+        assert!(begun.elapsed() >= PING_INTERVAL * 10, "pings came too fast: {:?}", begun.elapsed());
+        raw.write_all(&frame(TEXT, b"still here")).unwrap();
+        assert_eq!(read_frame(&mut raw).unwrap().1, b"still here");
+        drop(raw);
+        // A client of somebody else's answers by itself, as long as it reads.
+        let mut client = site.connect("/");
+        for _ in 0..12 {
+            assert!(client.read().unwrap().is_ping());
+        }
+        check_echo(&mut client);
+        drop(client);
+        site.stop();
+        echo.0.with(|calls| assert_eq!(calls.closed.len(), 2));
+    }
+}
+
+#[test]
+fn who_answers_no_ping_is_gone() {
+    for server in SERVERS {
+        let echo = Echo::default();
+        let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL);
+        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let begun = Instant::now();
+        let silent = site.raw("/");
+        let (code, _) = echo.closed(0);
+        assert_eq!(code, 1006);
+        assert!(begun.elapsed() >= PING_INTERVAL * 3, "two pings may be missed, each for an interval");
+        drop(silent);
+        site.stop();
+    }
+}
+
+#[test]
+fn without_an_interval_there_are_no_pings() {
+    let site = Site::own(1, |hub, router| {
+        let quick = ws::endpoint(Echo::default()).ping_interval(PING_INTERVAL);
+        let none = ws::endpoint(Echo::default()).ping_interval(Duration::ZERO);
+        router.route("/quick", hub.ws(quick)).route("/none", hub.ws(none))
+    });
+    let mut none = site.raw("/none");
+    let mut quick = site.connect("/quick");
+    for _ in 0..6 {
+        assert!(quick.read().unwrap().is_ping());
+    }
+    none.write_all(&frame(TEXT, b"x")).unwrap();
+    assert_eq!(read_frame(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame that comes is the echo");
+    drop((none, quick));
+    site.stop();
+}
+
+#[test]
+fn timers_pause_while_a_handler_waits() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = gate.clone();
+    let begun = Seen::<bool>::default();
+    let tell = begun.clone();
+    let site = Site::own(1, |hub, router| {
+        let handler = ws::handlers().on_message(move |conn: Connection, frame: Frame| {
+            let (gate, tell) = (waits.clone(), tell.clone());
+            async move {
+                tell.with(|begun| *begun = true);
+                gate.acquire().await.unwrap().forget();
+                conn.push(frame).ignore();
+            }
+        });
+        let paused = ws::endpoint(handler).ping_interval(PING_INTERVAL).message_timeout(MESSAGE_TIMEOUT);
+        let clock = ws::endpoint(Echo::default()).ping_interval(PING_INTERVAL);
+        router.route("/", hub.ws(paused)).route("/clock", hub.ws(clock))
+    });
+    let mut raw = site.raw("/");
+    let half = frame(TEXT, b"the second");
+    // The second message is half there, and stays so for as long as the handler of the first waits.
+    raw.write_all(&[&frame(TEXT, b"the first")[..], &half[..8]].concat()).unwrap();
+    begun.wait("the handler", |begun| begun.then_some(()));
+    // Another connection of the same shard tells that many intervals have passed.
+    let mut clock = site.connect("/clock");
+    for _ in 0..10 {
+        assert!(clock.read().unwrap().is_ping());
+    }
+    gate.add_permits(2);
+    raw.write_all(&half[8..]).unwrap();
+    for expected in [b"the first".to_vec(), b"the second".to_vec()] {
+        let (first, payload) = loop {
+            let (first, payload) = read_frame(&mut raw).unwrap();
+            if first != PING {
+                break (first, payload);
+            }
+        };
+        assert_eq!((first, payload), (TEXT, expected));
+    }
+    drop((raw, clock));
+    site.stop();
+}
+
+#[test]
+fn an_unfinished_message_is_cut_and_others_notice_nothing() {
+    for server in SERVERS {
+        let echo = Echo::default();
+        let endpoint = ws::endpoint(echo.clone()).message_timeout(MESSAGE_TIMEOUT);
+        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let mut other = site.connect("/");
+        let long = header(TEXT, 100_000);
+        let unfinished = [
+            ("half a header", long[..1].to_vec()),
+            ("a header without its mask", long[..10].to_vec()),
+            ("a header without a payload", long.clone()),
+            ("half a payload", [&long[..], b"so far"].concat()),
+            ("a message without its last fragment", [frame(0x01, b"a"), frame(0x00, b"b")].concat()),
+            ("half a ping", header(PING, 5)),
+        ];
+        for (n, (what, bytes)) in unfinished.into_iter().enumerate() {
+            let begun = Instant::now();
+            let mut raw = site.raw("/");
+            raw.write_all(&bytes).unwrap();
+            assert_eq!(read_close(&mut raw).0, 1008, "{server:?}: {what}");
+            assert!(begun.elapsed() >= MESSAGE_TIMEOUT, "{what}");
+            drop(raw);
+            assert_eq!(echo.closed(n).0, 1008, "{what}");
+            check_echo(&mut other);
+        }
+        drop(other);
+        site.stop();
+    }
+}
+
+#[test]
+fn a_drip_of_bytes_does_not_keep_a_message_unfinished() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).message_timeout(MESSAGE_TIMEOUT);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut raw = site.raw("/");
+    let mut reader = raw.try_clone().unwrap();
+    let drip = std::thread::spawn(move || {
+        // It ends when the server has gone: a write to a socket that nobody has fails, at the second at the latest.
+        for byte in frame(TEXT, &[b'x'; 60_000]) {
+            if raw.write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("60,000 bytes were taken, one at a time");
+    });
+    assert_eq!(read_close(&mut reader).0, 1008);
+    assert_eq!(echo.closed(0).0, 1008);
+    drip.join().unwrap();
+    site.stop();
+}
+
+#[test]
+fn pings_between_fragments_do_not_keep_a_message_unfinished() {
+    let endpoint = ws::endpoint(Echo::default()).message_timeout(MESSAGE_TIMEOUT);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut raw = site.raw("/");
+    raw.write_all(&frame(0x01, b"begun")).unwrap();
+    let close = loop {
+        // Each answer brings the next ping: as fast as it goes, and the message is cut all the same.
+        let _ = raw.write_all(&frame(PING, b""));
+        let (first, payload) = read_frame(&mut raw).unwrap();
+        if first != PONG {
+            break (first, u16::from_be_bytes([payload[0], payload[1]]));
+        }
+    };
+    assert_eq!(close, (0x88, 1008));
+    drop(raw);
+    site.stop();
+}
