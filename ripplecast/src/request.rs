@@ -123,8 +123,10 @@ impl Accept {
         Self::default()
     }
 
-    /// Keeps a value with the connection; [`Connection::state`](crate::Connection::state) finds it by its type.
+    /// Keeps a value with the connection; [`Connection::state`](crate::Connection::state) finds it by its type. A second
+    /// value of a type replaces the first.
     pub fn state<T: Any + Send + Sync>(mut self, value: T) -> Self {
+        self.states.retain(|known| !known.is::<T>());
         self.states.push(Arc::new(value));
         self
     }

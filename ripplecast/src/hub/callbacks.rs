@@ -57,6 +57,8 @@ pub(crate) trait Callbacks: Send {
 
 /// The callbacks of a handler.
 pub(crate) fn callbacks<H: Handler>(handler: Arc<H>) -> Box<dyn Callbacks> {
+    // A count of the shard's own: all shards clone it for each call, and one count would travel between the cores.
+    let handler = Arc::new(handler);
     let (for_open, for_message, for_close) = (handler.clone(), handler.clone(), handler);
     Box::new(Erased {
         open: Callback::new(move |(connection,)| {

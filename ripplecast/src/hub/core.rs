@@ -539,7 +539,11 @@ impl<W: Wire> Core<W> {
 
     /// Delivers what waits in rooms: at most [`SENDS_PER_TURN`] visits, then the next room's turn.
     pub(crate) fn walk(&mut self) {
-        let mut budget = SENDS_PER_TURN;
+        self.visit(SENDS_PER_TURN);
+    }
+
+    /// The same, with at most `budget` visits.
+    fn visit(&mut self, mut budget: usize) {
         while budget > 0 {
             let Some(&place) = self.dirty.front() else { return };
             let room = &mut self.rooms[place as usize];
@@ -756,3 +760,6 @@ fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

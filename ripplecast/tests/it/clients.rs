@@ -15,7 +15,7 @@ use tungstenite::{
     Message, WebSocket,
     client::{IntoClientRequest as _, client_with_config},
     error::Error as WsError,
-    handshake::{HandshakeError, client::Response},
+    handshake::HandshakeError,
     http::{HeaderName, HeaderValue},
     protocol::WebSocketConfig,
 };
@@ -285,16 +285,7 @@ impl Tab {
 }
 
 /// How the server refuses a WebSocket.
-pub(crate) type RefusedBy = tungstenite::http::Response<<Response as Body>::Body>;
-
-/// The body type of tungstenite's response.
-pub(crate) trait Body {
-    type Body;
-}
-
-impl<T> Body for tungstenite::http::Response<T> {
-    type Body = T;
-}
+pub(crate) type RefusedBy = tungstenite::http::Response<Option<Vec<u8>>>;
 
 /// An event stream, read by hand as the HTML standard (section 9.2) says.
 pub(crate) struct EventStream {

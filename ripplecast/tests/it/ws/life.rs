@@ -1,0 +1,262 @@
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use ripplecast::{Connection, Frame, Overflow, Request, Sent, ws};
+use tungstenite::Message;
+
+use crate::support::{
+    Client, Echo, SERVERS, Seen, Server, Site, check_echo, dial, ending, eventually, head, request, text,
+};
+
+/// Asks for an upgrade with more headers; the status of the answer, and the socket.
+fn ask(site: &Site, path: &str, headers: &str) -> (u16, std::net::TcpStream) {
+    use std::io::Write as _;
+    let mut stream = dial(site.addr);
+    stream.write_all(request(path, headers).as_bytes()).unwrap();
+    let status = head(&mut stream).split(' ').nth(1).unwrap().parse().unwrap();
+    (status, stream)
+}
+
+#[test]
+fn no_id_is_used_twice_and_an_old_one_reaches_nobody() {
+    for (server, shards) in [(Server::Own, 1), (Server::Own, 2), (Server::Axum, 2)] {
+        let echo = Echo::default();
+        let handler = echo.clone();
+        let site =
+            Site::start(server, |hub| hub.shards(shards), |hub, router| router.route("/", hub.ws(handler)));
+        let mut ids = HashSet::new();
+        let mut old: Vec<Connection> = Vec::new();
+        for n in 0..1000 {
+            let mut client = site.connect("/");
+            let conn = echo.opened(n);
+            assert!(ids.insert(conn.id()), "{} was used before", conn.id());
+            assert_eq!(site.hub.connection(conn.id()), Some(conn.clone()));
+            // All handles to earlier connections of this slot are dead, whatever they are used for.
+            for old in old.iter().rev().take(20) {
+                assert!(!old.is_open());
+                assert_eq!(old.push("for somebody else"), Sent::Closed);
+                assert!(old.close(ripplecast::CloseCode::NORMAL, "").is_closed());
+                assert!(old.join("room").is_err() && !old.leave("room"));
+                assert!(old.state::<u8>().is_none() && old.set_state(1_u8).is_err());
+                assert!(site.hub.connection(old.id()).is_none());
+            }
+            check_echo(&mut client);
+            client.close(None).unwrap();
+            ending(&mut client);
+            echo.closed_of(conn.id());
+            old.push(conn);
+        }
+        let slots: HashSet<String> = ids.iter().map(|id| id.to_string()[17..25].to_owned()).collect();
+        assert!(slots.len() < 100, "the slots were not used again, so that this has tested nothing: {}", slots.len());
+        assert_eq!(site.stop().opened, 1000);
+    }
+}
+
+#[test]
+fn a_push_that_is_on_its_way_does_not_reach_the_next_connection_of_the_slot() {
+    let echo = Echo::default();
+    let handler = echo.clone();
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
+    for n in 0..200 {
+        let client = site.connect("/");
+        let conn = echo.opened(n);
+        let pusher = std::thread::spawn(move || while !conn.push(format!("{n}")).is_closed() {});
+        drop(client);
+        pusher.join().unwrap();
+        let mut next = site.connect("/");
+        check_echo(&mut next);
+        next.close(None).unwrap();
+        ending(&mut next);
+        // The next one of the loop is the next in `opened` too.
+        echo.0.with(|calls| calls.opened.truncate(n + 1));
+    }
+    site.stop();
+}
+
+#[test]
+fn at_most_max_connections_and_a_place_that_is_given_back_is_taken_again() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(2).max_connections(3),
+            |hub, router| {
+                let refuses = ws::endpoint(Echo::default()).on_upgrade(|_: Request| async {
+                    Err(axum::http::StatusCode::FORBIDDEN)
+                });
+                router.route("/", hub.ws(Echo::default())).route("/refuses", hub.ws(refuses))
+            },
+        );
+        for _ in 0..3 {
+            let mut clients = [site.connect("/"), site.connect("/"), site.connect("/")];
+            assert_eq!(ask(&site, "/", "").0, 503);
+            clients.iter_mut().for_each(check_echo);
+            drop(clients);
+            eventually("their places to be free", || ask(&site, "/refuses", "").0 == 403);
+            eventually("all places to be free", || site.hub.stats().closed % 3 == 0);
+            // A refusal by the hook and a failed handshake keep no place.
+            for _ in 0..5 {
+                assert_eq!(ask(&site, "/refuses", "").0, 403);
+                assert_eq!(ask(&site, "/", "Origin: https://evil.example\r\n").0, 403);
+            }
+        }
+        site.stop();
+    }
+}
+
+#[test]
+fn at_most_so_many_from_one_address_and_proxies_are_believed_only_if_trusted() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1).max_connections_per_address(2).trusted_proxies("loopback".parse().unwrap()),
+            |hub, router| {
+                let endpoint = ws::handlers();
+                let endpoint = ws::endpoint(endpoint).on_upgrade(|request: Request| async move {
+                    let addr = request.peer_addr().unwrap();
+                    let own = request.headers().get("x-own").is_some();
+                    if own || addr.to_string().starts_with("203.0.113.") { Ok(ripplecast::Accept::new()) } else { Err(()) }
+                });
+                router.route("/", hub.ws(endpoint))
+            },
+        );
+        let office = "X-Forwarded-For: 203.0.113.7\r\n";
+        let forged = "X-Forwarded-For: 1.2.3.4, 203.0.113.7\r\n";
+        let (first, second) = (ask(&site, "/", office), ask(&site, "/", forged));
+        assert_eq!((first.0, second.0), (101, 101));
+        assert_eq!(ask(&site, "/", office).0, 429);
+        assert_eq!(ask(&site, "/", forged).0, 429, "only the address that the proxy saw counts");
+        assert_eq!(ask(&site, "/", "X-Forwarded-For: 203.0.113.8\r\n").0, 101);
+        drop(first);
+        eventually("its place to be free", || ask(&site, "/", office).0 == 101);
+        drop(second);
+        site.stop();
+
+        // Nobody is trusted by default: all of these come from loopback, which is not counted.
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1).max_connections_per_address(1),
+            |hub, router| router.route("/", hub.ws(Echo::default())),
+        );
+        let many = [ask(&site, "/", office), ask(&site, "/", office), ask(&site, "/", office)];
+        assert!(many.iter().all(|(status, _)| *status == 101));
+        drop(many);
+        site.stop();
+    }
+}
+
+#[test]
+fn shutdown_tells_every_client_and_calls_every_on_close() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let echo = Echo::default();
+            let handler = echo.clone();
+            let site =
+                Site::start(server, |hub| hub.shards(shards), |hub, router| router.route("/", hub.ws(handler)));
+            let addr = site.addr;
+            let clients: Vec<Client> = (0..100).map(|_| site.connect("/")).collect();
+            echo.opened(99);
+            let hub = site.hub.clone();
+            let threads: Vec<_> = clients
+                .into_iter()
+                .map(|mut client| std::thread::spawn(move || ending(&mut client)))
+                .collect();
+            let begun = Instant::now();
+            let stats = site.stop();
+            // Nobody had to be waited for: they all answer.
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            for thread in threads {
+                assert_eq!(thread.join().unwrap().0, 1001);
+            }
+            assert_eq!(stats.closed, 100);
+            echo.0.with(|calls| {
+                assert_eq!(calls.closed.len(), 100);
+                assert!(calls.closed.iter().all(|(_, close)| close.code.get() == 1001));
+            });
+            assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
+            // Handles outlive the hub, and say that it is over.
+            assert!(hub.connections().next().is_none());
+            assert!(echo.opened(0).push("?").is_closed());
+            assert!(!hub.room("room").push("?").is_queued() || hub.stats().connections == 0);
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_during_shutdown_is_refused() {
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(Echo::default())));
+    site.runtime.block_on(site.hub.shutdown());
+    assert_eq!(ask(&site, "/", "").0, 503);
+    site.runtime.block_on(site.hub.shutdown()); // again, and it ends at once
+    assert_eq!(site.stop().opened, 0);
+}
+
+#[test]
+fn each_shard_may_have_a_thread_of_its_own() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let echo = Echo::default();
+            let handler = echo.clone();
+            let names = Seen::<HashSet<String>>::default();
+            let told = names.clone();
+            let site = Site::start(
+                server,
+                |hub| hub.shards(shards).dedicated_threads(true),
+                |hub, router| {
+                    let whose = ws::handlers().on_open(move |_: Connection| {
+                        let name = std::thread::current().name().unwrap_or_default().to_owned();
+                        told.with(|names| names.insert(name));
+                        async {}
+                    });
+                    router.route("/", hub.ws(handler)).route("/whose", hub.ws(whose))
+                },
+            );
+            let mut clients: Vec<Client> = (0..4).map(|_| site.connect("/")).collect();
+            clients.iter_mut().for_each(check_echo);
+            for n in 0..4 {
+                echo.opened(n).join("room").unwrap();
+            }
+            // One at a time, so that the threads go to sleep in between.
+            for n in 0..200 {
+                assert!(site.hub.room("room").push(format!("{n}")).is_queued());
+                for client in &mut clients {
+                    assert_eq!(text(client), format!("{n}"));
+                }
+            }
+            drop(site.connect("/whose"));
+            names.wait("on_open", |names| names.contains("ripplecast-shard").then_some(()));
+            let threads: Vec<_> =
+                clients.into_iter().map(|mut client| std::thread::spawn(move || ending(&mut client))).collect();
+            site.stop();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap().0, 1001);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handler_that_blocks_is_counted_and_one_that_waits_is_not() {
+    let site = Site::own(1, |hub, router| {
+        let handler = ws::handlers().on_message(|conn: Connection, frame: Frame| async move {
+            if frame.as_text() == Some("block") {
+                std::thread::sleep(Duration::from_millis(30)); // this is the fault that is to be found
+            } else {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            conn.push(frame).ignore();
+        });
+        router.route("/", hub.ws(ws::endpoint(handler).overflow(Overflow::Disconnect)))
+    });
+    let mut client = site.connect("/");
+    for message in ["wait", "wait", "block", "wait", "block"] {
+        client.send(Message::text(message)).unwrap();
+        assert_eq!(text(&mut client), message);
+    }
+    let counted = site.hub.stats().slow_callbacks;
+    // At least those; a busy machine may take the processor from a shard in the middle of any callback.
+    assert!(counted >= 2, "{counted}");
+    drop(client);
+    site.stop();
+}

@@ -1,0 +1,276 @@
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use ripplecast::{Connection, Dropped, Frame, Overflow, Sent, ws};
+use tungstenite::Message;
+
+use crate::support::{
+    BINARY, CLOSE, Echo, PATIENCE, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, header,
+    read_close, read_frame, resident,
+};
+
+const SIZE: usize = 64 << 10;
+const COUNT: u32 = 1024;
+
+/// Number `n`, and 64 KiB of it.
+fn numbered(n: u32) -> Frame {
+    Frame::binary(n.to_be_bytes().repeat(SIZE / 4))
+}
+
+/// The number of a frame, which must be whole.
+fn number(payload: &[u8]) -> u32 {
+    assert_eq!(payload.len(), SIZE);
+    let n = u32::from_be_bytes(payload[..4].try_into().unwrap());
+    assert!(payload.chunks(4).all(|chunk| chunk == n.to_be_bytes()), "frame {n} is not as it was pushed");
+    n
+}
+
+/// Pushes once the shard has space.
+fn insist(mut push: impl FnMut() -> Sent) {
+    eventually("the mailbox to have space", || match push() {
+        Sent::Dropped(Dropped::Overloaded) => false,
+        sent => {
+            assert_eq!(sent, Sent::Queued);
+            true
+        }
+    });
+}
+
+#[test]
+fn a_slow_consumer_is_disconnected_and_the_others_get_everything() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let echo = Echo::default();
+            let handler = echo.clone();
+            let site = Site::start(
+                server,
+                |hub| hub.shards(shards),
+                |hub, router| {
+                    // Those who read may be behind for as long as their threads have no turn: they get a large outbox.
+                    let readers = ws::handlers().on_open(|conn: Connection| async move { conn.join("room") });
+                    let readers = ws::endpoint(readers).outbox(128 << 20);
+                    router.route("/", hub.ws(handler)).route("/reader", hub.ws(readers))
+                },
+            );
+            let mut slow = site.raw("/");
+            let conn = echo.opened(0);
+            conn.join("room").unwrap();
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let mut reader = site.raw("/reader");
+                    std::thread::spawn(move || {
+                        for n in 0..COUNT {
+                            assert_eq!(number(&read_frame(&mut reader).unwrap().1), n);
+                        }
+                    })
+                })
+                .collect();
+            let room = site.hub.room("room");
+            eventually("all to be in the room", || site.runtime.block_on(room.len()).unwrap() == 3);
+            for n in 0..COUNT {
+                insist(|| room.push(numbered(n)));
+            }
+            eventually("the slow consumer to be found", || site.hub.stats().slow_consumers == 1);
+            assert!(!conn.is_open());
+            assert_eq!(conn.push("more"), Sent::Closed);
+            // Once it reads, it gets what was on its way, whole, and then is told.
+            let mut next = 0;
+            let (code, reason) = loop {
+                let (first, payload) = read_frame(&mut slow).unwrap();
+                if first == CLOSE {
+                    break (u16::from_be_bytes([payload[0], payload[1]]), payload[2..].to_vec());
+                }
+                assert_eq!(number(&payload), next);
+                next += 1;
+            };
+            assert!(next < COUNT);
+            assert_eq!((code, &reason[..]), (1013, &b"slow consumer"[..]));
+            assert_eq!(echo.closed(0), (1013, "slow consumer".to_owned()));
+            for reader in readers {
+                reader.join().unwrap();
+            }
+            drop(slow);
+            let stats = site.stop();
+            assert_eq!(stats.slow_consumers, 1);
+            assert!(stats.dropped_frames > 0);
+        }
+    }
+}
+
+#[test]
+fn with_drop_oldest_it_stays_and_gets_the_newest() {
+    for shards in [1, 2] {
+        let echo = Echo::default();
+        let handler = ws::endpoint(echo.clone()).overflow(Overflow::DropOldest);
+        let site = Site::own(shards, |hub, router| router.route("/", hub.ws(handler)));
+        let mut slow = site.raw("/");
+        let conn = echo.opened(0);
+        conn.join("room").unwrap();
+        let room = site.hub.room("room");
+        for n in 0..COUNT {
+            // Half of them to the room, half to itself: they are one stream.
+            insist(|| if n % 2 == 0 { room.push(numbered(n)) } else { conn.push(numbered(n)) });
+        }
+        assert!(conn.push("that was all").is_queued());
+        let mut numbers = Vec::new();
+        loop {
+            let (first, payload) = read_frame(&mut slow).unwrap();
+            if first == TEXT {
+                assert_eq!(payload, b"that was all");
+                break;
+            }
+            numbers.push(number(&payload));
+        }
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        assert_eq!(numbers.last(), Some(&(COUNT - 1)), "the newest must come");
+        assert!(numbers.len() < COUNT as usize, "nothing was dropped");
+        let stats = site.hub.stats();
+        assert_eq!(stats.dropped_frames as usize + numbers.len(), COUNT as usize);
+        assert_eq!(stats.slow_consumers, 0);
+        slow.write_all(&frame(TEXT, b"still here?")).unwrap();
+        assert_eq!(read_frame(&mut slow).unwrap(), (TEXT, b"still here?".to_vec()));
+        drop(slow);
+        site.stop();
+    }
+}
+
+#[test]
+fn a_frame_larger_than_the_outbox_still_arrives() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).outbox(1000);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut client = site.connect("/");
+    assert!(echo.opened(0).push(vec![7; 8 << 20]).is_queued());
+    assert_eq!(client.read().unwrap(), Message::binary(vec![7; 8 << 20]));
+    drop(client);
+    site.stop();
+}
+
+/// Writes until the socket takes no more, or somebody has closed it. Whether it was closed.
+fn write_until_stuck(stream: &mut TcpStream, bytes: &[u8], limit: usize) -> bool {
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut sent = 0;
+    while sent < limit {
+        match stream.write(&bytes[sent % bytes.len()..]) {
+            Ok(n) => sent += n,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                return false;
+            }
+            Err(_) => return true,
+        }
+    }
+    panic!("{limit} bytes were taken");
+}
+
+#[test]
+fn a_flood_of_pings_whose_pongs_nobody_reads_is_bounded() {
+    alone("ws::overload::a_flood_of_pings_whose_pongs_nobody_reads_is_bounded", || {
+        let echo = Echo::default();
+        let handler = echo.clone();
+        let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
+        let mut other = site.connect("/");
+        check_echo(&mut other);
+        let before = resident();
+        let mut flood = site.raw("/");
+        let pings = frame(PING, &[0x55; 125]).repeat(1000);
+        // As it is closed after 5 s with its pongs unread, a gigabyte is never reached.
+        assert!(write_until_stuck(&mut flood, &pings, 1 << 30) || !flood_is_open(&mut flood));
+        assert_eq!(echo.closed(0).0, 1013);
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 32 << 20, "memory has grown by {grown}");
+        check_echo(&mut other);
+        drop((flood, other));
+        assert_eq!(site.stop().slow_consumers, 1);
+    });
+}
+
+/// Reads what there is; whether the end does not come.
+fn flood_is_open(stream: &mut TcpStream) -> bool {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
+#[test]
+fn lengths_that_are_only_claimed_cost_nothing() {
+    alone("ws::overload::lengths_that_are_only_claimed_cost_nothing", || {
+        for (server, shards) in [(Server::Own, 1), (Server::Axum, 2)] {
+            let site = Site::start(
+                server,
+                |hub| hub.shards(shards),
+                |hub, router| {
+                    let endpoint = ws::endpoint(Echo::default()).max_message(1 << 30);
+                    router.route("/", hub.ws(Echo::default())).route("/large", hub.ws(endpoint))
+                },
+            );
+            let mut other = site.connect("/");
+            check_echo(&mut other);
+            let before = resident();
+            for len in [1 << 63, u64::MAX, 1 << 62, 1 << 40, (1 << 20) + 1] {
+                for first in [TEXT, BINARY, 0x01, 0x02] {
+                    let mut raw = site.raw("/");
+                    raw.write_all(&header(first, len)).unwrap();
+                    let code = read_close(&mut raw).0;
+                    assert_eq!(code, if len >> 63 == 1 { 1002 } else { 1009 }, "{len}");
+                }
+            }
+            // What is allowed, is not believed either: these stay half sent.
+            let half_sent: Vec<TcpStream> = (0..200)
+                .map(|n| {
+                    let mut raw = site.raw("/large");
+                    let (first, so_far) = if n % 2 == 0 { (BINARY, 1000) } else { (0x01, 0) };
+                    raw.write_all(&header(first, 1 << 29)).unwrap();
+                    raw.write_all(&vec![b'x'; so_far]).unwrap();
+                    raw
+                })
+                .collect();
+            check_echo(&mut other);
+            eventually("the half-sent ones to be read", || site.hub.stats().opened == 221);
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 64 << 20, "memory has grown by {grown}");
+            check_echo(&mut other);
+            drop((half_sent, other));
+            site.stop();
+        }
+    });
+}
+
+#[test]
+fn what_peers_send_is_bounded_while_many_messages_are_half_sent() {
+    alone("ws::overload::what_peers_send_is_bounded_while_many_messages_are_half_sent", || {
+        let echo = Echo::default();
+        let handler = echo.clone();
+        let site = Site::own(2, |hub, router| router.route("/", hub.ws(handler)));
+        let mut other = site.connect("/");
+        let before = resident();
+        // 200 times half a message of 200,000 bytes: 20 MB, and not much more.
+        let half_sent: Vec<TcpStream> = (0..200)
+            .map(|_| {
+                let mut raw = site.raw("/");
+                raw.write_all(&header(BINARY, 200_000)).unwrap();
+                raw.write_all(&[7; 100_000]).unwrap();
+                // A ping in the middle of a fragmented message would be answered; here the next byte is payload.
+                raw
+            })
+            .collect();
+        check_echo(&mut other);
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 96 << 20, "memory has grown by {grown}");
+        // They can all be finished, each with what was its own.
+        for mut raw in half_sent {
+            raw.write_all(&[7; 100_000]).unwrap();
+            assert_eq!(read_frame(&mut raw).unwrap(), (BINARY, vec![7; 200_000]));
+        }
+        drop(other);
+        site.stop();
+    });
+}

@@ -13,33 +13,29 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[test]
 fn who_answers_pings_stays() {
-    for server in SERVERS {
-        let echo = Echo::default();
-        let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL);
-        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
-        let mut raw = site.raw("/");
-        let begun = Instant::now();
-        // Twelve pings, each answered: no fewer intervals than that may pass. One unanswered in between is forgiven.
-        for n in 0..12 {
-            assert_eq!(read_frame(&mut raw).unwrap(), (PING, vec![]));
-            if n % 3 != 0 {
-                raw.write_all(&frame(PONG, b"")).unwrap();
-            }
+    /// Long enough for a busy machine: who does not answer for three of these is gone.
+    const INTERVAL: Duration = Duration::from_millis(400);
+    std::thread::scope(|scope| {
+        for server in SERVERS {
+            scope.spawn(move || {
+                let echo = Echo::default();
+                let endpoint = ws::endpoint(echo.clone()).ping_interval(INTERVAL);
+                let site =
+                    Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+                // A client of somebody else's answers by itself, as long as it reads.
+                let mut client = site.connect("/");
+                let begun = Instant::now();
+                for _ in 0..12 {
+                    assert!(client.read().unwrap().is_ping());
+                }
+                assert!(begun.elapsed() >= INTERVAL * 11, "pings came too fast: {:?}", begun.elapsed());
+                check_echo(&mut client);
+                echo.0.with(|calls| assert_eq!(calls.closed.len(), 0));
+                drop(client);
+                site.stop();
+            });
         }
-        assert!(begun.elapsed() >= PING_INTERVAL * 10, "pings came too fast: {:?}", begun.elapsed());
-        raw.write_all(&frame(TEXT, b"still here")).unwrap();
-        assert_eq!(read_frame(&mut raw).unwrap().1, b"still here");
-        drop(raw);
-        // A client of somebody else's answers by itself, as long as it reads.
-        let mut client = site.connect("/");
-        for _ in 0..12 {
-            assert!(client.read().unwrap().is_ping());
-        }
-        check_echo(&mut client);
-        drop(client);
-        site.stop();
-        echo.0.with(|calls| assert_eq!(calls.closed.len(), 2));
-    }
+    });
 }
 
 #[test]
@@ -66,9 +62,10 @@ fn without_an_interval_there_are_no_pings() {
         router.route("/quick", hub.ws(quick)).route("/none", hub.ws(none))
     });
     let mut none = site.raw("/none");
-    let mut quick = site.connect("/quick");
-    for _ in 0..6 {
-        assert!(quick.read().unwrap().is_ping());
+    // One that has to answer pings is gone meanwhile.
+    let mut quick = site.raw("/quick");
+    while let Ok((first, _)) = read_frame(&mut quick) {
+        assert_eq!(first, PING);
     }
     none.write_all(&frame(TEXT, b"x")).unwrap();
     assert_eq!(read_frame(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame that comes is the echo");
@@ -92,21 +89,18 @@ fn timers_pause_while_a_handler_waits() {
             }
         });
         let paused = ws::endpoint(handler).ping_interval(PING_INTERVAL).message_timeout(MESSAGE_TIMEOUT);
-        let clock = ws::endpoint(Echo::default()).ping_interval(PING_INTERVAL);
-        router.route("/", hub.ws(paused)).route("/clock", hub.ws(clock))
+        router.route("/", hub.ws(paused))
     });
     let mut raw = site.raw("/");
     let half = frame(TEXT, b"the second");
     // The second message is half there, and stays so for as long as the handler of the first waits.
     raw.write_all(&[&frame(TEXT, b"the first")[..], &half[..8]].concat()).unwrap();
     begun.wait("the handler", |begun| begun.then_some(()));
-    // Another connection of the same shard tells that many intervals have passed.
-    let mut clock = site.connect("/clock");
-    for _ in 0..10 {
-        assert!(clock.read().unwrap().is_ping());
-    }
-    gate.add_permits(2);
+    // No race is waited for here: time has to pass, in which nothing must happen.
+    std::thread::sleep(PING_INTERVAL * 10);
+    assert_eq!(site.hub.stats().closed, 0);
     raw.write_all(&half[8..]).unwrap();
+    gate.add_permits(2);
     for expected in [b"the first".to_vec(), b"the second".to_vec()] {
         let (first, payload) = loop {
             let (first, payload) = read_frame(&mut raw).unwrap();
@@ -116,7 +110,7 @@ fn timers_pause_while_a_handler_waits() {
         };
         assert_eq!((first, payload), (TEXT, expected));
     }
-    drop((raw, clock));
+    drop(raw);
     site.stop();
 }
 

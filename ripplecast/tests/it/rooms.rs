@@ -1,0 +1,245 @@
+//! Rooms: who is a member, what each member gets, and in which order.
+
+mod many;
+mod order;
+mod overload;
+mod snapshot;
+
+use std::sync::mpsc;
+
+use ripplecast::{App, Close, CloseCode, Connection, Error, Frame, Sent, ws};
+
+use super::clients::{PATIENCE, Script, TestServer, wait_until};
+
+/// With a [`Script`] behind `/ws`.
+fn scripted(shards: usize, threads: bool) -> TestServer {
+    TestServer::with_shards(shards, threads, |app| {
+        let hub = app.hub();
+        app.ws("/ws", ws::endpoint(Script(hub)))
+    })
+}
+
+#[test]
+fn a_join_counts_at_once_and_joining_twice_is_once() {
+    let server = scripted(2, false);
+    let mut first = server.scripted("/ws", "own here");
+    first.say("join r; len r; join r; len r; own done");
+    assert_eq!(first.until("done"), ["len 1", "len 1"]);
+    let mut second = server.tab("/ws");
+    second.say("len r; join r; len r; own done");
+    assert_eq!(second.until("done"), ["len 1", "len 2"]);
+    assert_eq!(server.len("r"), 2);
+
+    second.say("room r once; own done");
+    assert_eq!(second.until("done"), ["once"]);
+    first.say("own done");
+    assert_eq!(first.until("done"), ["once"], "it has joined twice, and gets everything once");
+}
+
+#[test]
+fn on_open_sees_its_own_join() {
+    let server = TestServer::with_shards(4, false, |app| {
+        let hub = app.hub();
+        app.ws(
+            "/ws",
+            ws::handlers().on_open(move |conn: Connection| {
+                let room = hub.room("r");
+                async move {
+                    conn.join("r")?;
+                    let (len, members) = (room.len().await?, room.members().await?);
+                    conn.push(format!("{len} {} {}", members.len(), members.contains(&conn.id()))).ignore();
+                    Ok::<_, Error>(())
+                }
+            }),
+        )
+    });
+    let mut tabs = Vec::new();
+    for n in 1..=9 {
+        let mut tab = server.tab("/ws");
+        assert_eq!(tab.text(), format!("{n} {n} true"));
+        tabs.push(tab);
+    }
+}
+
+#[test]
+fn leaving_ends_membership_and_delivers_what_came_before() {
+    let server = scripted(1, false);
+    let mut tab = server.scripted("/ws", "join r");
+    tab.say("room r 1; room r 2; leave r; leave r; len r; room r 3; own done");
+    assert_eq!(tab.until("done"), ["1", "2", "left true", "left false", "len 0"]);
+    tab.say("leave never; join r; room r 4; own done");
+    assert_eq!(tab.until("done"), ["left false", "4"]);
+}
+
+#[test]
+fn members_are_those_who_joined_and_closing_is_leaving() {
+    for (shards, threads) in [(1, false), (3, false), (2, true)] {
+        let server = scripted(shards, threads);
+        let mut ids = Vec::new();
+        let mut tabs = Vec::new();
+        for _ in 0..7 {
+            let mut tab = server.scripted("/ws", "join r; join s");
+            ids.push(server.connection(&mut tab).id());
+            tabs.push(tab);
+        }
+        let members = |room: &str| {
+            let mut members = server.block_on(server.hub.room(room).members()).unwrap();
+            members.sort();
+            members
+        };
+        ids.sort();
+        assert_eq!(members("r"), ids);
+        assert_eq!(members("s"), ids);
+        tabs[2].run("leave s");
+        assert_eq!(members("s").len(), 6);
+        assert_eq!(members("r"), ids);
+        assert!(!server.block_on(server.hub.room("r").is_empty()).unwrap());
+        assert_eq!(server.hub.stats().rooms, 2);
+
+        // One with the close handshake, one lost, one closed by the server, the others dropped.
+        tabs.pop().unwrap().close();
+        tabs.pop().unwrap().socket.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+        let mut closed = tabs.pop().unwrap();
+        closed.say("close enough");
+        assert!(closed.rest().is_empty());
+        assert_eq!(closed.close, Some((1000, "enough".to_owned())));
+        wait_until("three are gone", || members("r").len() == 4);
+        drop(tabs);
+        wait_until("all are gone", || members("r").is_empty());
+        assert!(members("s").is_empty());
+        wait_until("the rooms are forgotten", || server.hub.stats().rooms == 0);
+    }
+}
+
+#[test]
+fn a_room_lives_while_it_has_members_or_handles() {
+    let server = scripted(2, false);
+    assert_eq!(server.hub.stats().rooms, 0);
+    let handle = server.hub.room("r");
+    assert!(handle.push("to nobody").is_queued());
+    assert_eq!((handle.name(), server.hub.stats().rooms), ("r", 1));
+    let mut tab = server.scripted("/ws", "join r");
+    drop(handle);
+    assert_eq!(server.hub.stats().rooms, 1, "it has a member");
+    for n in 0..100 {
+        tab.run(&format!("join room{n}; room room{n} x; leave room{n}"));
+    }
+    tab.run("leave r");
+    wait_until("unused rooms are forgotten", || server.hub.stats().rooms == 0);
+    tab.say("join r; room r again; own done");
+    assert_eq!(tab.until("done"), ["again"]);
+}
+
+#[test]
+fn after_the_close_nothing_can_be_joined() {
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with_shards(2, false, |app| {
+        app.ws(
+            "/ws",
+            ws::handlers()
+                .on_open(|conn: Connection| async move {
+                    conn.join("r")?;
+                    conn.push("in").ignore();
+                    Ok::<_, Error>(())
+                })
+                .on_close(move |conn: Connection, close: Close| {
+                    let tell = tell.clone();
+                    async move {
+                        let _ = tell.send((conn.clone(), close.code, conn.join("s").map_err(|e| e.is_closed())));
+                    }
+                }),
+        )
+    });
+    let mut tab = server.tab("/ws");
+    assert_eq!(tab.text(), "in");
+    tab.close();
+    let (conn, code, joined) = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((code, joined), (CloseCode::NO_STATUS, Err(true)));
+
+    assert!(!conn.is_open());
+    assert!(conn.join("s").unwrap_err().is_closed());
+    assert!(conn.join_with("s", "snapshot").unwrap_err().is_closed());
+    assert!(conn.set_state(7_u8).unwrap_err().is_closed());
+    assert!(server.block_on(conn.identify("me")).unwrap_err().is_closed());
+    assert_eq!(conn.push("late"), Sent::Closed);
+    assert_eq!(conn.close(CloseCode::NORMAL, ""), Sent::Closed);
+    assert!(!conn.leave("r"));
+    server.block_on(conn.closed());
+    assert_eq!((server.len("r"), server.len("s")), (0, 0));
+    assert_eq!(server.block_on(server.hub.client("me").push("x")).unwrap(), 0);
+}
+
+#[test]
+fn closing_ends_membership_at_once_though_the_peer_says_nothing() {
+    let server = scripted(2, false);
+    let mut tab = server.scripted("/ws", "join r");
+    let conn = server.connection(&mut tab);
+    assert!(server.hub.room("r").push("before").is_queued());
+    assert!(conn.close(CloseCode::application(4007).unwrap(), "that is all").is_queued());
+    assert!(conn.join("s").unwrap_err().is_closed());
+    assert!(server.hub.room("r").push("after").is_queued());
+    assert_eq!(tab.rest(), ["before"], "the close comes behind what was pushed, and ends it");
+    assert_eq!(tab.close, Some((4007, "that is all".to_owned())));
+    wait_until("it is no member", || server.len("r") == 0);
+}
+
+#[test]
+fn names_that_are_too_long_are_refused() {
+    let (long, longest) = ("é".repeat(128), "n".repeat(255));
+    let server = scripted(1, false);
+    let mut tab = server.scripted("/ws", "own hello");
+    let conn = server.connection(&mut tab);
+    let is_refused = |result: Result<(), Error>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::NameTooLong { len: 256, limit: 255, .. }), "{error}");
+        assert!(error.to_string().contains("255"), "{error}");
+    };
+    is_refused(conn.join(&long));
+    is_refused(conn.join_with(&long, "snapshot"));
+    is_refused(server.block_on(conn.identify(&long)));
+    conn.join(&longest).unwrap();
+    server.block_on(conn.identify(&longest)).unwrap();
+    assert!(server.hub.room(&longest).push("it is there").is_queued());
+    assert_eq!(tab.text(), "it is there");
+    assert!(conn.leave(&longest));
+    wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
+}
+
+#[test]
+fn a_frame_is_encoded_once_a_shard_however_many_members() {
+    let server = scripted(2, false);
+    let mut tabs: Vec<_> = (0..20).map(|_| server.scripted("/ws", "join r")).collect();
+    let before = server.hub.stats().encoded_frames;
+    assert!(server.hub.room("r").push(Frame::binary(vec![1, 2, 3])).is_queued());
+    for tab in &mut tabs {
+        assert_eq!(tab.next().unwrap().into_data(), vec![1, 2, 3]);
+    }
+    wait_until("the frame is counted", || server.hub.stats().encoded_frames >= before + 2);
+    assert_eq!(server.hub.stats().encoded_frames, before + 2);
+}
+
+#[test]
+fn two_hubs_in_one_process_have_nothing_in_common() {
+    let (one, two) = (scripted(2, false), scripted(2, false));
+    let mut in_one = one.scripted("/ws", "join r; identify me");
+    let mut in_two = two.scripted("/ws", "join r; identify me");
+    let foreign = one.connection(&mut in_one).id();
+    assert!(two.hub.connection(foreign).is_none());
+    in_one.run("room r x; all y; own z");
+    assert_eq!(one.block_on(one.hub.client("me").push("mine")).unwrap(), 1);
+    in_two.say("own done");
+    assert!(in_two.until("done").is_empty());
+    assert_eq!(in_one.text(), "mine");
+}
+
+#[test]
+fn an_app_has_one_hub() {
+    let server = TestServer::start(App::builder(), |app| {
+        let (one, two) = (app.hub(), app.hub());
+        app.ws("/one", Script(one)).ws("/two", Script(two))
+    });
+    let mut one = server.scripted("/one", "join r");
+    let mut two = server.scripted("/two", "join r");
+    one.run("room r hello");
+    assert_eq!(two.text(), "hello");
+}

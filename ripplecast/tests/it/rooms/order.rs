@@ -1,0 +1,272 @@
+//! One order: of a room for all of its members, and of everything that is pushed to one connection.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
+
+use super::{
+    super::clients::{Tab, TestServer, assert_contiguous},
+    scripted,
+};
+
+/// Shards, and whether they are threads.
+const SHAPES: [(usize, bool); 4] = [(1, false), (2, false), (4, false), (2, true)];
+/// Publishers that are tasks, and as many that are callbacks of connections.
+const PUBLISHERS: usize = 4;
+/// Messages of each publisher.
+const MESSAGES: usize = 150;
+
+#[test]
+fn every_members_log_is_identical_while_others_come_and_go() {
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        let over = AtomicBool::new(false);
+        let mut members: Vec<_> = (0..8).map(|_| server.scripted("/ws", "join r")).collect();
+        let (logs, runs) = thread::scope(|scope| {
+            let readers: Vec<_> = members.iter_mut().map(|tab| scope.spawn(move || tab.until("over"))).collect();
+            let (server, over) = (&server, &over);
+            let mut churners = Vec::new();
+            for length in [3, 17] {
+                churners.push(scope.spawn(move || leave_and_join(server, length)));
+                churners.push(scope.spawn(move || close_and_open(server, length, over)));
+            }
+            publish(server);
+            assert!(server.hub.room("r").push("end").is_queued());
+            over.store(true, SeqCst);
+            assert!(server.hub.broadcast("over").is_queued());
+            let logs: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+            let runs: Vec<_> = churners.into_iter().flat_map(|churner| churner.join().unwrap()).collect();
+            (logs, runs)
+        });
+
+        let shape = format!("{shards} shards, threads: {threads}");
+        let whole = &logs[0];
+        assert_eq!(whole.len(), 2 * PUBLISHERS * MESSAGES + 1, "{shape}");
+        assert!(logs.iter().all(|log| log == whole), "{shape}: the members do not agree");
+        for publisher in 0..2 * PUBLISHERS {
+            let prefix = format!("p{publisher} ");
+            let own: Vec<usize> =
+                whole.iter().filter_map(|text| text.strip_prefix(&prefix)).map(|n| n.parse().unwrap()).collect();
+            assert!(own.into_iter().eq(0..MESSAGES), "{shape}: publisher {publisher} is out of order");
+        }
+        assert!(!runs.is_empty());
+        for run in &runs {
+            assert_contiguous(run, whole, &shape);
+        }
+    }
+}
+
+/// Half of the publishers are tasks, the other half callbacks. Returns when all is pushed.
+fn publish(server: &TestServer) {
+    thread::scope(|scope| {
+        for publisher in PUBLISHERS..2 * PUBLISHERS {
+            scope.spawn(move || {
+                let mut tab = server.tab("/ws");
+                for n in (0..MESSAGES).step_by(2) {
+                    tab.say(format!("room r p{publisher} {n}; room r p{publisher} {}", n + 1));
+                }
+                tab.run("own all are pushed");
+            });
+        }
+        let tasks: Vec<_> = (0..PUBLISHERS)
+            .map(|publisher| {
+                let room = server.hub.room("r");
+                server.runtime().spawn(async move {
+                    for n in 0..MESSAGES {
+                        assert!(room.push(format!("p{publisher} {n}")).is_queued());
+                        if n % 4 == 0 {
+                            tokio::task::yield_now().await; // so that all four have their turns, and shards too
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            server.block_on(task).unwrap();
+        }
+    });
+}
+
+/// Joins, reads some messages, leaves, and so on, on one connection. What it got as a member, each time.
+fn leave_and_join(server: &TestServer, length: usize) -> Vec<Vec<String>> {
+    let mut tab = server.tab("/ws");
+    let mut runs = Vec::new();
+    loop {
+        let mut run = Vec::new();
+        tab.say("join r");
+        loop {
+            let text = tab.text();
+            match text.as_str() {
+                "over" => {
+                    runs.push(run);
+                    return runs;
+                }
+                "left true" => break,
+                _ => run.push(text),
+            }
+            if run.len() == length {
+                tab.say("leave r");
+            }
+        }
+        runs.push(run);
+    }
+}
+
+/// The same, with a new connection each time.
+fn close_and_open(server: &TestServer, length: usize, over: &AtomicBool) -> Vec<Vec<String>> {
+    let mut runs = Vec::new();
+    for turn in 0.. {
+        let mut tab = server.tab("/ws");
+        tab.say("join r; own in");
+        let mut run = Vec::new();
+        while run.len() < length {
+            let text = tab.text();
+            match text.as_str() {
+                // From here on the server knows it, so what is broadcast later reaches it.
+                "in" if over.load(SeqCst) => return runs,
+                "in" => {}
+                "over" => {
+                    runs.push(run);
+                    return runs;
+                }
+                _ => run.push(text),
+            }
+        }
+        runs.push(run);
+        if turn % 2 == 0 {
+            tab.close();
+        }
+    }
+    runs
+}
+
+#[test]
+fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
+    const ROOMS: [&str; 3] = ["a", "b", "c"];
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        // Who is in which of the rooms; all three, and joined in different orders, are among them.
+        let rooms_of: [&[usize]; 6] = [&[0, 1, 2], &[2, 0, 1], &[1, 2, 0], &[0, 2], &[1], &[]];
+        let mut tabs: Vec<Tab> = Vec::new();
+        let mut connections = Vec::new();
+        for rooms in rooms_of {
+            let mut tab = server.scripted("/ws", "own here");
+            for &room in rooms {
+                tab.run(&format!("join {}", ROOMS[room]));
+            }
+            connections.push(server.connection(&mut tab));
+            tabs.push(tab);
+        }
+        let logs: Vec<Vec<String>> = thread::scope(|scope| {
+            let readers: Vec<_> = tabs.iter_mut().map(|tab| scope.spawn(move || tab.until("over"))).collect();
+            let noise: Vec<_> = ROOMS.map(|room| make_noise(&server, room)).into_iter().collect();
+            let mut dice = 0x2545_f491_u32;
+            let mut wanted = vec![Vec::new(); rooms_of.len()];
+            for n in 0..800 {
+                dice ^= dice << 13;
+                dice ^= dice >> 17;
+                dice ^= dice << 5;
+                let (text, kind) = (n.to_string(), dice as usize % 10);
+                let (sent, to): (_, Vec<usize>) = match kind {
+                    0..=5 => {
+                        let members = (0..rooms_of.len()).filter(|&tab| rooms_of[tab].contains(&(kind % 3)));
+                        (server.hub.room(ROOMS[kind % 3]).push(text.clone()), members.collect())
+                    }
+                    6 => (server.hub.broadcast(text.clone()), (0..rooms_of.len()).collect()),
+                    _ => {
+                        let to = n % rooms_of.len();
+                        (connections[to].push(text.clone()), vec![to])
+                    }
+                };
+                assert!(sent.is_queued());
+                to.into_iter().for_each(|tab| wanted[tab].push(text.clone()));
+            }
+            for task in noise {
+                server.block_on(task).unwrap();
+            }
+            assert!(server.hub.broadcast("over").is_queued());
+            for (tab, reader) in readers.into_iter().enumerate() {
+                let log: Vec<_> = reader.join().unwrap().into_iter().filter(|text| text != "noise").collect();
+                assert_eq!(log, wanted[tab], "tab {tab}; {shards} shards, threads: {threads}");
+            }
+            wanted
+        });
+        assert!(logs.iter().all(|log| log.len() > 50));
+    }
+}
+
+
+/// A task that pushes to a room as well.
+fn make_noise(server: &TestServer, room: &str) -> tokio::task::JoinHandle<()> {
+    let room = server.hub.room(room);
+    server.runtime().spawn(async move {
+        for n in 0..1500 {
+            assert!(room.push("noise").is_queued());
+            if n % 8 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+}
+
+#[test]
+fn what_a_callback_pushes_keeps_its_order_whichever_way_it_goes() {
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        let mut speaker = server.scripted("/ws", "join a; join b");
+        let mut members: Vec<_> = (0..4).map(|_| server.scripted("/ws", "join b; join a")).collect();
+        let noise = [make_noise(&server, "a"), make_noise(&server, "b")];
+        // All at once, so that one message is handled while the frames of another are still on their way.
+        for turn in 0..60 {
+            let n = |step: usize| turn * 13 + step;
+            speaker.say(format!(
+                "own {}; room a {}; own {}; room b {}; own {}; all {}; own {}",
+                n(0), n(1), n(2), n(3), n(4), n(5), n(6)
+            ));
+            speaker.say(format!(
+                "own {}; task {}; own {}; yield; own {}; room a {}; own {}",
+                n(7), n(8), n(9), n(10), n(11), n(12)
+            ));
+        }
+        speaker.say("all over");
+        let heard: Vec<usize> = numbers(&speaker.until("over"));
+        assert!(heard.into_iter().eq(0..60 * 13), "{shards} shards, threads: {threads}");
+        let public: Vec<usize> = (0..60 * 13).filter(|n| [1, 3, 5, 11].contains(&(n % 13))).collect();
+        for member in &mut members {
+            assert_eq!(numbers(&member.until("over")), public, "{shards} shards, threads: {threads}");
+        }
+        for task in noise {
+            server.block_on(task).unwrap();
+        }
+    }
+}
+
+fn numbers(log: &[String]) -> Vec<usize> {
+    log.iter().filter(|text| *text != "noise").map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_push_to_a_member_does_not_overtake_one_to_its_room() {
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        let mut tabs: Vec<_> = (0..40).map(|_| server.scripted("/ws", "join r; join s")).collect();
+        let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
+        for round in 0..50 {
+            // A room of more members than one turn sends to, so that the walk is under way when the direct push comes.
+            for room in ["r", "s", "r"] {
+                assert!(server.hub.room(room).push(format!("{room}{round}")).is_queued());
+            }
+            for conn in connections.iter().rev() {
+                assert!(conn.push(format!("own{round}")).is_queued());
+            }
+        }
+        for tab in &mut tabs {
+            for round in 0..50 {
+                let four = [tab.text(), tab.text(), tab.text(), tab.text()];
+                let wanted = ["r", "s", "r", "own"].map(|text| format!("{text}{round}"));
+                assert_eq!(four, wanted, "{shards} shards, threads: {threads}");
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A shard that is stuck: pushes are refused by all shards or by none, and everything goes on afterwards.
+
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+};
+
+use ripplecast::{CloseCode, Connection, Dropped, Frame, Hub, Result, Sent, ws, ws::Handler};
+
+use super::super::clients::{PATIENCE, Script, TestServer};
+
+/// A [`Script`] that blocks its thread, which nobody should, when it is told `block`.
+struct Blocking {
+    script: Script,
+    /// Tells that it blocks.
+    blocked: mpsc::Sender<()>,
+    /// Ends it.
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Handler for Blocking {
+    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        if frame.as_text() == Some("block") {
+            self.blocked.send(()).unwrap();
+            let _ = self.gate.lock().unwrap().recv();
+            return Ok(());
+        }
+        self.script.on_message(conn, frame).await
+    }
+}
+
+/// Two shards as threads, so that one which is stuck stops no task of the runtime, with outboxes that hold everything.
+fn stuck() -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (blocked, told) = mpsc::channel();
+    let (open_gate, gate) = mpsc::channel();
+    let server = TestServer::with_shards(2, true, |app| {
+        let handler = Blocking { script: Script(app.hub()), blocked, gate: Mutex::new(gate) };
+        app.ws("/ws", ws::endpoint(handler).outbox(256 << 20))
+    });
+    (server, told, open_gate)
+}
+
+const OVERLOADED: Sent = Sent::Dropped(Dropped::Overloaded);
+
+/// Pushes numbers until one is refused; how many were taken.
+fn fill(hub: &Hub, room: &str) -> usize {
+    let room = hub.room(room);
+    for n in 0..200_000 {
+        match room.push(n.to_string()) {
+            Sent::Queued => {}
+            refused => {
+                assert_eq!(refused, OVERLOADED);
+                return n;
+            }
+        }
+    }
+    panic!("a full mailbox takes everything");
+}
+
+#[test]
+fn a_push_is_refused_by_all_shards_or_by_none() {
+    let (server, blocked, open_gate) = stuck();
+    let hub = &server.hub;
+    // Shards take turns: numbers 0 and 2 are on the one, 1 and 3 on the other.
+    let mut tabs: Vec<_> = (0..4).map(|_| server.scripted("/ws", "join r")).collect();
+    let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
+    for conn in &connections[1..3] {
+        server.block_on(conn.identify("both")).unwrap();
+    }
+    connections[1].join("healthy").unwrap();
+    tabs[0].say("block");
+    blocked.recv_timeout(PATIENCE).unwrap();
+    for healthy in [1, 3] {
+        tabs[healthy].run("own all is well");
+    }
+
+    thread::scope(|scope| {
+        let [t0, t1, t2, t3] = &mut tabs[..] else { unreachable!() };
+        let accepted = {
+            // They read meanwhile.
+            let readers = [t1, t3].map(|tab| {
+                scope.spawn(move || {
+                    let log = tab.until("mark");
+                    (tab, log)
+                })
+            });
+            let accepted = fill(hub, "r");
+            assert!((1000..=100_000).contains(&accepted), "{accepted} commands wait: is that bounded?");
+            for _ in 0..50 {
+                assert_eq!(hub.room("r").push("refused"), OVERLOADED);
+                assert_eq!(hub.broadcast("refused"), OVERLOADED);
+                assert_eq!(connections[0].push("refused"), OVERLOADED);
+            }
+            assert!(connections[2].join_with("s", "refused").unwrap_err().is_overloaded());
+            assert_eq!(server.len("s"), 0, "a refused join_with changes nothing");
+            // The last of these may find the healthy shard's mailbox full as well, for a moment.
+            for (index, reader) in [1, 3].into_iter().zip(readers) {
+                while connections[index].push("mark") == OVERLOADED {
+                    thread::yield_now();
+                }
+                let (tab, log) = reader.join().unwrap();
+                assert!(log.iter().map(|text| text.parse().unwrap()).eq(0..accepted), "member {index}");
+                // The other shard works as before.
+                tab.run("own still well");
+            }
+            accepted
+        };
+        assert!(hub.room("healthy").push("still here").is_queued());
+        assert_eq!(server.block_on(hub.client("both").push("hello")).unwrap(), 1, "one of the two took it");
+        assert_eq!(hub.room("r").push("refused"), OVERLOADED);
+
+        // Control is taken: it is bounded by the number of connections.
+        connections[2].join("late").unwrap();
+        assert_eq!(server.len("late"), 1);
+        assert!(connections[2].leave("late"));
+        connections[2].join("late").unwrap();
+        assert!(connections[2].close(CloseCode::NORMAL, "bye").is_queued());
+        assert_eq!(connections[2].push("closed"), Sent::Closed);
+
+        let readers = [t0, t2].map(|tab| {
+            scope.spawn(move || {
+                let log: Vec<usize> = (0..accepted).map(|_| tab.text().parse().unwrap()).collect();
+                (tab, log)
+            })
+        });
+        open_gate.send(()).unwrap();
+        let [t0, t2] = readers.map(|reader| {
+            let (tab, log) = reader.join().unwrap();
+            assert!(log.into_iter().eq(0..accepted), "a member of the stuck shard");
+            tab
+        });
+        assert!(t2.rest().is_empty());
+        assert_eq!(t2.close, Some((1000, "bye".to_owned())));
+        t0.say("len late; own done");
+        assert_eq!(t0.until("done"), ["len 0"]);
+        assert!(hub.room("r").push("again").is_queued());
+        assert!(connections[0].push("in order").is_queued());
+        assert_eq!([t0.text(), t0.text()], ["again", "in order"]);
+    });
+    assert_eq!([tabs[1].text(), tabs[1].text(), tabs[1].text()], ["still here", "hello", "again"]);
+    assert_eq!(tabs[3].text(), "again");
+}
+
+#[test]
+fn a_mailbox_is_bounded_in_bytes() {
+    const MIB: usize = 1 << 20;
+    let (server, blocked, open_gate) = stuck();
+    let mut tab = server.scripted("/ws", "join r");
+    let conn = server.connection(&mut tab);
+    tab.say("block");
+    blocked.recv_timeout(PATIENCE).unwrap();
+    let frame = Frame::binary(vec![7; MIB]);
+    let accepted = (0..1000).take_while(|n| {
+        let sent = if n % 2 == 0 { conn.push(frame.clone()) } else { server.hub.room("r").push(frame.clone()) };
+        sent == Sent::Queued
+    });
+    let accepted = accepted.count();
+    assert!((16..=128).contains(&accepted), "{accepted} MiB wait");
+    // What is refused leaves nothing behind: a small one still fits, if there are bytes for it at all.
+    assert_eq!(conn.push(frame.clone()), OVERLOADED);
+    open_gate.send(()).unwrap();
+    for _ in 0..accepted {
+        assert_eq!(tab.next().unwrap().into_data().len(), MIB);
+    }
+    assert!(conn.push(frame).is_queued());
+    assert_eq!(tab.next().unwrap().into_data().len(), MIB);
+    assert_eq!(server.hub.stats().slow_consumers, 0);
+}

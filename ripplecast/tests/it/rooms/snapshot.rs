@@ -1,0 +1,148 @@
+//! Joining and getting the current value is one step, whatever is pushed at the same time.
+
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use ripplecast::{Connection, LiveCounter, ws};
+
+use super::{
+    super::clients::{Tab, TestServer},
+    scripted,
+};
+
+const SHAPES: [(usize, bool); 4] = [(1, false), (2, false), (4, false), (2, true)];
+const BUMPERS: i64 = 64;
+const BUMPS: i64 = 20;
+
+#[test]
+fn what_a_tab_shows_never_goes_backwards_under_64_bumpers() {
+    for (shards, threads) in SHAPES {
+        let mut counter = None;
+        let server = TestServer::with_shards(shards, threads, |app| {
+            let hub = app.hub();
+            let live = hub.counter("demo").publish_to(&hub.room("demo")).unwrap();
+            counter = Some(live.clone());
+            let open = |live: LiveCounter, conn: Connection| async move { live.join(&conn).await };
+            app.ws("/ws", ws::handlers().with_state(live).on_open(open))
+        });
+        let counter = counter.unwrap();
+        let last = BUMPERS * BUMPS;
+        thread::scope(|scope| {
+            let bumpers: Vec<_> = (0..BUMPERS)
+                .map(|_| {
+                    let counter = counter.clone();
+                    server.runtime().spawn(async move {
+                        for _ in 0..BUMPS {
+                            counter.increment().await.unwrap();
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..6 {
+                        watch(&mut server.tab("/ws"), last);
+                    }
+                });
+            }
+            for bumper in bumpers {
+                server.block_on(bumper).unwrap();
+            }
+        });
+        assert_eq!(server.block_on(counter.get()).unwrap(), last);
+        let mut late = server.tab("/ws");
+        assert_eq!(value(&late.text()), last, "the current value comes at once");
+    }
+}
+
+/// A tab that opens in the middle of it: from its first value on it sees each one, to the last.
+fn watch(tab: &mut Tab, last: i64) {
+    let mut shown = value(&tab.text());
+    while shown < last {
+        let next = value(&tab.text());
+        assert_eq!(next, shown + 1);
+        shown = next;
+    }
+}
+
+fn value(text: &str) -> i64 {
+    text.strip_prefix(r#"{"value":"#).unwrap().strip_suffix('}').unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_reset_is_the_only_way_back() {
+    let mut counter = None;
+    let server = TestServer::with_shards(2, false, |app| {
+        let hub = app.hub();
+        let live = hub.counter("demo").publish_to(&hub.room("demo")).unwrap();
+        counter = Some(live.clone());
+        app.ws("/ws", ws::handlers().with_state(live).on_open(|live: LiveCounter, conn| async move { live.join(&conn).await }))
+    });
+    let counter = counter.unwrap();
+    let mut tab = server.tab("/ws");
+    assert_eq!(tab.text(), r#"{"value":0}"#);
+    server.block_on(async {
+        // Through another handle of the same name too.
+        server.hub.counter("demo").add(41).await.unwrap();
+        counter.increment().await.unwrap();
+        counter.reset().await.unwrap();
+        counter.decrement().await.unwrap();
+    });
+    assert_eq!([tab.text(), tab.text(), tab.text(), tab.text()].map(|text| value(&text)), [41, 42, 0, -1]);
+}
+
+#[test]
+fn the_snapshot_comes_first_and_nothing_older_after_it() {
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        let room = server.hub.room("r");
+        // Pushes and snapshots are made under one lock, as the documentation of `join_with` asks.
+        let latest = Arc::new(Mutex::new(0));
+        let pushers: Vec<_> = (0..8)
+            .map(|_| {
+                let (room, latest) = (room.clone(), latest.clone());
+                server.runtime().spawn(async move {
+                    for _ in 0..100 {
+                        {
+                            let mut latest = latest.lock().unwrap();
+                            *latest += 1;
+                            assert!(room.push(latest.to_string()).is_queued());
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        let mut tabs: Vec<(Tab, i64)> = Vec::new();
+        for round in 0..30 {
+            let mut tab = server.tab("/ws");
+            let conn = server.connection(&mut tab);
+            if round % 3 == 0 {
+                conn.join("another").unwrap(); // so that some are in two rooms
+            }
+            let latest = latest.lock().unwrap();
+            conn.join_with("r", format!("snapshot {latest}")).unwrap();
+            tabs.push((tab, *latest));
+        }
+        for pusher in pushers {
+            server.block_on(pusher).unwrap();
+        }
+        for (tab, snapshot) in &mut tabs {
+            assert_eq!(tab.text(), format!("snapshot {snapshot}"));
+            for n in *snapshot + 1..=800 {
+                assert_eq!(tab.text(), n.to_string(), "{shards} shards, threads: {threads}");
+            }
+        }
+        // A second time it is a member already, and gets just the snapshot, in its place.
+        let (tab, _) = &mut tabs[0];
+        let conn = server.connection(tab);
+        assert!(room.push("before").is_queued());
+        conn.join_with("r", "once more").unwrap();
+        assert!(room.push("after").is_queued());
+        assert_eq!([tab.text(), tab.text(), tab.text()], ["before", "once more", "after"]);
+        assert_eq!(server.len("r"), 30);
+    }
+}
