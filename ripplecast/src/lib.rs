@@ -20,9 +20,9 @@ pub use bus::{BusError, BusMessage, Subscription};
 pub use error::{Close, CloseCode, Error, Result};
 pub use frame::Frame;
 pub use hub::{Client, Connection, ConnectionId, Dropped, Hub, HubBuilder, Overflow, Room, Sent, Stats};
-pub use live::LiveCounter;
+pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, Request};
-pub use server::{TrustedProxies, signals::shutdown_signal};
+pub use server::{Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 
 /// The guides and the README: their code is compiled and run with the tests.
@@ -32,4 +32,6 @@ mod guides {
     mod readme {}
     #[doc = include_str!("../../docs/state.md")]
     mod state {}
+    #[doc = include_str!("../../docs/tls.md")]
+    mod tls {}
 }

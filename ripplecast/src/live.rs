@@ -1,8 +1,14 @@
-//! A counter that publishes its changes to a room: a change and its push are one step, and so are a join and its snapshot.
+//! Counters and tables that publish their changes to a room: a change and its push are one step, and so are a join and its
+//! snapshot.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use crate::{Connection, Counter, Frame, Result, Room, store::Observation};
+use serde::Serialize;
+
+use crate::{
+    Connection, Counter, Error, Frame, Result, Room, Sent, Table,
+    store::{Observation, RowRef},
+};
 
 /// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.
 ///
@@ -103,6 +109,123 @@ impl fmt::Debug for LiveCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveCounter")
             .field("counter", &self.counter)
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Table`] whose every change is pushed to a [`Room`], as `{"key":K,"row":{…},"version":N}`, with a `row` of `null` when
+/// it was deleted. What a member sees of a row never goes backwards, and `version` is higher for each change of it.
+///
+/// As with a [`LiveCounter`], it does not matter through which handle the table changes, publishing ends when the last
+/// clone of this handle is dropped, and a table should be published to a room once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Connection, Hub, LiveTable, ws};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Player { name: String, points: u32 }
+///
+/// let hub = Hub::builder().build()?;
+/// let players = hub.table::<Player>("players", 1024)?.publish_to(&hub.room("game"));
+/// let endpoint = ws::handlers()
+///     .with_state(players.clone())
+///     .on_open(|players: LiveTable<Player>, conn: Connection| async move { players.join(&conn).await });
+/// players.set("ada", &Player { name: "Ada".into(), points: 3 }).await?;
+/// # let _ = endpoint; Ok(()) }
+/// ```
+pub struct LiveTable<T> {
+    /// The table.
+    table: Table<T>,
+    /// Where it publishes.
+    room: Room,
+    /// Keeps the publishing going.
+    observation: Arc<Observation>,
+}
+
+/// What is pushed for a change.
+#[derive(Serialize)]
+struct Change<'a> {
+    key: &'a str,
+    row: Option<RowRef<'a>>,
+    version: u64,
+}
+
+impl<T> Table<T> {
+    /// Publishes every change to a room.
+    pub fn publish_to(&self, room: &Room) -> LiveTable<T> {
+        let push_to = room.clone();
+        let observation = self.observe(Arc::new(move |key, row, version| {
+            match Frame::json(&Change { key, row, version }).map(|frame| push_to.push(frame)) {
+                Ok(Sent::Queued) => {}
+                Ok(_) => {
+                    tracing::warn!(
+                        room = push_to.name(),
+                        key,
+                        "a change was not published: the node is overloaded"
+                    );
+                }
+                Err(error) => {
+                    tracing::error!(room = push_to.name(), key, %error, "a change can't be published");
+                }
+            }
+        }));
+        LiveTable { table: self.clone(), room: room.clone(), observation: Arc::new(observation) }
+    }
+}
+
+impl<T> LiveTable<T> {
+    /// Makes a connection a member of the room, and sends it every row: it misses no later change, and sees no older row
+    /// after a newer one. All rows go through its outbox at once, so this is for tables that fit there.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when the rows can't be queued for it.
+    pub async fn join(&self, conn: &Connection) -> Result<()> {
+        conn.join(self.room.name())?;
+        let mut outcome = Ok(());
+        self.table.inspect(|key, row, version| {
+            if outcome.is_ok() {
+                outcome = Frame::json(&Change { key, row: Some(row), version }).and_then(|frame| match conn
+                    .push(frame)
+                {
+                    Sent::Queued => Ok(()),
+                    Sent::Closed => Err(Error::Closed),
+                    Sent::Dropped(_) => Err(Error::Overloaded {
+                        what: "the mailbox of a shard, in bytes,",
+                        limit: crate::limits::MAILBOX_BYTES,
+                    }),
+                });
+            }
+        });
+        outcome
+    }
+
+    /// The room to which it publishes.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+impl<T> Clone for LiveTable<T> {
+    fn clone(&self) -> Self {
+        Self { table: self.table.clone(), room: self.room.clone(), observation: self.observation.clone() }
+    }
+}
+
+impl<T> Deref for LiveTable<T> {
+    type Target = Table<T>;
+
+    fn deref(&self) -> &Table<T> {
+        &self.table
+    }
+}
+
+impl<T> fmt::Debug for LiveTable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveTable")
+            .field("table", &self.table)
             .field("room", &self.room)
             .finish_non_exhaustive()
     }

@@ -340,6 +340,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn clear(&self) -> Reply<'_, usize>;
     /// See [`Table::observe`].
     fn observe(&self, observer: Arc<TableObserver>) -> Observation;
+    /// See [`Table::inspect`].
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64));
 }
 
 /// Keeps an observer registered; dropping it ends that. A call that runs meanwhile may still finish.

@@ -119,3 +119,28 @@ pub(crate) fn or_abort<T>(turn: impl FnOnce() -> T) -> T {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::Command};
+
+    use super::*;
+
+    /// Set in the process that is to die.
+    const VICTIM: &str = "RIPPLECAST_TEST_VICTIM";
+
+    #[test]
+    fn a_panic_in_a_shard_is_loud_and_fatal() {
+        if std::env::var_os(VICTIM).is_some() {
+            or_abort(|| panic!("index out of order"));
+        }
+        let name = "hub::driver::tests::a_panic_in_a_shard_is_loud_and_fatal";
+        let itself = std::env::current_exe().unwrap();
+        let output =
+            Command::new(itself).args(["--exact", name, "--nocapture"]).env(VICTIM, "1").output().unwrap();
+        const ABORTED: i32 = 6; // SIGABRT
+        assert_eq!(output.status.signal(), Some(ABORTED));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("a shard panicked (index out of order)"), "{said}");
+    }
+}

@@ -5,7 +5,7 @@ use std::{borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::P
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Declared, Observation, Store, StoreError, TableBackend, TableObserver,
+    Declared, Observation, RowRef, Store, StoreError, TableBackend, TableObserver,
     row::{Row, decode, decode_field, encode},
     schema::Schema,
 };
@@ -150,9 +150,14 @@ impl<T> Table<T> {
     /// Calls `observer` with the key, the row (none if it was deleted) and the change's version for each change, under
     /// the lock of the row: in order per key, the version higher each time (versions are the table's, so one key's have
     /// gaps). It must be quick, and must not use this table.
-    #[allow(dead_code, reason = "for tables that publish their changes to a room")]
     pub(crate) fn observe(&self, observer: Arc<TableObserver>) -> Observation {
         self.rows.observe(observer)
+    }
+
+    /// Calls `look` with each row and a version that is not below that of its last change, under the lock of the row: no
+    /// change of it and no observer's call for it run meanwhile. Rows that come or go during the walk may be left out.
+    pub(crate) fn inspect(&self, mut look: impl FnMut(&str, RowRef<'_>, u64)) {
+        self.rows.inspect(&mut look);
     }
 
     /// Adds to an integer column.

@@ -391,4 +391,19 @@ impl TableBackend for Rows {
         self.observed.store(observers.list.len(), Relaxed);
         observation
     }
+
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
+        for shard in &self.shards {
+            for first in (0..).step_by(SLOTS_PER_LOCK) {
+                let shard = shard.lock();
+                let version = self.version.load(Relaxed);
+                for entry in shard.slots.iter().skip(first).take(SLOTS_PER_LOCK).flatten() {
+                    look(&entry.key, RowRef { schema: &self.schema, row: &entry.row }, version);
+                }
+                if first + SLOTS_PER_LOCK >= shard.slots.len() {
+                    break;
+                }
+            }
+        }
+    }
 }
