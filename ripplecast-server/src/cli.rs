@@ -12,6 +12,8 @@ use clap::{
 use ripplecast::TrustedProxies;
 use tracing_subscriber::EnvFilter;
 
+use crate::bench::load::BenchLoad;
+
 /// Where the server listens unless told otherwise: reachable from this machine alone.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The port unless told otherwise.
@@ -55,7 +57,7 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Servers for measurements
+    /// Measure: a bare server, and a generator of load for any server
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
 }
@@ -64,6 +66,12 @@ enum Command {
 enum Bench {
     /// A bare server: text frames on /bc go to everyone there, every frame on /echo comes back
     Serve(BenchServe),
+    /// Open many WebSockets to a server, and measure how it does
+    ///
+    /// It connects to the address that is given, and to nothing else. Each message carries a number, and order and loss
+    /// are checked on every one: the exit code is 1 if any was lost or out of order, or a connection died. Ctrl-C shows
+    /// what was measured until then. Run it on another core than the server, or another machine.
+    Load(Box<BenchLoad>),
 }
 
 /// The settings of `ripplecast bench serve`.
@@ -90,6 +98,8 @@ pub(crate) enum Action {
     Serve(Serve),
     /// The server for measurements.
     BenchServe(BenchServe),
+    /// The generator of load.
+    BenchLoad(Box<BenchLoad>),
 }
 
 /// The settings of the server, read.
@@ -123,6 +133,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
     let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
     let action = match cli.command {
         Some(Command::Bench(Bench::Serve(options))) => Action::BenchServe(options),
+        Some(Command::Bench(Bench::Load(options))) => {
+            options.check().map_err(Stop::Wrong)?;
+            Action::BenchLoad(options)
+        }
         None => Action::Serve(Serve {
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
@@ -269,6 +283,15 @@ mod tests {
             (&["--port"], &["--port"]),
             (&["bench"], &["bench", "serve"]),
             (&["bench", "serve"], &["--port"]),
+            (&["bench", "load"], &["URL"]),
+            (&["bench", "load", "http://a/"], &["http://a/", "ws://HOST:PORT/PATH"]),
+            (&["bench", "load", "wss://a/"], &["TLS"]),
+            (&["bench", "load", "ws://a/", "--mode", "flood"], &["--mode", "flood", "fanout"]),
+            (&["bench", "load", "ws://a/", "--size", "4"], &["--size", "16"]),
+            (&["bench", "load", "ws://a/", "--rate", "0"], &["--rate", "0.001"]),
+            (&["bench", "load", "ws://a/", "--rate", "5", "--window", "2"], &["--rate", "--window"]),
+            (&["bench", "load", "ws://a/", "--slow-share", "1"], &["--slow-share", "between 0 and 1"]),
+            (&["bench", "load", "ws://a/", "--connections", "2", "--publishers", "3"], &["--publishers"]),
             (&["bench", "serve", "--port", "x"], &["--port", "x"]),
             (&["bench", "serve", "--port", "1", "--shards", "0"], &["--shards", "0"]),
             (&["bench", "serve", "--port", "1", "--ping", "soon"], &["--ping", "soon"]),

@@ -1,4 +1,4 @@
-//! The `ripplecast` binary: the demo page by default, and a bare server to measure.
+//! The `ripplecast` binary: the demo page by default, a bare server to measure, and a generator of load.
 
 mod bench;
 mod cli;
@@ -29,6 +29,10 @@ fn main() -> ExitCode {
     let outcome = match action {
         Action::Serve(options) => run(serve(options)),
         Action::BenchServe(options) => run(bench_serve(options)),
+        Action::BenchLoad(options) => {
+            return bench::load::run(*options)
+                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +70,7 @@ async fn serve(options: Serve) -> Result<()> {
 async fn bench_serve(options: BenchServe) -> Result<()> {
     let stop = ripplecast::shutdown_signal()?;
     tokio::select! {
-        outcome = bench::serve(options) => outcome,
+        outcome = bench::serve::serve(options) => outcome,
         () = stop => Ok(()),
     }
 }

@@ -1,6 +1,12 @@
 //! The app: routes and endpoints, and the server that runs them.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{Router, extract, response::IntoResponse, routing::MethodRouter};
 use tokio::net::TcpListener;
@@ -8,8 +14,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Error, Hub, HubBuilder, Result, TrustedProxies,
-    server::{Server, files::files},
+    Error, Hub, HubBuilder, Result, Tls, TrustedProxies,
+    limits::SHARDS,
+    server::{
+        Server,
+        files::files,
+        tls::{TlsFile, TlsFiles},
+    },
     sse,
     ws::IntoEndpoint,
 };
@@ -51,6 +62,7 @@ impl App {
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
     /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed | none |
+    /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that can't be used, and those of [`AppBuilder::build`].
@@ -61,6 +73,11 @@ impl App {
     /// The hub, to be cloned into any handler.
     pub fn hub(&self) -> Hub {
         self.hub.clone()
+    }
+
+    /// The certificate, to have it loaded anew at once; `None` when no TLS is spoken.
+    pub fn tls(&self) -> Option<Tls> {
+        self.server.certificate().cloned()
     }
 
     /// Puts a WebSocket endpoint on a path: [handlers](crate::ws::handlers), a [`Handler`](crate::ws::Handler), or an
@@ -247,6 +264,10 @@ pub struct AppBuilder {
     hub: HubBuilder,
     /// The settings of the accept loop.
     server: Server,
+    /// The file of the certificate.
+    tls_cert: Option<TlsFile>,
+    /// The file of its key.
+    tls_key: Option<TlsFile>,
 }
 
 impl AppBuilder {
@@ -262,6 +283,10 @@ impl AppBuilder {
             })?;
         }
         if let Some(shards) = number("RIPPLECAST_SHARDS")? {
+            if shards > SHARDS {
+                let reason = format!("at most {SHARDS} are possible");
+                return Err(Error::setting("RIPPLECAST_SHARDS", shards, reason));
+            }
             builder.hub = builder.hub.shards(shards);
         }
         if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS")? {
@@ -279,6 +304,8 @@ impl AppBuilder {
             })?;
             builder = builder.trusted_proxies(proxies);
         }
+        builder.tls_cert = variable(TLS_CERT)?.map(|path| TlsFile::new(TLS_CERT, path));
+        builder.tls_key = variable(TLS_KEY)?.map(|path| TlsFile::new(TLS_KEY, path));
         Ok(builder)
     }
 
@@ -323,7 +350,8 @@ impl AppBuilder {
         self
     }
 
-    /// Time in which the whole head of a request must come; default 10 s. After that its connection is closed.
+    /// Time in which the whole head of a request must come, and before it the TLS handshake; default 10 s each. After
+    /// that its connection is closed.
     pub fn header_timeout(mut self, time: Duration) -> Self {
         self.server = self.server.header_timeout(time);
         self
@@ -335,13 +363,52 @@ impl AppBuilder {
         self
     }
 
+    /// Speaks TLS 1.2 and 1.3: `https://` and `wss://` in place of `http://` and `ws://`. Default: no TLS.
+    ///
+    /// Both are PEM files, and may be the same one: the certificate followed by those that lead to its root, and its
+    /// private key in PKCS #8, PKCS #1 or SEC 1, not encrypted. They are loaded when the app is built, and again within
+    /// seconds of a change; connections that are open go on as they are. A new file that can't be used is logged, and the
+    /// old certificate stays.
+    ///
+    /// ```no_run
+    /// # async fn example() -> ripplecast::Result<()> {
+    /// let app = ripplecast::App::builder().tls("fullchain.pem", "privkey.pem").build().await?;
+    /// app.run("0.0.0.0:443").await
+    /// # }
+    /// ```
+    ///
+    /// What it costs, and when a proxy in front is better, is in `docs/tls.md`.
+    pub fn tls(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        self.tls_cert = Some(TlsFile::new("tls_cert", cert_file));
+        self.tls_key = Some(TlsFile::new("tls_key", key_file));
+        self
+    }
+
     /// Builds the app, and starts its hub.
     ///
     /// # Errors
-    /// Those of [`HubBuilder::build`].
+    /// Those of [`HubBuilder::build`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
+    /// without the other.
     pub async fn build(self) -> Result<App> {
-        Ok(App { hub: self.hub.build()?, router: Router::new(), server: self.server })
+        let Self { hub, server, tls_cert, tls_key } = self;
+        let tls = match (tls_cert, tls_key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(Tls::load(TlsFiles::new(cert, key))?),
+            (Some(_), None) => return Err(missing(TLS_KEY, TLS_CERT)),
+            (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
+        };
+        Ok(App { hub: hub.build()?, router: Router::new(), server: server.tls(tls) })
     }
+}
+
+/// The variable that names the certificate.
+const TLS_CERT: &str = "RIPPLECAST_TLS_CERT";
+/// The variable that names its key.
+const TLS_KEY: &str = "RIPPLECAST_TLS_KEY";
+
+/// One of two variables that go together is missing.
+fn missing(name: &'static str, other: &str) -> Error {
+    Error::setting(name, "", format!("{other} is set, and neither is of use without the other"))
 }
 
 /// An environment variable; `None` when it is unset or empty.

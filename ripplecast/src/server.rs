@@ -1,4 +1,4 @@
-//! The accept loop: plain HTTP/1.1 with the limits that `axum::serve` leaves out, and a shutdown that ends.
+//! The accept loop: HTTP/1.1 with the limits that `axum::serve` leaves out, over TLS or not, and a shutdown that ends.
 //!
 //! Each connection is one task for as long as it speaks HTTP. A WebSocket endpoint takes the socket out of hyper, and
 //! the task ends there: what this file counts and drains are the connections that hyper still holds.
@@ -6,12 +6,15 @@
 pub(crate) mod files;
 pub(crate) mod forwarded;
 pub(crate) mod signals;
+pub(crate) mod tls;
 
 pub(crate) use forwarded::ForwardedPeer;
 pub use forwarded::TrustedProxies;
+pub use tls::Tls;
 
 use std::{
     convert::Infallible,
+    future::pending,
     io,
     net::SocketAddr,
     pin::pin,
@@ -27,16 +30,20 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
 use tower_service::Service as _;
 
+use self::tls::{Goodbye, Goodbyes};
+
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
 const MAX_HEADER: usize = 16 * 1024;
 /// Time in which a whole request head must come, and so the time that an idle connection is kept for its next
-/// request. Setting: `header_timeout`. A phone on a poor link needs two or three, a drip of bytes would take for ever.
+/// request; before it, the same for a TLS handshake. Setting: `header_timeout`. A phone on a poor link needs two or
+/// three, a drip of bytes would take for ever.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sockets that hyper may hold at once. Setting: `max_http_connections`. Each costs some 10 KiB; more wait in the
 /// kernel's queue until one ends. Open event streams count, upgraded WebSockets do not.
@@ -50,6 +57,9 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 /// Time in which the tasks that did not finish must have been dropped.
 const ABORT_LIMIT: Duration = Duration::from_millis(500);
+/// Time in which the last bytes of TLS connections must have left once all else has finished: a moment's work, except
+/// for peers that take nothing.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 /// The least that hyper takes as the size of its buffer.
 const MIN_BUFFER: usize = 8 * 1024;
 
@@ -64,6 +74,8 @@ pub(crate) struct Server {
     max_connections: usize,
     /// Time in which everything must finish once shutdown has begun.
     drain_limit: Duration,
+    /// The certificate, where TLS is spoken.
+    tls: Option<Tls>,
 }
 
 impl Default for Server {
@@ -73,6 +85,7 @@ impl Default for Server {
             header_timeout: HEADER_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
             drain_limit: DRAIN_LIMIT,
+            tls: None,
         }
     }
 }
@@ -96,6 +109,17 @@ impl Server {
         self
     }
 
+    /// Speaks TLS with this certificate.
+    pub(crate) fn tls(mut self, tls: Option<Tls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The certificate, where TLS is spoken.
+    pub(crate) fn certificate(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     /// Serves `router` until `shutdown` resolves, then stops accepting, lets requests in flight finish while `drain`
     /// runs, and returns when both are done, or after 9 s with what is left cut off.
     ///
@@ -111,15 +135,21 @@ impl Server {
         raise_file_limit();
         let places = Arc::new(Semaphore::new(self.max_connections));
         let stage = watch::Sender::new(Stage::Serving);
+        let goodbyes = Goodbyes::new();
         // Turns every route into its final form now, not at each request.
         let router = router.with_state(());
         tokio::select! {
             () = shutdown => {}
-            never = self.accept_all(&listener, &router, &places, &stage) => match never {},
+            never = self.accept_all(&listener, &router, &places, &stage, &goodbyes) => match never {},
+            never = self.watch_certificate() => match never {},
         }
         drop(listener);
         stage.send_replace(Stage::Draining);
-        let finished = async { tokio::join!(drain, self.all_ended(&places)) };
+        let finished = async {
+            tokio::join!(drain, self.all_ended(&places));
+            // The hub is done with its connections; a task may still be carrying their last bytes.
+            let _ = timeout(GOODBYE_LIMIT, goodbyes.all_said()).await;
+        };
         if timeout(self.drain_limit, finished).await.is_err() {
             let left = self.max_connections - places.available_permits();
             tracing::warn!(left, "shutdown took too long; what is left is cut off");
@@ -136,6 +166,7 @@ impl Server {
         router: &Router,
         places: &Arc<Semaphore>,
         stage: &watch::Sender<Stage>,
+        goodbyes: &Goodbyes,
     ) -> Infallible {
         let http = self.http();
         let mut log = AcceptLog::default();
@@ -156,7 +187,27 @@ impl Server {
             let _ = stream.set_nodelay(true);
             let connection =
                 Connection { stream, peer, router: router.clone(), stage: stage.subscribe(), place };
-            tokio::spawn(connection.run(http.clone()));
+            // Two kinds of tasks, so that plain ones do not have the size of those that hold a TLS connection.
+            match &self.tls {
+                None => tokio::spawn(connection.run_plain(http.clone())),
+                Some(tls) => {
+                    let run = connection.run_tls(
+                        tls.clone(),
+                        goodbyes.one_more(),
+                        self.header_timeout,
+                        http.clone(),
+                    );
+                    tokio::spawn(run)
+                }
+            };
+        }
+    }
+
+    /// Has a new certificate loaded whenever there is one.
+    async fn watch_certificate(&self) -> Infallible {
+        match &self.tls {
+            Some(tls) => tls.watch().await,
+            None => pending().await,
         }
     }
 
@@ -200,9 +251,9 @@ enum Stage {
 }
 
 /// One accepted socket and what serving it takes.
-struct Connection {
-    /// The socket.
-    stream: TcpStream,
+struct Connection<S = TcpStream> {
+    /// The socket, or what is spoken over it.
+    stream: S,
     /// Who is at the other end.
     peer: SocketAddr,
     /// The application.
@@ -214,8 +265,29 @@ struct Connection {
 }
 
 impl Connection {
+    /// Serves requests over the bare socket.
+    async fn run_plain(self, http: http1::Builder) {
+        self.serve(http).await;
+    }
+
+    /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
+    async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
+        let Self { stream, peer, router, mut stage, place } = self;
+        let shaken = tokio::select! {
+            shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => Connection { stream, peer, router, stage, place }.serve(http).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
     /// Serves requests until the peer, a limit, an upgrade or the server ends it.
-    async fn run(self, http: http1::Builder) {
+    async fn serve(self, http: http1::Builder) {
         let Self { stream, peer, router, mut stage, place } = self;
         let _place = place;
         let began = AtomicBool::new(false);
@@ -338,7 +410,7 @@ fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::future::ready;
 
     use axum::{body::Body, routing::get};
     use http::{StatusCode, header};

@@ -60,6 +60,8 @@ type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + 
 pub struct Endpoint {
     /// The room of a request.
     room: RoomOf,
+    /// A counter whose value comes first, and which joins the room itself.
+    live: Option<LiveCounter>,
     /// Accepts or refuses a request.
     hook: Option<Hook>,
     /// Called when the stream is open and has joined its room.
@@ -82,6 +84,7 @@ pub fn room(name: impl Into<String>) -> Endpoint {
 pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> Endpoint {
     Endpoint {
         room: Arc::new(room),
+        live: None,
         hook: None,
         on_open: None,
         keep_alive: Some(PING_INTERVAL),
@@ -167,11 +170,7 @@ impl From<String> for Endpoint {
 /// The values of a counter: the current one at once, and each change.
 impl From<&LiveCounter> for Endpoint {
     fn from(counter: &LiveCounter) -> Self {
-        let live = counter.clone();
-        room(live.room().name()).on_open(move |conn: Connection| {
-            let live = live.clone();
-            async move { live.join(&conn).await }
-        })
+        Self { live: Some(counter.clone()), ..room(counter.room().name()) }
     }
 }
 
@@ -180,14 +179,18 @@ struct Wanted(String);
 
 /// What the shards call.
 struct Stream {
+    /// See [`Endpoint::live`].
+    live: Option<LiveCounter>,
     /// See [`Endpoint::on_open`].
     on_open: Option<OnOpen>,
 }
 
 impl Handler for Stream {
     async fn on_open(&self, conn: Connection) -> Result<()> {
-        if let Some(room) = conn.state::<Wanted>() {
-            conn.join(&room.0)?;
+        match (&self.live, conn.state::<Wanted>()) {
+            (Some(live), _) => live.join(&conn).await?,
+            (None, Some(room)) => conn.join(&room.0)?,
+            (None, None) => {}
         }
         match &self.on_open {
             Some(on_open) => on_open(conn).await,
@@ -204,7 +207,7 @@ impl Hub {
         S: Clone + Send + Sync + 'static,
     {
         let endpoint = endpoint.into();
-        let stream = Arc::new(Stream { on_open: endpoint.on_open.clone() });
+        let stream = Arc::new(Stream { live: endpoint.live.clone(), on_open: endpoint.on_open.clone() });
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),

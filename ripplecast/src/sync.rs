@@ -1,21 +1,24 @@
 //! Locks and atomics of the concurrent core: `parking_lot` and `std` in a build, `loom` in a model.
 //!
-//! `--cfg ripplecast_loom` swaps them, so that the models run the very types that ship.
+//! `--cfg ripplecast_loom` swaps them, so that the models run the very types that ship. The keys of hashes are swapped too:
+//! they are random in a build, and a model must run the same way each time.
 
 #[cfg(not(ripplecast_loom))]
 pub(crate) use {
     parking_lot::{Mutex, MutexGuard},
-    std::sync::atomic,
+    std::{hash::RandomState, sync::atomic},
 };
 
 #[cfg(ripplecast_loom)]
 pub(crate) use {
     loom::sync::{MutexGuard, atomic},
-    model::Mutex,
+    model::{Mutex, RandomState},
 };
 
 #[cfg(ripplecast_loom)]
 mod model {
+    use std::hash::{BuildHasher, DefaultHasher};
+
     use super::MutexGuard;
 
     /// loom's mutex with `parking_lot`'s signature.
@@ -29,6 +32,24 @@ mod model {
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().expect("a model does not poison its locks")
+        }
+    }
+
+    /// `std`'s, with the same keys in every run.
+    #[derive(Clone, Debug)]
+    pub(crate) struct RandomState;
+
+    impl RandomState {
+        pub(crate) fn new() -> Self {
+            Self
+        }
+    }
+
+    impl BuildHasher for RandomState {
+        type Hasher = DefaultHasher;
+
+        fn build_hasher(&self) -> DefaultHasher {
+            DefaultHasher::new()
         }
     }
 }

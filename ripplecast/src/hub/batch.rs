@@ -103,6 +103,16 @@ impl Batch {
         self.marks.len() as u32
     }
 
+    /// The stamp of its first frame.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.marks.first().map(|mark| mark.stamp)
+    }
+
+    /// The stamp of its last frame; 0, which is none, when it is empty.
+    pub(crate) fn last(&self) -> u64 {
+        self.marks.last().map_or(0, |mark| mark.stamp)
+    }
+
     /// Whether it has no frames.
     pub(crate) fn is_empty(&self) -> bool {
         self.marks.is_empty()

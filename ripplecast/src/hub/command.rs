@@ -45,6 +45,14 @@ pub(crate) enum Outcome {
 }
 
 impl<W> Command<W> {
+    /// The room, if this is `who` joining one.
+    pub(crate) fn joins(&self, joining: Local) -> Option<Arc<RoomCore<W>>> {
+        match self {
+            Self::Join { who, room } if *who == joining => Some(room.clone()),
+            _ => None,
+        }
+    }
+
     /// Payload bytes that it holds on to.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -233,7 +233,8 @@ impl Connection {
     /// Makes it a member of a room. Never waits; visible to the next call, whoever makes it. Joining twice is once.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed; [`Error::NameTooLong`] above 255 bytes.
+    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when its shard is so far behind that its
+    /// mailbox is full; [`Error::NameTooLong`] above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room name", room)?;
         let shards = self.shards()?;
@@ -245,7 +246,7 @@ impl Connection {
     /// the snapshot under the same lock under which the room is pushed to; a [`LiveCounter`](crate::LiveCounter) does.
     ///
     /// # Errors
-    /// As [`join`](Self::join), and [`Error::Overloaded`] when the snapshot can't be queued.
+    /// As [`join`](Self::join).
     pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
         check_name("room name", room)?;
         let shards = self.shards()?;

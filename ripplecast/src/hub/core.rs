@@ -462,9 +462,10 @@ impl<W: Wire> Core<W> {
 
     // ----- rooms -----
 
-    /// Adds a connection to a room. What was pushed before does not reach it.
+    /// Adds a connection to a room. What was pushed before does not reach it. One that is gone, or is about to go, is
+    /// taken out of the room's count instead: it has been taken out of its other rooms already.
     pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
-        if !self.is_open(who) {
+        if !self.is_open(who) || self.is_mute(who.slot) {
             room.forget(who);
             return;
         }
@@ -591,6 +592,11 @@ impl<W: Wire> Core<W> {
         let dialect = self.dialect(slot);
         let stamp = self.stamp;
         let (rooms, target) = (&self.rooms, &mut self.slots[slot as usize]);
+        // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
+        // long as messages never cease, whoever was ahead once would be so for ever.
+        let alone = visiting.is_some_and(|visiting| {
+            !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
+        });
         let mut parts: Vec<(u64, &[u8])> = Vec::new();
         let mut ahead = false;
         for membership in target.memberships_mut() {
@@ -598,16 +604,22 @@ impl<W: Wire> Core<W> {
             if !room.queued {
                 continue;
             }
-            ahead |= !room.pending.is_empty();
+            let mut up_to = stamp;
             if let Some(walk) = &room.walk {
                 let index = membership.index as usize;
                 if (walk.next..walk.end).contains(&index) {
                     ahead |= visiting != Some(membership.room);
                     walk.batch.since(membership.seen, dialect, &mut parts);
+                    if alone {
+                        up_to = walk.batch.last();
+                    }
                 }
             }
-            room.pending.since(membership.seen, dialect, &mut parts);
-            membership.seen = stamp;
+            if !alone {
+                room.pending.since(membership.seen, dialect, &mut parts);
+            }
+            membership.seen = membership.seen.max(up_to);
+            ahead |= room.pending.first().is_some_and(|first| first <= membership.seen);
         }
         target.flags.set(Flags::AHEAD, ahead);
         parts.sort_by_key(|(stamp, _)| *stamp);

@@ -5,7 +5,10 @@
 //! that is gone. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a command
 //! posted at that moment either is seen or wakes it (`engine.md` of the design calls this the second look).
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
 
 use crate::{
     Error, Result,
@@ -31,6 +34,8 @@ pub(crate) struct Mailbox<W> {
     /// Commands that were posted and not yet taken up by the shard. Lets a handler see, without the lock, whether its
     /// own push may go straight to the socket or must queue behind what came before it.
     waiting: AtomicUsize,
+    /// How many of them are joins. A connection that closes while it is above 0 has to look for its own among them.
+    joins: AtomicUsize,
 }
 
 /// What the lock guards.
@@ -97,7 +102,7 @@ impl<W> Mailbox<W> {
             sleeper: None,
             ended: false,
         };
-        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0), joins: AtomicUsize::new(0) }
     }
 
     /// Locks it. Lock order: a room's state first, then mailboxes by the number of their shard.
@@ -105,7 +110,7 @@ impl<W> Mailbox<W> {
         Locked { state: self.state.lock(), mailbox: self }
     }
 
-    /// Posts a command that is always taken: control, bounded by the number of connections.
+    /// Posts a command that is always taken: control, of which a connection has a few at the most.
     pub(crate) fn post(&self, command: Command<W>) {
         let mut locked = self.lock();
         let wake = locked.post(command);
@@ -123,9 +128,10 @@ impl<W> Mailbox<W> {
         self.state.lock().is_live(local)
     }
 
-    /// The shard takes all waiting commands, in order; they count as waiting until [`Mailbox::taken_up`].
-    pub(crate) fn drain_into(&self, todo: &mut std::collections::VecDeque<Command<W>>) {
-        if self.is_quiet() {
+    /// The shard takes all waiting commands, in order; they count as waiting until [`Mailbox::taken_up`]. None as long as
+    /// some of the last ones are left in `todo`: beyond the mailbox they have no bounds.
+    pub(crate) fn drain_into(&self, todo: &mut VecDeque<Command<W>>) {
+        if !todo.is_empty() || self.is_quiet() {
             return;
         }
         let mut state = self.state.lock();
@@ -139,6 +145,16 @@ impl<W> Mailbox<W> {
     /// One drained command is about to be applied.
     pub(crate) fn taken_up(&self) {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The command that is about to be applied is a join.
+    pub(crate) fn join_taken_up(&self) {
+        self.joins.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether a join has been posted that is not taken up yet.
+    pub(crate) fn has_joins(&self) -> bool {
+        self.joins.load(Ordering::Acquire) > 0
     }
 
     /// Ready when there is a command; else the task is woken by the next.
@@ -182,6 +198,11 @@ impl<W> State<W> {
     /// Whether the connection is open.
     pub(crate) fn is_live(&self, local: Local) -> bool {
         self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
+    }
+
+    /// Commands that wait, in order.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &Command<W>> {
+        self.commands.iter()
     }
 
     /// The shard opens a connection.
@@ -235,10 +256,14 @@ impl<W> Locked<'_, W> {
         if state.ended {
             return Err(Error::Closed);
         }
+        if state.commands.len() >= MAILBOX_COMMANDS {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in commands,",
+                limit: MAILBOX_COMMANDS,
+            });
+        }
         // A single message larger than the bound still passes through an empty mailbox.
-        if state.commands.len() >= MAILBOX_COMMANDS
-            || (state.bytes > 0 && state.bytes + bytes > MAILBOX_BYTES)
-        {
+        if state.bytes > 0 && state.bytes + bytes > MAILBOX_BYTES {
             return Err(Error::Overloaded {
                 what: "the mailbox of a shard, in bytes,",
                 limit: MAILBOX_BYTES,
@@ -253,8 +278,167 @@ impl<W> Locked<'_, W> {
             return Wake(None);
         }
         self.state.bytes += command.bytes();
+        let is_join = matches!(command, Command::Join { .. });
         self.state.commands.push(command);
         self.mailbox.waiting.fetch_add(1, Ordering::AcqRel);
+        if is_join {
+            self.mailbox.joins.fetch_add(1, Ordering::AcqRel);
+        }
         Wake(self.state.sleeper.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Frame;
+
+    const WHO: Local = Local { shard: 0, slot: 3, generation: 7 };
+
+    /// Memory of the system that is never touched, so that a test can have much of it.
+    static ZEROS: [u8; MAILBOX_BYTES + 1] = [0; MAILBOX_BYTES + 1];
+
+    fn push(bytes: usize) -> Command<()> {
+        let frame = Frame::binary(bytes::Bytes::from_static(&ZEROS[..bytes]));
+        Command::Push { to: WHO, frame, cursor: None }
+    }
+
+    fn is_full(mailbox: &Mailbox<()>, bytes: usize) -> bool {
+        match mailbox.lock().check(bytes) {
+            Ok(()) => false,
+            Err(Error::Overloaded { .. }) => true,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let mailbox = Mailbox::new();
+        mailbox.post(push(MAILBOX_BYTES - 10));
+        assert!(!is_full(&mailbox, 10));
+        assert!(is_full(&mailbox, 11));
+        let mut todo = VecDeque::new();
+        mailbox.drain_into(&mut todo);
+        assert!(!is_full(&mailbox, 11));
+    }
+
+    #[test]
+    fn one_message_larger_than_the_bound_passes_through_an_empty_mailbox() {
+        let mailbox = Mailbox::new();
+        assert!(!is_full(&mailbox, MAILBOX_BYTES + 1));
+        mailbox.post(push(MAILBOX_BYTES + 1));
+        assert!(is_full(&mailbox, 1));
+    }
+
+    #[test]
+    fn commands_are_bounded_save_those_that_control() {
+        let mailbox = Mailbox::new();
+        for _ in 0..MAILBOX_COMMANDS {
+            assert!(!is_full(&mailbox, 0));
+            mailbox.post(push(0));
+        }
+        assert!(is_full(&mailbox, 0));
+        mailbox.post(Command::Shutdown);
+        let mut todo = VecDeque::new();
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), MAILBOX_COMMANDS + 1);
+        assert!(
+            mailbox.lock().state.commands.capacity() == 0,
+            "an empty mailbox keeps no memory of how full it was"
+        );
+    }
+
+    /// What is drained has left the bounds of the mailbox behind.
+    #[test]
+    fn nothing_is_taken_while_earlier_commands_are_left() {
+        let mailbox = Mailbox::new();
+        let mut todo = VecDeque::new();
+        mailbox.post(push(1));
+        mailbox.post(push(2));
+        mailbox.drain_into(&mut todo);
+        mailbox.post(push(3));
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), 2);
+        todo.clear();
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), 1);
+    }
+
+    #[test]
+    fn it_is_quiet_when_everything_was_taken_up() {
+        let mailbox = Mailbox::new();
+        let mut todo = VecDeque::new();
+        mailbox.post(push(1));
+        mailbox.post(push(1));
+        assert!(!mailbox.is_quiet());
+        mailbox.drain_into(&mut todo);
+        mailbox.taken_up();
+        assert!(!mailbox.is_quiet());
+        mailbox.taken_up();
+        assert!(mailbox.is_quiet());
+    }
+
+    #[test]
+    fn nothing_is_taken_by_one_that_has_ended() {
+        let mailbox = Mailbox::new();
+        mailbox.lock().state.open(WHO);
+        mailbox.post(push(1));
+        mailbox.end();
+        assert!(!mailbox.is_live(WHO));
+        mailbox.post(push(1));
+        assert!(mailbox.is_quiet());
+        assert!(matches!(mailbox.lock().check(1), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_connection_is_live_from_its_opening_to_its_close_and_its_successor_is_another() {
+        let mailbox = Mailbox::<()>::new();
+        assert!(!mailbox.is_live(WHO));
+        let mut locked = mailbox.lock();
+        locked.state.open(WHO);
+        let next = Local { generation: WHO.generation + 1, ..WHO };
+        assert!(locked.state.is_live(WHO) && !locked.state.is_live(next));
+        assert!(locked.state.close(WHO));
+        assert!(!locked.state.close(WHO), "it is closed once");
+        locked.state.open(next);
+        assert!(!locked.state.close(WHO), "a late close does not reach the successor");
+        assert!(locked.state.is_live(next) && !locked.state.is_live(WHO));
+    }
+
+    #[test]
+    fn live_connections_are_listed_page_by_page() {
+        let mailbox = Mailbox::<()>::new();
+        let mut locked = mailbox.lock();
+        for slot in [0, 2, 5] {
+            locked.state.open(Local { shard: 0, slot, generation: slot + 1 });
+        }
+        let page = |from| locked.state.live_from(from, 3).collect::<Vec<_>>();
+        assert_eq!(page(0), [(0, 1), (2, 3)]);
+        assert_eq!(page(3), [(5, 6)]);
+        assert_eq!(page(6), []);
+        assert_eq!(locked.state.slots(), 6);
+    }
+
+    #[test]
+    fn a_command_wakes_whoever_sleeps_once() {
+        struct Bell(AtomicUsize);
+        impl Alarm for Bell {
+            fn ring(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let mailbox = Mailbox::new();
+        let bell = std::sync::Arc::new(Bell(AtomicUsize::new(0)));
+        let alarm: std::sync::Arc<dyn Alarm> = bell.clone();
+        assert!(mailbox.try_sleep(&alarm));
+        mailbox.post(push(1));
+        mailbox.post(push(1));
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+        assert!(!mailbox.try_sleep(&alarm));
+        mailbox.drain_into(&mut VecDeque::new());
+        assert!(mailbox.try_sleep(&alarm));
+        mailbox.awake();
+        mailbox.post(push(1));
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
     }
 }

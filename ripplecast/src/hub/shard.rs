@@ -27,7 +27,6 @@ use crate::{
 use self::calls::Callback;
 use super::{
     adoption::Adoption,
-    batch::Dialect,
     callbacks::{Callbacks, Route},
     command::Command,
     connection::Local,
@@ -65,6 +64,8 @@ struct Peer {
     phase: Phase,
     /// The peer has closed its side while a callback waited; what it sent before is still to be read.
     hung_up: bool,
+    /// The peer has closed its side; no further event will say so.
+    ended: bool,
     /// The socket may have more to read.
     unread_socket: bool,
     /// What it has sent of a message so far; empty between messages.
@@ -252,8 +253,11 @@ impl Shard {
                 self.flush(who);
             }
             if event.readable && self.core.is_open(who) {
-                if event.hung_up && self.is_waiting(who.slot as usize) {
-                    self.hung_up(who);
+                if event.hung_up {
+                    self.peers[who.slot as usize].ended = true;
+                    if self.is_waiting(who.slot as usize) {
+                        self.hung_up(who);
+                    }
                 }
                 self.read(who, event.hung_up);
             }
@@ -280,6 +284,9 @@ impl Shard {
             }
             let Some(command) = self.todo.pop_front() else { break };
             self.handle.mailbox.taken_up();
+            if matches!(command, Command::Join { .. }) {
+                self.handle.mailbox.join_taken_up();
+            }
             self.apply(command);
         }
         if self.todo.is_empty() && self.todo.capacity() > 4 * COMMANDS_PER_TURN {
@@ -292,6 +299,7 @@ impl Shard {
             Command::Adopt(adoption) => self.adopt(*adoption),
             Command::Push { to, frame, cursor } => self.core.push(to, &frame, cursor),
             Command::Cast { room, frame, offset } => self.core.cast(&room, &frame, offset),
+            Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
             Command::Join { who, room } => self.core.join(who, &room),
             Command::Leave { who, room } => self.core.leave(who, &room),
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),

@@ -184,7 +184,9 @@ impl Script {
             }
             "task" => {
                 let conn = conn.clone();
-                tokio::spawn(async move { conn.push(rest) }).await.map_err(|error| Error::other(error.to_string()))?
+                tokio::spawn(async move { conn.push(rest) })
+                    .await
+                    .map_err(|error| Error::other(error.to_string()))?
             }
             "yield" => {
                 tokio::task::yield_now().await;
@@ -206,10 +208,15 @@ pub(crate) struct Tab {
 
 impl Tab {
     /// Opens one; the answer when it is refused.
-    pub(crate) fn open(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Box<RefusedBy>> {
+    pub(crate) fn open(
+        addr: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Box<RefusedBy>> {
         let mut request = format!("ws://{addr}{path}").into_client_request().unwrap();
         for (name, value) in headers {
-            let (name, value) = (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+            let (name, value) =
+                (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
             request.headers_mut().insert(name, value);
         }
         // The default of 128 KiB a client is much for a thousand of them.
@@ -233,14 +240,18 @@ impl Tab {
 
     /// The next message; `None` when the connection has ended.
     pub(crate) fn next(&mut self) -> Option<Message> {
+        let begin = Instant::now();
         loop {
+            assert!(begin.elapsed() < PATIENCE, "nothing but pings came");
             match self.socket.read() {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => return Some(message),
                 Ok(Message::Close(frame)) => {
                     self.close = frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
                 }
                 Ok(_) => {}
-                Err(WsError::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(WsError::Io(error))
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
                     panic!("nothing came");
                 }
                 Err(_) => return None,
@@ -346,7 +357,9 @@ impl EventStream {
             let mut size = String::new();
             match self.reader.read_line(&mut size) {
                 Ok(1..) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("nothing came"),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    panic!("nothing came")
+                }
                 _ => return None,
             }
             self.chunk = usize::from_str_radix(size.trim_end(), 16).unwrap();
@@ -409,7 +422,9 @@ impl EventStream {
 
     /// The next event that a browser would dispatch; `None` at the end.
     pub(crate) fn event(&mut self) -> Option<Event> {
+        let begin = Instant::now();
         loop {
+            assert!(begin.elapsed() < PATIENCE, "nothing but comments came");
             match self.next()? {
                 Item::Event(event) if event.data.is_some() => return Some(event),
                 _ => {}
@@ -442,7 +457,8 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Checks that `run` is some of `whole`, without a gap.
 pub(crate) fn assert_contiguous(run: &[String], whole: &[String], whose: &str) {
     let Some(first) = run.first() else { return };
-    let start = whole.iter().position(|text| text == first).unwrap_or_else(|| panic!("{whose}: {first} is nowhere"));
+    let start =
+        whole.iter().position(|text| text == first).unwrap_or_else(|| panic!("{whose}: {first} is nowhere"));
     let end = (start + run.len()).min(whole.len());
     assert_eq!(run, &whole[start..end], "{whose}");
 }

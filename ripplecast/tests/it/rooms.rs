@@ -72,6 +72,24 @@ fn leaving_ends_membership_and_delivers_what_came_before() {
 }
 
 #[test]
+fn what_was_pushed_before_a_join_does_not_come_though_it_still_waits() {
+    for (shards, threads) in [(1, false), (2, false), (2, true)] {
+        let server = scripted(shards, threads);
+        let mut member = server.scripted("/ws", "join r");
+        let mut joiner = server.scripted("/ws", "join s");
+        for n in 0..20 {
+            // All in one callback, so that the shard finds these together, and nothing else makes it look twice.
+            joiner.say(format!("room r before{n}; join r; room r {n}"));
+            assert_eq!(joiner.text(), n.to_string());
+            assert_eq!([member.text(), member.text()], [format!("before{n}"), n.to_string()]);
+            joiner.say(format!("room r {n}; leave r; room r after{n}; own done"));
+            assert_eq!(joiner.until("done"), [n.to_string(), "left true".to_owned()]);
+            assert_eq!([member.text(), member.text()], [n.to_string(), format!("after{n}")]);
+        }
+    }
+}
+
+#[test]
 fn members_are_those_who_joined_and_closing_is_leaving() {
     for (shards, threads) in [(1, false), (3, false), (2, true)] {
         let server = scripted(shards, threads);
@@ -145,7 +163,8 @@ fn after_the_close_nothing_can_be_joined() {
                 .on_close(move |conn: Connection, close: Close| {
                     let tell = tell.clone();
                     async move {
-                        let _ = tell.send((conn.clone(), close.code, conn.join("s").map_err(|e| e.is_closed())));
+                        let _ =
+                            tell.send((conn.clone(), close.code, conn.join("s").map_err(|e| e.is_closed())));
                     }
                 }),
         )
@@ -170,7 +189,7 @@ fn after_the_close_nothing_can_be_joined() {
 }
 
 #[test]
-fn closing_ends_membership_at_once_though_the_peer_says_nothing() {
+fn closing_ends_membership_though_the_peer_says_nothing() {
     let server = scripted(2, false);
     let mut tab = server.scripted("/ws", "join r");
     let conn = server.connection(&mut tab);

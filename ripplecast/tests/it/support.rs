@@ -99,7 +99,8 @@ impl Site {
     pub(crate) fn stop(self) -> Stats {
         let Self { hub, runtime, stop, ended, .. } = self;
         let _ = stop.send(());
-        runtime.block_on(timeout(PATIENCE, ended)).expect("the server does not stop").unwrap();
+        let ended = runtime.block_on(async { timeout(PATIENCE, ended).await });
+        ended.expect("the server does not stop").unwrap();
         let stats = hub.stats();
         assert_eq!((stats.connections, stats.closed), (0, stats.opened), "{stats:?}");
         stats
@@ -235,7 +236,9 @@ pub(crate) fn connect(addr: SocketAddr, path: &str) -> Client {
 /// The next text or binary message.
 #[track_caller]
 pub(crate) fn receive<S: Read + Write>(client: &mut WebSocket<S>) -> Message {
+    let deadline = Instant::now() + PATIENCE; // pings alone keep a connection alive
     loop {
+        assert!(Instant::now() < deadline, "no message comes");
         let message = client.read().unwrap();
         if message.is_text() || message.is_binary() {
             return message;
@@ -262,7 +265,9 @@ pub(crate) fn check_echo<S: Read + Write>(client: &mut WebSocket<S>) {
 /// The close frame that is next, after which the server closes the socket: its code and reason.
 #[track_caller]
 pub(crate) fn ending<S: Read + Write>(client: &mut WebSocket<S>) -> (u16, String) {
+    let deadline = Instant::now() + PATIENCE;
     let close = loop {
+        assert!(Instant::now() < deadline, "no close frame comes");
         match client.read().unwrap() {
             Message::Close(close) => break close,
             Message::Ping(_) | Message::Pong(_) => {}
@@ -270,12 +275,9 @@ pub(crate) fn ending<S: Read + Write>(client: &mut WebSocket<S>) -> (u16, String
         }
     };
     let close = close.map_or((1005, String::new()), |close| (close.code.into(), close.reason.to_string()));
-    loop {
-        match client.read() {
-            Ok(message) => panic!("{message:?} came after the close frame"),
-            Err(tungstenite::Error::ConnectionClosed) => return close,
-            Err(error) => panic!("{error} instead of the end"),
-        }
+    match client.read() {
+        Err(tungstenite::Error::ConnectionClosed) => close,
+        other => panic!("{other:?} instead of the end"),
     }
 }
 

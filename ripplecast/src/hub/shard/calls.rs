@@ -73,14 +73,21 @@ impl Shard {
         let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
         let (handle, route) = (self.handle.clone(), endpoint.route.clone());
         let task = self.runtime.spawn(async move {
-            let mut report = Report { handle, who, outcome: Outcome::Failed };
-            match AssertUnwindSafe(future).catch_unwind().await {
+            let mut report = Report { handle, who, outcome: Outcome::Failed, ended: false };
+            let ended = AssertUnwindSafe(future).catch_unwind().await;
+            report.ended = true;
+            match ended {
                 Ok(Ok(())) => report.outcome = Outcome::Good,
                 Ok(Err(error)) => log_failure(&report.handle, &route.name, who, &error),
                 Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
             }
         });
-        self.held(who.slot as usize).waiting = Some(task.abort_handle());
+        let slot = who.slot as usize;
+        self.held(slot).waiting = Some(task.abort_handle());
+        // Its end may have come together with the message: then no event will tell of it while the callback waits.
+        if self.peers[slot].ended && self.peers[slot].phase != Phase::Closed {
+            self.hung_up(who);
+        }
     }
 
     /// A callback that had to wait has ended.
@@ -130,10 +137,17 @@ struct Report {
     handle: Arc<ShardHandle>,
     who: Local,
     outcome: Outcome,
+    /// Whether the callback came to its end; if not, it was cancelled.
+    ended: bool,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
+        if !self.ended {
+            count(&self.handle.counters.failed_callbacks, 1);
+            let id = crate::ConnectionId::new(self.handle.node, self.who);
+            tracing::warn!(%id, "a callback still waited at the end of the shutdown, and was cancelled");
+        }
         self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
     }
 }

@@ -59,11 +59,26 @@ impl Shard {
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.state.close(who);
         let client = mailbox.state.details.client(who);
+        let mut joining = Vec::new();
+        if self.handle.mailbox.has_joins() {
+            // Joins that were posted and not applied yet: the rooms count it already.
+            joining.extend(
+                self.todo.iter().chain(mailbox.state.commands()).filter_map(|command| command.joins(who)),
+            );
+        }
         drop(mailbox);
+        for room in joining {
+            room.forget(who);
+        }
         if let Some(client) = client {
             self.shards.clients.remove(&client, who);
         }
         self.core.leave_all(who);
+    }
+
+    /// Whether the connection is on its way out, so that it must not join anything any more.
+    pub(super) fn is_leaving(&self, who: Local) -> bool {
+        self.core.is_open(who) && (self.core.is_mute(who.slot) || self.peers[who.slot as usize].hung_up)
     }
 
     /// Drops the socket, with the close that was begun.

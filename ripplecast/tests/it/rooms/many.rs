@@ -19,7 +19,7 @@ fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
         let open = |conn: Connection| async move {
             conn.join("r")?;
             conn.push("in").ignore();
-            ripplecast::Result::Ok(())
+            Ok::<_, ripplecast::Error>(())
         };
         app.ws("/ws", ws::handlers().on_open(open))
     });
@@ -59,7 +59,8 @@ fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
     }
     for publisher in 0..PUBLISHERS {
         let prefix = format!("{publisher} ");
-        let own = whole.iter().filter_map(|text| text.strip_prefix(&prefix)).map(|n| n.parse::<usize>().unwrap());
+        let own =
+            whole.iter().filter_map(|text| text.strip_prefix(&prefix)).map(|n| n.parse::<usize>().unwrap());
         assert!(own.eq(0..MESSAGES / PUBLISHERS), "publisher {publisher}");
     }
     // And nothing beyond that.

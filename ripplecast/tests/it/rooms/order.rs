@@ -5,8 +5,10 @@ use std::{
     thread,
 };
 
+use ripplecast::ws;
+
 use super::{
-    super::clients::{Tab, TestServer, assert_contiguous},
+    super::clients::{Script, Tab, TestServer, assert_contiguous},
     scripted,
 };
 
@@ -16,26 +18,30 @@ const SHAPES: [(usize, bool); 4] = [(1, false), (2, false), (4, false), (2, true
 const PUBLISHERS: usize = 4;
 /// Messages of each publisher.
 const MESSAGES: usize = 150;
+/// Members of a room: more than a shard visits in one turn, so that others come and go in the middle of a walk.
+const MEMBERS: usize = 80;
 
 #[test]
 fn every_members_log_is_identical_while_others_come_and_go() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         let over = AtomicBool::new(false);
-        let mut members: Vec<_> = (0..8).map(|_| server.scripted("/ws", "join r")).collect();
+        let mut members: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join r")).collect();
         let (logs, runs) = thread::scope(|scope| {
-            let readers: Vec<_> = members.iter_mut().map(|tab| scope.spawn(move || tab.until("over"))).collect();
+            let readers: Vec<_> =
+                members.chunks_mut(10).map(|tabs| scope.spawn(move || read_all(tabs))).collect();
             let (server, over) = (&server, &over);
             let mut churners = Vec::new();
-            for length in [3, 17] {
-                churners.push(scope.spawn(move || leave_and_join(server, length)));
+            for length in [1, 5, 17, 40] {
+                let tab = server.scripted("/ws", "own here");
+                churners.push(scope.spawn(move || leave_and_join(tab, length)));
                 churners.push(scope.spawn(move || close_and_open(server, length, over)));
             }
             publish(server);
             assert!(server.hub.room("r").push("end").is_queued());
             over.store(true, SeqCst);
             assert!(server.hub.broadcast("over").is_queued());
-            let logs: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+            let logs: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
             let runs: Vec<_> = churners.into_iter().flat_map(|churner| churner.join().unwrap()).collect();
             (logs, runs)
         });
@@ -46,8 +52,11 @@ fn every_members_log_is_identical_while_others_come_and_go() {
         assert!(logs.iter().all(|log| log == whole), "{shape}: the members do not agree");
         for publisher in 0..2 * PUBLISHERS {
             let prefix = format!("p{publisher} ");
-            let own: Vec<usize> =
-                whole.iter().filter_map(|text| text.strip_prefix(&prefix)).map(|n| n.parse().unwrap()).collect();
+            let own: Vec<usize> = whole
+                .iter()
+                .filter_map(|text| text.strip_prefix(&prefix))
+                .map(|n| n.parse().unwrap())
+                .collect();
             assert!(own.into_iter().eq(0..MESSAGES), "{shape}: publisher {publisher} is out of order");
         }
         assert!(!runs.is_empty());
@@ -55,6 +64,11 @@ fn every_members_log_is_identical_while_others_come_and_go() {
             assert_contiguous(run, whole, &shape);
         }
     }
+}
+
+/// What each of some tabs gets.
+fn read_all(tabs: &mut [Tab]) -> Vec<Vec<String>> {
+    tabs.iter_mut().map(|tab| tab.until("over")).collect()
 }
 
 /// Half of the publishers are tasks, the other half callbacks. Returns when all is pushed.
@@ -89,8 +103,7 @@ fn publish(server: &TestServer) {
 }
 
 /// Joins, reads some messages, leaves, and so on, on one connection. What it got as a member, each time.
-fn leave_and_join(server: &TestServer, length: usize) -> Vec<Vec<String>> {
-    let mut tab = server.tab("/ws");
+fn leave_and_join(mut tab: Tab, length: usize) -> Vec<Vec<String>> {
     let mut runs = Vec::new();
     loop {
         let mut run = Vec::new();
@@ -147,35 +160,37 @@ fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         // Who is in which of the rooms; all three, and joined in different orders, are among them.
-        let rooms_of: [&[usize]; 6] = [&[0, 1, 2], &[2, 0, 1], &[1, 2, 0], &[0, 2], &[1], &[]];
+        let kinds: [&[usize]; 6] = [&[0, 1, 2], &[2, 0, 1], &[1, 2, 0], &[0, 2], &[1], &[]];
+        let rooms_of: Vec<&[usize]> = kinds.into_iter().cycle().take(MEMBERS).collect();
         let mut tabs: Vec<Tab> = Vec::new();
         let mut connections = Vec::new();
-        for rooms in rooms_of {
+        for rooms in &rooms_of {
             let mut tab = server.scripted("/ws", "own here");
-            for &room in rooms {
+            for &room in *rooms {
                 tab.run(&format!("join {}", ROOMS[room]));
             }
             connections.push(server.connection(&mut tab));
             tabs.push(tab);
         }
+        let mut wanted = vec![Vec::new(); MEMBERS];
         let logs: Vec<Vec<String>> = thread::scope(|scope| {
-            let readers: Vec<_> = tabs.iter_mut().map(|tab| scope.spawn(move || tab.until("over"))).collect();
-            let noise: Vec<_> = ROOMS.map(|room| make_noise(&server, room)).into_iter().collect();
-            let mut dice = 0x2545_f491_u32;
-            let mut wanted = vec![Vec::new(); rooms_of.len()];
-            for n in 0..800 {
+            let readers: Vec<_> =
+                tabs.chunks_mut(10).map(|tabs| scope.spawn(move || read_all(tabs))).collect();
+            let noise = ROOMS.map(|room| make_noise(&server, room));
+            let mut dice = 0x2545_f491_u32; // xorshift: any mixture will do, and the same one each time
+            for n in 0..600 {
                 dice ^= dice << 13;
                 dice ^= dice >> 17;
                 dice ^= dice << 5;
                 let (text, kind) = (n.to_string(), dice as usize % 10);
                 let (sent, to): (_, Vec<usize>) = match kind {
                     0..=5 => {
-                        let members = (0..rooms_of.len()).filter(|&tab| rooms_of[tab].contains(&(kind % 3)));
+                        let members = (0..MEMBERS).filter(|&tab| rooms_of[tab].contains(&(kind % 3)));
                         (server.hub.room(ROOMS[kind % 3]).push(text.clone()), members.collect())
                     }
-                    6 => (server.hub.broadcast(text.clone()), (0..rooms_of.len()).collect()),
+                    6 => (server.hub.broadcast(text.clone()), (0..MEMBERS).collect()),
                     _ => {
-                        let to = n % rooms_of.len();
+                        let to = dice as usize / 16 % MEMBERS;
                         (connections[to].push(text.clone()), vec![to])
                     }
                 };
@@ -186,22 +201,66 @@ fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
                 server.block_on(task).unwrap();
             }
             assert!(server.hub.broadcast("over").is_queued());
-            for (tab, reader) in readers.into_iter().enumerate() {
-                let log: Vec<_> = reader.join().unwrap().into_iter().filter(|text| text != "noise").collect();
-                assert_eq!(log, wanted[tab], "tab {tab}; {shards} shards, threads: {threads}");
-            }
-            wanted
+            readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
         });
-        assert!(logs.iter().all(|log| log.len() > 50));
+        for (tab, log) in logs.into_iter().enumerate() {
+            let log: Vec<_> = log.into_iter().filter(|text| text != "noise").collect();
+            assert_eq!(log, wanted[tab], "tab {tab}; {shards} shards, threads: {threads}");
+            assert!(log.len() > 30);
+        }
     }
 }
 
+/// One thread pushes, and makes members leave and join, all without waiting for the shards, whose walks it thus meets in
+/// every state. What each connection must get is known exactly.
+#[test]
+fn members_come_and_go_in_the_middle_of_a_walk() {
+    const ROOMS: [&str; 2] = ["r", "s"];
+    for (shards, threads) in SHAPES {
+        let server = scripted(shards, threads);
+        let mut tabs: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join r")).collect();
+        let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
+        let mut is_member = [vec![true; MEMBERS], vec![false; MEMBERS]];
+        let mut wanted = vec![Vec::new(); MEMBERS];
+        let logs: Vec<Vec<String>> = thread::scope(|scope| {
+            let readers: Vec<_> =
+                tabs.chunks_mut(10).map(|tabs| scope.spawn(move || read_all(tabs))).collect();
+            let mut dice = 0x9e37_79b9_u32; // xorshift, as above
+            for n in 0..3000 {
+                dice ^= dice << 13;
+                dice ^= dice >> 17;
+                dice ^= dice << 5;
+                let (which, who) = (dice as usize % 2, dice as usize / 64 % MEMBERS);
+                match dice / 2 % 4 {
+                    0 | 1 => {
+                        assert!(server.hub.room(ROOMS[which]).push(n.to_string()).is_queued());
+                        let members = (0..MEMBERS).filter(|&tab| is_member[which][tab]);
+                        members.for_each(|tab| wanted[tab].push(n.to_string()));
+                    }
+                    2 => {
+                        assert_eq!(connections[who].leave(ROOMS[which]), is_member[which][who]);
+                        is_member[which][who] = false;
+                    }
+                    _ => {
+                        connections[who].join(ROOMS[which]).unwrap();
+                        is_member[which][who] = true;
+                    }
+                }
+            }
+            assert!(server.hub.broadcast("over").is_queued());
+            readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
+        });
+        for (tab, log) in logs.into_iter().enumerate() {
+            assert_eq!(log, wanted[tab], "tab {tab}; {shards} shards, threads: {threads}");
+        }
+    }
+}
 
 /// A task that pushes to a room as well.
 fn make_noise(server: &TestServer, room: &str) -> tokio::task::JoinHandle<()> {
     let room = server.hub.room(room);
     server.runtime().spawn(async move {
-        for n in 0..1500 {
+        for n in 0..400 {
             assert!(room.push("noise").is_queued());
             if n % 8 == 0 {
                 tokio::task::yield_now().await;
@@ -215,18 +274,29 @@ fn what_a_callback_pushes_keeps_its_order_whichever_way_it_goes() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         let mut speaker = server.scripted("/ws", "join a; join b");
-        let mut members: Vec<_> = (0..4).map(|_| server.scripted("/ws", "join b; join a")).collect();
+        let mut members: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join b; join a")).collect();
         let noise = [make_noise(&server, "a"), make_noise(&server, "b")];
         // All at once, so that one message is handled while the frames of another are still on their way.
         for turn in 0..60 {
             let n = |step: usize| turn * 13 + step;
             speaker.say(format!(
                 "own {}; room a {}; own {}; room b {}; own {}; all {}; own {}",
-                n(0), n(1), n(2), n(3), n(4), n(5), n(6)
+                n(0),
+                n(1),
+                n(2),
+                n(3),
+                n(4),
+                n(5),
+                n(6)
             ));
             speaker.say(format!(
                 "own {}; task {}; own {}; yield; own {}; room a {}; own {}",
-                n(7), n(8), n(9), n(10), n(11), n(12)
+                n(7),
+                n(8),
+                n(9),
+                n(10),
+                n(11),
+                n(12)
             ));
         }
         speaker.say("all over");
@@ -250,7 +320,7 @@ fn numbers(log: &[String]) -> Vec<usize> {
 fn a_push_to_a_member_does_not_overtake_one_to_its_room() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
-        let mut tabs: Vec<_> = (0..40).map(|_| server.scripted("/ws", "join r; join s")).collect();
+        let mut tabs: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join r; join s")).collect();
         let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
         for round in 0..50 {
             // A room of more members than one turn sends to, so that the walk is under way when the direct push comes.
@@ -268,5 +338,36 @@ fn a_push_to_a_member_does_not_overtake_one_to_its_room() {
                 assert_eq!(four, wanted, "{shards} shards, threads: {threads}");
             }
         }
+    }
+}
+
+#[test]
+fn large_frames_keep_their_order_though_nobody_reads_yet() {
+    for (shards, threads) in SHAPES {
+        let server = TestServer::with_shards(shards, threads, |app| {
+            let hub = app.hub();
+            app.ws("/ws", ws::endpoint(Script(hub)).outbox(64 << 20).max_message(16 << 20))
+        });
+        let mut speaker = server.scripted("/ws", "join r");
+        let mut member = server.scripted("/ws", "join r");
+        let conn = server.connection(&mut member);
+        // Sizes around those of the buffers, so that some go straight to the socket and others wait.
+        let sizes = [1, 60_000, 70_000, 10, 65_535, 200_000, 65_536, 3, 125, 126, 500_000, 1, 1];
+        let frame = |n: usize| format!("{n} {}", "x".repeat(sizes[n % sizes.len()]));
+        for turn in 0..8 {
+            let steps = (0..13).map(|step| {
+                let text = frame(turn * 13 + step);
+                if step % 4 == 1 { format!("room r {text}") } else { format!("own {text}") }
+            });
+            speaker.say(steps.collect::<Vec<_>>().join(";"));
+        }
+        speaker.say("own over");
+        for n in 0..8 * 13 {
+            assert_eq!(speaker.text(), frame(n), "{shards} shards, threads: {threads}");
+        }
+        assert_eq!(speaker.text(), "over");
+        assert!(conn.push("over").is_queued());
+        let public = (0..8 * 13).filter(|n| n % 13 % 4 == 1).map(frame);
+        assert!(member.until("over").into_iter().eq(public), "{shards} shards, threads: {threads}");
     }
 }

@@ -99,7 +99,10 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
                     thread::yield_now();
                 }
                 let (tab, log) = reader.join().unwrap();
-                assert!(log.iter().map(|text| text.parse().unwrap()).eq(0..accepted), "member {index}");
+                assert!(
+                    log.iter().map(|text| text.parse::<usize>().unwrap()).eq(0..accepted),
+                    "member {index}"
+                );
                 // The other shard works as before.
                 tab.run("own still well");
             }
@@ -151,7 +154,8 @@ fn a_mailbox_is_bounded_in_bytes() {
     blocked.recv_timeout(PATIENCE).unwrap();
     let frame = Frame::binary(vec![7; MIB]);
     let accepted = (0..1000).take_while(|n| {
-        let sent = if n % 2 == 0 { conn.push(frame.clone()) } else { server.hub.room("r").push(frame.clone()) };
+        let sent =
+            if n % 2 == 0 { conn.push(frame.clone()) } else { server.hub.room("r").push(frame.clone()) };
         sent == Sent::Queued
     });
     let accepted = accepted.count();

@@ -79,7 +79,12 @@ fn a_reset_is_the_only_way_back() {
         let hub = app.hub();
         let live = hub.counter("demo").publish_to(&hub.room("demo")).unwrap();
         counter = Some(live.clone());
-        app.ws("/ws", ws::handlers().with_state(live).on_open(|live: LiveCounter, conn| async move { live.join(&conn).await }))
+        app.ws(
+            "/ws",
+            ws::handlers()
+                .with_state(live)
+                .on_open(|live: LiveCounter, conn| async move { live.join(&conn).await }),
+        )
     });
     let counter = counter.unwrap();
     let mut tab = server.tab("/ws");

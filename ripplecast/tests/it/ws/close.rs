@@ -11,19 +11,16 @@ use tungstenite::{
 };
 
 use crate::support::{
-    CLOSE, Client, Echo, SERVERS, Server, Site, check_echo, close_frame, ending, frame, read_close, read_frame, reset,
-    text,
+    CLOSE, Client, Echo, SERVERS, Server, Site, check_echo, close_frame, ending, frame, read_close,
+    read_frame, reset, text,
 };
 
 /// An endpoint that writes down what is called, at `/`.
 fn site(server: Server, shards: usize) -> (Site, Echo) {
     let echo = Echo::default();
     let handler = echo.clone();
-    let site = Site::start(
-        server,
-        |hub| hub.shards(shards),
-        |hub, router| router.route("/", hub.ws(handler)),
-    );
+    let site =
+        Site::start(server, |hub| hub.shards(shards), |hub, router| router.route("/", hub.ws(handler)));
     (site, echo)
 }
 

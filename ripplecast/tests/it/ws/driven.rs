@@ -24,7 +24,9 @@ struct Pipe {
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.runtime.block_on(async {
-            tokio::time::timeout(crate::support::PATIENCE, self.stream.read(buffer)).await.expect("nothing comes")
+            tokio::time::timeout(crate::support::PATIENCE, self.stream.read(buffer))
+                .await
+                .expect("nothing comes")
         })
     }
 }
@@ -32,7 +34,9 @@ impl Read for Pipe {
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.runtime.block_on(async {
-            tokio::time::timeout(crate::support::PATIENCE, self.stream.write(bytes)).await.expect("nothing goes")
+            tokio::time::timeout(crate::support::PATIENCE, self.stream.write(bytes))
+                .await
+                .expect("nothing goes")
         })
     }
 
@@ -74,9 +78,10 @@ fn client(site: &Site, router: &Router) -> WebSocket<Pipe> {
 fn a_stream_that_is_no_socket_behaves_like_one() {
     for shards in [1, 2] {
         let (site, router, echo) = site(shards);
+        // One after the other, so that the first to be opened is the one that is driven.
         let mut driven = client(&site, &router);
-        let mut plain = site.connect("/");
         check_echo(&mut driven);
+        let mut plain = site.connect("/");
         check_echo(&mut plain);
         driven.send(Message::Ping("?".into())).unwrap();
         assert_eq!(driven.read().unwrap(), Message::Pong("?".into()));
@@ -106,7 +111,9 @@ fn a_stream_that_is_no_socket_behaves_like_one() {
 fn it_is_closed_from_either_side() {
     let (site, router, echo) = site(1);
     let mut driven = client(&site, &router);
-    driven.close(Some(tungstenite::protocol::CloseFrame { code: 4001.into(), reason: "bye".into() })).unwrap();
+    driven
+        .close(Some(tungstenite::protocol::CloseFrame { code: 4001.into(), reason: "bye".into() }))
+        .unwrap();
     assert_eq!(ending(&mut driven), (4001, "bye".to_owned()));
     assert_eq!(echo.closed(0), (4001, "bye".to_owned()));
 
@@ -157,7 +164,9 @@ fn its_peer_s_end_is_noticed_and_shutdown_reaches_it() {
 fn data_right_behind_the_request_is_honoured_there_too() {
     let (site, router, _) = site(1);
     let mut raw = pipe(&site, &router);
-    let bytes = [crate::support::request("/", "").as_bytes(), &frame(0x81, b"first"), &frame(0x81, b"second")].concat();
+    let bytes =
+        [crate::support::request("/", "").as_bytes(), &frame(0x81, b"first"), &frame(0x81, b"second")]
+            .concat();
     raw.write_all(&bytes).unwrap();
     assert!(crate::support::head(&mut raw).starts_with("http/1.1 101 "));
     assert_eq!(crate::support::read_frame(&mut raw).unwrap().1, b"first");

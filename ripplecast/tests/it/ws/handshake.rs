@@ -132,7 +132,9 @@ fn another_page_is_refused_before_the_upgrade() {
         // The requests' Host is here.example.
         assert_eq!(status("/same", "http://here.example"), 101);
         assert_eq!(status("/same", "https://here.example"), 101);
-        for other in ["https://evil.example", "http://here.example.evil.example", "http://here.example:81", "null"] {
+        for other in
+            ["https://evil.example", "http://here.example.evil.example", "http://here.example:81", "null"]
+        {
             assert_eq!(status("/same", other), 403, "{other}");
             assert_eq!(status("/list", other), 403, "{other}");
             assert_eq!(status("/any", other), 101, "{other}");

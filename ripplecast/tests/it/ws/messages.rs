@@ -49,7 +49,8 @@ fn messages_of_every_size_come_back() {
 fn fragments_are_put_together_and_pings_between_them_answered() {
     let site = echo_site();
     let mut client = site.connect("/echo");
-    let part = |opcode, fin, data: &'static str| Message::Frame(Frame::message(data, OpCode::Data(opcode), fin));
+    let part =
+        |opcode, fin, data: &'static str| Message::Frame(Frame::message(data, OpCode::Data(opcode), fin));
     client.send(part(Data::Text, false, "a ")).unwrap();
     client.send(Message::Ping("one".into())).unwrap();
     client.send(part(Data::Continue, false, "")).unwrap();
@@ -64,7 +65,8 @@ fn fragments_are_put_together_and_pings_between_them_answered() {
     // In the middle of a character, and a byte at a time.
     let mut raw = site.raw("/echo");
     let euro = "\u{20ac}".as_bytes();
-    let bytes = [frame(0x01, &euro[..1]), frame(0x00, &euro[1..2]), frame(PING, b"!"), frame(0x80, &euro[2..])];
+    let bytes =
+        [frame(0x01, &euro[..1]), frame(0x00, &euro[1..2]), frame(PING, b"!"), frame(0x80, &euro[2..])];
     for byte in bytes.concat() {
         raw.write_all(&[byte]).unwrap();
     }

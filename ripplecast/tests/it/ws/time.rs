@@ -3,10 +3,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{Connection, Frame, ws};
 use crate::support::{
     Echo, PING, PONG, SERVERS, Seen, Site, TEXT, check_echo, frame, header, read_close, read_frame,
 };
+use ripplecast::{Connection, Frame, ws};
 
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -20,8 +20,11 @@ fn who_answers_pings_stays() {
             scope.spawn(move || {
                 let echo = Echo::default();
                 let endpoint = ws::endpoint(echo.clone()).ping_interval(INTERVAL);
-                let site =
-                    Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+                let site = Site::start(
+                    server,
+                    |hub| hub.shards(1),
+                    |hub, router| router.route("/", hub.ws(endpoint)),
+                );
                 // A client of somebody else's answers by itself, as long as it reads.
                 let mut client = site.connect("/");
                 let begun = Instant::now();
@@ -43,7 +46,8 @@ fn who_answers_no_ping_is_gone() {
     for server in SERVERS {
         let echo = Echo::default();
         let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL);
-        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let site =
+            Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
         let begun = Instant::now();
         let silent = site.raw("/");
         let (code, _) = echo.closed(0);
@@ -68,7 +72,11 @@ fn without_an_interval_there_are_no_pings() {
         assert_eq!(first, PING);
     }
     none.write_all(&frame(TEXT, b"x")).unwrap();
-    assert_eq!(read_frame(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame that comes is the echo");
+    assert_eq!(
+        read_frame(&mut none).unwrap(),
+        (TEXT, b"x".to_vec()),
+        "the first frame that comes is the echo"
+    );
     drop((none, quick));
     site.stop();
 }
@@ -119,7 +127,8 @@ fn an_unfinished_message_is_cut_and_others_notice_nothing() {
     for server in SERVERS {
         let echo = Echo::default();
         let endpoint = ws::endpoint(echo.clone()).message_timeout(MESSAGE_TIMEOUT);
-        let site = Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let site =
+            Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
         let mut other = site.connect("/");
         let long = header(TEXT, 100_000);
         let unfinished = [

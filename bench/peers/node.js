@@ -1,0 +1,23 @@
+// Node.js with ws: a loop over all clients, the way its README shows it. The port is the argument.
+const { WebSocketServer } = require("ws");
+
+const server = new WebSocketServer({
+  host: "127.0.0.1",
+  port: Number(process.argv[2]),
+  backlog: 4096,
+  perMessageDeflate: false,
+});
+
+server.on("connection", (socket, request) => {
+  const echo = request.url === "/echo";
+  socket.on("error", () => {}); // A load that ends resets its connections.
+  socket.on("message", (data) => {
+    if (echo) {
+      socket.send(data, { binary: false });
+      return;
+    }
+    for (const client of server.clients) {
+      if (client.readyState === 1) client.send(data, { binary: false });
+    }
+  });
+});

@@ -1,0 +1,122 @@
+//! A message to one comes to all; also while some read slowly, or never.
+
+use std::time::Duration;
+
+use super::{
+    Result,
+    cast::{Audience, Cast},
+    frames::Messages,
+    measure::Times,
+    options::Mode,
+    pace::{Pace, Schedule},
+    report::Slow,
+    session::{PATIENCE, Session},
+};
+
+/// Nanoseconds between two reads of the slow readers.
+const TICK: u64 = 50_000_000;
+
+/// Opens, warms up, measures.
+pub(super) fn run(session: &mut Session) -> Result<()> {
+    let mut cast = new_cast(session, Audience::All);
+    let outcome = measure(session, &mut cast);
+    session.report.checks = cast.checks;
+    outcome
+}
+
+/// Broadcasts as the options want them.
+pub(super) fn new_cast(session: &mut Session, audience: Audience) -> Cast {
+    let messages = Messages::new(session.options.size, session.pool.random());
+    let options = &session.options;
+    Cast::new(messages, options.connections, options.readers(), options.publishers, audience)
+}
+
+fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
+    session.open_all(cast)?;
+    session.first_messages(cast)?;
+    let pace = session.options.pace().map_or(Pace::Window(session.options.window), Pace::Rate);
+    if let Pace::Window(window) = pace {
+        session.progress.part("warming up");
+        let warm_up = Some(session.warm_up(window.min(200) as u32));
+        let mut schedule = Schedule::new(pace, session.pool.now(), warm_up, Some(Duration::from_secs(2)));
+        cast.begin();
+        send(session, cast, &mut schedule)?;
+    }
+    session.progress.part("measuring");
+    cast.begin();
+    let (spent, begin) = (session.spend(), session.pool.now());
+    let mut schedule = Schedule::new(pace, begin, session.options.messages, session.options.time());
+    send(session, cast, &mut schedule)?;
+    let spent = session.spent(&spent);
+    if !session.stopped() {
+        cast.settle();
+    }
+    let figures = &cast.figures;
+    let mut traffic = session.traffic(&spent, begin, figures.end, &schedule, figures.deliveries);
+    traffic.latency_us = Times::of(&figures.latency);
+    traffic.last_us = Times::of(&figures.last);
+    session.report.traffic = Some(traffic);
+    if session.options.mode == Mode::Slow {
+        session.report.slow = Some(Slow {
+            connections: session.options.connections - session.options.readers(),
+            bytes_per_second: session.options.slow_bytes_per_second,
+            read: cast.slow.read,
+            left_out: cast.slow.left_out,
+            closed_by_server: cast.slow.closed,
+        });
+    }
+    Ok(())
+}
+
+/// Sends what the schedule says, and waits until all have it, or nothing more comes.
+fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule) -> Result<()> {
+    let mut progress = (session.pool.now(), 0);
+    let mut slow = SlowReads::new(session);
+    while !session.stopped() {
+        let now = session.pool.now();
+        cast.publish(&mut session.pool, schedule, now);
+        let over = schedule.is_over(now) || !cast.can_publish(&session.pool);
+        if over && cast.under_way() == 0 {
+            break;
+        }
+        let heard = cast.figures.deliveries + u64::from(schedule.sent);
+        if heard > progress.1 {
+            progress = (now, heard);
+        } else if now - progress.0 > PATIENCE.as_nanos() as u64 && (over || cast.under_way() > 0) {
+            break;
+        }
+        session.progress.show(now, schedule.done(now));
+        let wait = schedule.rest(now).min(slow.read(session, cast, now)?);
+        session.busy_turn(wait, cast)?;
+    }
+    Ok(())
+}
+
+/// Reads for those that read slowly.
+struct SlowReads {
+    /// Bytes for each at a time.
+    most: usize,
+    due: u64,
+}
+
+impl SlowReads {
+    fn new(session: &Session) -> Self {
+        let each = session.options.slow_bytes_per_second.saturating_mul(TICK) / 1_000_000_000;
+        let reads = session.options.mode == Mode::Slow && session.options.slow_bytes_per_second > 0;
+        Self { most: if reads { each.max(1) as usize } else { 0 }, due: 0 }
+    }
+
+    /// Reads if it is time to; returns how long until then.
+    fn read(&mut self, session: &mut Session, cast: &mut Cast, now: u64) -> Result<Duration> {
+        if self.most == 0 {
+            return Ok(Duration::MAX);
+        }
+        if now >= self.due {
+            self.due = now + TICK;
+            for index in session.options.readers()..session.options.connections {
+                session.pool.read_slowly(index, self.most, cast)?;
+            }
+        }
+        Ok(Duration::from_nanos(self.due.saturating_sub(now)))
+    }
+}

@@ -1,0 +1,209 @@
+//! Fan-out while connections are cut at random and come back. The first connection sends, and stays.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+
+use super::{
+    Result,
+    cast::{Audience, Cast, News},
+    fanout::new_cast,
+    measure::{Times, histogram},
+    pace::{Pace, Schedule},
+    pool::OnFailure,
+    report::Jitter,
+    session::{CONNECT_PATIENCE, Session},
+    storm::settle,
+};
+
+/// Most messages that one absence can miss, for the histogram.
+const MISSED: u64 = 1 << 40;
+
+/// Cuts and returns that are to come, and what was seen of those that were.
+struct Cuts {
+    /// What is to happen next, and when.
+    agenda: BinaryHeap<Reverse<(u64, usize, Act)>>,
+    /// Connections that are not back yet: when they were cut, and when they began to come back.
+    away: HashMap<usize, (u64, u64)>,
+    cuts: u64,
+    recovered: u64,
+    away_times: Histogram<u64>,
+    recovery: Histogram<u64>,
+    missed: Histogram<u64>,
+    missed_total: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    Cut,
+    Return,
+}
+
+/// Opens, sends and cuts, waits for all to be back.
+pub(super) fn run(session: &mut Session) -> Result<()> {
+    let mut cast = new_cast(session, Audience::Whoever);
+    let outcome = measure(session, &mut cast);
+    session.report.checks = cast.checks;
+    outcome
+}
+
+fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
+    session.open_all(cast)?;
+    session.first_messages(cast)?;
+    if session.stopped() {
+        return Ok(());
+    }
+    session.progress.part("jitter");
+    session.pool.reopen_with(Some(1024), OnFailure::Retry);
+    session.pool.handshakes.reset();
+    cast.news = Some(Vec::new());
+    cast.begin();
+    let retries = session.pool.retries();
+    let (spent, begin) = (session.spend(), session.pool.now());
+    let rate = session.options.pace().unwrap_or(1.0);
+    let mut schedule =
+        Schedule::new(Pace::Rate(rate), begin, session.options.messages, session.options.time());
+    let mut cuts = Cuts::new();
+    (1..session.options.connections).for_each(|index| cuts.plan_cut(session, index, begin));
+    send(session, cast, &mut schedule, &mut cuts)?;
+    let figures = &cast.figures;
+    let spent = session.spent(&spent);
+    let mut traffic = session.traffic(&spent, begin, figures.end, &schedule, figures.deliveries);
+    traffic.latency_us = Times::of(&figures.latency);
+    session.report.traffic = Some(traffic);
+    let outcome = all_back(session, cast, &mut cuts, rate);
+    session.report.jitter = Some(cuts.report(session, retries));
+    outcome
+}
+
+/// Sends and cuts while the schedule lasts.
+fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule, cuts: &mut Cuts) -> Result<()> {
+    while !session.stopped() {
+        let now = session.pool.now();
+        if schedule.is_over(now) || !session.pool.is_open(0) {
+            break;
+        }
+        cast.publish(&mut session.pool, schedule, now);
+        cuts.act(session, cast, now);
+        session.progress.show(now, schedule.done(now));
+        session.busy_turn(schedule.rest(now).min(cuts.rest(now)), cast)?;
+        cuts.hear(session, cast, true);
+    }
+    Ok(())
+}
+
+/// Cuts no more, and sends until all are back and have got a message.
+fn all_back(session: &mut Session, cast: &mut Cast, cuts: &mut Cuts, rate: f64) -> Result<()> {
+    cuts.agenda.retain(|Reverse((_, _, act))| *act == Act::Return);
+    let begin = session.pool.now();
+    let patience = (session.options.pause + CONNECT_PATIENCE).as_nanos() as u64;
+    let mut schedule = Schedule::new(Pace::Rate(rate), begin, None, None);
+    while !session.stopped() && session.pool.is_open(0) {
+        let now = session.pool.now();
+        if now - begin > patience || (cuts.agenda.is_empty() && cast.waiting() == 0) {
+            break;
+        }
+        cast.publish(&mut session.pool, &mut schedule, now);
+        cuts.act(session, cast, now);
+        session.turn(schedule.rest(now).min(cuts.rest(now)), cast)?;
+        cuts.hear(session, cast, false);
+    }
+    settle(session, cast)?;
+    if !session.stopped() {
+        cast.checks.missing = cast.waiting() as u64;
+    }
+    Ok(())
+}
+
+impl Cuts {
+    fn new() -> Self {
+        Self {
+            agenda: BinaryHeap::new(),
+            away: HashMap::new(),
+            cuts: 0,
+            recovered: 0,
+            away_times: histogram(),
+            recovery: histogram(),
+            missed: Histogram::new_with_bounds(1, MISSED, 3).expect("the bounds are in order"),
+            missed_total: 0,
+        }
+    }
+
+    fn plan_cut(&mut self, session: &mut Session, index: usize, now: u64) {
+        let every = session.options.cut_every;
+        let after = session.pool.random().gap(every).as_nanos() as u64;
+        self.agenda.push(Reverse((now + after, index, Act::Cut)));
+    }
+
+    /// Does what is due.
+    fn act(&mut self, session: &mut Session, cast: &mut Cast, now: u64) {
+        while let Some(Reverse((at, index, act))) = self.agenda.peek().copied()
+            && at <= now
+        {
+            self.agenda.pop();
+            match act {
+                Act::Cut if session.pool.is_open(index) => {
+                    self.cuts += 1;
+                    cast.leave(index);
+                    session.pool.cut(index);
+                    let pause = session.options.pause;
+                    let back = now + session.pool.random().up_to(pause).as_nanos() as u64;
+                    self.away.insert(index, (now, back));
+                    self.agenda.push(Reverse((back, index, Act::Return)));
+                }
+                Act::Cut => {}
+                Act::Return => session.pool.reopen(index),
+            }
+        }
+    }
+
+    /// How long until something is due.
+    fn rest(&self, now: u64) -> Duration {
+        let due = self.agenda.peek().map(|Reverse((at, _, _))| at.saturating_sub(now));
+        due.map_or(Duration::MAX, Duration::from_nanos)
+    }
+
+    /// Notes who is back, and plans the next cuts.
+    fn hear(&mut self, session: &mut Session, cast: &mut Cast, go_on: bool) {
+        let mut all = cast.news.take().unwrap_or_default();
+        for news in all.drain(..) {
+            match news {
+                News::Opened { index, now } => {
+                    if let Some((cut, _)) = self.away.get(&index) {
+                        self.away_times.saturating_record(now - cut);
+                    }
+                    if go_on {
+                        self.plan_cut(session, index, now);
+                    }
+                }
+                News::Rejoined { index, now, missed } => {
+                    if let Some((_, back)) = self.away.remove(&index) {
+                        self.recovery.saturating_record(now - back.min(now));
+                    }
+                    self.recovered += 1;
+                    self.missed.saturating_record(u64::from(missed));
+                    self.missed_total += u64::from(missed);
+                }
+            }
+        }
+        cast.news = Some(all);
+    }
+
+    fn report(&self, session: &Session, retries: u64) -> Jitter {
+        Jitter {
+            cuts: self.cuts,
+            recovered: self.recovered,
+            retries: session.pool.retries() - retries,
+            away_us: Times::of(&self.away_times),
+            reconnect_us: Times::of(&session.pool.handshakes),
+            recovery_us: Times::of(&self.recovery),
+            missed: self.missed_total,
+            missed_each_p50: self.missed.value_at_quantile(0.5),
+            missed_each_max: self.missed.max(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A progress bar on a terminal, and nothing elsewhere.
+
+use std::io::{self, IsTerminal as _};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Nanoseconds between two updates.
+const EVERY: u64 = 100_000_000;
+
+/// How far the run is.
+pub(super) struct Progress {
+    /// `None` where nobody looks.
+    bar: Option<ProgressBar>,
+    /// When the next update is due.
+    due: u64,
+}
+
+impl Progress {
+    /// Shown on a terminal, unless `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        let shown = !quiet && io::stderr().is_terminal();
+        let bar = shown.then(|| {
+            let style = ProgressStyle::with_template("{msg:10} [{bar:40}] {percent:>3} %  {elapsed}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(1000).with_style(style.progress_chars("=> "))
+        });
+        Self { bar, due: 0 }
+    }
+
+    /// A new part of the run begins.
+    pub(super) fn part(&mut self, name: &'static str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(name);
+            bar.set_position(0);
+        }
+        self.due = 0;
+    }
+
+    /// `done` of this part is done, from 0 to 1; `now` is in nanoseconds.
+    pub(super) fn show(&mut self, now: u64, done: f64) {
+        if let Some(bar) = &self.bar
+            && now >= self.due
+        {
+            self.due = now + EVERY;
+            bar.set_position((done.clamp(0.0, 1.0) * 1000.0) as u64);
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(super) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

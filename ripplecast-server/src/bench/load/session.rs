@@ -1,0 +1,269 @@
+//! What all modes share: the connections, the server's process, the report, and the stop button.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Result,
+    cast::{Cast, nobody_heard},
+    measure::{Process, Times},
+    options::BenchLoad,
+    pace::Schedule,
+    pool::{Pool, Sink},
+    progress::Progress,
+    report::{Connect, Memory, Report, Traffic},
+};
+
+/// How long nothing may happen before it is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing may happen while connecting: a lost SYN is sent again after 1, 3, 7 and 15 seconds.
+pub(super) const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a probe waits for its answers before the next goes.
+const PROBE: Duration = Duration::from_millis(500);
+/// Nanoseconds between two looks at the server's memory.
+const LOOK: u64 = 100_000_000;
+
+/// One run.
+pub(super) struct Session {
+    pub(super) options: BenchLoad,
+    pub(super) pool: Pool,
+    pub(super) report: Report,
+    pub(super) progress: Progress,
+    /// The server, when its process was named.
+    server: Option<Process>,
+    /// Set by Ctrl-C.
+    stop: Arc<AtomicBool>,
+    /// When the server's memory is next looked at.
+    look: u64,
+}
+
+/// CPU time used since some moment.
+pub(super) struct Spent {
+    server: Option<f64>,
+    own: Option<f64>,
+}
+
+impl Session {
+    pub(super) fn new(
+        options: BenchLoad,
+        pool: Pool,
+        report: Report,
+        server: Option<Process>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let progress = Progress::new(options.json);
+        Self { options, pool, report, progress, server, stop, look: 0 }
+    }
+
+    /// Whether to end with what there is.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// One turn that may sleep.
+    pub(super) fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> Result<()> {
+        let now = self.pool.now();
+        if now >= self.look {
+            self.look = now + LOOK;
+            self.see_peak();
+        }
+        self.pool.turn(wait, sink)
+    }
+
+    /// One turn of a measurement: it does not sleep if the user said so.
+    pub(super) fn busy_turn(&mut self, wait: Duration, sink: &mut impl Sink) -> Result<()> {
+        self.turn(if self.options.spin { Duration::ZERO } else { wait }, sink)
+    }
+
+    /// Turns for a while.
+    pub(super) fn turns(&mut self, time: Duration, sink: &mut impl Sink) -> Result<()> {
+        let until = self.pool.now() + time.as_nanos() as u64;
+        while !self.stopped() {
+            let now = self.pool.now();
+            if now >= until {
+                break;
+            }
+            self.turn(Duration::from_nanos(until - now), sink)?;
+        }
+        Ok(())
+    }
+
+    /// Opens all connections, reports how, and lets the server come to rest.
+    pub(super) fn open_all(&mut self, sink: &mut impl Sink) -> Result<()> {
+        let count = self.options.connections;
+        if let Some(before_kib) = self.rss() {
+            self.report.memory = Some(Memory { before_kib, peak_kib: before_kib, ..Memory::default() });
+        }
+        let (spent, begin) = (self.spend(), self.pool.now());
+        self.progress.part("connecting");
+        self.pool.add(count, self.options.readers());
+        self.wait_open(sink)?;
+        let open = self.pool.open_count();
+        let seconds = (self.pool.now() - begin) as f64 / 1e9;
+        self.report.connect = Some(Connect {
+            opened: open,
+            seconds,
+            per_second: open as f64 / seconds,
+            handshake_us: Times::of(&self.pool.handshakes),
+            retries: self.pool.retries(),
+            server_cpu_us_each: self.spent(&spent).server.map(|cpu| cpu * 1e6 / open.max(1) as f64),
+        });
+        // Many servers finish what an opening began after they have answered.
+        self.turns(Duration::from_millis(300) + Duration::from_micros(50) * count as u32, sink)?;
+        if let Some(now) = self.rss()
+            && let Some(memory) = &mut self.report.memory
+        {
+            memory.idle_kib = Some(now);
+            memory.idle_kib_per_connection = Some(per_connection(memory.before_kib, now, count));
+        }
+        Ok(())
+    }
+
+    /// Turns until all connections are open, or nothing more comes.
+    pub(super) fn wait_open(&mut self, sink: &mut impl Sink) -> Result<()> {
+        let count = self.options.connections;
+        let (mut open, mut progress) = (self.pool.open_count(), self.pool.now());
+        while !self.stopped() && open < count {
+            self.turn(Duration::from_millis(20), sink)?;
+            let now = self.pool.now();
+            self.progress.show(now, open as f64 / count as f64);
+            if self.pool.open_count() > open {
+                progress = now;
+            }
+            open = self.pool.open_count();
+            if now - progress > CONNECT_PATIENCE.as_nanos() as u64 {
+                let (addr, seconds) = (self.pool.addr(), CONNECT_PATIENCE.as_secs());
+                return Err(format!(
+                    "{open} of {count} connections to {addr} opened, and none for {seconds} seconds"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends messages until one has come to every connection. How many have got none yet.
+    pub(super) fn probe(&mut self, cast: &mut Cast) -> Result<usize> {
+        let (mut progress, mut waiting) = (self.pool.now(), cast.waiting());
+        while waiting > 0 && !self.stopped() {
+            let sent = self.pool.now();
+            cast.probe(&mut self.pool, sent);
+            while cast.waiting() > 0 && self.pool.now() - sent < PROBE.as_nanos() as u64 && !self.stopped() {
+                self.turn(PROBE, cast)?;
+            }
+            let now = self.pool.now();
+            if cast.waiting() < waiting {
+                progress = now;
+            }
+            waiting = cast.waiting();
+            if now - progress > PATIENCE.as_nanos() as u64 {
+                break;
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// The first messages: shows that the path does what fan-out needs, and what that costs in memory.
+    pub(super) fn first_messages(&mut self, cast: &mut Cast) -> Result<()> {
+        match self.probe(cast)? {
+            0 => {}
+            _ if self.stopped() => return Ok(()),
+            waiting => return nobody_heard(waiting, self.options.connections, self.options.url.as_str()),
+        }
+        self.after_message(cast)
+    }
+
+    /// Notes the memory after each connection got a message.
+    pub(super) fn after_message(&mut self, sink: &mut impl Sink) -> Result<()> {
+        if self.server.is_none() {
+            return Ok(());
+        }
+        self.turns(Duration::from_millis(300), sink)?;
+        let count = self.options.connections;
+        if let (Some(now), Some(memory)) = (self.rss(), &mut self.report.memory) {
+            memory.after_message_kib = Some(now);
+            memory.after_message_kib_per_connection = Some(per_connection(memory.before_kib, now, count));
+        }
+        Ok(())
+    }
+
+    /// Messages to send before anything is measured, so that caches are warm and buffers have grown.
+    pub(super) fn warm_up(&self, least: u32) -> u32 {
+        self.options.messages.map_or(200, |messages| (messages / 10).min(200)).max(least)
+    }
+
+    /// The measured part begins.
+    pub(super) fn spend(&self) -> Spent {
+        Spent { server: self.server.and_then(Process::cpu_seconds), own: Process::own().cpu_seconds() }
+    }
+
+    /// What it cost since.
+    pub(super) fn spent(&self, since: &Spent) -> Spent {
+        let now = self.spend();
+        let difference = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
+        Spent { server: difference(now.server, since.server), own: difference(now.own, since.own) }
+    }
+
+    /// Fills in the report of a measured part, but for its figures' times.
+    pub(super) fn traffic(
+        &self,
+        spent: &Spent,
+        begin: u64,
+        end: u64,
+        schedule: &Schedule,
+        deliveries: u64,
+    ) -> Traffic {
+        let seconds = end.saturating_sub(begin) as f64 / 1e9;
+        let per_million = |cpu: f64| cpu * 1e6 / deliveries as f64;
+        Traffic {
+            seconds,
+            messages: u64::from(schedule.sent),
+            deliveries,
+            deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
+            payload_bytes: deliveries * self.options.size as u64,
+            latency_us: None,
+            last_us: None,
+            server_cpu_seconds: spent.server,
+            server_cpu_seconds_per_million: spent.server.filter(|_| deliveries > 0).map(per_million),
+            generator_cpu_seconds: spent.own,
+        }
+    }
+
+    /// The last touches to the report.
+    pub(super) fn finish(&mut self) {
+        self.progress.clear();
+        self.see_peak();
+        let end_kib = self.rss();
+        if let Some(memory) = &mut self.report.memory {
+            memory.end_kib = end_kib;
+        }
+        self.report.interrupted = self.stopped();
+        (self.report.bytes_received, self.report.bytes_sent) = self.pool.bytes;
+        self.report.generator_cpu_seconds = Process::own().cpu_seconds();
+    }
+
+    fn rss(&self) -> Option<u64> {
+        self.server.and_then(Process::rss_kib)
+    }
+
+    fn see_peak(&mut self) {
+        if let (Some(now), Some(memory)) = (self.rss(), &mut self.report.memory) {
+            memory.peak_kib = memory.peak_kib.max(now);
+        }
+    }
+}
+
+impl Spent {
+    pub(super) const fn server(&self) -> Option<f64> {
+        self.server
+    }
+}
+
+/// KiB for each connection.
+fn per_connection(before: u64, now: u64, count: usize) -> f64 {
+    (now as f64 - before as f64) / count as f64
+}

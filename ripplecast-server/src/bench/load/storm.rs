@@ -1,0 +1,92 @@
+//! All connections are cut at once, and all come back at once.
+
+use hdrhistogram::Histogram;
+
+use super::{
+    Result,
+    cast::{Audience, Cast, News},
+    fanout::new_cast,
+    measure::{Times, histogram},
+    pool::OnFailure,
+    report::Storm,
+    session::{PATIENCE, Session},
+};
+
+/// Opens, cuts, waits for the last to be back.
+pub(super) fn run(session: &mut Session) -> Result<()> {
+    let mut cast = new_cast(session, Audience::Whoever);
+    let outcome = measure(session, &mut cast);
+    session.report.checks = cast.checks;
+    outcome
+}
+
+fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
+    session.open_all(cast)?;
+    session.first_messages(cast)?;
+    if session.stopped() {
+        return Ok(());
+    }
+    settle(session, cast)?;
+
+    let count = session.options.connections;
+    session.progress.part("storm");
+    cast.news = Some(Vec::new());
+    session.pool.reopen_with(None, OnFailure::Retry);
+    let retries = session.pool.retries();
+    let (spent, begin) = (session.spend(), session.pool.now());
+    for index in 0..count {
+        cast.leave(index);
+        session.pool.cut(index);
+    }
+    (0..count).for_each(|index| session.pool.reopen(index));
+    let waited = session.wait_open(cast);
+    let seconds = (session.pool.now() - begin) as f64 / 1e9;
+    let cpu = session.spent(&spent).server();
+    let reconnected = session.pool.open_count();
+    cast.checks.missing = (count - reconnected) as u64;
+    let all_receive = if waited.is_ok() && !session.stopped() {
+        let waiting = session.probe(cast)?;
+        let seconds = (session.pool.now() - begin) as f64 / 1e9;
+        cast.checks.missing += waiting as u64;
+        settle(session, cast)?;
+        (waiting == 0).then_some(seconds)
+    } else {
+        None
+    };
+    session.report.storm = Some(Storm {
+        reconnected,
+        seconds,
+        per_second: reconnected as f64 / seconds,
+        back_us: Times::of(&times_back(cast, begin)),
+        all_receive_seconds: all_receive,
+        retries: session.pool.retries() - retries,
+        server_cpu_us_each: cpu.map(|cpu| cpu * 1e6 / reconnected.max(1) as f64),
+    });
+    if session.stopped() {
+        cast.checks.missing = 0;
+    }
+    Ok(())
+}
+
+/// How long each connection took to come back.
+fn times_back(cast: &mut Cast, begin: u64) -> Histogram<u64> {
+    let mut times = histogram();
+    for news in cast.news.take().unwrap_or_default() {
+        if let News::Opened { now, .. } = news {
+            times.saturating_record(now - begin);
+        }
+    }
+    times
+}
+
+/// Waits until all have all that was sent, and counts what never came.
+pub(super) fn settle(session: &mut Session, cast: &mut Cast) -> Result<()> {
+    let until = session.pool.now() + PATIENCE.as_nanos() as u64;
+    while !session.stopped() && !cast.is_settled() && session.pool.now() < until {
+        session.turn(std::time::Duration::from_millis(10), cast)?;
+    }
+    if !session.stopped() {
+        cast.settle();
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The app: routes, layers, files, merging, and where it listens.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract,
+    http::{Method, Request as HttpRequest, StatusCode},
+    response::Response,
+    routing::{get, post},
+};
+use http_body_util::BodyExt as _;
+use ripplecast::{App, Error, sse};
+use tower::{ServiceExt as _, util::MapRequestLayer};
+
+use super::super::clients::{Script, TestServer};
+
+#[test]
+fn routes_layers_files_and_merged_routers_are_served_together() {
+    let root = std::env::temp_dir().join(format!("ripplecast-files-{}", std::process::id()));
+    fs::create_dir_all(root.join("below")).unwrap();
+    fs::write(root.join("below/hello.txt"), "from a file").unwrap();
+
+    let seen = Arc::new(AtomicUsize::new(0));
+    let server = TestServer::start(App::builder(), |app| {
+        let count = seen.clone();
+        let layer = MapRequestLayer::new(move |mut request: extract::Request| {
+            count.fetch_add(1, SeqCst);
+            request.extensions_mut().insert("from the layer");
+            request
+        });
+        let other = Router::new().route("/other", post(async |body: String| body + "!"));
+        let says = async |extract::Extension(says): extract::Extension<&'static str>| says;
+        // The hook sees what the layer has put into the request.
+        let guarded = ripplecast::ws::endpoint(Script(app.hub())).on_upgrade(
+            |request: ripplecast::Request| async move {
+                match request.parts().extensions.get::<&'static str>() {
+                    Some(_) => Ok(ripplecast::Accept::new()),
+                    None => Err(StatusCode::FORBIDDEN),
+                }
+            },
+        );
+        app.route("/says", get(says))
+            .ws("/ws", guarded)
+            .sse("/events", sse::room("r"))
+            .merge(other)
+            .files("/files", &root)
+            .unwrap()
+            .layer(layer)
+            .route(
+                "/later",
+                get(async |request: extract::Request| {
+                    request.extensions().get::<&str>().is_none().to_string()
+                }),
+            )
+    });
+    assert_eq!(server.http("GET", "/says").body, "from the layer");
+    assert_eq!(server.http("POST", "/other").body, "!");
+    assert_eq!(server.http("GET", "/files/below/hello.txt").body, "from a file");
+    let head = server.http("HEAD", "/files/below/hello.txt");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    for path in [
+        "/files/below",
+        "/files/below/",
+        "/files/",
+        "/files/none",
+        "/files/../Cargo.toml",
+        "/files/%2e%2e/Cargo.toml",
+    ] {
+        assert_eq!(server.http("GET", path).status, 404, "{path}");
+    }
+    assert!(seen.load(SeqCst) >= 4);
+    let before = seen.load(SeqCst);
+    server.scripted("/ws", "own hello").close();
+    drop(server.events("/events"));
+    assert_eq!(seen.load(SeqCst), before + 2, "a layer sees upgrades and streams as well");
+    assert_eq!(server.http("GET", "/later").body, "true", "a layer is around what was added before it");
+    assert_eq!(server.http("GET", "/nowhere").status, 404);
+    fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn files_that_are_no_directory_are_an_error() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let missing = std::env::temp_dir().join("ripplecast-is-not-there");
+        assert!(App::builder().build().await.unwrap().files("/files", &missing).is_err());
+    });
+}
+
+#[tokio::test]
+async fn an_app_becomes_a_plain_router() {
+    let app = App::builder().build().await.unwrap();
+    let hub = app.hub();
+    let router: Router = app
+        .route("/hello", get(async || "hello"))
+        .route(
+            "/overloaded",
+            get(async || -> ripplecast::Result<()> { Err(Error::Overloaded { what: "it", limit: 1 }) }),
+        )
+        .route("/closed", get(async || -> ripplecast::Result<()> { Err(Error::Closed) }))
+        .route("/failed", get(async || -> ripplecast::Result<()> { Err(Error::other("a secret")) }))
+        .ws("/ws", Script(hub.clone()))
+        .into_router();
+    let ask = async |method: Method, path: &str| -> (StatusCode, Response) {
+        let request = HttpRequest::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        (response.status(), response)
+    };
+    let text = async |response: Response| {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    };
+    let (status, response) = ask(Method::GET, "/hello").await;
+    assert_eq!((status, text(response).await.as_str()), (StatusCode::OK, "hello"));
+    for (path, wanted) in [("/overloaded", 503), ("/closed", 503), ("/failed", 500), ("/nowhere", 404)] {
+        let (status, response) = ask(Method::GET, path).await;
+        assert_eq!(status, wanted, "{path}");
+        assert!(!text(response).await.contains("secret"));
+    }
+    let (status, response) = ask(Method::GET, "/ws").await;
+    assert!(matches!(status.as_u16(), 400 | 426), "{status}: {}", text(response).await);
+    let (status, _) = ask(Method::POST, "/ws").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_or_no_address_is_one_clear_error() {
+    let taken = App::builder().build().await.unwrap().bind("127.0.0.1:0").await.unwrap();
+    let addr = taken.local_addr();
+    let app = async || App::builder().build().await.unwrap();
+    let errors = [
+        app().await.bind(addr).await.unwrap_err(),
+        app().await.bind(addr.to_string()).await.unwrap_err(),
+        app().await.bind((addr.ip(), addr.port())).await.unwrap_err(),
+        app().await.bind(&*format!("localhost:{}", addr.port())).await.unwrap_err(),
+        app().await.run(addr).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(&error, Error::Listen { addr: at, .. } if *at == addr), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("can't listen on {addr}: ")), "{text}");
+        assert!(text.ends_with("; choose another port, or 0 for a free one"), "{text}");
+        assert!(!text.contains('\n'));
+    }
+    let foreign = app().await.bind("203.0.113.1:0").await.unwrap_err();
+    assert!(foreign.to_string().contains("this machine has no such address"), "{foreign}");
+    for nonsense in ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", ":80"] {
+        let error = app().await.bind(nonsense).await.unwrap_err();
+        assert!(matches!(&error, Error::Setting { value, .. } if value == nonsense), "{error:?}");
+    }
+    drop(taken);
+    assert_eq!(app().await.bind(addr).await.unwrap().local_addr(), addr);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_there_yet_is_refused_by_name() {
+    let error = App::builder().backend("redis://localhost").unwrap_err().to_string();
+    assert!(
+        error.contains("backend") && error.contains("redis://localhost") && error.contains("memory"),
+        "{error}"
+    );
+    assert!(App::builder().backend("memory").unwrap().build().await.is_ok());
+}

@@ -1,0 +1,435 @@
+//! Event streams, read by hand over TCP: what a browser's `EventSource` would see of them.
+
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use axum::{Router, http::StatusCode};
+use base64::Engine as _;
+use ripplecast::{Accept, App, Connection, Error, Frame, Request, sse, ws};
+use socket2::{Domain, Socket, Type};
+
+use super::clients::{Event, EventStream, Item, PATIENCE, Script, TestServer, wait_until};
+
+/// `/events` is the room `r`, beside a [`Script`].
+fn streaming(shards: usize, threads: bool) -> TestServer {
+    TestServer::with_shards(shards, threads, |app| {
+        let hub = app.hub();
+        app.sse("/events", "r").ws("/ws", ws::endpoint(Script(hub)).outbox(64 << 20))
+    })
+}
+
+/// A stream that is a member already.
+fn joined(server: &TestServer, path: &str, room: &str) -> EventStream {
+    let before = server.len(room);
+    let stream = server.events(path);
+    wait_until("the stream is a member", || server.len(room) == before + 1);
+    stream
+}
+
+#[test]
+fn the_head_and_the_first_line_are_what_a_browser_wants() {
+    let server = TestServer::start(App::builder(), |app| {
+        app.sse("/events", "r").sse("/patient", sse::room("r").retry(Duration::from_millis(12_345)))
+    });
+    for (path, retry) in [("/events", "3000"), ("/patient", "12345")] {
+        let mut stream = server.events(path);
+        assert!(stream.head.contains("\r\ncontent-type: text/event-stream"), "{}", stream.head);
+        assert!(stream.head.contains("\r\ncache-control: no-store\r\n"), "{}", stream.head);
+        let first = Event { retry: Some(retry.to_owned()), ..Event::default() };
+        assert_eq!(stream.next(), Some(Item::Event(first)));
+    }
+}
+
+#[test]
+fn ids_count_the_messages_of_the_room() {
+    let server = streaming(2, false);
+    let mut streams =
+        [joined(&server, "/events", "r"), joined(&server, "/events", "r"), joined(&server, "/events", "r")];
+    let room = server.hub.room("r");
+    let mut seen: Vec<(String, u64)> = Vec::new();
+    for n in 0..50 {
+        assert!(room.push(n.to_string()).is_queued());
+        // Not messages of the room: they have no id, and do not count.
+        assert!(server.hub.broadcast("to all").is_queued());
+        for (index, stream) in streams.iter_mut().enumerate() {
+            let event = stream.event().unwrap();
+            assert_eq!((event.data.as_deref(), &event.name), (Some(n.to_string().as_str()), &None));
+            let id = event.id.unwrap();
+            let (epoch, offset) = id.split_once(':').unwrap();
+            let id = (epoch.to_owned(), offset.parse().unwrap());
+            if index == 0 {
+                seen.push(id);
+            } else {
+                assert_eq!(Some(&id), seen.last(), "all members see the same ids");
+            }
+            assert_eq!(stream.data(), "to all");
+        }
+    }
+    for pair in seen.windows(2) {
+        assert_eq!((&pair[1].0, pair[1].1), (&pair[0].0, pair[0].1 + 1));
+    }
+    // A room that is forgotten and made anew has another epoch.
+    drop(streams);
+    drop(room);
+    wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
+    let mut stream = joined(&server, "/events", "r");
+    assert!(server.hub.room("r").push("anew").is_queued());
+    let id = stream.event().unwrap().id.unwrap();
+    assert_ne!(id.split_once(':').unwrap().0, seen[0].0);
+}
+
+#[test]
+fn a_direct_push_has_no_id() {
+    let server = streaming(1, false);
+    let mut stream = joined(&server, "/events", "r");
+    let conn = server.hub.connections().next().unwrap();
+    assert!(conn.push("for you").is_queued());
+    assert_eq!(stream.event().unwrap(), Event { data: Some("for you".to_owned()), ..Event::default() });
+}
+
+#[test]
+fn texts_of_many_lines_and_bytes_arrive_whole() {
+    let server = streaming(1, false);
+    let mut stream = joined(&server, "/events", "r");
+    let room = server.hub.room("r");
+    let long = "x".repeat(200_000);
+    for (text, wanted) in [
+        ("one", "one"),
+        ("a\nb\r\nc\rd", "a\nb\nc\nd"),
+        ("ends with a line\n", "ends with a line\n"),
+        ("\n", "\n"),
+        ("\r\n\r\n\r", "\n\n\n"),
+        ("\n\r", "\n\n"),
+        ("", ""),
+        (" leading", " leading"),
+        (
+            "\n  indented\n\n: no comment\nid: 7\nevent: x\nretry: 1",
+            "\n  indented\n\n: no comment\nid: 7\nevent: x\nretry: 1",
+        ),
+        ("ünïcödé \u{2028} \u{85} \0", "ünïcödé \u{2028} \u{85} \0"),
+        (&long, &long),
+    ] {
+        assert!(room.push(text.to_owned()).is_queued());
+        let event = stream.event().unwrap();
+        assert_eq!(event.data.as_deref(), Some(wanted));
+        assert_eq!((event.name, event.retry), (None, None));
+    }
+    for bytes in [&[0_u8, 255, b'\n', b'\r', 128][..], b"", b"abcd"] {
+        assert!(room.push(Frame::binary(bytes.to_vec())).is_queued());
+        let event = stream.event().unwrap();
+        assert_eq!(event.name.as_deref(), Some("binary"));
+        let decoded = base64::engine::general_purpose::STANDARD.decode(event.data.unwrap()).unwrap();
+        assert_eq!(decoded, bytes);
+    }
+}
+
+#[test]
+fn comments_keep_a_quiet_stream_alive() {
+    let server = TestServer::start(App::builder(), |app| {
+        app.sse("/events", sse::room("r").keep_alive(Duration::from_millis(100)))
+    });
+    let mut stream = server.events("/events");
+    assert!(matches!(stream.next(), Some(Item::Event(_))));
+    for _ in 0..2 {
+        assert!(matches!(stream.next(), Some(Item::Comment(_))));
+    }
+    assert!(server.hub.room("r").push("news").is_queued());
+    assert_eq!(stream.data(), "news");
+    assert!(matches!(stream.next(), Some(Item::Comment(_))));
+}
+
+#[test]
+fn a_hook_may_refuse_and_the_room_may_depend_on_the_request() {
+    let server = TestServer::start(App::builder(), |app| {
+        let by_path = sse::room_by(|request: &Request| match request.param("id")? {
+            "none" => None,
+            "long" => Some("n".repeat(256)),
+            id => Some(format!("order:{id}")),
+        });
+        let guarded = by_path.on_request(|request: Request| async move {
+            match request.cookie("session") {
+                Some(session) => Ok(Accept::new().state(session.to_owned())),
+                None => Err((StatusCode::UNAUTHORIZED, [("x-why", "no session")], "Log in first.")),
+            }
+        });
+        let guarded = guarded.on_open(|conn: Connection| async move {
+            let session = conn.state::<String>().map(|session| session.to_string());
+            conn.push(format!("hello {session:?}")).ignore();
+        });
+        app.sse("/orders/{id}/events", guarded)
+    });
+    let refused = server.http("GET", "/orders/7/events");
+    assert_eq!((refused.status, refused.body.as_str()), (401, "Log in first."));
+    assert!(refused.head.contains("x-why: no session"));
+    let cookie = "cookie: a=b; session=s3\r\n";
+    for path in ["/orders/none/events", "/orders/long/events"] {
+        assert_eq!(server.http_with("GET", path, cookie).status, 404);
+    }
+    assert_eq!(server.http_with("POST", "/orders/7/events", cookie).status, 405);
+    assert_eq!(server.hub.stats().opened, 0);
+
+    let open =
+        |id: u32| EventStream::open(server.addr, &format!("/orders/{id}/events HTTP/1.1\r\n{cookie}x: y"));
+    let (mut seven, mut eight) = (open(7), open(8));
+    for stream in [&mut seven, &mut eight] {
+        // It has joined its room before this first event.
+        assert_eq!(stream.data(), r#"hello Some("s3")"#);
+    }
+    assert!(server.hub.room("order:8").push("for eight").is_queued());
+    assert!(server.hub.room("order:7").push("for seven").is_queued());
+    assert_eq!((seven.data(), eight.data()), ("for seven".to_owned(), "for eight".to_owned()));
+}
+
+#[test]
+fn head_has_the_same_head_and_opens_nothing() {
+    let server = streaming(1, false);
+    let reply = server.http("HEAD", "/events");
+    assert_eq!((reply.status, reply.body.as_str()), (200, ""));
+    assert!(reply.head.contains("\r\ncontent-type: text/event-stream"), "{}", reply.head);
+    assert_eq!(server.hub.stats().opened, 0);
+}
+
+#[test]
+fn a_failing_on_open_ends_the_stream() {
+    let server = TestServer::start(App::builder(), |app| {
+        app.sse("/events", sse::room("r").on_open(|_: Connection| async { Err::<(), _>(Error::other("no")) }))
+    });
+    let mut stream = server.events("/events");
+    assert_eq!(stream.event(), None);
+    assert!(stream.ended);
+    wait_until("it is gone", || server.hub.stats().closed == 1);
+    assert_eq!(server.len("r"), 0);
+}
+
+#[test]
+fn a_live_counter_streams_its_value_and_each_change() {
+    for (shards, threads) in [(1, false), (2, false), (4, false), (2, true)] {
+        let mut counter = None;
+        let server = TestServer::with_shards(shards, threads, |app| {
+            let hub = app.hub();
+            let live = hub.counter("demo").publish_to(&hub.room("demo")).unwrap();
+            let app = app.sse("/events", &live);
+            counter = Some(live);
+            app
+        });
+        let counter = counter.unwrap();
+        const LAST: i64 = 16 * 40;
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..4 {
+                        watch(&mut server.events("/events"), LAST);
+                    }
+                });
+            }
+            for _ in 0..16 {
+                let counter = counter.clone();
+                drop(server.runtime().spawn(async move {
+                    for _ in 0..40 {
+                        counter.increment().await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }));
+            }
+        });
+        assert_eq!(server.block_on(counter.get()).unwrap(), LAST);
+        assert_eq!(server.events("/events").data(), r#"{"value":640}"#);
+    }
+}
+
+/// The stream joins the room and gets the value in one step, not in two with a change between them.
+#[test]
+fn a_change_while_a_counters_stream_opens_comes_once() {
+    let ((tell, told), (open_gate, gate)) = (mpsc::channel(), mpsc::channel::<()>());
+    let gate = Mutex::new(Some(gate));
+    let mut counter = None;
+    let server = TestServer::with_shards(1, true, |app| {
+        let hub = app.hub();
+        let render = move |value: i64| {
+            // The first change is held up half-way, under the counter's lock.
+            if let Some(gate) = gate.lock().unwrap().take_if(|_| value == 1) {
+                tell.send(()).unwrap();
+                let _ = gate.recv();
+            }
+            Frame::text(value.to_string())
+        };
+        let live = hub.counter("demo").publish_with(&hub.room("demo"), render).unwrap();
+        let app = app.sse("/events", &live);
+        counter = Some(live);
+        app
+    });
+    let counter = counter.unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| server.block_on(counter.increment()).unwrap());
+        told.recv_timeout(PATIENCE).unwrap();
+        let mut stream = server.events("/events");
+        wait_until("it is opening", || server.hub.stats().opened == 1);
+        // By now, or a little later, it waits for the lock. Nothing depends on when that is.
+        for _ in 0..1000 {
+            if server.len("demo") == 1 {
+                break;
+            }
+            thread::yield_now();
+        }
+        open_gate.send(()).unwrap();
+        assert_eq!(stream.data(), "1");
+        server.block_on(counter.increment()).unwrap();
+        assert_eq!(stream.data(), "2", "the same value came twice");
+    });
+}
+
+/// From the first value on, each one comes, with an id that counts with it.
+fn watch(stream: &mut EventStream, last: i64) {
+    let mut shown: Option<(i64, u64)> = None;
+    while shown.is_none_or(|(value, _)| value < last) {
+        let event = stream.event().unwrap();
+        let data = event.data.unwrap();
+        let value = data.strip_prefix(r#"{"value":"#).unwrap().strip_suffix('}').unwrap().parse().unwrap();
+        let offset = event.id.unwrap().split_once(':').unwrap().1.parse().unwrap();
+        if let Some((before, offset_before)) = shown {
+            assert_eq!((value, offset), (before + 1, offset_before + 1));
+        }
+        shown = Some((value, offset));
+    }
+}
+
+#[test]
+fn a_client_that_goes_is_noticed_without_a_push() {
+    let server = streaming(2, false);
+    let streams: Vec<_> = (0..6).map(|_| joined(&server, "/events", "r")).collect();
+    assert_eq!(server.hub.stats().connections, 6);
+    let connections: Vec<_> = server.hub.connections().collect();
+    drop(streams);
+    wait_until("all are gone", || server.len("r") == 0 && server.hub.stats().connections == 0);
+    wait_until("all are closed", || server.hub.stats().closed == 6);
+    wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
+    for conn in connections {
+        assert!(!conn.is_open());
+        server.block_on(conn.closed());
+    }
+}
+
+#[test]
+fn a_reader_that_is_too_slow_is_ended_and_the_others_get_everything() {
+    let server = TestServer::with_shards(1, false, |app| app.sse("/events", sse::room("r").outbox(64 << 10)));
+    // A small receive buffer, so that it does not take long to fill everything between here and there.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.addr.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut slow = EventStream::open_on(socket.into(), "/events");
+    wait_until("the slow one is a member", || server.len("r") == 1);
+    let mut quick = joined(&server, "/events", "r");
+    let filler = "x".repeat(16 << 10);
+    let mut pushed = 0;
+    while server.hub.stats().slow_consumers == 0 {
+        assert!(pushed < 8192, "the slow reader is never ended");
+        let text = format!("{pushed} {filler}");
+        assert!(server.hub.room("r").push(text.clone()).is_queued());
+        assert_eq!(quick.data(), text, "the other one gets each at once");
+        pushed += 1;
+    }
+    wait_until("the slow one is a member no more", || server.len("r") == 1);
+    assert!(server.hub.room("r").push("goes on").is_queued());
+    assert_eq!(quick.data(), "goes on");
+    // What it got is a beginning of what was sent, and then the stream ends.
+    let mut got = 0;
+    while let Some(event) = slow.event() {
+        assert_eq!(event.data.unwrap(), format!("{got} {filler}"));
+        got += 1;
+    }
+    assert!(got < pushed);
+    wait_until("it is closed", || server.hub.stats().closed == 1);
+}
+
+#[test]
+fn websockets_and_streams_in_one_room_get_everything_in_one_order() {
+    for (shards, threads) in [(1, false), (2, false), (4, false), (2, true)] {
+        mixed_room(&streaming(shards, threads));
+    }
+}
+
+#[test]
+fn streams_work_under_a_plain_axum_serve() {
+    let server = TestServer::under_axum(|hub| {
+        let script = ws::endpoint(Script(hub.clone())).outbox(64 << 20);
+        Router::new().route("/events", hub.sse("r")).route("/ws", hub.ws(script))
+    });
+    mixed_room(&server);
+    let stream = joined(&server, "/events", "r");
+    drop(stream);
+    wait_until("its client is gone", || server.len("r") == 0);
+}
+
+fn mixed_room(server: &TestServer) {
+    const MESSAGES: usize = 200;
+    let mut streams: Vec<_> = (0..4).map(|_| joined(server, "/events", "r")).collect();
+    let mut tabs: Vec<_> = (0..4).map(|_| server.scripted("/ws", "join r")).collect();
+    let logs: Vec<Vec<String>> = thread::scope(|scope| {
+        let by_stream = streams.iter_mut().map(|stream| {
+            scope.spawn(move || {
+                let mut log = Vec::new();
+                while log.last().map(String::as_str) != Some("over") {
+                    log.push(stream.data());
+                }
+                log.pop();
+                log
+            })
+        });
+        let by_stream: Vec<_> = by_stream.collect();
+        let by_tab: Vec<_> = tabs.iter_mut().map(|tab| scope.spawn(move || tab.until("over"))).collect();
+        let publishers: Vec<_> = (0..8)
+            .map(|publisher| {
+                let room = server.hub.room("r");
+                server.runtime().spawn(async move {
+                    for n in 0..MESSAGES {
+                        assert!(room.push(format!("{publisher} {n}")).is_queued());
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for publisher in publishers {
+            server.block_on(publisher).unwrap();
+        }
+        assert!(server.hub.broadcast("over").is_queued());
+        by_stream.into_iter().chain(by_tab).map(|reader| reader.join().unwrap()).collect()
+    });
+    assert_eq!(logs[0].len(), 8 * MESSAGES);
+    assert!(logs.iter().all(|log| *log == logs[0]), "the members do not agree");
+    drop((streams, tabs));
+    wait_until("all have left", || server.len("r") == 0);
+}
+
+#[test]
+fn a_shutdown_ends_streams_behind_what_was_pushed() {
+    let server = streaming(2, false);
+    let mut streams: Vec<_> = (0..4).map(|_| joined(&server, "/events", "r")).collect();
+    for n in 0..10 {
+        assert!(server.hub.room("r").push(n.to_string()).is_queued());
+    }
+    server.block_on(server.hub.shutdown());
+    for stream in &mut streams {
+        let log: Vec<_> = std::iter::from_fn(|| stream.event()).map(|event| event.data.unwrap()).collect();
+        assert!(log.into_iter().eq((0..10).map(|n| n.to_string())));
+        assert!(stream.ended, "it was cut off");
+    }
+    assert_eq!(server.http("GET", "/events").status, 503);
+}
+
+#[test]
+fn closing_a_stream_ends_it_behind_what_was_pushed() {
+    let server = streaming(1, false);
+    let mut stream = joined(&server, "/events", "r");
+    let conn = server.hub.connections().next().unwrap();
+    assert!(server.hub.room("r").push("before").is_queued());
+    assert!(conn.close(ripplecast::CloseCode::NORMAL, "").is_queued());
+    assert!(!conn.is_open());
+    assert!(server.hub.room("r").push("after").is_queued());
+    assert_eq!(stream.data(), "before");
+    assert_eq!(stream.event(), None);
+    assert!(stream.ended);
+}

@@ -1,0 +1,642 @@
+//! TLS of our own server: the handshake, `https://` and `wss://`, new certificates, and what goes wrong.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{extract::ConnectInfo, routing::get};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use ripplecast::{App, AppBuilder, Error, Hub, Tls, ws};
+use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    crypto::ring,
+    pki_types::CertificateDer,
+    version::{TLS12, TLS13},
+};
+use tungstenite::{Message, WebSocket};
+
+use crate::support::{
+    Echo, PATIENCE, check_echo, close_frame, dial, ending, eventually, read_close, receive, text, upgrade,
+};
+
+/// A client's connection.
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+// ----- certificates -----
+
+/// Who signs the certificates of a test.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A new certificate for `localhost`.
+    fn issue(&self) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &self.0).unwrap();
+        Pair { der: cert.der().clone(), cert: cert.pem() + &self.0.pem(), key: key.serialize_pem() }
+    }
+
+    /// What a client needs that trusts it and nobody else.
+    fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(versions).unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// A certificate and its key.
+struct Pair {
+    /// As it is sent.
+    der: CertificateDer<'static>,
+    /// With its chain, as PEM.
+    cert: String,
+    /// As PEM.
+    key: String,
+}
+
+/// A directory of this test alone.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ripplecast-tls-{}-{next}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Puts a file there at once, as those do who renew certificates.
+    fn put(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        std::fs::write(self.file("new"), content).unwrap();
+        std::fs::rename(self.file("new"), self.file(name)).unwrap();
+        self.file(name)
+    }
+
+    fn put_pair(&self, pair: &Pair) {
+        self.put("cert.pem", &pair.cert);
+        self.put("key.pem", &pair.key);
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+// ----- a server and its clients -----
+
+/// A server with TLS, on a runtime of its own: an echo at `/ws`, and a page at `/`.
+struct Secure {
+    addr: SocketAddr,
+    hub: Hub,
+    tls: Tls,
+    echo: Echo,
+    dir: Dir,
+    authority: Authority,
+    /// The certificate that it began with.
+    first: Pair,
+    /// What its clients use, with memory of earlier sessions.
+    client: Arc<ClientConfig>,
+    runtime: Runtime,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Secure {
+    fn start() -> Self {
+        Self::start_with(|app| app, |echo| echo)
+    }
+
+    fn start_with(
+        settings: impl FnOnce(AppBuilder) -> AppBuilder,
+        endpoint: impl FnOnce(ws::Endpoint<Echo>) -> ws::Endpoint<Echo>,
+    ) -> Self {
+        let (authority, dir, echo) = (Authority::new(), Dir::new(), Echo::default());
+        let first = authority.issue();
+        dir.put_pair(&first);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let (addr, hub, tls, ended) = runtime.block_on(async {
+            let app = settings(App::builder().tls(dir.file("cert.pem"), dir.file("key.pem")));
+            let app = app.build().await.unwrap();
+            let tls = app.tls().unwrap();
+            let hello = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {peer}");
+            let app = app.ws("/ws", endpoint(ws::endpoint(echo.clone()))).route("/", get(hello));
+            let bound = app.bind("127.0.0.1:0").await.unwrap();
+            let (addr, hub) = (bound.local_addr(), bound.hub());
+            let serve = async { bound.serve_with_shutdown(stopped).await.unwrap() };
+            (addr, hub, tls, tokio::spawn(serve))
+        });
+        let client = authority.client(&[&TLS13, &TLS12]);
+        Self { addr, hub, tls, echo, dir, authority, first, client, runtime, stop, ended }
+    }
+
+    /// A connection whose handshake is done.
+    fn dial(&self) -> Stream {
+        self.dial_as(&self.client)
+    }
+
+    fn dial_as(&self, client: &Arc<ClientConfig>) -> Stream {
+        shake(self.addr, client).unwrap()
+    }
+
+    /// A WebSocket.
+    fn connect(&self) -> WebSocket<Stream> {
+        tungstenite::client("wss://localhost/ws", self.dial()).unwrap().0
+    }
+
+    /// Checks that requests are answered.
+    #[track_caller]
+    fn check(&self) {
+        let answer = ask(&mut self.dial());
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\r\n\r\nhello "), "{answer}");
+    }
+
+    fn reload(&self) -> ripplecast::Result<()> {
+        self.runtime.block_on(self.tls.reload())
+    }
+
+    /// Shuts down, and lets the runtime go at once, as a process does that ends.
+    fn stop(self) {
+        let Self { hub, runtime, stop, ended, .. } = self;
+        let _ = stop.send(());
+        let ended = runtime.block_on(async { timeout(PATIENCE, ended).await });
+        runtime.shutdown_background();
+        ended.expect("the server does not stop").unwrap();
+        let stats = hub.stats();
+        assert_eq!((stats.connections, stats.closed), (0, stats.opened), "{stats:?}");
+    }
+}
+
+/// Connects, and does the handshake.
+fn shake(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<Stream> {
+    let mut socket = dial(addr);
+    let mut tls = ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(tls, socket))
+}
+
+/// Which certificate the server has shown.
+fn certificate(stream: &Stream) -> CertificateDer<'static> {
+    stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+/// Asks for the page, and reads up to the end of the connection, which must be told by TLS too.
+#[track_caller]
+fn ask(stream: &mut Stream) -> String {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Everything until the server closes or resets a bare socket.
+fn rest(mut socket: &TcpStream) -> Vec<u8> {
+    let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return got,
+            Ok(n) => got.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return got,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What a client sends first.
+fn client_hello(client: &Arc<ClientConfig>) -> Vec<u8> {
+    let mut tls = ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    hello
+}
+
+// ----- what works -----
+
+#[test]
+fn a_request_is_answered_over_both_versions() {
+    let site = Secure::start();
+    for (version, name) in [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)] {
+        let client = site.authority.client(&[version]);
+        for resumed in [false, true] {
+            let mut stream = site.dial_as(&client);
+            assert_eq!(stream.conn.protocol_version(), Some(name));
+            assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+            assert_eq!(certificate(&stream), site.first.der);
+            let hello = format!("\r\n\r\nhello {}", stream.sock.local_addr().unwrap());
+            assert!(ask(&mut stream).ends_with(&hello));
+            let full = stream.conn.handshake_kind() == Some(tokio_rustls::rustls::HandshakeKind::Full);
+            assert_eq!(full, !resumed, "{name:?}");
+        }
+    }
+    // Who speaks nothing that we do is told so.
+    let mut h2 = (*site.client).clone();
+    h2.alpn_protocols = vec![b"h2".to_vec()];
+    let error = shake(site.addr, &Arc::new(h2)).unwrap_err().to_string();
+    assert!(error.contains("NoApplicationProtocol"), "{error}");
+    site.check();
+    site.stop();
+}
+
+#[test]
+fn a_websocket_echoes_small_and_large_messages() {
+    let site = Secure::start_with(|app| app.hub(|hub| hub.shards(1)), |echo| echo.max_message(4 << 20));
+    let mut socket = site.connect();
+    for n in 0..100 {
+        socket.send(Message::text(format!("{n}"))).unwrap();
+    }
+    for n in 0..100 {
+        assert_eq!(text(&mut socket), format!("{n}"));
+    }
+    // More than any buffer on the way holds, one after the other and both ways at once.
+    let large: Vec<u8> = (0..=250).cycle().take(900_000).collect();
+    for _ in 0..3 {
+        socket.send(Message::binary(large.clone())).unwrap();
+        assert_eq!(receive(&mut socket), Message::binary(large.clone()));
+    }
+    socket.send(Message::Ping("?".into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong("?".into()));
+
+    // What comes right behind the request, in the same record, is not lost.
+    let mut raw = site.dial();
+    let early =
+        [crate::support::request("/ws", "").as_bytes(), &crate::support::frame(0x81, b"early")].concat();
+    raw.write_all(&early).unwrap();
+    assert!(crate::support::head(&mut raw).starts_with("http/1.1 101 "));
+    assert_eq!(crate::support::read_frame(&mut raw).unwrap(), (0x81, b"early".to_vec()));
+    drop((socket, raw));
+    site.stop();
+}
+
+#[test]
+fn a_websocket_is_closed_from_either_side() {
+    let site = Secure::start();
+    let mut socket = site.connect();
+    socket
+        .close(Some(tungstenite::protocol::CloseFrame { code: 4001.into(), reason: "bye".into() }))
+        .unwrap();
+    assert_eq!(ending(&mut socket), (4001, "bye".to_owned()));
+    assert_eq!(site.echo.closed(0), (4001, "bye".to_owned()));
+
+    let mut socket = site.connect();
+    let conn = site.echo.opened(1);
+    assert!(conn.push("last words").is_queued());
+    assert!(conn.close(ripplecast::CloseCode::application(4002).unwrap(), "moved").is_queued());
+    assert_eq!(text(&mut socket), "last words");
+    assert_eq!(ending(&mut socket), (4002, "moved".to_owned()));
+    assert_eq!(site.echo.closed(1), (4002, "moved".to_owned()));
+
+    // The end of TLS comes behind the close frame: without it, reading to the end would be an error.
+    let mut raw = site.dial();
+    upgrade(&mut raw, "/ws");
+    raw.write_all(&close_frame(1000, "")).unwrap();
+    assert_eq!(read_close(&mut raw).0, 1000);
+    assert_eq!(site.echo.closed(2).0, 1000);
+
+    // A peer that goes without a word: with the end of TLS, with that of TCP alone, and with a reset.
+    let mut polite = site.dial();
+    upgrade(&mut polite, "/ws");
+    polite.conn.send_close_notify();
+    polite.flush().unwrap();
+    assert_eq!(site.echo.closed(3).0, 1006);
+    let mut curt = site.dial();
+    upgrade(&mut curt, "/ws");
+    curt.sock.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(site.echo.closed(4).0, 1006);
+    let mut rude = site.dial();
+    upgrade(&mut rude, "/ws");
+    crate::support::reset(rude.sock);
+    assert_eq!(site.echo.closed(5).0, 1006);
+    site.stop();
+}
+
+#[test]
+fn shutdown_says_1001_to_everybody_and_ends_their_tls() {
+    let site = Secure::start();
+    let clients: Vec<_> = (0..200).map(|_| site.connect()).collect();
+    let mut idle = site.dial();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    assert!(crate::support::head(&mut idle).starts_with("http/1.1 200 "));
+    let unused = site.dial();
+    let unshaken = dial(site.addr);
+    site.check(); // by now all of them are accepted
+    let addr = site.addr;
+    std::thread::scope(|scope| {
+        // They answer, as clients do, and must then see an orderly end, although the process ends at once.
+        let endings: Vec<_> =
+            clients.into_iter().map(|mut client| scope.spawn(move || ending(&mut client).0)).collect();
+        site.stop();
+        for ending in endings {
+            assert_eq!(ending.join().unwrap(), 1001);
+        }
+    });
+    assert_eq!(rest(&unshaken), b"");
+    rest(&unused.sock);
+    let mut body = String::new();
+    idle.read_to_string(&mut body).unwrap();
+    assert!(body.starts_with("hello "), "{body}");
+    assert!(TcpStream::connect(addr).is_err(), "still listening");
+}
+
+#[test]
+fn a_slow_reader_has_its_outbox_and_disturbs_nobody() {
+    let site = Secure::start_with(|app| app.hub(|hub| hub.shards(1)), |echo| echo.outbox(64 << 10));
+    let slow = site.connect();
+    let slow_conn = site.echo.opened(0);
+    let mut quick = site.connect();
+    // It never reads. What the buffers on the way take is bounded, and then so is its outbox.
+    let chunk = vec![b'x'; 32 << 10];
+    let mut pushed = 0;
+    while slow_conn.push(chunk.clone()).is_queued() {
+        pushed += chunk.len();
+        check_echo(&mut quick);
+        assert!(pushed < 64 << 20, "nothing bounds it");
+    }
+    assert_eq!(site.hub.stats().slow_consumers, 1);
+    check_echo(&mut quick);
+    drop(slow);
+    assert_eq!(site.echo.closed(0), (1013, "slow consumer".to_owned()));
+    check_echo(&mut quick);
+    drop(quick);
+    site.stop();
+}
+
+// ----- new certificates -----
+
+#[test]
+fn a_new_certificate_is_for_new_connections_and_disturbs_no_old_one() {
+    let site = Secure::start();
+    let mut old = site.connect();
+    check_echo(&mut old);
+    assert_eq!(certificate(old.get_ref()), site.first.der);
+
+    // At once, when asked to. The client remembers its session, and must see the new one all the same.
+    let second = site.authority.issue();
+    site.dir.put_pair(&second);
+    site.reload().unwrap();
+    let mut newer = site.connect();
+    assert_eq!(certificate(newer.get_ref()), second.der);
+    check_echo(&mut old);
+
+    // And by itself, a little later.
+    let third = site.authority.issue();
+    site.dir.put_pair(&third);
+    eventually("the third certificate", || certificate(&site.dial()) == third.der);
+    for client in [&mut old, &mut newer] {
+        check_echo(client);
+    }
+    assert_eq!(certificate(old.get_ref()), site.first.der);
+    drop((old, newer));
+    site.stop();
+}
+
+#[test]
+fn a_broken_new_certificate_keeps_the_old_one() {
+    let site = Secure::start();
+    let mut old = site.connect();
+    let other = site.authority.issue();
+    let broken: [(&str, &str, &str); 4] = [
+        ("cert.pem", "nothing", "no certificate"),
+        ("cert.pem", &other.cert, "not the key of the certificate"),
+        ("key.pem", "", "no private key"),
+        ("key.pem", &other.key, "not the key of the certificate"),
+    ];
+    for (name, content, reason) in broken {
+        site.dir.put_pair(&site.first);
+        site.dir.put(name, content);
+        let error = site.reload().unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(certificate(&site.dial()), site.first.der, "{name}: {content}");
+        check_echo(&mut old);
+    }
+    std::fs::remove_file(site.dir.file("key.pem")).unwrap();
+    assert!(site.reload().unwrap_err().to_string().contains("no such file"));
+    assert_eq!(certificate(&site.dial()), site.first.der);
+    // The way out is to put it right.
+    site.dir.put_pair(&other);
+    site.reload().unwrap();
+    assert_eq!(certificate(&site.dial()), other.der);
+    drop(old);
+    site.stop();
+}
+
+// ----- what is wrong from the start -----
+
+/// What is said when a server is to start with these files, in one line.
+fn mistake(cert: &Path, key: &Path) -> String {
+    let runtime = Runtime::new().unwrap();
+    let error = runtime.block_on(App::builder().tls(cert, key).build()).unwrap_err();
+    assert!(matches!(error, Error::Setting { .. }), "{error:?}");
+    let said = error.to_string();
+    assert!(!said.contains('\n'), "{said}");
+    said
+}
+
+#[test]
+fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
+    let (dir, authority) = (Dir::new(), Authority::new());
+    let (pair, other) = (authority.issue(), authority.issue());
+    let cert = dir.put("cert.pem", &pair.cert);
+    let key = dir.put("key.pem", &pair.key);
+    let missing = dir.file("missing.pem");
+    let empty = dir.put("empty.pem", "");
+    let text = dir.put("text.pem", "This is no certificate.\n");
+    let cut = dir.put("cut.pem", &pair.cert[..100]);
+    let garbled = dir.put("garbled.pem", pair.cert.replacen("MI", "!!", 1));
+    let no_der = dir.put("no-der.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let no_key = dir.put("no-key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+    let locked = pair.key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let locked = dir.put("locked.pem", locked);
+    let long = dir.put("long.pem", vec![b' '; 2 << 20]);
+    let other_key = dir.put("other-key.pem", &other.key);
+
+    // The certificate, its key, the file that is named, what is said of it.
+    let cases = [
+        (&missing, &key, &missing, "tls_cert: there is no such file"),
+        (&cert, &missing, &missing, "tls_key: there is no such file"),
+        (&dir.0, &key, &dir.0, "tls_cert: it can't be read"),
+        (&empty, &key, &empty, "tls_cert: there is no certificate in it"),
+        (&text, &key, &text, "tls_cert: there is no certificate in it"),
+        (&key, &cert, &key, "tls_cert: there is no certificate in it but a key"),
+        (&cut, &key, &cut, "tls_cert: it is broken"),
+        (&garbled, &key, &garbled, "tls_cert: it is broken"),
+        (&no_der, &key, &no_der, "tls_cert: its certificate can't be used"),
+        (&long, &key, &long, "tls_cert: it is longer than"),
+        (&cert, &empty, &empty, "tls_key: there is no private key in it"),
+        (&cert, &cert, &cert, "tls_key: there is no private key in it"),
+        (&cert, &locked, &locked, "tls_key: there is no private key in it that is not encrypted"),
+        (&cert, &no_key, &no_key, "tls_key: its key can't be used"),
+        (&cert, &other_key, &other_key, "tls_key: it is not the key of the certificate in"),
+    ];
+    for (cert, key, named, reason) in cases {
+        let said = mistake(cert, key);
+        assert!(said.contains(reason), "{said}");
+        assert!(said.contains(&format!("{:?}", named.display().to_string())), "{said}");
+    }
+}
+
+#[test]
+fn one_file_may_hold_both_and_the_key_may_be_in_sec_1() {
+    let (dir, authority) = (Dir::new(), Authority::new());
+    let pair = authority.issue();
+    let both = dir.put("both.pem", format!("{}{}", pair.cert, pair.key));
+    let runtime = Runtime::new().unwrap();
+    let app = runtime.block_on(App::builder().tls(&both, &both).build()).unwrap();
+    assert!(app.tls().is_some());
+    assert!(runtime.block_on(App::builder().build()).unwrap().tls().is_none());
+
+    // PKCS #8 is a wrapper around it: a sequence that begins with the version 1 and a key of 32 bytes.
+    let key = KeyPair::generate().unwrap();
+    let pkcs8 = key.serialize_der();
+    let inside = pkcs8.windows(5).position(|bytes| bytes == [2, 1, 1, 4, 32]).unwrap() - 2;
+    let len = 2 + usize::from(pkcs8[inside + 1]);
+    let base64 = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &pkcs8[inside..inside + len]);
+    let sec1 = dir
+        .put("sec1.pem", format!("-----BEGIN EC PRIVATE KEY-----\n{base64}\n-----END EC PRIVATE KEY-----\n"));
+    let cert =
+        CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &authority.0).unwrap();
+    let cert = dir.put("cert.pem", cert.pem());
+    let app = runtime.block_on(App::builder().tls(cert, sec1).build()).unwrap();
+    assert!(app.tls().is_some());
+}
+
+#[test]
+fn of_two_variables_the_missing_one_is_named() {
+    const CHILD: &str = "RIPPLECAST_TEST_TLS_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let runtime = Runtime::new().unwrap();
+        let said = match runtime.block_on(App::from_env()) {
+            Ok(app) => format!("tls: {}", app.tls().is_some()),
+            Err(error) => error.to_string(),
+        };
+        println!("said: {said}");
+        // What the program itself says wins.
+        let dir = Dir::new();
+        let pair = Authority::new().issue();
+        dir.put_pair(&pair);
+        let builder = AppBuilder::from_env().unwrap().tls(dir.file("cert.pem"), dir.file("key.pem"));
+        assert!(runtime.block_on(builder.build()).unwrap().tls().is_some());
+        return;
+    }
+    let dir = Dir::new();
+    let pair = Authority::new().issue();
+    dir.put_pair(&pair);
+    let (cert, key) = (dir.file("cert.pem").display().to_string(), dir.file("key.pem").display().to_string());
+    let missing = dir.file("missing.pem").display().to_string();
+    let cases = [
+        (cert.as_str(), "", "setting RIPPLECAST_TLS_KEY: RIPPLECAST_TLS_CERT is set"),
+        ("", key.as_str(), "setting RIPPLECAST_TLS_CERT: RIPPLECAST_TLS_KEY is set"),
+        (&missing, &key, "setting RIPPLECAST_TLS_CERT: there is no such file"),
+        (&cert, &missing, "setting RIPPLECAST_TLS_KEY: there is no such file"),
+        (&cert, &key, "tls: true"),
+        ("", "", "tls: false"),
+    ];
+    for (cert, key, expected) in cases {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tls::of_two_variables_the_missing_one_is_named", "--nocapture"])
+            .env(CHILD, "1")
+            .env("RIPPLECAST_TLS_CERT", cert)
+            .env("RIPPLECAST_TLS_KEY", key)
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{out}");
+        assert!(out.contains(&format!("said: {expected}")), "{cert:?} {key:?}: {out}");
+    }
+}
+
+// ----- what comes from outside -----
+
+#[test]
+fn what_is_no_tls_is_closed_and_harms_nobody() {
+    let site = Secure::start();
+    for nonsense in [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], b"\0\0\0\0\0\0\0\0", b"SSH-2.0-x\r\n"]
+    {
+        let mut socket = dial(site.addr);
+        socket.write_all(nonsense).unwrap();
+        let answer = rest(&socket);
+        // At most an alert: a record of type 21.
+        assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+    }
+    // Nor is one who breaks off in the middle.
+    let hello = client_hello(&site.client);
+    for len in [1, 5, hello.len() - 1, hello.len()] {
+        let mut socket = dial(site.addr);
+        socket.write_all(&hello[..len]).unwrap();
+        crate::support::reset(socket);
+    }
+    // A client that trusts somebody else goes by itself.
+    let stranger = Authority::new().client(&[&TLS13]);
+    let error = shake(site.addr, &stranger).unwrap_err().to_string();
+    assert!(error.contains("invalid peer certificate"), "{error}");
+    site.check();
+    site.stop();
+}
+
+#[test]
+fn half_a_client_hello_is_cut_off_and_holds_nobody_up() {
+    let limit = Duration::from_millis(150);
+    let site = Secure::start_with(|app| app.header_timeout(limit), |echo| echo);
+    let hello = client_hello(&site.client);
+    for len in [0, 1, 5, hello.len() / 2, hello.len() - 1, hello.len()] {
+        let begin = Instant::now();
+        let mut socket = dial(site.addr);
+        socket.write_all(&hello[..len]).unwrap();
+        rest(&socket);
+        assert!(begin.elapsed() >= limit, "{len} bytes were cut off early");
+    }
+    // The limit of the head begins when the handshake is done.
+    let begin = Instant::now();
+    let mut half = site.dial();
+    half.write_all(b"GET / HTTP/1.1\r\nho").unwrap();
+    let mut answer = Vec::new();
+    let _ = half.read_to_end(&mut answer); // cut off, and so without the end of TLS
+    assert!(begin.elapsed() >= limit);
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+    site.stop();
+
+    // With the usual limit they are still there when others are served, and do not hold up the end.
+    let site = Secure::start();
+    let half = |n: usize| {
+        let mut socket = dial(site.addr);
+        socket.write_all(&hello[..n * hello.len() / 50]).unwrap();
+        socket
+    };
+    let halves: Vec<_> = (0..50).map(half).collect();
+    site.check();
+    site.stop();
+    for socket in &halves {
+        rest(socket);
+    }
+}
