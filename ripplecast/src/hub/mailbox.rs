@@ -272,6 +272,23 @@ impl<W> Locked<'_, W> {
         Ok(())
     }
 
+    /// Whether a join fits: control has space of its own beyond that of the frames.
+    ///
+    /// # Errors
+    /// As [`Locked::check`].
+    pub(crate) fn check_control(&self) -> Result<()> {
+        if self.state.ended {
+            return Err(Error::Closed);
+        }
+        if self.state.commands.len() >= 2 * MAILBOX_COMMANDS {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in commands,",
+                limit: 2 * MAILBOX_COMMANDS,
+            });
+        }
+        Ok(())
+    }
+
     /// Appends a command, whatever the bounds.
     pub(crate) fn post(&mut self, command: Command<W>) -> Wake {
         if self.state.ended {

@@ -111,7 +111,10 @@ impl<W> RoomCore<W> {
         if !mailbox.state.is_live(who) {
             return Err(Error::Closed);
         }
-        mailbox.check(snapshot.as_ref().map_or(0, Frame::len))?;
+        match &snapshot {
+            Some(frame) => mailbox.check(frame.len())?,
+            None => mailbox.check_control()?,
+        }
         let mut wakes = [const { None }; 2];
         if state.members.insert(who.pack()) {
             state.per_shard[who.shard()] += 1;
