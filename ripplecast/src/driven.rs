@@ -241,20 +241,36 @@ impl Way {
     }
 }
 
-/// A response body that yields what the shard writes to the socket that is returned. When the client goes, the body is
-/// dropped, and the shard sees its socket closed.
-pub(crate) fn body() -> io::Result<(TcpStream, axum::body::Body)> {
-    let (shard, driven) = pair()?;
-    let chunks = futures_util::stream::try_unfold(driven, |mut driven| async move {
+/// A response body that yields what the shard writes. The shard is given its socket when the body is first asked for
+/// bytes; a body that never is costs nothing. When the client goes, the body is dropped, and the shard sees its socket
+/// closed.
+pub(crate) fn body(start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
+    let chunks = futures_util::stream::try_unfold(Source::Unasked(start), |source| async move {
+        let mut driven = match source {
+            Source::Unasked(start) => {
+                let (shard, driven) = pair()?;
+                start(shard);
+                driven
+            }
+            Source::Open(driven) => driven,
+        };
         // The buffer is made when there is something to read, so that an idle stream holds none.
         driven.readable().await?;
         let mut chunk = Vec::with_capacity(CHUNK);
         if driven.read_buf(&mut chunk).await? == 0 {
             return Ok::<_, io::Error>(None);
         }
-        Ok(Some((Bytes::from(chunk), driven)))
+        Ok(Some((Bytes::from(chunk), Source::Open(driven))))
     });
-    Ok((shard, axum::body::Body::from_stream(chunks)))
+    axum::body::Body::from_stream(chunks)
+}
+
+/// Where a body's bytes come from.
+enum Source<F> {
+    /// Nobody has asked for any; this gives the shard its socket.
+    Unasked(F),
+    /// The other end of the shard's socket.
+    Open(UnixStream),
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@
 //! `id: epoch:offset`, where `offset` counts the messages of the room, and `epoch` changes when it is forgotten or the
 //! server restarts. (Resuming from such an id comes in a later version.)
 //!
-//! **Cost.** HTTP has no way for a handler to take the socket of a plain response, so hyper keeps the connection, and its
-//! body is fed through a socket pair: a few KiB a stream and two more descriptors, where a WebSocket costs a few hundred
-//! bytes. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
+//! **Cost.** Under ripplecast's own server ([`App::run`](crate::App::run)) a stream is as cheap as a WebSocket: the server
+//! takes the socket from hyper. Elsewhere (your own `axum::serve`, TLS) HTTP has no way for a handler to take the socket of
+//! a plain response, so hyper keeps the connection, and its body is fed through a socket pair: some KiB a stream and two
+//! more descriptors. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
 //! own `axum::response::sse::Sse`.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{any::Any, future::Future, net::TcpStream, sync::Arc, time::Duration};
 
 use axum::{
     extract,
@@ -21,10 +22,11 @@ use axum::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
+use parking_lot::Mutex;
 
 use crate::{
     Accept, Connection, Hub, LiveCounter, Overflow, Request, Result, driven,
-    hub::{Adoption, Command, Dialect, Profile, Route, callbacks},
+    hub::{Adoption, Command, Dialect, Permit, Profile, Route, callbacks},
     limits::{OUTBOX, PING_INTERVAL},
     request::{Hook, admit, hook, plain},
     ws::{Handler, Outcome},
@@ -178,14 +180,14 @@ impl From<&LiveCounter> for Endpoint {
 struct Wanted(String);
 
 /// What the shards call.
-struct Stream {
+struct Callbacks {
     /// See [`Endpoint::live`].
     live: Option<LiveCounter>,
     /// See [`Endpoint::on_open`].
     on_open: Option<OnOpen>,
 }
 
-impl Handler for Stream {
+impl Handler for Callbacks {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         match (&self.live, conn.state::<Wanted>()) {
             (Some(live), _) => live.join(&conn).await?,
@@ -207,7 +209,7 @@ impl Hub {
         S: Clone + Send + Sync + 'static,
     {
         let endpoint = endpoint.into();
-        let stream = Arc::new(Stream { live: endpoint.live.clone(), on_open: endpoint.on_open.clone() });
+        let stream = Arc::new(Callbacks { live: endpoint.live.clone(), on_open: endpoint.on_open.clone() });
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),
@@ -256,22 +258,47 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     if head {
         return headers.into_response();
     }
-    let (wire, body) = match driven::body() {
-        Ok(pair) => pair,
-        Err(error) => {
-            tracing::error!(%error, "an event stream was refused: the system has no socket pair left");
-            return plain(503, "The server has no space for one more stream; try again later.\n");
-        }
-    };
-    let adoption = Adoption {
-        wire,
-        rest: Bytes::new(),
-        preface: Bytes::from(format!("retry: {}\n\n", endpoint.retry.as_millis())),
-        dialect: Dialect::Sse,
+    let stream = Stream {
+        hub,
         route,
         permit,
         states: accept.states,
+        preface: format!("retry: {}\n\n", endpoint.retry.as_millis()),
     };
-    hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
-    (headers, body).into_response()
+    let takeover = Takeover(Arc::new(Mutex::new(Some(stream))));
+    let by_hyper = takeover.clone();
+    let body = driven::body(move |wire| by_hyper.begin(wire, b""));
+    let mut response = (headers, body).into_response();
+    response.extensions_mut().insert(takeover);
+    response
+}
+
+/// An accepted stream that waits for a socket.
+struct Stream {
+    /// Where it goes.
+    hub: Hub,
+    /// The endpoint, as the shards know it.
+    route: Arc<Route>,
+    /// Its place among the connections.
+    permit: Permit,
+    /// What is to be kept with the connection.
+    states: Vec<Arc<dyn Any + Send + Sync>>,
+    /// Its first line.
+    preface: String,
+}
+
+/// An accepted stream, for whoever can give it a socket first: ripplecast's own server, which finds this among the
+/// extensions of the response and takes the socket from hyper, or else the response's body.
+#[derive(Clone)]
+pub(crate) struct Takeover(Arc<Mutex<Option<Stream>>>);
+
+impl Takeover {
+    /// Gives the stream its socket, on which `head` is to be written first.
+    pub(crate) fn begin(&self, wire: TcpStream, head: &[u8]) {
+        let Some(Stream { hub, route, permit, states, preface }) = self.0.lock().take() else { return };
+        let preface = Bytes::from([head, preface.as_bytes()].concat());
+        let (rest, dialect) = (Bytes::new(), Dialect::Sse);
+        let adoption = Adoption { wire, rest, preface, dialect, route, permit, states };
+        hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
+    }
 }

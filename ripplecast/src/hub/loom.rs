@@ -91,13 +91,15 @@ struct Shard {
     core: Core<Pipe>,
     mailbox: Arc<Mailbox<Pipe>>,
     todo: VecDeque<Command<Pipe>>,
+    /// The number of the latest message of the room; a model has one room.
+    offset: u64,
     stopping: bool,
 }
 
 impl Shard {
     fn new(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>]) -> Self {
         let mailbox = mailboxes[index].clone();
-        Self { core: Core::new(index as u8), mailbox, todo: VecDeque::new(), stopping: false }
+        Self { core: Core::new(index as u8), mailbox, todo: VecDeque::new(), offset: 0, stopping: false }
     }
 
     /// As the shard adopts a socket.
@@ -151,7 +153,11 @@ impl Shard {
             }
             match command {
                 Command::Push { to, frame, cursor } => self.core.push(to, &frame, cursor),
-                Command::Cast { room, frame, offset } => self.core.cast(&room, &frame, offset),
+                Command::Cast { room, frame, offset } => {
+                    assert!(offset > self.offset, "the room's numbers are not in its order");
+                    self.offset = offset;
+                    self.core.cast(&room, &frame, offset);
+                }
                 Command::Join { who, room } => self.core.join(who, &room),
                 Command::Leave { who, room } => self.core.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
@@ -330,9 +336,9 @@ fn join_races_close() {
         );
         let received = first.received();
         assert!(received == ["bye"] || (joined.is_ok() && received == ["snapshot", "bye"]), "{received:?}");
-        shard.finish(who);
         drop(room);
         assert_eq!(registry.len(), 0, "the room leaks");
+        shard.finish(who);
     });
 }
 

@@ -302,9 +302,11 @@ pub(crate) type RefusedBy = tungstenite::http::Response<Option<Vec<u8>>>;
 pub(crate) struct EventStream {
     /// Status line and headers, in lower case.
     pub(crate) head: String,
-    /// Whether the last chunk has come: it ended, and was not cut off.
+    /// Whether the last chunk, or the end of a body without chunks, has come: it ended, and was not cut off.
     pub(crate) ended: bool,
     reader: BufReader<TcpStream>,
+    /// Whether the body comes in chunks; otherwise it lasts as long as the connection.
+    chunked: bool,
     /// Bytes of the current chunk still to be read.
     chunk: usize,
     /// The last byte was a carriage return, so a line feed that follows is part of the same end of line.
@@ -344,12 +346,27 @@ impl EventStream {
         }
         let head = head.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 200 "), "{head}");
-        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
-        Self { head, ended: false, reader, chunk: 0, after_return: false }
+        let chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
+        assert!(chunked || head.contains("\r\nconnection: close\r\n"), "{head}");
+        Self { head, ended: false, reader, chunked, chunk: 0, after_return: false }
     }
 
     /// The next byte of the body.
     fn byte(&mut self) -> Option<u8> {
+        if !self.chunked {
+            let mut byte = [0];
+            return match self.reader.read(&mut byte) {
+                Ok(1) => Some(byte[0]),
+                Ok(_) => {
+                    self.ended = true;
+                    None
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    panic!("nothing came")
+                }
+                Err(_) => None,
+            };
+        }
         if self.chunk == 0 {
             if self.ended {
                 return None;

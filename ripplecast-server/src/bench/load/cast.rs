@@ -161,6 +161,9 @@ impl Cast {
     pub(super) fn probe(&mut self, pool: &mut Pool, now: u64) {
         for _ in 0..self.publishers {
             let publisher = (self.next % self.publishers) as usize;
+            if !pool.is_open(publisher) {
+                break;
+            }
             self.write(pool, now);
             pool.flush(publisher, self);
         }
@@ -207,9 +210,10 @@ impl Cast {
         self.missing() == 0
     }
 
-    /// The end: what has not come by now is lost.
-    pub(super) fn settle(&mut self) {
-        self.checks.lost = (self.skipped + self.missing()).saturating_sub(self.late);
+    /// The end: what was passed over is lost; and what has not come by now, unless it was `interrupted`.
+    pub(super) fn settle(&mut self, interrupted: bool) {
+        let missing = if interrupted { 0 } else { self.missing() };
+        self.checks.lost = (self.skipped + missing).saturating_sub(self.late);
     }
 
     /// Deliveries that those who joined have not got.
@@ -388,7 +392,7 @@ mod tests {
             bed.comes(0, number);
             bed.comes(1, number);
         }
-        bed.cast.settle();
+        bed.cast.settle(false);
         assert_eq!(bed.cast.checks.complaint(), None);
         assert_eq!((bed.cast.figures.deliveries, bed.cast.under_way(), bed.cast.waiting()), (6, 0, 0));
         assert_eq!(bed.cast.figures.last.len(), 3);
@@ -403,7 +407,9 @@ mod tests {
         }
         bed.comes(1, 0);
         assert!(!bed.cast.is_settled());
-        bed.cast.settle();
+        bed.cast.settle(true);
+        assert_eq!(bed.cast.checks.lost, 1);
+        bed.cast.settle(false);
         // Number 2 at the first, 1 to 3 at the second.
         assert_eq!((bed.cast.checks.lost, bed.cast.checks.order_errors), (4, 0));
         assert_eq!(bed.cast.under_way(), 3);
@@ -419,7 +425,7 @@ mod tests {
         for number in [0, 1, 2] {
             bed.comes(1, number);
         }
-        bed.cast.settle();
+        bed.cast.settle(false);
         assert_eq!((bed.cast.checks.lost, bed.cast.checks.order_errors), (0, 1));
         bed.comes(1, 2);
         assert_eq!(bed.cast.checks.order_errors, 2);
@@ -436,7 +442,7 @@ mod tests {
         assert_eq!(bed.cast.under_way(), 1);
         bed.cast.closed(1, "the server closed it");
         assert_eq!((bed.cast.under_way(), bed.cast.checks.dead, bed.cast.waiting()), (0, 1, 0));
-        bed.cast.settle();
+        bed.cast.settle(false);
         assert_eq!(bed.cast.checks.lost, 0);
     }
 
@@ -451,7 +457,7 @@ mod tests {
         bed.sent(4);
         (1..5).for_each(|number| bed.comes(0, number));
         bed.comes(1, 4);
-        bed.cast.settle();
+        bed.cast.settle(false);
         assert_eq!(bed.cast.checks.complaint(), None);
         let news = bed.cast.news.take().unwrap();
         assert!(matches!(news[..], [News::Rejoined { index: 1, missed: 3, .. }]));

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use hdrhistogram::Histogram;
+
 use super::{
     Result,
     frames::Messages,
@@ -11,7 +13,9 @@ use super::{
     report::Checks,
     session::{PATIENCE, Session},
 };
-use hdrhistogram::Histogram;
+
+/// Messages that may be under way, however many are due: a server that stops reading must not fill the memory here.
+const MOST: usize = 1 << 20;
 
 /// Messages that wait for their answers.
 struct Echoes {
@@ -124,6 +128,9 @@ impl Echoes {
     /// Sends what is due, on the connections that may.
     fn publish(&mut self, pool: &mut Pool, schedule: &mut Schedule, now: u64, rated: bool) {
         while let Some(since) = schedule.due(now, self.total) {
+            if self.total >= MOST {
+                break;
+            }
             let Some(index) = self.ready.pop_front() else { break };
             if rated {
                 self.ready.push_back(index);

@@ -48,9 +48,7 @@ fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
     let mut schedule = Schedule::new(pace, begin, session.options.messages, session.options.time());
     send(session, cast, &mut schedule)?;
     let spent = session.spent(&spent);
-    if !session.stopped() {
-        cast.settle();
-    }
+    cast.settle(session.stopped());
     let figures = &cast.figures;
     let mut traffic = session.traffic(&spent, begin, figures.end, &schedule, figures.deliveries);
     traffic.latency_us = Times::of(&figures.latency);

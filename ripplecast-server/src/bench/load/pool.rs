@@ -261,6 +261,7 @@ impl Pool {
         self.opener.making += 1;
         conn.phase = Phase::Connecting;
         conn.began = now;
+        conn.out.clear();
         let made = self.target.connect(index, conn.slow).and_then(|mut socket| {
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(index), both)?;

@@ -30,8 +30,8 @@ impl Progress {
     /// A new part of the run begins.
     pub(super) fn part(&mut self, name: &'static str) {
         if let Some(bar) = &self.bar {
+            bar.reset();
             bar.set_message(name);
-            bar.set_position(0);
         }
         self.due = 0;
     }

@@ -85,8 +85,6 @@ pub(super) fn settle(session: &mut Session, cast: &mut Cast) -> Result<()> {
     while !session.stopped() && !cast.is_settled() && session.pool.now() < until {
         session.turn(std::time::Duration::from_millis(10), cast)?;
     }
-    if !session.stopped() {
-        cast.settle();
-    }
+    cast.settle(session.stopped());
     Ok(())
 }

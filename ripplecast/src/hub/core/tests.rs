@@ -187,7 +187,7 @@ fn show(bytes: &[u8]) -> String {
 }
 
 /// One thing that may happen. Numbers are taken modulo what there is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Op {
     Open {
         sse: bool,
@@ -332,6 +332,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::arc_with_non_send_sync, reason = "the test has one thread; the types are those that ship")]
     fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new());
         let registry = Arc::new(Registry::new([mailbox.clone()].into()));
