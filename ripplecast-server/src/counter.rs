@@ -5,7 +5,7 @@ use axum::{
     extract::State,
     routing::{get, post},
 };
-use ripplecast::{App, AppBuilder, Close, Connection, Frame, LiveCounter, Result, ws::Handler};
+use ripplecast::{App, AppBuilder, Close, Connection, Frame, LiveCounter, Result, ws, ws::Handler};
 use serde::Serialize;
 
 /// What the browser is told: the same JSON over HTTP, WebSocket and event stream.
@@ -55,6 +55,7 @@ pub(crate) async fn build(builder: AppBuilder) -> Result<App> {
         .counter("tabs")
         .publish_with(&hub.room("counter-demo:tabs"), |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#)))?;
 
+    let demo = CounterDemo { counter: counter.clone(), tabs };
     let api = axum::Router::new()
         .route("/api/counter", get(current))
         .route("/api/counter/bump", post(bump))
@@ -62,7 +63,7 @@ pub(crate) async fn build(builder: AppBuilder) -> Result<App> {
         .with_state(counter.clone());
 
     Ok(app
-        .ws("/ws/counter-demo", CounterDemo { counter: counter.clone(), tabs })
+        .ws("/ws/counter-demo", ws::endpoint(demo).text_only())
         .sse("/events/counter", &counter)
         .merge(api)
         .merge(ripplecast_site::router()))

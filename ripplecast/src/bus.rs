@@ -28,7 +28,7 @@ pub struct BusMessage {
     pub payload: Bytes,
 }
 
-/// What a publish or a subscription was refused for; found inside [`Error::Other`].
+/// What a publish or a subscription was refused for; found in [`Error::Bus`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
@@ -175,7 +175,7 @@ impl crate::Hub {
     /// channel needs no declaration; its name has 1 to 255 bytes.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] for a channel's name above 255 bytes; [`BusError`], inside [`Error::Other`], for an empty
+    /// [`Error::NameTooLong`] for a channel's name above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty
     /// name and a payload above 16 MiB.
     ///
     /// # Overload
@@ -203,7 +203,7 @@ impl crate::Hub {
     /// other. A handler that panics is logged, and goes on with the next message.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], inside [`Error::Other`], for an empty name.
+    /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty name.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, net::SocketAddr};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. The wording is free to change; ask the methods, or match the variants.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting can't be used.
@@ -102,6 +102,13 @@ impl Error {
     }
 }
 
+/// As [`Display`](fmt::Display): a `main` that returns an error prints it so, and should say what to do.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What to do about an address that can't be listened on.
 fn listen_advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
@@ -169,6 +176,15 @@ impl CloseCode {
     /// A code that a peer sent, already checked by the decoder.
     pub(crate) const fn from_peer(code: u16) -> Self {
         Self(code)
+    }
+
+    /// What is written into a close frame: nothing for 1005, and 1001 in place of 1006, as neither may be sent.
+    pub(crate) fn on_the_wire(self) -> Option<u16> {
+        match self {
+            Self::NO_STATUS => None,
+            Self::ABNORMAL => Some(Self::GOING_AWAY.0),
+            Self(code) => Some(code),
+        }
     }
 
     /// The number.

@@ -41,7 +41,7 @@ pub(crate) use self::{
     admission::{Permit, Refused},
     adoption::Adoption,
     batch::Dialect,
-    callbacks::{Route, callbacks},
+    callbacks::{Route, Takes, callbacks},
     command::Command,
     core::Profile,
     room::check_name,
@@ -98,6 +98,14 @@ struct Inner {
     next_route: AtomicUsize,
 }
 
+/// When nobody holds the hub any more, its connections are closed and its shards end.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shards.stop();
+        self.bus.close();
+    }
+}
+
 impl Hub {
     /// Settings for a new hub.
     pub fn builder() -> HubBuilder {
@@ -105,8 +113,8 @@ impl Hub {
     }
 
     /// The room of that name.
-    pub fn room(&self, name: &str) -> Room {
-        Room { core: self.inner.shards.rooms.room(name), node: self.inner.shards.node }
+    pub fn room(&self, name: impl AsRef<str>) -> Room {
+        Room { core: self.inner.shards.rooms.room(name.as_ref()), node: self.inner.shards.node }
     }
 
     /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
@@ -129,8 +137,8 @@ impl Hub {
     }
 
     /// A client: all connections that were [identified](Connection::identify) as `id`.
-    pub fn client(&self, id: &str) -> Client {
-        Client { id: id.into(), shards: self.inner.shards.clone() }
+    pub fn client(&self, id: impl AsRef<str>) -> Client {
+        Client { id: id.as_ref().into(), shards: self.inner.shards.clone() }
     }
 
     /// What has been counted since the hub was built.
@@ -159,14 +167,28 @@ impl Hub {
     /// Closes every connection with 1001, and waits until each `on_close` has returned. New connections are refused with
     /// 503 from now on. A callback that still waits after 5 s is cancelled. Takes at most some 8 s; ends at once when
     /// called again.
+    ///
+    /// [`App::run`](crate::App::run) does it for you. With an `axum::serve` of your own, do it inside the signal that ends
+    /// it: axum waits for open event streams, and these end here.
+    ///
+    /// ```no_run
+    /// # async fn serve(hub: ripplecast::Hub, listener: tokio::net::TcpListener, router: axum::Router) -> ripplecast::Result<()> {
+    /// use std::net::SocketAddr;
+    ///
+    /// let stop = ripplecast::shutdown_signal()?;
+    /// let service = router.into_make_service_with_connect_info::<SocketAddr>(); // so that peers' addresses are known
+    /// axum::serve(listener, service)
+    ///     .with_graceful_shutdown(async move {
+    ///         stop.await;
+    ///         hub.shutdown().await;
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn shutdown(&self) {
         let shards = &self.inner.shards;
-        if !shards.stopping.send_replace(true) {
-            for handle in &shards.handles {
-                handle.mailbox.post(Command::Shutdown);
-            }
-            self.inner.bus.close();
-        }
+        shards.stop();
+        self.inner.bus.close();
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
     }

@@ -21,7 +21,7 @@ pub use error::{Close, CloseCode, Error, Result};
 pub use frame::Frame;
 pub use hub::{Client, Connection, ConnectionId, Dropped, Hub, HubBuilder, Overflow, Room, Sent, Stats};
 pub use live::{LiveCounter, LiveTable};
-pub use request::{Accept, Request};
+pub use request::{Accept, IntoAccept, Request};
 pub use server::{Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 

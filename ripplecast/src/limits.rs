@@ -14,6 +14,8 @@ pub(crate) const MISSED_PINGS: u8 = 2;
 pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a peer has to answer our close frame before the socket is dropped.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same at shutdown, so that every `on_close` is done well before a supervisor's 10 s.
+pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time that a waiting handler has at shutdown before it is cancelled.
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Longest reason in a close frame, in bytes: a control frame's 125 less the code (RFC 6455, section 5.5).
@@ -48,6 +50,8 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 pub(crate) const SWEEP_PER_TURN: usize = 8192;
 /// A handler that holds its shard for longer than this is logged: everybody else of the shard waits meanwhile.
 pub(crate) const SLOW_HANDLER: Duration = Duration::from_millis(5);
+/// Least time between two such lines in the log.
+pub(crate) const SLOW_HANDLER_LOG: Duration = Duration::from_secs(1);
 /// How often a shard looks at its clock-driven work when nothing shorter is set.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Stripes of the map from names to rooms, so that making rooms on many cores seldom meets.

@@ -1,12 +1,21 @@
 //! Counters and tables that publish their changes to a room: a change and its push are one step, and so are a join and its
 //! snapshot.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::Serialize;
 
 use crate::{
-    Connection, Counter, Error, Frame, Result, Room, Sent, Table,
+    Connection, Counter, Dropped, Error, Frame, Result, Room, Sent, Table,
+    hub::check_name,
     store::{Observation, RowRef},
 };
 
@@ -17,6 +26,9 @@ use crate::{
 ///
 /// Publishing ends when the last clone of this handle is dropped. Publish a counter to the same room once: twice would
 /// push twice.
+///
+/// **Overload.** When the node has more to deliver than it can, values in between may be left out; the newest is published
+/// as soon as there is space.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -31,6 +43,7 @@ use crate::{
 /// # let _ = endpoint; Ok(()) }
 /// ```
 #[derive(Clone)]
+#[must_use = "publishing ends when this handle is dropped"]
 pub struct LiveCounter {
     /// The counter.
     counter: Counter,
@@ -46,7 +59,7 @@ impl Counter {
     /// Publishes every change to a room, as `{"value":N}`.
     ///
     /// # Errors
-    /// When the counter's name is empty or too long.
+    /// When the name of the counter or of the room is empty or too long.
     pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
         self.publish_with(room, |value| Frame::text(format!("{{\"value\":{value}}}")))
     }
@@ -61,23 +74,73 @@ impl Counter {
         room: &Room,
         render: impl Fn(i64) -> Frame + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
+        check_name("room name", room.name())?;
         let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
-        let (push_to, draw) = (room.clone(), render.clone());
-        let observation = self.observe(Arc::new(move |value, _version| {
-            if !push_to.push(draw(value)).is_queued() {
-                tracing::warn!(
-                    room = push_to.name(),
-                    value,
-                    "a change was not published: the node is overloaded"
-                );
-            }
-        }))?;
+        let publisher = Arc::new(Publisher {
+            room: room.clone(),
+            render: render.clone(),
+            behind: AtomicBool::new(false),
+        });
+        let counter = self.clone();
+        let observation =
+            self.observe(Arc::new(move |value, _version| publisher.publish(value, &counter)))?;
         Ok(LiveCounter {
             counter: self.clone(),
             room: room.clone(),
             render,
             _observation: Arc::new(observation),
         })
+    }
+}
+
+/// Time between two tries to publish the value of a counter after its room was overloaded.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Pushes the values of a counter to its room.
+struct Publisher {
+    /// The room.
+    room: Room,
+    /// Makes a frame of a value.
+    render: Arc<dyn Fn(i64) -> Frame + Send + Sync>,
+    /// Whether a value was refused, and a task tries to publish the newest one.
+    behind: AtomicBool,
+}
+
+impl Publisher {
+    /// Pushes a value; called under the counter's lock. When the node is overloaded, values are left out, and the newest
+    /// is published as soon as there is space: what tabs show may lag, but does not stay wrong.
+    fn publish(self: &Arc<Self>, value: i64, counter: &Counter) {
+        if self.room.push((self.render)(value)) != Sent::Dropped(Dropped::Overloaded) {
+            return;
+        }
+        if self.behind.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(
+            room = self.room.name(),
+            "the node is overloaded: some changes of a counter are left out"
+        );
+        let (publisher, counter) = (self.clone(), counter.clone());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            self.behind.store(false, Ordering::Relaxed); // the next change tries again
+            return;
+        };
+        runtime.spawn(async move {
+            let overloaded = Sent::Dropped(Dropped::Overloaded);
+            loop {
+                tokio::time::sleep(RETRY).await;
+                let pushed = counter.inspect(|value, _version| {
+                    let sent = publisher.room.push((publisher.render)(value));
+                    if sent != overloaded {
+                        publisher.behind.store(false, Ordering::Relaxed);
+                    }
+                    sent
+                });
+                if !matches!(pushed, Ok(sent) if sent == overloaded) {
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -120,6 +183,9 @@ impl fmt::Debug for LiveCounter {
 /// As with a [`LiveCounter`], it does not matter through which handle the table changes, publishing ends when the last
 /// clone of this handle is dropped, and a table should be published to a room once.
 ///
+/// **Overload.** When the node has more to deliver than it can, a change may be left out, which is logged: members are then
+/// behind in that row until it changes again, or they join anew.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
 /// use ripplecast::{Connection, Hub, LiveTable, ws};
@@ -136,6 +202,7 @@ impl fmt::Debug for LiveCounter {
 /// players.set("ada", &Player { name: "Ada".into(), points: 3 }).await?;
 /// # let _ = endpoint; Ok(()) }
 /// ```
+#[must_use = "publishing ends when this handle is dropped"]
 pub struct LiveTable<T> {
     /// The table.
     table: Table<T>,
@@ -199,6 +266,9 @@ impl<T> LiveTable<T> {
                 });
             }
         });
+        if outcome.is_err() {
+            conn.leave(self.room.name());
+        }
         outcome
     }
 

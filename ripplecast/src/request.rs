@@ -147,16 +147,37 @@ impl std::fmt::Debug for Accept {
 /// An upgrade hook, its types erased.
 pub(crate) type Hook = Arc<dyn Fn(Request) -> BoxFuture<'static, Result<Accept, Response>> + Send + Sync>;
 
+/// What an upgrade hook may return: [`Accept`], or a `Result` whose error is any response of axum's.
+pub trait IntoAccept {
+    /// As acceptance, or the response that refuses.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the response goes straight to the client; a box would be unpacked at once"
+    )]
+    fn into_accept(self) -> Result<Accept, Response>;
+}
+
+impl IntoAccept for Accept {
+    fn into_accept(self) -> Result<Accept, Response> {
+        Ok(self)
+    }
+}
+
+impl<R: axum::response::IntoResponse> IntoAccept for Result<Accept, R> {
+    fn into_accept(self) -> Result<Accept, Response> {
+        self.map_err(axum::response::IntoResponse::into_response)
+    }
+}
+
 /// Erases the types of an upgrade hook.
-pub(crate) fn hook<F, Fut, R>(hook: F) -> Hook
+pub(crate) fn hook<F, Fut>(hook: F) -> Hook
 where
     F: Fn(Request) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Accept, R>> + Send + 'static,
-    R: axum::response::IntoResponse,
+    Fut: Future<Output: IntoAccept> + Send + 'static,
 {
     Arc::new(move |request| {
         let accepted = hook(request);
-        Box::pin(async move { accepted.await.map_err(axum::response::IntoResponse::into_response) })
+        Box::pin(async move { accepted.await.into_accept() })
     })
 }
 

@@ -41,7 +41,7 @@ use tower_service::Service as _;
 use parking_lot::Mutex;
 
 use self::tls::{Goodbye, Goodbyes};
-use crate::sse::Takeover;
+use crate::{sse::Takeover, ws::upgrade::limit_silence};
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
 const MAX_HEADER: usize = 16 * 1024;
@@ -272,7 +272,9 @@ impl Connection {
     /// Serves requests over the bare socket. An event stream takes the socket along, and leaves nothing here.
     async fn run_plain(self, http: http1::Builder) {
         let Some((io, taken)) = self.serve(http, true).await else { return };
-        match io.into_inner().into_std() {
+        let socket = io.into_inner();
+        limit_silence(&socket);
+        match socket.into_std() {
             Ok(socket) => taken.stream.begin(socket, &taken.head),
             Err(error) => tracing::warn!(%error, "the socket of an event stream could not be taken over"),
         }

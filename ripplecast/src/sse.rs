@@ -25,8 +25,8 @@ use http::header;
 use parking_lot::Mutex;
 
 use crate::{
-    Accept, Connection, Hub, LiveCounter, Overflow, Request, Result, driven,
-    hub::{Adoption, Command, Dialect, Permit, Profile, Route, callbacks},
+    Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result, driven,
+    hub::{Adoption, Command, Dialect, Permit, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL},
     request::{Hook, admit, hook, plain},
     ws::{Handler, Outcome},
@@ -97,11 +97,10 @@ pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static
 
 impl Endpoint {
     /// Looks at the whole request before the stream begins, and accepts it or refuses it with any response.
-    pub fn on_request<F, Fut, R>(mut self, accept: F) -> Self
+    pub fn on_request<F, Fut>(mut self, accept: F) -> Self
     where
         F: Fn(Request) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Accept, R>> + Send + 'static,
-        R: IntoResponse,
+        Fut: Future<Output: IntoAccept> + Send + 'static,
     {
         self.hook = Some(hook(accept));
         self
@@ -213,6 +212,7 @@ impl Hub {
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),
+            takes: Takes::default(),
             max_message: 0,
             message_timeout: Duration::MAX,
             ping_interval: endpoint.keep_alive,

@@ -7,15 +7,15 @@ pub mod codec;
 mod handlers;
 mod handshake;
 mod origin;
-mod upgrade;
+pub(crate) mod upgrade;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{response::IntoResponse, routing::MethodRouter};
+use axum::routing::MethodRouter;
 
 use crate::{
-    Accept, Hub, Overflow, Request,
-    hub::{Profile, Route, callbacks},
+    Hub, IntoAccept, Overflow, Request,
+    hub::{Profile, Route, Takes, callbacks},
     limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL},
     request::{Hook, hook},
 };
@@ -43,6 +43,8 @@ pub use self::{
 pub struct Endpoint<H> {
     /// The three callbacks.
     handler: Arc<H>,
+    /// Which kinds of messages it takes.
+    takes: Takes,
     /// Longest message, in bytes.
     max_message: usize,
     /// Time in which a message must be complete.
@@ -63,6 +65,7 @@ pub struct Endpoint<H> {
 pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
     Endpoint {
         handler: Arc::new(handler),
+        takes: Takes::default(),
         max_message: MAX_MESSAGE,
         message_timeout: MESSAGE_TIMEOUT,
         ping_interval: Some(PING_INTERVAL),
@@ -89,11 +92,10 @@ impl<H: Handler> Endpoint<H> {
     /// });
     /// # let _ = endpoint;
     /// ```
-    pub fn on_upgrade<F, Fut, R>(mut self, accept: F) -> Self
+    pub fn on_upgrade<F, Fut>(mut self, accept: F) -> Self
     where
         F: Fn(Request) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Accept, R>> + Send + 'static,
-        R: IntoResponse,
+        Fut: Future<Output: IntoAccept> + Send + 'static,
     {
         self.hook = Some(hook(accept));
         self
@@ -102,6 +104,18 @@ impl<H: Handler> Endpoint<H> {
     /// Longest message taken, in bytes; default 1 MiB. A longer one closes its connection with 1009, before it is read.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
+        self
+    }
+
+    /// Takes text messages only: a binary one closes its connection with 1003.
+    pub fn text_only(mut self) -> Self {
+        self.takes = Takes::Text;
+        self
+    }
+
+    /// Takes binary messages only: a text one closes its connection with 1003.
+    pub fn binary_only(mut self) -> Self {
+        self.takes = Takes::Binary;
         self
     }
 
@@ -149,6 +163,7 @@ impl<H: Handler> Endpoint<H> {
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),
+            takes: self.takes,
             max_message: self.max_message,
             message_timeout: self.message_timeout,
             ping_interval: self.ping_interval,

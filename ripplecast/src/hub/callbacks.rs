@@ -20,6 +20,8 @@ pub(crate) struct Route {
     pub(crate) id: usize,
     /// What it is called in logs.
     pub(crate) name: String,
+    /// Which kinds of messages are taken.
+    pub(crate) takes: Takes,
     /// Longest message taken, in bytes.
     pub(crate) max_message: usize,
     /// Time in which a message must be complete.
@@ -30,6 +32,18 @@ pub(crate) struct Route {
     pub(crate) profile: Profile,
     /// Makes the callbacks for one more shard.
     pub(crate) callbacks: Box<dyn Fn() -> Box<dyn Callbacks> + Send + Sync>,
+}
+
+/// Which kinds of messages an endpoint takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Takes {
+    /// Both.
+    #[default]
+    All,
+    /// Text only; binary is answered with 1003.
+    Text,
+    /// Binary only; text is answered with 1003.
+    Binary,
 }
 
 /// A future that had to wait; the runtime drives it on.
@@ -146,7 +160,12 @@ impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
             Ok(Poll::Pending) => {
                 Called::Waits(Box::pin(async move { poll_fn(|cx| poll_cell(cell.as_mut(), cx)).await }))
             }
-            Err(panic) => Called::Panicked(panic_message(&*panic)),
+            Err(panic) => {
+                let message = panic_message(&*panic);
+                std::mem::forget(panic); // its destructor could panic again
+                guarded(move || drop(cell));
+                Called::Panicked(message)
+            }
         }
     }
 }
@@ -159,6 +178,21 @@ fn poll_cell<Fut: Future<Output = Result<()>>>(
     match cell.as_pin_mut() {
         Some(future) => future.poll(cx),
         None => Poll::Ready(Ok(())),
+    }
+}
+
+/// Runs code of the application's own, such as a destructor; `None` when it panics, which is logged and goes no further.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(value) => Some(value),
+        Err(panic) => {
+            tracing::error!(
+                message = panic_message(&*panic),
+                "the application panicked outside of its callbacks"
+            );
+            std::mem::forget(panic); // its destructor could panic again
+            None
+        }
     }
 }
 

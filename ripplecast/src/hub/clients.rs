@@ -1,12 +1,12 @@
 //! Clients: identities, and the connections that each holds.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
-use crate::{Error, Frame, Result, limits::ROOM_STRIPES, sync::Mutex};
+use crate::{
+    Error, Frame, Result,
+    limits::ROOM_STRIPES,
+    sync::{Mutex, RandomState},
+};
 
 use super::{
     connection::{Connection, Local, Sent},
@@ -36,18 +36,17 @@ impl Clients {
     /// Notes that a connection is of this client, and no longer of another.
     pub(crate) fn identify(&self, shard: &ShardHandle, who: Local, client: &str) -> Result<()> {
         let client: Arc<str> = client.into();
-        self.add(&client, who);
+        // All of it under the mailbox's lock, so that two calls can't undo each other's half.
         let mut mailbox = shard.mailbox.lock();
-        let former = if mailbox.state.is_live(who) {
-            mailbox.state.details.set_client(who, client.clone())
-        } else {
-            drop(mailbox);
-            self.remove(&client, who);
+        if !mailbox.state.is_live(who) {
             return Err(Error::Closed);
-        };
-        drop(mailbox);
-        if let Some(former) = former.filter(|former| *former != client) {
-            self.remove(&former, who);
+        }
+        let former = mailbox.state.details.set_client(who, client.clone());
+        if former.as_ref() != Some(&client) {
+            self.add(&client, who);
+            if let Some(former) = former {
+                self.remove(&former, who);
+            }
         }
         Ok(())
     }

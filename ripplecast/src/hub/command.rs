@@ -20,6 +20,8 @@ pub(crate) enum Command<W> {
     Leave { who: Local, room: Arc<RoomCore<W>> },
     /// Begin to close; the connection already counts as closed.
     Close { who: Local, close: Close },
+    /// Begin to close as the shard has noted, behind what was pushed before; posted by the shard itself.
+    End { who: Local },
     /// A handler that had to wait has ended.
     Done { who: Local, outcome: Outcome },
     /// Close every connection and end.

@@ -660,12 +660,13 @@ impl<W: Wire> Core<W> {
     /// Forgets a room without members that has nothing queued.
     fn free_if_unused(&mut self, place: u32) {
         let room = &mut self.rooms[place as usize];
-        if room.members.is_empty() && !room.queued {
-            if let Some(shared) = room.shared.take() {
-                room.members = Vec::new();
-                shared.set_place(usize::from(self.shard), None);
-                self.free_rooms.push(place);
-            }
+        if !room.members.is_empty() || room.queued {
+            return;
+        }
+        if let Some(shared) = room.shared.take() {
+            room.members = Vec::new();
+            shared.set_place(usize::from(self.shard), None);
+            self.free_rooms.push(place);
         }
     }
 

@@ -28,6 +28,10 @@ pub(crate) struct Outbox {
     begun: bool,
 }
 
+/// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
+/// pongs that nobody reads, are bounded like a few large ones.
+const PIECE: usize = 64;
+
 /// One or more whole frames that were joined; shared by all connections that they wait for.
 struct Piece {
     /// What is still to be written.
@@ -56,7 +60,7 @@ impl Outbox {
     /// Queues frames, within `limit` bytes. What would exceed it even alone is let through an empty outbox.
     pub(crate) fn offer(&mut self, bytes: Bytes, frames: u32, limit: usize, overflow: Overflow) -> Admission {
         let mut dropped = 0;
-        if self.bytes > 0 && self.bytes + bytes.len() > limit {
+        if self.cost() > 0 && self.cost() + bytes.len() > limit {
             match overflow {
                 Overflow::Disconnect => return Admission::Full,
                 Overflow::DropOldest => dropped = self.make_space(bytes.len(), limit),
@@ -79,6 +83,11 @@ impl Outbox {
             dropped += self.pop_back();
         }
         dropped
+    }
+
+    /// What counts against the limit. A single piece counts as its bytes, so that a limit can be met exactly.
+    fn cost(&self) -> usize {
+        self.bytes + self.pieces.len().saturating_sub(1) * PIECE
     }
 
     /// Bytes that wait.
@@ -111,7 +120,7 @@ impl Outbox {
     /// Drops the oldest pieces until `len` more bytes fit, or nothing more may be dropped.
     fn make_space(&mut self, len: usize, limit: usize) -> u32 {
         let mut dropped = 0;
-        while self.bytes + len > limit && self.pieces.len() > usize::from(self.begun) {
+        while self.cost() + len > limit && self.pieces.len() > usize::from(self.begun) {
             let oldest = usize::from(self.begun);
             let piece = self.pieces.remove(oldest).expect("the loop's condition says that there is one");
             self.bytes -= piece.bytes.len();
@@ -153,8 +162,11 @@ mod tests {
         }
     }
 
+    /// Eight bytes in two pieces.
+    const LIMIT: usize = 8 + PIECE;
+
     fn offer(outbox: &mut Outbox, text: &'static str, overflow: Overflow) -> Admission {
-        outbox.offer(Bytes::from_static(text.as_bytes()), 1, 8, overflow)
+        outbox.offer(Bytes::from_static(text.as_bytes()), 1, LIMIT, overflow)
     }
 
     #[test]
@@ -169,7 +181,9 @@ mod tests {
     #[test]
     fn one_frame_larger_than_the_limit_passes_an_empty_outbox() {
         let mut outbox = Outbox::default();
-        assert_eq!(offer(&mut outbox, "123456789", Overflow::Disconnect), Admission::Queued { dropped: 0 });
+        let large = Bytes::from(vec![b'x'; LIMIT + 1]);
+        let admitted = outbox.offer(large, 1, LIMIT, Overflow::Disconnect);
+        assert_eq!(admitted, Admission::Queued { dropped: 0 });
         assert_eq!(offer(&mut outbox, "0", Overflow::Disconnect), Admission::Full);
     }
 

@@ -206,10 +206,13 @@ impl<W> Drop for RoomCore<W> {
     }
 }
 
+/// Rooms whose names have the same hash.
+type Stripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
+
 /// All rooms by name. It holds them weakly: members and handles keep a room, names don't.
 pub(crate) struct Registry<W> {
     /// Striped by the hash of the name, so that rooms don't wait for each other.
-    stripes: Box<[Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>]>,
+    stripes: Box<[Stripe<W>]>,
     /// Chooses the stripe, and gives each room its epoch.
     hasher: RandomState,
     /// The mailboxes of all shards, for new rooms.
@@ -255,7 +258,7 @@ impl<W> Registry<W> {
     }
 
     /// The stripe that a name belongs to.
-    fn stripe(&self, name: &str) -> &Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>> {
+    fn stripe(&self, name: &str) -> &Stripe<W> {
         let hash = self.hasher.hash_one(name) as usize;
         &self.stripes[hash % self.stripes.len()]
     }

@@ -68,6 +68,8 @@ struct Peer {
     ended: bool,
     /// The socket may have more to read.
     unread_socket: bool,
+    /// It is in `Shard::again`.
+    again: bool,
     /// What it has sent of a message so far; empty between messages.
     decoder: Decoder,
     /// What only some have.
@@ -85,6 +87,8 @@ struct Held {
     waiting: Option<AbortHandle>,
     /// How it closes, and when that began.
     closing: Option<(Close, Tick)>,
+    /// How it is to close as soon as what was pushed before has been sent.
+    ending: Option<(Close, Phase)>,
     /// When the unfinished message began.
     unfinished: Option<Tick>,
 }
@@ -95,6 +99,8 @@ enum Phase {
     /// It is open.
     #[default]
     Open,
+    /// It is about to close, behind commands that wait. Messages are discarded.
+    Ending,
     /// We have sent a close frame; the peer's answer is awaited. Messages are discarded.
     Closing,
     /// As `Closing`, but the peer broke the protocol or is through: whatever it sends is discarded until it closes.
@@ -160,6 +166,8 @@ pub(crate) struct Shard {
     swept: Tick,
     /// The slot at which it goes on; `usize::MAX` when it is through.
     sweep_at: usize,
+    /// When a slow callback was last logged.
+    slow_callback_logged: Option<Tick>,
     /// Connections that were opened and not yet released.
     occupied: usize,
     /// Since when the shard is shutting down.
@@ -187,6 +195,7 @@ impl Shard {
             sweep_interval: TICK,
             swept: Tick::default(),
             sweep_at: usize::MAX,
+            slow_callback_logged: None,
             occupied: 0,
             stopping: None,
         })
@@ -271,6 +280,7 @@ impl Shard {
         }
         for who in std::mem::take(&mut self.again) {
             if self.core.is_open(who) {
+                self.peers[who.slot as usize].again = false;
                 self.read(who, true);
             }
         }
@@ -303,6 +313,7 @@ impl Shard {
             Command::Join { who, room } => self.core.join(who, &room),
             Command::Leave { who, room } => self.core.leave(who, &room),
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
+            Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),
             Command::Shutdown => self.begin_shutdown(),
         }
@@ -316,6 +327,9 @@ impl Shard {
             match fault {
                 Fault::Lost => self.finish(who, Close::new(CloseCode::ABNORMAL, "")),
                 Fault::SlowConsumer => {
+                    if self.peers[who.slot as usize].phase != Phase::Open {
+                        continue; // it closes already, and its close frame waits in the backlog
+                    }
                     count(&self.handle.counters.slow_consumers, 1);
                     self.core.discard_backlog(who.slot);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
@@ -411,6 +425,7 @@ impl Shard {
             held.unread.is_empty()
                 && held.waiting.is_none()
                 && held.closing.is_none()
+                && held.ending.is_none()
                 && held.unfinished.is_none()
         };
         if peer.held.as_deref().is_some_and(empty) {

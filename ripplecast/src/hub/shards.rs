@@ -10,6 +10,7 @@ use super::{
     Socket,
     admission::Admissions,
     clients::Clients,
+    command::Command,
     connection::{Connection, Local},
     mailbox::Mailbox,
     room::{Registry, RoomCore},
@@ -106,6 +107,15 @@ impl Shards {
     pub(crate) fn next(&self) -> &Arc<ShardHandle> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
+    }
+
+    /// Tells every shard to close its connections and end; once.
+    pub(crate) fn stop(&self) {
+        if !self.stopping.send_replace(true) {
+            for handle in &self.handles {
+                handle.mailbox.post(Command::Shutdown);
+            }
+        }
     }
 
     /// A handle to a connection of this node.

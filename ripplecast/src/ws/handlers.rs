@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, marker::PhantomData};
 
-use crate::{Close, Connection, Error, Frame, Result};
+use crate::{Close, Connection, Frame, Result, Sent};
 
 /// The three callbacks of an endpoint, as a type. Each may be left out.
 ///
@@ -13,7 +13,8 @@ use crate::{Close, Connection, Error, Frame, Result};
 /// reached, a callback panics or the server shuts down. It is called when no other callback of the connection waits, and
 /// [`Connection::state`] still has what was kept.
 ///
-/// **Errors.** A callback that returns an error or panics is logged, and its connection closed with 1011.
+/// **Errors.** A callback that returns an error or panics is logged (through the `tracing` crate), and its connection closed
+/// with 1011. So an error is for faults of the server: to a client's bad input, answer yourself, and return `Ok`.
 ///
 /// **Cancellation.** A callback whose peer has gone goes on; [`Connection::closed`] tells it. At shutdown it is cancelled
 /// after 5 s, at an `.await`.
@@ -62,7 +63,12 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// What a closure may return: nothing, or a `Result` with any error that can be shown.
+/// What a closure may return: nothing, a [`Result`], or what a push said. Errors of the application's own become one with
+/// [`Error::other`](crate::Error::other).
+#[diagnostic::on_unimplemented(
+    message = "a callback returns `()`, `ripplecast::Result<()>` or `Sent`, and not `{Self}`",
+    note = "turn an error of your own into one of ripplecast's with `.map_err(ripplecast::Error::other)?`"
+)]
 pub trait Outcome {
     /// As the crate's result.
     fn into_result(self) -> Result<()>;
@@ -74,33 +80,16 @@ impl Outcome for () {
     }
 }
 
-impl<E: IntoError> Outcome for Result<(), E> {
+impl Outcome for Result<()> {
     fn into_result(self) -> Result<()> {
-        self.map_err(IntoError::into_error)
-    }
-}
-
-/// An error that a closure may return.
-pub trait IntoError {
-    /// As the crate's error.
-    fn into_error(self) -> Error;
-}
-
-impl IntoError for Error {
-    fn into_error(self) -> Error {
         self
     }
 }
 
-impl IntoError for Box<dyn std::error::Error + Send + Sync> {
-    fn into_error(self) -> Error {
-        Error::other(self)
-    }
-}
-
-impl IntoError for String {
-    fn into_error(self) -> Error {
-        Error::other(self)
+/// What a push says makes no difference here: a peer may be gone at any time.
+impl Outcome for Sent {
+    fn into_result(self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -126,7 +115,8 @@ pub struct Handlers<S, O, M, C> {
 /// # let _ = echo;
 /// ```
 ///
-/// With [state](Handlers::with_state), each call is handed a clone of it first:
+/// With [state](Handlers::with_state), which is set before the callbacks, each call is handed a clone of it first. Give
+/// closures that need something of yours state: an async closure that captures it does not compile.
 ///
 /// ```
 /// # async fn example(hub: ripplecast::Hub) -> ripplecast::Result<()> {

@@ -36,11 +36,11 @@ impl OriginPolicy {
     ///
     /// # Errors
     /// What is wrong with the first entry that is not an origin.
-    pub fn list<O: Into<String>>(origins: impl IntoIterator<Item = O>) -> Result<Self, String> {
+    pub fn list<O: Into<String>>(origins: impl IntoIterator<Item = O>) -> crate::Result<Self> {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
         for origin in &origins {
             if let Some(mistake) = mistake(origin) {
-                return Err(format!("{origin:?} is no origin: {mistake}"));
+                return Err(crate::Error::setting("origins", origin, mistake));
             }
         }
         Ok(Self::List(origins))
@@ -363,7 +363,8 @@ mod tests {
         ];
         for (entry, hint) in cases {
             let reason = OriginPolicy::list(["https://fine.example", entry]).expect_err(entry);
-            assert!(reason.starts_with(&format!("{entry:?}")) && reason.contains(hint), "{reason}");
+            let reason = reason.to_string();
+            assert!(reason.contains(&format!("{entry:?}")) && reason.contains(hint), "{reason}");
         }
     }
 }

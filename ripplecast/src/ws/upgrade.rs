@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use crate::{
     Accept, Hub, Request, driven,
     hub::{Adoption, Command, Dialect, Permit, Route},
+    limits::PING_INTERVAL,
     request::{self, Hook, admit, plain},
 };
 
@@ -45,6 +46,14 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     let (parts, _) = request.into_parts();
     let peer = request::peer(&gate.hub, &parts);
     if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
+        let origin =
+            parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+        tracing::warn!(
+            origin = origin.as_deref(),
+            host = peer.host,
+            path = parts.uri.path(),
+            "a page of another origin was refused; if it is yours, allow it with Endpoint::origins"
+        );
         return plain(
             403,
             "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
@@ -129,9 +138,20 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
     }
 }
 
+/// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings tell
+/// the same of a WebSocket; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
+pub(crate) fn limit_silence(socket: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    {
+        // A kernel without it still has its own limit.
+        let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(PING_INTERVAL * 3));
+    }
+}
+
 /// Takes a socket away from tokio, so that its wakers let go of hyper's finished task.
 fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
     let socket = socket.into_inner();
     socket.set_nodelay(true)?;
+    limit_silence(&socket);
     socket.into_std()
 }

@@ -332,7 +332,10 @@ struct World {
 }
 
 impl World {
-    #[expect(clippy::arc_with_non_send_sync, reason = "the test has one thread; the types are those that ship")]
+    #[expect(
+        clippy::arc_with_non_send_sync,
+        reason = "the test has one thread; the types are those that ship"
+    )]
     fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new());
         let registry = Arc::new(Registry::new([mailbox.clone()].into()));
@@ -591,7 +594,11 @@ impl World {
                     self.find(who).rooms.retain(|&other| other != number);
                     self.core.leave(who, &room);
                 }
-                Command::Adopt(_) | Command::Close { .. } | Command::Done { .. } | Command::Shutdown => {
+                Command::End { .. }
+                | Command::Adopt(_)
+                | Command::Close { .. }
+                | Command::Done { .. }
+                | Command::Shutdown => {
                     unreachable!("the test posts none")
                 }
             }

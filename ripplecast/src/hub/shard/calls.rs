@@ -1,14 +1,21 @@
 //! Calls callbacks, and goes on when one that had to wait is done.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 
-use crate::{Close, CloseCode, Connection, ConnectionId, Error, Frame, limits::SLOW_HANDLER};
+use crate::{
+    Close, CloseCode, Connection, ConnectionId, Error, Frame,
+    limits::{SLOW_HANDLER, SLOW_HANDLER_LOG},
+};
 
 use super::{
     super::{
-        callbacks::{Called, Waiting, panic_message},
+        callbacks::{Called, Waiting, guarded, panic_message},
         command::{Command, Outcome},
         connection::Local,
         current,
@@ -21,7 +28,8 @@ impl Shard {
     /// Calls a callback. What it pushes to its own connection stays in `current` until [`Shard::cork`].
     pub(super) fn call(&mut self, who: Local, callback: Callback) {
         let slot = who.slot as usize;
-        let Some(endpoint) = &mut self.endpoints[self.peers[slot].endpoint] else { return };
+        let endpoint_index = self.peers[slot].endpoint;
+        let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
         let connection = Connection { shard: self.handle.clone(), local: who };
         let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
@@ -33,16 +41,6 @@ impl Shard {
         };
         drop(entered);
         let took = before.elapsed();
-        if took >= SLOW_HANDLER {
-            count(&self.handle.counters.slow_callbacks, 1);
-            let route = &endpoint.route.name;
-            let milliseconds = took.as_millis() as u64;
-            tracing::warn!(
-                route,
-                milliseconds,
-                "a callback blocked its shard; use .await or tokio::task::spawn_blocking"
-            );
-        }
         match called {
             Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
             Called::Returned(Err(error)) => {
@@ -55,6 +53,28 @@ impl Shard {
             }
             Called::Waits(future) => self.wait_for(who, future),
         }
+        if took >= SLOW_HANDLER {
+            self.note_slow_callback(endpoint_index, took);
+        }
+    }
+
+    /// A callback held the shard for long. It is logged at most once a second: where cores are scarce, time passes also
+    /// for those who do nothing wrong.
+    #[cold]
+    fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
+        count(&self.handle.counters.slow_callbacks, 1);
+        let Some(endpoint) = &self.endpoints[endpoint] else { return };
+        if self.slow_callback_logged.is_some_and(|logged| self.now.since(logged) < SLOW_HANDLER_LOG) {
+            return;
+        }
+        self.slow_callback_logged = Some(self.now);
+        let route = &endpoint.route.name;
+        let milliseconds = took.as_millis() as u64;
+        tracing::warn!(
+            route,
+            milliseconds,
+            "a callback held its shard; if it blocks, use .await or tokio::task::spawn_blocking"
+        );
     }
 
     /// A callback has returned in place.
@@ -64,7 +84,7 @@ impl Shard {
             self.release(who);
         } else if outcome == Outcome::Failed {
             self.cork(who);
-            self.begin_close(who, Close::new(CloseCode::INTERNAL, "the handler failed"), Phase::Closing);
+            self.close_in_order(who, Close::new(CloseCode::INTERNAL, "the handler failed"), Phase::Closing);
         }
     }
 
@@ -72,8 +92,10 @@ impl Shard {
     pub(super) fn wait_for(&mut self, who: Local, future: Waiting) {
         let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
         let (handle, route) = (self.handle.clone(), endpoint.route.clone());
+        // Made here, so that it reports also when the task is cancelled before it has run at all.
+        let report = Report { handle, who, outcome: Outcome::Failed, ended: false };
         let task = self.runtime.spawn(async move {
-            let mut report = Report { handle, who, outcome: Outcome::Failed, ended: false };
+            let mut report = report;
             let ended = AssertUnwindSafe(future).catch_unwind().await;
             report.ended = true;
             match ended {
@@ -145,7 +167,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         if !self.ended {
             count(&self.handle.counters.failed_callbacks, 1);
-            let id = crate::ConnectionId::new(self.handle.node, self.who);
+            let id = ConnectionId::new(self.handle.node, self.who);
             tracing::warn!(%id, "a callback still waited at the end of the shutdown, and was cancelled");
         }
         self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
@@ -153,12 +175,14 @@ impl Drop for Report {
 }
 
 fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) {
-    if error.is_closed() {
+    if error.is_closed() && !handle.mailbox.is_live(who) {
         tracing::debug!(route, "a callback used its connection after it was closed");
         return;
     }
     count(&handle.counters.failed_callbacks, 1);
     let id = ConnectionId::new(handle.node, who);
+    // The error is the application's own, and so is what it says of itself.
+    let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
     tracing::error!(route, %id, %error, "a callback failed; its connection is closed with 1011");
 }
 

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, connection::Local, shards::count},
+    super::{batch::Dialect, callbacks::guarded, command::Command, connection::Local, shards::count},
     Peer, Phase, Shard,
     calls::Callback,
 };
@@ -20,6 +20,14 @@ impl Shard {
         if !self.core.is_open(who) {
             return;
         }
+        if self.peers[slot].phase == Phase::Ending {
+            self.peers[slot].phase = Phase::Open;
+        }
+        let close = self.peers[slot]
+            .held
+            .as_mut()
+            .and_then(|held| held.ending.take())
+            .map_or(close, |(first, _)| first);
         if self.peers[slot].phase != Phase::Open {
             // The answer to our own close frame, or a second reason: the first one stands.
             if phase == Phase::Finishing {
@@ -35,7 +43,7 @@ impl Shard {
         let stream = self.core.dialect(who.slot) == Dialect::Sse;
         if !stream {
             let mut frame = std::mem::take(&mut self.control);
-            let code = (close.code != CloseCode::NO_STATUS).then_some(close.code.get());
+            let code = close.code.on_the_wire();
             codec::encode_close(&mut frame, code, &close.reason);
             self.core.append(who.slot, &frame);
             frame.clear();
@@ -51,6 +59,30 @@ impl Shard {
                 Phase::Draining => self.shut_down_writing(who.slot),
                 _ => {}
             }
+        }
+    }
+
+    /// The same, behind what is on its way to the connection through the mailbox, such as what its callback just pushed.
+    pub(super) fn close_in_order(&mut self, who: Local, close: Close, phase: Phase) {
+        let slot = who.slot as usize;
+        if self.handle.mailbox.is_quiet() || self.peers[slot].phase != Phase::Open {
+            self.begin_close(who, close, phase);
+            return;
+        }
+        self.held(slot).ending = Some((close, phase));
+        self.peers[slot].phase = Phase::Ending;
+        self.handle.mailbox.post(Command::End { who });
+    }
+
+    /// What was to come before the close has come.
+    pub(super) fn end_in_order(&mut self, who: Local) {
+        let slot = who.slot as usize;
+        if !self.core.is_open(who) || self.peers[slot].phase != Phase::Ending {
+            return;
+        }
+        if let Some((close, phase)) = self.held(slot).ending.take() {
+            self.peers[slot].phase = Phase::Open;
+            self.begin_close(who, close, phase);
         }
     }
 
@@ -95,7 +127,9 @@ impl Shard {
         drop(self.core.detach(who));
         let slot = who.slot as usize;
         let now = self.now;
-        self.held(slot).closing.get_or_insert((close, now));
+        let held = self.held(slot);
+        let close = held.ending.take().map_or(close, |(first, _)| first);
+        held.closing.get_or_insert((close, now));
         self.peers[slot].decoder = Decoder::default();
         if !self.is_waiting(slot) {
             self.call_on_close(who);
@@ -114,7 +148,7 @@ impl Shard {
     /// `on_close` has returned: the slot is free for the next connection.
     pub(super) fn release(&mut self, who: Local) {
         let details = self.handle.mailbox.lock().state.details.remove(who);
-        drop(details);
+        guarded(move || drop(details)); // the state that was kept is the application's
         self.peers[who.slot as usize] = Peer::default();
         self.core.release(who);
         self.occupied -= 1;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, connection::Local, current, shards::count},
+    super::{batch::Dialect, callbacks::Takes, connection::Local, current, shards::count},
     Phase, Shard,
     calls::Callback,
 };
@@ -29,7 +29,9 @@ impl Shard {
         let mut reads = 0;
         loop {
             if reads == READS_PER_TURN {
-                self.again.push(who);
+                if !std::mem::replace(&mut self.peers[slot].again, true) {
+                    self.again.push(who);
+                }
                 break;
             }
             reads += 1;
@@ -84,7 +86,7 @@ impl Shard {
         while at < input.len() && self.core.is_open(who) {
             match self.peers[slot].phase {
                 Phase::Open | Phase::Closing => {}
-                Phase::Draining | Phase::Finishing | Phase::Closed => break,
+                Phase::Ending | Phase::Draining | Phase::Finishing | Phase::Closed => break,
             }
             if self.is_waiting(slot) {
                 self.held(slot).unread.extend_from_slice(&input[at..]);
@@ -127,6 +129,12 @@ impl Shard {
         let closing = self.peers[who.slot as usize].phase != Phase::Open;
         match event {
             Received::Text(_) | Received::Binary(_) | Received::Ping(_) if closing => {}
+            Received::Text(_) if self.takes(who) == Takes::Binary => {
+                self.unsupported(who, "this endpoint takes binary messages only");
+            }
+            Received::Binary(_) if self.takes(who) == Takes::Text => {
+                self.unsupported(who, "this endpoint takes text messages only");
+            }
             Received::Text(payload) => {
                 count(&self.handle.counters.messages, 1);
                 self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
@@ -148,7 +156,7 @@ impl Shard {
                 let code = code.map_or(CloseCode::NO_STATUS, CloseCode::from_peer);
                 let close = Close::new(code, reason.into_owned());
                 self.cork(who);
-                self.begin_close(who, close, Phase::Finishing);
+                self.close_in_order(who, close, Phase::Finishing);
             }
         }
     }
@@ -166,12 +174,25 @@ impl Shard {
         }
     }
 
+    /// Which kinds of messages the connection's endpoint takes.
+    fn takes(&self, who: Local) -> Takes {
+        let endpoint = &self.endpoints[self.peers[who.slot as usize].endpoint];
+        endpoint.as_ref().map_or(Takes::All, |endpoint| endpoint.route.takes)
+    }
+
+    /// A kind of message came that the endpoint doesn't take.
+    fn unsupported(&mut self, who: Local, reason: &'static str) {
+        count(&self.handle.counters.protocol_errors, 1);
+        self.cork(who);
+        self.close_in_order(who, Close::new(CloseCode::UNSUPPORTED, reason), Phase::Draining);
+    }
+
     pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
         count(&self.handle.counters.protocol_errors, 1);
         tracing::debug!(code = error.code, reason = error.reason, "a peer broke the protocol");
         let close = Close::new(CloseCode::from_peer(error.code), error.reason);
         self.cork(who);
-        self.begin_close(who, close, Phase::Draining);
+        self.close_in_order(who, close, Phase::Draining);
     }
 
     /// Sends what a callback pushed to its own connection, in one write.

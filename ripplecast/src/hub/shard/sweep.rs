@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Close, CloseCode,
-    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, MISSED_PINGS, SWEEP_PER_TURN},
+    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, MISSED_PINGS, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
     ws::codec::{self, Opcode},
 };
 
@@ -43,7 +43,8 @@ impl Shard {
         }
         let Some(who) = self.core.current(slot as u32) else { return };
         if let Some((_, since)) = peer.held.as_ref().and_then(|held| held.closing.as_ref()) {
-            if self.now.since(*since) >= CLOSE_TIMEOUT {
+            let limit = if self.stopping.is_some() { SHUTDOWN_CLOSE_TIMEOUT } else { CLOSE_TIMEOUT };
+            if self.now.since(*since) >= limit {
                 self.finish_as_begun(who);
             }
             return;
