@@ -7,35 +7,34 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use ripplecast::{App, Connection, Frame, LiveCounter, Result, ws};
+use ripplecast::{App, Result, ws};
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let app = App::from_env().await?;
-    let hub = app.hub();
-    // Each change is pushed to the room, in order, as {"value":N}.
-    let counter = hub.counter("demo").publish_to(&hub.room("tabs"))?;
+    let hub = app.hub(); // clone it into any handler
+    let counter = hub.counter("demo").publish_to(&hub.room("tabs"))?; // pushes each change as {"value":N}
     let bump = counter.clone();
 
-    app.ws(
-        "/ws/counter-demo",
-        ws::handlers()
-            .with_state(counter)
-            .on_open(|counter: LiveCounter, conn: Connection| async move { counter.join(&conn).await })
-            .on_message(|_, conn: Connection, frame: Frame| async move {
-                if frame.as_text() == Some("ping") {
-                    conn.push("pong").ignore();
-                }
-            }),
-    )
-    .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))
-    .route("/", get(async || Html(PAGE)))
-    .run("127.0.0.1:8080")
-    .await
+    let tab = ws::handlers()
+        .with_state(counter)
+        .on_open(async |counter, conn| counter.join(&conn).await) // joins the room, and gets the current value
+        .on_message(async |_, conn, frame| conn.push(frame)) // echoes what the tab says
+        .on_close(async |_, conn, close| println!("{} closed: {close}", conn.id()));
+
+    println!("open http://127.0.0.1:8080 in two tabs");
+    app.ws("/ws/counter-demo", tab)
+        .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))
+        .route("/", get(async || Html(PAGE)))
+        .run("127.0.0.1:8080")
+        .await
 }
 
 const PAGE: &str = r#"<!doctype html><title>Counter</title><h1 role="status"></h1><button>+1</button><script>
-  const socket = new WebSocket(`ws://${location.host}/ws/counter-demo`);
-  socket.onmessage = ({ data }) => document.querySelector("h1").textContent = JSON.parse(data).value;
+  (function connect() {
+    const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws/counter-demo");
+    socket.onmessage = ({ data }) => document.querySelector("h1").textContent = JSON.parse(data).value;
+    socket.onclose = () => setTimeout(connect, 1000 * Math.random());
+  })();
   document.querySelector("button").onclick = () => fetch("/api/counter/bump", { method: "POST" });
 </script>"#;

@@ -1,4 +1,4 @@
-//! A connection whose socket can't be taken: TLS, HTTP/2, a server of a kind of its own, an event stream in hyper.
+//! A connection whose socket can't be taken: TLS, a server of a kind of its own, an event stream in hyper.
 //!
 //! It is put beside a socket pair: the shard has one end and treats it like any socket, with the same outbox and the same
 //! rules; the other end is driven by tokio. The price, measured, is in `docs/tls.md` and `docs/performance.md`.

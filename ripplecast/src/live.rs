@@ -24,8 +24,9 @@ use crate::{
 /// It does not matter through which handle the counter changes. What a member of the room sees never goes backwards: a
 /// change and its push are one step under the counter's lock, and so are [joining](Self::join) and reading the value.
 ///
-/// Publishing ends when the last clone of this handle is dropped. Publish a counter to the same room once: twice would
-/// push twice.
+/// Publishing goes on for as long as somebody holds this handle or a clone of it, and for as long as a connection is open
+/// that [joined](Self::join) by it. To [publish](Counter::publish_to) a counter to the same room again joins the publishing
+/// that is there; it does not push twice.
 ///
 /// **Overload.** When the node has more to deliver than it can, values in between may be left out; the newest is published
 /// as soon as there is space.
@@ -43,16 +44,14 @@ use crate::{
 /// # let _ = endpoint; Ok(()) }
 /// ```
 #[derive(Clone)]
-#[must_use = "publishing ends when this handle is dropped"]
+#[must_use = "publishing ends when the last handle is dropped and no connection has joined by it"]
 pub struct LiveCounter {
     /// The counter.
     counter: Counter,
     /// Where it publishes.
     room: Room,
-    /// Makes a frame of a value.
-    render: Arc<dyn Fn(i64) -> Frame + Send + Sync>,
     /// Keeps the publishing going.
-    _observation: Arc<Observation>,
+    published: Arc<Published>,
 }
 
 impl Counter {
@@ -61,11 +60,15 @@ impl Counter {
     /// # Errors
     /// When the name of the counter or of the room is empty or too long.
     pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
-        self.publish_with(room, |value| Frame::text(format!("{{\"value\":{value}}}")))
+        check_name("room name", room.name())?;
+        let publisher = format!("counter {}", self.name());
+        let value = |value| Frame::text(format!("{{\"value\":{value}}}"));
+        let published = room.core.publisher(&publisher, || self.published(room, value))?;
+        Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
     /// Publishes every change to a room, as the frame that `render` makes of the value. `render` runs under the counter's
-    /// lock: it must be quick, and must not use this counter.
+    /// lock: it must be quick, and must not use this counter. Each call begins a publishing of its own.
     ///
     /// # Errors
     /// As [`publish_to`](Self::publish_to).
@@ -75,22 +78,30 @@ impl Counter {
         render: impl Fn(i64) -> Frame + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
         check_name("room name", room.name())?;
-        let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
-        let publisher = Arc::new(Publisher {
-            room: room.clone(),
-            render: render.clone(),
-            behind: AtomicBool::new(false),
-        });
-        let counter = self.clone();
-        let observation =
-            self.observe(Arc::new(move |value, _version| publisher.publish(value, &counter)))?;
-        Ok(LiveCounter {
-            counter: self.clone(),
-            room: room.clone(),
-            render,
-            _observation: Arc::new(observation),
-        })
+        let published = self.published(room, render)?;
+        Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
+
+    /// Begins to publish.
+    fn published(
+        &self,
+        room: &Room,
+        render: impl Fn(i64) -> Frame + Send + Sync + 'static,
+    ) -> Result<Arc<Published>> {
+        let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
+        let publisher = Arc::new(Publisher { room: room.clone(), render, behind: AtomicBool::new(false) });
+        let (publish, counter) = (publisher.clone(), self.clone());
+        let observation = self.observe(Arc::new(move |value, _version| publish.publish(value, &counter)))?;
+        Ok(Arc::new(Published { publisher, _observation: observation }))
+    }
+}
+
+/// A counter that is being published. Publishing goes on for as long as somebody holds this.
+struct Published {
+    /// Pushes the values.
+    publisher: Arc<Publisher>,
+    /// Hears of changes.
+    _observation: Observation,
 }
 
 /// Time between two tries to publish the value of a counter after its room was overloaded.
@@ -151,7 +162,9 @@ impl LiveCounter {
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
-        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), (self.render)(value)))?
+        conn.keep(self.published.clone());
+        let render = &self.published.publisher.render;
+        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), render(value)))?
     }
 
     /// The room to which it publishes.

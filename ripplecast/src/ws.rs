@@ -216,7 +216,7 @@ impl Hub {
     /// A WebSocket endpoint, as a route of any axum application, served by its own `axum::serve`.
     ///
     /// A request that is no upgrade is answered with what it should have been: 405, 426 or 400. Where the server beneath
-    /// has the raw TCP socket, it is taken; elsewhere (TLS, HTTP/2) the connection is driven by a task of its own, and
+    /// has the raw TCP socket, it is taken; elsewhere (TLS) the connection is driven by a task of its own, and
     /// behaves alike.
     pub fn ws<S>(&self, endpoint: impl IntoEndpoint) -> MethodRouter<S>
     where

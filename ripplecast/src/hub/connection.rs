@@ -297,6 +297,14 @@ impl Connection {
         state.downcast().ok()
     }
 
+    /// Keeps something alive for as long as it is open.
+    pub(crate) fn keep(&self, thing: Arc<dyn Any + Send + Sync>) {
+        let mut mailbox = self.shard.mailbox.lock();
+        if mailbox.state.is_live(self.local) {
+            mailbox.state.details.keep(self.local, thing);
+        }
+    }
+
     /// All that a call to another part of the node needs.
     pub(crate) fn shards(&self) -> Result<Arc<Shards>> {
         self.shard.shards.upgrade().ok_or(Error::Closed)

@@ -1,6 +1,7 @@
 //! Rooms: a named set of connections, and one order for everything that is pushed to it.
 
 use std::{
+    any::Any,
     collections::HashMap,
     hash::BuildHasher,
     sync::{Arc, Weak},
@@ -38,6 +39,8 @@ pub(crate) struct RoomCore<W> {
     mailboxes: Arc<[Arc<Mailbox<W>>]>,
     /// Where its name is registered.
     registry: Weak<Registry<W>>,
+    /// What publishes to it by itself, by name, for as long as anybody holds it.
+    publishers: parking_lot::Mutex<Vec<(String, Weak<dyn Any + Send + Sync>)>>,
 }
 
 /// What a room's lock guards.
@@ -62,7 +65,8 @@ impl<W> RoomCore<W> {
         let shards = mailboxes.len();
         let places = (0..shards).map(|_| AtomicU32::new(NOWHERE)).collect();
         let state = State { per_shard: vec![0; shards].into(), ..State::default() };
-        Self { name, epoch, places, state: Mutex::new(state), mailboxes, registry }
+        let publishers = parking_lot::Mutex::default();
+        Self { name, epoch, places, state: Mutex::new(state), mailboxes, registry, publishers }
     }
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
@@ -155,6 +159,25 @@ impl<W> RoomCore<W> {
     /// The shard of `who` has closed it, so it is a member no more.
     pub(crate) fn forget(&self, who: Local) {
         self.state.lock().remove(who);
+    }
+
+    /// The publisher of that name, which is made if nobody holds one: so that nothing is published twice.
+    pub(crate) fn publisher<T: Any + Send + Sync>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Arc<T>>,
+    ) -> Result<Arc<T>> {
+        let mut publishers = self.publishers.lock();
+        publishers.retain(|(_, publisher)| publisher.strong_count() > 0);
+        let known =
+            publishers.iter().find(|(known, _)| known == name).and_then(|(_, publisher)| publisher.upgrade());
+        if let Some(known) = known.and_then(|known| known.downcast().ok()) {
+            return Ok(known);
+        }
+        let made = make()?;
+        let weak: Weak<T> = Arc::downgrade(&made);
+        publishers.push((name.to_owned(), weak));
+        Ok(made)
     }
 
     /// Number of members.

@@ -23,8 +23,8 @@ use super::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nothing may happen while connecting: a lost SYN is sent again after 1, 3, 7 and 15 seconds.
 pub(super) const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a probe waits for its answers before the next goes.
-const PROBE: Duration = Duration::from_millis(500);
+/// How long a probe waits for its answers before the next goes: a part for all, and a part for each connection.
+const PROBE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(10));
 /// Nanoseconds between two looks at the server's memory.
 const LOOK: u64 = 100_000_000;
 
@@ -149,11 +149,12 @@ impl Session {
     /// Sends messages until one has come to every connection. How many have got none yet.
     pub(super) fn probe(&mut self, cast: &mut Cast) -> Result<usize> {
         let (mut progress, mut waiting) = (self.pool.now(), cast.waiting());
+        let pause = PROBE.0 + PROBE.1 * self.options.connections as u32;
         while waiting > 0 && !self.stopped() {
             let sent = self.pool.now();
             cast.probe(&mut self.pool, sent);
-            while cast.waiting() > 0 && self.pool.now() - sent < PROBE.as_nanos() as u64 && !self.stopped() {
-                self.turn(PROBE, cast)?;
+            while cast.waiting() > 0 && self.pool.now() - sent < pause.as_nanos() as u64 && !self.stopped() {
+                self.turn(pause, cast)?;
             }
             let now = self.pool.now();
             if cast.waiting() < waiting {

@@ -151,3 +151,30 @@ fn the_snapshot_comes_first_and_nothing_older_after_it() {
         assert_eq!(server.len("r"), 30);
     }
 }
+
+/// A room for each path, published where a tab opens, with no handle kept: as one writes it first.
+#[test]
+fn publishing_again_and_again_pushes_once_and_lasts_while_a_tab_is_open() {
+    struct Published(ripplecast::Hub);
+
+    impl ripplecast::ws::Handler for Published {
+        async fn on_open(&self, conn: ripplecast::Connection) -> ripplecast::Result<()> {
+            self.0.counter("c").publish_to(&self.0.room("r"))?.join(&conn).await
+        }
+    }
+
+    let server = TestServer::with_shards(2, false, |app| {
+        let hub = app.hub();
+        app.ws("/ws", Published(hub))
+    });
+    let mut tabs: Vec<_> = (0..3).map(|_| server.tab("/ws")).collect();
+    for tab in &mut tabs {
+        assert_eq!(tab.text(), r#"{"value":0}"#);
+    }
+    for value in 1..=3 {
+        server.block_on(server.hub.counter("c").increment()).unwrap();
+        for tab in &mut tabs {
+            assert_eq!(tab.text(), format!(r#"{{"value":{value}}}"#));
+        }
+    }
+}
