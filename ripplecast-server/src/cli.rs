@@ -50,6 +50,12 @@ struct Settings {
     /// Proxies whose X-Forwarded-* headers are believed: addresses, networks, `loopback`, `private` [default: none]
     #[arg(long, value_name = "LIST", env = "RIPPLECAST_TRUSTED_PROXIES", hide_env_values = true)]
     trusted_proxies: Option<String>,
+    /// PEM file of the certificate and its chain: speak TLS (https, wss); needs --tls-key [default: no TLS]
+    #[arg(long, value_name = "FILE", env = "RIPPLECAST_TLS_CERT", hide_env_values = true)]
+    tls_cert: Option<String>,
+    /// PEM file of the certificate's private key; needs --tls-cert
+    #[arg(long, value_name = "FILE", env = "RIPPLECAST_TLS_KEY", hide_env_values = true)]
+    tls_key: Option<String>,
     /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]
     #[arg(long, value_name = "FILTER", env = "RIPPLECAST_LOG", hide_env_values = true)]
     log: Option<String>,
@@ -111,6 +117,8 @@ pub(crate) struct Serve {
     pub(crate) port: u16,
     /// Proxies whose headers are believed.
     pub(crate) trusted_proxies: TrustedProxies,
+    /// Certificate and key, where TLS is spoken.
+    pub(crate) tls: Option<(String, String)>,
 }
 
 /// Why there is nothing to do.
@@ -127,7 +135,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
     let matches = Cli::command().try_get_matches_from(args).map_err(|error| stop(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error))?;
     let from_env = |id: &str| matches.value_source(id) == Some(ValueSource::EnvVariable);
-    let Settings { host, port, trusted_proxies, log } = cli.settings;
+    let Settings { host, port, trusted_proxies, tls_cert, tls_key, log } = cli.settings;
     let setting = |id: &'static str, written| Setting::new(id, written, from_env(id));
 
     let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
@@ -141,9 +149,29 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
             trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
+            tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,
         }),
     };
     Ok((action, log))
+}
+
+/// A certificate and its key: both, or neither.
+fn tls(cert: Option<String>, key: Option<String>) -> Result<Option<(String, String)>, Stop> {
+    let missing = |missing: &str, given: &str| {
+        let flag = |name: &str| format!("--{name} (or RIPPLECAST_{})", name.replace('-', "_").to_uppercase());
+        Err(Stop::Wrong(format!("{} is missing: {} is of no use without it", flag(missing), flag(given))))
+    };
+    match (cert, key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some((cert, key))),
+        (Some(_), None) => missing("tls-key", "tls-cert"),
+        (None, Some(_)) => missing("tls-cert", "tls-key"),
+    }
+}
+
+/// A text as it is.
+fn text(written: &str) -> Result<String, String> {
+    Ok(written.to_owned())
 }
 
 /// One setting as it was written.

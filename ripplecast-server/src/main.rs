@@ -57,11 +57,15 @@ fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
 async fn serve(options: Serve) -> Result<()> {
     // Before the address is printed: whoever reads it may send a signal at once.
     let stop = ripplecast::shutdown_signal()?;
-    let builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
+    let mut builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    if let Some((cert, key)) = options.tls {
+        builder = builder.tls(cert, key);
+    }
     let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.
-    let _ = writeln!(out, "Ripplecast listens on http://{}", bound.local_addr());
+    let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());
     let _ = out.flush();
     bound.serve_with_shutdown(stop).await
 }

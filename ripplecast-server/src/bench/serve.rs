@@ -12,7 +12,10 @@ const LARGE: usize = 64 << 20;
 /// Serves until the process ends.
 pub(crate) async fn serve(options: BenchServe) -> Result<()> {
     let shards = usize::from(options.shards.unwrap_or(0));
-    let builder = App::builder().hub(|hub| hub.shards(shards)).max_connections(usize::MAX);
+    let builder = App::builder()
+        .hub(|hub| hub.shards(shards))
+        .max_connections(usize::MAX)
+        .max_connections_per_address(usize::MAX);
     let app = builder.build().await?;
     let hub = app.hub();
     let everyone = endpoint(&options, Everyone { room: hub.room("bc") });

@@ -16,5 +16,7 @@ mod once;
 mod order;
 /// Peers that read too slowly or send too much.
 mod overload;
+/// Faults that reviews have found, so that they stay away.
+mod review;
 /// Keep-alive, and messages that are never finished.
 mod time;
