@@ -12,7 +12,7 @@ use std::{
 
 use axum::Router;
 use ripplecast::{
-    App, Close, CloseCode, Connection, Error, Frame, Hub, LiveCounter, Result, ws, ws::Handler,
+    App, Close, CloseCode, Connection, Error, Frame, Hub, HubBuilder, LiveCounter, Result, ws, ws::Handler,
     ws::OriginPolicy,
 };
 use tokio::{task::spawn_blocking, time::timeout};
@@ -33,6 +33,10 @@ async fn serve_here(threads: bool, routes: impl FnOnce(&Hub) -> Router) -> (Sock
     (addr, hub)
 }
 
+fn one_shard(hub: HubBuilder) -> HubBuilder {
+    hub.shards(1)
+}
+
 fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -41,15 +45,11 @@ fn current_thread() -> tokio::runtime::Runtime {
 fn a_kind_of_message_that_the_endpoint_does_not_take_is_answered_with_1003() {
     for server in SERVERS {
         let echo = Echo::default();
-        let site = Site::start(
-            server,
-            |hub| hub.shards(1),
-            |hub, router| {
-                let texts = hub.ws(ws::endpoint(echo.clone()).text_only());
-                let binaries = hub.ws(ws::endpoint(echo.clone()).binary_only());
-                router.route("/text", texts).route("/binary", binaries)
-            },
-        );
+        let site = Site::start(server, one_shard, |hub, router| {
+            let texts = hub.ws(ws::endpoint(echo.clone()).text_only());
+            let binaries = hub.ws(ws::endpoint(echo.clone()).binary_only());
+            router.route("/text", texts).route("/binary", binaries)
+        });
         for (n, (path, good, bad)) in
             [("/text", TEXT, BINARY), ("/binary", BINARY, TEXT)].into_iter().enumerate()
         {
@@ -101,16 +101,12 @@ impl Handler for Greets {
 }
 
 fn greeting(server: Server) -> Site {
-    Site::start(
-        server,
-        |hub| hub.shards(1),
-        |hub, router| {
-            let endpoint = ws::endpoint(Greets).on_upgrade(|request: ripplecast::Request| async move {
-                Ok::<_, ()>(ripplecast::Accept::new().state(request.uri().path().to_owned()))
-            });
-            router.route("/{how}", hub.ws(endpoint))
-        },
-    )
+    Site::start(server, one_shard, |hub, router| {
+        let endpoint = ws::endpoint(Greets).on_upgrade(|request: ripplecast::Request| async move {
+            Ok::<_, ()>(ripplecast::Accept::new().state(request.uri().path().to_owned()))
+        });
+        router.route("/{how}", hub.ws(endpoint))
+    })
 }
 
 #[test]
@@ -355,5 +351,4 @@ fn a_mistake_in_a_list_of_origins_is_an_error_like_any_other() {
     let error = endpoint("https://example.com/").unwrap_err();
     assert!(matches!(&error, Error::Setting { value, .. } if value == "https://example.com/"), "{error}");
     assert_eq!(format!("{error:?}"), error.to_string());
-    assert!(error.to_string().contains("https://example.com/"));
 }
