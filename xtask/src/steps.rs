@@ -246,7 +246,8 @@ fn models(workspace: &Workspace) -> Result<Outcome> {
     println!("   now with the mailbox's second look taken out, which a model must notice:");
     faulty.announce();
     let said = faulty.listen(&workspace.root)?;
-    let noticed = said.text.lines().find(|line| line.contains("loom::wakeups") && line.ends_with("... FAILED"));
+    let noticed =
+        said.text.lines().find(|line| line.contains("loom::wakeups") && line.ends_with("... FAILED"));
     match noticed {
         Some(line) if !said.status.success() && said.text.contains("test result: FAILED") => {
             println!("   it did: {line}");

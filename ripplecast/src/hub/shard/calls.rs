@@ -45,6 +45,7 @@ impl Shard {
             Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
             Called::Returned(Err(error)) => {
                 log_failure(&self.handle, &endpoint.route.name, who, &error);
+                guarded(move || drop(error)); // it is the application's, and so is its destructor
                 self.returned(who, Outcome::Failed);
             }
             Called::Panicked(message) => {

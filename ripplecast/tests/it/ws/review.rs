@@ -190,6 +190,7 @@ fn an_on_close_that_is_cancelled_before_it_first_ran_does_not_hold_up_the_shutdo
 }
 
 /// Panics when it is dropped.
+#[derive(Debug)]
 struct Bomb;
 
 impl Drop for Bomb {
@@ -198,9 +199,9 @@ impl Drop for Bomb {
     }
 }
 
-/// Panics when it is shown.
+/// Panics when it is shown, and when it is dropped.
 #[derive(Debug)]
-struct Unspeakable;
+struct Unspeakable(#[expect(dead_code, reason = "it is there to be dropped")] Bomb);
 
 impl fmt::Display for Unspeakable {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,7 +242,7 @@ fn an_error_that_can_t_be_shown_closes_only_its_own_connection() {
                 if frame.as_text() == Some("later") {
                     tokio::task::yield_now().await;
                 }
-                Err::<(), _>(Error::other(Unspeakable))
+                Err::<(), _>(Error::other(Unspeakable(Bomb)))
             });
             router.route("/fails", hub.ws(fails)).route("/echo", hub.ws(Echo::default()))
         });
@@ -290,8 +291,7 @@ fn a_flood_of_empty_pings_costs_no_more_than_its_outbox() {
 fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
     const LAST: i64 = 100_000;
     let seen = Seen::<Vec<i64>>::default();
-    let runtime = current_thread();
-    let reader = runtime.block_on(async {
+    current_thread().block_on(async {
         let mut live = None;
         let (addr, hub) = serve_here(false, |hub| {
             let counter = hub.counter("hurry").publish_to(&hub.room("hurry")).unwrap();
@@ -328,13 +328,9 @@ fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
         let came = timeout(PATIENCE, until(LAST)).await;
         assert!(came.is_ok(), "the last value was {:?}", seen.with(|values| values.last().copied()));
         assert!(live.room().push("end").is_queued());
-        while !reader.is_finished() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        spawn_blocking(|| reader.join().unwrap()).await.unwrap();
         hub.shutdown().await;
-        reader
     });
-    reader.join().unwrap();
     seen.with(|values| {
         assert!(values.is_sorted(), "a value went backwards");
         assert_eq!(values.last(), Some(&LAST));
