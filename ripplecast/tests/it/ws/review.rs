@@ -201,7 +201,7 @@ impl Drop for Bomb {
 
 /// Panics when it is shown, and when it is dropped.
 #[derive(Debug)]
-struct Unspeakable(#[expect(dead_code, reason = "it is there to be dropped")] Bomb);
+struct Unspeakable(Bomb);
 
 impl fmt::Display for Unspeakable {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
