@@ -9,6 +9,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::SENDS_PER_TURN;
 use crate::{
     ConnectionId, Error, Sent,
     hub::{

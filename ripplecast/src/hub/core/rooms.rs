@@ -1,0 +1,266 @@
+//! Rooms on a shard: who is in them, what they have still to deliver, and the walk that delivers it.
+
+use std::sync::Arc;
+
+use crate::{Frame, limits::SENDS_PER_TURN};
+
+use super::{
+    super::{
+        batch::{Batch, Dialect},
+        connection::Local,
+        room::RoomCore,
+    },
+    Core, Flags, LocalRoom, Membership, Walk, Wire,
+};
+
+impl<W: Wire> Core<W> {
+    /// Adds a connection to a room. What was pushed before does not reach it. One that is gone, or is about to go, is
+    /// taken out of the room's count instead: it has been taken out of its other rooms already.
+    pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
+        if !self.is_open(who) || self.is_mute(who.slot) {
+            room.forget(who);
+            return;
+        }
+        let place = self.place(room);
+        let target = &mut self.slots[who.slot as usize];
+        if target.memberships().any(|m| m.room == place) {
+            return;
+        }
+        let local = &mut self.rooms[place as usize];
+        let index = local.members.len() as u32;
+        target.add(Membership { room: place, index, seen: self.stamp });
+        if !local.pending.is_empty() {
+            target.flags.set(Flags::AHEAD, true);
+        }
+        local.streams += u32::from(target.flags.has(Flags::SSE));
+        local.members.push(who.slot);
+    }
+
+    /// Takes a connection out of a room; what was pushed before reaches it first.
+    pub(crate) fn leave(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
+        if !self.is_open(who) {
+            return;
+        }
+        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        self.catch_up(who.slot);
+        self.remove_member(who.slot, place);
+    }
+
+    /// Takes a connection out of all rooms, here and where they are counted.
+    pub(crate) fn leave_all(&mut self, who: Local) {
+        loop {
+            let first = self.slots[who.slot as usize].memberships().next();
+            let Some(place) = first.map(|membership| membership.room) else { return };
+            if let Some(shared) = &self.rooms[place as usize].shared {
+                shared.forget(who);
+            }
+            self.remove_member(who.slot, place);
+        }
+    }
+
+    /// A room's frame, to be delivered to its members here.
+    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Frame, offset: u64) {
+        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        self.stamp += 1;
+        let local = &mut self.rooms[place as usize];
+        let sockets = local.members.len() as u32 - local.streams;
+        let before = local.pending.bytes();
+        if sockets > 0 {
+            local.pending.encode(Dialect::WebSocket, frame, None);
+            self.counts.encoded_frames += 1;
+        }
+        if local.streams > 0 {
+            local.pending.encode(Dialect::Sse, frame, Some(room.cursor(offset)));
+            self.counts.encoded_frames += 1;
+        }
+        local.pending.mark(self.stamp);
+        self.waiting += local.pending.bytes() - before;
+        if !std::mem::replace(&mut local.queued, true) {
+            self.dirty.push_back(place);
+        }
+    }
+
+    /// Encoded bytes that wait in rooms.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether a room has something to deliver.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Delivers what waits in rooms: at most [`SENDS_PER_TURN`] visits, then the next room's turn.
+    pub(crate) fn walk(&mut self) {
+        self.visit(SENDS_PER_TURN);
+    }
+
+    /// The same, with at most `budget` visits.
+    pub(super) fn visit(&mut self, mut budget: usize) {
+        while budget > 0 {
+            let Some(&place) = self.dirty.front() else { return };
+            let room = &mut self.rooms[place as usize];
+            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk()) else {
+                room.queued = false;
+                self.dirty.pop_front();
+                self.free_if_unused(place);
+                continue;
+            };
+            // In one room that waits, only those who are ahead need more than a look at the flags.
+            let several = if self.dirty.len() == 1 { 0 } else { Flags::SEVERAL };
+            let care = Flags::MUTE | Flags::AHEAD | several;
+            while walk.next < walk.end && budget > 0 {
+                budget -= 1;
+                let slot = self.rooms[place as usize].members[walk.next];
+                let flags = self.slots[slot as usize].flags;
+                if flags.has(care) {
+                    self.rooms[place as usize].walk = Some(walk);
+                    self.catch_up_visiting(slot, Some(place));
+                    walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
+                } else if flags.has(Flags::SSE) {
+                    self.send(slot, walk.batch.of(Dialect::Sse), walk.batch.frames());
+                } else {
+                    self.send(slot, walk.batch.of(Dialect::WebSocket), walk.batch.frames());
+                }
+                walk.next += 1;
+            }
+            if walk.next < walk.end {
+                self.rooms[place as usize].walk = Some(walk);
+            } else {
+                self.waiting -= walk.batch.bytes();
+            }
+            if budget == 0 {
+                self.dirty.rotate_left(1);
+            }
+        }
+    }
+
+    /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
+    /// that it has them. Their number. With `visiting`, the walk of that room is about to go on to the next member.
+    pub(super) fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Vec<u8>) -> u32 {
+        if self.dirty.is_empty() {
+            return 0;
+        }
+        let dialect = self.dialect(slot);
+        let stamp = self.stamp;
+        let (rooms, target) = (&self.rooms, &mut self.slots[slot as usize]);
+        // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
+        // long as messages never cease, whoever was ahead once would be so for ever.
+        let alone = visiting.is_some_and(|visiting| {
+            !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
+        });
+        let mut parts: Vec<(u64, &[u8])> = Vec::new();
+        let mut ahead = false;
+        for membership in target.memberships_mut() {
+            let room = &rooms[membership.room as usize];
+            if !room.queued {
+                continue;
+            }
+            let mut up_to = stamp;
+            if let Some(walk) = &room.walk {
+                let index = membership.index as usize;
+                if (walk.next..walk.end).contains(&index) {
+                    ahead |= visiting != Some(membership.room);
+                    walk.batch.since(membership.seen, dialect, &mut parts);
+                    if alone {
+                        up_to = walk.batch.last();
+                    }
+                }
+            }
+            if !alone {
+                room.pending.since(membership.seen, dialect, &mut parts);
+            }
+            membership.seen = membership.seen.max(up_to);
+            ahead |= room.pending.first().is_some_and(|first| first <= membership.seen);
+        }
+        target.flags.set(Flags::AHEAD, ahead);
+        parts.sort_by_key(|(stamp, _)| *stamp);
+        for (_, bytes) in &parts {
+            out.extend_from_slice(bytes);
+        }
+        parts.len() as u32
+    }
+
+    /// The place of a room on this shard; it gets one if it has none.
+    pub(super) fn place(&mut self, room: &Arc<RoomCore<W>>) -> u32 {
+        let shard = usize::from(self.shard);
+        if let Some(place) = room.place(shard) {
+            return place;
+        }
+        let local = LocalRoom {
+            shared: Some(room.clone()),
+            members: Vec::new(),
+            streams: 0,
+            queued: false,
+            pending: Batch::default(),
+            walk: None,
+        };
+        let place = match self.free_rooms.pop() {
+            Some(place) => {
+                self.rooms[place as usize] = local;
+                place
+            }
+            None => {
+                self.rooms.push(local);
+                (self.rooms.len() - 1) as u32
+            }
+        };
+        room.set_place(shard, Some(place));
+        place
+    }
+
+    /// Forgets a room without members that has nothing queued.
+    pub(super) fn free_if_unused(&mut self, place: u32) {
+        let room = &mut self.rooms[place as usize];
+        if !room.members.is_empty() || room.queued {
+            return;
+        }
+        if let Some(shared) = room.shared.take() {
+            room.members = Vec::new();
+            shared.set_place(usize::from(self.shard), None);
+            self.free_rooms.push(place);
+        }
+    }
+
+    /// Takes a member out of the dense array, keeping its three parts apart.
+    pub(super) fn remove_member(&mut self, slot: u32, place: u32) {
+        let Some(membership) = self.slots[slot as usize].remove(place) else { return };
+        let room = &mut self.rooms[place as usize];
+        room.streams -= u32::from(self.slots[slot as usize].flags.has(Flags::SSE));
+        let mut hole = membership.index as usize;
+        let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
+            if from != *hole {
+                members[*hole] = members[from];
+                self.slots[members[*hole] as usize].moved(place, *hole as u32);
+                *hole = from;
+            }
+        };
+        if let Some(walk) = &mut room.walk {
+            if hole < walk.next {
+                walk.next -= 1;
+                fill(&mut room.members, walk.next, &mut hole);
+            }
+            if hole < walk.end {
+                walk.end -= 1;
+                fill(&mut room.members, walk.end, &mut hole);
+            }
+        }
+        let last = room.members.len() - 1;
+        fill(&mut room.members, last, &mut hole);
+        room.members.pop();
+        if room.members.capacity() > 64 && room.members.len() < room.members.capacity() / 4 {
+            room.members.shrink_to(room.members.len() * 2);
+        }
+        self.free_if_unused(place);
+    }
+}
+
+impl<W> LocalRoom<W> {
+    /// Begins to deliver what is pending, if anything is.
+    fn begin_walk(&mut self) -> Option<Walk> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        Some(Walk { batch: std::mem::take(&mut self.pending).seal(), next: 0, end: self.members.len() })
+    }
+}
