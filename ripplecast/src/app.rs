@@ -196,7 +196,10 @@ impl ListenAddr for (std::net::IpAddr, u16) {
 
 impl ListenAddr for &str {
     fn listen_addr(self) -> Result<SocketAddr> {
-        let text = self.replace("localhost:", "127.0.0.1:");
+        let text = match self.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => self.to_owned(),
+        };
         text.parse().map_err(|_| {
             Error::setting("address", self, "an IP address and a port are wanted, such as 127.0.0.1:8080")
         })

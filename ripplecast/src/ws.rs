@@ -218,6 +218,10 @@ impl Hub {
     /// A request that is no upgrade is answered with what it should have been: 405, 426 or 400. Where the server beneath
     /// has the raw TCP socket, it is taken; elsewhere (TLS) the connection is driven by a task of its own, and
     /// behaves alike.
+    ///
+    /// Under a server of your own, use `into_make_service_with_connect_info::<SocketAddr>()`, or peers' addresses, and with
+    /// them the limit per address, are not known; and end with [`Hub::shutdown`]. Where the type of the router is not yet
+    /// known, write `hub.ws::<()>(…)`.
     pub fn ws<S>(&self, endpoint: impl IntoEndpoint) -> MethodRouter<S>
     where
         S: Clone + Send + Sync + 'static,

@@ -87,7 +87,7 @@ function wake() {
   else if (socket.readyState === WebSocket.OPEN) ping();
 }
 
-addEventListener("online", wake);
+addEventListener("online", () => (socket?.readyState === WebSocket.OPEN ? ping() : connect()));
 document.addEventListener("visibilitychange", () => document.hidden || wake());
 addEventListener("pagehide", letGo); // the page may sleep in the back/forward cache…
 addEventListener("pageshow", (event) => event.persisted && wake()); // …and wake again
