@@ -264,6 +264,10 @@ impl Shard {
             if event.readable && self.core.is_open(who) {
                 if event.hung_up {
                     self.peers[who.slot as usize].ended = true;
+                    if self.is_deaf(who) {
+                        self.finish_as_begun(who); // it has gone without taking our close frame
+                        continue;
+                    }
                     if self.is_waiting(who.slot as usize) {
                         self.hung_up(who);
                     }

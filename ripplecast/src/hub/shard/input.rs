@@ -28,6 +28,10 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut reads = 0;
         loop {
+            if self.is_deaf(who) {
+                self.peers[slot].unread_socket = true;
+                break;
+            }
             if reads == READS_PER_TURN {
                 if !std::mem::replace(&mut self.peers[slot].again, true) {
                     self.again.push(who);
@@ -63,6 +67,13 @@ impl Shard {
         }
         self.buffer = buffer;
         self.cork(who);
+    }
+
+    /// Whether the connection closes and the peer has not taken our close frame yet: until then, or until the time is up,
+    /// what it sends stays in its socket. A peer that only sends is not listened to for as long as it likes.
+    pub(super) fn is_deaf(&self, who: Local) -> bool {
+        let closing = matches!(self.peers[who.slot as usize].phase, Phase::Closing | Phase::Draining);
+        closing && self.core.is_open(who) && self.core.backlog(who.slot) > 0
     }
 
     /// The peer was heard.
@@ -213,6 +224,15 @@ impl Shard {
                 Phase::Finishing => self.finish_as_begun(who),
                 Phase::Draining => self.shut_down_writing(who.slot),
                 _ => {}
+            }
+            let slot = who.slot as usize;
+            if phase != Phase::Open
+                && self.core.is_open(who)
+                && !self.is_waiting(slot)
+                && self.peers[slot].unread_socket
+            {
+                self.peers[slot].unread_socket = false;
+                self.read(who, true);
             }
         }
     }
