@@ -162,7 +162,9 @@ impl Shard {
                 Command::Leave { who, room } => self.core.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
                 Command::Shutdown => self.stopping = true,
-                Command::Adopt(_) | Command::Done { .. } => unreachable!("no model posts one"),
+                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } => {
+                    unreachable!("no model posts one")
+                }
             }
         }
         while self.core.is_dirty() {
