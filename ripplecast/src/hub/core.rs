@@ -121,6 +121,10 @@ struct Slot<W> {
 #[derive(Default)]
 struct MoreRooms(Vec<Membership>);
 
+/// What a walk touches of a connection is one line of the cache; `docs/performance.md` says so.
+#[cfg(not(ripplecast_loom))]
+const _: () = assert!(size_of::<Slot<std::net::TcpStream>>() <= 64);
+
 /// A room's members on this shard, and what they are still to get.
 struct LocalRoom<W> {
     /// The room; `None` when the place is free.

@@ -78,6 +78,9 @@ struct Peer {
     _permit: Option<super::admission::Permit>,
 }
 
+/// Every idle connection has one.
+const _: () = assert!(size_of::<Peer>() <= 64);
+
 /// What a connection holds on to for a while.
 #[derive(Default)]
 struct Held {
