@@ -3,7 +3,7 @@
 //! [`Bus`] is what a hub holds. Behind it stands a [`BusBackend`]; `bus/memory.rs` is the one there is today, and also
 //! what hands messages to the subscriptions of this process, wherever they come from.
 
-mod glob;
+pub(crate) mod glob;
 mod memory;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};

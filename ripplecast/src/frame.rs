@@ -1,5 +1,7 @@
 //! One message, shared by reference by everyone that it goes to.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -23,17 +25,19 @@ pub struct Frame {
     text: bool,
     /// What the message says, not yet framed for any transport.
     payload: Bytes,
+    /// What it is the newest value of.
+    key: Option<Arc<str>>,
 }
 
 impl Frame {
     /// A text frame.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: true, payload: Bytes::from(text.into()) }
+        Self { text: true, payload: Bytes::from(text.into()), key: None }
     }
 
     /// A binary frame.
     pub fn binary(payload: impl Into<Bytes>) -> Self {
-        Self { text: false, payload: payload.into() }
+        Self { text: false, payload: payload.into(), key: None }
     }
 
     /// A text frame with `value` as JSON.
@@ -41,13 +45,39 @@ impl Frame {
     /// # Errors
     /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map whose keys are no strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?) })
+        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?), key: None })
     }
 
     /// A text frame from bytes that a decoder has found to be UTF-8.
     pub(crate) fn from_checked_text(payload: Bytes) -> Self {
         debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
-        Self { text: true, payload }
+        Self { text: true, payload, key: None }
+    }
+
+    /// Says what this is the newest value of. Where [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey) holds, it
+    /// takes the place of a frame with the same key that still waits for a slow reader; elsewhere the key makes no
+    /// difference. It is not sent. Keys of different rooms are different. At most a few dozen bytes are sensible.
+    ///
+    /// ```
+    /// use ripplecast::Frame;
+    ///
+    /// let position = Frame::text("x=3,y=4").with_key("cursor of ada");
+    /// assert_eq!(position.key(), Some("cursor of ada"));
+    /// ```
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// What this is the newest value of, if anybody said so.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// The key, to be shared.
+    pub(crate) fn shared_key(&self) -> Option<&Arc<str>> {
+        self.key.as_ref()
     }
 
     /// Whether this is a text frame.
@@ -83,7 +113,7 @@ impl Frame {
 
 impl From<&'static str> for Frame {
     fn from(text: &'static str) -> Self {
-        Self { text: true, payload: Bytes::from_static(text.as_bytes()) }
+        Self { text: true, payload: Bytes::from_static(text.as_bytes()), key: None }
     }
 }
 

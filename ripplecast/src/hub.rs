@@ -11,6 +11,8 @@ mod core;
 mod current;
 mod details;
 mod driver;
+mod drops;
+mod ledger;
 mod mailbox;
 mod outbox;
 mod poller;
@@ -32,10 +34,12 @@ use std::{
 use crate::{
     Error, Frame, Result,
     bus::Bus,
-    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, SHARDS},
+    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
     server::TrustedProxies,
     store::Store,
 };
+
+use self::{drops::DropLog, ledger::Ledger, room::RoomRules};
 
 pub(crate) use self::{
     admission::{Permit, Refused},
@@ -50,8 +54,9 @@ pub(crate) use self::{
 pub use self::{
     clients::Client,
     connection::{Connection, ConnectionId, Dropped, Sent},
+    drops::{DropReport, Drops},
     outbox::Overflow,
-    room::Room,
+    room::{Room, RoomOptions},
 };
 
 /// What a shard reads from and writes to.
@@ -146,15 +151,20 @@ impl Hub {
         let mut stats = Stats {
             connections: self.inner.shards.everyone.len(),
             rooms: self.inner.shards.rooms.len(),
+            queued_bytes: self.inner.shards.ledger.used(),
             ..Stats::default()
         };
+        stats.drops.overloaded = self.inner.shards.drops.overloaded();
         for handle in &self.inner.shards.handles {
             let counters = &handle.counters;
             let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
             stats.opened += get(&counters.opened);
             stats.closed += get(&counters.closed);
             stats.messages += get(&counters.messages);
-            stats.dropped_frames += get(&counters.dropped_frames);
+            stats.drops.replaced += get(&counters.replaced);
+            stats.drops.outbox_full += get(&counters.outbox_full);
+            stats.drops.slow_consumer += get(&counters.slow_consumer);
+            stats.drops.shed += get(&counters.shed);
             stats.encoded_frames += get(&counters.encoded_frames);
             stats.slow_consumers += get(&counters.slow_consumers);
             stats.slow_callbacks += get(&counters.slow_callbacks);
@@ -239,11 +249,13 @@ pub struct Stats {
     pub closed: u64,
     /// Messages received.
     pub messages: u64,
-    /// Frames dropped from outboxes, by policy or because their connection was closed as a slow consumer.
-    pub dropped_frames: u64,
+    /// Bytes that wait in rooms and outboxes now. What many connections wait for is counted once.
+    pub queued_bytes: usize,
+    /// Frames that were dropped, by reason.
+    pub drops: Drops,
     /// Frames encoded for rooms: one for each push, shard and transport that has members, however many they are.
     pub encoded_frames: u64,
-    /// Connections closed with 1013 because their outbox was full.
+    /// Connections closed with 1013 because their outbox was full, or because too much waited on the whole hub.
     pub slow_consumers: u64,
     /// Callbacks that held their shard for 5 ms or more.
     pub slow_callbacks: u64,
@@ -254,7 +266,7 @@ pub struct Stats {
 }
 
 /// Settings for a new [`Hub`]. All have safe defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HubBuilder {
     /// Number of shards; 0 for one per core.
     shards: usize,
@@ -264,8 +276,28 @@ pub struct HubBuilder {
     max_connections: usize,
     /// Connections from one address at the most.
     max_connections_per_address: usize,
+    /// Bytes that may wait for slow readers.
+    max_queued_bytes: usize,
+    /// Settings of rooms.
+    rooms: RoomRules,
+    /// Who wants to hear of dropped frames.
+    on_drop: Option<drops::Hook>,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
+}
+
+impl std::fmt::Debug for HubBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubBuilder")
+            .field("shards", &self.shards)
+            .field("dedicated_threads", &self.threads)
+            .field("max_connections", &self.max_connections)
+            .field("max_connections_per_address", &self.max_connections_per_address)
+            .field("max_queued_bytes", &self.max_queued_bytes)
+            .field("rooms", &self.rooms)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for HubBuilder {
@@ -275,6 +307,9 @@ impl Default for HubBuilder {
             threads: false,
             max_connections: CONNECTIONS,
             max_connections_per_address: CONNECTIONS_PER_ADDRESS,
+            max_queued_bytes: QUEUED_BYTES,
+            rooms: RoomRules::default(),
+            on_drop: None,
             trusted_proxies: TrustedProxies::default(),
         }
     }
@@ -311,6 +346,42 @@ impl HubBuilder {
         self
     }
 
+    /// Bytes that may wait for slow readers on the whole hub; default 256 MiB, at least 1 MiB. What many connections wait
+    /// for is counted once. Beyond that, the connections with the most waiting lose what their [`Overflow`] policies allow
+    /// to be dropped, or else are closed with 1013, until an eighth is free again.
+    ///
+    /// What has been handed to the kernel is not counted; of that, at most 256 KiB for each connection have not been sent.
+    #[must_use]
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
+        self.max_queued_bytes = bytes;
+        self
+    }
+
+    /// Settings for the rooms whose names match a pattern, in which `*` stands for any characters and `?` for one. Of
+    /// several patterns that match, the one which was given first holds.
+    #[must_use]
+    pub fn rooms(mut self, pattern: &str, options: RoomOptions) -> Self {
+        self.rooms.add(pattern, options);
+        self
+    }
+
+    /// Is told of frames that were dropped: for whom, why, how many. It runs on the shard, or in the push that was
+    /// refused, so it must be quick and must not block; frames that were dropped in one turn for one reason may be told at
+    /// once. [`Stats::drops`] counts them in any case.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder()
+    ///     .on_drop(|drop| eprintln!("{} frames for {:?} were dropped: {:?}", drop.frames, drop.connection, drop.reason))
+    ///     .build()?;
+    /// # let _ = hub; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn on_drop(mut self, hook: impl Fn(DropReport) + Send + Sync + 'static) -> Self {
+        self.on_drop = Some(Arc::new(hook));
+        self
+    }
+
     /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed; default none.
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
@@ -321,18 +392,24 @@ impl HubBuilder {
     /// Builds the hub, and starts its shards on the current tokio runtime.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for a number of shards above 255; [`Error::Io`] when the
+    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, or less than 1 MiB of
+    /// [queued bytes](Self::max_queued_bytes); [`Error::Io`] when the
     /// system has no poller or thread left.
     pub fn build(self) -> Result<Hub> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("at most {SHARDS} are possible")));
         }
+        if self.max_queued_bytes < LEAST_QUEUED_BYTES {
+            let why = format!("at least {LEAST_QUEUED_BYTES} bytes are needed");
+            return Err(Error::setting("max_queued_bytes", self.max_queued_bytes, why));
+        }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
         let count = if self.shards == 0 { cores() } else { self.shards };
         let admissions = admission::Admissions::new(self.max_connections, self.max_connections_per_address);
         let node = RandomState::new().hash_one(std::process::id());
-        let shards = Shards::new(node, count, admissions);
+        let (ledger, drops) = (Ledger::new(self.max_queued_bytes), DropLog::new(self.on_drop));
+        let shards = Shards::new(node, count, admissions, ledger, self.rooms, drops);
         for index in 0..count {
             let shard = shard::Shard::new(index, &shards, runtime.clone())?;
             if self.threads {

@@ -19,7 +19,10 @@ pub use app::{App, AppBuilder, Bound};
 pub use bus::{BusError, BusMessage, Subscription};
 pub use error::{Close, CloseCode, Error, Result};
 pub use frame::Frame;
-pub use hub::{Client, Connection, ConnectionId, Dropped, Hub, HubBuilder, Overflow, Room, Sent, Stats};
+pub use hub::{
+    Client, Connection, ConnectionId, DropReport, Dropped, Drops, Hub, HubBuilder, Overflow, Room,
+    RoomOptions, Sent, Stats,
+};
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request};
 pub use server::{Tls, TrustedProxies, signals::shutdown_signal};

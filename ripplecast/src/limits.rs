@@ -6,6 +6,13 @@ use std::time::Duration;
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// Bytes that may wait for one connection's socket. Setting: `outbox`. Some ten seconds of a busy feed on a poor link.
 pub(crate) const OUTBOX: usize = 1 << 20;
+/// Bytes that may wait for slow readers on a hub. Setting: `max_queued_bytes`. A quarter of a small machine's memory.
+pub(crate) const QUEUED_BYTES: usize = 256 << 20;
+/// The least setting of that: what shards have under way without any slow reader must fit.
+pub(crate) const LEAST_QUEUED_BYTES: usize = 1 << 20;
+/// Bytes that the kernel holds for one connection without having sent them. More stays in the outbox, under our policies
+/// and our bounds. A round trip's worth of a fast link.
+pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// Silence after which a ping is sent. Setting: `ping_interval`. Below the 30 to 60 s after which proxies cut idle links.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.

@@ -29,7 +29,8 @@ use crate::{
 /// that is there; it does not push twice.
 ///
 /// **Overload.** When the node has more to deliver than it can, values in between may be left out; the newest is published
-/// as soon as there is space.
+/// as soon as there is space. Each frame has the [key](Frame::with_key) `counter NAME`, unless `render` gave it another: under
+/// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow tab gets the newest value and no backlog.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -89,7 +90,12 @@ impl Counter {
         render: impl Fn(i64) -> Frame + Send + Sync + 'static,
     ) -> Result<Arc<Published>> {
         let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
-        let publisher = Arc::new(Publisher { room: room.clone(), render, behind: AtomicBool::new(false) });
+        let publisher = Arc::new(Publisher {
+            room: room.clone(),
+            render,
+            key: format!("counter {}", self.name()).into(),
+            behind: AtomicBool::new(false),
+        });
         let (publish, counter) = (publisher.clone(), self.clone());
         let observation = self.observe(Arc::new(move |value, _version| publish.publish(value, &counter)))?;
         Ok(Arc::new(Published { publisher, _observation: observation }))
@@ -113,15 +119,23 @@ struct Publisher {
     room: Room,
     /// Makes a frame of a value.
     render: Arc<dyn Fn(i64) -> Frame + Send + Sync>,
+    /// The key of its frames, so that a newer value can replace one that waits.
+    key: Arc<str>,
     /// Whether a value was refused, and a task tries to publish the newest one.
     behind: AtomicBool,
 }
 
 impl Publisher {
+    /// The frame of a value.
+    fn frame(&self, value: i64) -> Frame {
+        let frame = (self.render)(value);
+        if frame.key().is_some() { frame } else { frame.with_key(self.key.clone()) }
+    }
+
     /// Pushes a value; called under the counter's lock. When the node is overloaded, values are left out, and the newest
     /// is published as soon as there is space: what tabs show may lag, but does not stay wrong.
     fn publish(self: &Arc<Self>, value: i64, counter: &Counter) {
-        if self.room.push((self.render)(value)) != Sent::Dropped(Dropped::Overloaded) {
+        if self.room.push(self.frame(value)) != Sent::Dropped(Dropped::Overloaded) {
             return;
         }
         if self.behind.swap(true, Ordering::Relaxed) {
@@ -141,7 +155,7 @@ impl Publisher {
             loop {
                 tokio::time::sleep(RETRY).await;
                 let pushed = counter.inspect(|value, _version| {
-                    let sent = publisher.room.push((publisher.render)(value));
+                    let sent = publisher.room.push(publisher.frame(value));
                     if sent != overloaded {
                         publisher.behind.store(false, Ordering::Relaxed);
                     }
@@ -163,8 +177,8 @@ impl LiveCounter {
     /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         conn.keep(self.published.clone());
-        let render = &self.published.publisher.render;
-        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), render(value)))?
+        let publisher = &self.published.publisher;
+        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), publisher.frame(value)))?
     }
 
     /// The room to which it publishes.
@@ -197,7 +211,7 @@ impl fmt::Debug for LiveCounter {
 /// clone of this handle is dropped, and a table should be published to a room once.
 ///
 /// **Overload.** When the node has more to deliver than it can, a change may be left out, which is logged: members are then
-/// behind in that row until it changes again, or they join anew.
+/// behind in that row until it changes again, or they join anew. Each frame has the [key](Frame::with_key) `row TABLE KEY`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -233,12 +247,18 @@ struct Change<'a> {
     version: u64,
 }
 
+/// The frame of a change; a newer one of the same row can replace it while it waits.
+fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: u64) -> Result<Frame> {
+    let frame = Frame::json(&Change { key, row, version })?;
+    Ok(frame.with_key(format!("row {table} {key}")))
+}
+
 impl<T> Table<T> {
     /// Publishes every change to a room.
     pub fn publish_to(&self, room: &Room) -> LiveTable<T> {
-        let push_to = room.clone();
+        let (push_to, name) = (room.clone(), self.name().to_owned());
         let observation = self.observe(Arc::new(move |key, row, version| {
-            match Frame::json(&Change { key, row, version }).map(|frame| push_to.push(frame)) {
+            match change(&name, key, row, version).map(|frame| push_to.push(frame)) {
                 Ok(Sent::Queued) => {}
                 Ok(_) => {
                     tracing::warn!(
@@ -267,9 +287,8 @@ impl<T> LiveTable<T> {
         let mut outcome = Ok(());
         self.table.inspect(|key, row, version| {
             if outcome.is_ok() {
-                outcome = Frame::json(&Change { key, row: Some(row), version }).and_then(|frame| match conn
-                    .push(frame)
-                {
+                let frame = change(self.table.name(), key, Some(row), version);
+                outcome = frame.and_then(|frame| match conn.push(frame) {
                     Sent::Queued => Ok(()),
                     Sent::Closed => Err(Error::Closed),
                     Sent::Dropped(_) => Err(Error::Overloaded {

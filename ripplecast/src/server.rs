@@ -41,7 +41,7 @@ use tower_service::Service as _;
 use parking_lot::Mutex;
 
 use self::tls::{Goodbye, Goodbyes};
-use crate::{sse::Takeover, ws::upgrade::limit_silence};
+use crate::{sse::Takeover, ws::upgrade::limit_kernel};
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
 const MAX_HEADER: usize = 16 * 1024;
@@ -273,7 +273,7 @@ impl Connection {
     async fn run_plain(self, http: http1::Builder) {
         let Some((io, taken)) = self.serve(http, true).await else { return };
         let socket = io.into_inner();
-        limit_silence(&socket);
+        limit_kernel(&socket);
         match socket.into_std() {
             Ok(socket) => taken.stream.begin(socket, &taken.head),
             Err(error) => tracing::warn!(%error, "the socket of an event stream could not be taken over"),
@@ -283,6 +283,7 @@ impl Connection {
     /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
     async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
         let Self { stream, peer, router, mut stage, place } = self;
+        limit_kernel(&stream);
         let shaken = tokio::select! {
             shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
             _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,

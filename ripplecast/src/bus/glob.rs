@@ -1,7 +1,7 @@
 //! Channel patterns: `*`, `?`, and `\` before a character that is meant as it is.
 
 /// What a subscription listens to.
-pub(super) enum Pattern {
+pub(crate) enum Pattern {
     /// One channel.
     Channel(Box<str>),
     /// All channels that it matches.
@@ -9,8 +9,16 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
+    /// Whether it matches the whole name.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Channel(channel) => **channel == *name,
+            Self::Glob(glob) => glob.matches(name),
+        }
+    }
+
     /// Reads a pattern. A `\` at the end stands for itself.
-    pub(super) fn parse(pattern: &str) -> Self {
+    pub(crate) fn parse(pattern: &str) -> Self {
         let mut tokens = Vec::new();
         let mut chars = pattern.chars();
         while let Some(c) = chars.next() {
@@ -43,7 +51,7 @@ enum Token {
 }
 
 /// A pattern that may match more than one channel.
-pub(super) struct Glob {
+pub(crate) struct Glob {
     /// Its parts, no two stars side by side.
     tokens: Box<[Token]>,
 }

@@ -1,14 +1,21 @@
 //! A room's frames, encoded once for each transport and joined, so that each member costs one write.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use bytes::Bytes;
 
 use crate::{
     Frame,
+    limits::{COMMANDS_PER_TURN, READ_BUFFER},
     ws::codec::{self, Opcode},
 };
 
-use super::command::Cursor;
+use super::{
+    command::Cursor,
+    ledger::Ledger,
+    outbox::{Key, Overflow},
+};
 
 /// How a transport writes a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +63,74 @@ fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// What an outbox has to know of a frame that waits in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tag {
+    /// Which frames replace each other.
+    pub(crate) key: Option<Key>,
+    /// What happens when it does not fit; `None` for what the endpoint says.
+    pub(crate) overflow: Option<Overflow>,
+}
+
+impl Tag {
+    /// That of a frame that was pushed to one connection, or with a cursor, as the snapshot of a room.
+    pub(crate) fn of(frame: &Frame, cursor: Option<Cursor>) -> Self {
+        let scope = cursor.map_or(0, |cursor| cursor.epoch);
+        let key = frame.shared_key().map(|name| Key { scope, name: name.clone() });
+        Self { key, overflow: None }
+    }
+}
+
+/// What a room says of its frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// The room's epoch, in which its keys count.
+    pub(crate) scope: u64,
+    /// What happens when one of its frames does not fit an outbox; `None` for what the endpoint says.
+    pub(crate) overflow: Option<Overflow>,
+}
+
+/// Encoded frames for one connection, joined, so that they leave in one write.
+#[derive(Default)]
+pub(crate) struct Joined {
+    /// The frames.
+    pub(crate) bytes: Vec<u8>,
+    /// Where each ends.
+    pub(crate) ends: Vec<(usize, Tag)>,
+}
+
+impl Joined {
+    /// Appends a frame.
+    pub(crate) fn push(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
+        dialect.encode(frame, cursor, &mut self.bytes);
+        self.ends.push((self.bytes.len(), Tag::of(frame, cursor)));
+    }
+
+    /// Ends a frame that was appended to `bytes`.
+    pub(crate) fn end(&mut self, tag: Tag) {
+        self.ends.push((self.bytes.len(), tag));
+    }
+
+    /// Moves all that is in `other` behind what is here.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        if self.bytes.is_empty() {
+            std::mem::swap(self, other);
+            return;
+        }
+        let start = self.bytes.len();
+        self.bytes.append(&mut other.bytes);
+        self.ends.extend(other.ends.drain(..).map(|(end, tag)| (start + end, tag)));
+    }
+
+    /// Empties it, and keeps its memory unless that is large.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.bytes.shrink_to(READ_BUFFER);
+        self.ends.shrink_to(COMMANDS_PER_TURN);
+    }
+}
+
 /// Frames that wait in a room, in one buffer for each transport that has members.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -73,6 +148,35 @@ struct Mark {
     stamp: u64,
     /// Where the frame ends, by transport.
     ends: [usize; 2],
+    /// The key that it was pushed with.
+    key: Option<Arc<str>>,
+}
+
+/// A frame of a batch, for one connection.
+pub(crate) struct Part<'a> {
+    /// The stamp of the push.
+    pub(crate) stamp: u64,
+    /// The frame, encoded.
+    pub(crate) bytes: &'a [u8],
+    /// The key that it was pushed with.
+    pub(crate) key: Option<&'a Arc<str>>,
+    /// What its room says.
+    pub(crate) source: Source,
+}
+
+impl Part<'_> {
+    /// What an outbox has to know of it.
+    pub(crate) fn tag(&self) -> Tag {
+        self.source.tag(self.key)
+    }
+}
+
+impl Source {
+    /// What an outbox has to know of a frame of this room.
+    fn tag(self, key: Option<&Arc<str>>) -> Tag {
+        let key = key.map(|name| Key { scope: self.scope, name: name.clone() });
+        Tag { key, overflow: self.overflow }
+    }
 }
 
 impl Batch {
@@ -82,13 +186,13 @@ impl Batch {
     }
 
     /// Ends a frame, in all buffers.
-    pub(crate) fn mark(&mut self, stamp: u64) {
-        self.marks.push(Mark { stamp, ends: [self.open[0].len(), self.open[1].len()] });
+    pub(crate) fn mark(&mut self, stamp: u64, key: Option<Arc<str>>) {
+        self.marks.push(Mark { stamp, ends: self.open.each_ref().map(Vec::len), key });
     }
 
     /// Makes it ready to be shared.
-    pub(crate) fn seal(mut self) -> Self {
-        self.sealed = self.open.map(Bytes::from);
+    pub(crate) fn seal(mut self, ledger: &Arc<Ledger>) -> Self {
+        self.sealed = self.open.map(|buffer| ledger.share(buffer));
         self.open = Default::default();
         self
     }
@@ -98,9 +202,9 @@ impl Batch {
         &self.sealed[dialect as usize]
     }
 
-    /// Number of frames.
-    pub(crate) fn frames(&self) -> u32 {
-        self.marks.len() as u32
+    /// Where each frame ends, for one transport.
+    pub(crate) fn ends(&self, dialect: Dialect, source: Source) -> impl Iterator<Item = (usize, Tag)> {
+        self.marks.iter().map(move |mark| (mark.ends[dialect as usize], source.tag(mark.key.as_ref())))
     }
 
     /// The stamp of its first frame.
@@ -123,8 +227,14 @@ impl Batch {
         self.open.iter().map(Vec::len).sum::<usize>() + self.sealed.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// Appends to `parts` the frames with a stamp above `seen`, each with its stamp.
-    pub(crate) fn since<'a>(&'a self, seen: u64, dialect: Dialect, parts: &mut Vec<(u64, &'a [u8])>) {
+    /// Appends to `parts` the frames with a stamp above `seen`.
+    pub(crate) fn since<'a>(
+        &'a self,
+        seen: u64,
+        dialect: Dialect,
+        source: Source,
+        parts: &mut Vec<Part<'a>>,
+    ) {
         let index = dialect as usize;
         let bytes: &[u8] =
             if self.sealed[index].is_empty() { &self.open[index] } else { &self.sealed[index] };
@@ -133,7 +243,8 @@ impl Batch {
         for mark in &self.marks[first..] {
             let end = mark.ends[index];
             if end > start {
-                parts.push((mark.stamp, &bytes[start..end]));
+                let (stamp, key) = (mark.stamp, mark.key.as_ref());
+                parts.push(Part { stamp, bytes: &bytes[start..end], key, source });
             }
             start = end;
         }

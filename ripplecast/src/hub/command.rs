@@ -24,6 +24,8 @@ pub(crate) enum Command<W> {
     End { who: Local },
     /// A handler that had to wait has ended.
     Done { who: Local, outcome: Outcome },
+    /// Too much waits on the hub: see whether the slowest connection is here.
+    Shed,
     /// Close every connection and end.
     Shutdown,
 }

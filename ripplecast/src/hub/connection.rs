@@ -120,12 +120,22 @@ pub enum Sent {
     Closed,
 }
 
-/// Why a frame was dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why a frame was dropped. A push says only [`Overloaded`](Self::Overloaded): the others happen later, and are told by
+/// [`Stats::drops`](crate::Stats::drops) and by the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Dropped {
-    /// The mailbox of a shard is full: the node has more to deliver than it can.
+    /// The mailbox of a shard is full: the node has more to deliver than it can. The push was refused, for everybody.
     Overloaded,
+    /// It still waited for a slow reader when a newer frame with its key came: [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey).
+    Replaced,
+    /// The outbox of a slow reader was full: [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+    OutboxFull,
+    /// It was for a connection that was closed because its outbox was full: [`Overflow::Disconnect`](crate::Overflow::Disconnect).
+    SlowConsumer,
+    /// Too much waited on the whole hub, and this was for one of the slowest:
+    /// [`HubBuilder::max_queued_bytes`](crate::HubBuilder::max_queued_bytes).
+    Shed,
 }
 
 impl Sent {
@@ -185,7 +195,11 @@ impl Connection {
             return Sent::Closed;
         }
         let posted = mailbox.check(frame.len());
-        if posted.is_err() {
+        if let Err(error) = &posted {
+            drop(mailbox);
+            if matches!(error, Error::Overloaded { .. }) {
+                self.shard.drops.refused(Some(self.id()));
+            }
             return Sent::from_posted(&posted);
         }
         let wake = mailbox.post(Command::Push { to: self.local, frame, cursor: None });

@@ -18,10 +18,12 @@ use bytes::Bytes;
 use crate::Frame;
 
 use super::{
-    batch::{Batch, Dialect},
+    batch::{Batch, Dialect, Joined, Source, Tag},
     command::Cursor,
-    connection::Local,
-    outbox::{Admission, Outbox, Overflow},
+    connection::{Dropped, Local},
+    drops::Drops,
+    ledger::Ledger,
+    outbox::{Admission, Outbox, Overflow, PIECE, Piece},
     room::RoomCore,
 };
 
@@ -47,13 +49,15 @@ pub(crate) enum Fault {
     Lost,
     /// Its outbox is full.
     SlowConsumer,
+    /// Too much waits on the hub, and nobody has more waiting than it.
+    Shed,
 }
 
 /// What the core counts.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Counts {
-    /// Frames dropped from outboxes by policy.
-    pub(crate) dropped_frames: u64,
+    /// Frames that were dropped for connections.
+    pub(crate) drops: Drops,
     /// Rooms' frames that were encoded; once a message and transport, however many members.
     pub(crate) encoded_frames: u64,
 }
@@ -173,15 +177,21 @@ pub(crate) struct Core<W> {
     faults: Vec<(Local, Fault)>,
     /// Limits of outboxes, by profile.
     profiles: Vec<Profile>,
-    /// Bytes to be written at once, put together here.
-    scratch: Vec<u8>,
+    /// Frames to be written at once, put together here.
+    scratch: Joined,
+    /// What waits on the whole hub.
+    ledger: Arc<Ledger>,
     /// What has been counted.
     pub(crate) counts: Counts,
+    /// What was dropped for whom, if anybody wants to hear of it.
+    pub(crate) drop_reports: Option<Vec<(Local, Dropped, u32)>>,
+    /// No connection has more waiting than this.
+    pub(crate) largest_backlog: usize,
 }
 
 impl<W: Wire> Core<W> {
     /// Without connections.
-    pub(crate) fn new(shard: u8) -> Self {
+    pub(crate) fn new(shard: u8, ledger: Arc<Ledger>, report_drops: bool) -> Self {
         Self {
             shard,
             slots: Vec::new(),
@@ -193,8 +203,11 @@ impl<W: Wire> Core<W> {
             waiting: 0,
             faults: Vec::new(),
             profiles: Vec::new(),
-            scratch: Vec::new(),
+            scratch: Joined::default(),
+            ledger,
             counts: Counts::default(),
+            drop_reports: report_drops.then(Vec::new),
+            largest_backlog: 0,
         }
     }
 
@@ -307,14 +320,14 @@ impl<W: Wire> Core<W> {
         }
         let dialect = self.dialect(who.slot);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let waited = self.gather(who.slot, None, &mut scratch);
-        dialect.encode(frame, cursor, &mut scratch);
-        self.send_scratch(who.slot, scratch, waited + 1);
+        self.gather(who.slot, None, &mut scratch);
+        scratch.push(dialect, frame, cursor);
+        self.send_scratch(who.slot, scratch);
     }
 
     /// Sends encoded frames to one connection, behind what its rooms have for it.
-    pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Vec<u8>, count: u32) {
-        if frames.is_empty() {
+    pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Joined) {
+        if frames.bytes.is_empty() {
             return;
         }
         if self.slots[slot as usize].wire.is_none() || self.is_mute(slot) {
@@ -322,13 +335,9 @@ impl<W: Wire> Core<W> {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let waited = self.gather(slot, None, &mut scratch);
-        if scratch.is_empty() {
-            std::mem::swap(&mut scratch, frames);
-        } else {
-            scratch.append(frames);
-        }
-        self.send_scratch(slot, scratch, waited + count);
+        self.gather(slot, None, &mut scratch);
+        scratch.append(frames);
+        self.send_scratch(slot, scratch);
     }
 
     /// Sends one connection all that its rooms have for it, so that something else may follow.
@@ -342,32 +351,59 @@ impl<W: Wire> Core<W> {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let count = self.gather(slot, visiting, &mut scratch);
-        self.send_scratch(slot, scratch, count);
+        self.gather(slot, visiting, &mut scratch);
+        self.send_scratch(slot, scratch);
     }
 
     /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
     pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
-        let target = &mut self.slots[slot as usize];
-        let Some(wire) = &target.wire else { return };
-        if let Some(outbox) = &mut target.outbox {
-            outbox.append(Bytes::copy_from_slice(bytes), 1);
-            return;
-        }
-        match write_some(wire, bytes) {
+        let written = match (&self.slots[slot as usize].outbox, &self.slots[slot as usize].wire) {
+            (_, None) => return,
+            (Some(_), _) => Ok(0),
+            (None, Some(wire)) => write_some(wire, bytes),
+        };
+        match written {
             Ok(n) if n == bytes.len() => {}
             Ok(n) => {
-                let rest = Bytes::copy_from_slice(&bytes[n..]);
-                target.outbox = Some(Box::new(Outbox::begun_with(rest, 1)));
+                let rest = self.ledger.share(bytes[n..].to_vec());
+                let piece = self.piece(rest, 1, Overflow::Disconnect);
+                match &mut self.slots[slot as usize].outbox {
+                    Some(outbox) => outbox.append(piece),
+                    None => self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece))),
+                }
             }
             Err(_) => self.fault(slot, Fault::Lost),
         }
     }
 
     /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
-    pub(crate) fn discard_backlog(&mut self, slot: u32) {
+    pub(crate) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
         if let Some(outbox) = &mut self.slots[slot as usize].outbox {
-            self.counts.dropped_frames += u64::from(outbox.discard());
+            let dropped = outbox.discard();
+            self.note_drop(slot, reason, dropped);
+        }
+    }
+
+    /// What waits for each connection for which anything does, in bytes, with its slot: the slowest last.
+    pub(crate) fn backlogs(&self) -> Vec<(usize, u32)> {
+        let slots = self.slots.iter().enumerate();
+        let with_backlog =
+            slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.bytes(), slot as u32)));
+        let mut backlogs: Vec<_> = with_backlog.collect();
+        backlogs.sort_unstable();
+        backlogs
+    }
+
+    /// Frees what a slow connection holds: drops what its policies allow, and has it closed if more than that waits.
+    pub(crate) fn shed(&mut self, slot: u32) {
+        let Some(outbox) = &mut self.slots[slot as usize].outbox else { return };
+        let (dropped, more) = outbox.discard_droppable();
+        if outbox.bytes() == 0 {
+            self.slots[slot as usize].outbox = None;
+        }
+        self.note_drop(slot, Dropped::Shed, dropped);
+        if more {
+            self.fault(slot, Fault::Shed);
         }
     }
 
@@ -388,32 +424,31 @@ impl<W: Wire> Core<W> {
     }
 
     /// Sends what was put together in `scratch`, and keeps its memory.
-    fn send_scratch(&mut self, slot: u32, mut scratch: Vec<u8>, count: u32) {
-        if !scratch.is_empty() {
+    fn send_scratch(&mut self, slot: u32, mut scratch: Joined) {
+        if !scratch.bytes.is_empty() {
             let target = &mut self.slots[slot as usize];
             let written = match (&target.outbox, &target.wire) {
-                (None, Some(wire)) => write_some(wire, &scratch),
+                (None, Some(wire)) => write_some(wire, &scratch.bytes),
                 _ => Ok(0),
             };
             match written {
-                Ok(n) if n == scratch.len() => scratch.clear(),
+                Ok(n) if n == scratch.bytes.len() => {}
                 Ok(n) => {
-                    let rest = Bytes::from(std::mem::take(&mut scratch)).slice(n..);
-                    self.enqueue(slot, rest, count, n > 0);
+                    let bytes = self.ledger.share(std::mem::take(&mut scratch.bytes));
+                    self.enqueue(slot, &bytes, n, scratch.ends.drain(..));
                 }
                 Err(_) => self.fault(slot, Fault::Lost),
             }
         }
         scratch.clear();
-        if scratch.capacity() <= crate::limits::READ_BUFFER {
-            self.scratch = scratch;
-        }
+        self.scratch = scratch;
     }
 
-    /// Writes shared bytes, and queues what the socket does not take.
+    /// Writes a room's frames, and queues what the socket does not take.
     #[inline]
-    fn send(&mut self, slot: u32, bytes: &Bytes, frames: u32) {
+    fn send(&mut self, slot: u32, batch: &Batch, dialect: Dialect, source: Source) {
         let target = &mut self.slots[slot as usize];
+        let bytes = batch.of(dialect);
         let written = match (&target.outbox, &target.wire) {
             (None, Some(wire)) => match write_some(wire, bytes) {
                 Ok(n) if n == bytes.len() => return,
@@ -422,30 +457,105 @@ impl<W: Wire> Core<W> {
             _ => Ok(0),
         };
         match written {
-            Ok(n) => self.enqueue(slot, bytes.slice(n..), frames, n > 0),
+            Ok(n) => self.enqueue(slot, bytes, n, batch.ends(dialect, source)),
             Err(_) => self.fault(slot, Fault::Lost),
         }
     }
 
-    /// Puts into the outbox what the socket did not take.
+    /// Puts into the outbox what the socket did not take of `bytes`, which are frames that end at `ends`. Frames that share
+    /// a fate stay together, as long as they fit: one write, and one place in the queue.
     #[cold]
-    fn enqueue(&mut self, slot: u32, rest: Bytes, frames: u32, begun: bool) {
-        let target = &mut self.slots[slot as usize];
-        if target.wire.is_none() {
+    fn enqueue(
+        &mut self,
+        slot: u32,
+        bytes: &Bytes,
+        written: usize,
+        ends: impl Iterator<Item = (usize, Tag)>,
+    ) {
+        if self.slots[slot as usize].wire.is_none() {
             return;
         }
-        let profile = self.profiles[usize::from(target.profile)];
-        if begun {
-            target.outbox = Some(Box::new(Outbox::begun_with(rest, frames)));
-            return;
-        }
-        let outbox = target.outbox.get_or_insert_default();
-        match outbox.offer(rest, frames, profile.outbox, profile.overflow) {
-            Admission::Queued { dropped } => self.counts.dropped_frames += u64::from(dropped),
-            Admission::Full => {
-                self.counts.dropped_frames += u64::from(frames);
-                self.fault(slot, Fault::SlowConsumer);
+        let profile = self.profiles[usize::from(self.slots[slot as usize].profile)];
+        let mut run: Option<Piece> = None;
+        let (mut start, mut run_start, mut refused) = (0, 0, 0);
+        for (end, tag) in ends {
+            let begin = std::mem::replace(&mut start, end);
+            if end <= written {
+                continue;
             }
+            if refused > 0 {
+                refused += 1;
+                continue;
+            }
+            let overflow = tag.overflow.unwrap_or(profile.overflow);
+            let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey);
+            if begin < written {
+                // A small rest must not hold on to a large buffer for as long as the peer does not read.
+                let rest = bytes.slice(written..end);
+                let small = rest.len() < bytes.len() / 4;
+                let rest = if small { self.ledger.share(rest.to_vec()) } else { rest };
+                let piece = Piece { key, ..self.piece(rest, 1, overflow) };
+                self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece)));
+                continue;
+            }
+            let space =
+                self.slots[slot as usize].outbox.as_ref().map_or(profile.outbox, |o| o.space(profile.outbox));
+            if let Some(joined) = &mut run
+                && key.is_none()
+                && joined.key.is_none()
+                && joined.overflow == overflow
+                && end - run_start <= space
+            {
+                joined.bytes = bytes.slice(run_start..end);
+                joined.frames += 1;
+                continue;
+            }
+            let ready = run.replace(Piece { key, ..self.piece(bytes.slice(begin..end), 1, overflow) });
+            run_start = begin;
+            if let Some(ready) = ready
+                && let Some(frames) = self.offer(slot, ready, profile.outbox)
+            {
+                refused += frames + 1;
+                run = None;
+            }
+        }
+        if let Some(ready) = run {
+            refused += self.offer(slot, ready, profile.outbox).unwrap_or(0);
+        }
+        if refused > 0 {
+            self.note_drop(slot, Dropped::SlowConsumer, refused);
+            self.fault(slot, Fault::SlowConsumer);
+        }
+        let backlog = self.backlog(slot);
+        self.largest_backlog = self.largest_backlog.max(backlog);
+    }
+
+    /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
+    fn offer(&mut self, slot: u32, piece: Piece, limit: usize) -> Option<u32> {
+        let frames = piece.frames;
+        match self.slots[slot as usize].outbox.get_or_insert_default().offer(piece, limit) {
+            Admission::Queued { dropped } => self.note_drop(slot, Dropped::OutboxFull, dropped),
+            Admission::Replaced => self.note_drop(slot, Dropped::Replaced, 1),
+            Admission::Dropped => self.note_drop(slot, Dropped::OutboxFull, frames),
+            Admission::Full => return Some(frames),
+        }
+        None
+    }
+
+    /// A piece for an outbox.
+    fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
+        Piece { bytes, frames, overflow, key: None, _charge: self.ledger.charge(PIECE) }
+    }
+
+    /// Counts frames that were dropped for a connection.
+    fn note_drop(&mut self, slot: u32, reason: Dropped, frames: u32) {
+        if frames == 0 {
+            return;
+        }
+        self.counts.drops.add(reason, u64::from(frames));
+        if let Some(reports) = &mut self.drop_reports {
+            let generation = self.slots[slot as usize].generation;
+            reports.push((Local { shard: self.shard, slot, generation }, reason, frames));
         }
     }
 

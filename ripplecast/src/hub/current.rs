@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use crate::{Frame, limits::READ_BUFFER};
 
 use super::{
-    batch::Dialect,
+    batch::{Dialect, Joined},
     connection::{Connection, Local, Sent},
 };
 
@@ -18,8 +18,7 @@ thread_local! {
             local: Cell::new(0),
             dialect: Cell::new(Dialect::WebSocket),
             open: Cell::new(false),
-            frames: Cell::new(0),
-            bytes: RefCell::new(Vec::new()),
+            frames: RefCell::new(Joined { bytes: Vec::new(), ends: Vec::new() }),
         }
     };
 }
@@ -34,10 +33,8 @@ struct Current {
     dialect: Cell<Dialect>,
     /// Whether frames for it are still taken.
     open: Cell<bool>,
-    /// Frames in `bytes`.
-    frames: Cell<u32>,
     /// Its frames, encoded. They stay here after the callback until the shard takes them.
-    bytes: RefCell<Vec<u8>>,
+    frames: RefCell<Joined>,
 }
 
 /// While it lives, the thread polls a callback of a connection.
@@ -72,25 +69,22 @@ pub(super) fn push(to: &Connection, frame: &Frame) -> Option<Sent> {
         if !current.open.get() {
             return Some(Sent::Closed);
         }
-        let mut bytes = current.bytes.borrow_mut();
-        if !bytes.is_empty() && bytes.len() + frame.len() > READ_BUFFER {
+        let mut frames = current.frames.borrow_mut();
+        if !frames.bytes.is_empty() && frames.bytes.len() + frame.len() > READ_BUFFER {
             return None;
         }
-        current.dialect.get().encode(frame, None, &mut bytes);
-        current.frames.set(current.frames.get() + 1);
+        frames.push(current.dialect.get(), frame, None);
         Some(Sent::Queued)
     })
 }
 
-/// The shard takes what was pushed, and their number; it gives the buffer back with [`give_back`].
-pub(super) fn take() -> (Vec<u8>, u32) {
-    CURRENT.with(|current| (current.bytes.take(), current.frames.take()))
+/// The shard takes what was pushed; it gives the buffer back with [`give_back`].
+pub(super) fn take() -> Joined {
+    CURRENT.with(|current| current.frames.take())
 }
 
 /// Keeps an emptied buffer for the next callback.
-pub(super) fn give_back(mut buffer: Vec<u8>) {
-    if buffer.capacity() <= READ_BUFFER {
-        buffer.clear();
-        CURRENT.with(|current| current.bytes.replace(buffer));
-    }
+pub(super) fn give_back(mut buffer: Joined) {
+    buffer.clear();
+    CURRENT.with(|current| current.frames.replace(buffer));
 }

@@ -23,9 +23,10 @@ use super::{
     command::Command,
     connection::{Connection, Local, Sent},
     core::{Core, Profile, Wire},
+    ledger::Ledger,
     mailbox::{Alarm, Mailbox},
     outbox::Overflow,
-    room::{Registry, RoomCore},
+    room::{Registry, RoomCore, RoomRules},
     shards::{Counters, ShardHandle},
 };
 use crate::{CloseCode, Error, Frame, limits::MAILBOX_BYTES};
@@ -99,7 +100,13 @@ struct Shard {
 impl Shard {
     fn new(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>]) -> Self {
         let mailbox = mailboxes[index].clone();
-        Self { core: Core::new(index as u8), mailbox, todo: VecDeque::new(), offset: 0, stopping: false }
+        Self {
+            core: Core::new(index as u8, Arc::new(Ledger::new(1 << 20)), false),
+            mailbox,
+            todo: VecDeque::new(),
+            offset: 0,
+            stopping: false,
+        }
     }
 
     /// As the shard adopts a socket.
@@ -162,7 +169,7 @@ impl Shard {
                 Command::Leave { who, room } => self.core.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
                 Command::Shutdown => self.stopping = true,
-                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } => {
+                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } | Command::Shed => {
                     unreachable!("no model posts one")
                 }
             }
@@ -216,7 +223,7 @@ fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Pipe>>]> {
 /// One shard, and rooms.
 fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
     let mailboxes = mailboxes(1);
-    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes)))
+    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, RoomRules::default(), Arc::default())))
 }
 
 fn push(mailbox: &Mailbox<Pipe>, to: Local, text: &'static str) {
@@ -446,7 +453,7 @@ fn join_with_a_snapshot_races_pushes() {
 /// Two shards with a member of one room each.
 fn two_members() -> ([Shard; 2], Arc<RoomCore<Pipe>>, [Pipe; 2]) {
     let mailboxes = mailboxes(2);
-    let registry = Arc::new(Registry::new(mailboxes.clone()));
+    let registry = Arc::new(Registry::new(mailboxes.clone(), RoomRules::default(), Arc::default()));
     let room = registry.room("a");
     let mut shards = [0, 1].map(|index| Shard::new(index, &mailboxes));
     let pipes = [0, 1].map(|index: usize| {
@@ -524,7 +531,14 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
 /// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
 fn handle() -> Arc<ShardHandle> {
     let mailbox = Arc::new(Mailbox::<Socket>::new());
-    Arc::new(ShardHandle { mailbox, node: 1, shards: Weak::new(), counters: Counters::default() })
+    Arc::new(ShardHandle {
+        mailbox,
+        node: 1,
+        shards: Weak::new(),
+        counters: Counters::default(),
+        drops: Arc::default(),
+        largest_backlog: crate::sync::atomic::AtomicUsize::new(0),
+    })
 }
 
 /// Applies what was sent through handles to a core without sockets.

@@ -1,43 +1,83 @@
-//! A connection's bounded queue of frames not yet written.
+//! A connection's bounded queue of frames not yet written, and what happens when it is full.
+//!
+//! Each frame waits under a policy, its room's or its endpoint's, and a frame is dropped under its own policy only: what
+//! may not be lost is never dropped for what may.
 
-use std::{collections::VecDeque, io};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+};
 
 use bytes::{Buf, Bytes};
 
-use super::core::Wire;
+use crate::sync::RandomState;
 
-/// What happens to a connection whose outbox is full because its peer reads too slowly.
+use super::{core::Wire, ledger::Charge};
+
+/// What happens when a frame does not fit the outbox of a connection, because its peer reads too slowly. Set for an
+/// endpoint, or for a room with [`HubBuilder::rooms`](crate::HubBuilder::rooms).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// Close it with 1013 and the reason "slow consumer". It reconnects when it can, and gets the current state then.
+    /// Close the connection with 1013 and the reason "slow consumer". It reconnects when it can, and gets the current
+    /// state then.
     #[default]
     Disconnect,
-    /// Drop the oldest frames that wait, whole ones, until the new one fits. For feeds in which only the newest counts.
+    /// Drop the oldest frames that wait under this policy, whole ones, until the new one fits. Where all that waits is
+    /// under other policies, the new one itself is dropped. For feeds in which only the newest counts.
     DropOldest,
+    /// A frame [with a key](crate::Frame::with_key) takes the place of the one with the same key that still waits,
+    /// whether the outbox is full or not: a slow tab gets the latest value of a counter, and not all those before. Keys of
+    /// different rooms are different. What has no key, or still does not fit, is treated as
+    /// [`Disconnect`](Self::Disconnect) says: nobody keeps a value that is out of date without knowing it.
+    LatestPerKey,
+}
+
+/// Which frames replace each other: those of one room, or pushed to one connection, with one name.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Key {
+    /// The room's epoch; 0 for what was pushed to the connection itself.
+    pub(crate) scope: u64,
+    /// The key that the application gave.
+    pub(crate) name: Arc<str>,
 }
 
 /// Frames that wait for the socket. It exists only while the socket takes no more.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    /// What waits, oldest first. The first may be partly written already.
-    pieces: VecDeque<Piece>,
+    /// What waits, oldest first, each with its number. The first may be partly written already.
+    pieces: VecDeque<(u64, Piece)>,
     /// Bytes in `pieces`.
     bytes: usize,
     /// Whether some of the first piece has been written, so that it can't be dropped any more.
     begun: bool,
+    /// Pieces under [`Overflow::DropOldest`], and bytes in them.
+    droppable: (usize, usize),
+    /// The number of the next piece.
+    next: u64,
+    /// By key: the number of the piece that waits. It exists once a piece has a key.
+    keys: Option<Box<HashMap<Key, u64, RandomState>>>,
 }
 
 /// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
 /// pongs that nobody reads, are bounded like a few large ones.
-const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 128;
 
-/// One or more whole frames that were joined; shared by all connections that they wait for.
-struct Piece {
+const _: () = assert!(size_of::<(u64, Piece)>() <= PIECE);
+
+/// One or more whole frames that were joined; their bytes are shared by all connections that they wait for.
+pub(crate) struct Piece {
     /// What is still to be written.
-    bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Number of frames in it.
-    frames: u32,
+    pub(crate) frames: u32,
+    /// What happens when it does not fit.
+    pub(crate) overflow: Overflow,
+    /// What replaces it. Only a single frame under [`Overflow::LatestPerKey`] has one.
+    pub(crate) key: Option<Key>,
+    /// What it costs, in the hub's ledger; the bytes are entered with their buffer.
+    pub(crate) _charge: Charge,
 }
 
 /// What became of frames that were offered to an outbox.
@@ -45,44 +85,87 @@ struct Piece {
 pub(crate) enum Admission {
     /// They wait, and this many older frames were dropped for them.
     Queued { dropped: u32 },
+    /// They wait in the place of an older frame with the same key.
+    Replaced,
+    /// There is no space, and nothing that waits may be dropped for them: they are dropped themselves.
+    Dropped,
     /// There is no space, and nothing may be dropped.
     Full,
 }
 
 impl Outbox {
     /// An outbox whose first piece is the unwritten rest of frames that the socket took in part.
-    pub(crate) fn begun_with(rest: Bytes, frames: u32) -> Self {
+    pub(crate) fn begun_with(rest: Piece) -> Self {
         let mut outbox = Self { begun: true, ..Self::default() };
-        outbox.append(rest, frames);
+        outbox.append(rest);
         outbox
     }
 
     /// Queues frames, within `limit` bytes. What would exceed it even alone is let through an empty outbox.
-    pub(crate) fn offer(&mut self, bytes: Bytes, frames: u32, limit: usize, overflow: Overflow) -> Admission {
-        let mut dropped = 0;
-        if self.cost() > 0 && self.cost() + bytes.len() > limit {
-            match overflow {
-                Overflow::Disconnect => return Admission::Full,
-                Overflow::DropOldest => dropped = self.make_space(bytes.len(), limit),
-            }
+    pub(crate) fn offer(&mut self, piece: Piece, limit: usize) -> Admission {
+        let piece = match self.replace(piece, limit) {
+            Ok(()) => return Admission::Replaced,
+            Err(piece) => piece,
+        };
+        let len = piece.bytes.len();
+        if self.fits(len, limit) {
+            self.append(piece);
+            return Admission::Queued { dropped: 0 };
         }
-        self.append(bytes, frames);
-        Admission::Queued { dropped }
+        if piece.overflow != Overflow::DropOldest {
+            return Admission::Full;
+        }
+        let dropped = self.make_space(len, limit);
+        if self.fits(len, limit) || self.pieces.len() <= usize::from(self.begun) {
+            self.append(piece);
+            return Admission::Queued { dropped };
+        }
+        // Only frames that may not be lost are left, and the oldest that may is this one.
+        debug_assert_eq!(dropped, 0, "what was dropped was dropped for nothing");
+        Admission::Dropped
     }
 
     /// Queues frames whatever the limit: for a close frame.
-    pub(crate) fn append(&mut self, bytes: Bytes, frames: u32) {
-        self.bytes += bytes.len();
-        self.pieces.push_back(Piece { bytes, frames });
+    pub(crate) fn append(&mut self, piece: Piece) {
+        self.bytes += piece.bytes.len();
+        if piece.overflow == Overflow::DropOldest {
+            self.droppable.0 += 1;
+            self.droppable.1 += piece.bytes.len();
+        }
+        if let Some(key) = &piece.key {
+            self.keys.get_or_insert_default().insert(key.clone(), self.next);
+        }
+        self.pieces.push_back((self.next, piece));
+        self.next += 1;
+    }
+
+    /// Whether `len` more bytes fit: always, when nothing waits.
+    pub(crate) fn fits(&self, len: usize, limit: usize) -> bool {
+        self.pieces.is_empty() || self.cost() + PIECE + len <= limit
+    }
+
+    /// How many bytes more fit. An empty outbox has space for its limit, and lets a longer frame through.
+    pub(crate) fn space(&self, limit: usize) -> usize {
+        if self.pieces.is_empty() { limit } else { limit.saturating_sub(self.cost() + PIECE) }
     }
 
     /// Drops everything of which nothing has been written yet. How many frames that were.
     pub(crate) fn discard(&mut self) -> u32 {
         let mut dropped = 0;
         while self.pieces.len() > usize::from(self.begun) {
-            dropped += self.pop_back();
+            dropped += self.remove(self.pieces.len() - 1);
         }
         dropped
+    }
+
+    /// Drops all that may be dropped for newer frames. How many frames that were, and whether anything else waits that
+    /// has not been begun.
+    pub(crate) fn discard_droppable(&mut self) -> (u32, bool) {
+        let mut dropped = 0;
+        while let Some(oldest) = self.oldest_droppable() {
+            dropped += self.remove(oldest);
+        }
+        (dropped, self.pieces.len() > usize::from(self.begun))
     }
 
     /// What counts against the limit. A single piece counts as its bytes, so that a limit can be met exactly.
@@ -97,15 +180,17 @@ impl Outbox {
 
     /// Writes until the socket takes no more. Whether everything is out.
     pub(crate) fn flush(&mut self, wire: &impl Wire) -> io::Result<bool> {
-        while let Some(piece) = self.pieces.front_mut() {
+        while let Some((_, piece)) = self.pieces.front_mut() {
             match wire.write(&piece.bytes) {
                 Ok(n) if n == piece.bytes.len() => {
-                    self.bytes -= n;
                     self.begun = false;
-                    self.pieces.pop_front();
+                    self.remove(0);
                 }
                 Ok(n) => {
                     self.bytes -= n;
+                    if piece.overflow == Overflow::DropOldest {
+                        self.droppable.1 -= n;
+                    }
                     self.begun |= n > 0;
                     piece.bytes.advance(n);
                 }
@@ -117,22 +202,67 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Drops the oldest pieces until `len` more bytes fit, or nothing more may be dropped.
+    /// Puts a frame in the place of the one that waits with the same key. Gives it back when there is none, when that one
+    /// is half written, or when there is no space for the difference.
+    fn replace(&mut self, piece: Piece, limit: usize) -> Result<(), Piece> {
+        let waiting = piece.key.as_ref().and_then(|key| self.keys.as_ref()?.get(key));
+        let index = waiting.and_then(|number| self.pieces.binary_search_by_key(number, |(n, _)| *n).ok());
+        let Some(index) = index.filter(|&index| index > 0 || !self.begun) else { return Err(piece) };
+        let pieces = self.pieces.len();
+        let place = &mut self.pieces[index].1;
+        let bytes = self.bytes - place.bytes.len() + piece.bytes.len();
+        if piece.bytes.len() > place.bytes.len() && bytes + (pieces - 1) * PIECE > limit {
+            return Err(piece);
+        }
+        *place = piece;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Drops the oldest pieces that may be dropped until `len` more bytes fit; none if they would not fit even so.
     fn make_space(&mut self, len: usize, limit: usize) -> u32 {
+        let (mut count, mut bytes) = (self.pieces.len() - self.droppable.0, self.bytes - self.droppable.1);
+        if let Some((_, first)) = self.pieces.front()
+            && self.begun
+            && first.overflow == Overflow::DropOldest
+        {
+            (count, bytes) = (count + 1, bytes + first.bytes.len());
+        }
+        if count > usize::from(self.begun) && bytes + count * PIECE + len > limit {
+            return 0;
+        }
         let mut dropped = 0;
-        while self.cost() + len > limit && self.pieces.len() > usize::from(self.begun) {
-            let oldest = usize::from(self.begun);
-            let piece = self.pieces.remove(oldest).expect("the loop's condition says that there is one");
-            self.bytes -= piece.bytes.len();
-            dropped += piece.frames;
+        while !self.fits(len, limit)
+            && let Some(oldest) = self.oldest_droppable()
+        {
+            dropped += self.remove(oldest);
         }
         dropped
     }
 
-    /// Drops the newest piece; its number of frames.
-    fn pop_back(&mut self) -> u32 {
-        let Some(piece) = self.pieces.pop_back() else { return 0 };
+    /// The index of the oldest piece that may be dropped for newer ones.
+    fn oldest_droppable(&self) -> Option<usize> {
+        let begun = usize::from(self.begun);
+        if self.droppable.0 == 0 {
+            return None;
+        }
+        let mut rest = self.pieces.iter().skip(begun);
+        rest.position(|(_, piece)| piece.overflow == Overflow::DropOldest).map(|index| index + begun)
+    }
+
+    /// Takes a piece out; its number of frames.
+    fn remove(&mut self, index: usize) -> u32 {
+        let Some((number, piece)) = self.pieces.remove(index) else { return 0 };
         self.bytes -= piece.bytes.len();
+        if piece.overflow == Overflow::DropOldest {
+            self.droppable.0 -= 1;
+            self.droppable.1 -= piece.bytes.len();
+        }
+        if let (Some(key), Some(keys)) = (&piece.key, &mut self.keys)
+            && keys.get(key) == Some(&number)
+        {
+            keys.remove(key);
+        }
         piece.frames
     }
 }
@@ -141,7 +271,7 @@ impl Outbox {
 mod tests {
     use std::cell::{Cell, RefCell};
 
-    use super::*;
+    use super::{super::ledger::Ledger, *};
 
     /// A socket that takes `room` more bytes.
     #[derive(Default)]
@@ -165,8 +295,28 @@ mod tests {
     /// Eight bytes in two pieces.
     const LIMIT: usize = 8 + PIECE;
 
+    fn piece(bytes: impl Into<Bytes>, overflow: Overflow) -> Piece {
+        let charge = Arc::new(Ledger::new(LIMIT)).charge(PIECE);
+        Piece { bytes: bytes.into(), frames: 1, overflow, key: None, _charge: charge }
+    }
+
     fn offer(outbox: &mut Outbox, text: &'static str, overflow: Overflow) -> Admission {
-        outbox.offer(Bytes::from_static(text.as_bytes()), 1, LIMIT, overflow)
+        outbox.offer(piece(text, overflow), LIMIT)
+    }
+
+    fn offer_keyed(outbox: &mut Outbox, key: &str, text: &'static str) -> Admission {
+        let key = Some(Key { scope: 1, name: key.into() });
+        outbox.offer(Piece { key, ..piece(text, Overflow::LatestPerKey) }, 8 + 3 * PIECE)
+    }
+
+    /// All that waits, as text.
+    fn written(outbox: &mut Outbox) -> String {
+        let wire = Narrow::default();
+        wire.room.set(usize::MAX);
+        assert!(outbox.flush(&wire).unwrap());
+        assert_eq!((outbox.bytes(), outbox.droppable), (0, (0, 0)));
+        assert!(outbox.keys.as_ref().is_none_or(|keys| keys.is_empty()));
+        String::from_utf8(wire.written.take()).unwrap()
     }
 
     #[test]
@@ -182,18 +332,16 @@ mod tests {
     fn one_frame_larger_than_the_limit_passes_an_empty_outbox() {
         let mut outbox = Outbox::default();
         let large = Bytes::from(vec![b'x'; LIMIT + 1]);
-        let admitted = outbox.offer(large, 1, LIMIT, Overflow::Disconnect);
+        let admitted = outbox.offer(piece(large, Overflow::Disconnect), LIMIT);
         assert_eq!(admitted, Admission::Queued { dropped: 0 });
         assert_eq!(offer(&mut outbox, "0", Overflow::Disconnect), Admission::Full);
     }
 
     #[test]
     fn drop_oldest_keeps_a_frame_that_is_half_written() {
-        let mut outbox = Outbox::begun_with(Bytes::from_static(b"cd"), 1);
-        for text in ["efg", "hij"] {
-            assert_eq!(offer(&mut outbox, text, Overflow::DropOldest), Admission::Queued { dropped: 0 });
-        }
-        assert_eq!(offer(&mut outbox, "klmn", Overflow::DropOldest), Admission::Queued { dropped: 2 });
+        let mut outbox = Outbox::begun_with(piece("cd", Overflow::DropOldest));
+        assert_eq!(offer(&mut outbox, "efghij", Overflow::DropOldest), Admission::Queued { dropped: 0 });
+        assert_eq!(offer(&mut outbox, "klmn", Overflow::DropOldest), Admission::Queued { dropped: 1 });
         let wire = Narrow::default();
         wire.room.set(100);
         assert!(outbox.flush(&wire).unwrap());
@@ -211,9 +359,57 @@ mod tests {
         wire.room.set(1);
         assert!(!outbox.flush(&wire).unwrap());
         assert_eq!(outbox.discard(), 1);
-        outbox.append(Bytes::from_static(b"!"), 1);
+        outbox.append(piece("!", Overflow::Disconnect));
         wire.room.set(100);
         assert!(outbox.flush(&wire).unwrap());
         assert_eq!(*wire.written.borrow(), b"abc!");
+    }
+
+    #[test]
+    fn a_newer_frame_takes_the_place_of_the_one_with_its_key() {
+        let mut outbox = Outbox::default();
+        assert_eq!(offer_keyed(&mut outbox, "a", "a1"), Admission::Queued { dropped: 0 });
+        assert_eq!(offer_keyed(&mut outbox, "b", "b1"), Admission::Queued { dropped: 0 });
+        assert_eq!(offer_keyed(&mut outbox, "a", "a22"), Admission::Replaced);
+        assert_eq!(outbox.bytes(), 5);
+        let elsewhere = Some(Key { scope: 2, name: "a".into() });
+        let other = Piece { key: elsewhere, ..piece("x", Overflow::LatestPerKey) };
+        assert_eq!(outbox.offer(other, LIMIT * 2), Admission::Queued { dropped: 0 });
+        assert_eq!(written(&mut outbox), "a22b1x");
+        assert_eq!(offer_keyed(&mut outbox, "a", "a3"), Admission::Queued { dropped: 0 });
+        assert_eq!(written(&mut outbox), "a3");
+    }
+
+    #[test]
+    fn a_frame_that_is_half_written_is_not_replaced() {
+        let key = || Some(Key { scope: 1, name: "a".into() });
+        let mut outbox = Outbox::begun_with(Piece { key: key(), ..piece("cd", Overflow::LatestPerKey) });
+        assert_eq!(offer_keyed(&mut outbox, "a", "new"), Admission::Queued { dropped: 0 });
+        assert_eq!(offer_keyed(&mut outbox, "a", "newer"), Admission::Replaced);
+        assert_eq!(written(&mut outbox), "cdnewer");
+    }
+
+    #[test]
+    fn keyed_frames_that_do_not_fit_are_refused() {
+        let mut outbox = Outbox::default();
+        for key in ["a", "b", "c", "d"] {
+            assert_eq!(offer_keyed(&mut outbox, key, "22"), Admission::Queued { dropped: 0 });
+        }
+        assert_eq!(offer_keyed(&mut outbox, "e", ""), Admission::Full);
+        assert_eq!(offer_keyed(&mut outbox, "c", "333"), Admission::Full, "it has grown");
+        assert_eq!(offer_keyed(&mut outbox, "c", "44"), Admission::Replaced);
+        assert_eq!(written(&mut outbox), "22224422");
+    }
+
+    #[test]
+    fn what_may_not_be_lost_is_not_dropped_for_what_may() {
+        let mut outbox = Outbox::default();
+        assert_eq!(offer(&mut outbox, "1234", Overflow::Disconnect), Admission::Queued { dropped: 0 });
+        assert_eq!(offer(&mut outbox, "old", Overflow::DropOldest), Admission::Queued { dropped: 0 });
+        assert_eq!(offer(&mut outbox, "new!", Overflow::DropOldest), Admission::Queued { dropped: 1 });
+        assert_eq!(offer(&mut outbox, "too long", Overflow::DropOldest), Admission::Dropped);
+        assert_eq!(offer(&mut outbox, "x", Overflow::Disconnect), Admission::Full);
+        assert_eq!(outbox.discard_droppable(), (1, true));
+        assert_eq!(written(&mut outbox), "1234");
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Error, Frame, Result, Sent,
+    bus::glob::Pattern,
     limits::{NAME, ROOM_STRIPES},
     sync::{
         Mutex, RandomState,
@@ -17,9 +18,12 @@ use crate::{
 };
 
 use super::{
+    batch::Source,
     command::{Command, Cursor},
     connection::Local,
+    drops::DropLog,
     mailbox::{Mailbox, Wake},
+    outbox::Overflow,
 };
 
 /// Says that a shard has no members of a room.
@@ -31,6 +35,10 @@ pub(crate) struct RoomCore<W> {
     pub(crate) name: Arc<str>,
     /// Tells this life of the room from an earlier one of the same name.
     epoch: u64,
+    /// What happens when one of its frames does not fit an outbox; `None` for what the endpoint says.
+    overflow: Option<Overflow>,
+    /// Where refused pushes are reported.
+    drops: Arc<DropLog>,
     /// By shard: where the shard keeps its members of the room. Only that shard reads and writes it.
     places: Box<[AtomicU32]>,
     /// Who is in it, and how many messages it has had. Held while a push is posted: that makes the one order.
@@ -59,6 +67,8 @@ impl<W> RoomCore<W> {
     pub(crate) fn new(
         name: Arc<str>,
         epoch: u64,
+        overflow: Option<Overflow>,
+        drops: Arc<DropLog>,
         mailboxes: Arc<[Arc<Mailbox<W>>]>,
         registry: Weak<Registry<W>>,
     ) -> Self {
@@ -66,7 +76,8 @@ impl<W> RoomCore<W> {
         let places = (0..shards).map(|_| AtomicU32::new(NOWHERE)).collect();
         let state = State { per_shard: vec![0; shards].into(), ..State::default() };
         let publishers = parking_lot::Mutex::default();
-        Self { name, epoch, places, state: Mutex::new(state), mailboxes, registry, publishers }
+        let state = Mutex::new(state);
+        Self { name, epoch, overflow, drops, places, state, mailboxes, registry, publishers }
     }
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
@@ -80,7 +91,15 @@ impl<W> RoomCore<W> {
         }
         drop(state);
         drop(wakes);
+        if matches!(posted, Err(Error::Overloaded { .. })) {
+            self.drops.refused(None);
+        }
         Sent::from_posted(&posted)
+    }
+
+    /// What it says of its frames.
+    pub(crate) fn source(&self) -> Source {
+        Source { scope: self.epoch, overflow: self.overflow }
     }
 
     /// Posts to the shards from number `first` on. It holds the mailbox of each while it goes on to the next, so that
@@ -229,6 +248,60 @@ impl<W> Drop for RoomCore<W> {
     }
 }
 
+/// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Frame, Hub, Overflow, RoomOptions};
+///
+/// let hub = Hub::builder()
+///     .rooms("cursors:*", RoomOptions::new().overflow(Overflow::LatestPerKey))
+///     .build()?;
+/// hub.room("cursors:page-7").push(Frame::text("x=3,y=4").with_key("ada")).ignore();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
+pub struct RoomOptions {
+    /// What happens when a frame does not fit an outbox.
+    overflow: Option<Overflow>,
+}
+
+impl RoomOptions {
+    /// Nothing is set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What happens when a frame of the room does not fit the outbox of a member; default what the member's endpoint says.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+}
+
+/// Settings of rooms by patterns of their names; the first that matches holds.
+#[derive(Clone, Default)]
+pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
+
+impl RoomRules {
+    /// Adds settings behind those that are there.
+    pub(crate) fn add(&mut self, pattern: &str, options: RoomOptions) {
+        self.0.push((Arc::new(Pattern::parse(pattern)), options));
+    }
+
+    /// The policy of a room.
+    fn overflow(&self, name: &str) -> Option<Overflow> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(name)).and_then(|(_, options)| options.overflow)
+    }
+}
+
+impl std::fmt::Debug for RoomRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, options)| options)).finish()
+    }
+}
+
 /// Rooms whose names have the same hash.
 type Stripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
 
@@ -240,15 +313,19 @@ pub(crate) struct Registry<W> {
     hasher: RandomState,
     /// The mailboxes of all shards, for new rooms.
     mailboxes: Arc<[Arc<Mailbox<W>>]>,
+    /// What was said of rooms by their names.
+    rules: RoomRules,
+    /// Where refused pushes are reported.
+    drops: Arc<DropLog>,
     /// How many rooms were made; with the hasher's random keys it makes epochs that don't repeat.
     made: Mutex<u64>,
 }
 
 impl<W> Registry<W> {
     /// No rooms.
-    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<W>>]>) -> Self {
+    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<W>>]>, rules: RoomRules, drops: Arc<DropLog>) -> Self {
         let stripes = (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect();
-        Self { stripes, hasher: RandomState::new(), mailboxes, made: Mutex::new(0) }
+        Self { stripes, hasher: RandomState::new(), mailboxes, rules, drops, made: Mutex::new(0) }
     }
 
     /// The room of that name; it is made if there is none.
@@ -261,6 +338,8 @@ impl<W> Registry<W> {
         let room = Arc::new(RoomCore::new(
             name.clone(),
             self.next_epoch(),
+            self.rules.overflow(&name),
+            self.drops.clone(),
             self.mailboxes.clone(),
             Arc::downgrade(self),
         ));
@@ -312,8 +391,8 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 /// push to one member after a push to its room does not overtake it.
 ///
 /// **Overload.** When a shard of the node is so far behind that its mailbox is full, a push is refused on all shards:
-/// [`Sent::Dropped`]. A member that does not read is closed by its endpoint's [`Overflow`](crate::Overflow) policy, and
-/// slows nobody.
+/// [`Sent::Dropped`]. What happens to a member that does not read says the [`Overflow`] policy of the room, if it has
+/// [one](RoomOptions::overflow), or of the member's endpoint. It slows nobody.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -382,7 +461,10 @@ mod tests {
     use crate::sync::MutexGuard;
 
     fn registry(shards: usize) -> Arc<Registry<()>> {
-        Arc::new(Registry::new((0..shards).map(|_| Arc::new(Mailbox::new())).collect()))
+        {
+            let mailboxes = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
+            Arc::new(Registry::new(mailboxes, RoomRules::default(), Arc::default()))
+        }
     }
 
     /// A connection that was opened.

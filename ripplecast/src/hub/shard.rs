@@ -6,6 +6,7 @@
 mod calls;
 mod closing;
 mod input;
+mod shedding;
 mod sweep;
 
 use std::{
@@ -27,10 +28,12 @@ use crate::{
 use self::calls::Callback;
 use super::{
     adoption::Adoption,
+    batch::Joined,
     callbacks::{Callbacks, Route},
     command::Command,
-    connection::Local,
+    connection::{ConnectionId, Dropped, Local},
     core::{Core, Fault, Wire},
+    drops::DropReport,
     mailbox::Mailbox,
     poller::{Event, Poller},
     shards::{ShardHandle, Shards, count},
@@ -119,6 +122,11 @@ enum Phase {
 struct Tick(u32);
 
 impl Tick {
+    /// That much earlier.
+    fn before(self, time: Duration) -> Self {
+        Self(self.0.wrapping_sub(time.as_millis() as u32))
+    }
+
     /// Time since `earlier`.
     fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
@@ -156,7 +164,7 @@ pub(crate) struct Shard {
     /// What is read goes here, for whichever connection.
     buffer: Vec<u8>,
     /// Control frames are put together here.
-    control: Vec<u8>,
+    control: Joined,
     /// Where callbacks that wait go on.
     runtime: runtime::Handle,
     /// When the clock was started.
@@ -183,7 +191,7 @@ impl Shard {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),
-            core: Core::new(index as u8),
+            core: Core::new(index as u8, shards.ledger.clone(), shards.drops.is_heard()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -191,7 +199,7 @@ impl Shard {
             todo: VecDeque::new(),
             again: Vec::new(),
             buffer: vec![0; READ_BUFFER],
-            control: Vec::new(),
+            control: Joined::default(),
             runtime,
             started: Instant::now(),
             now: Tick::default(),
@@ -238,6 +246,10 @@ impl Shard {
         self.core.walk();
         self.close_faulty();
         self.sweep();
+        self.note_backlog();
+        if self.shards.ledger.is_over() {
+            self.shed();
+        }
         self.publish_counts();
         let more = !self.todo.is_empty()
             || self.core.is_dirty()
@@ -322,6 +334,7 @@ impl Shard {
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
             Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),
+            Command::Shed => self.shed(),
             Command::Shutdown => self.begin_shutdown(),
         }
     }
@@ -338,8 +351,19 @@ impl Shard {
                         continue; // it closes already, and its close frame waits in the backlog
                     }
                     count(&self.handle.counters.slow_consumers, 1);
-                    self.core.discard_backlog(who.slot);
+                    self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
+                }
+                Fault::Shed => {
+                    let was_open = self.peers[who.slot as usize].phase == Phase::Open;
+                    count(&self.handle.counters.slow_consumers, u64::from(was_open));
+                    self.core.discard_backlog(who.slot, Dropped::Shed);
+                    let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
+                    if was_open && self.core.backlog(who.slot) <= READ_BUFFER {
+                        self.begin_close(who, close, Phase::Closing);
+                    } else {
+                        self.finish(who, close); // what it holds is wanted now, and it would not read a close frame
+                    }
                 }
             }
         }
@@ -350,8 +374,17 @@ impl Shard {
         if counts.encoded_frames > 0 {
             count(&self.handle.counters.encoded_frames, counts.encoded_frames);
         }
-        if counts.dropped_frames > 0 {
-            count(&self.handle.counters.dropped_frames, counts.dropped_frames);
+        if counts.drops.total() > 0 {
+            let counters = &self.handle.counters;
+            count(&counters.replaced, counts.drops.replaced);
+            count(&counters.outbox_full, counts.drops.outbox_full);
+            count(&counters.slow_consumer, counts.drops.slow_consumer);
+            count(&counters.shed, counts.drops.shed);
+        }
+        let Some(reports) = &mut self.core.drop_reports else { return };
+        for (who, reason, frames) in reports.drain(..) {
+            let connection = Some(ConnectionId::new(self.handle.node, who));
+            self.handle.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
 
@@ -375,7 +408,9 @@ impl Shard {
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
         }
-        self.peers[slot] = Peer { endpoint, heard: self.now, _permit: Some(permit), ..Peer::default() };
+        let first_ping = route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval));
+        self.peers[slot] =
+            Peer { endpoint, heard: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.state.open(who);

@@ -12,8 +12,10 @@ use super::{
     clients::Clients,
     command::Command,
     connection::{Connection, Local},
+    drops::DropLog,
+    ledger::Ledger,
     mailbox::Mailbox,
-    room::{Registry, RoomCore},
+    room::{Registry, RoomCore, RoomRules},
 };
 
 /// What is kept of a shard outside of it.
@@ -26,6 +28,10 @@ pub(crate) struct ShardHandle {
     pub(crate) shards: Weak<Shards>,
     /// What the shard counts.
     pub(crate) counters: Counters,
+    /// Where drops are reported.
+    pub(crate) drops: Arc<DropLog>,
+    /// No connection of the shard has more bytes waiting than this.
+    pub(crate) largest_backlog: AtomicUsize,
 }
 
 /// What a shard counts; written by the shard alone.
@@ -37,11 +43,17 @@ pub(crate) struct Counters {
     pub(crate) closed: AtomicU64,
     /// Messages received.
     pub(crate) messages: AtomicU64,
-    /// Frames dropped from outboxes.
-    pub(crate) dropped_frames: AtomicU64,
+    /// Frames that were replaced by newer ones with their key.
+    pub(crate) replaced: AtomicU64,
+    /// Frames dropped because an outbox was full.
+    pub(crate) outbox_full: AtomicU64,
+    /// Frames for connections that were closed because their outbox was full.
+    pub(crate) slow_consumer: AtomicU64,
+    /// Frames dropped because too much waited on the hub.
+    pub(crate) shed: AtomicU64,
     /// Frames encoded for rooms.
     pub(crate) encoded_frames: AtomicU64,
-    /// Connections closed because their outbox was full.
+    /// Connections closed because their outbox was full, or too much waited on the hub.
     pub(crate) slow_consumers: AtomicU64,
     /// Callbacks that held the shard for too long.
     pub(crate) slow_callbacks: AtomicU64,
@@ -70,6 +82,10 @@ pub(crate) struct Shards {
     pub(crate) clients: Clients,
     /// How many connections there may be, and are.
     pub(crate) admissions: Arc<Admissions>,
+    /// What waits for slow readers, on all shards.
+    pub(crate) ledger: Arc<Ledger>,
+    /// Where drops are reported.
+    pub(crate) drops: Arc<DropLog>,
     /// The shard that gets the next connection.
     next: AtomicUsize,
     /// Whether the node is shutting down.
@@ -80,14 +96,29 @@ pub(crate) struct Shards {
 
 impl Shards {
     /// Shards without connections; they have to be started.
-    pub(crate) fn new(node: u64, shards: usize, admissions: Admissions) -> Arc<Self> {
+    pub(crate) fn new(
+        node: u64,
+        shards: usize,
+        admissions: Admissions,
+        ledger: Ledger,
+        rules: RoomRules,
+        drops: DropLog,
+    ) -> Arc<Self> {
+        let drops = Arc::new(drops);
         let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
-        let rooms = Arc::new(Registry::new(mailboxes.clone()));
-        let everyone = Arc::new(RoomCore::new("".into(), node, mailboxes.clone(), Weak::new()));
+        let rooms = Arc::new(Registry::new(mailboxes.clone(), rules, drops.clone()));
+        let everyone =
+            Arc::new(RoomCore::new("".into(), node, None, drops.clone(), mailboxes.clone(), Weak::new()));
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let handle = |mailbox: &Arc<Mailbox<Socket>>| {
-                let counters = Counters::default();
-                Arc::new(ShardHandle { mailbox: mailbox.clone(), node, shards: weak.clone(), counters })
+                Arc::new(ShardHandle {
+                    mailbox: mailbox.clone(),
+                    node,
+                    shards: weak.clone(),
+                    counters: Counters::default(),
+                    drops: drops.clone(),
+                    largest_backlog: AtomicUsize::new(0),
+                })
             };
             Self {
                 node,
@@ -96,6 +127,8 @@ impl Shards {
                 everyone,
                 clients: Clients::new(),
                 admissions: Arc::new(admissions),
+                ledger: Arc::new(ledger),
+                drops: drops.clone(),
                 next: AtomicUsize::new(0),
                 stopping: watch::Sender::new(false),
                 running: watch::Sender::new(shards),

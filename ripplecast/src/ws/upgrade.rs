@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::{
     Accept, Hub, Request, driven,
     hub::{Adoption, Command, Dialect, Permit, Route},
-    limits::PING_INTERVAL,
+    limits::{PING_INTERVAL, UNSENT_BYTES},
     request::{self, Hook, admit, plain},
 };
 
@@ -140,11 +140,16 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
 
 /// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings tell
 /// the same of a WebSocket; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
-pub(crate) fn limit_silence(socket: &TcpStream) {
+///
+/// And has it take no more from us than it can soon send: what a slow reader has to wait for stays in its outbox, where it
+/// is counted, and can still be replaced or dropped.
+pub(crate) fn limit_kernel(socket: &TcpStream) {
     #[cfg(target_os = "linux")]
     {
-        // A kernel without it still has its own limit.
-        let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(PING_INTERVAL * 3));
+        let socket = socket2::SockRef::from(socket);
+        // A kernel without these still has limits of its own.
+        let _ = socket.set_tcp_user_timeout(Some(PING_INTERVAL * 3));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
     }
 }
 
@@ -152,6 +157,6 @@ pub(crate) fn limit_silence(socket: &TcpStream) {
 fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
     let socket = socket.into_inner();
     socket.set_nodelay(true)?;
-    limit_silence(&socket);
+    limit_kernel(&socket);
     socket.into_std()
 }

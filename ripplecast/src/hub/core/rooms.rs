@@ -6,8 +6,9 @@ use crate::{Frame, limits::SENDS_PER_TURN};
 
 use super::{
     super::{
-        batch::{Batch, Dialect},
+        batch::{Batch, Dialect, Joined, Part, Source},
         connection::Local,
+        ledger::Ledger,
         room::RoomCore,
     },
     Core, Flags, LocalRoom, Membership, Walk, Wire,
@@ -73,7 +74,7 @@ impl<W: Wire> Core<W> {
             local.pending.encode(Dialect::Sse, frame, Some(room.cursor(offset)));
             self.counts.encoded_frames += 1;
         }
-        local.pending.mark(self.stamp);
+        local.pending.mark(self.stamp, frame.shared_key().cloned());
         self.waiting += local.pending.bytes() - before;
         if !std::mem::replace(&mut local.queued, true) {
             self.dirty.push_back(place);
@@ -100,7 +101,8 @@ impl<W: Wire> Core<W> {
         while budget > 0 {
             let Some(&place) = self.dirty.front() else { return };
             let room = &mut self.rooms[place as usize];
-            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk()) else {
+            let source = room.source();
+            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(&self.ledger)) else {
                 room.queued = false;
                 self.dirty.pop_front();
                 self.free_if_unused(place);
@@ -118,9 +120,9 @@ impl<W: Wire> Core<W> {
                     self.catch_up_visiting(slot, Some(place));
                     walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
                 } else if flags.has(Flags::SSE) {
-                    self.send(slot, walk.batch.of(Dialect::Sse), walk.batch.frames());
+                    self.send(slot, &walk.batch, Dialect::Sse, source);
                 } else {
-                    self.send(slot, walk.batch.of(Dialect::WebSocket), walk.batch.frames());
+                    self.send(slot, &walk.batch, Dialect::WebSocket, source);
                 }
                 walk.next += 1;
             }
@@ -136,10 +138,10 @@ impl<W: Wire> Core<W> {
     }
 
     /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
-    /// that it has them. Their number. With `visiting`, the walk of that room is about to go on to the next member.
-    pub(super) fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Vec<u8>) -> u32 {
+    /// that it has them. With `visiting`, the walk of that room is about to go on to the next member.
+    pub(super) fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Joined) {
         if self.dirty.is_empty() {
-            return 0;
+            return;
         }
         let dialect = self.dialect(slot);
         let stamp = self.stamp;
@@ -149,36 +151,37 @@ impl<W: Wire> Core<W> {
         let alone = visiting.is_some_and(|visiting| {
             !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
         });
-        let mut parts: Vec<(u64, &[u8])> = Vec::new();
+        let mut parts: Vec<Part<'_>> = Vec::new();
         let mut ahead = false;
         for membership in target.memberships_mut() {
             let room = &rooms[membership.room as usize];
             if !room.queued {
                 continue;
             }
+            let source = room.source();
             let mut up_to = stamp;
             if let Some(walk) = &room.walk {
                 let index = membership.index as usize;
                 if (walk.next..walk.end).contains(&index) {
                     ahead |= visiting != Some(membership.room);
-                    walk.batch.since(membership.seen, dialect, &mut parts);
+                    walk.batch.since(membership.seen, dialect, source, &mut parts);
                     if alone {
                         up_to = walk.batch.last();
                     }
                 }
             }
             if !alone {
-                room.pending.since(membership.seen, dialect, &mut parts);
+                room.pending.since(membership.seen, dialect, source, &mut parts);
             }
             membership.seen = membership.seen.max(up_to);
             ahead |= room.pending.first().is_some_and(|first| first <= membership.seen);
         }
         target.flags.set(Flags::AHEAD, ahead);
-        parts.sort_by_key(|(stamp, _)| *stamp);
-        for (_, bytes) in &parts {
-            out.extend_from_slice(bytes);
+        parts.sort_by_key(|part| part.stamp);
+        for part in &parts {
+            out.bytes.extend_from_slice(part.bytes);
+            out.end(part.tag());
         }
-        parts.len() as u32
     }
 
     /// The place of a room on this shard; it gets one if it has none.
@@ -256,11 +259,16 @@ impl<W: Wire> Core<W> {
 }
 
 impl<W> LocalRoom<W> {
+    /// What it says of its frames.
+    pub(super) fn source(&self) -> Source {
+        self.shared.as_ref().map_or(Source { scope: 0, overflow: None }, |room| room.source())
+    }
+
     /// Begins to deliver what is pending, if anything is.
-    fn begin_walk(&mut self) -> Option<Walk> {
+    fn begin_walk(&mut self, ledger: &Arc<Ledger>) -> Option<Walk> {
         if self.pending.is_empty() {
             return None;
         }
-        Some(Walk { batch: std::mem::take(&mut self.pending).seal(), next: 0, end: self.members.len() })
+        Some(Walk { batch: std::mem::take(&mut self.pending).seal(ledger), next: 0, end: self.members.len() })
     }
 }

@@ -44,8 +44,8 @@ impl Shard {
         if !stream {
             let mut frame = std::mem::take(&mut self.control);
             let code = close.code.on_the_wire();
-            codec::encode_close(&mut frame, code, &close.reason);
-            self.core.append(who.slot, &frame);
+            codec::encode_close(&mut frame.bytes, code, &close.reason);
+            self.core.append(who.slot, &frame.bytes);
             frame.clear();
             self.control = frame;
         }

@@ -156,11 +156,8 @@ impl Shard {
             }
             Received::Ping(payload) => {
                 self.cork(who);
-                let mut pong = std::mem::take(&mut self.control);
-                codec::encode_frame(&mut pong, Opcode::Pong, &payload);
-                self.core.send_encoded(who.slot, &mut pong, 1);
-                pong.clear();
-                self.control = pong;
+                codec::encode_frame(&mut self.control.bytes, Opcode::Pong, &payload);
+                self.send_control(who);
             }
             Received::Pong(_) => {}
             Received::Close { code, reason } => {
@@ -208,11 +205,11 @@ impl Shard {
 
     /// Sends what a callback pushed to its own connection, in one write.
     pub(super) fn cork(&mut self, who: Local) {
-        let (mut bytes, frames) = current::take();
-        if !bytes.is_empty() && self.core.is_open(who) {
-            self.core.send_encoded(who.slot, &mut bytes, frames);
+        let mut frames = current::take();
+        if !frames.bytes.is_empty() && self.core.is_open(who) {
+            self.core.send_encoded(who.slot, &mut frames);
         }
-        current::give_back(bytes);
+        current::give_back(frames);
     }
 
     /// The socket takes more.

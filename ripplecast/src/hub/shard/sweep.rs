@@ -9,9 +9,18 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, connection::Local},
+    super::{
+        batch::{Dialect, Tag},
+        connection::Local,
+    },
     Phase, Shard,
 };
+
+/// A part of `time` that is each slot's own, spread evenly over all slots: multiples of the golden ratio modulo 1.
+pub(super) fn share(slot: usize, time: Duration) -> Duration {
+    const GOLDEN: u32 = 0x9E37_79B9; // 2^32 times the golden ratio's fraction
+    time.mul_f64(f64::from((slot as u32).wrapping_mul(GOLDEN)) / f64::from(u32::MAX))
+}
 
 impl Shard {
     /// Looks after silent peers, unfinished messages and unanswered close frames: some slots a turn, all of them a tick.
@@ -65,7 +74,11 @@ impl Shard {
         }
     }
 
+    /// Pings a peer that has been silent for the interval, less an eighth of it for some: connections that came at once, or
+    /// whose peers all answered the same broadcast, are not all pinged at once. The first ping of a connection comes at any
+    /// time within the interval.
     pub(super) fn ping_if_silent(&mut self, who: Local, interval: Duration) {
+        let interval = interval - share(who.slot as usize, interval / 8);
         let peer = &mut self.peers[who.slot as usize];
         let silent = self.now.since(peer.heard);
         if silent < interval * (u32::from(peer.missed_pings) + 1) {
@@ -74,14 +87,21 @@ impl Shard {
         if self.core.dialect(who.slot) == Dialect::Sse {
             // A comment; the peer has no way to answer, and TCP tells when it is gone.
             peer.heard = self.now;
-            self.core.send_encoded(who.slot, &mut b":\n\n".to_vec(), 0);
+            self.control.bytes.extend_from_slice(b":\n\n");
+            self.send_control(who);
         } else if peer.missed_pings >= MISSED_PINGS {
             self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer answered no ping"));
         } else {
             peer.missed_pings += 1;
-            let mut ping = Vec::with_capacity(2);
-            codec::encode_frame(&mut ping, Opcode::Ping, b"");
-            self.core.send_encoded(who.slot, &mut ping, 1);
+            codec::encode_frame(&mut self.control.bytes, Opcode::Ping, b"");
+            self.send_control(who);
         }
+    }
+
+    /// Sends what was put together in `control`.
+    pub(super) fn send_control(&mut self, who: Local) {
+        self.control.end(Tag::default());
+        self.core.send_encoded(who.slot, &mut self.control);
+        self.control.clear();
     }
 }

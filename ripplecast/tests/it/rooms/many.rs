@@ -69,5 +69,5 @@ fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
         assert_eq!(tab.text(), "over");
     }
     let stats = server.hub.stats();
-    assert_eq!((stats.dropped_frames, stats.slow_consumers, stats.failed_callbacks), (0, 0, 0));
+    assert_eq!((stats.drops.total(), stats.slow_consumers, stats.failed_callbacks), (0, 0, 0));
 }
