@@ -130,7 +130,7 @@ impl<H: Handler> Endpoint<H> {
     /// links; zero for no pings. After two unanswered ones, in two to three intervals that is, the peer counts as gone.
     ///
     /// Each connection has its own place in the interval, so that many are not pinged at once: the first ping of a
-    /// connection comes at any time within it, a later one up to an eighth of it early.
+    /// connection comes in its second half, a later one up to an eighth of it early.
     pub fn ping_interval(mut self, time: Duration) -> Self {
         self.ping_interval = Some(time).filter(|time| !time.is_zero());
         self

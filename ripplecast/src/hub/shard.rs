@@ -408,7 +408,8 @@ impl Shard {
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
         }
-        let first_ping = route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval));
+        let first_ping =
+            route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval / 2));
         self.peers[slot] =
             Peer { endpoint, heard: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;

@@ -18,5 +18,7 @@ mod order;
 mod overload;
 /// Faults that reviews have found, so that they stay away.
 mod review;
+/// Slow readers under every policy, and the bound on what waits for all.
+mod slow;
 /// Keep-alive, and messages that are never finished.
 mod time;

@@ -75,8 +75,8 @@ impl Shard {
     }
 
     /// Pings a peer that has been silent for the interval, less an eighth of it for some: connections that came at once, or
-    /// whose peers all answered the same broadcast, are not all pinged at once. The first ping of a connection comes at any
-    /// time within the interval.
+    /// whose peers all answered the same broadcast, are not all pinged at once. The first ping of a connection comes in
+    /// the second half of the interval.
     pub(super) fn ping_if_silent(&mut self, who: Local, interval: Duration) {
         let interval = interval - share(who.slot as usize, interval / 8);
         let peer = &mut self.peers[who.slot as usize];

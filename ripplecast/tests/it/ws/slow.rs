@@ -1,0 +1,422 @@
+//! Slow readers under every policy, of endpoints and of rooms, and the bound on what waits for all of them.
+
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    net::TcpStream,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use ripplecast::{
+    Connection, DropReport, Dropped, Error, Frame, Hub, HubBuilder, Overflow, RoomOptions, Sent, ws,
+};
+
+use crate::support::{
+    BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, read_close,
+    read_frame, resident,
+};
+
+const SIZE: usize = 64 << 10;
+
+/// 64 KiB that begin with a number.
+fn numbered(n: u32) -> Frame {
+    let mut payload = vec![b'.'; SIZE];
+    payload[..4].copy_from_slice(&n.to_be_bytes());
+    Frame::binary(payload)
+}
+
+fn number(payload: &[u8]) -> u32 {
+    assert_eq!(payload.len(), SIZE);
+    u32::from_be_bytes(payload[..4].try_into().unwrap())
+}
+
+/// Pushes once the shard has space.
+fn insist(mut push: impl FnMut() -> Sent) {
+    eventually("the mailbox to have space", || match push() {
+        Sent::Dropped(Dropped::Overloaded) => false,
+        sent => {
+            assert_eq!(sent, Sent::Queued);
+            true
+        }
+    });
+}
+
+/// What a hook was told: frames by connection and reason.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<HashMap<(Option<String>, Dropped), u64>>>);
+
+impl Told {
+    /// A hub that tells it.
+    fn by(&self, hub: HubBuilder) -> HubBuilder {
+        let told = self.clone();
+        hub.on_drop(move |DropReport { connection, reason, frames, .. }| {
+            *told.0.lock().unwrap().entry((connection.map(|id| id.to_string()), reason)).or_default() +=
+                frames;
+        })
+    }
+
+    fn of(&self, conn: &Connection, reason: Dropped) -> u64 {
+        let key = (Some(conn.id().to_string()), reason);
+        self.0.lock().unwrap().get(&key).copied().unwrap_or_default()
+    }
+
+    fn total(&self) -> u64 {
+        self.0.lock().unwrap().values().sum()
+    }
+}
+
+/// Reads up to a text frame with that payload; the binary ones before it.
+fn read_to(client: &mut TcpStream, end: &str) -> Vec<Vec<u8>> {
+    let mut before = Vec::new();
+    loop {
+        match read_frame(client).unwrap() {
+            (TEXT, payload) if payload == end.as_bytes() => return before,
+            (BINARY, payload) => before.push(payload),
+            (PING, _) => {} // it has been silent for long
+            (first, payload) => panic!("{first:x} {:?}", String::from_utf8_lossy(&payload)),
+        }
+    }
+}
+
+#[test]
+fn with_latest_per_key_a_slow_reader_gets_the_newest_of_each_key_and_no_backlog() {
+    for server in SERVERS {
+        for shards in [1, 2] {
+            let echo = Echo::default();
+            let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
+            let told = Told::default();
+            let site = Site::start(
+                server,
+                |hub| told.by(hub.shards(shards)),
+                |hub, router| router.route("/", hub.ws(endpoint)),
+            );
+            let mut slow = site.raw("/");
+            let conn = echo.opened(0);
+            conn.join("room").unwrap();
+            let room = site.hub.room("room");
+            // Two keys of the room, and the same key of the connection itself, which is another.
+            for n in 0..600 {
+                insist(|| room.push(numbered(3 * n).with_key("a")));
+                insist(|| room.push(numbered(3 * n + 1).with_key("b")));
+                insist(|| conn.push(numbered(3 * n + 2).with_key("a")));
+            }
+            assert!(conn.push("that was all").is_queued());
+            let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
+            for kind in 0..3 {
+                let of_kind: Vec<_> = numbers.iter().filter(|&n| n % 3 == kind).collect();
+                assert!(of_kind.is_sorted());
+                assert_eq!(of_kind.last(), Some(&&(3 * 599 + kind)), "the newest must come");
+            }
+            assert!(numbers.len() < 1800, "nothing was replaced");
+            let stats = site.hub.stats();
+            assert_eq!(stats.drops.replaced as usize + numbers.len(), 1800);
+            assert_eq!((stats.drops.total(), stats.slow_consumers), (stats.drops.replaced, 0));
+            eventually("the hook to be told", || told.of(&conn, Dropped::Replaced) == stats.drops.replaced);
+            eventually("all to be out", || site.hub.stats().queued_bytes == 0);
+            drop(slow);
+            site.stop();
+        }
+    }
+}
+
+#[test]
+fn with_latest_per_key_what_has_no_key_disconnects_a_slow_reader() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let slow = site.raw("/");
+    let conn = echo.opened(0);
+    let mut n = 0;
+    eventually("the slow reader to be found", || {
+        n += 1;
+        conn.push(numbered(n)).is_closed()
+    });
+    assert_eq!(echo.closed(0), (1013, "slow consumer".to_owned()));
+    drop(slow);
+    assert!(site.stop().drops.slow_consumer > 0);
+}
+
+#[test]
+fn a_live_counter_needs_no_backlog() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).outbox(4 * SIZE).overflow(Overflow::LatestPerKey);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut slow = site.raw("/");
+    let conn = echo.opened(0);
+    let render = |value: i64| {
+        Frame::binary(
+            vec![b'x'; SIZE - 4].into_iter().chain((value as u32).to_be_bytes()).collect::<Vec<_>>(),
+        )
+    };
+    let counter = site.hub.counter("clicks").publish_with(&site.hub.room("clicks"), render).unwrap();
+    site.runtime.block_on(counter.join(&conn)).unwrap();
+    for _ in 0..600 {
+        site.runtime.block_on(counter.increment()).unwrap();
+    }
+    let last = |payload: &[u8]| u32::from_be_bytes(payload[SIZE - 4..].try_into().unwrap());
+    let mut values = Vec::new();
+    while values.last() != Some(&600) {
+        values.push(last(&read_frame(&mut slow).unwrap().1));
+    }
+    assert!(values.is_sorted() && values.len() < 601, "{values:?}");
+    let stats = site.hub.stats();
+    assert!(stats.drops.replaced > 0);
+    assert_eq!(stats.slow_consumers, 0);
+    drop(slow);
+    site.stop();
+}
+
+#[test]
+fn a_room_has_its_own_policy() {
+    let echo = Echo::default();
+    let told = Told::default();
+    let handler = echo.clone();
+    let site = Site::start(
+        Server::Own,
+        |hub| {
+            let hub = told.by(hub.shards(1));
+            let hub = hub.rooms("feed:*", RoomOptions::new().overflow(Overflow::DropOldest));
+            hub.rooms("feed:strict", RoomOptions::new().overflow(Overflow::Disconnect))
+                .rooms("cursors", RoomOptions::new().overflow(Overflow::LatestPerKey))
+        },
+        |hub, router| router.route("/", hub.ws(handler)),
+    );
+    let mut slow = site.raw("/");
+    let conn = echo.opened(0);
+    // The first pattern that matches holds, also for the name that stands there alone later.
+    for room in ["feed:1", "feed:strict", "cursors"] {
+        conn.join(room).unwrap();
+    }
+    for n in 0..300 {
+        insist(|| site.hub.room("feed:1").push(numbered(n)));
+        insist(|| site.hub.room("feed:strict").push(numbered(1000 + n)));
+        insist(|| site.hub.room("cursors").push(numbered(2000 + n).with_key("ada")));
+    }
+    // What its endpoint's policy does not allow to be dropped is still delivered: the rooms have not used its space up.
+    assert!(conn.push("that was all").is_queued());
+    let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
+    assert!(numbers.contains(&2299), "the newest of a key");
+    let stats = site.hub.stats();
+    assert_eq!(stats.slow_consumers, 0);
+    assert!(stats.drops.outbox_full > 0 && stats.drops.replaced > 0, "{:?}", stats.drops);
+    assert_eq!(stats.drops.total() as usize + numbers.len(), 900);
+    eventually("the hook to be told", || told.total() == stats.drops.total());
+    // And in a room without a policy, that of the endpoint holds.
+    conn.join("plain").unwrap();
+    let plain = site.hub.room("plain");
+    eventually("the slow reader to be found", || {
+        plain.push(numbered(1)).ignore();
+        !conn.is_open()
+    });
+    drop(slow);
+    let stats = site.stop();
+    assert_eq!(stats.slow_consumers, 1);
+    assert!(told.of(&conn, Dropped::SlowConsumer) > 0);
+    assert_eq!(told.of(&conn, Dropped::SlowConsumer), stats.drops.slow_consumer);
+}
+
+/// 64 MiB past ten that never read: what waits is bounded, shared by them, and nobody else notices.
+#[test]
+fn sixty_four_mebibytes_past_ten_stuck_readers_cost_little() {
+    const OUTBOX: usize = 1 << 20;
+    alone("ws::slow::sixty_four_mebibytes_past_ten_stuck_readers_cost_little", || {
+        for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
+            let echo = Echo::default();
+            let stuck = ws::endpoint(echo.clone()).outbox(OUTBOX).overflow(overflow);
+            let site = Site::own(1, |hub, router| {
+                let reads = ws::handlers().on_open(|conn: Connection| async move { conn.join("room") });
+                let reads = ws::endpoint(reads).outbox(128 << 20);
+                router.route("/stuck", hub.ws(stuck)).route("/reads", hub.ws(reads))
+            });
+            let stuck: Vec<_> = (0..10)
+                .map(|n| {
+                    let client = site.raw("/stuck");
+                    echo.opened(n).join("room").unwrap();
+                    client
+                })
+                .collect();
+            let mut reader = site.raw("/reads");
+            let room = site.hub.room("room");
+            eventually("all to be in the room", || site.runtime.block_on(room.len()).unwrap() == 11);
+            let before = resident();
+            let (mut most_queued, mut most_resident) = (0, 0);
+            for n in 0..1024 {
+                insist(|| room.push(numbered(n)));
+                // The reader is served as if the others were not there: it has each frame before the next is pushed.
+                assert_eq!(number(&read_frame(&mut reader).unwrap().1), n);
+                most_queued = most_queued.max(site.hub.stats().queued_bytes);
+                most_resident = most_resident.max(resident());
+            }
+            // All ten are about equally far behind, and hold the same frames.
+            assert!(most_queued > OUTBOX / 2, "nobody was stuck: {most_queued}");
+            assert!(most_queued < 3 * OUTBOX, "{most_queued} bytes wait");
+            let grown = most_resident.saturating_sub(before);
+            assert!(grown < 16 << 20, "memory has grown by {grown}");
+            let stats = site.hub.stats();
+            assert!(stats.drops.total() > 0);
+            assert_eq!(stats.slow_consumers, if overflow == Overflow::Disconnect { 10 } else { 0 });
+            drop((stuck, reader));
+            eventually("what waited to be gone", || site.hub.stats().queued_bytes == 0);
+            site.stop();
+        }
+    });
+}
+
+/// A reader that never reads costs its outbox and one frame, also when frames come joined.
+#[test]
+fn one_stuck_reader_costs_its_outbox_and_a_frame() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).outbox(10_000).overflow(Overflow::DropOldest);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let slow = site.raw("/");
+    let conn = echo.opened(0);
+    conn.join("room").unwrap();
+    let room = site.hub.room("room");
+    while site.hub.stats().drops.outbox_full < 100 {
+        for n in 0..20 {
+            room.push(numbered(n)).ignore();
+        }
+        std::thread::yield_now();
+    }
+    // A frame half written, and one that alone is larger than the outbox; their buffers hold a burst at the most.
+    eventually("the rooms to be through", || site.hub.stats().queued_bytes < 20 * (SIZE + 1000));
+    drop(slow);
+    site.stop();
+}
+
+/// What waits for a connection that never reads, each frame for it alone.
+fn burden(conn: &Connection, bytes: usize) {
+    for n in 0..bytes / SIZE {
+        insist(|| conn.push(numbered(n as u32)));
+    }
+}
+
+#[test]
+fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
+    const LIMIT: usize = 32 << 20;
+    for shards in [1, 3] {
+        let echo = Echo::default();
+        let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20);
+        let told = Told::default();
+        let site = Site::start(
+            Server::Own,
+            |hub| told.by(hub.shards(shards).max_queued_bytes(LIMIT)),
+            |hub, router| router.route("/", hub.ws(endpoint)),
+        );
+        let mut clients: Vec<_> = (0..4).map(|_| site.raw("/")).collect();
+        let conns: Vec<_> = (0..4).map(|n| echo.opened(n)).collect();
+        for (n, mebibytes) in [(0, 4), (2, 6), (3, 8)] {
+            burden(&conns[n], mebibytes << 20);
+        }
+        // Not even all of that is too much. When the bound is met, the second has most waiting.
+        eventually("the slowest to be shed", || {
+            conns[1].push(numbered(0)).ignore();
+            !conns[1].is_open()
+        });
+        let open: Vec<_> = conns.iter().map(Connection::is_open).collect();
+        assert_eq!(open, [true, false, true, true]);
+        assert_eq!(echo.closed(0), (1013, "slow consumer".to_owned()));
+        let stats = site.hub.stats();
+        assert!(stats.queued_bytes <= LIMIT, "{stats:?}");
+        assert_eq!((stats.slow_consumers, stats.drops.total()), (1, stats.drops.shed), "{:?}", told.0);
+        assert!(told.of(&conns[1], Dropped::Shed) > 0);
+        // Those who stay get all of theirs.
+        for n in 0..(4 << 20) / SIZE {
+            assert_eq!(number(&read_frame(&mut clients[0]).unwrap().1), n as u32);
+        }
+        clients[0].write_all(&frame(TEXT, b"still here?")).unwrap();
+        assert_eq!(read_frame(&mut clients[0]).unwrap(), (TEXT, b"still here?".to_vec()));
+        drop(clients);
+        site.stop();
+    }
+}
+
+#[test]
+fn beyond_the_bound_what_may_be_dropped_is_dropped_and_nobody_closed() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20).overflow(Overflow::DropOldest);
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(2).max_queued_bytes(4 << 20),
+        |hub, router| router.route("/", hub.ws(endpoint)),
+    );
+    let mut clients: Vec<_> = (0..2).map(|_| site.raw("/")).collect();
+    for n in 0..2 {
+        burden(&echo.opened(n), 32 << 20);
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        // The end may be dropped like anything else, so it is said until it has come.
+        let (conn, (heard, is_heard)) = (echo.opened(n), mpsc::channel::<()>());
+        let end = std::thread::spawn(move || {
+            while is_heard.recv_timeout(Duration::from_millis(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                conn.push("that was all").ignore();
+            }
+        });
+        read_to(client, "that was all");
+        drop(heard);
+        end.join().unwrap();
+    }
+    let stats = site.hub.stats();
+    assert!(stats.drops.shed > 0);
+    assert_eq!((stats.slow_consumers, stats.drops.total()), (0, stats.drops.shed));
+    drop(clients);
+    site.stop();
+}
+
+#[test]
+fn a_bound_that_is_too_small_stops_the_start() {
+    let site = Site::own(1, |_, router| router);
+    let built = site.runtime.block_on(async { Hub::builder().max_queued_bytes(1000).build() });
+    let error = built.unwrap_err();
+    assert!(matches!(error, Error::Setting { .. }));
+    assert!(error.to_string().contains("max_queued_bytes"), "{error}");
+    site.stop();
+}
+
+#[test]
+fn a_refused_push_is_told_and_a_hook_that_panics_does_no_harm() {
+    let echo = Echo::default();
+    let handler = ws::endpoint(echo.clone()).outbox(1000);
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).on_drop(|_| panic!("a fault of the application")),
+        |hub, router| router.route("/", hub.ws(handler)),
+    );
+    let mut other = site.connect("/");
+    check_echo(&mut other);
+    let mut slow = site.raw("/");
+    let conn = echo.opened(1);
+    let huge = Frame::binary(vec![0; 65 << 20]);
+    let mut refused = 0;
+    eventually("a push to be refused, and the slow reader to be found", || {
+        refused += u64::from(conn.push(huge.clone()) == Sent::Dropped(Dropped::Overloaded));
+        refused > 0 && !conn.is_open()
+    });
+    while read_frame(&mut slow).is_ok_and(|(first, _)| first != CLOSE) {}
+    check_echo(&mut other);
+    drop((slow, other));
+    let stats = site.stop();
+    assert_eq!(stats.drops.overloaded, refused);
+    assert!(stats.drops.slow_consumer > 0);
+}
+
+#[test]
+fn a_slow_reader_that_was_shed_is_told_why_once_it_reads() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20);
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).max_queued_bytes(1 << 20),
+        |hub, router| router.route("/", hub.ws(endpoint)),
+    );
+    let mut slow = site.raw("/");
+    let conn = echo.opened(0);
+    eventually("it to be shed", || {
+        conn.push(vec![7; 1000]).ignore();
+        !conn.is_open()
+    });
+    assert_eq!(read_close(&mut slow).0, 1013);
+    drop(slow);
+    assert!(site.stop().drops.shed > 0);
+}
