@@ -408,7 +408,7 @@ impl HubBuilder {
         let count = if self.shards == 0 { cores() } else { self.shards };
         let admissions = admission::Admissions::new(self.max_connections, self.max_connections_per_address);
         let node = RandomState::new().hash_one(std::process::id());
-        let (ledger, drops) = (Ledger::new(self.max_queued_bytes), DropLog::new(self.on_drop));
+        let (ledger, drops) = (Ledger::new(self.max_queued_bytes, count), DropLog::new(self.on_drop));
         let shards = Shards::new(node, count, admissions, ledger, self.rooms, drops);
         for index in 0..count {
             let shard = shard::Shard::new(index, &shards, runtime.clone())?;

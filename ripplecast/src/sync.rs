@@ -36,7 +36,7 @@ mod model {
     }
 
     /// `std`'s, with the same keys in every run.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, Default)]
     pub(crate) struct RandomState;
 
     impl RandomState {

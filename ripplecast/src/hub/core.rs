@@ -10,6 +10,7 @@
 //! `[visited | to visit | joined later]`, so that members may come and go between two turns.
 
 mod rooms;
+mod shedding;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
@@ -185,8 +186,8 @@ pub(crate) struct Core<W> {
     pub(crate) counts: Counts,
     /// What was dropped for whom, if anybody wants to hear of it.
     pub(crate) drop_reports: Option<Vec<(Local, Dropped, u32)>>,
-    /// No connection has more waiting than this.
-    pub(crate) largest_backlog: usize,
+    /// No connection has more bytes waiting than this.
+    slowest: usize,
 }
 
 impl<W: Wire> Core<W> {
@@ -207,7 +208,7 @@ impl<W: Wire> Core<W> {
             ledger,
             counts: Counts::default(),
             drop_reports: report_drops.then(Vec::new),
-            largest_backlog: 0,
+            slowest: 0,
         }
     }
 
@@ -384,29 +385,6 @@ impl<W: Wire> Core<W> {
         }
     }
 
-    /// What waits for each connection for which anything does, in bytes, with its slot: the slowest last.
-    pub(crate) fn backlogs(&self) -> Vec<(usize, u32)> {
-        let slots = self.slots.iter().enumerate();
-        let with_backlog =
-            slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.bytes(), slot as u32)));
-        let mut backlogs: Vec<_> = with_backlog.collect();
-        backlogs.sort_unstable();
-        backlogs
-    }
-
-    /// Frees what a slow connection holds: drops what its policies allow, and has it closed if more than that waits.
-    pub(crate) fn shed(&mut self, slot: u32) {
-        let Some(outbox) = &mut self.slots[slot as usize].outbox else { return };
-        let (dropped, more) = outbox.discard_droppable();
-        if outbox.bytes() == 0 {
-            self.slots[slot as usize].outbox = None;
-        }
-        self.note_drop(slot, Dropped::Shed, dropped);
-        if more {
-            self.fault(slot, Fault::Shed);
-        }
-    }
-
     /// Bytes that wait in the connection's outbox.
     pub(crate) fn backlog(&self, slot: u32) -> usize {
         self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes())
@@ -526,8 +504,7 @@ impl<W: Wire> Core<W> {
             self.note_drop(slot, Dropped::SlowConsumer, refused);
             self.fault(slot, Fault::SlowConsumer);
         }
-        let backlog = self.backlog(slot);
-        self.largest_backlog = self.largest_backlog.max(backlog);
+        self.slowest = self.slowest.max(self.backlog(slot));
     }
 
     /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that wait in all outboxes and rooms of a hub.
 pub(crate) struct Ledger {
@@ -15,6 +15,17 @@ pub(crate) struct Ledger {
     used: AtomicUsize,
     /// How many there may be.
     limit: usize,
+    /// By shard: what is known of its slowest connection.
+    slowest: Box<[Slowest]>,
+}
+
+/// What the other shards know of the slowest connection of a shard.
+#[derive(Debug)]
+struct Slowest {
+    /// No connection of the shard has more bytes waiting than this.
+    bytes: AtomicUsize,
+    /// The shard has been told to shed it, and has not begun yet.
+    told: AtomicBool,
 }
 
 /// A number of bytes in a ledger; they are taken out when it is dropped.
@@ -37,8 +48,40 @@ impl AsRef<[u8]> for Charged {
 
 impl Ledger {
     /// Nothing waits, and at most `limit` bytes may.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
+    pub(crate) fn new(limit: usize, shards: usize) -> Self {
+        let slowest = (0..shards)
+            .map(|_| Slowest { bytes: AtomicUsize::new(0), told: AtomicBool::new(false) })
+            .collect();
+        Self { used: AtomicUsize::new(0), limit, slowest }
+    }
+
+    /// A shard says how much waits at the most for one connection of it.
+    pub(crate) fn set_slowest(&self, shard: u8, bytes: usize) {
+        self.slowest[usize::from(shard)].bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What a shard has said.
+    pub(crate) fn slowest_of(&self, shard: u8) -> usize {
+        self.slowest[usize::from(shard)].bytes.load(Ordering::Relaxed)
+    }
+
+    /// A shard is to be told to shed; false if it has been and has not begun yet.
+    pub(crate) fn tell(&self, shard: usize) -> bool {
+        !self.slowest[shard].told.swap(true, Ordering::AcqRel)
+    }
+
+    /// A shard begins to shed.
+    pub(crate) fn is_told(&self, shard: u8) {
+        self.slowest[usize::from(shard)].told.store(false, Ordering::Release);
+    }
+
+    /// The shard with the slowest connection of all, if that is slower than `bytes`.
+    pub(crate) fn slower_than(&self, bytes: usize) -> Option<usize> {
+        let all = self.slowest.iter().map(|slowest| slowest.bytes.load(Ordering::Relaxed));
+        all.enumerate()
+            .max_by_key(|(_, most)| *most)
+            .filter(|(_, most)| *most > bytes)
+            .map(|(shard, _)| shard)
     }
 
     /// Bytes that wait.
@@ -84,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_shared_buffer_counts_once_until_its_last_part_is_gone() {
-        let ledger = Arc::new(Ledger::new(100));
+        let ledger = Arc::new(Ledger::new(100, 1));
         let whole = ledger.share(Vec::with_capacity(80).tap(b"abcdef"));
         let parts: Vec<_> = (0..6).map(|n| whole.slice(n..=n)).collect();
         drop(whole);

@@ -22,7 +22,7 @@ use super::{
     clients::Clients,
     command::Command,
     connection::{Connection, Local, Sent},
-    core::{Core, Profile, Wire},
+    core::{Core, Fault, Profile, Wire},
     ledger::Ledger,
     mailbox::{Alarm, Mailbox},
     outbox::Overflow,
@@ -46,13 +46,19 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     assert!(runs > 1, "nothing races in this model");
 }
 
-/// A socket that takes everything.
+/// A socket that takes everything, or nothing while it is stuck.
 #[derive(Clone, Default)]
-struct Pipe(Arc<std::sync::Mutex<Vec<u8>>>);
+struct Pipe {
+    taken: Arc<std::sync::Mutex<Vec<u8>>>,
+    stuck: Arc<std::sync::atomic::AtomicBool>,
+}
 
 impl Wire for Pipe {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.taken.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 }
@@ -60,7 +66,7 @@ impl Wire for Pipe {
 impl Pipe {
     /// The payloads that it has taken, which are all short.
     fn received(&self) -> Vec<String> {
-        let written = self.0.lock().unwrap();
+        let written = self.taken.lock().unwrap();
         let (mut received, mut rest) = (Vec::new(), &written[..]);
         while let [_, len, frame @ ..] = rest {
             let (payload, behind) = frame.split_at(usize::from(*len));
@@ -95,25 +101,36 @@ struct Shard {
     /// The number of the latest message of the room; a model has one room.
     offset: u64,
     stopping: bool,
+    /// The shard that is to be told to shed.
+    pass_on: Option<usize>,
 }
 
 impl Shard {
     fn new(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>]) -> Self {
+        Self::with_ledger(index, mailboxes, Arc::new(Ledger::new(1 << 20, mailboxes.len())))
+    }
+
+    fn with_ledger(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>], ledger: Arc<Ledger>) -> Self {
         let mailbox = mailboxes[index].clone();
         Self {
-            core: Core::new(index as u8, Arc::new(Ledger::new(1 << 20)), false),
+            core: Core::new(index as u8, ledger, false),
             mailbox,
             todo: VecDeque::new(),
             offset: 0,
             stopping: false,
+            pass_on: None,
         }
     }
 
     /// As the shard adopts a socket.
     fn open(&mut self) -> (Local, Pipe) {
+        self.open_under(Overflow::Disconnect)
+    }
+
+    fn open_under(&mut self, overflow: Overflow) -> (Local, Pipe) {
         let who = self.core.reserve(8).unwrap();
         let pipe = Pipe::default();
-        self.core.open(who, pipe.clone(), Dialect::WebSocket, PROFILE);
+        self.core.open(who, pipe.clone(), Dialect::WebSocket, Profile { outbox: 1 << 20, overflow });
         self.mailbox.lock().state.open(who);
         (who, pipe)
     }
@@ -168,8 +185,9 @@ impl Shard {
                 Command::Join { who, room } => self.core.join(who, &room),
                 Command::Leave { who, room } => self.core.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
+                Command::Shed => self.pass_on = self.core.shed().or(self.pass_on),
                 Command::Shutdown => self.stopping = true,
-                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } | Command::Shed => {
+                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } => {
                     unreachable!("no model posts one")
                 }
             }
@@ -177,7 +195,19 @@ impl Shard {
         while self.core.is_dirty() {
             self.core.walk();
         }
-        assert!(self.core.next_fault().is_none());
+        self.pass_on = self.core.shed_if_over().or(self.pass_on);
+        while let Some((who, fault)) = self.core.next_fault() {
+            assert_eq!(fault, Fault::Shed);
+            self.finish(who);
+        }
+    }
+
+    /// A turn, and the word to the shard that has a slower connection.
+    fn turn_and_tell(&mut self, mailboxes: &[Arc<Mailbox<Pipe>>]) {
+        self.turn();
+        if let Some(shard) = self.pass_on.take() {
+            mailboxes[shard].post(Command::Shed);
+        }
     }
 
     /// As `hub::driver` drives a task: every turn until it is told to stop, and asleep whenever there is nothing to do.
@@ -213,8 +243,6 @@ impl Shard {
         self
     }
 }
-
-const PROFILE: Profile = Profile { outbox: 1 << 20, overflow: Overflow::Disconnect };
 
 fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Pipe>>]> {
     (0..shards).map(|_| Arc::new(Mailbox::new())).collect()
@@ -537,7 +565,6 @@ fn handle() -> Arc<ShardHandle> {
         shards: Weak::new(),
         counters: Counters::default(),
         drops: Arc::default(),
-        largest_backlog: crate::sync::atomic::AtomicUsize::new(0),
     })
 }
 
@@ -726,5 +753,87 @@ fn a_name_has_one_room() {
         drop(again);
         shard.turn();
         assert_eq!((registry.len(), kept.strong_count()), (0, 0), "the room leaks");
+    });
+}
+
+// ----- slow readers -----
+
+#[test]
+fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
+    explore("the_newest_of_a_key_is_what_waits_whoever_pushed_it", || {
+        let (mut shard, registry) = one_shard();
+        let room = registry.room("a");
+        let (who, pipe) = shard.open_under(Overflow::LatestPerKey);
+        room.join(who, None).unwrap();
+        shard.turn();
+        pipe.stuck.store(true, Ordering::Relaxed);
+        let counter = Arc::new(crate::sync::Mutex::new(0_u8));
+        let bump = |room: &Arc<RoomCore<Pipe>>, counter: &crate::sync::Mutex<u8>| {
+            let mut value = counter.lock();
+            *value += 1;
+            assert!(room.push(&Frame::text(value.to_string()).with_key("value")).is_queued());
+        };
+        let publisher = thread::spawn({
+            let (room, counter) = (room.clone(), counter.clone());
+            move || bump(&room, &counter)
+        });
+        let other = thread::spawn(move || {
+            shard.turn();
+            shard
+        });
+        bump(&room, &counter);
+        publisher.join().unwrap();
+        let mut shard = other.join().unwrap();
+        shard.turn();
+        pipe.stuck.store(false, Ordering::Relaxed);
+        shard.core.flush(who.slot);
+        assert_eq!(pipe.received(), ["2"], "the newest, and nothing else");
+        assert_eq!(shard.core.counts.drops.replaced, 1);
+    });
+}
+
+#[test]
+fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
+    explore("shards_that_shed_at_once_keep_the_bound_and_come_to_an_end", || {
+        const LIMIT: usize = 600;
+        let mailboxes = mailboxes(2);
+        let ledger = Arc::new(Ledger::new(LIMIT, 2));
+        let mut shards = [0, 1].map(|index| Shard::with_ledger(index, &mailboxes, ledger.clone()));
+        for (shard, frames) in shards.iter_mut().zip([1, 2]) {
+            let (who, pipe) = shard.open();
+            pipe.stuck.store(true, Ordering::Relaxed);
+            for _ in 0..frames {
+                push(
+                    &shard.mailbox,
+                    who,
+                    concat!(
+                        "0123456789012345678901234567890123456789",
+                        "0123456789012345678901234567890123456789"
+                    ),
+                );
+            }
+        }
+        let [mut one, mut two] = shards;
+        let second = thread::spawn({
+            let mailboxes = mailboxes.clone();
+            move || {
+                two.turn_and_tell(&mailboxes);
+                two
+            }
+        });
+        one.turn_and_tell(&mailboxes);
+        let mut two = second.join().unwrap();
+        let mut turns = 0;
+        while !(one.mailbox.is_quiet() && two.mailbox.is_quiet()) {
+            one.turn_and_tell(&mailboxes);
+            two.turn_and_tell(&mailboxes);
+            turns += 1;
+            assert!(turns < 4, "the word goes round for ever");
+        }
+        assert!(!ledger.is_over(), "{} bytes wait", ledger.used());
+        let dropped = one.core.counts.drops.shed + two.core.counts.drops.shed;
+        assert!(dropped > 0, "what waits is more than may");
+        drop((one, two));
+        assert_eq!(ledger.used(), 0);
     });
 }

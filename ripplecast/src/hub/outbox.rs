@@ -296,7 +296,7 @@ mod tests {
     const LIMIT: usize = 8 + PIECE;
 
     fn piece(bytes: impl Into<Bytes>, overflow: Overflow) -> Piece {
-        let charge = Arc::new(Ledger::new(LIMIT)).charge(PIECE);
+        let charge = Arc::new(Ledger::new(LIMIT, 1)).charge(PIECE);
         Piece { bytes: bytes.into(), frames: 1, overflow, key: None, _charge: charge }
     }
 

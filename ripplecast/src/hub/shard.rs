@@ -6,7 +6,6 @@
 mod calls;
 mod closing;
 mod input;
-mod shedding;
 mod sweep;
 
 use std::{
@@ -246,10 +245,8 @@ impl Shard {
         self.core.walk();
         self.close_faulty();
         self.sweep();
-        self.note_backlog();
-        if self.shards.ledger.is_over() {
-            self.shed();
-        }
+        let slower = self.core.shed_if_over();
+        self.pass_on(slower);
         self.publish_counts();
         let more = !self.todo.is_empty()
             || self.core.is_dirty()
@@ -334,8 +331,19 @@ impl Shard {
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
             Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),
-            Command::Shed => self.shed(),
+            Command::Shed => {
+                let slower = self.core.shed();
+                self.pass_on(slower);
+            }
             Command::Shutdown => self.begin_shutdown(),
+        }
+    }
+
+    /// Closes what was shed, and tells the shard that has a slower connection.
+    fn pass_on(&mut self, slower: Option<usize>) {
+        self.close_faulty();
+        if let Some(shard) = slower {
+            self.shards.handles[shard].mailbox.post(Command::Shed);
         }
     }
 
@@ -357,7 +365,6 @@ impl Shard {
                 Fault::Shed => {
                     let was_open = self.peers[who.slot as usize].phase == Phase::Open;
                     count(&self.handle.counters.slow_consumers, u64::from(was_open));
-                    self.core.discard_backlog(who.slot, Dropped::Shed);
                     let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
                     if was_open && self.core.backlog(who.slot) <= READ_BUFFER {
                         self.begin_close(who, close, Phase::Closing);

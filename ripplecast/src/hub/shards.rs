@@ -30,8 +30,6 @@ pub(crate) struct ShardHandle {
     pub(crate) counters: Counters,
     /// Where drops are reported.
     pub(crate) drops: Arc<DropLog>,
-    /// No connection of the shard has more bytes waiting than this.
-    pub(crate) largest_backlog: AtomicUsize,
 }
 
 /// What a shard counts; written by the shard alone.
@@ -117,7 +115,6 @@ impl Shards {
                     shards: weak.clone(),
                     counters: Counters::default(),
                     drops: drops.clone(),
-                    largest_backlog: AtomicUsize::new(0),
                 })
             };
             Self {

@@ -344,7 +344,7 @@ impl World {
             Arc::new(Registry::new([mailbox.clone()].into(), RoomRules::default(), Arc::default()));
         let rooms = (0..ROOMS).map(|n| registry.room(&n.to_string())).collect();
         Self {
-            core: Core::new(0, Arc::new(Ledger::new(1 << 30)), false),
+            core: Core::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
             mailbox,
             _registry: registry,
             rooms,
