@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::Result;
+use crate::{
+    Result,
+    ws::deflate::{Deflated, compress},
+};
 
 /// One message, text or binary. Cloning it is cheap: the clones share the payload.
 ///
@@ -19,7 +22,7 @@ use crate::Result;
 /// assert_eq!(Frame::json(&[1, 2])?.as_text(), Some("[1,2]"));
 /// # Ok::<(), ripplecast::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Frame {
     /// Whether the payload is UTF-8 text; decides the WebSocket opcode.
     text: bool,
@@ -27,17 +30,19 @@ pub struct Frame {
     payload: Bytes,
     /// What it is the newest value of.
     key: Option<Arc<str>>,
+    /// Its compressed form, where many want it.
+    deflated: Option<Arc<Deflated>>,
 }
 
 impl Frame {
     /// A text frame.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: true, payload: Bytes::from(text.into()), key: None }
+        Self { text: true, payload: Bytes::from(text.into()), key: None, deflated: None }
     }
 
     /// A binary frame.
     pub fn binary(payload: impl Into<Bytes>) -> Self {
-        Self { text: false, payload: payload.into(), key: None }
+        Self { text: false, payload: payload.into(), key: None, deflated: None }
     }
 
     /// A text frame with `value` as JSON.
@@ -45,13 +50,13 @@ impl Frame {
     /// # Errors
     /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map whose keys are no strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?), key: None })
+        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?), key: None, deflated: None })
     }
 
     /// A text frame from bytes that a decoder has found to be UTF-8.
     pub(crate) fn from_checked_text(payload: Bytes) -> Self {
         debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
-        Self { text: true, payload, key: None }
+        Self { text: true, payload, key: None, deflated: None }
     }
 
     /// Says what this is the newest value of. Where [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey) holds, it
@@ -73,6 +78,21 @@ impl Frame {
     /// What this is the newest value of, if anybody said so.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// Makes its clones share one compressed form.
+    pub(crate) fn share_deflated(&mut self) {
+        self.deflated.get_or_insert_default();
+    }
+
+    /// Its payload compressed: if its clones share that, or else if it is longer than `above`. `None` when it is to be sent
+    /// as it is.
+    pub(crate) fn deflated(&self, above: usize) -> Option<Bytes> {
+        match &self.deflated {
+            Some(shared) => shared.of(&self.payload),
+            None if self.payload.len() > above => compress(&self.payload).map(Bytes::from),
+            None => None,
+        }
     }
 
     /// The key, to be shared.
@@ -111,9 +131,18 @@ impl Frame {
     }
 }
 
+/// Frames are equal when their kinds, payloads and keys are.
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        (self.text, &self.payload, &self.key) == (other.text, &other.payload, &other.key)
+    }
+}
+
+impl Eq for Frame {}
+
 impl From<&'static str> for Frame {
     fn from(text: &'static str) -> Self {
-        Self { text: true, payload: Bytes::from_static(text.as_bytes()), key: None }
+        Self { text: true, payload: Bytes::from_static(text.as_bytes()), key: None, deflated: None }
     }
 }
 

@@ -39,7 +39,11 @@ use crate::{
     store::Store,
 };
 
-use self::{drops::DropLog, ledger::Ledger, room::RoomRules};
+use self::{
+    drops::DropLog,
+    ledger::Ledger,
+    room::{RoomRules, Setup},
+};
 
 pub(crate) use self::{
     admission::{Permit, Refused},
@@ -154,7 +158,7 @@ impl Hub {
             queued_bytes: self.inner.shards.ledger.used(),
             ..Stats::default()
         };
-        stats.drops.overloaded = self.inner.shards.drops.overloaded();
+        stats.drops.overloaded = self.inner.shards.setup.drops.overloaded();
         for handle in &self.inner.shards.handles {
             let counters = &handle.counters;
             let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -166,6 +170,7 @@ impl Hub {
             stats.drops.slow_consumer += get(&counters.slow_consumer);
             stats.drops.shed += get(&counters.shed);
             stats.encoded_frames += get(&counters.encoded_frames);
+            stats.compressed_frames += get(&counters.compressed_frames);
             stats.slow_consumers += get(&counters.slow_consumers);
             stats.slow_callbacks += get(&counters.slow_callbacks);
             stats.failed_callbacks += get(&counters.failed_callbacks);
@@ -255,6 +260,8 @@ pub struct Stats {
     pub drops: Drops,
     /// Frames encoded for rooms: one for each push, shard and transport that has members, however many they are.
     pub encoded_frames: u64,
+    /// Messages compressed: one for each push, however many members the room has.
+    pub compressed_frames: u64,
     /// Connections closed with 1013 because their outbox was full, or because too much waited on the whole hub.
     pub slow_consumers: u64,
     /// Callbacks that held their shard for 5 ms or more.
@@ -408,8 +415,9 @@ impl HubBuilder {
         let count = if self.shards == 0 { cores() } else { self.shards };
         let admissions = admission::Admissions::new(self.max_connections, self.max_connections_per_address);
         let node = RandomState::new().hash_one(std::process::id());
-        let (ledger, drops) = (Ledger::new(self.max_queued_bytes, count), DropLog::new(self.on_drop));
-        let shards = Shards::new(node, count, admissions, ledger, self.rooms, drops);
+        let ledger = Ledger::new(self.max_queued_bytes, count);
+        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop));
+        let shards = Shards::new(node, count, admissions, ledger, setup);
         for index in 0..count {
             let shard = shard::Shard::new(index, &shards, runtime.clone())?;
             if self.threads {

@@ -35,6 +35,10 @@ mod guides {
     mod readme {}
     #[doc = include_str!("../../docs/state.md")]
     mod state {}
+    #[doc = include_str!("../../docs/slow-readers.md")]
+    mod slow_readers {}
+    #[doc = include_str!("../../docs/compression.md")]
+    mod compression {}
     #[doc = include_str!("../../docs/tls.md")]
     mod tls {}
 }

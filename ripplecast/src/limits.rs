@@ -13,6 +13,9 @@ pub(crate) const LEAST_QUEUED_BYTES: usize = 1 << 20;
 /// Bytes that the kernel holds for one connection without having sent them. More stays in the outbox, under our policies
 /// and our bounds. A round trip's worth of a fast link.
 pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
+/// Length above which a message is compressed where compression is on, in bytes. Setting: `compression`. What is shorter
+/// is one packet either way, and gets little shorter by itself.
+pub(crate) const COMPRESS_ABOVE: usize = 256;
 /// Silence after which a ping is sent. Setting: `ping_interval`. Below the 30 to 60 s after which proxies cut idle links.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.

@@ -91,7 +91,7 @@ pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static
         on_open: None,
         keep_alive: Some(PING_INTERVAL),
         retry: RETRY,
-        profile: Profile { outbox: OUTBOX, overflow: Overflow::default() },
+        profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
     }
 }
 

@@ -4,12 +4,16 @@
 //! [`Endpoint`] adds settings and hooks to either.
 
 pub mod codec;
+pub(crate) mod deflate;
 mod handlers;
 mod handshake;
 mod origin;
 pub(crate) mod upgrade;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::routing::MethodRouter;
 
@@ -21,6 +25,7 @@ use crate::{
 };
 
 pub use self::{
+    deflate::Compression,
     handlers::{Handler, Handlers, Outcome, handlers},
     origin::OriginPolicy,
 };
@@ -51,8 +56,10 @@ pub struct Endpoint<H> {
     message_timeout: Duration,
     /// Silence after which a ping is sent.
     ping_interval: Option<Duration>,
-    /// Limit of an outbox, and what happens beyond it.
+    /// Limit of an outbox, what happens beyond it, and what is compressed.
     profile: Profile,
+    /// Whether messages are compressed.
+    compression: Compression,
     /// Which pages may connect.
     origins: OriginPolicy,
     /// Subprotocols that the endpoint speaks, by preference.
@@ -69,7 +76,8 @@ pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
         max_message: MAX_MESSAGE,
         message_timeout: MESSAGE_TIMEOUT,
         ping_interval: Some(PING_INTERVAL),
-        profile: Profile { outbox: OUTBOX, overflow: Overflow::default() },
+        profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
+        compression: Compression::default(),
         origins: OriginPolicy::default(),
         subprotocols: Vec::new(),
         hook: None,
@@ -148,6 +156,13 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
+    /// Whether messages are compressed, with clients that offer it; default [`Compression::Off`]. In a room, a message is
+    /// compressed once for all members who have negotiated it, if it is longer than the least setting of any endpoint.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     /// Which web pages may connect; default [`OriginPolicy::Same`]. Others get 403 before the upgrade.
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = origins;
@@ -163,6 +178,8 @@ impl<H: Handler> Endpoint<H> {
     /// What the shards need to know of it.
     fn route(&self, hub: &Hub) -> Route {
         let handler = self.handler.clone();
+        let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
+        hub.shards().setup.compress_above.fetch_min(compress_above, Ordering::Relaxed);
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),
@@ -170,7 +187,7 @@ impl<H: Handler> Endpoint<H> {
             max_message: self.max_message,
             message_timeout: self.message_timeout,
             ping_interval: self.ping_interval,
-            profile: self.profile,
+            profile: Profile { compress_above, ..self.profile },
             callbacks: Box::new(move || callbacks(handler.clone())),
         }
     }
@@ -184,6 +201,7 @@ impl<H> std::fmt::Debug for Endpoint<H> {
             .field("ping_interval", &self.ping_interval)
             .field("outbox", &self.profile.outbox)
             .field("overflow", &self.profile.overflow)
+            .field("compression", &self.compression)
             .field("origins", &self.origins)
             .field("subprotocols", &self.subprotocols)
             .finish_non_exhaustive()
@@ -233,6 +251,7 @@ impl Hub {
         let gate = Arc::new(upgrade::Gate {
             hub: self.clone(),
             route: Arc::new(endpoint.route(self)),
+            deflate: endpoint.compression != Compression::Off,
             origins: endpoint.origins,
             subprotocols: endpoint.subprotocols,
             hook: endpoint.hook,

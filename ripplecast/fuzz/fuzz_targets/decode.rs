@@ -16,6 +16,7 @@ const FIXED: usize = 512;
 enum Got {
     Text(Vec<u8>),
     Binary(Vec<u8>),
+    Compressed(bool, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -23,7 +24,7 @@ enum Got {
 }
 
 /// Decodes the pieces up to the first close frame or error.
-fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, max_message: usize) -> Vec<Got> {
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, max_message: usize, deflate: bool) -> Vec<Got> {
     let (mut decoder, mut got) = (Decoder::new(), Vec::new());
     let mut arrived = 0;
     for piece in pieces {
@@ -31,7 +32,12 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, max_message: usize) -> Vec
         let mut at = 0;
         while at < buffer.len() {
             let left = buffer.len() - at;
-            let (taken, event) = match decoder.decode(&mut buffer[at..], max_message) {
+            let decoded = if deflate {
+                decoder.decode_deflate(&mut buffer[at..], max_message)
+            } else {
+                decoder.decode(&mut buffer[at..], max_message)
+            };
+            let (taken, event) = match decoded {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     assert!(matches!(error.code, 1002 | 1007 | 1009) && error.reason.len() <= 123);
@@ -65,6 +71,10 @@ fn own(event: Event<'_>, max_message: usize) -> Got {
             assert!(data.len() <= max_message);
             Got::Binary(data.into_bytes().to_vec())
         }
+        Event::Compressed { text, payload } => {
+            assert!(payload.len() <= max_message);
+            Got::Compressed(text, payload.to_vec())
+        }
         Event::Ping(data) => {
             assert!(data.len() <= 125);
             Got::Ping(data.to_vec())
@@ -91,11 +101,14 @@ fn pieces<'a>(mut bytes: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = &'a 
     })
 }
 
-// The input is the limit's logarithm, four sizes of pieces, and then what the client sends.
+// The input is the limit's logarithm, whose top bit says that permessage-deflate was negotiated, four sizes of pieces, and
+// then what the client sends.
 fuzz_target!(|input: &[u8]| {
     let Some((&[limit, ref sizes @ ..], bytes)) = input.split_first_chunk::<5>() else { return };
     let max_message = 1_usize.checked_shl(u32::from(limit) % 64).unwrap_or(usize::MAX) - 1;
-    let whole = decode(std::iter::once(bytes), max_message);
-    assert_eq!(decode(pieces(bytes, sizes), max_message), whole);
-    assert_eq!(decode(bytes.chunks(1), max_message), whole);
+    let deflate = limit & 0x80 != 0;
+    let whole = decode(std::iter::once(bytes), max_message, deflate);
+    assert_eq!(decode(pieces(bytes, sizes), max_message, deflate), whole);
+    assert_eq!(decode(bytes.chunks(1), max_message, deflate), whole);
+    assert!(deflate || !whole.iter().any(|got| matches!(got, Got::Compressed(..))));
 });

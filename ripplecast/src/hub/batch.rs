@@ -24,16 +24,30 @@ pub(crate) enum Dialect {
     WebSocket = 0,
     /// The event stream format of the HTML standard, section 9.2.
     Sse = 1,
+    /// RFC 6455 with permessage-deflate, RFC 7692.
+    Deflate = 2,
 }
 
+/// How many transports there are.
+const DIALECTS: usize = 3;
+
 impl Dialect {
-    /// Appends `frame` to `out`.
-    pub(crate) fn encode(self, frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
+    /// Appends `frame` to `out`; compressed, where that is spoken, if it is longer than `compress_above` bytes or has a
+    /// compressed form that is shared.
+    pub(crate) fn encode(
+        self,
+        frame: &Frame,
+        cursor: Option<Cursor>,
+        compress_above: usize,
+        out: &mut Vec<u8>,
+    ) {
+        let opcode = if frame.is_text() { Opcode::Text } else { Opcode::Binary };
         match self {
-            Self::WebSocket => {
-                let opcode = if frame.is_text() { Opcode::Text } else { Opcode::Binary };
-                codec::encode_frame(out, opcode, frame.as_bytes());
-            }
+            Self::WebSocket => codec::encode_frame(out, opcode, frame.as_bytes()),
+            Self::Deflate => match frame.deflated(compress_above) {
+                Some(deflated) => codec::encode_compressed(out, opcode, &deflated),
+                None => codec::encode_frame(out, opcode, frame.as_bytes()),
+            },
             Self::Sse => encode_event(frame, cursor, out),
         }
     }
@@ -101,8 +115,14 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// Appends a frame.
-    pub(crate) fn push(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
-        dialect.encode(frame, cursor, &mut self.bytes);
+    pub(crate) fn push(
+        &mut self,
+        dialect: Dialect,
+        frame: &Frame,
+        cursor: Option<Cursor>,
+        compress_above: usize,
+    ) {
+        dialect.encode(frame, cursor, compress_above, &mut self.bytes);
         self.ends.push((self.bytes.len(), Tag::of(frame, cursor)));
     }
 
@@ -135,9 +155,9 @@ impl Joined {
 #[derive(Default)]
 pub(crate) struct Batch {
     /// While the batch grows.
-    open: [Vec<u8>; 2],
+    open: [Vec<u8>; DIALECTS],
     /// Once it is being delivered: shared by all outboxes that it has to wait in.
-    sealed: [Bytes; 2],
+    sealed: [Bytes; DIALECTS],
     /// Where each frame ends in the buffers, with its stamp.
     marks: Vec<Mark>,
 }
@@ -147,7 +167,7 @@ struct Mark {
     /// The stamp of the push.
     stamp: u64,
     /// Where the frame ends, by transport.
-    ends: [usize; 2],
+    ends: [usize; DIALECTS],
     /// The key that it was pushed with.
     key: Option<Arc<str>>,
 }
@@ -182,7 +202,8 @@ impl Source {
 impl Batch {
     /// Appends a frame for one transport.
     pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
-        dialect.encode(frame, cursor, &mut self.open[dialect as usize]);
+        // Whether it is compressed has been decided for all: then it has a compressed form to share.
+        dialect.encode(frame, cursor, usize::MAX, &mut self.open[dialect as usize]);
     }
 
     /// Ends a frame, in all buffers.

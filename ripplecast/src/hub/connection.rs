@@ -198,7 +198,7 @@ impl Connection {
         if let Err(error) = &posted {
             drop(mailbox);
             if matches!(error, Error::Overloaded { .. }) {
-                self.shard.drops.refused(Some(self.id()));
+                self.shard.setup.drops.refused(Some(self.id()));
             }
             return Sent::from_posted(&posted);
         }

@@ -35,12 +35,14 @@ pub(crate) trait Wire {
 }
 
 /// How much may wait for a connection, and what happens beyond that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Profile {
     /// Bytes that may wait.
     pub(crate) outbox: usize,
     /// What happens when they are exceeded.
     pub(crate) overflow: Overflow,
+    /// The length above which frames are compressed, in bytes, where the connection has negotiated it.
+    pub(crate) compress_above: usize,
 }
 
 /// A connection that the shard has to close, found while doing something else.
@@ -76,9 +78,19 @@ impl Flags {
     const AHEAD: u8 = 4;
     /// It is in several rooms.
     const SEVERAL: u8 = 8;
+    /// It has negotiated permessage-deflate.
+    const DEFLATE: u8 = 16;
 
     fn has(self, any_of: u8) -> bool {
         self.0 & any_of != 0
+    }
+
+    fn dialect(self) -> Dialect {
+        match (self.has(Self::SSE), self.has(Self::DEFLATE)) {
+            (true, _) => Dialect::Sse,
+            (false, true) => Dialect::Deflate,
+            (false, false) => Dialect::WebSocket,
+        }
     }
 
     fn set(&mut self, flag: u8, on: bool) {
@@ -138,6 +150,8 @@ struct LocalRoom<W> {
     members: Vec<u32>,
     /// How many of them are event streams.
     streams: u32,
+    /// How many of them have negotiated permessage-deflate.
+    deflating: u32,
     /// Whether it is in `Core::dirty`.
     queued: bool,
     /// Frames that came since the walk began.
@@ -242,6 +256,7 @@ impl<W: Wire> Core<W> {
         slot.wire = Some(wire);
         slot.flags = Flags::default();
         slot.flags.set(Flags::SSE, dialect == Dialect::Sse);
+        slot.flags.set(Flags::DEFLATE, dialect == Dialect::Deflate);
         slot.profile = profile;
     }
 
@@ -278,9 +293,9 @@ impl<W: Wire> Core<W> {
         self.slots[slot as usize].flags.set(Flags::MUTE, true);
     }
 
-    /// Whether the connection is a stream of events.
+    /// How its frames are encoded.
     pub(crate) fn dialect(&self, slot: u32) -> Dialect {
-        if self.slots[slot as usize].flags.has(Flags::SSE) { Dialect::Sse } else { Dialect::WebSocket }
+        self.slots[slot as usize].flags.dialect()
     }
 
     /// Takes a connection out of every room, and its socket with what waits for it. It keeps its id until [`Core::release`].
@@ -304,8 +319,7 @@ impl<W: Wire> Core<W> {
 
     /// The index of a profile in `profiles`.
     fn profile(&mut self, profile: Profile) -> u16 {
-        let same = |p: &Profile| p.outbox == profile.outbox && p.overflow == profile.overflow;
-        let index = self.profiles.iter().position(same).unwrap_or_else(|| {
+        let index = self.profiles.iter().position(|known| *known == profile).unwrap_or_else(|| {
             self.profiles.push(profile);
             self.profiles.len() - 1
         });
@@ -322,7 +336,8 @@ impl<W: Wire> Core<W> {
         let dialect = self.dialect(who.slot);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.gather(who.slot, None, &mut scratch);
-        scratch.push(dialect, frame, cursor);
+        let profile = self.slots[who.slot as usize].profile;
+        scratch.push(dialect, frame, cursor, self.profiles[usize::from(profile)].compress_above);
         self.send_scratch(who.slot, scratch);
     }
 

@@ -17,6 +17,7 @@ thread_local! {
             node: Cell::new(0),
             local: Cell::new(0),
             dialect: Cell::new(Dialect::WebSocket),
+            compress_above: Cell::new(usize::MAX),
             open: Cell::new(false),
             frames: RefCell::new(Joined { bytes: Vec::new(), ends: Vec::new() }),
         }
@@ -31,6 +32,8 @@ struct Current {
     local: Cell<u64>,
     /// How its frames are encoded.
     dialect: Cell<Dialect>,
+    /// The length above which they are compressed, where that is spoken.
+    compress_above: Cell<usize>,
     /// Whether frames for it are still taken.
     open: Cell<bool>,
     /// Its frames, encoded. They stay here after the callback until the shard takes them.
@@ -41,11 +44,12 @@ struct Current {
 pub(super) struct Entered(());
 
 /// The shard is about to poll a callback of `who`.
-pub(super) fn enter(node: u64, who: Local, dialect: Dialect, open: bool) -> Entered {
+pub(super) fn enter(node: u64, who: Local, dialect: Dialect, compress_above: usize, open: bool) -> Entered {
     CURRENT.with(|current| {
         current.node.set(node);
         current.local.set(who.pack());
         current.dialect.set(dialect);
+        current.compress_above.set(compress_above);
         current.open.set(open);
     });
     Entered(())
@@ -73,7 +77,7 @@ pub(super) fn push(to: &Connection, frame: &Frame) -> Option<Sent> {
         if !frames.bytes.is_empty() && frames.bytes.len() + frame.len() > READ_BUFFER {
             return None;
         }
-        frames.push(current.dialect.get(), frame, None);
+        frames.push(current.dialect.get(), frame, None, current.compress_above.get());
         Some(Sent::Queued)
     })
 }

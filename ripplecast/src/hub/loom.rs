@@ -26,7 +26,7 @@ use super::{
     ledger::Ledger,
     mailbox::{Alarm, Mailbox},
     outbox::Overflow,
-    room::{Registry, RoomCore, RoomRules},
+    room::{Registry, RoomCore},
     shards::{Counters, ShardHandle},
 };
 use crate::{CloseCode, Error, Frame, limits::MAILBOX_BYTES};
@@ -130,7 +130,12 @@ impl Shard {
     fn open_under(&mut self, overflow: Overflow) -> (Local, Pipe) {
         let who = self.core.reserve(8).unwrap();
         let pipe = Pipe::default();
-        self.core.open(who, pipe.clone(), Dialect::WebSocket, Profile { outbox: 1 << 20, overflow });
+        self.core.open(
+            who,
+            pipe.clone(),
+            Dialect::WebSocket,
+            Profile { outbox: 1 << 20, overflow, compress_above: usize::MAX },
+        );
         self.mailbox.lock().state.open(who);
         (who, pipe)
     }
@@ -251,7 +256,7 @@ fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Pipe>>]> {
 /// One shard, and rooms.
 fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
     let mailboxes = mailboxes(1);
-    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, RoomRules::default(), Arc::default())))
+    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))
 }
 
 fn push(mailbox: &Mailbox<Pipe>, to: Local, text: &'static str) {
@@ -481,7 +486,7 @@ fn join_with_a_snapshot_races_pushes() {
 /// Two shards with a member of one room each.
 fn two_members() -> ([Shard; 2], Arc<RoomCore<Pipe>>, [Pipe; 2]) {
     let mailboxes = mailboxes(2);
-    let registry = Arc::new(Registry::new(mailboxes.clone(), RoomRules::default(), Arc::default()));
+    let registry = Arc::new(Registry::new(mailboxes.clone(), Arc::default()));
     let room = registry.room("a");
     let mut shards = [0, 1].map(|index| Shard::new(index, &mailboxes));
     let pipes = [0, 1].map(|index: usize| {
@@ -564,7 +569,7 @@ fn handle() -> Arc<ShardHandle> {
         node: 1,
         shards: Weak::new(),
         counters: Counters::default(),
-        drops: Arc::default(),
+        setup: Arc::default(),
     })
 }
 

@@ -37,8 +37,8 @@ pub(crate) struct RoomCore<W> {
     epoch: u64,
     /// What happens when one of its frames does not fit an outbox; `None` for what the endpoint says.
     overflow: Option<Overflow>,
-    /// Where refused pushes are reported.
-    drops: Arc<DropLog>,
+    /// What all rooms share.
+    setup: Arc<Setup>,
     /// By shard: where the shard keeps its members of the room. Only that shard reads and writes it.
     places: Box<[AtomicU32]>,
     /// Who is in it, and how many messages it has had. Held while a push is posted: that makes the one order.
@@ -67,8 +67,7 @@ impl<W> RoomCore<W> {
     pub(crate) fn new(
         name: Arc<str>,
         epoch: u64,
-        overflow: Option<Overflow>,
-        drops: Arc<DropLog>,
+        setup: Arc<Setup>,
         mailboxes: Arc<[Arc<Mailbox<W>>]>,
         registry: Weak<Registry<W>>,
     ) -> Self {
@@ -77,22 +76,27 @@ impl<W> RoomCore<W> {
         let state = State { per_shard: vec![0; shards].into(), ..State::default() };
         let publishers = parking_lot::Mutex::default();
         let state = Mutex::new(state);
-        Self { name, epoch, overflow, drops, places, state, mailboxes, registry, publishers }
+        let overflow = setup.rules.overflow(&name);
+        Self { name, epoch, overflow, setup, places, state, mailboxes, registry, publishers }
     }
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
     pub(crate) fn push(self: &Arc<Self>, frame: &Frame) -> Sent {
+        let mut frame = frame.clone();
+        if frame.len() > self.setup.compress_above.load(Ordering::Relaxed) {
+            frame.share_deflated();
+        }
         let mut wakes = Vec::new();
         let mut state = self.state.lock();
         let offset = state.offset + 1;
-        let posted = self.post_from(0, &state.per_shard, frame, offset, &mut wakes);
+        let posted = self.post_from(0, &state.per_shard, &frame, offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
         }
         drop(state);
         drop(wakes);
         if matches!(posted, Err(Error::Overloaded { .. })) {
-            self.drops.refused(None);
+            self.setup.drops.refused(None);
         }
         Sent::from_posted(&posted)
     }
@@ -280,6 +284,29 @@ impl RoomOptions {
     }
 }
 
+/// What all rooms of a hub share.
+pub(crate) struct Setup {
+    /// What was said of rooms by their names.
+    pub(crate) rules: RoomRules,
+    /// Where refused pushes are reported.
+    pub(crate) drops: DropLog,
+    /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
+    pub(crate) compress_above: std::sync::atomic::AtomicUsize,
+}
+
+impl Setup {
+    /// Nothing is compressed, until an endpoint wants it.
+    pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
+        Self { rules, drops, compress_above: std::sync::atomic::AtomicUsize::new(usize::MAX) }
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new(RoomRules::default(), DropLog::default())
+    }
+}
+
 /// Settings of rooms by patterns of their names; the first that matches holds.
 #[derive(Clone, Default)]
 pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
@@ -313,19 +340,17 @@ pub(crate) struct Registry<W> {
     hasher: RandomState,
     /// The mailboxes of all shards, for new rooms.
     mailboxes: Arc<[Arc<Mailbox<W>>]>,
-    /// What was said of rooms by their names.
-    rules: RoomRules,
-    /// Where refused pushes are reported.
-    drops: Arc<DropLog>,
+    /// What all rooms share.
+    setup: Arc<Setup>,
     /// How many rooms were made; with the hasher's random keys it makes epochs that don't repeat.
     made: Mutex<u64>,
 }
 
 impl<W> Registry<W> {
     /// No rooms.
-    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<W>>]>, rules: RoomRules, drops: Arc<DropLog>) -> Self {
+    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<W>>]>, setup: Arc<Setup>) -> Self {
         let stripes = (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect();
-        Self { stripes, hasher: RandomState::new(), mailboxes, rules, drops, made: Mutex::new(0) }
+        Self { stripes, hasher: RandomState::new(), mailboxes, setup, made: Mutex::new(0) }
     }
 
     /// The room of that name; it is made if there is none.
@@ -338,8 +363,7 @@ impl<W> Registry<W> {
         let room = Arc::new(RoomCore::new(
             name.clone(),
             self.next_epoch(),
-            self.rules.overflow(&name),
-            self.drops.clone(),
+            self.setup.clone(),
             self.mailboxes.clone(),
             Arc::downgrade(self),
         ));
@@ -463,7 +487,7 @@ mod tests {
     fn registry(shards: usize) -> Arc<Registry<()>> {
         {
             let mailboxes = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
-            Arc::new(Registry::new(mailboxes, RoomRules::default(), Arc::default()))
+            Arc::new(Registry::new(mailboxes, Arc::default()))
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::{runtime, task::AbortHandle};
 use crate::{
     Close, CloseCode,
     limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
-    ws::codec::Decoder,
+    ws::{codec::Decoder, deflate::take_compressed},
 };
 
 use self::calls::Callback;
@@ -190,7 +190,7 @@ impl Shard {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),
-            core: Core::new(index as u8, shards.ledger.clone(), shards.drops.is_heard()),
+            core: Core::new(index as u8, shards.ledger.clone(), shards.setup.drops.is_heard()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -378,6 +378,10 @@ impl Shard {
 
     fn publish_counts(&mut self) {
         let counts = std::mem::take(&mut self.core.counts);
+        let compressed = take_compressed(); // by this thread, in this turn
+        if compressed > 0 {
+            count(&self.handle.counters.compressed_frames, compressed);
+        }
         if counts.encoded_frames > 0 {
             count(&self.handle.counters.encoded_frames, counts.encoded_frames);
         }
@@ -391,7 +395,7 @@ impl Shard {
         let Some(reports) = &mut self.core.drop_reports else { return };
         for (who, reason, frames) in reports.drain(..) {
             let connection = Some(ConnectionId::new(self.handle.node, who));
-            self.handle.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
+            self.handle.setup.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
 

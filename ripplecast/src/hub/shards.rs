@@ -12,10 +12,9 @@ use super::{
     clients::Clients,
     command::Command,
     connection::{Connection, Local},
-    drops::DropLog,
     ledger::Ledger,
     mailbox::Mailbox,
-    room::{Registry, RoomCore, RoomRules},
+    room::{Registry, RoomCore, Setup},
 };
 
 /// What is kept of a shard outside of it.
@@ -28,8 +27,8 @@ pub(crate) struct ShardHandle {
     pub(crate) shards: Weak<Shards>,
     /// What the shard counts.
     pub(crate) counters: Counters,
-    /// Where drops are reported.
-    pub(crate) drops: Arc<DropLog>,
+    /// What all rooms share.
+    pub(crate) setup: Arc<Setup>,
 }
 
 /// What a shard counts; written by the shard alone.
@@ -51,6 +50,8 @@ pub(crate) struct Counters {
     pub(crate) shed: AtomicU64,
     /// Frames encoded for rooms.
     pub(crate) encoded_frames: AtomicU64,
+    /// Messages compressed.
+    pub(crate) compressed_frames: AtomicU64,
     /// Connections closed because their outbox was full, or too much waited on the hub.
     pub(crate) slow_consumers: AtomicU64,
     /// Callbacks that held the shard for too long.
@@ -82,8 +83,8 @@ pub(crate) struct Shards {
     pub(crate) admissions: Arc<Admissions>,
     /// What waits for slow readers, on all shards.
     pub(crate) ledger: Arc<Ledger>,
-    /// Where drops are reported.
-    pub(crate) drops: Arc<DropLog>,
+    /// What all rooms share, with the report of drops.
+    pub(crate) setup: Arc<Setup>,
     /// The shard that gets the next connection.
     next: AtomicUsize,
     /// Whether the node is shutting down.
@@ -99,14 +100,13 @@ impl Shards {
         shards: usize,
         admissions: Admissions,
         ledger: Ledger,
-        rules: RoomRules,
-        drops: DropLog,
+        setup: Setup,
     ) -> Arc<Self> {
-        let drops = Arc::new(drops);
+        let setup = Arc::new(setup);
         let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
-        let rooms = Arc::new(Registry::new(mailboxes.clone(), rules, drops.clone()));
+        let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
         let everyone =
-            Arc::new(RoomCore::new("".into(), node, None, drops.clone(), mailboxes.clone(), Weak::new()));
+            Arc::new(RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::new()));
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let handle = |mailbox: &Arc<Mailbox<Socket>>| {
                 Arc::new(ShardHandle {
@@ -114,7 +114,7 @@ impl Shards {
                     node,
                     shards: weak.clone(),
                     counters: Counters::default(),
-                    drops: drops.clone(),
+                    setup: setup.clone(),
                 })
             };
             Self {
@@ -125,7 +125,7 @@ impl Shards {
                 clients: Clients::new(),
                 admissions: Arc::new(admissions),
                 ledger: Arc::new(ledger),
-                drops: drops.clone(),
+                setup: setup.clone(),
                 next: AtomicUsize::new(0),
                 stopping: watch::Sender::new(false),
                 running: watch::Sender::new(shards),

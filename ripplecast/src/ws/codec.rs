@@ -31,6 +31,8 @@
 //!             Some(Event::Text(text)) => encode_frame(out, Opcode::Text, &text),
 //!             Some(Event::Binary(data)) => encode_frame(out, Opcode::Binary, &data),
 //!             Some(Event::Ping(data)) => encode_frame(out, Opcode::Pong, &data),
+//!             // Comes only where permessage-deflate was negotiated, and from `decode_deflate`.
+//!             Some(Event::Compressed { .. }) => {}
 //!             Some(Event::Pong(_)) | None => {}
 //!             Some(Event::Close { code, .. }) => {
 //!                 encode_close(out, code, "");
@@ -63,7 +65,7 @@ mod partial;
 #[cfg(test)]
 mod tests;
 
-pub use encode::{encode_close, encode_frame, encode_header};
+pub use encode::{encode_close, encode_compressed, encode_frame, encode_header};
 pub use event::{Event, Payload, ProtocolError};
 pub use header::{MAX_HEADER, Opcode};
 
@@ -103,17 +105,46 @@ impl Decoder {
         input: &'a mut [u8],
         max_message: usize,
     ) -> Result<Decoded<'a>, ProtocolError> {
+        self.decode_as(input, max_message, false)
+    }
+
+    /// As [`decode`](Self::decode), for a connection that has negotiated permessage-deflate (RFC 7692): a message may be an
+    /// [`Event::Compressed`], whose length as it came is at most `max_message`. It is to be inflated by the caller, within a
+    /// limit, and a text is to be checked.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    #[inline]
+    pub fn decode_deflate<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        max_message: usize,
+    ) -> Result<Decoded<'a>, ProtocolError> {
+        self.decode_as(input, max_message, true)
+    }
+
+    #[inline(always)]
+    fn decode_as<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        max_message: usize,
+        deflate: bool,
+    ) -> Result<Decoded<'a>, ProtocolError> {
         if self.partial.is_none()
-            && let Some(header) = Header::parse(input, None, max_message)?
+            && let Some(header) = Header::parse(input, None, max_message, deflate)?
             && header.fin
             && header.len <= input.len() - header.size
         {
             let end = header.size + header.len;
             let payload = &mut input[header.size..end];
             mask::apply(payload, header.mask);
+            if header.compressed {
+                let (text, payload) = (header.opcode == Opcode::Text, Payload::Borrowed(payload));
+                return Ok((end, Some(Event::Compressed { text, payload })));
+            }
             return Ok((end, Some(Event::whole(header.opcode, payload)?)));
         }
-        self.decode_in_pieces(input, max_message)
+        self.decode_in_pieces(input, max_message, deflate)
     }
 
     /// Decodes what is not one whole frame at the start of the input: the boxed state comes into being, and goes.
@@ -121,12 +152,13 @@ impl Decoder {
         &mut self,
         input: &'a mut [u8],
         max_message: usize,
+        deflate: bool,
     ) -> Result<Decoded<'a>, ProtocolError> {
         if self.partial.is_none() && input.is_empty() {
             return Ok((0, None));
         }
         let mut partial = self.partial.take().unwrap_or_default();
-        let decoded = partial.decode(input, max_message)?;
+        let decoded = partial.decode(input, max_message, deflate)?;
         if !partial.is_empty() {
             self.partial = Some(partial);
         }

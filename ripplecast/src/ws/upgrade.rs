@@ -20,7 +20,7 @@ use crate::{
     request::{self, Hook, admit, plain},
 };
 
-use super::{handshake, origin, origin::OriginPolicy};
+use super::{deflate, handshake, origin, origin::OriginPolicy};
 
 /// What stands before an endpoint.
 pub(super) struct Gate {
@@ -28,6 +28,8 @@ pub(super) struct Gate {
     pub(super) hub: Hub,
     /// The endpoint, as the shards know it.
     pub(super) route: Arc<Route>,
+    /// Whether permessage-deflate is accepted.
+    pub(super) deflate: bool,
     /// Which pages may connect.
     pub(super) origins: OriginPolicy,
     /// Subprotocols, by preference.
@@ -59,6 +61,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
             "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
         );
     }
+    let deflate = gate.deflate && deflate::is_offered(&parts.headers);
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
         Err(response) => return response,
@@ -83,7 +86,12 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     if let Some(protocol) = chosen.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    tokio::spawn(take_over(gate, on_upgrade, permit, accept));
+    let mut dialect = Dialect::WebSocket;
+    if deflate {
+        dialect = Dialect::Deflate;
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::ACCEPTED));
+    }
+    tokio::spawn(take_over(gate, on_upgrade, permit, accept, dialect));
     response
 }
 
@@ -98,7 +106,7 @@ fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option
 }
 
 /// Hands the socket to a shard once hyper has let go of it.
-async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accept: Accept) {
+async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accept: Accept, dialect: Dialect) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -117,7 +125,7 @@ async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accep
         wire,
         rest,
         preface: Bytes::new(),
-        dialect: Dialect::WebSocket,
+        dialect,
         route: gate.route.clone(),
         permit,
         states: accept.states,

@@ -50,6 +50,7 @@ impl From<Event<'_>> for Got {
                 Self::Text(String::from_utf8(text.to_vec()).expect("the decoder checks text"))
             }
             Event::Binary(data) => Self::Binary(data.into_bytes().to_vec()),
+            Event::Compressed { .. } => panic!("nothing was negotiated"),
             Event::Ping(data) => Self::Ping(data.to_vec()),
             Event::Pong(data) => Self::Pong(data.to_vec()),
             Event::Close { code, reason } => Self::Close(code, reason.into_owned()),

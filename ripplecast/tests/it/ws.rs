@@ -2,6 +2,8 @@
 
 /// Closing, by either side, in order and out of it.
 mod close;
+/// Compressed messages.
+mod deflate;
 /// An upgraded stream that is no TCP socket.
 mod driven;
 /// The opening handshake, and who gets in.

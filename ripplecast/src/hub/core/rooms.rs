@@ -34,6 +34,7 @@ impl<W: Wire> Core<W> {
             target.flags.set(Flags::AHEAD, true);
         }
         local.streams += u32::from(target.flags.has(Flags::SSE));
+        local.deflating += u32::from(target.flags.has(Flags::DEFLATE));
         local.members.push(who.slot);
     }
 
@@ -64,10 +65,14 @@ impl<W: Wire> Core<W> {
         let Some(place) = room.place(usize::from(self.shard)) else { return };
         self.stamp += 1;
         let local = &mut self.rooms[place as usize];
-        let sockets = local.members.len() as u32 - local.streams;
+        let sockets = local.members.len() as u32 - local.streams - local.deflating;
         let before = local.pending.bytes();
         if sockets > 0 {
             local.pending.encode(Dialect::WebSocket, frame, None);
+            self.counts.encoded_frames += 1;
+        }
+        if local.deflating > 0 {
+            local.pending.encode(Dialect::Deflate, frame, None);
             self.counts.encoded_frames += 1;
         }
         if local.streams > 0 {
@@ -119,10 +124,8 @@ impl<W: Wire> Core<W> {
                     self.rooms[place as usize].walk = Some(walk);
                     self.catch_up_visiting(slot, Some(place));
                     walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
-                } else if flags.has(Flags::SSE) {
-                    self.send(slot, &walk.batch, Dialect::Sse, source);
                 } else {
-                    self.send(slot, &walk.batch, Dialect::WebSocket, source);
+                    self.send(slot, &walk.batch, flags.dialect(), source);
                 }
                 walk.next += 1;
             }
@@ -194,6 +197,7 @@ impl<W: Wire> Core<W> {
             shared: Some(room.clone()),
             members: Vec::new(),
             streams: 0,
+            deflating: 0,
             queued: false,
             pending: Batch::default(),
             walk: None,
@@ -230,6 +234,7 @@ impl<W: Wire> Core<W> {
         let Some(membership) = self.slots[slot as usize].remove(place) else { return };
         let room = &mut self.rooms[place as usize];
         room.streams -= u32::from(self.slots[slot as usize].flags.has(Flags::SSE));
+        room.deflating -= u32::from(self.slots[slot as usize].flags.has(Flags::DEFLATE));
         let mut hole = membership.index as usize;
         let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
             if from != *hole {

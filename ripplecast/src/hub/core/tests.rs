@@ -16,7 +16,7 @@ use crate::{
         command::Command,
         ledger::Ledger,
         mailbox::Mailbox,
-        room::{Registry, RoomCore, RoomRules},
+        room::{Registry, RoomCore},
     },
 };
 
@@ -68,7 +68,8 @@ impl Peer {
 /// How a frame looks on the wire, written down a second time and plainly.
 fn encoded(dialect: Dialect, text: &str, cursor: Option<Cursor>) -> Vec<u8> {
     match dialect {
-        Dialect::WebSocket => {
+        // Nothing is compressed here: the same bytes.
+        Dialect::WebSocket | Dialect::Deflate => {
             let mut bytes = vec![0x81];
             match text.len() {
                 len @ 0..=125 => bytes.push(len as u8),
@@ -88,7 +89,7 @@ fn units(dialect: Dialect, mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut units = Vec::new();
     loop {
         let len = match dialect {
-            Dialect::WebSocket => match bytes {
+            Dialect::WebSocket | Dialect::Deflate => match bytes {
                 [_, 126, a, b, ..] => Some(4 + (usize::from(*a) << 8 | usize::from(*b))),
                 [_, 126, ..] => None,
                 [_, len, ..] => Some(2 + usize::from(*len)),
@@ -340,8 +341,7 @@ impl World {
     )]
     fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new());
-        let registry =
-            Arc::new(Registry::new([mailbox.clone()].into(), RoomRules::default(), Arc::default()));
+        let registry = Arc::new(Registry::new([mailbox.clone()].into(), Arc::default()));
         let rooms = (0..ROOMS).map(|n| registry.room(&n.to_string())).collect();
         Self {
             core: Core::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
@@ -386,7 +386,11 @@ impl World {
         match op {
             Op::Open { sse, lossy, space } => {
                 if self.all.iter().filter(|e| e.phase != Phase::Released).count() < self.max {
-                    let dialect = if sse { Dialect::Sse } else { Dialect::WebSocket };
+                    let dialect = match (sse, self.all.len() % 3) {
+                        (true, _) => Dialect::Sse,
+                        (false, 0) => Dialect::Deflate,
+                        (false, _) => Dialect::WebSocket,
+                    };
                     self.open(
                         dialect,
                         if lossy { Overflow::DropOldest } else { Overflow::Disconnect },
@@ -484,7 +488,7 @@ impl World {
 
     fn open(&mut self, dialect: Dialect, overflow: Overflow, space: usize) {
         let who = self.core.reserve(usize::MAX).expect("there are slots");
-        let profile = Profile { outbox: LIMIT, overflow };
+        let profile = Profile { outbox: LIMIT, overflow, compress_above: usize::MAX };
         let peer = Peer::default();
         peer.0.space.set(space);
         assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
@@ -507,7 +511,9 @@ impl World {
         let number = self.text(0);
         let expected = &mut self.all[i];
         let bytes = match expected.dialect {
-            Dialect::WebSocket => [&[0x8a, number.len() as u8], number.as_bytes()].concat(),
+            Dialect::WebSocket | Dialect::Deflate => {
+                [&[0x8a, number.len() as u8], number.as_bytes()].concat()
+            }
             Dialect::Sse => format!(":{number}\n\n").into_bytes(),
         };
         self.core.append(expected.who.slot, &bytes);
@@ -709,6 +715,8 @@ fn check_books<W: Wire>(core: &Core<W>) {
         assert_eq!(shared.place(usize::from(core.shard)), Some(place));
         let streams = room.members.iter().filter(|&&slot| core.dialect(slot) == Dialect::Sse).count();
         assert_eq!(room.streams as usize, streams);
+        let deflating = room.members.iter().filter(|&&slot| core.dialect(slot) == Dialect::Deflate).count();
+        assert_eq!(room.deflating as usize, deflating);
         if let Some(walk) = &room.walk {
             assert!(walk.next <= walk.end && walk.end <= room.members.len());
         }
@@ -985,7 +993,7 @@ fn a_slot_whose_generations_are_used_up_is_retired() {
     world.core.release(last_but_one);
     let last = world.core.reserve(2).unwrap();
     assert_eq!(last, Local { generation: u32::MAX, ..first });
-    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect };
+    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
     world.core.open(last, Peer::default(), Dialect::WebSocket, profile);
     assert!(world.core.detach(last).is_some());
     world.core.release(last);

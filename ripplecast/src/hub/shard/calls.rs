@@ -33,7 +33,8 @@ impl Shard {
         let connection = Connection { shard: self.handle.clone(), local: who };
         let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
-        let entered = current::enter(self.handle.node, who, self.core.dialect(who.slot), open);
+        let (dialect, compress_above) = (self.core.dialect(who.slot), endpoint.route.profile.compress_above);
+        let entered = current::enter(self.handle.node, who, dialect, compress_above, open);
         let called = match callback {
             Callback::Open => endpoint.callbacks.open(connection),
             Callback::Message(frame) => endpoint.callbacks.message(connection, frame),

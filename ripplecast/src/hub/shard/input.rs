@@ -8,7 +8,10 @@ use std::{
 use crate::{
     Close, CloseCode, Frame,
     limits::READS_PER_TURN,
-    ws::codec::{self, Event as Received, Opcode, ProtocolError},
+    ws::{
+        codec::{self, Event as Received, Opcode, Payload, ProtocolError},
+        deflate::inflate,
+    },
 };
 
 use super::{
@@ -86,9 +89,11 @@ impl Shard {
     /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
     pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
         let slot = who.slot as usize;
-        if self.core.dialect(who.slot) == Dialect::Sse {
+        let dialect = self.core.dialect(who.slot);
+        if dialect == Dialect::Sse {
             return; // a stream of events goes one way
         }
+        let deflate = dialect == Dialect::Deflate;
         let max_message =
             self.endpoints[self.peers[slot].endpoint].as_ref().map_or(0, |e| e.route.max_message);
         let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
@@ -103,12 +108,20 @@ impl Shard {
                 self.held(slot).unread.extend_from_slice(&input[at..]);
                 break;
             }
-            match decoder.decode(&mut input[at..], max_message) {
+            let decoded = if deflate {
+                decoder.decode_deflate(&mut input[at..], max_message)
+            } else {
+                decoder.decode(&mut input[at..], max_message)
+            };
+            match decoded {
                 Ok((n, event)) => {
                     at += n;
                     if let Some(event) = event {
-                        message_ended |= matches!(event, Received::Text(_) | Received::Binary(_));
-                        self.received(who, event);
+                        message_ended |= matches!(
+                            event,
+                            Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
+                        );
+                        self.received(who, event, max_message);
                     }
                 }
                 Err(error) => {
@@ -136,10 +149,15 @@ impl Shard {
     }
 
     /// One event of the codec.
-    pub(super) fn received(&mut self, who: Local, event: Received<'_>) {
+    pub(super) fn received(&mut self, who: Local, event: Received<'_>, max_message: usize) {
         let closing = self.peers[who.slot as usize].phase != Phase::Open;
         match event {
-            Received::Text(_) | Received::Binary(_) | Received::Ping(_) if closing => {}
+            Received::Text(_) | Received::Binary(_) | Received::Compressed { .. } | Received::Ping(_)
+                if closing => {}
+            Received::Compressed { text, payload } => match inflated(text, &payload, max_message) {
+                Ok(event) => self.received(who, event, max_message),
+                Err(error) => self.protocol_error(who, &error),
+            },
             Received::Text(_) if self.takes(who) == Takes::Binary => {
                 self.unsupported(who, "this endpoint takes binary messages only");
             }
@@ -239,5 +257,15 @@ impl Shard {
         if let Some(wire) = self.core.wire(slot) {
             let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
         }
+    }
+}
+
+/// A message that came compressed, as it was before.
+fn inflated(text: bool, compressed: &[u8], max_message: usize) -> Result<Received<'static>, ProtocolError> {
+    let bytes = inflate(compressed, max_message)?;
+    match text {
+        true if simdutf8::basic::from_utf8(&bytes).is_err() => Err(ProtocolError::INVALID_UTF8),
+        true => Ok(Received::Text(Payload::Owned(bytes))),
+        false => Ok(Received::Binary(Payload::Owned(bytes))),
     }
 }

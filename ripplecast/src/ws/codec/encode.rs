@@ -52,6 +52,21 @@ pub fn encode_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Appends a whole server frame whose payload is compressed (RFC 7692): `deflated` without the four bytes that end a flush.
+///
+/// ```
+/// use ripplecast::ws::codec::{Opcode, encode_compressed};
+///
+/// let mut out = Vec::new();
+/// encode_compressed(&mut out, Opcode::Text, b"\xf2\x48\xcd\xc9\xc9\x07\x00"); // "Hello", from RFC 7692, section 7.2.3.1
+/// assert_eq!(out, b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00");
+/// ```
+pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, deflated: &[u8]) {
+    let start = out.len();
+    encode_frame(out, opcode, deflated);
+    out[start] |= super::header::RSV1;
+}
+
 /// Appends a close frame. The reason is cut to the 123 bytes that fit, between characters; without a code there is none.
 ///
 /// ```

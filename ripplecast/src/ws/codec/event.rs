@@ -13,6 +13,13 @@ pub enum Event<'a> {
     Text(Payload<'a>),
     /// A whole binary message.
     Binary(Payload<'a>),
+    /// A whole message, still compressed: only where [`decode_deflate`](super::Decoder::decode_deflate) was called.
+    Compressed {
+        /// Whether it is text, which is to be checked once it is inflated.
+        text: bool,
+        /// The compressed bytes, without the tail that RFC 7692 has removed.
+        payload: Payload<'a>,
+    },
     /// A ping. Answer with a pong of the same payload, at most 125 bytes.
     Ping(Payload<'a>),
     /// A pong, asked for or not.
@@ -135,7 +142,7 @@ impl fmt::Debug for Payload<'_> {
 /// The client broke the protocol. Close the connection with this code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProtocolError {
-    /// 1002: a frame that RFC 6455 forbids; 1007: text that is not UTF-8; 1009: a message longer than allowed.
+    /// 1002: a frame that RFC 6455 forbids; 1007: text that is not UTF-8, or data that can't be inflated; 1009: a message longer than allowed.
     pub code: u16,
     /// What was wrong, short enough for a close frame.
     pub reason: &'static str,
@@ -153,9 +160,10 @@ impl ProtocolError {
     pub(super) const NEGATIVE_LENGTH: Self = Self::protocol("a length has its top bit set");
     pub(super) const HALF_CODE: Self = Self::protocol("half a close code");
     pub(super) const BAD_CODE: Self = Self::protocol("a close code that must not be sent");
-    pub(super) const INVALID_UTF8: Self = Self { code: 1007, reason: "text is not UTF-8" };
+    pub(crate) const INVALID_UTF8: Self = Self { code: 1007, reason: "text is not UTF-8" };
     pub(super) const INVALID_REASON: Self = Self { code: 1007, reason: "a close reason is not UTF-8" };
-    pub(super) const TOO_BIG: Self = Self { code: 1009, reason: "the message is too long" };
+    pub(crate) const NOT_DEFLATE: Self = Self { code: 1007, reason: "the message can't be inflated" };
+    pub(crate) const TOO_BIG: Self = Self { code: 1009, reason: "the message is too long" };
 
     /// A frame that the RFC forbids.
     const fn protocol(reason: &'static str) -> Self {

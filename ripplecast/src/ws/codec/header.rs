@@ -8,6 +8,9 @@ pub const MAX_HEADER: usize = 14;
 /// Longest payload of a control frame (RFC 6455, section 5.5).
 pub(super) const MAX_CONTROL: usize = 125;
 
+/// The bit of a frame's first byte that says that the message is compressed (RFC 7692, section 6).
+pub(super) const RSV1: u8 = 0x40;
+
 /// What a frame is (RFC 6455, section 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
@@ -55,6 +58,8 @@ pub(super) struct Header {
     pub(super) fin: bool,
     /// What the frame is.
     pub(super) opcode: Opcode,
+    /// Whether its message is compressed: RSV1 of permessage-deflate.
+    pub(super) compressed: bool,
     /// What the payload is masked with.
     pub(super) mask: [u8; 4],
     /// Length of the payload.
@@ -66,16 +71,17 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header at the start of `bytes`; `None` when more of it must arrive.
     ///
-    /// `open` is the length that a fragmented message has so far, `None` outside one. Each rule is checked with the first
+    /// With `deflate`, a message may be compressed. `open` is the length that a fragmented message has so far, `None` outside one. Each rule is checked with the first
     /// byte that can break it, so the verdict depends on the bytes alone, never on the pieces in which they came.
     #[inline]
     pub(super) fn parse(
         bytes: &[u8],
         open: Option<usize>,
         max_message: usize,
+        deflate: bool,
     ) -> Result<Option<Self>, ProtocolError> {
         let &[first, ref rest @ ..] = bytes else { return Ok(None) };
-        let (fin, opcode) = check_first(first, open.is_some())?;
+        let (fin, opcode, compressed) = check_first(first, open.is_some(), deflate)?;
         let &[second, ref rest @ ..] = rest else { return Ok(None) };
         if second & 0x80 == 0 {
             return Err(ProtocolError::UNMASKED);
@@ -92,24 +98,28 @@ impl Header {
             _ => return Err(ProtocolError::TOO_BIG),
         };
         let Some((&mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some(Self { fin, opcode, mask, len, size: bytes.len() - rest.len() }))
+        Ok(Some(Self { fin, opcode, compressed, mask, len, size: bytes.len() - rest.len() }))
     }
 }
 
 /// Checks a frame's first byte: FIN, the reserved bits, the opcode, and whether its kind of frame may come now.
 #[inline]
-fn check_first(first: u8, in_message: bool) -> Result<(bool, Opcode), ProtocolError> {
-    // A later extension that defines one of the bits, such as permessage-deflate, allows it here.
-    if first & 0x70 != 0 {
+fn check_first(first: u8, in_message: bool, deflate: bool) -> Result<(bool, Opcode, bool), ProtocolError> {
+    let compressed = first & 0x70 == RSV1 && deflate;
+    if first & 0x70 != 0 && !compressed {
         return Err(ProtocolError::RESERVED_BITS);
     }
     let fin = first & 0x80 != 0;
     let opcode = Opcode::from_bits(first).ok_or(ProtocolError::UNKNOWN_OPCODE)?;
+    // Only the first frame of a message says that it is compressed (RFC 7692, section 6.1).
+    if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(ProtocolError::RESERVED_BITS);
+    }
     match opcode {
         Opcode::Close | Opcode::Ping | Opcode::Pong if !fin => Err(ProtocolError::FRAGMENTED_CONTROL),
         Opcode::Continuation if !in_message => Err(ProtocolError::STRAY_CONTINUATION),
         Opcode::Text | Opcode::Binary if in_message => Err(ProtocolError::UNFINISHED_MESSAGE),
-        _ => Ok((fin, opcode)),
+        _ => Ok((fin, opcode, compressed)),
     }
 }
 

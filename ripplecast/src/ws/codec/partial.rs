@@ -27,6 +27,8 @@ struct Frame {
     fin: bool,
     /// What the frame is.
     opcode: Opcode,
+    /// Whether its message is compressed.
+    compressed: bool,
     /// What the rest of the payload is masked with, turned so that its first byte is the next to use.
     mask: [u8; 4],
     /// How much of the payload has still to arrive.
@@ -38,6 +40,8 @@ struct Frame {
 struct Message {
     /// Whether it is text.
     text: bool,
+    /// Whether it is compressed, so that its bytes are no text yet.
+    compressed: bool,
     /// What has arrived of it, unmasked.
     bytes: Vec<u8>,
     /// How many of these bytes are whole characters of text. At most three are not.
@@ -60,12 +64,13 @@ impl Partial {
         &mut self,
         input: &'a mut [u8],
         max_message: usize,
+        deflate: bool,
     ) -> Result<Decoded<'a>, ProtocolError> {
         let mut at = 0;
         loop {
             let mut frame = match self.frame.take() {
                 Some(frame) => frame,
-                None => match self.next_frame(&input[at..], max_message)? {
+                None => match self.next_frame(&input[at..], max_message, deflate)? {
                     (taken, Some(frame)) => {
                         at += taken;
                         frame
@@ -112,10 +117,11 @@ impl Partial {
         &mut self,
         input: &[u8],
         max_message: usize,
+        deflate: bool,
     ) -> Result<(usize, Option<Frame>), ProtocolError> {
         let open = self.message.as_ref().map(|message| message.bytes.len());
         let (header, taken) = if self.header_len == 0 {
-            let header = Header::parse(input, open, max_message)?;
+            let header = Header::parse(input, open, max_message, deflate)?;
             if header.is_none() {
                 self.header[..input.len()].copy_from_slice(input);
                 self.header_len = input.len();
@@ -127,14 +133,19 @@ impl Partial {
             let more = room.len().min(input.len());
             room[..more].copy_from_slice(&input[..more]);
             self.header_len += more;
-            let header = Header::parse(&self.header[..self.header_len], open, max_message)?;
+            let header = Header::parse(&self.header[..self.header_len], open, max_message, deflate)?;
             if header.is_some() {
                 self.header_len = 0;
             }
             (header, header.map_or(more, |header| header.size - had))
         };
-        let frame =
-            header.map(|Header { fin, opcode, mask, len, .. }| Frame { fin, opcode, mask, remaining: len });
+        let frame = header.map(|Header { fin, opcode, compressed, mask, len, .. }| Frame {
+            fin,
+            opcode,
+            compressed,
+            mask,
+            remaining: len,
+        });
         Ok((taken, frame))
     }
 
@@ -145,7 +156,8 @@ impl Partial {
         piece: &[u8],
         max_message: usize,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let message = self.message.get_or_insert_with(|| Message::new(frame.opcode == Opcode::Text));
+        let message =
+            self.message.get_or_insert_with(|| Message::new(frame.opcode == Opcode::Text, frame.compressed));
         // The header was checked against the limit: a final frame says how long the message is going to be.
         let end = message.bytes.len() + piece.len() + frame.remaining;
         message.append(piece, if frame.fin { end } else { max_message.max(end) })?;
@@ -159,8 +171,8 @@ impl Partial {
 
 impl Message {
     /// A message of which nothing has arrived. Holds no memory of its own yet.
-    const fn new(text: bool) -> Self {
-        Self { text, bytes: Vec::new(), checked: 0 }
+    const fn new(text: bool, compressed: bool) -> Self {
+        Self { text, compressed, bytes: Vec::new(), checked: 0 }
     }
 
     /// Adds unmasked bytes. The message will never be longer than `longest`.
@@ -172,7 +184,7 @@ impl Message {
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(piece);
-        if !self.text {
+        if !self.text || self.compressed {
             return Ok(());
         }
         match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {
@@ -185,6 +197,9 @@ impl Message {
 
     /// The whole message.
     fn finish<'a>(self) -> Result<Event<'a>, ProtocolError> {
+        if self.compressed {
+            return Ok(Event::Compressed { text: self.text, payload: Payload::Owned(self.bytes) });
+        }
         match self.text {
             true if self.checked < self.bytes.len() => Err(ProtocolError::INVALID_UTF8),
             true => Ok(Event::Text(Payload::Owned(self.bytes))),

@@ -32,6 +32,7 @@ fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
 enum Got {
     Text(String),
     Binary(Vec<u8>),
+    Compressed(bool, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -51,6 +52,7 @@ impl From<Event<'_>> for Got {
         match event {
             Event::Text(payload) => Self::Text(String::from_utf8(payload.to_vec()).expect("text is checked")),
             Event::Binary(payload) => Self::Binary(payload.to_vec()),
+            Event::Compressed { text, payload } => Self::Compressed(text, payload.to_vec()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong(payload) => Self::Pong(payload.to_vec()),
             Event::Close { code, reason } => Self::Close(code, reason.into_owned()),
@@ -60,13 +62,23 @@ impl From<Event<'_>> for Got {
 
 /// Decodes `bytes`, which arrive in pieces of `piece` bytes, until all is read or an error ends it.
 fn decode_pieces(bytes: &[u8], piece: usize) -> (Vec<Got>, Decoder) {
+    decode_pieces_as(bytes, piece, false)
+}
+
+/// The same, with permessage-deflate or without.
+fn decode_pieces_as(bytes: &[u8], piece: usize, deflate: bool) -> (Vec<Got>, Decoder) {
     let (mut decoder, mut got) = (Decoder::new(), Vec::new());
     for piece in bytes.chunks(piece) {
         let mut buffer = piece.to_vec();
         let mut at = 0;
         while at < buffer.len() {
             let left = buffer.len() - at;
-            match decoder.decode(&mut buffer[at..], MAX) {
+            let decoded = if deflate {
+                decoder.decode_deflate(&mut buffer[at..], MAX)
+            } else {
+                decoder.decode(&mut buffer[at..], MAX)
+            };
+            match decoded {
                 Ok((taken, Some(event))) => {
                     assert!(taken <= left);
                     got.push(event.into());
@@ -428,4 +440,63 @@ fn encoded_close_frames_are_cut_between_characters() {
         assert_eq!(out[..4], [0x88, 2 + kept as u8, 0x10, 0xe1]);
         assert_eq!(&out[4..], &reason.as_bytes()[..kept]);
     }
+}
+
+/// The bit that says that a message is compressed.
+const RSV1: u8 = 0x40;
+
+#[test]
+fn compressed_messages_where_they_were_negotiated() {
+    // Not UTF-8, which compressed text need not be.
+    let data = [0xff, 0xfe, 0xfd];
+    let frames = [
+        frame(TEXT | RSV1, data),
+        frame(BINARY | RSV1, data),
+        frame(TEXT, "plain"),
+        frame(TEXT_PART | RSV1, [0xff]),
+        frame(PING, "?"),
+        frame(PART, [0xfe]),
+        frame(LAST_PART, [0xfd]),
+        frame(BINARY | RSV1, ""),
+    ];
+    let bytes = frames.concat();
+    for piece in (1..=20).chain([usize::MAX]) {
+        let (got, decoder) = decode_pieces_as(&bytes, piece, true);
+        let compressed = |text| Got::Compressed(text, data.into());
+        assert_eq!(
+            got,
+            [
+                compressed(true),
+                compressed(false),
+                text("plain"),
+                Got::Ping(b"?".into()),
+                compressed(true),
+                Got::Compressed(false, Vec::new())
+            ],
+            "in pieces of {piece}"
+        );
+        assert!(decoder.is_idle());
+        assert_eq!(decode_pieces(&bytes, piece).0, [failed(ProtocolError::RESERVED_BITS)]);
+    }
+}
+
+#[test]
+fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
+    let part = frame(TEXT_PART | RSV1, "a");
+    for (frames, what) in [
+        (frame(PING | RSV1, ""), "a control frame"),
+        (frame(CLOSE | RSV1, ""), "a close frame"),
+        (frame(TEXT | 0x20, ""), "RSV2"),
+        (frame(TEXT | 0x10, ""), "RSV3"),
+        (frame(TEXT | RSV1 | 0x20, ""), "RSV1 and RSV2"),
+        ([part.clone(), frame(LAST_PART | RSV1, "b")].concat(), "a continuation"),
+    ] {
+        for piece in [1, usize::MAX] {
+            let got = decode_pieces_as(&frames, piece, true).0;
+            assert_eq!(got, [failed(ProtocolError::RESERVED_BITS)], "{what}");
+        }
+    }
+    // What is compressed may not be longer than a message, either.
+    let got = decode_pieces_as(&frame(BINARY | RSV1, vec![0; MAX + 1]), usize::MAX, true).0;
+    assert_eq!(got, [failed(ProtocolError::TOO_BIG)]);
 }

@@ -1,0 +1,232 @@
+//! permessage-deflate (RFC 7692), without context takeover on either side: each message is compressed by itself, so that it
+//! is compressed once for everybody, and no connection keeps a window.
+//!
+//! A compressor and a decompressor are kept for each thread that has needed one, some 300 KiB together; a connection keeps
+//! none.
+
+mod negotiation;
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::OnceLock,
+};
+
+use bytes::Bytes;
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
+
+use crate::limits::COMPRESS_ABOVE;
+
+use super::codec::ProtocolError;
+
+pub(super) use negotiation::{ACCEPTED, is_offered};
+
+/// Whether messages are compressed (permessage-deflate, RFC 7692); for [`Endpoint::compression`](super::Endpoint::compression).
+///
+/// Where it is not [`Off`](Self::Off), it is negotiated with those clients that offer it, which browsers do. Each message
+/// is compressed by itself ("no context takeover"), so that one for a room is compressed once for all members, and nothing
+/// is kept for a connection. What does not get smaller is sent as it is. Compressed messages of clients are accepted
+/// whatever their length; [`max_message`](super::Endpoint::max_message) holds for them before and after inflating.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Compression {
+    /// It is not negotiated. The default, since it costs CPU time, and since the length of what is compressed tells
+    /// something of it: a secret must not be in one message with text that somebody else may choose (CRIME, BREACH).
+    #[default]
+    Off,
+    /// Messages longer than 256 bytes are compressed: shorter ones are one packet either way.
+    On,
+    /// Messages longer than so many bytes are compressed.
+    Above(usize),
+}
+
+impl Compression {
+    /// The length in bytes above which messages are compressed; `None` when it is off.
+    pub(crate) fn threshold(self) -> Option<usize> {
+        match self {
+            Self::Off => None,
+            Self::On => Some(COMPRESS_ABOVE),
+            Self::Above(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// A payload's compressed form, made when it is first wanted and shared by everybody who wants it.
+#[derive(Debug, Default)]
+pub(crate) struct Deflated(OnceLock<Option<Bytes>>);
+
+impl Deflated {
+    /// The compressed form of `payload`; `None` when it is no shorter.
+    pub(crate) fn of(&self, payload: &[u8]) -> Option<Bytes> {
+        self.0.get_or_init(|| compress(payload).map(Bytes::from)).clone()
+    }
+}
+
+/// What ends each compressed message and is not sent (RFC 7692, section 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// zlib's level: what higher ones gain in length on short messages is small beside what they cost.
+const LEVEL: u32 = 3;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Compress> = RefCell::new(Compress::new(flate2::Compression::new(LEVEL), false));
+    static DECOMPRESSOR: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    static COMPRESSED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many messages this thread has compressed since it was asked last.
+pub(crate) fn take_compressed() -> u64 {
+    COMPRESSED.take()
+}
+
+/// Compresses a payload; `None` when that makes it no shorter.
+pub(crate) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSED.set(COMPRESSED.get() + 1);
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        compressor.reset();
+        // Whatever does not fit is not shorter. The tail, of which the flush leaves at least its four bytes, is cut off.
+        let mut out = Vec::with_capacity(payload.len() + TAIL.len());
+        let status = compressor.compress_vec(payload, &mut out, FlushCompress::Sync).ok()?;
+        let whole = status == Status::Ok && compressor.total_in() == payload.len() as u64;
+        if !whole || !out.ends_with(&TAIL) {
+            return None;
+        }
+        out.truncate(out.len() - TAIL.len());
+        (out.len() < payload.len()).then_some(out)
+    })
+}
+
+/// Inflates a message of at most `max_message` bytes. More than that is never held, however much it would be.
+///
+/// # Errors
+/// 1009 when it is longer; 1007 when it can't be inflated.
+pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, ProtocolError> {
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        decompressor.reset(false);
+        let mut out = Vec::new();
+        for mut input in [compressed, &TAIL] {
+            loop {
+                if out.len() > max_message {
+                    return Err(ProtocolError::TOO_BIG);
+                }
+                if out.len() == out.capacity() {
+                    // Doubles, beginning with a usual ratio, up to one byte more than may be.
+                    let more = out.len().max(4 * compressed.len()).max(64).min(max_message + 1 - out.len());
+                    out.reserve_exact(more);
+                }
+                let (taken, made) = (decompressor.total_in(), decompressor.total_out());
+                let status = decompressor
+                    .decompress_vec(input, &mut out, FlushDecompress::Sync)
+                    .map_err(|_| ProtocolError::NOT_DEFLATE)?;
+                let taken = (decompressor.total_in() - taken) as usize;
+                let made = decompressor.total_out() - made;
+                input = &input[taken..];
+                match status {
+                    // A final block; others may follow (RFC 7692, section 7.2.3.5).
+                    Status::StreamEnd => {
+                        decompressor.reset(false);
+                        if input.is_empty() {
+                            break;
+                        }
+                    }
+                    Status::Ok | Status::BufError => {
+                        if out.len() == out.capacity() {
+                            continue; // there may be more to come out
+                        }
+                        if input.is_empty() {
+                            break;
+                        }
+                        if taken == 0 && made == 0 {
+                            return Err(ProtocolError::NOT_DEFLATE);
+                        }
+                    }
+                }
+            }
+        }
+        if out.len() > max_message { Err(ProtocolError::TOO_BIG) } else { Ok(out) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inflated(compressed: &[u8]) -> Vec<u8> {
+        inflate(compressed, 1 << 20).unwrap()
+    }
+
+    #[test]
+    fn the_rfcs_examples() {
+        // RFC 7692, sections 7.2.3.1, 7.2.3.3 (stored), 7.2.3.4 (final block) and 7.2.3.5 (two blocks).
+        assert_eq!(inflated(b"\xf2\x48\xcd\xc9\xc9\x07\x00"), b"Hello");
+        assert_eq!(inflated(b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"), b"Hello");
+        assert_eq!(inflated(b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00"), b"Hello");
+        assert_eq!(inflated(b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"), b"Hello");
+        // An empty message (section 7.2.3.6), and none at all.
+        assert_eq!(inflated(b"\x00"), b"");
+        assert_eq!(inflated(b""), b"");
+    }
+
+    #[test]
+    fn what_gets_no_shorter_is_not_compressed() {
+        assert_eq!(compress(b""), None);
+        assert_eq!(compress(b"abc"), None);
+        let noise: Vec<u8> = (0..1000_u32).map(|n| (n.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
+        assert!(compress(&noise).is_none_or(|shorter| inflated(&shorter) == noise));
+        let same = [b'x'; 10_000];
+        let shorter = compress(&same).unwrap();
+        assert!(shorter.len() < 100);
+        assert_eq!(inflated(&shorter), same);
+    }
+
+    #[test]
+    fn a_bomb_costs_no_more_than_the_limit() {
+        let bomb = compress(&vec![0; 100 << 20]).unwrap();
+        assert!(bomb.len() < 1 << 20);
+        assert_eq!(inflate(&bomb, 1000), Err(ProtocolError::TOO_BIG));
+        assert_eq!(inflate(&bomb, (100 << 20) - 1), Err(ProtocolError::TOO_BIG));
+        assert_eq!(inflate(&bomb, 100 << 20).unwrap().len(), 100 << 20);
+        assert_eq!(inflate(&compress(&[7; 500]).unwrap(), 0), Err(ProtocolError::TOO_BIG));
+        assert_eq!(inflate(b"\x00", 0), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_no_deflate_is_refused() {
+        assert_eq!(inflate(b"\x07", 1000), Err(ProtocolError::NOT_DEFLATE), "a block of the reserved kind");
+        assert_eq!(inflate(b"\x00\x05\x00\x00\x00Hello", 1000), Err(ProtocolError::NOT_DEFLATE));
+        // And the next message is not harmed by it.
+        assert_eq!(inflated(b"\xf2\x48\xcd\xc9\xc9\x07\x00"), b"Hello");
+    }
+
+    #[test]
+    fn it_is_compressed_once_for_everybody() {
+        take_compressed();
+        let payload = [b'x'; 500];
+        let deflated = Deflated::default();
+        let all: Vec<_> = (0..1000).map(|_| deflated.of(&payload).unwrap()).collect();
+        assert_eq!(take_compressed(), 1);
+        assert!(all.iter().all(|one| one.as_ptr() == all[0].as_ptr()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_was_compressed_inflates(payload in prop::collection::vec(0_u8..4, 0..5000)) {
+            if let Some(compressed) = compress(&payload) {
+                prop_assert!(compressed.len() < payload.len());
+                prop_assert_eq!(inflate(&compressed, payload.len()), Ok(payload.clone()));
+                prop_assert_eq!(inflate(&compressed, payload.len() - 1), Err(ProtocolError::TOO_BIG));
+            }
+        }
+
+        #[test]
+        fn anything_is_inflated_or_refused(compressed: Vec<u8>, max in 0_usize..2000) {
+            match inflate(&compressed, max) {
+                Ok(out) => prop_assert!(out.len() <= max && out.capacity() <= 2 * max + 64),
+                Err(error) => prop_assert!(matches!(error.code, 1007 | 1009)),
+            }
+        }
+    }
+}
