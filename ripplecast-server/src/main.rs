@@ -70,13 +70,10 @@ async fn serve(options: Serve) -> Result<()> {
     bound.serve_with_shutdown(stop).await
 }
 
-/// Serves the measurements until a signal comes. Nothing there is worth a slow farewell.
+/// Serves the measurements until a signal comes.
 async fn bench_serve(options: BenchServe) -> Result<()> {
     let stop = ripplecast::shutdown_signal()?;
-    tokio::select! {
-        outcome = bench::serve::serve(options) => outcome,
-        () = stop => Ok(()),
-    }
+    bench::serve::serve(options, stop).await
 }
 
 /// Writes the log to standard error; standard output is for the address alone.

@@ -9,8 +9,8 @@ use crate::cli::BenchServe;
 /// Longest message, and the size of an outbox, in bytes: a measurement must not end because of a limit.
 const LARGE: usize = 64 << 20;
 
-/// Serves until the process ends.
-pub(crate) async fn serve(options: BenchServe) -> Result<()> {
+/// Serves until `stop`; then every connection is closed with 1001, as in any server.
+pub(crate) async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()> {
     let shards = usize::from(options.shards.unwrap_or(0));
     let builder = App::builder()
         .hub(|hub| hub.shards(shards))
@@ -25,7 +25,7 @@ pub(crate) async fn serve(options: BenchServe) -> Result<()> {
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast measures on http://{}", bound.local_addr());
     let _ = out.flush();
-    bound.serve_with_shutdown(std::future::pending()).await
+    bound.serve_with_shutdown(stop).await
 }
 
 /// An endpoint with the settings of a measurement.
