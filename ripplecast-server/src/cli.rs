@@ -12,7 +12,7 @@ use clap::{
 use ripplecast::TrustedProxies;
 use tracing_subscriber::EnvFilter;
 
-use crate::bench::load::BenchLoad;
+use crate::bench::{load::BenchLoad, soak::BenchSoak};
 
 /// Where the server listens unless told otherwise: reachable from this machine alone.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -63,7 +63,7 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure: a bare server, and a generator of load for any server
+    /// Measure: a bare server, a generator of load for any server, and a soak test
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
 }
@@ -78,6 +78,13 @@ enum Bench {
     /// are checked on every one: the exit code is 1 if any was lost or out of order, or a connection died. Ctrl-C shows
     /// what was measured until then. Run it on another core than the server, or another machine.
     Load(Box<BenchLoad>),
+    /// Start servers, give them all that goes wrong in a day, and check that nothing is lost and nothing leaks
+    ///
+    /// It starts and restarts `bench serve` on loopback, while connections come, go, read slowly, vanish and break the
+    /// protocol. Each message that should have come is checked, and after each cycle the server's memory, descriptors,
+    /// threads and counts. The exit code is 1 if anything was wrong. Ctrl-C ends it with what was seen until then. It needs
+    /// Linux.
+    Soak(BenchSoak),
 }
 
 /// The settings of `ripplecast bench serve`.
@@ -95,6 +102,9 @@ pub(crate) struct BenchServe {
     /// Shards of the hub [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) shards: Option<u8>,
+    /// Adds the endpoints of the soak test, and ends when standard input does
+    #[arg(long, hide = true)]
+    pub(crate) soak: bool,
 }
 
 /// What the program was asked to do.
@@ -106,6 +116,8 @@ pub(crate) enum Action {
     BenchServe(BenchServe),
     /// The generator of load.
     BenchLoad(Box<BenchLoad>),
+    /// The soak test.
+    BenchSoak(BenchSoak),
 }
 
 /// The settings of the server, read.
@@ -145,6 +157,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             options.check().map_err(Stop::Wrong)?;
             Action::BenchLoad(options)
         }
+        Some(Command::Bench(Bench::Soak(options))) => Action::BenchSoak(options),
         None => Action::Serve(Serve {
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
@@ -320,6 +333,8 @@ mod tests {
             (&["bench", "load", "ws://a/", "--rate", "5", "--window", "2"], &["--rate", "--window"]),
             (&["bench", "load", "ws://a/", "--slow-share", "1"], &["--slow-share", "between 0 and 1"]),
             (&["bench", "load", "ws://a/", "--connections", "2", "--publishers", "3"], &["--publishers"]),
+            (&["bench", "soak", "--minutes", "0"], &["--minutes", "0.1"]),
+            (&["bench", "soak", "--connections", "5"], &["--connections", "50"]),
             (&["bench", "serve", "--port", "x"], &["--port", "x"]),
             (&["bench", "serve", "--port", "1", "--shards", "0"], &["--shards", "0"]),
             (&["bench", "serve", "--port", "1", "--ping", "soon"], &["--ping", "soon"]),

@@ -1,4 +1,4 @@
-//! The `ripplecast` binary: the demo page by default, a bare server to measure, and a generator of load.
+//! The `ripplecast` binary: the demo page by default, a bare server to measure, a generator of load, and a soak test.
 
 mod bench;
 mod cli;
@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         Action::BenchServe(options) => run(bench_serve(options)),
         Action::BenchLoad(options) => {
             return bench::load::run(*options)
+                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
+        }
+        Action::BenchSoak(options) => {
+            return bench::soak::run(&options)
                 .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
         }
     };
@@ -70,13 +74,10 @@ async fn serve(options: Serve) -> Result<()> {
     bound.serve_with_shutdown(stop).await
 }
 
-/// Serves the measurements until a signal comes. Nothing there is worth a slow farewell.
+/// Serves the measurements until a signal comes.
 async fn bench_serve(options: BenchServe) -> Result<()> {
     let stop = ripplecast::shutdown_signal()?;
-    tokio::select! {
-        outcome = bench::serve::serve(options) => outcome,
-        () = stop => Ok(()),
-    }
+    bench::serve::serve(options, stop).await
 }
 
 /// Writes the log to standard error; standard output is for the address alone.

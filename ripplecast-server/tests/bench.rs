@@ -360,6 +360,22 @@ fn ctrl_c_shows_what_there_is() {
     assert!(report["traffic"]["deliveries"].as_u64() > Some(0), "{report}");
 }
 
+#[cfg(unix)]
+#[test]
+fn everyone_is_told_when_the_server_ends() {
+    let mut server = Server::start();
+    let stream = TcpStream::connect(&server.addr).unwrap();
+    let (mut member, _) = tungstenite::client(format!("ws://{}/bc", server.addr), stream).unwrap();
+    let pid = server.process.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    let told = member.read().unwrap();
+    let tungstenite::Message::Close(Some(close)) = told else { panic!("it was told {told:?}") };
+    assert_eq!(u16::from(close.code), 1001);
+    // Answers, and finds the connection closed.
+    while member.read().is_ok() {}
+    assert!(server.process.wait().unwrap().success());
+}
+
 #[test]
 fn help_names_every_mode_and_setting() {
     let output = ripplecast().args(["bench", "load", "--help"]).output().unwrap();

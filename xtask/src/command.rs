@@ -41,6 +41,11 @@ impl Command {
         }
     }
 
+    /// A program alone, whose path may hold white space.
+    pub(crate) fn program(program: impl Into<String>) -> Self {
+        Self { program: program.into(), ..Self::line("") }
+    }
+
     /// Adds one argument, as it is.
     pub(crate) fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());

@@ -43,6 +43,18 @@ enum Chore {
         #[arg(long)]
         list: bool,
     },
+    /// Build the server in release, and let `ripplecast bench soak` restart, crowd and cut it for a while
+    ///
+    /// Connections come, go, read slowly, vanish and break the protocol. At the end nothing may be lost and nothing leaked;
+    /// docs/soak.md says what is checked. It needs Linux.
+    Soak {
+        /// How long, about
+        #[arg(long, value_name = "N", default_value = "10")]
+        minutes: f64,
+        /// Repeats the run that printed this
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
     /// Take the pictures in docs/images anew, from the real page in a real browser
     Screenshots,
 }
@@ -54,6 +66,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
+        Chore::Soak { minutes, seed } => steps::soak(&Workspace::find(), minutes, seed),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };
     match outcome {

@@ -90,6 +90,18 @@ pub(crate) fn screenshots(workspace: &Workspace) -> Result<()> {
     with_browser(workspace, Command::line("node screenshot.mjs").arg(pictures))?.run(&workspace.root)
 }
 
+/// Builds the server as users have it, and soaks it.
+pub(crate) fn soak(workspace: &Workspace, minutes: f64, seed: Option<u64>) -> Result<()> {
+    build_server().arg("--release").run(&workspace.root)?;
+    let server = server(workspace, "release").display().to_string();
+    let mut soak =
+        Command::program(server).arg("bench").arg("soak").arg("--minutes").arg(minutes.to_string());
+    if let Some(seed) = seed {
+        soak = soak.arg("--seed").arg(seed.to_string());
+    }
+    soak.run(&workspace.root)
+}
+
 /// What is known while the steps run.
 struct Run {
     /// The steps that are over.
@@ -332,14 +344,18 @@ fn build_server() -> Command {
 
 /// A command in `e2e/` that is told where the server and the browser are.
 fn with_browser(workspace: &Workspace, command: Command) -> Result<Command> {
-    let server =
-        target_directory(workspace).join("debug").join(format!("ripplecast{}", std::env::consts::EXE_SUFFIX));
+    let server = server(workspace, "debug");
     let browser = setup::browser().ok_or("no Chromium was found; install it, or set CHROMIUM to its path")?;
     let command = command
         .within("e2e")
         .env("RIPPLECAST_BIN", server.display().to_string())
         .env("CHROMIUM", browser.display().to_string());
     setup::with_node(workspace, command)
+}
+
+/// The server, as it was built in that profile.
+fn server(workspace: &Workspace, profile: &str) -> PathBuf {
+    target_directory(workspace).join(profile).join(format!("ripplecast{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// Where cargo puts what it builds.

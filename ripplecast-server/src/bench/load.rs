@@ -9,11 +9,11 @@
 
 mod cast;
 mod conn;
-mod descriptors;
+pub(super) mod descriptors;
 mod echo;
 mod fanout;
-mod frames;
-mod handshake;
+pub(super) mod frames;
+pub(super) mod handshake;
 mod idle;
 mod jitter;
 mod measure;
@@ -21,7 +21,7 @@ mod options;
 mod pace;
 mod pool;
 mod progress;
-mod random;
+pub(super) mod random;
 mod report;
 mod session;
 mod storm;
@@ -90,7 +90,7 @@ fn prepare(options: BenchLoad, stop: Arc<AtomicBool>) -> Result<Session> {
 }
 
 /// Set by the first Ctrl-C; the second ends the process.
-fn stop_button() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
     let told = |error: std::io::Error| format!("can't wait for Ctrl-C: {error}");
     let signal = ripplecast::shutdown_signal().map_err(told)?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -4,13 +4,13 @@ use std::io::Write as _;
 
 use ripplecast::{App, Connection, Frame, Result, Room, ws};
 
-use crate::cli::BenchServe;
+use crate::{bench::soak::endpoints, cli::BenchServe};
 
 /// Longest message, and the size of an outbox, in bytes: a measurement must not end because of a limit.
 const LARGE: usize = 64 << 20;
 
-/// Serves until the process ends.
-pub(crate) async fn serve(options: BenchServe) -> Result<()> {
+/// Serves until `stop`; then every connection is closed with 1001, as in any server.
+pub(crate) async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()> {
     let shards = usize::from(options.shards.unwrap_or(0));
     let builder = App::builder()
         .hub(|hub| hub.shards(shards))
@@ -20,12 +20,23 @@ pub(crate) async fn serve(options: BenchServe) -> Result<()> {
     let hub = app.hub();
     let everyone = endpoint(&options, Everyone { room: hub.room("bc") });
     let echo = endpoint(&options, Echo);
-    let bound = app.ws("/bc", everyone).ws("/echo", echo).bind((options.host, options.port)).await?;
+    let mut app = app.ws("/bc", everyone).ws("/echo", echo);
+    if options.soak {
+        app = endpoints::add(app, options.ping);
+    }
+    let bound = app.bind((options.host, options.port)).await?;
     let mut out = std::io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast measures on http://{}", bound.local_addr());
     let _ = out.flush();
-    bound.serve_with_shutdown(std::future::pending()).await
+    bound
+        .serve_with_shutdown(async {
+            tokio::select! {
+                () = stop => {}
+                () = endpoints::parent_is_gone(), if options.soak => {}
+            }
+        })
+        .await
 }
 
 /// An endpoint with the settings of a measurement.

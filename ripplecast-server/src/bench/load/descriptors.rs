@@ -6,7 +6,7 @@ use super::Result;
 const OTHERS: u64 = 64;
 
 /// Raises the limit on open files as far as `connections` need; the error says how a person can.
-pub(super) fn allow(connections: usize) -> Result<()> {
+pub(in crate::bench) fn allow(connections: usize) -> Result<()> {
     let needed = connections as u64 + OTHERS;
     let limit = rlimit::increase_nofile_limit(needed).unwrap_or(0);
     if limit >= needed {

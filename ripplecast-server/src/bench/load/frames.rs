@@ -3,11 +3,11 @@
 use super::random::Random;
 
 /// What a frame is.
-pub(super) const TEXT: u8 = 1;
+pub(in crate::bench) const TEXT: u8 = 1;
 pub(super) const BINARY: u8 = 2;
-pub(super) const CLOSE: u8 = 8;
-pub(super) const PING: u8 = 9;
-pub(super) const PONG: u8 = 10;
+pub(in crate::bench) const CLOSE: u8 = 8;
+pub(in crate::bench) const PING: u8 = 9;
+pub(in crate::bench) const PONG: u8 = 10;
 
 /// Bytes of a mark, and so the shortest message.
 pub(super) const MARK: usize = 16;
@@ -52,7 +52,7 @@ impl Messages {
 }
 
 /// Appends a masked frame.
-pub(super) fn encode(opcode: u8, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
+pub(in crate::bench) fn encode(opcode: u8, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     out.push(0x80 | opcode);
     match payload.len() {
         short @ 0..=125 => out.push(0x80 | short as u8),
@@ -71,16 +71,19 @@ pub(super) fn encode(opcode: u8, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>
 
 /// A frame from the server.
 #[derive(Debug, PartialEq)]
-pub(super) struct Frame<'a> {
-    pub(super) opcode: u8,
+pub(in crate::bench) struct Frame<'a> {
+    pub(in crate::bench) opcode: u8,
     /// Whether the message ends with it.
-    pub(super) last: bool,
-    pub(super) payload: &'a [u8],
+    pub(in crate::bench) last: bool,
+    pub(in crate::bench) payload: &'a [u8],
 }
 
 /// Takes the first frame off `bytes`; `None` when it is not all there. The error says what the server did wrong.
 #[inline]
-pub(super) fn decode<'a>(bytes: &mut &'a [u8], longest: usize) -> Result<Option<Frame<'a>>, String> {
+pub(in crate::bench) fn decode<'a>(
+    bytes: &mut &'a [u8],
+    longest: usize,
+) -> Result<Option<Frame<'a>>, String> {
     let [first, second, rest @ ..] = *bytes else { return Ok(None) };
     if first & 0x70 != 0 || second & 0x80 != 0 {
         return Err("it sent a frame that is masked or uses an extension".to_owned());

@@ -12,17 +12,17 @@ const ACCEPT: usize = 28;
 
 /// What the answer to a request must hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Accept([u8; ACCEPT]);
+pub(in crate::bench) struct Accept([u8; ACCEPT]);
 
 impl Accept {
     /// What no answer holds.
-    pub(super) const fn new() -> Self {
+    pub(in crate::bench) const fn new() -> Self {
         Self([0; ACCEPT])
     }
 }
 
 /// Appends a request with a fresh key, and says what its answer must hold.
-pub(super) fn request(path: &str, host: &str, random: &mut Random, out: &mut Vec<u8>) -> Accept {
+pub(in crate::bench) fn request(path: &str, host: &str, random: &mut Random, out: &mut Vec<u8>) -> Accept {
     let mut nonce = [0; 16];
     nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
     nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
@@ -46,7 +46,7 @@ fn accept(key: &[u8]) -> Accept {
 }
 
 /// How long a good answer at the start of `bytes` is; `None` when it has not ended. The error goes on from "the server".
-pub(super) fn check(bytes: &[u8], accept: Accept) -> Result<Option<usize>, String> {
+pub(in crate::bench) fn check(bytes: &[u8], accept: Accept) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
         if bytes.len() > LONGEST {
             return Err("sent a head without an end".to_owned());

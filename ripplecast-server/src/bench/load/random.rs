@@ -4,21 +4,21 @@ use std::time::Duration;
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(in crate::bench) struct Random(u64);
 
 impl Random {
     /// The same seed gives the same numbers.
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(in crate::bench) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// A seed that differs from run to run.
-    pub(super) fn fresh_seed() -> u64 {
+    pub(in crate::bench) fn fresh_seed() -> u64 {
         use std::hash::{BuildHasher as _, RandomState};
         RandomState::new().hash_one(0_u8)
     }
 
-    pub(super) const fn next(&mut self) -> u64 {
+    pub(in crate::bench) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,7 +27,7 @@ impl Random {
     }
 
     /// A masking key.
-    pub(super) fn key(&mut self) -> [u8; 4] {
+    pub(in crate::bench) fn key(&mut self) -> [u8; 4] {
         // The low half is as good as any.
         (self.next() as u32).to_ne_bytes()
     }
@@ -38,12 +38,12 @@ impl Random {
     }
 
     /// Evenly spread below `longest`.
-    pub(super) fn up_to(&mut self, longest: Duration) -> Duration {
+    pub(in crate::bench) fn up_to(&mut self, longest: Duration) -> Duration {
         longest.mul_f64(self.fraction())
     }
 
     /// The time to the next of events that come independently, every `mean` on average.
-    pub(super) fn gap(&mut self, mean: Duration) -> Duration {
+    pub(in crate::bench) fn gap(&mut self, mean: Duration) -> Duration {
         mean.mul_f64(-(1.0 - self.fraction()).ln())
     }
 }
