@@ -19,9 +19,9 @@ process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 // Starts `ripplecast` and resolves when it has printed its address. Port 0 lets it choose.
-export async function startServer(port = 0) {
+export async function startServer(port = 0, command = []) {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RIPPLECAST_")));
-  const child = spawn(BINARY, ["--port", `${port}`], { env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(BINARY, [...command, "--port", `${port}`], { env, stdio: ["ignore", "pipe", "pipe"] });
   running.add(child);
   const gone = new Promise((resolve) => {
     child.once("exit", resolve);

@@ -102,6 +102,9 @@ pub(crate) struct BenchServe {
     /// Shards of the hub [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) shards: Option<u8>,
+    /// Compress messages longer than this, with clients that offer it [default: never]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) compress_above: Option<usize>,
     /// Adds the endpoints of the soak test, and ends when standard input does
     #[arg(long, hide = true)]
     pub(crate) soak: bool,

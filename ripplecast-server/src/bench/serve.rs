@@ -41,7 +41,9 @@ pub(crate) async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -
 
 /// An endpoint with the settings of a measurement.
 fn endpoint<H: ws::Handler>(options: &BenchServe, handler: H) -> ws::Endpoint<H> {
+    let compression = options.compress_above.map_or(ws::Compression::Off, ws::Compression::Above);
     ws::endpoint(handler)
+        .compression(compression)
         .max_message(LARGE)
         .outbox(LARGE)
         .ping_interval(options.ping)
