@@ -41,7 +41,10 @@ use tower_service::Service as _;
 use parking_lot::Mutex;
 
 use self::tls::{Goodbye, Goodbyes};
-use crate::{sse::Takeover, ws::upgrade::limit_kernel};
+use crate::{
+    sse::Takeover,
+    ws::upgrade::{Tuned, tune},
+};
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
 const MAX_HEADER: usize = 16 * 1024;
@@ -137,6 +140,7 @@ impl Server {
         drain: impl Future<Output = ()>,
     ) {
         raise_file_limit();
+        tune(&listener);
         let places = Arc::new(Semaphore::new(self.max_connections));
         let stage = watch::Sender::new(Stage::Serving);
         let goodbyes = Goodbyes::new();
@@ -186,9 +190,9 @@ impl Server {
                     continue;
                 }
             };
-            // Frames are small and already joined: waiting for more of them only adds delay. A socket that its peer
-            // has already reset refuses this, and the first read will say so.
-            let _ = stream.set_nodelay(true);
+            if !cfg!(target_os = "linux") {
+                tune(&stream); // elsewhere it is not handed down
+            }
             let connection =
                 Connection { stream, peer, router: router.clone(), stage: stage.subscribe(), place };
             // Two kinds of tasks, so that plain ones do not have the size of those that hold a TLS connection.
@@ -273,7 +277,6 @@ impl Connection {
     async fn run_plain(self, http: http1::Builder) {
         let Some((io, taken)) = self.serve(http, true).await else { return };
         let socket = io.into_inner();
-        limit_kernel(&socket);
         match socket.into_std() {
             Ok(socket) => taken.stream.begin(socket, &taken.head),
             Err(error) => tracing::warn!(%error, "the socket of an event stream could not be taken over"),
@@ -283,7 +286,6 @@ impl Connection {
     /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
     async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
         let Self { stream, peer, router, mut stage, place } = self;
-        limit_kernel(&stream);
         let shaken = tokio::select! {
             shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
             _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
@@ -412,6 +414,7 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.notes.began.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(Tuned);
         let give_away = self.notes.give_away && request.version() == Version::HTTP_11;
         // A clone is one count more; tower's `call` wants a router of its own.
         let answer = self.router.clone().call(request);

@@ -52,6 +52,12 @@ impl Command {
         self
     }
 
+    /// Adds arguments without quotes: the words are split at white space.
+    pub(crate) fn args(mut self, words: &str) -> Self {
+        self.arguments.extend(words.split_whitespace().map(String::from));
+        self
+    }
+
     /// Sets a variable.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));

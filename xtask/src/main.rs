@@ -2,6 +2,7 @@
 //! `cargo xtask --help` lists the rest.
 
 mod command;
+mod instructions;
 mod links;
 mod setup;
 mod steps;
@@ -33,7 +34,7 @@ struct Arguments {
 enum Chore {
     /// Install what is missing, then run every check, stopping at the first that fails
     Test {
-        /// Install nothing, and leave out the slow steps: fuzz and browser
+        /// Install nothing, and leave out the slow steps: instructions, fuzz and browser
         #[arg(long)]
         fast: bool,
         /// Run this step alone (may be given several times)
@@ -55,6 +56,12 @@ enum Chore {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Count the instructions of a delivery, an echo and an upgrade, and hold them against bench/instructions.json
+    Instructions {
+        /// Write what was counted to bench/instructions.json
+        #[arg(long)]
+        accept: bool,
+    },
     /// Take the pictures in docs/images anew, from the real page in a real browser
     Screenshots,
 }
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         }
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
         Chore::Soak { minutes, seed } => steps::soak(&Workspace::find(), minutes, seed),
+        Chore::Instructions { accept } => steps::count_instructions(&Workspace::find(), accept),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };
     match outcome {

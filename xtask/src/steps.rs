@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, links};
+use crate::{Result, Workspace, instructions, links};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Docs,
     /// The concurrent core is model-checked, and a fault put into it is found
     Models,
+    /// A delivery, an echo and an upgrade take no more instructions than bench/instructions.json says
+    Instructions,
     /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
     Fuzz,
     /// Two tabs of a real browser follow each other
@@ -60,10 +62,10 @@ struct Done {
 /// Prints the names of the steps.
 pub(crate) fn list() {
     println!(
-        "setup     Install what the steps below need and this machine lacks (not with --fast; not a step for --only)"
+        "setup        Install what the steps below need and this machine lacks (not with --fast; not a step for --only)"
     );
     for step in Step::value_variants() {
-        println!("{:<9} {}", step.name(), step.about());
+        println!("{:<12} {}", step.name(), step.about());
     }
 }
 
@@ -80,6 +82,13 @@ pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<(
     let result = run.all(workspace, &steps, &needs);
     run.print_summary(result.is_err());
     result
+}
+
+/// Counts instructions, and writes the baseline anew if they are accepted.
+pub(crate) fn count_instructions(workspace: &Workspace, accept: bool) -> Result<()> {
+    setup::install(workspace, &[Need::Valgrind])?;
+    println!("   {}", instructions::run(workspace, accept)?);
+    Ok(())
 }
 
 /// Takes the documentation's pictures.
@@ -149,10 +158,10 @@ impl Run {
     fn print_summary(&self, failed: bool) {
         println!("\n== Summary");
         for Done { name, time, note } in &self.done {
-            println!("   {:<9}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
+            println!("   {:<13}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
         }
         let all: Duration = self.done.iter().map(|done| done.time).sum();
-        println!("   {:<9}{:>7.1} s", "all", all.as_secs_f64());
+        println!("   {:<13}{:>7.1} s", "all", all.as_secs_f64());
         let rest = self.count - self.done.len();
         if failed && rest > 0 {
             println!("   {rest} of {} steps were not reached", self.count);
@@ -189,6 +198,7 @@ impl Step {
     fn need(self) -> Option<Need> {
         match self {
             Self::Fuzz => Some(Need::Fuzzer),
+            Self::Instructions => Some(Need::Valgrind),
             Self::Browser => Some(Need::Browser),
             _ => None,
         }
@@ -217,6 +227,9 @@ impl Step {
                 plain(&doc, workspace)
             }
             Self::Models => models(workspace),
+            Self::Instructions => {
+                Ok(Outcome { note: Some(instructions::run(workspace, false)?), ..Outcome::default() })
+            }
             Self::Fuzz => fuzz(workspace),
             Self::Browser => {
                 build_server().run(root)?;

@@ -54,8 +54,10 @@ pub(crate) struct RoomCore<W> {
 /// What a room's lock guards.
 #[derive(Default)]
 struct State {
-    /// Members, packed.
+    /// Members, packed. The room of all connections has no list: who is in it, the shards know.
     members: hashbrown::HashSet<u64>,
+    /// Whether there is a list.
+    unlisted: bool,
     /// By shard: the number of its members. A shard without any is not told of a push.
     per_shard: Box<[u32]>,
     /// Messages pushed so far.
@@ -78,6 +80,12 @@ impl<W> RoomCore<W> {
         let state = Mutex::new(state);
         let overflow = setup.rules.overflow(&name);
         Self { name, epoch, overflow, setup, places, state, mailboxes, registry, publishers }
+    }
+
+    /// Makes it the room of all connections, each of which enters and is forgotten by its shard, once, and never by name.
+    pub(crate) fn unlisted(self) -> Self {
+        self.state.lock().unlisted = true;
+        self
     }
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
@@ -174,7 +182,7 @@ impl<W> RoomCore<W> {
     /// The shard of `who` adds it in its own name, when it opens a connection.
     pub(crate) fn enter(&self, who: Local) {
         let mut state = self.state.lock();
-        if state.members.insert(who.pack()) {
+        if state.unlisted || state.members.insert(who.pack()) {
             state.per_shard[who.shard()] += 1;
         }
     }
@@ -205,7 +213,7 @@ impl<W> RoomCore<W> {
 
     /// Number of members.
     pub(crate) fn len(&self) -> usize {
-        self.state.lock().members.len()
+        self.state.lock().per_shard.iter().map(|&members| members as usize).sum()
     }
 
     /// The members, in no order.
@@ -233,10 +241,10 @@ impl<W> RoomCore<W> {
 impl State {
     /// Takes a member out. Whether it was one.
     fn remove(&mut self, who: Local) -> bool {
-        let was_member = self.members.remove(&who.pack());
+        let was_member = self.unlisted || self.members.remove(&who.pack());
         if was_member {
             self.per_shard[who.shard()] -= 1;
-            if self.members.is_empty() {
+            if self.members.is_empty() && !self.unlisted {
                 self.members = hashbrown::HashSet::new(); // an empty room keeps no memory of how large it was
             }
         }

@@ -105,8 +105,8 @@ impl Shards {
         let setup = Arc::new(setup);
         let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
         let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
-        let everyone =
-            Arc::new(RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::new()));
+        let everyone = RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::new());
+        let everyone = Arc::new(everyone.unlisted());
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let handle = |mailbox: &Arc<Mailbox<Socket>>| {
                 Arc::new(ShardHandle {

@@ -110,7 +110,11 @@ pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, 
                 }
                 if out.len() == out.capacity() {
                     // Doubles, beginning with a usual ratio, up to one byte more than may be.
-                    let more = out.len().max(4 * compressed.len()).max(64).min(max_message + 1 - out.len());
+                    let more = out
+                        .len()
+                        .max(4 * compressed.len())
+                        .max(64)
+                        .min(max_message.saturating_add(1) - out.len());
                     out.reserve_exact(more);
                 }
                 let (taken, made) = (decompressor.total_in(), decompressor.total_out());
@@ -189,6 +193,7 @@ mod tests {
         assert_eq!(inflate(&bomb, 100 << 20).unwrap().len(), 100 << 20);
         assert_eq!(inflate(&compress(&[7; 500]).unwrap(), 0), Err(ProtocolError::TOO_BIG));
         assert_eq!(inflate(b"\x00", 0), Ok(Vec::new()));
+        assert_eq!(inflate(&compress(&[7; 500]).unwrap(), usize::MAX), Ok(vec![7; 500]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The way of a socket from the HTTP server to a shard.
 
-use std::{io, net::TcpStream as StdTcpStream, sync::Arc};
+use std::{io, net::TcpStream as StdTcpStream, os::fd::AsFd, sync::Arc};
 
 use axum::{
     body::Body,
@@ -61,6 +61,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
             "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
         );
     }
+    let tuned = parts.extensions.get::<Tuned>().is_some();
     let deflate = gate.deflate && deflate::is_offered(&parts.headers);
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
@@ -91,7 +92,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         dialect = Dialect::Deflate;
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::ACCEPTED));
     }
-    tokio::spawn(take_over(gate, on_upgrade, permit, accept, dialect));
+    tokio::spawn(take_over(gate, on_upgrade, permit, accept, dialect, tuned));
     response
 }
 
@@ -106,7 +107,14 @@ fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option
 }
 
 /// Hands the socket to a shard once hyper has let go of it.
-async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accept: Accept, dialect: Dialect) {
+async fn take_over(
+    gate: Arc<Gate>,
+    on_upgrade: OnUpgrade,
+    permit: Permit,
+    accept: Accept,
+    dialect: Dialect,
+    tuned: bool,
+) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -114,7 +122,7 @@ async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accep
             return;
         }
     };
-    let (wire, rest) = match take_socket(upgraded) {
+    let (wire, rest) = match take_socket(upgraded, tuned) {
         Ok(taken) => taken,
         Err(error) => {
             tracing::warn!(%error, "an upgraded connection could not be taken over");
@@ -134,37 +142,68 @@ async fn take_over(gate: Arc<Gate>, on_upgrade: OnUpgrade, permit: Permit, accep
 }
 
 /// The raw socket, with what was read from it already; or one that is driven, where there is none to take.
-fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
+fn take_socket(upgraded: Upgraded, tuned: bool) -> io::Result<(StdTcpStream, Bytes)> {
     // Our own server serves the socket itself; `axum::serve` has hyper-util's server between, which wraps it.
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((raw(parts.io)?, parts.read_buf)),
+        Ok(parts) => return Ok((raw(parts.io, tuned)?, parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => Ok((raw(parts.io)?, parts.read_buf)),
+        Ok(parts) => Ok((raw(parts.io, tuned)?, parts.read_buf)),
         Err(upgraded) => Ok((driven::drive(TokioIo::new(upgraded))?, Bytes::new())),
     }
 }
 
+/// Among the extensions of a request: its socket was [tuned](tune) already.
+#[derive(Clone)]
+pub(crate) struct Tuned;
+
+/// Sets a socket as connections want it; set on a listener, Linux hands it down to the sockets that are accepted, without
+/// another call for any of them.
+///
+/// Frames are small and already joined: waiting for more of them only adds delay.
+///
 /// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings tell
 /// the same of a WebSocket; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
 ///
 /// And has it take no more from us than it can soon send: what a slow reader has to wait for stays in its outbox, where it
 /// is counted, and can still be replaced or dropped.
-pub(crate) fn limit_kernel(socket: &TcpStream) {
+pub(crate) fn tune(socket: &impl AsFd) {
+    let socket = socket2::SockRef::from(socket);
+    // A socket that its peer has already reset refuses this, and the first read will say so. A kernel that does not know
+    // an option still has limits of its own.
+    let _ = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
     {
-        let socket = socket2::SockRef::from(socket);
-        // A kernel without these still has limits of its own.
         let _ = socket.set_tcp_user_timeout(Some(PING_INTERVAL * 3));
         let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
     }
 }
 
 /// Takes a socket away from tokio, so that its wakers let go of hyper's finished task.
-fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
+fn raw(socket: TokioIo<TcpStream>, tuned: bool) -> io::Result<StdTcpStream> {
     let socket = socket.into_inner();
-    socket.set_nodelay(true)?;
-    limit_kernel(&socket);
+    if !tuned {
+        tune(&socket);
+    }
     socket.into_std()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_is_set_on_a_listener_is_handed_down() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        tune(&listener);
+        let _client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PING_INTERVAL * 3));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+    }
 }
