@@ -254,7 +254,8 @@ pub struct Stats {
     pub closed: u64,
     /// Messages received.
     pub messages: u64,
-    /// Bytes that wait in rooms and outboxes now. What many connections wait for is counted once.
+    /// Bytes that are being delivered to rooms or wait in outboxes now. What many connections of a shard wait for is
+    /// counted once for each transport.
     pub queued_bytes: usize,
     /// Frames that were dropped, by reason.
     pub drops: Drops,
@@ -354,7 +355,7 @@ impl HubBuilder {
     }
 
     /// Bytes that may wait for slow readers on the whole hub; default 256 MiB, at least 1 MiB. What many connections wait
-    /// for is counted once. Beyond that, the connections with the most waiting lose what their [`Overflow`] policies allow
+    /// for is counted once, for each shard and transport. Beyond that, the connections with the most waiting lose what their [`Overflow`] policies allow
     /// to be dropped, or else are closed with 1013, until an eighth is free again.
     ///
     /// What has been handed to the kernel is not counted; of that, at most 256 KiB for each connection have not been sent.
@@ -373,8 +374,8 @@ impl HubBuilder {
     }
 
     /// Is told of frames that were dropped: for whom, why, how many. It runs on the shard, or in the push that was
-    /// refused, so it must be quick and must not block; frames that were dropped in one turn for one reason may be told at
-    /// once. [`Stats::drops`] counts them in any case.
+    /// refused, so it must be quick, must not block, and must not use counters and tables, whose lock may be held. It is not
+    /// told of what is dropped of its own pushes. Frames that were dropped in one turn for one reason may be told at once. [`Stats::drops`] counts them in any case.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {

@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Connection, Counter, Dropped, Error, Frame, Result, Room, Sent, Table,
+    Connection, Counter, Dropped, Frame, Result, Room, Sent, Table,
     hub::check_name,
     store::{Observation, RowRef},
 };
@@ -281,21 +281,15 @@ impl<T> LiveTable<T> {
     /// after a newer one. All rows go through its outbox at once, so this is for tables that fit there.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when the rows can't be queued for it.
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued for it.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         conn.join(self.room.name())?;
-        let mut outcome = Ok(());
+        let (mut outcome, mut is_first) = (Ok(()), true);
         self.table.inspect(|key, row, version| {
             if outcome.is_ok() {
                 let frame = change(self.table.name(), key, Some(row), version);
-                outcome = frame.and_then(|frame| match conn.push(frame) {
-                    Sent::Queued => Ok(()),
-                    Sent::Closed => Err(Error::Closed),
-                    Sent::Dropped(_) => Err(Error::Overloaded {
-                        what: "the mailbox of a shard, in bytes,",
-                        limit: crate::limits::MAILBOX_BYTES,
-                    }),
-                });
+                outcome = frame.and_then(|frame| self.room.core.push_state(conn.local(), frame, is_first));
+                is_first = false;
             }
         });
         if outcome.is_err() {

@@ -9,11 +9,14 @@ use crate::{bench::soak::endpoints, cli::BenchServe};
 /// Longest message, and the size of an outbox, in bytes: a measurement must not end because of a limit.
 const LARGE: usize = 64 << 20;
 
+/// Bytes that may wait for all connections: a measurement on a busy machine is not to end because of that, either.
+const QUEUED: usize = 1 << 30;
+
 /// Serves until `stop`; then every connection is closed with 1001, as in any server.
 pub(crate) async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()> {
     let shards = usize::from(options.shards.unwrap_or(0));
     let builder = App::builder()
-        .hub(|hub| hub.shards(shards))
+        .hub(|hub| hub.shards(shards).max_queued_bytes(QUEUED))
         .max_connections(usize::MAX)
         .max_connections_per_address(usize::MAX);
     let app = builder.build().await?;

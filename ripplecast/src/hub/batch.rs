@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    command::Cursor,
+    command::{Cursor, Snapshot},
     ledger::Ledger,
     outbox::{Key, Overflow},
 };
@@ -84,19 +84,21 @@ pub(crate) struct Tag {
     pub(crate) key: Option<Key>,
     /// What happens when it does not fit; `None` for what the endpoint says.
     pub(crate) overflow: Option<Overflow>,
+    /// From here on nothing of this scope takes the place of what was queued before.
+    pub(crate) barrier: Option<u64>,
 }
 
 impl Tag {
-    /// That of a frame that was pushed to one connection, or with a cursor, as the snapshot of a room.
-    pub(crate) fn of(frame: &Frame, cursor: Option<Cursor>) -> Self {
-        let scope = cursor.map_or(0, |cursor| cursor.epoch);
-        let key = frame.shared_key().map(|name| Key { scope, name: name.clone() });
-        Self { key, overflow: None }
+    /// That of a frame that was pushed to one connection, perhaps as a part of a room's state.
+    pub(crate) fn of(frame: &Frame, of: Option<Snapshot>) -> Self {
+        let source = of.map_or(Source { scope: 0, overflow: None }, |of| of.source);
+        let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
+        Self { barrier, ..source.tag(frame.shared_key()) }
     }
 }
 
 /// What a room says of its frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Source {
     /// The room's epoch, in which its keys count.
     pub(crate) scope: u64,
@@ -119,11 +121,11 @@ impl Joined {
         &mut self,
         dialect: Dialect,
         frame: &Frame,
-        cursor: Option<Cursor>,
+        of: Option<Snapshot>,
         compress_above: usize,
     ) {
-        dialect.encode(frame, cursor, compress_above, &mut self.bytes);
-        self.ends.push((self.bytes.len(), Tag::of(frame, cursor)));
+        dialect.encode(frame, of.and_then(|of| of.cursor), compress_above, &mut self.bytes);
+        self.ends.push((self.bytes.len(), Tag::of(frame, of)));
     }
 
     /// Ends a frame that was appended to `bytes`.
@@ -195,7 +197,7 @@ impl Source {
     /// What an outbox has to know of a frame of this room.
     fn tag(self, key: Option<&Arc<str>>) -> Tag {
         let key = key.map(|name| Key { scope: self.scope, name: name.clone() });
-        Tag { key, overflow: self.overflow }
+        Tag { key, overflow: self.overflow, barrier: None }
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::{Close, Frame};
 
-use super::{adoption::Adoption, connection::Local, room::RoomCore};
+use super::{adoption::Adoption, batch::Source, connection::Local, room::RoomCore};
 
 /// One command in a shard's mailbox. A command for a generation that is gone is dropped.
 pub(crate) enum Command<W> {
     /// Take over a socket.
     Adopt(Box<Adoption<W>>),
-    /// A frame for one connection; `offset` is where its room stood, when the frame is that room's snapshot.
-    Push { to: Local, frame: Frame, cursor: Option<Cursor> },
+    /// A frame for one connection; `of` says of which room, when it is a part of that room's state.
+    Push { to: Local, frame: Frame, of: Option<Snapshot> },
     /// A frame for every member of a room on this shard.
     Cast { room: Arc<RoomCore<W>>, frame: Frame, offset: u64 },
     /// A connection joins a room; the room already counts it.
@@ -28,6 +28,17 @@ pub(crate) enum Command<W> {
     Shed,
     /// Close every connection and end.
     Shutdown,
+}
+
+/// What a room says of a frame that is a part of its state, for a connection that joins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Snapshot {
+    /// The room.
+    pub(crate) source: Source,
+    /// Where the room stood, when the frame is its whole state.
+    pub(crate) cursor: Option<Cursor>,
+    /// It is the first of the state: what comes later must not take the place of what was queued before.
+    pub(crate) is_first: bool,
 }
 
 /// A position in a room's stream: which life of the room, and how many messages into it.

@@ -202,7 +202,7 @@ impl Connection {
             }
             return Sent::from_posted(&posted);
         }
-        let wake = mailbox.post(Command::Push { to: self.local, frame, cursor: None });
+        let wake = mailbox.post(Command::Push { to: self.local, frame, of: None });
         drop(mailbox);
         drop(wake);
         Sent::Queued
@@ -317,6 +317,11 @@ impl Connection {
         if mailbox.state.is_live(self.local) {
             mailbox.state.details.keep(self.local, thing);
         }
+    }
+
+    /// Which connection of the node it is.
+    pub(crate) fn local(&self) -> Local {
+        self.local
     }
 
     /// All that a call to another part of the node needs.

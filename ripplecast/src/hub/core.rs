@@ -20,11 +20,11 @@ use crate::Frame;
 
 use super::{
     batch::{Batch, Dialect, Joined, Source, Tag},
-    command::Cursor,
+    command::Snapshot,
     connection::{Dropped, Local},
     drops::Drops,
     ledger::Ledger,
-    outbox::{Admission, Outbox, Overflow, PIECE, Piece},
+    outbox::{Admission, Outbox, Overflow, Piece},
     room::RoomCore,
 };
 
@@ -329,7 +329,7 @@ impl<W: Wire> Core<W> {
     // ----- sending to one connection -----
 
     /// Sends a frame to one connection, behind what its rooms have for it.
-    pub(crate) fn push(&mut self, who: Local, frame: &Frame, cursor: Option<Cursor>) {
+    pub(crate) fn push(&mut self, who: Local, frame: &Frame, of: Option<Snapshot>) {
         if !self.is_open(who) || self.is_mute(who.slot) {
             return;
         }
@@ -337,7 +337,7 @@ impl<W: Wire> Core<W> {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.gather(who.slot, None, &mut scratch);
         let profile = self.slots[who.slot as usize].profile;
-        scratch.push(dialect, frame, cursor, self.profiles[usize::from(profile)].compress_above);
+        scratch.push(dialect, frame, of, self.profiles[usize::from(profile)].compress_above);
         self.send_scratch(who.slot, scratch);
     }
 
@@ -427,6 +427,10 @@ impl<W: Wire> Core<W> {
             match written {
                 Ok(n) if n == scratch.bytes.len() => {}
                 Ok(n) => {
+                    // A small frame must not hold on to the buffer of large ones for as long as the peer does not read.
+                    if scratch.bytes.capacity() > 2 * scratch.bytes.len() {
+                        scratch.bytes.shrink_to_fit();
+                    }
                     let bytes = self.ledger.share(std::mem::take(&mut scratch.bytes));
                     self.enqueue(slot, &bytes, n, scratch.ends.drain(..));
                 }
@@ -481,13 +485,15 @@ impl<W: Wire> Core<W> {
                 continue;
             }
             let overflow = tag.overflow.unwrap_or(profile.overflow);
-            let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey);
+            let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey).map(Box::new);
+            // What may wait for long by itself must not hold on to a much larger buffer.
+            let own = |from: usize| {
+                let part = bytes.slice(from..end);
+                let small = part.len() < bytes.len() / 4;
+                if small { self.ledger.share(part.to_vec()) } else { part }
+            };
             if begin < written {
-                // A small rest must not hold on to a large buffer for as long as the peer does not read.
-                let rest = bytes.slice(written..end);
-                let small = rest.len() < bytes.len() / 4;
-                let rest = if small { self.ledger.share(rest.to_vec()) } else { rest };
-                let piece = Piece { key, ..self.piece(rest, 1, overflow) };
+                let piece = Piece { key, ..self.piece(own(written), 1, overflow) };
                 self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece)));
                 continue;
             }
@@ -495,6 +501,7 @@ impl<W: Wire> Core<W> {
                 self.slots[slot as usize].outbox.as_ref().map_or(profile.outbox, |o| o.space(profile.outbox));
             if let Some(joined) = &mut run
                 && key.is_none()
+                && tag.barrier.is_none()
                 && joined.key.is_none()
                 && joined.overflow == overflow
                 && end - run_start <= space
@@ -503,13 +510,19 @@ impl<W: Wire> Core<W> {
                 joined.frames += 1;
                 continue;
             }
-            let ready = run.replace(Piece { key, ..self.piece(bytes.slice(begin..end), 1, overflow) });
+            let part = if key.is_some() { own(begin) } else { bytes.slice(begin..end) };
+            let ready = run.replace(Piece { key, ..self.piece(part, 1, overflow) });
             run_start = begin;
             if let Some(ready) = ready
                 && let Some(frames) = self.offer(slot, ready, profile.outbox)
             {
                 refused += frames + 1;
                 run = None;
+            }
+            if let Some(scope) = tag.barrier
+                && let Some(outbox) = &mut self.slots[slot as usize].outbox
+            {
+                outbox.forget_keys(scope);
             }
         }
         if let Some(ready) = run {
@@ -519,7 +532,8 @@ impl<W: Wire> Core<W> {
             self.note_drop(slot, Dropped::SlowConsumer, refused);
             self.fault(slot, Fault::SlowConsumer);
         }
-        self.slowest = self.slowest.max(self.backlog(slot));
+        let cost = self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.cost());
+        self.slowest = self.slowest.max(cost);
     }
 
     /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
@@ -536,7 +550,7 @@ impl<W: Wire> Core<W> {
 
     /// A piece for an outbox.
     fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
-        Piece { bytes, frames, overflow, key: None, _charge: self.ledger.charge(PIECE) }
+        Piece { bytes, frames, overflow, key: None, _charge: self.ledger.charge_piece() }
     }
 
     /// Counts frames that were dropped for a connection.

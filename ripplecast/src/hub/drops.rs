@@ -1,6 +1,7 @@
 //! Frames that were dropped: why, how many, and who wants to hear of it.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc,
@@ -62,6 +63,11 @@ pub struct DropReport {
 /// Who wants to hear of drops.
 pub(crate) type Hook = Arc<dyn Fn(DropReport) + Send + Sync>;
 
+thread_local! {
+    /// Whether this thread is in a hook: what that pushes may be dropped too.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Where the hub's parts report what they drop.
 #[derive(Default)]
 pub(crate) struct DropLog {
@@ -82,17 +88,19 @@ impl DropLog {
         self.hook.is_some()
     }
 
-    /// A push was refused; to be called without a lock.
+    /// A push was refused; to be called without a lock of the hub.
     #[cold]
     pub(crate) fn refused(&self, connection: Option<ConnectionId>) {
         self.overloaded.fetch_add(1, Ordering::Relaxed);
         self.tell(DropReport { connection, reason: Dropped::Overloaded, frames: 1 });
     }
 
-    /// Tells the hook.
+    /// Tells the hook, but not of what is dropped by the hook itself.
     pub(crate) fn tell(&self, report: DropReport) {
-        if let Some(hook) = &self.hook {
+        let Some(hook) = &self.hook else { return };
+        if !TELLING.replace(true) {
             guarded(|| hook(report)); // it is the application's
+            TELLING.set(false);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::outbox::PIECE;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that wait in all outboxes and rooms of a hub.
@@ -29,9 +30,18 @@ struct Slowest {
 }
 
 /// A number of bytes in a ledger; they are taken out when it is dropped.
-pub(crate) struct Charge {
+struct Charge {
     ledger: Arc<Ledger>,
     bytes: usize,
+}
+
+/// What a piece in an outbox costs beside its bytes, in a ledger; taken out when it is dropped.
+pub(crate) struct PieceCharge(Arc<Ledger>);
+
+impl Drop for PieceCharge {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(PIECE, Ordering::Relaxed);
+    }
 }
 
 /// A buffer with its charge.
@@ -100,9 +110,15 @@ impl Ledger {
     }
 
     /// Enters a number of bytes.
-    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+    fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Charge { ledger: self.clone(), bytes }
+    }
+
+    /// Enters a piece of an outbox.
+    pub(crate) fn charge_piece(self: &Arc<Self>) -> PieceCharge {
+        self.used.fetch_add(PIECE, Ordering::Relaxed);
+        PieceCharge(self.clone())
     }
 
     /// Makes a buffer one that may be shared, and enters it for as long as a part of it is held.

@@ -181,7 +181,7 @@ impl Shard {
                 self.mailbox.join_taken_up();
             }
             match command {
-                Command::Push { to, frame, cursor } => self.core.push(to, &frame, cursor),
+                Command::Push { to, frame, of } => self.core.push(to, &frame, of),
                 Command::Cast { room, frame, offset } => {
                     assert!(offset > self.offset, "the room's numbers are not in its order");
                     self.offset = offset;
@@ -260,7 +260,7 @@ fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
 }
 
 fn push(mailbox: &Mailbox<Pipe>, to: Local, text: &'static str) {
-    mailbox.post(Command::Push { to, frame: text.into(), cursor: None });
+    mailbox.post(Command::Push { to, frame: text.into(), of: None });
 }
 
 // ----- no command is left unseen -----
@@ -535,7 +535,7 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
         // One more byte fits into the second shard's mailbox, until the shard takes its commands.
         let nobody = Local { shard: 1, slot: 7, generation: 1 };
         let filler = Frame::binary(Bytes::from_static(&ZEROS));
-        two.mailbox.post(Command::Push { to: nobody, frame: filler, cursor: None });
+        two.mailbox.post(Command::Push { to: nobody, frame: filler, of: None });
         let publisher = thread::spawn({
             let room = room.clone();
             move || room.push(&Frame::from("a"))
@@ -580,7 +580,7 @@ fn take_up(handle: &ShardHandle, shard: &mut Shard) {
     for command in todo {
         handle.mailbox.taken_up();
         match command {
-            Command::Push { to, frame, cursor } => shard.core.push(to, &frame, cursor),
+            Command::Push { to, frame, of } => shard.core.push(to, &frame, of),
             Command::Close { who, .. } if shard.core.is_open(who) => shard.begin_close(who),
             Command::Close { .. } => {}
             _ => unreachable!("these models push and close"),

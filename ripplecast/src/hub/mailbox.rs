@@ -317,7 +317,7 @@ mod tests {
 
     fn push(bytes: usize) -> Command<()> {
         let frame = Frame::binary(bytes::Bytes::from_static(&ZEROS[..bytes]));
-        Command::Push { to: WHO, frame, cursor: None }
+        Command::Push { to: WHO, frame, of: None }
     }
 
     fn is_full(mailbox: &Mailbox<()>, bytes: usize) -> bool {

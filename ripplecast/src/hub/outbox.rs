@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 
 use crate::sync::RandomState;
 
-use super::{core::Wire, ledger::Charge};
+use super::{core::Wire, ledger::PieceCharge};
 
 /// What happens when a frame does not fit the outbox of a connection, because its peer reads too slowly. Set for an
 /// endpoint, or for a room with [`HubBuilder::rooms`](crate::HubBuilder::rooms).
@@ -24,8 +24,9 @@ pub enum Overflow {
     /// state then.
     #[default]
     Disconnect,
-    /// Drop the oldest frames that wait under this policy, whole ones, until the new one fits. Where all that waits is
-    /// under other policies, the new one itself is dropped. For feeds in which only the newest counts.
+    /// Drop the oldest frames that wait under this policy, whole ones, until the new one fits, also when that one is under
+    /// another policy. Where all that waits is under other policies, a new one under this is dropped itself. For feeds in
+    /// which only the newest counts.
     DropOldest,
     /// A frame [with a key](crate::Frame::with_key) takes the place of the one with the same key that still waits,
     /// whether the outbox is full or not: a slow tab gets the latest value of a counter, and not all those before. Keys of
@@ -62,9 +63,9 @@ pub(crate) struct Outbox {
 
 /// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
 /// pongs that nobody reads, are bounded like a few large ones.
-pub(crate) const PIECE: usize = 128;
+pub(crate) const PIECE: usize = 96;
 
-const _: () = assert!(size_of::<(u64, Piece)>() <= PIECE);
+const _: () = assert!(size_of::<(u64, Piece)>() <= 72);
 
 /// One or more whole frames that were joined; their bytes are shared by all connections that they wait for.
 pub(crate) struct Piece {
@@ -75,9 +76,9 @@ pub(crate) struct Piece {
     /// What happens when it does not fit.
     pub(crate) overflow: Overflow,
     /// What replaces it. Only a single frame under [`Overflow::LatestPerKey`] has one.
-    pub(crate) key: Option<Key>,
+    pub(crate) key: Option<Box<Key>>,
     /// What it costs, in the hub's ledger; the bytes are entered with their buffer.
-    pub(crate) _charge: Charge,
+    pub(crate) _charge: PieceCharge,
 }
 
 /// What became of frames that were offered to an outbox.
@@ -112,17 +113,16 @@ impl Outbox {
             self.append(piece);
             return Admission::Queued { dropped: 0 };
         }
-        if piece.overflow != Overflow::DropOldest {
-            return Admission::Full;
-        }
-        let dropped = self.make_space(len, limit);
-        if self.fits(len, limit) || self.pieces.len() <= usize::from(self.begun) {
+        let is_droppable = piece.overflow == Overflow::DropOldest;
+        let dropped = self.make_space(len, limit, is_droppable);
+        let may_exceed = is_droppable && self.pieces.len() <= usize::from(self.begun);
+        if self.fits(len, limit) || may_exceed {
             self.append(piece);
             return Admission::Queued { dropped };
         }
-        // Only frames that may not be lost are left, and the oldest that may is this one.
+        // Only frames that may not be lost are left.
         debug_assert_eq!(dropped, 0, "what was dropped was dropped for nothing");
-        Admission::Dropped
+        if is_droppable { Admission::Dropped } else { Admission::Full }
     }
 
     /// Queues frames whatever the limit: for a close frame.
@@ -133,7 +133,7 @@ impl Outbox {
             self.droppable.1 += piece.bytes.len();
         }
         if let Some(key) = &piece.key {
-            self.keys.get_or_insert_default().insert(key.clone(), self.next);
+            self.keys.get_or_insert_default().insert((**key).clone(), self.next);
         }
         self.pieces.push_back((self.next, piece));
         self.next += 1;
@@ -142,6 +142,13 @@ impl Outbox {
     /// Whether `len` more bytes fit: always, when nothing waits.
     pub(crate) fn fits(&self, len: usize, limit: usize) -> bool {
         self.pieces.is_empty() || self.cost() + PIECE + len <= limit
+    }
+
+    /// Nothing of this scope that comes later takes the place of what waits now.
+    pub(crate) fn forget_keys(&mut self, scope: u64) {
+        if let Some(keys) = &mut self.keys {
+            keys.retain(|key, _| key.scope != scope);
+        }
     }
 
     /// How many bytes more fit. An empty outbox has space for its limit, and lets a longer frame through.
@@ -169,7 +176,7 @@ impl Outbox {
     }
 
     /// What counts against the limit. A single piece counts as its bytes, so that a limit can be met exactly.
-    fn cost(&self) -> usize {
+    pub(crate) fn cost(&self) -> usize {
         self.bytes + self.pieces.len().saturating_sub(1) * PIECE
     }
 
@@ -205,13 +212,14 @@ impl Outbox {
     /// Puts a frame in the place of the one that waits with the same key. Gives it back when there is none, when that one
     /// is half written, or when there is no space for the difference.
     fn replace(&mut self, piece: Piece, limit: usize) -> Result<(), Piece> {
-        let waiting = piece.key.as_ref().and_then(|key| self.keys.as_ref()?.get(key));
+        let waiting = piece.key.as_ref().and_then(|key| self.keys.as_ref()?.get(&**key));
         let index = waiting.and_then(|number| self.pieces.binary_search_by_key(number, |(n, _)| *n).ok());
         let Some(index) = index.filter(|&index| index > 0 || !self.begun) else { return Err(piece) };
         let pieces = self.pieces.len();
         let place = &mut self.pieces[index].1;
         let bytes = self.bytes - place.bytes.len() + piece.bytes.len();
-        if piece.bytes.len() > place.bytes.len() && bytes + (pieces - 1) * PIECE > limit {
+        let grows = piece.bytes.len() > place.bytes.len();
+        if grows && pieces > 1 && bytes + (pieces - 1) * PIECE > limit {
             return Err(piece);
         }
         *place = piece;
@@ -220,7 +228,7 @@ impl Outbox {
     }
 
     /// Drops the oldest pieces that may be dropped until `len` more bytes fit; none if they would not fit even so.
-    fn make_space(&mut self, len: usize, limit: usize) -> u32 {
+    fn make_space(&mut self, len: usize, limit: usize, may_exceed: bool) -> u32 {
         let (mut count, mut bytes) = (self.pieces.len() - self.droppable.0, self.bytes - self.droppable.1);
         if let Some((_, first)) = self.pieces.front()
             && self.begun
@@ -228,7 +236,7 @@ impl Outbox {
         {
             (count, bytes) = (count + 1, bytes + first.bytes.len());
         }
-        if count > usize::from(self.begun) && bytes + count * PIECE + len > limit {
+        if (count > usize::from(self.begun) || !may_exceed) && bytes + count * PIECE + len > limit {
             return 0;
         }
         let mut dropped = 0;
@@ -259,9 +267,9 @@ impl Outbox {
             self.droppable.1 -= piece.bytes.len();
         }
         if let (Some(key), Some(keys)) = (&piece.key, &mut self.keys)
-            && keys.get(key) == Some(&number)
+            && keys.get(&**key) == Some(&number)
         {
-            keys.remove(key);
+            keys.remove(&**key);
         }
         piece.frames
     }
@@ -296,7 +304,7 @@ mod tests {
     const LIMIT: usize = 8 + PIECE;
 
     fn piece(bytes: impl Into<Bytes>, overflow: Overflow) -> Piece {
-        let charge = Arc::new(Ledger::new(LIMIT, 1)).charge(PIECE);
+        let charge = Arc::new(Ledger::new(LIMIT, 1)).charge_piece();
         Piece { bytes: bytes.into(), frames: 1, overflow, key: None, _charge: charge }
     }
 
@@ -305,7 +313,7 @@ mod tests {
     }
 
     fn offer_keyed(outbox: &mut Outbox, key: &str, text: &'static str) -> Admission {
-        let key = Some(Key { scope: 1, name: key.into() });
+        let key = Some(Box::new(Key { scope: 1, name: key.into() }));
         outbox.offer(Piece { key, ..piece(text, Overflow::LatestPerKey) }, 8 + 3 * PIECE)
     }
 
@@ -372,7 +380,7 @@ mod tests {
         assert_eq!(offer_keyed(&mut outbox, "b", "b1"), Admission::Queued { dropped: 0 });
         assert_eq!(offer_keyed(&mut outbox, "a", "a22"), Admission::Replaced);
         assert_eq!(outbox.bytes(), 5);
-        let elsewhere = Some(Key { scope: 2, name: "a".into() });
+        let elsewhere = Some(Box::new(Key { scope: 2, name: "a".into() }));
         let other = Piece { key: elsewhere, ..piece("x", Overflow::LatestPerKey) };
         assert_eq!(outbox.offer(other, LIMIT * 2), Admission::Queued { dropped: 0 });
         assert_eq!(written(&mut outbox), "a22b1x");
@@ -381,8 +389,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_takes_a_place_before_a_barrier() {
+        let mut outbox = Outbox::default();
+        offer_keyed(&mut outbox, "a", "a1");
+        outbox.forget_keys(1);
+        assert_eq!(offer_keyed(&mut outbox, "a", "a2"), Admission::Queued { dropped: 0 });
+        assert_eq!(offer_keyed(&mut outbox, "a", "a3"), Admission::Replaced);
+        assert_eq!(written(&mut outbox), "a1a3");
+    }
+
+    #[test]
+    fn the_only_frame_that_waits_may_be_replaced_by_a_longer_one() {
+        let mut outbox = Outbox::default();
+        assert_eq!(offer_keyed(&mut outbox, "a", "a1"), Admission::Queued { dropped: 0 });
+        let key = Some(Box::new(Key { scope: 1, name: "a".into() }));
+        let long = Piece { key, ..piece("longer than the limit", Overflow::LatestPerKey) };
+        assert_eq!(outbox.offer(long, 10), Admission::Replaced);
+        assert_eq!(written(&mut outbox), "longer than the limit");
+    }
+
+    #[test]
     fn a_frame_that_is_half_written_is_not_replaced() {
-        let key = || Some(Key { scope: 1, name: "a".into() });
+        let key = || Some(Box::new(Key { scope: 1, name: "a".into() }));
         let mut outbox = Outbox::begun_with(Piece { key: key(), ..piece("cd", Overflow::LatestPerKey) });
         assert_eq!(offer_keyed(&mut outbox, "a", "new"), Admission::Queued { dropped: 0 });
         assert_eq!(offer_keyed(&mut outbox, "a", "newer"), Admission::Replaced);
@@ -408,8 +436,10 @@ mod tests {
         assert_eq!(offer(&mut outbox, "old", Overflow::DropOldest), Admission::Queued { dropped: 0 });
         assert_eq!(offer(&mut outbox, "new!", Overflow::DropOldest), Admission::Queued { dropped: 1 });
         assert_eq!(offer(&mut outbox, "too long", Overflow::DropOldest), Admission::Dropped);
+        assert_eq!(offer(&mut outbox, "too long", Overflow::Disconnect), Admission::Full);
+        assert_eq!(offer(&mut outbox, "5678", Overflow::Disconnect), Admission::Queued { dropped: 1 });
         assert_eq!(offer(&mut outbox, "x", Overflow::Disconnect), Admission::Full);
-        assert_eq!(outbox.discard_droppable(), (1, true));
-        assert_eq!(written(&mut outbox), "1234");
+        assert_eq!(outbox.discard_droppable(), (0, true));
+        assert_eq!(written(&mut outbox), "12345678");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     batch::Source,
-    command::{Command, Cursor},
+    command::{Command, Cursor, Snapshot},
     connection::Local,
     drops::DropLog,
     mailbox::{Mailbox, Wake},
@@ -157,11 +157,29 @@ impl<W> RoomCore<W> {
         }
         if let Some(frame) = snapshot {
             let cursor = Some(Cursor { epoch: self.epoch, offset: state.offset });
-            wakes[1] = Some(mailbox.post(Command::Push { to: who, frame, cursor }));
+            let of = Some(Snapshot { source: self.source(), cursor, is_first: true });
+            wakes[1] = Some(mailbox.post(Command::Push { to: who, frame, of }));
         }
         drop(mailbox);
         drop(state);
         drop(wakes);
+        Ok(())
+    }
+
+    /// Sends a part of the room's state to one connection; the first part is to say so.
+    ///
+    /// # Errors
+    /// As [`RoomCore::join`].
+    pub(crate) fn push_state(&self, who: Local, frame: Frame, is_first: bool) -> Result<()> {
+        let mut mailbox = self.mailboxes[who.shard()].lock();
+        if !mailbox.state.is_live(who) {
+            return Err(Error::Closed);
+        }
+        mailbox.check(frame.len())?;
+        let of = Some(Snapshot { source: self.source(), cursor: None, is_first });
+        let wake = mailbox.post(Command::Push { to: who, frame, of });
+        drop(mailbox);
+        drop(wake);
         Ok(())
     }
 
@@ -420,7 +438,8 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 /// removed.
 ///
 /// **Order.** All members see a room's messages in one order, whichever task, shard or core they were pushed from. A
-/// push to one member after a push to its room does not overtake it.
+/// push to one member after a push to its room does not overtake it. (Save a slow member under
+/// [`Overflow::LatestPerKey`]: there a newer frame comes in the place of the older one with its key.)
 ///
 /// **Overload.** When a shard of the node is so far behind that its mailbox is full, a push is refused on all shards:
 /// [`Sent::Dropped`]. What happens to a member that does not read says the [`Overflow`] policy of the room, if it has
@@ -597,7 +616,7 @@ mod tests {
         let to = Local { shard: 1, slot: 0, generation: 1 };
         static ZEROS: [u8; crate::limits::MAILBOX_BYTES] = [0; crate::limits::MAILBOX_BYTES];
         let frame = Frame::binary(bytes::Bytes::from_static(&ZEROS));
-        registry.mailboxes[1].post(Command::Push { to, frame, cursor: None });
+        registry.mailboxes[1].post(Command::Push { to, frame, of: None });
         assert_eq!(room.push(&Frame::from("y")), Sent::Dropped(crate::Dropped::Overloaded));
         assert_eq!(offset(&room), 1);
         let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();

@@ -323,7 +323,7 @@ impl Shard {
     fn apply(&mut self, command: Command<TcpStream>) {
         match command {
             Command::Adopt(adoption) => self.adopt(*adoption),
-            Command::Push { to, frame, cursor } => self.core.push(to, &frame, cursor),
+            Command::Push { to, frame, of } => self.core.push(to, &frame, of),
             Command::Cast { room, frame, offset } => self.core.cast(&room, &frame, offset),
             Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
             Command::Join { who, room } => self.core.join(who, &room),
@@ -420,7 +420,7 @@ impl Shard {
             self.peers.resize_with(slot + 1, Peer::default);
         }
         let first_ping =
-            route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval / 2));
+            route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval * 3 / 8));
         self.peers[slot] =
             Peer { endpoint, heard: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;

@@ -18,7 +18,7 @@ use crate::limits::COMPRESS_ABOVE;
 
 use super::codec::ProtocolError;
 
-pub(super) use negotiation::{ACCEPTED, is_offered};
+pub(super) use negotiation::accept;
 
 /// Whether messages are compressed (permessage-deflate, RFC 7692); for [`Endpoint::compression`](super::Endpoint::compression).
 ///
@@ -91,7 +91,11 @@ pub(crate) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
             return None;
         }
         out.truncate(out.len() - TAIL.len());
-        (out.len() < payload.len()).then_some(out)
+        if out.len() >= payload.len() {
+            return None;
+        }
+        out.shrink_to_fit(); // it may be kept for long, and is counted as its length
+        Some(out)
     })
 }
 
@@ -146,7 +150,13 @@ pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, 
                 }
             }
         }
-        if out.len() > max_message { Err(ProtocolError::TOO_BIG) } else { Ok(out) }
+        if out.len() > max_message {
+            return Err(ProtocolError::TOO_BIG);
+        }
+        if out.capacity() > 2 * out.len() {
+            out.shrink_to_fit(); // a message must not hold on to much more than it is
+        }
+        Ok(out)
     })
 }
 
@@ -197,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_message_holds_little_however_long_it_came() {
+        let stored = b"\x00\x00\x00\xff\xff".repeat(10_000);
+        let message = inflated(&[&stored[..], b"\x4a\x04\x00"].concat());
+        assert_eq!(message, b"a");
+        assert!(message.capacity() <= 2);
+    }
+
+    #[test]
     fn what_is_no_deflate_is_refused() {
         assert_eq!(inflate(b"\x07", 1000), Err(ProtocolError::NOT_DEFLATE), "a block of the reserved kind");
         assert_eq!(inflate(b"\x00\x05\x00\x00\x00Hello", 1000), Err(ProtocolError::NOT_DEFLATE));
@@ -229,7 +247,7 @@ mod tests {
         #[test]
         fn anything_is_inflated_or_refused(compressed: Vec<u8>, max in 0_usize..2000) {
             match inflate(&compressed, max) {
-                Ok(out) => prop_assert!(out.len() <= max && out.capacity() <= 2 * max + 64),
+                Ok(out) => prop_assert!(out.len() <= max && out.capacity() <= 2 * out.len()),
                 Err(error) => prop_assert!(matches!(error.code, 1007 | 1009)),
             }
         }

@@ -62,7 +62,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         );
     }
     let tuned = parts.extensions.get::<Tuned>().is_some();
-    let deflate = gate.deflate && deflate::is_offered(&parts.headers);
+    let deflate = if gate.deflate { deflate::accept(&parts.headers) } else { None };
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
         Err(response) => return response,
@@ -88,9 +88,9 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     let mut dialect = Dialect::WebSocket;
-    if deflate {
+    if let Some(answer) = deflate {
         dialect = Dialect::Deflate;
-        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::ACCEPTED));
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
     }
     tokio::spawn(take_over(gate, on_upgrade, permit, accept, dialect, tuned));
     response

@@ -22,7 +22,7 @@ impl<W: Wire> Core<W> {
         self.ledger.is_told(self.shard);
         let slots = self.slots.iter().enumerate();
         let with_outbox =
-            slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.bytes(), slot as u32)));
+            slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.cost(), slot as u32)));
         let mut backlogs: Vec<_> = with_outbox.collect();
         backlogs.sort_unstable();
         loop {
@@ -42,10 +42,12 @@ impl<W: Wire> Core<W> {
     /// Drops what waits for a connection: as its policies allow, or else all of it, and then it is to be closed.
     fn shed_one(&mut self, slot: u32) {
         let Some(outbox) = &mut self.slots[slot as usize].outbox else { return };
-        let (mut dropped, more) = outbox.discard_droppable();
+        let (mut dropped, mut more) = outbox.discard_droppable();
         if more {
             dropped += outbox.discard();
         }
+        // A frame that is half written can't be dropped: where nothing else could be, its connection has to go.
+        more |= dropped == 0;
         if outbox.bytes() == 0 {
             self.slots[slot as usize].outbox = None;
         }

@@ -13,9 +13,10 @@ use crate::limits::SENDS_PER_TURN;
 use crate::{
     ConnectionId, Error, Sent,
     hub::{
-        command::Command,
+        command::{Command, Cursor},
         ledger::Ledger,
         mailbox::Mailbox,
+        outbox::PIECE,
         room::{Registry, RoomCore},
     },
 };
@@ -418,7 +419,7 @@ impl World {
                 let Some(i) = self.pick(who) else { return };
                 let frame = Frame::text(self.text(len));
                 if self.mailbox.is_live(self.all[i].who) {
-                    self.mailbox.post(Command::Push { to: self.all[i].who, frame, cursor: None });
+                    self.mailbox.post(Command::Push { to: self.all[i].who, frame, of: None });
                 }
             }
             Op::Own { who, frames } => {
@@ -578,13 +579,14 @@ impl World {
             let Some(command) = self.todo.pop_front() else { return };
             self.mailbox.taken_up();
             match command {
-                Command::Push { to, frame, cursor } => {
+                Command::Push { to, frame, of } => {
+                    let cursor = of.and_then(|of| of.cursor);
                     let expected = self.find(to);
                     if expected.phase == Phase::Open {
                         let text = frame.as_text().unwrap();
                         expected.frames.push(encoded(expected.dialect, text, cursor));
                     }
-                    self.core.push(to, &frame, cursor);
+                    self.core.push(to, &frame, of);
                 }
                 Command::Cast { room, frame, offset } => {
                     let number = self.room_number(&room);

@@ -3,21 +3,24 @@
 use http::{HeaderMap, header::SEC_WEBSOCKET_EXTENSIONS};
 
 /// The answer to an offer: neither side keeps a window from one message to the next.
-pub(in crate::ws) const ACCEPTED: &str =
-    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-/// Whether a client offers permessage-deflate in a way that we can speak. An offer that we can't, or that is malformed, is
-/// declined, and the next one looked at.
-pub(in crate::ws) fn is_offered(headers: &HeaderMap) -> bool {
+/// The same to one that names our window, which is to be named in the answer (RFC 7692, section 7.1.2.1).
+const ACCEPTED_WITH_WINDOW: &str =
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
+
+/// The answer to a client that offers permessage-deflate in a way that we can speak. An offer that we can't, or that is
+/// malformed, is declined, and the next one looked at.
+pub(in crate::ws) fn accept(headers: &HeaderMap) -> Option<&'static str> {
     let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| split(value, b',')).any(is_acceptable)
+    values.flat_map(|value| split(value, b',')).find_map(answer)
 }
 
-/// Whether an offer is one of permessage-deflate with parameters that we understand and can keep.
-fn is_acceptable(offer: &str) -> bool {
+/// The answer to an offer of permessage-deflate, if we understand its parameters and can keep to them.
+fn answer(offer: &str) -> Option<&'static str> {
     let mut parts = split(offer, b';').map(str::trim_ascii);
     if parts.next().is_none_or(|name| !name.eq_ignore_ascii_case("permessage-deflate")) {
-        return false;
+        return None;
     }
     let mut seen = Vec::new();
     for part in parts {
@@ -37,11 +40,11 @@ fn is_acceptable(offer: &str) -> bool {
             _ => false,
         };
         if !acceptable || seen.contains(&name) {
-            return false;
+            return None;
         }
         seen.push(name);
     }
-    true
+    Some(if seen.contains(&"server_max_window_bits") { ACCEPTED_WITH_WINDOW } else { ACCEPTED })
 }
 
 /// 8 to 15, without a leading zero.
@@ -91,7 +94,7 @@ mod tests {
         for value in values {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(value));
         }
-        is_offered(&headers)
+        accept(&headers).is_some()
     }
 
     #[test]
@@ -111,6 +114,12 @@ mod tests {
             assert!(offered(&[offer]), "{offer}");
         }
         assert!(offered(&["foo", "bar, permessage-deflate"]));
+    }
+
+    #[test]
+    fn our_window_is_named_to_who_names_it() {
+        assert_eq!(answer("permessage-deflate; server_max_window_bits=15"), Some(ACCEPTED_WITH_WINDOW));
+        assert_eq!(answer("permessage-deflate; client_max_window_bits=15"), Some(ACCEPTED));
     }
 
     #[test]

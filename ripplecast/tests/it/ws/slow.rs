@@ -420,3 +420,81 @@ fn a_slow_reader_that_was_shed_is_told_why_once_it_reads() {
     drop(slow);
     assert!(site.stop().drops.shed > 0);
 }
+
+#[test]
+fn who_holds_nothing_but_a_half_written_frame_can_be_shed() {
+    const LIMIT: usize = 4 << 20;
+    let echo = Echo::default();
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).max_queued_bytes(LIMIT),
+        |hub, router| router.route("/", hub.ws(echo.clone())),
+    );
+    let clients: Vec<_> = (0..8).map(|_| site.raw("/")).collect();
+    for n in 0..8 {
+        // Longer than the outbox, which lets it through; the kernel takes some of it.
+        assert!(echo.opened(n).push(vec![n as u8; 2 << 20]).is_queued());
+    }
+    eventually("the bound to be kept", || {
+        let stats = site.hub.stats();
+        stats.slow_consumers >= 6 && stats.queued_bytes <= LIMIT
+    });
+    assert!(site.hub.stats().slow_consumers < 8, "more were closed than had to be");
+    drop(clients);
+    site.stop();
+}
+
+#[test]
+fn a_feed_that_fills_the_outbox_makes_space_for_what_may_not_be_lost() {
+    let echo = Echo::default();
+    let handler = echo.clone();
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).rooms("feed", RoomOptions::new().overflow(Overflow::DropOldest)),
+        |hub, router| router.route("/", hub.ws(handler)),
+    );
+    let mut slow = site.raw("/");
+    let conn = echo.opened(0);
+    conn.join("feed").unwrap();
+    for n in 0..300 {
+        insist(|| site.hub.room("feed").push(numbered(n)));
+    }
+    eventually("the outbox to be full", || site.hub.stats().drops.outbox_full > 0);
+    // A pong, and a message under the endpoint's own policy.
+    slow.write_all(&frame(PING, b"")).unwrap();
+    assert!(conn.push("that was all").is_queued());
+    let mut before = Vec::new();
+    loop {
+        match read_frame(&mut slow).unwrap() {
+            (TEXT, payload) => break assert_eq!(payload, b"that was all"),
+            (first, _) => before.push(first),
+        }
+    }
+    assert!(conn.is_open() && before.len() < 301);
+    drop(slow);
+    assert_eq!(site.stop().slow_consumers, 0);
+}
+
+#[test]
+fn a_newer_value_does_not_take_a_place_before_a_snapshot() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut slow = site.raw("/");
+    let conn = echo.opened(0);
+    conn.join("room").unwrap();
+    let room = site.hub.room("room");
+    for n in 0..100 {
+        insist(|| room.push(numbered(n).with_key("value")));
+    }
+    // A snapshot need not have a key.
+    conn.join_with("room", numbered(100)).unwrap();
+    insist(|| room.push(numbered(101).with_key("value")));
+    insist(|| room.push(numbered(102).with_key("value")));
+    assert!(conn.push("that was all").is_queued());
+    let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
+    assert!(numbers.is_sorted() && numbers.len() < 103, "{numbers:?}");
+    assert_eq!(numbers[numbers.len() - 2..], [100, 102]);
+    drop(slow);
+    site.stop();
+}
