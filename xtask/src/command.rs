@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, ExitStatus, Stdio};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 
 use crate::Result;
 use crate::totals::Totals;
@@ -89,6 +89,11 @@ impl Command {
         let text =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ok(Said { status: output.status, text })
+    }
+
+    /// Starts it and leaves it running.
+    pub(crate) fn start(&self, root: &Path, output: Stdio, errors: Stdio) -> Result<Child> {
+        self.process(root).stdout(output).stderr(errors).spawn().map_err(|error| self.not_started(&error))
     }
 
     /// Whether it runs and succeeds; it says nothing to anybody.

@@ -2,6 +2,7 @@
 //! `cargo xtask --help` lists the rest.
 
 mod command;
+mod instructions;
 mod links;
 mod setup;
 mod steps;
@@ -33,7 +34,7 @@ struct Arguments {
 enum Chore {
     /// Install what is missing, then run every check, stopping at the first that fails
     Test {
-        /// Install nothing, and leave out the slow steps: fuzz and browser
+        /// Install nothing, and leave out the slow steps: instructions, fuzz and browser
         #[arg(long)]
         fast: bool,
         /// Run this step alone (may be given several times)
@@ -42,6 +43,12 @@ enum Chore {
         /// List the steps and stop
         #[arg(long)]
         list: bool,
+    },
+    /// Count the server's instructions per delivery, echo and upgrade, beside the committed figures
+    Instructions {
+        /// Write what was counted to bench/instructions.json
+        #[arg(long)]
+        accept: bool,
     },
     /// Take the pictures in docs/images anew, from the real page in a real browser
     Screenshots,
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
+        Chore::Instructions { accept } => instructions::show(&Workspace::find(), accept),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };
     match outcome {

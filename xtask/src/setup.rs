@@ -25,13 +25,15 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
+    /// Valgrind, whose callgrind counts instructions.
+    Valgrind,
 }
 
 /// Installs what is missing for `needs`. Says in a few words what it did.
 pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     let mut installed = Vec::new();
     let fuzzer = needs.contains(&Need::Fuzzer) && has_nightly(workspace);
-    let missing = || missing_packages(needs.contains(&Need::Browser), fuzzer);
+    let missing = || missing_packages(needs, fuzzer);
     let packages = missing();
     if !packages.is_empty() {
         install_packages(workspace, &packages)?;
@@ -125,15 +127,19 @@ fn npm_ci() -> Command {
 }
 
 /// Debian's names for the programs that are not there.
-fn missing_packages(for_browser: bool, for_fuzzer: bool) -> Vec<&'static str> {
+fn missing_packages(needs: &[Need], for_fuzzer: bool) -> Vec<&'static str> {
+    let (for_browser, for_counting) = (needs.contains(&Need::Browser), needs.contains(&Need::Valgrind));
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
         // With a font, or the page's picture shows boxes for letters.
         packages.extend(["chromium", "fonts-liberation"]);
     }
-    for (wanted, program, package) in
-        [(for_browser, "node", "nodejs"), (for_browser, "npm", "npm"), (for_fuzzer, "c++", "g++")]
-    {
+    for (wanted, program, package) in [
+        (for_browser, "node", "nodejs"),
+        (for_browser, "npm", "npm"),
+        (for_counting, "valgrind", "valgrind"),
+        (for_fuzzer, "c++", "g++"),
+    ] {
         if wanted && find(program).is_none() {
             packages.push(package);
         }

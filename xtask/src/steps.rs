@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, links};
+use crate::{Result, Workspace, instructions, links};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Docs,
     /// The concurrent core is model-checked, and a fault put into it is found
     Models,
+    /// The server takes no more instructions per delivery, echo and upgrade than committed (takes valgrind)
+    Instructions,
     /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
     Fuzz,
     /// Two tabs of a real browser follow each other
@@ -60,10 +62,10 @@ struct Done {
 /// Prints the names of the steps.
 pub(crate) fn list() {
     println!(
-        "setup     Install what the steps below need and this machine lacks (not with --fast; not a step for --only)"
+        "setup        Install what the steps below need and this machine lacks (not with --fast; not a step for --only)"
     );
     for step in Step::value_variants() {
-        println!("{:<9} {}", step.name(), step.about());
+        println!("{:<12} {}", step.name(), step.about());
     }
 }
 
@@ -137,10 +139,10 @@ impl Run {
     fn print_summary(&self, failed: bool) {
         println!("\n== Summary");
         for Done { name, time, note } in &self.done {
-            println!("   {:<9}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
+            println!("   {:<12}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
         }
         let all: Duration = self.done.iter().map(|done| done.time).sum();
-        println!("   {:<9}{:>7.1} s", "all", all.as_secs_f64());
+        println!("   {:<12}{:>7.1} s", "all", all.as_secs_f64());
         let rest = self.count - self.done.len();
         if failed && rest > 0 {
             println!("   {rest} of {} steps were not reached", self.count);
@@ -176,6 +178,7 @@ impl Step {
     /// What it needs beyond a Rust toolchain.
     fn need(self) -> Option<Need> {
         match self {
+            Self::Instructions => Some(Need::Valgrind),
             Self::Fuzz => Some(Need::Fuzzer),
             Self::Browser => Some(Need::Browser),
             _ => None,
@@ -205,6 +208,9 @@ impl Step {
                 plain(&doc, workspace)
             }
             Self::Models => models(workspace),
+            Self::Instructions => {
+                Ok(Outcome { note: Some(instructions::check(workspace)?), ..Outcome::default() })
+            }
             Self::Fuzz => fuzz(workspace),
             Self::Browser => {
                 build_server().run(root)?;
@@ -343,7 +349,7 @@ fn with_browser(workspace: &Workspace, command: Command) -> Result<Command> {
 }
 
 /// Where cargo puts what it builds.
-fn target_directory(workspace: &Workspace) -> PathBuf {
+pub(crate) fn target_directory(workspace: &Workspace) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.at("target"), |path| workspace.root.join(path))
 }
