@@ -16,6 +16,9 @@ pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// Length above which a message is compressed where compression is on, in bytes. Setting: `compression`. What is shorter
 /// is one packet either way, and gets little shorter by itself.
 pub(crate) const COMPRESS_ABOVE: usize = 256;
+/// Final blocks of one compressed message that a client may send. One is usual where any is; each costs a fresh start, so
+/// that a message of nothing else would hold its shard a hundred times as long as another of its length.
+pub(crate) const FINAL_BLOCKS: usize = 64;
 /// Silence after which a ping is sent. Setting: `ping_interval`. Below the 30 to 60 s after which proxies cut idle links.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.

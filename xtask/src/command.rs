@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, ExitStatus, Stdio};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 
 use crate::Result;
 use crate::totals::Totals;
@@ -52,12 +52,6 @@ impl Command {
         self
     }
 
-    /// Adds arguments without quotes: the words are split at white space.
-    pub(crate) fn args(mut self, words: &str) -> Self {
-        self.arguments.extend(words.split_whitespace().map(String::from));
-        self
-    }
-
     /// Sets a variable.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -100,6 +94,11 @@ impl Command {
         let text =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ok(Said { status: output.status, text })
+    }
+
+    /// Starts it and leaves it running.
+    pub(crate) fn start(&self, root: &Path, output: Stdio, errors: Stdio) -> Result<Child> {
+        self.process(root).stdout(output).stderr(errors).spawn().map_err(|error| self.not_started(&error))
     }
 
     /// Whether it runs and succeeds; it says nothing to anybody.

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         }
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
         Chore::Soak { minutes, seed } => steps::soak(&Workspace::find(), minutes, seed),
-        Chore::Instructions { accept } => steps::count_instructions(&Workspace::find(), accept),
+        Chore::Instructions { accept } => instructions::show(&Workspace::find(), accept),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };
     match outcome {

@@ -25,7 +25,7 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
-    /// valgrind, which counts instructions.
+    /// Valgrind, whose callgrind counts instructions.
     Valgrind,
 }
 
@@ -33,8 +33,7 @@ pub(crate) enum Need {
 pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     let mut installed = Vec::new();
     let fuzzer = needs.contains(&Need::Fuzzer) && has_nightly(workspace);
-    let missing =
-        || missing_packages(needs.contains(&Need::Browser), fuzzer, needs.contains(&Need::Valgrind));
+    let missing = || missing_packages(needs, fuzzer);
     let packages = missing();
     if !packages.is_empty() {
         install_packages(workspace, &packages)?;
@@ -128,7 +127,8 @@ fn npm_ci() -> Command {
 }
 
 /// Debian's names for the programs that are not there.
-fn missing_packages(for_browser: bool, for_fuzzer: bool, for_counts: bool) -> Vec<&'static str> {
+fn missing_packages(needs: &[Need], for_fuzzer: bool) -> Vec<&'static str> {
+    let (for_browser, for_counting) = (needs.contains(&Need::Browser), needs.contains(&Need::Valgrind));
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
         // With a font, or the page's picture shows boxes for letters.
@@ -137,8 +137,8 @@ fn missing_packages(for_browser: bool, for_fuzzer: bool, for_counts: bool) -> Ve
     for (wanted, program, package) in [
         (for_browser, "node", "nodejs"),
         (for_browser, "npm", "npm"),
+        (for_counting, "valgrind", "valgrind"),
         (for_fuzzer, "c++", "g++"),
-        (for_counts, "valgrind", "valgrind"),
     ] {
         if wanted && find(program).is_none() {
             packages.push(package);

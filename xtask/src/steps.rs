@@ -84,13 +84,6 @@ pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<(
     result
 }
 
-/// Counts instructions, and writes the baseline anew if they are accepted.
-pub(crate) fn count_instructions(workspace: &Workspace, accept: bool) -> Result<()> {
-    setup::install(workspace, &[Need::Valgrind])?;
-    println!("   {}", instructions::run(workspace, accept)?);
-    Ok(())
-}
-
 /// Takes the documentation's pictures.
 pub(crate) fn screenshots(workspace: &Workspace) -> Result<()> {
     setup::install(workspace, &[Need::Browser])?;
@@ -158,10 +151,10 @@ impl Run {
     fn print_summary(&self, failed: bool) {
         println!("\n== Summary");
         for Done { name, time, note } in &self.done {
-            println!("   {:<13}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
+            println!("   {:<12}{:>7.1} s{}", name, time.as_secs_f64(), after_comma(note));
         }
         let all: Duration = self.done.iter().map(|done| done.time).sum();
-        println!("   {:<13}{:>7.1} s", "all", all.as_secs_f64());
+        println!("   {:<12}{:>7.1} s", "all", all.as_secs_f64());
         let rest = self.count - self.done.len();
         if failed && rest > 0 {
             println!("   {rest} of {} steps were not reached", self.count);
@@ -197,8 +190,8 @@ impl Step {
     /// What it needs beyond a Rust toolchain.
     fn need(self) -> Option<Need> {
         match self {
-            Self::Fuzz => Some(Need::Fuzzer),
             Self::Instructions => Some(Need::Valgrind),
+            Self::Fuzz => Some(Need::Fuzzer),
             Self::Browser => Some(Need::Browser),
             _ => None,
         }
@@ -228,7 +221,7 @@ impl Step {
             }
             Self::Models => models(workspace),
             Self::Instructions => {
-                Ok(Outcome { note: Some(instructions::run(workspace, false)?), ..Outcome::default() })
+                Ok(Outcome { note: Some(instructions::check(workspace)?), ..Outcome::default() })
             }
             Self::Fuzz => fuzz(workspace),
             Self::Browser => {
@@ -372,7 +365,7 @@ fn server(workspace: &Workspace, profile: &str) -> PathBuf {
 }
 
 /// Where cargo puts what it builds.
-fn target_directory(workspace: &Workspace) -> PathBuf {
+pub(crate) fn target_directory(workspace: &Workspace) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.at("target"), |path| workspace.root.join(path))
 }

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 
-use crate::limits::COMPRESS_ABOVE;
+use crate::limits::{COMPRESS_ABOVE, FINAL_BLOCKS};
 
 use super::codec::ProtocolError;
 
@@ -64,6 +64,9 @@ impl Deflated {
 /// What ends each compressed message and is not sent (RFC 7692, section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// That, and an empty final block. A message that is whole ends with it; one that is cut short takes it for data.
+const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
+
 /// zlib's level: what higher ones gain in length on short messages is small beside what they cost.
 const LEVEL: u32 = 3;
 
@@ -102,62 +105,71 @@ pub(crate) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
 /// Inflates a message of at most `max_message` bytes. More than that is never held, however much it would be.
 ///
 /// # Errors
-/// 1009 when it is longer; 1007 when it can't be inflated.
+/// 1009 when it is longer; 1007 when it can't be inflated, or is cut short.
 pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, ProtocolError> {
+    if compressed.is_empty() {
+        return Ok(Vec::new()); // an empty message is one byte (RFC 7692, section 7.2.3.6), but who sends none means the same
+    }
     DECOMPRESSOR.with_borrow_mut(|decompressor| {
-        decompressor.reset(false);
-        let mut out = Vec::new();
-        for mut input in [compressed, &TAIL] {
-            loop {
-                if out.len() > max_message {
-                    return Err(ProtocolError::TOO_BIG);
-                }
-                if out.len() == out.capacity() {
-                    // Doubles, beginning with a usual ratio, up to one byte more than may be.
-                    let more = out
-                        .len()
-                        .max(4 * compressed.len())
-                        .max(64)
-                        .min(max_message.saturating_add(1) - out.len());
-                    out.reserve_exact(more);
-                }
-                let (taken, made) = (decompressor.total_in(), decompressor.total_out());
-                let status = decompressor
-                    .decompress_vec(input, &mut out, FlushDecompress::Sync)
-                    .map_err(|_| ProtocolError::NOT_DEFLATE)?;
-                let taken = (decompressor.total_in() - taken) as usize;
-                let made = decompressor.total_out() - made;
-                input = &input[taken..];
-                match status {
-                    // A final block; others may follow (RFC 7692, section 7.2.3.5).
-                    Status::StreamEnd => {
-                        decompressor.reset(false);
-                        if input.is_empty() {
-                            break;
-                        }
-                    }
-                    Status::Ok | Status::BufError => {
-                        if out.len() == out.capacity() {
-                            continue; // there may be more to come out
-                        }
-                        if input.is_empty() {
-                            break;
-                        }
-                        if taken == 0 && made == 0 {
-                            return Err(ProtocolError::NOT_DEFLATE);
-                        }
-                    }
-                }
+        let (mut input, mut out) = (compressed, Vec::new());
+        for _ in 0..FINAL_BLOCKS {
+            decompressor.reset(false);
+            let ended = inflate_stream(decompressor, &mut input, &mut out, max_message)?;
+            if ended && input.is_empty() {
+                return Ok(trimmed(out));
             }
+            if !ended {
+                let (mut end, len) = (&END[..], out.len());
+                let ended = inflate_stream(decompressor, &mut end, &mut out, max_message)?;
+                let whole = ended && end.is_empty() && out.len() == len;
+                return if whole { Ok(trimmed(out)) } else { Err(ProtocolError::NOT_DEFLATE) };
+            }
+            // Others may follow a final block (RFC 7692, section 7.2.3.4).
         }
+        Err(ProtocolError::NOT_DEFLATE)
+    })
+}
+
+/// Inflates up to a final block or to the end of `input`. Whether it was a final block.
+fn inflate_stream(
+    decompressor: &mut Decompress,
+    input: &mut &[u8],
+    out: &mut Vec<u8>,
+    max_message: usize,
+) -> Result<bool, ProtocolError> {
+    loop {
+        if out.len() == out.capacity() {
+            // Doubles, beginning with a usual ratio, up to one byte more than may be.
+            let left = max_message.saturating_add(1) - out.len();
+            out.reserve_exact(out.len().max(4 * input.len()).max(64).min(left));
+        }
+        let (taken, made) = (decompressor.total_in(), decompressor.total_out());
+        let status = decompressor
+            .decompress_vec(input, out, FlushDecompress::Sync)
+            .map_err(|_| ProtocolError::NOT_DEFLATE)?;
+        let (taken, made) = (decompressor.total_in() - taken, decompressor.total_out() - made);
+        *input = &input[taken as usize..];
         if out.len() > max_message {
             return Err(ProtocolError::TOO_BIG);
         }
-        if out.capacity() > 2 * out.len() {
-            out.shrink_to_fit(); // a message must not hold on to much more than it is
+        match status {
+            Status::StreamEnd => return Ok(true),
+            Status::Ok | Status::BufError if out.len() == out.capacity() => {} // there may be more to come out
+            Status::Ok | Status::BufError if input.is_empty() => return Ok(false),
+            Status::Ok | Status::BufError if taken == 0 && made == 0 => {
+                return Err(ProtocolError::NOT_DEFLATE);
+            }
+            Status::Ok | Status::BufError => {}
         }
-        Ok(out)
-    })
+    }
+}
+
+/// A message must not hold on to much more than it is.
+fn trimmed(mut message: Vec<u8>) -> Vec<u8> {
+    if message.capacity() > 2 * message.len() {
+        message.shrink_to_fit();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -218,8 +230,40 @@ mod tests {
     fn what_is_no_deflate_is_refused() {
         assert_eq!(inflate(b"\x07", 1000), Err(ProtocolError::NOT_DEFLATE), "a block of the reserved kind");
         assert_eq!(inflate(b"\x00\x05\x00\x00\x00Hello", 1000), Err(ProtocolError::NOT_DEFLATE));
+        let letters: Vec<u8> = (0..1000).map(|n| b'a' + (n % 7) as u8).collect();
+        for message in [&b"Hello, hello"[..], &letters] {
+            let whole = compress_always(message);
+            assert_eq!(inflated(&whole), message);
+            for cut in 1..whole.len() {
+                let cut = &whole[..cut];
+                assert_eq!(inflate(cut, 1000), Err(ProtocolError::NOT_DEFLATE), "{cut:x?}");
+            }
+        }
+        // Nine stored bytes are promised, and the four that end a flush must not be among them.
+        assert_eq!(inflate(b"\x00\x09\x00\xf6\xffHello", 1000), Err(ProtocolError::NOT_DEFLATE));
         // And the next message is not harmed by it.
         assert_eq!(inflated(b"\xf2\x48\xcd\xc9\xc9\x07\x00"), b"Hello");
+    }
+
+    /// A compressed form, also where it is no shorter.
+    fn compress_always(payload: &[u8]) -> Vec<u8> {
+        let (mut compressor, mut out) = (
+            Compress::new(flate2::Compression::new(LEVEL), false),
+            Vec::with_capacity(2 * payload.len() + 64),
+        );
+        compressor.compress_vec(payload, &mut out, FlushCompress::Sync).unwrap();
+        out.strip_suffix(&TAIL).unwrap().to_vec()
+    }
+
+    #[test]
+    fn final_blocks() {
+        let hello = b"\xf3\x48\xcd\xc9\xc9\x07\x00";
+        assert_eq!(inflated(hello), b"Hello", "with nothing behind it");
+        assert_eq!(inflated(&hello.repeat(3)), b"HelloHelloHello");
+        assert_eq!(inflated(&[&hello.repeat(3)[..], b"\x00"].concat()), b"HelloHelloHello");
+        assert_eq!(inflated(&hello.repeat(FINAL_BLOCKS)).len(), 5 * FINAL_BLOCKS);
+        let more = hello.repeat(FINAL_BLOCKS + 1);
+        assert_eq!(inflate(&more, 1000), Err(ProtocolError::NOT_DEFLATE));
     }
 
     #[test]
