@@ -28,8 +28,9 @@ use report::Report;
 /// What ends a run: a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Silence after which the server sends a ping: short, so that idle phases have some.
-const PING: Duration = Duration::from_secs(2);
+/// Silence after which the server sends a ping: short, so that idle phases have some,
+/// and long enough for the driver to have a turn before two are missed.
+const PING: Duration = Duration::from_secs(6);
 
 /// The settings of `ripplecast bench soak`.
 #[derive(Args, Debug)]

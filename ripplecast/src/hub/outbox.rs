@@ -57,8 +57,8 @@ pub(crate) struct Outbox {
     droppable: (usize, usize),
     /// The number of the next piece.
     next: u64,
-    /// By key: the number of the piece that waits. It exists once a piece has a key.
-    keys: Option<Box<HashMap<Key, u64, RandomState>>>,
+    /// By key: the number of the piece that waits.
+    keys: HashMap<Key, u64, RandomState>,
 }
 
 /// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
@@ -133,7 +133,7 @@ impl Outbox {
             self.droppable.1 += piece.bytes.len();
         }
         if let Some(key) = &piece.key {
-            self.keys.get_or_insert_default().insert((**key).clone(), self.next);
+            self.keys.insert((**key).clone(), self.next);
         }
         self.pieces.push_back((self.next, piece));
         self.next += 1;
@@ -146,9 +146,7 @@ impl Outbox {
 
     /// Nothing of this scope that comes later takes the place of what waits now.
     pub(crate) fn forget_keys(&mut self, scope: u64) {
-        if let Some(keys) = &mut self.keys {
-            keys.retain(|key, _| key.scope != scope);
-        }
+        self.keys.retain(|key, _| key.scope != scope);
     }
 
     /// How many bytes more fit. An empty outbox has space for its limit, and lets a longer frame through.
@@ -212,7 +210,7 @@ impl Outbox {
     /// Puts a frame in the place of the one that waits with the same key. Gives it back when there is none, when that one
     /// is half written, or when there is no space for the difference.
     fn replace(&mut self, piece: Piece, limit: usize) -> Result<(), Piece> {
-        let waiting = piece.key.as_ref().and_then(|key| self.keys.as_ref()?.get(&**key));
+        let waiting = piece.key.as_ref().and_then(|key| self.keys.get(&**key));
         let index = waiting.and_then(|number| self.pieces.binary_search_by_key(number, |(n, _)| *n).ok());
         let Some(index) = index.filter(|&index| index > 0 || !self.begun) else { return Err(piece) };
         let pieces = self.pieces.len();
@@ -266,10 +264,10 @@ impl Outbox {
             self.droppable.0 -= 1;
             self.droppable.1 -= piece.bytes.len();
         }
-        if let (Some(key), Some(keys)) = (&piece.key, &mut self.keys)
-            && keys.get(&**key) == Some(&number)
+        if let Some(key) = &piece.key
+            && self.keys.get(&**key) == Some(&number)
         {
-            keys.remove(&**key);
+            self.keys.remove(&**key);
         }
         piece.frames
     }
@@ -323,7 +321,7 @@ mod tests {
         wire.room.set(usize::MAX);
         assert!(outbox.flush(&wire).unwrap());
         assert_eq!((outbox.bytes(), outbox.droppable), (0, (0, 0)));
-        assert!(outbox.keys.as_ref().is_none_or(|keys| keys.is_empty()));
+        assert!(outbox.keys.is_empty());
         String::from_utf8(wire.written.take()).unwrap()
     }
 

@@ -44,7 +44,10 @@ fn insist(mut push: impl FnMut() -> Sent) {
 
 /// What a hook was told: frames by connection and reason.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<HashMap<(Option<String>, Dropped), u64>>>);
+struct Told(Arc<Mutex<Frames>>);
+
+/// How many frames, for which connection and why.
+type Frames = HashMap<(Option<String>, Dropped), u64>;
 
 impl Told {
     /// A hub that tells it.

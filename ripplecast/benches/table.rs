@@ -1,0 +1,82 @@
+//! What a row of a typed table takes: get, set, one column, and an update of the whole row that nobody can come between,
+//! alone and while two threads want the same row.
+//!
+//! Tables live in memory here, so what is measured is encoding, the lock, and decoding. An update reads, changes and writes
+//! the row by `compare_and_set`, again until nobody was faster, as the guide shows.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::FutureExt as _;
+use ripplecast::{Hub, Table};
+use serde::{Deserialize, Serialize};
+
+/// A row of some columns of different kinds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Player {
+    name: String,
+    points: u64,
+    speed: f64,
+    online: bool,
+}
+
+criterion_group! {
+    name = table;
+    config = common::quick();
+    targets = row
+}
+criterion_main!(table);
+
+mod common;
+
+fn row(criterion: &mut Criterion) {
+    let hub = Hub::builder().build().expect("the settings are sound");
+    let players = hub.table::<Player>("players", 1000).expect("the columns are sound");
+    let ada = Player { name: "Ada Lovelace".into(), points: 0, speed: 1.5, online: true };
+    // More rows than one, as in life.
+    for key in 0..500 {
+        now(players.set(key, &ada));
+    }
+    let mut group = criterion.benchmark_group("table");
+    group.bench_function("get", |bencher| bencher.iter(|| black_box(now(players.get(black_box(7))))));
+    group.bench_function("set", |bencher| bencher.iter(|| now(players.set(black_box(7), &ada))));
+    group.bench_function("increment", |bencher| {
+        bencher.iter(|| black_box(now(players.increment(black_box(7), "points", 1))));
+    });
+    group.bench_function("update", |bencher| bencher.iter(|| update(&players)));
+
+    type Operation = fn(&Table<Player>);
+    let contended: [(&str, Operation); 4] = [
+        ("get", |players| drop(black_box(now(players.get(7))))),
+        ("set", |players| {
+            let bob = Player { name: "Bob".into(), points: 1, speed: 0.5, online: false };
+            now(players.set(7, &bob));
+        }),
+        ("increment", |players| {
+            black_box(now(players.increment(7, "points", 1)));
+        }),
+        ("update", update),
+    ];
+    for (name, operation) in contended {
+        group.bench_function(format!("{name}_by_two_threads"), |bencher| {
+            bencher.iter_custom(|rounds| common::two_threads(rounds, &|| operation(&players)));
+        });
+    }
+    group.finish();
+}
+
+/// One more point, online or off: a change of two columns at once, which takes the whole row.
+fn update(players: &Table<Player>) {
+    loop {
+        let old = now(players.get(7)).expect("the row is there");
+        let new = Player { points: old.points.wrapping_add(1), online: !old.online, ..old.clone() };
+        if now(players.compare_and_set(7, Some(&old), Some(&new))) {
+            return;
+        }
+    }
+}
+
+/// The result of an operation in memory, which never waits.
+fn now<T>(operation: impl Future<Output = ripplecast::Result<T>>) -> T {
+    operation.now_or_never().expect("memory does not wait").expect("the operation is sound")
+}
