@@ -68,7 +68,7 @@ const METRICS: [Metric; 3] = [
         mode: "fanout",
         path: "/bc",
         short: Load { connections: 200, messages: Some(20) },
-        long: Load { connections: 200, messages: Some(520) },
+        long: Load { connections: 200, messages: Some(1520) },
     },
     Metric {
         name: "echo",
@@ -84,7 +84,7 @@ const METRICS: [Metric; 3] = [
         mode: "idle",
         path: "/bc",
         short: Load { connections: 50, messages: None },
-        long: Load { connections: 550, messages: None },
+        long: Load { connections: 850, messages: None },
     },
 ];
 

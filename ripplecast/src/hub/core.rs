@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     SlowConsumer,
     /// Too much waits on the hub, and nobody has more waiting than it.
     Shed,
+    /// The same, and a frame was half written: nothing can be sent any more.
+    Cut,
 }
 
 /// What the core counts.

@@ -362,14 +362,14 @@ impl Shard {
                     self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
                 }
-                Fault::Shed => {
+                Fault::Shed | Fault::Cut => {
                     let was_open = self.peers[who.slot as usize].phase == Phase::Open;
                     count(&self.handle.counters.slow_consumers, u64::from(was_open));
                     let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
-                    if was_open && self.core.backlog(who.slot) <= READ_BUFFER {
+                    if was_open && fault == Fault::Shed {
                         self.begin_close(who, close, Phase::Closing);
                     } else {
-                        self.finish(who, close); // what it holds is wanted now, and it would not read a close frame
+                        self.finish(who, close);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Too much waits on the whole hub: the slowest connections go first, whichever shard they are on.
 
 use super::{Core, Dropped, Fault, Wire};
+use crate::limits::READ_BUFFER;
 
 impl<W: Wire> Core<W> {
     /// To be called each turn. When too much waits, sheds as [`Core::shed`] does.
@@ -42,18 +43,25 @@ impl<W: Wire> Core<W> {
     /// Drops what waits for a connection: as its policies allow, or else all of it, and then it is to be closed.
     fn shed_one(&mut self, slot: u32) {
         let Some(outbox) = &mut self.slots[slot as usize].outbox else { return };
-        let (mut dropped, mut more) = outbox.discard_droppable();
+        let (mut dropped, more) = outbox.discard_droppable();
         if more {
             dropped += outbox.discard();
         }
-        // A frame that is half written can't be dropped: where nothing else could be, its connection has to go.
-        more |= dropped == 0;
-        if outbox.bytes() == 0 {
+        // A frame that is half written can't be dropped alone. Where it is all there is, or is large and its connection
+        // is closed anyway, the socket has to go.
+        let fault = if dropped == 0 || (more && outbox.bytes() > READ_BUFFER) {
             self.slots[slot as usize].outbox = None;
-        }
+            dropped += 1;
+            Some(Fault::Cut)
+        } else {
+            if outbox.bytes() == 0 {
+                self.slots[slot as usize].outbox = None;
+            }
+            more.then_some(Fault::Shed)
+        };
         self.note_drop(slot, Dropped::Shed, dropped);
-        if more {
-            self.fault(slot, Fault::Shed);
+        if let Some(fault) = fault {
+            self.fault(slot, fault);
         }
     }
 }

@@ -567,7 +567,7 @@ impl World {
                         self.close(i);
                     }
                 }
-                Fault::Shed => unreachable!("the test sheds nothing"),
+                Fault::Shed | Fault::Cut => unreachable!("the test sheds nothing"),
             }
         }
     }
@@ -971,6 +971,28 @@ fn a_full_socket_is_left_alone_until_it_takes_more() {
     }
     assert_eq!(world.writes(), [1, 4]);
     world.finish();
+}
+
+// ----- too much waits -----
+
+#[test]
+fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame() {
+    let ledger = Arc::new(Ledger::new(4000, 1));
+    let mut core = Core::new(0, ledger.clone(), false);
+    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+    for _ in 0..8 {
+        let who = core.reserve(8).unwrap();
+        let peer = Peer::default();
+        peer.0.space.set(10);
+        core.open(who, peer, Dialect::WebSocket, profile);
+        core.push(who, &Frame::text("x".repeat(1000)), None);
+    }
+    assert!(ledger.is_over());
+    assert_eq!(core.shed_if_over(), None);
+    assert!(ledger.is_eased());
+    let cut = core.faults.iter().filter(|(_, fault)| *fault == Fault::Cut).count();
+    assert_eq!((core.faults.len(), cut), (5, 5), "three frames of some 1,100 bytes fit");
+    assert_eq!(core.counts.drops.shed, 5);
 }
 
 // ----- the end of a connection -----
