@@ -535,7 +535,10 @@ impl<W: Wire> Core<W> {
             self.fault(slot, Fault::SlowConsumer);
         }
         let cost = self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.cost());
-        self.slowest = self.slowest.max(cost);
+        if cost > self.slowest {
+            self.slowest = cost;
+            self.ledger.set_slowest(self.shard, cost); // at once: another shard may be about to look
+        }
     }
 
     /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.

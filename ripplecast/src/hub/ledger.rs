@@ -70,11 +70,6 @@ impl Ledger {
         self.slowest[usize::from(shard)].bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What a shard has said.
-    pub(crate) fn slowest_of(&self, shard: u8) -> usize {
-        self.slowest[usize::from(shard)].bytes.load(Ordering::Relaxed)
-    }
-
     /// A shard is to be told to shed; false if it has been and has not begun yet.
     pub(crate) fn tell(&self, shard: usize) -> bool {
         !self.slowest[shard].told.swap(true, Ordering::AcqRel)

@@ -6,9 +6,6 @@ use crate::limits::READ_BUFFER;
 impl<W: Wire> Core<W> {
     /// To be called each turn. When too much waits, sheds as [`Core::shed`] does.
     pub(crate) fn shed_if_over(&mut self) -> Option<usize> {
-        if self.slowest > self.ledger.slowest_of(self.shard) {
-            self.ledger.set_slowest(self.shard, self.slowest);
-        }
         // Without a slow connection of its own a shard has nothing to look for, and no reason to pass the word on.
         if self.slowest == 0 || !self.ledger.is_over() {
             return None;

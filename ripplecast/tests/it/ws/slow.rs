@@ -307,8 +307,8 @@ fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
             |hub| told.by(hub.shards(shards).max_queued_bytes(LIMIT)),
             |hub, router| router.route("/", hub.ws(endpoint)),
         );
-        let mut clients: Vec<_> = (0..4).map(|_| site.raw("/")).collect();
-        let conns: Vec<_> = (0..4).map(|n| echo.opened(n)).collect();
+        // One after the other: shards open theirs in any order.
+        let (mut clients, conns): (Vec<_>, Vec<_>) = (0..4).map(|n| (site.raw("/"), echo.opened(n))).unzip();
         for (n, mebibytes) in [(0, 4), (2, 6), (3, 8)] {
             burden(&conns[n], mebibytes << 20);
         }
@@ -329,7 +329,7 @@ fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
             assert_eq!(number(&read_frame(&mut clients[0]).unwrap().1), n as u32);
         }
         clients[0].write_all(&frame(TEXT, b"still here?")).unwrap();
-        assert_eq!(read_frame(&mut clients[0]).unwrap(), (TEXT, b"still here?".to_vec()));
+        assert_eq!(read_to(&mut clients[0], "still here?"), Vec::<Vec<u8>>::new());
         drop(clients);
         site.stop();
     }
@@ -344,9 +344,9 @@ fn beyond_the_bound_what_may_be_dropped_is_dropped_and_nobody_closed() {
         |hub| hub.shards(2).max_queued_bytes(4 << 20),
         |hub, router| router.route("/", hub.ws(endpoint)),
     );
-    let mut clients: Vec<_> = (0..2).map(|_| site.raw("/")).collect();
-    for n in 0..2 {
-        burden(&echo.opened(n), 32 << 20);
+    let (mut clients, conns): (Vec<_>, Vec<_>) = (0..2).map(|n| (site.raw("/"), echo.opened(n))).unzip();
+    for conn in &conns {
+        burden(conn, 32 << 20);
     }
     for (n, client) in clients.iter_mut().enumerate() {
         // The end may be dropped like anything else, so it is said until it has come.
@@ -497,7 +497,8 @@ fn a_newer_value_does_not_take_a_place_before_a_snapshot() {
     assert!(conn.push("that was all").is_queued());
     let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
     assert!(numbers.is_sorted() && numbers.len() < 103, "{numbers:?}");
-    assert_eq!(numbers[numbers.len() - 2..], [100, 102]);
+    // 101 may have been on its way already; nothing may come behind what is newer than it.
+    assert!(numbers.contains(&100) && numbers.last() == Some(&102), "{numbers:?}");
     drop(slow);
     site.stop();
 }
