@@ -800,7 +800,7 @@ fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
 #[test]
 fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
     explore("shards_that_shed_at_once_keep_the_bound_and_come_to_an_end", || {
-        const LIMIT: usize = 600;
+        const LIMIT: usize = 500;
         let mailboxes = mailboxes(2);
         let ledger = Arc::new(Ledger::new(LIMIT, 2));
         let mut shards = [0, 1].map(|index| Shard::with_ledger(index, &mailboxes, ledger.clone()));
