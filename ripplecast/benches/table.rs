@@ -10,6 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use ripplecast::{Hub, Table};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Builder;
 
 /// A row of some columns of different kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ criterion_main!(table);
 mod common;
 
 fn row(criterion: &mut Criterion) {
+    // The hub's shards are tasks of a runtime.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
     let hub = Hub::builder().build().expect("the settings are sound");
     let players = hub.table::<Player>("players", 1000).expect("the columns are sound");
     let ada = Player { name: "Ada Lovelace".into(), points: 0, speed: 1.5, online: true };
