@@ -81,8 +81,9 @@ impl Frame {
     }
 
     /// Makes its clones share one compressed form.
-    pub(crate) fn share_deflated(&mut self) {
+    pub(crate) fn with_shared_deflated(mut self) -> Self {
         self.deflated.get_or_insert_default();
+        self
     }
 
     /// Its payload compressed: if its clones share that, or else if it is longer than `above`. `None` when it is to be sent

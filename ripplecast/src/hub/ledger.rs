@@ -29,12 +29,6 @@ struct Slowest {
     told: AtomicBool,
 }
 
-/// A number of bytes in a ledger; they are taken out when it is dropped.
-struct Charge {
-    ledger: Arc<Ledger>,
-    bytes: usize,
-}
-
 /// What a piece in an outbox costs beside its bytes, in a ledger; taken out when it is dropped.
 pub(crate) struct PieceCharge(Arc<Ledger>);
 
@@ -44,10 +38,16 @@ impl Drop for PieceCharge {
     }
 }
 
-/// A buffer with its charge.
+/// A buffer that is in a ledger until it is dropped.
 struct Charged {
     buffer: Vec<u8>,
-    _charge: Charge,
+    ledger: Arc<Ledger>,
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        self.ledger.used.fetch_sub(self.buffer.capacity(), Ordering::Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for Charged {
@@ -76,7 +76,7 @@ impl Ledger {
     }
 
     /// A shard begins to shed.
-    pub(crate) fn is_told(&self, shard: u8) {
+    pub(crate) fn begins(&self, shard: u8) {
         self.slowest[usize::from(shard)].told.store(false, Ordering::Release);
     }
 
@@ -104,12 +104,6 @@ impl Ledger {
         self.used() <= self.limit - self.limit / 8
     }
 
-    /// Enters a number of bytes.
-    fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-        Charge { ledger: self.clone(), bytes }
-    }
-
     /// Enters a piece of an outbox.
     pub(crate) fn charge_piece(self: &Arc<Self>) -> PieceCharge {
         self.used.fetch_add(PIECE, Ordering::Relaxed);
@@ -121,14 +115,8 @@ impl Ledger {
         if buffer.is_empty() {
             return Bytes::new();
         }
-        let charge = self.charge(buffer.capacity());
-        Bytes::from_owner(Charged { buffer, _charge: charge })
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.ledger.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.used.fetch_add(buffer.capacity(), Ordering::Relaxed);
+        Bytes::from_owner(Charged { buffer, ledger: self.clone() })
     }
 }
 
@@ -136,31 +124,40 @@ impl Drop for Charge {
 mod tests {
     use super::*;
 
+    /// A buffer of that capacity.
+    fn buffer(capacity: usize) -> Vec<u8> {
+        let mut buffer = Vec::with_capacity(capacity);
+        buffer.extend_from_slice(b"abcdef");
+        buffer
+    }
+
     #[test]
     fn a_shared_buffer_counts_once_until_its_last_part_is_gone() {
         let ledger = Arc::new(Ledger::new(100, 1));
-        let whole = ledger.share(Vec::with_capacity(80).tap(b"abcdef"));
+        let whole = ledger.share(buffer(80));
         let parts: Vec<_> = (0..6).map(|n| whole.slice(n..=n)).collect();
         drop(whole);
         assert_eq!(ledger.used(), 80);
         assert!(!ledger.is_over());
-        let more = ledger.charge(21);
-        assert!(ledger.is_over());
+        let piece = ledger.charge_piece();
+        assert_eq!(ledger.used(), 80 + PIECE);
+        assert!(ledger.is_over() && !ledger.is_eased());
         drop(parts);
-        assert_eq!(ledger.used(), 21);
-        drop(more);
+        assert_eq!(ledger.used(), PIECE);
+        drop(piece);
         assert_eq!(ledger.used(), 0);
         assert!(ledger.is_eased());
     }
 
-    trait Tap {
-        fn tap(self, bytes: &[u8]) -> Self;
-    }
-
-    impl Tap for Vec<u8> {
-        fn tap(mut self, bytes: &[u8]) -> Self {
-            self.extend_from_slice(bytes);
-            self
-        }
+    #[test]
+    fn the_slowest_is_told_once_until_it_begins() {
+        let ledger = Ledger::new(100, 3);
+        assert_eq!(ledger.slower_than(0), None);
+        ledger.set_slowest(1, 50);
+        ledger.set_slowest(2, 70);
+        assert_eq!((ledger.slower_than(60), ledger.slower_than(70)), (Some(2), None));
+        assert!(ledger.tell(2) && !ledger.tell(2));
+        ledger.begins(2);
+        assert!(ledger.tell(2));
     }
 }

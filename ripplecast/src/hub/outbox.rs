@@ -167,10 +167,19 @@ impl Outbox {
     /// has not been begun.
     pub(crate) fn discard_droppable(&mut self) -> (u32, bool) {
         let mut dropped = 0;
-        while let Some(oldest) = self.oldest_droppable() {
-            dropped += self.remove(oldest);
-        }
-        (dropped, self.pieces.len() > usize::from(self.begun))
+        let (mut index, begun) = (0, usize::from(self.begun));
+        self.pieces.retain(|(_, piece)| {
+            let is_kept = index < begun || piece.overflow != Overflow::DropOldest;
+            index += 1;
+            if !is_kept {
+                dropped += piece.frames;
+                self.bytes -= piece.bytes.len();
+                self.droppable.0 -= 1;
+                self.droppable.1 -= piece.bytes.len();
+            }
+            is_kept
+        });
+        (dropped, self.pieces.len() > begun)
     }
 
     /// What counts against the limit. A single piece counts as its bytes, so that a limit can be met exactly.

@@ -1,5 +1,7 @@
 //! Rooms: a named set of connections, and one order for everything that is pushed to it.
 
+mod rules;
+
 use std::{
     any::Any,
     collections::HashMap,
@@ -9,7 +11,6 @@ use std::{
 
 use crate::{
     Error, Frame, Result, Sent,
-    bus::glob::Pattern,
     limits::{NAME, ROOM_STRIPES},
     sync::{
         Mutex, RandomState,
@@ -21,10 +22,12 @@ use super::{
     batch::Source,
     command::{Command, Cursor, Snapshot},
     connection::Local,
-    drops::DropLog,
     mailbox::{Mailbox, Wake},
     outbox::Overflow,
 };
+
+pub use self::rules::RoomOptions;
+pub(crate) use self::rules::{RoomRules, Setup};
 
 /// Says that a shard has no members of a room.
 const NOWHERE: u32 = u32::MAX;
@@ -90,14 +93,17 @@ impl<W> RoomCore<W> {
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
     pub(crate) fn push(self: &Arc<Self>, frame: &Frame) -> Sent {
-        let mut frame = frame.clone();
-        if frame.len() > self.setup.compress_above.load(Ordering::Relaxed) {
-            frame.share_deflated();
-        }
+        let compressed_once;
+        let frame = if frame.len() > self.setup.compress_above.load(Ordering::Relaxed) {
+            compressed_once = frame.clone().with_shared_deflated();
+            &compressed_once
+        } else {
+            frame
+        };
         let mut wakes = Vec::new();
         let mut state = self.state.lock();
         let offset = state.offset + 1;
-        let posted = self.post_from(0, &state.per_shard, &frame, offset, &mut wakes);
+        let posted = self.post_from(0, &state.per_shard, frame, offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
         }
@@ -275,83 +281,6 @@ impl<W> Drop for RoomCore<W> {
         if let Some(registry) = self.registry.upgrade() {
             registry.forget(&self.name);
         }
-    }
-}
-
-/// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
-/// use ripplecast::{Frame, Hub, Overflow, RoomOptions};
-///
-/// let hub = Hub::builder()
-///     .rooms("cursors:*", RoomOptions::new().overflow(Overflow::LatestPerKey))
-///     .build()?;
-/// hub.room("cursors:page-7").push(Frame::text("x=3,y=4").with_key("ada")).ignore();
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug, Default)]
-#[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
-pub struct RoomOptions {
-    /// What happens when a frame does not fit an outbox.
-    overflow: Option<Overflow>,
-}
-
-impl RoomOptions {
-    /// Nothing is set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// What happens when a frame of the room does not fit the outbox of a member; default what the member's endpoint says.
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.overflow = Some(overflow);
-        self
-    }
-}
-
-/// What all rooms of a hub share.
-pub(crate) struct Setup {
-    /// What was said of rooms by their names.
-    pub(crate) rules: RoomRules,
-    /// Where refused pushes are reported.
-    pub(crate) drops: DropLog,
-    /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
-    pub(crate) compress_above: std::sync::atomic::AtomicUsize,
-}
-
-impl Setup {
-    /// Nothing is compressed, until an endpoint wants it.
-    pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
-        Self { rules, drops, compress_above: std::sync::atomic::AtomicUsize::new(usize::MAX) }
-    }
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self::new(RoomRules::default(), DropLog::default())
-    }
-}
-
-/// Settings of rooms by patterns of their names; the first that matches holds.
-#[derive(Clone, Default)]
-pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
-
-impl RoomRules {
-    /// Adds settings behind those that are there.
-    pub(crate) fn add(&mut self, pattern: &str, options: RoomOptions) {
-        self.0.push((Arc::new(Pattern::parse(pattern)), options));
-    }
-
-    /// The policy of a room.
-    fn overflow(&self, name: &str) -> Option<Overflow> {
-        self.0.iter().find(|(pattern, _)| pattern.matches(name)).and_then(|(_, options)| options.overflow)
-    }
-}
-
-impl std::fmt::Debug for RoomRules {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(_, options)| options)).finish()
     }
 }
 

@@ -9,7 +9,9 @@ use std::{
 };
 
 use axum::Router;
-use ripplecast::{Close, Connection, ConnectionId, Frame, Hub, HubBuilder, Result, Stats, ws::Handler};
+use ripplecast::{
+    Close, Connection, ConnectionId, Dropped, Frame, Hub, HubBuilder, Result, Sent, Stats, ws::Handler,
+};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 use tungstenite::{Message, WebSocket};
 
@@ -156,6 +158,17 @@ pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Pushes once the shard has space.
+pub(crate) fn insist(mut push: impl FnMut() -> Sent) {
+    eventually("the mailbox to have space", || match push() {
+        Sent::Dropped(Dropped::Overloaded) => false,
+        sent => {
+            assert_eq!(sent, Sent::Queued);
+            true
+        }
+    });
 }
 
 // ----- a handler that tells what was called -----

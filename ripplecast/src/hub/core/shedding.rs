@@ -17,7 +17,7 @@ impl<W: Wire> Core<W> {
     /// number is returned: it is to be told. What a shard says of its slowest may be out of date, but then it is too much: a
     /// shard that is told in vain says what is true, and the word goes on.
     pub(crate) fn shed(&mut self) -> Option<usize> {
-        self.ledger.is_told(self.shard);
+        self.ledger.begins(self.shard);
         let slots = self.slots.iter().enumerate();
         let with_outbox =
             slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.cost(), slot as u32)));

@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::SENDS_PER_TURN;
 use crate::{
-    ConnectionId, Error, Sent,
+    ConnectionId, Error, Frame, Sent,
     hub::{
+        batch::Tag,
         command::{Command, Cursor},
         ledger::Ledger,
         mailbox::Mailbox,

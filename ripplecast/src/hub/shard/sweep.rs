@@ -105,3 +105,23 @@ impl Shard {
         self.control.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever slots there are, those that were opened one after the other are far apart.
+    #[test]
+    fn shares_are_spread_evenly() {
+        const SECOND: Duration = Duration::from_secs(1);
+        for first in [0, 12_345, (1 << 24) - 1000] {
+            let mut tenths = [0; 10];
+            for slot in first..first + 1000 {
+                let share = share(slot, SECOND);
+                assert!(share <= SECOND);
+                tenths[(share.as_millis() / 100).min(9) as usize] += 1;
+            }
+            assert!(tenths.iter().all(|count| (98..=102).contains(count)), "{tenths:?}");
+        }
+    }
+}

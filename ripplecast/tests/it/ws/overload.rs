@@ -1,11 +1,11 @@
 use std::{io::Write as _, net::TcpStream, time::Duration};
 
-use ripplecast::{Connection, Dropped, Frame, Overflow, Sent, ws};
+use ripplecast::{Connection, Frame, Overflow, Sent, ws};
 use tungstenite::Message;
 
 use crate::support::{
     BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, header,
-    read_close, read_frame, resident,
+    insist, read_close, read_frame, resident,
 };
 
 const SIZE: usize = 64 << 10;
@@ -22,17 +22,6 @@ fn number(payload: &[u8]) -> u32 {
     let n = u32::from_be_bytes(payload[..4].try_into().unwrap());
     assert!(payload.chunks(4).all(|chunk| chunk == n.to_be_bytes()), "frame {n} is not as it was pushed");
     n
-}
-
-/// Pushes once the shard has space.
-fn insist(mut push: impl FnMut() -> Sent) {
-    eventually("the mailbox to have space", || match push() {
-        Sent::Dropped(Dropped::Overloaded) => false,
-        sent => {
-            assert_eq!(sent, Sent::Queued);
-            true
-        }
-    });
 }
 
 #[test]

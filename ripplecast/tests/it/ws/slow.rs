@@ -13,8 +13,8 @@ use ripplecast::{
 };
 
 use crate::support::{
-    BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, read_close,
-    read_frame, resident,
+    BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, insist,
+    read_close, read_frame, resident,
 };
 
 const SIZE: usize = 64 << 10;
@@ -29,17 +29,6 @@ fn numbered(n: u32) -> Frame {
 fn number(payload: &[u8]) -> u32 {
     assert_eq!(payload.len(), SIZE);
     u32::from_be_bytes(payload[..4].try_into().unwrap())
-}
-
-/// Pushes once the shard has space.
-fn insist(mut push: impl FnMut() -> Sent) {
-    eventually("the mailbox to have space", || match push() {
-        Sent::Dropped(Dropped::Overloaded) => false,
-        sent => {
-            assert_eq!(sent, Sent::Queued);
-            true
-        }
-    });
 }
 
 /// Frames that were taken and then dropped; not the pushes that were refused and tried again.

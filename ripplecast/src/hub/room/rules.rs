@@ -1,0 +1,82 @@
+//! What is set for rooms, by patterns of their names, and what else all rooms of a hub share.
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use crate::{bus::glob::Pattern, hub::drops::DropLog, hub::outbox::Overflow};
+
+/// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Frame, Hub, Overflow, RoomOptions};
+///
+/// let hub = Hub::builder()
+///     .rooms("cursors:*", RoomOptions::new().overflow(Overflow::LatestPerKey))
+///     .build()?;
+/// hub.room("cursors:page-7").push(Frame::text("x=3,y=4").with_key("ada")).ignore();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
+pub struct RoomOptions {
+    /// What happens when a frame does not fit an outbox.
+    overflow: Option<Overflow>,
+}
+
+impl RoomOptions {
+    /// Nothing is set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What happens when a frame of the room does not fit the outbox of a member; default what the member's endpoint says.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+}
+
+/// What all rooms of a hub share.
+pub(crate) struct Setup {
+    /// What was said of rooms by their names.
+    pub(crate) rules: RoomRules,
+    /// Where refused pushes are reported.
+    pub(crate) drops: DropLog,
+    /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
+    pub(crate) compress_above: AtomicUsize,
+}
+
+impl Setup {
+    /// Nothing is compressed, until an endpoint wants it.
+    pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
+        Self { rules, drops, compress_above: AtomicUsize::new(usize::MAX) }
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new(RoomRules::default(), DropLog::default())
+    }
+}
+
+/// Settings of rooms by patterns of their names; the first that matches holds.
+#[derive(Clone, Default)]
+pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
+
+impl RoomRules {
+    /// Adds settings behind those that are there.
+    pub(crate) fn add(&mut self, pattern: &str, options: RoomOptions) {
+        self.0.push((Arc::new(Pattern::parse(pattern)), options));
+    }
+
+    /// The policy of a room.
+    pub(super) fn overflow(&self, name: &str) -> Option<Overflow> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(name)).and_then(|(_, options)| options.overflow)
+    }
+}
+
+impl std::fmt::Debug for RoomRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, options)| options)).finish()
+    }
+}
