@@ -14,7 +14,7 @@ use ripplecast::{
 
 use crate::support::{
     BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, insist,
-    read_close, read_frame, resident,
+    read_close, read_frame, resident, text,
 };
 
 const SIZE: usize = 64 << 10;
@@ -457,13 +457,19 @@ fn a_feed_that_fills_the_outbox_makes_space_for_what_may_not_be_lost() {
         insist(|| site.hub.room("feed").push(numbered(n)));
     }
     eventually("the outbox to be full", || site.hub.stats().drops.outbox_full > 0);
-    // A pong, and a message under the endpoint's own policy.
+    // A pong, and a message under the endpoint's own policy that is longer than whatever space is left beside the feed.
     slow.write_all(&frame(PING, b"")).unwrap();
-    assert!(conn.push("that was all").is_queued());
+    let last = "that was all ".repeat(10_000);
+    assert!(conn.push(last.clone()).is_queued());
+    // What is pushed to another connection of the shard comes when all that was pushed before has been queued.
+    let mut other = site.connect("/");
+    assert!(echo.opened(1).push("queued").is_queued());
+    assert_eq!(text(&mut other), "queued");
+    drop(other);
     let mut before = Vec::new();
     loop {
         match read_frame(&mut slow).unwrap() {
-            (TEXT, payload) => break assert_eq!(payload, b"that was all"),
+            (TEXT, payload) => break assert!(payload == last.as_bytes()),
             (first, _) => before.push(first),
         }
     }
