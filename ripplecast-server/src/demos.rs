@@ -68,7 +68,8 @@ impl Demos {
 
 fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
     // Whoever is not known is nobody from this machine.
-    limiter.take(conn.state::<Visitor>().map_or(Visitor { addr: None, is_loopback: false }, |visitor| *visitor))
+    limiter
+        .take(conn.state::<Visitor>().map_or(Visitor { addr: None, is_loopback: false }, |visitor| *visitor))
 }
 
 /// Tells one connection something in words.

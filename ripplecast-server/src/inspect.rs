@@ -1,6 +1,7 @@
 //! The inspector: what goes on in this node, for whoever runs it.
 
 use std::{
+    future::ready,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use ripplecast::{App, Connection, Frame, Hub, Overflow, Result, ws, ws::Handler};
+use ripplecast::{App, Connection, Frame, Hub, Overflow, Request, Result, ws, ws::Handler};
 use ripplecast_site::Page;
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +142,8 @@ impl Picture {
                 seconds: seen.map(|seen| seen.since.elapsed().as_secs()),
             }
         };
-        let named = |room: ripplecast::Room| Members { name: room.name().to_owned(), members: room.len_here() };
+        let named =
+            |room: ripplecast::Room| Members { name: room.name().to_owned(), members: room.len_here() };
         let mut rooms: Vec<Members> = hub.rooms().map(named).collect();
         rooms.sort_by(|a, b| b.members.cmp(&a.members).then_with(|| a.name.cmp(&b.name)));
         rooms.truncate(LISTED);
@@ -225,12 +227,11 @@ pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
     let inspector = Inspector { demos: demos.clone(), gate: gate.clone(), room };
     let at_the_gate = inspector.clone();
     let endpoint = ws::endpoint(inspector.clone()).max_message(256).overflow(Overflow::LatestPerKey);
-    let endpoint = endpoint.on_upgrade(async move |request| {
+    let endpoint = endpoint.on_upgrade(move |request: Request| {
         let Inspector { demos, gate, .. } = &at_the_gate;
-        if !gate.opens(&demos.hub, request.parts()) {
-            return Err((StatusCode::FORBIDDEN, gate.advice()));
-        }
-        Ok(demos.accept(&request, "inspector"))
+        let is_open = gate.opens(&demos.hub, request.parts());
+        let accept = demos.accept(&request, "inspector");
+        ready(if is_open { Ok(accept) } else { Err((StatusCode::FORBIDDEN, gate.advice())) })
     });
     let page = get(page).post(log_in).with_state(inspector).layer(DefaultBodyLimit::max(1024));
     app.ws("/ws/inspect", endpoint).route("/inspect", page)
@@ -271,7 +272,8 @@ mod tests {
     #[tokio::test]
     async fn a_token_opens_it_to_others() {
         let gate = Gate::new(false, Some("open-sesame".into()), false);
-        let with = |name, value: &str| opens(&gate, "192.0.2.7:5", &[("host", "shop.example"), (name, value)]);
+        let with =
+            |name, value: &str| opens(&gate, "192.0.2.7:5", &[("host", "shop.example"), (name, value)]);
         assert!(with("authorization", "Bearer open-sesame"));
         assert!(with("cookie", "a=b; ripplecast_inspect=open-sesame"));
         for wrong in ["", "open", "open-sesame2", "open-sesamf"] {
@@ -279,6 +281,9 @@ mod tests {
             assert!(!with("cookie", &format!("ripplecast_inspect={wrong}")), "{wrong}");
         }
         let none = Gate::new(false, None, false);
-        assert!(!opens(&none, "192.0.2.7:5", &[HOST, ("authorization", "Bearer ")]), "no token opens nothing");
+        assert!(
+            !opens(&none, "192.0.2.7:5", &[HOST, ("authorization", "Bearer ")]),
+            "no token opens nothing"
+        );
     }
 }

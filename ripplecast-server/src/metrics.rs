@@ -45,10 +45,13 @@ fn text(hub: &Hub) -> String {
     let (drops, remote) = (stats.drops, stats.remote);
     let mut out = String::with_capacity(4096);
     let version = env!("CARGO_PKG_VERSION");
-    family(&mut out, "ripplecast_build_info", "gauge", "What runs; always 1.", [(
-        format!("{{version=\"{version}\",node=\"{}\"}}", hub.node()),
-        1,
-    )]);
+    family(
+        &mut out,
+        "ripplecast_build_info",
+        "gauge",
+        "What runs; always 1.",
+        [(format!("{{version=\"{version}\",node=\"{}\"}}", hub.node()), 1)],
+    );
     let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
         family(&mut out, name, kind, help, [(String::new(), value)]);
     };
@@ -61,10 +64,25 @@ fn text(hub: &Hub) -> String {
     plain("ripplecast_messages_total", "counter", "Messages received.", stats.messages);
     plain("ripplecast_encoded_frames_total", "counter", "Frames encoded for rooms.", stats.encoded_frames);
     plain("ripplecast_compressed_frames_total", "counter", "Messages compressed.", stats.compressed_frames);
-    plain("ripplecast_slow_consumers_total", "counter", "Connections closed as too slow.", stats.slow_consumers);
-    plain("ripplecast_slow_callbacks_total", "counter", "Callbacks that held their shard.", stats.slow_callbacks);
+    plain(
+        "ripplecast_slow_consumers_total",
+        "counter",
+        "Connections closed as too slow.",
+        stats.slow_consumers,
+    );
+    plain(
+        "ripplecast_slow_callbacks_total",
+        "counter",
+        "Callbacks that held their shard.",
+        stats.slow_callbacks,
+    );
     plain("ripplecast_failed_callbacks_total", "counter", "Callbacks that failed.", stats.failed_callbacks);
-    plain("ripplecast_protocol_errors_total", "counter", "Peers that broke the protocol.", stats.protocol_errors);
+    plain(
+        "ripplecast_protocol_errors_total",
+        "counter",
+        "Peers that broke the protocol.",
+        stats.protocol_errors,
+    );
     plain("ripplecast_degraded", "gauge", "1 while the backend is away.", remote.degraded.into());
     plain("ripplecast_remote_sent_total", "counter", "Messages sent to other nodes.", remote.sent);
     plain("ripplecast_remote_unsent_total", "counter", "Messages that could not be sent.", remote.unsent);
@@ -72,7 +90,12 @@ fn text(hub: &Hub) -> String {
     plain("ripplecast_remote_missed_total", "counter", "Messages known to be missed.", remote.missed);
     plain("ripplecast_remote_gaps_total", "counter", "Subscriptions that were lost.", remote.gaps);
     plain("ripplecast_remote_refused_total", "counter", "Messages thrown away as wrong.", remote.refused);
-    plain("ripplecast_remote_queued_bytes", "gauge", "Bytes that wait for others.", remote.queued_bytes as u64);
+    plain(
+        "ripplecast_remote_queued_bytes",
+        "gauge",
+        "Bytes that wait for others.",
+        remote.queued_bytes as u64,
+    );
     if let Some(memory) = memory() {
         plain("process_resident_memory_bytes", "gauge", "Resident memory.", memory);
     }
@@ -135,6 +158,9 @@ mod tests {
                 _ => panic!("{line}"),
             }
         }
-        assert!(text.contains("ripplecast_connections 0\n") && text.contains("reason=\"shed\"} 0\n"), "{text}");
+        assert!(
+            text.contains("ripplecast_connections 0\n") && text.contains("reason=\"shed\"} 0\n"),
+            "{text}"
+        );
     }
 }

@@ -19,6 +19,7 @@ function chat(root) {
 
   const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
     heard,
+    silence: 2.5 * ASK_EVERY,
     said: states(part("state")),
   });
 

@@ -2,12 +2,14 @@
 
 import { live, states, write } from "./live.js";
 
+const SILENCE = 10_000; // ms without figures after which the connection counts as dead
 const KEPT = 120; // seconds that a line shows
 const at = (id) => document.getElementById(id);
 const lines = new Map(); // values by figure
 let before = null; // the figures before these
 
 live("/ws/demos/dashboard", {
+  silence: SILENCE,
   heard(figures) {
     if (figures.notice) return write(at("problem"), figures.notice);
     write(at("problem"), "");

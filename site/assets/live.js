@@ -4,11 +4,17 @@ const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
 const OPEN_WITHIN = 10_000; // ms: what takes longer has failed
 
 // `path` may be a function, asked before each attempt. `heard` gets each message as a value, `said` each change of the
-// state: "connecting", "connected" or "reconnecting", and how many seconds the wait is.
-export function live(path, { heard, opened = () => {}, said = () => {} }) {
+// state: "connecting", "connected" or "reconnecting", and how many seconds the wait is. Where the server says something
+// every few seconds, `silence` is the time without a word after which the connection counts as dead.
+export function live(path, { heard, opened = () => {}, said = () => {}, silence }) {
   let socket = null;
   let attempts = 0;
   let timer, since;
+
+  function alive() {
+    clearTimeout(timer);
+    if (silence) timer = setTimeout(retryLater, silence);
+  }
 
   function connect() {
     letGo();
@@ -17,13 +23,16 @@ export function live(path, { heard, opened = () => {}, said = () => {} }) {
     socket = new WebSocket(`${scheme}//${location.host}${typeof path === "function" ? path() : path}`);
     timer = setTimeout(retryLater, OPEN_WITHIN);
     socket.onopen = () => {
-      clearTimeout(timer);
+      alive();
       since = performance.now();
       said("connected");
       opened();
     };
-    socket.onmessage = ({ data }) => heard(JSON.parse(data));
-    socket.onclose = ({ code, reason }) => retryLater(code, reason);
+    socket.onmessage = ({ data }) => {
+      alive();
+      heard(JSON.parse(data));
+    };
+    socket.onclose = retryLater;
   }
 
   // Wait longer after each failure, and a random part of that, so that not all tabs return at once.

@@ -1,7 +1,10 @@
 //! A chat with rooms, who is there, and who is typing. This is its whole server side; the page shows this file.
 
+use std::future::ready;
+
 use ripplecast::{
-    App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, ws, ws::Handler,
+    App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, ws,
+    ws::Handler,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +84,9 @@ impl Handler for Chat {
         match frame.as_text().map(serde_json::from_str) {
             Some(Ok(Ask::Say(text))) => match written(&text, TEXT) {
                 Some(text) if self.demos.may_act(&conn) => {
-                    self.room(&person.room).push(Frame::json(&Tell::Said { id, name, text: &text })?).ignore();
+                    self.room(&person.room)
+                        .push(Frame::json(&Tell::Said { id, name, text: &text })?)
+                        .ignore();
                 }
                 Some(_) => {} // the tab has been told why
                 None => notice(&conn, &format!("Say something, in at most {TEXT} characters.")),
@@ -168,8 +173,9 @@ pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
     let people = demos.hub.table::<Person>("demo_chat_people", EVERYBODY)?;
     let chat = Chat { demos: demos.clone(), people };
     let demos = demos.clone();
-    let endpoint = ws::endpoint(chat).text_only().max_message(4 * 1024).on_upgrade(async move |request| {
-        demos.accept(&request, "chat").state(person(&request))
-    });
+    let endpoint = ws::endpoint(chat)
+        .text_only()
+        .max_message(4 * 1024)
+        .on_upgrade(move |request| ready(demos.accept(&request, "chat").state(person(&request))));
     Ok(app.ws("/ws/demos/chat", endpoint))
 }

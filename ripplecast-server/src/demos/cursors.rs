@@ -1,6 +1,8 @@
 //! Everybody's pointer on one board. A slow tab gets the newest place of each pointer, and no backlog of old ones. This
 //! is its whole server side; the page shows this file.
 
+use std::future::ready;
+
 use ripplecast::{App, Close, Connection, Frame, Overflow, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +70,6 @@ pub(super) fn add(app: App, demos: &Demos) -> App {
         .text_only()
         .max_message(256)
         .overflow(Overflow::LatestPerKey)
-        .on_upgrade(async move |request| visitors.accept(&request, "cursors"));
+        .on_upgrade(move |request| ready(visitors.accept(&request, "cursors")));
     app.ws("/ws/demos/cursors", board)
 }

@@ -1,7 +1,7 @@
 //! A live dashboard of the server itself. Once a second, and only while somebody looks, it counts and pushes. This is its
 //! whole server side; the page shows this file.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 use ripplecast::{App, Connection, Frame, Overflow, Result, ws, ws::Handler};
 
@@ -57,6 +57,6 @@ pub(super) fn add(app: App, demos: &Demos) -> App {
     let endpoint = ws::endpoint(Dashboard { demos: demos.clone(), room })
         .max_message(256)
         .overflow(Overflow::LatestPerKey)
-        .on_upgrade(async move |request| visitors.accept(&request, "dashboard"));
+        .on_upgrade(move |request| ready(visitors.accept(&request, "dashboard")));
     app.ws("/ws/demos/dashboard", endpoint)
 }

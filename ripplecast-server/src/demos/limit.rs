@@ -149,7 +149,7 @@ mod tests {
     fn a_burst_and_then_so_many_a_second() {
         let limiter = Limiter::new(RATE, true);
         let (start, a) = (Instant::now(), addr("192.0.2.1"));
-        let mut take = |after: f64| limiter.take_at(a, start + Duration::from_secs_f64(after)).is_ok();
+        let take = |after: f64| limiter.take_at(a, start + Duration::from_secs_f64(after)).is_ok();
         assert!(take(0.0) && take(0.0) && !take(0.0));
         assert!(!take(0.5) && take(1.0) && !take(1.0));
         assert!(take(60.0) && take(60.0) && !take(60.0), "no more than the burst is saved up");
@@ -189,7 +189,10 @@ mod tests {
         }
         assert!(limiter.take_at(nth(u32::MAX), start).is_err(), "all places are taken");
         assert!(limiter.take_at(nth(5), start).is_ok(), "who has one keeps it");
-        assert!(limiter.take_at(nth(u32::MAX), start + Duration::from_secs(9)).is_ok(), "quiet ones are forgotten");
+        assert!(
+            limiter.take_at(nth(u32::MAX), start + Duration::from_secs(9)).is_ok(),
+            "quiet ones are forgotten"
+        );
         assert_eq!(limiter.buckets.lock().unwrap().len(), 1);
     }
 }

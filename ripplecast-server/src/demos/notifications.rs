@@ -1,5 +1,7 @@
 //! Notifications: the server tells, the page listens. This is the whole server side; the page shows this file.
 
+use std::future::ready;
+
 use axum::{
     Json,
     extract::{DefaultBodyLimit, State},
@@ -7,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{App, Counter, Frame, Result, sse};
+use ripplecast::{App, Counter, Frame, Request, Result, sse};
 use serde::{Deserialize, Serialize};
 
 use super::{Demos, written};
@@ -54,11 +56,14 @@ async fn send(
 /// Puts the stream and the way in on the app.
 pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
     let listeners = demos.clone();
-    let stream = sse::room(ROOM).on_request(async move |request| {
-        if listeners.hub.room(ROOM).len_here() >= PEOPLE {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, "Too many listen already; try again later.\n"));
-        }
-        Ok(listeners.accept(&request, "notifications"))
+    let stream = sse::room(ROOM).on_request(move |request: Request| {
+        let is_full = listeners.hub.room(ROOM).len_here() >= PEOPLE;
+        let accept = listeners.accept(&request, "notifications");
+        ready(if is_full {
+            Err((StatusCode::SERVICE_UNAVAILABLE, "Too many listen already; try again later.\n"))
+        } else {
+            Ok(accept)
+        })
     });
     let send = post(send).with_state((demos.clone(), demos.hub.counter("demo-notifications")));
     Ok(app

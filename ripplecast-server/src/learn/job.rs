@@ -1,6 +1,6 @@
 //! A long job that everybody sees the progress of: a counter from 0 to 100 and the lines of a log, as an event stream.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 use axum::{
     extract::State,
@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{App, Frame, LiveCounter, Result, sse};
+use ripplecast::{App, Frame, LiveCounter, Request, Result, sse};
 use serde::Serialize;
 
 use crate::demos::Demos;
@@ -76,11 +76,14 @@ async fn run(demos: &Demos, job: &LiveCounter) -> Result<()> {
 pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
     let job = demos.hub.counter("learn-job").publish_to(&demos.hub.room("learn:job"))?;
     let listeners = demos.clone();
-    let stream = sse::Endpoint::from(&job).on_request(async move |request| {
-        if listeners.hub.room("learn:job").len_here() >= PEOPLE {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, "Too many watch already; try again later.\n"));
-        }
-        Ok(listeners.accept(&request, "lesson: job"))
+    let stream = sse::Endpoint::from(&job).on_request(move |request: Request| {
+        let is_full = listeners.hub.room("learn:job").len_here() >= PEOPLE;
+        let accept = listeners.accept(&request, "lesson: job");
+        ready(if is_full {
+            Err((StatusCode::SERVICE_UNAVAILABLE, "Too many watch already; try again later.\n"))
+        } else {
+            Ok(accept)
+        })
     });
     Ok(app
         .sse("/events/learn/job", stream)

@@ -1,5 +1,7 @@
 //! The life of a connection, as it happens: which of its callbacks the server calls, told to the page that it belongs to.
 
+use std::future::ready;
+
 use ripplecast::{
     Accept, App, Close, CloseCode, Connection, ConnectionId, Frame, Hub, Request, Result, ws,
     ws::{Endpoint, Handler},
@@ -38,13 +40,9 @@ pub(crate) struct Observed<H> {
 /// An endpoint whose callbacks the page can watch.
 pub(crate) fn endpoint<H: Handler>(hub: &Hub, handler: H) -> Endpoint<Observed<H>> {
     let visitors = hub.clone();
-    ws::endpoint(Observed { handler, hub: hub.clone() }).on_upgrade(async move |request| {
-        let accept =
-            Accept::new().state(Visitor::of(&visitors, request.parts())).state(Seen::now("counter"));
-        match tab(&request) {
-            Some(tab) => accept.state(tab),
-            None => accept,
-        }
+    ws::endpoint(Observed { handler, hub: hub.clone() }).on_upgrade(move |request: Request| {
+        let accept = Accept::new().state(Visitor::of(&visitors, request.parts())).state(Seen::now("counter"));
+        ready(with_tab(accept, &request))
     })
 }
 
@@ -58,9 +56,12 @@ fn tab(request: &Request) -> Option<Tab> {
     (tab.len() == 32 && tab.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(Tab(tab))
 }
 
-/// Where a tab's own connection is.
-fn own_room(tab: &Tab) -> String {
-    format!("learn:tab:{}", tab.0)
+/// Notes the tab of a request, if it names one.
+fn with_tab(accept: Accept, request: &Request) -> Accept {
+    match tab(request) {
+        Some(tab) => accept.state(tab),
+        None => accept,
+    }
 }
 
 /// Where the page listens that watches it.
@@ -87,9 +88,6 @@ fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -
 impl<H: Handler> Handler for Observed<H> {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         self.tell(&conn, "on_open", "");
-        if let Some(tab) = conn.state::<Tab>() {
-            conn.join(&own_room(&tab))?;
-        }
         self.handler.on_open(conn).await
     }
 
@@ -152,12 +150,8 @@ impl Watcher {
 pub(super) fn add(app: App, demos: &Demos) -> App {
     let visitors = demos.clone();
     let endpoint = ws::endpoint(Watcher { demos: demos.clone() }).text_only().max_message(256);
-    let endpoint = endpoint.on_upgrade(async move |request| {
-        let accept = visitors.accept(&request, "lesson: life");
-        match tab(&request) {
-            Some(tab) => accept.state(tab),
-            None => accept,
-        }
+    let endpoint = endpoint.on_upgrade(move |request: Request| {
+        ready(with_tab(visitors.accept(&request, "lesson: life"), &request))
     });
     app.ws("/ws/learn/life", endpoint)
 }

@@ -1,6 +1,6 @@
 //! The nodes, whose tabs are where, and the way that a message takes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::ready};
 
 use axum::{
     Json,
@@ -130,7 +130,11 @@ impl Panel {
         let client = hub.client(&id);
         let reached = client.push(message(true)?).await?;
         let owners = client.nodes().await?;
-        Ok(SentTo { posted: self.node(), reached: Some(reached), owners: owners.iter().map(NodeId::to_string).collect() })
+        Ok(SentTo {
+            posted: self.node(),
+            reached: Some(reached),
+            owners: owners.iter().map(NodeId::to_string).collect(),
+        })
     }
 }
 
@@ -185,7 +189,7 @@ pub(super) fn add(app: App, demos: &Demos, is_shared: bool) -> App {
     let endpoint = ws::endpoint(panel.clone())
         .text_only()
         .max_message(256)
-        .on_upgrade(async move |request| visitors.accept(&request, "lesson: nodes"));
+        .on_upgrade(move |request| ready(visitors.accept(&request, "lesson: nodes")));
     app.ws("/ws/learn/nodes", endpoint)
         .route("/api/nodes", get(list).with_state(panel.clone()))
         .route("/api/learn/send", post(send).with_state(panel).layer(DefaultBodyLimit::max(1024)))

@@ -33,7 +33,8 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // The length of the answer is part of the answer; it is the same whatever three digits stand there.
-    let answer = |response: usize| format!(r#"{{"value":{value},"request":{request},"response":{response:>3}}}"#);
+    let answer =
+        |response: usize| format!(r#"{{"value":{value},"request":{request},"response":{response:>3}}}"#);
     let length = answer(0).len();
     headers.insert(header::CONTENT_LENGTH, length.into());
     let response = STATUS_LINE + DATE + bytes(&headers) + length;
