@@ -34,7 +34,7 @@ function light(callback) {
 }
 
 function line(callback, id, what) {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   const code = document.createElement("code");
   code.textContent = callback;
   item.append(`${new Date().toLocaleTimeString()} `, code, ` of …${id.slice(-6)}${what ? `: ${what}` : ""}`);

@@ -41,7 +41,7 @@ function acknowledged({ number, id, node }) {
 }
 
 function line(text) {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   item.textContent = text;
   at("nodes-log").append(item);
   while (at("nodes-log").childElementCount > KEPT) at("nodes-log").firstElementChild.remove();

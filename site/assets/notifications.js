@@ -20,7 +20,7 @@ function listen() {
 }
 
 function show({ number, text }) {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   const count = document.createElement("span");
   count.textContent = `${number}`;
   item.append(count, text);
