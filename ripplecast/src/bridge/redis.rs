@@ -166,8 +166,9 @@ impl Inner {
         if node == self.node {
             return;
         }
-        let told = heard.lock().hear(node, number);
-        match told {
+        // Held until it is delivered: an old connection may still bring something while a new one does.
+        let mut heard = heard.lock();
+        match heard.hear(node, number) {
             Told::Next => {}
             Told::Missed(count) => {
                 self.counts.missed.fetch_add(count, Relaxed);
