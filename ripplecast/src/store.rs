@@ -321,6 +321,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
     /// Adds to an integer column, of a new row of zeros if there is none; the new value.
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128>;
+    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool>;
     /// How many rows there are.
     fn len(&self) -> Reply<'_, usize>;
     /// Up to `limit` rows from the cursor on.

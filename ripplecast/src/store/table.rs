@@ -1,6 +1,9 @@
 //! Tables: named, typed rows of bounded number and size.
 
-use std::{borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc};
+use std::{
+    borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc,
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -132,7 +135,36 @@ impl<T> Table<T> {
         self.add(key, column, -i128::from(by)).await
     }
 
-    /// How many rows there are. As cheap for a million as for one.
+    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    ///
+    /// [`set`](Self::set), [`set_many`](Self::set_many) and a [`compare_and_set`](Self::compare_and_set) that succeeds end
+    /// an expiry, [`increment`](Self::increment) keeps it, and a second `expire` replaces the first. A time too long for
+    /// the clock means never. Whoever uses the table after the row's time finds it gone, from all of its rows, its
+    /// [`len`](Self::len) and its capacity. No timer runs: the next operation on the table notices what has expired, and
+    /// only then do those who watch the table hear of it.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Session { user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// # let sessions = hub.table::<Session>("sessions", 100)?;
+    /// use std::time::Duration;
+    ///
+    /// sessions.set("s1", &Session { user: "Ada".into() }).await?;
+    /// assert!(sessions.expire("s1", Duration::from_secs(3600)).await?); // an hour from now
+    /// assert!(!sessions.expire("s2", Duration::from_secs(3600)).await?); // there is none
+    /// assert!(sessions.expire("s1", Duration::ZERO).await?); // at once
+    /// assert!(sessions.is_empty().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn expire(&self, key: impl fmt::Display, after: Duration) -> Result<bool> {
+        self.rows.expire(self.key(key)?.as_str(), after).await
+    }
+
+    /// How many rows there are, without those that expired. As cheap for a million as for one.
     pub async fn len(&self) -> Result<usize> {
         self.rows.len().await
     }
