@@ -205,6 +205,10 @@ impl CounterBackend for Cell {
         self.state.lock().observers.add(observer)
     }
 
+    fn ready(&self) -> Reply<'_, ()> {
+        Reply::Now(Some(Ok(())))
+    }
+
     fn inspect(&self, look: &mut dyn FnMut(i64, u64)) {
         let mut state = self.state.lock();
         state.expire(&self.clock);

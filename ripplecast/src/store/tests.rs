@@ -379,7 +379,11 @@ async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first()
     assert_eq!(table.increment("a", "big", 1).await.unwrap(), 5, "the second expire counts");
     assert!(!table.compare_and_set("a", None, Some(&sample(9))).await.unwrap());
     clock.advance(10);
-    assert_eq!(table.increment("a", "big", 1).await.unwrap(), 1, "increments keep the expiry, and a new row has none");
+    assert_eq!(
+        table.increment("a", "big", 1).await.unwrap(),
+        1,
+        "increments keep the expiry, and a new row has none"
+    );
     table.expire("a", soon).await.unwrap();
     table.expire("a", Duration::MAX).await.unwrap();
     clock.advance(1 << 40);
