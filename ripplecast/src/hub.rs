@@ -550,7 +550,7 @@ impl HubBuilder {
         }
         let inner = Inner {
             shards,
-            store: Store::memory(),
+            store: redis.clone().map_or_else(Store::memory, Store::redis),
             bus: redis.map_or_else(Bus::memory, Bus::redis),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),
