@@ -60,6 +60,9 @@ pub enum Error {
     /// A channel or a message of the bus was refused.
     #[error(transparent)]
     Bus(#[from] crate::bus::BusError),
+    /// A message of a stream, or the name of one, was refused.
+    #[error(transparent)]
+    Stream(#[from] crate::stream::StreamError),
     /// A value can't be written as JSON, or read from it.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -89,7 +92,7 @@ impl Error {
 
     /// Whether a limit inside the node was reached; the same call may succeed later.
     pub fn is_overloaded(&self) -> bool {
-        matches!(self, Self::Overloaded { .. })
+        matches!(self, Self::Overloaded { .. } | Self::Stream(crate::stream::StreamError::Full { .. }))
     }
 
     /// A setting that can't be used.

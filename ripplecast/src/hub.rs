@@ -37,6 +37,7 @@ use crate::{
     limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
     server::TrustedProxies,
     store::Store,
+    stream::Streams,
 };
 
 use self::{
@@ -101,6 +102,8 @@ struct Inner {
     store: Store,
     /// Messages between parts of the application, and later between nodes.
     bus: Bus,
+    /// Messages that are kept until they are handled.
+    streams: Streams,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
     /// The number of the next endpoint.
@@ -112,6 +115,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shards.stop();
         self.bus.close();
+        self.streams.close();
     }
 }
 
@@ -204,8 +208,10 @@ impl Hub {
         let shards = &self.inner.shards;
         shards.stop();
         self.inner.bus.close();
+        self.inner.streams.close();
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
+        self.inner.streams.ended().await;
     }
 
     /// All shards.
@@ -221,6 +227,11 @@ impl Hub {
     /// The bus.
     pub(crate) fn bus(&self) -> &Bus {
         &self.inner.bus
+    }
+
+    /// Messages that are kept until they are handled.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.inner.streams
     }
 
     /// Whose forwarding headers are believed.
@@ -431,6 +442,7 @@ impl HubBuilder {
             shards,
             store: Store::memory(),
             bus: Bus::memory(),
+            streams: Streams::memory(),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),
         };
