@@ -23,7 +23,7 @@ const LOG: &str = "warn";
 
 /// The settings that are read by the crate itself, and have no flag.
 const MORE: &str = "\
-Also read from the environment: RIPPLECAST_BACKEND, RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
+Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
 RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.";
 
 /// Keeps every open tab in step. Without a command it serves the demo page.
@@ -56,6 +56,12 @@ struct Settings {
     /// PEM file of the certificate's private key; needs --tls-cert
     #[arg(long, value_name = "FILE", env = "RIPPLECAST_TLS_KEY", hide_env_values = true)]
     tls_key: Option<String>,
+    /// Where shared state lives: `memory`, or a Redis that several nodes share, such as redis://127.0.0.1:6379 [default: memory]
+    #[arg(long, value_name = "URL", env = "RIPPLECAST_BACKEND", hide_env_values = true)]
+    backend: Option<String>,
+    /// Start also while the backend can't be reached, and join the other nodes when it can
+    #[arg(long)]
+    backend_optional: bool,
     /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]
     #[arg(long, value_name = "FILTER", env = "RIPPLECAST_LOG", hide_env_values = true)]
     log: Option<String>,
@@ -134,6 +140,10 @@ pub(crate) struct Serve {
     pub(crate) trusted_proxies: TrustedProxies,
     /// Certificate and key, where TLS is spoken.
     pub(crate) tls: Option<(String, String)>,
+    /// Where shared state lives, and under which name that was set.
+    pub(crate) backend: Option<(String, String)>,
+    /// Whether it may be away at the start.
+    pub(crate) backend_optional: bool,
 }
 
 /// Why there is nothing to do.
@@ -150,7 +160,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
     let matches = Cli::command().try_get_matches_from(args).map_err(|error| stop(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error))?;
     let from_env = |id: &str| matches.value_source(id) == Some(ValueSource::EnvVariable);
-    let Settings { host, port, trusted_proxies, tls_cert, tls_key, log } = cli.settings;
+    let Settings { host, port, trusted_proxies, tls_cert, tls_key, backend, backend_optional, log } =
+        cli.settings;
     let setting = |id: &'static str, written| Setting::new(id, written, from_env(id));
 
     let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
@@ -165,6 +176,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
             trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
+            backend: setting("backend", backend).named(),
+            backend_optional,
             tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,
         }),
     };
@@ -206,6 +219,12 @@ impl Setting {
             return Self { name: format!("RIPPLECAST_{}", id.to_uppercase()), written };
         }
         Self { name: format!("--{}", id.replace('_', "-")), written }
+    }
+
+    /// The setting's name and what was written, if it was set.
+    fn named(self) -> Option<(String, String)> {
+        let Self { name, written } = self;
+        written.map(|written| (name, written))
     }
 
     /// The value, or a line that names the setting, what stands in it and what should.

@@ -66,12 +66,26 @@ async fn serve(options: Serve) -> Result<()> {
     if let Some((cert, key)) = options.tls {
         builder = builder.tls(cert, key);
     }
+    if let Some((name, backend)) = options.backend {
+        builder = builder.backend(&backend).map_err(|error| renamed(error, name))?;
+    }
+    if options.backend_optional {
+        builder = builder.backend_optional(true);
+    }
     let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());
     let _ = out.flush();
     bound.serve_with_shutdown(stop).await
+}
+
+/// The error of a setting, under the name by which it was set.
+fn renamed(error: Error, name: String) -> Error {
+    match error {
+        Error::Setting { value, reason, .. } => Error::Setting { name: name.into(), value, reason },
+        other => other,
+    }
 }
 
 /// Serves the measurements until a signal comes.

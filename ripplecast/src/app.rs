@@ -57,7 +57,8 @@ impl App {
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `RIPPLECAST_BACKEND` | where shared state lives; `memory` is the only one so far | `memory` |
+    /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory`, or a Redis; see [`HubBuilder::backend`] | `memory` |
+    /// | `RIPPLECAST_BACKEND_OPTIONAL` | `1` starts also while the backend can't be reached | `0` |
     /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
@@ -281,9 +282,15 @@ impl AppBuilder {
     pub fn from_env() -> Result<Self> {
         let mut builder = Self::default();
         if let Some(backend) = variable("RIPPLECAST_BACKEND")? {
-            builder = builder.backend(&backend).map_err(|_| {
-                Error::setting("RIPPLECAST_BACKEND", &backend, "`memory` is the only backend so far")
-            })?;
+            builder = builder.backend(&backend).map_err(|error| renamed(error, "RIPPLECAST_BACKEND"))?;
+        }
+        if let Some(optional) = variable("RIPPLECAST_BACKEND_OPTIONAL")? {
+            let optional = match optional.as_str() {
+                "0" | "false" => false,
+                "1" | "true" => true,
+                _ => return Err(Error::setting("RIPPLECAST_BACKEND_OPTIONAL", optional, "1 or 0 is wanted")),
+            };
+            builder = builder.backend_optional(optional);
         }
         if let Some(shards) = number("RIPPLECAST_SHARDS")? {
             if shards > SHARDS {
@@ -299,12 +306,7 @@ impl AppBuilder {
             builder = builder.max_connections_per_address(max);
         }
         if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
-            let proxies = list.parse().map_err(|error| match error {
-                Error::Setting { value, reason, .. } => {
-                    Error::setting("RIPPLECAST_TRUSTED_PROXIES", value, reason)
-                }
-                other => other,
-            })?;
+            let proxies = list.parse().map_err(|error| renamed(error, "RIPPLECAST_TRUSTED_PROXIES"))?;
             builder = builder.trusted_proxies(proxies);
         }
         builder.tls_cert = variable(TLS_CERT)?.map(|path| TlsFile::new(TLS_CERT, path));
@@ -312,15 +314,19 @@ impl AppBuilder {
         Ok(builder)
     }
 
-    /// Where shared state lives; `memory` is the default, and the only one so far.
+    /// Where shared state lives: `memory`, which is the default, or the URL of a Redis; see [`HubBuilder::backend`].
     ///
     /// # Errors
     /// [`Error::Setting`] for any other.
-    pub fn backend(self, backend: &str) -> Result<Self> {
-        if backend != "memory" {
-            return Err(Error::setting("backend", backend, "`memory` is the only backend so far"));
-        }
+    pub fn backend(mut self, backend: &str) -> Result<Self> {
+        self.hub = self.hub.backend(backend)?;
         Ok(self)
+    }
+
+    /// Whether the app starts also while its backend can't be reached; default false.
+    pub fn backend_optional(mut self, optional: bool) -> Self {
+        self.hub = self.hub.backend_optional(optional);
+        self
     }
 
     /// Settings of the hub that the app does not repeat.
@@ -387,10 +393,10 @@ impl AppBuilder {
         self
     }
 
-    /// Builds the app, and starts its hub.
+    /// Connects to the backend, builds the app, and starts its hub.
     ///
     /// # Errors
-    /// Those of [`HubBuilder::build`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
+    /// Those of [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
     /// without the other.
     pub async fn build(self) -> Result<App> {
         let Self { hub, server, tls_cert, tls_key } = self;
@@ -400,7 +406,15 @@ impl AppBuilder {
             (Some(_), None) => return Err(missing(TLS_KEY, TLS_CERT)),
             (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
         };
-        Ok(App { hub: hub.build()?, router: Router::new(), server: server.tls(tls) })
+        Ok(App { hub: hub.connect().await?, router: Router::new(), server: server.tls(tls) })
+    }
+}
+
+/// The error of a setting, under the name by which the user set it.
+fn renamed(error: Error, name: &'static str) -> Error {
+    match error {
+        Error::Setting { value, reason, .. } => Error::setting(name, value, reason),
+        other => other,
     }
 }
 

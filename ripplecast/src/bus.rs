@@ -1,16 +1,17 @@
 //! Publish and subscribe: messages on named channels, at most once.
 //!
-//! [`Bus`] is what a hub holds. Behind it stands a [`BusBackend`]; `bus/memory.rs` is the one there is today, and also
-//! what hands messages to the subscriptions of this process, wherever they come from.
+//! [`Bus`] is what a hub holds. Behind it stands a [`BusBackend`]: `bus/memory.rs`, which also hands messages to the
+//! subscriptions of this process wherever they come from, and `bus/redis.rs`, which brings them from other nodes.
 
 pub(crate) mod glob;
 mod memory;
+mod redis;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Error, Result, limits, store::Reply};
+use crate::{Error, Result, limits, redis::Redis, store::Reply};
 use memory::Queue;
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
@@ -47,6 +48,15 @@ pub enum BusError {
         /// The longest allowed, in bytes.
         limit: usize,
     },
+    /// A pattern was subscribed to on a Redis Cluster, whose channels are spread over its shards.
+    #[error(
+        "`{pattern}` is a pattern, and a Redis Cluster has none for what it spreads over its shards; subscribe to the channels \
+         by name, or use one Redis with replicas (redis-sentinel://)"
+    )]
+    PatternOnCluster {
+        /// The pattern.
+        pattern: String,
+    },
 }
 
 /// A handler with its future boxed, as the subscription's task calls it.
@@ -73,6 +83,11 @@ impl Bus {
     /// A bus within this process.
     pub(crate) fn memory() -> Self {
         Self { backend: Arc::new(memory::Memory::default()) }
+    }
+
+    /// A bus over that Redis.
+    pub(crate) fn redis(redis: Redis) -> Self {
+        Self { backend: Arc::new(redis::RedisBus::new(redis)) }
     }
 
     /// Ends all subscriptions, those that come later too; their handlers finish what they have begun. To be called when
@@ -117,9 +132,26 @@ pub struct Subscription {
     task: tokio::task::JoinHandle<()>,
     /// Takes the subscription off the bus; none once that is not wanted any more.
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,
+    /// Sees to it that it lasts as long as the bus, if that takes anything.
+    keep: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Subscription {
+    /// One that does something more when it leaves, and when it is to last.
+    fn with(
+        mut self,
+        leave: impl FnOnce() + Send + Sync + 'static,
+        keep: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
+        let former = self.leave.take();
+        self.leave = Some(Box::new(move || {
+            former.into_iter().for_each(|former| former());
+            leave();
+        }));
+        self.keep = Some(Box::new(keep));
+        self
+    }
+
     /// How many messages were thrown away because too many waited for the handler.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
@@ -143,6 +175,7 @@ impl Subscription {
     ///
     /// A handler that owns a clone of the hub keeps that alive in turn, until it shuts down.
     pub fn detach(mut self) {
+        self.keep.take().into_iter().for_each(|keep| keep());
         self.leave = None;
     }
 
@@ -169,14 +202,17 @@ impl fmt::Debug for Subscription {
 
 /// The bus: messages on named channels, at most once.
 impl crate::Hub {
-    /// Publishes a message on a channel, and returns how many subscriptions took it.
+    /// Publishes a message on a channel, and returns how many took it: subscriptions with the memory backend, nodes with
+    /// Redis. (A node counts once for each channel and each pattern of its own that fits.)
     ///
     /// Messages that one task publishes on a channel, one after the other, reach each subscription in that order. A
-    /// channel needs no declaration; its name has 1 to 255 bytes.
+    /// channel needs no declaration; its name has 1 to 255 bytes. With Redis the payload goes out as it is, on the channel
+    /// `PREFIX:bus:{CHANNEL}`, so other programs may listen and publish too.
     ///
     /// # Errors
     /// [`Error::NameTooLong`] for a channel's name above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty
-    /// name and a payload above 16 MiB.
+    /// name and a payload above 16 MiB; [`Error::Backend`] when Redis is away: then nobody took it, or, after a time-out,
+    /// perhaps all.
     ///
     /// # Overload
     /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message and isn't counted.
@@ -199,11 +235,15 @@ impl crate::Hub {
     /// after it; a name without `*` and `?` is that channel alone. The subscription is in effect when this returns, and
     /// lasts as long as the [`Subscription`] is kept. Two subscriptions get each message twice, once each.
     ///
+    /// With Redis it gets what is published on all nodes. When Redis goes away and comes back, the subscription is made
+    /// again by itself; what was published meanwhile is missed. For what may not be missed there are streams.
+    ///
     /// A subscription has a task, on the runtime in which this is called, that runs the handler for one message after the
     /// other. A handler that panics is logged, and goes on with the next message.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty name.
+    /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty name, and for a pattern on a
+    /// Redis Cluster; [`Error::Backend`] when Redis is away.
     ///
     /// # Panics
     /// Outside a tokio runtime.

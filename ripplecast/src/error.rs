@@ -1,6 +1,6 @@
 //! Every error, and every close code with its range.
 
-use std::{borrow::Cow, fmt, net::SocketAddr};
+use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,6 +63,9 @@ pub enum Error {
     /// A message of a stream, or the name of one, was refused.
     #[error(transparent)]
     Stream(#[from] crate::stream::StreamError),
+    /// The backend behind shared state and the bus did not do it.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// A value can't be written as JSON, or read from it.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -95,6 +98,17 @@ impl Error {
         matches!(self, Self::Overloaded { .. } | Self::Stream(crate::stream::StreamError::Full { .. }))
     }
 
+    /// Whether the backend is away or did not answer in time; the same call may succeed later. After a
+    /// [time-out](Self::is_timeout) the operation may have been done all the same.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Backend(BackendError::Unavailable { .. } | BackendError::TimedOut { .. }))
+    }
+
+    /// Whether the backend did not answer in time: the operation may have been done, or be done later.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Backend(BackendError::TimedOut { .. }))
+    }
+
     /// A setting that can't be used.
     pub(crate) fn setting(
         name: impl Into<Cow<'static, str>>,
@@ -103,6 +117,32 @@ impl Error {
     ) -> Self {
         Self::Setting { name: name.into(), value: value.to_string(), reason: reason.into() }
     }
+}
+
+/// Why the backend behind shared state and the bus did not do what it was asked to; found in [`Error::Backend`]. Never with
+/// the memory backend.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// It is away, and tried to reach in the background. What was asked has not been done, save when the connection broke
+    /// in the middle of it.
+    #[error("the backend is away ({reason}); what needs it fails at once until it is back")]
+    Unavailable {
+        /// What is known of it.
+        reason: String,
+    },
+    /// It did not answer in time. What was asked may have been done, or be done later.
+    #[error("the backend did not answer within {after:?}; the operation may have been done or not")]
+    TimedOut {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// It refused: a permission is missing, its memory is full, or a key holds what somebody else wrote.
+    #[error("the backend refused: {message}")]
+    Refused {
+        /// What it said.
+        message: String,
+    },
 }
 
 /// As [`Display`](fmt::Display): a `main` that returns an error prints it so, and should say what to do.

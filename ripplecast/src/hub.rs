@@ -3,6 +3,7 @@
 mod admission;
 mod adoption;
 mod batch;
+mod bridge;
 mod callbacks;
 mod clients;
 mod command;
@@ -12,6 +13,7 @@ mod current;
 mod details;
 mod driver;
 mod drops;
+mod gaps;
 mod ledger;
 mod mailbox;
 mod outbox;
@@ -33,8 +35,11 @@ use std::{
 
 use crate::{
     Error, Frame, Result,
+    backend::Backend,
+    bridge::RedisBridge,
     bus::Bus,
     limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
+    redis::Redis,
     server::TrustedProxies,
     store::Store,
     stream::Streams,
@@ -50,16 +55,20 @@ pub(crate) use self::{
     admission::{Permit, Refused},
     adoption::Adoption,
     batch::Dialect,
+    bridge::{Bridge, Group, Later, Place},
     callbacks::{Route, Takes, callbacks},
     command::Command,
     core::Profile,
+    gaps::GapLog,
     room::check_name,
     shards::Shards,
 };
 pub use self::{
+    bridge::{NodeId, RemoteStats},
     clients::Client,
     connection::{Connection, ConnectionId, Dropped, Sent},
     drops::{DropReport, Drops},
+    gaps::GapReport,
     outbox::Overflow,
     room::{Room, RoomOptions},
 };
@@ -127,7 +136,7 @@ impl Hub {
 
     /// The room of that name.
     pub fn room(&self, name: impl AsRef<str>) -> Room {
-        Room { core: self.inner.shards.rooms.room(name.as_ref()), node: self.inner.shards.node }
+        Room { core: self.inner.shards.rooms.room(name.as_ref()), shards: self.inner.shards.clone() }
     }
 
     /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
@@ -163,6 +172,7 @@ impl Hub {
             ..Stats::default()
         };
         stats.drops.overloaded = self.inner.shards.setup.drops.overloaded();
+        stats.remote = self.inner.shards.setup.bridge().map(|bridge| bridge.stats()).unwrap_or_default();
         for handle in &self.inner.shards.handles {
             let counters = &handle.counters;
             let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -212,6 +222,27 @@ impl Hub {
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
         self.inner.streams.ended().await;
+        if let Some(bridge) = shards.setup.bridge() {
+            if let Err(error) = bridge.leave().await {
+                tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
+            }
+        }
+    }
+
+    /// This node, in this run of it.
+    pub fn node(&self) -> NodeId {
+        NodeId(self.inner.shards.node)
+    }
+
+    /// All nodes that share the backend, this one among them, in order. With the memory backend there is no other.
+    ///
+    /// # Errors
+    /// None with the memory backend; [`Error::Backend`] when a shared one is away.
+    pub async fn nodes(&self) -> Result<Vec<NodeId>> {
+        match self.inner.shards.setup.bridge() {
+            Some(bridge) => bridge.all_nodes().await,
+            None => Ok(vec![self.node()]),
+        }
     }
 
     /// All shards.
@@ -270,6 +301,8 @@ pub struct Stats {
     pub queued_bytes: usize,
     /// Frames that were dropped, by reason.
     pub drops: Drops,
+    /// What went to other nodes, and what came from them.
+    pub remote: RemoteStats,
     /// Frames encoded for rooms: one for each push, shard and transport that has members, however many they are.
     pub encoded_frames: u64,
     /// Messages compressed: one for each push, however many members the room has.
@@ -303,6 +336,12 @@ pub struct HubBuilder {
     on_drop: Option<drops::Hook>,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
+    /// Where shared state lives.
+    backend: Backend,
+    /// Whether the hub starts also while its backend is away.
+    backend_optional: bool,
+    /// Who wants to hear of gaps.
+    on_gap: Option<gaps::GapHook>,
 }
 
 impl std::fmt::Debug for HubBuilder {
@@ -315,6 +354,8 @@ impl std::fmt::Debug for HubBuilder {
             .field("max_queued_bytes", &self.max_queued_bytes)
             .field("rooms", &self.rooms)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("backend", &self.backend)
+            .field("backend_optional", &self.backend_optional)
             .finish_non_exhaustive()
     }
 }
@@ -330,6 +371,9 @@ impl Default for HubBuilder {
             rooms: RoomRules::default(),
             on_drop: None,
             trusted_proxies: TrustedProxies::default(),
+            backend: Backend::Memory,
+            backend_optional: false,
+            on_gap: None,
         }
     }
 }
@@ -408,13 +452,86 @@ impl HubBuilder {
         self
     }
 
-    /// Builds the hub, and starts its shards on the current tokio runtime.
+    /// Where shared state and messages between nodes live: `memory`, the default, or the URL of a Redis, 7.0 or newer, or
+    /// Valkey. All nodes with the same one share tables, counters, rooms, clients and the bus.
+    ///
+    /// | URL | what |
+    /// |---|---|
+    /// | `redis://[user:password@]host[:6379][/database]` | one server |
+    /// | `rediss://…` | the same over TLS, with the system's root certificates |
+    /// | `redis+unix:///path/of/the.sock[?db=1]` | one server, by its socket |
+    /// | `redis-cluster://a,b:7001,c` | a Cluster; some of its nodes are enough. `rediss-cluster://` for TLS |
+    /// | `redis-sentinel://a,b,c/service[/database]` | the master that sentinels name. `rediss-sentinel://` for TLS |
+    ///
+    /// `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, or less than 1 MiB of
-    /// [queued bytes](Self::max_queued_bytes); [`Error::Io`] when the
+    /// [`Error::Setting`] for any other text. Whether the server can be reached is seen by [`connect`](Self::connect).
+    pub fn backend(mut self, backend: &str) -> Result<Self> {
+        self.backend = backend.parse()?;
+        Ok(self)
+    }
+
+    /// Whether the hub starts also while its backend can't be reached; default false. It then goes on alone, says so, and
+    /// joins the others when the backend is there.
+    #[must_use]
+    pub fn backend_optional(mut self, optional: bool) -> Self {
+        self.backend_optional = optional;
+        self
+    }
+
+    /// Is told of messages of other nodes that were missed. It runs on the task that reads from the backend, so it must be
+    /// quick and must not block. [`Stats::remote`] counts them in any case.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder()
+    ///     .on_gap(|gap| eprintln!("room {:?} missed {:?} messages of {:?}", gap.room, gap.missed, gap.node))
+    ///     .build()?;
+    /// # let _ = hub; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn on_gap(mut self, hook: impl Fn(GapReport) + Send + Sync + 'static) -> Self {
+        self.on_gap = Some(Arc::new(hook));
+        self
+    }
+
+    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); [`Error::Setting`] when the backend can't be reached (unless it is
+    /// [optional](Self::backend_optional)), is too old, refuses the password or lacks a permission.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().backend("redis://127.0.0.1:6379")?.connect().await?;
+    /// # let _ = hub; Ok(()) }
+    /// ```
+    pub async fn connect(self) -> Result<Hub> {
+        let redis = match &self.backend {
+            Backend::Memory => None,
+            Backend::Redis(address) => Some(Redis::connect(address, self.backend_optional).await?),
+        };
+        self.assemble(redis)
+    }
+
+    /// Builds the hub, and starts its shards on the current tokio runtime. For the memory backend; every other one has to be
+    /// [connected](Self::connect) to.
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, less than 1 MiB of
+    /// [queued bytes](Self::max_queued_bytes), or a backend that has to be connected to; [`Error::Io`] when the
     /// system has no poller or thread left.
     pub fn build(self) -> Result<Hub> {
+        if let Backend::Redis(address) = &self.backend {
+            let reason = "this backend has to be connected to: call connect().await in the place of build()";
+            return Err(Error::setting("backend", address, reason));
+        }
+        self.assemble(None)
+    }
+
+    /// Builds the hub.
+    fn assemble(self, redis: Option<Redis>) -> Result<Hub> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("at most {SHARDS} are possible")));
@@ -438,11 +555,15 @@ impl HubBuilder {
                 driver::run_as_task(shard, &runtime)?;
             }
         }
+        if let Some(redis) = &redis {
+            let bridge = RedisBridge::new(redis.clone(), &shards, GapLog(self.on_gap));
+            shards.setup.set_bridge(Arc::new(bridge));
+        }
         let inner = Inner {
             shards,
             store: Store::memory(),
-            bus: Bus::memory(),
-            streams: Streams::memory(),
+            bus: redis.clone().map_or_else(Bus::memory, Bus::redis),
+            streams: redis.map_or_else(Streams::memory, Streams::redis),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),
         };

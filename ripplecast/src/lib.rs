@@ -1,6 +1,8 @@
 #![doc = include_str!("../../docs/crate.md")]
 
 mod app;
+mod backend;
+mod bridge;
 mod bus;
 mod driven;
 mod error;
@@ -9,6 +11,7 @@ mod hub;
 mod limits;
 mod live;
 mod panics;
+mod redis;
 mod request;
 mod server;
 pub mod sse;
@@ -19,11 +22,11 @@ pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};
 pub use bus::{BusError, BusMessage, Subscription};
-pub use error::{Close, CloseCode, Error, Result};
+pub use error::{BackendError, Close, CloseCode, Error, Result};
 pub use frame::Frame;
 pub use hub::{
-    Client, Connection, ConnectionId, DropReport, Dropped, Drops, Hub, HubBuilder, Overflow, Room,
-    RoomOptions, Sent, Stats,
+    Client, Connection, ConnectionId, DropReport, Dropped, Drops, GapReport, Hub, HubBuilder, NodeId,
+    Overflow, RemoteStats, Room, RoomOptions, Sent, Stats,
 };
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request};

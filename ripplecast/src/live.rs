@@ -135,7 +135,7 @@ impl Publisher {
     /// Pushes a value; called under the counter's lock. When the node is overloaded, values are left out, and the newest
     /// is published as soon as there is space: what tabs show may lag, but does not stay wrong.
     fn publish(self: &Arc<Self>, value: i64, counter: &Counter) {
-        if self.room.push(self.frame(value)) != Sent::Dropped(Dropped::Overloaded) {
+        if self.room.core.push_here(&self.frame(value)) != Sent::Dropped(Dropped::Overloaded) {
             return;
         }
         if self.behind.swap(true, Ordering::Relaxed) {
@@ -155,7 +155,7 @@ impl Publisher {
             loop {
                 tokio::time::sleep(RETRY).await;
                 let pushed = counter.inspect(|value, _version| {
-                    let sent = publisher.room.push(publisher.frame(value));
+                    let sent = publisher.room.core.push_here(&publisher.frame(value));
                     if sent != overloaded {
                         publisher.behind.store(false, Ordering::Relaxed);
                     }
@@ -258,7 +258,7 @@ impl<T> Table<T> {
     pub fn publish_to(&self, room: &Room) -> LiveTable<T> {
         let (push_to, name) = (room.clone(), self.name().to_owned());
         let observation = self.observe(Arc::new(move |key, row, version| {
-            match change(&name, key, row, version).map(|frame| push_to.push(frame)) {
+            match change(&name, key, row, version).map(|frame| push_to.core.push_here(&frame)) {
                 Ok(Sent::Queued) => {}
                 Ok(_) => {
                     tracing::warn!(

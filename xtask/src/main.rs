@@ -1,6 +1,7 @@
 //! The project's own chores. `cargo xtask test` sets up what is missing on this machine, then runs every check;
 //! `cargo xtask --help` lists the rest.
 
+mod cluster;
 mod command;
 mod instructions;
 mod links;
@@ -62,6 +63,15 @@ enum Chore {
         #[arg(long)]
         accept: bool,
     },
+    /// Start a Redis, nodes that share it and a balancer before them; print their addresses, and stop them all on Ctrl-C
+    Cluster {
+        /// How many nodes
+        #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=16))]
+        nodes: u8,
+        /// Port of the balancer; 0 picks a free one
+        #[arg(long, value_name = "PORT", default_value = "8080")]
+        port: u16,
+    },
     /// Take the pictures in docs/images anew, from the real page in a real browser
     Screenshots,
 }
@@ -75,6 +85,7 @@ fn main() -> ExitCode {
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
         Chore::Soak { minutes, seed } => steps::soak(&Workspace::find(), minutes, seed),
         Chore::Instructions { accept } => instructions::show(&Workspace::find(), accept),
+        Chore::Cluster { nodes, port } => cluster::run(&Workspace::find(), nodes.into(), port),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };
     match outcome {

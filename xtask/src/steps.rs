@@ -344,7 +344,7 @@ fn fuzz_targets(workspace: &Workspace) -> Result<Vec<String>> {
     }
 }
 
-fn build_server() -> Command {
+pub(crate) fn build_server() -> Command {
     Command::line("cargo build -p ripplecast-server --locked")
 }
 
@@ -360,7 +360,7 @@ fn with_browser(workspace: &Workspace, command: Command) -> Result<Command> {
 }
 
 /// The server, as it was built in that profile.
-fn server(workspace: &Workspace, profile: &str) -> PathBuf {
+pub(crate) fn server(workspace: &Workspace, profile: &str) -> PathBuf {
     target_directory(workspace).join(profile).join(format!("ripplecast{}", std::env::consts::EXE_SUFFIX))
 }
 

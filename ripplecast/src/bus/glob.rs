@@ -57,6 +57,21 @@ pub(crate) struct Glob {
 }
 
 impl Glob {
+    /// A pattern as Redis writes them that matches all which this matches, and perhaps more: there `?` is a byte, and
+    /// brackets mean something.
+    pub(super) fn to_redis(&self) -> String {
+        let mut pattern = String::new();
+        for token in &self.tokens {
+            match token {
+                Token::Any | Token::One if pattern.ends_with('*') && !pattern.ends_with("\\*") => {}
+                Token::Any | Token::One => pattern.push('*'),
+                Token::Char(c @ ('*' | '?' | '[' | ']' | '\\' | '^')) => pattern.extend(['\\', *c]),
+                Token::Char(c) => pattern.push(*c),
+            }
+        }
+        pattern
+    }
+
     /// Whether it matches the whole name. When a part doesn't fit, only the last star is stretched: an earlier one never
     /// has to be. So the time is at most the product of the lengths, which are 255 or less.
     pub(super) fn matches(&self, name: &str) -> bool {

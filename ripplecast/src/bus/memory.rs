@@ -111,7 +111,7 @@ impl BusBackend for Memory {
                 listeners.write().remove(channel.as_deref(), &own);
             }
         };
-        Reply::now::<crate::Error>(Ok(Subscription { queue, task, leave: Some(Box::new(leave)) }))
+        Reply::now::<crate::Error>(Ok(Subscription { queue, task, leave: Some(Box::new(leave)), keep: None }))
     }
 
     fn close(&self) {

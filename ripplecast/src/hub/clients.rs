@@ -9,7 +9,9 @@ use crate::{
 };
 
 use super::{
-    connection::{Connection, Local, Sent},
+    bridge::{Group, NodeId},
+    connection::{Connection, ConnectionId, Local, Sent},
+    room::Setup,
     shards::{ShardHandle, Shards},
 };
 
@@ -19,6 +21,8 @@ pub(crate) struct Clients {
     stripes: Box<[Stripe]>,
     /// Chooses the stripe.
     hasher: RandomState,
+    /// The way to other nodes, which are told who is here.
+    setup: Arc<Setup>,
 }
 
 /// Clients whose ids have the same hash.
@@ -26,10 +30,11 @@ type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
 
 impl Clients {
     /// No clients.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(setup: Arc<Setup>) -> Self {
         Self {
             stripes: (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect(),
             hasher: RandomState::new(),
+            setup,
         }
     }
 
@@ -54,12 +59,13 @@ impl Clients {
     /// The connection is of this client no more.
     pub(crate) fn remove(&self, client: &str, who: Local) {
         let mut stripe = self.stripe(client).lock();
-        if let Some(connections) = stripe.get_mut(client) {
-            connections.retain(|&connection| connection != who);
-            if connections.is_empty() {
-                stripe.remove(client);
-            }
+        let Some(connections) = stripe.get_mut(client) else { return };
+        connections.retain(|&connection| connection != who);
+        let left = connections.len();
+        if left == 0 {
+            stripe.remove(client);
         }
+        self.changed(&client.into(), left);
     }
 
     /// The connections of a client.
@@ -73,6 +79,15 @@ impl Clients {
         let connections = stripe.entry(client.clone()).or_default();
         if !connections.contains(&who) {
             connections.push(who);
+            let count = connections.len();
+            self.changed(client, count);
+        }
+    }
+
+    /// Tells the other nodes how many connections a client has here. Called under the lock of its stripe, so in order.
+    fn changed(&self, client: &Arc<str>, connections: usize) {
+        if let Some(bridge) = self.setup.bridge() {
+            bridge.client_changed(client, connections);
         }
     }
 
@@ -105,22 +120,44 @@ impl Client {
         &self.id
     }
 
-    /// Sends a frame to every connection of the client. How many took it; 0 when the client is not connected.
+    /// Sends a frame to every connection of the client, on whatever node it is. How many took it; 0 when the client is not
+    /// connected. Of other nodes it is the number that they last told, if they are there.
     ///
     /// # Errors
-    /// None with the memory backend; a shared backend may be unreachable.
+    /// None with the memory backend. With a shared one, [`Error::Backend`] when it is away: then the connections of this
+    /// node have got the frame, and no others.
     pub async fn push(&self, frame: impl Into<Frame>) -> Result<usize> {
         let frame = frame.into();
         let connections = self.local_connections();
-        Ok(connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count())
+        let here = connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count();
+        match self.shards.setup.bridge() {
+            Some(bridge) => Ok(here + bridge.push_to_client(&self.id, frame).await?),
+            None => Ok(here),
+        }
     }
 
-    /// The ids of its connections.
+    /// The ids of its connections, on all nodes, in order.
     ///
     /// # Errors
-    /// As [`Client::push`].
-    pub async fn connections(&self) -> Result<Vec<crate::ConnectionId>> {
-        Ok(self.local_connections().map(|connection| connection.id()).collect())
+    /// None with the memory backend; [`Error::Backend`] when a shared one, or another node, does not answer.
+    pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
+        self.shards.all_connections(Group::Client(&self.id)).await
+    }
+
+    /// The nodes that have connections of the client.
+    ///
+    /// # Errors
+    /// As [`Client::connections`].
+    pub async fn nodes(&self) -> Result<Vec<NodeId>> {
+        let mut nodes = match self.shards.setup.bridge() {
+            Some(bridge) => bridge.nodes(Group::Client(&self.id)).await?,
+            None => Vec::new(),
+        };
+        if self.local_connections().next().is_some() {
+            nodes.push(NodeId(self.shards.node));
+        }
+        nodes.sort_unstable();
+        Ok(nodes)
     }
 
     /// Its connections on this node.

@@ -5,6 +5,7 @@ use std::{any::Any, fmt, future::Future, str::FromStr, sync::Arc};
 use crate::{Close, CloseCode, Error, Frame, Result, limits::CLOSE_REASON};
 
 use super::{
+    bridge::NodeId,
     command::Command,
     current,
     room::check_name,
@@ -66,6 +67,21 @@ impl ConnectionId {
     /// The id of a connection of a node.
     pub(crate) fn new(node: u64, local: Local) -> Self {
         Self { node, local: local.pack() }
+    }
+
+    /// The id of a connection of a node, packed already.
+    pub(crate) fn of(node: u64, local: u64) -> Self {
+        Self { node, local }
+    }
+
+    /// The node that it is a connection of.
+    pub fn node(self) -> NodeId {
+        NodeId(self.node)
+    }
+
+    /// The connection within its node, packed.
+    pub(crate) fn packed(self) -> u64 {
+        self.local
     }
 
     /// The connection, if it is one of this node.

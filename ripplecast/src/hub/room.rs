@@ -20,10 +20,12 @@ use crate::{
 
 use super::{
     batch::Source,
+    bridge::{Bridge, Group},
     command::{Command, Cursor, Snapshot},
-    connection::Local,
+    connection::{ConnectionId, Local},
     mailbox::{Mailbox, Wake},
     outbox::Overflow,
+    shards::Shards,
 };
 
 pub use self::rules::RoomOptions;
@@ -91,8 +93,19 @@ impl<W> RoomCore<W> {
         self
     }
 
-    /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none.
+    /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none; and then to the other
+    /// nodes.
     pub(crate) fn push(self: &Arc<Self>, frame: &Frame) -> Sent {
+        self.push_to(frame, self.setup.bridge())
+    }
+
+    /// As [`push`](Self::push), on this node alone.
+    pub(crate) fn push_here(self: &Arc<Self>, frame: &Frame) -> Sent {
+        self.push_to(frame, None)
+    }
+
+    /// Pushes a frame here, and over the bridge.
+    fn push_to(self: &Arc<Self>, frame: &Frame, bridge: Option<&Arc<dyn Bridge>>) -> Sent {
         let compressed_once;
         let frame = if frame.len() > self.setup.compress_above.load(Ordering::Relaxed) {
             compressed_once = frame.clone().with_shared_deflated();
@@ -106,6 +119,9 @@ impl<W> RoomCore<W> {
         let posted = self.post_from(0, &state.per_shard, frame, offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
+            if let Some(bridge) = bridge {
+                bridge.push((!state.unlisted).then_some(&self.name), frame);
+            }
         }
         drop(state);
         drop(wakes);
@@ -160,6 +176,7 @@ impl<W> RoomCore<W> {
         if state.members.insert(who.pack()) {
             state.per_shard[who.shard()] += 1;
             wakes[0] = Some(mailbox.post(Command::Join { who, room: self.clone() }));
+            self.changed(&state);
         }
         if let Some(frame) = snapshot {
             let cursor = Some(Cursor { epoch: self.epoch, offset: state.offset });
@@ -195,6 +212,7 @@ impl<W> RoomCore<W> {
         if !state.remove(who) {
             return false;
         }
+        self.changed(&state);
         let mut mailbox = self.mailboxes[who.shard()].lock();
         let wake = mailbox.post(Command::Leave { who, room: self.clone() });
         drop(mailbox);
@@ -208,12 +226,23 @@ impl<W> RoomCore<W> {
         let mut state = self.state.lock();
         if state.unlisted || state.members.insert(who.pack()) {
             state.per_shard[who.shard()] += 1;
+            self.changed(&state);
         }
     }
 
     /// The shard of `who` has closed it, so it is a member no more.
     pub(crate) fn forget(&self, who: Local) {
-        self.state.lock().remove(who);
+        let mut state = self.state.lock();
+        if state.remove(who) {
+            self.changed(&state);
+        }
+    }
+
+    /// Tells the other nodes how many members there are.
+    fn changed(&self, state: &State) {
+        if let (Some(bridge), false) = (self.setup.bridge(), state.unlisted) {
+            bridge.room_changed(&self.name, state.members.len());
+        }
     }
 
     /// The publisher of that name, which is made if nobody holds one: so that nothing is published twice.
@@ -326,6 +355,11 @@ impl<W> Registry<W> {
         room
     }
 
+    /// The room of that name, if it has members or handles.
+    pub(crate) fn existing(&self, name: &str) -> Option<Arc<RoomCore<W>>> {
+        self.stripe(name).lock().get(name).and_then(Weak::upgrade)
+    }
+
     /// Number of rooms that have members or handles.
     pub(crate) fn len(&self) -> usize {
         self.stripes.iter().map(|stripe| stripe.lock().len()).sum()
@@ -388,8 +422,8 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 pub struct Room {
     /// What the handles share.
     pub(crate) core: Arc<RoomCore<super::Socket>>,
-    /// The node, for the ids of members.
-    pub(crate) node: u64,
+    /// The connections of the node, and the way to others.
+    pub(super) shards: Arc<Shards>,
 }
 
 impl Room {
@@ -403,12 +437,13 @@ impl Room {
         self.core.push(&frame.into())
     }
 
-    /// Number of members. A connection's own `join` is visible to its next call.
+    /// Number of members, on all nodes. A connection's own `join` is visible to its next call on the same node, and to others
+    /// some milliseconds later.
     ///
     /// # Errors
-    /// None with the memory backend; a shared backend may be unreachable.
+    /// None with the memory backend; [`Error::Backend`] when a shared one is away.
     pub async fn len(&self) -> Result<usize> {
-        Ok(self.core.len())
+        self.shards.count(Group::Room(&self.core.name)).await
     }
 
     /// Whether the room has no members.
@@ -416,16 +451,41 @@ impl Room {
     /// # Errors
     /// As [`Room::len`].
     pub async fn is_empty(&self) -> Result<bool> {
-        Ok(self.core.len() == 0)
+        Ok(self.len().await? == 0)
     }
 
-    /// The members, in no order, as they are at this moment. One that [`close`](crate::Connection::close) was called on is
-    /// among them until its shard has taken note.
+    /// The members, on all nodes, in the order of their ids, as they are at this moment. One that
+    /// [`close`](crate::Connection::close) was called on is among them until its shard has taken note.
     ///
     /// # Errors
-    /// As [`Room::len`].
-    pub async fn members(&self) -> Result<Vec<crate::ConnectionId>> {
-        Ok(self.core.members().into_iter().map(|local| crate::ConnectionId::new(self.node, local)).collect())
+    /// As [`Room::len`], and when another node does not answer.
+    pub async fn members(&self) -> Result<Vec<ConnectionId>> {
+        self.shards.all_connections(Group::Room(&self.core.name)).await
+    }
+
+    /// A page of the members: up to `limit` behind that one, in the order of their ids. Fewer than `limit` only at the end;
+    /// begin with `None`, and go on with the last of the page. Whoever is a member from the first page to the last is seen
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Room::members`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let room = hub.room("lobby");
+    /// let mut page = room.members_after(None, 100).await?;
+    /// while let Some(&last) = page.last() {
+    ///     page = room.members_after(Some(last), 100).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn members_after(
+        &self,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Result<Vec<ConnectionId>> {
+        self.shards.connections_after(Group::Room(&self.core.name), after, limit).await
     }
 }
 

@@ -4,14 +4,18 @@ use std::sync::{Arc, Weak, atomic::Ordering};
 
 use tokio::sync::watch;
 
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::{
+    Result,
+    sync::atomic::{AtomicU64, AtomicUsize},
+};
 
 use super::{
     Socket,
     admission::Admissions,
+    bridge::Group,
     clients::Clients,
     command::Command,
-    connection::{Connection, Local},
+    connection::{Connection, ConnectionId, Local},
     ledger::Ledger,
     mailbox::Mailbox,
     room::{Registry, RoomCore, Setup},
@@ -122,7 +126,7 @@ impl Shards {
                 handles: mailboxes.iter().map(handle).collect(),
                 rooms,
                 everyone,
-                clients: Clients::new(),
+                clients: Clients::new(setup.clone()),
                 admissions: Arc::new(admissions),
                 ledger: Arc::new(ledger),
                 setup: setup.clone(),
@@ -137,6 +141,50 @@ impl Shards {
     pub(crate) fn next(&self) -> &Arc<ShardHandle> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
+    }
+
+    /// The connections of that kind on this node, packed, in no order.
+    pub(crate) fn local_connections(&self, group: Group<'_>) -> Vec<u64> {
+        let found = match group {
+            Group::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
+            Group::Client(client) => self.clients.connections(client),
+        };
+        found.into_iter().map(Local::pack).collect()
+    }
+
+    /// Up to so many connections of that kind, on all nodes, in the order of their ids, from behind that one on.
+    pub(crate) async fn connections_after(
+        &self,
+        group: Group<'_>,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Result<Vec<ConnectionId>> {
+        let own = self.local_connections(group).into_iter().map(|local| ConnectionId::of(self.node, local));
+        let mut found: Vec<_> = own.filter(|&id| after.is_none_or(|after| id > after)).collect();
+        if let Some(bridge) = self.setup.bridge() {
+            let from = after.map_or((0, 0), |after| (after.node().0, after.packed()));
+            found.extend(bridge.connections(group, from, limit).await?);
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// All connections of that kind, on all nodes, in the order of their ids.
+    pub(crate) async fn all_connections(&self, group: Group<'_>) -> Result<Vec<ConnectionId>> {
+        self.connections_after(group, None, usize::MAX).await
+    }
+
+    /// How many connections of that kind there are, on all nodes.
+    pub(crate) async fn count(&self, group: Group<'_>) -> Result<usize> {
+        let here = match group {
+            Group::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
+            Group::Client(client) => self.clients.connections(client).len(),
+        };
+        match self.setup.bridge() {
+            Some(bridge) => Ok(here + bridge.len(group).await?),
+            None => Ok(here),
+        }
     }
 
     /// Tells every shard to close its connections and end; once.

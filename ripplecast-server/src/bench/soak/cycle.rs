@@ -10,7 +10,7 @@ use super::{
     client::{Breach, Leave, Role},
     crowd::{Crowd, Standing},
     endpoints::Counts,
-    judge::{Footprint, growth, left_behind},
+    judge::{Footprint, growth, left_behind, lump},
     message::{LONGEST, MARK, PUBLISHERS},
     plan::{End, Life},
     report::{LifeLine, Line, Report},
@@ -111,8 +111,10 @@ impl<'a> Run<'a> {
             footprints.push(footprint);
         }
         let kib: Vec<u64> = footprints.iter().map(|footprint| footprint.kib).collect();
-        if let Some(growth) = growth(&kib) {
-            self.crowd.faults.add("memory that grew", format!("life {}: {growth}", self.life));
+        for (fault, found) in [("memory that grew", growth(&kib)), ("memory left behind", lump(&kib))] {
+            if let Some(found) = found {
+                self.crowd.faults.add(fault, format!("life {}: {found}", self.life));
+            }
         }
         let outcome = self.finale(life.end);
         self.report.life(LifeLine {

@@ -1,8 +1,8 @@
 //! What is set for rooms, by patterns of their names, and what else all rooms of a hub share.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
 
-use crate::{bus::glob::Pattern, hub::drops::DropLog, hub::outbox::Overflow};
+use crate::{bus::glob::Pattern, hub::bridge::Bridge, hub::drops::DropLog, hub::outbox::Overflow};
 
 /// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
 ///
@@ -44,12 +44,24 @@ pub(crate) struct Setup {
     pub(crate) drops: DropLog,
     /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
     pub(crate) compress_above: AtomicUsize,
+    /// The way to other nodes; none when this node is alone.
+    bridge: OnceLock<Arc<dyn Bridge>>,
 }
 
 impl Setup {
     /// Nothing is compressed, until an endpoint wants it.
     pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
-        Self { rules, drops, compress_above: AtomicUsize::new(usize::MAX) }
+        Self { rules, drops, compress_above: AtomicUsize::new(usize::MAX), bridge: OnceLock::new() }
+    }
+
+    /// The way to other nodes; none when this node is alone.
+    pub(crate) fn bridge(&self) -> Option<&Arc<dyn Bridge>> {
+        self.bridge.get()
+    }
+
+    /// From now on there are other nodes; once.
+    pub(crate) fn set_bridge(&self, bridge: Arc<dyn Bridge>) {
+        let _ = self.bridge.set(bridge); // a second one would be a second node of the same name
     }
 }
 

@@ -1,0 +1,416 @@
+//! The bridge over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of who is where.
+//!
+//! A node subscribes to a room only while it has members of it. What it publishes comes back to itself and is thrown away
+//! by its number: its own members have had it directly. `redis/outgoing.rs` is the queue to Redis, `redis/registry.rs` says
+//! which node has what, under a lease.
+
+mod outgoing;
+mod registry;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{
+    numbers::{Heard, Told},
+    wire::{Body, Message, is_name},
+};
+use crate::{
+    ConnectionId, Error, Frame, Result,
+    hub::{Bridge, GapLog, GapReport, Group, Later, NodeId, Place, RemoteStats, Shards},
+    redis::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
+};
+use outgoing::Outgoing;
+use registry::{Item, Seat};
+
+/// Questions to other nodes that may wait for their answers. Each is a page of a list that somebody looks at.
+const QUESTIONS: usize = 1024;
+/// Connections of one answer.
+const PAGE: usize = 1000;
+
+/// See the module.
+pub(crate) struct RedisBridge {
+    /// What its tasks share.
+    inner: Arc<Inner>,
+    /// They end with it.
+    tasks: [JoinHandle<()>; 2],
+    /// What is pushed to all connections.
+    _everyone: Subscribed,
+}
+
+/// What the tasks share.
+struct Inner {
+    /// The way.
+    redis: Redis,
+    /// This node.
+    node: u64,
+    /// Whose messages they are.
+    shards: Weak<Shards>,
+    /// What is to be sent.
+    out: Outgoing,
+    /// The rooms that have members here.
+    rooms: Mutex<HashMap<Arc<str>, RoomHere>>,
+    /// The clients that have connections here, and how many.
+    clients: Mutex<HashMap<Arc<str>, usize>>,
+    /// What others know of this node.
+    registration: Mutex<registry::Registration>,
+    /// The registration has something to do.
+    changed: Notify,
+    /// Questions that wait for their answers.
+    questions: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
+    /// The number of the next question.
+    next_question: AtomicU64,
+    /// Who wants to hear of gaps.
+    gap_log: GapLog,
+    /// What is counted.
+    counts: Counts,
+}
+
+/// What is counted.
+#[derive(Default)]
+struct Counts {
+    /// Messages of other nodes.
+    received: AtomicU64,
+    /// Messages that were missed for certain.
+    missed: AtomicU64,
+    /// Subscriptions that were lost.
+    gaps: AtomicU64,
+    /// Messages that were thrown away.
+    refused: AtomicU64,
+}
+
+/// A room that has members here.
+struct RoomHere {
+    /// How many.
+    members: usize,
+    /// Brings what others push.
+    _subscribed: Subscribed,
+}
+
+impl RedisBridge {
+    /// The bridge of a node; its tasks run on the current runtime.
+    pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, gap_log: GapLog) -> Self {
+        let inner = Arc::new(Inner {
+            node: shards.node,
+            shards: Arc::downgrade(shards),
+            out: Outgoing::new(redis.clone()),
+            redis,
+            rooms: Mutex::default(),
+            clients: Mutex::default(),
+            registration: Mutex::default(),
+            changed: Notify::new(),
+            questions: Mutex::default(),
+            next_question: AtomicU64::new(0),
+            gap_log,
+            counts: Counts::default(),
+        });
+        let everyone = inner.listen(None);
+        let tasks = [tokio::spawn(outgoing::run(inner.clone())), tokio::spawn(registry::run(inner.clone()))];
+        Self { inner, tasks, _everyone: everyone }
+    }
+}
+
+impl Drop for RedisBridge {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Inner {
+    /// The channel of a room, or of all connections.
+    fn channel(&self, room: Option<&str>) -> String {
+        match room {
+            Some(room) => self.redis.key("room", room, ""),
+            None => self.redis.key("all", "", ""),
+        }
+    }
+
+    /// Subscribes to what others push to a room, or to all connections.
+    fn listen(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
+        let (inner, heard) = (Arc::downgrade(self), Mutex::new(Heard::default()));
+        let channel = Channel::Exact(self.channel(room.map(|room| &**room)));
+        let room = room.cloned();
+        self.redis.subscribe(channel, move |event| {
+            if let Some(inner) = inner.upgrade() {
+                inner.hear(room.as_ref(), &heard, event);
+            }
+        })
+    }
+
+    /// Something came for a room, or for all connections.
+    fn hear(&self, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
+        let payload = match event {
+            Event::Up => return,
+            Event::Down => {
+                self.counts.gaps.fetch_add(1, Relaxed);
+                let room = room.map(|room| room.to_string());
+                return self.gap_log.tell(GapReport { room, node: None, missed: None });
+            }
+            Event::Message { payload, .. } => payload,
+        };
+        let Some(Message { node, body: Body::Frame { number, frame } }) = Message::decode(payload) else {
+            self.counts.refused.fetch_add(1, Relaxed);
+            return;
+        };
+        if node == self.node {
+            return;
+        }
+        let told = heard.lock().hear(node, number);
+        match told {
+            Told::Next => {}
+            Told::Missed(count) => {
+                self.counts.missed.fetch_add(count, Relaxed);
+                let room = room.map(|room| room.to_string());
+                self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
+            }
+            Told::Again => {
+                self.counts.refused.fetch_add(1, Relaxed);
+                return;
+            }
+        }
+        self.counts.received.fetch_add(1, Relaxed);
+        let Some(shards) = self.shards.upgrade() else { return };
+        let core = match room {
+            None => Some(shards.everyone.clone()),
+            Some(room) => shards.rooms.existing(room),
+        };
+        if let Some(core) = core {
+            // A refusal is counted and reported by the room itself.
+            core.push_here(&frame).ignore();
+        }
+    }
+
+    /// Something came for this node alone.
+    fn hear_inbox(&self, seat: &Seat, event: Event) {
+        let Event::Message { payload, .. } = event else { return };
+        let message = if seat.is_held() { Message::decode(payload) } else { None };
+        let (Some(Message { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
+            self.counts.refused.fetch_add(1, Relaxed);
+            return;
+        };
+        match body {
+            Body::ToClient { client, frame } => {
+                self.counts.received.fetch_add(1, Relaxed);
+                for local in shards.clients.connections(&client) {
+                    shards.connection(local).push(frame.clone()).ignore();
+                }
+            }
+            Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
+                let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
+                let mut connections = shards.local_connections(group);
+                connections.retain(|&connection| connection > from);
+                connections.sort_unstable();
+                connections.truncate(PAGE.min(limit as usize));
+                let answer = Message { node: self.node, body: Body::Answer { id, connections } };
+                self.out.push(to, answer.encode());
+            }
+            Body::Answer { id, connections } => {
+                if let Some(asker) = self.questions.lock().remove(&id) {
+                    let _ = asker.send(connections); // whoever asked may have gone
+                }
+            }
+            Body::Ask { .. } | Body::Frame { .. } => {
+                self.counts.refused.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Who has connections of that kind, and how many: without this node, and without those whose lease is over.
+    async fn owners(&self, group: Group<'_>) -> Result<Vec<(Seat, usize)>> {
+        let mut read = redis::cmd("HGETALL");
+        read.arg(self.counts_key(group));
+        let (counts, seats) = tokio::join!(self.redis.run::<Vec<(String, usize)>>(&read), self.seats());
+        let seats = seats?;
+        let theirs = |(field, count): (String, usize)| {
+            let seat = seats.iter().find(|seat| seat.field() == field)?;
+            (seat.node() != self.node && count > 0).then(|| (seat.clone(), count))
+        };
+        let mut owners: Vec<_> = counts?.into_iter().filter_map(theirs).collect();
+        owners.sort_by_key(|(seat, _)| seat.node());
+        Ok(owners)
+    }
+
+    /// The key of how many connections of that kind each node has.
+    fn counts_key(&self, group: Group<'_>) -> String {
+        match group {
+            Group::Room(room) => self.redis.key("room", room, ":nodes"),
+            Group::Client(client) => self.redis.key("client", client, ":nodes"),
+        }
+    }
+
+    /// Publishes at once, and waits for how many nodes took it.
+    async fn publish(&self, channel: &str, message: &Message) -> Result<usize> {
+        let mut publish = redis::cmd(self.redis.publish_command());
+        publish.arg(channel).arg(&message.encode()[..]);
+        self.redis.run(&publish).await
+    }
+
+    /// Asks a node which connections of that kind it has, behind that one.
+    async fn ask(&self, seat: &Seat, group: Group<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
+        let own = self.registration.lock().seat.clone();
+        let own = own.ok_or_else(|| crate::BackendError::Unavailable {
+            reason: "this node is not registered".into(),
+        })?;
+        let id = self.next_question.fetch_add(1, Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut questions = self.questions.lock();
+            questions.retain(|_, asker| !asker.is_closed());
+            if questions.len() >= QUESTIONS {
+                return Err(Error::Overloaded {
+                    what: "the number of questions to other nodes",
+                    limit: QUESTIONS,
+                });
+            }
+            questions.insert(id, sender);
+        }
+        let (is_room, name) = match group {
+            Group::Room(room) => (true, room.to_owned()),
+            Group::Client(client) => (false, client.to_owned()),
+        };
+        let to = own.inbox(&self.redis);
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let question = Message { node: self.node, body: Body::Ask { to, id, is_room, name, from, limit } };
+        if self.publish(&seat.inbox(&self.redis), &question).await? == 0 {
+            return Ok(Vec::new()); // it has gone just now
+        }
+        match timeout(TIME_LIMIT, answer).await {
+            Ok(Ok(connections)) => Ok(connections),
+            _ => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+        }
+    }
+
+    /// Notes that the registry is to be told.
+    fn touch(&self, item: Item) {
+        if self.registration.lock().touch(item) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Bridge for RedisBridge {
+    fn push(&self, room: Option<&Arc<str>>, frame: &Frame) {
+        let inner = &self.inner;
+        let channel = inner.channel(room.map(|room| &**room));
+        inner.out.push_frame(inner.node, room, channel, frame);
+    }
+
+    fn room_changed(&self, room: &Arc<str>, members: usize) {
+        let inner = &self.inner;
+        let mut rooms = inner.rooms.lock();
+        if members == 0 {
+            rooms.remove(room);
+        } else if let Some(here) = rooms.get_mut(room) {
+            here.members = members;
+        } else {
+            rooms.insert(room.clone(), RoomHere { members, _subscribed: inner.listen(Some(room)) });
+        }
+        drop(rooms);
+        inner.touch(Item::Room(room.clone()));
+    }
+
+    fn client_changed(&self, client: &Arc<str>, connections: usize) {
+        let mut clients = self.inner.clients.lock();
+        if connections == 0 {
+            clients.remove(client);
+        } else {
+            clients.insert(client.clone(), connections);
+        }
+        drop(clients);
+        self.inner.touch(Item::Client(client.clone()));
+    }
+
+    fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize> {
+        Box::pin(async move { Ok(self.inner.owners(group).await?.into_iter().map(|(_, count)| count).sum()) })
+    }
+
+    fn nodes<'a>(&'a self, group: Group<'a>) -> Later<'a, Vec<NodeId>> {
+        Box::pin(async move {
+            Ok(self.inner.owners(group).await?.into_iter().map(|(seat, _)| NodeId(seat.node())).collect())
+        })
+    }
+
+    fn connections<'a>(
+        &'a self,
+        group: Group<'a>,
+        from: Place,
+        limit: usize,
+    ) -> Later<'a, Vec<ConnectionId>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for (seat, _) in self.inner.owners(group).await? {
+                let node = seat.node();
+                let mut behind = if node == from.0 { from.1 } else { 0 };
+                while node >= from.0 && found.len() < limit {
+                    let page = self.inner.ask(&seat, group, behind, PAGE.min(limit - found.len())).await?;
+                    let Some(&last) = page.last() else { break };
+                    behind = last;
+                    found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn push_to_client<'a>(&'a self, client: &'a str, frame: Frame) -> Later<'a, usize> {
+        Box::pin(async move {
+            let inner = &self.inner;
+            let mut read = redis::cmd("HGETALL");
+            read.arg(inner.counts_key(Group::Client(client)));
+            let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
+            let message =
+                Message { node: inner.node, body: Body::ToClient { client: client.to_owned(), frame } };
+            let mut reached = 0;
+            for (field, count) in owners {
+                let Some(seat) = Seat::parse(&field) else { continue };
+                // Nobody listens at the seat of a node that has gone, or that had to take another one.
+                if seat.node() != inner.node && inner.publish(&seat.inbox(&inner.redis), &message).await? > 0
+                {
+                    reached += count;
+                    inner.out.count_sent(1);
+                }
+            }
+            Ok(reached)
+        })
+    }
+
+    fn all_nodes(&self) -> Later<'_, Vec<NodeId>> {
+        Box::pin(async move {
+            let mut nodes: Vec<_> =
+                self.inner.seats().await?.iter().map(|seat| NodeId(seat.node())).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            Ok(nodes)
+        })
+    }
+
+    fn stats(&self) -> RemoteStats {
+        let Inner { out, counts, redis, .. } = &*self.inner;
+        let mut stats = RemoteStats {
+            degraded: redis.is_degraded(),
+            received: counts.received.load(Relaxed),
+            missed: counts.missed.load(Relaxed),
+            gaps: counts.gaps.load(Relaxed),
+            refused: counts.refused.load(Relaxed),
+            ..RemoteStats::default()
+        };
+        out.report(&mut stats);
+        stats
+    }
+
+    fn leave(&self) -> Later<'_, ()> {
+        self.tasks[1].abort(); // it would take another seat
+        Box::pin(self.inner.leave())
+    }
+}

@@ -1,0 +1,357 @@
+//! Which node has members of which room and connections of which client: written by each node of itself, under a lease.
+//!
+//! A node takes a *seat*: a name that is new each time it (re)connects. Its entries carry that name, so whoever loses the
+//! lease, or Redis, begins anew under another seat, and what was written under the old one counts no more. Others remove it.
+//!
+//! | key | what |
+//! |---|---|
+//! | `nodes` | sorted set: seat, and until when its lease lasts, in ms of the server's clock |
+//! | `room:{R}:nodes`, `client:{C}:nodes` | hash: seat, and how many connections it has |
+//! | `seat:{S}:rooms`, `seat:{S}:clients` | set: where the seat is written, for whoever removes it |
+//! | `seat:{S}` | channel: what is for that node alone |
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, Script, cmd};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::Inner;
+use crate::{
+    Result,
+    error::BackendError,
+    redis::{Backoff, Channel, Link, Redis},
+};
+
+/// How long a seat is held without a word of its node.
+const LEASE: Duration = Duration::from_secs(20);
+/// Time between two words.
+const BEAT: Duration = Duration::from_secs(5);
+/// Entries that are written, or removed, in one round trip.
+const BATCH: usize = 256;
+/// Time that a node takes for its goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat.
+/// Answers with nothing if the seat is lost, else with the seats of others whose lease is over.
+static RENEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[1], ARGV[4]) then
+  redis.call('ZADD', KEYS[1], 0, ARGV[4])
+end
+if ARGV[3] == '0' then
+  local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
+  if not held or tonumber(held) <= now then return false end
+end
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, 8)",
+    )
+});
+
+/// The seats whose lease lasts. KEYS: the nodes.
+static SEATS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf')",
+    )
+});
+
+/// The seat of a node.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    /// The node.
+    node: u64,
+    /// Its name: the node, a dot, and a number that is new each time.
+    field: Arc<str>,
+    /// Until when this node itself believes that it holds it, in ms after `BEGIN`; for its own seat.
+    held: Arc<AtomicU64>,
+}
+
+/// The beginning of this process's time, for leases.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Seat {
+    /// A new one.
+    fn new(node: u64) -> Self {
+        let number = RandomState::new().hash_one(node);
+        Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }
+    }
+
+    /// One of another node, by its name.
+    pub(super) fn parse(field: &str) -> Option<Self> {
+        let (node, number) = field.split_once('.')?;
+        let is_whole = node.len() == 16 && number.len() == 16;
+        let node = u64::from_str_radix(node, 16).ok().filter(|_| is_whole)?;
+        Some(Self { node, field: field.into(), held: Arc::default() })
+    }
+
+    /// The node.
+    pub(super) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// Its name.
+    pub(super) fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// The channel of what is for this node alone.
+    pub(super) fn inbox(&self, redis: &Redis) -> String {
+        redis.key("seat", &self.field, "")
+    }
+
+    /// Whether its own node may still act under it: others may have given it up otherwise.
+    pub(super) fn is_held(&self) -> bool {
+        BEGIN.elapsed().as_millis() < u128::from(self.held.load(Relaxed))
+    }
+
+    /// The lease was renewed by a word that was sent then.
+    fn hold(&self, sent: Instant) {
+        let until = sent.duration_since(*BEGIN) + LEASE;
+        self.held.store(until.as_millis() as u64, Relaxed);
+    }
+}
+
+/// Something that others are told of.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Item {
+    /// How many members a room has here.
+    Room(Arc<str>),
+    /// How many connections a client has here.
+    Client(Arc<str>),
+}
+
+/// What others know of this node.
+#[derive(Default)]
+pub(super) struct Registration {
+    /// Its seat, while it has one.
+    pub(super) seat: Option<Seat>,
+    /// What they are not told yet. Nothing is kept here without a seat: the next one begins with everything.
+    dirty: HashSet<Item>,
+}
+
+impl Registration {
+    /// Notes that others are to be told. Whether somebody must be woken.
+    pub(super) fn touch(&mut self, item: Item) -> bool {
+        self.seat.is_some() && self.dirty.insert(item)
+    }
+}
+
+/// Keeps the node registered, until it is aborted.
+pub(super) async fn run(inner: Arc<Inner>) {
+    LazyLock::force(&BEGIN);
+    let mut backoff = Backoff::default();
+    let mut link = inner.redis.link();
+    let mut former = None;
+    loop {
+        if link.wait_for(|link| *link != Link::Down).await.is_err() {
+            return;
+        }
+        let seat = Seat::new(inner.node);
+        let begun = Instant::now();
+        let error = inner.sit(&seat, former.as_ref()).await;
+        let lost = inner.registration.lock().seat.take();
+        inner.registration.lock().dirty = HashSet::new();
+        if lost.is_some() {
+            former = lost;
+        }
+        if let Err(error) = error {
+            tracing::debug!(%error, "this node's seat among the others is lost; it takes another one");
+        }
+        if begun.elapsed() > LEASE {
+            backoff = Backoff::default();
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+impl Inner {
+    /// Takes a seat and keeps it; returns when it is lost.
+    async fn sit(self: &Arc<Self>, seat: &Seat, former: Option<&Seat>) -> Result<()> {
+        let (weak, own) = (Arc::downgrade(self), seat.clone());
+        let inbox = self.redis.subscribe(Channel::Exact(seat.inbox(&self.redis)), move |event| {
+            if let Some(inner) = weak.upgrade() {
+                inner.hear_inbox(&own, event);
+            }
+        });
+        inbox.ready().await?;
+        let mut dead = self.renew(seat, true, former).await?;
+        self.begin(seat);
+        let mut next = tokio::time::Instant::now() + BEAT;
+        loop {
+            while self.write(seat).await? {}
+            for seat in dead.drain(..) {
+                self.remove(&seat).await?;
+            }
+            tokio::select! {
+                () = self.changed.notified() => continue,
+                () = sleep_until(next) => {}
+            }
+            next = tokio::time::Instant::now() + BEAT;
+            dead = self.renew(seat, false, None).await?;
+        }
+    }
+
+    /// Renews the lease. The seats whose lease is over.
+    async fn renew(&self, seat: &Seat, is_new: bool, former: Option<&Seat>) -> Result<Vec<Seat>> {
+        let sent = Instant::now();
+        let mut renew = RENEW.key(self.nodes_key());
+        renew.arg(seat.field()).arg(LEASE.as_millis() as u64).arg(u8::from(is_new));
+        renew.arg(former.map_or("", |seat| seat.field()));
+        let dead: Option<Vec<String>> = self.redis.script(&renew).await?;
+        let dead = dead
+            .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
+        seat.hold(sent);
+        Ok(dead.iter().filter_map(|field| Seat::parse(field)).collect())
+    }
+
+    /// From now on others are told of changes; first of everything.
+    fn begin(&self, seat: &Seat) {
+        // In the order in which a change takes the locks. A change meanwhile is told twice, or here.
+        let mut registration = self.registration.lock();
+        registration.seat = Some(seat.clone());
+        drop(registration);
+        let rooms: Vec<_> = self.rooms.lock().keys().cloned().map(Item::Room).collect();
+        let clients: Vec<_> = self.clients.lock().keys().cloned().map(Item::Client).collect();
+        self.registration.lock().dirty.extend(rooms.into_iter().chain(clients));
+    }
+
+    /// Tells the others of some changes. Whether there were any.
+    async fn write(&self, seat: &Seat) -> Result<bool> {
+        let some: Vec<Item> = {
+            let mut registration = self.registration.lock();
+            let some: Vec<_> = registration.dirty.iter().take(BATCH).cloned().collect();
+            for item in &some {
+                registration.dirty.remove(item);
+            }
+            some
+        };
+        let commands: Vec<Cmd> = some.iter().flat_map(|item| self.entry(seat, item)).collect();
+        self.redis.all(&commands).await?;
+        Ok(!some.is_empty())
+    }
+
+    /// The commands that write one entry. The set for whoever removes it is written first and removed last.
+    fn entry(&self, seat: &Seat, item: &Item) -> [Cmd; 2] {
+        let (count, set) = match item {
+            Item::Room(room) => (self.rooms.lock().get(room).map_or(0, |here| here.members), ":rooms"),
+            Item::Client(client) => (self.clients.lock().get(client).copied().unwrap_or(0), ":clients"),
+        };
+        let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.group()));
+        if count > 0 {
+            let (mut add, mut write) = (cmd("SADD"), cmd("HSET"));
+            add.arg(set).arg(item.name());
+            write.arg(hash).arg(seat.field()).arg(count);
+            [add, write]
+        } else {
+            let (mut delete, mut remove) = (cmd("HDEL"), cmd("SREM"));
+            delete.arg(hash).arg(seat.field());
+            remove.arg(set).arg(item.name());
+            [delete, remove]
+        }
+    }
+
+    /// Removes all that was written under a seat, and then the seat. Several nodes may do it at once: it is the same.
+    async fn remove(&self, seat: &Seat) -> Result<()> {
+        for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":clients", Item::Client)] {
+            let set = self.redis.key("seat", seat.field(), set);
+            loop {
+                let mut read = cmd("SRANDMEMBER");
+                read.arg(&set).arg(BATCH);
+                let names: Vec<Arc<str>> =
+                    self.redis.run::<Vec<String>>(&read).await?.into_iter().map(Into::into).collect();
+                if names.is_empty() {
+                    break;
+                }
+                let delete = |name: &Arc<str>| {
+                    let mut delete = cmd("HDEL");
+                    delete.arg(self.counts_key(item(name.clone()).group())).arg(seat.field());
+                    delete
+                };
+                self.redis.all(&names.iter().map(delete).collect::<Vec<_>>()).await?;
+                let mut remove = cmd("SREM");
+                remove.arg(&set).arg(names.iter().map(|name| &**name).collect::<Vec<_>>());
+                self.redis.run::<()>(&remove).await?;
+            }
+        }
+        let mut remove = cmd("ZREM");
+        remove.arg(self.nodes_key()).arg(seat.field());
+        self.redis.run(&remove).await
+    }
+
+    /// The seats whose lease lasts.
+    pub(super) async fn seats(&self) -> Result<Vec<Seat>> {
+        let fields: Vec<String> = self.redis.script(&SEATS.key(self.nodes_key())).await?;
+        Ok(fields.iter().filter_map(|field| Seat::parse(field)).collect())
+    }
+
+    /// Gives the seat up.
+    pub(super) async fn leave(&self) -> Result<()> {
+        let Some(seat) = self.registration.lock().seat.take() else { return Ok(()) };
+        seat.held.store(0, Relaxed);
+        let goodbye = async {
+            let mut end = cmd("ZADD");
+            end.arg(self.nodes_key()).arg("XX").arg(0).arg(seat.field());
+            self.redis.run::<()>(&end).await?;
+            self.remove(&seat).await
+        };
+        timeout(GOODBYE, goodbye).await.map_err(|_| BackendError::TimedOut { after: GOODBYE })?
+    }
+
+    /// The key of the nodes.
+    fn nodes_key(&self) -> String {
+        self.redis.key("nodes", "", "")
+    }
+}
+
+impl Item {
+    /// Its name.
+    fn name(&self) -> &str {
+        match self {
+            Self::Room(name) | Self::Client(name) => name,
+        }
+    }
+
+    /// What it is a count of.
+    fn group(&self) -> super::Group<'_> {
+        match self {
+            Self::Room(room) => super::Group::Room(room),
+            Self::Client(client) => super::Group::Client(client),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_reads_back_and_is_new_each_time() {
+        let (one, two) = (Seat::new(7), Seat::new(7));
+        assert_ne!(one.field(), two.field());
+        let read = Seat::parse(one.field()).unwrap();
+        assert_eq!((read.node(), read.field()), (7, one.field()));
+        assert!(Seat::parse("7.8").is_none() && Seat::parse("").is_none());
+    }
+
+    #[test]
+    fn a_seat_is_held_for_the_lease_and_no_longer() {
+        LazyLock::force(&BEGIN);
+        let seat = Seat::new(1);
+        assert!(!seat.is_held(), "nobody has confirmed it");
+        seat.hold(Instant::now());
+        assert!(seat.is_held());
+        seat.held.store(0, Relaxed);
+        assert!(!seat.is_held());
+    }
+}

@@ -1,0 +1,239 @@
+//! How messages between nodes look. They are read by other processes, and anybody who can write to the backend can send
+//! them: reading never panics, and believes nothing.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+
+use super::numbers::Number;
+use crate::{Frame, limits::NAME};
+
+/// The version of the form; another one is refused.
+const VERSION: u8 = 1;
+
+/// One message.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Message {
+    /// The node that sent it.
+    pub(super) node: u64,
+    /// What it says.
+    pub(super) body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Body {
+    /// A frame for the members of the channel's room, or for all connections.
+    Frame {
+        /// Its number on the channel.
+        number: Number,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A frame for the connections of a client.
+    ToClient {
+        /// The client.
+        client: String,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A question: which connections of that kind there are.
+    Ask {
+        /// Where the answer is wanted: the channel of a node.
+        to: String,
+        /// The number of the question.
+        id: u64,
+        /// Whether a room is meant, or else a client.
+        is_room: bool,
+        /// Its name.
+        name: String,
+        /// Behind which connection to begin.
+        from: u64,
+        /// Connections at the most.
+        limit: u32,
+    },
+    /// The answer.
+    Answer {
+        /// The number of the question.
+        id: u64,
+        /// The connections, in order.
+        connections: Vec<u64>,
+    },
+}
+
+impl Message {
+    /// In bytes.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.size());
+        out.put_u8(VERSION);
+        out.put_u64(self.node);
+        match &self.body {
+            Body::Frame { number, frame } => {
+                out.put_u8(b'f');
+                out.put_u64(number.series);
+                out.put_u64(number.number);
+                put_frame(&mut out, frame);
+            }
+            Body::ToClient { client, frame } => {
+                out.put_u8(b'c');
+                put_text(&mut out, client);
+                put_frame(&mut out, frame);
+            }
+            Body::Ask { to, id, is_room, name, from, limit } => {
+                out.put_u8(b'q');
+                put_text(&mut out, to);
+                out.put_u64(*id);
+                out.put_u8(u8::from(*is_room));
+                put_text(&mut out, name);
+                out.put_u64(*from);
+                out.put_u32(*limit);
+            }
+            Body::Answer { id, connections } => {
+                out.put_u8(b'a');
+                out.put_u64(*id);
+                connections.iter().for_each(|&connection| out.put_u64(connection));
+            }
+        }
+        out.into()
+    }
+
+    /// About as many bytes as it has.
+    fn size(&self) -> usize {
+        let frame = |frame: &Frame| frame.len() + frame.key().map_or(0, str::len) + 64;
+        match &self.body {
+            Body::Frame { frame: f, .. } => frame(f),
+            Body::ToClient { client, frame: f } => client.len() + frame(f),
+            Body::Ask { to, name, .. } => to.len() + name.len() + 64,
+            Body::Answer { connections, .. } => 8 * connections.len() + 32,
+        }
+    }
+
+    /// From bytes; none if they are no message.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let node = bytes.try_get_u64().ok()?;
+        let body = match bytes.try_get_u8().ok()? {
+            b'f' => {
+                let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
+                Body::Frame { number, frame: get_frame(bytes)? }
+            }
+            b'c' => Body::ToClient { client: get_text(&mut bytes)?, frame: get_frame(bytes)? },
+            b'q' => Body::Ask {
+                to: get_text(&mut bytes)?,
+                id: bytes.try_get_u64().ok()?,
+                is_room: bytes.try_get_u8().ok()? == 1,
+                name: get_text(&mut bytes)?,
+                from: bytes.try_get_u64().ok()?,
+                limit: bytes.try_get_u32().ok()?,
+            },
+            b'a' => {
+                let id = bytes.try_get_u64().ok()?;
+                let connections = std::iter::from_fn(|| bytes.try_get_u64().ok()).collect();
+                Body::Answer { id, connections }
+            }
+            _ => return None,
+        };
+        Some(Self { node, body })
+    }
+}
+
+/// Writes a text behind its length.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let end = text.floor_char_boundary(usize::from(u16::MAX));
+    out.put_u16(end as u16);
+    out.put_slice(&text.as_bytes()[..end]);
+}
+
+/// Reads a text.
+fn get_text(bytes: &mut Bytes) -> Option<String> {
+    let len = usize::from(bytes.try_get_u16().ok()?);
+    if bytes.len() < len {
+        return None;
+    }
+    String::from_utf8(bytes.split_to(len).into()).ok()
+}
+
+/// Writes a frame: what it is, its key, and its payload to the end.
+fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
+    // A key that no name could be is of no use elsewhere either.
+    let key = frame.key().filter(|key| key.len() <= usize::from(u16::MAX));
+    out.put_u8(u8::from(frame.is_text()) | u8::from(key.is_some()) << 1);
+    if let Some(key) = key {
+        put_text(out, key);
+    }
+    out.put_slice(frame.as_bytes());
+}
+
+/// Reads a frame, whose payload stays where it is.
+fn get_frame(mut bytes: Bytes) -> Option<Frame> {
+    let flags = bytes.try_get_u8().ok()?;
+    let key = if flags & 2 == 0 { None } else { Some(get_text(&mut bytes)?) };
+    let frame = if flags & 1 == 0 {
+        Frame::binary(bytes)
+    } else if simdutf8::basic::from_utf8(&bytes).is_ok() {
+        Frame::from_checked_text(bytes)
+    } else {
+        return None;
+    };
+    Some(match key {
+        Some(key) => frame.with_key(key),
+        None => frame,
+    })
+}
+
+/// Whether a name can be that of a room or a client.
+pub(super) fn is_name(name: &str) -> bool {
+    name.len() <= NAME
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let payload = prop_oneof![".{0,40}".prop_map(Frame::text), any::<Vec<u8>>().prop_map(Frame::binary)];
+        (payload, proptest::option::of(".{0,20}")).prop_map(|(frame, key)| match key {
+            Some(key) => frame.with_key(key),
+            None => frame,
+        })
+    }
+
+    fn bodies() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            (any::<u64>(), any::<u64>(), frames())
+                .prop_map(|(series, number, frame)| Body::Frame { number: Number { series, number }, frame }),
+            (".{0,20}", frames()).prop_map(|(client, frame)| Body::ToClient { client, frame }),
+            (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
+                |(to, id, is_room, name, from, limit)| Body::Ask { to, id, is_room, name, from, limit }
+            ),
+            (any::<u64>(), proptest::collection::vec(any::<u64>(), 0..9))
+                .prop_map(|(id, connections)| Body::Answer { id, connections }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(node in any::<u64>(), body in bodies()) {
+            let message = Message { node, body };
+            prop_assert_eq!(Message::decode(message.encode()), Some(message));
+        }
+
+        #[test]
+        fn reading_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
+            let whole = Message { node, body }.encode();
+            let _ = Message::decode(whole.slice(..cut % (whole.len() + 1)));
+            let _ = Message::decode(bytes.clone().into());
+            let _ = Message::decode([&[VERSION], &bytes[..]].concat().into());
+        }
+    }
+
+    #[test]
+    fn text_that_is_none_is_refused() {
+        let message = Message { node: 1, body: Body::ToClient { client: "a".into(), frame: "ö".into() } };
+        let mut bytes = message.encode().to_vec();
+        *bytes.last_mut().unwrap() = 0xff;
+        assert_eq!(Message::decode(bytes.into()), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! The bus over Redis: publish and subscribe. What is published comes back through Redis also to the subscriptions of the
+//! node itself, so all nodes see one order of a channel.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{BusBackend, BusError, Handler, Subscription, glob::Pattern, memory::Memory};
+use crate::{
+    redis::{Channel, Event, Redis, Subscribed},
+    store::Reply,
+};
+
+/// See the module.
+pub(super) struct RedisBus {
+    /// The way.
+    redis: Redis,
+    /// What this node is subscribed to.
+    shared: Mutex<HashMap<Channel, Weak<Shared>>>,
+    /// What is to be kept until the bus ends.
+    kept: Arc<Mutex<Vec<Arc<Shared>>>>,
+}
+
+/// One subscription at Redis, shared by those of this node to the same channel or pattern.
+struct Shared {
+    /// Hands messages to them.
+    local: Memory,
+    /// Brings them.
+    subscribed: Mutex<Option<Arc<Subscribed>>>,
+}
+
+impl RedisBus {
+    /// A bus over that Redis.
+    pub(super) fn new(redis: Redis) -> Self {
+        Self { redis, shared: Mutex::default(), kept: Arc::default() }
+    }
+
+    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be.
+    fn shared(&self, pattern: &str) -> (Arc<Shared>, Arc<Subscribed>) {
+        let channel = match Pattern::parse(pattern) {
+            Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
+            Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
+        };
+        let mut all = self.shared.lock();
+        all.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = all.get(&channel).and_then(Weak::upgrade) {
+            let subscribed = shared.subscribed.lock().clone();
+            if let Some(subscribed) = subscribed {
+                return (shared, subscribed);
+            }
+        }
+        let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
+        let (weak, redis) = (Arc::downgrade(&shared), self.redis.clone());
+        let subscribed = self.redis.subscribe(channel.clone(), move |event| {
+            let (Some(shared), Event::Message { channel, payload }) = (weak.upgrade(), event) else { return };
+            if let Some(name) = redis.name("bus", &channel) {
+                // It answers at once; what a full queue drops, it counts and logs.
+                drop(shared.local.publish(&name, payload));
+            }
+        });
+        let subscribed = Arc::new(subscribed);
+        *shared.subscribed.lock() = Some(subscribed.clone());
+        all.insert(channel, Arc::downgrade(&shared));
+        (shared, subscribed)
+    }
+}
+
+impl BusBackend for RedisBus {
+    fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
+        Reply::Later(Box::pin(async move {
+            let mut publish = redis::cmd(self.redis.publish_command());
+            publish.arg(self.redis.key("bus", channel, "")).arg(&payload[..]);
+            self.redis.run(&publish).await
+        }))
+    }
+
+    fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
+        if self.redis.is_cluster() && matches!(Pattern::parse(pattern), Pattern::Glob(_)) {
+            return Reply::now(Err(BusError::PatternOnCluster { pattern: pattern.to_owned() }));
+        }
+        let pattern = pattern.to_owned();
+        Reply::Later(Box::pin(async move {
+            let (shared, subscribed) = self.shared(&pattern);
+            // Before Redis confirms, so that nothing is missed that is published after the answer.
+            let subscription = shared.local.subscribe(&pattern, handler).await?;
+            subscribed.ready().await?;
+            let kept = self.kept.clone();
+            let (own, theirs) = (shared.clone(), shared);
+            Ok(subscription.with(move || drop(own), move || kept.lock().push(theirs)))
+        }))
+    }
+
+    fn close(&self) {
+        let all: Vec<_> = self.shared.lock().drain().filter_map(|(_, shared)| shared.upgrade()).collect();
+        for shared in all {
+            shared.local.close();
+        }
+        self.kept.lock().clear();
+    }
+}
+
+impl Drop for RedisBus {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

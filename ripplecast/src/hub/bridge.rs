@@ -1,0 +1,99 @@
+//! What a hub asks of the other nodes, and tells them. The implementation stands in `bridge.rs`; without one, a node is alone.
+
+use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
+
+use crate::{ConnectionId, Error, Frame, Result};
+
+/// An answer that takes a way over the network.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// One process that runs a hub, in this run of it: a random number, never used again.
+///
+/// It prints as text, and is the first half of the id of each of its [connections](crate::ConnectionId).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
+        number
+            .map(Self)
+            .ok_or_else(|| Error::setting("node id", text, "an id as a NodeId prints it is wanted"))
+    }
+}
+
+/// What there may be several connections of on several nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Group<'a> {
+    /// The members of a room.
+    Room(&'a str),
+    /// The connections of a client.
+    Client(&'a str),
+}
+
+/// Where a page of connections begins: behind this connection of this node; from 0.
+pub(crate) type Place = (u64, u64);
+
+/// The way to the other nodes.
+pub(crate) trait Bridge: Send + Sync {
+    /// A frame was pushed to a room of this node, or to all its connections if there is no room. Called under the room's
+    /// lock, so in its order; never waits.
+    fn push(&self, room: Option<&Arc<str>>, frame: &Frame);
+    /// A room has so many members on this node now. Called under the room's lock.
+    fn room_changed(&self, room: &Arc<str>, members: usize);
+    /// A client has so many connections on this node now. Called under the lock of the clients.
+    fn client_changed(&self, client: &Arc<str>, connections: usize);
+    /// How many connections of that kind the other nodes have.
+    fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize>;
+    /// The other nodes that have connections of that kind.
+    fn nodes<'a>(&'a self, group: Group<'a>) -> Later<'a, Vec<NodeId>>;
+    /// Up to so many connections of that kind on other nodes, from a place on, in order; fewer only at the end.
+    fn connections<'a>(&'a self, group: Group<'a>, from: Place, limit: usize)
+    -> Later<'a, Vec<ConnectionId>>;
+    /// Sends a frame to the connections of a client on other nodes; about how many those are.
+    fn push_to_client<'a>(&'a self, client: &'a str, frame: Frame) -> Later<'a, usize>;
+    /// All nodes that are there now, this one among them.
+    fn all_nodes(&self) -> Later<'_, Vec<NodeId>>;
+    /// What happened on the way.
+    fn stats(&self) -> RemoteStats;
+    /// Says goodbye to the others, so that they need not wait for this node's end.
+    fn leave(&self) -> Later<'_, ()>;
+}
+
+/// What went to other nodes, and what came from them; found in [`Stats`](crate::Stats). All zero with the memory backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RemoteStats {
+    /// Whether the backend is away: this node goes on alone.
+    pub degraded: bool,
+    /// Messages sent to other nodes.
+    pub sent: u64,
+    /// Messages that went to no other node, since the backend was away or too many waited for it.
+    pub unsent: u64,
+    /// Messages received from other nodes.
+    pub received: u64,
+    /// Messages of other nodes that this node knows to have missed: their numbers have gaps.
+    pub missed: u64,
+    /// Times that a subscription was lost, room by room: what was published until it stood again is missed.
+    pub gaps: u64,
+    /// Messages that were thrown away, because they made no sense, were signed wrongly, or came for a node that had lost
+    /// its lease.
+    pub refused: u64,
+    /// Bytes that wait to be sent to other nodes.
+    pub queued_bytes: usize,
+}

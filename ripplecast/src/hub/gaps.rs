@@ -1,0 +1,45 @@
+//! What did not come from other nodes, and who wants to hear of it.
+
+use std::{fmt, sync::Arc};
+
+use super::{bridge::NodeId, callbacks::guarded};
+
+/// Messages of other nodes that were missed, as told to the hook of [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
+///
+/// Members of the room on this node have not got them: an application that can't do without tells them to load anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GapReport {
+    /// The room; `None` for what was pushed to all connections.
+    pub room: Option<String>,
+    /// Whose messages were missed, if that is known.
+    pub node: Option<NodeId>,
+    /// How many. `None` when the subscription was lost: what was published since, and until it stands again, is missed, and
+    /// a later report says how many those were if the same node publishes again.
+    pub missed: Option<u64>,
+}
+
+/// Who wants to hear of gaps.
+pub(crate) type GapHook = Arc<dyn Fn(GapReport) + Send + Sync>;
+
+/// Where gaps are reported.
+#[derive(Clone, Default)]
+pub(crate) struct GapLog(pub(crate) Option<GapHook>);
+
+impl GapLog {
+    /// Reports one.
+    pub(crate) fn tell(&self, report: GapReport) {
+        if let Some(missed) = report.missed {
+            tracing::warn!(room = report.room, node = ?report.node, missed, "messages of another node were missed");
+        }
+        if let Some(hook) = &self.0 {
+            guarded(|| hook(report)); // it is the application's
+        }
+    }
+}
+
+impl fmt::Debug for GapLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GapLog").field(&self.0.is_some()).finish()
+    }
+}

@@ -1,0 +1,281 @@
+//! Redis: the connections of a node, and what keeps them. All of the crate's knowledge of Redis is here and in the files
+//! named after it beside the interfaces that they implement.
+
+mod address;
+mod backoff;
+mod connect;
+mod link;
+mod subscriber;
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{Error, Result, error::BackendError};
+use connect::{Conn, Fault};
+use link::Keeper;
+use subscriber::Subscriber;
+
+pub(crate) use address::Address;
+pub(crate) use backoff::Backoff;
+pub(crate) use subscriber::{Channel, DETECTION_WINDOW, Event, Subscribed};
+
+/// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
+/// second these are 160 ms of work.
+const COMMANDS: usize = 16_384;
+
+/// Whether Redis is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Link {
+    /// It is; for the how-manieth time.
+    Up {
+        /// Connections so far.
+        connects: u64,
+    },
+    /// It is away.
+    Down,
+}
+
+/// A handle to Redis. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Redis {
+    /// What all handles share.
+    inner: Arc<Inner>,
+}
+
+/// What all handles share.
+struct Inner {
+    /// Where it is.
+    address: Address,
+    /// Keeps the connection for commands.
+    keeper: Arc<Keeper>,
+    /// Keeps the connection for subscriptions.
+    subscriber: Arc<Subscriber>,
+    /// Bounds the commands under way.
+    commands: Semaphore,
+    /// The tasks of both.
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Redis {
+    /// Connects, and looks whether the server can be used.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] that names the address and says what to do: nobody answers (not if it is `optional`), the server
+    /// is too old or a replica, it refuses the password, a permission is missing.
+    pub(crate) async fn connect(address: &Address, optional: bool) -> Result<Self> {
+        let conn = match link::attempt(address).await {
+            Ok(conn) => Some(conn),
+            Err(Fault::Away(reason)) if optional => {
+                tracing::warn!(redis = %address, reason, "Redis is away: this node starts alone, and tries to reach it");
+                None
+            }
+            Err(Fault::Away(reason)) => {
+                let reason = format!(
+                    "Redis can't be reached: {reason}. Start it or correct the address; --backend-optional or \
+                     RIPPLECAST_BACKEND_OPTIONAL=1 starts without it"
+                );
+                return Err(Error::setting("backend", address, reason));
+            }
+            Err(Fault::Wrong(reason)) => return Err(Error::setting("backend", address, reason)),
+        };
+        let is_there = conn.is_some();
+        let keeper = Keeper::new(address.clone(), conn);
+        let subscriber = Subscriber::new(address.clone());
+        let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
+        let commands = Semaphore::new(COMMANDS);
+        let inner = Inner { address: address.clone(), keeper, subscriber, commands, tasks };
+        let redis = Self { inner: Arc::new(inner) };
+        if is_there && timeout(TIME_LIMIT, redis.inner.subscriber.wait_until_up()).await.is_err() {
+            let reason = "its second connection, for subscriptions, can't be made; see the log";
+            return Err(Error::setting("backend", address, reason));
+        }
+        Ok(redis)
+    }
+
+    /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
+    /// Cluster.
+    pub(crate) fn key(&self, kind: &str, name: &str, suffix: &str) -> String {
+        format!("{}:{kind}:{{{}}}{suffix}", self.inner.address.prefix(), tag(name))
+    }
+
+    /// A pattern, in the server's way of writing them, of the channels of that kind whose names match one.
+    pub(crate) fn pattern(&self, kind: &str, names: &str) -> String {
+        let mut prefix = String::new();
+        for c in self.inner.address.prefix().chars() {
+            if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+                prefix.push('\\');
+            }
+            prefix.push(c);
+        }
+        format!("{prefix}:{kind}:{{{}}}", tag(names))
+    }
+
+    /// The name of the channel of that kind: the reverse of [`key`](Self::key).
+    pub(crate) fn name(&self, kind: &str, channel: &[u8]) -> Option<String> {
+        let channel = std::str::from_utf8(channel).ok()?;
+        let rest = channel.strip_prefix(self.inner.address.prefix())?.strip_prefix(':')?;
+        let name = rest.strip_prefix(kind)?.strip_prefix(":{")?.strip_suffix('}')?;
+        Some(name.replace("%7D", "}").replace("%25", "%"))
+    }
+
+    /// Runs several commands in their order, as few round trips as can be, and throws the answers away.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); some of them may have been done.
+    pub(crate) async fn all(&self, commands: &[redis::Cmd]) -> Result<()> {
+        match commands {
+            [] => Ok(()),
+            [one] => self.run(one).await,
+            _ if self.is_cluster() => {
+                // Each goes to its own shard; those of one shard stay in order.
+                let runs = commands.iter().map(|command| self.run::<()>(command));
+                futures_util::future::try_join_all(runs).await.map(drop)
+            }
+            _ => {
+                let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone()).ignore();
+                }
+                self.pipe(&pipeline).await
+            }
+        }
+    }
+
+    /// The command that publishes: on a Cluster, to the channel's own shard.
+    pub(crate) fn publish_command(&self) -> &'static str {
+        if self.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// Whether it is a Cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.inner.address.is_cluster()
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
+    /// command may have been done, or be done later.
+    pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
+        self.with(async |conn| command.query_async(conn).await).await
+    }
+
+    /// Runs several commands in one round trip.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
+        self.with(async |conn| pipeline.query_async(conn).await).await
+    }
+
+    /// Runs a script; its text is sent only when the server doesn't have it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn script<T: FromRedisValue>(&self, script: &redis::ScriptInvocation<'_>) -> Result<T> {
+        self.with(async |conn| script.invoke_async(conn).await).await
+    }
+
+    /// Does something with the connection, within the limits.
+    async fn with<T>(&self, work: impl AsyncFnOnce(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
+        let keeper = &self.inner.keeper;
+        let mut conn = keeper.conn().ok_or_else(|| self.away())?;
+        let _permit = self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
+            what: "the number of commands on their way to Redis",
+            limit: COMMANDS,
+        })?;
+        match timeout(TIME_LIMIT, work(&mut conn)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => {
+                keeper.suspect();
+                Err(BackendError::TimedOut { after: TIME_LIMIT }.into())
+            }
+        }
+    }
+
+    /// The error while it is away.
+    fn away(&self) -> Error {
+        let reason = format!("Redis at {} is away", self.inner.address);
+        BackendError::Unavailable { reason }.into()
+    }
+
+    /// What an answer that is an error means.
+    fn failed(&self, error: &RedisError) -> Error {
+        let is_away = error.is_io_error()
+            || error.is_connection_dropped()
+            || error.is_unrecoverable_error()
+            || matches!(
+                error.code(),
+                Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
+            );
+        if is_away {
+            self.inner.keeper.suspect();
+            return BackendError::Unavailable { reason: error.to_string() }.into();
+        }
+        BackendError::Refused { message: error.to_string() }.into()
+    }
+
+    /// A connection of its own, for reads that wait. On a Cluster it is not for use: there is no one server.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection> {
+        connect::connect_one(&self.inner.address, None).await.map_err(|fault| {
+            let (Fault::Away(reason) | Fault::Wrong(reason)) = fault;
+            BackendError::Unavailable { reason }.into()
+        })
+    }
+
+    /// Changes when Redis goes or comes back.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.inner.keeper.link()
+    }
+
+    /// Whether either connection is away.
+    pub(crate) fn is_degraded(&self) -> bool {
+        *self.link().borrow() == Link::Down || !self.inner.subscriber.is_up()
+    }
+
+    /// Subscribes on the node's one connection for that; there is one subscription for each channel. Dropping the answer
+    /// ends it. `sink` runs on the connection's task: it must be quick, and never wait.
+    pub(crate) fn subscribe(
+        &self,
+        channel: Channel,
+        sink: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Subscribed {
+        self.inner.subscriber.subscribe(channel, Box::new(sink))
+    }
+}
+
+/// A name as a hash tag, which ends at the first closing brace: one in the name is written as `%7D`, so that the whole name
+/// counts, and a percent sign as `%25`, so that no two names become one.
+fn tag(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.contains(['}', '%']) { name.replace('%', "%25").replace('}', "%7D").into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tag;
+
+    #[test]
+    fn no_two_names_have_one_tag_and_none_ends_early() {
+        assert_eq!(tag("plain"), "plain");
+        assert_eq!(tag("a}b"), "a%7Db");
+        assert_ne!(tag("a}b"), tag("a%7Db"));
+    }
+}

@@ -1,0 +1,306 @@
+//! Where Redis is, and as whom: read from a URL.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
+
+use crate::{Error, Result};
+
+/// The port of a server, where the URL says none.
+const PORT: u16 = 6379;
+/// The port of a sentinel, where the URL says none.
+const SENTINEL_PORT: u16 = 26379;
+/// What all keys and channels begin with, where the URL says nothing.
+const PREFIX: &str = "ripplecast";
+/// Longest prefix, in bytes: it is part of every key.
+const PREFIX_LEN: usize = 64;
+/// Most hosts of a URL: a few are enough to find the others.
+const HOSTS: usize = 64;
+/// The forms that a URL can have, for the messages.
+const FORMS: &str = "redis://[user:password@]host[:6379][/database][?prefix=NAME], rediss:// for TLS, redis+unix:///path, \
+    redis-cluster://a,b,c or redis-sentinel://a,b,c/service";
+
+/// Where Redis is, and as whom.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The server, or those who know it.
+    pub(super) servers: Servers,
+    /// Whether TLS is spoken.
+    tls: bool,
+    /// The user; none for `default`.
+    user: Option<String>,
+    /// The password.
+    password: Option<String>,
+    /// The number of the database.
+    database: i64,
+    /// What all keys and channels begin with.
+    prefix: String,
+}
+
+/// A host and its port.
+pub(super) type Host = (String, u16);
+
+/// One server, or those who know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Servers {
+    /// One server.
+    One(Host),
+    /// One server, by the path of its socket.
+    Unix(PathBuf),
+    /// Some of a Cluster.
+    Cluster(Vec<Host>),
+    /// Sentinels, and the name of what they watch.
+    Sentinels {
+        /// The sentinels.
+        hosts: Vec<Host>,
+        /// The name of the master that they watch.
+        service: String,
+    },
+}
+
+impl Address {
+    /// What all keys and channels begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Whether it is a Cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// How to connect to that host, with this address's credentials.
+    pub(super) fn at(&self, (host, port): &Host) -> Result<ConnectionInfo, redis::RedisError> {
+        let addr = if self.tls {
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host.clone(), *port)
+        };
+        self.with(addr)
+    }
+
+    /// How to connect to the one server at the end of that socket.
+    pub(super) fn at_socket(&self, path: &std::path::Path) -> Result<ConnectionInfo, redis::RedisError> {
+        self.with(ConnectionAddr::Unix(path.to_owned()))
+    }
+
+    /// How to ask a sentinel: without this address's credentials, which are those of the servers.
+    pub(super) fn at_sentinel(&self, host: &Host) -> Result<ConnectionInfo, redis::RedisError> {
+        let plain = Self { user: None, password: None, database: 0, ..self.clone() };
+        plain.at(host)
+    }
+
+    /// How to connect there.
+    fn with(&self, addr: ConnectionAddr) -> Result<ConnectionInfo, redis::RedisError> {
+        let mut settings =
+            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.database);
+        if let Some(user) = &self.user {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password);
+        }
+        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        Ok(addr.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp))
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(url: &str) -> Result<Self> {
+        parse(url).map_err(|reason| Error::setting("backend", redacted(url), reason))
+    }
+}
+
+/// Reads a URL, or says what is wrong with it.
+fn parse(url: &str) -> Result<Address, String> {
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| format!("no backend; use `memory` or {FORMS}"))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => (&rest[..slash], &rest[slash + 1..]),
+        None => (rest, ""),
+    };
+    let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let (mut user, mut password) = (decoded(user)?, decoded(password)?);
+    let (mut database, mut prefix) = (None, None);
+    for (name, value) in query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    {
+        let value = decoded(value)?;
+        match name {
+            "prefix" => prefix = value,
+            "db" => database = value,
+            "user" => user = value,
+            "password" => password = value,
+            _ => {
+                return Err(format!(
+                    "the URL has no parameter `{name}`; there are prefix, db, user and password"
+                ));
+            }
+        }
+    }
+    let tls = scheme.starts_with("rediss");
+    let servers = match scheme {
+        "redis" | "rediss" => {
+            database = database.or(decoded(path)?);
+            Servers::One(host(hosts, PORT)?)
+        }
+        "redis+unix" | "unix" if hosts.is_empty() && !path.is_empty() => {
+            Servers::Unix(format!("/{}", decoded(path)?.unwrap_or_default()).into())
+        }
+        "redis+unix" | "unix" => {
+            return Err("a socket's absolute path is wanted, as in redis+unix:///run/redis.sock".into());
+        }
+        "redis-cluster" | "rediss-cluster" if !path.is_empty() || database.is_some() => {
+            return Err("a Cluster has one database and no path; leave it out".into());
+        }
+        "redis-cluster" | "rediss-cluster" => Servers::Cluster(self::hosts(hosts, PORT)?),
+        "redis-sentinel" | "rediss-sentinel" => {
+            let (service, number) = path.split_once('/').unwrap_or((path, ""));
+            database = database.or(decoded(number)?);
+            let service = decoded(service)?.ok_or(
+                "the name of what the sentinels watch is wanted, as in redis-sentinel://a,b,c/mymaster",
+            )?;
+            Servers::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
+        }
+        _ => return Err(format!("`{scheme}` is no backend; use `memory` or {FORMS}")),
+    };
+    let database = match database {
+        Some(number) => {
+            number.parse::<u16>().map_err(|_| format!("`{number}` is no number of a database"))?
+        }
+        None => 0,
+    };
+    let prefix = prefix.unwrap_or_else(|| PREFIX.to_owned());
+    if prefix.len() > PREFIX_LEN
+        || prefix.chars().any(|c| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control())
+    {
+        return Err(format!("a prefix has at most {PREFIX_LEN} bytes, without braces and spaces"));
+    }
+    Ok(Address { servers, tls, user, password, database: database.into(), prefix })
+}
+
+/// A part of a URL without its percent signs; none if it is empty.
+fn decoded(part: &str) -> Result<Option<String>, String> {
+    let decoded =
+        percent_decode_str(part).decode_utf8().map_err(|_| "a part of the URL is not UTF-8".to_owned())?;
+    Ok(Some(decoded.into_owned()).filter(|decoded| !decoded.is_empty()))
+}
+
+/// Hosts with commas between them.
+fn hosts(list: &str, port: u16) -> Result<Vec<Host>, String> {
+    let hosts = list.split(',').map(|item| host(item, port)).collect::<Result<Vec<_>, _>>()?;
+    if hosts.len() > HOSTS {
+        Err(format!("at most {HOSTS} hosts can be named; a few are enough"))
+    } else {
+        Ok(hosts)
+    }
+}
+
+/// A host with or without its port; an IPv6 address stands in brackets.
+fn host(text: &str, port: u16) -> Result<Host, String> {
+    let (name, number) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, rest)) => (name, rest.strip_prefix(':')),
+        None => text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number))),
+    };
+    if name.is_empty() {
+        return Err(format!("a host is missing; use {FORMS}"));
+    }
+    let port = match number {
+        Some(number) => number.parse().map_err(|_| format!("`{number}` is no port"))?,
+        None => port,
+    };
+    Ok((name.to_owned(), port))
+}
+
+/// A URL without its password, for messages.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = match rest.find('/').unwrap_or(rest.len()) {
+        end if rest[..end].contains('@') => {
+            format!("…@{}", &rest[rest[..end].rfind('@').map_or(0, |at| at + 1)..])
+        }
+        _ => rest.to_owned(),
+    };
+    let rest = rest.split_once("password=").map_or(rest.clone(), |(before, _)| format!("{before}password=…"));
+    format!("{scheme}://{rest}")
+}
+
+/// The URL, without user and password: it goes into logs.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.tls { "s" } else { "" };
+        let list = |hosts: &[Host]| {
+            hosts.iter().map(|(name, port)| format!("{name}:{port}")).collect::<Vec<_>>().join(",")
+        };
+        match &self.servers {
+            Servers::One((name, port)) => write!(f, "redis{s}://{name}:{port}/{}", self.database),
+            Servers::Unix(path) => write!(f, "redis+unix://{}", path.display()),
+            Servers::Cluster(hosts) => write!(f, "redis{s}-cluster://{}", list(hosts)),
+            Servers::Sentinels { hosts, service } => {
+                write!(f, "redis{s}-sentinel://{}/{service}", list(hosts))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Address {
+        url.parse().unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        let local = |port| Servers::One(("127.0.0.1".to_owned(), port));
+        assert_eq!(read("redis://127.0.0.1").servers, local(6379));
+        assert_eq!(read("redis://127.0.0.1:7000/").servers, local(7000));
+        let full = read("rediss://ada:p%40ss@[::1]:1/3?prefix=shop");
+        assert_eq!(full.servers, Servers::One(("::1".to_owned(), 1)));
+        assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("ada"), Some("p@ss")));
+        assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop"));
+        let socket = read("redis+unix:///run/redis.sock?db=2&password=x");
+        assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
+        assert_eq!((socket.database, socket.password.as_deref()), (2, Some("x")));
+        let cluster = read("redis-cluster://a,b:7001,c");
+        assert!(cluster.is_cluster());
+        assert_eq!(cluster.to_string(), "redis-cluster://a:6379,b:7001,c:6379");
+        let sentinels = read("redis-sentinel://:secret@a,b/main/1");
+        assert_eq!(sentinels.to_string(), "redis-sentinel://a:26379,b:26379/main");
+        assert_eq!((sentinels.database, sentinels.password.as_deref()), (1, Some("secret")));
+    }
+
+    #[test]
+    fn a_wrong_one_is_named_and_its_password_is_not() {
+        for (url, said) in [
+            ("redis", "no backend"),
+            ("mongodb://a", "`mongodb` is no backend"),
+            ("redis://", "a host is missing"),
+            ("redis://u:secret@a:port", "`port` is no port"),
+            ("redis://u:secret@a/x", "no number of a database"),
+            ("redis://a?password=secret&pool=3", "no parameter `pool`"),
+            ("redis://a?prefix={b}", "without braces"),
+            ("redis+unix://a", "absolute path"),
+            ("redis-cluster://a/1", "one database"),
+            ("redis-sentinel://a,b", "what the sentinels watch"),
+        ] {
+            let error = url.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("secret"), "{url}: {error}");
+        }
+        assert!(!format!("{:?}", read("redis://u:secret@a")).contains("secret"));
+    }
+}

@@ -1,0 +1,292 @@
+//! How a connection is made, and what must be true of the server before it is used.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, ProtocolVersion,
+    RedisError, RedisFuture, RedisResult, Value,
+    aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClientBuilder,
+    cluster_async::ClusterConnection,
+};
+use tokio::time::timeout;
+
+use super::address::{Address, Host, Servers};
+
+/// Time in which a connection must be there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Time in which one of several hosts must answer, before the next is asked.
+const HOST_LIMIT: Duration = Duration::from_secs(1);
+/// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
+const BUFFERED_COMMANDS: usize = 1024;
+/// How often a command of a Cluster is tried again, elsewhere, before it counts as failed.
+const RETRIES: u32 = 3;
+/// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
+const OLDEST_REDIS: (u32, u32) = (7, 0);
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// Nobody answers; trying again may help.
+    Away(String),
+    /// The server is there and can't be used; somebody has to do something.
+    Wrong(String),
+}
+
+/// A connection for commands, shared by all who hold a clone.
+#[derive(Clone)]
+pub(super) enum Conn {
+    /// To one server.
+    One(MultiplexedConnection),
+    /// To all masters of a Cluster.
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Conn {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(conn) => conn.req_packed_command(command),
+            Self::Cluster(conn) => conn.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(conn) => conn.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(conn) => conn.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(conn) => conn.get_db(),
+            Self::Cluster(conn) => conn.get_db(),
+        }
+    }
+}
+
+/// Hears what a server sends unasked.
+pub(super) type Push = Arc<dyn AsyncPushSender>;
+
+/// A connection to whatever the address names. What the server sends unasked goes to `push`.
+pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Conn, Fault> {
+    let Servers::Cluster(hosts) = &address.servers else {
+        return connect_one(address, push).await.map(Conn::One);
+    };
+    let infos = hosts.iter().map(|host| address.at(host)).collect::<Result<Vec<_>, _>>();
+    let mut client = ClusterClientBuilder::new(infos.map_err(|error| fault(&error))?)
+        .use_protocol(ProtocolVersion::RESP3)
+        .connection_timeout(HOST_LIMIT)
+        .response_timeout(super::TIME_LIMIT)
+        .retries(RETRIES);
+    if let Some(push) = push {
+        client = client.push_sender(move |info| push.send(info));
+    }
+    let client = client.build().map_err(|error| fault(&error))?;
+    within(client.get_async_connection()).await.map(Conn::Cluster)
+}
+
+impl Conn {
+    /// Subscribes to channels; on a Cluster, to the channels of its shards, one by one, as each may be on another.
+    pub(super) async fn subscribe(&mut self, channels: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(conn) => conn.subscribe(channels).await,
+            Self::Cluster(conn) => {
+                let each = channels.iter().map(|channel| {
+                    let mut conn = conn.clone();
+                    async move { conn.ssubscribe(channel).await }
+                });
+                try_join_all(each).await.map(drop)
+            }
+        }
+    }
+
+    /// The reverse.
+    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(conn) => conn.unsubscribe(channels).await,
+            Self::Cluster(conn) => {
+                let each = channels.iter().map(|channel| {
+                    let mut conn = conn.clone();
+                    async move { conn.sunsubscribe(channel).await }
+                });
+                try_join_all(each).await.map(drop)
+            }
+        }
+    }
+
+    /// Subscribes to patterns; never on a Cluster.
+    pub(super) async fn psubscribe(&mut self, patterns: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(conn) => conn.psubscribe(patterns).await,
+            Self::Cluster(conn) => conn.psubscribe(patterns).await,
+        }
+    }
+
+    /// The reverse.
+    pub(super) async fn punsubscribe(&mut self, patterns: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(conn) => conn.punsubscribe(patterns).await,
+            Self::Cluster(conn) => conn.punsubscribe(patterns).await,
+        }
+    }
+}
+
+/// A connection of its own to the one server that the address names, now. What the server sends unasked goes to `push`.
+pub(super) async fn connect_one(
+    address: &Address,
+    push: Option<Push>,
+) -> Result<MultiplexedConnection, Fault> {
+    let info = match &address.servers {
+        Servers::One(host) => address.at(host),
+        Servers::Unix(path) => address.at_socket(path),
+        Servers::Sentinels { hosts, service } => {
+            let master = master(address, hosts, service).await?;
+            address.at(&master)
+        }
+        Servers::Cluster(hosts) => address.at(&hosts[0]),
+    };
+    let info = info.map_err(|error| fault(&error))?;
+    within(open(info, push)).await
+}
+
+/// Opens a connection without limits of its own: ours are around it.
+async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<MultiplexedConnection> {
+    let mut config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(BUFFERED_COMMANDS);
+    if let Some(push) = push {
+        config = config.set_push_sender(move |info| push.send(info));
+    }
+    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Where the sentinels say that the master is.
+pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
+    let mut said = Vec::new();
+    for host in hosts {
+        let ask = async {
+            let mut sentinel = open(address.at_sentinel(host)?, None).await?;
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+            command.query_async::<Option<Host>>(&mut sentinel).await
+        };
+        match timeout(HOST_LIMIT, ask).await {
+            Ok(Ok(Some(master))) => return Ok(master),
+            Ok(Ok(None)) => said.push(format!("{}:{} watches no `{service}`", host.0, host.1)),
+            Ok(Err(error)) => said.push(format!("{}:{}: {error}", host.0, host.1)),
+            Err(_) => said.push(format!("{}:{} does not answer", host.0, host.1)),
+        }
+    }
+    Err(Fault::Away(format!("no sentinel names the master ({})", said.join("; "))))
+}
+
+/// Waits for a connection for as long as one may take.
+async fn within<T>(opening: impl Future<Output = RedisResult<T>>) -> Result<T, Fault> {
+    match timeout(CONNECT_LIMIT, opening).await {
+        Ok(opened) => opened.map_err(|error| fault(&error)),
+        Err(_) => Err(Fault::Away(format!("it did not answer within {} s", CONNECT_LIMIT.as_secs()))),
+    }
+}
+
+/// What an error on the way to a connection means.
+fn fault(error: &RedisError) -> Fault {
+    let refused = matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM" | "WRONGTYPE"));
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => Fault::Wrong(format!(
+            "the server refuses the user or the password ({error}); both stand in the URL: redis://user:password@host"
+        )),
+        _ if refused => Fault::Wrong(format!(
+            "the server refuses us ({error}); user and password stand in the URL: redis://user:password@host"
+        )),
+        ErrorKind::RESP3NotSupported => Fault::Wrong(too_old("a server without RESP3")),
+        ErrorKind::InvalidClientConfig => Fault::Wrong(error.to_string()),
+        _ => Fault::Away(error.to_string()),
+    }
+}
+
+/// The message about a server that is too old.
+fn too_old(what: &str) -> String {
+    format!("it is {what}; Redis {}.{} or newer is needed, or Valkey", OLDEST_REDIS.0, OLDEST_REDIS.1)
+}
+
+/// Looks whether the server can be used: new enough, writable, and with every permission that is needed.
+pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
+    match timeout(CONNECT_LIMIT, checked(conn, address)).await {
+        Ok(checked) => checked,
+        Err(_) => Err(Fault::Away(format!("it did not answer within {} s", CONNECT_LIMIT.as_secs()))),
+    }
+}
+
+/// See [`check`], without its limit.
+async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
+    if let Conn::One(one) = conn {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let info: String = ask(one, &info).await?;
+        if let Some(version) = info.lines().find_map(|line| line.strip_prefix("redis_version:")) {
+            if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
+                return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
+            }
+        }
+    }
+    // Everything that is done later, done once: a permission that is missing shows now, by its name.
+    let probe = format!("{}:probe:{{}}", address.prefix());
+    let publish = if address.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+    let script = format!(
+        "local now = redis.call('TIME')\n\
+         redis.call('HSET', KEYS[1], 'v', now[1])\n\
+         redis.call('PEXPIRE', KEYS[1], 1000)\n\
+         redis.call('{publish}', KEYS[1], '')\n\
+         return redis.call('DEL', KEYS[1])"
+    );
+    let mut eval = redis::cmd("EVAL");
+    eval.arg(script).arg(1).arg(&probe);
+    ask::<()>(conn, &eval).await
+}
+
+/// Runs a command of the check, and says what its error means.
+async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, Fault> {
+    command.query_async(conn).await.map_err(|error: RedisError| {
+        let text = error.to_string();
+        if error.is_io_error() || error.is_connection_dropped() {
+            Fault::Away(text)
+        } else if text.contains("NOPERM") || text.contains("ACL") || text.contains("can't run this command") {
+            Fault::Wrong(format!(
+                "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
+                 ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
+            ))
+        } else if text.contains("NOAUTH") {
+            Fault::Wrong(format!("it wants a password ({text}); it stands in the URL: redis://user:password@host"))
+        } else if text.contains("READONLY") {
+            Fault::Wrong("it is a replica, which takes no writes; name its master, or use redis-sentinel://".into())
+        } else {
+            Fault::Away(text)
+        }
+    })
+}
+
+/// The first two numbers of a version.
+fn version_of(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.trim().split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(version_of("7.2.4"), Some((7, 2)));
+        assert!(version_of("6.10.1").unwrap() < OLDEST_REDIS && version_of("10.0").unwrap() > OLDEST_REDIS);
+        assert_eq!(version_of("unstable"), None);
+    }
+}

@@ -1,0 +1,146 @@
+//! The connection for commands: kept by a task, so that nobody waits for a server that is known to be away.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Link,
+    address::{Address, Servers},
+    backoff::Backoff,
+    connect::{Conn, Fault, check, connect, master},
+};
+
+/// Time between two looks at whether the server still answers. With [`PING_LIMIT`] it bounds for how long a dead one is
+/// believed in.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
+/// Time that the server has for an answer. A script or a fork that holds it for longer looks like its end.
+pub(super) const PING_LIMIT: Duration = Duration::from_secs(2);
+/// Looks between two questions to the sentinels about who is the master.
+const SENTINELS_EVERY: u32 = 3;
+
+/// The connection, and those who look after it.
+pub(super) struct Keeper {
+    /// Where Redis is.
+    address: Address,
+    /// The connection; none while Redis is away.
+    current: Mutex<Option<Conn>>,
+    /// Tells whether Redis is there.
+    link: watch::Sender<Link>,
+    /// Somebody had to wait too long, or saw the connection break.
+    suspicion: Notify,
+}
+
+impl Keeper {
+    /// A keeper of a connection that is there already, or not yet.
+    pub(super) fn new(address: Address, conn: Option<Conn>) -> Arc<Self> {
+        let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
+        Arc::new(Self {
+            address,
+            current: Mutex::new(conn),
+            link: watch::Sender::new(link),
+            suspicion: Notify::new(),
+        })
+    }
+
+    /// The connection; none while Redis is away.
+    pub(super) fn conn(&self) -> Option<Conn> {
+        self.current.lock().clone()
+    }
+
+    /// Changes when Redis goes or comes back.
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Says that something is wrong; the keeper looks at once.
+    pub(super) fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Looks after the connection, until it is aborted.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut connects = u64::from(self.conn().is_some());
+        loop {
+            if let Some(conn) = self.conn() {
+                let reason = self.watch(conn).await;
+                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on alone, and tries to reach it");
+                *self.current.lock() = None;
+                self.link.send_replace(Link::Down);
+            }
+            let conn = self.connected().await;
+            connects += 1;
+            *self.current.lock() = Some(conn);
+            self.link.send_replace(Link::Up { connects });
+            tracing::info!(redis = %self.address, "Redis is back");
+        }
+    }
+
+    /// Returns when the server no longer answers, with what it said last.
+    async fn watch(&self, mut conn: Conn) -> String {
+        let mut looks = 0;
+        loop {
+            tokio::select! {
+                () = sleep(PING_EVERY) => {}
+                () = self.suspicion.notified() => {}
+            }
+            // A write, so that a server which lost its role is found out too.
+            let mut look = redis::cmd("SET");
+            look.arg(format!("{}:alive", self.address.prefix())).arg("1").arg("PX").arg(10_000);
+            match timeout(PING_LIMIT, look.query_async::<()>(&mut conn)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
+            }
+            looks += 1;
+            if let (Conn::One(_), Servers::Sentinels { hosts, service }) = (&conn, &self.address.servers) {
+                if looks % SENTINELS_EVERY == 0 && self.moved(hosts, service, &mut conn).await {
+                    return "the sentinels name another master".into();
+                }
+            }
+        }
+    }
+
+    /// Whether the server that we speak to is no longer the master: its own word counts, and the sentinels must agree.
+    async fn moved(&self, hosts: &[super::address::Host], service: &str, conn: &mut Conn) -> bool {
+        if master(&self.address, hosts, service).await.is_err() {
+            return false; // sentinels that are away don't make a master that is there go away
+        }
+        let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(conn).await;
+        let is_master = |role: Vec<redis::Value>| {
+            role.first()
+                .is_some_and(|role| matches!(role, redis::Value::BulkString(text) if text == b"master"))
+        };
+        !role.is_ok_and(is_master)
+    }
+
+    /// A connection, however long it takes.
+    async fn connected(&self) -> Conn {
+        let mut backoff = Backoff::default();
+        loop {
+            match attempt(&self.address).await {
+                Ok(conn) => return conn,
+                Err(Fault::Away(reason)) => {
+                    tracing::debug!(redis = %self.address, reason, "Redis is still away")
+                }
+                Err(Fault::Wrong(reason)) => {
+                    if backoff.is_first() {
+                        tracing::error!(redis = %self.address, reason, "Redis answers, but can't be used");
+                    }
+                }
+            }
+            sleep(backoff.next()).await;
+        }
+    }
+}
+
+/// Connects and looks at the server, once.
+pub(super) async fn attempt(address: &Address) -> Result<Conn, Fault> {
+    let mut conn = connect(address, None).await?;
+    check(&mut conn, address).await?;
+    Ok(conn)
+}

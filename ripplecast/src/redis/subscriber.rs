@@ -1,0 +1,418 @@
+//! The node's one connection for what others publish. It subscribes again by itself after it was lost, and tells each
+//! subscription when a gap begins and when it is over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use redis::{PushInfo, PushKind, RedisResult, Value};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    TIME_LIMIT,
+    address::Address,
+    backoff::Backoff,
+    connect::{Conn, Fault, connect},
+    link::{PING_EVERY, PING_LIMIT},
+};
+use crate::error::{BackendError, Result};
+
+/// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
+const BATCH: usize = 256;
+/// Pings between two looks at whether the server still has all our subscriptions.
+const VERIFY_EVERY: u32 = 10;
+
+/// What is subscribed to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Channel {
+    /// One channel.
+    Exact(String),
+    /// All channels that match, in the server's way of writing patterns.
+    Pattern(String),
+}
+
+impl Channel {
+    /// Its name, or the pattern.
+    fn name(&self) -> &str {
+        match self {
+            Self::Exact(name) | Self::Pattern(name) => name,
+        }
+    }
+}
+
+/// What a subscription hears.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Somebody published.
+    Message {
+        /// On which channel.
+        channel: Bytes,
+        /// What.
+        payload: Bytes,
+    },
+    /// The server has confirmed the subscription, for the first time or again: from now on nothing is missed.
+    Up,
+    /// The connection was lost: what is published from now on is missed.
+    Down,
+}
+
+/// Hears events; on the connection's task, so it must be quick.
+type Sink = dyn Fn(Event) + Send + Sync;
+
+/// One subscription.
+struct Entry {
+    /// Hears it.
+    sink: Box<Sink>,
+    /// Whether the server has confirmed it.
+    confirmed: watch::Sender<bool>,
+}
+
+impl Entry {
+    /// The server has it.
+    fn confirm(&self) {
+        if !self.confirmed.send_replace(true) {
+            (self.sink)(Event::Up);
+        }
+    }
+
+    /// The server has it no more.
+    fn lose(&self) {
+        if self.confirmed.send_replace(false) {
+            (self.sink)(Event::Down);
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Subscriber {
+    /// Where Redis is.
+    address: Address,
+    /// What is wanted.
+    wanted: RwLock<Wanted>,
+    /// Something is wanted that was not, or the other way round.
+    changed: Notify,
+    /// The connection broke.
+    broken: Notify,
+    /// Whether the connection is there.
+    up: watch::Sender<bool>,
+}
+
+/// What is wanted of the server.
+#[derive(Default)]
+struct Wanted {
+    /// By channel.
+    exact: HashMap<String, Arc<Entry>>,
+    /// By pattern.
+    patterns: HashMap<String, Arc<Entry>>,
+    /// What has changed since the task looked last. While the connection is away nothing is kept here: it begins anew.
+    dirty: HashSet<Channel>,
+    /// Whether the task listens to changes.
+    is_served: bool,
+}
+
+impl Wanted {
+    /// The subscription of a channel.
+    fn get(&self, channel: &Channel) -> Option<&Arc<Entry>> {
+        match channel {
+            Channel::Exact(name) => self.exact.get(name),
+            Channel::Pattern(pattern) => self.patterns.get(pattern),
+        }
+    }
+
+    /// Notes that the server is to be told.
+    fn touch(&mut self, channel: &Channel) {
+        if self.is_served {
+            self.dirty.insert(channel.clone());
+        }
+    }
+}
+
+impl Subscriber {
+    /// Without a connection.
+    pub(super) fn new(address: Address) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            wanted: RwLock::default(),
+            changed: Notify::new(),
+            broken: Notify::new(),
+            up: watch::Sender::new(false),
+        })
+    }
+
+    /// Whether the connection is there.
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Waits until the connection is there.
+    pub(super) async fn wait_until_up(&self) {
+        // Fails only if the sender is gone, and `self` holds it.
+        let _ = self.up.subscribe().wait_for(|&up| up).await;
+    }
+
+    /// Wants a channel; a former subscription of it hears no more.
+    pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<Sink>) -> Subscribed {
+        let entry = Arc::new(Entry { sink, confirmed: watch::Sender::new(false) });
+        let mut wanted = self.wanted.write();
+        match &channel {
+            Channel::Exact(name) => wanted.exact.insert(name.clone(), entry.clone()),
+            Channel::Pattern(pattern) => wanted.patterns.insert(pattern.clone(), entry.clone()),
+        };
+        wanted.touch(&channel);
+        drop(wanted);
+        self.changed.notify_one();
+        Subscribed { subscriber: self.clone(), channel, entry }
+    }
+
+    /// Wants a channel no more, unless a later subscription does.
+    fn unsubscribe(&self, channel: &Channel, entry: &Arc<Entry>) {
+        let mut wanted = self.wanted.write();
+        if !wanted.get(channel).is_some_and(|current| Arc::ptr_eq(current, entry)) {
+            return;
+        }
+        match channel {
+            Channel::Exact(name) => wanted.exact.remove(name),
+            Channel::Pattern(pattern) => wanted.patterns.remove(pattern),
+        };
+        wanted.touch(channel);
+        drop(wanted);
+        self.changed.notify_one();
+    }
+
+    /// Serves the subscriptions, until it is aborted.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let reason = match self.open().await {
+                Ok(conn) => {
+                    backoff = Backoff::default();
+                    self.up.send_replace(true);
+                    let reason = self.serve(conn).await;
+                    self.lose_all();
+                    tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
+                    continue;
+                }
+                Err(Fault::Away(reason) | Fault::Wrong(reason)) => reason,
+            };
+            tracing::debug!(redis = %self.address, reason, "the subscriptions can't be made yet");
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// The connection, which tells this of what comes.
+    async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
+        let hear = Arc::downgrade(self);
+        let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
+            if let Some(subscriber) = hear.upgrade() {
+                subscriber.hear(info);
+            }
+            Ok(())
+        };
+        connect(&self.address, Some(Arc::new(push))).await
+    }
+
+    /// Something came.
+    fn hear(&self, PushInfo { kind, data }: PushInfo) {
+        let mut parts = data.into_iter().map(|part| match part {
+            Value::BulkString(bytes) => Bytes::from(bytes),
+            _ => Bytes::new(),
+        });
+        let mut next = || parts.next().unwrap_or_default();
+        let (entry, channel) = match kind {
+            PushKind::Message | PushKind::SMessage => {
+                let channel = next();
+                let name = std::str::from_utf8(&channel).unwrap_or_default();
+                (self.wanted.read().exact.get(name).cloned(), channel)
+            }
+            PushKind::PMessage => {
+                let pattern = next();
+                let pattern = std::str::from_utf8(&pattern).unwrap_or_default();
+                (self.wanted.read().patterns.get(pattern).cloned(), next())
+            }
+            PushKind::Disconnection => return self.broken.notify_one(),
+            _ => return,
+        };
+        if let Some(entry) = entry {
+            (entry.sink)(Event::Message { channel, payload: next() });
+        }
+    }
+
+    /// Tells the server what is wanted, and looks whether it is there. Returns when it is not, with the reason.
+    async fn serve(&self, mut conn: Conn) -> String {
+        let mut active = HashSet::new();
+        self.begin();
+        let mut pings = 0;
+        loop {
+            loop {
+                let (add, remove) = self.due(&active);
+                if add.is_empty() && remove.is_empty() {
+                    break;
+                }
+                match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_) => return "it did not confirm a subscription".into(),
+                }
+            }
+            tokio::select! {
+                () = self.changed.notified() => continue,
+                () = self.broken.notified() => return "the connection broke".into(),
+                () = sleep(PING_EVERY) => {}
+            }
+            pings += 1;
+            let count = (pings % VERIFY_EVERY == 0).then_some(active.len());
+            match timeout(PING_LIMIT, look(&mut conn, count)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return "the server has other subscriptions than we made".into(),
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
+            }
+        }
+    }
+
+    /// All that is wanted is to be told to a new connection.
+    fn begin(&self) {
+        let mut wanted = self.wanted.write();
+        let exact = wanted.exact.keys().cloned().map(Channel::Exact);
+        let patterns = wanted.patterns.keys().cloned().map(Channel::Pattern);
+        wanted.dirty = exact.chain(patterns).collect();
+        wanted.is_served = true;
+    }
+
+    /// What the server is to be told next: what to add, and what to remove, of one kind each.
+    fn due(&self, active: &HashSet<Channel>) -> (Vec<Channel>, Vec<Channel>) {
+        let mut wanted = self.wanted.write();
+        let some: Vec<Channel> = wanted.dirty.iter().take(BATCH).cloned().collect();
+        let (mut add, mut remove, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        for channel in some {
+            wanted.dirty.remove(&channel);
+            match (wanted.get(&channel).cloned(), active.contains(&channel)) {
+                (Some(_), false) => add.push(channel),
+                (None, true) => remove.push(channel),
+                // It was removed and wanted again before the server heard of it.
+                (Some(entry), true) => again.push(entry),
+                (None, false) => {}
+            }
+        }
+        drop(wanted); // whoever hears it may subscribe to something
+        again.iter().for_each(|entry| entry.confirm());
+        (add, remove)
+    }
+
+    /// Tells the server, and waits for its confirmations.
+    async fn settle(
+        &self,
+        conn: &mut Conn,
+        active: &mut HashSet<Channel>,
+        add: &[Channel],
+        remove: &[Channel],
+    ) -> RedisResult<()> {
+        let names = |channels: &[Channel], exact: bool| -> Vec<String> {
+            let of_kind = |channel: &&Channel| matches!(channel, Channel::Exact(_)) == exact;
+            channels.iter().filter(of_kind).map(|channel| channel.name().to_owned()).collect()
+        };
+        for exact in [true, false] {
+            let (add, remove) = (names(add, exact), names(remove, exact));
+            if !add.is_empty() {
+                if exact { conn.subscribe(&add).await? } else { conn.psubscribe(&add).await? }
+            }
+            if !remove.is_empty() {
+                if exact { conn.unsubscribe(&remove).await? } else { conn.punsubscribe(&remove).await? }
+            }
+        }
+        for channel in remove {
+            active.remove(channel);
+        }
+        active.extend(add.iter().cloned());
+        for channel in add {
+            let entry = self.wanted.read().get(channel).cloned();
+            if let Some(entry) = entry {
+                entry.confirm();
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is gone, and with it what the server knew.
+    fn lose_all(&self) {
+        let entries: Vec<_> = {
+            let mut wanted = self.wanted.write();
+            wanted.is_served = false;
+            wanted.dirty = HashSet::new();
+            wanted.exact.values().chain(wanted.patterns.values()).cloned().collect()
+        };
+        self.up.send_replace(false);
+        for entry in entries {
+            entry.lose();
+        }
+    }
+}
+
+/// Whether the server answers, and has as many subscriptions of ours as are given.
+async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
+    // On a Cluster each shard would have to be asked.
+    let Some(count) = count.filter(|_| matches!(conn, Conn::One(_))) else {
+        return redis::cmd("PING").query_async::<()>(conn).await.map(|()| true);
+    };
+    let Ok(info) = redis::cmd("CLIENT").arg("INFO").query_async::<String>(conn).await else {
+        // Not everybody may ask that; the next ping shows whether the connection is there.
+        return Ok(true);
+    };
+    let number = |name: &str| {
+        let mut fields = info.split_ascii_whitespace();
+        fields.find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok()).unwrap_or(0)
+    };
+    Ok(number("sub=") + number("psub=") + number("ssub=") == count)
+}
+
+/// Keeps a subscription; dropping it ends it.
+#[must_use = "dropping it ends the subscription"]
+pub(crate) struct Subscribed {
+    /// Where it was made.
+    subscriber: Arc<Subscriber>,
+    /// What it is of.
+    channel: Channel,
+    /// What hears it.
+    entry: Arc<Entry>,
+}
+
+impl Subscribed {
+    /// Waits until the server has confirmed it.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let mut confirmed = self.entry.confirmed.subscribe();
+        if *confirmed.borrow_and_update() {
+            return Ok(());
+        }
+        if !self.subscriber.is_up() {
+            return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
+        }
+        match timeout(TIME_LIMIT, confirmed.wait_for(|&confirmed| confirmed)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
+        }
+    }
+
+    /// Whether it stands now.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.entry.confirmed.borrow()
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.subscriber.unsubscribe(&self.channel, &self.entry);
+    }
+}
+
+/// The longest time for which a dead connection is believed in: what is published meanwhile is missed.
+pub(crate) const DETECTION_WINDOW: Duration = PING_EVERY.saturating_add(PING_LIMIT);

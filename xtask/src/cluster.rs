@@ -1,0 +1,179 @@
+//! `cargo xtask cluster`: a Redis, nodes that share it, and a balancer before them, in one command.
+
+use std::{
+    io::{self, BufRead as _, BufReader},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command as Process, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Result, Workspace,
+    command::find,
+    setup::{self, Need},
+    steps::{build_server, server},
+};
+
+/// Time in which a program must be up.
+const START: Duration = Duration::from_secs(20);
+/// Time that a node has to say goodbye.
+const END: Duration = Duration::from_secs(10);
+/// Connections through the balancer at once: two threads each, and this is for a handful of tabs.
+const CONNECTIONS: usize = 500;
+
+/// A program that is killed when this is dropped.
+struct Running {
+    /// What it is called in messages.
+    name: String,
+    /// The process.
+    child: Child,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts everything, and waits for Ctrl-C.
+pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> {
+    setup::install(workspace, &[Need::Redis])?;
+    build_server().run(&workspace.root)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let main = thread::current();
+    let told = stop.clone();
+    ctrlc::set_handler(move || {
+        told.store(true, Ordering::Relaxed);
+        main.unpark();
+    })
+    .map_err(|error| format!("Ctrl-C can't be listened to: {error}"))?;
+
+    let balancer = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .map_err(|error| format!("port {port} can't be listened on: {error}. Choose another with --port"))?;
+    let redis_port = free_port()?;
+    let redis = start_redis(&workspace.root, redis_port)?;
+    let url = format!("redis://127.0.0.1:{redis_port}");
+    println!("Redis      {url}");
+    let program = server(workspace, "debug");
+    let mut running = Vec::new();
+    let mut addresses = Vec::new();
+    for number in 1..=nodes {
+        let (node, address) = start_node(&program, &url, number)?;
+        println!("node {number}     http://{address}/");
+        running.push(node);
+        addresses.push(address);
+    }
+    let all = balancer.local_addr().map_err(|error| error.to_string())?;
+    println!("balancer   http://{all}/   each new connection goes to the next node");
+    println!("\nOpen two of them, and press +1 in one. Ctrl-C stops everything.");
+    thread::spawn(move || balance(&balancer, &addresses));
+    while !stop.load(Ordering::Relaxed) {
+        thread::park_timeout(Duration::from_millis(500));
+        for program in &mut running {
+            if let Ok(Some(status)) = program.child.try_wait() {
+                if !stop.load(Ordering::Relaxed) {
+                    println!("{} has ended ({status}); the others go on", program.name);
+                }
+            }
+        }
+        running.retain_mut(|program| matches!(program.child.try_wait(), Ok(None)));
+    }
+    println!("\nstopping");
+    end(running);
+    drop(redis);
+    Ok(())
+}
+
+/// A Redis that keeps nothing.
+fn start_redis(root: &Path, port: u16) -> Result<Running> {
+    let program =
+        find("redis-server").ok_or("redis-server was not found; install it: apt-get install redis-server")?;
+    let child = Process::new(program)
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+        .current_dir(root.join("target"))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("redis-server can't be started: {error}"))?;
+    let redis = Running { name: "Redis".into(), child };
+    let begin = Instant::now();
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        if begin.elapsed() > START {
+            return Err(format!("redis-server does not listen on port {port}"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(redis)
+}
+
+/// A node on a free port, and its address.
+fn start_node(program: &Path, url: &str, number: usize) -> Result<(Running, SocketAddr)> {
+    let child = Process::new(program)
+        .args(["--backend", url, "--port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("node {number} can't be started: {error}"))?;
+    let mut node = Running { name: format!("node {number}"), child };
+    let mut line = String::new();
+    if let Some(out) = node.child.stdout.take() {
+        BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
+    }
+    let address = line.trim().rsplit("http://").next().and_then(|address| address.parse().ok());
+    let address = address.ok_or_else(|| format!("node {number} did not say where it listens; see above"))?;
+    Ok((node, address))
+}
+
+/// Asks all to end, and waits for them.
+fn end(mut running: Vec<Running>) {
+    for program in &running {
+        let _ = Process::new("kill").args(["-s", "TERM", &program.child.id().to_string()]).status();
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < END
+        && running.iter_mut().any(|program| matches!(program.child.try_wait(), Ok(None)))
+    {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Hands each connection to the next node.
+fn balance(listener: &TcpListener, nodes: &[SocketAddr]) {
+    let open = Arc::new(AtomicUsize::new(0));
+    for (turn, client) in listener.incoming().flatten().enumerate() {
+        if open.load(Ordering::Relaxed) >= CONNECTIONS {
+            continue; // closed at once
+        }
+        // A node that has ended is passed over.
+        let node =
+            (0..nodes.len()).find_map(|next| TcpStream::connect(nodes[(turn + next) % nodes.len()]).ok());
+        let Some(node) = node else { continue };
+        let open = open.clone();
+        open.fetch_add(1, Ordering::Relaxed);
+        thread::spawn(move || {
+            if let (Ok(from), Ok(to)) = (client.try_clone(), node.try_clone()) {
+                let back = thread::spawn(move || pass(from, node));
+                pass(to, client);
+                let _ = back.join();
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Passes on what comes, to the end.
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// A port that is free now.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+    Ok(listener.local_addr().map_err(|error| error.to_string())?.port())
+}
