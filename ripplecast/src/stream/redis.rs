@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use redis::{Script, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{

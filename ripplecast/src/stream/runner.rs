@@ -189,7 +189,6 @@ impl Runner {
                 }
             }
         }
-        drop(reading);
         self.consumer.leave().await;
     }
 

@@ -3,13 +3,15 @@
 
 /// What tells in memory alone.
 mod memory;
+/// What tells on Redis alone.
+mod redis;
 /// What holds on every backend.
 mod suite;
 
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -17,6 +19,7 @@ use std::{
 
 use ripplecast::{
     Error, Hub, ReliableOptions, ReliableStream, ReliableSubscription, Result, StreamError, StreamMessage,
+    StreamStatus,
 };
 use tokio::{
     sync::{
@@ -26,12 +29,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::PATIENCE;
+use crate::{
+    redis::{Flavour, Server},
+    support::PATIENCE,
+};
 
 /// Where the streams of a test live.
 enum Ground {
     /// In one process, so that every node is the same hub.
     Memory(Hub),
+    /// On a server, under keys of the test's own. Each node is a hub of its own, kept until the test ends.
+    Redis { url: String, nodes: Mutex<Vec<Hub>> },
 }
 
 impl Ground {
@@ -40,10 +48,28 @@ impl Ground {
         Self::Memory(Hub::builder().shards(1).build().unwrap())
     }
 
-    /// A node.
+    /// A server.
+    fn redis(flavour: Flavour) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let server = Server::shared(flavour);
+        let url = format!("{}?prefix=streams-{}", server.url(), NEXT.fetch_add(1, Relaxed));
+        Self::Redis { url, nodes: Mutex::default() }
+    }
+
+    /// A node, kept until the test ends.
     async fn node(&self) -> Hub {
+        let node = self.own_node().await;
+        if let Self::Redis { nodes, .. } = self {
+            nodes.lock().unwrap().push(node.clone());
+        }
+        node
+    }
+
+    /// A node that ends when the last handle of it does.
+    async fn own_node(&self) -> Hub {
         match self {
             Self::Memory(hub) => hub.clone(),
+            Self::Redis { url, .. } => node(url).await,
         }
     }
 
@@ -51,6 +77,11 @@ impl Ground {
     async fn stream(&self) -> ReliableStream {
         self.node().await.stream("orders")
     }
+}
+
+/// A node on that backend.
+async fn node(url: &str) -> Hub {
+    Hub::builder().shards(1).backend(url).unwrap().connect().await.unwrap()
 }
 
 /// Settings whose waits are short.
@@ -172,12 +203,19 @@ fn stream_error<T>(result: Result<T>) -> StreamError {
 
 /// How many messages a group has not handled: those that were delivered, and those that were not.
 async fn unhandled(stream: &ReliableStream, group: &str) -> (u64, Option<u64>) {
-    let status = stream.status().await.unwrap();
+    left(&stream.status().await.unwrap(), group)
+}
+
+/// The same, of a status.
+fn left(status: &StreamStatus, group: &str) -> (u64, Option<u64>) {
     let group = status.groups.iter().find(|status| status.name == group);
     group.map_or((0, Some(0)), |group| (group.pending, group.lag))
 }
 
-/// Waits until a group has handled everything.
+/// Waits until a group has handled everything; the backend may be away meanwhile.
 async fn all_handled(stream: &ReliableStream, group: &str) {
-    until("everything to be handled", async || unhandled(stream, group).await == (0, Some(0))).await;
+    until("everything to be handled", async || {
+        stream.status().await.is_ok_and(|status| left(&status, group) == (0, Some(0)))
+    })
+    .await;
 }

@@ -182,7 +182,8 @@ impl State {
                 taken.entries.push((entry, pending.deliveries));
             }
         }
-        let from = self.position_after(self.group(group).delivered);
+        let delivered = self.group(group).delivered;
+        let from = self.position_after(delivered);
         let more = count - taken.entries.len();
         let new: Vec<Entry> = self.entries.range(from..).take(more).cloned().collect();
         let group = self.group(group);

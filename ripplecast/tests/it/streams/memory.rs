@@ -86,7 +86,7 @@ async fn a_dropped_publish_or_subscribe_does_nothing() {
     let hub = Hub::builder().shards(1).build().unwrap();
     drop(hub.publish_reliable("a", "x"));
     drop(hub.subscribe_reliable("a", "g", async |_| Ok(())));
-    assert_eq!(hub.stream("a").status().await.unwrap(), ripplecast::StreamStatus::default());
+    assert_eq!(hub.stream("a").status().await.unwrap(), StreamStatus::default());
 }
 
 #[tokio::test]

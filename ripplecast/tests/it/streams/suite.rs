@@ -2,22 +2,29 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Mutex, atomic::AtomicU32},
+    sync::atomic::AtomicU32,
 };
 
 use super::*;
 
 /// The suite on each backend.
 macro_rules! on_each_backend {
-    ($($test:ident)*) => {
-        mod memory {
+    (@ $backend:ident, $ground:expr, $($test:ident)*) => {
+        mod $backend {
+            use super::*;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test(&super::Ground::memory()).await;
+                    super::$test(&$ground).await;
                 }
             )*
         }
+    };
+    ($($test:ident)*) => {
+        on_each_backend!(@ memory, Ground::memory(), $($test)*);
+        on_each_backend!(@ redis, Ground::redis(Flavour::Redis), $($test)*);
+        on_each_backend!(@ valkey_8, Ground::redis(Flavour::Valkey8), $($test)*);
+        on_each_backend!(@ valkey_9, Ground::redis(Flavour::Valkey9), $($test)*);
     };
 }
 
@@ -263,15 +270,14 @@ async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> Strea
     let (hold, mut begun) = Hold::new();
     let mine = hold.clone();
     let start = async {
-        let stream = match ground {
-            Ground::Memory(hub) => hub.stream("orders"),
-        };
-        mine.subscribe(&stream, "g", options, || Ok(())).await
+        let node = ground.own_node().await;
+        let subscription = mine.subscribe(&node.stream("orders"), "g", options, || Ok(())).await;
+        (subscription, node)
     };
-    let subscription = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(start)).join().unwrap());
+    let died = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(start)).join().unwrap());
     let message = next(&mut begun).await;
     std::thread::spawn(move || drop(runtime)).join().unwrap();
-    drop(subscription);
+    drop(died);
     assert_eq!(hold.done.load(Relaxed), 0);
     message
 }
@@ -397,7 +403,7 @@ async fn a_deleted_stream_begins_anew(ground: &Ground) {
 
 async fn the_status_shows_how_far_groups_are(ground: &Ground) {
     let stream = ground.stream().await;
-    assert_eq!(stream.status().await.unwrap(), ripplecast::StreamStatus::default());
+    assert_eq!(stream.status().await.unwrap(), StreamStatus::default());
     let mut last = None;
     for i in 0..5 {
         last = Some(stream.publish(i.to_string()).await.unwrap());
