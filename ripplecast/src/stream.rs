@@ -201,8 +201,8 @@ trait Consumer: Send + Sync {
     fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
     /// Moves the message to the dead letters, in one step; false when somebody else has it or has handled it.
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool>;
-    /// Gives the message up, so that another may have it at once.
-    fn release<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
+    /// Gives the message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()>;
     /// Lets [`take`](Self::take) return soon; nothing more will be taken.
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     /// Leaves the group, and gives up whatever is still held.

@@ -228,8 +228,8 @@ impl Consumer for Member {
         Reply::now(buried)
     }
 
-    fn release<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
-        self.log.state.lock().release(&self.group, self.number, message.id);
+    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
+        self.log.state.lock().release(&self.group, self.number, message.id, seen);
         self.log.changed.notify_waiters();
         Reply::now::<Error>(Ok(()))
     }

@@ -440,9 +440,9 @@ impl Consumer for Member {
         })
     }
 
-    fn release<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
+    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
         later(async move {
-            self.hold(message.id, "release").await?;
+            self.hold(message.id, if seen { "release" } else { "return" }).await?;
             self.forget(message.id);
             Ok(())
         })

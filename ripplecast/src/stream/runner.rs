@@ -175,6 +175,7 @@ impl Runner {
                 }
             };
             tokio::select! {
+                biased; // a subscription that has ended takes nothing more
                 () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
                     ending = true;
                     self.control.stop.send_replace(true);
@@ -206,7 +207,7 @@ impl Runner {
                 return self.bury(&message, &fault).await;
             }
             if *self.control.stop.borrow() {
-                return self.release(&message).await;
+                return self.release(&message, false).await;
             }
             let handled = self.keeping(&message, self.call(message.clone())).await;
             let Err(reason) = handled else {
@@ -221,7 +222,7 @@ impl Runner {
             let wait = self.options.wait_after(message.deliveries);
             self.log_failure(&message, &reason, wait);
             if !self.keeping(&message, self.wait(wait)).await {
-                return self.release(&message).await;
+                return self.release(&message, true).await;
             }
             match self.settle("deliver a message again", || self.consumer.again(&message)).await {
                 Some(Again::Ours { deliveries }) => message.deliveries = deliveries,
@@ -292,9 +293,9 @@ impl Runner {
         self.control.counters.dead.fetch_add(u64::from(buried == Some(true)), Relaxed);
     }
 
-    /// Gives a message up, so that another may have it at once.
-    async fn release(&self, message: &StreamMessage) {
-        self.settle("give up a message", || self.consumer.release(message)).await;
+    /// Gives a message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    async fn release(&self, message: &StreamMessage, seen: bool) {
+        self.settle("give up a message", || self.consumer.release(message, seen)).await;
     }
 
     /// Does one step at the backend, again and again until its outcome is known. None when the subscription ended and the

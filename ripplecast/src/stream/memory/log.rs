@@ -231,11 +231,13 @@ impl State {
         group.holds(consumer, id) || (!kept && !group.pending.contains_key(&id))
     }
 
-    /// The consumer gives the message up.
-    pub(super) fn release(&mut self, group: &str, consumer: u64, id: StreamId) {
-        if let Some(group) = self.groups.get_mut(group)
-            && group.holds(consumer, id)
+    /// The consumer gives the message up; a delivery that no handler saw doesn't count.
+    pub(super) fn release(&mut self, group: &str, consumer: u64, id: StreamId, seen: bool) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        if group.holds(consumer, id)
+            && let Some(pending) = group.pending.get_mut(&id)
         {
+            pending.deliveries -= u32::from(!seen);
             group.free.insert(id);
         }
     }
