@@ -33,8 +33,8 @@ pub use request::{Accept, IntoAccept, Request};
 pub use server::{Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 pub use stream::{
-    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription, StreamError,
-    StreamId, StreamMessage, StreamStatus,
+    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription,
+    StreamError, StreamId, StreamMessage, StreamStatus,
 };
 
 /// The guides and the README: their code is compiled and run with the tests.

@@ -120,7 +120,9 @@ pub enum StreamError {
         what: &'static str,
     },
     /// A payload is larger than a stream takes.
-    #[error("a payload for stream `{stream}` has {len} bytes and may have {limit}; publish where it lies instead")]
+    #[error(
+        "a payload for stream `{stream}` has {len} bytes and may have {limit}; publish where it lies instead"
+    )]
     PayloadTooLong {
         /// The stream.
         stream: String,
@@ -142,7 +144,9 @@ pub enum StreamError {
         group: Option<String>,
     },
     /// Messages can't be published to a stream of dead letters, or the name is nothing but its ending.
-    #[error("`{stream}` is the name of a stream of dead letters, which are put there when they can't be handled; publish to another")]
+    #[error(
+        "`{stream}` is the name of a stream of dead letters, which are put there when they can't be handled; publish to another"
+    )]
     DeadLetters {
         /// The name.
         stream: String,
@@ -325,7 +329,11 @@ impl ReliableStream {
             return Err(StreamError::PayloadTooLong { stream, len: payload.len(), limit: PAYLOAD }.into());
         }
         if self.max_len == 0 {
-            return Err(Error::setting("max_len", 0, "a stream that keeps nothing takes nothing; give 1 or more"));
+            return Err(Error::setting(
+                "max_len",
+                0,
+                "a stream that keeps nothing takes nothing; give 1 or more",
+            ));
         }
         self.streams.backend.publish(&self.name, payload, self.max_len).await
     }

@@ -104,7 +104,11 @@ impl ReliableOptions {
     /// Checks the settings.
     pub(super) fn check(&self) -> Result<()> {
         if self.max_deliveries == 0 {
-            return Err(Error::setting("max_deliveries", 0, "a message is delivered at least once; give 1 or more"));
+            return Err(Error::setting(
+                "max_deliveries",
+                0,
+                "a message is delivered at least once; give 1 or more",
+            ));
         }
         if !(1..=CONCURRENCY).contains(&self.concurrency) {
             let reason = format!("from 1 to {CONCURRENCY} handlers may run at once");
@@ -155,7 +159,8 @@ mod tests {
     #[test]
     fn the_wait_doubles_and_is_bounded() {
         let options = ReliableOptions::new();
-        for (failures, whole) in [(0, 100), (1, 100), (2, 200), (3, 400), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)]
+        for (failures, whole) in
+            [(0, 100), (1, 100), (2, 200), (3, 400), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)]
         {
             let (wait, whole) = (options.wait_after(failures), Duration::from_millis(whole));
             assert!(wait >= whole / 2 && wait <= whole, "{wait:?} after {failures} failures");

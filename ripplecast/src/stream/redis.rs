@@ -383,7 +383,11 @@ impl Consumer for Member {
                 match self.attempt(&mut reader, count).await {
                     Ok(found) => {
                         if reader.away.take().is_some() {
-                            tracing::info!(stream = &*self.stream, group = &*self.group, "the stream is read again");
+                            tracing::info!(
+                                stream = &*self.stream,
+                                group = &*self.group,
+                                "the stream is read again"
+                            );
                         }
                         if !found.is_empty() {
                             return found;

@@ -12,7 +12,9 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{Again, Consumer, Delivery, Handler, ReliableCounts, ReliableOptions, StreamMessage, pause::Pause};
+use super::{
+    Again, Consumer, Delivery, Handler, ReliableCounts, ReliableOptions, StreamMessage, pause::Pause,
+};
 use crate::{
     Result, limits,
     panics::{caught, guarded},
@@ -289,7 +291,8 @@ impl Runner {
             reason,
             "a message could not be handled, and goes to the dead letters"
         );
-        let buried = self.settle("move a message to the dead letters", || self.consumer.bury(message, reason)).await;
+        let buried =
+            self.settle("move a message to the dead letters", || self.consumer.bury(message, reason)).await;
         self.control.counters.dead.fetch_add(u64::from(buried == Some(true)), Relaxed);
     }
 

@@ -23,7 +23,8 @@ impl Entry {
         let dead = self.dead();
         let payload = self.field(b"p").map(Bytes::copy_from_slice);
         let fault = payload.is_none().then(|| {
-            "it has no field `p`, and so was not published by this library; XADD by hand needs that field".to_owned()
+            "it has no field `p`, and so was not published by this library; XADD by hand needs that field"
+                .to_owned()
         });
         let message = StreamMessage {
             id: self.id,

@@ -297,7 +297,8 @@ async fn what_a_dead_process_held_goes_to_another(ground: &Ground) {
     assert_eq!(deliveries, BTreeMap::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
     all_handled(&stream, "g").await;
     assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 2));
-    until("the dead one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1).await;
+    until("the dead one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1)
+        .await;
 }
 
 async fn what_kills_every_process_is_a_dead_letter(ground: &Ground) {
@@ -415,7 +416,8 @@ async fn the_status_shows_how_far_groups_are(ground: &Ground) {
     all_handled(&stream, "quick").await;
     let status = stream.status().await.unwrap();
     assert_eq!((status.length, status.published, Some(status.last), status.dead), (5, 5, last, 0));
-    let groups: Vec<_> = status.groups.iter().map(|g| (&*g.name, g.pending, g.lag, g.delivered, g.consumers)).collect();
+    let groups: Vec<_> =
+        status.groups.iter().map(|g| (&*g.name, g.pending, g.lag, g.delivered, g.consumers)).collect();
     assert_eq!(groups, [("quick", 0, Some(0), status.last, 1), ("slow", 1, Some(4), held.id, 1)]);
 }
 
