@@ -17,10 +17,14 @@ function chat(root) {
   let me = null;
   let told = 0; // when we last said that we type
 
+  const stateShown = states(part("state"));
   const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
     heard,
     silence: 2.5 * ASK_EVERY,
-    said: states(part("state")),
+    said: (state, seconds) => {
+      stateShown(state, seconds);
+      if (state !== "connected") write(part("count"), "–"); // who is there is not known now
+    },
   });
 
   function heard({ you, people, said, typing: typer, notice }) {
