@@ -25,7 +25,9 @@ fn nodes_share_a_cluster() {
             let channels: Vec<String> = master.ask("PUBSUB SHARDCHANNELS ripplecast:room:*");
             let counts: Vec<(String, i64)> = channels
                 .iter()
-                .flat_map(|channel| master.ask::<Vec<(String, i64)>>(&format!("PUBSUB SHARDNUMSUB {channel}")))
+                .flat_map(|channel| {
+                    master.ask::<Vec<(String, i64)>>(&format!("PUBSUB SHARDNUMSUB {channel}"))
+                })
                 .collect();
             counts.iter().map(|(_, count)| count).sum::<i64>()
         };
@@ -71,7 +73,8 @@ fn nodes_follow_the_sentinels_to_another_master() {
     sentinels.failover();
     wait_until("both are at the new master", || {
         let whole = |node: &super::TestServer| {
-            !node.hub.stats().remote.degraded && node.block_on(node.hub.nodes()).is_ok_and(|all| all.len() == 2)
+            !node.hub.stats().remote.degraded
+                && node.block_on(node.hub.nodes()).is_ok_and(|all| all.len() == 2)
         };
         whole(&a) && whole(&b)
     });
