@@ -83,7 +83,11 @@ fn tabs_on_all_nodes_see_each_value_of_a_counter_in_order() {
         });
         thread::scope(|scope| {
             for node in [&a, &b, &a, &b] {
-                scope.spawn(|| (0..EACH).for_each(|_| drop(node.do_it(node.counter.increment()))));
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        node.do_it(node.counter.increment());
+                    }
+                });
             }
             for mut tab in tabs {
                 scope.spawn(move || {
