@@ -154,7 +154,7 @@ impl Inner {
             Event::Up => return,
             Event::Down => {
                 self.counts.gaps.fetch_add(1, Relaxed);
-                let room = room.map(|room| room.to_string());
+                let room = room.map(ToString::to_string);
                 return self.gap_log.tell(GapReport { room, node: None, missed: None });
             }
             Event::Message { payload, .. } => payload,
@@ -172,7 +172,7 @@ impl Inner {
             Told::Next => {}
             Told::Missed(count) => {
                 self.counts.missed.fetch_add(count, Relaxed);
-                let room = room.map(|room| room.to_string());
+                let room = room.map(ToString::to_string);
                 self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
             }
             Told::Again => {

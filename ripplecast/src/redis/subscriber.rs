@@ -410,11 +410,6 @@ impl Subscribed {
             Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
         }
     }
-
-    /// Whether it stands now.
-    pub(crate) fn is_ready(&self) -> bool {
-        *self.entry.confirmed.borrow()
-    }
 }
 
 impl Drop for Subscribed {
