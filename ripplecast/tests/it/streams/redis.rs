@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::redis::Proxy;
+use crate::redis::{Proxy, Sentinels};
 
 /// The key of the stream of most tests, with the usual prefix.
 const KEY: &str = "ripplecast:s:{orders}";
@@ -313,4 +313,19 @@ async fn an_id_of_large_numbers_does_not_confuse_the_bound() {
         assert_eq!(text(&next(&mut messages).await), expected);
         all_handled(&stream, "g").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_follows_the_master() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let hub = node(&sentinels.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    insist(&stream, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    sentinels.failover();
+    insist(&stream, "after").await;
+    // The old master may have died before it passed on that the first was acknowledged, or that it was there at all.
+    while text(&next(&mut messages).await) != "after" {}
+    all_handled(&stream, "g").await;
 }
