@@ -222,10 +222,10 @@ impl Hub {
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
         self.inner.streams.ended().await;
-        if let Some(bridge) = shards.setup.bridge() {
-            if let Err(error) = bridge.leave().await {
-                tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
-            }
+        if let Some(bridge) = shards.setup.bridge()
+            && let Err(error) = bridge.leave().await
+        {
+            tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
         }
     }
 
@@ -561,7 +561,7 @@ impl HubBuilder {
         }
         let inner = Inner {
             shards,
-            store: Store::memory(),
+            store: redis.clone().map_or_else(Store::memory, Store::redis),
             bus: redis.clone().map_or_else(Bus::memory, Bus::redis),
             streams: redis.map_or_else(Streams::memory, Streams::redis),
             trusted_proxies: self.trusted_proxies,
