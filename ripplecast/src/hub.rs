@@ -42,6 +42,7 @@ use crate::{
     redis::Redis,
     server::TrustedProxies,
     store::Store,
+    stream::Streams,
 };
 
 use self::{
@@ -110,6 +111,8 @@ struct Inner {
     store: Store,
     /// Messages between parts of the application, and later between nodes.
     bus: Bus,
+    /// Messages that are kept until they are handled.
+    streams: Streams,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
     /// The number of the next endpoint.
@@ -121,6 +124,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shards.stop();
         self.bus.close();
+        self.streams.close();
     }
 }
 
@@ -214,12 +218,14 @@ impl Hub {
         let shards = &self.inner.shards;
         shards.stop();
         self.inner.bus.close();
+        self.inner.streams.close();
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
-        if let Some(bridge) = shards.setup.bridge() {
-            if let Err(error) = bridge.leave().await {
-                tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
-            }
+        self.inner.streams.ended().await;
+        if let Some(bridge) = shards.setup.bridge()
+            && let Err(error) = bridge.leave().await
+        {
+            tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
         }
     }
 
@@ -252,6 +258,11 @@ impl Hub {
     /// The bus.
     pub(crate) fn bus(&self) -> &Bus {
         &self.inner.bus
+    }
+
+    /// Messages that are kept until they are handled.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.inner.streams
     }
 
     /// Whose forwarding headers are believed.
@@ -551,7 +562,8 @@ impl HubBuilder {
         let inner = Inner {
             shards,
             store: redis.clone().map_or_else(Store::memory, Store::redis),
-            bus: redis.map_or_else(Bus::memory, Bus::redis),
+            bus: redis.clone().map_or_else(Bus::memory, Bus::redis),
+            streams: redis.map_or_else(Streams::memory, Streams::redis),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),
         };

@@ -154,7 +154,7 @@ impl Inner {
             Event::Up => return,
             Event::Down => {
                 self.counts.gaps.fetch_add(1, Relaxed);
-                let room = room.map(|room| room.to_string());
+                let room = room.map(ToString::to_string);
                 return self.gap_log.tell(GapReport { room, node: None, missed: None });
             }
             Event::Message { payload, .. } => payload,
@@ -166,12 +166,13 @@ impl Inner {
         if node == self.node {
             return;
         }
-        let told = heard.lock().hear(node, number);
-        match told {
+        // Held until it is delivered: an old connection may still bring something while a new one does.
+        let mut heard = heard.lock();
+        match heard.hear(node, number) {
             Told::Next => {}
             Told::Missed(count) => {
                 self.counts.missed.fetch_add(count, Relaxed);
-                let room = room.map(|room| room.to_string());
+                let room = room.map(ToString::to_string);
                 self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
             }
             Told::Again => {

@@ -10,6 +10,8 @@ mod clients;
 mod codec;
 /// The counter that every open tab shares, through all of its endpoints.
 mod counter_demo;
+/// Several nodes on one Redis: rooms, clients, the registry, the bus, and Redis going away.
+mod nodes;
 /// Redis, started by the tests.
 mod redis;
 /// Rooms: membership, one order, snapshots, overload.
@@ -20,6 +22,8 @@ mod server;
 mod sse_stream;
 /// Counters and tables.
 mod store;
+/// Streams: messages that are delivered at least once.
+mod streams;
 /// A server, clients that we did not write, and waiting that no timing decides.
 mod support;
 /// TLS of our own server, and certificates that change while it runs.
