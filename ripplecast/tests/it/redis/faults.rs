@@ -306,8 +306,15 @@ fn check(fault: Fault) {
     check_all_fail(&node, LIMIT);
     check_local_push(&mut tabs);
     wait_until("the node to say that Redis is away", || node.hub.stats().remote.degraded);
-    // Both connections are given up within the time that detection takes.
-    check_all_fail(&node, AT_ONCE);
+    // Once both connections are given up, nobody waits any more.
+    wait_until("every operation to fail at once", || {
+        let begin = Instant::now();
+        check_all_fail(&node, LIMIT);
+        begin.elapsed() < AT_ONCE
+    });
+    for _ in 0..10 {
+        check_all_fail(&node, AT_ONCE);
+    }
     check_nothing_grows(&node, &mut tabs);
 
     fault.mend(&server, &proxy);
