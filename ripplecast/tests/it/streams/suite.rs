@@ -25,6 +25,7 @@ macro_rules! on_each_backend {
         on_each_backend!(@ redis, Ground::redis(Flavour::Redis), $($test)*);
         on_each_backend!(@ valkey_8, Ground::redis(Flavour::Valkey8), $($test)*);
         on_each_backend!(@ valkey_9, Ground::redis(Flavour::Valkey9), $($test)*);
+        on_each_backend!(@ cluster, Ground::cluster(), $($test)*);
     };
 }
 
