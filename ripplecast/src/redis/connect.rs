@@ -269,7 +269,7 @@ fn meaning(error: &RedisError) -> Fault {
         Fault::Away(text)
     } else if error.code() == Some("NOPERM")
         || text.contains("ACL")
-        || text.contains("can't run this command")
+        || text.contains("The user executing the script can't")
     {
         Fault::Wrong(format!(
             "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
