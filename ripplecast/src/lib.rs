@@ -46,6 +46,8 @@ mod guides {
     mod state {}
     #[doc = include_str!("../../docs/streams.md")]
     mod streams {}
+    #[doc = include_str!("../../docs/scaling.md")]
+    mod scaling {}
     #[doc = include_str!("../../docs/slow-readers.md")]
     mod slow_readers {}
     #[doc = include_str!("../../docs/compression.md")]
