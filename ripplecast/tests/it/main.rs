@@ -10,6 +10,8 @@ mod clients;
 mod codec;
 /// The counter that every open tab shares, through all of its endpoints.
 mod counter_demo;
+/// The documents: every list in them is whole, and every Rust block is compiled.
+mod docs;
 /// Rooms: membership, one order, snapshots, overload.
 mod rooms;
 /// The accept loop: header limits, shutdown, extractors.
