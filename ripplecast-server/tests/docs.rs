@@ -9,7 +9,7 @@ fn words(text: &str, prefix: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let words = text
         .split(|c: char| !is_part(c))
-        .filter(|word| word.starts_with(prefix) && word.len() > prefix.len());
+        .filter(|word| word.starts_with(prefix) && !word.trim_end_matches('-').is_empty());
     words.map(|word| word.trim_end_matches('-').to_owned()).collect()
 }
 

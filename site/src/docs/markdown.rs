@@ -262,6 +262,8 @@ fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
 fn named(tag: &str) -> (&str, Option<Language>) {
     match tag {
         "rust" => ("Rust", Some(Language::Rust)),
+        // Code for axum without us, which the doctests of this crate can't compile.
+        "axum" => ("Rust, without Ripplecast", Some(Language::Rust)),
         "js" | "javascript" => ("JavaScript", Some(Language::JavaScript)),
         "sh" | "bash" => ("Shell", None),
         "html" => ("HTML", None),
