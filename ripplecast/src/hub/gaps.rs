@@ -14,8 +14,8 @@ pub struct GapReport {
     pub room: Option<String>,
     /// Whose messages were missed, if that is known.
     pub node: Option<NodeId>,
-    /// How many. `None` when the subscription was lost: what was published since, and until it stands again, is missed, and
-    /// a later report says how many those were if the same node publishes again.
+    /// How many. `None` when the subscription was lost: what is published from then on, until it stands again, is missed. A
+    /// later report says how many messages of a node those were, once it publishes again, if it was heard before.
     pub missed: Option<u64>,
 }
 

@@ -12,6 +12,10 @@ mod codec;
 mod counter_demo;
 /// The documents: every list in them is whole, and every Rust block is compiled.
 mod docs;
+/// Several nodes on one Redis: rooms, clients, the registry, the bus, and Redis going away.
+mod nodes;
+/// Redis, started by the tests.
+mod redis;
 /// Rooms: membership, one order, snapshots, overload.
 mod rooms;
 /// The accept loop: header limits, shutdown, extractors.

@@ -3,12 +3,9 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +22,8 @@ use tokio_rustls::rustls::{
 use tungstenite::{Message, WebSocket};
 
 use crate::support::{
-    Echo, PATIENCE, check_echo, close_frame, dial, ending, eventually, read_close, receive, text, upgrade,
+    Dir, Echo, PATIENCE, check_echo, close_frame, dial, ending, eventually, read_close, receive, text,
+    upgrade,
 };
 
 /// A client's connection.
@@ -34,21 +32,26 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 // ----- certificates -----
 
 /// Who signs the certificates of a test.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A new certificate for `localhost`.
-    fn issue(&self) -> Pair {
+    /// A new certificate for this machine, by its name and its number.
+    pub(crate) fn issue(&self) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         let cert = params.signed_by(&key, &self.0).unwrap();
-        Pair { der: cert.der().clone(), cert: cert.pem() + &self.0.pem(), key: key.serialize_pem() }
+        Pair { der: cert.der().clone(), cert: cert.pem() + &self.certificate(), key: key.serialize_pem() }
+    }
+
+    /// Its own certificate, as PEM.
+    pub(crate) fn certificate(&self) -> String {
+        self.0.pem()
     }
 
     /// What a client needs that trusts it and nobody else.
@@ -64,47 +67,19 @@ impl Authority {
 }
 
 /// A certificate and its key.
-struct Pair {
+pub(crate) struct Pair {
     /// As it is sent.
     der: CertificateDer<'static>,
     /// With its chain, as PEM.
-    cert: String,
+    pub(crate) cert: String,
     /// As PEM.
-    key: String,
+    pub(crate) key: String,
 }
 
-/// A directory of this test alone.
-struct Dir(PathBuf);
-
 impl Dir {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ripplecast-tls-{}-{next}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Puts a file there at once, as those do who renew certificates.
-    fn put(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        std::fs::write(self.file("new"), content).unwrap();
-        std::fs::rename(self.file("new"), self.file(name)).unwrap();
-        self.file(name)
-    }
-
     fn put_pair(&self, pair: &Pair) {
         self.put("cert.pem", &pair.cert);
         self.put("key.pem", &pair.key);
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -485,7 +460,7 @@ fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
     let cases = [
         (&missing, &key, &missing, "tls_cert: there is no such file"),
         (&cert, &missing, &missing, "tls_key: there is no such file"),
-        (&dir.0, &key, &dir.0, "tls_cert: it can't be read"),
+        (&dir.file(""), &key, &dir.file(""), "tls_cert: it can't be read"),
         (&empty, &key, &empty, "tls_cert: there is no certificate in it"),
         (&text, &key, &text, "tls_cert: there is no certificate in it"),
         (&key, &cert, &key, "tls_cert: there is no certificate in it but a key"),

@@ -1,0 +1,374 @@
+//! Several nodes on one Redis: rooms, broadcasts, clients, the registry and the bus, through real sockets.
+
+mod away;
+mod registry;
+
+use std::collections::BTreeSet;
+
+use ripplecast::{App, Frame, Overflow, RoomOptions};
+
+use super::{
+    clients::{Script, Tab, TestServer, wait_until},
+    redis::{FLAVOURS, Server},
+};
+
+/// A node of a few shards, on that backend.
+fn node(url: &str) -> TestServer {
+    let builder = App::builder().backend(url).unwrap().hub(|hub| hub.shards(2));
+    TestServer::start(builder, |app| {
+        let hub = app.hub();
+        app.ws("/ws", Script(hub)).sse("/events", "r")
+    })
+}
+
+/// Several of them, each of which knows all.
+fn nodes<const N: usize>(url: &str) -> [TestServer; N] {
+    let nodes = [(); N].map(|()| node(url));
+    for node in &nodes {
+        wait_until("the nodes know each other", || {
+            node.block_on(node.hub.nodes()).is_ok_and(|nodes| nodes.len() == N)
+        });
+    }
+    nodes
+}
+
+/// How many nodes are subscribed to what is pushed to a room.
+fn subscribers(redis: &Server, room: &str) -> i64 {
+    let (_, count): (String, i64) = redis.ask(&format!("PUBSUB NUMSUB ripplecast:room:{{{room}}}"));
+    count
+}
+
+/// A tab that is a member of a room, which the other nodes can reach.
+fn member(redis: &Server, node: &TestServer, room: &str, subscribed: i64) -> Tab {
+    let tab = node.scripted("/ws", &format!("join {room}"));
+    wait_until("the room is subscribed", || subscribers(redis, room) == subscribed);
+    tab
+}
+
+#[test]
+fn a_push_reaches_the_members_on_all_nodes_once() {
+    for flavour in FLAVOURS {
+        let redis = Server::setup(flavour).start();
+        let [a, b, c] = nodes(&redis.url());
+        let mut tabs = vec![
+            member(&redis, &a, "r", 1),
+            member(&redis, &a, "r", 1),
+            member(&redis, &b, "r", 2),
+            member(&redis, &c, "r", 3),
+        ];
+        let mut stranger = a.scripted("/ws", "join other");
+        // From each node in turn, each time when all have the former one.
+        for (number, from) in [&a, &b, &c, &a].iter().enumerate() {
+            assert!(from.hub.room("r").push(format!("{number}")).is_queued());
+            for tab in &mut tabs {
+                assert_eq!(tab.text(), number.to_string());
+            }
+        }
+        assert!(c.hub.broadcast("to all").is_queued());
+        for tab in tabs.iter_mut().chain([&mut stranger]) {
+            assert_eq!(tab.text(), "to all", "and nothing came twice");
+        }
+        for node in [&a, &b, &c] {
+            let remote = node.hub.stats().remote;
+            assert_eq!(
+                (remote.missed, remote.gaps, remote.unsent, remote.refused),
+                (0, 0, 0, 0),
+                "{remote:?}"
+            );
+            assert!(!remote.degraded);
+        }
+        assert_eq!(a.hub.stats().remote.received, 3, "two pushes and a broadcast, once for all members");
+    }
+}
+
+#[test]
+fn each_nodes_order_is_kept_and_nothing_is_lost() {
+    const EACH: usize = 2000;
+    let redis = Server::start();
+    let [a, b] = nodes(&redis.url());
+    let tabs = [member(&redis, &a, "r", 1), member(&redis, &b, "r", 2)];
+    std::thread::scope(|scope| {
+        for (name, node) in [("a", &a), ("b", &b)] {
+            scope.spawn(move || {
+                let room = node.hub.room("r");
+                for number in 0..EACH {
+                    assert!(room.push(format!("{name}{number}")).is_queued());
+                }
+            });
+        }
+        for mut tab in tabs {
+            scope.spawn(move || {
+                let (mut from_a, mut from_b) = (0, 0);
+                for _ in 0..2 * EACH {
+                    let text = tab.text();
+                    let (name, number) = text.split_at(1);
+                    let next = if name == "a" { &mut from_a } else { &mut from_b };
+                    assert_eq!(number, next.to_string());
+                    *next += 1;
+                }
+                assert_eq!((from_a, from_b), (EACH, EACH));
+                tab.close();
+            });
+        }
+    });
+}
+
+#[test]
+fn frames_arrive_as_they_were() {
+    let redis = Server::start();
+    let [a, b] = nodes(&redis.url());
+    let mut tab = member(&redis, &b, "r", 1);
+    use tungstenite::Message;
+    let large = "ripple, ".repeat(100_000);
+    let frames = [
+        (Frame::text("ünïcödé"), Message::text("ünïcödé")),
+        (Frame::binary(vec![0, 255, 10]), Message::binary(vec![0, 255, 10])),
+        (Frame::text(""), Message::text("")),
+        (Frame::text(large.clone()).with_key("large"), Message::text(large)),
+    ];
+    for (frame, wanted) in frames {
+        assert!(a.hub.room("r").push(frame).is_queued());
+        assert_eq!(tab.next(), Some(wanted));
+    }
+}
+
+#[test]
+fn names_of_all_kinds_are_rooms_of_their_own() {
+    let redis = Server::start();
+    let [a, b] = nodes(&redis.url());
+    let long = "x".repeat(255);
+    let names = ["", "a}b", "a%7Db", "{a}", "*", "ö 1", "room:x", &long];
+    let mut tabs: Vec<Tab> = names
+        .iter()
+        .map(|name| {
+            let mut tab = b.tab("/ws");
+            let conn = b.connection(&mut tab);
+            conn.join(name).unwrap();
+            tab
+        })
+        .collect();
+    wait_until("all are subscribed", || names.iter().all(|name| a.len(name) == 1));
+    for name in names {
+        wait_until("it is subscribed", || {
+            let channels: Vec<String> = redis.ask("PUBSUB CHANNELS ripplecast:room:*");
+            channels.len() == names.len()
+        });
+        assert!(a.hub.room(name).push(format!("for {name}")).is_queued());
+    }
+    for (tab, name) in tabs.iter_mut().zip(names) {
+        assert_eq!(tab.text(), format!("for {name}"));
+        tab.say("own nothing else");
+        assert_eq!(tab.text(), "nothing else");
+    }
+}
+
+#[test]
+fn only_nodes_with_members_are_touched() {
+    let redis = Server::start();
+    let [a, b, c] = nodes(&redis.url());
+    let one = member(&redis, &b, "r", 1);
+    let mut two = member(&redis, &b, "r", 1);
+    for number in 0..10 {
+        a.hub.room("r").push(format!("{number}")).ignore();
+        assert_eq!(two.text(), number.to_string());
+    }
+    assert_eq!((b.hub.stats().remote.received, c.hub.stats().remote.received), (10, 0));
+    one.close();
+    assert_eq!(subscribers(&redis, "r"), 1, "one member is left");
+    two.close();
+    wait_until("nobody is left", || subscribers(&redis, "r") == 0);
+    // It can be joined again.
+    let mut three = member(&redis, &c, "r", 1);
+    a.hub.room("r").push("again").ignore();
+    assert_eq!(three.text(), "again");
+}
+
+#[test]
+fn the_policy_of_a_room_holds_for_what_comes_from_elsewhere() {
+    let redis = Server::start();
+    let latest = RoomOptions::new().overflow(Overflow::LatestPerKey);
+    let builder = App::builder().backend(&redis.url()).unwrap().hub(|hub| hub.rooms("r", latest));
+    let b = TestServer::start(builder, |app| {
+        let hub = app.hub();
+        app.ws("/ws", Script(hub))
+    });
+    let a = node(&redis.url());
+    let mut slow = member(&redis, &b, "r", 1);
+    // Far more than the kernel and the outbox of a reader that reads nothing can hold: newer ones replace those that wait.
+    let large = "x".repeat(60_000);
+    for number in 0..400 {
+        wait_until("there is space", || a.hub.stats().remote.queued_bytes < 1 << 20);
+        assert!(a.hub.room("r").push(Frame::text(format!("{number} {large}")).with_key("k")).is_queued());
+    }
+    wait_until("all have come", || b.hub.stats().remote.received == 400);
+    wait_until("some were replaced", || b.hub.stats().drops.replaced > 0);
+    a.hub.room("r").push("end").ignore();
+    let came = slow.until("end");
+    assert!(came.len() < 400, "{} of 400 came", came.len());
+    assert!(came.last().unwrap().starts_with("399 "), "the newest came");
+}
+
+#[test]
+fn a_room_is_counted_and_listed_over_all_nodes() {
+    let redis = Server::start();
+    let [a, b, c] = nodes(&redis.url());
+    let mut tabs = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for (node, members) in [(&a, 3), (&b, 5), (&c, 2)] {
+        for _ in 0..members {
+            let mut tab = node.scripted("/ws", "join r");
+            wanted.insert(node.connection(&mut tab).id());
+            tabs.push(tab);
+        }
+    }
+    for node in [&a, &b, &c] {
+        wait_until("all are counted", || node.len("r") == 10);
+        let listed = node.block_on(node.hub.room("r").members()).unwrap();
+        assert!(listed.iter().copied().eq(wanted.iter().copied()), "each once, in order");
+        // In pages of every size.
+        for limit in [1, 3, 10, 11] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = node.block_on(node.hub.room("r").members_after(after, limit)).unwrap();
+                assert!(page.len() <= limit);
+                let Some(&last) = page.last() else { break };
+                after = Some(last);
+                seen.extend(page);
+            }
+            assert!(seen.iter().copied().eq(wanted.iter().copied()), "pages of {limit}: {seen:?}");
+        }
+    }
+    drop(tabs);
+    wait_until("all are gone", || a.len("r") == 0);
+    assert!(a.block_on(a.hub.room("r").members()).unwrap().is_empty());
+}
+
+#[test]
+fn a_client_is_reached_wherever_it_is_connected() {
+    let redis = Server::start();
+    let [a, b, c] = nodes(&redis.url());
+    let mut tabs =
+        [&a, &b, &b].map(|node| node.scripted("/ws", "identify ann")).into_iter().collect::<Vec<_>>();
+    let mut bob = c.scripted("/ws", "identify bob");
+    let client = |node: &TestServer| node.hub.client("ann");
+    for node in [&a, &b, &c] {
+        wait_until("both nodes are known", || {
+            node.block_on(client(node).nodes()).unwrap().len() == 2
+                && node.block_on(client(node).connections()).unwrap().len() == 3
+        });
+        let mut owners = [a.hub.node(), b.hub.node()];
+        owners.sort_unstable();
+        assert_eq!(node.block_on(client(node).nodes()).unwrap(), owners);
+        assert_eq!(node.block_on(client(node).push("hello ann")).unwrap(), 3);
+        for tab in &mut tabs {
+            assert_eq!(tab.text(), "hello ann");
+        }
+    }
+    assert_eq!(
+        a.hub.stats().remote.received + b.hub.stats().remote.received,
+        4,
+        "each push once for a node, and only where she is"
+    );
+    // Ids say where a connection is; elsewhere there is none of that id.
+    let listed = c.block_on(client(&c).connections()).unwrap();
+    for id in &listed {
+        assert!(id.node() == a.hub.node() || id.node() == b.hub.node());
+        assert!(c.hub.connection(*id).is_none());
+    }
+    // It leaves node by node.
+    tabs.remove(0).close();
+    wait_until("one node is left", || c.block_on(client(&c).nodes()).unwrap() == [b.hub.node()]);
+    tabs.into_iter().for_each(Tab::close);
+    wait_until("it is gone", || c.block_on(client(&c).push("nobody")).unwrap() == 0);
+    bob.say("own only this");
+    assert_eq!(bob.text(), "only this");
+}
+
+#[test]
+fn the_bus_spans_nodes_and_says_how_many_took_it() {
+    let redis = Server::start();
+    let [a, b] = nodes(&redis.url());
+    let listen = |node: &TestServer, pattern: &str| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let subscription = node.block_on(node.hub.subscribe(pattern, move |message| {
+            let _ = sender.send((message.channel.to_string(), message.payload.to_vec()));
+            async {}
+        }));
+        (subscription.unwrap(), receiver)
+    };
+    let publish = |node: &TestServer, channel: &str, text: &str| {
+        node.block_on(node.hub.publish(channel, text.to_owned().into_bytes())).unwrap()
+    };
+    assert_eq!(publish(&a, "orders.new", "nobody"), 0);
+    let (first, one) = listen(&a, "orders.new");
+    let (second, two) = listen(&b, "orders.new");
+    let (_third, three) = listen(&b, "orders.*");
+    let (_other, other) = listen(&b, "orders.[n]ew}%");
+    let (_odd, odd) = listen(&b, "*}%");
+    assert_eq!(publish(&a, "orders.new", "4711"), 3, "two by name and one by pattern");
+    for receiver in [&one, &two, &three] {
+        let (channel, payload) = receiver.recv_timeout(super::clients::PATIENCE).unwrap();
+        assert_eq!((channel.as_str(), &payload[..]), ("orders.new", &b"4711"[..]));
+    }
+    // Characters that mean something to Redis are only characters.
+    assert_eq!(publish(&b, "orders.[n]ew}%", "odd"), 3);
+    for receiver in [&three, &other, &odd] {
+        assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap().0, "orders.[n]ew}%");
+    }
+    // The last subscription of a node to a channel takes it off.
+    b.block_on(second.unsubscribe());
+    wait_until("one node is left", || publish(&b, "orders.new", "x") == 2);
+    drop(first);
+    wait_until("the pattern is left", || publish(&b, "orders.new", "x") == 1);
+    // Detached, it lasts as long as the hub.
+    let (kept, still) = listen(&a, "kept");
+    kept.detach();
+    assert_eq!(publish(&b, "kept", "on"), 1);
+    assert_eq!(still.recv_timeout(super::clients::PATIENCE).unwrap().1, b"on");
+}
+
+#[test]
+fn messages_of_one_publisher_keep_their_order_on_every_node() {
+    const MESSAGES: u32 = 1000;
+    let redis = Server::start();
+    let [a, b] = nodes(&redis.url());
+    let mut receivers = Vec::new();
+    for node in [&a, &b] {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let subscription = node.block_on(node.hub.subscribe("numbers", move |message| {
+            let _ = sender.send(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
+            async {}
+        }));
+        receivers.push((subscription.unwrap(), receiver));
+    }
+    a.block_on(async {
+        for number in 0..MESSAGES {
+            assert_eq!(a.hub.publish("numbers", number.to_be_bytes().to_vec()).await.unwrap(), 2);
+        }
+    });
+    for (_subscription, receiver) in &receivers {
+        for number in 0..MESSAGES {
+            assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), number);
+        }
+    }
+}
+
+#[test]
+fn prefixes_keep_applications_apart() {
+    let redis = Server::start();
+    let ours = node(&redis.url());
+    let theirs = node(&format!("{}?prefix=other*", redis.url()));
+    let mut tab = theirs.scripted("/ws", "join r; identify ann");
+    wait_until("it is counted there", || theirs.len("r") == 1);
+    assert_eq!(ours.len("r"), 0);
+    assert_eq!(ours.block_on(ours.hub.nodes()).unwrap(), [ours.hub.node()]);
+    assert_eq!(ours.block_on(ours.hub.client("ann").push("x")).unwrap(), 0);
+    ours.hub.broadcast("not for them").ignore();
+    ours.hub.room("r").push("not for them").ignore();
+    let mut own = ours.scripted("/ws", "join r");
+    wait_until("it is sent", || ours.hub.stats().remote.sent == 2);
+    theirs.hub.broadcast("for us").ignore();
+    assert_eq!(tab.text(), "for us");
+    ours.hub.room("r").push("for ours").ignore();
+    assert_eq!(own.text(), "for ours");
+}

@@ -1,0 +1,284 @@
+//! Redis goes away and comes back, in every way, while messages flow.
+
+use std::{collections::BTreeMap, io::ErrorKind, sync::Arc, thread, time::Duration};
+
+use parking_lot::Mutex;
+use ripplecast::{App, GapReport};
+
+use super::{
+    super::{
+        clients::{PATIENCE, Tab},
+        redis::{Proxy, Server},
+    },
+    Script, TestServer, node, subscribers, wait_until,
+};
+
+/// A node that notes the gaps that it is told of.
+fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
+    let gaps: Arc<Mutex<Vec<GapReport>>> = Arc::default();
+    let log = gaps.clone();
+    let builder = App::builder().backend(url).unwrap();
+    let builder = builder.hub(|hub| hub.shards(2).on_gap(move |gap| log.lock().push(gap)));
+    let server = TestServer::start(builder, |app| {
+        let hub = app.hub();
+        app.ws("/ws", Script(hub))
+    });
+    (server, gaps)
+}
+
+/// Waits until two nodes have all that the tests of this file need, again.
+fn whole(redis: &Server, nodes: &[&TestServer]) {
+    for node in nodes {
+        wait_until("it is back", || !node.hub.stats().remote.degraded);
+        wait_until("the nodes know each other", || {
+            node.block_on(node.hub.nodes()).is_ok_and(|all| all.len() == nodes.len())
+        });
+    }
+    wait_until("the room is subscribed", || subscribers(redis, "r") == nodes.len() as i64);
+}
+
+/// Numbers that came, by the node that they are of: ascending, none twice. How many.
+fn ascending(came: &[String]) -> BTreeMap<char, Vec<u64>> {
+    let mut by_node: BTreeMap<char, Vec<u64>> = BTreeMap::new();
+    for text in came {
+        let number = text[1..].parse().unwrap();
+        let numbers = by_node.entry(text.chars().next().unwrap()).or_default();
+        assert!(numbers.last().is_none_or(|&last| last < number), "{text} came after {:?}", numbers.last());
+        numbers.push(number);
+    }
+    by_node
+}
+
+/// Reads what has come, until nothing more does for a moment.
+fn drain(tab: &mut Tab, came: &mut Vec<String>) {
+    let wait = |tab: &Tab, time| tab.socket.get_ref().set_read_timeout(Some(time)).unwrap();
+    wait(tab, Duration::from_millis(100));
+    loop {
+        match tab.socket.read() {
+            Ok(message) if message.is_text() => came.push(message.to_text().unwrap().to_owned()),
+            Ok(_) => {}
+            Err(tungstenite::Error::Io(error))
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+            {
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    wait(tab, PATIENCE);
+}
+
+/// Lets messages flow on two nodes while something happens to Redis; afterwards all must be whole again, and each message
+/// that did not arrive must have been announced.
+fn survives(url: &str, redis: &Server, harm: impl FnOnce(&dyn Fn(&str, bool))) {
+    let ((a, gaps_of_a), (b, gaps_of_b)) = (watching(url), watching(url));
+    let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.scripted("/ws", "join r"));
+    whole(redis, &[&a, &b]);
+    let mut sent = 0_u64;
+    let flow = |sent: &mut u64| {
+        for _ in 0..50 {
+            assert!(a.hub.room("r").push(format!("a{sent}")).is_queued());
+            assert!(b.hub.room("r").push(format!("b{sent}")).is_queued());
+            *sent += 1;
+        }
+    };
+    flow(&mut sent);
+    // Each has heard the other, so it can tell what it misses of it.
+    wait_until("all have come", || [&a, &b].iter().all(|node| node.hub.stats().remote.received == sent));
+    let degraded = |what: &str, wanted: bool| {
+        wait_until(what, || {
+            a.hub.stats().remote.degraded == wanted && b.hub.stats().remote.degraded == wanted
+        });
+    };
+    let stop = Mutex::new(false);
+    thread::scope(|scope| {
+        let flowing = scope.spawn(|| {
+            while !*stop.lock() {
+                flow(&mut sent);
+                thread::sleep(Duration::from_millis(5)); // a pace, which decides nothing
+            }
+        });
+        harm(&degraded);
+        *stop.lock() = true;
+        flowing.join().unwrap();
+    });
+    // Until a message of each node reaches the other again, and with it the news of what was missed before.
+    let (mut came_a, mut came_b) = (Vec::new(), Vec::new());
+    wait_until("both hear each other", || {
+        assert!(a.hub.room("r").push(format!("a{sent}")).is_queued());
+        assert!(b.hub.room("r").push(format!("b{sent}")).is_queued());
+        sent += 1;
+        drain(&mut on_a, &mut came_a);
+        drain(&mut on_b, &mut came_b);
+        came_a.contains(&format!("b{}", sent - 1)) && came_b.contains(&format!("a{}", sent - 1))
+    });
+    for (came, own, other, gaps, node) in
+        [(&came_a, 'a', 'b', &gaps_of_a, &a), (&came_b, 'b', 'a', &gaps_of_b, &b)]
+    {
+        let by_node = ascending(came);
+        assert_eq!(by_node[&own].len() as u64, sent, "local delivery went on");
+        let missed = sent - by_node[&other].len() as u64;
+        let remote = node.hub.stats().remote;
+        assert_eq!(remote.missed, missed, "what did not arrive was counted: {remote:?}");
+        let gaps = gaps.lock();
+        let announced: u64 =
+            gaps.iter().filter(|gap| gap.room.as_deref() == Some("r")).filter_map(|gap| gap.missed).sum();
+        assert_eq!(announced, missed, "and announced: {gaps:?}");
+        assert_eq!(remote.queued_bytes, 0);
+    }
+}
+
+#[test]
+fn redis_is_killed_and_starts_anew() {
+    let redis = Server::start();
+    survives(&redis.url(), &redis, |degraded| {
+        redis.kill();
+        degraded("both nodes say that it is away", true);
+        redis.restart();
+        degraded("both nodes are back", false);
+    });
+}
+
+#[test]
+fn redis_is_stopped_in_good_order() {
+    let redis = Server::start();
+    survives(&redis.url(), &redis, |degraded| {
+        redis.stop();
+        degraded("both nodes say that it is away", true);
+        redis.restart();
+        degraded("both nodes are back", false);
+    });
+}
+
+#[test]
+fn redis_is_paused() {
+    let redis = Server::start();
+    survives(&redis.url(), &redis, |degraded| {
+        redis.pause();
+        degraded("both nodes say that it is away", true);
+        redis.resume();
+        degraded("both nodes are back", false);
+    });
+}
+
+#[test]
+fn the_network_is_cut() {
+    let redis = Server::start();
+    let proxy = Proxy::before(&redis);
+    survives(&proxy.url(), &redis, |degraded| {
+        proxy.cut();
+        degraded("both nodes say that it is away", true);
+        proxy.heal();
+        degraded("both nodes are back", false);
+    });
+}
+
+#[test]
+fn the_network_passes_nothing_and_says_nothing() {
+    let redis = Server::start();
+    let proxy = Proxy::before(&redis);
+    survives(&proxy.url(), &redis, |degraded| {
+        proxy.stall();
+        degraded("both nodes say that it is away", true);
+        proxy.heal();
+        degraded("both nodes are back", false);
+    });
+}
+
+#[test]
+fn the_network_comes_and_goes() {
+    let redis = Server::start();
+    let proxy = Proxy::before(&redis);
+    survives(&proxy.url(), &redis, |degraded| {
+        for _ in 0..4 {
+            proxy.cut();
+            degraded("both nodes say that it is away", true);
+            proxy.heal();
+            degraded("both nodes are back", false);
+        }
+    });
+}
+
+#[test]
+fn what_needs_redis_fails_at_once_while_it_is_away_and_works_again_after_it() {
+    let redis = Server::start();
+    let (a, b) = (node(&redis.url()), node(&redis.url()));
+    let mut tab = a.scripted("/ws", "join r; identify ann");
+    let mut other = b.scripted("/ws", "join r");
+    wait_until("both are counted", || a.len("r") == 2);
+    redis.kill();
+    wait_until("both know that it is away", || {
+        a.hub.stats().remote.degraded && b.hub.stats().remote.degraded
+    });
+    let hub = &a.hub;
+    a.block_on(async {
+        assert!(hub.room("r").len().await.unwrap_err().is_unavailable());
+        assert!(hub.room("r").members().await.unwrap_err().is_unavailable());
+        assert!(hub.nodes().await.unwrap_err().is_unavailable());
+        assert!(hub.publish("c", "x").await.unwrap_err().is_unavailable());
+        assert!(hub.subscribe("c", |_| async {}).await.unwrap_err().is_unavailable());
+        assert!(hub.client("ann").push("to ann").await.unwrap_err().is_unavailable());
+    });
+    assert_eq!(tab.text(), "to ann", "its connection here has got it all the same");
+    // Rooms and clients come and go meanwhile; nothing of it is kept for later but what is true then.
+    for round in 0..50 {
+        tab.run(&format!("leave r; join r{round}; leave r{round}; join r; identify client {round}"));
+        a.hub.room("r").push(format!("{round}")).ignore();
+        assert_eq!(tab.text(), round.to_string());
+    }
+    assert_eq!(a.hub.stats().remote.queued_bytes, 0, "nothing waits for a Redis that is away");
+    assert!(a.hub.stats().remote.unsent >= 50);
+    redis.restart();
+    whole(&redis, &[&a, &b]);
+    wait_until("all are counted again", || a.len("r") == 2 && b.len("r") == 2);
+    assert_eq!(b.block_on(b.hub.client("ann").push("x")).unwrap(), 0);
+    assert_eq!(b.block_on(b.hub.client("client 49").push("to 49")).unwrap(), 1);
+    assert_eq!(tab.text(), "to 49");
+    a.hub.room("r").push("end").ignore();
+    assert!(other.until("end").is_empty(), "what was pushed while it was away is not sent late");
+    assert_eq!(a.block_on(a.hub.publish("c", "x")).unwrap(), 0);
+    let rooms: Vec<String> = redis.ask("KEYS ripplecast:room:*");
+    assert_eq!(rooms, ["ripplecast:room:{r}:nodes"]);
+}
+
+#[test]
+fn a_subscription_to_the_bus_heals() {
+    let redis = Server::start();
+    let (a, b) = (node(&redis.url()), node(&redis.url()));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let _subscription = a.block_on(a.hub.subscribe("c*", move |message| {
+        let _ = sender.send(message.payload.to_vec());
+        async {}
+    }));
+    redis.kill();
+    wait_until("both know that it is away", || {
+        a.hub.stats().remote.degraded && b.hub.stats().remote.degraded
+    });
+    redis.restart();
+    wait_until("it is subscribed again", || {
+        b.block_on(b.hub.publish("channel", "again")).is_ok_and(|nodes| nodes == 1)
+    });
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"again");
+}
+
+#[test]
+fn a_node_may_start_before_its_redis() {
+    let redis = Server::start();
+    redis.stop();
+    let builder = App::builder().backend(&redis.url()).unwrap().backend_optional(true);
+    let a = TestServer::start(builder, |app| {
+        let hub = app.hub();
+        app.ws("/ws", Script(hub))
+    });
+    assert!(a.hub.stats().remote.degraded);
+    let mut tab = a.scripted("/ws", "join r");
+    assert!(a.hub.room("r").push("alone").is_queued());
+    assert_eq!(tab.text(), "alone");
+    redis.restart();
+    let b = node(&redis.url());
+    let other = b.scripted("/ws", "join r");
+    whole(&redis, &[&a, &b]);
+    b.hub.room("r").push("together").ignore();
+    assert_eq!(tab.text(), "together");
+    drop(other);
+}

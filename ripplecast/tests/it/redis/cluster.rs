@@ -1,0 +1,70 @@
+//! A Redis Cluster of three masters.
+
+use std::ops::RangeInclusive;
+
+use super::server::{Flavour, Server};
+use crate::support::eventually;
+
+/// The slots of each master.
+const SLOTS: [RangeInclusive<u16>; 3] = [0..=5460, 5461..=10922, 10923..=16383];
+
+/// Three masters without replicas, each with a third of the slots. When one is away for two seconds, the others refuse every
+/// key until it is back.
+pub(crate) struct Cluster {
+    masters: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts it, and waits until it takes keys. That takes some seconds: a master waits for two before it does.
+    #[track_caller]
+    pub(crate) fn start(flavour: Flavour) -> Self {
+        let masters: Vec<Server> = SLOTS
+            .iter()
+            .map(|_| Server::setup(flavour).cluster().line("cluster-node-timeout 2000").start())
+            .collect();
+        for (number, (master, slots)) in masters.iter().zip(SLOTS).enumerate() {
+            let (first, last) = slots.into_inner();
+            master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
+            // Or they would have to agree on them first.
+            master.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1));
+        }
+        for other in &masters[1..] {
+            let (port, bus) = (other.addr().port(), other.bus());
+            masters[0].ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}"));
+        }
+        let cluster = Self { masters };
+        cluster.wait_until_ok();
+        cluster
+    }
+
+    /// Waits until every master says that all is well: after one of them has been away.
+    #[track_caller]
+    pub(crate) fn wait_until_ok(&self) {
+        let wanted = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:3"];
+        eventually("the cluster to take keys", || {
+            self.masters.iter().all(|master| {
+                let info = master.try_ask::<String>("CLUSTER INFO").unwrap_or_default();
+                wanted.iter().all(|line| info.lines().any(|said| said == *line))
+            })
+        });
+    }
+
+    /// The backend.
+    pub(crate) fn url(&self) -> String {
+        let addrs: Vec<String> = self.masters.iter().map(|master| master.addr().to_string()).collect();
+        format!("redis-cluster://{}", addrs.join(","))
+    }
+
+    /// The masters.
+    pub(crate) fn masters(&self) -> &[Server] {
+        &self.masters
+    }
+
+    /// The master that has a key.
+    #[track_caller]
+    pub(crate) fn master_of(&self, key: &str) -> &Server {
+        let slot = self.masters[0].ask::<u16>(&format!("CLUSTER KEYSLOT {key}"));
+        let number = SLOTS.iter().position(|slots| slots.contains(&slot));
+        &self.masters[number.expect("every slot has a master")]
+    }
+}

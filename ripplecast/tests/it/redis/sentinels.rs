@@ -1,0 +1,93 @@
+//! A master, its replica, and the sentinels that watch them.
+
+use std::collections::HashMap;
+
+use super::server::{Flavour, Server};
+use crate::support::eventually;
+
+/// The name by which the sentinels know the master.
+const SERVICE: &str = "lab";
+
+/// One master, one replica, three sentinels, of which two must agree that the master is gone. They think so after 500 ms.
+pub(crate) struct Sentinels {
+    /// The first is the master when it begins.
+    servers: [Server; 2],
+    sentinels: Vec<Server>,
+}
+
+impl Sentinels {
+    /// Starts it, and waits until everybody knows everybody. That takes a few seconds.
+    #[track_caller]
+    pub(crate) fn start(flavour: Flavour) -> Self {
+        // Else a master waits for five seconds, for more replicas.
+        let setup = || Server::setup(flavour).line("repl-diskless-sync-delay 0");
+        let master = setup().start();
+        let master_port = master.addr().port();
+        let replica = setup().line(format!("replicaof 127.0.0.1 {master_port}")).start();
+        eventually("the replica to have a copy", || {
+            replica.ask::<String>("INFO replication").contains("master_link_status:up")
+        });
+        let sentinel = |_| {
+            let sentinel = Server::setup(flavour)
+                .sentinel()
+                .line(format!("sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2"))
+                .line(format!("sentinel down-after-milliseconds {SERVICE} 500"))
+                .line(format!("sentinel failover-timeout {SERVICE} 3000"))
+                .start();
+            // They ask each other and the servers more often than the usual 1, 2 and 10 seconds.
+            sentinel.ask::<()>("SENTINEL DEBUG ASK-PERIOD 200 PUBLISH-PERIOD 200 INFO-PERIOD 500");
+            sentinel
+        };
+        let all = Self { servers: [master, replica], sentinels: (0..3).map(sentinel).collect() };
+        eventually("the sentinels to know each other and the replica", || {
+            all.sentinels.iter().all(|sentinel| {
+                let master: HashMap<String, String> = sentinel.ask(&format!("SENTINEL MASTER {SERVICE}"));
+                let says = |what: &str| master.get(what).map_or("", String::as_str);
+                (says("num-other-sentinels"), says("num-slaves"), says("flags")) == ("2", "1", "master")
+            })
+        });
+        all
+    }
+
+    /// The backend.
+    pub(crate) fn url(&self) -> String {
+        let addrs: Vec<String> = self.sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        format!("redis-sentinel://{}/{SERVICE}", addrs.join(","))
+    }
+
+    /// The sentinels themselves.
+    pub(crate) fn sentinels(&self) -> &[Server] {
+        &self.sentinels
+    }
+
+    /// The server that the sentinels name, and the other one. They may name one that has just died.
+    #[track_caller]
+    pub(crate) fn master_and_other(&self) -> (&Server, &Server) {
+        let [one, two] = &self.servers;
+        match named(&self.sentinels[0]) {
+            port if port == one.addr().port() => (one, two),
+            port if port == two.addr().port() => (two, one),
+            port => panic!("the sentinels name port {port}, and nobody is there"),
+        }
+    }
+
+    /// Kills the master, and waits until all sentinels name the other server and it takes writes. The dead one may be started
+    /// again, with [`Server::restart`]; the sentinels make it a replica.
+    #[track_caller]
+    pub(crate) fn failover(&self) {
+        let (dead, heir) = self.master_and_other();
+        dead.kill();
+        eventually("the replica to be the master", || {
+            let role = heir.ask::<String>("INFO replication");
+            role.contains("role:master")
+                && self.sentinels.iter().all(|sentinel| named(sentinel) == heir.addr().port())
+        });
+    }
+}
+
+/// The port of the master that a sentinel names.
+#[track_caller]
+fn named(sentinel: &Server) -> u16 {
+    let (_, port): (String, u16) = sentinel.ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {SERVICE}"));
+    port
+}

@@ -1,0 +1,469 @@
+//! One server and its process.
+
+use std::{
+    ffi::OsString,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use redis::{
+    Connection, ConnectionAddr, FromRedisValue, IntoConnectionInfo as _, RedisConnectionInfo, RedisResult,
+};
+
+use crate::{
+    support::{Dir, PATIENCE, eventually},
+    tls::Authority,
+};
+
+/// Whose server it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flavour {
+    /// Debian's Redis.
+    Redis,
+    /// The oldest Valkey that must work.
+    Valkey8,
+    /// The newest.
+    Valkey9,
+}
+
+/// All, for what must hold on each.
+pub(crate) const FLAVOURS: [Flavour; 3] = [Flavour::Redis, Flavour::Valkey8, Flavour::Valkey9];
+
+impl Flavour {
+    /// The program: that of a variable, or where it usually lies.
+    fn program(self) -> OsString {
+        let (variable, usual) = match self {
+            Self::Redis => ("RIPPLECAST_TEST_REDIS", "redis-server"),
+            Self::Valkey8 => (
+                "RIPPLECAST_TEST_VALKEY_8",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../target/valkey/8/valkey-server"),
+            ),
+            Self::Valkey9 => (
+                "RIPPLECAST_TEST_VALKEY_9",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../target/valkey/9/valkey-server"),
+            ),
+        };
+        std::env::var_os(variable).filter(|path| !path.is_empty()).unwrap_or_else(|| usual.into())
+    }
+
+    /// What to do where the program is not there.
+    fn how_to_get_it(self) -> &'static str {
+        match self {
+            Self::Redis => {
+                "install it with `apt-get install redis-server`, or let `cargo xtask test --only test` do that, \
+                 or set RIPPLECAST_TEST_REDIS to its path"
+            }
+            Self::Valkey8 => {
+                "`cargo xtask test --only test` installs it, or set RIPPLECAST_TEST_VALKEY_8 to the path of a \
+                 valkey-server 8"
+            }
+            Self::Valkey9 => {
+                "`cargo xtask test --only test` installs it, or set RIPPLECAST_TEST_VALKEY_9 to the path of a \
+                 valkey-server 9"
+            }
+        }
+    }
+}
+
+// ----- settings -----
+
+/// How often another port is tried when somebody was quicker.
+const TRIES: usize = 20;
+
+/// The user of [`Server::ask`], who may do everything, whatever else a test has set.
+const LAB: (&str, &str) = ("lab", "of-the-laboratory");
+
+/// A server before it starts.
+pub(crate) struct Setup {
+    flavour: Flavour,
+    /// Lines of its configuration beyond those that every server has.
+    lines: Vec<String>,
+    /// That of the default user.
+    password: Option<String>,
+    /// Who has signed its certificate.
+    tls: Option<Authority>,
+    kind: Kind,
+}
+
+/// What it does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It stores.
+    Standalone,
+    /// It stores a part.
+    Cluster,
+    /// It watches those that store.
+    Sentinel,
+}
+
+impl Setup {
+    /// Adds a line to the configuration.
+    pub(crate) fn line(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Lets nobody in without this password.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.into());
+        self.line(format!("requirepass {password}"))
+    }
+
+    /// Adds a user who may do what the rules of `ACL SETUSER` say.
+    pub(crate) fn user(self, name: &str, password: &str, rules: &str) -> Self {
+        self.line(format!("user {name} on >{password} {rules}"))
+    }
+
+    /// Keeps what it has been told, also when it is killed; else nothing outlives the process.
+    pub(crate) fn durable(self) -> Self {
+        self.line("appendonly yes").line("appendfsync always")
+    }
+
+    /// Speaks TLS and nothing else.
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = Some(Authority::new());
+        self
+    }
+
+    /// Makes it a node of a cluster.
+    pub(super) fn cluster(mut self) -> Self {
+        self.kind = Kind::Cluster;
+        self.line("cluster-enabled yes").line("cluster-announce-ip 127.0.0.1")
+    }
+
+    /// Makes it a sentinel.
+    pub(super) fn sentinel(mut self) -> Self {
+        self.kind = Kind::Sentinel;
+        self
+    }
+
+    /// Starts it, and waits until it answers.
+    #[track_caller]
+    pub(crate) fn start(self) -> Server {
+        let mut server = Server { process: Mutex::new(None), port: 0, bus: 0, setup: self, dir: Dir::new() };
+        for _ in 0..TRIES {
+            (server.port, server.bus) = (free_port(), free_port());
+            server.configure();
+            match server.launch() {
+                Ok(()) => return server,
+                Err(log) if log.contains("Address already in use") => {}
+                Err(log) => panic!("{:?} does not start:\n{log}", server.setup.flavour),
+            }
+        }
+        panic!("no port is free")
+    }
+}
+
+/// A port of loopback that nobody listens on, outside the range that the kernel gives to outgoing connections: a server that
+/// is away for a while finds it free when it comes back.
+pub(super) fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run side by side begin at different places.
+    let start = (std::process::id() % 118) as u16 * 101;
+    (0..COUNT)
+        .map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT + start) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("no port is free")
+}
+
+// ----- the server -----
+
+/// A server that a test may do anything with. It is in memory unless [`Setup::durable`] says otherwise.
+pub(crate) struct Server {
+    /// Nothing while it is stopped. First in here, so that it ends before its directory does.
+    process: Mutex<Option<Process>>,
+    /// Where it listens.
+    port: u16,
+    /// Where the nodes of a cluster talk to it.
+    bus: u16,
+    setup: Setup,
+    /// Its configuration, log, data and Unix socket.
+    dir: Dir,
+}
+
+impl Server {
+    /// A Redis with everything by default.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        Self::setup(Flavour::Redis).start()
+    }
+
+    /// A server to be set up.
+    pub(crate) fn setup(flavour: Flavour) -> Setup {
+        Setup { flavour, lines: Vec::new(), password: None, tls: None, kind: Kind::Standalone }
+    }
+
+    /// The server of all tests that leave it in peace: they neither stop nor flush it, and their keys have a prefix of their own.
+    #[track_caller]
+    pub(crate) fn shared(flavour: Flavour) -> &'static Self {
+        static SHARED: [OnceLock<Server>; 3] = [const { OnceLock::new() }; 3];
+        SHARED[flavour as usize].get_or_init(|| Self::setup(flavour).start())
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Where the nodes of a cluster talk to it.
+    pub(super) fn bus(&self) -> u16 {
+        self.bus
+    }
+
+    /// The backend, as its default user.
+    pub(crate) fn url(&self) -> String {
+        self.url_at(self.addr())
+    }
+
+    /// The backend, as another user.
+    pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
+        format!("{}://{user}:{password}@{}", self.scheme(), self.addr())
+    }
+
+    /// The backend by its Unix socket.
+    pub(crate) fn unix_url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// The backend, as its default user, where something in front of it listens.
+    pub(super) fn url_at(&self, addr: SocketAddr) -> String {
+        let login = self.setup.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
+        format!("{}://{login}{addr}", self.scheme())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.setup.tls.is_some() { "rediss" } else { "redis" }
+    }
+
+    /// The certificate of who signed its own, as PEM: a client must trust it.
+    pub(crate) fn certificate(&self) -> String {
+        self.setup.tls.as_ref().expect("it does not speak TLS").certificate()
+    }
+
+    /// Runs a command, whose words are split at white space, past any network and as a user who may do everything.
+    #[track_caller]
+    pub(crate) fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+        self.try_ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// The same, for what may fail.
+    pub(crate) fn try_ask<T: FromRedisValue>(&self, command: &str) -> RedisResult<T> {
+        let mut words = command.split_whitespace();
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        words.for_each(|word| drop(command.arg(word)));
+        command.query(&mut self.connect()?)
+    }
+
+    /// A connection for [`Self::ask`], and for commands that follow each other.
+    pub(crate) fn connect(&self) -> RedisResult<Connection> {
+        let info = ConnectionAddr::Unix(self.socket()).into_connection_info()?;
+        let info = match self.setup.kind {
+            Kind::Sentinel => info,
+            Kind::Standalone | Kind::Cluster => info
+                .set_redis_settings(RedisConnectionInfo::default().set_username(LAB.0).set_password(LAB.1)),
+        };
+        let connection = redis::Client::open(info)?.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        Ok(connection)
+    }
+
+    /// The number of its process, while it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.lock().unwrap().as_ref().expect("it does not run").child.id()
+    }
+
+    /// Tells it to stop, and waits until it has; it closes its connections on the way.
+    #[track_caller]
+    pub(crate) fn stop(&self) {
+        // It closes the connection instead of an answer.
+        let _ = self.try_ask::<()>("SHUTDOWN NOSAVE");
+        let mut process = self.process.lock().unwrap();
+        let child = &mut process.as_mut().expect("it does not run").child;
+        eventually("the server to stop", || child.try_wait().unwrap().is_some());
+        *process = None;
+    }
+
+    /// Ends it from one moment to the next.
+    pub(crate) fn kill(&self) {
+        let mut process = self.process.lock().unwrap();
+        assert!(process.is_some(), "it does not run");
+        *process = None;
+    }
+
+    /// Stops it in the middle of what it does. Its connections stand, and the kernel still takes new ones for it.
+    #[track_caller]
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+        let stat = format!("/proc/{}/stat", self.pid());
+        eventually("the server to be paused", || {
+            // Where there is no such file, the signal is taken at its word.
+            std::fs::read_to_string(&stat)
+                .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+    }
+
+    /// Lets it go on.
+    #[track_caller]
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Starts it again on its port, after it was stopped or killed; one that runs is stopped first.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        if self.process.lock().unwrap().is_some() {
+            self.stop();
+        }
+        self.launch().unwrap_or_else(|log| panic!("the server does not start again:\n{log}"));
+    }
+
+    /// The log, or as much as there is.
+    pub(crate) fn log(&self) -> String {
+        let log = std::fs::read(self.dir.file("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.file("socket")
+    }
+
+    fn signal(&self, signal: &str) {
+        // A shell knows `kill` where no program of that name is installed.
+        let done = Command::new("sh")
+            .args(["-c", "kill -$0 $1", signal, &self.pid().to_string()])
+            .status()
+            .expect("sh can be started");
+        assert!(done.success(), "the signal could not be sent");
+    }
+
+    /// Writes its configuration.
+    fn configure(&self) {
+        let (port, dir) = (self.port, self.dir.file(""));
+        let mut lines = vec![
+            "bind 127.0.0.1".to_owned(),
+            "daemonize no".to_owned(),
+            format!("dir {}", dir.display()),
+            format!("unixsocket {}", self.socket().display()),
+        ];
+        match &self.setup.tls {
+            None => lines.push(format!("port {port}")),
+            Some(authority) => {
+                let pair = authority.issue();
+                lines.extend([
+                    "port 0".to_owned(),
+                    format!("tls-port {port}"),
+                    format!("tls-cert-file {}", self.dir.put("cert.pem", pair.cert).display()),
+                    format!("tls-key-file {}", self.dir.put("key.pem", pair.key).display()),
+                    format!("tls-ca-cert-file {}", self.dir.put("ca.pem", authority.certificate()).display()),
+                    "tls-auth-clients no".to_owned(),
+                ]);
+            }
+        }
+        if self.setup.kind == Kind::Cluster {
+            lines.push(format!("cluster-port {}", self.bus));
+        }
+        if self.setup.kind != Kind::Sentinel {
+            let (user, password) = LAB;
+            lines.push("save \"\"".to_owned());
+            lines.push(format!("user {user} on >{password} ~* &* +@all"));
+        }
+        lines.extend(self.setup.lines.iter().cloned());
+        // What a try on another port said.
+        let _ = std::fs::remove_file(self.dir.file("log"));
+        self.dir.put("conf", lines.join("\n") + "\n");
+    }
+
+    /// Starts the process and waits until it answers; what the log says, if it ends instead.
+    #[track_caller]
+    fn launch(&self) -> Result<(), String> {
+        // What is left of one that was killed would look like an answer that is late.
+        let _ = std::fs::remove_file(self.socket());
+        *self.process.lock().unwrap() = Some(Process::start(&self.setup, self.dir.file("").as_path()));
+        let mut outcome = None;
+        eventually("the server to answer", || {
+            // The socket lies in our own directory, so that it is our server that answers.
+            if self.try_ask::<String>("PING").is_ok_and(|pong| pong == "PONG") {
+                outcome = Some(Ok(()));
+            } else if self.process.lock().unwrap().as_mut().is_some_and(Process::has_ended) {
+                *self.process.lock().unwrap() = None;
+                outcome = Some(Err(self.log()));
+            }
+            outcome.is_some()
+        });
+        outcome.unwrap_or(Ok(()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(15)..];
+            eprintln!("----- {:?} at {}:\n{}", self.setup.flavour, self.addr(), last.join("\n"));
+        }
+    }
+}
+
+// ----- the process -----
+
+/// The process of a server. It ends with this value, and when our own process ends in whatever way.
+struct Process {
+    child: Child,
+    /// A shell that waits for the end of its input, which is the end of our process; then it ends the server and takes
+    /// its directory away.
+    guard: Child,
+}
+
+impl Process {
+    fn start(setup: &Setup, dir: &Path) -> Self {
+        let log = || {
+            let log = std::fs::File::options().create(true).append(true).open(dir.join("log"));
+            Stdio::from(log.expect("a log can be written"))
+        };
+        let mut command = Command::new(setup.flavour.program());
+        command.arg(dir.join("conf")).current_dir(dir).stdin(Stdio::null()).stdout(log()).stderr(log());
+        if setup.kind == Kind::Sentinel {
+            command.arg("--sentinel");
+        }
+        let child = command.spawn().unwrap_or_else(|error| {
+            let (flavour, how) = (setup.flavour, setup.flavour.how_to_get_it());
+            let program = setup.flavour.program();
+            match error.kind() {
+                ErrorKind::NotFound => panic!("the tests need {flavour:?} ({}): {how}", program.display()),
+                _ => panic!("{} can't be started ({error}): {how}", program.display()),
+            }
+        });
+        let guard = Command::new("sh")
+            .args(["-c", "read end; kill -KILL $0; rm -rf \"$1\"", &child.id().to_string()])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh can be started");
+        Self { child, guard }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The guard first, or it would end whoever gets the server's number next.
+        for child in [&mut self.guard, &mut self.child] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
