@@ -50,6 +50,11 @@ impl Page {
         self.document.headings.iter().filter(|heading| heading.level == 2)
     }
 
+    /// Its title in a list of many: what stands before a colon.
+    fn label(&self) -> &str {
+        self.document.title.split(": ").next().unwrap_or_default()
+    }
+
     /// What it is about, in a sentence.
     fn summary(&self) -> &str {
         let text = &self.document.summary;

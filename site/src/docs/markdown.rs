@@ -15,7 +15,9 @@ pub(super) struct Document {
     pub(super) title: String,
     /// Its first paragraph, as plain text.
     pub(super) summary: String,
-    /// What stands under the first heading, and that heading itself.
+    /// Its first heading, as HTML.
+    pub(super) head: String,
+    /// What stands under that.
     pub(super) html: String,
     /// Its other headings, for the table of contents.
     pub(super) headings: Vec<Heading>,
@@ -43,6 +45,7 @@ pub(super) fn render(path: &str, text: &str) -> Document {
     Document {
         title: title.map(|heading| heading.text.clone()).unwrap_or_default(),
         summary: writer.summary.unwrap_or_default(),
+        head: writer.head,
         html: writer.html,
         headings: writer.headings,
     }
@@ -53,6 +56,8 @@ pub(super) fn render(path: &str, text: &str) -> Document {
 struct Writer<'a> {
     /// The document's path, from which its links are seen.
     path: &'a str,
+    /// The first heading.
+    head: String,
     /// What is finished.
     html: String,
     /// What pulldown-cmark is to write next.
@@ -169,10 +174,13 @@ impl<'a> Writer<'a> {
         let mut html = String::new();
         push_html(&mut html, inner.into_iter());
         let level = level as u8;
-        self.html.push_str(&match level {
-            1 => format!("<h1 id=\"{id}\">{html}</h1>\n"),
-            _ => format!("<h{level} id=\"{id}\"><a href=\"#{id}\">{html}</a></h{level}>\n"),
-        });
+        match level {
+            1 => self.head = format!("<h1 id=\"{id}\">{html}</h1>"),
+            _ => {
+                let heading = format!("<h{level} id=\"{id}\"><a href=\"#{id}\">{html}</a></h{level}>\n");
+                self.html.push_str(&heading);
+            }
+        }
         self.headings.push(Heading { level, id, text });
     }
 
@@ -242,14 +250,14 @@ fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
             Event::End(TagEnd::TableRow) => html.push_str("</tr>\n"),
             Event::Start(Tag::TableCell) => {}
             Event::End(TagEnd::TableCell) => {
+                // A heading without words is none for a screen reader.
+                let (name, scope) =
+                    if tag == "th" && !cell.is_empty() { ("th", " scope=\"col\"") } else { ("td", "") };
                 let right = columns.get(column) == Some(&Alignment::Right);
-                let (scope, class) = (
-                    if tag == "th" { " scope=\"col\"" } else { "" },
-                    if right { " class=\"right\"" } else { "" },
-                );
-                html.push_str(&format!("<{tag}{scope}{class}>"));
+                let class = if right { " class=\"right\"" } else { "" };
+                html.push_str(&format!("<{name}{scope}{class}>"));
                 push_html(&mut html, mem::take(&mut cell).into_iter());
-                html.push_str(&format!("</{tag}>"));
+                html.push_str(&format!("</{name}>"));
                 column += 1;
             }
             event => cell.push(event),
