@@ -11,7 +11,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Error, Result, limits, redis::Redis, store::Reply};
+use crate::{Error, Result, bridge::Sealer, limits, redis::Redis, store::Reply};
 use memory::Queue;
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
@@ -86,8 +86,8 @@ impl Bus {
     }
 
     /// A bus over that Redis.
-    pub(crate) fn redis(redis: Redis) -> Self {
-        Self { backend: Arc::new(redis::RedisBus::new(redis)) }
+    pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
+        Self { backend: Arc::new(redis::RedisBus::new(redis, sealer)) }
     }
 
     /// Ends all subscriptions, those that come later too; their handlers finish what they have begun. To be called when

@@ -60,6 +60,9 @@ pub enum Error {
     /// A channel or a message of the bus was refused.
     #[error(transparent)]
     Bus(#[from] crate::bus::BusError),
+    /// A message of a stream, or the name of one, was refused.
+    #[error(transparent)]
+    Stream(#[from] crate::stream::StreamError),
     /// The backend behind shared state and the bus did not do it.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -92,7 +95,7 @@ impl Error {
 
     /// Whether a limit inside the node was reached; the same call may succeed later.
     pub fn is_overloaded(&self) -> bool {
-        matches!(self, Self::Overloaded { .. })
+        matches!(self, Self::Overloaded { .. } | Self::Stream(crate::stream::StreamError::Full { .. }))
     }
 
     /// Whether the backend is away or did not answer in time; the same call may succeed later. After a

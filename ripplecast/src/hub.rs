@@ -36,12 +36,13 @@ use std::{
 use crate::{
     Error, Frame, Result,
     backend::Backend,
-    bridge::RedisBridge,
+    bridge::{RedisBridge, Sealer, check_secret},
     bus::Bus,
     limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
     redis::Redis,
     server::TrustedProxies,
     store::Store,
+    stream::Streams,
 };
 
 use self::{
@@ -110,6 +111,8 @@ struct Inner {
     store: Store,
     /// Messages between parts of the application, and later between nodes.
     bus: Bus,
+    /// Messages that are kept until they are handled.
+    streams: Streams,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
     /// The number of the next endpoint.
@@ -121,6 +124,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shards.stop();
         self.bus.close();
+        self.streams.close();
     }
 }
 
@@ -214,12 +218,14 @@ impl Hub {
         let shards = &self.inner.shards;
         shards.stop();
         self.inner.bus.close();
+        self.inner.streams.close();
         // Fails only if the sender is gone, and `shards` holds it.
         let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
-        if let Some(bridge) = shards.setup.bridge() {
-            if let Err(error) = bridge.leave().await {
-                tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
-            }
+        self.inner.streams.ended().await;
+        if let Some(bridge) = shards.setup.bridge()
+            && let Err(error) = bridge.leave().await
+        {
+            tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
         }
     }
 
@@ -252,6 +258,11 @@ impl Hub {
     /// The bus.
     pub(crate) fn bus(&self) -> &Bus {
         &self.inner.bus
+    }
+
+    /// Messages that are kept until they are handled.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.inner.streams
     }
 
     /// Whose forwarding headers are believed.
@@ -329,6 +340,8 @@ pub struct HubBuilder {
     backend: Backend,
     /// Whether the hub starts also while its backend is away.
     backend_optional: bool,
+    /// The secret that nodes share, to sign their messages.
+    node_secret: Option<Vec<u8>>,
     /// Who wants to hear of gaps.
     on_gap: Option<gaps::GapHook>,
 }
@@ -362,6 +375,7 @@ impl Default for HubBuilder {
             trusted_proxies: TrustedProxies::default(),
             backend: Backend::Memory,
             backend_optional: false,
+            node_secret: None,
             on_gap: None,
         }
     }
@@ -469,6 +483,19 @@ impl HubBuilder {
         self
     }
 
+    /// A secret that all nodes share, of 16 bytes or more: messages between them are signed with it (HMAC-SHA-256), and what
+    /// is not, is old, or comes again, is thrown away and counted in [`RemoteStats::refused`]. Default: none, and whoever can
+    /// write to the backend can send to every connection.
+    ///
+    /// It holds for pushes, broadcasts, clients and the bus, on which then only nodes can publish. Tables, counters and
+    /// streams are as safe as the backend: whoever can write to it can change them. The clocks of the nodes must not
+    /// differ by more than 30 s.
+    #[must_use]
+    pub fn node_secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.node_secret = Some(secret.as_ref().to_vec());
+        self
+    }
+
     /// Is told of messages of other nodes that were missed. It runs on the task that reads from the backend, so it must be
     /// quick and must not block. [`Stats::remote`] counts them in any case.
     ///
@@ -497,10 +524,17 @@ impl HubBuilder {
     /// # let _ = hub; Ok(()) }
     /// ```
     pub async fn connect(self) -> Result<Hub> {
+        self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
         let redis = match &self.backend {
             Backend::Memory => None,
             Backend::Redis(address) => Some(Redis::connect(address, self.backend_optional).await?),
         };
+        if redis.is_some() && self.node_secret.is_none() {
+            tracing::warn!(
+                "messages between nodes are not signed: whoever can write to Redis can send to every connection. \
+                 RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) signs them"
+            );
+        }
         self.assemble(redis)
     }
 
@@ -544,14 +578,16 @@ impl HubBuilder {
                 driver::run_as_task(shard, &runtime)?;
             }
         }
+        let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));
         if let Some(redis) = &redis {
-            let bridge = RedisBridge::new(redis.clone(), &shards, GapLog(self.on_gap));
+            let bridge = RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap));
             shards.setup.set_bridge(Arc::new(bridge));
         }
         let inner = Inner {
             shards,
-            store: Store::memory(),
-            bus: redis.map_or_else(Bus::memory, Bus::redis),
+            store: redis.clone().map_or_else(Store::memory, Store::redis),
+            bus: redis.clone().map_or_else(Bus::memory, |redis| Bus::redis(redis, sealer)),
+            streams: redis.map_or_else(Streams::memory, Streams::redis),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),
         };

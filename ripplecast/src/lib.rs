@@ -10,11 +10,13 @@ mod frame;
 mod hub;
 mod limits;
 mod live;
+mod panics;
 mod redis;
 mod request;
 mod server;
 pub mod sse;
 mod store;
+mod stream;
 mod sync;
 pub mod ws;
 
@@ -30,6 +32,10 @@ pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request};
 pub use server::{Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
+pub use stream::{
+    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription,
+    StreamError, StreamId, StreamMessage, StreamStatus,
+};
 
 /// The guides and the README: their code is compiled and run with the tests.
 #[cfg(doctest)]
@@ -38,6 +44,10 @@ mod guides {
     mod readme {}
     #[doc = include_str!("../../docs/state.md")]
     mod state {}
+    #[doc = include_str!("../../docs/streams.md")]
+    mod streams {}
+    #[doc = include_str!("../../docs/scaling.md")]
+    mod scaling {}
     #[doc = include_str!("../../docs/slow-readers.md")]
     mod slow_readers {}
     #[doc = include_str!("../../docs/compression.md")]

@@ -33,7 +33,7 @@ pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Longest reason in a close frame, in bytes: a control frame's 125 less the code (RFC 6455, section 5.5).
 pub(crate) const CLOSE_REASON: usize = 123;
-/// Longest name of a room, client, table, counter or channel, in bytes. Names are kept per node; ids and paths fit.
+/// Longest name of a room, client, table, counter, channel, group or stream (less 5 for its dead letters), in bytes. Names are kept per node; ids and paths fit.
 pub(crate) const NAME: usize = 255;
 /// Connections of a hub. Setting: `max_connections`. One per descriptor at the most; protects memory, not a licence.
 pub(crate) const CONNECTIONS: usize = 100_000;

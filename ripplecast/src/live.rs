@@ -174,9 +174,11 @@ impl LiveCounter {
     /// earlier value after this one.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it.
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it;
+    /// [`Error::Backend`](crate::Error::Backend) when the counter is on Redis, Redis is away, and this node has not known the value before.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         conn.keep(self.published.clone());
+        self.counter.ready().await?;
         let publisher = &self.published.publisher;
         self.counter.inspect(|value, _version| conn.join_with(self.room.name(), publisher.frame(value)))?
     }
@@ -281,8 +283,10 @@ impl<T> LiveTable<T> {
     /// after a newer one. All rows go through its outbox at once, so this is for tables that fit there.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued for it.
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued for it;
+    /// [`Error::Backend`](crate::Error::Backend) when the table is on Redis, Redis is away, and this node has not known its rows before.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
+        self.table.ready().await?;
         conn.join(self.room.name())?;
         let (mut outcome, mut is_first) = (Ok(()), true);
         self.table.inspect(|key, row, version| {

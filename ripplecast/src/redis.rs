@@ -23,7 +23,7 @@ use subscriber::Subscriber;
 
 pub(crate) use address::Address;
 pub(crate) use backoff::Backoff;
-pub(crate) use subscriber::{Channel, DETECTION_WINDOW, Event, Subscribed};
+pub(crate) use subscriber::{Channel, Event, Subscribed};
 
 /// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);

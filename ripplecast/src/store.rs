@@ -1,10 +1,11 @@
 //! Shared state: tables of typed rows, and counters.
 //!
-//! [`Store`] is what a hub holds. Behind it stands a [`Backend`]; `store/memory.rs` is the one there is today. A backend
-//! that has to ask a server answers later ([`Reply::Later`]); memory answers at once and allocates no future.
+//! [`Store`] is what a hub holds. Behind it stands a [`Backend`]: `store/memory.rs` or `store/redis.rs`. A backend that has
+//! to ask a server answers later ([`Reply::Later`]); memory answers at once and allocates no future.
 
 mod counter;
 mod memory;
+mod redis;
 mod row;
 mod schema;
 mod table;
@@ -292,7 +293,9 @@ pub(crate) trait CounterBackend: Send + Sync {
     fn apply(&self, op: CounterOp) -> Reply<'_, Counted>;
     /// See [`Counter::observe`].
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation;
-    /// See [`Counter::inspect`].
+    /// See [`Counter::ready`].
+    fn ready(&self) -> Reply<'_, ()>;
+    /// See [`Counter::inspect`]. Calls `look` once, or not at all when the value is not known here.
     fn inspect(&self, look: &mut dyn FnMut(i64, u64));
 }
 
@@ -321,6 +324,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
     /// Adds to an integer column, of a new row of zeros if there is none; the new value.
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128>;
+    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool>;
     /// How many rows there are.
     fn len(&self) -> Reply<'_, usize>;
     /// Up to `limit` rows from the cursor on.
@@ -340,6 +345,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn clear(&self) -> Reply<'_, usize>;
     /// See [`Table::observe`].
     fn observe(&self, observer: Arc<TableObserver>) -> Observation;
+    /// See [`Table::ready`].
+    fn ready(&self) -> Reply<'_, ()>;
     /// See [`Table::inspect`].
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64));
 }
@@ -349,6 +356,13 @@ pub(crate) trait TableBackend: Send + Sync {
 pub(crate) struct Observation {
     /// The only strong reference to the observer's entry; the lists hold weak ones, so that a drop takes no lock.
     _entry: Arc<dyn Any + Send + Sync>,
+}
+
+impl Observation {
+    /// Keeps something else as well, for as long as the observer.
+    fn and_keep(self, kept: Arc<impl Send + Sync + 'static>) -> Self {
+        Self { _entry: Arc::new((self, kept)) }
+    }
 }
 
 /// One registered observer.

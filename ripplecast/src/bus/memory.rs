@@ -2,13 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
 };
 
 use bytes::Bytes;
@@ -19,7 +16,7 @@ use super::{
     BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription,
     glob::{Glob, Pattern},
 };
-use crate::store::Reply;
+use crate::{panics::caught, store::Reply};
 
 /// See the module.
 #[derive(Default)]
@@ -223,25 +220,12 @@ impl Queue {
 async fn run(queue: Arc<Queue>, handler: Handler) {
     while let Some(message) = queue.pop().await {
         let channel = Arc::clone(&message.channel);
-        let mut call = None;
-        let mut message = Some(message);
-        // The handler itself may panic, and its future at any poll; the drop of what it holds too.
-        let outcome = poll_fn(|cx| {
-            let polled = catch_unwind(AssertUnwindSafe(|| {
-                let call =
-                    call.get_or_insert_with(|| handler(message.take().expect("a handler is called once")));
-                call.as_mut().poll(cx)
-            }));
-            match polled {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-                Err(panic) => Poll::Ready(Err(panic)),
-            }
-        })
-        .await;
-        let dropped = catch_unwind(AssertUnwindSafe(move || drop(call)));
-        if outcome.and(dropped).is_err() {
-            tracing::error!(channel = &*channel, "a bus handler panicked; it goes on with the next message");
+        if let Err(panic) = caught(|| handler(message)).await {
+            tracing::error!(
+                channel = &*channel,
+                panic,
+                "a bus handler panicked; it goes on with the next message"
+            );
         }
         // Others get their turn, also while messages never run out and the handler never waits.
         tokio::task::coop::consume_budget().await;

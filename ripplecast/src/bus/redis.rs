@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::{BusBackend, BusError, Handler, Subscription, glob::Pattern, memory::Memory};
 use crate::{
+    bridge::{Body, Once, Sealer},
     redis::{Channel, Event, Redis, Subscribed},
     store::Reply,
 };
@@ -19,6 +20,8 @@ use crate::{
 pub(super) struct RedisBus {
     /// The way.
     redis: Redis,
+    /// Signs what is published, where nodes share a secret.
+    sealer: Arc<Sealer>,
     /// What this node is subscribed to.
     shared: Mutex<HashMap<Channel, Weak<Shared>>>,
     /// What is to be kept until the bus ends.
@@ -35,8 +38,8 @@ struct Shared {
 
 impl RedisBus {
     /// A bus over that Redis.
-    pub(super) fn new(redis: Redis) -> Self {
-        Self { redis, shared: Mutex::default(), kept: Arc::default() }
+    pub(super) fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
+        Self { redis, sealer, shared: Mutex::default(), kept: Arc::default() }
     }
 
     /// The channel or pattern at Redis, and the subscription that stands for it, made if need be.
@@ -54,12 +57,25 @@ impl RedisBus {
             }
         }
         let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
-        let (weak, redis) = (Arc::downgrade(&shared), self.redis.clone());
+        let (weak, redis, sealer) = (Arc::downgrade(&shared), self.redis.clone(), self.sealer.clone());
+        let heard = Mutex::new(Once::default());
         let subscribed = self.redis.subscribe(channel.clone(), move |event| {
             let (Some(shared), Event::Message { channel, payload }) = (weak.upgrade(), event) else { return };
-            if let Some(name) = redis.name("bus", &channel) {
+            let Some(name) = redis.name("bus", &channel) else { return };
+            let payload = if sealer.is_on() {
+                let message = heard.lock().open(&sealer, &name, payload);
+                match message.map(|message| message.body) {
+                    Some(Body::Bus { payload }) => Some(payload),
+                    _ => None,
+                }
+            } else {
+                Some(payload)
+            };
+            if let Some(payload) = payload {
                 // It answers at once; what a full queue drops, it counts and logs.
                 drop(shared.local.publish(&name, payload));
+            } else {
+                sealer.refuse();
             }
         });
         let subscribed = Arc::new(subscribed);
@@ -73,6 +89,11 @@ impl BusBackend for RedisBus {
     fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
         Reply::Later(Box::pin(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
+            let payload = if self.sealer.is_on() {
+                self.sealer.message(channel, Body::Bus { payload })
+            } else {
+                payload
+            };
             publish.arg(self.redis.key("bus", channel, "")).arg(&payload[..]);
             self.redis.run(&publish).await
         }))

@@ -1,7 +1,6 @@
 //! Calls an endpoint's callbacks: polled once in place, so that one which does not wait costs no task and no allocation.
 
 use std::{
-    any::Any,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
@@ -10,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{Close, Connection, Frame, Result, ws::Handler};
+use crate::{
+    Close, Connection, Frame, Result,
+    panics::{guarded, panic_message},
+    ws::Handler,
+};
 
 use super::core::Profile;
 
@@ -178,31 +181,5 @@ fn poll_cell<Fut: Future<Output = Result<()>>>(
     match cell.as_pin_mut() {
         Some(future) => future.poll(cx),
         None => Poll::Ready(Ok(())),
-    }
-}
-
-/// Runs code of the application's own, such as a destructor; `None` when it panics, which is logged and goes no further.
-pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(value) => Some(value),
-        Err(panic) => {
-            tracing::error!(
-                message = panic_message(&*panic),
-                "the application panicked outside of its callbacks"
-            );
-            std::mem::forget(panic); // its destructor could panic again
-            None
-        }
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
     }
 }

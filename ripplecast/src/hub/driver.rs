@@ -16,7 +16,8 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{callbacks::panic_message, shard::Shard, shard::Turn};
+use super::{shard::Shard, shard::Turn};
+use crate::panics::panic_message;
 
 /// Watches a shard's poller from tokio.
 #[allow(deprecated)] // The new constructors are unsafe, for types whose descriptor may change; an OwnedFd keeps its own.

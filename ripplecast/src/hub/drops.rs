@@ -9,10 +9,8 @@ use std::{
     },
 };
 
-use super::{
-    callbacks::guarded,
-    connection::{ConnectionId, Dropped},
-};
+use super::connection::{ConnectionId, Dropped};
+use crate::panics::guarded;
 
 /// How many frames were dropped, by reason. A frame that is dropped for ten connections counts ten times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{bridge::NodeId, callbacks::guarded};
+use super::bridge::NodeId;
+use crate::panics::guarded;
 
 /// Messages of other nodes that were missed, as told to the hook of [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
 ///

@@ -231,10 +231,9 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
         let info: String = ask(one, &info).await?;
-        if let Some(version) = info.lines().find_map(|line| line.strip_prefix("redis_version:")) {
-            if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
-                return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
-            }
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+        if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
+            return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
         }
     }
     // Everything that is done later, done once: a permission that is missing shows now, by its name.

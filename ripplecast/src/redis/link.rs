@@ -97,10 +97,11 @@ impl Keeper {
                 Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
             }
             looks += 1;
-            if let (Conn::One(_), Servers::Sentinels { hosts, service }) = (&conn, &self.address.servers) {
-                if looks % SENTINELS_EVERY == 0 && self.moved(hosts, service, &mut conn).await {
-                    return "the sentinels name another master".into();
-                }
+            if let Servers::Sentinels { hosts, service } = &self.address.servers
+                && looks % SENTINELS_EVERY == 0
+                && self.moved(hosts, service, &mut conn).await
+            {
+                return "the sentinels name another master".into();
             }
         }
     }
@@ -125,7 +126,7 @@ impl Keeper {
             match attempt(&self.address).await {
                 Ok(conn) => return conn,
                 Err(Fault::Away(reason)) => {
-                    tracing::debug!(redis = %self.address, reason, "Redis is still away")
+                    tracing::debug!(redis = %self.address, reason, "Redis is still away");
                 }
                 Err(Fault::Wrong(reason)) => {
                     if backoff.is_first() {

@@ -3,8 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -102,6 +104,8 @@ pub(super) struct Subscriber {
     broken: Notify,
     /// Whether the connection is there.
     up: watch::Sender<bool>,
+    /// The number of the connection that counts. An earlier one may still bring something, which is too late.
+    current: AtomicU64,
 }
 
 /// What is wanted of the server.
@@ -143,6 +147,7 @@ impl Subscriber {
             changed: Notify::new(),
             broken: Notify::new(),
             up: watch::Sender::new(false),
+            current: AtomicU64::new(0),
         })
     }
 
@@ -209,8 +214,11 @@ impl Subscriber {
     /// The connection, which tells this of what comes.
     async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
         let hear = Arc::downgrade(self);
+        let number = self.current.fetch_add(1, Relaxed) + 1;
         let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
-            if let Some(subscriber) = hear.upgrade() {
+            if let Some(subscriber) = hear.upgrade()
+                && subscriber.current.load(Relaxed) == number
+            {
                 subscriber.hear(info);
             }
             Ok(())
@@ -342,6 +350,7 @@ impl Subscriber {
 
     /// The connection is gone, and with it what the server knew.
     fn lose_all(&self) {
+        self.current.fetch_add(1, Relaxed);
         let entries: Vec<_> = {
             let mut wanted = self.wanted.write();
             wanted.is_served = false;
@@ -401,11 +410,6 @@ impl Subscribed {
             Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
         }
     }
-
-    /// Whether it stands now.
-    pub(crate) fn is_ready(&self) -> bool {
-        *self.entry.confirmed.borrow()
-    }
 }
 
 impl Drop for Subscribed {
@@ -413,6 +417,3 @@ impl Drop for Subscribed {
         self.subscriber.unsubscribe(&self.channel, &self.entry);
     }
 }
-
-/// The longest time for which a dead connection is believed in: what is published meanwhile is missed.
-pub(crate) const DETECTION_WINDOW: Duration = PING_EVERY.saturating_add(PING_LIMIT);

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, check_name};
-use crate::Result;
+use crate::{Error, Result, error::BackendError};
 
 /// A shared 64-bit signed integer with a name; see [`Hub::counter`](crate::Hub::counter). Clones are handles of the same
 /// counter.
@@ -13,10 +13,14 @@ use crate::Result;
 /// be made up as you go (`format!("logins:{address}")`).
 ///
 /// # Errors
-/// Every operation reports a name that is empty or longer than 255 bytes as a [`StoreError`](crate::StoreError).
+/// Every operation reports a name that is empty or longer than 255 bytes as a [`StoreError`](crate::StoreError): then it has
+/// changed nothing. On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit: when
+/// Redis is known to be away nothing was done; when the time was up or the connection was lost meanwhile, the change may have
+/// been made or not. `set` and `compare_and_set` may simply be tried again; `increment` and `add` would then count twice.
 ///
 /// # Cancellation
-/// In memory an operation is done at its first poll. A future that is dropped before has done nothing.
+/// In memory an operation is done at its first poll. A future that is dropped before has done nothing. On Redis, one that
+/// is dropped after its first poll may have been done or not.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -143,8 +147,9 @@ impl Counter {
     /// Lets the counter return to 0 after that time, and returns its value; a zero time does it at once.
     ///
     /// As in Redis, additions keep the expiry, and `set`, `reset`, a `compare_and_set` that succeeds and the expiry itself
-    /// end it; a second `expire` replaces the first. A time too long for the clock means never. In memory no timer runs:
+    /// end it; a second `expire` replaces the first. A time too long for the clock means never. No timer runs:
     /// the expiry is noticed by the next operation on the counter, and only then do those who watch it hear of it.
+    /// Redis keeps times to the millisecond, by its own clock, and forgets a counter a minute after it expired.
     ///
     /// # Errors
     /// Only a wrong name.
@@ -159,12 +164,28 @@ impl Counter {
         Ok(self.cell()?.observe(observer))
     }
 
+    /// Waits until what [`inspect`](Self::inspect) shows is known on this node: at once in memory, and wherever it was known
+    /// before, even if its backend is away by now.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        self.cell()?.ready().await
+    }
+
     /// Runs `look` with the value and its version under the counter's own lock: no change and no observer's call runs
     /// meanwhile. It must be quick, and must not use this counter.
+    ///
+    /// # Errors
+    /// A wrong name; and that the value is not known, when the counter is not in memory and not observed and
+    /// [`ready`](Self::ready).
     pub(crate) fn inspect<R>(&self, look: impl FnOnce(i64, u64) -> R) -> Result<R> {
         let (mut look, mut seen) = (Some(look), None);
         self.cell()?.inspect(&mut |value, version| seen = look.take().map(|look| look(value, version)));
-        Ok(seen.expect("a backend calls `look` once"))
+        seen.ok_or_else(|| self.unknown())
+    }
+
+    /// The error for a value that is not known on this node.
+    fn unknown(&self) -> Error {
+        let reason = format!("the value of counter `{}` was not read yet; try again", self.name);
+        Error::Backend(BackendError::Unavailable { reason })
     }
 
     /// Does one step.

@@ -1,5 +1,6 @@
 //! The backend in this process's memory. Rows are in `memory/rows.rs`, counters here.
 
+mod deadlines;
 mod rows;
 
 use std::{
@@ -112,7 +113,7 @@ impl Backend for Memory {
     }
 
     fn table(&self, schema: &Arc<Schema>) -> Arc<dyn TableBackend> {
-        Arc::new(rows::Rows::new(Arc::clone(schema)))
+        Arc::new(rows::Rows::new(Arc::clone(schema), Arc::clone(&self.clock)))
     }
 }
 
@@ -202,6 +203,10 @@ impl CounterBackend for Cell {
 
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation {
         self.state.lock().observers.add(observer)
+    }
+
+    fn ready(&self) -> Reply<'_, ()> {
+        Reply::Now(Some(Ok(())))
     }
 
     fn inspect(&self, look: &mut dyn FnMut(i64, u64)) {

@@ -71,7 +71,7 @@ impl ColumnType {
     }
 
     /// The least and the greatest value; none if it is no integer.
-    fn range(self) -> Option<(i128, i128)> {
+    pub(super) fn range(self) -> Option<(i128, i128)> {
         match self {
             Self::I8 => Some((i8::MIN.into(), i8::MAX.into())),
             Self::I16 => Some((i16::MIN.into(), i16::MAX.into())),
@@ -100,7 +100,7 @@ impl ColumnType {
     }
 
     /// What a row that an increment made holds.
-    fn zero(self) -> Value {
+    pub(super) fn zero(self) -> Value {
         match self {
             Self::F32 | Self::F64 => Value::Float(0.0),
             Self::Text => Value::Text(Box::default()),

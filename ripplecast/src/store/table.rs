@@ -1,6 +1,9 @@
 //! Tables: named, typed rows of bounded number and size.
 
-use std::{borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc};
+use std::{
+    borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc,
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -28,11 +31,16 @@ const BATCH: usize = 64;
 /// [`StoreError::KeyTooLong`]; those that write, [`StoreError::ValueTooLong`] and [`StoreError::TableFull`]; those that
 /// read, [`StoreError::Row`] when `T` refuses what is stored.
 ///
+/// On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit: when Redis is known to
+/// be away nothing was done; when the time was up or the connection was lost meanwhile, the change may have been made or not,
+/// but never half of it. `set` and `delete` may simply be tried again; `increment` would then count twice.
+///
 /// # Overload
 /// A full table refuses new rows, and goes on taking changes to those it has. Nothing is ever evicted.
 ///
 /// # Cancellation
-/// In memory an operation is done at its first poll. A future that is dropped before has done nothing.
+/// In memory an operation is done at its first poll. A future that is dropped before has done nothing. On Redis, one that
+/// is dropped after its first poll may have been done or not.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -132,7 +140,36 @@ impl<T> Table<T> {
         self.add(key, column, -i128::from(by)).await
     }
 
-    /// How many rows there are. As cheap for a million as for one.
+    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    ///
+    /// [`set`](Self::set), [`set_many`](Self::set_many) and a [`compare_and_set`](Self::compare_and_set) that succeeds end
+    /// an expiry, [`increment`](Self::increment) keeps it, and a second `expire` replaces the first. A time too long for
+    /// the clock means never. Whoever uses the table after the row's time finds it gone, from all of its rows, its
+    /// [`len`](Self::len) and its capacity. No timer runs: the next operation on the table notices what has expired, and
+    /// only then do those who watch the table hear of it. Times are kept to the millisecond on Redis, and by its clock.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Session { user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// # let sessions = hub.table::<Session>("sessions", 100)?;
+    /// use std::time::Duration;
+    ///
+    /// sessions.set("s1", &Session { user: "Ada".into() }).await?;
+    /// assert!(sessions.expire("s1", Duration::from_secs(3600)).await?); // an hour from now
+    /// assert!(!sessions.expire("s2", Duration::from_secs(3600)).await?); // there is none
+    /// assert!(sessions.expire("s1", Duration::ZERO).await?); // at once
+    /// assert!(sessions.is_empty().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn expire(&self, key: impl fmt::Display, after: Duration) -> Result<bool> {
+        self.rows.expire(self.key(key)?.as_str(), after).await
+    }
+
+    /// How many rows there are, without those that expired. As cheap for a million as for one.
     pub async fn len(&self) -> Result<usize> {
         self.rows.len().await
     }
@@ -142,7 +179,8 @@ impl<T> Table<T> {
         Ok(self.len().await? == 0)
     }
 
-    /// Removes all rows in one step, and returns how many there were.
+    /// Removes all rows in one step, and returns how many there were. On Redis everybody else waits meanwhile, some
+    /// microseconds a row.
     pub async fn clear(&self) -> Result<usize> {
         self.rows.clear().await
     }
@@ -154,8 +192,15 @@ impl<T> Table<T> {
         self.rows.observe(observer)
     }
 
+    /// Waits until what [`inspect`](Self::inspect) shows is known on this node: at once in memory, and wherever it was known
+    /// before, even if its backend is away by now.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        self.rows.ready().await
+    }
+
     /// Calls `look` with each row and a version that is not below that of its last change, under the lock of the row: no
-    /// change of it and no observer's call for it run meanwhile. Rows that come or go during the walk may be left out.
+    /// change of it and no observer's call for it run meanwhile. Rows that come or go during the walk may be left out. A
+    /// table that is not in memory must be observed and [`ready`](Self::ready).
     pub(crate) fn inspect(&self, mut look: impl FnMut(&str, RowRef<'_>, u64)) {
         self.rows.inspect(&mut look);
     }

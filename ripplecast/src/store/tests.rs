@@ -214,6 +214,17 @@ fn samples() -> Table<Sample> {
     TableBuilder::new(Store::memory(), "samples".into(), 1000).build().unwrap()
 }
 
+/// A table of at most three samples that lives by a clock.
+fn timed() -> (Table<Sample>, TestClock) {
+    let clock = TestClock::new();
+    (TableBuilder::new(Store::with(clock.memory()), "timed".into(), 3).build().unwrap(), clock)
+}
+
+/// Milliseconds.
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
 fn sample(big: u64) -> Sample {
     Sample { big, small: -1, on: true, ratio: 0.1, name: "ü\"".into(), data: vec![0, 255] }
 }
@@ -286,6 +297,140 @@ async fn a_tables_observers_see_each_rows_changes_in_order() {
         assert!(of_key.iter().map(|(_, value, _)| *value).eq(1..=800));
         assert!(of_key.is_sorted_by(|a, b| a.2 < b.2));
     }
+}
+
+#[tokio::test]
+async fn rows_expire_by_the_clock_and_every_operation_notices() {
+    let (table, clock) = timed();
+    let log: Arc<Mutex<Vec<(String, bool)>>> = Arc::default();
+    let writer = Arc::clone(&log);
+    let _observation =
+        table.observe(Arc::new(move |key, row, _| writer.lock().push((key.to_owned(), row.is_some()))));
+    for key in ["a", "b", "c"] {
+        table.set(key, &sample(1)).await.unwrap();
+    }
+    assert!(table.set("d", &sample(1)).await.is_err(), "the table is full");
+    assert!(table.expire("a", ms(100)).await.unwrap() && table.expire("b", ms(50)).await.unwrap());
+    assert!(!table.expire("d", ms(1)).await.unwrap());
+    clock.advance(49);
+    assert_eq!(table.len().await.unwrap(), 3);
+    clock.advance(1);
+    assert_eq!(log.lock().len(), 3, "nobody has looked yet");
+    assert_eq!(table.len().await.unwrap(), 2);
+    assert_eq!(log.lock()[3..], [("b".to_owned(), false)]);
+    clock.advance(50);
+    table.set_many([("d", sample(1)), ("e", sample(1))]).await.unwrap(); // into the places of `a` and `b`
+    assert_eq!(log.lock()[4..], [("a", false), ("d", true), ("e", true)].map(|(key, is)| (key.into(), is)));
+    assert!(table.expire("d", Duration::ZERO).await.unwrap());
+    assert_eq!(log.lock()[7..], [("d".to_owned(), false)]);
+    assert!(!table.exists("d").await.unwrap());
+}
+
+#[tokio::test]
+async fn no_operation_sees_an_expired_row() {
+    type Look = fn(&Table<Sample>) -> std::pin::Pin<Box<dyn Future<Output = bool> + '_>>;
+    let looks: [(&str, Look); 12] = [
+        ("get", |t| Box::pin(async { t.get("a").await.unwrap().is_none() })),
+        ("get_field", |t| Box::pin(async { t.get_field::<u64>("a", "big").await.unwrap().is_none() })),
+        ("exists", |t| Box::pin(async { !t.exists("a").await.unwrap() })),
+        ("delete", |t| Box::pin(async { !t.delete("a").await.unwrap() })),
+        ("expire", |t| Box::pin(async { !t.expire("a", ms(9)).await.unwrap() })),
+        ("increment", |t| Box::pin(async { t.increment("a", "big", 1).await.unwrap() == 1 })),
+        ("len", |t| Box::pin(async { t.len().await.unwrap() == 1 })),
+        ("scan", |t| Box::pin(async { t.scan(None, 9).await.unwrap().rows.len() == 1 })),
+        ("get_many", |t| Box::pin(async { t.get_many(["a"]).await.unwrap() == [None] })),
+        ("compare_and_set", |t| Box::pin(async { t.compare_and_set("a", None, None).await.unwrap() })),
+        ("clear", |t| Box::pin(async { t.clear().await.unwrap() == 1 })),
+        ("inspect", |t| {
+            Box::pin(async {
+                let mut rows = 0;
+                t.inspect(|_, _, _| rows += 1);
+                rows == 1
+            })
+        }),
+    ];
+    for (name, look) in looks {
+        let (table, clock) = timed();
+        table.set_many([("a", sample(7)), ("b", sample(7))]).await.unwrap();
+        table.expire("a", ms(10)).await.unwrap();
+        clock.advance(10);
+        assert!(look(&table).await, "{name} saw a row that had expired");
+    }
+}
+
+#[tokio::test]
+async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first() {
+    let (table, clock) = timed();
+    table.set("a", &sample(1)).await.unwrap();
+    let soon = ms(10);
+    table.expire("a", soon).await.unwrap();
+    table.set("a", &sample(2)).await.unwrap();
+    clock.advance(20);
+    table.expire("a", soon).await.unwrap();
+    table.set_many([("a", sample(3))]).await.unwrap();
+    clock.advance(20);
+    table.expire("a", soon).await.unwrap();
+    assert!(table.compare_and_set("a", Some(&sample(3)), Some(&sample(4))).await.unwrap());
+    clock.advance(20);
+    assert!(table.exists("a").await.unwrap());
+    table.expire("a", soon).await.unwrap();
+    table.expire("a", ms(30)).await.unwrap();
+    clock.advance(20);
+    assert_eq!(table.increment("a", "big", 1).await.unwrap(), 5, "the second expire counts");
+    assert!(!table.compare_and_set("a", None, Some(&sample(9))).await.unwrap());
+    clock.advance(10);
+    assert_eq!(
+        table.increment("a", "big", 1).await.unwrap(),
+        1,
+        "increments keep the expiry, and a new row has none"
+    );
+    table.expire("a", soon).await.unwrap();
+    table.expire("a", Duration::MAX).await.unwrap();
+    clock.advance(1 << 40);
+    assert_eq!(table.len().await.unwrap(), 1, "too long for the clock means never");
+    table.expire("a", soon).await.unwrap();
+    table.delete("a").await.unwrap();
+    table.set("a", &sample(1)).await.unwrap();
+    table.expire("b", soon).await.unwrap();
+    clock.advance(20);
+    assert_eq!(table.len().await.unwrap(), 1, "a deleted row's expiry is not that of its successor");
+    table.expire("a", soon).await.unwrap();
+    assert_eq!(table.clear().await.unwrap(), 1);
+    table.set("a", &sample(1)).await.unwrap();
+    clock.advance(20);
+    assert_eq!(table.len().await.unwrap(), 1, "nor is that of a cleared one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_length_is_exact_while_rows_expire_and_others_come() {
+    let clock = TestClock::new();
+    let table: Table<Sample> =
+        TableBuilder::new(Store::with(clock.memory()), "timed".into(), 100_000).build().unwrap();
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let (table, clock) = (table.clone(), clock.clone());
+            tokio::spawn(async move {
+                for step in 0..2000_u64 {
+                    let key = format!("{task}-{}", step % 200);
+                    match step % 5 {
+                        0 => drop(table.increment(&key, "big", 1).await.unwrap()),
+                        1 => drop(table.delete(&key).await.unwrap()),
+                        _ => table.set(&key, &sample(step)).await.unwrap(),
+                    }
+                    table.expire(&key, ms(1 + step % 7)).await.unwrap();
+                    clock.advance(step % 2);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    table.set("stays", &sample(1)).await.unwrap();
+    clock.advance(1000);
+    let mut rows = 0;
+    table.inspect(|_, _, _| rows += 1);
+    assert_eq!((table.len().await.unwrap(), rows), (1, 1));
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ mod server;
 mod sse_stream;
 /// Counters and tables.
 mod store;
+/// Streams: messages that are delivered at least once.
+mod streams;
 /// A server, clients that we did not write, and waiting that no timing decides.
 mod support;
 /// TLS of our own server, and certificates that change while it runs.

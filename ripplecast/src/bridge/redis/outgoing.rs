@@ -17,6 +17,7 @@ use crate::{
     Frame,
     bridge::{
         numbers::Given,
+        seal::Sealer,
         wire::{Body, Message},
     },
     hub::RemoteStats,
@@ -77,13 +78,21 @@ impl Outgoing {
     }
 
     /// Numbers a frame of a room and lets it wait.
-    pub(super) fn push_frame(&self, node: u64, room: Option<&Arc<str>>, channel: String, frame: &Frame) {
+    pub(super) fn push_frame(
+        &self,
+        node: u64,
+        sealer: &Sealer,
+        room: Option<&Arc<str>>,
+        channel: String,
+        frame: &Frame,
+    ) {
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
         let number = waiting.given.next(&name);
         if waiting.has_space(frame.len()) {
-            let message = Message { node, body: Body::Frame { number, frame: frame.clone() } };
-            waiting.push(channel, message.encode());
+            let message = Message { node, number, body: Body::Frame { frame: frame.clone() } };
+            let sealed = sealer.seal(&channel, &message);
+            waiting.push(channel, sealed);
             drop(waiting);
             self.wake.notify_one();
         } else {

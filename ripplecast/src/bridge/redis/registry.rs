@@ -20,12 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::{Cmd, Script, cmd};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::Inner;
 use crate::{
     Result,
+    bridge::seal::Once,
     error::BackendError,
     redis::{Backoff, Channel, Link, Redis},
 };
@@ -178,10 +180,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
 impl Inner {
     /// Takes a seat and keeps it; returns when it is lost.
     async fn sit(self: &Arc<Self>, seat: &Seat, former: Option<&Seat>) -> Result<()> {
-        let (weak, own) = (Arc::downgrade(self), seat.clone());
+        let (weak, own, heard) = (Arc::downgrade(self), seat.clone(), Mutex::new(Once::default()));
         let inbox = self.redis.subscribe(Channel::Exact(seat.inbox(&self.redis)), move |event| {
             if let Some(inner) = weak.upgrade() {
-                inner.hear_inbox(&own, event);
+                inner.hear_inbox(&own, &heard, event);
             }
         });
         inbox.ready().await?;

@@ -11,11 +11,12 @@ use futures_util::FutureExt;
 use crate::{
     Close, CloseCode, Connection, ConnectionId, Error, Frame,
     limits::{SLOW_HANDLER, SLOW_HANDLER_LOG},
+    panics::{guarded, panic_message},
 };
 
 use super::{
     super::{
-        callbacks::{Called, Waiting, guarded, panic_message},
+        callbacks::{Called, Waiting},
         command::{Command, Outcome},
         connection::Local,
         current,

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::{
     Close, CloseCode,
+    panics::guarded,
     ws::codec::{self, Decoder},
 };
 
 use super::{
-    super::{batch::Dialect, callbacks::guarded, command::Command, connection::Local, shards::count},
+    super::{batch::Dialect, command::Command, connection::Local, shards::count},
     Peer, Phase, Shard,
     calls::Callback,
 };

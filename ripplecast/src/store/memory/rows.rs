@@ -3,6 +3,8 @@
 //! A row keeps its slot while it lives, whatever is written around it. A walk goes from slot to slot and holds a shard's
 //! lock for one page at a time. Each row knows the version at which it was born; a walk leaves out those born after it
 //! began, so it sees each row that is there all the time exactly once, no key twice, and ends under any load.
+//!
+//! No timer runs. Every operation first deletes the rows whose time is up, wherever in the table they are.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -10,12 +12,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::{SHARDS, shard_of};
+use super::{
+    Clock, SHARDS,
+    deadlines::{Deadlines, NEVER},
+    shard_of,
+};
 use crate::store::{
     Cursor, Observation, Observers, RawPage, Reply, StoreError, TableBackend, TableObserver,
     row::{Row, RowRef, Value},
@@ -24,6 +31,8 @@ use crate::store::{
 
 /// Slots that a walk looks at under one lock: short enough that a writer doesn't notice.
 const SLOTS_PER_LOCK: usize = 512;
+/// Keys of expired rows that are copied at once, so that a great many need no great copy.
+const EXPIRED_AT_ONCE: usize = 64;
 
 /// The rows of one table.
 pub(in crate::store) struct Rows {
@@ -42,6 +51,8 @@ pub(in crate::store) struct Rows {
     /// How many there are, ended ones included: spares writers the lock while nobody listens. A relaxed read is enough:
     /// an observer that reads the table after it registered takes the shard's lock after or before the writer does.
     observed: AtomicUsize,
+    /// When rows expire.
+    deadlines: Deadlines,
 }
 
 /// One shard.
@@ -65,6 +76,8 @@ struct Entry {
     row: Row,
     /// The version at which the row was made.
     born: u64,
+    /// When it expires, or [`NEVER`].
+    expires: u64,
 }
 
 impl Shard {
@@ -78,9 +91,9 @@ impl Shard {
         self.find(hash, key).and_then(|slot| self.slots[slot].as_ref()).map(|entry| &entry.row)
     }
 
-    /// The row of a key, to change.
-    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut Row> {
-        self.find(hash, key).and_then(|slot| self.slots[slot].as_mut()).map(|entry| &mut entry.row)
+    /// The row of a key with all that belongs to it, to change.
+    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
+        self.find(hash, key).and_then(|slot| self.slots[slot].as_mut())
     }
 
     /// Adds a row whose key is not there.
@@ -96,18 +109,17 @@ impl Shard {
         self.index.insert_unique(hash, slot, |&slot| slots[slot].as_ref().map_or(0, |entry| entry.hash));
     }
 
-    /// Removes a row; whether it was there.
-    fn remove(&mut self, hash: u64, key: &str) -> bool {
+    /// Removes a row, if it is there.
+    fn remove(&mut self, hash: u64, key: &str) -> Option<Entry> {
         let slots = &self.slots;
         let same = |slot: &usize| matches!(&slots[*slot], Some(entry) if *entry.key == *key);
-        let Ok(found) = self.index.find_entry(hash, same) else { return false };
-        let (slot, _) = found.remove();
-        self.slots[slot] = None;
+        let (slot, _) = self.index.find_entry(hash, same).ok()?.remove();
+        let entry = self.slots[slot].take();
         self.free.push(slot);
         if self.index.is_empty() {
             *self = Self::default();
         }
-        true
+        entry
     }
 }
 
@@ -143,7 +155,7 @@ impl From<Place> for Cursor {
 
 impl Rows {
     /// No rows.
-    pub(super) fn new(schema: Arc<Schema>) -> Self {
+    pub(super) fn new(schema: Arc<Schema>, clock: Clock) -> Self {
         Self {
             schema,
             hasher: RandomState::new(),
@@ -152,6 +164,7 @@ impl Rows {
             version: AtomicU64::new(0),
             observers: RwLock::default(),
             observed: AtomicUsize::new(0),
+            deadlines: Deadlines::new(clock),
         }
     }
 
@@ -198,8 +211,12 @@ impl Rows {
     fn put(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) {
         let version = self.changed(key, Some(&row));
         match shard.get_mut(hash, key) {
-            Some(old) => *old = row,
-            None => shard.insert(Entry { hash, key: key.into(), row, born: version }),
+            Some(entry) => {
+                entry.row = row;
+                let expired = std::mem::replace(&mut entry.expires, NEVER);
+                self.deadlines.replace(key, expired, NEVER);
+            }
+            None => shard.insert(Entry { hash, key: key.into(), row, born: version, expires: NEVER }),
         }
     }
 
@@ -214,12 +231,49 @@ impl Rows {
 
     /// Removes a row; whether it was there.
     fn remove(&self, shard: &mut Shard, hash: u64, key: &str) -> bool {
-        let removed = shard.remove(hash, key);
-        if removed {
-            self.len.fetch_sub(1, Relaxed);
-            self.changed(key, None);
+        let Some(entry) = shard.remove(hash, key) else { return false };
+        self.len.fetch_sub(1, Relaxed);
+        self.deadlines.replace(key, entry.expires, NEVER);
+        self.changed(key, None);
+        true
+    }
+
+    /// Deletes the rows whose time is up.
+    fn purge(&self) {
+        if let Some(now) = self.deadlines.due() {
+            self.purge_at(now);
         }
-        removed
+    }
+
+    /// See [`Self::purge`]. It ends: deadlines that are added meanwhile lie behind `now`, and a row that somebody else
+    /// deletes or changes first is no longer among the first.
+    #[cold]
+    fn purge_at(&self, now: u64) {
+        loop {
+            let due = self.deadlines.first(now, EXPIRED_AT_ONCE);
+            if due.is_empty() {
+                return;
+            }
+            for key in due {
+                let (hash, mut shard) = self.lock(&key);
+                if shard.get_mut(hash, &key).is_some_and(|entry| entry.expires <= now) {
+                    self.remove(&mut shard, hash, &key);
+                }
+            }
+        }
+    }
+
+    /// Sets when a row expires; whether it is there.
+    fn expire_row(&self, key: &str, after: Duration) -> bool {
+        let (hash, mut shard) = self.lock(key);
+        if after.is_zero() {
+            return self.remove(&mut shard, hash, key);
+        }
+        let Some(entry) = shard.get_mut(hash, key) else { return false };
+        let deadline = self.deadlines.at(after);
+        let replaced = std::mem::replace(&mut entry.expires, deadline);
+        self.deadlines.replace(key, replaced, deadline);
+        true
     }
 
     /// Adds to a column; the new value.
@@ -237,9 +291,9 @@ impl Rows {
             by,
         })?;
         match shard.get_mut(hash, key) {
-            Some(row) => {
-                Arc::make_mut(row)[index] = new;
-                self.changed(key, Some(row));
+            Some(entry) => {
+                Arc::make_mut(&mut entry.row)[index] = new;
+                self.changed(key, Some(&entry.row));
             }
             None => {
                 let mut row = self.schema.zero_row();
@@ -297,39 +351,52 @@ impl Rows {
 
 impl TableBackend for Rows {
     fn set<'a>(&'a self, key: &'a str, row: Row) -> Reply<'a, ()> {
+        self.purge();
         let (hash, mut shard) = self.lock(key);
         Reply::now(self.write(&mut shard, hash, key, row))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {
+        self.purge();
         let (hash, shard) = self.lock(key);
         Reply::now::<StoreError>(Ok(shard.get(hash, key).cloned()))
     }
 
     fn get_field<'a>(&'a self, key: &'a str, column: usize) -> Reply<'a, Option<Value>> {
+        self.purge();
         let (hash, shard) = self.lock(key);
         Reply::now::<StoreError>(Ok(shard.get(hash, key).map(|row| row[column].clone())))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
+        self.purge();
         let (hash, mut shard) = self.lock(key);
         Reply::now::<StoreError>(Ok(self.remove(&mut shard, hash, key)))
     }
 
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
+        self.purge();
         let (hash, shard) = self.lock(key);
         Reply::now::<StoreError>(Ok(shard.find(hash, key).is_some()))
     }
 
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128> {
+        self.purge();
         Reply::now(self.add_to(key, column, by))
     }
 
+    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
+        self.purge();
+        Reply::now::<StoreError>(Ok(self.expire_row(key, after)))
+    }
+
     fn len(&self) -> Reply<'_, usize> {
+        self.purge();
         Reply::now::<StoreError>(Ok(self.len.load(Relaxed)))
     }
 
     fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage> {
+        self.purge();
         let place = match cursor {
             None => Some(Place { began: self.version.load(Relaxed), shard: 0, slot: 0 }),
             Some(cursor) => Place::parse(cursor.as_str()),
@@ -342,6 +409,7 @@ impl TableBackend for Rows {
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Box<str>]) -> Reply<'a, Vec<Option<Row>>> {
+        self.purge();
         let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
         let shards = self.lock_many(hashes.iter().copied());
         let row = |hash: u64, key: &str| shards[shard_of(hash)].as_ref()?.get(hash, key).cloned();
@@ -349,6 +417,7 @@ impl TableBackend for Rows {
     }
 
     fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()> {
+        self.purge();
         Reply::now(self.write_many(rows))
     }
 
@@ -358,6 +427,7 @@ impl TableBackend for Rows {
         expected: Option<Row>,
         new: Option<Row>,
     ) -> Reply<'a, bool> {
+        self.purge();
         let (hash, mut shard) = self.lock(key);
         if shard.get(hash, key) != expected.as_ref() {
             return Reply::now::<StoreError>(Ok(false));
@@ -373,6 +443,7 @@ impl TableBackend for Rows {
     }
 
     fn clear(&self) -> Reply<'_, usize> {
+        self.purge();
         let mut shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
         let mut removed = 0;
         for shard in &mut shards {
@@ -382,6 +453,7 @@ impl TableBackend for Rows {
             }
         }
         self.len.fetch_sub(removed, Relaxed);
+        self.deadlines.clear();
         Reply::now::<StoreError>(Ok(removed))
     }
 
@@ -392,7 +464,12 @@ impl TableBackend for Rows {
         observation
     }
 
+    fn ready(&self) -> Reply<'_, ()> {
+        Reply::Now(Some(Ok(())))
+    }
+
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
+        self.purge();
         for shard in &self.shards {
             for first in (0..).step_by(SLOTS_PER_LOCK) {
                 let shard = shard.lock();

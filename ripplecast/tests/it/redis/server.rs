@@ -256,10 +256,9 @@ impl Server {
 
     /// The same, for what may fail.
     pub(crate) fn try_ask<T: FromRedisValue>(&self, command: &str) -> RedisResult<T> {
-        let mut words = command.split_whitespace();
-        let mut command = redis::cmd(words.next().unwrap_or_default());
-        words.for_each(|word| drop(command.arg(word)));
-        command.query(&mut self.connect()?)
+        let (name, arguments) = command.split_once(' ').unwrap_or((command, ""));
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        redis::cmd(name).arg(arguments).query(&mut self.connect()?)
     }
 
     /// A connection for [`Self::ask`], and for commands that follow each other.

@@ -1,0 +1,2 @@
+-- How many rows there are.
+return done(0, redis.call('ZCARD', index))

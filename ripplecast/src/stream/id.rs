@@ -1,0 +1,96 @@
+//! Ids of messages: when they were published, and a number within that millisecond.
+
+use std::{fmt, str::FromStr};
+
+use super::StreamError;
+
+/// The id of a message on a stream. Ids of one stream ascend in the order in which its messages were published.
+///
+/// It prints as Redis writes it, `1700000000000-0`, and is read back with `parse`.
+///
+/// ```
+/// use ripplecast::StreamId;
+/// let id: StreamId = "1700000000000-7".parse()?;
+/// assert_eq!((id.millis(), id.sequence()), (1_700_000_000_000, 7));
+/// assert_eq!(id.to_string(), "1700000000000-7");
+/// assert!(id < "1700000000001-0".parse()?);
+/// # Ok::<(), ripplecast::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct StreamId {
+    /// Milliseconds since 1970.
+    millis: u64,
+    /// The number within the millisecond.
+    sequence: u64,
+}
+
+impl StreamId {
+    /// The id of those two parts.
+    pub(super) const fn new(millis: u64, sequence: u64) -> Self {
+        Self { millis, sequence }
+    }
+
+    /// When it was published, by the clock of whoever keeps the stream: milliseconds since 1970. Never less than that of
+    /// the message before it, also when a clock is set back.
+    pub const fn millis(self) -> u64 {
+        self.millis
+    }
+
+    /// Its number among the messages of that millisecond, from 0.
+    pub const fn sequence(self) -> u64 {
+        self.sequence
+    }
+
+    /// The id of a message that is published at `millis`, behind this one.
+    pub(super) fn next(self, millis: u64) -> Self {
+        if millis > self.millis {
+            return Self::new(millis, 0);
+        }
+        match self.sequence.checked_add(1) {
+            Some(sequence) => Self::new(self.millis, sequence),
+            None => Self::new(self.millis + 1, 0),
+        }
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.sequence)
+    }
+}
+
+impl FromStr for StreamId {
+    type Err = crate::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('-');
+        let parsed = parts.and_then(|(millis, sequence)| {
+            Some(Self { millis: millis.parse().ok()?, sequence: sequence.parse().ok()? })
+        });
+        parsed.ok_or_else(|| StreamError::Id { text: text.chars().take(64).collect() }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StreamId;
+
+    #[test]
+    fn ids_ascend_whatever_the_clock_says() {
+        let id = StreamId::new(5, 0);
+        assert_eq!(id.next(6), StreamId::new(6, 0));
+        assert_eq!(id.next(5), StreamId::new(5, 1));
+        assert_eq!(id.next(1), StreamId::new(5, 1));
+        assert_eq!(StreamId::new(5, u64::MAX).next(5), StreamId::new(6, 0));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in ["", "5", "5-", "-5", "a-1", "1-b", "1-2-3", "99999999999999999999-0"] {
+            let error = text.parse::<StreamId>().unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        let long = "9".repeat(10_000);
+        assert!(long.parse::<StreamId>().unwrap_err().to_string().len() < 200);
+    }
+}

@@ -1,0 +1,60 @@
+//! How long to wait before something is tried again.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+/// Waits that double up to a bound, each shortened by chance, so that those who failed together don't come back together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    /// The next wait, before chance.
+    next: Duration,
+    /// The longest.
+    longest: Duration,
+}
+
+impl Pause {
+    /// Waits from `first` to `longest`.
+    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// While Redis is away: soon enough for a restart, seldom enough for an outage.
+    pub(super) const fn reconnect() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(2))
+    }
+
+    /// The next wait: between half of it and all of it.
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = self.next.min(self.longest);
+        self.next = wait.saturating_mul(2);
+        let chance = RandomState::new().hash_one(()) >> 32;
+        let half = wait / 2;
+        half + half.mul_f64(chance as f64 / f64::from(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Pause;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let mut pause = Pause::new(Duration::from_millis(100), Duration::from_millis(350));
+        for whole in [100, 200, 350, 350, 350] {
+            let wait = pause.next();
+            let whole = Duration::from_millis(whole);
+            assert!(wait >= whole / 2 && wait <= whole, "{wait:?} of {whole:?}");
+        }
+    }
+
+    #[test]
+    fn chance_spreads_them() {
+        let first = |_| Pause::new(Duration::from_secs(1), Duration::from_secs(1)).next();
+        let waits: std::collections::HashSet<_> = (0..32).map(first).collect();
+        assert!(waits.len() > 16, "{waits:?}");
+    }
+}

@@ -1,0 +1,16 @@
+-- Moves a message to the dead letters, unless somebody else has it or has handled it.
+-- KEYS: the stream, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the deliveries, the
+-- most dead letters.
+-- Returns whether it did.
+local key, dead, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error when there is no such group
+if pending.err or not pending[1] then
+  if redis.call('XRANGE', key, id, id)[1] then
+    return 0
+  end
+elseif pending[1][2] ~= me then
+  return 0
+end
+redis.call('XADD', dead, 'MAXLEN', '~', ARGV[7], '*', 'p', ARGV[4], 'i', id, 'g', group, 'r', ARGV[5], 'n', ARGV[6])
+redis.call('XACK', key, group, id)
+return 1

@@ -1,0 +1,15 @@
+-- What the consumer was given and has not settled: an answer may have been lost on its way.
+-- KEYS: the stream. ARGV: the group, the consumer, the most messages.
+-- Returns the messages (id, fields, deliveries), and how many were found that are not on the stream any more.
+local key, group, me = KEYS[1], ARGV[1], ARGV[2]
+local messages, trimmed = {}, 0
+for _, pending in ipairs(redis.call('XPENDING', key, group, '-', '+', ARGV[3], me)) do
+  local entry = redis.call('XRANGE', key, pending[1], pending[1])[1]
+  if entry then
+    messages[#messages + 1] = { pending[1], entry[2], pending[4] }
+  else
+    redis.call('XACK', key, group, pending[1])
+    trimmed = trimmed + 1
+  end
+end
+return { messages, trimmed }

@@ -1,0 +1,23 @@
+-- How a stream is. KEYS: the stream, its dead letters.
+-- Returns its length, how many were ever published, the newest id, the number of dead letters, and the groups: name,
+-- consumers, pending, lag (-1 for unknown), the newest id that was delivered.
+local key = KEYS[1]
+local dead = redis.call('XLEN', KEYS[2])
+if redis.call('EXISTS', key) == 0 then
+  return { 0, 0, '0-0', dead, {} }
+end
+
+local function named(flat)
+  local info = {}
+  for i = 1, #flat, 2 do
+    info[flat[i]] = flat[i + 1]
+  end
+  return info
+end
+
+local stream, groups = named(redis.call('XINFO', 'STREAM', key)), {}
+for i, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+  local group = named(flat)
+  groups[i] = { group['name'], group['consumers'], group['pending'], group['lag'] or -1, group['last-delivered-id'] }
+end
+return { stream['length'], stream['entries-added'], stream['last-generated-id'], dead, groups }

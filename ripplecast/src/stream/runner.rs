@@ -1,0 +1,353 @@
+//! Runs a subscription, whatever keeps its stream: takes messages, calls the handler, and settles what came of it.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use super::{
+    Again, Consumer, Delivery, Handler, ReliableCounts, ReliableOptions, StreamMessage, pause::Pause,
+};
+use crate::{
+    Result, limits,
+    panics::{caught, guarded},
+    store::Reply,
+};
+
+/// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
+const REASON: usize = 1024;
+/// A renewal that failed is tried again after this time at the latest: soon after the backend is back.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+
+tokio::task_local! {
+    /// The subscription whose handler runs in this task, by the address of its [`Control`].
+    static HANDLER_OF: usize;
+}
+
+/// Whether a handler of that subscription is asking.
+pub(super) fn is_own_handler(control: &Arc<Control>) -> bool {
+    HANDLER_OF.try_with(|running| *running == address(control)).unwrap_or(false)
+}
+
+/// What tells subscriptions apart.
+fn address(control: &Arc<Control>) -> usize {
+    Arc::as_ptr(control).addr()
+}
+
+/// What a subscription and its handle share.
+pub(super) struct Control {
+    /// True once the subscription is to end.
+    pub(super) stop: watch::Sender<bool>,
+    /// What has been counted.
+    pub(super) counters: Counters,
+}
+
+impl Control {
+    /// That of a subscription which begins.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
+    }
+}
+
+/// What a subscription has counted; see [`ReliableCounts`].
+#[derive(Default)]
+pub(super) struct Counters {
+    /// Messages that were handled.
+    handled: AtomicU64,
+    /// Deliveries that failed.
+    failed: AtomicU64,
+    /// Messages that were moved to the dead letters.
+    dead: AtomicU64,
+    /// Messages taken over from others.
+    claimed: AtomicU64,
+    /// Messages that were trimmed away while somebody held them.
+    pub(super) trimmed: AtomicU64,
+}
+
+impl Counters {
+    /// What they say now.
+    pub(super) fn read(&self) -> ReliableCounts {
+        ReliableCounts {
+            handled: self.handled.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            dead: self.dead.load(Relaxed),
+            claimed: self.claimed.load(Relaxed),
+            trimmed: self.trimmed.load(Relaxed),
+        }
+    }
+}
+
+/// What all subscriptions of a hub share.
+pub(super) struct Life {
+    /// True once the hub shuts down.
+    closing: watch::Sender<bool>,
+    /// Subscriptions whose tasks have not ended.
+    running: watch::Sender<usize>,
+}
+
+impl Life {
+    /// That of a new hub.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { closing: watch::Sender::new(false), running: watch::Sender::new(0) })
+    }
+
+    /// Ends all subscriptions, those that come later too.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until all subscriptions have ended, or for as long as handlers have at shutdown.
+    pub(super) async fn ended(&self) {
+        let mut running = self.running.subscribe();
+        // Fails only if the sender is gone, which `self` holds.
+        let ended = running.wait_for(|&running| running == 0);
+        let _ = tokio::time::timeout(limits::HANDLER_GRACE, ended).await;
+    }
+
+    /// One more subscription runs, until the answer is dropped.
+    fn begin(self: &Arc<Self>) -> Running {
+        self.running.send_modify(|running| *running += 1);
+        Running(Arc::clone(self))
+    }
+}
+
+/// Counts a subscription as running.
+pub(super) struct Running(Arc<Life>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Waits until it is true, or nobody can make it so any more.
+async fn is_true(receiver: &mut watch::Receiver<bool>) {
+    let _ = receiver.wait_for(|&is| is).await;
+}
+
+/// A subscription at work.
+pub(super) struct Runner {
+    /// The stream's name.
+    pub(super) stream: Arc<str>,
+    /// The group's.
+    pub(super) group: Arc<str>,
+    /// The application's handler.
+    pub(super) handler: Handler,
+    /// Its settings.
+    pub(super) options: ReliableOptions,
+    /// Its part of the group.
+    pub(super) consumer: Arc<dyn Consumer>,
+    /// What it shares with its handle.
+    pub(super) control: Arc<Control>,
+}
+
+impl Runner {
+    /// Starts the subscription's task.
+    pub(super) fn start(self, life: &Arc<Life>) -> tokio::task::JoinHandle<()> {
+        let (running, closing) = (life.begin(), life.closing.subscribe());
+        tokio::spawn(async move {
+            Arc::new(self).run(closing).await;
+            drop(running);
+        })
+    }
+
+    /// The subscription's task: a task more for each message that is handled, as many as may be at once.
+    async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
+        let mut stop = self.control.stop.subscribe();
+        let mut jobs = JoinSet::new();
+        // Never dropped before its end: messages may be on their way in it.
+        let mut reading: Option<Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>> = None;
+        let mut ending = false;
+        while !(ending && jobs.is_empty() && reading.is_none()) {
+            let free = self.options.concurrency - jobs.len();
+            if reading.is_none() && free > 0 && !ending {
+                reading = Some(self.consumer.take(free));
+            }
+            let read = async {
+                match &mut reading {
+                    Some(reading) => reading.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased; // a subscription that has ended takes nothing more
+                () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
+                    ending = true;
+                    self.control.stop.send_replace(true);
+                    self.consumer.stop().await;
+                }
+                Some(_) = jobs.join_next() => {}
+                deliveries = read => {
+                    reading = None;
+                    for delivery in deliveries {
+                        jobs.spawn(Arc::clone(&self).job(delivery));
+                    }
+                }
+            }
+        }
+        self.consumer.leave().await;
+    }
+
+    /// One message, from its delivery until it is handled, dead or somebody else's.
+    async fn job(self: Arc<Self>, delivery: Delivery) {
+        let Delivery { mut message, claimed, mut fault } = delivery;
+        let counters = &self.control.counters;
+        counters.claimed.fetch_add(claimed.into(), Relaxed);
+        if message.deliveries > self.options.max_deliveries {
+            let ended = format!("it was delivered {} times before, and not handled", message.deliveries - 1);
+            fault.get_or_insert(ended);
+        }
+        loop {
+            if let Some(fault) = fault {
+                return self.bury(&message, &fault).await;
+            }
+            if *self.control.stop.borrow() {
+                return self.release(&message, false).await;
+            }
+            let handled = self.keeping(&message, self.call(message.clone())).await;
+            let Err(reason) = handled else {
+                counters.handled.fetch_add(1, Relaxed);
+                self.settle("acknowledge a message", || self.consumer.acknowledge(&message)).await;
+                return;
+            };
+            counters.failed.fetch_add(1, Relaxed);
+            if message.deliveries >= self.options.max_deliveries {
+                return self.bury(&message, &reason).await;
+            }
+            let wait = self.options.wait_after(message.deliveries);
+            self.log_failure(&message, &reason, wait);
+            if !self.keeping(&message, self.wait(wait)).await {
+                return self.release(&message, true).await;
+            }
+            match self.settle("deliver a message again", || self.consumer.again(&message)).await {
+                Some(Again::Ours { deliveries }) => message.deliveries = deliveries,
+                Some(Again::Gone) => {
+                    counters.trimmed.fetch_add(1, Relaxed);
+                    message.deliveries += 1;
+                }
+                Some(Again::Theirs) | None => return,
+            }
+            // Others may have had it in between.
+            fault = (message.deliveries > self.options.max_deliveries).then_some(reason);
+        }
+    }
+
+    /// Calls the handler; else why it failed.
+    async fn call(&self, message: StreamMessage) -> Result<(), String> {
+        let call = caught(|| (self.handler)(message));
+        match HANDLER_OF.scope(address(&self.control), call).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let text = guarded(|| error.to_string());
+                guarded(move || drop(error)); // it is the application's, and so is its destructor
+                Err(text.unwrap_or_else(|| "an error that can't be shown".to_owned()))
+            }
+            Err(panic) => Err(format!("the handler panicked: {panic}")),
+        }
+    }
+
+    /// Does `work`, and says meanwhile that the message is still held.
+    async fn keeping<T>(&self, message: &StreamMessage, work: impl Future<Output = T>) -> T {
+        let Some(every) = self.consumer.renew_every() else { return work.await };
+        tokio::select! {
+            done = work => done,
+            never = self.keep(message, every) => match never {},
+        }
+    }
+
+    /// Says again and again that the message is still held.
+    async fn keep(&self, message: &StreamMessage, every: Duration) -> Infallible {
+        let mut wait = every;
+        loop {
+            sleep(wait).await;
+            wait = if self.consumer.renew(message).await.is_ok() { every } else { every.min(RENEW_AGAIN) };
+        }
+    }
+
+    /// Waits before another delivery; false when the subscription ends first.
+    async fn wait(&self, wait: Duration) -> bool {
+        let mut stop = self.control.stop.subscribe();
+        tokio::select! {
+            () = sleep(wait) => true,
+            () = is_true(&mut stop) => false,
+        }
+    }
+
+    /// Moves a message to the dead letters.
+    async fn bury(&self, message: &StreamMessage, reason: &str) {
+        let reason = shortened(reason);
+        tracing::error!(
+            stream = &*self.stream,
+            group = &*self.group,
+            id = %message.id,
+            deliveries = message.deliveries,
+            reason,
+            "a message could not be handled, and goes to the dead letters"
+        );
+        let buried =
+            self.settle("move a message to the dead letters", || self.consumer.bury(message, reason)).await;
+        self.control.counters.dead.fetch_add(u64::from(buried == Some(true)), Relaxed);
+    }
+
+    /// Gives a message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    async fn release(&self, message: &StreamMessage, seen: bool) {
+        self.settle("give up a message", || self.consumer.release(message, seen)).await;
+    }
+
+    /// Does one step at the backend, again and again until its outcome is known. None when the subscription ended and the
+    /// backend stayed away for as long as handlers have at shutdown; then the message is delivered again to somebody.
+    async fn settle<'a, T>(&'a self, what: &'static str, step: impl Fn() -> Reply<'a, T>) -> Option<T>
+    where
+        T: Unpin,
+    {
+        let mut stop = self.control.stop.subscribe();
+        let too_late = async {
+            is_true(&mut stop).await;
+            sleep(limits::HANDLER_GRACE).await;
+        };
+        let insist = async {
+            let mut pause = Pause::reconnect();
+            let mut logged = false;
+            loop {
+                match step().await {
+                    Ok(done) => return done,
+                    Err(error) if !std::mem::replace(&mut logged, true) => {
+                        let (stream, group) = (&*self.stream, &*self.group);
+                        tracing::warn!(stream, group, %error, "can't {what} yet; trying again until it is done");
+                    }
+                    Err(_) => {}
+                }
+                sleep(pause.next()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = insist => Some(done),
+            () = too_late => None,
+        }
+    }
+
+    /// Says that a delivery failed.
+    fn log_failure(&self, message: &StreamMessage, reason: &str, wait: Duration) {
+        tracing::warn!(
+            stream = &*self.stream,
+            group = &*self.group,
+            id = %message.id,
+            deliveries = message.deliveries,
+            reason = shortened(reason),
+            "a message was not handled; it is tried again in {wait:?}"
+        );
+    }
+}
+
+/// What is kept of a reason.
+fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON)]
+}

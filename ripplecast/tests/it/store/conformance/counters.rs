@@ -1,0 +1,143 @@
+//! Counters.
+
+use std::time::{Duration, Instant};
+
+use ripplecast::{Result, StoreError};
+
+use super::{World, eventually, names};
+use crate::store::store_error;
+
+pub(super) async fn a_counter_counts(world: &World) -> Result<()> {
+    let hub = &world.hub;
+    let counter = hub.counter("a");
+    assert_eq!(counter.get().await?, 0);
+    assert_eq!(counter.increment().await?, 1);
+    assert_eq!(counter.add(10).await?, 11);
+    assert_eq!(counter.decrement().await?, 10);
+    assert_eq!(counter.add(-20).await?, -10);
+    assert_eq!(counter.set(5).await?, 5);
+    assert_eq!(hub.counter("a").get().await?, 5, "the same name is the same counter");
+    assert_eq!(hub.counter("b").get().await?, 0);
+    assert_eq!(counter.compare_and_set(5, 6).await?, Ok(6));
+    assert_eq!(counter.compare_and_set(5, 7).await?, Err(6));
+    assert_eq!(counter.increment_bounded(7).await?, Some(7));
+    assert_eq!(counter.increment_bounded(7).await?, None);
+    assert_eq!(counter.get().await?, 7);
+    assert_eq!(counter.expire(Duration::from_secs(3600)).await?, 7);
+    assert_eq!(counter.expire(Duration::ZERO).await?, 0);
+    assert_eq!(counter.set(3).await?, 3);
+    assert_eq!(counter.reset().await?, 0);
+    Ok(())
+}
+
+pub(super) async fn a_counters_overflow_is_an_error_that_changes_nothing(world: &World) -> Result<()> {
+    let counter = world.hub.counter("likes");
+    counter.set(i64::MAX).await?;
+    let error = store_error(counter.increment().await);
+    assert_eq!(error, StoreError::CounterOverflow { name: "likes".into(), value: i64::MAX, by: 1 });
+    assert!(error.to_string().contains("likes") && error.to_string().contains(&i64::MAX.to_string()));
+    assert_eq!(counter.get().await?, i64::MAX);
+    assert_eq!(counter.increment_bounded(i64::MAX).await?, None);
+    counter.set(i64::MIN).await?;
+    assert!(matches!(store_error(counter.decrement().await), StoreError::CounterOverflow { by: -1, .. }));
+    assert!(matches!(store_error(counter.add(i64::MIN).await), StoreError::CounterOverflow { .. }));
+    assert_eq!(counter.get().await?, i64::MIN);
+    Ok(())
+}
+
+pub(super) async fn a_counters_wrong_name_is_reported_by_its_operations(world: &World) -> Result<()> {
+    let (hub, long) = (&world.hub, "x".repeat(256));
+    assert!(hub.counter(&long[1..]).increment().await.is_ok());
+    let empty = hub.counter("");
+    assert_eq!(store_error(empty.get().await), StoreError::EmptyName { what: "counter" });
+    assert!(matches!(store_error(empty.expire(Duration::ZERO).await), StoreError::EmptyName { .. }));
+    let error = store_error(hub.counter(&long).increment().await);
+    assert_eq!(error, StoreError::NameTooLong { what: "counter", len: 256, limit: 255 });
+    Ok(())
+}
+
+pub(super) async fn a_counter_adds_over_all_64_bits(world: &World) -> Result<()> {
+    let counter = world.hub.counter("wide");
+    for bit in 0..63 {
+        let power = 1_i64 << bit;
+        assert_eq!(counter.set(power - 1).await?, power - 1);
+        assert_eq!(counter.increment().await?, power);
+        assert_eq!(counter.add(power - 1).await?, 2 * (power - 1) + 1);
+        assert_eq!(counter.set(-power).await?, -power);
+        assert_eq!(counter.decrement().await?, -power - 1);
+        assert_eq!(counter.add(power).await?, -1);
+        assert_eq!(counter.add(i64::MIN + 1).await?, i64::MIN);
+        assert_eq!(counter.add(i64::MAX).await?, -1);
+    }
+    // Neighbours that are the same float: nothing rounds on the way.
+    for value in [i64::MAX, i64::MAX - 1, i64::MIN, i64::MIN + 1, (1 << 53) + 1, -(1 << 53) - 1] {
+        counter.set(value).await?;
+        assert_eq!(counter.compare_and_set(value ^ 1, 0).await?, Err(value));
+        assert_eq!(counter.increment_bounded(value).await?, None);
+        assert_eq!(counter.compare_and_set(value, value).await?, Ok(value));
+    }
+    counter.set(i64::MAX - 2).await?;
+    assert_eq!(counter.increment_bounded(i64::MAX - 1).await?, Some(i64::MAX - 1));
+    assert_eq!(counter.increment_bounded(i64::MAX - 1).await?, None);
+    counter.set(i64::MIN).await?;
+    assert_eq!(counter.increment_bounded(i64::MIN).await?, None);
+    assert_eq!(counter.increment_bounded(-5).await?, Some(i64::MIN + 1));
+    Ok(())
+}
+
+pub(super) async fn counters_expire(world: &World) -> Result<()> {
+    let counter = |name: &str| world.hub.counter(name);
+    let (soon, later) = (Duration::from_millis(100), Duration::from_millis(150));
+    let lasting = ["set", "swapped", "replaced", "never"];
+    for name in ["gone", "refused"].iter().chain(&lasting) {
+        assert_eq!(counter(name).set(5).await?, 5);
+        assert_eq!(counter(name).expire(soon).await?, 5);
+    }
+    counter("set").set(6).await?;
+    while counter("swapped").compare_and_set(counter("swapped").get().await?, 6).await?.is_err() {}
+    assert!(counter("refused").compare_and_set(9, 6).await?.is_err());
+    counter("replaced").set(6).await?;
+    counter("replaced").expire(Duration::from_secs(3600)).await?;
+    counter("never").set(6).await?;
+    counter("never").expire(Duration::MAX).await?;
+    // What is added in time expires, also to a counter at 0; a machine that was too slow tries again.
+    for (name, value) in [("from 0", 0), ("from 5", 5)] {
+        loop {
+            counter(name).set(value).await?;
+            let began = Instant::now();
+            counter(name).expire(soon).await?;
+            let sum = counter(name).increment().await?;
+            if began.elapsed() < soon {
+                assert_eq!(sum, value + 1);
+                break;
+            }
+        }
+    }
+    let marker = counter("marker");
+    let marked = async || {
+        marker.set(1).await?;
+        marker.expire(later).await?;
+        eventually(async || Ok(marker.get().await? == 0)).await
+    };
+    marked().await?;
+    for name in ["gone", "refused", "from 0", "from 5"] {
+        assert_eq!(world.other.counter(name).get().await?, 0, "{name}");
+    }
+    for name in lasting {
+        assert_eq!(world.other.counter(name).get().await?, 6, "{name}");
+    }
+    assert_eq!(counter("gone").increment().await?, 1, "it begins anew");
+    marked().await?;
+    assert_eq!(counter("gone").get().await?, 1, "and without an expiry");
+    Ok(())
+}
+
+pub(super) async fn any_name_is_a_counter_of_its_own(world: &World) -> Result<()> {
+    for (n, name) in (1..).zip(names().iter().filter(|name| !name.is_empty())) {
+        assert_eq!(world.hub.counter(name).add(n).await?, n, "{name:?}");
+    }
+    for (n, name) in (1..).zip(names().iter().filter(|name| !name.is_empty())) {
+        assert_eq!(world.other.counter(name).get().await?, n, "{name:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,385 @@
+//! What tells on Redis alone: what happens when it goes away in every way, and what others do to its streams.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::redis::{Proxy, Sentinels};
+
+/// The key of the stream of most tests, with the usual prefix.
+const KEY: &str = "ripplecast:s:{orders}";
+
+/// A server that keeps what it has been told also when it is killed.
+fn durable() -> Server {
+    Server::setup(Flavour::Redis).durable().start()
+}
+
+/// Settings under which nothing is taken over from others while a test runs.
+fn patient() -> ReliableOptions {
+    quick().claim_after(Duration::from_secs(3600))
+}
+
+/// Publishes until it is known to have worked; how often it failed.
+async fn insist(stream: &ReliableStream, payload: &str) -> usize {
+    let mut failures = 0;
+    loop {
+        match stream.publish(payload.to_owned()).await {
+            Ok(_) => return failures,
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+        failures += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_read_and_acknowledgement_it_loses_nothing() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let subscription = hold.subscribe(&stream, "g", patient(), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    stream.publish("2").await.unwrap();
+    next(&mut begun).await;
+    server.kill();
+    hold.gate.add_permits(1);
+    until("the handler to end", async || hold.done.load(Relaxed) == 1).await;
+    server.restart();
+    assert_eq!(text(&next(&mut begun).await), "2", "the first is acknowledged, and not handled again");
+    hold.gate.add_permits(1);
+    all_handled(&stream, "g").await;
+    assert_eq!((subscription.counts().handled, subscription.counts().failed), (2, 0));
+    assert!(begun.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_publishing_fails_and_subscriptions_wait() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", patient()).await;
+    insist(&stream, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    server.kill();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let error = stream.publish("lost").await.unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5), "it fails within its time limit");
+    }
+    assert!(stream.subscribe("h", async |_| Ok(())).await.unwrap_err().is_unavailable());
+    server.restart();
+    insist(&stream, "after").await;
+    assert_eq!(text(&next(&mut messages).await), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsubscribing_ends_also_while_redis_is_away() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let subscription = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    next(&mut begun).await;
+    server.kill();
+    hold.gate.add_permits(1);
+    timeout(PATIENCE, subscription.unsubscribe()).await.expect("unsubscribing does not end");
+    assert_eq!(hold.done.load(Relaxed), 1);
+    // The acknowledgement was given up, so the message comes again.
+    server.restart();
+    insist(&stream, "2").await;
+    let (_next, mut messages) = listen(&stream, "g", quick()).await;
+    let mut deliveries = HashMap::new();
+    for _ in 0..2 {
+        let message = next(&mut messages).await;
+        deliveries.insert(text(&message), message.deliveries);
+    }
+    assert_eq!(deliveries, HashMap::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_paused_and_restarted_while_messages_flow_it_loses_none() {
+    const MESSAGES: usize = 400;
+    let server = durable();
+    let nodes = [node(&server.url()).await, node(&server.url()).await];
+    let seen: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+    let mut subscriptions = Vec::new();
+    for node in &nodes {
+        let seen = Arc::clone(&seen);
+        let handler = move |message: StreamMessage| {
+            let seen = Arc::clone(&seen);
+            async move {
+                *seen.lock().unwrap().entry(text(&message)).or_default() += 1;
+                Ok(())
+            }
+        };
+        let options = quick().concurrency(4).max_deliveries(50);
+        subscriptions.push(node.stream("orders").subscribe_with("g", options, handler).await.unwrap());
+    }
+    let published = Arc::new(AtomicUsize::new(0));
+    let (stream, count) = (nodes[0].stream("orders"), Arc::clone(&published));
+    let publisher = tokio::spawn(async move {
+        let mut failures = 0;
+        for number in 0..MESSAGES {
+            failures += insist(&stream, &number.to_string()).await;
+            count.fetch_add(1, Relaxed);
+        }
+        failures
+    });
+    let reach = async |share: usize| {
+        until("messages to flow", async || published.load(Relaxed) >= MESSAGES * share / 8).await;
+    };
+    reach(1).await;
+    server.kill();
+    server.restart();
+    reach(3).await;
+    server.pause();
+    let stream = nodes[1].stream("orders");
+    until("the pause to be noticed", async || stream.publish("probe").await.is_err()).await;
+    server.resume();
+    reach(5).await;
+    server.stop();
+    server.restart();
+    let failures = publisher.await.unwrap();
+    all_handled(&stream, "g").await;
+    let seen = seen.lock().unwrap();
+    let missing: Vec<_> = (0..MESSAGES).filter(|number| !seen.contains_key(&number.to_string())).collect();
+    assert!(missing.is_empty(), "{missing:?} were published and never handled");
+    let handled: usize = seen.values().sum();
+    // What was handled twice is either a publish that was tried again after a time-out, or a message whose delivery or
+    // acknowledgement fell into a fault.
+    let twice = handled - seen.len();
+    assert!(twice <= failures + 3 * 8, "{twice} were handled twice, after {failures} failures");
+    let dead: u64 = subscriptions.iter().map(|subscription| subscription.counts().dead).sum();
+    assert_eq!(dead, 0);
+}
+
+/// A subscription behind a proxy that passes nothing any more, with a message that was delivered into it. The read that
+/// waits at the server is answered, and the answer arrives nowhere.
+struct Stalled {
+    server: Server,
+    proxy: Proxy,
+    /// The stream, past the proxy.
+    stream: ReliableStream,
+    subscription: ReliableSubscription,
+    messages: UnboundedReceiver<StreamMessage>,
+    /// What the message says.
+    lost: String,
+    /// The nodes, past the proxy and behind it.
+    _nodes: [Hub; 2],
+}
+
+impl Stalled {
+    async fn new() -> Self {
+        let server = durable();
+        let proxy = Proxy::before(&server);
+        let nodes = [node(&server.url()).await, node(&proxy.url()).await];
+        let stream = nodes[0].stream("orders");
+        let (subscription, mut messages) = listen(&nodes[1].stream("orders"), "g", patient()).await;
+        let mut number = 0;
+        // Once a second no read waits for a moment; then the message is not delivered, and the next one may be.
+        let lost = loop {
+            number += 1;
+            until("the read", async || server.ask::<String>("CLIENT LIST").contains("cmd=xreadgroup")).await;
+            proxy.stall();
+            insist(&stream, &number.to_string()).await;
+            if unhandled(&stream, "g").await == (1, Some(0)) {
+                break number.to_string();
+            }
+            proxy.heal();
+            assert_eq!(text(&next(&mut messages).await), number.to_string());
+            all_handled(&stream, "g").await;
+        };
+        Self { server, proxy, stream, subscription, messages, lost, _nodes: nodes }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_into_a_dead_network_is_found_again() {
+    let mut stalled = Stalled::new().await;
+    insist(&stalled.stream, "behind").await;
+    stalled.proxy.cut();
+    stalled.proxy.heal();
+    for expected in [&*stalled.lost, "behind"] {
+        let message = next(&mut stalled.messages).await;
+        assert_eq!((&*text(&message), message.deliveries), (expected, 1));
+    }
+    all_handled(&stalled.stream, "g").await;
+    assert_eq!(stalled.subscription.counts().failed, 0);
+    assert_eq!(stalled.server.ask::<u64>(&format!("XLEN {KEY}.dead")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_after_the_end_goes_to_another_and_does_not_count() {
+    let Stalled { proxy, stream, subscription, mut messages, lost, _nodes, server: _server } =
+        Stalled::new().await;
+    drop(subscription);
+    proxy.heal();
+    let (_other, mut others) = listen(&stream, "g", patient()).await;
+    let message = next(&mut others).await;
+    assert_eq!((text(&message), message.deliveries), (lost, 1));
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
+    all_handled(&stream, "g").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let _subscription = hold.subscribe(&stream, "g", patient().concurrency(2), || Ok(())).await;
+    insist(&stream, "1").await;
+    next(&mut begun).await;
+    server.kill();
+    server.restart();
+    insist(&stream, "2").await;
+    assert_eq!(text(&next(&mut begun).await), "2", "it reads again, and knows that it has the first");
+    hold.gate.add_permits(9);
+    all_handled(&stream, "g").await;
+    assert_eq!(hold.done.load(Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_runs_keeps_its_message() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let _slow = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    next(&mut begun).await;
+    let (_other, mut messages) = listen(&stream, "g", quick()).await;
+    // Six renewals, each after a third of the time after which the other may take over.
+    let (mut renewals, mut before) = (0, 0);
+    until("renewals", async || {
+        let pending: Vec<(String, String, u64, u64)> = server.ask(&format!("XPENDING {KEY} g - + 10"));
+        let (_, _, idle, deliveries) = &pending[0];
+        assert_eq!((*deliveries, pending.len()), (1, 1));
+        renewals += usize::from(*idle < before);
+        before = *idle;
+        renewals >= 6
+    })
+    .await;
+    assert!(messages.try_recv().is_err(), "the other has taken over what is being handled");
+    hold.gate.add_permits(1);
+    all_handled(&stream, "g").await;
+    assert!(messages.try_recv().is_err() && begun.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_there_by_hand_is_a_dead_letter() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let _: String = server.ask(&format!("XADD {KEY} * some field"));
+    let _: String = server.ask(&format!("XADD {KEY} * p good"));
+    assert_eq!(text(&next(&mut messages).await), "good");
+    let why = next(&mut dead).await.dead.unwrap();
+    assert!(why.reason.contains("no field `p`"), "{}", why.reason);
+    all_handled(&stream, "g").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_deleted_under_its_handler_is_still_handled_or_dead() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
+    let (hold, mut begun) = Hold::new();
+    let fails = || Err(Error::other("no"));
+    let subscription = hold.subscribe(&stream, "g", quick().max_deliveries(2), fails).await;
+    let id = stream.publish("x").await.unwrap();
+    next(&mut begun).await;
+    assert_eq!(server.ask::<u64>(&format!("XDEL {KEY} {id}")), 1);
+    hold.gate.add_permits(2);
+    assert_eq!(next(&mut begun).await.deliveries, 2);
+    let letter = next(&mut dead).await;
+    assert_eq!((text(&letter), letter.dead.unwrap().id), ("x".to_owned(), id));
+    assert_eq!(subscription.counts().trimmed, 1);
+    all_handled(&stream, "g").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_lost_everything_is_used_anew() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    stream.publish("1").await.unwrap();
+    assert_eq!(text(&next(&mut messages).await), "1");
+    let _: () = server.ask("FLUSHALL");
+    insist(&stream, "2").await;
+    assert_eq!(text(&next(&mut messages).await), "2");
+    server.kill();
+    server.restart();
+    insist(&stream, "3").await;
+    assert_eq!(text(&next(&mut messages).await), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_unread_leaves_no_lag_to_tell() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let _subscription = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    next(&mut begun).await;
+    let gone = stream.publish("2").await.unwrap();
+    stream.publish("3").await.unwrap();
+    assert_eq!(server.ask::<u64>(&format!("XDEL {KEY} {gone}")), 1);
+    assert_eq!(unhandled(&stream, "g").await, (1, None));
+    hold.gate.add_permits(9);
+    assert_eq!(text(&next(&mut begun).await), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_kind_is_an_error_that_says_so() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let _: () = server.ask(&format!("SET {KEY} x"));
+    let stream = hub.stream("orders");
+    for error in [
+        stream.publish("x").await.unwrap_err(),
+        stream.status().await.unwrap_err(),
+        stream.subscribe("g", async |_| Ok(())).await.unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_large_numbers_does_not_confuse_the_bound() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders").max_len(2);
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let id = format!("9007199254740993-{}", u64::MAX - 1);
+    let _: String = server.ask(&format!("XADD {KEY} {id} p x"));
+    assert_eq!(next(&mut messages).await.id.to_string(), id);
+    all_handled(&stream, "g").await;
+    for expected in ["1", "2", "3", "4"] {
+        stream.publish(expected).await.unwrap();
+        assert_eq!(text(&next(&mut messages).await), expected);
+        all_handled(&stream, "g").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_follows_the_master() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let hub = node(&sentinels.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    insist(&stream, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    sentinels.failover();
+    insist(&stream, "after").await;
+    // The old master may have died before it passed on that the first was acknowledged, or that it was there at all.
+    while text(&next(&mut messages).await) != "after" {}
+    all_handled(&stream, "g").await;
+}

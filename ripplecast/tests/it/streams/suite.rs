@@ -1,0 +1,536 @@
+//! What holds on every backend.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::atomic::AtomicU32,
+};
+
+use super::*;
+
+/// The suite on each backend.
+macro_rules! on_each_backend {
+    (@ $backend:ident, $ground:expr, $($test:ident)*) => {
+        mod $backend {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(&$ground).await;
+                }
+            )*
+        }
+    };
+    ($($test:ident)*) => {
+        on_each_backend!(@ memory, Ground::memory(), $($test)*);
+        on_each_backend!(@ redis, Ground::redis(Flavour::Redis), $($test)*);
+        on_each_backend!(@ valkey_8, Ground::redis(Flavour::Valkey8), $($test)*);
+        on_each_backend!(@ valkey_9, Ground::redis(Flavour::Valkey9), $($test)*);
+        on_each_backend!(@ cluster, Ground::cluster(), $($test)*);
+    };
+}
+
+on_each_backend! {
+    messages_come_in_their_order
+    any_bytes_are_a_payload
+    a_new_group_begins_with_the_oldest
+    what_fails_is_tried_again_in_its_place
+    a_panic_is_a_failure
+    what_can_not_be_handled_is_a_dead_letter_with_its_reason
+    dead_letters_of_dead_letters
+    those_of_a_group_share
+    each_group_gets_everything
+    as_many_handlers_run_as_may
+    what_a_subscription_gave_up_goes_to_another
+    what_a_dead_process_held_goes_to_another
+    what_kills_every_process_is_a_dead_letter
+    a_full_stream_refuses_until_its_messages_are_handled
+    a_stream_without_a_group_fills_up
+    a_removed_group_holds_nobody_up
+    a_deleted_stream_begins_anew
+    the_status_shows_how_far_groups_are
+    unsubscribing_waits_for_the_handler
+    a_handler_may_end_its_own_subscription
+    a_detached_subscription_goes_on
+    a_shutdown_waits_for_handlers_and_acknowledges
+    many_messages_through_many_handlers
+}
+
+async fn messages_come_in_their_order(ground: &Ground) {
+    let stream = ground.stream().await;
+    let mut ids = Vec::new();
+    for i in 0..20 {
+        ids.push(stream.publish(format!("{i}")).await.unwrap());
+    }
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    for i in 20..40 {
+        ids.push(stream.publish(format!("{i}")).await.unwrap());
+    }
+    for (i, id) in ids.iter().enumerate() {
+        let message = next(&mut messages).await;
+        assert_eq!((text(&message), message.id, message.deliveries), (i.to_string(), *id, 1));
+        assert_eq!((&*message.stream, message.dead), ("orders", None));
+    }
+    all_handled(&stream, "g").await;
+    assert_eq!(subscription.counts().handled, 40);
+    assert_eq!(stream.status().await.unwrap().published, 40);
+}
+
+async fn any_bytes_are_a_payload(ground: &Ground) {
+    let stream = ground.stream().await;
+    let payloads = [vec![], (0..=255).collect(), b"\r\n".to_vec(), vec![7; 1 << 20]];
+    for payload in &payloads {
+        stream.publish(payload.clone()).await.unwrap();
+    }
+    let error = stream_error(stream.publish(vec![0; (1 << 20) + 1]).await);
+    assert!(matches!(error, StreamError::PayloadTooLong { len: 1_048_577, .. }), "{error}");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    for payload in &payloads {
+        assert_eq!(&next(&mut messages).await.payload, payload);
+    }
+}
+
+async fn a_new_group_begins_with_the_oldest(ground: &Ground) {
+    let stream = ground.stream().await;
+    stream.publish("1").await.unwrap();
+    let (_early, mut early) = listen(&stream, "early", quick()).await;
+    assert_eq!(text(&next(&mut early).await), "1");
+    stream.publish("2").await.unwrap();
+    assert_eq!(text(&next(&mut early).await), "2");
+    let (_late, mut late) = listen(&stream, "late", quick()).await;
+    assert_eq!(text(&next(&mut late).await), "1");
+    assert_eq!(text(&next(&mut late).await), "2");
+}
+
+async fn what_fails_is_tried_again_in_its_place(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (subscription, mut messages) = answer(&stream, "g", quick(), |message| {
+        if text(message) == "bad" && message.deliveries < 4 { Err(Error::other("not yet")) } else { Ok(()) }
+    })
+    .await;
+    for payload in ["good", "bad", "behind"] {
+        stream.publish(payload).await.unwrap();
+    }
+    for expected in [("good", 1), ("bad", 1), ("bad", 2), ("bad", 3), ("bad", 4), ("behind", 1)] {
+        let message = next(&mut messages).await;
+        assert_eq!((&*text(&message), message.deliveries), expected);
+    }
+    all_handled(&stream, "g").await;
+    let counts = subscription.counts();
+    assert_eq!((counts.handled, counts.failed, counts.dead), (3, 3, 0));
+    assert_eq!(stream.status().await.unwrap().dead, 0);
+}
+
+async fn a_panic_is_a_failure(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (sender, mut deliveries) = unbounded_channel();
+    let handler = move |message: StreamMessage| {
+        let _ = sender.send(message.deliveries);
+        assert!(message.deliveries != 1, "the handler panics before it returns its future");
+        async move {
+            tokio::task::yield_now().await;
+            assert!(message.deliveries != 2, "its future panics");
+            Ok(())
+        }
+    };
+    let subscription = stream.subscribe_with("g", quick(), handler).await.unwrap();
+    stream.publish("x").await.unwrap();
+    for expected in 1..=3 {
+        assert_eq!(next(&mut deliveries).await, expected);
+    }
+    all_handled(&stream, "g").await;
+    assert_eq!((subscription.counts().failed, subscription.counts().handled), (2, 1));
+}
+
+async fn what_can_not_be_handled_is_a_dead_letter_with_its_reason(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
+    let (subscription, mut messages) = answer(&stream, "bills", quick().max_deliveries(3), |message| {
+        if message.payload.starts_with(b"\xff") { Err(Error::other("no paper")) } else { Ok(()) }
+    })
+    .await;
+    let id = stream.publish(&b"\xff\x00bad"[..]).await.unwrap();
+    stream.publish("good").await.unwrap();
+    for expected in 1..=3 {
+        assert_eq!(next(&mut messages).await.deliveries, expected);
+    }
+    assert_eq!(text(&next(&mut messages).await), "good");
+    let letter = next(&mut dead).await;
+    assert_eq!((&letter.payload[..], &*letter.stream), (&b"\xff\x00bad"[..], "orders.dead"));
+    let why = letter.dead.expect("a dead letter says why");
+    assert_eq!((why.id, &*why.group, &*why.reason, why.deliveries), (id, "bills", "no paper", 3));
+    all_handled(&stream, "bills").await;
+    assert_eq!(stream.status().await.unwrap().dead, 1);
+    assert_eq!((subscription.counts().dead, subscription.counts().handled), (1, 1));
+    let error = stream_error(stream.dead_letters().publish("by hand").await);
+    assert!(matches!(error, StreamError::DeadLetters { .. }), "{error}");
+}
+
+async fn dead_letters_of_dead_letters(ground: &Ground) {
+    let stream = ground.stream().await;
+    let once = quick().max_deliveries(1);
+    let fails = |_: &StreamMessage| Err(Error::other("x".repeat(5000)));
+    let (_first, _a) = answer(&stream, "g", once.clone(), fails).await;
+    let (_second, _b) = answer(&stream.dead_letters(), "h", once.clone(), fails).await;
+    let (_third, mut last) = listen(&stream.dead_letters().dead_letters(), "i", once).await;
+    stream.publish("x").await.unwrap();
+    let letter = next(&mut last).await;
+    let why = letter.dead.expect("a dead letter says why");
+    assert_eq!((&*letter.stream, &*why.group), ("orders.dead.dead", "h"));
+    assert_eq!(why.reason, "x".repeat(1024), "a reason is bounded");
+}
+
+async fn those_of_a_group_share(ground: &Ground) {
+    let (one, two) = (ground.stream().await, ground.stream().await);
+    let (sender, mut handled) = unbounded_channel();
+    let mut subscriptions = Vec::new();
+    for (number, stream) in [&one, &one, &two].into_iter().enumerate() {
+        let sender = sender.clone();
+        let handler = move |message: StreamMessage| {
+            let sender = sender.clone();
+            async move { sender.send((number, text(&message), message.deliveries)).map_err(Error::other) }
+        };
+        subscriptions.push(stream.subscribe_with("g", quick(), handler).await.unwrap());
+    }
+    for i in 0..300 {
+        one.publish(i.to_string()).await.unwrap();
+    }
+    let mut seen = HashSet::new();
+    while seen.len() < 300 {
+        let (_, message, deliveries) = next(&mut handled).await;
+        assert_eq!(deliveries, 1);
+        assert!(seen.insert(message.clone()), "{message} was handled twice");
+    }
+    all_handled(&one, "g").await;
+    assert!(handled.try_recv().is_err());
+    let counts: Vec<_> = subscriptions.iter().map(|subscription| subscription.counts().handled).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 300);
+    assert!(counts.iter().all(|&count| count > 0), "one did nothing: {counts:?}");
+}
+
+async fn each_group_gets_everything(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (_a, mut a) = listen(&stream, "a", quick()).await;
+    let (_b, mut b) = listen(&stream, "b", quick()).await;
+    for i in 0..50 {
+        stream.publish(i.to_string()).await.unwrap();
+    }
+    for i in 0..50 {
+        assert_eq!(text(&next(&mut a).await), i.to_string());
+        assert_eq!(text(&next(&mut b).await), i.to_string());
+    }
+}
+
+async fn as_many_handlers_run_as_may(ground: &Ground) {
+    let stream = ground.stream().await;
+    for i in 0..10 {
+        stream.publish(i.to_string()).await.unwrap();
+    }
+    let (hold, mut begun) = Hold::new();
+    let _subscription = hold.subscribe(&stream, "g", quick().concurrency(3), || Ok(())).await;
+    for _ in 0..3 {
+        next(&mut begun).await;
+    }
+    assert_eq!(unhandled(&stream, "g").await, (3, Some(7)), "no more is taken than handlers are free");
+    for _ in 3..10 {
+        hold.gate.add_permits(1);
+        next(&mut begun).await;
+        assert!(hold.running.load(Relaxed) <= 3);
+    }
+    hold.gate.add_permits(3);
+    all_handled(&stream, "g").await;
+    assert_eq!(hold.done.load(Relaxed), 10);
+}
+
+async fn what_a_subscription_gave_up_goes_to_another(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (hold, mut begun) = Hold::new();
+    let slow = quick().backoff(Duration::from_secs(3600), Duration::from_secs(3600)).concurrency(2);
+    let first = hold.subscribe(&stream, "g", slow, || Err(Error::other("no"))).await;
+    stream.publish("waits to be tried again").await.unwrap();
+    let waiting = next(&mut begun).await;
+    hold.gate.add_permits(1);
+    until("the first to fail", async || first.counts().failed == 1).await;
+    stream.publish("its handler runs").await.unwrap();
+    let running = next(&mut begun).await;
+    drop(first);
+    // What waits is free at once; what runs may finish.
+    let (_second, mut messages) = listen(&ground.stream().await, "g", quick()).await;
+    let message = next(&mut messages).await;
+    assert_eq!((message.id, message.deliveries), (waiting.id, 2));
+    assert_eq!(hold.done.load(Relaxed), 1, "a handler that runs is left in peace");
+    hold.gate.add_permits(1);
+    let message = next(&mut messages).await;
+    assert_eq!((message.id, message.deliveries), (running.id, 2));
+    all_handled(&stream, "g").await;
+}
+
+/// Runs a subscription of one message in a runtime that then goes away under it, as a process that is killed.
+async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> StreamMessage {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (hold, mut begun) = Hold::new();
+    let mine = hold.clone();
+    let start = async {
+        let node = ground.own_node().await;
+        let subscription = mine.subscribe(&node.stream("orders"), "g", options, || Ok(())).await;
+        (subscription, node)
+    };
+    let died = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(start)).join().unwrap());
+    let message = next(&mut begun).await;
+    std::thread::spawn(move || drop(runtime)).join().unwrap();
+    drop(died);
+    assert_eq!(hold.done.load(Relaxed), 0);
+    message
+}
+
+async fn what_a_dead_process_held_goes_to_another(ground: &Ground) {
+    let stream = ground.stream().await;
+    let first = stream.publish("1").await.unwrap();
+    stream.publish("2").await.unwrap();
+    let lost = dies_with_a_message(ground, quick()).await;
+    assert_eq!(lost.id, first);
+    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let mut deliveries = BTreeMap::new();
+    for _ in 0..2 {
+        let message = next(&mut messages).await;
+        deliveries.insert(text(&message), message.deliveries);
+    }
+    assert_eq!(deliveries, BTreeMap::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
+    all_handled(&stream, "g").await;
+    assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 2));
+    until("the dead one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1)
+        .await;
+}
+
+async fn what_kills_every_process_is_a_dead_letter(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
+    stream.publish("poison").await.unwrap();
+    for deliveries in 1..=2 {
+        let message = dies_with_a_message(ground, quick().max_deliveries(2)).await;
+        assert_eq!(message.deliveries, deliveries);
+    }
+    let (subscription, mut messages) = listen(&stream, "g", quick().max_deliveries(2)).await;
+    let letter = next(&mut dead).await;
+    assert!(letter.dead.unwrap().reason.contains("delivered 2 times"));
+    assert!(messages.try_recv().is_err(), "no handler sees it again");
+    until("it to be counted", async || subscription.counts().dead == 1).await;
+}
+
+async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
+    let stream = ground.stream().await.max_len(10);
+    let (hold, mut begun) = Hold::new();
+    let _slow = hold.subscribe(&stream, "slow", quick(), || Ok(())).await;
+    let (_quick, mut messages) = listen(&stream, "quick", quick()).await;
+    for i in 0..10 {
+        stream.publish(i.to_string()).await.unwrap();
+        next(&mut messages).await;
+    }
+    next(&mut begun).await;
+    all_handled(&stream, "quick").await;
+    for _ in 0..3 {
+        let result = stream.publish("too much").await;
+        assert!(result.as_ref().is_err_and(Error::is_overloaded));
+        let error = stream_error(result);
+        let StreamError::Full { stream, limit, unit, group } = &error else { panic!("{error}") };
+        assert_eq!((&**stream, *limit, *unit, group.as_deref()), ("orders", 10, "messages", Some("slow")));
+    }
+    assert_eq!(stream.status().await.unwrap().length, 10, "nothing was dropped");
+    hold.gate.add_permits(1);
+    next(&mut begun).await; // the first is handled, and the second has begun
+    stream.publish("10").await.unwrap();
+    assert!(stream.publish("too much again").await.is_err());
+    hold.gate.add_permits(100);
+    for i in 11..60 {
+        until("space", async || stream.publish(i.to_string()).await.is_ok()).await;
+        assert!(stream.status().await.unwrap().length <= 10);
+    }
+    for i in 10..60 {
+        assert_eq!(text(&next(&mut messages).await), i.to_string());
+    }
+    for i in 2..60 {
+        assert_eq!(text(&next(&mut begun).await), i.to_string(), "each message is handled by each group");
+    }
+}
+
+async fn a_stream_without_a_group_fills_up(ground: &Ground) {
+    let stream = ground.stream().await.max_len(2);
+    stream.publish("1").await.unwrap();
+    stream.publish("2").await.unwrap();
+    let error = stream_error(stream.publish("3").await);
+    assert!(matches!(error, StreamError::Full { group: None, .. }), "{error}");
+    assert!(error.to_string().contains("no group"), "{error}");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    assert_eq!(text(&next(&mut messages).await), "1");
+    assert_eq!(text(&next(&mut messages).await), "2");
+    all_handled(&stream, "g").await;
+    stream.publish("3").await.unwrap();
+    assert_eq!(text(&next(&mut messages).await), "3");
+}
+
+async fn a_removed_group_holds_nobody_up(ground: &Ground) {
+    let stream = ground.stream().await.max_len(3);
+    let (_quick, mut messages) = listen(&stream, "quick", quick()).await;
+    let (gone, _nothing) = listen(&stream, "gone", quick()).await;
+    gone.unsubscribe().await;
+    for i in 0..3 {
+        stream.publish(i.to_string()).await.unwrap();
+        next(&mut messages).await;
+    }
+    all_handled(&stream, "quick").await;
+    assert!(stream.publish("3").await.is_err());
+    assert!(stream.remove_group("gone").await.unwrap());
+    assert!(!stream.remove_group("gone").await.unwrap());
+    stream.publish("3").await.unwrap();
+    assert_eq!(text(&next(&mut messages).await), "3");
+    assert!(!ground.node().await.stream("never used").remove_group("gone").await.unwrap());
+}
+
+async fn a_deleted_stream_begins_anew(ground: &Ground) {
+    let stream = ground.stream().await;
+    assert!(!stream.delete().await.unwrap());
+    let old = stream.publish("old").await.unwrap();
+    assert!(stream.delete().await.unwrap());
+    assert_eq!(stream.status().await.unwrap().length, 0);
+    let new = stream.publish("new").await.unwrap();
+    assert!(new > old || new.millis() >= old.millis());
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    assert_eq!(text(&next(&mut messages).await), "new");
+    all_handled(&stream, "g").await;
+    // Also under a subscription, which makes its group anew.
+    assert!(stream.delete().await.unwrap());
+    stream.publish("newer").await.unwrap();
+    assert_eq!(text(&next(&mut messages).await), "newer");
+}
+
+async fn the_status_shows_how_far_groups_are(ground: &Ground) {
+    let stream = ground.stream().await;
+    assert_eq!(stream.status().await.unwrap(), StreamStatus::default());
+    let mut last = None;
+    for i in 0..5 {
+        last = Some(stream.publish(i.to_string()).await.unwrap());
+    }
+    let (hold, mut begun) = Hold::new();
+    let _slow = hold.subscribe(&stream, "slow", quick(), || Ok(())).await;
+    let held = next(&mut begun).await;
+    let (_quick, _messages) = listen(&ground.stream().await, "quick", quick()).await;
+    all_handled(&stream, "quick").await;
+    let status = stream.status().await.unwrap();
+    assert_eq!((status.length, status.published, Some(status.last), status.dead), (5, 5, last, 0));
+    let groups: Vec<_> =
+        status.groups.iter().map(|g| (&*g.name, g.pending, g.lag, g.delivered, g.consumers)).collect();
+    assert_eq!(groups, [("quick", 0, Some(0), status.last, 1), ("slow", 1, Some(4), held.id, 1)]);
+}
+
+async fn unsubscribing_waits_for_the_handler(ground: &Ground) {
+    let stream = ground.stream().await;
+    let (hold, mut begun) = Hold::new();
+    let subscription = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    stream.publish("2").await.unwrap();
+    next(&mut begun).await;
+    let mut ending = std::pin::pin!(subscription.unsubscribe());
+    assert!(timeout(Duration::from_millis(1), &mut ending).await.is_err());
+    hold.gate.add_permits(9);
+    timeout(PATIENCE, ending).await.expect("unsubscribing does not end");
+    assert_eq!(hold.done.load(Relaxed), 1);
+    assert_eq!(unhandled(&stream, "g").await, (0, Some(1)), "it was acknowledged, and no more was taken");
+    assert_eq!(stream.status().await.unwrap().groups[0].consumers, 0);
+    let (_next, mut messages) = listen(&stream, "g", quick()).await;
+    assert_eq!(text(&next(&mut messages).await), "2");
+}
+
+async fn a_handler_may_end_its_own_subscription(ground: &Ground) {
+    let stream = ground.stream().await;
+    let own = Arc::new(Mutex::new(None::<ReliableSubscription>));
+    let (slot, (sender, mut ended)) = (Arc::clone(&own), unbounded_channel());
+    let handler = move |message: StreamMessage| {
+        let (slot, sender) = (Arc::clone(&slot), sender.clone());
+        async move {
+            let subscription = loop {
+                match slot.lock().unwrap().take() {
+                    Some(subscription) => break subscription,
+                    None => std::thread::yield_now(),
+                }
+            };
+            subscription.unsubscribe().await;
+            sender.send(text(&message)).map_err(Error::other)
+        }
+    };
+    let subscription = stream.subscribe_with("g", quick(), handler).await.unwrap();
+    *own.lock().unwrap() = Some(subscription);
+    stream.publish("1").await.unwrap();
+    assert_eq!(next(&mut ended).await, "1");
+    assert!(timeout(PATIENCE, ended.recv()).await.expect("the handler is kept").is_none());
+    all_handled(&stream, "g").await;
+}
+
+async fn a_detached_subscription_goes_on(ground: &Ground) {
+    let node = ground.node().await;
+    let stream = node.stream("orders");
+    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    subscription.detach();
+    stream.publish("1").await.unwrap();
+    assert_eq!(text(&next(&mut messages).await), "1");
+    drop(stream);
+    node.shutdown().await;
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
+}
+
+async fn a_shutdown_waits_for_handlers_and_acknowledges(ground: &Ground) {
+    let node = ground.node().await;
+    let stream = node.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    hold.subscribe(&stream, "g", quick(), || Ok(())).await.detach();
+    stream.publish("1").await.unwrap();
+    next(&mut begun).await;
+    let mut ending = std::pin::pin!(node.shutdown());
+    assert!(timeout(Duration::from_millis(1), &mut ending).await.is_err());
+    hold.gate.add_permits(1);
+    timeout(PATIENCE, ending).await.expect("the shutdown does not end");
+    assert_eq!(hold.done.load(Relaxed), 1);
+    let after = ground.stream().await;
+    assert_eq!(unhandled(&after, "g").await, (0, Some(0)));
+}
+
+async fn many_messages_through_many_handlers(ground: &Ground) {
+    const MESSAGES: u32 = 1000;
+    let nodes = [ground.stream().await, ground.stream().await];
+    let counts: Arc<Vec<AtomicU32>> = Arc::new((0..MESSAGES).map(|_| AtomicU32::new(0)).collect());
+    let mut subscriptions = Vec::new();
+    for stream in &nodes {
+        let counts = Arc::clone(&counts);
+        let handler = move |message: StreamMessage| {
+            let counts = Arc::clone(&counts);
+            async move {
+                let number: usize = text(&message).parse().unwrap();
+                // Every seventh fails at first.
+                if number % 7 == 0 && message.deliveries == 1 {
+                    return Err(Error::other("not yet"));
+                }
+                counts[number].fetch_add(1, Relaxed);
+                Ok(())
+            }
+        };
+        subscriptions.push(stream.subscribe_with("g", quick().concurrency(8), handler).await.unwrap());
+    }
+    let publishers: Vec<_> = (0..4)
+        .map(|publisher| {
+            let stream = nodes[publisher % 2].clone();
+            tokio::spawn(async move {
+                for number in (publisher as u32..MESSAGES).step_by(4) {
+                    stream.publish(number.to_string()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    all_handled(&nodes[0], "g").await;
+    for (number, count) in counts.iter().enumerate() {
+        assert_eq!(count.load(Relaxed), 1, "message {number}");
+    }
+    let failed: u64 = subscriptions.iter().map(|subscription| subscription.counts().failed).sum();
+    assert_eq!(failed, u64::from(MESSAGES.div_ceil(7)));
+}
