@@ -180,9 +180,11 @@ fn check_clients(url: &str) {
     });
     assert_eq!(where_is("nobody"), []);
 
+    let begin = received(a);
     for i in 0..100 {
         assert_eq!(c.block_on(c.hub.client("ada").push(format!("{i}"))).unwrap(), 3);
     }
+    wait_until("all to have come", || received(a) == begin + 100);
     let before = received(a);
     assert_eq!(c.block_on(c.hub.client("bob").push("for bob")).unwrap(), 1);
     assert_eq!(c.block_on(c.hub.client("nobody").push("lost")).unwrap(), 0);
