@@ -25,7 +25,7 @@ struct Asset {
     version: String,
 }
 
-static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
     let asset = |name, content_type, body: &'static str| Asset {
         name,
         content_type,
@@ -34,6 +34,7 @@ static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
     };
     [
         asset("site.css", "text/css; charset=utf-8", include_str!("../assets/site.css")),
+        asset("docs.css", "text/css; charset=utf-8", include_str!("../assets/docs.css")),
         asset("counter.js", "text/javascript; charset=utf-8", COUNTER_JS),
         asset("page.js", "text/javascript; charset=utf-8", include_str!("../assets/page.js")),
         asset("favicon.svg", "image/svg+xml", include_str!("../assets/favicon.svg")),
