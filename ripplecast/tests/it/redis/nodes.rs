@@ -180,12 +180,11 @@ fn check_clients(url: &str) {
     });
     assert_eq!(where_is("nobody"), []);
 
-    let begin = received(a);
     for i in 0..100 {
         assert_eq!(c.block_on(c.hub.client("ada").push(format!("{i}"))).unwrap(), 3);
     }
-    wait_until("all to have come", || received(a) == begin + 100);
-    let before = received(a);
+    // Redis has them all; the node may still have to read some.
+    wait_until("all to be received", || received(a) == 100);
     assert_eq!(c.block_on(c.hub.client("bob").push("for bob")).unwrap(), 1);
     assert_eq!(c.block_on(c.hub.client("nobody").push("lost")).unwrap(), 0);
     assert_eq!(b.block_on(b.hub.client("ada").push("the last")).unwrap(), 3);
@@ -198,7 +197,7 @@ fn check_clients(url: &str) {
         }
     }
     assert_eq!(other.text(), "for bob");
-    assert_eq!(received(a) - before, 1, "what is for bob goes to bob's node alone");
+    assert_eq!(received(a), 101, "what is for bob goes to bob's node alone");
 
     on_a.close();
     wait_until("the connection to be gone", || where_is("ada") == [b.hub.node()]);
