@@ -141,17 +141,40 @@ impl Redis {
             [] => Ok(()),
             [one] => self.run(one).await,
             _ if self.is_cluster() => {
-                // Each goes to its own shard; those of one shard stay in order.
-                let runs = commands.iter().map(|command| self.run::<()>(command));
+                // Each goes to its own shard. Those of one key stay in order; the client keeps no order of commands that are
+                // under way at once.
+                let mut keys: Vec<(&[u8], Vec<&redis::Cmd>)> = Vec::new();
+                let mut place = std::collections::HashMap::new();
+                for command in commands {
+                    let key = key_of(command);
+                    let at = *place.entry(key).or_insert(keys.len());
+                    if at == keys.len() {
+                        keys.push((key, Vec::new()));
+                    }
+                    keys[at].1.push(command);
+                }
+                let runs = keys.iter().map(|(_, commands)| self.all_of_one_key(commands));
                 futures_util::future::try_join_all(runs).await.map(drop)
             }
-            _ => {
-                let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+            _ => self.pipe(&pipeline(commands)).await,
+        }
+    }
+
+    /// Runs commands of one key on a Cluster, in their order.
+    async fn all_of_one_key(&self, commands: &[&redis::Cmd]) -> Result<()> {
+        if let [one] = commands {
+            return self.run(one).await;
+        }
+        match self.pipe(&pipeline(commands.iter().copied())).await {
+            // The slot has moved, perhaps: the client follows it for single commands alone. Who hears some twice sees it by
+            // their numbers.
+            Err(Error::Backend(BackendError::Refused { .. })) => {
                 for command in commands {
-                    pipeline.add_command(command.clone()).ignore();
+                    self.run::<()>(command).await?;
                 }
-                self.pipe(&pipeline).await
+                Ok(())
             }
+            done => done,
         }
     }
 
@@ -259,6 +282,23 @@ impl Redis {
         sink: impl Fn(Event) + Send + Sync + 'static,
     ) -> Subscribed {
         self.inner.subscriber.subscribe(channel, Box::new(sink))
+    }
+}
+
+/// Commands as one round trip, whose answers are thrown away.
+fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
+    let mut pipeline = redis::Pipeline::new();
+    for command in commands {
+        pipeline.add_command(command.clone()).ignore();
+    }
+    pipeline
+}
+
+/// The key or channel of a command: what follows its name.
+fn key_of(command: &redis::Cmd) -> &[u8] {
+    match command.args_iter().nth(1) {
+        Some(redis::Arg::Simple(key)) => key,
+        _ => &[],
     }
 }
 

@@ -177,11 +177,15 @@ fn parse(url: &str) -> Result<Address, String> {
         }
         None => 0,
     };
-    let prefix = prefix.unwrap_or_else(|| PREFIX.to_owned());
+    let mut prefix = prefix.unwrap_or_else(|| PREFIX.to_owned());
     if prefix.len() > PREFIX_LEN
         || prefix.chars().any(|c| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control())
     {
         return Err(format!("a prefix has at most {PREFIX_LEN} bytes, without braces and spaces"));
+    }
+    if database != 0 {
+        // Channels know of no database, so it is in their names, and in those of keys, to keep the two alike.
+        prefix = format!("{prefix}@{database}");
     }
     Ok(Address { servers, tls, user, password, database: database.into(), prefix })
 }
@@ -272,7 +276,7 @@ mod tests {
         let full = read("rediss://ada:p%40ss@[::1]:1/3?prefix=shop");
         assert_eq!(full.servers, Servers::One(("::1".to_owned(), 1)));
         assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("ada"), Some("p@ss")));
-        assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop"));
+        assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop@3"));
         let socket = read("redis+unix:///run/redis.sock?db=2&password=x");
         assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
         assert_eq!((socket.database, socket.password.as_deref()), (2, Some("x")));

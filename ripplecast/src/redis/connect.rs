@@ -248,28 +248,44 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     );
     let mut eval = redis::cmd("EVAL");
     eval.arg(script).arg(1).arg(&probe);
-    ask::<()>(conn, &eval).await
+    ask::<()>(conn, &eval).await?;
+    // On a Cluster the connection for subscriptions would say it, in the log.
+    if let Conn::One(one) = conn {
+        one.subscribe(&probe).await.map_err(|error| meaning(&error))?;
+        one.unsubscribe(&probe).await.map_err(|error| meaning(&error))?;
+    }
+    Ok(())
 }
 
 /// Runs a command of the check, and says what its error means.
 async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, Fault> {
-    command.query_async(conn).await.map_err(|error: RedisError| {
-        let text = error.to_string();
-        if error.is_io_error() || error.is_connection_dropped() {
-            Fault::Away(text)
-        } else if text.contains("NOPERM") || text.contains("ACL") || text.contains("can't run this command") {
-            Fault::Wrong(format!(
-                "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
+    command.query_async(conn).await.map_err(|error| meaning(&error))
+}
+
+/// What an error of the check means.
+fn meaning(error: &RedisError) -> Fault {
+    let text = error.to_string();
+    if error.is_io_error() || error.is_connection_dropped() {
+        Fault::Away(text)
+    } else if error.code() == Some("NOPERM")
+        || text.contains("ACL")
+        || text.contains("The user executing the script can't")
+    {
+        Fault::Wrong(format!(
+            "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
                  ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
-            ))
-        } else if text.contains("NOAUTH") {
-            Fault::Wrong(format!("it wants a password ({text}); it stands in the URL: redis://user:password@host"))
-        } else if text.contains("READONLY") {
-            Fault::Wrong("it is a replica, which takes no writes; name its master, or use redis-sentinel://".into())
-        } else {
-            Fault::Away(text)
-        }
-    })
+        ))
+    } else if error.code() == Some("NOAUTH") {
+        Fault::Wrong(format!(
+            "it wants a password ({text}); it stands in the URL: redis://user:password@host"
+        ))
+    } else if error.code() == Some("READONLY") {
+        Fault::Wrong(
+            "it is a replica, which takes no writes; name its master, or use redis-sentinel://".into(),
+        )
+    } else {
+        Fault::Away(text)
+    }
 }
 
 /// The first two numbers of a version.

@@ -412,7 +412,7 @@ fn nodes_with_a_secret_believe_only_each_other() {
     assert_eq!((tab.text(), tab.text()), ("1".into(), "2".into()));
     assert_eq!(a.block_on(a.hub.client("ann").push("3")).unwrap(), 1);
     assert_eq!(tab.text(), "3");
-    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 2, "the node, and who copies");
     assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"4");
     assert_eq!(
         a.block_on(a.hub.room("r").members()).unwrap().len(),

@@ -264,8 +264,8 @@ impl State {
 
     /// See [`StreamStatus`], less the dead letters.
     pub(super) fn status(&self) -> StreamStatus {
-        let of = |(name, group): (&Box<str>, &Group)| GroupStatus {
-            name: name.to_string(),
+        let of = |name: &str, group: &Group| GroupStatus {
+            name: name.to_owned(),
             consumers: group.consumers,
             pending: group.pending.len() as u64,
             lag: Some((self.entries.len() - self.position_after(group.delivered)) as u64),
@@ -276,7 +276,7 @@ impl State {
             published: self.published,
             last: self.last,
             dead: 0,
-            groups: self.groups.iter().map(of).collect(),
+            groups: self.groups.iter().map(|(name, group)| of(name, group)).collect(),
         }
     }
 }

@@ -505,7 +505,7 @@ async fn many_messages_through_many_handlers(ground: &Ground) {
             async move {
                 let number: usize = text(&message).parse().unwrap();
                 // Every seventh fails at first.
-                if number % 7 == 0 && message.deliveries == 1 {
+                if number.is_multiple_of(7) && message.deliveries == 1 {
                     return Err(Error::other("not yet"));
                 }
                 counts[number].fetch_add(1, Relaxed);
