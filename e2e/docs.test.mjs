@@ -14,7 +14,8 @@ after(async () => {
 
 // A test with a tab of its own, which also fails if anything untoward happened in it.
 function reading(name, options, path, run) {
-  test(name, { timeout: 240_000 }, async (t) => {
+  // All pages in one test: some minutes where the machine is busy.
+  test(name, { timeout: 600_000 }, async (t) => {
     const context = await browser.newContext(options);
     t.after(() => context.close());
     const tab = await openTab(context, server.origin, path);
