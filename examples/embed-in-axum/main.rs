@@ -27,15 +27,18 @@ struct Login {
     user: String,
 }
 
-/// Who asks. A real application keeps a random session in the cookie, and looks up whose it is.
-fn user(cookies: &str) -> Option<String> {
-    let user = cookies.split(';').find_map(|pair| pair.trim().strip_prefix("user="))?;
-    let plain = !user.is_empty() && user.len() <= 40 && user.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    plain.then(|| user.to_owned())
+/// Who asks, by the cookies. A real application keeps a random session there, and looks up whose it is.
+fn user(cookies: &str) -> Option<&str> {
+    let user = cookies.split(';').find_map(|pair| pair.trim().strip_prefix("user="));
+    user.filter(|name| is_name(name))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 async fn log_in(Form(Login { user }): Form<Login>) -> Response {
-    if self::user(&format!("user={user}")).is_none() {
+    if !is_name(&user) {
         return (StatusCode::BAD_REQUEST, "a name has 1 to 40 letters and digits").into_response();
     }
     let cookie = format!("user={user}; HttpOnly; SameSite=Strict; Path=/");
@@ -47,7 +50,7 @@ async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response>
     let Some(user) = cookies.and_then(self::user) else {
         return Ok((StatusCode::UNAUTHORIZED, "log in first").into_response());
     };
-    let client = shop.hub.client(&user); // NEW: all tabs of that user
+    let client = shop.hub.client(user); // NEW: all tabs of that user
     client.push("We have your order.").await?;
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(2)).await; // somebody packs it
@@ -64,8 +67,10 @@ fn news() -> impl ws::IntoEndpoint {
         None => Ok(()),
     });
     ws::endpoint(handlers).on_upgrade(async |request: Request| {
-        let user = request.cookie("user").and_then(|name| user(&format!("user={name}")));
-        user.map(|user| Accept::new().state(User(user))).ok_or((StatusCode::UNAUTHORIZED, "log in first"))
+        match request.cookie("user").filter(|name| is_name(name)) {
+            Some(user) => Ok(Accept::new().state(User(user.to_owned()))),
+            None => Err((StatusCode::UNAUTHORIZED, "log in first")),
+        }
     })
 }
 
