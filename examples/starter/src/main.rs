@@ -21,8 +21,11 @@ async fn main() -> Result<()> {
     let listen = setting("LISTEN", "127.0.0.1:8080");
     let data = PathBuf::from(setting("DATA", "data"));
 
-    println!("open http://{listen} in two tabs");
-    build(App::builder(), data).await?.run(listen).await
+    let bound = build(App::builder(), data).await?.bind(listen).await?;
+    println!("open http://{} in two tabs", bound.local_addr());
+    bound
+        .serve_with_shutdown(ripplecast::shutdown_signal()?)
+        .await
 }
 
 /// The app: pages, board, and in a debug build what reloads the pages. Tests build it too.
