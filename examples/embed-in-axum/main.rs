@@ -45,9 +45,18 @@ async fn log_in(Form(Login { user }): Form<Login>) -> Response {
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
 }
 
+/// Who asks, if anybody is logged in.
+fn user_of(headers: &HeaderMap) -> Option<&str> {
+    user(headers.get(header::COOKIE)?.to_str().ok()?)
+}
+
+/// Tells the page who is logged in; nothing when nobody is.
+async fn me(headers: HeaderMap) -> String {
+    user_of(&headers).unwrap_or_default().to_owned()
+}
+
 async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response> {
-    let cookies = headers.get(header::COOKIE).and_then(|value| value.to_str().ok());
-    let Some(user) = cookies.and_then(self::user) else {
+    let Some(user) = user_of(&headers) else {
         return Ok((StatusCode::UNAUTHORIZED, "log in first").into_response());
     };
     let client = shop.hub.client(user); // NEW: all tabs of that user
@@ -83,6 +92,7 @@ async fn main() -> Result<()> {
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/login", post(log_in))
+        .route("/me", get(me))
         .route("/orders", post(order))
         .route("/news", hub.ws(news())) // NEW
         .route(

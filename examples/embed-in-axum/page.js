@@ -4,14 +4,14 @@ const [order, state, lines] = ["order", "state", "lines"].map((id) => document.g
 
 function connect() {
   const socket = new WebSocket(`${location.origin.replace("http", "ws")}/news`);
-  socket.onopen = () => (state.textContent = "You are logged in.");
+  socket.onopen = () => (state.textContent = `You are ${user}.`);
   socket.onmessage = ({ data }) => {
     const line = document.createElement("li");
     line.textContent = data;
     lines.prepend(line);
   };
   socket.onclose = () => {
-    state.textContent = "Log in to hear of your orders; trying again …";
+    state.textContent = "The connection is lost; trying again …";
     setTimeout(connect, 2000 + 2000 * Math.random());
   };
 }
@@ -22,4 +22,5 @@ order.onsubmit = async (event) => {
   if (!response.ok) state.textContent = await response.text();
 };
 
-connect();
+const user = await (await fetch("/me")).text();
+if (user) connect();
