@@ -83,7 +83,7 @@ export async function openTab(context, origin, path = LESSON) {
     value: page.getByRole("status"),
     bump: page.getByRole("button", { name: "+1", exact: true }),
     reset: page.getByRole("button", { name: "Reset", exact: true }),
-    state: page.locator("[aria-live=polite]"),
+    state: page.locator("#counter [aria-live=polite]"),
     tabs: page.locator("#tabs"),
     rtt: page.locator("#rtt"),
   };
@@ -98,7 +98,7 @@ export async function openTab(context, origin, path = LESSON) {
   });
   page.on("console", (message) => {
     if (!["error", "warning"].includes(message.type())) return;
-    const offline = /WebSocket connection to .* failed|net::ERR_(CONNECTION|EMPTY|SOCKET)/.test(message.text());
+    const offline = /WebSocket connection to .* failed|net::ERR_(CONNECTION|EMPTY|SOCKET|INTERNET|NETWORK|INCOMPLETE)/.test(message.text());
     if (tab.mayBeOffline && offline) return;
     note(`console ${message.type()}: ${message.text()} (${message.location().url})`);
   });

@@ -24,7 +24,11 @@ const LOG: &str = "warn";
 /// The settings that are read by the crate itself, and have no flag.
 const MORE: &str = "\
 Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
-RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.";
+RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.
+
+Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
+figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while
+the server listens on loopback and no proxy is in between, and to whoever has the token of --inspect-token.";
 
 /// Keeps every open tab in step. Without a command it serves the demo page.
 ///
@@ -62,6 +66,12 @@ struct Settings {
     /// Start also while the backend can't be reached, and join the other nodes when it can
     #[arg(long)]
     backend_optional: bool,
+    /// Opens /inspect and /metrics to whoever sends this token, also from other machines [default: this machine alone]
+    #[arg(long, value_name = "TOKEN", env = "RIPPLECAST_INSPECT_TOKEN", hide_env_values = true)]
+    inspect_token: Option<String>,
+    /// Limits what this machine may do in the demos, too; others are always limited
+    #[arg(long)]
+    demo_limits: bool,
     /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]
     #[arg(long, value_name = "FILTER", env = "RIPPLECAST_LOG", hide_env_values = true)]
     log: Option<String>,
@@ -144,6 +154,10 @@ pub(crate) struct Serve {
     pub(crate) backend: Option<(String, String)>,
     /// Whether it may be away at the start.
     pub(crate) backend_optional: bool,
+    /// What others have to know to see the inspector.
+    pub(crate) inspect_token: Option<String>,
+    /// Whether the demos' limits hold for loopback too.
+    pub(crate) demo_limits: bool,
 }
 
 /// Why there is nothing to do.
@@ -160,8 +174,18 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
     let matches = Cli::command().try_get_matches_from(args).map_err(|error| stop(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error))?;
     let from_env = |id: &str| matches.value_source(id) == Some(ValueSource::EnvVariable);
-    let Settings { host, port, trusted_proxies, tls_cert, tls_key, backend, backend_optional, log } =
-        cli.settings;
+    let Settings {
+        host,
+        port,
+        trusted_proxies,
+        tls_cert,
+        tls_key,
+        backend,
+        backend_optional,
+        inspect_token,
+        demo_limits,
+        log,
+    } = cli.settings;
     let setting = |id: &'static str, written| Setting::new(id, written, from_env(id));
 
     let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
@@ -178,6 +202,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
             backend: setting("backend", backend).named(),
             backend_optional,
+            inspect_token: setting("inspect_token", inspect_token).read(token)?,
+            demo_limits,
             tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,
         }),
     };
@@ -196,6 +222,15 @@ fn tls(cert: Option<String>, key: Option<String>) -> Result<Option<(String, Stri
         (Some(_), None) => missing("tls-key", "tls-cert"),
         (None, Some(_)) => missing("tls-cert", "tls-key"),
     }
+}
+
+/// A token that can't be guessed, and that fits a header and a cookie.
+fn token(written: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    if (16..=128).contains(&written.len()) && written.bytes().all(fits) {
+        return Ok(written.to_owned());
+    }
+    Err("a token has 16 to 128 letters, digits, and - _ . ~; `openssl rand -hex 16` makes one".to_owned())
 }
 
 /// A text as it is.
@@ -340,6 +375,8 @@ mod tests {
             (&["--host", "example.com"], &["--host", "example.com", "127.0.0.1"]),
             (&["--trusted-proxies", "10.0.0.0/8, x"], &["--trusted-proxies", "\"x\""]),
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
+            (&["--inspect-token", "secret"], &["--inspect-token", "16"]),
+            (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),
             (&["--nonsense"], &["--nonsense", "--help"]),
             (&["--prot", "1"], &["--prot", "--help"]),
             (&["serve"], &["serve", "--help"]),

@@ -1,12 +1,19 @@
 //! The counter that every open tab shares. This is the whole server side of the page; the page shows this file.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use axum::{
     Json,
     extract::State,
     routing::{get, post},
 };
-use ripplecast::{App, AppBuilder, Close, Connection, Frame, LiveCounter, Result, ws, ws::Handler};
+use ripplecast::{App, Close, Connection, Frame, LiveCounter, Result, ws::Handler};
 use serde::Serialize;
+
+use crate::{learn::life, tabs::Tabs};
 
 /// What the browser is told: the same JSON over HTTP, WebSocket and event stream.
 #[derive(Serialize)]
@@ -18,22 +25,31 @@ struct Value {
 struct CounterDemo {
     /// The counter. Each change is pushed to the room of all tabs as `{"value":N}`.
     counter: LiveCounter,
-    /// The number of open tabs, pushed as `{"tabs":N}` to those who ask for it.
-    tabs: LiveCounter,
+    /// Tells how many tabs are open, as `{"tabs":N}`.
+    tabs: Arc<Tabs>,
+    /// The first thing that a tab is told: the node that it is connected to.
+    hello: Frame,
 }
 
 impl Handler for CounterDemo {
     /// A tab has opened: it joins the room and gets the current value, in one step.
     async fn on_open(&self, conn: Connection) -> Result<()> {
-        self.tabs.increment().await?;
-        self.counter.join(&conn).await
+        conn.push(self.hello.clone()).ignore();
+        self.catch_up(&conn).await?;
+        self.tabs.changed();
+        Ok(())
     }
 
     /// A tab says something.
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
         match frame.as_text() {
-            Some("ping") => conn.push("pong").ignore(),
-            Some("tabs") => self.tabs.join(&conn).await?,
+            Some("ping") => {
+                conn.push("pong").ignore();
+                if conn.state::<Behind>().is_some_and(|behind| behind.0.load(Ordering::Relaxed)) {
+                    self.catch_up(&conn).await?;
+                }
+            }
+            Some("tabs") => self.tabs.tell(&conn).await?,
             _ => {} // nothing else means anything here
         }
         Ok(())
@@ -41,32 +57,47 @@ impl Handler for CounterDemo {
 
     /// A tab has closed, whatever the reason. It has left its rooms already.
     async fn on_close(&self, _conn: Connection, _close: Close) -> Result<()> {
-        self.tabs.decrement().await?;
+        self.tabs.changed();
         Ok(())
     }
 }
 
-/// The app: a WebSocket, three HTTP routes, an event stream and the page.
-pub(crate) async fn build(builder: AppBuilder) -> Result<App> {
-    let app = builder.build().await?;
+/// Whether a tab joined while the shared counter was away, and has yet to be told the value.
+struct Behind(AtomicBool);
+
+impl CounterDemo {
+    /// Tells a tab the value, now and from now on. While a shared counter is away the tab stays, and gets it later.
+    async fn catch_up(&self, conn: &Connection) -> Result<()> {
+        let joined = self.counter.join(conn).await;
+        let behind = joined.as_ref().is_err_and(ripplecast::Error::is_unavailable);
+        if behind {
+            conn.join(self.counter.room().name())?;
+        }
+        conn.set_state(Behind(AtomicBool::new(behind)))?;
+        if behind { Ok(()) } else { joined }
+    }
+}
+
+/// Puts the counter on the app: a WebSocket, three HTTP routes and an event stream.
+pub(crate) fn add(app: App) -> Result<App> {
+    // Step 1, the state: a counter that pushes each change to a room.
     let hub = app.hub();
     let counter = hub.counter("demo").publish_to(&hub.room("counter-demo"))?;
-    let tabs = hub
-        .counter("tabs")
-        .publish_with(&hub.room("counter-demo:tabs"), |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#)))?;
 
-    let demo = CounterDemo { counter: counter.clone(), tabs };
+    // Step 2, the endpoint: the three callbacks above, on a path. (`life` tells the page when each is called; without
+    // that, it is `ws::endpoint(demo)`.)
+    let tabs = Tabs::of(&hub, counter.room())?;
+    let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, hub.node()));
+    let demo = CounterDemo { counter: counter.clone(), tabs, hello };
+    let app = app.ws("/ws/counter-demo", life::endpoint(&hub, demo).text_only());
+
+    // Step 3, the routes: plain HTTP that changes the counter, from a page or from anywhere.
     let api = axum::Router::new()
         .route("/api/counter", get(current))
         .route("/api/counter/bump", post(bump))
         .route("/api/counter/reset", post(reset))
         .with_state(counter.clone());
-
-    Ok(app
-        .ws("/ws/counter-demo", ws::endpoint(demo).text_only())
-        .sse("/events/counter", &counter)
-        .merge(api)
-        .merge(ripplecast_site::router()))
+    Ok(app.merge(api).sse("/events/counter", &counter))
 }
 
 async fn current(State(counter): State<LiveCounter>) -> Result<Json<Value>> {

@@ -1,8 +1,16 @@
-//! The `ripplecast` binary: the demo page by default, a bare server to measure, a generator of load, and a soak test.
+//! The `ripplecast` binary: the lesson and the demos by default, a bare server to measure, a generator of load, and a soak test.
 
+mod app;
 mod bench;
 mod cli;
 mod counter;
+mod demos;
+mod inspect;
+mod learn;
+mod metrics;
+mod sample;
+mod tabs;
+mod visitor;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -13,6 +21,7 @@ use ripplecast::{AppBuilder, Error, Result};
 use tracing_subscriber::EnvFilter;
 
 use cli::{Action, BenchServe, Serve};
+use inspect::Gate;
 
 /// The settings, or the way they were written, are wrong.
 const USAGE: u8 = 2;
@@ -63,6 +72,9 @@ async fn serve(options: Serve) -> Result<()> {
     let stop = ripplecast::shutdown_signal()?;
     let mut builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let gate = Gate::new(options.host.is_loopback(), options.inspect_token, options.tls.is_some());
+    let is_shared = options.backend.as_ref().is_some_and(|(_, backend)| backend != "memory");
+    let app = app::Options { demo_limits: options.demo_limits, is_shared, gate };
     if let Some((cert, key)) = options.tls {
         builder = builder.tls(cert, key);
     }
@@ -72,7 +84,7 @@ async fn serve(options: Serve) -> Result<()> {
     if options.backend_optional {
         builder = builder.backend_optional(true);
     }
-    let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
+    let bound = app::build(builder, app).await?.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());

@@ -139,6 +139,21 @@ impl Hub {
         Room { core: self.inner.shards.rooms.room(name.as_ref()), shards: self.inner.shards.clone() }
     }
 
+    /// The rooms that have members or handles on this node, in no order. For an overview: one that is made or goes meanwhile
+    /// may or may not be among them.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().build()?;
+    /// let lobby = hub.room("lobby");
+    /// assert!(hub.rooms().any(|room| room.name() == lobby.name() && room.len_here() == 0));
+    /// # Ok(()) }
+    /// ```
+    pub fn rooms(&self) -> impl Iterator<Item = Room> + use<> {
+        let shards = self.inner.shards.clone();
+        shards.rooms.all().into_iter().map(move |core| Room { core, shards: shards.clone() })
+    }
+
     /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
     ///
     /// Like a push to a [`Room`]: one order for all, refused by all or by none.

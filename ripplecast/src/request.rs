@@ -84,6 +84,22 @@ impl Request {
     }
 }
 
+impl Hub {
+    /// The address of the client behind a plain HTTP request, as [`Request::peer_addr`] has it for an upgrade: through
+    /// [trusted proxies](crate::HubBuilder::trusted_proxies) the one that they forward, else the socket's.
+    ///
+    /// ```
+    /// use axum::http::request::Parts;
+    ///
+    /// async fn who(hub: ripplecast::Hub, parts: Parts) -> String {
+    ///     hub.peer_addr(&parts).map_or("somebody".into(), |addr| addr.to_string())
+    /// }
+    /// ```
+    pub fn peer_addr(&self, parts: &Parts) -> Option<IpAddr> {
+        peer(self, parts).addr
+    }
+}
+
 /// Who asks.
 pub(crate) fn peer(hub: &Hub, parts: &Parts) -> ForwardedPeer {
     let socket = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();

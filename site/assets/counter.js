@@ -1,11 +1,13 @@
 // The live counter: one WebSocket, kept alive and re-opened whenever it drops. No library.
 
+import { tab } from "./tab.js"; // a number, so that the page can show what the server does with this very socket
+
 const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
 const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
 const ANSWER_WITHIN = 10_000; // ms: no answer for this long means the connection is dead
 
 const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-const url = `${scheme}//${location.host}/ws/counter-demo`;
+const url = `${scheme}//${location.host}/ws/counter-demo?tab=${tab}`;
 const at = (id) => document.getElementById(id);
 
 let socket = null; // the socket that is open or opening; null while we wait
@@ -31,13 +33,14 @@ function connect() {
 
 // What the server says is what we show. It sends the current value as soon as a socket opens,
 // so a tab that was away catches up without asking.
-function show({ value, tabs }) {
+function show({ value, tabs, node }) {
   if (value !== undefined) {
     attempts = 0;
     write("value", value);
     write("problem", "");
   }
   if (tabs !== undefined) write("tabs", tabs);
+  if (node !== undefined) write("node", node.slice(0, 8));
 }
 
 // A network can vanish without a word: no close ever comes. Only an unanswered ping tells.
@@ -76,6 +79,7 @@ function letGo() {
   pinged = null;
   write("tabs", "–");
   write("rtt", "–");
+  write("node", "–");
   if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
   socket?.close();
   socket = null;

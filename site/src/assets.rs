@@ -25,20 +25,52 @@ struct Asset {
     version: String,
 }
 
-static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
-    let asset = |name, content_type, body: &'static str| Asset {
+/// A script of that name.
+macro_rules! script {
+    ($name:literal) => {
+        ($name, "text/javascript; charset=utf-8", include_str!(concat!("../assets/", $name)))
+    };
+}
+
+/// A stylesheet of that name.
+macro_rules! style {
+    ($name:literal) => {
+        ($name, "text/css; charset=utf-8", include_str!(concat!("../assets/", $name)))
+    };
+}
+
+/// Name, media type and contents of each.
+const FILES: [(&str, &str, &str); 20] = [
+    style!("site.css"),
+    style!("docs.css"),
+    style!("demos.css"),
+    style!("learn.css"),
+    ("favicon.svg", "image/svg+xml", include_str!("../assets/favicon.svg")),
+    ("htmx-LICENSE.txt", "text/plain; charset=utf-8", include_str!("../assets/htmx-LICENSE.txt")),
+    ("counter.js", "text/javascript; charset=utf-8", COUNTER_JS),
+    script!("page.js"),
+    script!("tab.js"),
+    script!("live.js"),
+    script!("chat.js"),
+    script!("cursors.js"),
+    script!("dashboard.js"),
+    script!("inspect.js"),
+    script!("notifications.js"),
+    script!("htmx-2.0.11.min.js"),
+    script!("learn-life.js"),
+    script!("learn-poll.js"),
+    script!("learn-streams.js"),
+    script!("learn-nodes.js"),
+];
+
+static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
+    let asset = |(name, content_type, body): (&'static str, &'static str, &'static str)| Asset {
         name,
         content_type,
         body,
         version: reply::version(body.as_bytes()),
     };
-    [
-        asset("site.css", "text/css; charset=utf-8", include_str!("../assets/site.css")),
-        asset("docs.css", "text/css; charset=utf-8", include_str!("../assets/docs.css")),
-        asset("counter.js", "text/javascript; charset=utf-8", COUNTER_JS),
-        asset("page.js", "text/javascript; charset=utf-8", include_str!("../assets/page.js")),
-        asset("favicon.svg", "image/svg+xml", include_str!("../assets/favicon.svg")),
-    ]
+    FILES.into_iter().map(asset).collect()
 });
 
 fn find(name: &str) -> Option<&'static Asset> {

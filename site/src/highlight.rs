@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 pub(crate) enum Language {
     Rust,
     JavaScript,
+    /// Configuration: comments begin with `#`, and nothing else is known.
+    Configuration,
 }
 
 const RUST: &[&str] = &[
@@ -111,6 +113,13 @@ pub(crate) fn escape(text: &str, html: &mut String) {
 fn token(rest: &str, language: Language) -> (usize, Option<&'static str>) {
     let rust = language == Language::Rust;
     let first = rest.chars().next().unwrap_or_default();
+    if language == Language::Configuration {
+        return match first {
+            '#' => (rest.find('\n').unwrap_or(rest.len()), Some("tok-comment")),
+            '"' => (quoted(rest, '"'), Some("tok-string")),
+            _ => (rest.find(['#', '"']).unwrap_or(rest.len()), None),
+        };
+    }
     if rest.starts_with("//") {
         return (rest.find('\n').unwrap_or(rest.len()), Some("tok-comment"));
     }

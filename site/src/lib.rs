@@ -1,17 +1,21 @@
 //! The lesson and demo pages of Ripplecast, embedded in the binary and served as a plain [`axum::Router`].
 //!
 //! The pages only show; whatever moves on them comes from endpoints that the host adds beside this router
-//! (`/ws/counter-demo`, `/api/counter/…`).
+//! (`/ws/counter-demo`, `/api/counter/…`, and those of the demos). The inspector's pages are not among its routes: the host
+//! decides who may see them, and answers with [`page`].
 //!
 //! ```
 //! let app: axum::Router = axum::Router::new().merge(ripplecast_site::router());
 //! ```
 
 mod assets;
+mod demos;
 mod docs;
 mod highlight;
+mod inspector;
 mod pages;
 mod reply;
+mod search;
 
 use axum::{
     Router,
@@ -23,6 +27,8 @@ use axum::{
     response::{Redirect, Response},
     routing::get,
 };
+
+pub use inspector::{Page, page};
 
 /// Everything comes from our own origin, the WebSocket too; nothing is inline, and nobody may frame us.
 const POLICY: &str =
@@ -36,6 +42,9 @@ pub fn router() -> Router {
     Router::new()
         .route("/", get(|| async { Redirect::temporary(pages::LESSON) }))
         .route(pages::LESSON, get(pages::lesson))
+        .route("/learn", get(|| async { Redirect::permanent(pages::LESSON) }))
+        .route("/learn/search", get(search::search))
+        .merge(demos::router())
         .route("/assets/{name}", get(assets::serve))
         // Browsers ask for this by themselves beside anything that isn't a page, such as a bare JSON answer.
         .route("/favicon.ico", get(|| async { Redirect::permanent("/assets/favicon.svg") }))
@@ -45,7 +54,12 @@ pub fn router() -> Router {
 }
 
 /// Sets the headers that every response of the site carries.
-async fn protect(mut response: Response) -> Response {
+async fn protect(response: Response) -> Response {
+    protected(response)
+}
+
+/// The response with the headers that protect its page.
+pub(crate) fn protected(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -20,13 +20,24 @@ pub(crate) const LESSON: &str = "/learn/websocket";
 /// The source of the counter as this build runs it.
 pub(crate) const COUNTER_RS: &str = include_str!("../../ripplecast-server/src/counter.rs");
 
+/// The source of the broadcast.
+const TABS_RS: &str = include_str!("../../ripplecast-server/src/tabs.rs");
+
 #[derive(Template)]
 #[template(path = "websocket.html")]
 struct Lesson {
     /// The listing of the server's side.
     server: Listing,
+    /// The listing of the broadcast.
+    tabs: Listing,
     /// The listing of the browser's side.
     client: Listing,
+    /// The configuration of nginx.
+    nginx: Listing,
+    /// The lines of the server's source where each step begins, if it can be told.
+    state: Option<usize>,
+    endpoint: Option<usize>,
+    routes: Option<usize>,
     /// The lines of the server's source where each callback begins, if it can be told.
     open: Option<usize>,
     message: Option<usize>,
@@ -40,15 +51,15 @@ struct NotFound;
 /// A source file, coloured, with a button that copies it.
 #[derive(Template)]
 #[template(path = "listing.html")]
-struct Listing {
+pub(crate) struct Listing {
     /// The file's name.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// Where the file is in the repository.
-    path: &'static str,
+    pub(crate) path: &'static str,
     /// The id of the element that holds the code.
-    id: &'static str,
+    pub(crate) id: &'static str,
     /// The code as HTML, escaped already.
-    html: String,
+    pub(crate) html: String,
 }
 
 /// The first line of `source`, counted from 1, that mentions `word` outside a comment.
@@ -59,10 +70,16 @@ pub(crate) fn line_of(source: &str, word: &str) -> Option<usize> {
         .map(|index| index + 1)
 }
 
-/// A page and its version.
-type Page = (String, String);
+/// The first line of `source`, counted from 1, that begins with this comment.
+fn line_of_comment(source: &str, comment: &str) -> Option<usize> {
+    source.lines().position(|line| line.trim_start().starts_with(comment)).map(|index| index + 1)
+}
 
-fn render(page: &impl Template) -> Page {
+/// A page and its version.
+pub(crate) type Page = (String, String);
+
+/// Renders a page, once.
+pub(crate) fn render(page: &impl Template) -> Page {
     let html = page.render().expect("our templates do not fail");
     let version = reply::version(html.as_bytes());
     (html, version)
@@ -76,12 +93,27 @@ static LESSON_PAGE: LazyLock<Page> = LazyLock::new(|| {
             id: "server-code",
             html: highlight(COUNTER_RS, Language::Rust, "server"),
         },
+        tabs: Listing {
+            name: "tabs.rs",
+            path: "ripplecast-server/src/tabs.rs",
+            id: "tabs-code",
+            html: highlight(TABS_RS, Language::Rust, "tabs"),
+        },
         client: Listing {
             name: "counter.js",
             path: "site/assets/counter.js",
             id: "browser-code",
             html: highlight(assets::COUNTER_JS, Language::JavaScript, "browser"),
         },
+        nginx: Listing {
+            name: "nginx.conf",
+            path: "site/assets/nginx.conf",
+            id: "nginx-code",
+            html: highlight(include_str!("../assets/nginx.conf"), Language::Configuration, "nginx"),
+        },
+        state: line_of_comment(COUNTER_RS, "// Step 1"),
+        endpoint: line_of_comment(COUNTER_RS, "// Step 2"),
+        routes: line_of_comment(COUNTER_RS, "// Step 3"),
         open: line_of(COUNTER_RS, "on_open"),
         message: line_of(COUNTER_RS, "on_message"),
         close: line_of(COUNTER_RS, "on_close"),
@@ -90,9 +122,13 @@ static LESSON_PAGE: LazyLock<Page> = LazyLock::new(|| {
 
 static NOT_FOUND_PAGE: LazyLock<Page> = LazyLock::new(|| render(&NotFound));
 
+/// Answers with a page.
+pub(crate) fn serve(headers: &HeaderMap, (html, version): &'static Page) -> Response {
+    reply::cached(headers, version, "no-cache", "text/html; charset=utf-8", html)
+}
+
 pub(crate) async fn lesson(headers: HeaderMap) -> Response {
-    let (html, version) = &*LESSON_PAGE;
-    reply::cached(&headers, version, "no-cache", "text/html; charset=utf-8", html)
+    serve(&headers, &LESSON_PAGE)
 }
 
 pub(crate) async fn not_found() -> Response {

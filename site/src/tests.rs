@@ -19,6 +19,10 @@ impl Answer {
     }
 }
 
+/// All pages.
+const PAGES: [&str; 6] =
+    [pages::LESSON, "/demos", "/demos/chat", "/demos/dashboard", "/demos/notifications", "/demos/cursors"];
+
 async fn send(request: Request<Body>) -> Answer {
     let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
@@ -45,7 +49,7 @@ async fn a_browser_that_guesses_the_icon_finds_it() {
 
 #[tokio::test]
 async fn pages_carry_the_headers_that_protect_them() {
-    for path in ["/", "/learn/websocket", "/assets/counter.js", "/no/such/page"] {
+    for path in PAGES.into_iter().chain(["/", "/learn/search?q=x", "/assets/counter.js", "/no/such/page"]) {
         let answer = get(path).await;
         let policy = answer.header(header::CONTENT_SECURITY_POLICY);
         assert!(policy.starts_with("default-src 'self';"), "{path}");
@@ -71,23 +75,76 @@ async fn the_lesson_shows_both_sources_escaped() {
 }
 
 #[tokio::test]
-async fn the_lesson_has_nothing_inline_and_one_status() {
-    let page = get(pages::LESSON).await.body;
-    assert_eq!(page.matches("role=\"status\"").count(), 1);
-    assert!(!page.contains("<output"));
-    assert!(!page.contains("<style") && !page.contains(" style="));
-    assert!(!page.contains(" onclick="));
-    for script in page.split("<script").skip(1) {
-        assert!(script.contains("src=\"/assets/") && script.contains("\"></script>"), "{script}");
+async fn pages_have_nothing_inline_and_the_lesson_one_status() {
+    let lesson = get(pages::LESSON).await.body;
+    assert_eq!(lesson.matches("role=\"status\"").count(), 1);
+    assert!(!lesson.contains("<output"));
+    for path in PAGES {
+        let page = get(path).await.body;
+        assert!(!page.contains("<style") && !page.contains(" style="), "{path}");
+        assert!(!page.contains(" onclick="), "{path}");
+        for script in page.split("<script").skip(1) {
+            assert!(script.contains("src=\"/assets/") && script.contains("\"></script>"), "{path}: {script}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_page_has_one_heading_a_title_and_no_id_twice() {
+    for path in PAGES {
+        let page = get(path).await.body;
+        assert_eq!(page.matches("<h1").count(), 1, "{path}");
+        assert_eq!(page.matches("<title>").count(), 1, "{path}");
+        let mut ids: Vec<&str> =
+            page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_pages_of_the_demos_show_the_files_that_run() {
+    for name in ["chat", "dashboard", "notifications", "cursors"] {
+        let page = get(&format!("/demos/{name}")).await.body;
+        assert!(page.contains(&format!("ripplecast-server/src/demos/{name}.rs")), "{name}");
+        assert!(page.contains(&format!("site/assets/{name}.js")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_answers_with_a_part_for_htmx_and_a_page_for_others() {
+    let whole = get("/learn/search?q=%3Cb%3E").await;
+    assert!(whole.body.contains("<!doctype html>") && whole.body.contains("&#60;b&#62;"), "{}", whole.body);
+    assert!(!whole.body.contains("<b>"), "{}", whole.body);
+    assert_eq!(whole.header(header::VARY), "hx-request");
+    let request =
+        Request::get("/learn/search?q=room").header("hx-request", "true").body(Body::empty()).unwrap();
+    let part = send(request).await.body;
+    assert!(part.starts_with("<dl>") && part.contains("conn.join(room)"), "{part}");
+    assert_eq!(get("/learn/search").await.status, StatusCode::OK);
+}
+
+#[test]
+fn the_inspectors_pages_are_protected_and_not_kept() {
+    for page in [crate::Page::Inspector, crate::Page::InspectorToken, crate::Page::InspectorClosed] {
+        let headers = crate::page(page, StatusCode::OK).headers().clone();
+        assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY), "{page:?}");
+        assert_eq!(headers[header::CACHE_CONTROL], "no-store", "{page:?}");
     }
 }
 
 #[tokio::test]
 async fn every_asset_that_a_page_names_is_there_and_may_be_kept() {
-    let page = get(pages::LESSON).await.body;
-    let urls: Vec<&str> = page.split('"').filter(|text| text.starts_with("/assets/")).collect();
-    assert_eq!(urls.len(), 4, "{urls:?}");
-    for url in urls {
+    let mut urls = std::collections::BTreeSet::new();
+    for path in PAGES {
+        let page = get(path).await.body;
+        let named = page.split('"').filter(|text| text.starts_with("/assets/")).map(str::to_owned);
+        urls.extend(named);
+    }
+    assert!(urls.len() > 15, "{urls:?}");
+    for url in &urls {
         let answer = get(url).await;
         assert_eq!(answer.status, StatusCode::OK, "{url}");
         assert_eq!(answer.header(header::CACHE_CONTROL), "public, max-age=31536000, immutable", "{url}");

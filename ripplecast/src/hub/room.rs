@@ -360,6 +360,16 @@ impl<W> Registry<W> {
         self.stripe(name).lock().get(name).and_then(Weak::upgrade)
     }
 
+    /// The rooms that have members or handles, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<RoomCore<W>>> {
+        let mut rooms = Vec::new();
+        for stripe in &self.stripes {
+            // Kept until the lock is released: the last one to let go of a room takes it.
+            rooms.extend(stripe.lock().values().filter_map(Weak::upgrade));
+        }
+        rooms
+    }
+
     /// Number of rooms that have members or handles.
     pub(crate) fn len(&self) -> usize {
         self.stripes.iter().map(|stripe| stripe.lock().len()).sum()
@@ -444,6 +454,11 @@ impl Room {
     /// None with the memory backend; [`Error::Backend`] when a shared one is away.
     pub async fn len(&self) -> Result<usize> {
         self.shards.count(Group::Room(&self.core.name)).await
+    }
+
+    /// Number of members on this node alone; what is shared is not asked.
+    pub fn len_here(&self) -> usize {
+        self.core.len()
     }
 
     /// Whether the room has no members.
@@ -624,6 +639,18 @@ mod tests {
         }
         let state: MutexGuard<'_, State> = room.state.lock();
         assert_eq!((state.members.capacity(), &*state.per_shard), (0, &[0][..]));
+    }
+
+    #[test]
+    fn all_rooms_are_listed() {
+        let registry = registry(1);
+        let kept = [registry.room("a"), registry.room("b")];
+        drop(registry.room("c"));
+        let mut names: Vec<_> = registry.all().iter().map(|room| room.name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["a", "b"]);
+        drop(kept);
+        assert!(registry.all().is_empty());
     }
 
     #[test]

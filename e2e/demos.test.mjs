@@ -1,0 +1,197 @@
+// Each demo in two tabs of a real browser: what it does, after a restart of the server, and with the network cut.
+
+import assert from "node:assert/strict";
+import { shows } from "./lib.mjs";
+import { followLinks, looks } from "./pages.mjs";
+import { scenario } from "./scenario.mjs";
+
+const chatState = (page) => page.locator("[data-part=state]");
+const chatLog = (page) => page.getByRole("log", { name: "What is said" });
+const state = (page) => page.locator("#connection");
+
+async function say(page, text) {
+  const box = page.getByRole("textbox", { name: "What you want to say" });
+  await box.fill(text);
+  await box.press("Enter");
+}
+
+// Two tabs of a demo, with windows of their own.
+async function pair({ start, newContext, open }, path, connection, command) {
+  const server = await start(0, command);
+  const contexts = [await newContext(), await newContext()];
+  const tabs = [];
+  for (const context of contexts) tabs.push(await open(context, server.origin, path));
+  for (const { page } of tabs) await shows(connection(page), "connected");
+  return { server, contexts, tabs, pages: tabs.map(({ page }) => page) };
+}
+
+scenario("the demos are listed, and each link leads somewhere", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext(), origin, "/demos");
+  await followLinks(page, origin);
+});
+
+scenario("chat: what one says, the other reads; who is there; who is typing", async (tools) => {
+  const { tabs, pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
+  await a.getByLabel("Your name").fill("Ada");
+  await a.getByRole("button", { name: "Enter" }).click();
+  await b.locator("[data-part=people]").getByText("Ada", { exact: true }).waitFor();
+  await a.locator("[data-part=people]").getByText("Ada (you)").waitFor();
+  await shows(b.locator("[data-part=count]"), "2");
+
+  await a.getByRole("textbox", { name: "What you want to say" }).pressSequentially("hel");
+  await shows(b.locator("[data-part=typing]"), "Ada is typing…");
+  await say(a, "hello <b>all</b>");
+  await shows(chatLog(b).locator("p").last(), "Ada: hello <b>all</b>");
+  await shows(b.locator("[data-part=typing]"), "");
+  await say(b, "hello Ada");
+  await chatLog(a).getByText("hello Ada").waitFor();
+
+  // Another room is another room.
+  await b.getByLabel("Room", { exact: true }).fill("rust");
+  await b.getByRole("button", { name: "Enter" }).click();
+  await shows(b.locator("[data-part=here]"), "rust");
+  await shows(b.locator("[data-part=count]"), "1");
+  await shows(a.locator("[data-part=count]"), "1");
+  await say(a, "only here");
+  await chatLog(a).getByText("only here").waitFor();
+  await say(b, "only there");
+  await chatLog(b).getByText("only there").waitFor();
+  assert.equal(await chatLog(b).getByText("only here").count(), 0);
+  await tabs[0].page.close();
+});
+
+scenario("chat: a restart and a cut network are survived", async (tools) => {
+  const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
+  for (const tab of tabs) tab.mayBeOffline = true;
+  await server.kill();
+  for (const page of [a, b]) await shows(chatState(page), /^(re)?connecting/);
+  await tools.start(server.port);
+  for (const page of [a, b]) await shows(page.locator("[data-part=count]"), "2");
+  await say(a, "still here?");
+  await chatLog(b).getByText("still here?").waitFor();
+
+  await contexts[1].setOffline(true);
+  await shows(chatState(b), /^(re)?connecting/);
+  await shows(a.locator("[data-part=count]"), "1");
+  await say(b, "into the void");
+  await shows(b.locator("[data-part=problem]"), "not sent: no connection");
+  await contexts[1].setOffline(false);
+  await shows(chatState(b), "connected");
+  await shows(a.locator("[data-part=count]"), "2");
+  await say(b, "back again");
+  await chatLog(a).getByText("back again").waitFor();
+});
+
+scenario("chat: the keyboard alone is enough", async (tools) => {
+  const { pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
+  for (let i = 0; i < 20 && (await a.evaluate(() => document.activeElement.id)) !== "chat-text"; i++) await a.keyboard.press("Tab");
+  await a.keyboard.type("by hand");
+  await a.keyboard.press("Enter");
+  await chatLog(b).getByText("by hand").waitFor();
+  assert.equal(await a.evaluate(() => document.activeElement.id), "chat-text", "the focus stays where one writes");
+});
+
+scenario("the limit is said in words, and holds on loopback when it is asked for", async (tools) => {
+  const { pages: [a] } = await pair(tools, "/demos/chat", chatState, ["--demo-limits"]);
+  // All at once, so that nothing is given back meanwhile.
+  await a.evaluate(() => {
+    for (let i = 0; i < 60; i++) {
+      document.getElementById("chat-text").value = `number ${i}`;
+      document.querySelector("[data-part=form]").requestSubmit();
+    }
+  });
+  await a.locator("[data-part=problem]").getByText(/more than this demo takes from one address; try again in \d+ seconds?\./).waitFor();
+});
+
+scenario("dashboard: it counts this very tab, and the next", async (tools) => {
+  const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/dashboard", state);
+  for (const page of [a, b]) await shows(page.locator("#connections"), "2");
+  const third = await contexts[0].newPage();
+  await third.goto(`${server.origin}/demos/dashboard`);
+  for (const page of [a, b]) await shows(page.locator("#connections"), "3");
+  await third.close();
+  await shows(a.locator("#connections"), "2");
+  await shows(a.locator("#memory"), /^\d+\.\d MiB$/);
+
+  for (const tab of tabs) tab.mayBeOffline = true;
+  const node = await a.locator("#node").textContent();
+  await server.kill();
+  for (const page of [a, b]) await shows(state(page), /^(re)?connecting/);
+  await tools.start(server.port);
+  for (const page of [a, b]) {
+    await page.waitForFunction((before) => document.getElementById("node").textContent !== before, node);
+    await shows(page.locator("#connections"), "2");
+  }
+  await contexts[0].setOffline(true);
+  await shows(state(a), /^(re)?connecting/);
+  await contexts[0].setOffline(false);
+  await shows(state(a), "connected");
+});
+
+scenario("notifications: everybody is told, also after a restart", async (tools) => {
+  const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/notifications", state);
+  const notify = async (page, text) => {
+    await page.getByRole("textbox").fill(text);
+    await page.getByRole("textbox").press("Enter");
+  };
+  await notify(a, "the <i>first</i>");
+  for (const page of [a, b]) await shows(page.locator("#notifications p").first(), "1the <i>first</i>");
+  await notify(b, "the second");
+  for (const page of [a, b]) await shows(page.locator("#notifications p").first(), "2the second");
+
+  for (const tab of tabs) tab.mayBeOffline = true;
+  await server.kill();
+  for (const page of [a, b]) await shows(state(page), "reconnecting");
+  await notify(a, "to nobody");
+  await shows(a.locator("#problem"), "no connection; try again in a moment");
+  await tools.start(server.port);
+  for (const page of [a, b]) await shows(state(page), "connected");
+  await notify(a, "here again");
+  await shows(b.locator("#notifications p").first(), "1here again");
+  await contexts[0].close();
+});
+
+scenario("cursors: a mouse and the arrow keys move a pointer in both tabs", async (tools) => {
+  const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/cursors", state);
+  const place = (page, whose) => page.locator(`[data-pointer=${whose}]`).first().getAttribute("transform");
+  await a.locator("#board").hover({ position: { x: 50, y: 40 } });
+  await b.locator("[data-pointer=other]").waitFor();
+  await a.locator("[data-pointer=mine]").waitFor();
+  await b.locator("#board").focus();
+  for (let i = 0; i < 3; i++) await b.keyboard.press("ArrowRight");
+  await a.locator("[data-pointer=other]").waitFor();
+  for (const page of [a, b]) await shows(page.locator("#pointers"), "2");
+  await a.waitForFunction(() => document.querySelector("[data-pointer=other]").getAttribute("transform") === "translate(560 300)");
+  assert.equal(await place(b, "mine"), "translate(560 300)");
+
+  await contexts[1].setOffline(true);
+  await shows(a.locator("#pointers"), "1");
+  await contexts[1].setOffline(false);
+  await shows(state(b), "connected");
+  for (const tab of tabs) tab.mayBeOffline = true;
+  await server.kill();
+  for (const page of [a, b]) await shows(state(page), /^(re)?connecting/);
+  await tools.start(server.port);
+  for (const page of [a, b]) await shows(state(page), "connected");
+  await b.locator("#board").focus();
+  await b.keyboard.press("ArrowLeft");
+  await a.locator("[data-pointer=other]").waitFor();
+});
+
+scenario("the inspector shows this machine what goes on", async (tools) => {
+  const { tabs, pages: [a] } = await pair(tools, "/inspect", state);
+  await a.locator("#connections tr").nth(1).waitFor();
+  await a.locator("#rooms").getByText("counter-demo", { exact: true }).waitFor();
+  await shows(a.locator("#connections tr").first().locator("td").nth(1), "inspector");
+  await a.locator("#traffic").getByText("connections opened").waitFor();
+  await tabs[1].page.close();
+  await shows(a.locator("#traffic tr").first().locator("td").nth(1), "1");
+});
+
+looks("/demos", (page) => page.getByRole("heading", { level: 1 }).waitFor());
+looks("/demos/chat", (page) => page.locator(".people li").waitFor());
+looks("/demos/dashboard", (page) => shows(page.locator("#connections"), "1"));
+looks("/demos/notifications", (page) => shows(page.locator("#connection"), "connected"));
+looks("/demos/cursors", (page) => shows(page.locator("#connection"), "connected"));
+looks("/inspect", (page) => page.locator("#connections tr").waitFor(), { grows: true });

@@ -1,0 +1,160 @@
+// The lesson beyond its counter: whatever moves on the page, moved.
+
+import assert from "node:assert/strict";
+import { shows } from "./lib.mjs";
+import { followLinks } from "./pages.mjs";
+import { scenario } from "./scenario.mjs";
+
+const number = async (page, id) => Number(await page.locator(`#${id}`).textContent());
+
+scenario("each link of the lesson leads somewhere", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext(), origin);
+  await followLinks(page, origin);
+});
+
+scenario("polling is measured, and costs more than the socket", async ({ start, two }) => {
+  const { origin } = await start();
+  const [{ page }, b] = await two(origin);
+  await page.locator("#poll").click();
+  await shows(page.locator("#poll-state"), /^Measuring, [1-9] s to go$/);
+  await b.bump.click();
+  await page.locator("#poll-bump").click();
+  await shows(page.locator("#poll-state"), "Measured over 10 s");
+  assert.equal(await number(page, "poll-requests"), 10);
+  assert.ok(await number(page, "poll-empty") >= 7, "most polls bring nothing");
+  assert.equal(await number(page, "socket-messages"), 2);
+  assert.equal(await number(page, "socket-bytes"), 2 * (2 + '{"value":1}'.length));
+  assert.ok(await number(page, "poll-bytes") > 2000, "ten requests with all their headers");
+  await shows(page.locator("#poll-late"), /^up to \d+ ms later$/);
+});
+
+scenario("the drawing lights the callbacks of this tab's own socket, and of no other", async ({ start, two }) => {
+  const { origin } = await start();
+  const [a, b] = await two(origin);
+  const called = (tab, callback) => tab.page.locator(`.called[data-callback=${callback}]`);
+  for (const tab of [a, b]) await called(tab, "on_open").waitFor();
+  const log = a.page.locator("#life-events");
+  await log.getByText("on_message").first().waitFor();
+
+  const before = await log.getByText(": ping").count();
+  await a.page.getByRole("button", { name: "Send a ping" }).click();
+  await log.getByText(": ping").nth(before).waitFor();
+  await a.page.locator(".lit[data-callback=on_message]").waitFor();
+
+  await a.page.getByRole("button", { name: "Have it closed" }).click();
+  await log.getByText(/on_close of .*1012 you asked for it/).waitFor();
+  await log.getByText("on_open").nth(1).waitFor();
+  await shows(a.state, "connected");
+  assert.equal(await b.page.locator("#life-events").getByText("on_close").count(), 0);
+});
+
+scenario("search as you type, and without a script", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext(), origin);
+  await page.getByRole("searchbox").fill("member room");
+  await page.locator("#found dt", { hasText: "conn.join(room)" }).waitFor();
+  await page.getByRole("searchbox").fill("<b>x");
+  await page.locator("#found").getByText("Nothing has to do with “<b>x”").waitFor();
+
+  const plain = await open(await newContext({ javaScriptEnabled: false }), origin);
+  await plain.page.getByRole("searchbox").fill("newest");
+  await plain.page.getByRole("button", { name: "Search" }).click();
+  await plain.page.locator("dt", { hasText: "Overflow::LatestPerKey" }).waitFor();
+  assert.equal(new URL(plain.page.url()).pathname, "/learn/search");
+});
+
+scenario("two tabs watch one job, and one that comes late sees where it stands", async ({ start, two, newContext, open }) => {
+  const { origin } = await start();
+  const pair = await two(origin);
+  for (const { page } of pair) {
+    await page.locator("#example-job").scrollIntoViewIfNeeded();
+    await shows(page.locator("#job-connection"), "connected");
+  }
+  await pair[0].page.getByRole("button", { name: "Start the job" }).click();
+  for (const { page } of pair) await shows(page.locator("#job-percent"), "100 %");
+  for (const { page } of pair) await shows(page.locator("#job-log p").last(), "done");
+  const late = await open(await newContext(), origin);
+  await late.page.locator("#example-job").scrollIntoViewIfNeeded();
+  await shows(late.page.locator("#job-percent"), "100 %");
+  assert.equal(await late.page.locator("#job-progress").evaluate((bar) => bar.value), 100);
+});
+
+scenario("words come one by one", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext(), origin);
+  await page.evaluate(() => {
+    window.lengths = new Set();
+    const words = document.getElementById("words");
+    new MutationObserver(() => window.lengths.add(words.textContent.length)).observe(words, { childList: true });
+  });
+  await page.getByRole("button", { name: "Ask" }).click();
+  await shows(page.locator("#words"), /^A stream of events .* being written\. $/);
+  assert.ok(await page.evaluate(() => window.lengths.size) > 10, "they came in one piece");
+});
+
+scenario("the lesson's chat goes both ways", async ({ start, two }) => {
+  const { origin } = await start();
+  const [a, b] = await two(origin);
+  for (const [from, to, text] of [[a, b, "hello"], [b, a, "hello yourself"]]) {
+    const said = from.page.getByRole("textbox", { name: "What you want to say" });
+    await said.fill(text);
+    await said.press("Enter");
+    await to.page.locator("#example-chat .chat-log").getByText(text, { exact: true }).or(to.page.locator("#example-chat .chat-log p", { hasText: text })).first().waitFor();
+  }
+});
+
+scenario("a message is followed to all tabs, and to one", async ({ start, two }) => {
+  const { origin } = await start();
+  const [a, b] = await two(origin);
+  const log = (tab) => tab.page.locator("#nodes-log");
+  for (const { page } of [a, b]) {
+    await shows(page.locator("#nodes-connection"), "connected");
+    await shows(page.locator("#nodes-backend"), "memory: one node, alone");
+    await page.locator("#nodes-advice").getByText("cargo xtask cluster").waitFor();
+  }
+  await a.page.locator("#nodes-to option").nth(1).waitFor({ state: "attached" });
+  await a.page.getByRole("button", { name: "Send to all tabs" }).click();
+  await log(a).getByText(/^POST → node \w+ → this tab, \d+\.\d ms after it was sent$/).waitFor();
+  await log(a).getByText(/has got it, \d+\.\d ms there and back$/).waitFor();
+  await log(b).getByText(/^POST → node \w+ → this tab$/).waitFor();
+
+  const other = await a.page.locator("#nodes-to option").evaluateAll((options) => options.find((option) => !option.label.includes("this one")).value);
+  await a.page.locator("#nodes-to").selectOption(other);
+  await a.page.locator("#nodes-one").click();
+  await log(b).getByText("→ this tab, and no other").waitFor();
+  assert.equal(await log(a).getByText("and no other").count(), 0);
+});
+
+scenario("the question is answered with the keyboard alone", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext(), origin);
+  const verdict = page.locator("#verdict");
+  await page.locator("#quiz-poll").focus();
+  await page.keyboard.press("Enter");
+  await verdict.getByText("Choose one first").waitFor();
+  await page.keyboard.press("Space");
+  await page.keyboard.press("Enter");
+  await verdict.getByText("Not this").waitFor();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await verdict.getByText(/^Right\./).waitFor();
+});
+
+scenario("all of the lesson comes back after a restart", async ({ start, two }) => {
+  const first = await start();
+  const pair = await two(first.origin);
+  for (const tab of pair) tab.mayBeOffline = true;
+  await first.kill();
+  for (const tab of pair) await shows(tab.page.locator("#nodes-connection"), /^(re)?connecting/);
+  await start(first.port);
+  for (const tab of pair) {
+    await shows(tab.state, "connected");
+    await shows(tab.page.locator("#nodes-connection"), "connected");
+    await shows(tab.page.locator("#example-chat [data-part=state]"), "connected");
+    await shows(tab.page.locator("#example-chat [data-part=count]"), "2");
+  }
+  await pair[0].page.getByRole("button", { name: "Send to all tabs" }).click();
+  await pair[1].page.locator("#nodes-log").getByText("→ this tab").first().waitFor();
+});

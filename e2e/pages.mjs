@@ -1,0 +1,45 @@
+// What every page has to be, whatever is on it.
+
+import assert from "node:assert/strict";
+import { audit, scenario } from "./scenario.mjs";
+
+// Opens a page light and dark, narrow and wide: axe finds nothing, nothing overflows, nothing jumps. `ready` waits until it
+// shows what it has to show. A page that `grows` has tables, which may.
+export function looks(path, ready, { grows = false } = {}) {
+  for (const colorScheme of ["light", "dark"]) {
+    for (const width of [320, 1280]) {
+      scenario(`${path}, ${colorScheme} at ${width} px: axe finds nothing, nothing overflows, nothing jumps`, async ({ start, newContext, open }) => {
+        const { origin } = await start();
+        const context = await newContext({ colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" });
+        const { page } = await open(context, origin, path);
+        await ready(page);
+        await audit(page);
+        const { shifts, overflow } = await page.evaluate(() => new Promise((resolve) => {
+          const shifts = [];
+          new PerformanceObserver((list) => shifts.push(...list.getEntries())).observe({ type: "layout-shift", buffered: true });
+          requestAnimationFrame(() => requestAnimationFrame(() => resolve({
+            shifts: shifts.flatMap((entry) => entry.sources.map(({ node }) => node?.id || node?.className || node?.nodeName)),
+            overflow: document.documentElement.scrollWidth - innerWidth,
+          })));
+        }));
+        if (!grows) assert.deepEqual(shifts, [], "the layout moved");
+        assert.ok(overflow <= 0, `the page is ${overflow} px too wide`);
+      });
+    }
+  }
+}
+
+// Where each link of a page leads: to an anchor that is there, or to a page that answers.
+export async function followLinks(page, origin) {
+  const links = await page.locator("a[href]").evaluateAll((all) => [...new Set(all.map((link) => link.href))]);
+  assert.ok(links.length > 3, "a page without links");
+  for (const link of links) {
+    const url = new URL(link);
+    assert.equal(url.origin, origin, `${link} leads away`);
+    if (url.pathname === new URL(page.url()).pathname) {
+      if (url.hash) assert.equal(await page.locator(`[id="${url.hash.slice(1)}"]`).count(), 1, link);
+    } else {
+      assert.equal((await fetch(url)).status, 200, link);
+    }
+  }
+}

@@ -1,0 +1,55 @@
+// One test with servers and tabs of its own, and what axe-core has to say.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import axe from "axe-core";
+import { launch, openTab, shows, startServer } from "./lib.mjs";
+
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser?.close());
+
+// A test with a server and tabs of its own, which also fails if anything untoward happened in a tab.
+export function scenario(name, run) {
+  test(name, { timeout: 240_000 }, async (t) => {
+    const servers = [];
+    const contexts = [];
+    const tabs = [];
+    t.after(async () => {
+      await Promise.all(contexts.map((context) => context.close()));
+      await Promise.all(servers.map((server) => server.kill()));
+    });
+    const start = async (port, command) => {
+      const server = await startServer(port, command);
+      servers.push(server);
+      return server;
+    };
+    const newContext = async (options) => {
+      const context = await browser.newContext(options);
+      contexts.push(context);
+      return context;
+    };
+    const open = async (context, origin, path) => {
+      const tab = await openTab(context, origin, path);
+      tabs.push(tab);
+      return tab;
+    };
+    // Two connected tabs: what most tests begin with.
+    const two = async (origin) => {
+      const context = await newContext();
+      const pair = [await open(context, origin), await open(context, origin)];
+      for (const tab of pair) await shows(tab.state, "connected");
+      return pair;
+    };
+    await run({ start, newContext, open, two });
+    assert.deepEqual(tabs.flatMap((tab) => tab.problems), []);
+  });
+}
+
+// What axe-core has to say against the page as it stands.
+export async function audit(page) {
+  await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => window.axe.run());
+  assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]), []);
+}
+

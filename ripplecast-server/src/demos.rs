@@ -1,0 +1,113 @@
+//! The demos: each one page, one file here, and one script in `site/assets`. The page shows the file.
+
+mod chat;
+mod cursors;
+mod dashboard;
+mod limit;
+mod notifications;
+
+use axum::http::request::Parts;
+use ripplecast::{Accept, App, CloseCode, Connection, Frame, Hub, Request, Result};
+use serde::Serialize;
+
+use crate::{inspect::Seen, visitor::Visitor};
+use limit::{Limiter, Limits, TooMuch};
+
+/// What all demos share; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Demos {
+    /// Rooms, connections, state.
+    pub(crate) hub: Hub,
+    /// How much one address may do.
+    limits: Limits,
+}
+
+impl Demos {
+    /// The demos of a hub; whether their limits hold for loopback too.
+    pub(crate) fn new(hub: Hub, limit_loopback: bool) -> Self {
+        Self { hub, limits: Limits::new(limit_loopback) }
+    }
+
+    /// Accepts a connection, and notes whose it is and of what.
+    pub(crate) fn accept(&self, request: &Request, what: &'static str) -> Accept {
+        Accept::new().state(Visitor::of(&self.hub, request.parts())).state(Seen::now(what))
+    }
+
+    /// Takes one action of what the sender of a plain request has left.
+    ///
+    /// # Errors
+    /// The response to give instead.
+    pub(crate) fn allow(&self, parts: &Parts) -> Result<(), TooMuch> {
+        self.limits.actions.take(Visitor::of(&self.hub, parts))
+    }
+
+    /// Whether a connection may come into a room that holds `most`. If not, it is told why, and closed.
+    pub(crate) fn admit(&self, conn: &Connection, room: &str, most: usize) -> bool {
+        let refusal = match check(&self.limits.actions, conn) {
+            Err(too_much) => too_much.to_string(),
+            Ok(()) if self.hub.room(room).len_here() >= most => {
+                format!("This room is full: {most} are here. Try again later, or another one.")
+            }
+            Ok(()) => return true,
+        };
+        notice(conn, &refusal);
+        conn.close(CloseCode::TRY_AGAIN, "try again later").ignore();
+        false
+    }
+
+    /// Whether a connection may do one thing more; if not, it is told why.
+    pub(crate) fn may_act(&self, conn: &Connection) -> bool {
+        check(&self.limits.actions, conn).map_err(|too_much| notice(conn, &too_much.to_string())).is_ok()
+    }
+
+    /// Whether a connection may move once more.
+    pub(crate) fn may_move(&self, conn: &Connection) -> bool {
+        check(&self.limits.moves, conn).is_ok()
+    }
+}
+
+fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
+    // Whoever is not known is nobody from this machine.
+    limiter
+        .take(conn.state::<Visitor>().map_or(Visitor { addr: None, is_loopback: false }, |visitor| *visitor))
+}
+
+/// Tells one connection something in words.
+pub(crate) fn notice(conn: &Connection, text: &str) {
+    #[derive(Serialize)]
+    struct Notice<'a> {
+        notice: &'a str,
+    }
+    if let Ok(frame) = Frame::json(&Notice { notice: text }) {
+        conn.push(frame).ignore();
+    }
+}
+
+/// What a person wrote, without control characters and space around it; `None` when nothing is left, or more than `most`
+/// characters.
+pub(crate) fn written(text: &str, most: usize) -> Option<String> {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = text.trim();
+    (!text.is_empty() && text.chars().count() <= most).then(|| text.to_owned())
+}
+
+/// Puts all demos on the app.
+pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
+    let app = chat::add(app, demos)?;
+    let app = cursors::add(app, demos);
+    let app = dashboard::add(app, demos);
+    notifications::add(app, demos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_trimmed_and_bounded() {
+        assert_eq!(written("  hi\n\u{7}there ", 20).as_deref(), Some("hi  there"));
+        assert_eq!(written("ééé", 3).as_deref(), Some("ééé"));
+        assert_eq!(written("éééé", 3), None);
+        assert_eq!(written(" \t\n", 3), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! Everybody's pointer on one board. A slow tab gets the newest place of each pointer, and no backlog of old ones. This
+//! is its whole server side; the page shows this file.
+
+use std::future::ready;
+
+use ripplecast::{App, Close, Connection, Frame, Overflow, Result, ws, ws::Handler};
+use serde::{Deserialize, Serialize};
+
+use super::Demos;
+
+/// Where all pointers are.
+const ROOM: &str = "demo:cursors";
+/// Pointers on this node.
+const PEOPLE: usize = 100;
+
+/// A place on the board: from 0 to 1 both ways, so that boards may differ in size.
+#[derive(Deserialize)]
+struct Place {
+    x: f32,
+    y: f32,
+}
+
+/// What tabs are told.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Tell {
+    You(String),
+    At { id: String, x: f32, y: f32 },
+    Gone(String),
+}
+
+/// The board.
+struct Cursors {
+    demos: Demos,
+}
+
+impl Handler for Cursors {
+    async fn on_open(&self, conn: Connection) -> Result<()> {
+        if self.demos.admit(&conn, ROOM, PEOPLE) {
+            conn.push(Frame::json(&Tell::You(conn.id().to_string()))?).ignore();
+            conn.join(ROOM)?;
+        }
+        Ok(())
+    }
+
+    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        let place = frame.as_text().and_then(|text| serde_json::from_str::<Place>(text).ok());
+        if let Some(Place { x, y }) = place
+            && self.demos.may_move(&conn)
+        {
+            let id = conn.id().to_string();
+            let at = Tell::At { id: id.clone(), x: x.clamp(0.0, 1.0), y: y.clamp(0.0, 1.0) };
+            // The key says whose place it is: a newer one takes the place of an older one that still waits.
+            self.demos.hub.room(ROOM).push(Frame::json(&at)?.with_key(id)).ignore();
+        }
+        Ok(())
+    }
+
+    async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
+        let id = conn.id().to_string();
+        self.demos.hub.room(ROOM).push(Frame::json(&Tell::Gone(id.clone()))?.with_key(id)).ignore();
+        Ok(())
+    }
+}
+
+/// Puts the board on the app.
+pub(super) fn add(app: App, demos: &Demos) -> App {
+    let visitors = demos.clone();
+    let board = ws::endpoint(Cursors { demos: demos.clone() })
+        .text_only()
+        .max_message(256)
+        .overflow(Overflow::LatestPerKey)
+        .on_upgrade(move |request| ready(visitors.accept(&request, "cursors")));
+    app.ws("/ws/demos/cursors", board)
+}

@@ -1,0 +1,91 @@
+//! A long job that everybody sees the progress of: a counter from 0 to 100 and the lines of a log, as an event stream.
+
+use std::{future::ready, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use ripplecast::{App, Frame, LiveCounter, Request, Result, sse};
+use serde::Serialize;
+
+use crate::demos::Demos;
+
+/// Time for one percent.
+const STEP: Duration = Duration::from_millis(60);
+/// Time after which a job counts as dead whose node has died, and another may begin.
+const AT_MOST: Duration = Duration::from_secs(30);
+/// Those who watch on this node.
+const PEOPLE: usize = 1_000;
+/// What the job says that it does, and from what percentage on.
+const LOG: [(i64, &str); 6] = [
+    (1, "checking the list of things to do"),
+    (18, "18 things found, none of them done"),
+    (35, "doing the easy ones first"),
+    (60, "the hard one turned out to be easy"),
+    (85, "putting everything back where it was"),
+    (100, "done"),
+];
+
+/// A line of the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    line: &'a str,
+}
+
+/// Starts the job, unless it runs already.
+async fn start(State((demos, job)): State<(Demos, LiveCounter)>, parts: Parts) -> Result<Response> {
+    if let Err(too_much) = demos.allow(&parts) {
+        return Ok(too_much.into_response());
+    }
+    let now = job.get().await?;
+    // Of two who start it at once, one does.
+    if !(now == 0 || now == 100) || job.compare_and_set(now, 1).await?.is_err() {
+        return Ok((StatusCode::CONFLICT, "It runs already: watch it.\n").into_response());
+    }
+    job.expire(AT_MOST).await?;
+    tokio::spawn(async move {
+        if let Err(error) = run(&demos, &job).await {
+            tracing::warn!(%error, "the lesson's job ended early");
+        }
+    });
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Counts to 100, and says what it does meanwhile.
+async fn run(demos: &Demos, job: &LiveCounter) -> Result<()> {
+    let mut step = tokio::time::interval(STEP);
+    for percent in 1..=100 {
+        step.tick().await;
+        match percent {
+            1 => {} // where it stands already
+            // Adding keeps the expiry, so that a job whose node dies ends too; setting ends it.
+            2..100 => drop(job.increment().await?),
+            _ => drop(job.set(percent).await?),
+        }
+        for (_, line) in LOG.iter().filter(|(from, _)| *from == percent) {
+            demos.hub.room(job.room().name()).push(Frame::json(&Line { line })?).ignore();
+        }
+    }
+    Ok(())
+}
+
+/// Puts the stream and the button's route on the app.
+pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
+    let job = demos.hub.counter("learn-job").publish_to(&demos.hub.room("learn:job"))?;
+    let listeners = demos.clone();
+    let stream = sse::Endpoint::from(&job).on_request(move |request: Request| {
+        let is_full = listeners.hub.room("learn:job").len_here() >= PEOPLE;
+        let accept = listeners.accept(&request, "lesson: job");
+        ready(if is_full {
+            Err((StatusCode::SERVICE_UNAVAILABLE, "Too many watch already; try again later.\n"))
+        } else {
+            Ok(accept)
+        })
+    });
+    Ok(app
+        .sse("/events/learn/job", stream)
+        .route("/api/learn/job", post(start).with_state((demos.clone(), job))))
+}

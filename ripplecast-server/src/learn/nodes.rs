@@ -1,0 +1,196 @@
+//! The nodes, whose tabs are where, and the way that a message takes.
+
+use std::{collections::BTreeMap, future::ready};
+
+use axum::{
+    Json,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use ripplecast::{App, Connection, ConnectionId, Frame, NodeId, Result, ws, ws::Handler};
+use serde::{Deserialize, Serialize};
+
+use crate::demos::Demos;
+
+/// Where the tabs are that show the panel.
+const ROOM: &str = "learn:nodes";
+/// Tabs of this node.
+const PEOPLE: usize = 500;
+/// Tabs that are listed.
+const LISTED: usize = 200;
+/// Tabs up to which each tells all others that a message has come: with more it would be a flood.
+const ANSWERS: usize = 20;
+
+/// The panel's side of the server; cheap to clone.
+#[derive(Clone)]
+struct Panel {
+    demos: Demos,
+    /// Whether the nodes share a backend.
+    is_shared: bool,
+}
+
+/// The answer of `/api/nodes`.
+#[derive(Serialize)]
+struct Nodes {
+    /// The node that answers.
+    node: String,
+    /// All nodes, this one among them; only this one while the backend is away.
+    nodes: Vec<String>,
+    /// `memory` or `redis`.
+    backend: &'static str,
+    /// Whether the backend is away.
+    degraded: bool,
+    /// The tabs that show the panel, by node.
+    tabs: BTreeMap<String, Vec<String>>,
+}
+
+/// What a tab may ask of its socket.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Ask {
+    /// A message with that number has come.
+    Got(u64),
+}
+
+/// What tabs are told.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Tell {
+    /// Their own id and node.
+    You { id: String, node: String },
+    /// A message: its number, and the node that took it from its sender.
+    Message { number: u64, posted: String, one: bool },
+    /// A tab has got the message of that number, over that node.
+    Got { number: u64, id: String, node: String },
+}
+
+/// A message that is to be sent.
+#[derive(Deserialize)]
+struct Send {
+    /// The sender's own number for it.
+    number: u64,
+    /// The one tab that it is for; none for all.
+    to: Option<TabId>,
+}
+
+/// An id as it stands in JSON.
+#[derive(Deserialize)]
+struct TabId(String);
+
+/// Where a message went.
+#[derive(Serialize)]
+struct SentTo {
+    /// The node that took it.
+    posted: String,
+    /// Connections that took it, for a message to one.
+    reached: Option<usize>,
+    /// The nodes that the one tab is connected to.
+    owners: Vec<String>,
+}
+
+impl Panel {
+    fn node(&self) -> String {
+        self.demos.hub.node().to_string()
+    }
+
+    async fn nodes(&self) -> Result<Nodes> {
+        let hub = &self.demos.hub;
+        let nodes = match hub.nodes().await {
+            Err(error) if error.is_unavailable() => vec![hub.node()],
+            nodes => nodes?,
+        };
+        let members = match hub.room(ROOM).members_after(None, LISTED).await {
+            Err(error) if error.is_unavailable() => Vec::new(),
+            members => members?,
+        };
+        let mut tabs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for id in members {
+            tabs.entry(id.node().to_string()).or_default().push(id.to_string());
+        }
+        Ok(Nodes {
+            node: self.node(),
+            nodes: nodes.iter().map(NodeId::to_string).collect(),
+            backend: if self.is_shared { "redis" } else { "memory" },
+            degraded: hub.stats().remote.degraded,
+            tabs,
+        })
+    }
+
+    async fn send(&self, Send { number, to }: Send) -> Result<SentTo> {
+        let message = |one| Frame::json(&Tell::Message { number, posted: self.node(), one });
+        let hub = &self.demos.hub;
+        let Some(TabId(id)) = to else {
+            hub.room(ROOM).push(message(false)?).ignore();
+            return Ok(SentTo { posted: self.node(), reached: None, owners: Vec::new() });
+        };
+        // Each tab of the panel is a client of its own, under the id that the server has given it. Whatever node it is
+        // connected to, this reaches it.
+        let client = hub.client(&id);
+        let reached = client.push(message(true)?).await?;
+        let owners = client.nodes().await?;
+        Ok(SentTo {
+            posted: self.node(),
+            reached: Some(reached),
+            owners: owners.iter().map(NodeId::to_string).collect(),
+        })
+    }
+}
+
+impl Handler for Panel {
+    async fn on_open(&self, conn: Connection) -> Result<()> {
+        if !self.demos.admit(&conn, ROOM, PEOPLE) {
+            return Ok(());
+        }
+        let id = conn.id().to_string();
+        conn.identify(&id).await?;
+        conn.push(Frame::json(&Tell::You { id, node: self.node() })?).ignore();
+        conn.join(ROOM)
+    }
+
+    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        let room = self.demos.hub.room(ROOM);
+        if let Some(Ok(Ask::Got(number))) = frame.as_text().map(serde_json::from_str)
+            && room.len_here() <= ANSWERS
+            && self.demos.may_move(&conn)
+        {
+            let id = conn.id().to_string();
+            room.push(Frame::json(&Tell::Got { number, id, node: self.node() })?).ignore();
+        }
+        Ok(())
+    }
+}
+
+async fn list(State(panel): State<Panel>) -> Result<Json<Nodes>> {
+    panel.nodes().await.map(Json)
+}
+
+async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) -> Result<Response> {
+    if let Err(too_much) = panel.demos.allow(&parts) {
+        return Ok(too_much.into_response());
+    }
+    if send.to.as_ref().is_some_and(|id| id.0.parse::<ConnectionId>().is_err()) {
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, "That is no id of a tab.\n").into_response());
+    }
+    match panel.send(send).await {
+        Err(error) if error.is_unavailable() => {
+            let text = "Redis is away: only tabs of this node can be reached until it is back.\n";
+            Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
+        }
+        sent => Ok(Json(sent?).into_response()),
+    }
+}
+
+/// Puts the panel's endpoint and routes on the app.
+pub(super) fn add(app: App, demos: &Demos, is_shared: bool) -> App {
+    let panel = Panel { demos: demos.clone(), is_shared };
+    let visitors = demos.clone();
+    let endpoint = ws::endpoint(panel.clone())
+        .text_only()
+        .max_message(256)
+        .on_upgrade(move |request| ready(visitors.accept(&request, "lesson: nodes")));
+    app.ws("/ws/learn/nodes", endpoint)
+        .route("/api/nodes", get(list).with_state(panel.clone()))
+        .route("/api/learn/send", post(send).with_state(panel).layer(DefaultBodyLimit::max(1024)))
+}

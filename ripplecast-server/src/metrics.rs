@@ -1,0 +1,166 @@
+//! `/health`, and `/metrics` in the text format that Prometheus reads.
+
+use std::fmt::Write as _;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE, request::Parts},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use ripplecast::{App, Hub};
+use serde::Serialize;
+
+use crate::{
+    inspect::Gate,
+    sample::{memory, uptime},
+};
+
+/// The media type of Prometheus' text format.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The answer of `/health`.
+#[derive(Serialize)]
+struct Health {
+    /// `ok`, or `degraded` while the backend is away.
+    status: &'static str,
+}
+
+/// 200 for as long as the node serves: without its backend, a node still serves its own tabs.
+async fn health(State(hub): State<Hub>) -> Json<Health> {
+    Json(Health { status: if hub.stats().remote.degraded { "degraded" } else { "ok" } })
+}
+
+async fn metrics(State((hub, gate)): State<(Hub, Gate)>, parts: Parts) -> Response {
+    if !gate.opens(&hub, &parts) {
+        return (StatusCode::FORBIDDEN, gate.advice()).into_response();
+    }
+    ([(CONTENT_TYPE, TEXT)], text(&hub)).into_response()
+}
+
+/// All figures.
+fn text(hub: &Hub) -> String {
+    let stats = hub.stats();
+    let (drops, remote) = (stats.drops, stats.remote);
+    let mut out = String::with_capacity(4096);
+    let version = env!("CARGO_PKG_VERSION");
+    family(
+        &mut out,
+        "ripplecast_build_info",
+        "gauge",
+        "What runs; always 1.",
+        [(format!("{{version=\"{version}\",node=\"{}\"}}", hub.node()), 1)],
+    );
+    let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
+        family(&mut out, name, kind, help, [(String::new(), value)]);
+    };
+    plain("ripplecast_uptime_seconds", "gauge", "Time since the start.", uptime() as u64);
+    plain("ripplecast_connections", "gauge", "Open connections.", stats.connections as u64);
+    plain("ripplecast_rooms", "gauge", "Rooms that have members or handles.", stats.rooms as u64);
+    plain("ripplecast_queued_bytes", "gauge", "Bytes that wait for slow readers.", stats.queued_bytes as u64);
+    plain("ripplecast_opened_total", "counter", "Connections that were opened.", stats.opened);
+    plain("ripplecast_closed_total", "counter", "Connections that were closed.", stats.closed);
+    plain("ripplecast_messages_total", "counter", "Messages received.", stats.messages);
+    plain("ripplecast_encoded_frames_total", "counter", "Frames encoded for rooms.", stats.encoded_frames);
+    plain("ripplecast_compressed_frames_total", "counter", "Messages compressed.", stats.compressed_frames);
+    plain(
+        "ripplecast_slow_consumers_total",
+        "counter",
+        "Connections closed as too slow.",
+        stats.slow_consumers,
+    );
+    plain(
+        "ripplecast_slow_callbacks_total",
+        "counter",
+        "Callbacks that held their shard.",
+        stats.slow_callbacks,
+    );
+    plain("ripplecast_failed_callbacks_total", "counter", "Callbacks that failed.", stats.failed_callbacks);
+    plain(
+        "ripplecast_protocol_errors_total",
+        "counter",
+        "Peers that broke the protocol.",
+        stats.protocol_errors,
+    );
+    plain("ripplecast_degraded", "gauge", "1 while the backend is away.", remote.degraded.into());
+    plain("ripplecast_remote_sent_total", "counter", "Messages sent to other nodes.", remote.sent);
+    plain("ripplecast_remote_unsent_total", "counter", "Messages that could not be sent.", remote.unsent);
+    plain("ripplecast_remote_received_total", "counter", "Messages of other nodes.", remote.received);
+    plain("ripplecast_remote_missed_total", "counter", "Messages known to be missed.", remote.missed);
+    plain("ripplecast_remote_gaps_total", "counter", "Subscriptions that were lost.", remote.gaps);
+    plain("ripplecast_remote_refused_total", "counter", "Messages thrown away as wrong.", remote.refused);
+    plain(
+        "ripplecast_remote_queued_bytes",
+        "gauge",
+        "Bytes that wait for others.",
+        remote.queued_bytes as u64,
+    );
+    if let Some(memory) = memory() {
+        plain("process_resident_memory_bytes", "gauge", "Resident memory.", memory);
+    }
+    let by_reason = [
+        ("overloaded", drops.overloaded),
+        ("replaced", drops.replaced),
+        ("outbox_full", drops.outbox_full),
+        ("slow_consumer", drops.slow_consumer),
+        ("shed", drops.shed),
+    ];
+    let help = "Frames dropped, for each connection, by reason.";
+    let by_reason = by_reason.map(|(reason, frames)| (format!("{{reason=\"{reason}\"}}"), frames));
+    family(&mut out, "ripplecast_dropped_frames_total", "counter", help, by_reason);
+    out
+}
+
+/// Writes one metric with its values.
+fn family(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (String, u64)>,
+) {
+    // Writing to a String can't fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(out, "{name}{labels} {value}");
+    }
+}
+
+/// Puts both on the app.
+pub(crate) fn add(app: App, gate: &Gate) -> App {
+    let hub = app.hub();
+    app.route("/health", get(health).with_state(hub.clone()))
+        .route("/metrics", get(metrics).with_state((hub, gate.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_value_stands_under_its_help_and_type() {
+        let text = text(&Hub::builder().build().unwrap());
+        let mut declared = String::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            match words[..] {
+                ["#", "HELP", _, help] => assert!(help.ends_with('.')),
+                ["#", "TYPE", name, kind] => {
+                    assert!(matches!(kind, "gauge" | "counter"), "{line}");
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                    declared = name.to_owned();
+                }
+                [value, number] => {
+                    assert_eq!(value.split('{').next(), Some(declared.as_str()), "{line}");
+                    assert!(number.parse::<u64>().is_ok(), "{line}");
+                }
+                _ => panic!("{line}"),
+            }
+        }
+        assert!(
+            text.contains("ripplecast_connections 0\n") && text.contains("reason=\"shed\"} 0\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! What the binary serves beside the counter, as a client meets it that is no browser.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use tungstenite::{Message, client::IntoClientRequest as _};
+
+/// Longer than any answer may take, so that a hang fails instead of waiting for the harness.
+const PATIENCE: Duration = Duration::from_secs(15);
+const TOKEN: &str = "0123456789abcdef";
+
+/// A running server, killed at the end.
+struct Server {
+    process: Child,
+    /// Kept open, so that printing can't fail.
+    _out: BufReader<ChildStdout>,
+    addr: String,
+}
+
+impl Server {
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RIPPLECAST_") {
+                command.env_remove(name);
+            }
+        }
+        let command = command.args(["--port", "0"]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let addr = line.trim_end().rsplit("http://").next().unwrap().replace("0.0.0.0", "127.0.0.1");
+        Self { process, _out: out, addr }
+    }
+
+    /// The whole answer to a request with more headers and a body.
+    fn send(&self, request: &str, headers: &[&str], body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let host = if headers.iter().any(|header| header.starts_with("host:")) { "" } else { &self.addr };
+        let host = if host.is_empty() { String::new() } else { format!("host: {host}\r\n") };
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let length = body.len();
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\n{host}{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str, headers: &[&str]) -> String {
+        self.send(&format!("GET {path}"), headers, "")
+    }
+
+    /// A WebSocket.
+    fn open(&self, path: &str) -> tungstenite::WebSocket<TcpStream> {
+        let stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!("ws://{}{path}", self.addr).into_client_request().unwrap();
+        tungstenite::client(request, stream).unwrap().0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+/// Reads until a message holds `text`.
+fn until(socket: &mut tungstenite::WebSocket<TcpStream>, text: &str) -> String {
+    loop {
+        if let Message::Text(message) = socket.read().unwrap()
+            && message.contains(text)
+        {
+            return message.to_string();
+        }
+    }
+}
+
+#[test]
+fn health_and_metrics_are_there() {
+    let server = Server::start(&[]);
+    assert!(server.get("/health", &[]).ends_with(r#"{"status":"ok"}"#));
+    let _tab = server.open("/ws/counter-demo");
+    let metrics = server.get("/metrics", &[]);
+    assert!(
+        metrics.contains("text/plain; version=0.0.4") && metrics.contains("\nripplecast_connections 1\n"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn the_inspector_is_for_this_machine_alone() {
+    let server = Server::start(&[]);
+    let paths = ["/inspect", "/metrics", "/ws/inspect"];
+    for path in paths {
+        for header in ["host: evil.example", "x-forwarded-for: 127.0.0.1", "forwarded: for=127.0.0.1"] {
+            let upgrade = [
+                "connection: upgrade",
+                "upgrade: websocket",
+                "sec-websocket-version: 13",
+                "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
+            ];
+            let headers: Vec<&str> =
+                if path == "/ws/inspect" { [&[header][..], &upgrade].concat() } else { vec![header] };
+            assert_eq!(status(&server.get(path, &headers)), "403", "{path} {header}");
+        }
+    }
+    assert_eq!(status(&server.get("/inspect", &[])), "200");
+    let mut picture = server.open("/ws/inspect");
+    let picture = until(&mut picture, "figures");
+    assert!(picture.contains(r#""what":"inspector""#) && picture.contains("counter-demo"), "{picture}");
+}
+
+#[test]
+fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
+    let closed = Server::start(&["--host", "0.0.0.0"]);
+    assert_eq!(status(&closed.get("/inspect", &[])), "403");
+
+    let server = Server::start(&["--host", "0.0.0.0", "--inspect-token", TOKEN]);
+    let form = server.get("/inspect", &[]);
+    assert!(status(&form) == "401" && form.contains("type=\"password\""), "{form}");
+    assert_eq!(status(&server.get("/metrics", &[])), "403");
+    assert_eq!(status(&server.get("/metrics", &[&format!("authorization: Bearer {TOKEN}")])), "200");
+    let log_in = |token: &str| {
+        server.send(
+            "POST /inspect",
+            &["content-type: application/x-www-form-urlencoded"],
+            &format!("token={token}"),
+        )
+    };
+    assert_eq!(status(&log_in("0123456789abcdeg")), "401");
+    let answer = log_in(TOKEN);
+    assert_eq!(status(&answer), "303");
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
+    let cookie = format!("cookie: {}", cookie.split(';').next().unwrap());
+    assert_eq!(status(&server.get("/inspect", &[&cookie])), "200");
+}
+
+#[test]
+fn a_poll_knows_what_it_cost() {
+    let server = Server::start(&[]);
+    let answer = server.get("/api/learn/poll", &[]);
+    // `connection: close` is asked for here, and answered with a header that a browser's poll has not.
+    let length = answer.replace("connection: close\r\n", "").len();
+    assert!(answer.contains(&format!(r#""response":{length}"#)), "{length}: {answer}");
+}
+
+#[test]
+fn strangers_are_limited_and_told_so() {
+    let server = Server::start(&["--trusted-proxies", "loopback"]);
+    let notify = |from: &str, text: &str| {
+        let headers = ["content-type: application/json", from];
+        server.send("POST /api/demos/notifications", &headers, &format!(r#"{{"text":"{text}"}}"#))
+    };
+    let (stranger, another) = ("x-forwarded-for: 192.0.2.7", "x-forwarded-for: 192.0.2.8");
+    let refused = (0..200).map(|_| notify(stranger, "x")).find(|answer| status(answer) != "202").unwrap();
+    assert_eq!(status(&refused), "429");
+    assert!(refused.contains("retry-after: 1") && refused.contains("try again in 1 second."), "{refused}");
+    assert_eq!(status(&notify(another, "x")), "202");
+    // Nobody between: this machine itself, which is not limited.
+    assert!((0..60).all(|_| status(&notify("accept: */*", "x")) == "202"));
+    assert_eq!(status(&notify("accept: */*", "  ")), "422");
+    assert_eq!(status(&notify("accept: */*", &"x".repeat(201))), "422");
+    assert_eq!(status(&notify("accept: */*", &"x".repeat(9000))), "413");
+}
+
+#[test]
+fn a_chat_is_bounded_in_names_rooms_and_texts() {
+    let server = Server::start(&[]);
+    let mut odd = server.open("/ws/demos/chat?room=No%20Such%20Room&name=%20%0a");
+    let who = until(&mut odd, "people");
+    assert!(who.contains(r#""name":"guest""#), "{who}");
+    let mut ada = server.open("/ws/demos/chat?room=lobby&name=Ada");
+    until(&mut odd, "Ada");
+    let mut say = |text: &str| ada.send(Message::text(text)).unwrap();
+    say(&format!(r#"{{"say":"{}"}}"#, "é".repeat(501)));
+    say("nonsense");
+    say(r#"{"say":"hello"}"#);
+    let notice = until(&mut ada, "notice");
+    assert!(notice.contains("at most 500 characters"), "{notice}");
+    assert!(until(&mut ada, "notice").contains("typing"));
+    assert!(until(&mut odd, "said").contains("hello"));
+}
+
+#[test]
+fn a_full_room_says_so() {
+    let server = Server::start(&[]);
+    let mut here: Vec<_> = (0..50)
+        .map(|_| {
+            let mut socket = server.open("/ws/demos/chat?room=full&name=a");
+            until(&mut socket, "you");
+            socket
+        })
+        .collect();
+    let mut late = server.open("/ws/demos/chat?room=full&name=late");
+    assert!(until(&mut late, "notice").contains("50 are here"));
+    let close = loop {
+        if let Message::Close(close) = late.read().unwrap() {
+            break close.unwrap();
+        }
+    };
+    assert_eq!(u16::from(close.code), 1013);
+    here.pop().unwrap().close(None).unwrap();
+    until(&mut here[0], r#""people""#);
+}
+
+#[test]
+fn nodes_are_listed_and_a_message_to_nobody_reaches_nobody() {
+    let server = Server::start(&[]);
+    let nodes = server.get("/api/nodes", &[]);
+    assert!(nodes.contains(r#""backend":"memory","degraded":false,"tabs":{}"#), "{nodes}");
+    let send = |body: &str| server.send("POST /api/learn/send", &["content-type: application/json"], body);
+    assert!(
+        send(r#"{"number":1,"to":"3f9a2c7e51b0d846-010000030000002a"}"#)
+            .contains(r#""reached":0,"owners":[]"#)
+    );
+    assert_eq!(status(&send(r#"{"number":1,"to":"x"}"#)), "422");
+    assert_eq!(status(&send(r#"{"number":1,"to":null}"#)), "200");
+}
+
+#[test]
+fn a_job_runs_once_at_a_time() {
+    let server = Server::start(&[]);
+    let start = || server.send("POST /api/learn/job", &[], "");
+    assert_eq!(status(&start()), "202");
+    let again = start();
+    assert!(status(&again) == "409" && again.contains("watch it"), "{again}");
+}

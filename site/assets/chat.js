@@ -1,0 +1,107 @@
+// A chat with rooms, who is there, and who is typing. It works wherever an element has `data-chat`.
+
+import { live, states, write } from "./live.js";
+
+const LINES = 200; // what is kept on the page
+const TYPING_FOR = 3000; // ms that somebody counts as typing
+const ASK_EVERY = 10_000; // ms after which is asked again who is there
+
+for (const root of document.querySelectorAll("[data-chat]")) chat(root);
+
+function chat(root) {
+  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const log = part("log");
+  const typing = new Map(); // name by id, for as long as they type
+  let room = root.dataset.chat;
+  let name = sessionStorage.getItem("chat-name") ?? `guest ${Math.floor(Math.random() * 900) + 100}`;
+  let me = null;
+  let told = 0; // when we last said that we type
+
+  const stateShown = states(part("state"));
+  const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
+    heard,
+    silence: 2.5 * ASK_EVERY,
+    said: (state, seconds) => {
+      stateShown(state, seconds);
+      if (state !== "connected") write(part("count"), "–"); // who is there is not known now
+    },
+  });
+
+  function heard({ you, people, said, typing: typer, notice }) {
+    if (you) me = you;
+    if (people) show(people);
+    if (said) {
+      stopped(said.id);
+      line(said.name, said.text, said.id === me);
+    }
+    if (typer && typer.id !== me) {
+      clearTimeout(typing.get(typer.id)?.timer);
+      typing.set(typer.id, { name: typer.name, timer: setTimeout(stopped, TYPING_FOR, typer.id) });
+      showTyping();
+    }
+    if (notice) write(part("problem"), notice);
+  }
+
+  function show(people) {
+    part("people").replaceChildren(
+      ...people.map(({ id, name }) => {
+        const item = document.createElement("li");
+        item.textContent = id === me ? `${name} (you)` : name;
+        return item;
+      }),
+    );
+    write(part("count"), people.length);
+  }
+
+  function line(name, text, mine) {
+    const item = document.createElement("p");
+    const who = document.createElement("b");
+    who.textContent = `${name}: `;
+    item.append(who, text);
+    item.classList.toggle("mine", mine);
+    log.append(item);
+    while (log.childElementCount > LINES) log.firstElementChild.remove();
+    log.scrollTop = log.scrollHeight;
+  }
+
+  function stopped(id) {
+    clearTimeout(typing.get(id)?.timer);
+    if (typing.delete(id)) showTyping();
+  }
+
+  function showTyping() {
+    const names = [...typing.values()].map(({ name }) => name);
+    write(part("typing"), names.length ? `${names.slice(0, 3).join(", ")} ${names.length > 1 ? "are" : "is"} typing…` : "");
+  }
+
+  part("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = part("text").value.trim();
+    if (!text) return;
+    const sent = socket.send({ say: text });
+    write(part("problem"), sent ? "" : "not sent: no connection");
+    if (sent) part("text").value = "";
+    told = 0;
+  });
+
+  part("text").addEventListener("input", () => {
+    if (performance.now() - told < TYPING_FOR / 2) return;
+    told = performance.now();
+    socket.send('"typing"');
+  });
+
+  // Another name or room is another connection.
+  part("enter")?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    name = part("name").value.trim() || name;
+    room = part("room").value.trim() || room;
+    sessionStorage.setItem("chat-name", name);
+    log.replaceChildren();
+    write(part("problem"), "");
+    write(part("here"), room);
+    socket.reconnect();
+  });
+
+  if (part("name")) part("name").value = name;
+  setInterval(() => socket.send('"who"'), ASK_EVERY);
+}

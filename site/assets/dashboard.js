@@ -1,0 +1,62 @@
+// The server's own figures, once a second: each with a line of the last minutes.
+
+import { live, states, write } from "./live.js";
+
+const SILENCE = 10_000; // ms without figures after which the connection counts as dead
+const KEPT = 120; // seconds that a line shows
+const at = (id) => document.getElementById(id);
+const lines = new Map(); // values by figure
+let before = null; // the figures before these
+
+live("/ws/demos/dashboard", {
+  silence: SILENCE,
+  heard(figures) {
+    if (figures.notice) return write(at("problem"), figures.notice);
+    write(at("problem"), "");
+    show(figures);
+  },
+  opened: () => (before = null),
+  said: states(at("connection")),
+});
+
+function show(now) {
+  const seconds = before ? Math.max((now.at - before.at) / 1000, 0.001) : null;
+  const rate = (name) => (seconds ? (now[name] - before[name]) / seconds : 0);
+  const dropped = Object.values(now.dropped).reduce((sum, count) => sum + count, 0);
+  figure("connections", now.connections);
+  figure("messages", rate("messages"), (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`);
+  figure("encoded", rate("encoded"), (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`);
+  figure("queued", now.queued_bytes, bytes);
+  figure("memory", now.memory ?? 0, (value) => (now.memory === null ? "unknown" : bytes(value)));
+  figure("rooms", now.rooms);
+  write(at("node"), now.node.slice(0, 8));
+  write(at("uptime"), duration(now.uptime));
+  write(at("opened"), `${now.opened} opened, ${now.closed} closed`);
+  write(at("dropped"), dropped);
+  write(at("remote"), now.remote.degraded ? "the backend is away" : `${now.remote.sent} sent, ${now.remote.received} received`);
+  before = now;
+}
+
+function figure(name, value, format = (value) => `${value}`) {
+  const values = lines.get(name) ?? [];
+  values.push(value);
+  if (values.length > KEPT) values.shift();
+  lines.set(name, values);
+  write(at(name), format(value));
+  const most = Math.max(...values, 1);
+  const points = values.map((value, index) => {
+    const x = 200 - (values.length - 1 - index) * (200 / (KEPT - 1));
+    return `${x.toFixed(1)},${(38 - (value / most) * 36).toFixed(1)}`;
+  });
+  at(`${name}-line`).setAttribute("points", points.join(" "));
+}
+
+function bytes(value) {
+  if (value < 1024) return `${value} B`;
+  return value < 1024 ** 2 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1024 ** 2).toFixed(1)} MiB`;
+}
+
+function duration(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 1 ? `${seconds} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}

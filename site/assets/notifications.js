@@ -1,0 +1,49 @@
+// Notifications. The browser's own EventSource listens, and reconnects by itself; sending is a plain POST.
+
+import { post, states, write } from "./live.js";
+
+const KEPT = 50; // what stays on the page
+const at = (id) => document.getElementById(id);
+const said = states(at("connection"));
+let stream, unread = 0;
+
+function listen() {
+  said("connecting");
+  stream = new EventSource("/events/demos/notifications");
+  stream.onopen = () => said("connected");
+  stream.onmessage = ({ data }) => show(JSON.parse(data));
+  // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
+  stream.onerror = () => {
+    said("reconnecting");
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000 + 7000 * Math.random());
+  };
+}
+
+function show({ number, text }) {
+  const item = document.createElement("p");
+  const count = document.createElement("span");
+  count.textContent = `${number}`;
+  item.append(count, text);
+  at("notifications").prepend(item);
+  while (at("notifications").childElementCount > KEPT) at("notifications").lastElementChild.remove();
+  unread = document.hidden ? unread + 1 : 0;
+  document.title = unread ? `(${unread}) Notifications` : "Notifications";
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  unread = 0;
+  document.title = "Notifications";
+});
+
+at("notify").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { problem } = await post("/api/demos/notifications", { text: at("text").value });
+  write(at("problem"), problem);
+  if (!problem) at("text").value = "";
+});
+
+// A page in the back/forward cache holds no stream open: browsers have about six for each host.
+addEventListener("pagehide", () => stream.close());
+addEventListener("pageshow", (event) => event.persisted && listen());
+listen();
