@@ -1,4 +1,5 @@
-//! The `ripplecast` binary: the demo page by default, a bare server to measure, a generator of load, and a soak test.
+//! The `ripplecast` binary: the demo page by default, a bare server to measure, a generator of load, a soak
+//! test, and a measurement of Redis behind it.
 
 mod bench;
 mod cli;
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
             return bench::soak::run(&options)
                 .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
         }
+        Action::BenchBackend(options) => {
+            return bench::backend::run(*options)
+                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,13 +71,20 @@ async fn serve(options: Serve) -> Result<()> {
     if let Some((cert, key)) = options.tls {
         builder = builder.tls(cert, key);
     }
-    if let Some((name, backend)) = options.backend {
-        builder = builder.backend(&backend).map_err(|error| renamed(error, name))?;
+    let (name, backend) = options.backend.unzip();
+    let name = name.unwrap_or_default();
+    if let Some(backend) = backend {
+        builder = builder.backend(&backend).map_err(|error| renamed(error, name.clone()))?;
     }
     if options.backend_optional {
         builder = builder.backend_optional(true);
     }
-    let bound = counter::build(builder).await?.bind((options.host, options.port)).await?;
+    let app = counter::build(builder).await.map_err(|error| match error {
+        // It can't be reached, or can't be used.
+        Error::Setting { name: ref which, .. } if which == "backend" => renamed(error, name),
+        error => error,
+    })?;
+    let bound = app.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());
