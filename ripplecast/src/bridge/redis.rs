@@ -53,6 +53,8 @@ pub(crate) struct RedisBridge {
 struct Inner {
     /// The way.
     redis: Redis,
+    /// The same, for what the node does by itself and must not be refused.
+    own: Redis,
     /// This node.
     node: u64,
     /// Whose messages they are.
@@ -104,7 +106,8 @@ impl RedisBridge {
         let inner = Arc::new(Inner {
             node: shards.node,
             shards: Arc::downgrade(shards),
-            out: Outgoing::new(redis.clone()),
+            out: Outgoing::new(redis.unbounded()),
+            own: redis.unbounded(),
             redis,
             rooms: Mutex::default(),
             clients: Mutex::default(),
@@ -211,8 +214,13 @@ impl Inner {
                 let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
                 let mut connections = shards.local_connections(group);
                 connections.retain(|&connection| connection > from);
+                let page = PAGE.min(limit as usize);
+                if page < connections.len() {
+                    // A large room is not sorted for each page: other messages wait meanwhile.
+                    connections.select_nth_unstable(page);
+                    connections.truncate(page);
+                }
                 connections.sort_unstable();
-                connections.truncate(PAGE.min(limit as usize));
                 let answer = Message { node: self.node, body: Body::Answer { id, connections } };
                 self.out.push(to, answer.encode());
             }
