@@ -48,6 +48,8 @@ pub(crate) enum Link {
 pub(crate) struct Redis {
     /// What all handles share.
     inner: Arc<Inner>,
+    /// Whether its commands are not bounded.
+    is_unbounded: bool,
 }
 
 /// What all handles share.
@@ -98,12 +100,18 @@ impl Redis {
         let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
         let commands = Semaphore::new(COMMANDS);
         let inner = Inner { address: address.clone(), keeper, subscriber, commands, tasks };
-        let redis = Self { inner: Arc::new(inner) };
+        let redis = Self { inner: Arc::new(inner), is_unbounded: false };
         if is_there && timeout(TIME_LIMIT, redis.inner.subscriber.wait_until_up()).await.is_err() {
             let reason = "its second connection, for subscriptions, can't be made; see the log";
             return Err(Error::setting("backend", address, reason));
         }
         Ok(redis)
+    }
+
+    /// A handle for what the node does by itself, a few commands at a time: callers who have too many under way don't get in
+    /// its way.
+    pub(crate) fn unbounded(&self) -> Self {
+        Self { inner: self.inner.clone(), is_unbounded: true }
     }
 
     /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
@@ -154,7 +162,8 @@ impl Redis {
                     keys[at].1.push(command);
                 }
                 let runs = keys.iter().map(|(_, commands)| self.all_of_one_key(commands));
-                futures_util::future::try_join_all(runs).await.map(drop)
+                // All of them, also when one fails: its shard may be away, and the others are not.
+                futures_util::future::join_all(runs).await.into_iter().collect()
             }
             _ => self.pipe(&pipeline(commands)).await,
         }
@@ -217,10 +226,13 @@ impl Redis {
     async fn with<T>(&self, work: impl AsyncFnOnce(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
         let keeper = &self.inner.keeper;
         let mut conn = keeper.conn().ok_or_else(|| self.away())?;
-        let _permit = self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
-            what: "the number of commands on their way to Redis",
-            limit: COMMANDS,
-        })?;
+        let permit = || {
+            self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
+                what: "the number of commands on their way to Redis",
+                limit: COMMANDS,
+            })
+        };
+        let _permit = if self.is_unbounded { None } else { Some(permit()?) };
         match timeout(TIME_LIMIT, work(&mut conn)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.failed(&error)),

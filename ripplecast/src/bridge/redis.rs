@@ -54,6 +54,8 @@ pub(crate) struct RedisBridge {
 struct Inner {
     /// The way.
     redis: Redis,
+    /// The same, for what the node does by itself and must not be refused.
+    own: Redis,
     /// This node.
     node: u64,
     /// Signs what it sends.
@@ -106,7 +108,8 @@ impl RedisBridge {
             node: shards.node,
             sealer,
             shards: Arc::downgrade(shards),
-            out: Outgoing::new(redis.clone()),
+            out: Outgoing::new(redis.unbounded()),
+            own: redis.unbounded(),
             redis,
             rooms: Mutex::default(),
             clients: Mutex::default(),
@@ -215,8 +218,13 @@ impl Inner {
                 let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
                 let mut connections = shards.local_connections(group);
                 connections.retain(|&connection| connection > from);
+                let page = PAGE.min(limit as usize);
+                if page < connections.len() {
+                    // A large room is not sorted for each page: other messages wait meanwhile.
+                    connections.select_nth_unstable(page);
+                    connections.truncate(page);
+                }
                 connections.sort_unstable();
-                connections.truncate(PAGE.min(limit as usize));
                 let answer = self.sealer.message(&to, Body::Answer { id, connections });
                 self.out.push(to, answer);
             }

@@ -22,8 +22,8 @@ pub(super) struct RedisBus {
     redis: Redis,
     /// Signs what is published, where nodes share a secret.
     sealer: Arc<Sealer>,
-    /// What this node is subscribed to.
-    shared: Mutex<HashMap<Channel, Weak<Shared>>>,
+    /// What this node is subscribed to; none once the bus is closed.
+    shared: Mutex<Option<HashMap<Channel, Weak<Shared>>>>,
     /// What is to be kept until the bus ends.
     kept: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
@@ -39,21 +39,22 @@ struct Shared {
 impl RedisBus {
     /// A bus over that Redis.
     pub(super) fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
-        Self { redis, sealer, shared: Mutex::default(), kept: Arc::default() }
+        Self { redis, sealer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
     }
 
-    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be.
-    fn shared(&self, pattern: &str) -> (Arc<Shared>, Arc<Subscribed>) {
+    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be; none once the bus is closed.
+    fn shared(&self, pattern: &str) -> Option<(Arc<Shared>, Arc<Subscribed>)> {
         let channel = match Pattern::parse(pattern) {
             Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
             Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
         };
         let mut all = self.shared.lock();
+        let all = all.as_mut()?;
         all.retain(|_, shared| shared.strong_count() > 0);
         if let Some(shared) = all.get(&channel).and_then(Weak::upgrade) {
             let subscribed = shared.subscribed.lock().clone();
             if let Some(subscribed) = subscribed {
-                return (shared, subscribed);
+                return Some((shared, subscribed));
             }
         }
         let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
@@ -81,7 +82,7 @@ impl RedisBus {
         let subscribed = Arc::new(subscribed);
         *shared.subscribed.lock() = Some(subscribed.clone());
         all.insert(channel, Arc::downgrade(&shared));
-        (shared, subscribed)
+        Some((shared, subscribed))
     }
 }
 
@@ -105,7 +106,11 @@ impl BusBackend for RedisBus {
         }
         let pattern = pattern.to_owned();
         Reply::Later(Box::pin(async move {
-            let (shared, subscribed) = self.shared(&pattern);
+            let Some((shared, subscribed)) = self.shared(&pattern) else {
+                let local = Memory::default();
+                local.close();
+                return local.subscribe(&pattern, handler).await; // one that has ended, as everywhere
+            };
             // Before Redis confirms, so that nothing is missed that is published after the answer.
             let subscription = shared.local.subscribe(&pattern, handler).await?;
             subscribed.ready().await?;
@@ -116,9 +121,10 @@ impl BusBackend for RedisBus {
     }
 
     fn close(&self) {
-        let all: Vec<_> = self.shared.lock().drain().filter_map(|(_, shared)| shared.upgrade()).collect();
-        for shared in all {
+        let all = self.shared.lock().take().unwrap_or_default();
+        for shared in all.into_values().filter_map(|shared| shared.upgrade()) {
             shared.local.close();
+            drop(shared.subscribed.lock().take()); // a handle that is still held must not keep the connection
         }
         self.kept.lock().clear();
     }

@@ -7,14 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::RwLock;
 use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -28,6 +30,9 @@ use crate::error::{BackendError, Result};
 
 /// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
 const BATCH: usize = 256;
+/// A connection that lasted for so long is made again at once; after a shorter one there is a wait, so that a server which
+/// refuses a subscription is not asked without end.
+const STEADY: Duration = Duration::from_secs(5);
 /// Pings between two looks at whether the server still has all our subscriptions.
 const VERIFY_EVERY: u32 = 10;
 
@@ -117,6 +122,8 @@ struct Wanted {
     patterns: HashMap<String, Arc<Entry>>,
     /// What has changed since the task looked last. While the connection is away nothing is kept here: it begins anew.
     dirty: HashSet<Channel>,
+    /// Shard channels that the server is told to remove now: only of these it may say that it did.
+    leaving: HashSet<String>,
     /// Whether the task listens to changes.
     is_served: bool,
 }
@@ -197,12 +204,16 @@ impl Subscriber {
         loop {
             let reason = match self.open().await {
                 Ok(conn) => {
-                    backoff = Backoff::default();
+                    let begun = Instant::now();
                     self.up.send_replace(true);
                     let reason = self.serve(conn).await;
                     self.lose_all();
                     tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
-                    continue;
+                    if begun.elapsed() >= STEADY {
+                        backoff = Backoff::default();
+                        continue;
+                    }
+                    reason
                 }
                 Err(Fault::Away(reason) | Fault::Wrong(reason)) => reason,
             };
@@ -215,6 +226,7 @@ impl Subscriber {
     async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
         let hear = Arc::downgrade(self);
         let number = self.current.fetch_add(1, Relaxed) + 1;
+        let _ = self.broken.notified().now_or_never(); // the end of an earlier one is not that of this
         let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
             if let Some(subscriber) = hear.upgrade()
                 && subscriber.current.load(Relaxed) == number
@@ -243,6 +255,15 @@ impl Subscriber {
                 let pattern = next();
                 let pattern = std::str::from_utf8(&pattern).unwrap_or_default();
                 (self.wanted.read().patterns.get(pattern).cloned(), next())
+            }
+            PushKind::SUnsubscribe => {
+                let channel = next();
+                let name = std::str::from_utf8(&channel).unwrap_or_default();
+                let wanted = self.wanted.read();
+                if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
+                    self.broken.notify_one(); // its slot went to another shard
+                }
+                return;
             }
             PushKind::Disconnection => return self.broken.notify_one(),
             _ => return,
@@ -309,6 +330,7 @@ impl Subscriber {
                 (None, false) => {}
             }
         }
+        wanted.leaving = remove.iter().map(|channel| channel.name().to_owned()).collect();
         drop(wanted); // whoever hears it may subscribe to something
         again.iter().for_each(|entry| entry.confirm());
         (add, remove)

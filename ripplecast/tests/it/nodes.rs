@@ -330,6 +330,21 @@ fn the_bus_spans_nodes_and_says_how_many_took_it() {
 }
 
 #[test]
+fn the_bus_ends_with_its_hub_also_while_handles_are_held() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    let listen = || a.block_on(a.hub.subscribe("orders", |_| async {})).unwrap();
+    let channels = || redis.ask::<Vec<String>>("PUBSUB CHANNELS ripplecast:bus:*").len();
+    let before = listen();
+    assert_eq!(channels(), 1);
+    a.block_on(a.hub.shutdown());
+    let after = listen();
+    wait_until("Redis is told", || channels() == 0);
+    a.block_on(before.unsubscribe());
+    a.block_on(after.unsubscribe());
+}
+
+#[test]
 fn messages_of_one_publisher_keep_their_order_on_every_node() {
     const MESSAGES: u32 = 1000;
     let redis = Server::start();
