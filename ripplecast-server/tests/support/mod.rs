@@ -3,18 +3,19 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use redis::{Connection, FromRedisValue};
 
 /// Time in which a program must have started or done what it was told; far longer than that takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How often another port is tried when somebody was quicker.
 const TRIES: usize = 20;
 
 /// The binary, without any setting of whoever runs the tests.
-pub fn ripplecast() -> Command {
+pub(crate) fn ripplecast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RIPPLECAST_") {
@@ -25,23 +26,22 @@ pub fn ripplecast() -> Command {
     command
 }
 
-/// Waits until something is so.
-#[track_caller]
-pub fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < patience, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A port of loopback that nobody listens on just now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port of loopback that nobody listens on, outside the range that the kernel gives to outgoing connections: whoever tries to
+/// reach it before something listens there can't meet itself.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run side by side begin at different places.
+    let start = (std::process::id() % 118) as u16 * 101;
+    (0..COUNT)
+        .map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT + start) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("no port is free")
 }
 
 /// A Redis of its own, in memory, killed at the end.
-pub struct Redis {
+pub(crate) struct Redis {
     process: Child,
     port: u16,
 }
@@ -49,13 +49,13 @@ pub struct Redis {
 impl Redis {
     /// Starts one on a free port, and waits until it answers.
     #[track_caller]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         (0..TRIES).find_map(|_| Self::start_at(free_port())).expect("no port is free for a Redis")
     }
 
     /// Starts one on that port; none if it does not stay.
     #[track_caller]
-    pub fn start_at(port: u16) -> Option<Self> {
+    pub(crate) fn start_at(port: u16) -> Option<Self> {
         let program = std::env::var_os("RIPPLECAST_TEST_REDIS").filter(|path| !path.is_empty());
         let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
         command.args([
@@ -92,13 +92,13 @@ impl Redis {
     }
 
     /// The backend.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Runs a command.
     #[track_caller]
-    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+    pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut connection = self.connect().unwrap();
         redis::cmd(words[0]).arg(&words[1..]).query(&mut connection).unwrap()
     }
