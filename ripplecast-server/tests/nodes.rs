@@ -6,16 +6,26 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use support::{PATIENCE, Redis, eventually, free_port, ripplecast};
+use support::{PATIENCE, Redis, free_port, ripplecast};
 use tungstenite::Message;
 
 /// Time in which the others must have noticed that a node has died: its lease, and then a look at the list.
 const SWEPT: Duration = Duration::from_secs(60);
 /// The nodes that are there, or were until their lease ended.
 const NODES: &str = "ripplecast:nodes:{}";
+
+/// Waits until something is so.
+#[track_caller]
+fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < patience, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// A running node, killed at the end.
 struct Node {
@@ -171,7 +181,7 @@ fn an_optional_redis_may_come_later() {
         &format!("redis://127.0.0.1:{port}"),
         "--backend-optional",
     ]));
-    assert!(node.request("GET", "/").0.contains("200"), "the page is served");
+    assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
     let (status, _) = node.request("POST", "/api/counter/bump");
     assert!(status.contains(" 5"), "there is no counter yet: {status}");
 

@@ -97,7 +97,11 @@ impl Node {
             }
             Order::Counts => {
                 let remote = self.hub.stats().remote;
-                Ok(Answer::Counts(Counts { received: remote.received, unsent: remote.unsent }))
+                Ok(Answer::Counts(Counts {
+                    received: remote.received,
+                    sent: remote.sent,
+                    unsent: remote.unsent,
+                }))
             }
         }
     }

@@ -21,8 +21,6 @@ use super::{
 };
 use crate::bench::load::measure::{Times, histogram};
 
-/// Tasks at once.
-const TASKS: [u64; 3] = [1, 16, 256];
 /// Rows of the table.
 const ROWS: u64 = 1000;
 /// Rows that are read at once.
@@ -31,8 +29,10 @@ const MANY: u64 = 64;
 const WARM_UP: u32 = 10;
 /// Most commands that `redis-benchmark` has under way on a connection: beyond that it measures its own buffers.
 const PIPELINE: u64 = 1024;
-/// Fewest commands that it is given.
+/// Commands of its first run, which says how many fill the time.
 const COMMANDS: u64 = 2000;
+/// Most commands that it is given.
+const MOST_COMMANDS: f64 = 1e8;
 
 /// A row: each kind of column that is usual.
 #[derive(Deserialize, Serialize)]
@@ -146,7 +146,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let tool = Tool::find();
     bench.report.raw_tool = tool.map(Tool::name);
     for kind in Kind::ALL {
-        for tasks in TASKS {
+        for tasks in bench.options.tasks.clone() {
             if bench.is_over() {
                 break;
             }
@@ -238,11 +238,16 @@ fn finish(
     let Measured { times, failed, why, time } = measured;
     let count = times.len();
     let per_second = count as f64 / time.as_secs_f64().max(1e-9);
-    let commands = (count * kind.commands()).max(COMMANDS);
     let raw = |clients: u64, pipeline: u64| -> Result<Option<Raw>> {
         let Some(tool) = tool.filter(|_| !bench.is_over()) else { return Ok(None) };
-        let command = kind.command(&bench.prefix);
-        tool.run(&bench.options.backend, &command, (clients, pipeline), commands).map(Some)
+        let run = |commands| {
+            let command = kind.command(&bench.prefix);
+            tool.run(&bench.options.backend, &command, (clients, pipeline), commands)
+        };
+        // It is told how many, and not how long.
+        let first = run(COMMANDS.max(clients * pipeline))?;
+        let wanted = (first.per_second * bench.options.seconds.as_secs_f64()).min(MOST_COMMANDS) as u64;
+        if wanted > 2 * COMMANDS { run(wanted).map(Some) } else { Ok(Some(first)) }
     };
     let piped = raw(1, (tasks * kind.commands()).min(PIPELINE))?;
     let spread = raw(tasks, kind.commands())?;

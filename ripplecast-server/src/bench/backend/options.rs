@@ -16,6 +16,9 @@ pub(crate) struct BenchBackend {
     /// Parts to run, with commas between them [default: all]
     #[arg(long, value_name = "PARTS", value_enum, value_delimiter = ',')]
     pub(super) only: Vec<Part>,
+    /// Tasks at once of the operations part, one measurement for each
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,256", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(super) tasks: Vec<u64>,
     /// Messages a second of the latency part, however slow the answers are
     #[arg(long, value_name = "PER_SECOND", default_value = "500", value_parser = rate)]
     pub(super) rate: f64,

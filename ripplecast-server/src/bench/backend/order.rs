@@ -89,6 +89,8 @@ pub(super) struct Heard {
 pub(super) struct Counts {
     /// Messages that came from other nodes.
     pub(super) received: u64,
-    /// Messages that went to none.
+    /// Messages that went to Redis.
+    pub(super) sent: u64,
+    /// Messages that did not.
     pub(super) unsent: u64,
 }

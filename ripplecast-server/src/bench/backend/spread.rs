@@ -55,17 +55,23 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
     let subscribers = bench.server.subscribers(&bench.prefix, node::ROOM)?;
     let seconds = bench.options.seconds.as_secs_f64();
     let count = if pushes { (RATE * seconds).ceil() as u64 } else { 0 };
-    let (before, theirs_before) = (bench.server.work()?, costs(nodes)?);
+    let theirs_before = costs(nodes)?;
+    let sent_before = nodes[0].counts()?.sent;
+    // What asking costs Redis is not the pushes' doing.
+    let (earlier, before) = (bench.server.work()?, bench.server.work()?);
     let began = Instant::now();
     if pushes {
         let load = Load { run, first: 0, count, size: SIZE, rate: Some(RATE) };
         nodes[0].load(&Order::Push(load))?;
         wait(&members, count)?;
+        depart(&mut nodes[0], sent_before + count)?;
     } else {
         thread::sleep(bench.options.seconds);
     }
     let took = began.elapsed().as_secs_f64();
-    let (after, theirs_after) = (bench.server.work()?, costs(nodes)?);
+    let (mut after, theirs_after) = (bench.server.work()?, costs(nodes)?);
+    after.bytes_in -= before.bytes_in - earlier.bytes_in;
+    after.bytes_out -= before.bytes_out - earlier.bytes_out;
     // At rest, a second stands for 1,000 pushes: that is their pace.
     let thousands = if pushes { count as f64 / 1000.0 } else { took * RATE / 1000.0 };
     let each = |before: f64, after: f64| (after - before) / thousands;
@@ -97,6 +103,23 @@ fn settle(bench: &mut Bench, with_members: u64) -> Result<()> {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Waits until a node has handed that many messages to Redis: where there are no members, nobody else tells.
+fn depart(node: &mut Peer, count: u64) -> Result<()> {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let counts = node.counts()?;
+        if counts.sent + counts.unsent >= count {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(
+                "a node's pushes don't reach Redis; RIPPLECAST_LOG=ripplecast=debug may say why".to_owned()
+            );
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Waits until all members have all.
