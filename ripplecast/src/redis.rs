@@ -13,7 +13,7 @@ use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{Error, Result, error::BackendError};
@@ -30,6 +30,9 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
 /// second these are 160 ms of work.
 const COMMANDS: usize = 16_384;
+
+/// Time before a command is sent again that a Cluster has refused because its slot is, or goes, elsewhere.
+const FOLLOW: Duration = Duration::from_millis(20);
 
 /// Whether Redis is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,7 +99,7 @@ impl Redis {
         };
         let is_there = conn.is_some();
         let keeper = Keeper::new(address.clone(), conn);
-        let subscriber = Subscriber::new(address.clone());
+        let subscriber = Subscriber::new(address.clone(), keeper.link());
         let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
         let commands = Semaphore::new(COMMANDS);
         let inner = Inner { address: address.clone(), keeper, subscriber, commands, tasks };
@@ -223,7 +226,7 @@ impl Redis {
     }
 
     /// Does something with the connection, within the limits.
-    async fn with<T>(&self, work: impl AsyncFnOnce(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
+    async fn with<T>(&self, work: impl AsyncFn(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
         let keeper = &self.inner.keeper;
         let mut conn = keeper.conn().ok_or_else(|| self.away())?;
         let permit = || {
@@ -233,7 +236,15 @@ impl Redis {
             })
         };
         let _permit = if self.is_unbounded { None } else { Some(permit()?) };
-        match timeout(TIME_LIMIT, work(&mut conn)).await {
+        let work = async {
+            loop {
+                match work(&mut conn).await {
+                    Err(error) if is_elsewhere(&error) => sleep(FOLLOW).await,
+                    done => return done,
+                }
+            }
+        };
+        match timeout(TIME_LIMIT, work).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => {
@@ -312,6 +323,12 @@ fn key_of(command: &redis::Cmd) -> &[u8] {
         Some(redis::Arg::Simple(key)) => key,
         _ => &[],
     }
+}
+
+/// Whether a shard of a Cluster has refused a command, which it has not done, because the slot of its keys is on another one or
+/// on its way there. The client has learnt where by then.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN"))
 }
 
 /// A name as a hash tag, which ends at the first closing brace: one in the name is written as `%7D`, so that the whole name

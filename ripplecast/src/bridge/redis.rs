@@ -215,6 +215,7 @@ impl Inner {
                 }
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
+                let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
                 let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
                 let mut connections = shards.local_connections(group);
                 connections.retain(|&connection| connection > from);
@@ -292,7 +293,7 @@ impl Inner {
             Group::Room(room) => (true, room.to_owned()),
             Group::Client(client) => (false, client.to_owned()),
         };
-        let to = own.inbox(&self.redis);
+        let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let question = Body::Ask { to, id, is_room, name, from, limit };
         if self.publish(&seat.inbox(&self.redis), question).await? == 0 {
@@ -367,7 +368,7 @@ impl Bridge for RedisBridge {
                 let mut behind = if node == from.0 { from.1 } else { 0 };
                 while node >= from.0 && found.len() < limit {
                     let page = self.inner.ask(&seat, group, behind, PAGE.min(limit - found.len())).await?;
-                    let Some(&last) = page.last() else { break };
+                    let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
                     behind = last;
                     found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
                 }

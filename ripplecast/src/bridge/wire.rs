@@ -37,7 +37,7 @@ pub(crate) enum Body {
     },
     /// A question: which connections of that kind there are.
     Ask {
-        /// Where the answer is wanted: the channel of a node.
+        /// Where the answer is wanted: the seat of a node.
         to: String,
         /// The number of the question.
         id: u64,

@@ -123,6 +123,11 @@ fn parse(url: &str) -> Result<Address, String> {
         Some(slash) => (&rest[..slash], &rest[slash + 1..]),
         None => (rest, ""),
     };
+    if path.contains('@') || query.contains('@') {
+        return Err(
+            "an @ stands behind the host; in a user or password write / as %2F, ? as %3F and @ as %40".into(),
+        );
+    }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (mut user, mut password) = (decoded(user)?, decoded(password)?);
@@ -226,12 +231,8 @@ fn host(text: &str, port: u16) -> Result<Host, String> {
 /// A URL without its password, for messages.
 fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = match rest.find('/').unwrap_or(rest.len()) {
-        end if rest[..end].contains('@') => {
-            format!("…@{}", &rest[rest[..end].rfind('@').map_or(0, |at| at + 1)..])
-        }
-        _ => rest.to_owned(),
-    };
+    // A password may hold what ends a host: all before the last @ is hidden.
+    let rest = rest.rfind('@').map_or_else(|| rest.to_owned(), |at| format!("…@{}", &rest[at + 1..]));
     let rest = rest.split_once("password=").map_or(rest.clone(), |(before, _)| format!("{before}password=…"));
     format!("{scheme}://{rest}")
 }
@@ -297,13 +298,18 @@ mod tests {
             ("redis://u:secret@a:port", "`port` is no port"),
             ("redis://u:secret@a/x", "no number of a database"),
             ("redis://a?password=secret&pool=3", "no parameter `pool`"),
+            ("redis://u:se/cret@a", "%2F"),
+            ("redis://u:se?cret@a", "%3F"),
             ("redis://a?prefix={b}", "without braces"),
             ("redis+unix://a", "absolute path"),
             ("redis-cluster://a/1", "one database"),
             ("redis-sentinel://a,b", "what the sentinels watch"),
         ] {
             let error = url.parse::<Address>().unwrap_err().to_string();
-            assert!(error.contains(said) && !error.contains("secret"), "{url}: {error}");
+            assert!(
+                error.contains(said) && !error.contains("secret") && !error.contains("cret@"),
+                "{url}: {error}"
+            );
         }
         assert!(!format!("{:?}", read("redis://u:secret@a")).contains("secret"));
     }

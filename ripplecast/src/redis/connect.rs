@@ -20,8 +20,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const HOST_LIMIT: Duration = Duration::from_secs(1);
 /// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
 const BUFFERED_COMMANDS: usize = 1024;
-/// How often a command of a Cluster is tried again, elsewhere, before it counts as failed.
-const RETRIES: u32 = 3;
+/// How often the client itself sends a command of a Cluster again: never, since it does so also when a connection broke, and
+/// then the command may have been done. What was refused is sent again by `Redis`.
+const RETRIES: u32 = 0;
 /// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
@@ -275,6 +276,8 @@ fn meaning(error: &RedisError) -> Fault {
             "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
                  ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
         ))
+    } else if error.code() == Some("MOVED") {
+        Fault::Wrong("it is one of a Cluster; name it as redis-cluster://host".into())
     } else if error.code() == Some("NOAUTH") {
         Fault::Wrong(format!(
             "it wants a password ({text}); it stands in the URL: redis://user:password@host"

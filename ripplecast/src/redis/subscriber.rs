@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    TIME_LIMIT,
-    address::Address,
+    Link, TIME_LIMIT,
+    address::{Address, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, connect},
     link::{PING_EVERY, PING_LIMIT},
@@ -101,6 +101,8 @@ impl Entry {
 pub(super) struct Subscriber {
     /// Where Redis is.
     address: Address,
+    /// Tells whether the connection for commands is there: it asks the sentinels, for both.
+    link: watch::Receiver<Link>,
     /// What is wanted.
     wanted: RwLock<Wanted>,
     /// Something is wanted that was not, or the other way round.
@@ -147,9 +149,10 @@ impl Wanted {
 
 impl Subscriber {
     /// Without a connection.
-    pub(super) fn new(address: Address) -> Arc<Self> {
+    pub(super) fn new(address: Address, link: watch::Receiver<Link>) -> Arc<Self> {
         Arc::new(Self {
             address,
+            link,
             wanted: RwLock::default(),
             changed: Notify::new(),
             broken: Notify::new(),
@@ -275,7 +278,8 @@ impl Subscriber {
 
     /// Tells the server what is wanted, and looks whether it is there. Returns when it is not, with the reason.
     async fn serve(&self, mut conn: Conn) -> String {
-        let mut active = HashSet::new();
+        let (mut active, mut link) = (HashSet::new(), self.link.clone());
+        let follows = matches!(self.address.servers, Servers::Sentinels { .. });
         self.begin();
         let mut pings = 0;
         loop {
@@ -293,6 +297,9 @@ impl Subscriber {
             tokio::select! {
                 () = self.changed.notified() => continue,
                 () = self.broken.notified() => return "the connection broke".into(),
+                Ok(_) = link.wait_for(|link| *link == Link::Down), if follows => {
+                    return "the other connection was given up, perhaps for another master".into();
+                }
                 () = sleep(PING_EVERY) => {}
             }
             pings += 1;

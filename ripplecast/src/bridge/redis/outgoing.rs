@@ -28,6 +28,8 @@ use crate::{
 const MESSAGES: usize = 1 << 16;
 /// Bytes that may wait.
 const BYTES: usize = 64 << 20;
+/// Bytes of one message: half of what Redis lets wait for a subscriber before it ends its connection (32 MiB by default).
+const MESSAGE: usize = 16 << 20;
 /// Messages that go to Redis in one round trip.
 const BATCH: usize = 512;
 /// Bytes after which a round trip takes no more messages.
@@ -158,7 +160,7 @@ impl Outgoing {
 impl Waiting {
     /// Whether a message of that length may wait.
     fn has_space(&self, len: usize) -> bool {
-        self.is_open && self.queue.len() < MESSAGES && self.bytes + len <= BYTES
+        self.is_open && len <= MESSAGE && self.queue.len() < MESSAGES && self.bytes + len <= BYTES
     }
 
     /// Lets it wait.
