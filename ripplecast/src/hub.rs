@@ -208,7 +208,8 @@ impl Hub {
         stats
     }
 
-    /// Closes every connection with 1001, and waits until each `on_close` has returned. New connections are refused with
+    /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
+    /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
     /// 503 from now on. A callback that still waits after 5 s is cancelled. Takes at most some 8 s; ends at once when
     /// called again.
     ///
@@ -234,9 +235,11 @@ impl Hub {
         shards.stop();
         self.inner.bus.close();
         self.inner.streams.close();
-        // Fails only if the sender is gone, and `shards` holds it.
-        let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
-        self.inner.streams.ended().await;
+        let connections = async {
+            // Fails only if the sender is gone, and `shards` holds it.
+            let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
+        };
+        tokio::join!(connections, self.inner.streams.ended());
         if let Some(bridge) = shards.setup.bridge()
             && let Err(error) = bridge.leave().await
         {
