@@ -152,7 +152,7 @@ impl Bench {
 }
 
 /// What a series of messages came to, seen by its reader.
-fn judged(seen: Seen, sent: u64) -> report::Series {
+fn judged(seen: &Seen, sent: u64) -> report::Series {
     report::Series {
         messages: sent,
         received: seen.received,

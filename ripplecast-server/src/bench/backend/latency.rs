@@ -30,7 +30,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     member.begin(load.run);
     from.load(&Order::Push(load))?;
     member.wait(load.count)?;
-    let series = judged(member.finish(), load.count);
+    let series = judged(&member.finish(), load.count);
     add(bench, "push to WebSocket", series);
     Ok(())
 }

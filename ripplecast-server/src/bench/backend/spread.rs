@@ -89,7 +89,7 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
         redis_bytes_in: each(before.bytes_in, after.bytes_in),
         redis_bytes_out: each(before.bytes_out, after.bytes_out),
         redis_cpu_ms: each(before.cpu, after.cpu) * 1000.0,
-        members: members.iter().map(|member| judged(member.finish(), count)).collect(),
+        members: members.iter().map(|member| judged(&member.finish(), count)).collect(),
     })
 }
 

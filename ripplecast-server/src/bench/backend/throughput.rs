@@ -54,7 +54,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
         let seconds = seen.span().as_secs_f64();
         let per_second = seen.received as f64 / seconds.max(1e-9);
         let redis_cpu_percent = (after.cpu - before.cpu) / seconds.max(1e-9) * 100.0;
-        let series = judged(seen, sent);
+        let series = judged(&seen, sent);
         bench.report.throughput.push(Throughput {
             size,
             window,
