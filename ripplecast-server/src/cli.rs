@@ -23,8 +23,8 @@ const LOG: &str = "warn";
 
 /// The settings that are read by the crate itself, and have no flag.
 const MORE: &str = "\
-Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
-RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.
+Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS,
+RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS and RIPPLECAST_NODE_SECRET.
 
 Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
 figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while
