@@ -34,6 +34,28 @@ const COMMANDS: usize = 16_384;
 /// Time before a command is sent again that a Cluster has refused because its slot is, or goes, elsewhere.
 const FOLLOW: Duration = Duration::from_millis(20);
 
+/// What is asked of Redis.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// One command.
+    Command(&'a redis::Cmd),
+    /// Several, in one round trip.
+    Pipeline(&'a redis::Pipeline),
+    /// A script.
+    Script(&'a redis::ScriptInvocation<'a>),
+}
+
+impl Work<'_> {
+    /// Asks it, once.
+    async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
+        match self {
+            Self::Command(command) => command.query_async(conn).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(conn).await,
+            Self::Script(script) => script.invoke_async(conn).await,
+        }
+    }
+}
+
 /// Whether Redis is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
@@ -206,7 +228,7 @@ impl Redis {
     /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
     /// command may have been done, or be done later.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        self.with(async |conn| command.query_async(conn).await).await
+        self.with(Work::Command(command)).await
     }
 
     /// Runs several commands in one round trip.
@@ -214,7 +236,7 @@ impl Redis {
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
-        self.with(async |conn| pipeline.query_async(conn).await).await
+        self.with(Work::Pipeline(pipeline)).await
     }
 
     /// Runs a script; its text is sent only when the server doesn't have it.
@@ -222,11 +244,11 @@ impl Redis {
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) async fn script<T: FromRedisValue>(&self, script: &redis::ScriptInvocation<'_>) -> Result<T> {
-        self.with(async |conn| script.invoke_async(conn).await).await
+        self.with(Work::Script(script)).await
     }
 
     /// Does something with the connection, within the limits.
-    async fn with<T>(&self, work: impl AsyncFn(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
+    async fn with<T: FromRedisValue>(&self, work: Work<'_>) -> Result<T> {
         let keeper = &self.inner.keeper;
         let mut conn = keeper.conn().ok_or_else(|| self.away())?;
         let permit = || {
@@ -238,7 +260,7 @@ impl Redis {
         let _permit = if self.is_unbounded { None } else { Some(permit()?) };
         let work = async {
             loop {
-                match work(&mut conn).await {
+                match work.run(&mut conn).await {
                     Err(error) if is_elsewhere(&error) => sleep(FOLLOW).await,
                     done => return done,
                 }
