@@ -11,6 +11,8 @@ use ripplecast::{App, Result, ws};
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    tracing_subscriber::fmt().init(); // says where it listens, and what fails in a handler
+    let port = std::env::args().nth(1).unwrap_or("8080".into());
     let app = App::from_env().await?;
     let hub = app.hub(); // clone it into any handler
     let counter = hub.counter("demo").publish_to(&hub.room("tabs"))?; // pushes each change as {"value":N}
@@ -22,11 +24,11 @@ async fn main() -> Result<()> {
         .on_message(async |_, conn, frame| conn.push(frame)) // echoes what the tab says
         .on_close(async |_, conn, close| println!("{} closed: {close}", conn.id()));
 
-    println!("open http://127.0.0.1:8080 in two tabs");
+    println!("open http://127.0.0.1:{port} in two tabs");
     app.ws("/ws/counter-demo", tab)
         .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))
         .route("/", get(async || Html(PAGE)))
-        .run("127.0.0.1:8080")
+        .run(format!("127.0.0.1:{port}"))
         .await
 }
 

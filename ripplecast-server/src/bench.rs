@@ -1,5 +1,7 @@
-//! `ripplecast bench`: a bare server to measure, a generator of load for this and any other server, and a soak test.
+//! `ripplecast bench`: a bare server to measure, a generator of load for this and any other server, a soak test, and what
+//! Redis behind a hub costs.
 
+pub(crate) mod backend;
 pub(crate) mod load;
 pub(crate) mod serve;
 pub(crate) mod soak;

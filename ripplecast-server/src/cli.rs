@@ -12,7 +12,7 @@ use clap::{
 use ripplecast::TrustedProxies;
 use tracing_subscriber::EnvFilter;
 
-use crate::bench::{load::BenchLoad, soak::BenchSoak};
+use crate::bench::{backend::BenchBackend, load::BenchLoad, soak::BenchSoak};
 
 /// Where the server listens unless told otherwise: reachable from this machine alone.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -23,8 +23,8 @@ const LOG: &str = "warn";
 
 /// The settings that are read by the crate itself, and have no flag.
 const MORE: &str = "\
-Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS and
-RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS.
+Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS,
+RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS and RIPPLECAST_NODE_SECRET.
 
 Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
 figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while
@@ -79,7 +79,7 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure: a bare server, a generator of load for any server, and a soak test
+    /// Measure: a bare server, a generator of load for any server, a soak test, and what Redis behind it costs
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
 }
@@ -101,6 +101,16 @@ enum Bench {
     /// threads and counts. The exit code is 1 if anything was wrong. Ctrl-C ends it with what was seen until then. It needs
     /// Linux.
     Soak(BenchSoak),
+    /// Measure what Redis behind a hub costs, beside what that Redis does alone
+    ///
+    /// Four parts, one after the other: operations of counters and tables with 1, 16 and 256 tasks at once, and the plain
+    /// commands by redis-benchmark beside them; the time from a publish or a push on one node to its receiver on another, at a
+    /// pace; pushes as fast as they are taken; and what a push costs Redis and each node. The nodes are processes that it starts
+    /// itself. All in all it takes a minute for each second of --seconds. Each message carries a number, and the exit code is 1 if
+    /// any was lost or out of order, or an operation failed. Its keys have a prefix of their own, and are deleted at the end; but
+    /// the load is all that this Redis can take, so don't measure one that others need. Ctrl-C ends the measurement under
+    /// way and shows what there is.
+    Backend(Box<BenchBackend>),
 }
 
 /// The settings of `ripplecast bench serve`.
@@ -137,6 +147,8 @@ pub(crate) enum Action {
     BenchLoad(Box<BenchLoad>),
     /// The soak test.
     BenchSoak(BenchSoak),
+    /// What Redis costs.
+    BenchBackend(Box<BenchBackend>),
 }
 
 /// The settings of the server, read.
@@ -196,6 +208,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             Action::BenchLoad(options)
         }
         Some(Command::Bench(Bench::Soak(options))) => Action::BenchSoak(options),
+        Some(Command::Bench(Bench::Backend(options))) => Action::BenchBackend(options),
         None => Action::Serve(Serve {
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
@@ -394,6 +407,11 @@ mod tests {
             (&["bench", "load", "ws://a/", "--connections", "2", "--publishers", "3"], &["--publishers"]),
             (&["bench", "soak", "--minutes", "0"], &["--minutes", "0.1"]),
             (&["bench", "soak", "--connections", "5"], &["--connections", "50"]),
+            (&["bench", "backend"], &["--backend"]),
+            (&["bench", "backend", "--backend", "memory"], &["--backend", "redis://HOST:PORT"]),
+            (&["bench", "backend", "--backend", "redis://h/?prefix=a"], &["--backend", "prefix"]),
+            (&["bench", "backend", "--backend", "redis://h", "--seconds", "0"], &["--seconds", "0.05"]),
+            (&["bench", "backend", "--backend", "redis://h", "--only", "all"], &["--only", "latency"]),
             (&["bench", "serve", "--port", "x"], &["--port", "x"]),
             (&["bench", "serve", "--port", "1", "--shards", "0"], &["--shards", "0"]),
             (&["bench", "serve", "--port", "1", "--ping", "soon"], &["--ping", "soon"]),

@@ -1,4 +1,4 @@
-//! The `ripplecast` binary: the lesson and the demos by default, a bare server to measure, a generator of load, and a soak test.
+//! The `ripplecast` binary: the lesson and the demos by default, a bare server to measure, generators of load, and a soak test.
 
 mod app;
 mod bench;
@@ -46,6 +46,10 @@ fn main() -> ExitCode {
             return bench::soak::run(&options)
                 .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
         }
+        Action::BenchBackend(options) => {
+            return bench::backend::run(*options)
+                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,13 +82,20 @@ async fn serve(options: Serve) -> Result<()> {
     if let Some((cert, key)) = options.tls {
         builder = builder.tls(cert, key);
     }
-    if let Some((name, backend)) = options.backend {
-        builder = builder.backend(&backend).map_err(|error| renamed(error, name))?;
+    let (name, backend) = options.backend.unzip();
+    let name = name.unwrap_or_default();
+    if let Some(backend) = backend {
+        builder = builder.backend(&backend).map_err(|error| renamed(error, name.clone()))?;
     }
     if options.backend_optional {
         builder = builder.backend_optional(true);
     }
-    let bound = app::build(builder, app).await?.bind((options.host, options.port)).await?;
+    let app = app::build(builder, app).await.map_err(|error| match error {
+        // It can't be reached, or can't be used.
+        Error::Setting { name: ref which, .. } if which == "backend" => renamed(error, name),
+        error => error,
+    })?;
+    let bound = app.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());

@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use crate::{
     Error, Hub, HubBuilder, Result, Tls, TrustedProxies,
+    bridge::check_secret,
     limits::SHARDS,
     server::{
         Server,
@@ -59,6 +60,7 @@ impl App {
     /// |---|---|---|
     /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory`, or a Redis; see [`HubBuilder::backend`] | `memory` |
     /// | `RIPPLECAST_BACKEND_OPTIONAL` | `1` starts also while the backend can't be reached | `0` |
+    /// | `RIPPLECAST_NODE_SECRET` | signs messages between nodes; see [`HubBuilder::node_secret`] | none |
     /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
@@ -291,6 +293,10 @@ impl AppBuilder {
                 _ => return Err(Error::setting("RIPPLECAST_BACKEND_OPTIONAL", optional, "1 or 0 is wanted")),
             };
             builder = builder.backend_optional(optional);
+        }
+        if let Some(secret) = variable("RIPPLECAST_NODE_SECRET")? {
+            check_secret(secret.as_bytes()).map_err(|error| renamed(error, "RIPPLECAST_NODE_SECRET"))?;
+            builder.hub = builder.hub.node_secret(secret);
         }
         if let Some(shards) = number("RIPPLECAST_SHARDS")? {
             if shards > SHARDS {

@@ -11,7 +11,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Error, Result, limits, redis::Redis, store::Reply};
+use crate::{Error, Result, bridge::Sealer, limits, redis::Redis, store::Reply};
 use memory::Queue;
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
@@ -86,8 +86,8 @@ impl Bus {
     }
 
     /// A bus over that Redis.
-    pub(crate) fn redis(redis: Redis) -> Self {
-        Self { backend: Arc::new(redis::RedisBus::new(redis)) }
+    pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
+        Self { backend: Arc::new(redis::RedisBus::new(redis, sealer)) }
     }
 
     /// Ends all subscriptions, those that come later too; their handlers finish what they have begun. To be called when
@@ -238,8 +238,9 @@ impl crate::Hub {
     /// With Redis it gets what is published on all nodes. When Redis goes away and comes back, the subscription is made
     /// again by itself; what was published meanwhile is missed. For what may not be missed there are streams.
     ///
-    /// A subscription has a task, on the runtime in which this is called, that runs the handler for one message after the
-    /// other. A handler that panics is logged, and goes on with the next message.
+    /// A subscription has a task, on the runtime in which this is called, that runs the handler for one message of a channel
+    /// after the other. Of the channels of a pattern, up to 16 are handled at once, so a slow one does not hold up the
+    /// others. A handler that panics is logged, and goes on with the next message.
     ///
     /// # Errors
     /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty name, and for a pattern on a

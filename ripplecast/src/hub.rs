@@ -36,7 +36,7 @@ use std::{
 use crate::{
     Error, Frame, Result,
     backend::Backend,
-    bridge::RedisBridge,
+    bridge::{RedisBridge, Sealer, check_secret},
     bus::Bus,
     limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
     redis::Redis,
@@ -208,7 +208,8 @@ impl Hub {
         stats
     }
 
-    /// Closes every connection with 1001, and waits until each `on_close` has returned. New connections are refused with
+    /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
+    /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
     /// 503 from now on. A callback that still waits after 5 s is cancelled. Takes at most some 8 s; ends at once when
     /// called again.
     ///
@@ -234,9 +235,11 @@ impl Hub {
         shards.stop();
         self.inner.bus.close();
         self.inner.streams.close();
-        // Fails only if the sender is gone, and `shards` holds it.
-        let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
-        self.inner.streams.ended().await;
+        let connections = async {
+            // Fails only if the sender is gone, and `shards` holds it.
+            let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
+        };
+        tokio::join!(connections, self.inner.streams.ended());
         if let Some(bridge) = shards.setup.bridge()
             && let Err(error) = bridge.leave().await
         {
@@ -355,6 +358,8 @@ pub struct HubBuilder {
     backend: Backend,
     /// Whether the hub starts also while its backend is away.
     backend_optional: bool,
+    /// The secret that nodes share, to sign their messages.
+    node_secret: Option<Vec<u8>>,
     /// Who wants to hear of gaps.
     on_gap: Option<gaps::GapHook>,
 }
@@ -388,6 +393,7 @@ impl Default for HubBuilder {
             trusted_proxies: TrustedProxies::default(),
             backend: Backend::Memory,
             backend_optional: false,
+            node_secret: None,
             on_gap: None,
         }
     }
@@ -495,6 +501,19 @@ impl HubBuilder {
         self
     }
 
+    /// A secret that all nodes share, of 16 bytes or more: messages between them are signed with it (HMAC-SHA-256), and what
+    /// is not, is old, or comes again, is thrown away and counted in [`RemoteStats::refused`]. Default: none, and whoever can
+    /// write to the backend can send to every connection.
+    ///
+    /// It holds for pushes, broadcasts, clients and the bus, on which then only nodes can publish. Tables, counters and
+    /// streams are as safe as the backend: whoever can write to it can change them. The clocks of the nodes must not
+    /// differ by more than 30 s.
+    #[must_use]
+    pub fn node_secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.node_secret = Some(secret.as_ref().to_vec());
+        self
+    }
+
     /// Is told of messages of other nodes that were missed. It runs on the task that reads from the backend, so it must be
     /// quick and must not block. [`Stats::remote`] counts them in any case.
     ///
@@ -523,10 +542,17 @@ impl HubBuilder {
     /// # let _ = hub; Ok(()) }
     /// ```
     pub async fn connect(self) -> Result<Hub> {
+        self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
         let redis = match &self.backend {
             Backend::Memory => None,
             Backend::Redis(address) => Some(Redis::connect(address, self.backend_optional).await?),
         };
+        if redis.is_some() && self.node_secret.is_none() {
+            tracing::warn!(
+                "messages between nodes are not signed: whoever can write to Redis can send to every connection. \
+                 RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) signs them"
+            );
+        }
         self.assemble(redis)
     }
 
@@ -570,14 +596,15 @@ impl HubBuilder {
                 driver::run_as_task(shard, &runtime)?;
             }
         }
+        let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));
         if let Some(redis) = &redis {
-            let bridge = RedisBridge::new(redis.clone(), &shards, GapLog(self.on_gap));
+            let bridge = RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap));
             shards.setup.set_bridge(Arc::new(bridge));
         }
         let inner = Inner {
             shards,
             store: redis.clone().map_or_else(Store::memory, Store::redis),
-            bus: redis.clone().map_or_else(Bus::memory, Bus::redis),
+            bus: redis.clone().map_or_else(Bus::memory, |redis| Bus::redis(redis, sealer)),
             streams: redis.map_or_else(Streams::memory, Streams::redis),
             trusted_proxies: self.trusted_proxies,
             next_route: AtomicUsize::new(0),

@@ -13,7 +13,7 @@ use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{Error, Result, error::BackendError};
@@ -30,6 +30,31 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
 /// second these are 160 ms of work.
 const COMMANDS: usize = 16_384;
+
+/// Time before a command is sent again that a Cluster has refused because its slot is, or goes, elsewhere.
+const FOLLOW: Duration = Duration::from_millis(20);
+
+/// What is asked of Redis.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// One command.
+    Command(&'a redis::Cmd),
+    /// Several, in one round trip.
+    Pipeline(&'a redis::Pipeline),
+    /// A script.
+    Script(&'a redis::ScriptInvocation<'a>),
+}
+
+impl Work<'_> {
+    /// Asks it, once.
+    async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
+        match self {
+            Self::Command(command) => command.query_async(conn).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(conn).await,
+            Self::Script(script) => script.invoke_async(conn).await,
+        }
+    }
+}
 
 /// Whether Redis is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +73,8 @@ pub(crate) enum Link {
 pub(crate) struct Redis {
     /// What all handles share.
     inner: Arc<Inner>,
+    /// Whether its commands are not bounded.
+    is_unbounded: bool,
 }
 
 /// What all handles share.
@@ -94,16 +121,22 @@ impl Redis {
         };
         let is_there = conn.is_some();
         let keeper = Keeper::new(address.clone(), conn);
-        let subscriber = Subscriber::new(address.clone());
+        let subscriber = Subscriber::new(address.clone(), keeper.link());
         let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
         let commands = Semaphore::new(COMMANDS);
         let inner = Inner { address: address.clone(), keeper, subscriber, commands, tasks };
-        let redis = Self { inner: Arc::new(inner) };
+        let redis = Self { inner: Arc::new(inner), is_unbounded: false };
         if is_there && timeout(TIME_LIMIT, redis.inner.subscriber.wait_until_up()).await.is_err() {
             let reason = "its second connection, for subscriptions, can't be made; see the log";
             return Err(Error::setting("backend", address, reason));
         }
         Ok(redis)
+    }
+
+    /// A handle for what the node does by itself, a few commands at a time: callers who have too many under way don't get in
+    /// its way.
+    pub(crate) fn unbounded(&self) -> Self {
+        Self { inner: self.inner.clone(), is_unbounded: true }
     }
 
     /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
@@ -141,17 +174,41 @@ impl Redis {
             [] => Ok(()),
             [one] => self.run(one).await,
             _ if self.is_cluster() => {
-                // Each goes to its own shard; those of one shard stay in order.
-                let runs = commands.iter().map(|command| self.run::<()>(command));
-                futures_util::future::try_join_all(runs).await.map(drop)
-            }
-            _ => {
-                let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+                // Each goes to its own shard. Those of one key stay in order; the client keeps no order of commands that are
+                // under way at once.
+                let mut keys: Vec<(&[u8], Vec<&redis::Cmd>)> = Vec::new();
+                let mut place = std::collections::HashMap::new();
                 for command in commands {
-                    pipeline.add_command(command.clone()).ignore();
+                    let key = key_of(command);
+                    let at = *place.entry(key).or_insert(keys.len());
+                    if at == keys.len() {
+                        keys.push((key, Vec::new()));
+                    }
+                    keys[at].1.push(command);
                 }
-                self.pipe(&pipeline).await
+                let runs = keys.iter().map(|(_, commands)| self.all_of_one_key(commands));
+                // All of them, also when one fails: its shard may be away, and the others are not.
+                futures_util::future::join_all(runs).await.into_iter().collect()
             }
+            _ => self.pipe(&pipeline(commands)).await,
+        }
+    }
+
+    /// Runs commands of one key on a Cluster, in their order.
+    async fn all_of_one_key(&self, commands: &[&redis::Cmd]) -> Result<()> {
+        if let [one] = commands {
+            return self.run(one).await;
+        }
+        match self.pipe(&pipeline(commands.iter().copied())).await {
+            // The slot has moved, perhaps: the client follows it for single commands alone. Who hears some twice sees it by
+            // their numbers.
+            Err(Error::Backend(BackendError::Refused { .. })) => {
+                for command in commands {
+                    self.run::<()>(command).await?;
+                }
+                Ok(())
+            }
+            done => done,
         }
     }
 
@@ -171,7 +228,7 @@ impl Redis {
     /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
     /// command may have been done, or be done later.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        self.with(async |conn| command.query_async(conn).await).await
+        self.with(Work::Command(command)).await
     }
 
     /// Runs several commands in one round trip.
@@ -179,7 +236,7 @@ impl Redis {
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
-        self.with(async |conn| pipeline.query_async(conn).await).await
+        self.with(Work::Pipeline(pipeline)).await
     }
 
     /// Runs a script; its text is sent only when the server doesn't have it.
@@ -187,18 +244,29 @@ impl Redis {
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) async fn script<T: FromRedisValue>(&self, script: &redis::ScriptInvocation<'_>) -> Result<T> {
-        self.with(async |conn| script.invoke_async(conn).await).await
+        self.with(Work::Script(script)).await
     }
 
     /// Does something with the connection, within the limits.
-    async fn with<T>(&self, work: impl AsyncFnOnce(&mut Conn) -> Result<T, RedisError>) -> Result<T> {
+    async fn with<T: FromRedisValue>(&self, work: Work<'_>) -> Result<T> {
         let keeper = &self.inner.keeper;
         let mut conn = keeper.conn().ok_or_else(|| self.away())?;
-        let _permit = self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
-            what: "the number of commands on their way to Redis",
-            limit: COMMANDS,
-        })?;
-        match timeout(TIME_LIMIT, work(&mut conn)).await {
+        let permit = || {
+            self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
+                what: "the number of commands on their way to Redis",
+                limit: COMMANDS,
+            })
+        };
+        let _permit = if self.is_unbounded { None } else { Some(permit()?) };
+        let work = async {
+            loop {
+                match work.run(&mut conn).await {
+                    Err(error) if is_elsewhere(&error) => sleep(FOLLOW).await,
+                    done => return done,
+                }
+            }
+        };
+        match timeout(TIME_LIMIT, work).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => {
@@ -260,6 +328,29 @@ impl Redis {
     ) -> Subscribed {
         self.inner.subscriber.subscribe(channel, Box::new(sink))
     }
+}
+
+/// Commands as one round trip, whose answers are thrown away.
+fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
+    let mut pipeline = redis::Pipeline::new();
+    for command in commands {
+        pipeline.add_command(command.clone()).ignore();
+    }
+    pipeline
+}
+
+/// The key or channel of a command: what follows its name.
+fn key_of(command: &redis::Cmd) -> &[u8] {
+    match command.args_iter().nth(1) {
+        Some(redis::Arg::Simple(key)) => key,
+        _ => &[],
+    }
+}
+
+/// Whether a shard of a Cluster has refused a command, which it has not done, because the slot of its keys is on another one or
+/// on its way there. The client has learnt where by then.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN"))
 }
 
 /// A name as a hash tag, which ends at the first closing brace: one in the name is written as `%7D`, so that the whole name

@@ -35,8 +35,34 @@ use crate::{
 /// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Finds the room of a request.
-type RoomOf = Arc<dyn Fn(&Request) -> Option<String> + Send + Sync>;
+/// What a stream is of; kept with its connection.
+enum Source {
+    /// The messages of a room.
+    Room(String),
+    /// The values of a counter: the one that it has comes first.
+    Counter(LiveCounter),
+}
+
+impl Source {
+    /// The room that a stream joins.
+    fn room(&self) -> &str {
+        match self {
+            Self::Room(name) => name,
+            Self::Counter(counter) => counter.room().name(),
+        }
+    }
+
+    /// Makes a connection a member.
+    async fn join(&self, conn: &Connection) -> Result<()> {
+        match self {
+            Self::Room(name) => conn.join(name),
+            Self::Counter(counter) => counter.join(conn).await,
+        }
+    }
+}
+
+/// Finds what a request asks for.
+type SourceOf = Arc<dyn Fn(&Request) -> Option<Source> + Send + Sync>;
 /// What is called when a stream is open.
 type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
@@ -60,10 +86,8 @@ type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + 
 #[derive(Clone)]
 #[must_use = "an endpoint does nothing until it is given to App::sse or Hub::sse"]
 pub struct Endpoint {
-    /// The room of a request.
-    room: RoomOf,
-    /// A counter whose value comes first, and which joins the room itself.
-    live: Option<LiveCounter>,
+    /// What a request asks for.
+    source: SourceOf,
     /// Accepts or refuses a request.
     hook: Option<Hook>,
     /// Called when the stream is open and has joined its room.
@@ -84,18 +108,38 @@ pub fn room(name: impl Into<String>) -> Endpoint {
 
 /// The messages of a room that depends on the request, such as on its path. `None` is answered with 404.
 pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> Endpoint {
-    Endpoint {
-        room: Arc::new(room),
-        live: None,
-        hook: None,
-        on_open: None,
-        keep_alive: Some(PING_INTERVAL),
-        retry: RETRY,
-        profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
-    }
+    Endpoint::new(move |request| room(request).map(Source::Room))
+}
+
+/// The values of a counter that depends on the request: the one that it has at once, and each change. `None` is answered
+/// with 404.
+///
+/// ```
+/// # use std::{collections::HashMap, sync::Arc};
+/// # fn example(hub: ripplecast::Hub, jobs: HashMap<String, ripplecast::LiveCounter>) {
+/// use ripplecast::{Request, sse};
+///
+/// let progress = sse::counter_by(move |request: &Request| jobs.get(request.param("id")?).cloned());
+/// let router: axum::Router = axum::Router::new().route("/jobs/{id}/events", hub.sse(progress));
+/// # let _ = router; }
+/// ```
+pub fn counter_by(counter: impl Fn(&Request) -> Option<LiveCounter> + Send + Sync + 'static) -> Endpoint {
+    Endpoint::new(move |request| counter(request).map(Source::Counter))
 }
 
 impl Endpoint {
+    /// With the default settings.
+    fn new(source: impl Fn(&Request) -> Option<Source> + Send + Sync + 'static) -> Self {
+        Self {
+            source: Arc::new(source),
+            hook: None,
+            on_open: None,
+            keep_alive: Some(PING_INTERVAL),
+            retry: RETRY,
+            profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
+        }
+    }
+
     /// Looks at the whole request before the stream begins, and accepts it or refuses it with any response.
     pub fn on_request<F, Fut>(mut self, accept: F) -> Self
     where
@@ -171,27 +215,21 @@ impl From<String> for Endpoint {
 /// The values of a counter: the current one at once, and each change.
 impl From<&LiveCounter> for Endpoint {
     fn from(counter: &LiveCounter) -> Self {
-        Self { live: Some(counter.clone()), ..room(counter.room().name()) }
+        let counter = counter.clone();
+        counter_by(move |_| Some(counter.clone()))
     }
 }
 
-/// The room that a stream is to join, kept with it until it has.
-struct Wanted(String);
-
 /// What the shards call.
 struct Callbacks {
-    /// See [`Endpoint::live`].
-    live: Option<LiveCounter>,
     /// See [`Endpoint::on_open`].
     on_open: Option<OnOpen>,
 }
 
 impl Handler for Callbacks {
     async fn on_open(&self, conn: Connection) -> Result<()> {
-        match (&self.live, conn.state::<Wanted>()) {
-            (Some(live), _) => live.join(&conn).await?,
-            (None, Some(room)) => conn.join(&room.0)?,
-            (None, None) => {}
+        if let Some(source) = conn.state::<Source>() {
+            source.join(&conn).await?;
         }
         match &self.on_open {
             Some(on_open) => on_open(conn).await,
@@ -208,7 +246,7 @@ impl Hub {
         S: Clone + Send + Sync + 'static,
     {
         let endpoint = endpoint.into();
-        let stream = Arc::new(Callbacks { live: endpoint.live.clone(), on_open: endpoint.on_open.clone() });
+        let stream = Arc::new(Callbacks { on_open: endpoint.on_open.clone() });
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),
@@ -230,10 +268,10 @@ impl Hub {
 async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
     let head = request.method() == http::Method::HEAD;
     let request = Request::new(&hub, request.into_parts().0).await;
-    let Some(room) = (endpoint.room)(&request) else {
+    let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "There is no such stream.\n");
     };
-    if let Err(error) = crate::hub::check_name("room name", &room) {
+    if let Err(error) = crate::hub::check_name("room name", source.room()) {
         tracing::debug!(%error, "an event stream was refused");
         return plain(404, "There is no such stream.\n");
     }
@@ -248,7 +286,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
             Err(response) => return response,
         },
     };
-    accept = accept.state(Wanted(room));
+    accept = accept.state(source);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),

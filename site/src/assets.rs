@@ -40,8 +40,9 @@ macro_rules! style {
 }
 
 /// Name, media type and contents of each.
-const FILES: [(&str, &str, &str); 19] = [
+const FILES: [(&str, &str, &str); 20] = [
     style!("site.css"),
+    style!("docs.css"),
     style!("demos.css"),
     style!("learn.css"),
     ("favicon.svg", "image/svg+xml", include_str!("../assets/favicon.svg")),

@@ -95,7 +95,8 @@ pub(crate) fn highlight(source: &str, language: Language, prefix: &str) -> Strin
     html
 }
 
-fn escape(text: &str, html: &mut String) {
+/// Adds `text` to `html`, escaped.
+pub(crate) fn escape(text: &str, html: &mut String) {
     for c in text.chars() {
         match c {
             '&' => html.push_str("&amp;"),

@@ -10,6 +10,7 @@
 
 mod assets;
 mod demos;
+mod docs;
 mod highlight;
 mod inspector;
 mod pages;
@@ -47,6 +48,7 @@ pub fn router() -> Router {
         .route("/assets/{name}", get(assets::serve))
         // Browsers ask for this by themselves beside anything that isn't a page, such as a bare JSON answer.
         .route("/favicon.ico", get(|| async { Redirect::permanent("/assets/favicon.svg") }))
+        .merge(docs::router())
         .fallback(pages::not_found)
         .layer(map_response(protect))
 }

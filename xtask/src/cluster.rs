@@ -77,10 +77,10 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
     while !stop.load(Ordering::Relaxed) {
         thread::park_timeout(Duration::from_millis(500));
         for program in &mut running {
-            if let Ok(Some(status)) = program.child.try_wait() {
-                if !stop.load(Ordering::Relaxed) {
-                    println!("{} has ended ({status}); the others go on", program.name);
-                }
+            if let Ok(Some(status)) = program.child.try_wait()
+                && !stop.load(Ordering::Relaxed)
+            {
+                println!("{} has ended ({status}); the others go on", program.name);
             }
         }
         running.retain_mut(|program| matches!(program.child.try_wait(), Ok(None)));

@@ -36,7 +36,7 @@ pub(crate) enum Step {
     Instructions,
     /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
     Fuzz,
-    /// Two tabs of a real browser follow each other
+    /// Two tabs of a real browser follow each other, on the lesson and in each example
     Browser,
 }
 
@@ -232,6 +232,7 @@ impl Step {
             Self::Fuzz => fuzz(workspace),
             Self::Browser => {
                 build_server().run(root)?;
+                Command::line("cargo build -p ripplecast-examples --examples --locked").run(root)?;
                 counted(with_browser(workspace, Command::line("npm test"))?.run_tests(root)?)
             }
         }

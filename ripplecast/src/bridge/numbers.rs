@@ -20,6 +20,11 @@ pub(super) struct Number {
     pub(super) number: u64,
 }
 
+/// A series that nobody has had.
+pub(super) fn new_series() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
 /// The numbers that a node gives.
 pub(super) struct Given {
     /// This series.
@@ -31,7 +36,7 @@ pub(super) struct Given {
 impl Given {
     /// A new series.
     pub(super) fn new() -> Self {
-        Self { series: RandomState::new().hash_one(0), last: HashMap::new() }
+        Self { series: new_series(), last: HashMap::new() }
     }
 
     /// The next number of a channel.
@@ -76,9 +81,56 @@ impl Heard {
             }
             Some(last) if last.series == now.series => missed(now.number - last.number - 1),
             // A new series begins at 1, and this listener was there.
-            Some(_) => missed(now.number - 1),
+            Some(_) => missed(now.number.saturating_sub(1)),
             None => Told::Next,
         }
+    }
+}
+
+/// The last numbers of one sender, of messages that may overtake each other.
+#[derive(Default)]
+pub(super) struct Window {
+    /// Their series.
+    series: u64,
+    /// The highest that came.
+    highest: u64,
+    /// Which of those below it came; bit `n % BITS` is that of number `n`.
+    came: [u64; BITS as usize / 64],
+}
+
+/// Numbers that a window remembers: more than there are publishes under way at once on a node.
+const BITS: u64 = 1024;
+
+impl Window {
+    /// Whether a number is new; from now on it is not. What is older than the window counts as heard.
+    pub(super) fn is_new(&mut self, now: Number) -> bool {
+        if self.series != now.series {
+            *self = Self { series: now.series, ..Self::default() };
+        }
+        if self.highest.saturating_sub(now.number) >= BITS || now.number == 0 {
+            return false;
+        }
+        if now.number > self.highest {
+            let skipped = (now.number - self.highest - 1).min(BITS);
+            (0..skipped).for_each(|back| self.mark(now.number - 1 - back, false));
+            self.highest = now.number;
+            self.mark(now.number, true);
+            return true;
+        }
+        let is_new = !self.has(now.number);
+        self.mark(now.number, true);
+        is_new
+    }
+
+    /// Whether a number within the window came.
+    fn has(&self, number: u64) -> bool {
+        self.came[(number % BITS / 64) as usize] >> (number % 64) & 1 == 1
+    }
+
+    /// Notes whether it came.
+    fn mark(&mut self, number: u64, came: bool) {
+        let word = &mut self.came[(number % BITS / 64) as usize];
+        *word = *word & !(1 << (number % 64)) | u64::from(came) << (number % 64);
     }
 }
 
@@ -105,6 +157,34 @@ mod tests {
         let later = Number { series: a1.series.wrapping_add(1), number: 3 };
         assert_eq!(heard.hear(7, later), Told::Missed(2), "a new series was missed from its beginning");
         assert_eq!(heard.hear(7, Number { number: 0, ..later }), Told::Again);
+        let nonsense = Number { series: later.series.wrapping_add(1), number: 0 };
+        assert_eq!(heard.hear(7, nonsense), Told::Next, "nobody numbers so, and nothing breaks");
+    }
+
+    #[test]
+    fn a_window_lets_each_number_in_once() {
+        let mut window = Window::default();
+        let mut is_new = |number| window.is_new(Number { series: 7, number });
+        assert!(is_new(1) && is_new(3) && is_new(2), "they may overtake each other");
+        assert!(!is_new(1) && !is_new(2) && !is_new(3) && !is_new(0));
+        assert!(is_new(3000) && !is_new(3000));
+        assert!(is_new(2999) && is_new(3000 - BITS + 1) && !is_new(2999));
+        assert!(!is_new(3000 - BITS), "too old to tell");
+        assert!(is_new(u64::MAX) && !is_new(u64::MAX) && is_new(u64::MAX - 1));
+        assert!(window.is_new(Number { series: 8, number: 1 }), "another series begins anew");
+    }
+
+    #[test]
+    fn a_window_is_as_a_set_of_all_that_came() {
+        let (mut window, mut all, mut state) = (Window::default(), std::collections::HashSet::new(), 1_u64);
+        let mut highest = 0_u64;
+        for _ in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let number = (highest + 40).saturating_sub(state >> 33 & 1023).max(1);
+            let expected = number + BITS > highest && all.insert(number);
+            assert_eq!(window.is_new(Number { series: 1, number }), expected, "{number} below {highest}");
+            highest = highest.max(number);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     numbers::{Heard, Told},
+    seal::{Once, Sealer},
     wire::{Body, Message, is_name},
 };
 use crate::{
@@ -53,8 +54,12 @@ pub(crate) struct RedisBridge {
 struct Inner {
     /// The way.
     redis: Redis,
+    /// The same, for what the node does by itself and must not be refused.
+    own: Redis,
     /// This node.
     node: u64,
+    /// Signs what it sends.
+    sealer: Arc<Sealer>,
     /// Whose messages they are.
     shards: Weak<Shards>,
     /// What is to be sent.
@@ -86,8 +91,6 @@ struct Counts {
     missed: AtomicU64,
     /// Subscriptions that were lost.
     gaps: AtomicU64,
-    /// Messages that were thrown away.
-    refused: AtomicU64,
 }
 
 /// A room that has members here.
@@ -100,11 +103,13 @@ struct RoomHere {
 
 impl RedisBridge {
     /// The bridge of a node; its tasks run on the current runtime.
-    pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, gap_log: GapLog) -> Self {
+    pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
         let inner = Arc::new(Inner {
             node: shards.node,
+            sealer,
             shards: Arc::downgrade(shards),
-            out: Outgoing::new(redis.clone()),
+            out: Outgoing::new(redis.unbounded()),
+            own: redis.unbounded(),
             redis,
             rooms: Mutex::default(),
             clients: Mutex::default(),
@@ -139,17 +144,17 @@ impl Inner {
     /// Subscribes to what others push to a room, or to all connections.
     fn listen(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
         let (inner, heard) = (Arc::downgrade(self), Mutex::new(Heard::default()));
-        let channel = Channel::Exact(self.channel(room.map(|room| &**room)));
-        let room = room.cloned();
-        self.redis.subscribe(channel, move |event| {
+        let channel = self.channel(room.map(|room| &**room));
+        let (name, room) = (channel.clone(), room.cloned());
+        self.redis.subscribe(Channel::Exact(channel), move |event| {
             if let Some(inner) = inner.upgrade() {
-                inner.hear(room.as_ref(), &heard, event);
+                inner.hear(&name, room.as_ref(), &heard, event);
             }
         })
     }
 
     /// Something came for a room, or for all connections.
-    fn hear(&self, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
+    fn hear(&self, channel: &str, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
         let payload = match event {
             Event::Up => return,
             Event::Down => {
@@ -159,8 +164,9 @@ impl Inner {
             }
             Event::Message { payload, .. } => payload,
         };
-        let Some(Message { node, body: Body::Frame { number, frame } }) = Message::decode(payload) else {
-            self.counts.refused.fetch_add(1, Relaxed);
+        let message = self.sealer.open(channel, payload);
+        let Some(Message { node, number, body: Body::Frame { frame } }) = message else {
+            self.sealer.refuse();
             return;
         };
         if node == self.node {
@@ -176,7 +182,7 @@ impl Inner {
                 self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
             }
             Told::Again => {
-                self.counts.refused.fetch_add(1, Relaxed);
+                self.sealer.refuse();
                 return;
             }
         }
@@ -193,11 +199,12 @@ impl Inner {
     }
 
     /// Something came for this node alone.
-    fn hear_inbox(&self, seat: &Seat, event: Event) {
+    fn hear_inbox(&self, seat: &Seat, heard: &Mutex<Once>, event: Event) {
         let Event::Message { payload, .. } = event else { return };
-        let message = if seat.is_held() { Message::decode(payload) } else { None };
+        let inbox = seat.inbox(&self.redis);
+        let message = if seat.is_held() { heard.lock().open(&self.sealer, &inbox, payload) } else { None };
         let (Some(Message { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
-            self.counts.refused.fetch_add(1, Relaxed);
+            self.sealer.refuse();
             return;
         };
         match body {
@@ -208,21 +215,27 @@ impl Inner {
                 }
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
+                let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
                 let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
                 let mut connections = shards.local_connections(group);
                 connections.retain(|&connection| connection > from);
+                let page = PAGE.min(limit as usize);
+                if page < connections.len() {
+                    // A large room is not sorted for each page: other messages wait meanwhile.
+                    connections.select_nth_unstable(page);
+                    connections.truncate(page);
+                }
                 connections.sort_unstable();
-                connections.truncate(PAGE.min(limit as usize));
-                let answer = Message { node: self.node, body: Body::Answer { id, connections } };
-                self.out.push(to, answer.encode());
+                let answer = self.sealer.message(&to, Body::Answer { id, connections });
+                self.out.push(to, answer);
             }
             Body::Answer { id, connections } => {
                 if let Some(asker) = self.questions.lock().remove(&id) {
                     let _ = asker.send(connections); // whoever asked may have gone
                 }
             }
-            Body::Ask { .. } | Body::Frame { .. } => {
-                self.counts.refused.fetch_add(1, Relaxed);
+            Body::Ask { .. } | Body::Frame { .. } | Body::Bus { .. } => {
+                self.sealer.refuse();
             }
         }
     }
@@ -251,9 +264,9 @@ impl Inner {
     }
 
     /// Publishes at once, and waits for how many nodes took it.
-    async fn publish(&self, channel: &str, message: &Message) -> Result<usize> {
+    async fn publish(&self, channel: &str, body: Body) -> Result<usize> {
         let mut publish = redis::cmd(self.redis.publish_command());
-        publish.arg(channel).arg(&message.encode()[..]);
+        publish.arg(channel).arg(&self.sealer.message(channel, body)[..]);
         self.redis.run(&publish).await
     }
 
@@ -280,10 +293,10 @@ impl Inner {
             Group::Room(room) => (true, room.to_owned()),
             Group::Client(client) => (false, client.to_owned()),
         };
-        let to = own.inbox(&self.redis);
+        let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let question = Message { node: self.node, body: Body::Ask { to, id, is_room, name, from, limit } };
-        if self.publish(&seat.inbox(&self.redis), &question).await? == 0 {
+        let question = Body::Ask { to, id, is_room, name, from, limit };
+        if self.publish(&seat.inbox(&self.redis), question).await? == 0 {
             return Ok(Vec::new()); // it has gone just now
         }
         match timeout(TIME_LIMIT, answer).await {
@@ -304,7 +317,7 @@ impl Bridge for RedisBridge {
     fn push(&self, room: Option<&Arc<str>>, frame: &Frame) {
         let inner = &self.inner;
         let channel = inner.channel(room.map(|room| &**room));
-        inner.out.push_frame(inner.node, room, channel, frame);
+        inner.out.push_frame(inner.node, &inner.sealer, room, channel, frame);
     }
 
     fn room_changed(&self, room: &Arc<str>, members: usize) {
@@ -355,7 +368,7 @@ impl Bridge for RedisBridge {
                 let mut behind = if node == from.0 { from.1 } else { 0 };
                 while node >= from.0 && found.len() < limit {
                     let page = self.inner.ask(&seat, group, behind, PAGE.min(limit - found.len())).await?;
-                    let Some(&last) = page.last() else { break };
+                    let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
                     behind = last;
                     found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
                 }
@@ -370,13 +383,13 @@ impl Bridge for RedisBridge {
             let mut read = redis::cmd("HGETALL");
             read.arg(inner.counts_key(Group::Client(client)));
             let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
-            let message =
-                Message { node: inner.node, body: Body::ToClient { client: client.to_owned(), frame } };
+            let body = Body::ToClient { client: client.to_owned(), frame };
             let mut reached = 0;
             for (field, count) in owners {
                 let Some(seat) = Seat::parse(&field) else { continue };
                 // Nobody listens at the seat of a node that has gone, or that had to take another one.
-                if seat.node() != inner.node && inner.publish(&seat.inbox(&inner.redis), &message).await? > 0
+                if seat.node() != inner.node
+                    && inner.publish(&seat.inbox(&inner.redis), body.clone()).await? > 0
                 {
                     reached += count;
                     inner.out.count_sent(1);
@@ -397,13 +410,13 @@ impl Bridge for RedisBridge {
     }
 
     fn stats(&self) -> RemoteStats {
-        let Inner { out, counts, redis, .. } = &*self.inner;
+        let Inner { out, counts, redis, sealer, .. } = &*self.inner;
         let mut stats = RemoteStats {
             degraded: redis.is_degraded(),
             received: counts.received.load(Relaxed),
             missed: counts.missed.load(Relaxed),
             gaps: counts.gaps.load(Relaxed),
-            refused: counts.refused.load(Relaxed),
+            refused: sealer.refused(),
             ..RemoteStats::default()
         };
         out.report(&mut stats);

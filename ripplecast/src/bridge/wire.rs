@@ -11,20 +11,20 @@ const VERSION: u8 = 1;
 
 /// One message.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// The node that sent it.
-    pub(super) node: u64,
+    pub(crate) node: u64,
+    /// Its number: of a room's frame on its channel, else among all that are none.
+    pub(super) number: Number,
     /// What it says.
-    pub(super) body: Body,
+    pub(crate) body: Body,
 }
 
 /// What a message says.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// A frame for the members of the channel's room, or for all connections.
     Frame {
-        /// Its number on the channel.
-        number: Number,
         /// The frame.
         frame: Frame,
     },
@@ -37,7 +37,7 @@ pub(super) enum Body {
     },
     /// A question: which connections of that kind there are.
     Ask {
-        /// Where the answer is wanted: the channel of a node.
+        /// Where the answer is wanted: the seat of a node.
         to: String,
         /// The number of the question.
         id: u64,
@@ -50,6 +50,11 @@ pub(super) enum Body {
         /// Connections at the most.
         limit: u32,
     },
+    /// Something on the bus, where messages are signed.
+    Bus {
+        /// What was published.
+        payload: Bytes,
+    },
     /// The answer.
     Answer {
         /// The number of the question.
@@ -61,16 +66,20 @@ pub(super) enum Body {
 
 impl Message {
     /// In bytes.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.size());
         out.put_u8(VERSION);
         out.put_u64(self.node);
+        out.put_u64(self.number.series);
+        out.put_u64(self.number.number);
         match &self.body {
-            Body::Frame { number, frame } => {
+            Body::Frame { frame } => {
                 out.put_u8(b'f');
-                out.put_u64(number.series);
-                out.put_u64(number.number);
                 put_frame(&mut out, frame);
+            }
+            Body::Bus { payload } => {
+                out.put_u8(b'b');
+                out.put_slice(payload);
             }
             Body::ToClient { client, frame } => {
                 out.put_u8(b'c');
@@ -92,14 +101,15 @@ impl Message {
                 connections.iter().for_each(|&connection| out.put_u64(connection));
             }
         }
-        out.into()
+        out
     }
 
     /// About as many bytes as it has.
     fn size(&self) -> usize {
-        let frame = |frame: &Frame| frame.len() + frame.key().map_or(0, str::len) + 64;
+        let frame = |frame: &Frame| frame.len() + frame.key().map_or(0, str::len) + 96;
         match &self.body {
-            Body::Frame { frame: f, .. } => frame(f),
+            Body::Frame { frame: f } => frame(f),
+            Body::Bus { payload } => payload.len() + 96,
             Body::ToClient { client, frame: f } => client.len() + frame(f),
             Body::Ask { to, name, .. } => to.len() + name.len() + 64,
             Body::Answer { connections, .. } => 8 * connections.len() + 32,
@@ -112,11 +122,10 @@ impl Message {
             return None;
         }
         let node = bytes.try_get_u64().ok()?;
+        let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
         let body = match bytes.try_get_u8().ok()? {
-            b'f' => {
-                let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
-                Body::Frame { number, frame: get_frame(bytes)? }
-            }
+            b'f' => Body::Frame { frame: get_frame(bytes)? },
+            b'b' => Body::Bus { payload: bytes },
             b'c' => Body::ToClient { client: get_text(&mut bytes)?, frame: get_frame(bytes)? },
             b'q' => Body::Ask {
                 to: get_text(&mut bytes)?,
@@ -133,7 +142,7 @@ impl Message {
             }
             _ => return None,
         };
-        Some(Self { node, body })
+        Some(Self { node, number, body })
     }
 }
 
@@ -202,8 +211,8 @@ mod tests {
 
     fn bodies() -> impl Strategy<Value = Body> {
         prop_oneof![
-            (any::<u64>(), any::<u64>(), frames())
-                .prop_map(|(series, number, frame)| Body::Frame { number: Number { series, number }, frame }),
+            frames().prop_map(|frame| Body::Frame { frame }),
+            any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
             (".{0,20}", frames()).prop_map(|(client, frame)| Body::ToClient { client, frame }),
             (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
                 |(to, id, is_room, name, from, limit)| Body::Ask { to, id, is_room, name, from, limit }
@@ -215,14 +224,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(node in any::<u64>(), body in bodies()) {
-            let message = Message { node, body };
-            prop_assert_eq!(Message::decode(message.encode()), Some(message));
+        fn what_is_written_is_read(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
+            let message = Message { node, number: Number { series, number }, body };
+            prop_assert_eq!(Message::decode(message.encode().into()), Some(message));
         }
 
         #[test]
         fn reading_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
-            let whole = Message { node, body }.encode();
+            let whole = Bytes::from(Message { node, number: Number { series: 1, number: 2 }, body }.encode());
             let _ = Message::decode(whole.slice(..cut % (whole.len() + 1)));
             let _ = Message::decode(bytes.clone().into());
             let _ = Message::decode([&[VERSION], &bytes[..]].concat().into());
@@ -231,8 +240,8 @@ mod tests {
 
     #[test]
     fn text_that_is_none_is_refused() {
-        let message = Message { node: 1, body: Body::ToClient { client: "a".into(), frame: "ö".into() } };
-        let mut bytes = message.encode().to_vec();
+        let body = Body::ToClient { client: "a".into(), frame: "ö".into() };
+        let mut bytes = Message { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
         *bytes.last_mut().unwrap() = 0xff;
         assert_eq!(Message::decode(bytes.into()), None);
     }

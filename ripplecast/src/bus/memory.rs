@@ -1,7 +1,7 @@
 //! The bus within this process: who listens to what, and their queues.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -17,6 +18,10 @@ use super::{
     glob::{Glob, Pattern},
 };
 use crate::{panics::caught, store::Reply};
+
+/// Channels of one pattern whose messages are handled at once: enough that a slow one does not hold up the others, and few
+/// enough for a handler that asks a database.
+const CHANNELS_AT_ONCE: usize = 16;
 
 /// See the module.
 #[derive(Default)]
@@ -94,7 +99,8 @@ impl BusBackend for Memory {
     fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
         let queue = Arc::new(Queue::new(pattern.into()));
         let pattern = Pattern::parse(pattern);
-        let task = tokio::spawn(run(Arc::clone(&queue), handler));
+        let at_once = if matches!(pattern, Pattern::Channel(_)) { 1 } else { CHANNELS_AT_ONCE };
+        let task = tokio::spawn(run(Arc::clone(&queue), handler, at_once));
         let channel = if let Pattern::Channel(channel) = &pattern { Some(channel.clone()) } else { None };
         let mut listeners = self.listeners.write();
         match pattern {
@@ -182,15 +188,17 @@ impl Queue {
         Pushed::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
     }
 
-    /// The oldest message; waits for one. None once the subscription has ended.
-    async fn pop(&self) -> Option<BusMessage> {
+    /// The oldest message of a channel that is not busy; waits for one. None once the subscription has ended.
+    async fn pop(&self, busy: &HashSet<Arc<str>>) -> Option<BusMessage> {
         loop {
             {
                 let mut waiting = self.waiting.lock();
                 if waiting.closed {
                     return None;
                 }
-                if let Some(message) = waiting.messages.pop_front() {
+                let is_free = |message: &BusMessage| !busy.contains(&message.channel);
+                let next = waiting.messages.iter().position(is_free);
+                if let Some(message) = next.and_then(|next| waiting.messages.remove(next)) {
                     waiting.bytes -= message.payload.len();
                     if waiting.messages.len() <= QUEUE_MESSAGES / 2 && waiting.bytes <= QUEUE_BYTES / 2 {
                         waiting.overflowing = false;
@@ -216,20 +224,39 @@ impl Queue {
     }
 }
 
-/// A subscription's task: the handler for one message after the other.
-async fn run(queue: Arc<Queue>, handler: Handler) {
-    while let Some(message) = queue.pop().await {
-        let channel = Arc::clone(&message.channel);
-        if let Err(panic) = caught(|| handler(message)).await {
-            tracing::error!(
-                channel = &*channel,
-                panic,
-                "a bus handler panicked; it goes on with the next message"
-            );
+/// A subscription's task: the handler for one message of a channel after the other, and for so many channels at once.
+async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
+    let (mut running, mut busy) = (FuturesUnordered::new(), HashSet::new());
+    loop {
+        let may_begin = running.len() < at_once;
+        tokio::select! {
+            biased;
+            Some(channel) = running.next() => {
+                busy.remove(&channel);
+            }
+            message = queue.pop(&busy), if may_begin => {
+                let Some(message) = message else { break };
+                busy.insert(Arc::clone(&message.channel));
+                running.push(handle(&handler, message));
+            }
         }
         // Others get their turn, also while messages never run out and the handler never waits.
         tokio::task::coop::consume_budget().await;
     }
+    while running.next().await.is_some() {}
+}
+
+/// Runs the handler for a message, and returns its channel.
+async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
+    let channel = Arc::clone(&message.channel);
+    if let Err(panic) = caught(|| handler(message)).await {
+        tracing::error!(
+            channel = &*channel,
+            panic,
+            "a bus handler panicked; it goes on with the next message"
+        );
+    }
+    channel
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::{BusBackend, BusError, Handler, Subscription, glob::Pattern, memory::Memory};
 use crate::{
+    bridge::{Body, Once, Sealer},
     redis::{Channel, Event, Redis, Subscribed},
     store::Reply,
 };
@@ -19,8 +20,10 @@ use crate::{
 pub(super) struct RedisBus {
     /// The way.
     redis: Redis,
-    /// What this node is subscribed to.
-    shared: Mutex<HashMap<Channel, Weak<Shared>>>,
+    /// Signs what is published, where nodes share a secret.
+    sealer: Arc<Sealer>,
+    /// What this node is subscribed to; none once the bus is closed.
+    shared: Mutex<Option<HashMap<Channel, Weak<Shared>>>>,
     /// What is to be kept until the bus ends.
     kept: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
@@ -35,37 +38,51 @@ struct Shared {
 
 impl RedisBus {
     /// A bus over that Redis.
-    pub(super) fn new(redis: Redis) -> Self {
-        Self { redis, shared: Mutex::default(), kept: Arc::default() }
+    pub(super) fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
+        Self { redis, sealer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
     }
 
-    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be.
-    fn shared(&self, pattern: &str) -> (Arc<Shared>, Arc<Subscribed>) {
+    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be; none once the bus is closed.
+    fn shared(&self, pattern: &str) -> Option<(Arc<Shared>, Arc<Subscribed>)> {
         let channel = match Pattern::parse(pattern) {
             Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
             Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
         };
         let mut all = self.shared.lock();
+        let all = all.as_mut()?;
         all.retain(|_, shared| shared.strong_count() > 0);
         if let Some(shared) = all.get(&channel).and_then(Weak::upgrade) {
             let subscribed = shared.subscribed.lock().clone();
             if let Some(subscribed) = subscribed {
-                return (shared, subscribed);
+                return Some((shared, subscribed));
             }
         }
         let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
-        let (weak, redis) = (Arc::downgrade(&shared), self.redis.clone());
+        let (weak, redis, sealer) = (Arc::downgrade(&shared), self.redis.clone(), self.sealer.clone());
+        let heard = Mutex::new(Once::default());
         let subscribed = self.redis.subscribe(channel.clone(), move |event| {
             let (Some(shared), Event::Message { channel, payload }) = (weak.upgrade(), event) else { return };
-            if let Some(name) = redis.name("bus", &channel) {
+            let Some(name) = redis.name("bus", &channel) else { return };
+            let payload = if sealer.is_on() {
+                let message = heard.lock().open(&sealer, &name, payload);
+                match message.map(|message| message.body) {
+                    Some(Body::Bus { payload }) => Some(payload),
+                    _ => None,
+                }
+            } else {
+                Some(payload)
+            };
+            if let Some(payload) = payload {
                 // It answers at once; what a full queue drops, it counts and logs.
                 drop(shared.local.publish(&name, payload));
+            } else {
+                sealer.refuse();
             }
         });
         let subscribed = Arc::new(subscribed);
         *shared.subscribed.lock() = Some(subscribed.clone());
         all.insert(channel, Arc::downgrade(&shared));
-        (shared, subscribed)
+        Some((shared, subscribed))
     }
 }
 
@@ -73,6 +90,11 @@ impl BusBackend for RedisBus {
     fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
         Reply::Later(Box::pin(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
+            let payload = if self.sealer.is_on() {
+                self.sealer.message(channel, Body::Bus { payload })
+            } else {
+                payload
+            };
             publish.arg(self.redis.key("bus", channel, "")).arg(&payload[..]);
             self.redis.run(&publish).await
         }))
@@ -84,7 +106,11 @@ impl BusBackend for RedisBus {
         }
         let pattern = pattern.to_owned();
         Reply::Later(Box::pin(async move {
-            let (shared, subscribed) = self.shared(&pattern);
+            let Some((shared, subscribed)) = self.shared(&pattern) else {
+                let local = Memory::default();
+                local.close();
+                return local.subscribe(&pattern, handler).await; // one that has ended, as everywhere
+            };
             // Before Redis confirms, so that nothing is missed that is published after the answer.
             let subscription = shared.local.subscribe(&pattern, handler).await?;
             subscribed.ready().await?;
@@ -95,9 +121,10 @@ impl BusBackend for RedisBus {
     }
 
     fn close(&self) {
-        let all: Vec<_> = self.shared.lock().drain().filter_map(|(_, shared)| shared.upgrade()).collect();
-        for shared in all {
+        let all = self.shared.lock().take().unwrap_or_default();
+        for shared in all.into_values().filter_map(|shared| shared.upgrade()) {
             shared.local.close();
+            drop(shared.subscribed.lock().take()); // a handle that is still held must not keep the connection
         }
         self.kept.lock().clear();
     }

@@ -123,6 +123,11 @@ fn parse(url: &str) -> Result<Address, String> {
         Some(slash) => (&rest[..slash], &rest[slash + 1..]),
         None => (rest, ""),
     };
+    if path.contains('@') || query.contains('@') {
+        return Err(
+            "an @ stands behind the host; in a user or password write / as %2F, ? as %3F and @ as %40".into(),
+        );
+    }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (mut user, mut password) = (decoded(user)?, decoded(password)?);
@@ -177,11 +182,15 @@ fn parse(url: &str) -> Result<Address, String> {
         }
         None => 0,
     };
-    let prefix = prefix.unwrap_or_else(|| PREFIX.to_owned());
+    let mut prefix = prefix.unwrap_or_else(|| PREFIX.to_owned());
     if prefix.len() > PREFIX_LEN
         || prefix.chars().any(|c| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control())
     {
         return Err(format!("a prefix has at most {PREFIX_LEN} bytes, without braces and spaces"));
+    }
+    if database != 0 {
+        // Channels know of no database, so it is in their names, and in those of keys, to keep the two alike.
+        prefix = format!("{prefix}@{database}");
     }
     Ok(Address { servers, tls, user, password, database: database.into(), prefix })
 }
@@ -222,12 +231,8 @@ fn host(text: &str, port: u16) -> Result<Host, String> {
 /// A URL without its password, for messages.
 fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = match rest.find('/').unwrap_or(rest.len()) {
-        end if rest[..end].contains('@') => {
-            format!("…@{}", &rest[rest[..end].rfind('@').map_or(0, |at| at + 1)..])
-        }
-        _ => rest.to_owned(),
-    };
+    // A password may hold what ends a host: all before the last @ is hidden.
+    let rest = rest.rfind('@').map_or_else(|| rest.to_owned(), |at| format!("…@{}", &rest[at + 1..]));
     let rest = rest.split_once("password=").map_or(rest.clone(), |(before, _)| format!("{before}password=…"));
     format!("{scheme}://{rest}")
 }
@@ -272,7 +277,7 @@ mod tests {
         let full = read("rediss://ada:p%40ss@[::1]:1/3?prefix=shop");
         assert_eq!(full.servers, Servers::One(("::1".to_owned(), 1)));
         assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("ada"), Some("p@ss")));
-        assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop"));
+        assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop@3"));
         let socket = read("redis+unix:///run/redis.sock?db=2&password=x");
         assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
         assert_eq!((socket.database, socket.password.as_deref()), (2, Some("x")));
@@ -293,13 +298,18 @@ mod tests {
             ("redis://u:secret@a:port", "`port` is no port"),
             ("redis://u:secret@a/x", "no number of a database"),
             ("redis://a?password=secret&pool=3", "no parameter `pool`"),
+            ("redis://u:se/cret@a", "%2F"),
+            ("redis://u:se?cret@a", "%3F"),
             ("redis://a?prefix={b}", "without braces"),
             ("redis+unix://a", "absolute path"),
             ("redis-cluster://a/1", "one database"),
             ("redis-sentinel://a,b", "what the sentinels watch"),
         ] {
             let error = url.parse::<Address>().unwrap_err().to_string();
-            assert!(error.contains(said) && !error.contains("secret"), "{url}: {error}");
+            assert!(
+                error.contains(said) && !error.contains("secret") && !error.contains("cret@"),
+                "{url}: {error}"
+            );
         }
         assert!(!format!("{:?}", read("redis://u:secret@a")).contains("secret"));
     }

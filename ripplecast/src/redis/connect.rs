@@ -20,8 +20,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const HOST_LIMIT: Duration = Duration::from_secs(1);
 /// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
 const BUFFERED_COMMANDS: usize = 1024;
-/// How often a command of a Cluster is tried again, elsewhere, before it counts as failed.
-const RETRIES: u32 = 3;
+/// How often the client itself sends a command of a Cluster again: never, since it does so also when a connection broke, and
+/// then the command may have been done. What was refused is sent again by `Redis`.
+const RETRIES: u32 = 0;
 /// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
@@ -248,28 +249,46 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     );
     let mut eval = redis::cmd("EVAL");
     eval.arg(script).arg(1).arg(&probe);
-    ask::<()>(conn, &eval).await
+    ask::<()>(conn, &eval).await?;
+    // On a Cluster the connection for subscriptions would say it, in the log.
+    if let Conn::One(one) = conn {
+        one.subscribe(&probe).await.map_err(|error| meaning(&error))?;
+        one.unsubscribe(&probe).await.map_err(|error| meaning(&error))?;
+    }
+    Ok(())
 }
 
 /// Runs a command of the check, and says what its error means.
 async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, Fault> {
-    command.query_async(conn).await.map_err(|error: RedisError| {
-        let text = error.to_string();
-        if error.is_io_error() || error.is_connection_dropped() {
-            Fault::Away(text)
-        } else if text.contains("NOPERM") || text.contains("ACL") || text.contains("can't run this command") {
-            Fault::Wrong(format!(
-                "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
+    command.query_async(conn).await.map_err(|error| meaning(&error))
+}
+
+/// What an error of the check means.
+fn meaning(error: &RedisError) -> Fault {
+    let text = error.to_string();
+    if error.is_io_error() || error.is_connection_dropped() {
+        Fault::Away(text)
+    } else if error.code() == Some("NOPERM")
+        || text.contains("ACL")
+        || text.contains("The user executing the script can't")
+    {
+        Fault::Wrong(format!(
+            "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
                  ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
-            ))
-        } else if text.contains("NOAUTH") {
-            Fault::Wrong(format!("it wants a password ({text}); it stands in the URL: redis://user:password@host"))
-        } else if text.contains("READONLY") {
-            Fault::Wrong("it is a replica, which takes no writes; name its master, or use redis-sentinel://".into())
-        } else {
-            Fault::Away(text)
-        }
-    })
+        ))
+    } else if error.code() == Some("MOVED") {
+        Fault::Wrong("it is one of a Cluster; name it as redis-cluster://host".into())
+    } else if error.code() == Some("NOAUTH") {
+        Fault::Wrong(format!(
+            "it wants a password ({text}); it stands in the URL: redis://user:password@host"
+        ))
+    } else if error.code() == Some("READONLY") {
+        Fault::Wrong(
+            "it is a replica, which takes no writes; name its master, or use redis-sentinel://".into(),
+        )
+    } else {
+        Fault::Away(text)
+    }
 }
 
 /// The first two numbers of a version.

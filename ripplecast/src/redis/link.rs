@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Link,
-    address::{Address, Servers},
+    address::{Address, Host, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, check, connect, master},
 };
@@ -83,6 +83,7 @@ impl Keeper {
     /// Returns when the server no longer answers, with what it said last.
     async fn watch(&self, mut conn: Conn) -> String {
         let mut looks = 0;
+        let named = self.named().await;
         loop {
             tokio::select! {
                 () = sleep(PING_EVERY) => {}
@@ -93,23 +94,34 @@ impl Keeper {
             look.arg(format!("{}:alive", self.address.prefix())).arg("1").arg("PX").arg(10_000);
             match timeout(PING_LIMIT, look.query_async::<()>(&mut conn)).await {
                 Ok(Ok(())) => {}
+                // It is there, and has no memory or disk left for a write: what needs none goes on.
+                Ok(Err(error)) if matches!(error.code(), Some("OOM" | "MISCONF")) => {}
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
             }
             looks += 1;
-            if let Servers::Sentinels { hosts, service } = &self.address.servers
-                && looks % SENTINELS_EVERY == 0
-                && self.moved(hosts, service, &mut conn).await
+            if named.is_some() && looks % SENTINELS_EVERY == 0 && self.moved(named.as_ref(), &mut conn).await
             {
                 return "the sentinels name another master".into();
             }
         }
     }
 
-    /// Whether the server that we speak to is no longer the master: its own word counts, and the sentinels must agree.
-    async fn moved(&self, hosts: &[super::address::Host], service: &str, conn: &mut Conn) -> bool {
-        if master(&self.address, hosts, service).await.is_err() {
+    /// The master that the sentinels name; none without sentinels, or when none of them answers.
+    async fn named(&self) -> Option<Host> {
+        let Servers::Sentinels { hosts, service } = &self.address.servers else { return None };
+        master(&self.address, hosts, service).await.ok()
+    }
+
+    /// Whether the server that we speak to is no longer the master: by the word of the sentinels, since one that is cut off
+    /// from them still thinks that it is, or by its own.
+    async fn moved(&self, former: Option<&Host>, conn: &mut Conn) -> bool {
+        let now = self.named().await;
+        if now.is_none() {
             return false; // sentinels that are away don't make a master that is there go away
+        }
+        if now.as_ref() != former {
+            return true;
         }
         let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(conn).await;
         let is_master = |role: Vec<redis::Value>| {

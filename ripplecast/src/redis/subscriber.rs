@@ -7,19 +7,21 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::RwLock;
 use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    TIME_LIMIT,
-    address::Address,
+    Link, TIME_LIMIT,
+    address::{Address, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, connect},
     link::{PING_EVERY, PING_LIMIT},
@@ -28,6 +30,9 @@ use crate::error::{BackendError, Result};
 
 /// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
 const BATCH: usize = 256;
+/// A connection that lasted for so long is made again at once; after a shorter one there is a wait, so that a server which
+/// refuses a subscription is not asked without end.
+const STEADY: Duration = Duration::from_secs(5);
 /// Pings between two looks at whether the server still has all our subscriptions.
 const VERIFY_EVERY: u32 = 10;
 
@@ -96,6 +101,8 @@ impl Entry {
 pub(super) struct Subscriber {
     /// Where Redis is.
     address: Address,
+    /// Tells whether the connection for commands is there: it asks the sentinels, for both.
+    link: watch::Receiver<Link>,
     /// What is wanted.
     wanted: RwLock<Wanted>,
     /// Something is wanted that was not, or the other way round.
@@ -117,6 +124,8 @@ struct Wanted {
     patterns: HashMap<String, Arc<Entry>>,
     /// What has changed since the task looked last. While the connection is away nothing is kept here: it begins anew.
     dirty: HashSet<Channel>,
+    /// Shard channels that the server is told to remove now: only of these it may say that it did.
+    leaving: HashSet<String>,
     /// Whether the task listens to changes.
     is_served: bool,
 }
@@ -140,9 +149,10 @@ impl Wanted {
 
 impl Subscriber {
     /// Without a connection.
-    pub(super) fn new(address: Address) -> Arc<Self> {
+    pub(super) fn new(address: Address, link: watch::Receiver<Link>) -> Arc<Self> {
         Arc::new(Self {
             address,
+            link,
             wanted: RwLock::default(),
             changed: Notify::new(),
             broken: Notify::new(),
@@ -197,12 +207,16 @@ impl Subscriber {
         loop {
             let reason = match self.open().await {
                 Ok(conn) => {
-                    backoff = Backoff::default();
+                    let begun = Instant::now();
                     self.up.send_replace(true);
                     let reason = self.serve(conn).await;
                     self.lose_all();
                     tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
-                    continue;
+                    if begun.elapsed() >= STEADY {
+                        backoff = Backoff::default();
+                        continue;
+                    }
+                    reason
                 }
                 Err(Fault::Away(reason) | Fault::Wrong(reason)) => reason,
             };
@@ -215,6 +229,7 @@ impl Subscriber {
     async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
         let hear = Arc::downgrade(self);
         let number = self.current.fetch_add(1, Relaxed) + 1;
+        let _ = self.broken.notified().now_or_never(); // the end of an earlier one is not that of this
         let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
             if let Some(subscriber) = hear.upgrade()
                 && subscriber.current.load(Relaxed) == number
@@ -244,6 +259,15 @@ impl Subscriber {
                 let pattern = std::str::from_utf8(&pattern).unwrap_or_default();
                 (self.wanted.read().patterns.get(pattern).cloned(), next())
             }
+            PushKind::SUnsubscribe => {
+                let channel = next();
+                let name = std::str::from_utf8(&channel).unwrap_or_default();
+                let wanted = self.wanted.read();
+                if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
+                    self.broken.notify_one(); // its slot went to another shard
+                }
+                return;
+            }
             PushKind::Disconnection => return self.broken.notify_one(),
             _ => return,
         };
@@ -254,7 +278,8 @@ impl Subscriber {
 
     /// Tells the server what is wanted, and looks whether it is there. Returns when it is not, with the reason.
     async fn serve(&self, mut conn: Conn) -> String {
-        let mut active = HashSet::new();
+        let (mut active, mut link) = (HashSet::new(), self.link.clone());
+        let follows = matches!(self.address.servers, Servers::Sentinels { .. });
         self.begin();
         let mut pings = 0;
         loop {
@@ -272,6 +297,9 @@ impl Subscriber {
             tokio::select! {
                 () = self.changed.notified() => continue,
                 () = self.broken.notified() => return "the connection broke".into(),
+                Ok(_) = link.wait_for(|link| *link == Link::Down), if follows => {
+                    return "the other connection was given up, perhaps for another master".into();
+                }
                 () = sleep(PING_EVERY) => {}
             }
             pings += 1;
@@ -309,6 +337,7 @@ impl Subscriber {
                 (None, false) => {}
             }
         }
+        wanted.leaving = remove.iter().map(|channel| channel.name().to_owned()).collect();
         drop(wanted); // whoever hears it may subscribe to something
         again.iter().for_each(|entry| entry.confirm());
         (add, remove)

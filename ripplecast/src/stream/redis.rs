@@ -256,7 +256,11 @@ impl Member {
         } else {
             let mut conn = self.redis.dedicated().await?;
             conn.set_response_timeout(BLOCK + TIME_LIMIT);
-            let id: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut conn).await.map_err(unavailable)?;
+            let id: i64 = redis::cmd("CLIENT")
+                .arg("ID")
+                .query_async(&mut conn)
+                .await
+                .map_err(|error| unavailable(&error))?;
             self.client.store(id, Relaxed);
             Source::Own(conn)
         };
@@ -293,7 +297,7 @@ impl Member {
             Some(Source::Own(conn)) => {
                 // A wait of 0 ms would be one without end.
                 command.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS").arg(&self.key).arg(">");
-                command.query_async(conn).await.map_err(unavailable)?
+                command.query_async(conn).await.map_err(|error| unavailable(&error))?
             }
             _ => {
                 command.arg("STREAMS").arg(&self.key).arg(">");
@@ -366,7 +370,7 @@ impl Member {
 }
 
 /// What an error on the reading connection means.
-fn unavailable(error: redis::RedisError) -> crate::Error {
+fn unavailable(error: &redis::RedisError) -> crate::Error {
     BackendError::Unavailable { reason: error.to_string() }.into()
 }
 

@@ -242,3 +242,52 @@ async fn a_dropped_subscribe_or_publish_does_nothing() -> Result<()> {
     assert!(messages.try_recv().is_err());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_slow_channel_of_a_pattern_holds_up_itself_alone() {
+    let hub = Hub::builder().build().unwrap();
+    let (sender, mut seen) = unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let (hold, at_once) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let most = at_once.clone();
+    let _subscription = hub
+        .subscribe("c*", move |message| {
+            let (sender, hold, most) = (sender.clone(), hold.clone(), most.clone());
+            async move {
+                let number = message.payload[0];
+                if &*message.channel == "c-slow" {
+                    hold.acquire().await.unwrap().forget();
+                } else if message.channel.starts_with("c-many") {
+                    most.fetch_add(1, Relaxed);
+                    hold.acquire().await.unwrap().forget();
+                }
+                sender.send((message.channel.to_string(), number)).unwrap();
+            }
+        })
+        .await
+        .unwrap();
+    for number in 0..3 {
+        hub.publish("c-slow", vec![number]).await.unwrap();
+        hub.publish("c-quick", vec![number]).await.unwrap();
+    }
+    for number in 0..3 {
+        assert_eq!(seen.recv().await.unwrap(), ("c-quick".to_owned(), number), "in order, past the slow one");
+    }
+    gate.add_permits(3);
+    for number in 0..3 {
+        assert_eq!(seen.recv().await.unwrap(), ("c-slow".to_owned(), number), "in order");
+    }
+    // No more than sixteen at once.
+    for number in 0..40 {
+        hub.publish(format!("c-many-{number}"), vec![number]).await.unwrap();
+    }
+    hub.publish("c-quick", vec![9]).await.unwrap();
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(at_once.load(Relaxed), 16);
+    gate.add_permits(40);
+    for _ in 0..41 {
+        seen.recv().await.unwrap();
+    }
+}

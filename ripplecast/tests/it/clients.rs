@@ -279,6 +279,15 @@ impl Tab {
         }
     }
 
+    /// All texts up to the first that begins so, and it.
+    pub(crate) fn until_beginning(&mut self, last: &str) -> Vec<String> {
+        let mut log = vec![self.text()];
+        while !log.last().is_some_and(|text| text.starts_with(last)) {
+            log.push(self.text());
+        }
+        log
+    }
+
     /// Reads to the end; what had still come.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut log = Vec::new();

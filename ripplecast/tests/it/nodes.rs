@@ -1,6 +1,7 @@
 //! Several nodes on one Redis: rooms, broadcasts, clients, the registry and the bus, through real sockets.
 
 mod away;
+mod live;
 mod many;
 mod registry;
 
@@ -329,6 +330,21 @@ fn the_bus_spans_nodes_and_says_how_many_took_it() {
 }
 
 #[test]
+fn the_bus_ends_with_its_hub_also_while_handles_are_held() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    let listen = || a.block_on(a.hub.subscribe("orders", |_| async {})).unwrap();
+    let channels = || redis.ask::<Vec<String>>("PUBSUB CHANNELS ripplecast:bus:*").len();
+    let before = listen();
+    assert_eq!(channels(), 1);
+    a.block_on(a.hub.shutdown());
+    let after = listen();
+    wait_until("Redis is told", || channels() == 0);
+    a.block_on(before.unsubscribe());
+    a.block_on(after.unsubscribe());
+}
+
+#[test]
 fn messages_of_one_publisher_keep_their_order_on_every_node() {
     const MESSAGES: u32 = 1000;
     let redis = Server::start();
@@ -372,4 +388,67 @@ fn prefixes_keep_applications_apart() {
     assert_eq!(tab.text(), "for us");
     ours.hub.room("r").push("for ours").ignore();
     assert_eq!(own.text(), "for ours");
+}
+
+#[test]
+fn nodes_with_a_secret_believe_only_each_other() {
+    let redis = Server::start();
+    let secret = |secret: &'static str| {
+        let builder =
+            App::builder().backend(&redis.url()).unwrap().hub(|hub| hub.shards(2).node_secret(secret));
+        TestServer::start(builder, |app| {
+            let hub = app.hub();
+            app.ws("/ws", Script(hub))
+        })
+    };
+    let (a, b) = (secret("one secret of all"), secret("one secret of all"));
+    let (stranger, other) = (node(&redis.url()), secret("a secret of others"));
+    let mut tab = member(&redis, &b, "r", 1);
+    tab.run("identify ann");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let _subscription = b.block_on(b.hub.subscribe("c*", move |message| {
+        let _ = sender.send(message.payload.to_vec());
+        async {}
+    }));
+    wait_until("she is known", || a.block_on(a.hub.client("ann").nodes()).unwrap() == [b.hub.node()]);
+    // A copy of what nodes say to each other, to be said again.
+    let mut listener = redis.connect().unwrap();
+    let mut copies = listener.as_pubsub();
+    copies.psubscribe("ripplecast:*").unwrap();
+    for from in [&stranger, &other] {
+        from.hub.room("r").push("forged").ignore();
+        from.hub.broadcast("forged").ignore();
+        from.block_on(from.hub.client("ann").push("forged")).unwrap();
+        from.block_on(from.hub.publish("c", "forged")).unwrap();
+    }
+    wait_until("all are refused", || b.hub.stats().remote.refused == 8);
+    assert!(a.hub.room("r").push("1").is_queued());
+    assert!(a.hub.broadcast("2").is_queued());
+    assert_eq!((tab.text(), tab.text()), ("1".into(), "2".into()));
+    assert_eq!(a.block_on(a.hub.client("ann").push("3")).unwrap(), 1);
+    assert_eq!(tab.text(), "3");
+    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 2, "the node, and who copies");
+    assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"4");
+    assert_eq!(
+        a.block_on(a.hub.room("r").members()).unwrap().len(),
+        1,
+        "questions and answers are signed too"
+    );
+    // All of it once more: each is refused, those of strangers and the repeated ones.
+    let before = b.hub.stats().remote.refused;
+    let mut said = redis.connect().unwrap();
+    let mut again = 0;
+    while again < 12 {
+        let copy = copies.get_message().unwrap();
+        let channel = copy.get_channel_name().to_owned();
+        if !channel.contains(":seat:") || channel.contains(&b.hub.node().to_string()) {
+            let _: i64 =
+                redis::cmd("PUBLISH").arg(&channel).arg(copy.get_payload_bytes()).query(&mut said).unwrap();
+            again += 1;
+        }
+    }
+    wait_until("all are refused again", || b.hub.stats().remote.refused >= before + 12);
+    tab.say("own nothing else came");
+    assert_eq!(tab.text(), "nothing else came");
+    assert!(receiver.try_recv().is_err());
 }

@@ -29,8 +29,12 @@
 //! however that ends. When a test fails, the end of each server's log is shown.
 
 mod cluster;
+/// What an application notices when Redis is away.
+mod faults;
 /// Tests of what is in here.
 mod lab;
+/// Several nodes on one Redis.
+mod nodes;
 mod proxy;
 mod sentinels;
 mod server;

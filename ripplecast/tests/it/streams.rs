@@ -11,7 +11,7 @@ mod suite;
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    redis::{Flavour, Server},
+    redis::{Cluster, Flavour, Server},
     support::PATIENCE,
 };
 
@@ -50,9 +50,19 @@ impl Ground {
 
     /// A server.
     fn redis(flavour: Flavour) -> Self {
+        Self::at(&Server::shared(flavour).url())
+    }
+
+    /// A Cluster.
+    fn cluster() -> Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        Self::at(&SHARED.get_or_init(|| Cluster::start(Flavour::Redis)).url())
+    }
+
+    /// A backend that other tests use too.
+    fn at(url: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let server = Server::shared(flavour);
-        let url = format!("{}?prefix=streams-{}", server.url(), NEXT.fetch_add(1, Relaxed));
+        let url = format!("{url}?prefix=streams-{}", NEXT.fetch_add(1, Relaxed));
         Self::Redis { url, nodes: Mutex::default() }
     }
 

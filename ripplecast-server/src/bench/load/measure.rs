@@ -3,7 +3,7 @@
 use std::fs;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Result;
 
@@ -11,24 +11,24 @@ use super::Result;
 const LONGEST: u64 = 300_000_000_000;
 
 /// An empty histogram of nanoseconds, true to three digits.
-pub(super) fn histogram() -> Histogram<u64> {
+pub(in crate::bench) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are in order")
 }
 
 /// What a histogram of nanoseconds says, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Times {
-    pub(super) count: u64,
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    pub(super) max: f64,
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(in crate::bench) struct Times {
+    pub(in crate::bench) count: u64,
+    pub(in crate::bench) p50: f64,
+    pub(in crate::bench) p90: f64,
+    pub(in crate::bench) p99: f64,
+    pub(in crate::bench) p999: f64,
+    pub(in crate::bench) max: f64,
 }
 
 impl Times {
     /// `None` when nothing was recorded.
-    pub(super) fn of(times: &Histogram<u64>) -> Option<Self> {
+    pub(in crate::bench) fn of(times: &Histogram<u64>) -> Option<Self> {
         let micros = |nanos: u64| (nanos as f64 / 100.0).round() / 10.0;
         let at = |quantile| micros(times.value_at_quantile(quantile));
         (!times.is_empty()).then(|| Self {
@@ -44,7 +44,7 @@ impl Times {
 
 /// A process whose CPU time and memory are read from `/proc`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Process {
+pub(in crate::bench) struct Process {
     pid: u32,
 }
 
@@ -62,11 +62,16 @@ impl Process {
 
     /// This process.
     pub(super) fn own() -> Self {
-        Self { pid: std::process::id() }
+        Self::of(std::process::id())
+    }
+
+    /// The process of that number, whether or not there is anything to read.
+    pub(in crate::bench) const fn of(pid: u32) -> Self {
+        Self { pid }
     }
 
     /// CPU time of all threads that there are. Those that have ended are missing; a server has few of those.
-    pub(super) fn cpu_seconds(self) -> Option<f64> {
+    pub(in crate::bench) fn cpu_seconds(self) -> Option<f64> {
         let mut total = None;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten() {
             let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };

@@ -176,7 +176,7 @@ fn again(retries: u64) -> String {
 }
 
 /// Microseconds, in the unit that reads best.
-struct Micros(f64);
+pub(in crate::bench) struct Micros(pub(in crate::bench) f64);
 
 impl Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,7 +190,7 @@ impl Display for Micros {
 }
 
 /// A number with its thousands set apart.
-fn count(number: u64) -> String {
+pub(in crate::bench) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -17,6 +17,7 @@ use crate::{
     Frame,
     bridge::{
         numbers::Given,
+        seal::Sealer,
         wire::{Body, Message},
     },
     hub::RemoteStats,
@@ -27,6 +28,8 @@ use crate::{
 const MESSAGES: usize = 1 << 16;
 /// Bytes that may wait.
 const BYTES: usize = 64 << 20;
+/// Bytes of one message: half of what Redis lets wait for a subscriber before it ends its connection (32 MiB by default).
+const MESSAGE: usize = 16 << 20;
 /// Messages that go to Redis in one round trip.
 const BATCH: usize = 512;
 /// Bytes after which a round trip takes no more messages.
@@ -77,13 +80,21 @@ impl Outgoing {
     }
 
     /// Numbers a frame of a room and lets it wait.
-    pub(super) fn push_frame(&self, node: u64, room: Option<&Arc<str>>, channel: String, frame: &Frame) {
+    pub(super) fn push_frame(
+        &self,
+        node: u64,
+        sealer: &Sealer,
+        room: Option<&Arc<str>>,
+        channel: String,
+        frame: &Frame,
+    ) {
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
         let number = waiting.given.next(&name);
         if waiting.has_space(frame.len()) {
-            let message = Message { node, body: Body::Frame { number, frame: frame.clone() } };
-            waiting.push(channel, message.encode());
+            let message = Message { node, number, body: Body::Frame { frame: frame.clone() } };
+            let sealed = sealer.seal(&channel, &message);
+            waiting.push(channel, sealed);
             drop(waiting);
             self.wake.notify_one();
         } else {
@@ -149,7 +160,7 @@ impl Outgoing {
 impl Waiting {
     /// Whether a message of that length may wait.
     fn has_space(&self, len: usize) -> bool {
-        self.is_open && self.queue.len() < MESSAGES && self.bytes + len <= BYTES
+        self.is_open && len <= MESSAGE && self.queue.len() < MESSAGES && self.bytes + len <= BYTES
     }
 
     /// Lets it wait.

@@ -20,12 +20,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::{Cmd, Script, cmd};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until, timeout},
+};
 
 use super::Inner;
 use crate::{
     Result,
+    bridge::seal::Once,
     error::BackendError,
     redis::{Backoff, Channel, Link, Redis},
 };
@@ -39,13 +44,14 @@ const BATCH: usize = 256;
 /// Time that a node takes for its goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat.
+/// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat, which
+/// is to be removed: also if others did, for its node may have written under it since.
 /// Answers with nothing if the seat is lost, else with the seats of others whose lease is over.
 static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[1], ARGV[4]) then
+if ARGV[4] ~= '' then
   redis.call('ZADD', KEYS[1], 0, ARGV[4])
 end
 if ARGV[3] == '0' then
@@ -159,7 +165,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         }
         let seat = Seat::new(inner.node);
         let begun = Instant::now();
-        let error = inner.sit(&seat, former.as_ref()).await;
+        let error = inner.sit(&seat, former.as_ref(), &mut link).await;
         let lost = inner.registration.lock().seat.take();
         inner.registration.lock().dirty = HashSet::new();
         if lost.is_some() {
@@ -177,11 +183,16 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 impl Inner {
     /// Takes a seat and keeps it; returns when it is lost.
-    async fn sit(self: &Arc<Self>, seat: &Seat, former: Option<&Seat>) -> Result<()> {
-        let (weak, own) = (Arc::downgrade(self), seat.clone());
+    async fn sit(
+        self: &Arc<Self>,
+        seat: &Seat,
+        former: Option<&Seat>,
+        link: &mut watch::Receiver<Link>,
+    ) -> Result<()> {
+        let (weak, own, heard) = (Arc::downgrade(self), seat.clone(), Mutex::new(Once::default()));
         let inbox = self.redis.subscribe(Channel::Exact(seat.inbox(&self.redis)), move |event| {
             if let Some(inner) = weak.upgrade() {
-                inner.hear_inbox(&own, event);
+                inner.hear_inbox(&own, &heard, event);
             }
         });
         inbox.ready().await?;
@@ -189,16 +200,28 @@ impl Inner {
         self.begin(seat);
         let mut next = tokio::time::Instant::now() + BEAT;
         loop {
-            while self.write(seat).await? {}
-            for seat in dead.drain(..) {
-                self.remove(&seat).await?;
+            // First of all: changes without end, or a large seat to remove, must not cost the lease.
+            let now = tokio::time::Instant::now();
+            if now >= next {
+                next = now + BEAT;
+                dead = self.renew(seat, false, None).await?;
             }
-            tokio::select! {
-                () = self.changed.notified() => continue,
-                () = sleep_until(next) => {}
+            let has_written = self.write(seat).await?;
+            if let Some(other) = dead.last() {
+                if self.remove_some(other).await? {
+                    dead.pop();
+                }
+            } else if !has_written {
+                tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = sleep_until(next) => {}
+                    // A server that comes back may have lost what was written.
+                    _ = link.changed() => {
+                        let reason = "the connection was lost".into();
+                        return Err(BackendError::Unavailable { reason }.into());
+                    }
+                }
             }
-            next = tokio::time::Instant::now() + BEAT;
-            dead = self.renew(seat, false, None).await?;
         }
     }
 
@@ -208,7 +231,7 @@ impl Inner {
         let mut renew = RENEW.key(self.nodes_key());
         renew.arg(seat.field()).arg(LEASE.as_millis() as u64).arg(u8::from(is_new));
         renew.arg(former.map_or("", |seat| seat.field()));
-        let dead: Option<Vec<String>> = self.redis.script(&renew).await?;
+        let dead: Option<Vec<String>> = self.own.script(&renew).await?;
         let dead = dead
             .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
         seat.hold(sent);
@@ -237,7 +260,7 @@ impl Inner {
             some
         };
         let commands: Vec<Cmd> = some.iter().flat_map(|item| self.entry(seat, item)).collect();
-        self.redis.all(&commands).await?;
+        self.own.all(&commands).await?;
         Ok(!some.is_empty())
     }
 
@@ -261,32 +284,33 @@ impl Inner {
         }
     }
 
-    /// Removes all that was written under a seat, and then the seat. Several nodes may do it at once: it is the same.
-    async fn remove(&self, seat: &Seat) -> Result<()> {
+    /// Removes some of what was written under a seat, or, when there is nothing left, the seat: then it says so. Several nodes
+    /// may do it at once: it is the same.
+    async fn remove_some(&self, seat: &Seat) -> Result<bool> {
         for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":clients", Item::Client)] {
             let set = self.redis.key("seat", seat.field(), set);
-            loop {
-                let mut read = cmd("SRANDMEMBER");
-                read.arg(&set).arg(BATCH);
-                let names: Vec<Arc<str>> =
-                    self.redis.run::<Vec<String>>(&read).await?.into_iter().map(Into::into).collect();
-                if names.is_empty() {
-                    break;
-                }
-                let delete = |name: &Arc<str>| {
-                    let mut delete = cmd("HDEL");
-                    delete.arg(self.counts_key(item(name.clone()).group())).arg(seat.field());
-                    delete
-                };
-                self.redis.all(&names.iter().map(delete).collect::<Vec<_>>()).await?;
-                let mut remove = cmd("SREM");
-                remove.arg(&set).arg(names.iter().map(|name| &**name).collect::<Vec<_>>());
-                self.redis.run::<()>(&remove).await?;
+            let mut read = cmd("SRANDMEMBER");
+            read.arg(&set).arg(BATCH);
+            let names: Vec<Arc<str>> =
+                self.own.run::<Vec<String>>(&read).await?.into_iter().map(Into::into).collect();
+            if names.is_empty() {
+                continue;
             }
+            let delete = |name: &Arc<str>| {
+                let mut delete = cmd("HDEL");
+                delete.arg(self.counts_key(item(name.clone()).group())).arg(seat.field());
+                delete
+            };
+            self.own.all(&names.iter().map(delete).collect::<Vec<_>>()).await?;
+            let mut remove = cmd("SREM");
+            remove.arg(&set).arg(names.iter().map(|name| &**name).collect::<Vec<_>>());
+            self.own.run::<()>(&remove).await?;
+            return Ok(false);
         }
         let mut remove = cmd("ZREM");
         remove.arg(self.nodes_key()).arg(seat.field());
-        self.redis.run(&remove).await
+        self.own.run::<()>(&remove).await?;
+        Ok(true)
     }
 
     /// The seats whose lease lasts.
@@ -302,8 +326,9 @@ impl Inner {
         let goodbye = async {
             let mut end = cmd("ZADD");
             end.arg(self.nodes_key()).arg("XX").arg(0).arg(seat.field());
-            self.redis.run::<()>(&end).await?;
-            self.remove(&seat).await
+            self.own.run::<()>(&end).await?;
+            while !self.remove_some(&seat).await? {}
+            Ok(())
         };
         timeout(GOODBYE, goodbye).await.map_err(|_| BackendError::TimedOut { after: GOODBYE })?
     }

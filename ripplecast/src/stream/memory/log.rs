@@ -264,8 +264,8 @@ impl State {
 
     /// See [`StreamStatus`], less the dead letters.
     pub(super) fn status(&self) -> StreamStatus {
-        let of = |(name, group): (&Box<str>, &Group)| GroupStatus {
-            name: name.to_string(),
+        let of = |name: &str, group: &Group| GroupStatus {
+            name: name.to_owned(),
             consumers: group.consumers,
             pending: group.pending.len() as u64,
             lag: Some((self.entries.len() - self.position_after(group.delivered)) as u64),
@@ -276,7 +276,59 @@ impl State {
             published: self.published,
             last: self.last,
             dead: 0,
-            groups: self.groups.iter().map(of).collect(),
+            groups: self.groups.iter().map(|(name, group)| of(name, group)).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The deliveries of what a consumer is given.
+    fn take(state: &mut State, consumer: u64) -> Vec<u32> {
+        state.take("g", consumer, 10).entries.iter().map(|(_, deliveries)| *deliveries).collect()
+    }
+
+    #[test]
+    fn a_delivery_counts_when_a_handler_saw_it() {
+        let mut state = State::default();
+        let id = state.publish("s", "x".into(), 10).unwrap();
+        assert_eq!(take(&mut state, 1), [1]);
+        state.release("g", 2, id, true);
+        assert_eq!(take(&mut state, 2), [] as [u32; 0], "only who holds it can give it up");
+        state.release("g", 1, id, false);
+        assert_eq!(take(&mut state, 2), [1]);
+        state.release("g", 2, id, true);
+        assert_eq!(take(&mut state, 1), [2]);
+        state.leave("g", 1);
+        assert_eq!(take(&mut state, 2), [3]);
+    }
+
+    #[test]
+    fn the_oldest_dead_letter_makes_space() {
+        let mut state = State::default();
+        let letter =
+            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+        for payload in ["1", "2", "3"] {
+            state.bury(payload.into(), letter.clone(), 2);
+        }
+        let kept: Vec<_> = state.entries.iter().map(|entry| &entry.payload[..]).collect();
+        assert_eq!(kept, [b"2", b"3"]);
+        assert_eq!((state.bytes, state.published), (2, 3));
+    }
+
+    #[test]
+    fn a_group_that_lost_a_dead_letter_while_nobody_held_it_goes_on() {
+        let mut state = State::default();
+        let letter =
+            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+        state.bury("1".into(), letter.clone(), 1);
+        assert_eq!(take(&mut state, 1), [1]);
+        state.leave("g", 1);
+        state.bury("2".into(), letter, 1);
+        let taken = state.take("g", 2, 10);
+        assert_eq!((taken.trimmed, taken.entries.len()), (1, 1));
+        assert_eq!(state.status().groups[0].pending, 1);
     }
 }

@@ -161,10 +161,10 @@ async fn a_taken_port_or_no_address_is_one_clear_error() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_not_there_yet_is_refused_by_name() {
-    let error = App::builder().backend("redis://localhost").unwrap_err().to_string();
+async fn a_backend_that_there_is_not_is_refused_by_name() {
+    let error = App::builder().backend("mongodb://localhost").unwrap_err().to_string();
     assert!(
-        error.contains("backend") && error.contains("redis://localhost") && error.contains("memory"),
+        error.contains("backend") && error.contains("mongodb://localhost") && error.contains("memory"),
         "{error}"
     );
     assert!(App::builder().backend("memory").unwrap().build().await.is_ok());

@@ -61,6 +61,32 @@ fn nodes_share_a_cluster() {
 }
 
 #[test]
+fn a_slot_that_moves_to_another_master_takes_its_subscriptions_along() {
+    let cluster = Cluster::start(Flavour::Redis);
+    let (a, b) = (node(&cluster.url()), node(&cluster.url()));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let _subscription = b.block_on(b.hub.subscribe("orders", move |message| {
+        let _ = sender.send(message.payload.to_vec());
+        async {}
+    }));
+    assert_eq!(a.block_on(a.hub.publish("orders", "before")).unwrap(), 1);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"before");
+    let from = cluster.master_of("ripplecast:bus:{orders}");
+    let to = cluster.masters().iter().find(|master| master.addr() != from.addr()).unwrap();
+    let slot: u16 = from.ask("CLUSTER KEYSLOT ripplecast:bus:{orders}");
+    let (source, target): (String, String) = (from.ask("CLUSTER MYID"), to.ask("CLUSTER MYID"));
+    to.ask::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {source}"));
+    for master in [to].into_iter().chain(cluster.masters().iter().filter(|master| master.addr() != to.addr()))
+    {
+        master.ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {target}"));
+    }
+    wait_until("it is subscribed where its slot is now", || {
+        a.block_on(a.hub.publish("orders", "after")).is_ok_and(|nodes| nodes == 1)
+    });
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"after");
+}
+
+#[test]
 fn nodes_follow_the_sentinels_to_another_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let (a, b) = (node(&sentinels.url()), node(&sentinels.url()));

@@ -1,5 +1,7 @@
 //! Who is where: leases, goodbyes, and what a dead node leaves behind.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::{super::redis::Server, node, nodes, wait_until};
 
 /// All keys but that of the liveness check.
@@ -79,6 +81,56 @@ fn a_node_that_was_taken_for_dead_takes_another_seat() {
     assert_eq!(tab.text(), "back");
     tab.say("own once");
     assert_eq!(tab.text(), "once");
+}
+
+#[test]
+fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    wait_until("it is registered", || a.block_on(a.hub.nodes()).is_ok_and(|nodes| nodes.len() == 1));
+    let lease = || -> (String, u64) {
+        let mut seats: Vec<(String, f64)> = redis.ask("ZRANGE ripplecast:nodes:{} 0 -1 WITHSCORES");
+        let (seat, until) = seats.pop().unwrap();
+        (seat, until as u64)
+    };
+    let mut tab = a.tab("/ws");
+    let conn = a.connection(&mut tab);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0..1000).cycle() {
+                if done.load(Relaxed) {
+                    break;
+                }
+                let _ = conn.join(&format!("{number}")); // refused now and then, as it is too much
+                conn.leave(&format!("{}", (number + 500) % 1000));
+            }
+        });
+        let (seat, until) = lease();
+        wait_until("it is renewed meanwhile, twice", || lease().1 >= until + 9_000);
+        assert_eq!(lease().0, seat);
+        done.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn what_is_written_under_a_seat_that_was_removed_is_removed_too() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    let _tab = a.scripted("/ws", "join r");
+    wait_until("it is counted", || redis.ask::<i64>("HLEN ripplecast:room:{r}:nodes") == 1);
+    let seats = || redis.ask::<Vec<String>>("ZRANGE ripplecast:nodes:{} 0 -1");
+    let lost = seats().pop().unwrap();
+    // Others take it for dead and remove it; then it writes once more, before it has noticed.
+    redis.ask::<i64>(&format!("ZREM ripplecast:nodes:{{}} {lost}"));
+    redis.ask::<i64>(&format!("HSET ripplecast:room:{{late}}:nodes {lost} 1"));
+    redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{lost}}}:rooms late"));
+    wait_until("nothing is left of it", || {
+        seats().iter().all(|seat| *seat != lost)
+            && !seats().is_empty()
+            && redis.ask::<i64>("EXISTS ripplecast:room:{late}:nodes") == 0
+            && redis.ask::<Vec<String>>(&format!("KEYS *{lost}*")).is_empty()
+    });
 }
 
 #[test]

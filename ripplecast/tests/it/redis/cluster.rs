@@ -1,6 +1,6 @@
 //! A Redis Cluster of three masters.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::OnceLock};
 
 use super::server::{Flavour, Server};
 use crate::support::eventually;
@@ -35,6 +35,13 @@ impl Cluster {
         let cluster = Self { masters };
         cluster.wait_until_ok();
         cluster
+    }
+
+    /// The cluster of Redis of all tests that leave it in peace; use a prefix of your own.
+    #[track_caller]
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(Flavour::Redis))
     }
 
     /// Waits until every master says that all is well: after one of them has been away.

@@ -65,7 +65,7 @@ impl World {
 
     /// The one hub or the other, by turns.
     fn one_of_both(&self, n: usize) -> Hub {
-        if n % 2 == 0 { self.hub.clone() } else { self.other.clone() }
+        if n.is_multiple_of(2) { self.hub.clone() } else { self.other.clone() }
     }
 }
 

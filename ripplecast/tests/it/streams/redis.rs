@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::redis::Proxy;
+use crate::redis::{Proxy, Sentinels};
 
 /// The key of the stream of most tests, with the usual prefix.
 const KEY: &str = "ripplecast:s:{orders}";
@@ -155,36 +155,90 @@ async fn killed_paused_and_restarted_while_messages_flow_it_loses_none() {
     assert_eq!(dead, 0);
 }
 
+/// A subscription behind a proxy that passes nothing any more, with a message that was delivered into it. The read that
+/// waits at the server is answered, and the answer arrives nowhere.
+struct Stalled {
+    server: Server,
+    proxy: Proxy,
+    /// The stream, past the proxy.
+    stream: ReliableStream,
+    subscription: ReliableSubscription,
+    messages: UnboundedReceiver<StreamMessage>,
+    /// What the message says.
+    lost: String,
+    /// The nodes, past the proxy and behind it.
+    _nodes: [Hub; 2],
+}
+
+impl Stalled {
+    async fn new() -> Self {
+        let server = durable();
+        let proxy = Proxy::before(&server);
+        let nodes = [node(&server.url()).await, node(&proxy.url()).await];
+        let stream = nodes[0].stream("orders");
+        let (subscription, mut messages) = listen(&nodes[1].stream("orders"), "g", patient()).await;
+        let mut number = 0;
+        // Once a second no read waits for a moment; then the message is not delivered, and the next one may be.
+        let lost = loop {
+            number += 1;
+            until("the read", async || server.ask::<String>("CLIENT LIST").contains("cmd=xreadgroup")).await;
+            proxy.stall();
+            insist(&stream, &number.to_string()).await;
+            if unhandled(&stream, "g").await == (1, Some(0)) {
+                break number.to_string();
+            }
+            proxy.heal();
+            assert_eq!(text(&next(&mut messages).await), number.to_string());
+            all_handled(&stream, "g").await;
+        };
+        Self { server, proxy, stream, subscription, messages, lost, _nodes: nodes }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_into_a_dead_network_is_found_again() {
-    let server = durable();
-    let proxy = Proxy::before(&server);
-    let (near, far) = (node(&server.url()).await, node(&proxy.url()).await);
-    let stream = near.stream("orders");
-    let (_subscription, mut messages) = listen(&far.stream("orders"), "g", patient()).await;
-    // The read that waits at the server is answered, and the answer arrives nowhere. Once a second no read waits for a
-    // moment; then the message is not delivered, and the next one may be.
-    let mut number = 0;
-    let lost = loop {
-        number += 1;
-        until("the read", async || server.ask::<String>("CLIENT LIST").contains("cmd=xreadgroup")).await;
-        proxy.stall();
-        insist(&stream, &number.to_string()).await;
-        if unhandled(&stream, "g").await == (1, Some(0)) {
-            break number;
-        }
-        proxy.heal();
-        assert_eq!(text(&next(&mut messages).await), number.to_string());
-        all_handled(&stream, "g").await;
-    };
-    insist(&stream, "behind").await;
-    proxy.cut();
-    proxy.heal();
-    for expected in [lost.to_string(), "behind".to_owned()] {
-        let message = next(&mut messages).await;
-        assert_eq!((text(&message), message.deliveries), (expected, 1));
+    let mut stalled = Stalled::new().await;
+    insist(&stalled.stream, "behind").await;
+    stalled.proxy.cut();
+    stalled.proxy.heal();
+    for expected in [&*stalled.lost, "behind"] {
+        let message = next(&mut stalled.messages).await;
+        assert_eq!((&*text(&message), message.deliveries), (expected, 1));
     }
+    all_handled(&stalled.stream, "g").await;
+    assert_eq!(stalled.subscription.counts().failed, 0);
+    assert_eq!(stalled.server.ask::<u64>(&format!("XLEN {KEY}.dead")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_after_the_end_goes_to_another_and_does_not_count() {
+    let Stalled { proxy, stream, subscription, mut messages, lost, _nodes, server: _server } =
+        Stalled::new().await;
+    drop(subscription);
+    proxy.heal();
+    let (_other, mut others) = listen(&stream, "g", patient()).await;
+    let message = next(&mut others).await;
+    assert_eq!((text(&message), message.deliveries), (lost, 1));
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
     all_handled(&stream, "g").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let _subscription = hold.subscribe(&stream, "g", patient().concurrency(2), || Ok(())).await;
+    insist(&stream, "1").await;
+    next(&mut begun).await;
+    server.kill();
+    server.restart();
+    insist(&stream, "2").await;
+    assert_eq!(text(&next(&mut begun).await), "2", "it reads again, and knows that it has the first");
+    hold.gate.add_permits(9);
+    all_handled(&stream, "g").await;
+    assert_eq!(hold.done.load(Relaxed), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,4 +367,19 @@ async fn an_id_of_large_numbers_does_not_confuse_the_bound() {
         assert_eq!(text(&next(&mut messages).await), expected);
         all_handled(&stream, "g").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_follows_the_master() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let hub = node(&sentinels.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    insist(&stream, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    sentinels.failover();
+    insist(&stream, "after").await;
+    // The old master may have died before it passed on that the first was acknowledged, or that it was there at all.
+    while text(&next(&mut messages).await) != "after" {}
+    all_handled(&stream, "g").await;
 }

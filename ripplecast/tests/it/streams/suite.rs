@@ -25,6 +25,7 @@ macro_rules! on_each_backend {
         on_each_backend!(@ redis, Ground::redis(Flavour::Redis), $($test)*);
         on_each_backend!(@ valkey_8, Ground::redis(Flavour::Valkey8), $($test)*);
         on_each_backend!(@ valkey_9, Ground::redis(Flavour::Valkey9), $($test)*);
+        on_each_backend!(@ cluster, Ground::cluster(), $($test)*);
     };
 }
 
@@ -504,7 +505,7 @@ async fn many_messages_through_many_handlers(ground: &Ground) {
             async move {
                 let number: usize = text(&message).parse().unwrap();
                 // Every seventh fails at first.
-                if number % 7 == 0 && message.deliveries == 1 {
+                if number.is_multiple_of(7) && message.deliveries == 1 {
                     return Err(Error::other("not yet"));
                 }
                 counts[number].fetch_add(1, Relaxed);

@@ -180,8 +180,9 @@ impl Known {
             }
             there.insert(key);
         }
-        let is_gone = |(key, entry): &(&Box<str>, &Entry)| entry.number < number && !there.contains(*key);
-        let gone: Vec<Box<str>> = self.rows.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
+        let is_gone = |key: &str, entry: &Entry| entry.number < number && !there.contains(key);
+        let gone = self.rows.iter().filter(|(key, entry)| is_gone(key, entry));
+        let gone: Vec<Box<str>> = gone.map(|(key, _)| key.clone()).collect();
         for key in gone {
             if self.rows.remove(&key).is_some_and(|entry| entry.row.is_some()) {
                 self.tell(&key, None, number);

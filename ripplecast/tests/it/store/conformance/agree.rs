@@ -121,8 +121,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// An answer as text: values, and errors with all that they say.
-fn text(answer: Result<impl Debug>) -> String {
-    format!("{answer:?}")
+fn text<T: Debug>(answer: Result<T>) -> String {
+    answer.map_or_else(|error| format!("Err({error})"), |answer| format!("{answer:?}"))
 }
 
 /// Does a step, and says what it answered.

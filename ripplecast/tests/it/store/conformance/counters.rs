@@ -82,6 +82,10 @@ pub(super) async fn a_counter_adds_over_all_64_bits(world: &World) -> Result<()>
     counter.set(i64::MIN).await?;
     assert_eq!(counter.increment_bounded(i64::MIN).await?, None);
     assert_eq!(counter.increment_bounded(-5).await?, Some(i64::MIN + 1));
+    counter.set(-1).await?;
+    assert_eq!(counter.increment_bounded(1).await?, Some(0));
+    assert_eq!(counter.increment_bounded(10).await?, Some(1));
+    assert_eq!(counter.increment_bounded(-10).await?, None);
     Ok(())
 }
 

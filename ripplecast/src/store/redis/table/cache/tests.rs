@@ -48,6 +48,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Of each row the last number that an observer was told, and the value.
+type Told = BTreeMap<String, (u64, Option<u64>)>;
+
 /// The server and the network, and the node.
 struct World {
     /// The rows as they are.
@@ -63,7 +66,7 @@ struct World {
     /// What the node knows.
     known: Known,
     /// What an observer was told: of each row the last number and value.
-    told: Arc<Mutex<BTreeMap<String, (u64, Option<u64>)>>>,
+    told: Arc<Mutex<Told>>,
     /// Keeps the observer.
     _observation: Observation,
 }
@@ -76,7 +79,7 @@ fn number_of(row: &[Value]) -> u64 {
 impl World {
     fn new() -> Self {
         let mut known = Known::new(Arc::new(Schema::of::<Number>("numbers", 10).unwrap()));
-        let told: Arc<Mutex<BTreeMap<String, (u64, Option<u64>)>>> = Arc::default();
+        let told: Arc<Mutex<Told>> = Arc::default();
         let writer = Arc::clone(&told);
         let observation = known.observers.add(Arc::new(move |key: &str, row: Option<RowRef<'_>>, number| {
             let row = row.map(|row| number_of(row.row));

@@ -1,0 +1,163 @@
+// The pages of the examples, in a real browser: two tabs each, in both colour schemes, at 320 px.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import axe from "axe-core";
+import { launch, openTab, PATIENCE, shows } from "./lib.mjs";
+
+const BINARY = process.env.RIPPLECAST_BIN ?? fileURLToPath(new URL("../target/debug/ripplecast", import.meta.url));
+
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser?.close());
+
+// Starts a program, and resolves with the addresses that it names, `count` of them.
+async function start(t, command, args, count) {
+  const child = spawn(command, args, { env: { ...process.env, NO_COLOR: "1" }, stdio: ["ignore", "pipe", "inherit"] });
+  const gone = once(child, "exit");
+  t.after(async () => {
+    child.kill("SIGKILL");
+    await gone;
+  });
+  const origins = [];
+  const named = new Promise((resolve) => {
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const ports = [...line.matchAll(/127\.0\.0\.1:([1-9]\d*)/g)].map(([, port]) => `http://127.0.0.1:${port}`);
+      origins.push(...ports);
+      if (origins.length >= count) resolve(origins);
+    });
+  });
+  const failed = gone.then(() => assert.fail(`${command} has ended; build it with: cargo build -p ripplecast-examples --examples`));
+  return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} names no address`))]);
+}
+
+// A Redis for one test, on a socket of its own.
+async function startRedis(t) {
+  const dir = await mkdtemp(join(tmpdir(), "ripplecast-e2e-"));
+  const path = join(dir, "redis.sock");
+  const child = spawn("redis-server", ["--port", "0", "--save", "", "--unixsocket", path], { cwd: dir, stdio: "ignore" });
+  child.on("error", () => console.error("redis-server does not start. Install it: apt-get install redis-server"));
+  t.after(async () => {
+    child.kill("SIGKILL");
+    await rm(dir, { recursive: true, force: true });
+  });
+  const until = Date.now() + PATIENCE;
+  while (!(await answers(path))) assert.ok(Date.now() < until && (await wait(20, true)), "redis-server does not listen");
+  return `redis+unix://${path}`;
+}
+
+const answers = (path) => new Promise((resolve) => {
+  const socket = connect(path, () => (socket.destroy(), resolve(true))).on("error", () => resolve(false));
+});
+
+// A test of an example with tabs of its own, which fails as well if anything untoward happened in one of them.
+function example(name, run, { nodes = 1, redis = false } = {}) {
+  for (const colorScheme of ["light", "dark"]) {
+    test(`${name}, ${colorScheme}`, { timeout: 4 * PATIENCE }, async (t) => {
+      const args = redis ? [await startRedis(t)] : [];
+      const origins = await start(t, join(dirname(BINARY), "examples", name), ["0", ...args], nodes);
+      const context = await browser.newContext({ colorScheme, viewport: { width: 320, height: 640 } });
+      t.after(() => context.close());
+      const tabs = [];
+      const open = async (origin = origins[0]) => {
+        const tab = await openTab(context, origin, "/");
+        tabs.push(tab);
+        return tab.page;
+      };
+      await run({ open, origins });
+      for (const { page } of tabs) if (!page.isClosed()) await looksRight(page);
+      assert.deepEqual(tabs.flatMap(({ problems }) => problems), []);
+    });
+  }
+}
+
+// axe finds nothing, and nothing is wider than the window.
+async function looksRight(page) {
+  await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => window.axe.run());
+  assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]), []);
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
+}
+
+example("chat", async ({ open }) => {
+  const guests = [];
+  for (const name of ["ada", "bob"]) {
+    const page = await open();
+    await page.getByLabel("Your name").fill(name);
+    await page.keyboard.press("Enter");
+    await shows(page.getByRole("status"), "You are in lobby.");
+    guests.push(page);
+  }
+  await guests[1].keyboard.type("hello <b>"); // the focus is in the field
+  await guests[1].keyboard.press("Enter");
+  for (const page of guests) await shows(page.getByRole("log").locator("li").first(), "bobhello <b>");
+  await guests.pop().close();
+  await shows(guests[0].getByRole("log").locator("li").first(), "bobhas gone");
+});
+
+example("sse-progress", async ({ open }) => {
+  const page = await open();
+  await page.getByRole("button", { name: "Start" }).click();
+  await shows(page.getByRole("status"), "It runs.");
+  const [other] = await Promise.all([
+    page.context().waitForEvent("page"),
+    page.getByRole("button", { name: "Follow it in another tab" }).click(),
+  ]);
+  for (const tab of [page, other]) {
+    await shows(tab.getByRole("status"), "Done.");
+    assert.equal(await tab.getByRole("progressbar").evaluate((bar) => bar.value), 100);
+  }
+});
+
+example("htmx-todo", async ({ open }) => {
+  const tabs = [await open(), await open()];
+  for (const page of tabs) await shows(page.getByRole("listitem"), "Nothing to do.");
+  for (const text of ["milk", "<b>bread"]) {
+    await tabs[0].getByLabel("What").fill(text);
+    await tabs[0].keyboard.press("Enter");
+    for (const page of tabs) await page.getByText(text, { exact: true }).waitFor();
+    await tabs[0].waitForFunction(() => document.querySelector("input").value === "" && document.activeElement.name === "text");
+  }
+  await tabs[1].getByRole("button", { name: "Done: milk" }).focus();
+  await tabs[1].keyboard.press("Enter");
+  for (const page of tabs) await page.locator(".done", { hasText: "milk" }).waitFor();
+  assert.match(await tabs[1].evaluate(() => document.activeElement.id), /^done-/, "the focus is lost");
+  await tabs[1].getByRole("button", { name: "Remove: milk" }).click();
+  for (const page of tabs) await shows(page.getByRole("listitem").locator("span"), "<b>bread");
+});
+
+example("dashboard", async ({ open }) => {
+  const page = await open();
+  await shows(page.getByRole("status"), "live");
+  await shows(page.locator("#connections"), "1");
+  await open();
+  await shows(page.locator("#connections"), "2");
+  assert.match(await page.locator("#line").getAttribute("points"), /^\d/);
+});
+
+example("two-nodes", async ({ open, origins }) => {
+  const tabs = [await open(origins[0]), await open(origins[1])];
+  for (const page of tabs) await shows(page.getByRole("status"), "Open pages: 2, on 2 nodes.");
+  await tabs[0].getByLabel("Say").fill("across");
+  await tabs[0].keyboard.press("Enter");
+  for (const page of tabs) await page.getByRole("log").getByText("across").waitFor();
+}, { nodes: 2, redis: true });
+
+example("embed-in-axum", async ({ open }) => {
+  const first = await open();
+  await first.getByLabel("Your name").fill("ada");
+  await first.getByRole("button", { name: "Log in" }).click();
+  const tabs = [first, await open()];
+  for (const page of tabs) await shows(page.getByRole("status"), "You are ada.");
+  await first.getByRole("button", { name: "Order" }).click();
+  for (const page of tabs) await shows(page.getByRole("log").locator("li").first(), "Your order is ready.");
+});

@@ -1,0 +1,93 @@
+//! A chat with rooms: who comes, what they say, who goes.
+//!
+//! `cargo run -p ripplecast-examples --example chat`, then open the page in two windows.
+
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::Html,
+    routing::get,
+};
+use ripplecast::{Accept, App, Close, Connection, Frame, Hub, Request, Result, ws};
+use serde::{Deserialize, Serialize};
+
+/// What the page asks with: `/rooms/lobby?name=ada`.
+#[derive(Deserialize)]
+struct Query {
+    name: String,
+}
+
+/// Who has come, and where to; kept with the connection.
+struct Guest {
+    name: String,
+    room: String,
+}
+
+/// What everybody in the room gets.
+#[derive(Serialize)]
+struct Line<'a> {
+    from: &'a str,
+    text: &'a str,
+}
+
+/// Decides who may come in, before the WebSocket opens. A real chat would look at a session here, and not believe a name.
+async fn enter(request: Request) -> Result<Accept, (StatusCode, &'static str)> {
+    let Ok(Query { name }) = request.query() else {
+        return Err((StatusCode::BAD_REQUEST, "say who you are: ?name="));
+    };
+    if name.trim().is_empty() || name.len() > 40 {
+        return Err((StatusCode::BAD_REQUEST, "a name has 1 to 40 bytes"));
+    }
+    let room = format!("chat:{}", request.param("room").unwrap_or("lobby"));
+    Ok(Accept::new().state(Guest { name, room }))
+}
+
+/// The three callbacks of a guest's WebSocket.
+struct Chat {
+    hub: Hub,
+}
+
+impl Chat {
+    /// Tells the room. A guest who has gone meanwhile is no error, and one who reads slowly keeps nobody waiting.
+    fn say(&self, conn: &Connection, text: &str) -> Result<()> {
+        if let Some(guest) = conn.state::<Guest>() {
+            self.hub.room(&guest.room).push(Frame::json(&Line { from: &guest.name, text })?).ignore();
+        }
+        Ok(())
+    }
+}
+
+impl ws::Handler for Chat {
+    async fn on_open(&self, conn: Connection) -> Result<()> {
+        if let Some(guest) = conn.state::<Guest>() {
+            conn.join(&guest.room)?;
+        }
+        self.say(&conn, "has come in")
+    }
+
+    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        match frame.as_text().map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(text) => self.say(&conn, text),
+        }
+    }
+
+    async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
+        self.say(&conn, "has gone") // the connection has left its rooms, but its state is still there
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt().init();
+    let port = std::env::args().nth(1).unwrap_or("8080".into());
+    let app = App::from_env().await?;
+    let chat = ws::endpoint(Chat { hub: app.hub() }).on_upgrade(enter).text_only().max_message(4096);
+
+    println!("open http://127.0.0.1:{port} in two windows");
+    app.ws("/rooms/{room}", chat)
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))
+        .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("../style.css"))))
+        .run(format!("127.0.0.1:{port}"))
+        .await
+}

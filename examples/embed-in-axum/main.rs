@@ -1,0 +1,118 @@
+//! The engine inside an axum application that is there already: its routes, its state, its login and its `axum::serve` stay
+//! as they are. What is new is marked with NEW: whoever has placed an order is told when it is ready, in every tab.
+//!
+//! `cargo run -p ripplecast-examples --example embed-in-axum`, then log in, in two tabs.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Form, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use ripplecast::{Accept, Connection, Hub, Request, Result, ws};
+use serde::Deserialize;
+use tokio::{net::TcpListener, time::Duration};
+
+/// The application's state.
+#[derive(Clone)]
+struct Shop {
+    hub: Hub, // NEW
+}
+
+#[derive(Deserialize)]
+struct Login {
+    user: String,
+}
+
+/// Who asks, by the cookies. A real application keeps a random session there, and looks up whose it is.
+fn user(cookies: &str) -> Option<&str> {
+    let user = cookies.split(';').find_map(|pair| pair.trim().strip_prefix("user="));
+    user.filter(|name| is_name(name))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+async fn log_in(Form(Login { user }): Form<Login>) -> Response {
+    if !is_name(&user) {
+        return (StatusCode::BAD_REQUEST, "a name has 1 to 40 letters and digits").into_response();
+    }
+    let cookie = format!("user={user}; HttpOnly; SameSite=Strict; Path=/");
+    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+}
+
+/// Who asks, if anybody is logged in.
+fn user_of(headers: &HeaderMap) -> Option<&str> {
+    user(headers.get(header::COOKIE)?.to_str().ok()?)
+}
+
+/// Tells the page who is logged in; nothing when nobody is.
+async fn me(headers: HeaderMap) -> String {
+    user_of(&headers).unwrap_or_default().to_owned()
+}
+
+async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response> {
+    let Some(user) = user_of(&headers) else {
+        return Ok((StatusCode::UNAUTHORIZED, "log in first").into_response());
+    };
+    let client = shop.hub.client(user); // NEW: all tabs of that user
+    client.push("We have your order.").await?;
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await; // somebody packs it
+        client.push("Your order is ready.").await
+    });
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// NEW: who is logged in is looked at before the WebSocket opens; from then on the user's name leads to the connection.
+fn news() -> impl ws::IntoEndpoint {
+    struct User(String);
+    let handlers = ws::handlers().on_open(async |conn: Connection| match conn.state::<User>() {
+        Some(user) => conn.identify(&user.0).await,
+        None => Ok(()),
+    });
+    ws::endpoint(handlers).on_upgrade(async |request: Request| {
+        match request.cookie("user").filter(|name| is_name(name)) {
+            Some(user) => Ok(Accept::new().state(User(user.to_owned()))),
+            None => Err((StatusCode::UNAUTHORIZED, "log in first")),
+        }
+    })
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt().init();
+    let port = std::env::args().nth(1).unwrap_or("8080".into());
+
+    let hub = Hub::builder().build()?; // NEW
+    let router = Router::new()
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/login", post(log_in))
+        .route("/me", get(me))
+        .route("/orders", post(order))
+        .route("/news", hub.ws(news())) // NEW
+        .route(
+            "/page.js",
+            get(async || ([(header::CONTENT_TYPE, "text/javascript")], include_str!("page.js"))),
+        )
+        .route(
+            "/style.css",
+            get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("../style.css"))),
+        )
+        .with_state(Shop { hub: hub.clone() });
+
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    println!("open http://{} in two tabs", listener.local_addr()?);
+    let stop = ripplecast::shutdown_signal()?; // or your own
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()) // NEW: limits need the address
+        .with_graceful_shutdown(async move {
+            stop.await;
+            hub.shutdown().await; // NEW: closes what is open; axum would not
+        })
+        .await?;
+    Ok(())
+}

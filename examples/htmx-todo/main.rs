@@ -1,0 +1,137 @@
+//! A list of things to do that all open pages share: htmx sends the forms, an event stream brings the new list.
+//!
+//! `cargo run -p ripplecast-examples --example htmx-todo`, then open the page in two tabs. Not a line of JavaScript is ours.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::{Path, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use ripplecast::{App, Connection, Error, Frame, Result, Room, sse};
+use serde::Deserialize;
+
+/// Things to do at the most.
+const MAX_ITEMS: usize = 100;
+
+/// One thing to do.
+struct Item {
+    id: u64,
+    text: String,
+    done: bool,
+}
+
+/// The whole page; what is in it is escaped by askama.
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    items: &'a [Item],
+}
+
+/// The list alone, which goes to all pages when it has changed.
+#[derive(Template)]
+#[template(path = "list.html")]
+struct List<'a> {
+    items: &'a [Item],
+}
+
+/// The empty form, which takes the place of the one that was sent.
+#[derive(Template)]
+#[template(path = "form.html")]
+struct Empty;
+
+/// What the form sends.
+#[derive(Deserialize)]
+struct Wish {
+    text: String,
+}
+
+/// The list, and the room of all who look at it.
+struct Todo {
+    items: Mutex<Vec<Item>>,
+    room: Room,
+}
+
+impl Todo {
+    fn with<R>(&self, look: impl FnOnce(&mut Vec<Item>) -> R) -> R {
+        look(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the list and pushes it, under one lock: no page gets an older list after a newer one. A push never waits.
+    fn change(&self, change: impl FnOnce(&mut Vec<Item>)) -> Result<StatusCode> {
+        self.with(|items| {
+            change(items);
+            self.room.push(list(items)?).ignore();
+            Ok(StatusCode::NO_CONTENT) // htmx leaves the page as it is; the stream brings the list
+        })
+    }
+}
+
+/// The list as a message. Where a page reads slowly, a newer list takes the place of one that waits.
+fn list(items: &[Item]) -> Result<Frame> {
+    let html = List { items }.render().map_err(Error::other)?;
+    Ok(Frame::text(html).with_key("list"))
+}
+
+async fn page(State(todo): State<Arc<Todo>>) -> Result<Html<String>> {
+    todo.with(|items| Page { items }.render()).map(Html).map_err(Error::other)
+}
+
+async fn add(State(todo): State<Arc<Todo>>, Form(Wish { text }): Form<Wish>) -> Result<Response> {
+    let text = text.trim();
+    let full = todo.with(|items| items.len() >= MAX_ITEMS);
+    if full || text.is_empty() || text.len() > 400 {
+        return Ok(StatusCode::UNPROCESSABLE_ENTITY.into_response()); // htmx leaves the form as it is
+    }
+    todo.change(|items| {
+        let id = items.last().map_or(1, |last| last.id + 1);
+        items.push(Item { id, text: text.to_owned(), done: false });
+    })?;
+    Ok(Html(Empty.render().map_err(Error::other)?).into_response())
+}
+
+async fn toggle(State(todo): State<Arc<Todo>>, Path(id): Path<u64>) -> Result<StatusCode> {
+    todo.change(|items| items.iter_mut().filter(|item| item.id == id).for_each(|item| item.done = !item.done))
+}
+
+async fn remove(State(todo): State<Arc<Todo>>, Path(id): Path<u64>) -> Result<StatusCode> {
+    todo.change(|items| items.retain(|item| item.id != id))
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt().init();
+    let port = std::env::args().nth(1).unwrap_or("8080".into());
+    let app = App::from_env().await?;
+    let todo = Arc::new(Todo { items: Mutex::default(), room: app.hub().room("todo") });
+
+    // A page that was away, or opened while the list changed, gets the present list first.
+    let for_stream = todo.clone();
+    let events = sse::room("todo").on_open(move |conn: Connection| {
+        let pushed = for_stream.with(|items| list(items).map(|list| conn.push(list).ignore()));
+        async move { pushed }
+    });
+    let pages = axum::Router::new()
+        .route("/", get(page))
+        .route("/items", post(add))
+        .route("/items/{id}", post(toggle).delete(remove))
+        .with_state(todo);
+
+    println!("open http://127.0.0.1:{port} in two tabs");
+    app.sse("/events", events)
+        .merge(pages)
+        .route("/htmx.js", script(include_str!("../htmx/htmx.min.js")))
+        .route("/sse.js", script(include_str!("../htmx/sse.js")))
+        .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("../style.css"))))
+        .run(format!("127.0.0.1:{port}"))
+        .await
+}
+
+/// A script that is part of the program.
+fn script(source: &'static str) -> axum::routing::MethodRouter {
+    get(async move || ([(CONTENT_TYPE, "text/javascript")], source))
+}

@@ -1,0 +1,48 @@
+//! A board of notes that every open page shares. Copy this project, and make it yours.
+
+mod board;
+mod dev;
+mod saved;
+mod web;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use axum::routing::get;
+use ripplecast::{App, AppBuilder, Result};
+
+/// Reads the settings, and serves until Ctrl-C or SIGTERM.
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt().init();
+    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());
+    let listen = setting("LISTEN", "127.0.0.1:8080");
+    let data = PathBuf::from(setting("DATA", "data"));
+
+    let bound = build(App::builder(), data).await?.bind(listen).await?;
+    println!("open http://{} in two tabs", bound.local_addr());
+    bound
+        .serve_with_shutdown(ripplecast::shutdown_signal()?)
+        .await
+}
+
+/// The app: pages, board, and in a debug build what reloads the pages. Tests build it too.
+async fn build(builder: AppBuilder, data: PathBuf) -> Result<App> {
+    let app = builder.build().await?;
+    let hub = app.hub();
+    let board = board::Board::open(&hub, data.join("notes.json")).await?;
+
+    let app = app
+        .ws("/live", board.live())
+        .merge(board.routes())
+        .route("/", get(async || web::page("board.html")))
+        .route("/assets/{*name}", get(web::asset));
+    let app = if cfg!(debug_assertions) {
+        app.merge(dev::routes(&hub))
+    } else {
+        app
+    };
+    Ok(app.layer(axum::middleware::map_response(web::secure)))
+}

@@ -1,0 +1,42 @@
+//! The list: what one page adds, all have; and what is written in it is text.
+
+use crate::program::{Program, agent};
+
+#[test]
+fn a_change_reaches_all_pages_as_html() {
+    let program = Program::start("htmx-todo", &[], 1);
+    program.check_page();
+    let mut tabs = [program.events("/events"), program.events("/events")];
+    for tab in &mut tabs {
+        assert!(tab.next().contains("Nothing to do."));
+    }
+
+    let mut added = program.post("/items", &[("text", "buy <milk>")], "");
+    assert_eq!(added.status(), 200);
+    assert!(added.body_mut().read_to_string().unwrap().starts_with("<form"));
+    for tab in &mut tabs {
+        let list = tab.next();
+        assert!(list.contains("buy &#60;milk&#62;") && !list.contains("<milk>"), "{list}");
+        assert!(list.contains(r#"aria-pressed="false""#));
+    }
+    assert!(program.get("/").contains("buy &#60;milk&#62;"));
+
+    assert_eq!(program.post("/items/1", &[], "").status(), 204);
+    for tab in &mut tabs {
+        assert!(tab.next().contains(r#"aria-pressed="true""#));
+    }
+    assert_eq!(agent().delete(program.url("/items/1")).call().unwrap().status(), 204);
+    for tab in &mut tabs {
+        assert!(tab.next().contains("Nothing to do."));
+    }
+}
+
+#[test]
+fn the_list_has_an_end() {
+    let program = Program::start("htmx-todo", &[], 1);
+    assert_eq!(program.post("/items", &[("text", "  ")], "").status(), 422);
+    for n in 1..=100 {
+        assert_eq!(program.post("/items", &[("text", "again")], "").status(), 200, "{n}");
+    }
+    assert_eq!(program.post("/items", &[("text", "again")], "").status(), 422);
+}

@@ -1,0 +1,226 @@
+//! A program that runs for as long as its test, and clients of it.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tungstenite::{ClientRequestBuilder, Message, WebSocket, http::Uri};
+use ureq::{Agent, Body, http::Response};
+
+/// Far longer than anything here takes, so that a hang fails instead of waiting for the harness.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A built example that runs, on ports that it has picked; ended when this is dropped.
+pub(crate) struct Program {
+    /// Where it listens, such as `127.0.0.1:40123`.
+    pub(crate) addrs: Vec<String>,
+    /// The process.
+    child: Child,
+}
+
+impl Program {
+    /// Starts an example on free ports, and waits until it has named `count` addresses.
+    pub(crate) fn start(name: &str, args: &[&str], count: usize) -> Self {
+        let mut command = Command::new(built(name));
+        command.arg("0").args(args);
+        Self::run(command, count)
+    }
+
+    /// Starts a program, and waits until it has named `count` addresses.
+    pub(crate) fn run(mut command: Command, count: usize) -> Self {
+        for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("RIPPLECAST_")) {
+            command.env_remove(variable);
+        }
+        command.env("NO_COLOR", "1").stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let lines = lines(BufReader::new(child.stdout.take().expect("it was piped")));
+        let mut program = Self { addrs: Vec::new(), child };
+        let deadline = Instant::now() + PATIENCE;
+        let mut said = String::new();
+        while program.addrs.len() < count {
+            let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|_| panic!("{command:?} names no address; it said:\n{said}"));
+            program.addrs.extend(addresses(&line));
+            said += &format!("{line}\n");
+        }
+        program
+    }
+
+    /// The whole address of a path.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addrs[0])
+    }
+
+    /// The body of a page, which must be there.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut response = agent().get(self.url(path)).call().expect("an answer");
+        assert_eq!(response.status(), 200, "{path}");
+        response.body_mut().read_to_string().expect("a body of text")
+    }
+
+    /// What it says to a form.
+    pub(crate) fn post(&self, path: &str, form: &[(&str, &str)], cookie: &str) -> Response<Body> {
+        let request = agent().post(self.url(path)).header("cookie", cookie);
+        request.send_form(form.iter().copied()).expect("an answer")
+    }
+
+    /// Checks that a page, and each script and stylesheet that it names, is served, and that it asks nobody else.
+    #[track_caller]
+    pub(crate) fn check_page(&self) {
+        let page = self.get("/");
+        assert!(page.contains("default-src 'self'"), "the page has no Content-Security-Policy");
+        let named = page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css"));
+        let named: Vec<_> = named.collect();
+        assert!(!named.is_empty());
+        for path in named {
+            assert!(path.starts_with('/'), "{path} is not of this origin");
+            assert!(!self.get(path).is_empty(), "{path} is empty");
+        }
+    }
+
+    /// A WebSocket of the first address.
+    pub(crate) fn socket(&self, path: &str) -> Socket {
+        Socket::open(&self.addrs[0], path, "")
+            .unwrap_or_else(|status| panic!("{path} is refused with {status}"))
+    }
+
+    /// An event stream.
+    pub(crate) fn events(&self, path: &str) -> Events {
+        let response = agent().get(self.url(path)).call().expect("an answer");
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
+        Events(lines(BufReader::new(response.into_body().into_reader())))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that follows no redirect and takes every status for an answer.
+pub(crate) fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into()
+}
+
+/// Where cargo has put an example.
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/debug");
+    let program = profile.join("examples").join(name);
+    let how = "cargo build -p ripplecast-examples --examples";
+    assert!(program.exists(), "{} is not there; build it with `{how}`", program.display());
+    program
+}
+
+/// The addresses in a line, but those whose port is still to be picked.
+fn addresses(line: &str) -> impl Iterator<Item = String> {
+    let ports = line.split("127.0.0.1:").skip(1).map(|rest| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].to_owned()
+    });
+    ports.filter(|port| port != "0").map(|port| format!("127.0.0.1:{port}"))
+}
+
+/// The lines of what a thread reads, so that waiting for one can end.
+fn lines(reader: impl BufRead + Send + 'static) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        for line in reader.lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                // Nobody wants it any more; but a program that can't write its log would end.
+            }
+        }
+    });
+    told
+}
+
+/// An event stream, as far as it has been read.
+pub(crate) struct Events(Receiver<String>);
+
+impl Events {
+    /// The data of the next event.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> String {
+        let mut data = Vec::new();
+        loop {
+            let line = self.0.recv_timeout(PATIENCE).expect("an event");
+            match line.strip_prefix("data: ") {
+                Some(text) => data.push(text.to_owned()),
+                None if line.is_empty() && !data.is_empty() => return data.join("\n"),
+                None => {}
+            }
+        }
+    }
+
+    /// Reads until an event is what is wanted.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = self.next();
+            if wanted(&event) {
+                return event;
+            }
+            assert!(Instant::now() < deadline, "waited in vain: {what}");
+        }
+    }
+}
+
+/// A WebSocket.
+pub(crate) struct Socket(WebSocket<TcpStream>);
+
+impl Socket {
+    /// Opens one, or says with which status it was refused.
+    pub(crate) fn open(addr: &str, path: &str, cookie: &str) -> Result<Self, u16> {
+        let stream = TcpStream::connect(addr).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time that is not zero");
+        let uri: Uri = format!("ws://{addr}{path}").parse().expect("an address");
+        let request = ClientRequestBuilder::new(uri).with_header("cookie", cookie);
+        match tungstenite::client(request, stream) {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                Err(response.status().as_u16())
+            }
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
+    pub(crate) fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).expect("it is open");
+    }
+
+    /// The next text.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> String {
+        loop {
+            match self.0.read().expect("a message") {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Reads until a text has all of the `parts`.
+    #[track_caller]
+    pub(crate) fn until(&mut self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = self.next();
+            if parts.iter().all(|part| text.contains(part)) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {parts:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! From a publish or a push on one node to its receiver on another, at a pace.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Bench, Load, Order, Peer, Result, WARM_UP, judged,
+    report::{Latency, Series},
+};
+
+/// Bytes of a message.
+const SIZE: usize = 64;
+/// Silence after which what has not come counts as lost.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Measures both ways.
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
+    let (mut from, mut to) = (bench.node()?, bench.node()?);
+    bench.say("from a publish to a subscription on the other node");
+    let bus = bus(bench, &mut from, &mut to)?;
+    add(bench, "publish to subscription", bus);
+    if bench.is_over() {
+        return Ok(());
+    }
+    bench.say("from a room's push to a WebSocket on the other node");
+    let member = bench.member(&mut from, &to)?;
+    let load = load(bench);
+    member.begin(load.run);
+    from.load(&Order::Push(load))?;
+    member.wait(load.count)?;
+    let series = judged(&member.finish(), load.count);
+    add(bench, "push to WebSocket", series);
+    Ok(())
+}
+
+/// Notes a result.
+fn add(bench: &mut Bench, name: &'static str, series: Series) {
+    let rate = bench.options.rate;
+    bench.report.latency.push(Latency { name, rate, size: SIZE, series });
+}
+
+/// The messages of a measurement.
+fn load(bench: &mut Bench) -> Load {
+    let rate = bench.options.rate;
+    let count = (rate * bench.options.seconds.as_secs_f64()).ceil() as u64;
+    Load { run: bench.next_run(), first: 0, count, size: SIZE, rate: Some(rate) }
+}
+
+/// Over the bus.
+fn bus(bench: &mut Bench, from: &mut Peer, to: &mut Peer) -> Result<Series> {
+    let run = bench.next_run();
+    to.listen(run)?;
+    from.load(&Order::Publish(Load { run, count: WARM_UP, ..Load::once() }))?;
+    let load = load(bench);
+    to.listen(load.run)?;
+    from.load(&Order::Publish(load))?;
+    let mut heard = to.heard()?;
+    let mut at = Instant::now();
+    while heard.received < load.count && at.elapsed() < SILENCE {
+        thread::sleep(Duration::from_millis(10));
+        let next = to.heard()?;
+        if next.received != heard.received {
+            at = Instant::now();
+        }
+        heard = next;
+    }
+    Ok(Series {
+        messages: load.count,
+        received: heard.received,
+        lost: heard.gaps + load.count.saturating_sub(heard.next),
+        order_errors: heard.order_errors,
+        clock_errors: heard.clock_errors,
+        latency_us: heard.latency,
+    })
+}

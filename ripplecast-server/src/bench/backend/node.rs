@@ -1,0 +1,140 @@
+//! A node of a run: a hub with one room and one channel, which does what standard input says until that ends.
+
+use std::{
+    io::{BufRead as _, Write as _},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ripplecast::{App, BusMessage, Connection, Frame, Hub, Subscription, ws};
+use tokio::runtime::Runtime;
+
+use super::{
+    Answer, Load, Order, Result, Seen,
+    mark::{Mark, now},
+    options::Url,
+    order::Counts,
+};
+
+/// The room of all members.
+pub(super) const ROOM: &str = "members";
+/// The channel of the bus.
+const CHANNEL: &str = "listeners";
+/// Outbox of a member: a measurement must not end because of a limit.
+const OUTBOX: usize = 64 << 20;
+
+/// Serves until the end of standard input.
+pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
+    let told = |error: std::io::Error| format!("no runtime: {error}");
+    let runtime = Runtime::new().map_err(told)?;
+    let url = format!("{}?prefix={prefix}", backend.as_str());
+    let bound = runtime.block_on(async {
+        let app = App::builder().backend(&url)?.build().await?;
+        let member = ws::endpoint(Member).outbox(OUTBOX).ping_interval(Duration::ZERO);
+        app.ws("/member", member).bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await
+    });
+    let bound = bound.map_err(|error| error.to_string())?;
+    let mut node = Node { runtime, hub: bound.hub(), heard: None };
+    answer(&Answer::Ready { addr: bound.local_addr() })?;
+    node.runtime.spawn(bound.serve_with_shutdown(std::future::pending()));
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| format!("no orders: {error}"))?;
+        let order = serde_json::from_str(&line).map_err(|error| format!("no order: {line:?}: {error}"))?;
+        let done = node.obey(order).unwrap_or_else(Answer::Failed);
+        answer(&done)?;
+    }
+    node.runtime.block_on(node.hub.shutdown());
+    node.runtime.shutdown_background();
+    Ok(())
+}
+
+/// Prints an answer.
+fn answer(answer: &Answer) -> Result<()> {
+    let line = serde_json::to_string(answer).map_err(|error| format!("no JSON: {error}"))? + "\n";
+    let mut out = std::io::stdout();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| format!("no answer: {error}"))
+}
+
+/// The node.
+struct Node {
+    /// Runs the hub.
+    runtime: Runtime,
+    /// The hub.
+    hub: Hub,
+    /// What was heard on the bus, and the subscription that hears it.
+    heard: Option<(Arc<Mutex<Seen>>, Subscription)>,
+}
+
+impl Node {
+    /// Does something.
+    fn obey(&mut self, order: Order) -> Result<Answer> {
+        match order {
+            Order::Listen { run } => {
+                self.heard = None;
+                let seen = Arc::new(Mutex::new(Seen::new(run)));
+                let heard = seen.clone();
+                let hear = move |message: BusMessage| {
+                    heard.lock().unwrap_or_else(PoisonError::into_inner).take(&message.payload);
+                    std::future::ready(())
+                };
+                let subscription = self.runtime.block_on(self.hub.subscribe(CHANNEL, hear));
+                self.heard = Some((seen, subscription.map_err(|error| error.to_string())?));
+                Ok(Answer::Done { taken: 0 })
+            }
+            Order::Heard => {
+                let (seen, _) = self.heard.as_ref().ok_or("it does not listen")?;
+                Ok(Answer::Heard(seen.lock().unwrap_or_else(PoisonError::into_inner).heard()))
+            }
+            Order::Publish(load) => send(load, |message| {
+                let published = self.runtime.block_on(self.hub.publish(CHANNEL, message));
+                published.map(|nodes| nodes > 0).map_err(|error| error.to_string())
+            }),
+            Order::Push(load) => {
+                let room = self.hub.room(ROOM);
+                send(load, |message| Ok(room.push(Frame::text(message)).is_queued()))
+            }
+            Order::Counts => {
+                let remote = self.hub.stats().remote;
+                Ok(Answer::Counts(Counts {
+                    received: remote.received,
+                    sent: remote.sent,
+                    unsent: remote.unsent,
+                }))
+            }
+        }
+    }
+}
+
+/// Sends messages, at their pace; how many were taken.
+///
+/// What has a pace carries the time at which it was sent; or that at which it was due, if the one before was in its way. How
+/// late a thread wakes that sleeps until then is not the way's doing.
+fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Answer> {
+    let Load { run, first, count, size, rate } = load;
+    let (begin, began) = (Instant::now(), now());
+    let mut taken = 0;
+    for index in 0..count {
+        let mut sent = None;
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(index as f64 / rate);
+            match due.checked_sub(begin.elapsed()) {
+                Some(rest) => thread::sleep(rest),
+                None => sent = Some(began + due.as_nanos() as u64),
+            }
+        }
+        let mark = Mark { run, number: first + index, sent: sent.unwrap_or_else(now) };
+        taken += u64::from(take(mark.message(size))?);
+    }
+    Ok(Answer::Done { taken })
+}
+
+/// A member of the room.
+struct Member;
+
+impl ws::Handler for Member {
+    async fn on_open(&self, conn: Connection) -> ripplecast::Result<()> {
+        conn.join(ROOM)
+    }
+}

@@ -1,0 +1,114 @@
+//! Redis itself: what it says of its own work.
+
+use std::time::Duration;
+
+use redis::{Connection, FromRedisValue, RedisError};
+
+use super::{Result, options::Url};
+
+/// Time in which it must answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Keys that are looked at in one step when the run's own are deleted.
+const STEP: usize = 1000;
+
+/// Redis itself.
+pub(super) struct Server {
+    /// A connection of its own.
+    connection: Connection,
+    /// Where it is, for messages.
+    shown: String,
+}
+
+/// What it has done since it was started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Bytes that it received.
+    pub(super) bytes_in: f64,
+    /// Bytes that it sent.
+    pub(super) bytes_out: f64,
+    /// Messages that were published.
+    pub(super) published: f64,
+    /// CPU time in seconds.
+    pub(super) cpu: f64,
+}
+
+impl Server {
+    /// Connects.
+    pub(super) fn connect(url: &Url) -> Result<Self> {
+        let told = |error: RedisError| {
+            format!(
+                "--backend {url} can't be reached: {error}; start it with `redis-server`, or correct the URL"
+            )
+        };
+        let connection = redis::Client::open(url.as_str())
+            .and_then(|client| client.get_connection_with_timeout(ANSWER))
+            .map_err(told)?;
+        connection.set_read_timeout(Some(ANSWER)).map_err(told)?;
+        Ok(Self { connection, shown: url.to_string() })
+    }
+
+    /// What it is.
+    pub(super) fn version(&mut self) -> Result<String> {
+        let info: String = self.ask(redis::cmd("INFO").arg("server"))?;
+        let version = field(&info, "valkey_version").map(|version| format!("Valkey {version}"));
+        let version = version.or_else(|| field(&info, "redis_version").map(|it| format!("Redis {it}")));
+        Ok(format!("{} at {}", version.unwrap_or_default(), self.shown))
+    }
+
+    /// What it has done so far.
+    pub(super) fn work(&mut self) -> Result<Work> {
+        let mut info = String::new();
+        for section in ["stats", "cpu", "commandstats"] {
+            info += &self.ask::<String>(redis::cmd("INFO").arg(section))?;
+        }
+        let number = |name: &str| {
+            let number = field(&info, name).and_then(|number| number.parse::<f64>().ok());
+            number.ok_or_else(|| format!("its INFO has no number {name:?}"))
+        };
+        let calls = field(&info, "cmdstat_publish").and_then(|calls| calls.strip_prefix("calls="));
+        let calls = calls.and_then(|calls| calls.split(',').next()).and_then(|calls| calls.parse().ok());
+        Ok(Work {
+            bytes_in: number("total_net_input_bytes")?,
+            bytes_out: number("total_net_output_bytes")?,
+            published: calls.unwrap_or(0.0), // absent before the first
+            cpu: number("used_cpu_user")? + number("used_cpu_sys")?,
+        })
+    }
+
+    /// How many nodes are subscribed to the one channel whose name begins and ends like this.
+    pub(super) fn subscribers(&mut self, prefix: &str, name: &str) -> Result<u64> {
+        let pattern = format!("{prefix}:*{name}}}");
+        let channels: Vec<String> = self.ask(redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern))?;
+        let Some(channel) = channels.first() else { return Ok(0) };
+        let (_, count): (String, u64) = self.ask(redis::cmd("PUBSUB").arg("NUMSUB").arg(channel))?;
+        Ok(count)
+    }
+
+    /// Deletes the keys of a run.
+    pub(super) fn clear(&mut self, prefix: &str) -> Result<()> {
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{prefix}:*")).arg("COUNT").arg(STEP);
+            let (next, keys): (u64, Vec<String>) = self.ask(&mut scan)?;
+            if !keys.is_empty() {
+                self.ask::<u64>(redis::cmd("UNLINK").arg(keys))?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Runs a command.
+    fn ask<T: FromRedisValue>(&mut self, command: &mut redis::Cmd) -> Result<T> {
+        let told = |error: RedisError| format!("{} did not answer as it should: {error}", self.shown);
+        command.query(&mut self.connection).map_err(told)
+    }
+}
+
+/// A field of its description.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}

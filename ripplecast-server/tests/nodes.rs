@@ -1,0 +1,197 @@
+//! Two processes of the real binary as nodes on one Redis, and what the start says when there is none.
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{PATIENCE, Redis, free_port, ripplecast};
+use tungstenite::Message;
+
+/// Time in which the others must have noticed that a node has died: its lease, and then a look at the list.
+const SWEPT: Duration = Duration::from_secs(60);
+/// The nodes that are there, or were until their lease ended.
+const NODES: &str = "ripplecast:nodes:{}";
+
+/// Waits until something is so.
+#[track_caller]
+fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < patience, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A running node, killed at the end.
+struct Node {
+    process: Child,
+    /// Kept open, so that printing can't fail.
+    _out: BufReader<ChildStdout>,
+    addr: String,
+}
+
+impl Node {
+    #[track_caller]
+    fn start(command: &mut Command) -> Self {
+        let mut process = command.args(["--port", "0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let addr = line.trim_end().strip_prefix("Ripplecast listens on http://");
+        let addr = addr.unwrap_or_else(|| panic!("the first line is {line:?}")).to_owned();
+        Self { process, _out: out, addr }
+    }
+
+    /// A node on that Redis.
+    #[track_caller]
+    fn on(redis: &Redis) -> Self {
+        Self::start(ripplecast().args(["--backend", &redis.url()]))
+    }
+
+    /// The status line, and the body.
+    fn request(&self, method: &str, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\n", self.addr);
+        write!(stream, "{head}connection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    /// +1.
+    #[track_caller]
+    fn bump(&self, value: i64) {
+        let (status, body) = self.request("POST", "/api/counter/bump");
+        assert_eq!((status.as_str(), body), ("HTTP/1.1 200 OK", format!(r#"{{"value":{value}}}"#)));
+    }
+
+    /// A tab that has the value.
+    #[track_caller]
+    fn tab(&self, value: i64) -> Tab {
+        let stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (socket, _) = tungstenite::client(format!("ws://{}/ws/counter-demo", self.addr), stream).unwrap();
+        let mut tab = Tab(socket);
+        assert_eq!(tab.next(), value);
+        tab
+    }
+
+    /// Ends it from one moment to the next.
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A browser's tab in all but the browser.
+struct Tab(tungstenite::WebSocket<TcpStream>);
+
+impl Tab {
+    /// The next value that it is told.
+    #[track_caller]
+    fn next(&mut self) -> i64 {
+        loop {
+            if let Message::Text(text) = self.0.read().unwrap()
+                && let Some(rest) = text.strip_prefix(r#"{"value":"#)
+            {
+                return rest.trim_end_matches('}').parse().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
+    let redis = Redis::start();
+    let (mut first, second) = (Node::on(&redis), Node::on(&redis));
+    let (mut here, mut there) = (first.tab(0), second.tab(0));
+    for value in 1..=20 {
+        let node = if value % 2 == 0 { &first } else { &second };
+        node.bump(value);
+        assert_eq!((here.next(), there.next()), (value, value));
+    }
+    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 2);
+
+    first.kill();
+    second.bump(21);
+    assert_eq!(there.next(), 21, "the other goes on");
+    eventually("the dead node to be swept", SWEPT, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);
+    second.bump(22);
+    assert_eq!(there.next(), 22);
+
+    // What the dead node had is the new one's, too.
+    let third = Node::on(&redis);
+    let mut newcomer = third.tab(22);
+    third.bump(23);
+    assert_eq!((there.next(), newcomer.next()), (23, 23));
+}
+
+/// Checks that the command refuses to start, with a last line on standard error that holds each of `names`.
+#[track_caller]
+fn assert_refuses(command: &mut Command, names: &[&str]) {
+    let output = command.args(["--port", "0"]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
+    assert!(output.stdout.is_empty(), "{command:?}: it says that it listens");
+    let line = err.lines().last().unwrap_or_default();
+    assert!(line.starts_with("ripplecast: "), "{command:?}: {err}");
+    for name in names {
+        assert!(line.contains(name), "{command:?}: no {name:?} in {line}");
+    }
+}
+
+#[test]
+fn a_wrong_url_ends_the_start() {
+    for (url, advice) in
+        [("reddis://127.0.0.1", "redis://"), ("redis://", "host"), ("redis://127.0.0.1?prefixx=a", "prefix")]
+    {
+        assert_refuses(ripplecast().args(["--backend", url]), &["--backend", url, advice]);
+        assert_refuses(ripplecast().env("RIPPLECAST_BACKEND", url), &["RIPPLECAST_BACKEND", url, advice]);
+    }
+}
+
+#[test]
+fn a_redis_that_is_not_there_ends_the_start() {
+    let url = format!("redis://127.0.0.1:{}", free_port());
+    let advice = ["Start it", "--backend-optional"];
+    let names = |setting| [&["ripplecast: setting", setting, &url], &advice[..]].concat();
+    assert_refuses(ripplecast().args(["--backend", &url]), &names("--backend:"));
+    assert_refuses(ripplecast().env("RIPPLECAST_BACKEND", &url), &names("RIPPLECAST_BACKEND:"));
+}
+
+#[test]
+fn an_optional_redis_may_come_later() {
+    let port = free_port();
+    let node = Node::start(ripplecast().args([
+        "--backend",
+        &format!("redis://127.0.0.1:{port}"),
+        "--backend-optional",
+    ]));
+    assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
+    let (status, _) = node.request("POST", "/api/counter/bump");
+    assert!(status.contains(" 5"), "there is no counter yet: {status}");
+
+    let redis = Redis::start_at(port).expect("the port is still free");
+    eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);
+    let other = Node::on(&redis);
+    let mut tab = other.tab(0);
+    eventually("the counter to be there", PATIENCE, || {
+        node.request("GET", "/api/counter").1 == r#"{"value":0}"#
+    });
+    node.bump(1);
+    assert_eq!(tab.next(), 1);
+}

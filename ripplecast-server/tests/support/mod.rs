@@ -1,0 +1,116 @@
+//! What the tests with a Redis share: the binary, and a Redis of their own.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use redis::{Connection, FromRedisValue};
+
+/// Time in which a program must have started or done what it was told; far longer than that takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often another port is tried when somebody was quicker.
+const TRIES: usize = 20;
+
+/// The binary, without any setting of whoever runs the tests.
+pub(crate) fn ripplecast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RIPPLECAST_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A port of loopback that nobody listens on, outside the range that the kernel gives to outgoing connections: whoever tries to
+/// reach it before something listens there can't meet itself.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run side by side begin at different places.
+    let start = (std::process::id() % 118) as u16 * 101;
+    (0..COUNT)
+        .map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT + start) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("no port is free")
+}
+
+/// A Redis of its own, in memory, killed at the end.
+pub(crate) struct Redis {
+    process: Child,
+    port: u16,
+}
+
+impl Redis {
+    /// Starts one on a free port, and waits until it answers.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        (0..TRIES).find_map(|_| Self::start_at(free_port())).expect("no port is free for a Redis")
+    }
+
+    /// Starts one on that port; none if it does not stay.
+    #[track_caller]
+    pub(crate) fn start_at(port: u16) -> Option<Self> {
+        let program = std::env::var_os("RIPPLECAST_TEST_REDIS").filter(|path| !path.is_empty());
+        let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        command.arg("--dir").arg(std::env::temp_dir()); // where it writes nothing
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let process = process.unwrap_or_else(|error| {
+            panic!(
+                "redis-server does not start ({error}): install it with `apt-get install redis-server`, or set \
+                 RIPPLECAST_TEST_REDIS to its path"
+            )
+        });
+        let mut redis = Self { process, port };
+        let begin = Instant::now();
+        // Only its own answer counts: another program may have taken the port.
+        while redis.process.try_wait().unwrap().is_none() {
+            let info =
+                redis.connect().and_then(|mut it| redis::cmd("INFO").arg("server").query::<String>(&mut it));
+            if info.is_ok_and(|info| info.contains(&format!("process_id:{}\r", redis.process.id()))) {
+                return Some(redis);
+            }
+            assert!(begin.elapsed() < PATIENCE, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// The backend.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a command.
+    #[track_caller]
+    pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = self.connect().unwrap();
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection).unwrap()
+    }
+
+    fn connect(&self) -> redis::RedisResult<Connection> {
+        redis::Client::open(self.url())?.get_connection_with_timeout(PATIENCE)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,133 @@
+use std::{fs, path::Path};
+
+/// A file of the repository.
+fn read(path: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// The documents in `docs/`: path and text.
+fn documents() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let names =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let paths = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    paths.map(|path| (path.clone(), read(&path))).collect()
+}
+
+/// The info strings of a document's code blocks.
+fn code_blocks(text: &str) -> Vec<&str> {
+    let fences = text.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
+    fences.step_by(2).collect() // every other one closes a block
+}
+
+/// The names of the public methods that set something: `pub fn name(mut self, …`.
+fn setters(source: &str) -> Vec<&str> {
+    let code = source.split("\nmod tests {").next().unwrap();
+    let functions = code.split("pub fn ").skip(1);
+    functions
+        .filter(|rest| {
+            rest.split(") ").next().unwrap().contains("(mut self") || rest.contains("\n        mut self")
+        })
+        .filter_map(|rest| rest.split(['(', '<']).next())
+        .collect()
+}
+
+/// The names of the public fields of a struct.
+fn fields(source: &str, name: &str) -> Vec<String> {
+    let body = source.split(&format!("pub struct {name} {{\n")).nth(1).expect("there is such a struct");
+    let lines = body.split("\n}").next().unwrap().lines();
+    lines
+        .filter_map(|line| line.trim_start().strip_prefix("pub ")?.split(':').next().map(ToOwned::to_owned))
+        .collect()
+}
+
+/// Checks that a document has each name as code.
+fn assert_names<N: AsRef<str>>(path: &str, names: impl IntoIterator<Item = N>) {
+    let text = read(path);
+    let mut count = 0;
+    for name in names {
+        let name = name.as_ref();
+        assert!(text.contains(&format!("`{name}`")), "{path} does not name `{name}`");
+        count += 1;
+    }
+    assert!(count > 0, "nothing to compare {path} with");
+}
+
+#[test]
+fn every_document_with_rust_code_is_among_the_doctests() {
+    let lib = read("ripplecast/src/lib.rs");
+    for (path, text) in documents() {
+        if code_blocks(&text).iter().any(|info| info.starts_with("rust")) {
+            let line = format!("include_str!(\"../../{path}\")");
+            assert!(
+                lib.contains(&line),
+                "{path} has Rust code: add it to `mod guides` in ripplecast/src/lib.rs"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_code_block_says_what_it_is_and_rust_is_compiled() {
+    for (path, text) in documents() {
+        for info in code_blocks(&text) {
+            assert!(!info.is_empty(), "{path}: a code block without a language would be taken for Rust");
+            assert!(!info.contains("ignore"), "{path}: a Rust block that is not compiled");
+        }
+    }
+}
+
+#[test]
+fn the_settings_are_all_in_their_document() {
+    for source in ["ripplecast/src/app.rs", "ripplecast/src/ws.rs", "ripplecast/src/sse.rs"] {
+        let source = read(source);
+        let skipped = ["layer", "merge", "route", "files", "ws", "sse"]; // the app's routes, no settings
+        assert_names("docs/settings.md", setters(&source).into_iter().filter(|name| !skipped.contains(name)));
+    }
+    assert_names("docs/settings.md", setters(&read("ripplecast/src/hub.rs")));
+    assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/room/rules.rs")));
+}
+
+#[test]
+fn the_setters_are_found() {
+    let app = read("ripplecast/src/app.rs");
+    for name in ["backend", "max_header", "tls", "hub"] {
+        assert!(setters(&app).contains(&name), "{name} in {:?}", setters(&app));
+    }
+    assert!(setters(&read("ripplecast/src/ws.rs")).contains(&"on_upgrade"));
+}
+
+#[test]
+fn every_variable_that_the_crate_reads_is_in_the_settings() {
+    let app = read("ripplecast/src/app.rs");
+    let names = app.split('"').filter(|text| {
+        text.strip_prefix("RIPPLECAST_")
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+    });
+    assert_names("docs/settings.md", names);
+}
+
+#[test]
+fn what_is_counted_is_all_in_the_metrics() {
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub.rs"), "Stats"));
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub/drops.rs"), "Drops"));
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub/bridge.rs"), "RemoteStats"));
+}
+
+#[test]
+fn the_close_codes_are_all_in_their_document() {
+    let source = read("ripplecast/src/error.rs");
+    let text = read("docs/close-codes.md");
+    let mut count = 0;
+    for constant in source.split("pub const ").skip(1).filter(|rest| rest.contains(": Self = Self(")) {
+        let Some((name, rest)) = constant.split_once(": Self = Self(") else { continue };
+        let number = rest.split(')').next().unwrap();
+        assert!(
+            text.contains(&format!("| {number} | `{name}` |")),
+            "docs/close-codes.md lacks {number} {name}"
+        );
+        count += 1;
+    }
+    assert_eq!(count, source.matches(": Self = Self(").count());
+}

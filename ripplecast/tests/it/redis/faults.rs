@@ -1,0 +1,472 @@
+//! What an application notices when Redis can't be used at the start, or goes away while it runs.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use ripplecast::{App, AppBuilder, Error, Hub, Result, Subscription};
+use serde::{Deserialize, Serialize};
+
+use super::{Flavour, Proxy, Sentinels, Server, server::free_port};
+use crate::{
+    clients::{Script, TestServer, wait_until},
+    support::PATIENCE,
+};
+
+/// An operation ends within two seconds, says the documentation. The rest is for a busy machine.
+const LIMIT: Duration = Duration::from_secs(6);
+/// What fails at once does not wait for these two seconds.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
+// ----- at the start -----
+
+/// How a start with that backend fails.
+fn refusal(url: &str) -> String {
+    let begin = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let built = runtime.block_on(async { App::builder().backend(url)?.build().await });
+    assert!(begin.elapsed() < Duration::from_secs(20), "{url}: the start took {:?}", begin.elapsed());
+    match built {
+        Err(error @ Error::Setting { .. }) => error.to_string(),
+        Err(other) => panic!("{url}: {other}"),
+        Ok(_) => panic!("{url}: it starts"),
+    }
+}
+
+/// Checks what a start with that backend says, and that it tells nobody a password.
+#[track_caller]
+fn check_refusal(url: &str, says: &[&str]) {
+    let error = refusal(url);
+    for part in says {
+        assert!(error.contains(part), "{url}: `{part}` is not said: {error}");
+    }
+    assert!(!error.contains("secret"), "{url}: the password is shown: {error}");
+}
+
+#[test]
+fn an_address_that_makes_no_sense_is_named() {
+    check_refusal("redis://localhost:secret@:port", &["backend"]);
+    check_refusal("mysql://localhost", &["mysql", "redis://"]);
+}
+
+#[test]
+fn a_server_that_is_not_there_stops_the_start() {
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let ways = ["can't be reached", nobody.as_str(), "Start it", "--backend-optional"];
+    check_refusal(&format!("redis://:secret@{nobody}"), &ways);
+    check_refusal(&format!("redis-cluster://:secret@{nobody}"), &ways);
+    check_refusal(&format!("redis-sentinel://:secret@{nobody}/lab"), &ways);
+    check_refusal(
+        "redis+unix:///nowhere/redis.sock",
+        &["can't be reached", "/nowhere/redis.sock", "Start it"],
+    );
+}
+
+#[test]
+fn a_server_that_says_nothing_stops_the_start() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    proxy.stall();
+    check_refusal(&proxy.url(), &["can't be reached", "did not answer"]);
+    server.pause();
+    check_refusal(&server.url(), &["can't be reached", "did not answer"]);
+}
+
+#[test]
+fn a_password_that_is_wrong_or_missing_stops_the_start() {
+    let server = Server::setup(Flavour::Redis).password("right").start();
+    let where_it_stands = ["password", "redis://user:password@host"];
+    check_refusal(&format!("redis://:secret@{}", server.addr()), &where_it_stands);
+    check_refusal(&format!("redis://somebody:secret@{}", server.addr()), &where_it_stands);
+    check_refusal(&format!("redis://{}", server.addr()), &where_it_stands);
+    assert_starts(&server.url());
+}
+
+#[test]
+fn a_permission_that_is_missing_stops_the_start() {
+    for (rules, starts) in [
+        ("~ripplecast:* &ripplecast:* +@all", true),
+        ("~ripplecast:* &ripplecast:* +@all -eval -script", false),
+        ("~ripplecast:* &ripplecast:* +@all -publish", false),
+        ("~ripplecast:* &ripplecast:* +@all -subscribe", false),
+        ("~ripplecast:* &other:* +@all", false),
+        ("~other:* &ripplecast:* +@all", false),
+        ("%R~ripplecast:* &ripplecast:* +@all", false),
+    ] {
+        let server = Server::setup(Flavour::Redis).user("app", "secret", rules).start();
+        let url = server.url_as("app", "secret");
+        if starts {
+            assert_starts(&url);
+        } else {
+            check_refusal(&url, &["permission", "ACL SETUSER"]);
+        }
+    }
+}
+
+#[test]
+fn a_replica_stops_the_start() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let (_, replica) = sentinels.master_and_other();
+    check_refusal(&replica.url(), &["it is a replica", "redis-sentinel://"]);
+    check_refusal(&sentinels.url().replace("/lab", "/other"), &["no sentinel names the master", "`other`"]);
+    assert_starts(&sentinels.url());
+}
+
+#[test]
+fn a_server_of_another_kind_stops_the_start() {
+    let (plain, secure) = (Server::start(), Server::setup(Flavour::Redis).tls().start());
+    refusal(&plain.url().replace("redis://", "rediss://"));
+    refusal(&secure.url().replace("rediss://", "redis://"));
+    // Nobody has told this system of the authority.
+    refusal(&secure.url());
+    refusal(&plain.url().replace("redis://", "redis-cluster://"));
+    assert_starts(&plain.unix_url());
+}
+
+#[track_caller]
+fn assert_starts(url: &str) {
+    let node = node(App::builder(), url);
+    node.block_on(async {
+        for (name, outcome) in operations(&node.hub).await {
+            outcome.unwrap_or_else(|error| panic!("{url}: {name}: {error}"));
+        }
+    });
+}
+
+#[test]
+fn a_node_may_start_before_its_optional_server() {
+    let server = Server::start();
+    server.stop();
+    let node = node(App::builder().backend_optional(true), &server.url());
+    assert!(node.hub.stats().remote.degraded);
+    check_all_fail(&node, AT_ONCE);
+    let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
+    check_local_push(&mut tabs);
+    server.restart();
+    check_all_work(&node);
+    wait_until("the node to say that all is well", || !node.hub.stats().remote.degraded);
+    check_local_push(&mut tabs);
+}
+
+// ----- while it runs -----
+
+/// A way in which Redis can be away.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// It was told to stop.
+    Stopped,
+    /// It has crashed.
+    Killed,
+    /// It hangs.
+    Paused,
+    /// The network is gone, and nobody is told.
+    Stalled,
+    /// The network says no.
+    Cut,
+}
+
+impl Fault {
+    pub(super) fn strike(self, server: &Server, proxy: &Proxy) {
+        match self {
+            Self::Stopped => server.stop(),
+            Self::Killed => server.kill(),
+            Self::Paused => server.pause(),
+            Self::Stalled => proxy.stall(),
+            Self::Cut => proxy.cut(),
+        }
+    }
+
+    pub(super) fn mend(self, server: &Server, proxy: &Proxy) {
+        match self {
+            Self::Stopped | Self::Killed => server.restart(),
+            Self::Paused => server.resume(),
+            Self::Stalled | Self::Cut => proxy.heal(),
+        }
+    }
+}
+
+/// A row of the table that is tried.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    value: u32,
+}
+
+/// A node with that backend.
+pub(super) fn node(builder: AppBuilder, url: &str) -> TestServer {
+    TestServer::start(builder.backend(url).unwrap(), |app| {
+        let hub = app.hub();
+        app.ws("/ws", Script(hub))
+    })
+}
+
+/// Everything that asks Redis, all at once: the name of each, and how it ended.
+async fn operations(hub: &Hub) -> Vec<(&'static str, Result<()>)> {
+    let (counter, room, client) = (hub.counter("tried"), hub.room("r"), hub.client("somebody"));
+    let table = match hub.table::<Row>("tried", 10) {
+        Ok(table) => table,
+        Err(error) => return vec![("table", Err(error))],
+    };
+    let subscribe = async { hub.subscribe("tried.for.a.moment", |_| async {}).await.map(drop) };
+    let (increment, get, set, row, len, publish, subscribe, members, count, nodes, push, of_client) = tokio::join!(
+        async { counter.increment().await.map(drop) },
+        async { counter.get().await.map(drop) },
+        async { table.set("key", &Row { value: 1 }).await },
+        async { table.get("key").await.map(|row| row.is_some_and(|row| row.value > 0)).map(drop) },
+        async { table.len().await.map(drop) },
+        async { hub.publish("tried", "message").await.map(drop) },
+        subscribe,
+        async { room.members().await.map(drop) },
+        async { room.len().await.map(drop) },
+        async { hub.nodes().await.map(drop) },
+        async { client.push("frame").await.map(drop) },
+        async { client.connections().await.map(drop) },
+    );
+    vec![
+        ("counter.increment", increment),
+        ("counter.get", get),
+        ("table.set", set),
+        ("table.get", row),
+        ("table.len", len),
+        ("publish", publish),
+        ("subscribe", subscribe),
+        ("room.members", members),
+        ("room.len", count),
+        ("nodes", nodes),
+        ("client.push", push),
+        ("client.connections", of_client),
+    ]
+}
+
+/// Checks that every operation fails in that time, as one that can be tried again later.
+#[track_caller]
+fn check_all_fail(node: &TestServer, within: Duration) {
+    let begin = Instant::now();
+    let outcomes = node.block_on(operations(&node.hub));
+    let took = begin.elapsed();
+    for (name, outcome) in outcomes {
+        let error = outcome.expect_err(name);
+        assert!(error.is_unavailable(), "{name}: {error}");
+    }
+    assert!(took < within, "it took {took:?}");
+}
+
+/// Waits until every operation works.
+#[track_caller]
+fn check_all_work(node: &TestServer) {
+    let begin = Instant::now();
+    loop {
+        let outcomes = node.block_on(operations(&node.hub));
+        let failed: Vec<_> = outcomes.into_iter().filter(|(_, outcome)| outcome.is_err()).collect();
+        if failed.is_empty() {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it does not work again: {failed:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Checks that what one tab pushes to the room of both comes to both.
+#[track_caller]
+fn check_local_push(tabs: &mut [crate::clients::Tab; 2]) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let text = format!("local {}", NEXT.fetch_add(1, Relaxed));
+    tabs[0].say(format!("room r {text}"));
+    for tab in tabs {
+        while tab.text() != text {}
+    }
+}
+
+/// What a subscription has heard.
+type Heard = Arc<Mutex<Vec<String>>>;
+
+/// Listens to a channel of the bus.
+fn listen(node: &TestServer, channel: &str) -> (Subscription, Heard) {
+    let heard = Heard::default();
+    let into = heard.clone();
+    let subscription = node.block_on(node.hub.subscribe(channel, move |message| {
+        into.lock().unwrap().push(String::from_utf8_lossy(&message.payload).into_owned());
+        async {}
+    }));
+    (subscription.unwrap(), heard)
+}
+
+/// Redis goes away in some way, and comes back.
+fn check(fault: Fault) {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let node = node(App::builder(), &proxy.url());
+    let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
+    let (_subscription, heard) = listen(&node, "news");
+    check_all_work(&node);
+    check_local_push(&mut tabs);
+
+    fault.strike(&server, &proxy);
+    check_all_fail(&node, LIMIT);
+    check_local_push(&mut tabs);
+    wait_until("the node to say that Redis is away", || node.hub.stats().remote.degraded);
+    // Once both connections are given up, nobody waits any more.
+    wait_until("every operation to fail at once", || {
+        let begin = Instant::now();
+        check_all_fail(&node, LIMIT);
+        begin.elapsed() < AT_ONCE
+    });
+    for _ in 0..10 {
+        check_all_fail(&node, AT_ONCE);
+    }
+    check_nothing_grows(&node, &mut tabs);
+
+    fault.mend(&server, &proxy);
+    check_all_work(&node);
+    wait_until("the node to say that all is well", || !node.hub.stats().remote.degraded);
+    check_local_push(&mut tabs);
+    // The subscription from before stands again, once.
+    wait_until("the bus to bring something", || {
+        node.block_on(node.hub.publish("news", "again")).unwrap() > 0 && !heard.lock().unwrap().is_empty()
+    });
+    node.block_on(node.hub.publish("news", "the last")).unwrap();
+    wait_until("the last", || heard.lock().unwrap().last().is_some_and(|last| last == "the last"));
+    assert_eq!(heard.lock().unwrap().iter().filter(|text| *text == "the last").count(), 1);
+}
+
+/// While Redis is away, no caller and no message waits for it.
+#[track_caller]
+fn check_nothing_grows(node: &TestServer, tabs: &mut [crate::clients::Tab; 2]) {
+    let before = node.hub.stats().remote;
+    let room = node.hub.room("elsewhere");
+    let frame = ripplecast::Frame::from("x".repeat(10_000));
+    for _ in 0..1000 {
+        room.push(frame.clone()).ignore();
+    }
+    let begin = Instant::now();
+    node.block_on(async {
+        for _ in 0..10 {
+            let callers = (0..1000).map(|_| async { node.hub.counter("tried").increment().await });
+            let outcomes = futures_util::future::join_all(callers).await;
+            assert!(outcomes.iter().all(Result::is_err));
+        }
+    });
+    assert!(begin.elapsed() < LIMIT, "10,000 callers waited {:?}", begin.elapsed());
+    wait_until("nothing to wait for Redis", || node.hub.stats().remote.queued_bytes == 0);
+    let after = node.hub.stats().remote;
+    assert!(after.unsent >= before.unsent + 1000, "{before:?}, {after:?}");
+    check_local_push(tabs);
+}
+
+#[test]
+fn redis_is_stopped() {
+    check(Fault::Stopped);
+}
+
+#[test]
+fn redis_is_killed() {
+    check(Fault::Killed);
+}
+
+#[test]
+fn redis_is_paused() {
+    check(Fault::Paused);
+}
+
+#[test]
+fn the_way_to_redis_is_stalled() {
+    check(Fault::Stalled);
+}
+
+#[test]
+fn the_way_to_redis_is_cut() {
+    check(Fault::Cut);
+}
+
+#[test]
+fn redis_flaps_and_every_call_ends() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let node = node(App::builder(), &proxy.url());
+    let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
+    let counter = node.hub.counter("flapping");
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let counter = counter.clone();
+            node.runtime().spawn(async move {
+                let (mut done, mut unknown) = (0, 0);
+                for _ in 0..200 {
+                    let begin = Instant::now();
+                    match counter.increment().await {
+                        Ok(_) => done += 1,
+                        Err(error) => {
+                            assert!(error.is_unavailable(), "{error}");
+                            unknown += 1;
+                        }
+                    }
+                    assert!(begin.elapsed() < LIMIT, "it took {:?}", begin.elapsed());
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                (done, unknown)
+            })
+        })
+        .collect();
+    for fault in
+        [Fault::Cut, Fault::Stalled, Fault::Cut, Fault::Paused, Fault::Cut, Fault::Stalled, Fault::Cut]
+    {
+        fault.strike(&server, &proxy);
+        check_local_push(&mut tabs);
+        fault.mend(&server, &proxy);
+        check_local_push(&mut tabs);
+    }
+    let (mut done, mut unknown) = (0, 0);
+    for caller in callers {
+        let (its_done, its_unknown) = node.block_on(caller).unwrap();
+        done += its_done;
+        unknown += its_unknown;
+    }
+    check_all_work(&node);
+    let value = node.block_on(counter.get()).unwrap();
+    assert!(
+        (done..=done + unknown).contains(&value),
+        "{done} were done, {unknown} perhaps, and it is {value}"
+    );
+}
+
+#[test]
+fn a_failover_is_followed_without_a_restart() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let node = node(App::builder(), &sentinels.url());
+    let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
+    let (_subscription, heard) = listen(&node, "news");
+    check_all_work(&node);
+    let before = node.block_on(node.hub.counter("kept").increment()).unwrap();
+    let (master, _) = sentinels.master_and_other();
+    assert_eq!(master.ask::<u32>("WAIT 1 10000"), 1);
+    sentinels.failover();
+    check_local_push(&mut tabs);
+    check_all_work(&node);
+    let after = node.block_on(node.hub.counter("kept").increment()).unwrap();
+    assert_eq!(after, before + 1, "the new master has what the replica had");
+    wait_until("the bus to bring something", || {
+        node.block_on(node.hub.publish("news", "again")).unwrap() > 0 && !heard.lock().unwrap().is_empty()
+    });
+    let (heir, _) = sentinels.master_and_other();
+    assert!(heir.ask::<String>("CLIENT LIST").lines().filter(|line| !line.contains("user=lab")).count() >= 2);
+}
+
+#[test]
+fn a_refusal_that_waiting_does_not_mend_is_another_error() {
+    let server = Server::start();
+    let node = node(App::builder(), &server.url());
+    check_all_work(&node);
+    // Writes are refused from now on: there is no memory for them.
+    server.ask::<()>("CONFIG SET maxmemory 1");
+    let begin = Instant::now();
+    // For longer than it takes to look whether Redis is there: it is, so what needs no memory goes on.
+    while begin.elapsed() < Duration::from_secs(3) {
+        let error = node.block_on(node.hub.counter("tried").increment()).unwrap_err();
+        assert!(!error.is_unavailable(), "{error}");
+        assert!(matches!(&error, Error::Backend(_)) && error.to_string().contains("OOM"), "{error}");
+        node.block_on(node.hub.publish("tried", "message")).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.ask::<()>("CONFIG SET maxmemory 0");
+    check_all_work(&node);
+}

@@ -1,0 +1,403 @@
+//! Markdown to the HTML of a page. Raw HTML in a document is shown as text, never passed on.
+
+use std::{collections::HashSet, mem};
+
+use pulldown_cmark::{
+    Alignment, CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html::push_html,
+};
+
+use super::links::{Target, resolve};
+use crate::highlight::{Language, escape, highlight};
+
+/// A document as a page needs it.
+pub(super) struct Document {
+    /// The text of its first heading.
+    pub(super) title: String,
+    /// Its first paragraph, as plain text.
+    pub(super) summary: String,
+    /// Its first heading, as HTML.
+    pub(super) head: String,
+    /// What stands under that.
+    pub(super) html: String,
+    /// Its other headings, for the table of contents.
+    pub(super) headings: Vec<Heading>,
+}
+
+/// A heading that can be linked to.
+pub(super) struct Heading {
+    /// 1 for the title, 2 for a section, 3 for a part of one.
+    pub(super) level: u8,
+    /// The id of its element.
+    pub(super) id: String,
+    /// Its text.
+    pub(super) text: String,
+}
+
+/// Renders the document at `path`, a path from the root of the repository.
+pub(super) fn render(path: &str, text: &str) -> Document {
+    let mut writer = Writer { path, ..Writer::default() };
+    let mut events = Parser::new_ext(text, Options::ENABLE_TABLES);
+    while let Some(event) = events.next() {
+        writer.take(event, &mut events);
+    }
+    writer.flush();
+    let title = writer.headings.iter().find(|heading| heading.level == 1);
+    Document {
+        title: title.map(|heading| heading.text.clone()).unwrap_or_default(),
+        summary: writer.summary.unwrap_or_default(),
+        head: writer.head,
+        html: writer.html,
+        headings: writer.headings,
+    }
+}
+
+/// What has been written of a document.
+#[derive(Default)]
+struct Writer<'a> {
+    /// The document's path, from which its links are seen.
+    path: &'a str,
+    /// The first heading.
+    head: String,
+    /// What is finished.
+    html: String,
+    /// What pulldown-cmark is to write next.
+    waiting: Vec<Event<'a>>,
+    /// The headings so far.
+    headings: Vec<Heading>,
+    /// Their ids, so that none is used twice.
+    ids: HashSet<String>,
+    /// The first paragraph.
+    summary: Option<String>,
+    /// How each link that is open ends.
+    open_links: Vec<String>,
+    /// Code blocks so far.
+    listings: usize,
+    /// Tables so far.
+    tables: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// Takes one event, and the rest of its element from `rest` where it is written as a whole.
+    fn take(&mut self, event: Event<'a>, rest: &mut impl Iterator<Item = Event<'a>>) {
+        match event {
+            Event::Start(Tag::Heading { level, .. }) => {
+                let inner = self.until(rest, |end| matches!(end, TagEnd::Heading(_)));
+                self.heading(level, inner);
+            }
+            Event::Start(Tag::CodeBlock(kind)) => {
+                let inner = self.until(rest, |end| *end == TagEnd::CodeBlock);
+                self.listing(&kind, &plain(&inner));
+            }
+            Event::Start(Tag::Table(columns)) => {
+                let inner = self.until(rest, |end| *end == TagEnd::Table);
+                self.table(&columns, inner);
+            }
+            Event::Start(Tag::Paragraph) if self.summary.is_none() => {
+                let inner = self.until(rest, |end| *end == TagEnd::Paragraph);
+                self.summary = Some(plain(&inner));
+                self.waiting.push(Event::Start(Tag::Paragraph));
+                self.waiting.extend(inner);
+                self.waiting.push(Event::End(TagEnd::Paragraph));
+            }
+            event => {
+                let event = self.safe(event);
+                self.waiting.push(event);
+            }
+        }
+    }
+
+    /// The events up to the end of an element, made safe.
+    fn until(
+        &mut self,
+        rest: &mut impl Iterator<Item = Event<'a>>,
+        is_end: impl Fn(&TagEnd) -> bool,
+    ) -> Vec<Event<'a>> {
+        let mut inner = Vec::new();
+        for event in rest {
+            match event {
+                Event::End(end) if is_end(&end) => break,
+                event => inner.push(self.safe(event)),
+            }
+        }
+        inner
+    }
+
+    /// The event with its link rewritten, and with raw HTML turned into text.
+    fn safe(&mut self, event: Event<'a>) -> Event<'a> {
+        match event {
+            Event::Html(html) | Event::InlineHtml(html) => Event::Text(html),
+            Event::Start(Tag::HtmlBlock) => Event::Start(Tag::Paragraph),
+            Event::End(TagEnd::HtmlBlock) => Event::End(TagEnd::Paragraph),
+            Event::Start(Tag::Link { dest_url, .. }) => self.open_link(&dest_url),
+            Event::End(TagEnd::Link) => Event::InlineHtml(self.open_links.pop().unwrap_or_default().into()),
+            // The binary shows no pictures of the repository: their description stands in their place.
+            Event::Start(Tag::Image { .. }) => Event::InlineHtml("<em>".into()),
+            Event::End(TagEnd::Image) => Event::InlineHtml("</em>".into()),
+            event => event,
+        }
+    }
+
+    /// The start of a link; its end is kept.
+    fn open_link(&mut self, link: &str) -> Event<'a> {
+        let (start, end) = match resolve(self.path, link) {
+            Target::Address(address) if address.starts_with("/docs/") || address.starts_with('#') => {
+                (format!("<a href=\"{}\">", escaped(&address)), "</a>".to_owned())
+            }
+            // Only what a browser may safely follow becomes a link.
+            Target::Address(address)
+                if ["https:", "http:", "mailto:"].iter().any(|s| address.starts_with(s)) =>
+            {
+                (format!("<a rel=\"noopener\" href=\"{}\">", escaped(&address)), "</a>".to_owned())
+            }
+            Target::Address(_) => (String::new(), String::new()),
+            Target::Repository(path) => {
+                let path = escaped(&path);
+                (
+                    "<span class=\"in-repo\">".to_owned(),
+                    format!(" <small>({path} in the repository)</small></span>"),
+                )
+            }
+        };
+        self.open_links.push(end);
+        Event::InlineHtml(start.into())
+    }
+
+    /// Writes what waits.
+    fn flush(&mut self) {
+        push_html(&mut self.html, mem::take(&mut self.waiting).into_iter());
+    }
+
+    fn heading(&mut self, level: HeadingLevel, inner: Vec<Event<'a>>) {
+        self.flush();
+        let text = plain(&inner);
+        let id = self.unique(&text);
+        let mut html = String::new();
+        push_html(&mut html, inner.into_iter());
+        let level = level as u8;
+        match level {
+            1 => self.head = format!("<h1 id=\"{id}\">{html}</h1>"),
+            _ => {
+                let heading = format!("<h{level} id=\"{id}\"><a href=\"#{id}\">{html}</a></h{level}>\n");
+                self.html.push_str(&heading);
+            }
+        }
+        self.headings.push(Heading { level, id, text });
+    }
+
+    /// The anchor of a heading, as code hosts make it; the second of the same text ends in `-1`.
+    fn unique(&mut self, heading: &str) -> String {
+        let anchor = anchor(heading);
+        let mut unique = anchor.clone();
+        let mut count = 0;
+        while !self.ids.insert(unique.clone()) {
+            count += 1;
+            unique = format!("{anchor}-{count}");
+        }
+        unique
+    }
+
+    fn listing(&mut self, kind: &CodeBlockKind<'_>, code: &str) {
+        self.flush();
+        self.listings += 1;
+        let number = self.listings;
+        let info = match kind {
+            CodeBlockKind::Fenced(info) => info,
+            CodeBlockKind::Indented => "",
+        };
+        let tag = info.split([',', ' ']).next().unwrap_or_default();
+        let (name, language) = named(tag);
+        let prefix = format!("code-{number}");
+        let html = match language {
+            Some(Language::Rust) => highlight(&without_hidden_lines(code), Language::Rust, &prefix),
+            Some(language) => highlight(code, language, &prefix),
+            None => escaped(code),
+        };
+        self.html.push_str(&format!(
+            "<figure class=\"listing\">\n<figcaption><span class=\"file\">{name}</span>\
+             <button type=\"button\" class=\"copy\" data-copy=\"{prefix}\" hidden><span data-label>Copy</span>\
+             <span class=\"unseen\"> listing {number}</span></button></figcaption>\n\
+             <pre tabindex=\"0\" role=\"region\" aria-label=\"Listing {number}, {name}\">\
+             <code id=\"{prefix}\">{html}</code></pre>\n</figure>\n"
+        ));
+    }
+
+    /// A table, in a box of its own that scrolls where the table is wider than the page.
+    fn table(&mut self, columns: &[Alignment], inner: Vec<Event<'a>>) {
+        self.flush();
+        self.tables += 1;
+        let (number, rows) = (self.tables, rows(columns, inner));
+        self.html.push_str(&format!(
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table {number}\">\n\
+             <table>\n{rows}</table>\n</div>\n"
+        ));
+    }
+}
+
+/// The rows of a table. Ours, since pulldown-cmark aligns with inline styles, which the page's policy forbids.
+fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
+    let (mut html, mut cell, mut column, mut tag) = (String::new(), Vec::new(), 0, "td");
+    for event in inner {
+        match event {
+            Event::Start(Tag::TableHead) => {
+                (tag, column) = ("th", 0);
+                html.push_str("<thead><tr>");
+            }
+            Event::End(TagEnd::TableHead) => html.push_str("</tr></thead>\n"),
+            Event::Start(Tag::TableRow) => {
+                (tag, column) = ("td", 0);
+                html.push_str("<tr>");
+            }
+            Event::End(TagEnd::TableRow) => html.push_str("</tr>\n"),
+            Event::Start(Tag::TableCell) => {}
+            Event::End(TagEnd::TableCell) => {
+                // A heading without words is none for a screen reader.
+                let (name, scope) =
+                    if tag == "th" && !cell.is_empty() { ("th", " scope=\"col\"") } else { ("td", "") };
+                let right = columns.get(column) == Some(&Alignment::Right);
+                let class = if right { " class=\"right\"" } else { "" };
+                html.push_str(&format!("<{name}{scope}{class}>"));
+                push_html(&mut html, mem::take(&mut cell).into_iter());
+                html.push_str(&format!("</{name}>"));
+                column += 1;
+            }
+            event => cell.push(event),
+        }
+    }
+    html
+}
+
+/// What a language is called on a page, and how it is coloured, if it is.
+fn named(tag: &str) -> (&str, Option<Language>) {
+    match tag {
+        "rust" => ("Rust", Some(Language::Rust)),
+        // Code for axum without us, which the doctests of this crate can't compile.
+        "axum" => ("Rust, without Ripplecast", Some(Language::Rust)),
+        "js" | "javascript" => ("JavaScript", Some(Language::JavaScript)),
+        "sh" | "bash" => ("Shell", None),
+        "html" => ("HTML", None),
+        "toml" => ("TOML", None),
+        "yaml" => ("YAML", None),
+        "json" => ("JSON", None),
+        "nginx" => ("nginx", None),
+        "haproxy" => ("HAProxy", None),
+        "caddy" => ("Caddy", None),
+        "ini" | "systemd" => ("Settings", None),
+        "elixir" => ("Elixir", None),
+        _ => ("Text", None),
+    }
+}
+
+/// The code without the lines that only the compiler sees: those that begin with `# `, as rustdoc has it.
+fn without_hidden_lines(code: &str) -> String {
+    let mut shown = String::with_capacity(code.len());
+    for line in code.lines() {
+        let start = line.trim_start();
+        if start == "#" || start.starts_with("# ") {
+            continue;
+        }
+        // `##` at the beginning of a line stands for one `#`.
+        let line = if start.starts_with("##") { line.replacen("##", "#", 1) } else { line.to_owned() };
+        shown.push_str(line.trim_end());
+        shown.push('\n');
+    }
+    shown.trim_matches('\n').to_owned() + "\n"
+}
+
+/// The text of some events.
+fn plain(events: &[Event<'_>]) -> String {
+    let mut text = String::new();
+    for event in events {
+        match event {
+            Event::Text(part) | Event::Code(part) => text.push_str(part),
+            Event::SoftBreak | Event::HardBreak => text.push(' '),
+            _ => {}
+        }
+    }
+    text
+}
+
+/// A heading's anchor: lower case, spaces as hyphens, nothing else but letters, digits, `-` and `_`.
+fn anchor(heading: &str) -> String {
+    let letter = |c: char| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+        _ => None,
+    };
+    heading.to_lowercase().chars().filter_map(letter).collect()
+}
+
+/// The text, escaped for HTML.
+fn escaped(text: &str) -> String {
+    let mut html = String::with_capacity(text.len());
+    escape(text, &mut html);
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn html(markdown: &str) -> String {
+        render("docs/x.md", markdown).html
+    }
+
+    #[test]
+    fn raw_html_is_shown_and_not_passed_on() {
+        let page = html(
+            "<script>alert(1)</script>\n\na <b onclick=\"x\">bold</b> word\n\n<!-- note -->\n\n| <i>a</i> |\n|---|\n| <img src=x> |\n",
+        );
+        for tag in ["<script", "<b ", "<!--", "<i>", "<img"] {
+            assert!(!page.contains(tag), "{tag} in {page}");
+        }
+        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
+    }
+
+    #[test]
+    fn a_script_address_is_no_link() {
+        for link in ["javascript:alert(1)", "data:text/html,x", "//elsewhere.example/x", "vbscript:x"] {
+            let page = html(&format!("[text]({link})"));
+            assert!(page.contains("text") && !page.contains("<a "), "{page}");
+        }
+    }
+
+    #[test]
+    fn hidden_lines_are_gone_and_attributes_stay() {
+        let page = html(
+            "```rust,no_run\n# use std::io;\n#[derive(Debug)]\nstruct A;\n#\n## shown\n    # unseen_line\n```\n",
+        );
+        assert!(!page.contains("std::io") && !page.contains("unseen_line"), "{page}");
+        assert!(page.contains("#[derive(Debug)]") && page.contains("# shown"), "{page}");
+    }
+
+    #[test]
+    fn a_shell_comment_is_no_hidden_line() {
+        assert!(html("```sh\n# a remark\ncargo run\n```\n").contains("# a remark"));
+    }
+
+    #[test]
+    fn headings_have_anchors_as_code_hosts_make_them() {
+        let document =
+            render("docs/x.md", "# The `App`\n\nFirst *words*.\n\n## A & B: 1, 2?\n\n## A & B: 1, 2?\n");
+        let ids: Vec<&str> = document.headings.iter().map(|heading| heading.id.as_str()).collect();
+        assert_eq!(ids, ["the-app", "a--b-1-2", "a--b-1-2-1"]);
+        assert_eq!((document.title.as_str(), document.summary.as_str()), ("The App", "First words."));
+        assert!(
+            document.html.contains("<h2 id=\"a--b-1-2\"><a href=\"#a--b-1-2\">A &amp; B: 1, 2?</a></h2>")
+        );
+    }
+
+    #[test]
+    fn what_the_binary_does_not_show_is_named() {
+        assert_eq!(
+            html("[the counter](../examples/counter.rs)"),
+            "<p><span class=\"in-repo\">the counter <small>(examples/counter.rs in the repository)</small></span></p>\n"
+        );
+    }
+
+    #[test]
+    fn tables_and_listings_can_be_scrolled_by_the_keyboard() {
+        let page = html("| a |\n|--:|\n| b |\n\n```sh\nx\n```\n");
+        assert!(page.contains("<th scope=\"col\" class=\"right\">a</th>"), "{page}");
+        assert_eq!(page.matches("tabindex=\"0\" role=\"region\" aria-label=").count(), 2, "{page}");
+    }
+}

@@ -1,0 +1,162 @@
+use std::collections::{BTreeMap, HashSet};
+
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+
+use super::{INDEX, PAGES, contents};
+use crate::router;
+
+async fn get(path: &str) -> (StatusCode, axum::http::HeaderMap, String) {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
+    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+    (parts.status, parts.headers, body)
+}
+
+/// Every page of the documentation as it is served, by its address.
+async fn all() -> BTreeMap<String, String> {
+    let mut pages = BTreeMap::new();
+    let addresses = PAGES.iter().map(super::Page::href).chain([INDEX.to_owned()]);
+    for address in addresses {
+        let (status, headers, body) = get(&address).await;
+        assert_eq!(status, StatusCode::OK, "{address}");
+        assert_eq!(headers[header::CONTENT_TYPE], "text/html; charset=utf-8", "{address}");
+        assert_eq!(headers[header::CACHE_CONTROL], "no-cache", "{address}");
+        assert!(headers.contains_key(header::ETAG), "{address}");
+        assert!(headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'self'"));
+        pages.insert(address, body);
+    }
+    pages
+}
+
+/// The values of an attribute, as written.
+fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    let mark = format!(" {name}=\"");
+    page.split(mark.as_str()).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn every_document_has_its_place_once() {
+    let placed: Vec<&str> = contents::GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    for (path, _) in contents::FILES {
+        let count = placed.iter().filter(|name| **name == contents::slug(path)).count();
+        assert_eq!(count, 1, "{path} must stand once in GROUPS of site/src/docs/contents.rs");
+    }
+    assert_eq!(PAGES.len(), contents::FILES.len());
+}
+
+#[tokio::test]
+async fn every_link_and_anchor_of_every_page_leads_somewhere() {
+    let pages = all().await;
+    let ids: BTreeMap<&str, HashSet<&str>> = pages
+        .iter()
+        .map(|(address, page)| (address.as_str(), attributes(page, "id").into_iter().collect()))
+        .collect();
+    for (address, page) in &pages {
+        for link in attributes(page, "href") {
+            if link.starts_with("https://") || link.starts_with("http://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').map_or((link, None), |(path, id)| (path, Some(id)));
+            let path = if path.is_empty() { address } else { path };
+            if let Some(anchor) = anchor {
+                let known = ids.get(path).is_some_and(|ids| ids.contains(anchor));
+                assert!(known, "{address} has a link to {link}, where nothing has that id");
+            } else {
+                let status = get(path).await.0;
+                assert!(
+                    status.is_success() || status.is_redirection(),
+                    "{address} has a link to {link}: {status}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_page_has_one_first_heading_and_no_id_twice() {
+    for (address, page) in all().await {
+        assert_eq!(page.matches("<h1").count(), 1, "{address}");
+        let ids = attributes(&page, "id");
+        let unique: HashSet<&str> = ids.iter().copied().collect();
+        assert_eq!(ids.len(), unique.len(), "{address} has an id twice: {ids:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    for (address, page) in all().await {
+        assert!(!page.contains("<style") && !page.contains(" style="), "{address}");
+        assert!(!page.contains("<img") && !page.contains("<iframe") && !page.contains("<!--"), "{address}");
+        for script in page.split("<script").skip(1) {
+            assert!(script.contains("src=\"/assets/"), "{address}: {script}");
+        }
+    }
+}
+
+#[test]
+fn no_hidden_line_of_any_rust_block_is_shown() {
+    for ((_, path, text), page) in contents::in_order().zip(PAGES.iter()) {
+        let mut in_rust = false;
+        for line in text.lines() {
+            match line.trim_start() {
+                fence if fence.starts_with("```") => in_rust = !in_rust && fence.starts_with("```rust"),
+                // Long enough that it stands nowhere else by chance.
+                hidden if in_rust && hidden.starts_with("# ") && hidden.len() > 24 => {
+                    let text = super::markdown::render(path, &format!("`{hidden}`")).html;
+                    let text = text.trim().trim_start_matches("<p><code>").trim_end_matches("</code></p>");
+                    assert!(!page.document.html.contains(text), "{path} shows {hidden}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn files_of_the_repository_that_pages_name_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for page in PAGES.iter() {
+        let named = page.document.html.split("<small>(").skip(1);
+        for path in named.filter_map(|rest| rest.split(" in the repository").next()) {
+            assert!(root.join(path).exists(), "{} has a link to {path}, which is not there", page.href());
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_lead_to_the_next_and_the_previous() {
+    for pair in PAGES.windows(2) {
+        let (first, second) = (get(&pair[0].href()).await.2, get(&pair[1].href()).await.2);
+        assert!(first.contains(&format!("<link rel=\"next\" href=\"{}\">", pair[1].href())));
+        assert!(second.contains(&format!("<a rel=\"prev\" href=\"{}\">", pair[0].href())));
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_document_is_answered_with_the_list() {
+    for path in ["/docs/none", "/docs/..%2fCargo.toml", "/docs/crate", "/docs/none.md", "/docs/%00"] {
+        let (status, headers, body) = get(path).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+        assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY), "{path}");
+        assert!(body.contains("href=\"/docs/state\""), "{path}");
+    }
+    assert_eq!(get("/docs/a/b").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_file_name_leads_to_its_page() {
+    for (path, expected) in [
+        ("/docs/state.md", "/docs/state"),
+        ("/docs/ARCHITECTURE.md", "/docs/architecture"),
+        ("/docs/", "/docs"),
+    ] {
+        let (status, headers, _) = get(path).await;
+        assert_eq!(status, StatusCode::PERMANENT_REDIRECT, "{path}");
+        assert_eq!(headers[header::LOCATION], expected, "{path}");
+    }
+}
