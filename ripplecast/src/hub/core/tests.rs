@@ -633,8 +633,8 @@ impl World {
             if *fault == Fault::SlowConsumer {
                 let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
                 let waiting = all - expected.peer.0.written.borrow().len();
-                // Each piece that waits costs some bytes of its own.
-                let cost = waiting + PIECE * expected.frames.len();
+                // Each piece that waits costs some bytes of its own, whatever is in it.
+                let cost = waiting + PIECE * (expected.frames.len() + expected.control.len());
                 assert!(cost > LIMIT && !expected.lossy(), "closed as slow, with {waiting} bytes waiting");
             }
         }
