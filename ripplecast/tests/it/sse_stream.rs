@@ -240,6 +240,33 @@ fn a_live_counter_streams_its_value_and_each_change() {
     }
 }
 
+#[test]
+fn which_counter_a_stream_is_of_may_depend_on_the_request() {
+    let mut counters = Vec::new();
+    let server = TestServer::start(App::builder(), |app| {
+        let hub = app.hub();
+        let live = |n| hub.counter(format!("job {n}")).publish_to(&hub.room(format!("job {n}"))).unwrap();
+        counters = vec![live(0), live(1)];
+        let known = counters.clone();
+        let by_path = sse::counter_by(move |request: &Request| {
+            known.get(request.param("id")?.parse::<usize>().ok()?).cloned()
+        });
+        app.sse("/jobs/{id}/events", by_path)
+    });
+    for path in ["/jobs/2/events", "/jobs/x/events"] {
+        assert_eq!(server.http("GET", path).status, 404);
+    }
+    assert_eq!(server.hub.stats().opened, 0);
+
+    server.block_on(counters[1].set(7)).unwrap();
+    let (mut first, mut second) = (server.events("/jobs/0/events"), server.events("/jobs/1/events"));
+    assert_eq!((first.data().as_str(), second.data().as_str()), (r#"{"value":0}"#, r#"{"value":7}"#));
+    for counter in &counters {
+        server.block_on(counter.increment()).unwrap();
+    }
+    assert_eq!((first.data().as_str(), second.data().as_str()), (r#"{"value":1}"#, r#"{"value":8}"#));
+}
+
 /// The stream joins the room and gets the value in one step, not in two with a change between them.
 #[test]
 fn a_change_while_a_counters_stream_opens_comes_once() {
