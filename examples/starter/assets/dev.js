@@ -26,6 +26,7 @@ function fields() {
 }
 
 function keep() {
+  if (!fields().length) return; // a page that shows a mistake: what was kept before it stays
   const values = fields().map(({ value, checked }) => ({ value, checked }));
   const focus = fields().indexOf(document.activeElement);
   sessionStorage.setItem(KEPT, JSON.stringify({ values, focus, y: scrollY }));
@@ -33,8 +34,8 @@ function keep() {
 
 function restore() {
   const kept = JSON.parse(sessionStorage.getItem(KEPT));
+  if (!kept || !fields().length) return;
   sessionStorage.removeItem(KEPT);
-  if (!kept) return;
   fields().forEach((field, at) => {
     if (field.type !== "file" && kept.values[at]) Object.assign(field, kept.values[at]);
   });

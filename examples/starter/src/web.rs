@@ -67,6 +67,7 @@ pub fn page(name: &str) -> Response {
 
 /// Shown in the place of a page whose template has a mistake; it reloads when the mistake is mended.
 const ERROR: &str = "<!doctype html><html lang=en><title>Mistake</title>\
+    <link rel=icon href=/assets/icon.svg>\
     <script src=/assets/dev.js type=module></script><h1>A template has a mistake</h1><pre>{{ why }}</pre>";
 
 /// One asset. The browser keeps it, and asks each time whether it is still the same.
