@@ -189,13 +189,13 @@ impl Step {
     }
 
     /// What it needs beyond a Rust toolchain.
-    fn need(self) -> Option<Need> {
+    fn needs(self) -> &'static [Need] {
         match self {
-            Self::Test => Some(Need::Redis),
-            Self::Instructions => Some(Need::Valgrind),
-            Self::Fuzz => Some(Need::Fuzzer),
-            Self::Browser => Some(Need::Browser),
-            _ => None,
+            Self::Test => &[Need::Redis],
+            Self::Instructions => &[Need::Valgrind],
+            Self::Fuzz => &[Need::Fuzzer],
+            Self::Browser => &[Need::Browser, Need::Redis],
+            _ => &[],
         }
     }
 
