@@ -74,7 +74,7 @@ pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<(
     let chosen = |step: &Step| if only.is_empty() { !fast || !step.is_slow() } else { only.contains(step) };
     let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
     let needs: Vec<Need> =
-        if fast { Vec::new() } else { steps.iter().filter_map(|step| step.need()).collect() };
+        if fast { Vec::new() } else { steps.iter().flat_map(|step| step.needs()).copied().collect() };
     let mut run = Run {
         done: Vec::new(),
         totals: Totals::default(),
