@@ -680,7 +680,7 @@ const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };
 #[test]
 fn identify_races_close() {
     explore("identify_races_close", || {
-        let (handle, clients) = (handle(), Arc::new(Clients::new()));
+        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
         handle.mailbox.lock().state.open(WHO);
         let identifier = thread::spawn({
             let (handle, clients) = (handle.clone(), clients.clone());
@@ -700,7 +700,7 @@ fn identify_races_close() {
 #[test]
 fn identify_races_identify() {
     explore("identify_races_identify", || {
-        let (handle, clients) = (handle(), Arc::new(Clients::new()));
+        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
         handle.mailbox.lock().state.open(WHO);
         clients.identify(&handle, WHO, "one").unwrap();
         let other = thread::spawn({
