@@ -287,10 +287,7 @@ impl Redis {
         let is_away = error.is_io_error()
             || error.is_connection_dropped()
             || error.is_unrecoverable_error()
-            || matches!(
-                error.code(),
-                Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
-            );
+            || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
         if is_away {
             self.inner.keeper.suspect();
             return BackendError::Unavailable { reason: error.to_string() }.into();
