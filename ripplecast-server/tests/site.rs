@@ -95,7 +95,9 @@ fn until(socket: &mut tungstenite::WebSocket<TcpStream>, text: &str) -> String {
 fn health_and_metrics_are_there() {
     let server = Server::start(&[]);
     assert!(server.get("/health", &[]).ends_with(r#"{"status":"ok"}"#));
-    let _tab = server.open("/ws/counter-demo");
+    let mut tab = server.open("/ws/counter-demo");
+    // The answer to the handshake is sent before the connection is counted; its first message is sent after.
+    until(&mut tab, "value");
     let metrics = server.get("/metrics", &[]);
     assert!(
         metrics.contains("text/plain; version=0.0.4") && metrics.contains("\nripplecast_connections 1\n"),
