@@ -21,6 +21,7 @@ mod poller;
 mod room;
 mod shard;
 mod shards;
+mod tap;
 
 #[cfg(all(test, ripplecast_loom))]
 mod loom;
@@ -71,6 +72,7 @@ pub use self::{
     gaps::GapReport,
     outbox::Overflow,
     room::{Room, RoomOptions},
+    tap::{Direction, FrameKind, Tap, TappedFrame},
 };
 
 /// What a shard reads from and writes to.

@@ -25,8 +25,8 @@ pub use bus::{BusError, BusMessage, Subscription};
 pub use error::{BackendError, Close, CloseCode, Error, Result};
 pub use frame::Frame;
 pub use hub::{
-    Client, Connection, ConnectionId, DropReport, Dropped, Drops, GapReport, Hub, HubBuilder, NodeId,
-    Overflow, RemoteStats, Room, RoomOptions, Sent, Stats,
+    Client, Connection, ConnectionId, Direction, DropReport, Dropped, Drops, FrameKind, GapReport, Hub,
+    HubBuilder, NodeId, Overflow, RemoteStats, Room, RoomOptions, Sent, Stats, Tap, TappedFrame,
 };
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request};

@@ -69,3 +69,11 @@ pub(crate) const SLOW_HANDLER_LOG: Duration = Duration::from_secs(1);
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Stripes of the map from names to rooms, so that making rooms on many cores seldom meets.
 pub(crate) const ROOM_STRIPES: usize = 16;
+/// Connections of one shard that may be looked into at once: each is sent to by a dearer way.
+pub(crate) const TAPS: usize = 16;
+/// Frames that wait for whoever looks into a connection: a second of a busy one.
+pub(crate) const TAP_FRAMES: usize = 256;
+/// Bytes of a frame that are shown to whoever looks into its connection.
+pub(crate) const TAP_HEAD: usize = 256;
+/// A compressed message that is longer than this, inflated, is told without its head: the shard does it, and everybody waits.
+pub(crate) const TAP_INFLATE: usize = 64 << 10;

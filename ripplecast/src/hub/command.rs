@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{Close, Frame};
 
-use super::{adoption::Adoption, batch::Source, connection::Local, room::RoomCore};
+use super::{adoption::Adoption, batch::Source, connection::Local, room::RoomCore, tap::Ear};
 
 /// One command in a shard's mailbox. A command for a generation that is gone is dropped.
 pub(crate) enum Command<W> {
@@ -18,6 +18,8 @@ pub(crate) enum Command<W> {
     Join { who: Local, room: Arc<RoomCore<W>> },
     /// A connection leaves a room; the room no longer counts it.
     Leave { who: Local, room: Arc<RoomCore<W>> },
+    /// Tell of a connection's frames.
+    Tap { who: Local, ear: Ear },
     /// Begin to close; the connection already counts as closed.
     Close { who: Local, close: Close },
     /// Begin to close as the shard has noted, behind what was pushed before; posted by the shard itself.

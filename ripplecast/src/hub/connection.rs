@@ -10,6 +10,7 @@ use super::{
     current,
     room::check_name,
     shards::{ShardHandle, Shards},
+    tap::Tap,
 };
 
 /// A connection within its node.
@@ -325,6 +326,38 @@ impl Connection {
         let state = mailbox.state.details.state(self.local, std::any::TypeId::of::<T>())?;
         drop(mailbox);
         state.downcast().ok()
+    }
+
+    /// Looks into the connection: every frame that it sends and is sent from now on, with its first bytes. What is on
+    /// its way while this is called may be missed. For a tool that shows what goes on; messages are for the endpoint's callbacks.
+    ///
+    /// While somebody looks, what rooms send to this connection takes a dearer way. Of each of the hub's threads, 16
+    /// connections are looked into at once: one more ends the oldest.
+    ///
+    /// ```
+    /// # async fn example(conn: ripplecast::Connection) -> ripplecast::Result<()> {
+    /// let mut tap = conn.tap()?;
+    /// while let Some(frame) = tap.next().await {
+    ///     println!("{:?} {:?} {} bytes: {}", frame.direction, frame.kind, frame.len, frame.head.escape_ascii());
+    /// }
+    /// println!("closed");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when its shard is so far behind that its
+    /// mailbox is full.
+    pub fn tap(&self) -> Result<Tap> {
+        let (tap, ear) = Tap::new();
+        let mut mailbox = self.shard.mailbox.lock();
+        if !mailbox.state.is_live(self.local) {
+            return Err(Error::Closed);
+        }
+        mailbox.check(0)?;
+        let wake = mailbox.post(Command::Tap { who: self.local, ear });
+        drop(mailbox);
+        drop(wake);
+        Ok(tap)
     }
 
     /// Keeps something alive for as long as it is open.

@@ -12,6 +12,7 @@
 mod rooms;
 mod sending;
 mod shedding;
+mod tapping;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
@@ -22,6 +23,7 @@ use super::{
     ledger::Ledger,
     outbox::{Outbox, Overflow},
     room::RoomCore,
+    tap::Ear,
 };
 
 /// Where a connection's bytes go, without ever waiting.
@@ -78,6 +80,8 @@ impl Flags {
     const SEVERAL: u8 = 8;
     /// It has negotiated permessage-deflate.
     const DEFLATE: u8 = 16;
+    /// Somebody looks into it.
+    const TAPPED: u8 = 32;
 
     fn has(self, any_of: u8) -> bool {
         self.0 & any_of != 0
@@ -200,6 +204,8 @@ pub(crate) struct Core<W> {
     pub(crate) drop_reports: Option<Vec<(Local, Dropped, u32)>>,
     /// No connection has more bytes waiting than this.
     slowest: usize,
+    /// Connections that somebody looks into, oldest first; seldom any.
+    taps: Vec<(Local, Ear)>,
 }
 
 impl<W: Wire> Core<W> {
@@ -221,6 +227,7 @@ impl<W: Wire> Core<W> {
             counts: Counts::default(),
             drop_reports: report_drops.then(Vec::new),
             slowest: 0,
+            taps: Vec::new(),
         }
     }
 
@@ -299,6 +306,7 @@ impl<W: Wire> Core<W> {
     /// Takes a connection out of every room, and its socket with what waits for it. It keeps its id until [`Core::release`].
     pub(crate) fn detach(&mut self, who: Local) -> Option<W> {
         self.leave_all(who);
+        self.end_taps(who.slot);
         let slot = &mut self.slots[who.slot as usize];
         slot.outbox = None;
         slot.flags.set(Flags::MUTE, true);

@@ -328,6 +328,7 @@ impl Shard {
             Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
             Command::Join { who, room } => self.core.join(who, &room),
             Command::Leave { who, room } => self.core.leave(who, &room),
+            Command::Tap { who, ear } => self.core.tap(who, ear),
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
             Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),

@@ -22,5 +22,7 @@ mod overload;
 mod review;
 /// Slow readers under every policy, and the bound on what waits for all.
 mod slow;
+/// Looking into one connection.
+mod tap;
 /// Keep-alive, and messages that are never finished.
 mod time;

@@ -113,9 +113,9 @@ impl<W: Wire> Core<W> {
                 self.free_if_unused(place);
                 continue;
             };
-            // In one room that waits, only those who are ahead need more than a look at the flags.
+            // In one room that waits, only those who are ahead or looked into need more than a look at the flags.
             let several = if self.dirty.len() == 1 { 0 } else { Flags::SEVERAL };
-            let care = Flags::MUTE | Flags::AHEAD | several;
+            let care = Flags::MUTE | Flags::AHEAD | Flags::TAPPED | several;
             while walk.next < walk.end && budget > 0 {
                 budget -= 1;
                 let slot = self.rooms[place as usize].members[walk.next];

@@ -62,6 +62,9 @@ impl<W: Wire> Core<W> {
 
     /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
     pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
+        if self.is_tapped(slot) {
+            self.tell_sent(slot, bytes);
+        }
         let written = match (&self.slots[slot as usize].outbox, &self.slots[slot as usize].wire) {
             (_, None) => return,
             (Some(_), _) => Ok(0),
@@ -108,6 +111,9 @@ impl<W: Wire> Core<W> {
     /// Sends what was put together in `scratch`, and keeps its memory.
     fn send_scratch(&mut self, slot: u32, mut scratch: Joined) {
         if !scratch.bytes.is_empty() {
+            if self.is_tapped(slot) {
+                self.tell_sent(slot, &scratch.bytes);
+            }
             let target = &mut self.slots[slot as usize];
             let written = match (&target.outbox, &target.wire) {
                 (None, Some(wire)) => write_some(wire, &scratch.bytes),
