@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { shows } from "./lib.mjs";
 import { followLinks, looks } from "./pages.mjs";
-import { scenario } from "./scenario.mjs";
+import { audit, scenario } from "./scenario.mjs";
 
 const chatState = (page) => page.locator("[data-part=state]");
 const chatLog = (page) => page.getByRole("log", { name: "What is said" });
@@ -187,6 +187,27 @@ scenario("the inspector shows this machine what goes on", async (tools) => {
   await a.locator("#traffic").getByText("connections opened").waitFor();
   await tabs[1].page.close();
   await shows(a.locator("#traffic tr").first().locator("td").nth(1), "1");
+});
+
+scenario("the inspector shows the frames of one connection, by the keyboard alone", async (tools) => {
+  const { server, contexts, pages: [a] } = await pair(tools, "/inspect", state);
+  const { page: chat } = await tools.open(contexts[1], server.origin, "/demos/chat");
+  await shows(chatState(chat), "connected");
+  const watch = a.locator("#connections tr", { hasText: "chat" }).getByRole("button", { name: /^Watch the frames of/ });
+  await watch.focus();
+  await a.keyboard.press("Enter");
+  await a.locator("#frames-state", { hasText: "Watching" }).waitFor();
+  const seen = a.locator("#frames tr", { hasText: "look at this" });
+  while ((await seen.count()) === 0) {
+    await say(chat, "look at this"); // until it looks, nothing is shown
+    await chatLog(chat).getByText("look at this").last().waitFor();
+  }
+  await seen.filter({ hasText: "← in" }).first().waitFor();
+  await seen.filter({ hasText: "out →" }).first().waitFor();
+  await audit(a);
+  assert.equal(await a.locator("#connections tr", { hasText: "inspector" }).getByRole("button").count(), 0);
+  await chat.close();
+  await a.locator("#frames-state", { hasText: "It has closed." }).waitFor();
 });
 
 looks("/demos", (page) => page.getByRole("heading", { level: 1 }).waitFor());

@@ -1,5 +1,7 @@
 //! The inspector: what goes on in this node, for whoever runs it.
 
+mod frames;
+
 use std::{
     future::ready,
     sync::Arc,
@@ -29,6 +31,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const LISTED: usize = 100;
 /// Those who look at once.
 const PEOPLE: usize = 20;
+/// What the connections of the inspector itself are of.
+const INSPECTOR: &str = "inspector";
+/// The longest message that the page may send, in bytes: it asks for the frames of a connection.
+const MAX_MESSAGE: usize = 256;
 /// The cookie that holds the token of whoever has given it.
 const COOKIE: &str = "ripplecast_inspect";
 
@@ -171,7 +177,15 @@ struct Inspector {
 impl Handler for Inspector {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         if self.demos.admit(&conn, &self.room, PEOPLE) {
+            conn.set_state(frames::Log::default())?;
             conn.join_with(&self.room, Picture::frame(&self.demos.hub)?)?;
+        }
+        Ok(())
+    }
+
+    async fn on_message(&self, conn: Connection, message: Frame) -> Result<()> {
+        if self.demos.may_act(&conn) {
+            frames::asked(&self.demos.hub, &conn, &message);
         }
         Ok(())
     }
@@ -226,11 +240,11 @@ pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
     tokio::spawn(tick(demos.hub.clone(), room.clone()));
     let inspector = Inspector { demos: demos.clone(), gate: gate.clone(), room };
     let at_the_gate = inspector.clone();
-    let endpoint = ws::endpoint(inspector.clone()).max_message(256).overflow(Overflow::LatestPerKey);
+    let endpoint = ws::endpoint(inspector.clone()).max_message(MAX_MESSAGE).overflow(Overflow::LatestPerKey);
     let endpoint = endpoint.on_upgrade(move |request: Request| {
         let Inspector { demos, gate, .. } = &at_the_gate;
         let is_open = gate.opens(&demos.hub, request.parts());
-        let accept = demos.accept(&request, "inspector");
+        let accept = demos.accept(&request, INSPECTOR);
         ready(if is_open { Ok(accept) } else { Err((StatusCode::FORBIDDEN, gate.advice())) })
     });
     let page = get(page).post(log_in).with_state(inspector).layer(DefaultBodyLimit::max(1024));

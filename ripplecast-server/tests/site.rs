@@ -129,6 +129,40 @@ fn the_inspector_is_for_this_machine_alone() {
 }
 
 #[test]
+fn the_inspector_shows_the_frames_of_one_connection() {
+    let server = Server::start(&[]);
+    let mut counter = server.open("/ws/counter-demo");
+    until(&mut counter, "value");
+    let mut inspector = server.open("/ws/inspect");
+    let picture = until(&mut inspector, "counter-demo");
+    let picture: serde_json::Value = serde_json::from_str(&picture).unwrap();
+    let id = |what: &str| {
+        let all = picture["connections"].as_array().unwrap();
+        all.iter().find(|conn| conn["what"] == what).unwrap()["id"].as_str().unwrap()
+    };
+    let mut ask = |what: &str| {
+        inspector.send(Message::text(format!(r#"{{"frames_of":"{what}"}}"#))).unwrap();
+    };
+    ask(id("inspector"));
+    ask("nonsense");
+    ask(id("counter"));
+    for wrong in ["can’t be looked into", "not the id"] {
+        assert!(until(&mut inspector, "refused").contains(wrong));
+    }
+    // Until it looks, nothing is shown; so the tab says something until it is.
+    let mut told = String::new();
+    while !(told.contains(r#""received":true"#) && told.contains(r#""received":false"#)) {
+        counter.send(Message::text("ping")).unwrap();
+        until(&mut counter, "pong");
+        told += &until(&mut inspector, "frames_of");
+    }
+    assert!(told.contains(r#""kind":"text","bytes":4"#) && told.contains(r#""head":"pong""#), "{told}");
+    counter.close(None).unwrap();
+    let last = until(&mut inspector, r#""ended":true"#);
+    assert!(last.contains(r#""kind":"close""#) && last.contains(id("counter")), "{last}");
+}
+
+#[test]
 fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     let closed = Server::start(&["--host", "0.0.0.0"]);
     assert_eq!(status(&closed.get("/inspect", &[])), "403");

@@ -1,18 +1,24 @@
-// The inspector: one picture of the node a second.
+// The inspector: one picture of the node a second, and the frames of one connection as they go.
 
 import { live, states, write } from "./live.js";
 
 const SILENCE = 10_000; // ms without a picture after which the connection counts as dead
+const FRAMES = 200; // rows of the log
 const at = (id) => document.getElementById(id);
 let before = null; // the figures before these
+let watched = null; // the connection whose frames are shown
 
-live("/ws/inspect", {
+const socket = live("/ws/inspect", {
   silence: SILENCE,
-  heard({ figures, connections, rooms, notice }) {
-    write(at("problem"), notice ?? "");
+  heard({ figures, connections, rooms, notice, ...report }) {
+    if (report.frames) log(report);
+    else write(at("problem"), notice ?? "");
     if (figures) show(figures, connections, rooms);
   },
-  opened: () => (before = null),
+  opened() {
+    before = null;
+    if (watched) watch(watched); // the connection is gone if the server was restarted, and it says so
+  },
   said: states(at("connection")),
 });
 
@@ -45,7 +51,7 @@ function show(figures, connections, rooms) {
   write(at("degraded"), degraded ? "the backend is away" : "well");
   rows(at("remote"), Object.entries(remote).map(([name, count]) => [name.replace("_", " "), count]));
   rows(at("rooms"), rooms.map(({ name, members }) => [name, members]));
-  rows(at("connections"), connections.map(({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : `${seconds} s`, client ?? ""]));
+  rows(at("connections"), connections.map(({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : `${seconds} s`, client ?? "", watchButton(id, what)]));
   before = figures;
 }
 
@@ -54,6 +60,64 @@ function rows(body, values) {
   while (body.rows.length > values.length) body.deleteRow(-1);
   values.forEach((cells, index) => {
     const row = body.rows[index] ?? body.insertRow();
-    cells.forEach((cell, column) => write(row.cells[column] ?? row.insertCell(), cell));
+    cells.forEach((cell, column) => {
+      const at = row.cells[column] ?? row.insertCell();
+      if (typeof cell === "function") cell(at);
+      else write(at, cell);
+    });
   });
+}
+
+// Fills a cell with the button that watches a connection. The inspector's own are left out: its log would log itself.
+function watchButton(id, what) {
+  return (cell) => {
+    let button = cell.querySelector("button");
+    if (what === "inspector") return button?.remove();
+    if (!button) {
+      button = document.createElement("button");
+      button.type = "button";
+      button.textContent = "Watch";
+      button.onclick = () => watch(button.dataset.id);
+      cell.append(button);
+    }
+    button.dataset.id = id;
+    button.ariaLabel = `Watch the frames of ${id}`;
+  };
+}
+
+function watch(id) {
+  if (id !== watched) at("frames").replaceChildren();
+  watched = id;
+  socket.send({ frames_of: id });
+  at("frames-end").hidden = false;
+  write(at("frames-state"), `Watching ${id}`);
+}
+
+at("frames-end").onclick = () => {
+  socket.send({ frames_of: null });
+  write(at("frames-state"), `Stopped watching ${watched}`);
+  watched = null;
+  at("frames-end").hidden = true;
+};
+
+function log({ frames_of, frames, missed, ended, refused }) {
+  if (frames_of !== watched) return; // of one that was watched before
+  for (const frame of frames) {
+    const row = at("frames").insertRow(0); // the newest first
+    const what = frame.kind + (frame.code ? ` ${frame.code}` : "") + (frame.compressed ? ", compressed" : "");
+    const cells = [time(frame.at), frame.received ? "← in" : "out →", what, frame.bytes, frame.waiting || "", frame.head + (frame.cut ? "…" : "")];
+    cells.forEach((cell) => (row.insertCell().textContent = cell));
+  }
+  while (at("frames").rows.length > FRAMES) at("frames").deleteRow(-1);
+  const state = refused ?? (ended ? "It has closed." : "");
+  const unseen = missed ? ` ${missed} came too fast to be shown.` : "";
+  write(at("frames-state"), `Watching ${watched}${state || unseen ? ":" : ""} ${state}${unseen}`.trim());
+  if (ended) {
+    watched = null;
+    at("frames-end").hidden = true;
+  }
+}
+
+function time(at) {
+  return new Date(at).toLocaleTimeString([], { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 }

@@ -63,6 +63,11 @@ pub struct TappedFrame {
     pub waiting: usize,
 }
 
+impl TappedFrame {
+    /// The longest [`head`](Self::head), in bytes.
+    pub const HEAD: usize = TAP_HEAD;
+}
+
 /// The frames of one connection, as they go; made by [`Connection::tap`](crate::Connection::tap), and over when dropped.
 ///
 /// **Under overload:** 256 frames wait for whoever looks, and their heads; what does not fit is [counted](Self::missed) and
@@ -161,7 +166,7 @@ impl Ear {
 }
 
 /// What else there is to say of a frame.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Form {
     compressed: bool,
     code: Option<u16>,

@@ -19,6 +19,7 @@ use crate::{
         mailbox::Mailbox,
         outbox::PIECE,
         room::{Registry, RoomCore},
+        tap::Tap,
     },
 };
 
@@ -247,6 +248,11 @@ enum Op {
     Mute {
         who: usize,
     },
+    /// Somebody looks into it, or does no more.
+    Tap {
+        who: usize,
+        keep: bool,
+    },
     Close {
         who: usize,
     },
@@ -278,7 +284,8 @@ fn calm(lossy: impl Strategy<Value = bool> + Clone + 'static) -> impl Strategy<V
         2 => who.clone().prop_map(|who| Op::Append { who }),
         2 => who.clone().prop_map(|who| Op::CatchUp { who }),
         6 => (who.clone(), space).prop_map(|(who, bytes)| Op::Space { who, bytes }),
-        6 => who.prop_map(|who| Op::Flush { who }),
+        6 => who.clone().prop_map(|who| Op::Flush { who }),
+        3 => (who, any::<bool>()).prop_map(|(who, keep)| Op::Tap { who, keep }),
         14 => (1..6_usize).prop_map(|budget| Op::Walk { budget }),
         24 => (1..6_usize).prop_map(|commands| Op::Apply { commands }),
     ]
@@ -326,6 +333,8 @@ struct World {
     /// Messages that each room's members here have been cast.
     cast: [u64; ROOMS],
     todo: VecDeque<Command<Peer>>,
+    /// Those that look into connections.
+    taps: Vec<Tap>,
     /// Faults of the core that have been looked at.
     faults: usize,
     /// All connections that there ever were.
@@ -353,6 +362,7 @@ impl World {
             pushed: [0; ROOMS],
             cast: [0; ROOMS],
             todo: VecDeque::new(),
+            taps: Vec::new(),
             faults: 0,
             all: Vec::new(),
             max: CONNECTIONS,
@@ -471,6 +481,16 @@ impl World {
             Op::Mute { who } => {
                 let Some(i) = self.pick_open(who) else { return };
                 self.core.mute(self.all[i].who.slot);
+            }
+            Op::Tap { who, keep } => {
+                let Some(i) = self.pick_open(who) else { return };
+                let (tap, ear) = Tap::new();
+                self.core.tap(self.all[i].who, ear);
+                if keep {
+                    self.taps.push(tap);
+                } else {
+                    self.taps.pop();
+                }
             }
             Op::Close { who } => {
                 let Some(i) = self.pick_open(who) else { return };
@@ -616,6 +636,7 @@ impl World {
                 }
                 Command::End { .. }
                 | Command::Adopt(_)
+                | Command::Tap { .. }
                 | Command::Close { .. }
                 | Command::Done { .. }
                 | Command::Shed
@@ -730,6 +751,12 @@ fn check_books<W: Wire>(core: &Core<W>) {
         }
     }
     assert_eq!(core.waiting, waiting);
+    for (number, slot) in core.slots.iter().enumerate() {
+        let tapped = core.taps.iter().any(|(who, _)| {
+            *who == Local { shard: core.shard, slot: number as u32, generation: slot.generation }
+        });
+        assert_eq!(slot.flags.has(Flags::TAPPED), tapped);
+    }
     for (number, slot) in core.slots.iter().enumerate() {
         let number = number as u32;
         let mut count = 0;
