@@ -30,6 +30,8 @@ pub struct Frame {
     payload: Bytes,
     /// What it is the newest value of.
     key: Option<Arc<str>>,
+    /// What an event stream calls it.
+    event: Option<Arc<str>>,
     /// Its compressed form, where many want it.
     deflated: Option<Arc<Deflated>>,
 }
@@ -37,12 +39,12 @@ pub struct Frame {
 impl Frame {
     /// A text frame.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: true, payload: Bytes::from(text.into()), key: None, deflated: None }
+        Self { text: true, payload: Bytes::from(text.into()), key: None, event: None, deflated: None }
     }
 
     /// A binary frame.
     pub fn binary(payload: impl Into<Bytes>) -> Self {
-        Self { text: false, payload: payload.into(), key: None, deflated: None }
+        Self { text: false, payload: payload.into(), key: None, event: None, deflated: None }
     }
 
     /// A text frame with `value` as JSON.
@@ -50,13 +52,19 @@ impl Frame {
     /// # Errors
     /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map whose keys are no strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
-        Ok(Self { text: true, payload: Bytes::from(serde_json::to_vec(value)?), key: None, deflated: None })
+        Ok(Self {
+            text: true,
+            payload: Bytes::from(serde_json::to_vec(value)?),
+            key: None,
+            event: None,
+            deflated: None,
+        })
     }
 
     /// A text frame from bytes that a decoder has found to be UTF-8.
     pub(crate) fn from_checked_text(payload: Bytes) -> Self {
         debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
-        Self { text: true, payload, key: None, deflated: None }
+        Self { text: true, payload, key: None, event: None, deflated: None }
     }
 
     /// Says what this is the newest value of. Where [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey) holds, it
@@ -78,6 +86,30 @@ impl Frame {
     /// What this is the newest value of, if anybody said so.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// Names the event that it is in an event stream (`event:`, HTML standard, section 9.2): a page hears it with
+    /// `addEventListener(name, …)`, htmx with `sse-swap="name"`. Without a name it is a `message`, and bytes are `binary`. A
+    /// WebSocket has no such names, so there it makes no difference. What follows a line break in the name is left out, and an
+    /// empty name is none.
+    ///
+    /// ```
+    /// use ripplecast::Frame;
+    ///
+    /// let frame = Frame::text("<li>hello</li>").with_event("said");
+    /// assert_eq!(frame.event(), Some("said"));
+    /// assert_eq!(frame.with_event("").event(), None);
+    /// ```
+    #[must_use]
+    pub fn with_event(mut self, name: &str) -> Self {
+        let line = name.split(['\n', '\r']).next().unwrap_or_default();
+        self.event = (!line.is_empty()).then(|| line.into());
+        self
+    }
+
+    /// What an event stream calls it, if anybody said so.
+    pub fn event(&self) -> Option<&str> {
+        self.event.as_deref()
     }
 
     /// Makes its clones share one compressed form.
@@ -132,10 +164,11 @@ impl Frame {
     }
 }
 
-/// Frames are equal when their kinds, payloads and keys are.
+/// Frames are equal when their kinds, payloads, keys and events are.
 impl PartialEq for Frame {
     fn eq(&self, other: &Self) -> bool {
-        (self.text, &self.payload, &self.key) == (other.text, &other.payload, &other.key)
+        (self.text, &self.payload, &self.key, &self.event)
+            == (other.text, &other.payload, &other.key, &other.event)
     }
 }
 
@@ -143,7 +176,13 @@ impl Eq for Frame {}
 
 impl From<&'static str> for Frame {
     fn from(text: &'static str) -> Self {
-        Self { text: true, payload: Bytes::from_static(text.as_bytes()), key: None, deflated: None }
+        Self {
+            text: true,
+            payload: Bytes::from_static(text.as_bytes()),
+            key: None,
+            event: None,
+            deflated: None,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and is bounded by the
 //! same outbox. What it receives is written in the format of the HTML standard, section 9.2, so that a browser's
-//! `EventSource` reads it: text as `data:` lines, bytes as base64 under the event name `binary`. Messages of a room carry
+//! `EventSource` reads it: text as `data:` lines, bytes as base64, each under the event name that [`Frame::with_event`](crate::Frame::with_event) gave it
+//! (bytes without one are `binary`). Messages of a room carry
 //! `id: epoch:offset`, where `offset` counts the messages of the room, and `epoch` changes when it is forgotten or the
 //! server restarts. (Resuming from such an id comes in a later version.)
 //!

@@ -106,7 +106,9 @@ impl Message {
 
     /// About as many bytes as it has.
     fn size(&self) -> usize {
-        let frame = |frame: &Frame| frame.len() + frame.key().map_or(0, str::len) + 96;
+        let frame = |frame: &Frame| {
+            frame.len() + [frame.key(), frame.event()].into_iter().flatten().map(str::len).sum::<usize>() + 96
+        };
         match &self.body {
             Body::Frame { frame: f } => frame(f),
             Body::Bus { payload } => payload.len() + 96,
@@ -162,28 +164,35 @@ fn get_text(bytes: &mut Bytes) -> Option<String> {
     String::from_utf8(bytes.split_to(len).into()).ok()
 }
 
-/// Writes a frame: what it is, its key, and its payload to the end.
+/// Bits of what a frame is.
+const TEXT: u8 = 1;
+const KEY: u8 = 2;
+const EVENT: u8 = 4;
+
+/// Writes a frame: what it is, its key, its event, and its payload to the end.
 fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
-    // A key that no name could be is of no use elsewhere either.
-    let key = frame.key().filter(|key| key.len() <= usize::from(u16::MAX));
-    out.put_u8(u8::from(frame.is_text()) | u8::from(key.is_some()) << 1);
-    if let Some(key) = key {
-        put_text(out, key);
-    }
+    // What no name could be is of no use elsewhere either.
+    let short = |text: &&str| text.len() <= usize::from(u16::MAX);
+    let (key, event) = (frame.key().filter(short), frame.event().filter(short));
+    let bit = |bit: u8, is_set: bool| if is_set { bit } else { 0 };
+    out.put_u8(bit(TEXT, frame.is_text()) | bit(KEY, key.is_some()) | bit(EVENT, event.is_some()));
+    [key, event].into_iter().flatten().for_each(|text| put_text(out, text));
     out.put_slice(frame.as_bytes());
 }
 
 /// Reads a frame, whose payload stays where it is.
 fn get_frame(mut bytes: Bytes) -> Option<Frame> {
     let flags = bytes.try_get_u8().ok()?;
-    let key = if flags & 2 == 0 { None } else { Some(get_text(&mut bytes)?) };
-    let frame = if flags & 1 == 0 {
+    let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };
+    let event = if flags & EVENT == 0 { String::new() } else { get_text(&mut bytes)? };
+    let frame = if flags & TEXT == 0 {
         Frame::binary(bytes)
     } else if simdutf8::basic::from_utf8(&bytes).is_ok() {
         Frame::from_checked_text(bytes)
     } else {
         return None;
     };
+    let frame = frame.with_event(&event);
     Some(match key {
         Some(key) => frame.with_key(key),
         None => frame,
@@ -203,9 +212,12 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = Frame> {
         let payload = prop_oneof![".{0,40}".prop_map(Frame::text), any::<Vec<u8>>().prop_map(Frame::binary)];
-        (payload, proptest::option::of(".{0,20}")).prop_map(|(frame, key)| match key {
-            Some(key) => frame.with_key(key),
-            None => frame,
+        (payload, proptest::option::of(".{0,20}"), ".{0,9}").prop_map(|(frame, key, event)| {
+            let frame = frame.with_event(&event);
+            match key {
+                Some(key) => frame.with_key(key),
+                None => frame,
+            }
         })
     }
 

@@ -53,12 +53,19 @@ impl Dialect {
     }
 }
 
-/// Appends an event. Each line of a text becomes a `data:` line; bytes become base64 under the event name `binary`.
+/// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name `binary`
+/// unless they have another.
 fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     if let Some(Cursor { epoch, offset }) = cursor {
         out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
     }
-    match frame.as_text() {
+    let text = frame.as_text();
+    if let Some(name) = frame.event().or_else(|| text.is_none().then_some("binary")) {
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'\n');
+    }
+    match text {
         Some(text) => {
             // A lone carriage return ends a line of the format too.
             for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
@@ -69,7 +76,7 @@ fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
         }
         None => {
             let encoded = base64::engine::general_purpose::STANDARD.encode(frame.as_bytes());
-            out.extend_from_slice(b"event: binary\ndata: ");
+            out.extend_from_slice(b"data: ");
             out.extend_from_slice(encoded.as_bytes());
             out.push(b'\n');
         }

@@ -192,7 +192,7 @@ impl Shard {
                 Command::Close { who, .. } => self.begin_close(who),
                 Command::Shed => self.pass_on = self.core.shed().or(self.pass_on),
                 Command::Shutdown => self.stopping = true,
-                Command::End { .. } | Command::Adopt(_) | Command::Done { .. } => {
+                Command::End { .. } | Command::Adopt(_) | Command::Tap { .. } | Command::Done { .. } => {
                     unreachable!("no model posts one")
                 }
             }

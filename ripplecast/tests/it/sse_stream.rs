@@ -127,6 +127,29 @@ fn texts_of_many_lines_and_bytes_arrive_whole() {
 }
 
 #[test]
+fn events_have_the_names_that_they_were_given() {
+    let server = streaming(1, false);
+    let mut stream = joined(&server, "/events", "r");
+    assert!(matches!(stream.next(), Some(Item::Event(_))));
+    let room = server.hub.room("r");
+    let named = |frame: Frame, name: &str| frame.with_event(name);
+    for (frame, name) in [
+        (named("plain".into(), "said"), Some("said")),
+        (named(Frame::binary(vec![1]), "picture"), Some("picture")),
+        (named("two\nlines".into(), "it's: ünïcödé "), Some("it's: ünïcödé ")),
+        (named("forged".into(), "said\ndata: more"), Some("said")),
+        (named("forged".into(), "\r\ndata: more"), None),
+        ("plain".into(), None),
+    ] {
+        let text = frame.as_text().map(str::to_owned);
+        assert!(room.push(frame).is_queued());
+        let event = stream.event().unwrap();
+        assert_eq!(event.name.as_deref(), name);
+        assert!(text.is_none() || event.data == text, "{event:?}");
+    }
+}
+
+#[test]
 fn comments_keep_a_quiet_stream_alive() {
     let server = TestServer::start(App::builder(), |app| {
         app.sse("/events", sse::room("r").keep_alive(Duration::from_millis(100)))
