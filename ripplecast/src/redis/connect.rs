@@ -238,18 +238,15 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         }
     }
     // Everything that is done later, done once: a permission that is missing shows now, by its name.
-    let probe = format!("{}:probe:{{}}", address.prefix());
+    let probe = format!("{}:{{probe}}", address.prefix());
     let publish = if address.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-    let script = format!(
-        "local now = redis.call('TIME')\n\
-         redis.call('HSET', KEYS[1], 'v', now[1])\n\
-         redis.call('PEXPIRE', KEYS[1], 1000)\n\
-         redis.call('{publish}', KEYS[1], '')\n\
-         return redis.call('DEL', KEYS[1])"
-    );
-    let mut eval = redis::cmd("EVAL");
-    eval.arg(script).arg(1).arg(&probe);
-    ask::<()>(conn, &eval).await?;
+    let script = redis::Script::new(include_str!("check.lua"));
+    let mut invocation = script.arg(publish);
+    for kind in ["text", "hash", "sorted", "set", "stream"] {
+        invocation.key(format!("{probe}:{kind}"));
+    }
+    let probed: RedisResult<()> = invocation.invoke_async(conn).await;
+    probed.map_err(|error| meaning(&error))?;
     // On a Cluster the connection for subscriptions would say it, in the log.
     if let Conn::One(one) = conn {
         one.subscribe(&probe).await.map_err(|error| meaning(&error))?;

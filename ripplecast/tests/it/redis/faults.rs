@@ -89,7 +89,11 @@ fn a_permission_that_is_missing_stops_the_start() {
     for (rules, starts) in [
         ("~ripplecast:* &ripplecast:* +@all", true),
         ("~ripplecast:* &ripplecast:* +@all -eval -script", false),
+        ("~ripplecast:* &ripplecast:* +@all -evalsha", false),
         ("~ripplecast:* &ripplecast:* +@all -publish", false),
+        ("~ripplecast:* &ripplecast:* +@all -@stream", false),
+        ("~ripplecast:* &ripplecast:* +@all -xautoclaim", false),
+        ("~ripplecast:* &ripplecast:* +@all -zrangebyscore", false),
         ("~ripplecast:* &ripplecast:* +@all -subscribe", false),
         ("~ripplecast:* &other:* +@all", false),
         ("~other:* &ripplecast:* +@all", false),
