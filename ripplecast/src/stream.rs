@@ -3,22 +3,34 @@
 //! [`Streams`] is what a hub holds. Behind it stands a [`StreamBackend`]; `stream/runner.rs` runs the subscriptions of each
 //! backend alike.
 
+mod backend;
+mod error;
 mod id;
 mod memory;
+mod message;
 mod options;
 mod pause;
 mod redis;
 mod runner;
+mod subscription;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Error, Result, limits, store::Reply};
-use runner::{Control, Life, Runner, is_own_handler};
+use crate::{Error, Result, limits};
 
-pub use id::StreamId;
-pub use options::ReliableOptions;
+use self::{
+    backend::{Again, Consumer, Delivery, Handler, StreamBackend},
+    runner::{Control, Life, Runner},
+};
+pub use self::{
+    error::StreamError,
+    id::StreamId,
+    message::{DeadLetter, GroupStatus, ReliableCounts, StreamMessage, StreamStatus},
+    options::ReliableOptions,
+    subscription::ReliableSubscription,
+};
 
 /// Longest payload, in bytes: a message names what happened. What is larger belongs where it can be fetched from.
 const PAYLOAD: usize = 1 << 20;
@@ -28,210 +40,6 @@ const MAX_LEN: usize = 100_000;
 const DEAD_LETTERS: usize = 10_000;
 /// What the name of the stream of dead letters ends with.
 const DEAD: &str = ".dead";
-
-/// A message of a stream, as a handler gets it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct StreamMessage {
-    /// Its id; the same at each delivery.
-    pub id: StreamId,
-    /// The stream that it was published on.
-    pub stream: Arc<str>,
-    /// What was published.
-    pub payload: Bytes,
-    /// The how manieth delivery to this group this is, from 1. Above 1 the message may have been handled before, in part
-    /// or in full.
-    pub deliveries: u32,
-    /// Where it comes from, and why it was given up, on a stream of dead letters.
-    pub dead: Option<DeadLetter>,
-}
-
-/// Why a message became a dead letter.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// Its id on the stream that it was published on.
-    pub id: StreamId,
-    /// The group that could not handle it.
-    pub group: String,
-    /// What the last delivery failed with; at most 1 KiB.
-    pub reason: String,
-    /// How often it was delivered.
-    pub deliveries: u32,
-}
-
-/// How a stream is, and how far its groups are.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct StreamStatus {
-    /// Messages that are kept, handled ones too.
-    pub length: u64,
-    /// Messages that were ever published.
-    pub published: u64,
-    /// The newest message's id; zero if there never was one.
-    pub last: StreamId,
-    /// Dead letters that are kept.
-    pub dead: u64,
-    /// The groups, by name.
-    pub groups: Vec<GroupStatus>,
-}
-
-/// How far a group is.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct GroupStatus {
-    /// Its name.
-    pub name: String,
-    /// Its subscriptions, on all nodes; those that died may still be among them for a while.
-    pub consumers: u64,
-    /// Messages that were delivered and are not handled yet.
-    pub pending: u64,
-    /// Messages that were not delivered yet. None when the backend can't tell, because somebody deleted messages that the
-    /// group had not read.
-    pub lag: Option<u64>,
-    /// The newest message that was delivered.
-    pub delivered: StreamId,
-}
-
-/// What a subscription has counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct ReliableCounts {
-    /// Messages whose handler returned `Ok`.
-    pub handled: u64,
-    /// Deliveries whose handler failed or panicked.
-    pub failed: u64,
-    /// Messages that were moved to the dead letters.
-    pub dead: u64,
-    /// Messages that were taken over from a subscription which ended or fell silent.
-    pub claimed: u64,
-    /// Messages that vanished from the stream while somebody held them, such as by hand with `XTRIM`.
-    pub trimmed: u64,
-}
-
-/// What a stream, or a message for one, was refused for; found in [`Error::Stream`].
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The name of a stream or a group is empty.
-    #[error("the name of a {what} can't be empty; give it one")]
-    EmptyName {
-        /// What should have had a name.
-        what: &'static str,
-    },
-    /// A payload is larger than a stream takes.
-    #[error(
-        "a payload for stream `{stream}` has {len} bytes and may have {limit}; publish where it lies instead"
-    )]
-    PayloadTooLong {
-        /// The stream.
-        stream: String,
-        /// The payload's length in bytes.
-        len: usize,
-        /// The longest allowed, in bytes.
-        limit: usize,
-    },
-    /// The stream holds as many messages as it may, and the oldest is not handled by every group. Nothing was published.
-    #[error("stream `{stream}` is full (limit {limit} {unit}): {}; nothing was published, try again later", held_up(.group))]
-    Full {
-        /// The stream.
-        stream: String,
-        /// Its limit.
-        limit: usize,
-        /// What the limit counts: `messages` or `bytes`.
-        unit: &'static str,
-        /// A group that has not handled the oldest message; none if the stream has no group.
-        group: Option<String>,
-    },
-    /// Messages can't be published to a stream of dead letters, or the name is nothing but its ending.
-    #[error(
-        "`{stream}` is the name of a stream of dead letters, which are put there when they can't be handled; publish to another"
-    )]
-    DeadLetters {
-        /// The name.
-        stream: String,
-    },
-    /// That is no id of a message.
-    #[error("`{text}` is no id of a message; they look like 1700000000000-0")]
-    Id {
-        /// What was given.
-        text: String,
-    },
-}
-
-/// Who holds a full stream up.
-fn held_up(group: &Option<String>) -> String {
-    match group {
-        Some(group) => format!("group `{group}` has not handled its oldest message"),
-        None => "it has no group that handles its messages".to_owned(),
-    }
-}
-
-/// A handler with its future boxed, as the subscription's tasks call it.
-type Handler = Box<dyn Fn(StreamMessage) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
-
-/// What keeps streams. One per hub. Names and payloads were checked.
-trait StreamBackend: Send + Sync {
-    /// Appends a message, unless the stream is full of what is not handled.
-    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId>;
-    /// See [`ReliableStream::status`].
-    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus>;
-    /// See [`ReliableStream::remove_group`].
-    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool>;
-    /// See [`ReliableStream::delete`].
-    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool>;
-    /// Makes the group if need be, and a consumer in it.
-    fn join<'a>(
-        &'a self,
-        stream: &'a Arc<str>,
-        group: &'a Arc<str>,
-        options: &'a ReliableOptions,
-        control: &'a Arc<Control>,
-    ) -> Reply<'a, Arc<dyn Consumer>>;
-}
-
-/// A subscription's part of a group. What it was given and has not settled is its own: nobody else gets that while it lives.
-trait Consumer: Send + Sync {
-    /// Waits for messages, up to `count`; perhaps for none, so that it is called again. Never called twice at once. Backends
-    /// that are away are waited for.
-    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>;
-    /// How often [`renew`](Self::renew) has to be called for each message that is held; none for never.
-    fn renew_every(&self) -> Option<Duration>;
-    /// Says that a message is still held.
-    fn renew<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
-    /// Another delivery of a message begins, if it is still this consumer's.
-    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again>;
-    /// The message is handled.
-    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
-    /// Moves the message to the dead letters, in one step; false when somebody else has it or has handled it.
-    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool>;
-    /// Gives the message up, so that another may have it at once. A delivery that no handler saw doesn't count.
-    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()>;
-    /// Lets [`take`](Self::take) return soon; nothing more will be taken.
-    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-    /// Leaves the group, and gives up whatever is still held.
-    fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-}
-
-/// A message that a consumer was given.
-struct Delivery {
-    /// The message.
-    message: StreamMessage,
-    /// Whether another had it before.
-    claimed: bool,
-    /// Why no handler can have it.
-    fault: Option<String>,
-}
-
-/// Whose a message is that is to be delivered again.
-enum Again {
-    /// Still this consumer's; how often it was delivered, with the delivery that begins.
-    Ours { deliveries: u32 },
-    /// Another's, or already handled.
-    Theirs,
-    /// It is not on the stream any more, so that only this consumer has it.
-    Gone,
-}
 
 /// The streams of a hub. Clones are handles of the same streams.
 #[derive(Clone)]
@@ -450,64 +258,6 @@ impl ReliableStream {
 impl fmt::Debug for ReliableStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReliableStream").field("name", &self.name).field("max_len", &self.max_len).finish()
-    }
-}
-
-/// A subscription's handle; see [`Hub::subscribe_reliable`](crate::Hub::subscribe_reliable). Dropping it ends the
-/// subscription, unless it is [detached](Self::detach).
-///
-/// A handler that is running then finishes, and what it says is kept. Messages that wait to be tried again go to another
-/// subscription of the group, or wait for one.
-#[must_use = "dropping a ReliableSubscription ends it; call detach() to keep it as long as the hub lives"]
-pub struct ReliableSubscription {
-    /// Takes messages and starts the handlers.
-    task: tokio::task::JoinHandle<()>,
-    /// What is shared with that task.
-    control: Arc<Control>,
-    /// Whether it is to go on without this handle.
-    detached: bool,
-}
-
-impl ReliableSubscription {
-    /// What has been counted since it began.
-    pub fn counts(&self) -> ReliableCounts {
-        self.control.counters.read()
-    }
-
-    /// Ends the subscription and waits for the handlers that are running, and until the backend knows what they said, or
-    /// has been away for 5 s. Afterwards none runs.
-    ///
-    /// Called by one of its own handlers it doesn't wait. A handler that waits for a task that calls this waits for ever.
-    ///
-    /// # Cancellation
-    /// The subscription ends, also if the future is dropped.
-    pub async fn unsubscribe(mut self) {
-        self.control.stop.send_replace(true);
-        if !is_own_handler(&self.control) {
-            // The task doesn't panic, so the only error is that the runtime is going down: it runs no more either way.
-            let _ = (&mut self.task).await;
-        }
-    }
-
-    /// Keeps the subscription for as long as the hub lives.
-    ///
-    /// A handler that owns a clone of the hub keeps that alive in turn, until it shuts down.
-    pub fn detach(mut self) {
-        self.detached = true;
-    }
-}
-
-impl Drop for ReliableSubscription {
-    fn drop(&mut self) {
-        if !self.detached {
-            self.control.stop.send_replace(true);
-        }
-    }
-}
-
-impl fmt::Debug for ReliableSubscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReliableSubscription").field("counts", &self.counts()).finish_non_exhaustive()
     }
 }
 

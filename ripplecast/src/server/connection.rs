@@ -1,0 +1,210 @@
+//! One accepted socket: HTTP/1.1 on it, until an upgrade or an event stream takes it away.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, extract::ConnectInfo, response::Response};
+use http::{Request, Version};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, watch},
+    time::timeout,
+};
+use tower_service::Service as _;
+
+use super::tls::{Goodbye, Tls};
+use crate::{sse::Takeover, ws::upgrade::Tuned};
+
+/// What the connections are told, and how far the server has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Requests are taken.
+    Serving,
+    /// Requests in flight finish, and nothing else begins.
+    Draining,
+    /// Whatever is left ends now.
+    Aborting,
+}
+
+/// One accepted socket and what serving it takes.
+pub(super) struct Connection<S = TcpStream> {
+    /// The socket, or what is spoken over it.
+    pub(super) stream: S,
+    /// Who is at the other end.
+    pub(super) peer: SocketAddr,
+    /// The application.
+    pub(super) router: Router,
+    /// Tells when to finish. The sender going away means that nobody waits any more.
+    pub(super) stage: watch::Receiver<Stage>,
+    /// This connection's place among `max_connections`, given back when hyper lets the socket go.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Serves requests over the bare socket. An event stream takes the socket along, and leaves nothing here.
+    pub(super) async fn run_plain(self, http: http1::Builder) {
+        let Some((io, taken)) = self.serve(http, true).await else { return };
+        let socket = io.into_inner();
+        match socket.into_std() {
+            Ok(socket) => taken.stream.begin(socket, &taken.head),
+            Err(error) => tracing::warn!(%error, "the socket of an event stream could not be taken over"),
+        }
+    }
+
+    /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
+    pub(super) async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
+        let Self { stream, peer, router, mut stage, place } = self;
+        let shaken = tokio::select! {
+            shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => {
+                let connection = Connection { stream, peer, router, stage, place };
+                connection.serve(http, false).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
+    /// Serves requests until the peer, a limit, an upgrade or the server ends it, or, if `give_away`, until an event
+    /// stream wants the socket, which is then returned with what is to be done with it.
+    async fn serve(self, http: http1::Builder, give_away: bool) -> Option<(TokioIo<S>, Taken)> {
+        let Self { stream, peer, router, mut stage, place } = self;
+        let _place = place;
+        let notes = Notes { began: AtomicBool::new(false), give_away, taken: Mutex::new(None) };
+        let requests = Requests { router, peer, notes: &notes };
+        let mut connection = http.serve_connection(TokioIo::new(stream), requests).with_upgrades();
+        // The connection goes first, so that a request that has come before the shutdown is seen.
+        let ended = tokio::select! {
+            biased;
+            ended = notes.drive(&mut connection) => Some(ended),
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            // Not one whole request head has come, and hyper would wait for the rest of it.
+            None if !notes.began.load(Ordering::Relaxed) => return None,
+            None => {
+                Pin::new(&mut connection).graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    ended = notes.drive(&mut connection) => ended,
+                    _ = stage.wait_for(|stage| *stage == Stage::Aborting) => return None,
+                }
+            }
+        };
+        match ended {
+            Ended::ByItself(Ok(())) => None,
+            Ended::ByItself(Err(error)) => {
+                tracing::debug!(%peer, %error, "connection ended");
+                None
+            }
+            Ended::Taken(taken) => connection.into_parts().map(|parts| (parts.io, taken)),
+        }
+    }
+}
+
+/// What is noted of one connection while hyper serves it.
+struct Notes {
+    /// Set at the first request: hyper doesn't tell a connection that serves one from one with half a head.
+    began: AtomicBool,
+    /// Whether the socket may be given to an event stream.
+    give_away: bool,
+    /// The event stream that wants the socket. Its request is never answered by hyper.
+    taken: Mutex<Option<Taken>>,
+}
+
+/// How hyper's part of a connection ended.
+enum Ended {
+    /// It was closed, upgraded or failed.
+    ByItself(hyper::Result<()>),
+    /// An event stream wants the socket.
+    Taken(Taken),
+}
+
+impl Notes {
+    /// Serves requests until one of the ends.
+    async fn drive(&self, connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin)) -> Ended {
+        poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Ended::ByItself(ended)),
+            Poll::Pending => {
+                self.taken.lock().take().map_or(Poll::Pending, |taken| Poll::Ready(Ended::Taken(taken)))
+            }
+        })
+        .await
+    }
+}
+
+/// An event stream that wants the socket of its request, and the head of its response, which hyper has not written.
+struct Taken {
+    /// The stream.
+    stream: Takeover,
+    /// The head. It has no length and no chunks: the stream lasts as long as the connection (RFC 9112, section 6.3).
+    head: Vec<u8>,
+}
+
+impl Taken {
+    /// Writes down the head of a response.
+    fn new(stream: Takeover, response: &Response) -> Self {
+        let mut head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n".to_vec();
+        for (name, value) in response.headers() {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(
+            format!("date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now())).as_bytes(),
+        );
+        Self { stream, head }
+    }
+}
+
+/// The application, as hyper calls it for one connection.
+struct Requests<'a> {
+    /// The application.
+    router: Router,
+    /// Who asks, for axum's `ConnectInfo`.
+    peer: SocketAddr,
+    /// What is noted of the connection.
+    notes: &'a Notes,
+}
+
+impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send + 'a>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.notes.began.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(Tuned);
+        let give_away = self.notes.give_away && request.version() == Version::HTTP_11;
+        // A clone is one count more; tower's `call` wants a router of its own.
+        let answer = self.router.clone().call(request);
+        let notes = self.notes;
+        Box::pin(async move {
+            let mut response = answer.await?;
+            if give_away && let Some(stream) = response.extensions_mut().remove::<Takeover>() {
+                *notes.taken.lock() = Some(Taken::new(stream, &response));
+                return pending().await; // hyper is left before it would write anything
+            }
+            Ok(response)
+        })
+    }
+}

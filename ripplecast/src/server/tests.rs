@@ -1,0 +1,172 @@
+use std::{future::ready, net::SocketAddr};
+
+use axum::{body::Body, response::Response, routing::get};
+use http::{StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
+
+use super::*;
+
+/// A server on a free port of loopback.
+struct Running {
+    addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(server: Server, router: Router) -> Self {
+        Self::start_with(server, router, ready(())).await
+    }
+
+    async fn start_with(
+        server: Server,
+        router: Router,
+        drain: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        Self { addr, stop, ended: tokio::spawn(server.serve(listener, router, shutdown, drain)) }
+    }
+
+    async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.ended.await.unwrap();
+    }
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+
+/// Reads until `text` has come.
+async fn read_until(client: &mut TcpStream, text: &str) -> String {
+    let mut got = Vec::new();
+    while !String::from_utf8_lossy(&got).contains(text) {
+        let read = client.read_buf(&mut got).await.unwrap();
+        assert_ne!(read, 0, "closed after {:?}", String::from_utf8_lossy(&got));
+    }
+    String::from_utf8(got).unwrap()
+}
+
+#[tokio::test]
+async fn an_upgrade_hands_over_the_bare_socket_and_gives_its_place_back() {
+    async fn upgrade(mut request: axum::extract::Request) -> Response {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let parts = upgrade.await.unwrap().downcast::<TokioIo<TcpStream>>().unwrap();
+            let mut stream = parts.io.into_inner();
+            stream.write_all(&parts.read_buf).await.unwrap();
+            let mut rest = [0; 4];
+            stream.read_exact(&mut rest).await.unwrap();
+            stream.write_all(&rest).await.unwrap();
+        });
+        Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "echo")
+            .body(Body::empty())
+            .unwrap()
+    }
+    let router = Router::new().route("/echo", get(upgrade)).route("/", get(async || "hello"));
+    let server = Running::start(Server::default().max_connections(1), router).await;
+    let mut upgraded = server.client().await;
+    let head = "GET /echo HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly";
+    upgraded.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut upgraded, "\r\n\r\nearly").await;
+
+    // The only place is free again while the upgraded socket lives on.
+    let mut plain = server.client().await;
+    plain.write_all(GET).await.unwrap();
+    read_until(&mut plain, "hello").await;
+    drop(plain);
+
+    upgraded.write_all(b"late").await.unwrap();
+    assert_eq!(read_until(&mut upgraded, "late").await, "late");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_for_a_place() {
+    let router = Router::new().route("/", get(async || "hello"));
+    let server = Running::start(Server::default().max_connections(2), router).await;
+    let mut first = server.client().await;
+    let mut second = server.client().await;
+    for client in [&mut first, &mut second] {
+        client.write_all(GET).await.unwrap();
+        read_until(client, "hello").await;
+    }
+    let mut third = server.client().await;
+    third.write_all(GET).await.unwrap();
+    // The two that are in go on as before; only then is a place given up.
+    first.write_all(GET).await.unwrap();
+    read_until(&mut first, "hello").await;
+    let mut byte = [0];
+    let early = timeout(Duration::from_millis(50), third.peek(&mut byte)).await;
+    assert!(early.is_err(), "served beyond the limit");
+    drop(second);
+    read_until(&mut third, "hello").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_by_neither_a_request_nor_the_hub() {
+    let router = Router::new().route("/", get(async || pending::<()>().await));
+    let server = Server { drain_limit: Duration::from_millis(50), ..Server::default() };
+    let begun = Arc::new(Notify::new());
+    let router = router.layer(axum::middleware::from_fn({
+        let begun = Arc::clone(&begun);
+        move |request, next: axum::middleware::Next| {
+            begun.notify_one();
+            next.run(request)
+        }
+    }));
+    let server = Running::start_with(server, router, pending()).await;
+    let mut client = server.client().await;
+    client.write_all(GET).await.unwrap();
+    begun.notified().await;
+    server.stop().await;
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap_or(0), 0, "cut off");
+}
+
+#[tokio::test]
+async fn the_hub_is_drained_while_requests_finish() {
+    let drained = Arc::new(Notify::new());
+    let begun = Arc::new(Notify::new());
+    let (wait, tell) = (Arc::clone(&drained), Arc::clone(&begun));
+    // The request ends only when the hub is drained, and that begins only at shutdown: one after the other would hang.
+    let handler = async move || {
+        tell.notify_one();
+        wait.notified().await;
+        "hello"
+    };
+    let router = Router::new().route("/", get(handler));
+    let server = Running::start_with(Server::default(), router, async move { drained.notify_one() }).await;
+    let mut client = server.client().await;
+    client.write_all(GET).await.unwrap();
+    begun.notified().await;
+    server.stop().await;
+    read_until(&mut client, "hello").await;
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn dropping_the_server_drops_its_connections() {
+    let server = Running::start(Server::default(), Router::new().route("/", get(async || "hello"))).await;
+    let mut client = server.client().await;
+    client.write_all(GET).await.unwrap();
+    read_until(&mut client, "hello").await;
+    server.ended.abort();
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap_or(0), 0);
+}
