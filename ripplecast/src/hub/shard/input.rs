@@ -117,6 +117,9 @@ impl Shard {
                 Ok((n, event)) => {
                     at += n;
                     if let Some(event) = event {
+                        if self.core.is_tapped(who.slot) {
+                            self.core.tell_received(who, &event);
+                        }
                         message_ended |= matches!(
                             event,
                             Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
@@ -150,20 +153,12 @@ impl Shard {
 
     /// One event of the codec.
     pub(super) fn received(&mut self, who: Local, event: Received<'_>, max_message: usize) {
-        if self.core.is_tapped(who.slot) {
-            self.core.tell_received(who, &event);
-        }
-        self.take(who, event, max_message);
-    }
-
-    /// The same, inflated.
-    fn take(&mut self, who: Local, event: Received<'_>, max_message: usize) {
         let closing = self.peers[who.slot as usize].phase != Phase::Open;
         match event {
             Received::Text(_) | Received::Binary(_) | Received::Compressed { .. } | Received::Ping(_)
                 if closing => {}
             Received::Compressed { text, payload } => match inflated(text, &payload, max_message) {
-                Ok(event) => self.take(who, event, max_message),
+                Ok(event) => self.received(who, event, max_message),
                 Err(error) => self.protocol_error(who, &error),
             },
             Received::Text(_) if self.takes(who) == Takes::Binary => {
