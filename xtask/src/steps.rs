@@ -191,7 +191,7 @@ impl Step {
     /// What it needs beyond a Rust toolchain.
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::Test => &[Need::Redis],
+            Self::Test => &[Need::Redis, Need::Proxies],
             Self::Instructions => &[Need::Valgrind],
             Self::Fuzz => &[Need::Fuzzer],
             Self::Browser => &[Need::Browser, Need::Redis],
