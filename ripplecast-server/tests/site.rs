@@ -1,80 +1,16 @@
 //! What the binary serves beside the counter, as a client meets it that is no browser.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
-    process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
-};
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/server.rs"]
+mod server;
 
-use tungstenite::{Message, client::IntoClientRequest as _};
+use std::net::TcpStream;
 
-/// Longer than any answer may take, so that a hang fails instead of waiting for the harness.
-const PATIENCE: Duration = Duration::from_secs(15);
+use server::Server;
+use tungstenite::Message;
+
 const TOKEN: &str = "0123456789abcdef";
-
-/// A running server, killed at the end.
-struct Server {
-    process: Child,
-    /// Kept open, so that printing can't fail.
-    _out: BufReader<ChildStdout>,
-    addr: String,
-}
-
-impl Server {
-    fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RIPPLECAST_") {
-                command.env_remove(name);
-            }
-        }
-        let command = command.args(["--port", "0"]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut out = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
-        let addr = line.trim_end().rsplit("http://").next().unwrap().replace("0.0.0.0", "127.0.0.1");
-        Self { process, _out: out, addr }
-    }
-
-    /// The whole answer to a request with more headers and a body.
-    fn send(&self, request: &str, headers: &[&str], body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let host = if headers.iter().any(|header| header.starts_with("host:")) { "" } else { &self.addr };
-        let host = if host.is_empty() { String::new() } else { format!("host: {host}\r\n") };
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-        let length = body.len();
-        write!(
-            stream,
-            "{request} HTTP/1.1\r\n{host}{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn get(&self, path: &str, headers: &[&str]) -> String {
-        self.send(&format!("GET {path}"), headers, "")
-    }
-
-    /// A WebSocket.
-    fn open(&self, path: &str) -> tungstenite::WebSocket<TcpStream> {
-        let stream = TcpStream::connect(&self.addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!("ws://{}{path}", self.addr).into_client_request().unwrap();
-        tungstenite::client(request, stream).unwrap().0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()

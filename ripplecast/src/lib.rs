@@ -68,6 +68,8 @@ mod guides {
     mod auth {}
     #[doc = include_str!("../../docs/htmx.md")]
     mod htmx {}
+    #[doc = include_str!("../../docs/deploy.md")]
+    mod deploy {}
     #[doc = include_str!("../../docs/testing.md")]
     mod testing {}
     #[doc = include_str!("../../docs/close-codes.md")]

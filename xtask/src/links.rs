@@ -57,11 +57,13 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     }
 }
 
-fn read(file: &Path) -> Result<String> {
+/// The text of a file.
+pub(crate) fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).map_err(|error| format!("{} can't be read: {error}", file.display()))
 }
 
-fn find_markdown(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+/// Finds the Markdown files in a directory and those below it.
+pub(crate) fn find_markdown(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     let unreadable = |error| format!("{} can't be read: {error}", directory.display());
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;

@@ -1,6 +1,7 @@
 //! The project's own chores. `cargo xtask test` sets up what is missing on this machine, then runs every check;
 //! `cargo xtask --help` lists the rest.
 
+mod blocks;
 mod cluster;
 mod command;
 mod instructions;
@@ -36,7 +37,7 @@ struct Arguments {
 enum Chore {
     /// Install what is missing, then run every check, stopping at the first that fails
     Test {
-        /// Install nothing, and leave out the slow steps: instructions, fuzz and browser
+        /// Install nothing, and leave out the steps that are slow or need more: blocks, instructions, fuzz and browser
         #[arg(long)]
         fast: bool,
         /// Run this step alone (may be given several times)

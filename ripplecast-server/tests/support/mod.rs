@@ -1,44 +1,18 @@
 //! What the tests with a Redis share: the binary, and a Redis of their own.
 
+mod ports;
+mod program;
+
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use redis::{Connection, FromRedisValue};
 
-/// Time in which a program must have started or done what it was told; far longer than that takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How often another port is tried when somebody was quicker.
-const TRIES: usize = 20;
-
-/// The binary, without any setting of whoever runs the tests.
-pub(crate) fn ripplecast() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RIPPLECAST_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-/// A port of loopback that nobody listens on, outside the range that the kernel gives to outgoing connections: whoever tries to
-/// reach it before something listens there can't meet itself.
-pub(crate) fn free_port() -> u16 {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run side by side begin at different places.
-    let start = (std::process::id() % 118) as u16 * 101;
-    (0..COUNT)
-        .map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT + start) % COUNT)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("no port is free")
-}
+use ports::TRIES;
+pub(crate) use ports::free_port;
+pub(crate) use program::{PATIENCE, ripplecast};
 
 /// A Redis of its own, in memory, killed at the end.
 pub(crate) struct Redis {

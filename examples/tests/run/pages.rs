@@ -1,0 +1,182 @@
+//! Programs of the documentation, followed word by word: what a page tells its reader to type and to paste does what it says.
+
+use std::{
+    fs,
+    io::Read as _,
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    program::Program,
+    project::{Project, workspace},
+};
+
+/// What a reader adds to see where the program listens; the quick start tells how, under "When it does not work".
+const LOG: &str = "tracing_subscriber::fmt().init();";
+/// The line of `Cargo.toml` that goes with it.
+const LOG_DEPENDENCY: &str = "tracing-subscriber = \"0.3\"";
+
+/// A page of the documentation.
+struct Page(String);
+
+impl Page {
+    fn read(path: &str) -> Self {
+        Self(fs::read_to_string(workspace().join(path)).expect("a page of the documentation"))
+    }
+
+    /// The block of that language whose number it is, from 0, with the lines that are hidden from the reader.
+    #[track_caller]
+    fn block(&self, language: &str, number: usize) -> String {
+        let fence = format!("```{language}");
+        let blocks = self.0.split(&fence).skip(1);
+        let block = blocks.map(|rest| rest.split("```").next().unwrap_or_default()).nth(number);
+        // Behind the language on its line may stand more: `rust,no_run`.
+        let (_, text) = block.and_then(|block| block.split_once('\n')).expect("there is such a block");
+        text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect()
+    }
+
+    /// The same without those lines, as a reader sees it.
+    fn shown(&self, language: &str, number: usize) -> Vec<String> {
+        let whole = self.block(language, number);
+        let page = &self.0;
+        whole.lines().filter(|line| !page.contains(&format!("\n# {line}\n"))).map(str::to_owned).collect()
+    }
+}
+
+/// The text with one thing changed; it must be there, once.
+#[track_caller]
+fn with(text: &str, there: &str, here: &str) -> String {
+    assert_eq!(text.matches(there).count(), 1, "{there:?} is not once in\n{text}");
+    text.replace(there, here)
+}
+
+/// The projects, which have a directory together: cargo would else take them for members of the workspace around `target`.
+fn projects() -> Project {
+    let projects = Project::at("pages");
+    fs::write(projects.dir.join("Cargo.toml"), "[workspace]\nresolver = \"3\"\n")
+        .expect("target is writable");
+    projects
+}
+
+/// A project as `cargo new` makes it, with these dependencies and the log.
+fn new_project(projects: &Project, name: &str, dependencies: &str) {
+    let _ = fs::remove_dir_all(projects.dir.join(name));
+    projects.cargo(&["new", "--quiet", "--vcs", "none", name]);
+    let manifest = projects.dir.join(name).join("Cargo.toml");
+    let made = fs::read_to_string(&manifest).expect("cargo has made it");
+    assert!(made.trim_end().ends_with("[dependencies]"), "{made}");
+    let here = format!("{:?}", workspace().join("ripplecast"));
+    let dependencies = with(dependencies, "\"../ripplecast/ripplecast\"", &here);
+    fs::write(&manifest, format!("{made}{dependencies}{LOG_DEPENDENCY}\n")).expect("target is writable");
+    projects.lock();
+}
+
+/// Builds a program of a project and starts it. It listens where there is room, in the place of port 8080.
+fn run(projects: &Project, name: &str, program: &str) -> Program {
+    let program = program.replace("127.0.0.1:8080", "127.0.0.1:0");
+    fs::write(projects.dir.join(name).join("src/main.rs"), program).expect("target is writable");
+    projects.cargo(&["build", "--quiet", "--package", name]);
+    Program::run(Command::new(projects.target.join("debug").join(name)), 1)
+}
+
+#[test]
+fn pages_can_be_followed() {
+    let projects = projects();
+    quick_start(&projects);
+    event_streams(&projects);
+}
+
+/// docs/quick-start.md: the counter in two tabs, and then the button that takes a like back.
+fn quick_start(projects: &Project) {
+    let page = Page::read("docs/quick-start.md");
+    for advice in [LOG, LOG_DEPENDENCY] {
+        assert!(page.0.contains(&format!("`{advice}`")), "the page does not name {advice}");
+    }
+    assert!(page.0.contains("\ncargo new my-counter\n"));
+    new_project(projects, "my-counter", &page.block("toml", 0));
+    let main = with(&page.block("rust", 0), "-> Result<()> {\n", &format!("-> Result<()> {{\n{LOG}\n"));
+    let server = run(projects, "my-counter", &main);
+    assert!(server.get("/").contains(r#"data-to="/like">Like</button>"#));
+    let mut tabs = [server.socket("/ws"), server.socket("/ws")];
+    for tab in &mut tabs {
+        assert_eq!(tab.next(), r#"{"value":0}"#);
+    }
+    assert_eq!(server.post("/like", &[], "").status(), 200);
+    for tab in &mut tabs {
+        assert_eq!(tab.next(), r#"{"value":1}"#);
+    }
+    drop((server, tabs));
+
+    // "Beside `more`, clone the counter once more, and give it a route", and a button behind the other.
+    let [less, route] = &page.shown("rust", 1)[..] else { panic!("the page shows two lines") };
+    let more = "    let more = likes.clone();\n";
+    let changed = with(&main, more, &format!("{more}{less}\n"));
+    let changed = with(&changed, "    println!", &format!("{route}\n    println!"));
+    let buttons = page.0.split('`').filter(|code| code.starts_with("<button data-to=\"/unlike\""));
+    let button = buttons.last().expect("the page shows the other button");
+    let changed = with(&changed, "Like</button>", &format!("Like</button> {button}"));
+    let server = run(projects, "my-counter", &changed);
+    assert!(server.get("/").contains("Take it back</button>"));
+    let mut tab = server.socket("/ws");
+    for (path, value) in [("/like", 1), ("/like", 2), ("/unlike", 1)] {
+        assert_eq!(server.post(path, &[], "").status(), 200);
+        tab.until(&[&format!("{{\"value\":{value}}}")]);
+    }
+}
+
+/// docs/sse.md: what is published with one `curl` is heard by the other.
+fn event_streams(projects: &Project) {
+    let page = Page::read("docs/sse.md");
+    new_project(projects, "events", &Page::read("docs/quick-start.md").block("toml", 0));
+    let main =
+        format!("#[tokio::main]\nasync fn main() -> ripplecast::Result<()> {{ {LOG} serve().await }}\n");
+    let server = run(projects, "events", &(page.block("rust", 0) + &main));
+    let lines = page.block("sh", 0).replace("127.0.0.1:8080", &server.addrs[0]);
+    let [listen, publish] = &lines.lines().collect::<Vec<_>>()[..] else {
+        panic!("the page shows two lines")
+    };
+
+    let listen = listen.strip_suffix(" &").expect("it runs beside the other");
+    // With the head, so that it is known when it listens.
+    let mut listener = Shell::start(&with(listen, "curl ", "exec curl -s -i "));
+    listener.until("text/event-stream");
+    let mut publisher = Shell::start(&with(publish, "curl ", "exec curl -s --fail "));
+    assert!(publisher.0.wait().expect("it is our child").success(), "{publish}");
+    listener.until("data: hello");
+}
+
+/// A command line that runs, ended with its test.
+struct Shell(Child);
+
+impl Shell {
+    fn start(line: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap_or_else(|error| panic!("{line}: {error}")))
+    }
+
+    /// Reads its output up to a line that holds `text`.
+    #[track_caller]
+    fn until(&mut self, text: &str) {
+        let out = self.0.stdout.as_mut().expect("it is piped");
+        let mut line = Vec::new();
+        // Byte by byte, so that nothing is read that belongs to the next.
+        for byte in out.by_ref().bytes() {
+            line.push(byte.expect("its output"));
+            if line.ends_with(b"\n") {
+                if String::from_utf8_lossy(&line).contains(text) {
+                    return;
+                }
+                line.clear();
+            }
+        }
+        panic!("it has ended without {text:?}: is curl installed? apt-get install curl");
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,118 @@
+//! A client of the site, by way of a proxy.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+};
+
+use socket2::{Domain, Socket, Type};
+use tungstenite::{
+    HandshakeError, WebSocket,
+    client::IntoClientRequest as _,
+    http::{HeaderName, HeaderValue},
+};
+
+use crate::{program::PATIENCE, proxy::SITE};
+
+/// A client of the site behind a proxy.
+pub(crate) struct Client {
+    /// Where the proxy listens.
+    proxy: SocketAddr,
+    /// What stands in `Host`: the site, with the proxy's port as a browser writes it.
+    pub(crate) host: String,
+    /// The address that it has.
+    pub(crate) from: Ipv4Addr,
+}
+
+impl Client {
+    /// A client at the address that the proxy itself has.
+    pub(crate) fn of(proxy: &str) -> Self {
+        let proxy: SocketAddr = proxy.parse().unwrap();
+        Self { proxy, host: format!("{SITE}:{}", proxy.port()), from: Ipv4Addr::LOCALHOST }
+    }
+
+    /// A connection from its address to the proxy.
+    fn connect(&self) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((self.from, 0)).into())?;
+        socket.connect(&self.proxy.into())?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket.into())
+    }
+
+    /// Sends a request, and leaves the answer to be read.
+    fn send(&self, request: &str, connection: &str) -> io::Result<TcpStream> {
+        let mut stream = self.connect()?;
+        let host = &self.host;
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\nhost: {host}\r\nconnection: {connection}\r\ncontent-length: 0\r\n\r\n"
+        )?;
+        Ok(stream)
+    }
+
+    /// The whole answer to a request.
+    fn answer(&self, request: &str) -> io::Result<String> {
+        let mut answer = String::new();
+        self.send(request, "close")?.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// The whole answer to a GET.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> String {
+        self.try_get(path).unwrap()
+    }
+
+    /// The same, where nobody may listen.
+    pub(crate) fn try_get(&self, path: &str) -> io::Result<String> {
+        self.answer(&format!("GET {path}"))
+    }
+
+    /// The whole answer to a POST with nothing in it.
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str) -> String {
+        self.answer(&format!("POST {path}")).unwrap()
+    }
+
+    /// An event stream.
+    #[track_caller]
+    pub(crate) fn events(&self, path: &str) -> Events {
+        Events { stream: self.send(&format!("GET {path}"), "keep-alive").unwrap(), read: String::new() }
+    }
+
+    /// A WebSocket with these headers, or the status with which it is refused.
+    #[track_caller]
+    pub(crate) fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<WebSocket<TcpStream>, u16> {
+        let mut request = format!("ws://{}{path}", self.host).into_client_request().unwrap();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+        }
+        match tungstenite::client(request, self.connect().unwrap()) {
+            Ok((socket, _)) => Ok(socket),
+            Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => Err(response.status().into()),
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+}
+
+/// An event stream, as far as it has been read.
+pub(crate) struct Events {
+    stream: TcpStream,
+    read: String,
+}
+
+impl Events {
+    /// Reads until this is there; what else comes, such as the sizes of chunks, is passed over.
+    #[track_caller]
+    pub(crate) fn until(&mut self, text: &str) {
+        let mut piece = [0; 4096];
+        while !self.read.contains(text) {
+            let length =
+                self.stream.read(&mut piece).unwrap_or_else(|error| panic!("{error}: {}", self.read));
+            assert!(length > 0, "the stream has ended: {}", self.read);
+            self.read += &String::from_utf8_lossy(&piece[..length]);
+        }
+    }
+}

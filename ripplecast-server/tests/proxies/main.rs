@@ -1,0 +1,142 @@
+//! The proxies of docs/deploy.md and docs/tls.md, with the configurations as they stand there: the real nginx, HAProxy and Caddy
+//! in front of the real binary.
+
+mod client;
+mod page;
+#[path = "../support/ports.rs"]
+mod ports;
+#[path = "../support/program.rs"]
+mod program;
+mod proxy;
+#[path = "../support/server.rs"]
+mod server;
+
+use std::net::{Ipv4Addr, TcpStream};
+
+use client::Client;
+use proxy::{Kind, Proxy, SITE};
+use server::Server;
+use tungstenite::{Message, WebSocket};
+
+/// An address of loopback beside the proxy's own, so that it can be told from it.
+const SOMEBODY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+#[test]
+fn nginx_passes_everything_on() {
+    check(Kind::Nginx);
+}
+
+#[test]
+fn nginx_with_the_location_of_the_tls_page_passes_everything_on() {
+    check(Kind::NginxLocation);
+}
+
+#[test]
+fn haproxy_passes_everything_on() {
+    check(Kind::Haproxy);
+}
+
+#[test]
+fn caddy_passes_everything_on() {
+    check(Kind::Caddy);
+}
+
+/// What the page says that a proxy must do.
+fn check(kind: Kind) {
+    let server = Server::start(&["--trusted-proxies", "loopback"]);
+    let proxy = Proxy::start(kind, &server.addr);
+    let client = Client::of(&proxy.addr);
+    page_and_counter(&client);
+    origins(&client);
+    inspector_is_closed(&server, &proxy);
+    drop((proxy, server));
+
+    // The client is on loopback too, as the proxy is; so only the proxy's own address is trusted here.
+    let server = Server::start(&["--trusted-proxies", "127.0.0.1"]);
+    let proxy = Proxy::start(kind, &server.addr);
+    addresses(&server, &proxy);
+}
+
+/// The page, a WebSocket and an event stream; each change reaches both, one by one.
+#[track_caller]
+fn page_and_counter(client: &Client) {
+    let page = client.get("/learn/websocket");
+    assert!(status(&page) == "200" && page.contains("<h1"), "{page}");
+    let mut tab = client.open("/ws/counter-demo", &[("origin", &format!("http://{}", client.host))]).unwrap();
+    until(&mut tab, r#"{"value":0}"#);
+    let mut events = client.events("/events/counter");
+    events.until("data: {\"value\":0}\n\n");
+    for value in 1..=3 {
+        assert_eq!(status(&client.post("/api/counter/bump")), "200");
+        events.until(&format!("data: {{\"value\":{value}}}\n\n"));
+        until(&mut tab, &format!(r#"{{"value":{value}}}"#));
+    }
+}
+
+/// Only the site's own pages may open a WebSocket, whatever a client says about forwarding.
+#[track_caller]
+fn origins(client: &Client) {
+    let refused = |headers: &[(&str, &str)]| client.open("/ws/counter-demo", headers).err();
+    let foreign = ("origin", "http://evil.example");
+    assert_eq!(refused(&[foreign]), Some(403));
+    assert_eq!(refused(&[foreign, ("x-forwarded-host", "evil.example")]), Some(403), "a forged host");
+    assert_eq!(refused(&[foreign, ("forwarded", "host=evil.example")]), Some(403), "a forged host");
+}
+
+/// What is open to this machine is closed to whoever comes through the proxy, whichever host they ask for.
+#[track_caller]
+fn inspector_is_closed(server: &Server, proxy: &Proxy) {
+    let mut client = Client::of(&proxy.addr);
+    for path in ["/inspect", "/metrics"] {
+        assert_eq!(status(&server.get(path, &[])), "200", "{path} without a proxy");
+        client.host = format!("{SITE}:{}", port(proxy));
+        assert_eq!(status(&client.get(path)), "403", "{path}");
+        // Caddy has nothing under another name, and says so with an empty page.
+        client.host = format!("127.0.0.1:{}", port(proxy));
+        let answer = client.get(path);
+        assert!(status(&answer) == "403" || answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+    }
+}
+
+/// The server knows who is behind the proxy, and believes nobody who says to be somebody else.
+#[track_caller]
+fn addresses(server: &Server, proxy: &Proxy) {
+    let mut client = Client::of(&proxy.addr);
+    client.from = SOMEBODY;
+    let headers = [
+        ("accept", "*/*"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("forwarded", "for=192.0.2.7"),
+        ("forwarded", "for=192.0.2.7;by=127.0.0.1"),
+    ];
+    let chats = headers.map(|header| client.open("/ws/demos/chat?room=lobby&name=a", &[header]).unwrap());
+    let mut inspector = server.open("/ws/inspect");
+    let picture = loop {
+        let picture = until(&mut inspector, "figures");
+        if picture.matches(r#""what":"chat""#).count() == chats.len() {
+            break picture;
+        }
+    };
+    let known = picture.matches(&format!(r#""addr":"{SOMEBODY}""#)).count();
+    assert_eq!(known, chats.len(), "{picture}");
+}
+
+fn port(proxy: &Proxy) -> &str {
+    proxy.addr.rsplit(':').next().unwrap_or_default()
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+/// Reads until a message holds `text`.
+#[track_caller]
+fn until(socket: &mut WebSocket<TcpStream>, text: &str) -> String {
+    loop {
+        if let Message::Text(message) = socket.read().unwrap()
+            && message.contains(text)
+        {
+            return message.to_string();
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The configurations, as the pages show them.
+
+pub(crate) const DEPLOY: &str = include_str!("../../../docs/deploy.md");
+pub(crate) const TLS: &str = include_str!("../../../docs/tls.md");
+
+/// The one block of a page in that language.
+#[track_caller]
+pub(crate) fn block(page: &str, language: &str) -> String {
+    let fence = format!("```{language}\n");
+    let blocks: Vec<&str> = page.split(&fence).skip(1).collect();
+    assert_eq!(blocks.len(), 1, "the page has not one block of {language}");
+    blocks[0].split("```").next().expect("split gives one part at least").to_owned()
+}
+
+/// The text with one thing changed that a test can't leave as it is; it must be there, once.
+#[track_caller]
+pub(crate) fn with(text: &str, there: &str, here: &str) -> String {
+    assert_eq!(text.matches(there).count(), 1, "{there:?} is not once in\n{text}");
+    text.replace(there, here)
+}
+
+#[test]
+fn a_block_ends_where_its_fence_does() {
+    assert_eq!(block("a\n```x\none\ntwo\n```\nb\n```y\n```\n", "x"), "one\ntwo\n");
+    assert_eq!(with("listen 80;", "80", "81"), "listen 81;");
+}

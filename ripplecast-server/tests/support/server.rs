@@ -1,0 +1,72 @@
+//! A running server, and how a client that is no browser talks with it.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, ChildStdout, Stdio},
+};
+
+use tungstenite::client::IntoClientRequest as _;
+
+use crate::program::{PATIENCE, ripplecast};
+
+/// A running server, killed at the end.
+pub(crate) struct Server {
+    process: Child,
+    /// Kept open, so that printing can't fail.
+    _out: BufReader<ChildStdout>,
+    /// Where it listens.
+    pub(crate) addr: String,
+}
+
+impl Server {
+    /// Starts one with these arguments, on a port that it picks.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut command = ripplecast();
+        let command = command.args(["--port", "0"]).args(args).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let addr = line.trim_end().rsplit("http://").next().unwrap().replace("0.0.0.0", "127.0.0.1");
+        Self { process, _out: out, addr }
+    }
+
+    /// The whole answer to a request with more headers and a body.
+    pub(crate) fn send(&self, request: &str, headers: &[&str], body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let host = if headers.iter().any(|header| header.starts_with("host:")) { "" } else { &self.addr };
+        let host = if host.is_empty() { String::new() } else { format!("host: {host}\r\n") };
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let length = body.len();
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\n{host}{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The whole answer to a GET.
+    pub(crate) fn get(&self, path: &str, headers: &[&str]) -> String {
+        self.send(&format!("GET {path}"), headers, "")
+    }
+
+    /// A WebSocket.
+    pub(crate) fn open(&self, path: &str) -> tungstenite::WebSocket<TcpStream> {
+        let stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!("ws://{}{path}", self.addr).into_client_request().unwrap();
+        tungstenite::client(request, stream).unwrap().0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

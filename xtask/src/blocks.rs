@@ -1,0 +1,237 @@
+//! Checks every code block of the workspace's Markdown files, each by what its language allows: run by a test, compiled, or at
+//! least read by the program that it is for. A block of a language that nothing here knows fails.
+
+mod commands;
+mod fences;
+mod html;
+mod kubernetes;
+
+use std::{fs, path::PathBuf};
+
+use crate::{
+    Result, Workspace,
+    command::Command,
+    links::{find_markdown, read},
+    steps::server,
+};
+
+use fences::{Block, blocks};
+pub(crate) use kubernetes::Validator;
+
+/// Where the tests of the workspace take blocks out of pages and run them.
+const RUN_BY_TESTS: [(&str, &[&str]); 3] = [
+    ("nginx", &["docs/deploy.md", "docs/tls.md"]), // ripplecast-server/tests/proxies
+    ("haproxy", &["docs/deploy.md"]),
+    ("caddy", &["docs/deploy.md"]),
+];
+
+/// Code of other projects, which is not checked: what a reader comes from stands beside what it becomes here.
+const NOT_OURS: [(&str, &str); 2] = [
+    ("axum", "docs/from-axum-ws.md"), // needs axum's own WebSockets, which nothing here is built with
+    ("elixir", "docs/from-phoenix-channels.md"), // needs Elixir and Phoenix
+];
+
+/// Variables that only those who work on Ripplecast itself set; settings.md has all others.
+const OF_TESTS: [&str; 2] = ["RIPPLECAST_TEST_", "RIPPLECAST_BIN"];
+
+/// What blocks are checked with.
+struct Tools<'a> {
+    workspace: &'a Workspace,
+    /// The built binary.
+    server: PathBuf,
+    /// For files that programs have to read.
+    directory: PathBuf,
+    /// What docs/settings.md says.
+    settings: String,
+    /// Which pages are compiled by rustdoc.
+    compiled: String,
+}
+
+/// Checks all blocks, with the server that is built. Says in a few words what was checked, or lists everything that is wrong.
+pub(crate) fn check(workspace: &Workspace) -> Result<String> {
+    let directory = workspace.at("target/blocks");
+    fs::create_dir_all(&directory)
+        .map_err(|error| format!("{} can't be made: {error}", directory.display()))?;
+    let tools = Tools {
+        workspace,
+        server: server(workspace, "debug"),
+        directory,
+        settings: read(&workspace.at("docs/settings.md"))?,
+        compiled: read(&workspace.at("ripplecast/src/lib.rs"))?,
+    };
+    let mut files = Vec::new();
+    find_markdown(&workspace.root, &mut files)?;
+    files.sort();
+    let (mut count, mut faults) = (0, Vec::new());
+    for file in &files {
+        let name = file.strip_prefix(&workspace.root).unwrap_or(file).display().to_string();
+        let text = read(file)?;
+        faults.extend(
+            unknown_variables(&text, &tools.settings)
+                .map(|(line, variable)| format!("   {name}:{line}: docs/settings.md has no {variable}")),
+        );
+        for block in blocks(&text) {
+            count += 1;
+            if let Err(why) = tools.check(&name, &block) {
+                faults.push(format!("   {name}:{}: {}: {why}", block.line, block.language));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(format!("{count} blocks in {} files", files.len()))
+    } else {
+        Err(format!("these blocks are not what they should be:\n{}", faults.join("\n")))
+    }
+}
+
+impl Tools<'_> {
+    /// Checks one block of a file.
+    fn check(&self, file: &str, block: &Block) -> Result<()> {
+        let is_listed = |list: &[(&str, &[&str])]| {
+            list.iter().any(|(language, files)| *language == block.language && files.contains(&file))
+        };
+        match block.language.as_str() {
+            "rust" => self.is_compiled(file),
+            "sh" => self.shell(&block.text),
+            "js" => self.javascript(&block.text),
+            "html" => html::check(&block.text),
+            "toml" => basic_toml::from_str::<serde_json::Value>(&block.text)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            "json" => serde_json::from_str::<serde_json::Value>(&block.text)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            "systemd" => self.unit(&block.text),
+            "yaml" => Validator::check(self.workspace, &self.write("manifest.yaml", &block.text)?),
+            // Drawings, and what programs say.
+            "text" => Ok(()),
+            "" => Err("say which language it is; `text` if it is none".into()),
+            _ if is_listed(&RUN_BY_TESTS) => Ok(()),
+            language if NOT_OURS.contains(&(language, file)) => Ok(()),
+            _ => Err("no check knows this language in this file; see xtask/src/blocks.rs".into()),
+        }
+    }
+
+    /// Whether the file's Rust is among the documentation tests.
+    fn is_compiled(&self, file: &str) -> Result<()> {
+        let is_there = self.compiled.contains(&format!("include_str!(\"../../{file}\")"));
+        if is_there {
+            Ok(())
+        } else {
+            Err("it is not compiled; add the file to ripplecast/src/lib.rs".into())
+        }
+    }
+
+    /// Whether a shell can read it, and the programs that it calls know what they are told.
+    fn shell(&self, text: &str) -> Result<()> {
+        self.accepts(&Command::line("bash -n -c").arg(text))?;
+        commands::check(self, text)
+    }
+
+    /// Whether Node.js can read it.
+    fn javascript(&self, text: &str) -> Result<()> {
+        let file = self.write("script.mjs", text)?;
+        self.accepts(&Command::line("node --check").arg(file.display().to_string()))
+    }
+
+    /// Whether systemd has nothing to say against a unit. The program that it starts has to be there.
+    fn unit(&self, text: &str) -> Result<()> {
+        let installed = "ExecStart=/usr/local/bin/ripplecast";
+        if text.matches(installed).count() != 1 {
+            return Err(format!("it has not one line `{installed}`"));
+        }
+        let text = text.replace(installed, &format!("ExecStart={}", self.server.display()));
+        let file = self.write("ripplecast.service", &text)?;
+        let verify = Command::line("systemd-analyze verify --man=no").arg(file.display().to_string());
+        let said = verify.listen(&self.workspace.root)?;
+        // It says what it ignores, and succeeds. Of the units that this one is wanted by, others are to blame.
+        let against: Vec<&str> =
+            said.text.lines().filter(|line| line.contains("ripplecast.service")).collect();
+        if said.status.success() && against.is_empty() { Ok(()) } else { Err(said.text) }
+    }
+
+    /// Runs a command, which must succeed; if not, what it says is what is wrong.
+    fn accepts(&self, command: &Command) -> Result<()> {
+        let said = command.listen(&self.workspace.root)?;
+        if said.status.success() { Ok(()) } else { Err(format!("{command}\n{}", said.text.trim())) }
+    }
+
+    /// Writes a file for a program to read.
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let file = self.directory.join(name);
+        fs::write(&file, text).map_err(|error| format!("{} can't be written: {error}", file.display()))?;
+        Ok(file)
+    }
+}
+
+/// The variables of Ripplecast in a text that its settings don't have, each with its line.
+fn unknown_variables<'a>(text: &'a str, settings: &str) -> impl Iterator<Item = (usize, &'a str)> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let words = text
+        .lines()
+        .enumerate()
+        .flat_map(move |(line, text)| text.split(move |c| !is_part(c)).map(move |word| (line + 1, word)));
+    words.filter(move |(_, word)| {
+        word.starts_with("RIPPLECAST_")
+            && !OF_TESTS.iter().any(|known| word.starts_with(known))
+            && !settings.contains(&format!("| `{word}` |"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_those_of_the_settings() {
+        let settings = "| `RIPPLECAST_PORT` | `--port` |";
+        let text = "RIPPLECAST_PORT=1\nRIPPLECAST_PROT=2 RIPPLECAST_TEST_REDIS=x";
+        let unknown: Vec<_> = unknown_variables(text, settings).collect();
+        assert_eq!(unknown, [(2, "RIPPLECAST_PROT")]);
+    }
+
+    /// What is wrong with a block, in a file of that name.
+    fn wrong(file: &str, language: &str, text: &str) -> Option<String> {
+        let workspace = Workspace::find();
+        let directory = std::env::temp_dir().join(format!("ripplecast-xtask-blocks-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let compiled = "include_str!(\"../../docs/a.md\")".into();
+        let tools = Tools {
+            workspace: &workspace,
+            server: "true".into(),
+            directory,
+            settings: String::new(),
+            compiled,
+        };
+        let block = Block { line: 1, language: language.into(), text: text.into() };
+        tools.check(file, &block).err()
+    }
+
+    #[test]
+    fn each_language_has_its_check_and_an_unknown_one_fails() {
+        for (file, language, text) in [
+            ("docs/a.md", "rust", ""),
+            ("docs/a.md", "toml", "[a]\nb = 1"),
+            ("docs/a.md", "json", "{\"a\": [1]}"),
+            ("docs/a.md", "html", "<p>a<br>b</p>"),
+            ("docs/a.md", "sh", "ripplecast --port 1   # a remark\n"),
+            ("docs/tls.md", "nginx", ""),
+            ("docs/from-axum-ws.md", "axum", ""),
+        ] {
+            assert_eq!(wrong(file, language, text), None, "{language}");
+        }
+        for (file, language, text) in [
+            ("docs/b.md", "rust", ""),
+            ("docs/a.md", "toml", "a = "),
+            ("docs/a.md", "json", "{"),
+            ("docs/a.md", "html", "<p>a"),
+            ("docs/a.md", "sh", "if"),
+            ("docs/a.md", "nginx", ""),
+            ("docs/a.md", "axum", ""),
+            ("docs/a.md", "", ""),
+            ("docs/a.md", "cobol", ""),
+        ] {
+            assert!(wrong(file, language, text).is_some(), "{language}: {text}");
+        }
+    }
+}

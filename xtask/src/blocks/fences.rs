@@ -1,0 +1,56 @@
+//! The code blocks of a Markdown text.
+
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+
+/// A code block, as it stands in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// The line where it begins, from 1.
+    pub(super) line: usize,
+    /// The first word behind its fence: `rust` of `rust,no_run`. Nothing if it has none, or no fence.
+    pub(super) language: String,
+    /// What is in it.
+    pub(super) text: String,
+}
+
+/// All of them, in order.
+pub(super) fn blocks(markdown: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<Block> = None;
+    for (event, range) in Parser::new(markdown).into_offset_iter() {
+        match event {
+            Event::Start(Tag::CodeBlock(kind)) => {
+                let info = match &kind {
+                    CodeBlockKind::Fenced(info) => info.as_ref(),
+                    CodeBlockKind::Indented => "",
+                };
+                let language = info.split([',', ' ']).next().unwrap_or_default().into();
+                let line = markdown[..range.start].matches('\n').count() + 1;
+                open = Some(Block { line, language, text: String::new() });
+            }
+            Event::Text(text) => {
+                if let Some(block) = &mut open {
+                    block.text.push_str(&text);
+                }
+            }
+            Event::End(TagEnd::CodeBlock) => found.extend(open.take()),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_found_wherever_they_stand() {
+        let markdown = "# A\n```rust,no_run\nlet a;\n\nlet b;\n```\n- item\n  ~~~sh\n  ls\n  ~~~\n\ntext `x`\n\n    plain\n";
+        let block =
+            |line, language: &str, text: &str| Block { line, language: language.into(), text: text.into() };
+        let expected =
+            [block(2, "rust", "let a;\n\nlet b;\n"), block(8, "sh", "ls\n"), block(14, "", "plain\n")];
+        assert_eq!(blocks(markdown), expected);
+    }
+}
