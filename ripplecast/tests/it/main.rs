@@ -8,8 +8,6 @@ mod bus;
 mod clients;
 /// The codec beside tungstenite's, on the same bytes.
 mod codec;
-/// The counter that every open tab shares, through all of its endpoints.
-mod counter_demo;
 /// The documents: every list in them is whole, and every Rust block is compiled.
 mod docs;
 /// Several nodes on one Redis: rooms, clients, the registry, the bus, and Redis going away.
