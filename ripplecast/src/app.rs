@@ -378,6 +378,13 @@ impl AppBuilder {
         self
     }
 
+    /// The same from one address; default 1,000. More are closed at once. Loopback and [trusted proxies](Self::trusted_proxies)
+    /// are not counted.
+    pub fn max_http_connections_per_address(mut self, max: usize) -> Self {
+        self.server = self.server.max_per_address(max);
+        self
+    }
+
     /// Speaks TLS 1.2 and 1.3: `https://` and `wss://` in place of `http://` and `ws://`. Default: no TLS.
     ///
     /// Both are PEM files, and may be the same one: the certificate followed by those that lead to its root, and its
@@ -412,7 +419,9 @@ impl AppBuilder {
             (Some(_), None) => return Err(missing(TLS_KEY, TLS_CERT)),
             (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
         };
-        Ok(App { hub: hub.connect().await?, router: Router::new(), server: server.tls(tls) })
+        let hub = hub.connect().await?;
+        let server = server.tls(tls).trusted(hub.trusted_proxies().clone());
+        Ok(App { hub, router: Router::new(), server })
     }
 }
 

@@ -53,7 +53,7 @@ use self::{
 };
 
 pub(crate) use self::{
-    admission::{Permit, Refused},
+    admission::{Admissions, Permit, Refused, is_loopback},
     adoption::Adoption,
     batch::Dialect,
     bridge::{Bridge, Group, Later, Place},
@@ -585,7 +585,7 @@ impl HubBuilder {
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
         let count = if self.shards == 0 { cores() } else { self.shards };
-        let admissions = admission::Admissions::new(self.max_connections, self.max_connections_per_address);
+        let admissions = Admissions::new(self.max_connections, self.max_connections_per_address);
         let node = RandomState::new().hash_one(std::process::id());
         let ledger = Ledger::new(self.max_queued_bytes, count);
         let setup = Setup::new(self.rooms, DropLog::new(self.on_drop));

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Error, Hub, Result,
-    hub::{Permit, Refused},
+    hub::{Permit, Refused, is_loopback},
     server::ForwardedPeer,
 };
 
@@ -206,7 +206,8 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     if *hub.shards().stopping.borrow() {
         return Err(plain(503, "The server is shutting down; try again in a moment.\n"));
     }
-    hub.shards().admissions.admit(peer.addr).map_err(|refused| match refused {
+    let address = peer.addr.filter(|address| !is_loopback(*address));
+    hub.shards().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
             tracing::warn!(limit, "a connection was refused: there are max_connections already");
             plain(503, "The server has as many connections as it may have; try again later.\n")

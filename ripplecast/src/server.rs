@@ -14,7 +14,7 @@ pub(crate) use forwarded::ForwardedPeer;
 pub use forwarded::TrustedProxies;
 pub use tls::Tls;
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -30,7 +30,11 @@ use self::{
     connection::{Connection, Stage},
     tls::Goodbyes,
 };
-use crate::ws::upgrade::tune;
+use crate::{
+    hub::{Admissions, Permit, Refused, is_loopback},
+    limits::CONNECTIONS_PER_ADDRESS,
+    ws::upgrade::tune,
+};
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
 const MAX_HEADER: usize = 16 * 1024;
@@ -63,6 +67,12 @@ pub(crate) struct Server {
     header_timeout: Duration,
     /// Sockets that hyper may hold at once.
     max_connections: usize,
+    /// The same of one address, save loopback and the trusted proxies.
+    max_per_address: usize,
+    /// Proxies, whose clients are many.
+    trusted: TrustedProxies,
+    /// Whether loopback is one address like others; only in tests, which have no other.
+    counts_loopback: bool,
     /// Time in which everything must finish once shutdown has begun.
     drain_limit: Duration,
     /// The certificate, where TLS is spoken.
@@ -75,6 +85,9 @@ impl Default for Server {
             max_header: MAX_HEADER,
             header_timeout: HEADER_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
+            max_per_address: CONNECTIONS_PER_ADDRESS,
+            trusted: TrustedProxies::default(),
+            counts_loopback: false,
             drain_limit: DRAIN_LIMIT,
             tls: None,
         }
@@ -97,6 +110,18 @@ impl Server {
     /// Sockets that hyper may hold at once, at least one.
     pub(crate) fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        self
+    }
+
+    /// Sockets that hyper may hold at once from one address, save loopback and [trusted](Self::trusted) proxies.
+    pub(crate) fn max_per_address(mut self, connections: usize) -> Self {
+        self.max_per_address = connections;
+        self
+    }
+
+    /// The proxies that may have more.
+    pub(crate) fn trusted(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted = proxies;
         self
     }
 
@@ -162,6 +187,7 @@ impl Server {
     ) -> Infallible {
         let http = self.http();
         let mut log = AcceptLog::default();
+        let admissions = Arc::new(Admissions::new(self.max_connections, self.max_per_address));
         loop {
             let place = self.place(places, &mut log).await;
             let (stream, peer) = match listener.accept().await {
@@ -174,11 +200,20 @@ impl Server {
                     continue;
                 }
             };
+            let Ok(permit) = self.admit(&admissions, peer.ip()) else {
+                log.too_many(peer.ip(), self.max_per_address);
+                continue; // the socket is closed: to answer would cost more than the request
+            };
             if !cfg!(target_os = "linux") {
                 tune(&stream); // elsewhere it is not handed down
             }
-            let connection =
-                Connection { stream, peer, router: router.clone(), stage: stage.subscribe(), place };
+            let connection = Connection {
+                stream,
+                peer,
+                router: router.clone(),
+                stage: stage.subscribe(),
+                place: Place { _all: place, _of_address: permit },
+            };
             // Two kinds of tasks, so that plain ones do not have the size of those that hold a TLS connection.
             match &self.tls {
                 None => tokio::spawn(connection.run_plain(http.clone())),
@@ -212,6 +247,12 @@ impl Server {
         Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
     }
 
+    /// Counts a socket for its address.
+    fn admit(&self, admissions: &Arc<Admissions>, address: IpAddr) -> Result<Permit, Refused> {
+        let is_one = !self.trusted.contains(address) && (self.counts_loopback || !is_loopback(address));
+        admissions.admit(is_one.then_some(address))
+    }
+
     /// Resolves when no connection is left. Nobody else may be asking for places.
     async fn all_ended(&self, places: &Semaphore) {
         let all = u32::try_from(self.max_connections).expect("max_connections keeps within u32");
@@ -229,6 +270,12 @@ impl Server {
             .half_close(false);
         http
     }
+}
+
+/// A connection's place among all, and among those of its address; given back when hyper lets the socket go.
+pub(crate) struct Place {
+    _all: OwnedSemaphorePermit,
+    _of_address: Permit,
 }
 
 /// Takes all the open files that the system allows this process: each connection is one, and the usual soft limit of

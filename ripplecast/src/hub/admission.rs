@@ -19,7 +19,7 @@ pub(crate) struct Admissions {
 struct Counts {
     /// In all.
     all: usize,
-    /// By address. Loopback addresses are not counted: they are tests, tools and proxies on the same machine.
+    /// By address.
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -38,9 +38,9 @@ impl Admissions {
         Self { max, max_per_address, counts: Mutex::default() }
     }
 
-    /// Admits one more, until the permit is dropped.
+    /// Admits one more, until the permit is dropped. Without an address it counts only among all.
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refused> {
-        let address = address.map(|address| address.to_canonical()).filter(|address| !address.is_loopback());
+        let address = address.map(|address| address.to_canonical());
         let mut counts = self.counts.lock();
         if counts.all >= self.max {
             return Err(Refused::Full { limit: self.max });
@@ -55,6 +55,11 @@ impl Admissions {
         counts.all += 1;
         Ok(Permit { admissions: self.clone(), address: address.map(Box::new) })
     }
+}
+
+/// Whether it is this machine: tests, tools and proxies, which are not counted by their address.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 /// Permission for one connection; it counts until this is dropped.
@@ -91,9 +96,8 @@ mod tests {
         assert_eq!(admissions.admit(office).err(), Some(Refused::TooManyFromAddress { limit: 1 }));
         let mapped = Some("::ffff:203.0.113.7".parse().unwrap());
         assert!(admissions.admit(mapped).is_err(), "an IPv4 address written as IPv6 is the same address");
-        let loopback = Some("127.0.0.1".parse().unwrap());
-        let others: Vec<_> = (0..2).map(|_| admissions.admit(loopback).ok().unwrap()).collect();
-        assert_eq!(admissions.admit(loopback).err(), Some(Refused::Full { limit: 3 }));
+        let others: Vec<_> = (0..2).map(|_| admissions.admit(None).ok().unwrap()).collect();
+        assert_eq!(admissions.admit(None).err(), Some(Refused::Full { limit: 3 }));
         drop(first);
         assert!(admissions.admit(office).is_ok());
         drop(others);

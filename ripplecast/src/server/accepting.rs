@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,18 @@ impl AcceptLog {
             tracing::warn!(
                 limit,
                 "all places for connections are taken; new ones wait (max_http_connections)"
+            );
+        }
+    }
+
+    /// There are too many from one address.
+    pub(super) fn too_many(&mut self, address: IpAddr, limit: usize) {
+        if self.may_warn() {
+            tracing::warn!(
+                %address,
+                limit,
+                "too many plain connections from one address; more are closed (max_http_connections_per_address; if it is a \
+                 proxy, name it in trusted_proxies)"
             );
         }
     }

@@ -18,12 +18,15 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::timeout,
 };
 use tower_service::Service as _;
 
-use super::tls::{Goodbye, Tls};
+use super::{
+    Place,
+    tls::{Goodbye, Tls},
+};
 use crate::{sse::Takeover, ws::upgrade::Tuned};
 
 /// What the connections are told, and how far the server has come.
@@ -47,8 +50,8 @@ pub(super) struct Connection<S = TcpStream> {
     pub(super) router: Router,
     /// Tells when to finish. The sender going away means that nobody waits any more.
     pub(super) stage: watch::Receiver<Stage>,
-    /// This connection's place among `max_connections`, given back when hyper lets the socket go.
-    pub(super) place: OwnedSemaphorePermit,
+    /// Given back when hyper lets the socket go.
+    pub(super) place: Place,
 }
 
 impl Connection {

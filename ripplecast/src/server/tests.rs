@@ -170,3 +170,36 @@ async fn dropping_the_server_drops_its_connections() {
     server.ended.abort();
     assert_eq!(client.read(&mut [0; 16]).await.unwrap_or(0), 0);
 }
+
+#[tokio::test]
+async fn one_address_can_not_take_all_places() {
+    let server = Server { counts_loopback: true, ..Server::default().max_per_address(2) };
+    let router = Router::new().route("/", get(async || "hello"));
+    let server = Running::start(server, router.clone()).await;
+    let greeted = async |server: &Running| {
+        let mut client = server.client().await;
+        client.write_all(GET).await.unwrap();
+        read_until(&mut client, "hello").await;
+        client
+    };
+    let (one, _two) = (greeted(&server).await, greeted(&server).await);
+    let mut three = server.client().await;
+    assert_eq!(three.read(&mut [0; 16]).await.unwrap_or(0), 0, "it is closed");
+    drop(one);
+    // Until the server has seen that it has gone, more are closed.
+    loop {
+        let mut next = server.client().await;
+        if next.write_all(GET).await.is_ok() && next.read(&mut [0; 16]).await.is_ok_and(|n| n > 0) {
+            break;
+        }
+    }
+    server.stop().await;
+
+    let trusted = Server { counts_loopback: true, ..Server::default().max_per_address(2) };
+    let server = Running::start(trusted.trusted("127.0.0.1".parse().unwrap()), router).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(greeted(&server).await);
+    }
+    server.stop().await;
+}
