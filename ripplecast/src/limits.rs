@@ -77,3 +77,5 @@ pub(crate) const TAP_FRAMES: usize = 256;
 pub(crate) const TAP_HEAD: usize = 256;
 /// A compressed message that is longer than this, inflated, is told without its head: the shard does it, and everybody waits.
 pub(crate) const TAP_INFLATE: usize = 64 << 10;
+/// Rows of a published table that are remembered, by their keys, for when the node is no longer overloaded.
+pub(crate) const ROWS_BEHIND: usize = 1 << 16;

@@ -2,6 +2,7 @@
 //! snapshot.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     ops::Deref,
     sync::{
@@ -13,9 +14,12 @@ use std::{
 
 use serde::Serialize;
 
+use parking_lot::Mutex;
+
 use crate::{
     Connection, Counter, Dropped, Frame, Result, Room, Sent, Table,
     hub::check_name,
+    limits::ROWS_BEHIND,
     store::{Observation, RowRef},
 };
 
@@ -110,7 +114,7 @@ struct Published {
     _observation: Observation,
 }
 
-/// Time between two tries to publish the value of a counter after its room was overloaded.
+/// Time between two tries to publish what was left out because the node was overloaded.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Pushes the values of a counter to its room.
@@ -212,8 +216,9 @@ impl fmt::Debug for LiveCounter {
 /// As with a [`LiveCounter`], it does not matter through which handle the table changes, publishing ends when the last
 /// clone of this handle is dropped, and a table should be published to a room once.
 ///
-/// **Overload.** When the node has more to deliver than it can, a change may be left out, which is logged: members are then
-/// behind in that row until it changes again, or they join anew. Each frame has the [key](Frame::with_key) `row TABLE KEY`.
+/// **Overload.** When the node has more to deliver than it can, changes in between may be left out, which is logged; each row
+/// as it is then is published as soon as there is space. (Up to 65,536 rows are remembered for that; members are behind in
+/// others until they change again.) Each frame has the [key](Frame::with_key) `row TABLE KEY`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -255,23 +260,92 @@ fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: u64) -> Resu
     Ok(frame.with_key(format!("row {table} {key}")))
 }
 
+/// Pushes the rows of a table to its room.
+struct RowPublisher {
+    /// The table.
+    table: Table<()>,
+    /// The room.
+    room: Room,
+    /// Rows of which a change was refused.
+    behind: Mutex<Behind>,
+}
+
+/// See [`RowPublisher::behind`].
+#[derive(Default)]
+struct Behind {
+    /// Their keys.
+    keys: BTreeSet<Box<str>>,
+    /// Whether a task tries to publish them.
+    retrying: bool,
+}
+
+impl RowPublisher {
+    /// Pushes a row; called under its lock. Whether the node was too overloaded for it.
+    fn push(&self, key: &str, row: Option<RowRef<'_>>, version: u64) -> bool {
+        match change(self.table.name(), key, row, version) {
+            Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
+            Err(error) => {
+                tracing::error!(room = self.room.name(), key, %error, "a change can't be published");
+                false
+            }
+        }
+    }
+
+    /// A change was refused: the row is published as it is then as soon as there is space.
+    #[cold]
+    fn is_behind(self: &Arc<Self>, key: &str) {
+        let mut behind = self.behind.lock();
+        if behind.keys.len() < ROWS_BEHIND {
+            behind.keys.insert(key.into());
+        }
+        if behind.retrying {
+            return;
+        }
+        tracing::warn!(
+            room = self.room.name(),
+            "the node is overloaded: some changes of a table are left out"
+        );
+        // Without a runtime the next change tries again.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        behind.retrying = true;
+        let publisher = self.clone();
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                if publisher.catch_up() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Publishes rows that are behind, until the node is overloaded again. Whether there are none left.
+    fn catch_up(&self) -> bool {
+        loop {
+            let mut behind = self.behind.lock();
+            let Some(key) = behind.keys.pop_first() else {
+                behind.retrying = false;
+                return true;
+            };
+            drop(behind);
+            let mut refused = false;
+            self.table.inspect_row(&key, |row, version| refused = self.push(&key, row, version));
+            if refused {
+                self.behind.lock().keys.insert(key);
+                return false;
+            }
+        }
+    }
+}
+
 impl<T> Table<T> {
     /// Publishes every change to a room.
     pub fn publish_to(&self, room: &Room) -> LiveTable<T> {
-        let (push_to, name) = (room.clone(), self.name().to_owned());
+        let publisher =
+            Arc::new(RowPublisher { table: self.untyped(), room: room.clone(), behind: Mutex::default() });
         let observation = self.observe(Arc::new(move |key, row, version| {
-            match change(&name, key, row, version).map(|frame| push_to.core.push_here(&frame)) {
-                Ok(Sent::Queued) => {}
-                Ok(_) => {
-                    tracing::warn!(
-                        room = push_to.name(),
-                        key,
-                        "a change was not published: the node is overloaded"
-                    );
-                }
-                Err(error) => {
-                    tracing::error!(room = push_to.name(), key, %error, "a change can't be published");
-                }
+            if publisher.push(key, row, version) {
+                publisher.is_behind(key);
             }
         }));
         LiveTable { table: self.clone(), room: room.clone(), observation: Arc::new(observation) }

@@ -349,6 +349,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn ready(&self) -> Reply<'_, ()>;
     /// See [`Table::inspect`].
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64));
+    /// See [`Table::inspect_row`]. Calls `look` once, or not at all when the rows are not known here.
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64));
 }
 
 /// Keeps an observer registered; dropping it ends that. A call that runs meanwhile may still finish.

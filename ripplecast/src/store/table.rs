@@ -205,6 +205,16 @@ impl<T> Table<T> {
         self.rows.inspect(&mut look);
     }
 
+    /// The same rows, for those who don't decode them.
+    pub(crate) fn untyped(&self) -> Table<()> {
+        Table { schema: Arc::clone(&self.schema), rows: Arc::clone(&self.rows), row: PhantomData }
+    }
+
+    /// Calls `look` with one row, none if it is not there, as [`inspect`](Self::inspect) does.
+    pub(crate) fn inspect_row(&self, key: &str, mut look: impl FnMut(Option<RowRef<'_>>, u64)) {
+        self.rows.inspect_row(key, &mut look);
+    }
+
     /// Adds to an integer column.
     async fn add(&self, key: impl fmt::Display, column: &str, by: i128) -> Result<i128> {
         let index = self.schema.column_index(column)?;

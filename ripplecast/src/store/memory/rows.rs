@@ -468,6 +468,13 @@ impl TableBackend for Rows {
         Reply::Now(Some(Ok(())))
     }
 
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64)) {
+        self.purge();
+        let (hash, shard) = self.lock(key);
+        let version = self.version.load(Relaxed);
+        look(shard.get(hash, key).map(|row| RowRef { schema: &self.schema, row }), version);
+    }
+
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
         self.purge();
         for shard in &self.shards {

@@ -469,6 +469,13 @@ impl TableBackend for RedisTable {
         }
     }
 
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64)) {
+        let watch = self.watch.lock().upgrade();
+        if let Some(watch) = watch {
+            watch.source.inspect_row(key, look);
+        }
+    }
+
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
         let watch = self.watch.lock().upgrade();
         if let Some(watch) = watch {

@@ -1,9 +1,12 @@
 //! A shard that is stuck: pushes are refused by all shards or by none, and everything goes on afterwards.
 
 use std::{
+    collections::BTreeSet,
     sync::{Mutex, mpsc},
     thread,
 };
+
+use serde::{Deserialize, Serialize};
 
 use ripplecast::{CloseCode, Connection, Dropped, Frame, Hub, Result, Sent, ws, ws::Handler};
 
@@ -142,6 +145,47 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
     });
     assert_eq!([tabs[1].text(), tabs[1].text(), tabs[1].text()], ["still here", "hello", "again"]);
     assert_eq!(tabs[3].text(), "again");
+}
+
+#[test]
+fn live_state_that_was_left_out_is_published_afterwards() {
+    #[derive(Serialize, Deserialize)]
+    struct Row {
+        n: u64,
+    }
+    let (server, blocked, open_gate) = stuck();
+    let hub = &server.hub;
+    let room = hub.room("r");
+    let mut tab = server.scripted("/ws", "join r");
+    let table = hub.table::<Row>("rows", 1000).unwrap().publish_to(&room);
+    let counter = hub.counter("c").publish_to(&room).unwrap();
+    let set = |key: &str, n| server.block_on(table.set(key, &Row { n })).unwrap();
+    set("gone", 1);
+    tab.until(r#"{"key":"gone","row":{"n":1},"version":1}"#);
+    tab.say("block");
+    blocked.recv_timeout(PATIENCE).unwrap();
+    let accepted = fill(hub, "r");
+    for n in 0..500 {
+        set(&(n % 100).to_string(), n);
+    }
+    assert!(server.block_on(table.delete("gone")).unwrap());
+    assert_eq!(server.block_on(counter.add(7)).unwrap(), 7);
+    open_gate.send(()).unwrap();
+    for n in 0..accepted {
+        assert_eq!(tab.text(), n.to_string());
+    }
+    // In whatever order: each row once, as it is now, and that one is gone.
+    let mut wanted: BTreeSet<String> =
+        (400..500).map(|n| format!(r#""{}","row":{{"n":{n}}}"#, n % 100)).collect();
+    wanted.extend([r#""gone","row":null"#.to_owned(), r#"{"value":7}"#.to_owned()]);
+    while !wanted.is_empty() {
+        let text = tab.text();
+        let what = text.strip_prefix(r#"{"key":"#).and_then(|row| row.rsplit_once(r#","version""#));
+        let what = what.map_or(&*text, |(row, _)| row);
+        assert!(wanted.remove(what), "{text}");
+    }
+    set("gone", 2);
+    assert!(tab.text().contains(r#""gone","row":{"n":2}"#), "and then as before");
 }
 
 #[test]

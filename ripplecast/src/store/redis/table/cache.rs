@@ -78,6 +78,15 @@ impl WatchedTable {
         self.known.lock().observers.add(observer)
     }
 
+    /// Shows one row; see [`Table::inspect_row`](crate::Table::inspect_row).
+    pub(super) fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64)) {
+        let known = self.known.lock();
+        if known.is_known {
+            let row = known.rows.get(key).and_then(|entry| entry.row.as_ref());
+            look(row.map(|row| RowRef { schema: &known.schema, row }), known.number);
+        }
+    }
+
     /// Shows the rows; see [`Table::inspect`](crate::Table::inspect).
     pub(super) fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
         let mut from = Bound::Unbounded;
