@@ -30,7 +30,6 @@ impl<W: Wire> Core<W> {
     }
 
     /// The peer has sent this.
-    #[cold]
     pub(crate) fn tell_received(&mut self, who: Local, event: &Event<'_>) {
         self.tell(who.slot, |ear| ear.received(event));
     }

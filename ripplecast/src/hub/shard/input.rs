@@ -117,14 +117,15 @@ impl Shard {
                 Ok((n, event)) => {
                     at += n;
                     if let Some(event) = event {
-                        if self.core.is_tapped(who.slot) {
-                            self.core.tell_received(who, &event);
-                        }
                         message_ended |= matches!(
                             event,
                             Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
                         );
-                        self.received(who, event, max_message);
+                        if self.core.is_tapped(who.slot) {
+                            self.received_and_told(who, event, max_message);
+                        } else {
+                            self.received(who, event, max_message);
+                        }
                     }
                 }
                 Err(error) => {
@@ -188,6 +189,13 @@ impl Shard {
                 self.close_in_order(who, close, Phase::Finishing);
             }
         }
+    }
+
+    /// The same, of a connection that somebody looks into.
+    #[cold]
+    fn received_and_told(&mut self, who: Local, event: Received<'_>, max_message: usize) {
+        self.core.tell_received(who, &event);
+        self.received(who, event, max_message);
     }
 
     /// The peer sends no more.
