@@ -97,6 +97,7 @@ at("frames-end").onclick = () => {
   socket.send({ frames_of: null });
   write(at("frames-state"), `Stopped watching ${watched}`);
   watched = null;
+  at("frames").closest("[tabindex]").focus(); // the button that had it goes away
   at("frames-end").hidden = true;
 };
 
