@@ -78,6 +78,7 @@ scenario("chat: a restart and a cut network are survived", async (tools) => {
   await shows(b.locator("[data-part=problem]"), "not sent: no connection");
   await contexts[1].setOffline(false);
   await shows(chatState(b), "connected");
+  await shows(b.locator("[data-part=problem]"), "");
   await shows(a.locator("[data-part=count]"), "2");
   await say(b, "back again");
   await chatLog(a).getByText("back again").waitFor();
