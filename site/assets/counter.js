@@ -4,6 +4,7 @@ import { tab } from "./tab.js"; // a number, so that the page can show what the 
 
 const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
 const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
+const SETTLED = 1000; // ms: when to ask for the second time
 const ANSWER_WITHIN = 10_000; // ms: no answer for this long means the connection is dead
 
 const scheme = location.protocol === "https:" ? "wss:" : "ws:";
@@ -12,7 +13,7 @@ const at = (id) => document.getElementById(id);
 
 let socket = null; // the socket that is open or opening; null while we wait
 let attempts = 0; // failures in a row, which make the next wait longer
-let heartbeat, deadline, countdown; // timers
+let heartbeat, second, deadline, countdown; // timers
 let pinged = null; // when the ping still unanswered was sent
 
 function connect() {
@@ -24,6 +25,7 @@ function connect() {
     clearTimeout(deadline);
     heartbeat = setInterval(ping, PING_EVERY);
     ping();
+    second = setTimeout(ping, SETTLED); // the first answer waited until the page had loaded: measure again
     socket.send("tabs"); // tell me how many we are
   };
   socket.onmessage = ({ data }) => (data === "pong" ? pong() : show(JSON.parse(data)));
@@ -74,6 +76,7 @@ function retryLater() {
 // Stop every timer and forget the socket: whatever it still has to say is not heard.
 function letGo() {
   clearInterval(heartbeat);
+  clearTimeout(second);
   clearTimeout(deadline);
   clearTimeout(countdown);
   pinged = null;
