@@ -78,6 +78,7 @@ scenario("chat: a restart and a cut network are survived", async (tools) => {
   await shows(b.locator("[data-part=problem]"), "not sent: no connection");
   await contexts[1].setOffline(false);
   await shows(chatState(b), "connected");
+  await shows(b.locator("[data-part=problem]"), "");
   await shows(a.locator("[data-part=count]"), "2");
   await say(b, "back again");
   await chatLog(a).getByText("back again").waitFor();
@@ -193,6 +194,8 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   const { server, contexts, pages: [a] } = await pair(tools, "/inspect", state);
   const { page: chat } = await tools.open(contexts[1], server.origin, "/demos/chat");
   await shows(chatState(chat), "connected");
+  const end = a.getByRole("button", { name: "Stop watching" });
+  assert.equal(await end.isVisible(), false, "there is nothing to stop yet");
   const watch = a.locator("#connections tr", { hasText: "chat" }).getByRole("button", { name: /^Watch the frames of/ });
   await watch.focus();
   await a.keyboard.press("Enter");
@@ -208,6 +211,7 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   assert.equal(await a.locator("#connections tr", { hasText: "inspector" }).getByRole("button").count(), 0);
   await chat.close();
   await a.locator("#frames-state", { hasText: "It has closed." }).waitFor();
+  await end.waitFor({ state: "hidden" });
 });
 
 looks("/demos", (page) => page.getByRole("heading", { level: 1 }).waitFor());

@@ -37,10 +37,13 @@ scenario("the drawing lights the callbacks of this tab's own socket, and of no o
   const log = a.page.locator("#life-events");
   await log.getByText("on_message").first().waitFor();
 
+  const opened = [];
+  a.page.on("websocket", (socket) => opened.push(socket.url()));
   const before = await log.getByText(": ping").count();
   await a.page.getByRole("button", { name: "Send a ping" }).click();
   await log.getByText(": ping").nth(before).waitFor();
   await a.page.locator(".lit[data-callback=on_message]").waitFor();
+  assert.deepEqual(opened, [], "a ping opens no connection anew");
 
   await a.page.getByRole("button", { name: "Have it closed" }).click();
   await log.getByText(/on_close of .*1012 you asked for it/).waitFor();

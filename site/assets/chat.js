@@ -21,6 +21,7 @@ function chat(root) {
   const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
     heard,
     silence: 2.5 * ASK_EVERY,
+    opened: () => write(part("problem"), ""),
     said: (state, seconds) => {
       stateShown(state, seconds);
       if (state !== "connected") write(part("count"), "–"); // who is there is not known now

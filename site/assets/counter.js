@@ -1,10 +1,11 @@
-// The live counter: one WebSocket, kept alive and re-opened whenever it drops. No library.
+// The live counter: one WebSocket, kept alive and re-opened whenever it drops.
 
-import { tab } from "./tab.js"; // a number, so that the page can show what the server does with this very socket
+import { tab } from "./tab.js"; // a number, for the drawing of this very socket's life
 
 const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
 const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
-const ANSWER_WITHIN = 10_000; // ms: no answer for this long means the connection is dead
+const SETTLED = 1000; // ms: when to ask for the second time
+const ANSWER_WITHIN = 10_000; // ms: without an answer for so long it is dead
 
 const scheme = location.protocol === "https:" ? "wss:" : "ws:";
 const url = `${scheme}//${location.host}/ws/counter-demo?tab=${tab}`;
@@ -12,7 +13,7 @@ const at = (id) => document.getElementById(id);
 
 let socket = null; // the socket that is open or opening; null while we wait
 let attempts = 0; // failures in a row, which make the next wait longer
-let heartbeat, deadline, countdown; // timers
+let heartbeat, second, deadline, countdown; // timers
 let pinged = null; // when the ping still unanswered was sent
 
 function connect() {
@@ -24,6 +25,7 @@ function connect() {
     clearTimeout(deadline);
     heartbeat = setInterval(ping, PING_EVERY);
     ping();
+    second = setTimeout(ping, SETTLED); // the first answer waited for the page to load
     socket.send("tabs"); // tell me how many we are
   };
   socket.onmessage = ({ data }) => (data === "pong" ? pong() : show(JSON.parse(data)));
@@ -31,8 +33,8 @@ function connect() {
   deadline = setTimeout(retryLater, ANSWER_WITHIN);
 }
 
-// What the server says is what we show. It sends the current value as soon as a socket opens,
-// so a tab that was away catches up without asking.
+// What the server says is what we show. It sends the current value as soon as a socket
+// opens, so a tab that was away catches up without asking.
 function show({ value, tabs, node }) {
   if (value !== undefined) {
     attempts = 0;
@@ -43,7 +45,8 @@ function show({ value, tabs, node }) {
   if (node !== undefined) write("node", node.slice(0, 8));
 }
 
-// A network can vanish without a word: no close ever comes. Only an unanswered ping tells.
+// A network can vanish without a word: no close ever comes. Only an unanswered ping
+// tells.
 function ping() {
   if (pinged !== null) return;
   pinged = performance.now();
@@ -74,6 +77,7 @@ function retryLater() {
 // Stop every timer and forget the socket: whatever it still has to say is not heard.
 function letGo() {
   clearInterval(heartbeat);
+  clearTimeout(second);
   clearTimeout(deadline);
   clearTimeout(countdown);
   pinged = null;
@@ -85,18 +89,23 @@ function letGo() {
   socket = null;
 }
 
-// Something changed in our favour: do not sit out the wait, and do not trust an old connection.
+// Something changed in our favour: do not sit out the wait, and do not trust an old
+// connection.
 function wake() {
   if (!socket) connect();
   else if (socket.readyState === WebSocket.OPEN) ping();
 }
 
-addEventListener("online", () => (socket?.readyState === WebSocket.OPEN ? ping() : connect()));
+addEventListener("online", () => {
+  if (socket?.readyState === WebSocket.OPEN) ping();
+  else connect();
+});
 document.addEventListener("visibilitychange", () => document.hidden || wake());
-addEventListener("pagehide", letGo); // the page may sleep in the back/forward cache…
+addEventListener("pagehide", letGo); // it may sleep in the back/forward cache…
 addEventListener("pageshow", (event) => event.persisted && wake()); // …and wake again
 
-// The buttons do not touch the number. They ask the server, and the answer comes to every tab.
+// The buttons do not touch the number. They ask the server, and the answer comes to
+// every tab.
 async function post(label, path) {
   wake(); // someone is here and waiting
   try {

@@ -1,6 +1,6 @@
 // The server's own figures, once a second: each with a line of the last minutes.
 
-import { live, states, write } from "./live.js";
+import { duration, live, states, write } from "./live.js";
 
 const SILENCE = 10_000; // ms without figures after which the connection counts as dead
 const KEPT = 120; // seconds that a line shows
@@ -54,9 +54,4 @@ function figure(name, value, format = (value) => `${value}`) {
 function bytes(value) {
   if (value < 1024) return `${value} B`;
   return value < 1024 ** 2 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1024 ** 2).toFixed(1)} MiB`;
-}
-
-function duration(seconds) {
-  const minutes = Math.floor(seconds / 60);
-  return minutes < 1 ? `${seconds} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

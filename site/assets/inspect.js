@@ -1,6 +1,6 @@
 // The inspector: one picture of the node a second, and the frames of one connection as they go.
 
-import { live, states, write } from "./live.js";
+import { duration, live, states, write } from "./live.js";
 
 const SILENCE = 10_000; // ms without a picture after which the connection counts as dead
 const FRAMES = 200; // rows of the log
@@ -26,7 +26,7 @@ function show(figures, connections, rooms) {
   const seconds = before && (figures.at - before.at) / 1000;
   const grown = (name) => [figures[name], seconds > 0 ? ((figures[name] - before[name]) / seconds).toFixed(1) : "–"];
   write(at("node"), figures.node.slice(0, 8));
-  write(at("uptime"), `${figures.uptime} s`);
+  write(at("uptime"), duration(figures.uptime));
   rows(at("traffic"), [
     ["connections", figures.connections, ""],
     ["rooms", figures.rooms, ""],
@@ -48,10 +48,10 @@ function show(figures, connections, rooms) {
     ["too much waited on the whole node", figures.dropped.shed],
   ]);
   const { degraded, ...remote } = figures.remote;
-  write(at("degraded"), degraded ? "the backend is away" : "well");
+  write(at("degraded"), degraded ? ": the backend is away" : "");
   rows(at("remote"), Object.entries(remote).map(([name, count]) => [name.replace("_", " "), count]));
   rows(at("rooms"), rooms.map(({ name, members }) => [name, members]));
-  rows(at("connections"), connections.map(({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : `${seconds} s`, client ?? "", watchButton(id, what)]));
+  rows(at("connections"), connections.map(({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : duration(seconds), client ?? "", watchButton(id, what)]));
   before = figures;
 }
 
@@ -97,6 +97,7 @@ at("frames-end").onclick = () => {
   socket.send({ frames_of: null });
   write(at("frames-state"), `Stopped watching ${watched}`);
   watched = null;
+  at("frames").closest("[tabindex]").focus(); // the button that had it goes away
   at("frames-end").hidden = true;
 };
 

@@ -83,7 +83,7 @@ function show({ node, nodes, backend, degraded, tabs }) {
     select.replaceChildren(...ids.map((id) => new Option(`${tab(id)} on ${short(id)}${id === me?.id ? " (this one)" : ""}`, id)));
     if (ids.includes(chosen)) select.value = chosen;
   }
-  const start = "Start Redis and a second node with “cargo xtask cluster”, and open this page on both of its addresses.";
+  const start = "Start Redis and three nodes with “cargo xtask cluster”, and open this page on two of the addresses that it prints.";
   const alone = "There is one node. Start another with the same Redis, and it appears here.";
   write(at("nodes-advice"), backend === "memory" ? start : all.length < 2 ? alone : "");
 }

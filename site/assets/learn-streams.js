@@ -70,6 +70,11 @@ at("words-start").addEventListener("click", () => {
 });
 addEventListener("pagehide", () => answer?.close());
 
+// The search is htmx's. What it does not do is say that it got no answer.
+for (const failed of ["htmx:sendError", "htmx:responseError"]) {
+  document.addEventListener(failed, () => write(at("found"), "No answer came. Try again in a moment."));
+}
+
 // The question. The reason is said in any case.
 at("quiz").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -76,6 +76,12 @@ export function write(element, text) {
   if (element.textContent !== `${text}`) element.textContent = text;
 }
 
+// Seconds as people say them.
+export function duration(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 1 ? `${seconds} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
 // The state of a connection in words, in an element that has room for it.
 export function states(element) {
   return (state, seconds) => {

@@ -23,6 +23,12 @@ async function copy(element) {
   }
 }
 
+// The list of all pages may be longer than the screen: it begins where this page stands.
+for (const here of document.querySelectorAll(".pages [aria-current]")) {
+  const list = here.closest(".pages");
+  list.scrollTop = here.offsetTop - list.clientHeight / 2;
+}
+
 // Examples for the terminal name the address that this page came from.
 for (const element of document.querySelectorAll("[data-origin]")) element.textContent = location.origin;
 
