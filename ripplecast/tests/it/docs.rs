@@ -8,7 +8,7 @@ use std::{
 use ripplecast::{BusMessage, Hub};
 use tokio::sync::mpsc;
 
-use crate::redis::Server;
+use crate::{redis::Server, support::PATIENCE};
 
 /// A file of the repository.
 fn read(path: &str) -> String {
@@ -178,7 +178,8 @@ async fn other_programs_take_part_in_the_bus_as_its_page_says() {
 
     let published = Command::new("sh").args(["-c", &publish]).stdin(Stdio::null()).output().unwrap();
     assert!(published.status.success(), "{published:?}");
-    assert_eq!(told.recv().await.unwrap(), "4712");
+    let told = tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub hears what redis-cli says");
+    assert_eq!(told.unwrap(), "4712");
     assert!(hears("message") && hears("4712"), "redis-cli hears what redis-cli says");
     assert_eq!(hub.publish("orders.new", "4713").await.unwrap(), 2, "the node itself, and redis-cli");
     assert!(hears("message") && hears("4713"), "redis-cli hears what the hub says");
