@@ -130,7 +130,7 @@ scenario("dashboard: it counts this very tab, and the next", async (tools) => {
   await shows(state(a), "connected");
 });
 
-scenario("notifications: everybody is told, also after a restart", async (tools) => {
+scenario("notifications: everybody is told, also after a restart, and after the network was cut", async (tools) => {
   const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/notifications", state);
   const notify = async (page, text) => {
     await page.getByRole("textbox").fill(text);
@@ -150,6 +150,18 @@ scenario("notifications: everybody is told, also after a restart", async (tools)
   for (const page of [a, b]) await shows(state(page), "connected");
   await notify(a, "here again");
   await shows(b.locator("#notifications p").first(), "1here again");
+
+  // The network is cut for one: the other hears and sends as before.
+  await contexts[1].setOffline(true);
+  await shows(state(b), "reconnecting");
+  await notify(b, "into the void");
+  await shows(b.locator("#problem"), "no connection; try again in a moment");
+  await notify(a, "for those who hear");
+  await shows(a.locator("#notifications p").first(), "2for those who hear");
+  await contexts[1].setOffline(false);
+  await shows(state(b), "connected");
+  await notify(b, "back again");
+  for (const page of [a, b]) await shows(page.locator("#notifications p").first(), "3back again");
   await contexts[0].close();
 });
 

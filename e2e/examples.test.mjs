@@ -2,43 +2,18 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { connect } from "node:net";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
-import axe from "axe-core";
 import { launch, openTab, PATIENCE, shows } from "./lib.mjs";
-
-const BINARY = process.env.RIPPLECAST_BIN ?? fileURLToPath(new URL("../target/debug/ripplecast", import.meta.url));
+import { BINARY, looksRight, start } from "./program.mjs";
 
 let browser;
 before(async () => (browser = await launch()));
 after(() => browser?.close());
-
-// Starts a program, and resolves with the addresses that it names, `count` of them.
-async function start(t, command, args, count) {
-  const child = spawn(command, args, { env: { ...process.env, NO_COLOR: "1" }, stdio: ["ignore", "pipe", "inherit"] });
-  const gone = once(child, "exit");
-  t.after(async () => {
-    child.kill("SIGKILL");
-    await gone;
-  });
-  const origins = [];
-  const named = new Promise((resolve) => {
-    createInterface({ input: child.stdout }).on("line", (line) => {
-      const ports = [...line.matchAll(/127\.0\.0\.1:([1-9]\d*)/g)].map(([, port]) => `http://127.0.0.1:${port}`);
-      origins.push(...ports);
-      if (origins.length >= count) resolve(origins);
-    });
-  });
-  const failed = gone.then(() => assert.fail(`${command} has ended; build it with: cargo build -p ripplecast-examples --examples`));
-  return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} names no address`))]);
-}
 
 // A Redis for one test, on a socket of its own.
 async function startRedis(t) {
@@ -64,7 +39,7 @@ function example(name, run, { nodes = 1, redis = false } = {}) {
   for (const colorScheme of ["light", "dark"]) {
     test(`${name}, ${colorScheme}`, { timeout: 4 * PATIENCE }, async (t) => {
       const args = redis ? [await startRedis(t)] : [];
-      const origins = await start(t, join(dirname(BINARY), "examples", name), ["0", ...args], nodes);
+      const { origins } = await start(t, join(dirname(BINARY), "examples", name), ["0", ...args], nodes);
       const context = await browser.newContext({ colorScheme, viewport: { width: 320, height: 640 } });
       t.after(() => context.close());
       const tabs = [];
@@ -78,14 +53,6 @@ function example(name, run, { nodes = 1, redis = false } = {}) {
       assert.deepEqual(tabs.flatMap(({ problems }) => problems), []);
     });
   }
-}
-
-// axe finds nothing, and nothing is wider than the window.
-async function looksRight(page) {
-  await page.evaluate(axe.source);
-  const { violations } = await page.evaluate(() => window.axe.run());
-  assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]), []);
-  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
 }
 
 example("chat", async ({ open }) => {

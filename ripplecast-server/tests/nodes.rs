@@ -184,6 +184,8 @@ fn an_optional_redis_may_come_later() {
     assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
     let (status, _) = node.request("POST", "/api/counter/bump");
     assert!(status.contains(" 5"), "there is no counter yet: {status}");
+    let (status, health) = node.request("GET", "/health");
+    assert!(status.contains("200") && health == r#"{"status":"degraded"}"#, "{status}: {health}");
 
     let redis = Redis::start_at(port).expect("the port is still free");
     eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);

@@ -5,9 +5,10 @@ import { post, states, write } from "./live.js";
 const KEPT = 50; // what stays on the page
 const at = (id) => document.getElementById(id);
 const said = states(at("connection"));
-let stream, unread = 0;
+let stream, again, unread = 0;
 
 function listen() {
+  clearTimeout(again);
   said("connecting");
   stream = new EventSource("/events/demos/notifications");
   stream.onopen = () => said("connected");
@@ -15,7 +16,7 @@ function listen() {
   // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
   stream.onerror = () => {
     said("reconnecting");
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000 + 7000 * Math.random());
+    if (stream.readyState === EventSource.CLOSED) again = setTimeout(listen, 3000 + 7000 * Math.random());
   };
 }
 
@@ -42,6 +43,13 @@ at("notify").addEventListener("submit", async (event) => {
   write(at("problem"), problem);
   if (!problem) at("text").value = "";
 });
+
+// A stream whose network is gone only falls silent: nobody says so, but the browser knows.
+addEventListener("offline", () => {
+  stream.close();
+  said("reconnecting");
+});
+addEventListener("online", () => stream.readyState === EventSource.CLOSED && listen());
 
 // A page in the back/forward cache holds no stream open: browsers have about six for each host.
 addEventListener("pagehide", () => stream.close());

@@ -37,7 +37,7 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
-    /// nginx, HAProxy and Caddy.
+    /// nginx, HAProxy and Caddy, and what the documentation's command lines call.
     Proxies,
     /// redis-server, and the Valkey servers that are tested beside it.
     Redis,
@@ -199,6 +199,9 @@ fn missing_packages(
         (for_proxies, "nginx", "nginx"),
         (for_proxies, "haproxy", "haproxy"),
         (for_proxies, "caddy", "caddy"),
+        (for_proxies, "curl", "curl"),
+        (for_proxies, "openssl", "openssl"),
+        (for_proxies, "redis-cli", "redis-tools"),
     ] {
         let is_there = find(program).is_some() || Path::new(SERVERS).join(program).is_file();
         if wanted && !is_there {

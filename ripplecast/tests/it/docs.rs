@@ -1,4 +1,14 @@
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use ripplecast::{BusMessage, Hub};
+use tokio::sync::mpsc;
+
+use crate::{redis::Server, support::PATIENCE};
 
 /// A file of the repository.
 fn read(path: &str) -> String {
@@ -130,4 +140,47 @@ fn the_close_codes_are_all_in_their_document() {
         count += 1;
     }
     assert_eq!(count, source.matches(": Self = Self(").count());
+}
+
+/// A program that is killed when its test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_programs_take_part_in_the_bus_as_its_page_says() {
+    let redis = Server::start();
+    let page = read("docs/bus.md");
+    let block = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    // On the port of this test, and so that killing the shell is killing the program.
+    let here = format!("exec redis-cli -p {} ", redis.addr().port());
+    let [listen, publish] = [0, 1].map(|line| block.lines().nth(line).unwrap().replace("redis-cli ", &here));
+
+    let hub = Hub::builder().backend(&redis.url()).unwrap().connect().await.unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = move |message: BusMessage| {
+        let sent = tell.send(message.payload);
+        async move { sent.unwrap() }
+    };
+    let _subscription = hub.subscribe("orders.*", handler).await.unwrap();
+
+    let mut listener = Command::new("sh");
+    let listener = listener.args(["-c", &listen]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut listener = Running(listener.spawn().unwrap());
+    let mut heard = BufReader::new(listener.0.stdout.take().unwrap()).lines();
+    let mut hears = |line: &str| heard.by_ref().any(|heard| heard.unwrap() == line);
+    assert!(hears("subscribe"), "redis-cli does not run: install it with `apt-get install redis-tools`");
+
+    let published = Command::new("sh").args(["-c", &publish]).stdin(Stdio::null()).output().unwrap();
+    assert!(published.status.success(), "{published:?}");
+    let told = tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub hears what redis-cli says");
+    assert_eq!(told.unwrap(), "4712");
+    assert!(hears("message") && hears("4712"), "redis-cli hears what redis-cli says");
+    assert_eq!(hub.publish("orders.new", "4713").await.unwrap(), 2, "the node itself, and redis-cli");
+    assert!(hears("message") && hears("4713"), "redis-cli hears what the hub says");
 }

@@ -1,0 +1,41 @@
+// Programs beside the binary: the examples, and the starter.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { setTimeout as wait } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import axe from "axe-core";
+import { PATIENCE } from "./lib.mjs";
+
+export const BINARY = process.env.RIPPLECAST_BIN ?? fileURLToPath(new URL("../target/debug/ripplecast", import.meta.url));
+
+// Starts a program, and resolves with the addresses that it names, `count` of them, and what ends it.
+export async function start(t, command, args, count, { cwd, env = {} } = {}) {
+  const child = spawn(command, args, { cwd, env: { ...process.env, NO_COLOR: "1", ...env }, stdio: ["ignore", "pipe", "inherit"] });
+  const gone = once(child, "exit");
+  const kill = async () => {
+    child.kill("SIGKILL");
+    await gone;
+  };
+  t.after(kill);
+  const origins = [];
+  const named = new Promise((resolve) => {
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const ports = [...line.matchAll(/127\.0\.0\.1:([1-9]\d*)/g)].map(([, port]) => `http://127.0.0.1:${port}`);
+      origins.push(...ports);
+      if (origins.length >= count) resolve({ origins, kill });
+    });
+  });
+  const failed = gone.then(() => assert.fail(`${command} has ended; build it with: cargo build -p ripplecast-examples --examples`));
+  return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} names no address`))]);
+}
+
+// axe finds nothing, and nothing is wider than the window.
+export async function looksRight(page) {
+  await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => window.axe.run());
+  assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]), []);
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
+}
