@@ -213,7 +213,8 @@ fn an_optional_redis_may_come_later() {
     ]));
     assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
     let (status, _) = node.request("POST", "/api/counter/bump");
-    assert!(status.contains(" 5"), "there is no counter yet: {status}");
+    assert!(status.contains(" 503 "), "there is no counter yet: {status}");
+    assert_eq!(node.request("GET", "/health").1, r#"{"status":"degraded"}"#);
 
     let redis = Redis::start_at(port).expect("the port is still free");
     eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);
