@@ -171,7 +171,7 @@ async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<Multiplex
 
 /// Where the sentinels say that the master is.
 pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
-    let mut said = Vec::new();
+    let (mut said, mut is_wrong) = (Vec::new(), false);
     for host in hosts {
         let ask = async {
             let mut sentinel = open(address.at_sentinel(host)?, None).await?;
@@ -182,11 +182,21 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(Some(master))) => return Ok(master),
             Ok(Ok(None)) => said.push(format!("{}:{} watches no `{service}`", host.0, host.1)),
-            Ok(Err(error)) => said.push(format!("{}:{}: {error}", host.0, host.1)),
+            Ok(Err(error)) => {
+                is_wrong |= refuses_us(&error);
+                said.push(format!("{}:{}: {error}", host.0, host.1));
+            }
             Err(_) => said.push(format!("{}:{} does not answer", host.0, host.1)),
         }
     }
-    Err(Fault::Away(format!("no sentinel names the master ({})", said.join("; "))))
+    let reason = format!("no sentinel names the master ({})", said.join("; "));
+    if is_wrong {
+        return Err(Fault::Wrong(format!(
+            "{reason}; the sentinels' own user and password stand behind the service: \
+             ?sentinel_user=…&sentinel_password=…"
+        )));
+    }
+    Err(Fault::Away(reason))
 }
 
 /// Waits for a connection for as long as one may take.
@@ -197,9 +207,15 @@ async fn within<T>(opening: impl Future<Output = RedisResult<T>>) -> Result<T, F
     }
 }
 
+/// Whether the server refuses the user or the password.
+fn refuses_us(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
+}
+
 /// What an error on the way to a connection means.
 fn fault(error: &RedisError) -> Fault {
-    let refused = matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM" | "WRONGTYPE"));
+    let refused = refuses_us(error) || error.code() == Some("WRONGTYPE");
     match error.kind() {
         ErrorKind::AuthenticationFailed => Fault::Wrong(format!(
             "the server refuses the user or the password ({error}); both stand in the URL: redis://user:password@host"
