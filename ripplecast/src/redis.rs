@@ -5,6 +5,7 @@ mod address;
 mod backoff;
 mod connect;
 mod link;
+mod slot;
 mod subscriber;
 
 use std::{sync::Arc, time::Duration};
@@ -210,6 +211,11 @@ impl Redis {
             }
             done => done,
         }
+    }
+
+    /// The slot of a key or channel on a Cluster; 0 where there are none.
+    pub(crate) fn slot(&self, key: &[u8]) -> u16 {
+        if self.is_cluster() { slot::of(key) } else { 0 }
     }
 
     /// The command that publishes: on a Cluster, to the channel's own shard.

@@ -41,7 +41,7 @@ const LEASE: Duration = Duration::from_secs(20);
 const BEAT: Duration = Duration::from_secs(5);
 /// Entries that are written, or removed, in one round trip.
 const BATCH: usize = 256;
-/// Time that a node takes for its goodbye.
+/// Time that a node takes for its goodbye, and for the last messages.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat, which
@@ -319,8 +319,17 @@ impl Inner {
         Ok(fields.iter().filter_map(|field| Seat::parse(field)).collect())
     }
 
-    /// Gives the seat up.
+    /// Lets what waits go out, and gives the seat up, at the same time.
     pub(super) async fn leave(&self) -> Result<()> {
+        let (flushed, left) = tokio::join!(timeout(GOODBYE, self.out.flush()), self.give_up());
+        if flushed.is_err() {
+            tracing::debug!("some messages to other nodes could not be sent before the end");
+        }
+        left
+    }
+
+    /// Gives the seat up.
+    async fn give_up(&self) -> Result<()> {
         let Some(seat) = self.registration.lock().seat.take() else { return Ok(()) };
         seat.held.store(0, Relaxed);
         let goodbye = async {
