@@ -61,6 +61,8 @@ pub(super) enum Servers {
     Unix(PathBuf),
     /// Some of a Cluster.
     Cluster(Vec<Host>),
+    /// One master of a Cluster; never as a URL.
+    Shard(Host),
     /// Sentinels, and the name of what they watch.
     Sentinels {
         /// The sentinels.
@@ -78,7 +80,12 @@ impl Address {
 
     /// Whether it is a Cluster.
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.servers, Servers::Cluster(_))
+        matches!(self.servers, Servers::Cluster(_) | Servers::Shard(_))
+    }
+
+    /// The address of one master of this Cluster.
+    pub(super) fn shard(&self, host: &Host) -> Self {
+        Self { servers: Servers::Shard(host.clone()), ..self.clone() }
     }
 
     /// How to connect to that host, with this address's credentials.
@@ -263,6 +270,7 @@ impl fmt::Display for Address {
         };
         match &self.servers {
             Servers::One((name, port)) => write!(f, "redis{s}://{name}:{port}/{}", self.database),
+            Servers::Shard((name, port)) => write!(f, "redis{s}-cluster://{name}:{port}"),
             Servers::Unix(path) => write!(f, "redis+unix://{}", path.display()),
             Servers::Cluster(hosts) => write!(f, "redis{s}-cluster://{}", list(hosts)),
             Servers::Sentinels { hosts, service } => {

@@ -1,7 +1,7 @@
 //! The slot of a key or channel on a Cluster.
 
 /// Slots of a Cluster.
-const SLOTS: u16 = 16_384;
+pub(super) const SLOTS: u16 = 16_384;
 
 /// The slot of a key: that of its hash tag, if it has one.
 pub(super) fn of(key: &[u8]) -> u16 {
