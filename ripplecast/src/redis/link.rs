@@ -13,6 +13,7 @@ use super::{
     address::{Address, Host, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, check, connect, master},
+    servers::News,
 };
 
 /// Time between two looks at whether the server still answers. With [`PING_LIMIT`] it bounds for how long a dead one is
@@ -33,20 +34,20 @@ pub(super) struct Keeper {
     link: watch::Sender<Link>,
     /// Somebody had to wait too long, or saw the connection break.
     suspicion: Notify,
-    /// Woken when the server comes or goes.
-    changed: Arc<Notify>,
+    /// Told when the server comes or goes.
+    news: Arc<News>,
 }
 
 impl Keeper {
     /// A keeper of a connection that is there already, or not yet.
-    pub(super) fn new(address: Address, conn: Option<Conn>, changed: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(address: Address, conn: Option<Conn>, news: Arc<News>) -> Arc<Self> {
         let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
         Arc::new(Self {
             address,
             current: Mutex::new(conn),
             link: watch::Sender::new(link),
             suspicion: Notify::new(),
-            changed,
+            news,
         })
     }
 
@@ -71,16 +72,16 @@ impl Keeper {
         loop {
             if let Some(conn) = self.conn() {
                 let reason = self.watch(conn).await;
-                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on alone, and tries to reach it");
+                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on without it, and tries to reach it");
                 *self.current.lock() = None;
                 self.link.send_replace(Link::Down);
-                self.changed.notify_one();
+                self.news.changed.notify_one();
             }
             let conn = self.connected().await;
             connects += 1;
             *self.current.lock() = Some(conn);
             self.link.send_replace(Link::Up { connects });
-            self.changed.notify_one();
+            self.news.changed.notify_one();
             tracing::info!(redis = %self.address, "Redis is back");
         }
     }
@@ -113,9 +114,12 @@ impl Keeper {
     /// Looks whether the server answers and is a master; if it is none, why it can't be used.
     async fn look(&self, conn: &mut Conn) -> redis::RedisResult<Option<String>> {
         if self.address.is_cluster() {
-            // Which keys it has may change.
-            let is_master = is_master(conn).await?;
-            return Ok((!is_master).then(|| "it is a master no more".into()));
+            // Which keys it has may change, so none is written.
+            return match is_master(conn).await {
+                Ok(false) => Ok(Some("it is a master no more".into())),
+                Err(error) if error.code() != Some("NOPERM") => Err(error),
+                _ => Ok(None),
+            };
         }
         // A write, so that a server which lost its role is found out too.
         let mut look = redis::cmd("SET");

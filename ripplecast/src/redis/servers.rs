@@ -34,6 +34,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two such looks in any case.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What is told to those who look after the servers.
+#[derive(Default)]
+pub(super) struct News {
+    /// A server came or went, or subscriptions to it did.
+    pub(super) changed: Notify,
+    /// Somebody was told that a slot is elsewhere.
+    pub(super) stale: Notify,
+}
+
 /// One server, its connections, and who keeps them.
 pub(super) struct Server {
     /// Where it is; none if the address says it.
@@ -48,10 +57,10 @@ pub(super) struct Server {
 
 impl Server {
     /// Keeps connections to a server; that for commands may be there already.
-    fn start(address: &Address, host: Option<Host>, conn: Option<Conn>, changed: &Arc<Notify>) -> Arc<Self> {
+    fn start(address: &Address, host: Option<Host>, conn: Option<Conn>, news: &Arc<News>) -> Arc<Self> {
         let address = host.as_ref().map_or_else(|| address.clone(), |host| address.shard(host));
-        let keeper = Keeper::new(address.clone(), conn, changed.clone());
-        let subscriber = Subscriber::new(address, keeper.link(), changed.clone());
+        let keeper = Keeper::new(address.clone(), conn, news.clone());
+        let subscriber = Subscriber::new(address, keeper.link(), news.clone());
         let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
         Arc::new(Self { host, keeper, subscriber, tasks })
     }
@@ -81,10 +90,8 @@ pub(super) struct Servers {
     layout: RwLock<Layout>,
     /// Tells whether any of them is there.
     link: watch::Sender<Link>,
-    /// One of them came or went, or subscriptions to it did.
-    changed: Arc<Notify>,
-    /// Somebody was told that a slot is elsewhere.
-    stale: Notify,
+    /// What is told to those who look after them.
+    news: Arc<News>,
     /// Whom the next look asks first.
     next: AtomicUsize,
 }
@@ -111,8 +118,8 @@ impl Servers {
     /// # Errors
     /// What is wrong with one of them; that one is away, unless it is optional.
     pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
-        let changed = Arc::new(Notify::new());
-        let start = |host, conn| Server::start(address, host, conn, &changed);
+        let news = Arc::<News>::default();
+        let start = |host, conn| Server::start(address, host, conn, &news);
         let (servers, ranges) = match &address.servers {
             Hosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
                 Some(found) => {
@@ -134,9 +141,8 @@ impl Servers {
         };
         let all_there = servers.iter().all(|server: &Arc<Server>| server.is_up());
         let link = watch::Sender::new(Link::Down);
-        let (layout, stale, next) =
-            (RwLock::new(Layout { servers, ranges }), Notify::new(), AtomicUsize::new(0));
-        let servers = Self { address: address.clone(), layout, link, changed, stale, next };
+        let (layout, next) = (RwLock::new(Layout { servers, ranges }), AtomicUsize::new(0));
+        let servers = Self { address: address.clone(), layout, link, news, next };
         servers.tell(&mut Vec::new(), &mut 0);
         Ok((Arc::new(servers), all_there))
     }
@@ -171,7 +177,7 @@ impl Servers {
 
     /// Somebody was told that a slot is elsewhere: they are asked anew.
     pub(super) fn is_stale(&self) {
-        self.stale.notify_one();
+        self.news.stale.notify_one();
     }
 
     /// Ends all tasks but [`run`](Self::run).
@@ -188,8 +194,8 @@ impl Servers {
             let all_up = self.tell(&mut known, &mut connects);
             let wait = if all_up { LOOK_EVERY } else { LOOK_AGAIN };
             let is_stale = tokio::select! {
-                () = self.changed.notified() => false,
-                () = self.stale.notified() => true,
+                () = self.news.changed.notified() => false,
+                () = self.news.stale.notified() => true,
                 () = sleep(wait.saturating_sub(looked.elapsed())), if is_cluster => true,
             };
             if is_stale && is_cluster {
@@ -255,7 +261,7 @@ impl Servers {
                     let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
                     known.cloned().unwrap_or_else(|| {
                         tracing::info!(redis = %self.address, host = %host.0, port = host.1, "a master of the Cluster is new");
-                        Server::start(&self.address, Some(host), None, &self.changed)
+                        Server::start(&self.address, Some(host), None, &self.news)
                     })
                 })
                 .collect();

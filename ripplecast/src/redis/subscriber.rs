@@ -25,6 +25,7 @@ use super::{
     backoff::Backoff,
     connect::{Conn, Fault, connect},
     link::{PING_EVERY, PING_LIMIT},
+    servers::News,
     slot,
 };
 
@@ -130,8 +131,8 @@ pub(super) struct Subscriber {
     up: watch::Sender<bool>,
     /// The number of the connection that counts. An earlier one may still bring something, which is too late.
     current: AtomicU64,
-    /// Woken when the connection comes or goes.
-    lookout: Arc<Notify>,
+    /// Told when the connection comes or goes, and when a slot is elsewhere.
+    news: Arc<News>,
 }
 
 /// What is wanted of the server.
@@ -178,7 +179,7 @@ impl Wanted {
 
 impl Subscriber {
     /// Without a connection.
-    pub(super) fn new(address: Address, link: watch::Receiver<Link>, lookout: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(address: Address, link: watch::Receiver<Link>, news: Arc<News>) -> Arc<Self> {
         Arc::new(Self {
             address,
             link,
@@ -187,7 +188,7 @@ impl Subscriber {
             broken: Notify::new(),
             up: watch::Sender::new(false),
             current: AtomicU64::new(0),
-            lookout,
+            news,
         })
     }
 
@@ -252,7 +253,7 @@ impl Subscriber {
                 Ok(conn) => {
                     let begun = Instant::now();
                     self.up.send_replace(true);
-                    self.lookout.notify_one();
+                    self.news.changed.notify_one();
                     let reason = self.serve(conn).await;
                     self.lose_all();
                     tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
@@ -308,7 +309,8 @@ impl Subscriber {
                 let name = std::str::from_utf8(&channel).unwrap_or_default();
                 let wanted = self.wanted.read();
                 if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
-                    self.broken.notify_one(); // its slot went to another shard
+                    self.news.stale.notify_one(); // its slot went to another shard
+                    self.broken.notify_one();
                 }
                 return;
             }
@@ -334,7 +336,10 @@ impl Subscriber {
                 }
                 match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => return error.to_string(),
+                    Ok(Err(error)) => {
+                        self.news.stale.notify_one(); // perhaps a slot is elsewhere
+                        return error.to_string();
+                    }
                     Err(_) => return "it did not confirm a subscription".into(),
                 }
             }
@@ -436,7 +441,7 @@ impl Subscriber {
             wanted.exact.values().chain(wanted.patterns.values()).cloned().collect()
         };
         self.up.send_replace(false);
-        self.lookout.notify_one();
+        self.news.changed.notify_one();
         for entry in entries {
             entry.lose();
         }
