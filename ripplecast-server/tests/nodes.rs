@@ -140,6 +140,36 @@ fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
     assert_eq!((there.next(), newcomer.next()), (23, 23));
 }
 
+#[test]
+fn two_nodes_share_the_counter_over_tls() {
+    let redis = Redis::start_tls();
+    let node = || {
+        let mut command = ripplecast();
+        command.args(["--backend", &redis.url()]).env("SSL_CERT_FILE", redis.authority());
+        Node::start(&mut command)
+    };
+    let (first, second) = (node(), node());
+    let (mut here, mut there) = (first.tab(0), second.tab(0));
+    for value in 1..=20 {
+        let node = if value % 2 == 0 { &first } else { &second };
+        node.bump(value);
+        assert_eq!((here.next(), there.next()), (value, value));
+    }
+    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 2);
+    let plain = redis.url().replace("rediss://", "redis://");
+    assert_refuses(ripplecast().args(["--backend", &plain]), &["--backend:", "can't be reached"]);
+}
+
+#[test]
+fn a_redis_whose_certificate_nobody_trusts_ends_the_start() {
+    let (redis, other) = (Redis::start_tls(), Redis::start_tls());
+    let url = redis.url();
+    let names = ["--backend:", &url, "certificate"];
+    // Neither the system nor another's authority has signed it.
+    assert_refuses(ripplecast().args(["--backend", &url]).env_remove("SSL_CERT_FILE"), &names);
+    assert_refuses(ripplecast().args(["--backend", &url]).env("SSL_CERT_FILE", other.authority()), &names);
+}
+
 /// Checks that the command refuses to start, with a last line on standard error that holds each of `names`.
 #[track_caller]
 fn assert_refuses(command: &mut Command, names: &[&str]) {
@@ -183,7 +213,7 @@ fn an_optional_redis_may_come_later() {
     ]));
     assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
     let (status, _) = node.request("POST", "/api/counter/bump");
-    assert!(status.contains(" 5"), "there is no counter yet: {status}");
+    assert!(status.contains(" 503 "), "there is no counter yet: {status}");
     let (status, health) = node.request("GET", "/health");
     assert!(status.contains("200") && health == r#"{"status":"degraded"}"#, "{status}: {health}");
 

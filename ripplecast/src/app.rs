@@ -461,11 +461,17 @@ fn number(name: &'static str) -> Result<Option<usize>> {
     value.parse().map(Some).map_err(|_| Error::setting(name, value, "a whole number is wanted"))
 }
 
-/// So that a route can return the crate's [`Result`]: a closed or overloaded part is 503, all else is logged and 500.
+/// So that a route can return the crate's [`Result`]: a closed or overloaded part, and a backend that is away or does not
+/// answer, is 503 with `Retry-After`; all else is logged and 500.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
-        let unavailable = self.is_closed() || self.is_overloaded();
-        if unavailable {
+        if self.is_timeout() {
+            return crate::request::plain(
+                503,
+                "The server got no answer in time; this may have been done or not.\n",
+            );
+        }
+        if self.is_closed() || self.is_overloaded() || self.is_unavailable() {
             return crate::request::plain(503, "The server can't do this now; try again later.\n");
         }
         tracing::error!(error = %self, "a route failed");

@@ -212,8 +212,9 @@ impl Hub {
 
     /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
     /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
-    /// 503 from now on. A callback that still waits after 5 s is cancelled. Takes at most some 8 s; ends at once when
-    /// called again.
+    /// 503 from now on. A callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`,
+    /// has left for the other nodes when this returns, unless Redis is away or takes longer than 2 s. Takes at most some
+    /// 8 s; ends at once when called again.
     ///
     /// [`App::run`](crate::App::run) does it for you. With an `axum::serve` of your own, do it inside the signal that ends
     /// it: axum waits for open event streams, and these end here.

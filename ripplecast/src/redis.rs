@@ -5,6 +5,8 @@ mod address;
 mod backoff;
 mod connect;
 mod link;
+mod servers;
+mod slot;
 mod subscriber;
 
 use std::{sync::Arc, time::Duration};
@@ -18,12 +20,12 @@ use tokio::{
 
 use crate::{Error, Result, error::BackendError};
 use connect::{Conn, Fault};
-use link::Keeper;
-use subscriber::Subscriber;
+use servers::{Server, Servers};
 
 pub(crate) use address::Address;
 pub(crate) use backoff::Backoff;
-pub(crate) use subscriber::{Channel, Event, Subscribed};
+pub(crate) use servers::Subscribed;
+pub(crate) use subscriber::{Channel, Event};
 
 /// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -49,9 +51,9 @@ impl Work<'_> {
     /// Asks it, once.
     async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
         match self {
-            Self::Command(command) => command.query_async(conn).await,
-            Self::Pipeline(pipeline) => pipeline.query_async(conn).await,
-            Self::Script(script) => script.invoke_async(conn).await,
+            Self::Command(command) => command.query_async(&mut conn.0).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(&mut conn.0).await,
+            Self::Script(script) => script.invoke_async(&mut conn.0).await,
         }
     }
 }
@@ -81,19 +83,18 @@ pub(crate) struct Redis {
 struct Inner {
     /// Where it is.
     address: Address,
-    /// Keeps the connection for commands.
-    keeper: Arc<Keeper>,
-    /// Keeps the connection for subscriptions.
-    subscriber: Arc<Subscriber>,
+    /// The servers, and the connections to them.
+    servers: Arc<Servers>,
     /// Bounds the commands under way.
     commands: Semaphore,
-    /// The tasks of both.
-    tasks: [JoinHandle<()>; 2],
+    /// Looks after the servers.
+    task: JoinHandle<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.task.abort();
+        self.servers.stop();
     }
 }
 
@@ -104,29 +105,21 @@ impl Redis {
     /// [`Error::Setting`] that names the address and says what to do: nobody answers (not if it is `optional`), the server
     /// is too old or a replica, it refuses the password, a permission is missing.
     pub(crate) async fn connect(address: &Address, optional: bool) -> Result<Self> {
-        let conn = match link::attempt(address).await {
-            Ok(conn) => Some(conn),
-            Err(Fault::Away(reason)) if optional => {
-                tracing::warn!(redis = %address, reason, "Redis is away: this node starts alone, and tries to reach it");
-                None
-            }
-            Err(Fault::Away(reason)) => {
-                let reason = format!(
+        let (servers, all_there) = Servers::connect(address, optional).await.map_err(|fault| {
+            let reason = match fault {
+                Fault::Away(reason) => format!(
                     "Redis can't be reached: {reason}. Start it or correct the address; --backend-optional or \
                      RIPPLECAST_BACKEND_OPTIONAL=1 starts without it"
-                );
-                return Err(Error::setting("backend", address, reason));
-            }
-            Err(Fault::Wrong(reason)) => return Err(Error::setting("backend", address, reason)),
-        };
-        let is_there = conn.is_some();
-        let keeper = Keeper::new(address.clone(), conn);
-        let subscriber = Subscriber::new(address.clone(), keeper.link());
-        let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
+                ),
+                Fault::Wrong(reason) => reason,
+            };
+            Error::setting("backend", address, reason)
+        })?;
+        let task = tokio::spawn(servers.clone().run());
         let commands = Semaphore::new(COMMANDS);
-        let inner = Inner { address: address.clone(), keeper, subscriber, commands, tasks };
+        let inner = Inner { address: address.clone(), servers, commands, task };
         let redis = Self { inner: Arc::new(inner), is_unbounded: false };
-        if is_there && timeout(TIME_LIMIT, redis.inner.subscriber.wait_until_up()).await.is_err() {
+        if all_there && timeout(TIME_LIMIT, redis.inner.servers.wait_until_up()).await.is_err() {
             let reason = "its second connection, for subscriptions, can't be made; see the log";
             return Err(Error::setting("backend", address, reason));
         }
@@ -174,19 +167,18 @@ impl Redis {
             [] => Ok(()),
             [one] => self.run(one).await,
             _ if self.is_cluster() => {
-                // Each goes to its own shard. Those of one key stay in order; the client keeps no order of commands that are
-                // under way at once.
-                let mut keys: Vec<(&[u8], Vec<&redis::Cmd>)> = Vec::new();
+                // Each goes to its own shard. Those of one slot stay in order.
+                let mut slots: Vec<(u16, Vec<&redis::Cmd>)> = Vec::new();
                 let mut place = std::collections::HashMap::new();
                 for command in commands {
-                    let key = key_of(command);
-                    let at = *place.entry(key).or_insert(keys.len());
-                    if at == keys.len() {
-                        keys.push((key, Vec::new()));
+                    let slot = slot::of(key_of(command));
+                    let at = *place.entry(slot).or_insert(slots.len());
+                    if at == slots.len() {
+                        slots.push((slot, Vec::new()));
                     }
-                    keys[at].1.push(command);
+                    slots[at].1.push(command);
                 }
-                let runs = keys.iter().map(|(_, commands)| self.all_of_one_key(commands));
+                let runs = slots.iter().map(|(_, commands)| self.all_of_one_slot(commands));
                 // All of them, also when one fails: its shard may be away, and the others are not.
                 futures_util::future::join_all(runs).await.into_iter().collect()
             }
@@ -194,14 +186,14 @@ impl Redis {
         }
     }
 
-    /// Runs commands of one key on a Cluster, in their order.
-    async fn all_of_one_key(&self, commands: &[&redis::Cmd]) -> Result<()> {
+    /// Runs commands of one slot of a Cluster, in their order.
+    async fn all_of_one_slot(&self, commands: &[&redis::Cmd]) -> Result<()> {
         if let [one] = commands {
             return self.run(one).await;
         }
         match self.pipe(&pipeline(commands.iter().copied())).await {
-            // The slot has moved, perhaps: the client follows it for single commands alone. Who hears some twice sees it by
-            // their numbers.
+            // The slot has moved, perhaps, which is followed for single commands alone. Who hears some twice sees it by their
+            // numbers.
             Err(Error::Backend(BackendError::Refused { .. })) => {
                 for command in commands {
                     self.run::<()>(command).await?;
@@ -210,6 +202,11 @@ impl Redis {
             }
             done => done,
         }
+    }
+
+    /// The slot of a key or channel on a Cluster; 0 where there are none.
+    pub(crate) fn slot(&self, key: &[u8]) -> u16 {
+        if self.is_cluster() { slot::of(key) } else { 0 }
     }
 
     /// The command that publishes: on a Cluster, to the channel's own shard.
@@ -228,29 +225,33 @@ impl Redis {
     /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
     /// command may have been done, or be done later.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        self.with(Work::Command(command)).await
+        self.with(self.slot(key_of(command)), Work::Command(command)).await
     }
 
-    /// Runs several commands in one round trip.
+    /// Runs several commands in one round trip; on a Cluster they must be of one slot.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
-        self.with(Work::Pipeline(pipeline)).await
+        let slot = pipeline.cmd_iter().next().map_or(0, |command| self.slot(key_of(command)));
+        self.with(slot, Work::Pipeline(pipeline)).await
     }
 
-    /// Runs a script; its text is sent only when the server doesn't have it.
+    /// Runs a script, of which that is one key; its text is sent only when the server doesn't have it.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(crate) async fn script<T: FromRedisValue>(&self, script: &redis::ScriptInvocation<'_>) -> Result<T> {
-        self.with(Work::Script(script)).await
+    pub(crate) async fn script<T: FromRedisValue>(
+        &self,
+        key: &str,
+        script: &redis::ScriptInvocation<'_>,
+    ) -> Result<T> {
+        self.with(self.slot(key.as_bytes()), Work::Script(script)).await
     }
 
-    /// Does something with the connection, within the limits.
-    async fn with<T: FromRedisValue>(&self, work: Work<'_>) -> Result<T> {
-        let keeper = &self.inner.keeper;
-        let mut conn = keeper.conn().ok_or_else(|| self.away())?;
+    /// Does something with the connection to the server of a slot, within the limits.
+    async fn with<T: FromRedisValue>(&self, slot: u16, work: Work<'_>) -> Result<T> {
+        let (mut server, mut conn) = self.there(slot)?;
         let permit = || {
             self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
                 what: "the number of commands on their way to Redis",
@@ -261,38 +262,34 @@ impl Redis {
         let work = async {
             loop {
                 match work.run(&mut conn).await {
-                    Err(error) if is_elsewhere(&error) => sleep(FOLLOW).await,
-                    done => return done,
+                    Err(error) if is_elsewhere(&error) => {
+                        self.inner.servers.is_stale();
+                        sleep(FOLLOW).await;
+                        (server, conn) = self.there(slot)?;
+                    }
+                    done => return done.map_err(|error| failed(&server, &error)),
                 }
             }
         };
         match timeout(TIME_LIMIT, work).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failed(&error)),
+            Ok(done) => done,
             Err(_) => {
-                keeper.suspect();
+                if let Some(server) = self.inner.servers.server(slot) {
+                    server.keeper.suspect();
+                }
                 Err(BackendError::TimedOut { after: TIME_LIMIT }.into())
             }
         }
     }
 
-    /// The error while it is away.
-    fn away(&self) -> Error {
-        let reason = format!("Redis at {} is away", self.inner.address);
-        BackendError::Unavailable { reason }.into()
-    }
-
-    /// What an answer that is an error means.
-    fn failed(&self, error: &RedisError) -> Error {
-        let is_away = error.is_io_error()
-            || error.is_connection_dropped()
-            || error.is_unrecoverable_error()
-            || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
-        if is_away {
-            self.inner.keeper.suspect();
-            return BackendError::Unavailable { reason: error.to_string() }.into();
-        }
-        BackendError::Refused { message: error.to_string() }.into()
+    /// The server of a slot and the connection to it.
+    fn there(&self, slot: u16) -> Result<(Arc<Server>, Conn)> {
+        let server = self.inner.servers.server(slot);
+        let there = server.and_then(|server| server.keeper.conn().map(|conn| (server, conn)));
+        there.ok_or_else(|| {
+            let reason = format!("Redis at {} is away", self.inner.address);
+            BackendError::Unavailable { reason }.into()
+        })
     }
 
     /// A connection of its own, for reads that wait. On a Cluster it is not for use: there is no one server.
@@ -306,24 +303,24 @@ impl Redis {
         })
     }
 
-    /// Changes when Redis goes or comes back.
+    /// Changes when Redis goes or comes back; on a Cluster, when all shards are away, and when any of them is back.
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
-        self.inner.keeper.link()
+        self.inner.servers.link()
     }
 
-    /// Whether either connection is away.
+    /// Whether a connection is away; on a Cluster, that to any shard.
     pub(crate) fn is_degraded(&self) -> bool {
-        *self.link().borrow() == Link::Down || !self.inner.subscriber.is_up()
+        self.inner.servers.is_degraded()
     }
 
-    /// Subscribes on the node's one connection for that; there is one subscription for each channel. Dropping the answer
+    /// Subscribes on the one connection for that to the channel's server; there is one subscription for each channel. Dropping the answer
     /// ends it. `sink` runs on the connection's task: it must be quick, and never wait.
     pub(crate) fn subscribe(
         &self,
         channel: Channel,
         sink: impl Fn(Event) + Send + Sync + 'static,
     ) -> Subscribed {
-        self.inner.subscriber.subscribe(channel, Box::new(sink))
+        self.inner.servers.subscribe(channel, Box::new(sink))
     }
 }
 
@@ -336,16 +333,35 @@ fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pi
     pipeline
 }
 
-/// The key or channel of a command: what follows its name.
-fn key_of(command: &redis::Cmd) -> &[u8] {
-    match command.args_iter().nth(1) {
-        Some(redis::Arg::Simple(key)) => key,
-        _ => &[],
+/// What an answer of a server that is an error means.
+fn failed(server: &Server, error: &RedisError) -> Error {
+    let is_away = error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
+    if is_away {
+        server.keeper.suspect();
+        return BackendError::Unavailable { reason: error.to_string() }.into();
     }
+    BackendError::Refused { message: error.to_string() }.into()
+}
+
+/// The key or channel of a command: what follows its name, in all but a few.
+fn key_of(command: &redis::Cmd) -> &[u8] {
+    let mut words = command.args_iter().map(|word| match word {
+        redis::Arg::Simple(word) => word,
+        _ => &[],
+    });
+    let key = match words.next() {
+        Some(b"XGROUP" | b"XINFO") => words.nth(1),
+        Some(b"XREADGROUP") => words.find(|word| *word == b"STREAMS").and_then(|_| words.next()),
+        _ => words.next(),
+    };
+    key.unwrap_or_default()
 }
 
 /// Whether a shard of a Cluster has refused a command, which it has not done, because the slot of its keys is on another one or
-/// on its way there. The client has learnt where by then.
+/// on its way there.
 fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN"))
 }
@@ -358,7 +374,22 @@ fn tag(name: &str) -> std::borrow::Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::tag;
+    use super::{key_of, tag};
+
+    #[test]
+    fn the_key_of_a_command_is_found() {
+        let key = |words: &str| {
+            let mut command = redis::Cmd::new();
+            for word in words.split(' ') {
+                command.arg(word);
+            }
+            String::from_utf8(key_of(&command).to_vec()).unwrap()
+        };
+        assert_eq!(key("HSET k f v"), "k");
+        assert_eq!(key("XGROUP CREATE k g 0 MKSTREAM"), "k");
+        assert_eq!(key("XREADGROUP GROUP g m COUNT 1 STREAMS k >"), "k");
+        assert_eq!(key("PING"), "");
+    }
 
     #[test]
     fn no_two_names_have_one_tag_and_none_ends_early() {

@@ -4,10 +4,13 @@ mod ports;
 mod program;
 
 use std::{
+    path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use redis::{Connection, FromRedisValue};
 
 use ports::TRIES;
@@ -18,6 +21,8 @@ pub(crate) use program::{PATIENCE, ripplecast};
 pub(crate) struct Redis {
     process: Child,
     port: u16,
+    /// What it needs to speak TLS; none if it does not.
+    tls: Option<Tls>,
 }
 
 impl Redis {
@@ -30,18 +35,31 @@ impl Redis {
     /// Starts one on that port; none if it does not stay.
     #[track_caller]
     pub(crate) fn start_at(port: u16) -> Option<Self> {
+        Self::launch(port, &["--port", &port.to_string()], None)
+    }
+
+    /// Starts one on a free port that speaks TLS and nothing else.
+    #[allow(dead_code, reason = "only some of the tests need it")]
+    #[track_caller]
+    pub(crate) fn start_tls() -> Self {
+        let start = |_| {
+            let (tls, port) = (Tls::new(), free_port());
+            let file = |name: &str| tls.dir.join(name).display().to_string();
+            let (cert, key, authority) = (file("cert.pem"), file("key.pem"), file(Tls::AUTHORITY));
+            let port_text = port.to_string();
+            let args = ["--port", "0", "--tls-port", &port_text, "--tls-auth-clients", "no"];
+            let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+            Self::launch(port, &[&args[..], &files[..]].concat(), Some(tls))
+        };
+        (0..TRIES).find_map(start).expect("no port is free for a Redis")
+    }
+
+    /// Starts one with those arguments, and waits until it answers; none if it does not stay.
+    #[track_caller]
+    fn launch(port: u16, args: &[&str], tls: Option<Tls>) -> Option<Self> {
         let program = std::env::var_os("RIPPLECAST_TEST_REDIS").filter(|path| !path.is_empty());
         let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
+        command.args(args).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(std::env::temp_dir()); // where it writes nothing
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.unwrap_or_else(|error| {
@@ -50,7 +68,7 @@ impl Redis {
                  RIPPLECAST_TEST_REDIS to its path"
             )
         });
-        let mut redis = Self { process, port };
+        let mut redis = Self { process, port, tls };
         let begin = Instant::now();
         // Only its own answer counts: another program may have taken the port.
         while redis.process.try_wait().unwrap().is_none() {
@@ -67,7 +85,14 @@ impl Redis {
 
     /// The backend.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// The file with the certificate of who has signed the server's own.
+    #[allow(dead_code, reason = "only some of the tests need it")]
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.tls.as_ref().expect("it does not speak TLS").dir.join(Tls::AUTHORITY)
     }
 
     /// Runs a command.
@@ -78,7 +103,15 @@ impl Redis {
     }
 
     fn connect(&self) -> redis::RedisResult<Connection> {
-        redis::Client::open(self.url())?.get_connection_with_timeout(PATIENCE)
+        let client = match &self.tls {
+            None => redis::Client::open(self.url())?,
+            Some(tls) => {
+                let root_cert = Some(tls.root.clone().into_bytes());
+                let certificates = redis::TlsCertificates { client_tls: None, root_cert };
+                redis::Client::build_with_tls(self.url(), certificates)?
+            }
+        };
+        client.get_connection_with_timeout(PATIENCE)
     }
 }
 
@@ -86,5 +119,44 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// A certificate for this machine, its key, and that of who has signed it: as files that go with this value.
+struct Tls {
+    /// Where the files are.
+    dir: PathBuf,
+    /// The certificate of who has signed, as PEM.
+    root: String,
+}
+
+impl Tls {
+    /// The name of the file with the certificate of who has signed.
+    const AUTHORITY: &str = "authority.pem";
+
+    fn new() -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &authority).unwrap();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("ripplecast-tls-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let root = authority.pem();
+        for (name, text) in
+            [("cert.pem", cert.pem()), ("key.pem", key.serialize_pem()), (Self::AUTHORITY, root.clone())]
+        {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        Self { dir, root }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

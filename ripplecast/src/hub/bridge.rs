@@ -79,7 +79,7 @@ pub(crate) trait Bridge: Send + Sync {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStats {
-    /// Whether the backend is away: this node goes on alone.
+    /// Whether the backend is away: this node goes on alone. On a Cluster, whether any master is.
     pub degraded: bool,
     /// Messages sent to other nodes.
     pub sent: u64,

@@ -32,10 +32,21 @@ pub(crate) struct Address {
     user: Option<String>,
     /// The password.
     password: Option<String>,
+    /// The user and password of the sentinels.
+    sentinel: Login,
     /// The number of the database.
     database: i64,
     /// What all keys and channels begin with.
     prefix: String,
+}
+
+/// A user, or none for `default`, and a password.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Login {
+    /// The user.
+    user: Option<String>,
+    /// The password.
+    password: Option<String>,
 }
 
 /// A host and its port.
@@ -50,6 +61,8 @@ pub(super) enum Servers {
     Unix(PathBuf),
     /// Some of a Cluster.
     Cluster(Vec<Host>),
+    /// One master of a Cluster; never as a URL.
+    Shard(Host),
     /// Sentinels, and the name of what they watch.
     Sentinels {
         /// The sentinels.
@@ -67,7 +80,12 @@ impl Address {
 
     /// Whether it is a Cluster.
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.servers, Servers::Cluster(_))
+        matches!(self.servers, Servers::Cluster(_) | Servers::Shard(_))
+    }
+
+    /// The address of one master of this Cluster.
+    pub(super) fn shard(&self, host: &Host) -> Self {
+        Self { servers: Servers::Shard(host.clone()), ..self.clone() }
     }
 
     /// How to connect to that host, with this address's credentials.
@@ -85,10 +103,10 @@ impl Address {
         self.with(ConnectionAddr::Unix(path.to_owned()))
     }
 
-    /// How to ask a sentinel: without this address's credentials, which are those of the servers.
+    /// How to ask a sentinel: with its own credentials, not those of the servers.
     pub(super) fn at_sentinel(&self, host: &Host) -> Result<ConnectionInfo, redis::RedisError> {
-        let plain = Self { user: None, password: None, database: 0, ..self.clone() };
-        plain.at(host)
+        let Login { user, password } = self.sentinel.clone();
+        Self { user, password, database: 0, ..self.clone() }.at(host)
     }
 
     /// How to connect there.
@@ -131,7 +149,7 @@ fn parse(url: &str) -> Result<Address, String> {
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (mut user, mut password) = (decoded(user)?, decoded(password)?);
-    let (mut database, mut prefix) = (None, None);
+    let (mut database, mut prefix, mut sentinel) = (None, None, Login::default());
     for (name, value) in query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -143,12 +161,18 @@ fn parse(url: &str) -> Result<Address, String> {
             "db" => database = value,
             "user" => user = value,
             "password" => password = value,
+            "sentinel_user" => sentinel.user = value,
+            "sentinel_password" => sentinel.password = value,
             _ => {
                 return Err(format!(
-                    "the URL has no parameter `{name}`; there are prefix, db, user and password"
+                    "the URL has no parameter `{name}`; there are prefix, db, user, password, sentinel_user and \
+                     sentinel_password"
                 ));
             }
         }
+    }
+    if sentinel != Login::default() && !scheme.ends_with("-sentinel") {
+        return Err("sentinel_user and sentinel_password are for redis-sentinel://".into());
     }
     let tls = scheme.starts_with("rediss");
     let servers = match scheme {
@@ -192,7 +216,7 @@ fn parse(url: &str) -> Result<Address, String> {
         // Channels know of no database, so it is in their names, and in those of keys, to keep the two alike.
         prefix = format!("{prefix}@{database}");
     }
-    Ok(Address { servers, tls, user, password, database: database.into(), prefix })
+    Ok(Address { servers, tls, user, password, sentinel, database: database.into(), prefix })
 }
 
 /// A part of a URL without its percent signs; none if it is empty.
@@ -246,6 +270,7 @@ impl fmt::Display for Address {
         };
         match &self.servers {
             Servers::One((name, port)) => write!(f, "redis{s}://{name}:{port}/{}", self.database),
+            Servers::Shard((name, port)) => write!(f, "redis{s}-cluster://{name}:{port}"),
             Servers::Unix(path) => write!(f, "redis+unix://{}", path.display()),
             Servers::Cluster(hosts) => write!(f, "redis{s}-cluster://{}", list(hosts)),
             Servers::Sentinels { hosts, service } => {
@@ -287,6 +312,11 @@ mod tests {
         let sentinels = read("redis-sentinel://:secret@a,b/main/1");
         assert_eq!(sentinels.to_string(), "redis-sentinel://a:26379,b:26379/main");
         assert_eq!((sentinels.database, sentinels.password.as_deref()), (1, Some("secret")));
+        assert!(sentinels.sentinel == Login::default(), "the servers' password is not for the sentinels");
+        let guarded = read("redis-sentinel://a/main?sentinel_user=eve&sentinel_password=p%40ss");
+        assert_eq!((guarded.user, guarded.password), (None, None));
+        let Login { user, password } = guarded.sentinel;
+        assert_eq!((user.as_deref(), password.as_deref()), (Some("eve"), Some("p@ss")));
     }
 
     #[test]
@@ -303,6 +333,8 @@ mod tests {
             ("redis://a?prefix={b}", "without braces"),
             ("redis+unix://a", "absolute path"),
             ("redis-cluster://a/1", "one database"),
+            ("redis://a?sentinel_password=secret", "for redis-sentinel://"),
+            ("redis-sentinel://a/main?sentinel_password=secret&x=1", "no parameter `x`"),
             ("redis-sentinel://a,b", "what the sentinels watch"),
         ] {
             let error = url.parse::<Address>().unwrap_err().to_string();

@@ -2,13 +2,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures_util::future::try_join_all;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, ProtocolVersion,
-    RedisError, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, RedisResult,
+    Value,
     aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection},
-    cluster::ClusterClientBuilder,
-    cluster_async::ClusterConnection,
 };
 use tokio::time::timeout;
 
@@ -17,12 +14,9 @@ use super::address::{Address, Host, Servers};
 /// Time in which a connection must be there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Time in which one of several hosts must answer, before the next is asked.
-const HOST_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const HOST_LIMIT: Duration = Duration::from_secs(1);
 /// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
 const BUFFERED_COMMANDS: usize = 1024;
-/// How often the client itself sends a command of a Cluster again: never, since it does so also when a connection broke, and
-/// then the command may have been done. What was refused is sent again by `Redis`.
-const RETRIES: u32 = 0;
 /// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
@@ -35,108 +29,72 @@ pub(super) enum Fault {
     Wrong(String),
 }
 
-/// A connection for commands, shared by all who hold a clone.
+/// A connection to a server, shared by all who hold a clone.
 #[derive(Clone)]
-pub(super) enum Conn {
-    /// To one server.
-    One(MultiplexedConnection),
-    /// To all masters of a Cluster.
-    Cluster(ClusterConnection),
-}
-
-impl ConnectionLike for Conn {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One(conn) => conn.req_packed_command(command),
-            Self::Cluster(conn) => conn.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One(conn) => conn.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(conn) => conn.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::One(conn) => conn.get_db(),
-            Self::Cluster(conn) => conn.get_db(),
-        }
-    }
-}
+pub(super) struct Conn(pub(super) MultiplexedConnection);
 
 /// Hears what a server sends unasked.
 pub(super) type Push = Arc<dyn AsyncPushSender>;
 
-/// A connection to whatever the address names. What the server sends unasked goes to `push`.
+/// A connection to the server that the address names. What it sends unasked goes to `push`.
 pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Conn, Fault> {
-    let Servers::Cluster(hosts) = &address.servers else {
-        return connect_one(address, push).await.map(Conn::One);
-    };
-    let infos = hosts.iter().map(|host| address.at(host)).collect::<Result<Vec<_>, _>>();
-    let mut client = ClusterClientBuilder::new(infos.map_err(|error| fault(&error))?)
-        .use_protocol(ProtocolVersion::RESP3)
-        .connection_timeout(HOST_LIMIT)
-        .response_timeout(super::TIME_LIMIT)
-        .retries(RETRIES);
-    if let Some(push) = push {
-        client = client.push_sender(move |info| push.send(info));
-    }
-    let client = client.build().map_err(|error| fault(&error))?;
-    within(client.get_async_connection()).await.map(Conn::Cluster)
+    connect_one(address, push).await.map(Conn)
 }
 
 impl Conn {
-    /// Subscribes to channels; on a Cluster, to the channels of its shards, one by one, as each may be on another.
-    pub(super) async fn subscribe(&mut self, channels: &[String]) -> RedisResult<()> {
-        match self {
-            Self::One(conn) => conn.subscribe(channels).await,
-            Self::Cluster(conn) => {
-                let each = channels.iter().map(|channel| {
-                    let mut conn = conn.clone();
-                    async move { conn.ssubscribe(channel).await }
-                });
-                try_join_all(each).await.map(drop)
-            }
-        }
+    /// Subscribes to channels; `sharded` are those of a Cluster, which are subscribed to one by one, as each may have a slot of
+    /// its own.
+    pub(super) async fn subscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
+        if sharded { self.each("SSUBSCRIBE", channels).await } else { self.0.subscribe(channels).await }
     }
 
     /// The reverse.
-    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> RedisResult<()> {
-        match self {
-            Self::One(conn) => conn.unsubscribe(channels).await,
-            Self::Cluster(conn) => {
-                let each = channels.iter().map(|channel| {
-                    let mut conn = conn.clone();
-                    async move { conn.sunsubscribe(channel).await }
-                });
-                try_join_all(each).await.map(drop)
-            }
-        }
+    pub(super) async fn unsubscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
+        if sharded { self.each("SUNSUBSCRIBE", channels).await } else { self.0.unsubscribe(channels).await }
     }
 
-    /// Subscribes to patterns; never on a Cluster.
-    pub(super) async fn psubscribe(&mut self, patterns: &[String]) -> RedisResult<()> {
-        match self {
-            Self::One(conn) => conn.psubscribe(patterns).await,
-            Self::Cluster(conn) => conn.psubscribe(patterns).await,
+    /// One command for each channel, in one round trip.
+    async fn each(&mut self, command: &str, channels: &[String]) -> RedisResult<()> {
+        let mut pipeline = redis::Pipeline::new();
+        for channel in channels {
+            pipeline.cmd(command).arg(channel).ignore();
         }
+        pipeline.query_async(&mut self.0).await
     }
+}
 
-    /// The reverse.
-    pub(super) async fn punsubscribe(&mut self, patterns: &[String]) -> RedisResult<()> {
-        match self {
-            Self::One(conn) => conn.punsubscribe(patterns).await,
-            Self::Cluster(conn) => conn.punsubscribe(patterns).await,
+/// Some slots of a Cluster, and who has them.
+pub(super) struct Range {
+    /// The last of them; the first is behind the last of the range before.
+    pub(super) last: u16,
+    /// The master.
+    pub(super) host: Host,
+}
+
+/// Asks a server of a Cluster who has which slots.
+pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Result<Vec<Range>, Fault> {
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("SLOTS");
+    let said: Vec<Vec<Value>> = slots.query_async(conn).await.map_err(|error| {
+        let text = error.to_string();
+        if text.contains("cluster support disabled") {
+            return Fault::Wrong("it is none of a Cluster; name it as redis://host".into());
         }
-    }
+        meaning(&error)
+    })?;
+    let range = |range: &Vec<Value>| {
+        let [_, Value::Int(last), Value::Array(master), ..] = &range[..] else { return None };
+        let [name, Value::Int(port), ..] = &master[..] else { return None };
+        let name = match name {
+            Value::BulkString(name) => std::str::from_utf8(name).ok()?,
+            Value::SimpleString(name) => name,
+            _ => "",
+        };
+        // A server that does not know its own name says nothing, or so.
+        let name = if matches!(name, "" | "?") { &asked.0 } else { name };
+        Some(Range { last: u16::try_from(*last).ok()?, host: (name.to_owned(), u16::try_from(*port).ok()?) })
+    };
+    Ok(said.iter().filter_map(range).collect())
 }
 
 /// A connection of its own to the one server that the address names, now. What the server sends unasked goes to `push`.
@@ -145,7 +103,7 @@ pub(super) async fn connect_one(
     push: Option<Push>,
 ) -> Result<MultiplexedConnection, Fault> {
     let info = match &address.servers {
-        Servers::One(host) => address.at(host),
+        Servers::One(host) | Servers::Shard(host) => address.at(host),
         Servers::Unix(path) => address.at_socket(path),
         Servers::Sentinels { hosts, service } => {
             let master = master(address, hosts, service).await?;
@@ -171,7 +129,7 @@ async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<Multiplex
 
 /// Where the sentinels say that the master is.
 pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
-    let mut said = Vec::new();
+    let (mut said, mut is_wrong) = (Vec::new(), false);
     for host in hosts {
         let ask = async {
             let mut sentinel = open(address.at_sentinel(host)?, None).await?;
@@ -182,11 +140,21 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(Some(master))) => return Ok(master),
             Ok(Ok(None)) => said.push(format!("{}:{} watches no `{service}`", host.0, host.1)),
-            Ok(Err(error)) => said.push(format!("{}:{}: {error}", host.0, host.1)),
+            Ok(Err(error)) => {
+                is_wrong |= refuses_us(&error);
+                said.push(format!("{}:{}: {error}", host.0, host.1));
+            }
             Err(_) => said.push(format!("{}:{} does not answer", host.0, host.1)),
         }
     }
-    Err(Fault::Away(format!("no sentinel names the master ({})", said.join("; "))))
+    let reason = format!("no sentinel names the master ({})", said.join("; "));
+    if is_wrong {
+        return Err(Fault::Wrong(format!(
+            "{reason}; the sentinels' own user and password stand behind the service: \
+             ?sentinel_user=…&sentinel_password=…"
+        )));
+    }
+    Err(Fault::Away(reason))
 }
 
 /// Waits for a connection for as long as one may take.
@@ -197,9 +165,15 @@ async fn within<T>(opening: impl Future<Output = RedisResult<T>>) -> Result<T, F
     }
 }
 
+/// Whether the server refuses the user or the password.
+fn refuses_us(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
+}
+
 /// What an error on the way to a connection means.
 fn fault(error: &RedisError) -> Fault {
-    let refused = matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM" | "WRONGTYPE"));
+    let refused = refuses_us(error) || error.code() == Some("WRONGTYPE");
     match error.kind() {
         ErrorKind::AuthenticationFailed => Fault::Wrong(format!(
             "the server refuses the user or the password ({error}); both stand in the URL: redis://user:password@host"
@@ -228,29 +202,36 @@ pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Faul
 
 /// See [`check`], without its limit.
 async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
-    if let Conn::One(one) = conn {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let info: String = ask(one, &info).await?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
-            return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
-        }
+    let Conn(conn) = conn;
+    let mut info = redis::cmd("INFO");
+    info.arg("server");
+    let info: String = ask(conn, &info).await?;
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+    if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
+        return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
     }
     // Everything that is done later, done once: a permission that is missing shows now, by its name.
     let probe = format!("{}:{{probe}}", address.prefix());
-    let publish = if address.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+    let (publish, subscribe, unsubscribe) = if address.is_cluster() {
+        ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
+    } else {
+        ("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE")
+    };
     let script = redis::Script::new(include_str!("check.lua"));
     let mut invocation = script.arg(publish);
     for kind in ["text", "hash", "sorted", "set", "stream"] {
         invocation.key(format!("{probe}:{kind}"));
     }
-    let probed: RedisResult<()> = invocation.invoke_async(conn).await;
-    probed.map_err(|error| meaning(&error))?;
-    // On a Cluster the connection for subscriptions would say it, in the log.
-    if let Conn::One(one) = conn {
-        one.subscribe(&probe).await.map_err(|error| meaning(&error))?;
-        one.unsubscribe(&probe).await.map_err(|error| meaning(&error))?;
+    let allowed = |done: RedisResult<()>| match done {
+        // The slot of the probe is that of another master, which has to do the same; this one would let us.
+        Err(error) if address.is_cluster() && error.code() == Some("MOVED") => Ok(()),
+        done => done.map_err(|error| meaning(&error)),
+    };
+    allowed(invocation.invoke_async(conn).await)?;
+    for name in [subscribe, unsubscribe] {
+        let mut command = redis::cmd(name);
+        command.arg(&probe);
+        allowed(command.query_async(conn).await)?;
     }
     Ok(())
 }

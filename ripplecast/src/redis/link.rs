@@ -13,6 +13,7 @@ use super::{
     address::{Address, Host, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, check, connect, master},
+    servers::News,
 };
 
 /// Time between two looks at whether the server still answers. With [`PING_LIMIT`] it bounds for how long a dead one is
@@ -33,17 +34,20 @@ pub(super) struct Keeper {
     link: watch::Sender<Link>,
     /// Somebody had to wait too long, or saw the connection break.
     suspicion: Notify,
+    /// Told when the server comes or goes.
+    news: Arc<News>,
 }
 
 impl Keeper {
     /// A keeper of a connection that is there already, or not yet.
-    pub(super) fn new(address: Address, conn: Option<Conn>) -> Arc<Self> {
+    pub(super) fn new(address: Address, conn: Option<Conn>, news: Arc<News>) -> Arc<Self> {
         let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
         Arc::new(Self {
             address,
             current: Mutex::new(conn),
             link: watch::Sender::new(link),
             suspicion: Notify::new(),
+            news,
         })
     }
 
@@ -68,14 +72,16 @@ impl Keeper {
         loop {
             if let Some(conn) = self.conn() {
                 let reason = self.watch(conn).await;
-                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on alone, and tries to reach it");
+                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on without it, and tries to reach it");
                 *self.current.lock() = None;
                 self.link.send_replace(Link::Down);
+                self.news.changed.notify_one();
             }
             let conn = self.connected().await;
             connects += 1;
             *self.current.lock() = Some(conn);
             self.link.send_replace(Link::Up { connects });
+            self.news.changed.notify_one();
             tracing::info!(redis = %self.address, "Redis is back");
         }
     }
@@ -89,11 +95,9 @@ impl Keeper {
                 () = sleep(PING_EVERY) => {}
                 () = self.suspicion.notified() => {}
             }
-            // A write, so that a server which lost its role is found out too.
-            let mut look = redis::cmd("SET");
-            look.arg(format!("{}:alive", self.address.prefix())).arg("1").arg("PX").arg(10_000);
-            match timeout(PING_LIMIT, look.query_async::<()>(&mut conn)).await {
-                Ok(Ok(())) => {}
+            match timeout(PING_LIMIT, self.look(&mut conn)).await {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(reason))) => return reason,
                 // It is there, and has no memory or disk left for a write: what needs none goes on.
                 Ok(Err(error)) if matches!(error.code(), Some("OOM" | "MISCONF")) => {}
                 Ok(Err(error)) => return error.to_string(),
@@ -105,6 +109,22 @@ impl Keeper {
                 return "the sentinels name another master".into();
             }
         }
+    }
+
+    /// Looks whether the server answers and is a master; if it is none, why it can't be used.
+    async fn look(&self, conn: &mut Conn) -> redis::RedisResult<Option<String>> {
+        if self.address.is_cluster() {
+            // Which keys it has may change, so none is written.
+            return match is_master(conn).await {
+                Ok(false) => Ok(Some("it is a master no more".into())),
+                Err(error) if error.code() != Some("NOPERM") => Err(error),
+                _ => Ok(None),
+            };
+        }
+        // A write, so that a server which lost its role is found out too.
+        let mut look = redis::cmd("SET");
+        look.arg(format!("{}:alive", self.address.prefix())).arg("1").arg("PX").arg(10_000);
+        look.query_async::<()>(&mut conn.0).await.map(|()| None)
     }
 
     /// The master that the sentinels name; none without sentinels, or when none of them answers.
@@ -123,12 +143,7 @@ impl Keeper {
         if now.as_ref() != former {
             return true;
         }
-        let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(conn).await;
-        let is_master = |role: Vec<redis::Value>| {
-            role.first()
-                .is_some_and(|role| matches!(role, redis::Value::BulkString(text) if text == b"master"))
-        };
-        !role.is_ok_and(is_master)
+        !is_master(conn).await.unwrap_or(false)
     }
 
     /// A connection, however long it takes.
@@ -149,6 +164,12 @@ impl Keeper {
             sleep(backoff.next()).await;
         }
     }
+}
+
+/// Whether a server says that it is a master.
+async fn is_master(conn: &mut Conn) -> redis::RedisResult<bool> {
+    let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(&mut conn.0).await?;
+    Ok(matches!(role.first(), Some(redis::Value::BulkString(text)) if text == b"master"))
 }
 
 /// Connects and looks at the server, once.

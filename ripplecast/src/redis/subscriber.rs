@@ -1,11 +1,11 @@
-//! The node's one connection for what others publish. It subscribes again by itself after it was lost, and tells each
+//! The one connection to a server for what others publish. It subscribes again by itself after it was lost, and tells each
 //! subscription when a gap begins and when it is over.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,8 +25,9 @@ use super::{
     backoff::Backoff,
     connect::{Conn, Fault, connect},
     link::{PING_EVERY, PING_LIMIT},
+    servers::News,
+    slot,
 };
-use crate::error::{BackendError, Result};
 
 /// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
 const BATCH: usize = 256;
@@ -52,6 +53,11 @@ impl Channel {
             Self::Exact(name) | Self::Pattern(name) => name,
         }
     }
+
+    /// Its slot on a Cluster.
+    pub(super) fn slot(&self) -> u16 {
+        slot::of(self.name().as_bytes())
+    }
 }
 
 /// What a subscription hears.
@@ -71,17 +77,29 @@ pub(crate) enum Event {
 }
 
 /// Hears events; on the connection's task, so it must be quick.
-type Sink = dyn Fn(Event) + Send + Sync;
+pub(super) type Sink = dyn Fn(Event) + Send + Sync;
 
 /// One subscription.
-struct Entry {
+pub(super) struct Entry {
     /// Hears it.
     sink: Box<Sink>,
     /// Whether the server has confirmed it.
     confirmed: watch::Sender<bool>,
+    /// Whether it is kept: one that is on its way from a server to another one is in no list.
+    pub(super) is_wanted: AtomicBool,
 }
 
 impl Entry {
+    /// One that no server has.
+    pub(super) fn new(sink: Box<Sink>) -> Self {
+        Self { sink, confirmed: watch::Sender::new(false), is_wanted: AtomicBool::new(true) }
+    }
+
+    /// Changes when a server confirms it or loses it.
+    pub(super) fn confirmed(&self) -> watch::Receiver<bool> {
+        self.confirmed.subscribe()
+    }
+
     /// The server has it.
     fn confirm(&self) {
         if !self.confirmed.send_replace(true) {
@@ -90,7 +108,7 @@ impl Entry {
     }
 
     /// The server has it no more.
-    fn lose(&self) {
+    pub(super) fn lose(&self) {
         if self.confirmed.send_replace(false) {
             (self.sink)(Event::Down);
         }
@@ -113,6 +131,8 @@ pub(super) struct Subscriber {
     up: watch::Sender<bool>,
     /// The number of the connection that counts. An earlier one may still bring something, which is too late.
     current: AtomicU64,
+    /// Told when the connection comes or goes, and when a slot is elsewhere.
+    news: Arc<News>,
 }
 
 /// What is wanted of the server.
@@ -139,6 +159,16 @@ impl Wanted {
         }
     }
 
+    /// Wants a channel no more.
+    fn remove(&mut self, channel: &Channel) -> Option<Arc<Entry>> {
+        let removed = match channel {
+            Channel::Exact(name) => self.exact.remove(name),
+            Channel::Pattern(pattern) => self.patterns.remove(pattern),
+        };
+        self.touch(channel);
+        removed
+    }
+
     /// Notes that the server is to be told.
     fn touch(&mut self, channel: &Channel) {
         if self.is_served {
@@ -149,7 +179,7 @@ impl Wanted {
 
 impl Subscriber {
     /// Without a connection.
-    pub(super) fn new(address: Address, link: watch::Receiver<Link>) -> Arc<Self> {
+    pub(super) fn new(address: Address, link: watch::Receiver<Link>, news: Arc<News>) -> Arc<Self> {
         Arc::new(Self {
             address,
             link,
@@ -158,6 +188,7 @@ impl Subscriber {
             broken: Notify::new(),
             up: watch::Sender::new(false),
             current: AtomicU64::new(0),
+            news,
         })
     }
 
@@ -172,33 +203,46 @@ impl Subscriber {
         let _ = self.up.subscribe().wait_for(|&up| up).await;
     }
 
-    /// Wants a channel; a former subscription of it hears no more.
-    pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<Sink>) -> Subscribed {
-        let entry = Arc::new(Entry { sink, confirmed: watch::Sender::new(false) });
+    /// Wants a channel. A former subscription of it hears no more if this one is `newer`, else that one stays.
+    pub(super) fn put(&self, channel: &Channel, entry: Arc<Entry>, newer: bool) {
         let mut wanted = self.wanted.write();
-        match &channel {
-            Channel::Exact(name) => wanted.exact.insert(name.clone(), entry.clone()),
-            Channel::Pattern(pattern) => wanted.patterns.insert(pattern.clone(), entry.clone()),
-        };
-        wanted.touch(&channel);
-        drop(wanted);
-        self.changed.notify_one();
-        Subscribed { subscriber: self.clone(), channel, entry }
-    }
-
-    /// Wants a channel no more, unless a later subscription does.
-    fn unsubscribe(&self, channel: &Channel, entry: &Arc<Entry>) {
-        let mut wanted = self.wanted.write();
-        if !wanted.get(channel).is_some_and(|current| Arc::ptr_eq(current, entry)) {
+        if !newer && wanted.get(channel).is_some() {
             return;
         }
         match channel {
-            Channel::Exact(name) => wanted.exact.remove(name),
-            Channel::Pattern(pattern) => wanted.patterns.remove(pattern),
+            Channel::Exact(name) => wanted.exact.insert(name.clone(), entry),
+            Channel::Pattern(pattern) => wanted.patterns.insert(pattern.clone(), entry),
         };
         wanted.touch(channel);
         drop(wanted);
         self.changed.notify_one();
+    }
+
+    /// Wants a channel no more, unless another subscription does.
+    pub(super) fn take(&self, channel: &Channel, entry: &Arc<Entry>) {
+        let mut wanted = self.wanted.write();
+        if !wanted.get(channel).is_some_and(|current| Arc::ptr_eq(current, entry)) {
+            return;
+        }
+        wanted.remove(channel);
+        drop(wanted);
+        self.changed.notify_one();
+    }
+
+    /// Wants some channels no more: those whose slots are elsewhere.
+    pub(super) fn take_out(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<(Channel, Arc<Entry>)> {
+        let mut wanted = self.wanted.write();
+        let exact = wanted.exact.keys().cloned().map(Channel::Exact);
+        let patterns = wanted.patterns.keys().cloned().map(Channel::Pattern);
+        let channels: Vec<_> = exact.chain(patterns).filter(is_elsewhere).collect();
+        let out = channels.into_iter().filter_map(|channel| {
+            let entry = wanted.remove(&channel)?;
+            Some((channel, entry))
+        });
+        let out = out.collect();
+        drop(wanted);
+        self.changed.notify_one();
+        out
     }
 
     /// Serves the subscriptions, until it is aborted.
@@ -209,6 +253,7 @@ impl Subscriber {
                 Ok(conn) => {
                     let begun = Instant::now();
                     self.up.send_replace(true);
+                    self.news.changed.notify_one();
                     let reason = self.serve(conn).await;
                     self.lose_all();
                     tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
@@ -264,7 +309,8 @@ impl Subscriber {
                 let name = std::str::from_utf8(&channel).unwrap_or_default();
                 let wanted = self.wanted.read();
                 if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
-                    self.broken.notify_one(); // its slot went to another shard
+                    self.news.stale.notify_one(); // its slot went to another shard
+                    self.broken.notify_one();
                 }
                 return;
             }
@@ -290,7 +336,10 @@ impl Subscriber {
                 }
                 match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => return error.to_string(),
+                    Ok(Err(error)) => {
+                        self.news.stale.notify_one(); // perhaps a slot is elsewhere
+                        return error.to_string();
+                    }
                     Err(_) => return "it did not confirm a subscription".into(),
                 }
             }
@@ -355,13 +404,18 @@ impl Subscriber {
             let of_kind = |channel: &&Channel| matches!(channel, Channel::Exact(_)) == exact;
             channels.iter().filter(of_kind).map(|channel| channel.name().to_owned()).collect()
         };
+        let sharded = self.address.is_cluster();
         for exact in [true, false] {
             let (add, remove) = (names(add, exact), names(remove, exact));
             if !add.is_empty() {
-                if exact { conn.subscribe(&add).await? } else { conn.psubscribe(&add).await? }
+                if exact { conn.subscribe(&add, sharded).await? } else { conn.0.psubscribe(&add).await? }
             }
             if !remove.is_empty() {
-                if exact { conn.unsubscribe(&remove).await? } else { conn.punsubscribe(&remove).await? }
+                if exact {
+                    conn.unsubscribe(&remove, sharded).await?;
+                } else {
+                    conn.0.punsubscribe(&remove).await?;
+                }
             }
         }
         for channel in remove {
@@ -387,6 +441,7 @@ impl Subscriber {
             wanted.exact.values().chain(wanted.patterns.values()).cloned().collect()
         };
         self.up.send_replace(false);
+        self.news.changed.notify_one();
         for entry in entries {
             entry.lose();
         }
@@ -395,11 +450,10 @@ impl Subscriber {
 
 /// Whether the server answers, and has as many subscriptions of ours as are given.
 async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
-    // On a Cluster each shard would have to be asked.
-    let Some(count) = count.filter(|_| matches!(conn, Conn::One(_))) else {
-        return redis::cmd("PING").query_async::<()>(conn).await.map(|()| true);
+    let Some(count) = count else {
+        return redis::cmd("PING").query_async::<()>(&mut conn.0).await.map(|()| true);
     };
-    let Ok(info) = redis::cmd("CLIENT").arg("INFO").query_async::<String>(conn).await else {
+    let Ok(info) = redis::cmd("CLIENT").arg("INFO").query_async::<String>(&mut conn.0).await else {
         // Not everybody may ask that; the next ping shows whether the connection is there.
         return Ok(true);
     };
@@ -408,41 +462,4 @@ async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
         fields.find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok()).unwrap_or(0)
     };
     Ok(number("sub=") + number("psub=") + number("ssub=") == count)
-}
-
-/// Keeps a subscription; dropping it ends it.
-#[must_use = "dropping it ends the subscription"]
-pub(crate) struct Subscribed {
-    /// Where it was made.
-    subscriber: Arc<Subscriber>,
-    /// What it is of.
-    channel: Channel,
-    /// What hears it.
-    entry: Arc<Entry>,
-}
-
-impl Subscribed {
-    /// Waits until the server has confirmed it.
-    ///
-    /// # Errors
-    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing.
-    pub(crate) async fn ready(&self) -> Result<()> {
-        let mut confirmed = self.entry.confirmed.subscribe();
-        if *confirmed.borrow_and_update() {
-            return Ok(());
-        }
-        if !self.subscriber.is_up() {
-            return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
-        }
-        match timeout(TIME_LIMIT, confirmed.wait_for(|&confirmed| confirmed)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
-        }
-    }
-}
-
-impl Drop for Subscribed {
-    fn drop(&mut self) {
-        self.subscriber.unsubscribe(&self.channel, &self.entry);
-    }
 }

@@ -96,9 +96,10 @@ fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a
 impl StreamBackend for Remote {
     fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
         later(async move {
-            let mut script = PUBLISH.key(key(&self.redis, stream));
+            let key = key(&self.redis, stream);
+            let mut script = PUBLISH.key(&key);
             script.arg(&payload[..]).arg(max_len);
-            let (id, group): (String, String) = self.redis.script(&script).await?;
+            let (id, group): (String, String) = self.redis.script(&key, &script).await?;
             if id.is_empty() {
                 let group = Some(group).filter(|group| !group.is_empty());
                 let stream = stream.to_owned();
@@ -111,10 +112,11 @@ impl StreamBackend for Remote {
     fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
         later(async move {
             type Group = (String, u64, u64, i64, String);
-            let mut script = STATUS.key(key(&self.redis, stream));
+            let key = key(&self.redis, stream);
+            let mut script = STATUS.key(&key);
             script.key(dead_key(&self.redis, stream));
             let (length, published, last, dead, groups): (u64, u64, String, u64, Vec<Group>) =
-                self.redis.script(&script).await?;
+                self.redis.script(&key, &script).await?;
             let group = |(name, consumers, pending, lag, delivered): Group| {
                 let (lag, delivered) = (u64::try_from(lag).ok(), delivered.parse()?);
                 Ok(GroupStatus { name, consumers, pending, lag, delivered })
@@ -270,7 +272,7 @@ impl Member {
         }
         let mut script = RECOVER.key(&self.key);
         script.arg(&*self.group).arg(&self.name).arg(RECOVERED);
-        let (found, trimmed): (Value, u64) = self.redis.script(&script).await?;
+        let (found, trimmed): (Value, u64) = self.redis.script(&self.key, &script).await?;
         reader.source = Some(source);
         Ok(self.accept(entries(&found), trimmed, true))
     }
@@ -282,7 +284,7 @@ impl Member {
         }
         let mut script = CLAIM.key(&self.key);
         script.arg(&*self.group).arg(&self.name).arg(millis(self.claim_after)).arg(&reader.cursor).arg(count);
-        let (cursor, found, trimmed): (String, Value, u64) = self.redis.script(&script).await?;
+        let (cursor, found, trimmed): (String, Value, u64) = self.redis.script(&self.key, &script).await?;
         reader.cursor = cursor;
         reader.next_claim = Instant::now() + self.claim_every();
         Ok(self.accept(entries(&found), trimmed, true))
@@ -360,7 +362,7 @@ impl Member {
     async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
         let mut script = HOLD.key(&self.key);
         script.arg(&*self.group).arg(&self.name).arg(id.to_string()).arg(what);
-        self.redis.script(&script).await
+        self.redis.script(&self.key, &script).await
     }
 
     /// The message is no longer this consumer's concern.
@@ -442,7 +444,7 @@ impl Consumer for Member {
             let mut script = BURY.key(&self.key);
             script.key(&self.dead_key).arg(&*self.group).arg(&self.name).arg(message.id.to_string());
             script.arg(&message.payload[..]).arg(reason).arg(message.deliveries).arg(DEAD_LETTERS);
-            let buried: u8 = self.redis.script(&script).await?;
+            let buried: u8 = self.redis.script(&self.key, &script).await?;
             self.forget(message.id);
             Ok(buried > 0)
         })
@@ -474,7 +476,7 @@ impl Consumer for Member {
         Box::pin(async move {
             let mut script = LEAVE.key(&self.key);
             script.arg(&*self.group).arg(&self.name);
-            if let Err(error) = self.redis.script::<u64>(&script).await {
+            if let Err(error) = self.redis.script::<u64>(&self.key, &script).await {
                 let (stream, group) = (&*self.stream, &*self.group);
                 tracing::debug!(stream, group, %error, "a stream can't be told of a subscription's end; others notice it");
             }

@@ -1,14 +1,19 @@
 //! What is to be published: a bounded queue, and the task that empties it.
+//!
+//! The queue has a lane for each slot of a Cluster, and one in all elsewhere. A lane has one round trip under way at a time, so
+//! the order in it is kept; lanes don't wait for each other, so a shard that does not answer holds up nobody else.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -34,6 +39,9 @@ const MESSAGE: usize = 16 << 20;
 const BATCH: usize = 512;
 /// Bytes after which a round trip takes no more messages.
 const BATCH_BYTES: usize = 1 << 20;
+/// A round trip of a lane that takes longer is that of a shard which hangs. Its lane gets no more than the first half of the
+/// space, so that the other half is there for the others.
+const STUCK: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(super) struct Outgoing {
@@ -43,6 +51,8 @@ pub(super) struct Outgoing {
     waiting: Mutex<Waiting>,
     /// Something waits.
     wake: Notify,
+    /// Nothing waits any more.
+    emptied: Notify,
     /// Messages that were published.
     sent: AtomicU64,
     /// Messages that were not.
@@ -51,9 +61,13 @@ pub(super) struct Outgoing {
 
 /// What waits.
 struct Waiting {
-    /// Channel and message, oldest first.
-    queue: VecDeque<(String, Bytes)>,
-    /// The bytes of it.
+    /// What waits or is under way, by the slot of its channel. There is no lane without either.
+    lanes: HashMap<u16, Lane>,
+    /// Lanes in which something waits and nothing is under way.
+    ready: VecDeque<u16>,
+    /// Messages in all lanes.
+    messages: usize,
+    /// The bytes of them.
     bytes: usize,
     /// The numbers of frames, by room. They are given also to what is not sent, so that others see what they missed.
     given: Given,
@@ -63,17 +77,45 @@ struct Waiting {
     is_open: bool,
 }
 
+/// What waits for one slot.
+#[derive(Default)]
+struct Lane {
+    /// Channel and message, oldest first.
+    queue: VecDeque<(String, Bytes)>,
+    /// Since when a round trip is under way, if one is.
+    since: Option<Instant>,
+}
+
+/// What goes in one round trip.
+struct Batch {
+    /// Of which lane.
+    slot: u16,
+    /// Channel and message, oldest first.
+    messages: Vec<(String, Bytes)>,
+    /// The bytes of the messages.
+    bytes: usize,
+}
+
 impl Outgoing {
     /// Nothing waits.
     pub(super) fn new(redis: Redis) -> Self {
         let is_open = *redis.link().borrow() != Link::Down;
         // No room has a name that long, so no room's numbers are mixed with these.
         let everyone = "*".repeat(crate::limits::NAME + 1).into();
-        let waiting = Waiting { queue: VecDeque::new(), bytes: 0, given: Given::new(), everyone, is_open };
+        let waiting = Waiting {
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            given: Given::new(),
+            everyone,
+            is_open,
+        };
         Self {
             redis,
             waiting: Mutex::new(waiting),
             wake: Notify::new(),
+            emptied: Notify::new(),
             sent: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
         }
@@ -88,13 +130,14 @@ impl Outgoing {
         channel: String,
         frame: &Frame,
     ) {
+        let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
         let number = waiting.given.next(&name);
-        if waiting.has_space(frame.len()) {
+        if waiting.has_space(slot, frame.len()) {
             let message = Message { node, number, body: Body::Frame { frame: frame.clone() } };
             let sealed = sealer.seal(&channel, &message);
-            waiting.push(channel, sealed);
+            waiting.push(slot, channel, sealed);
             drop(waiting);
             self.wake.notify_one();
         } else {
@@ -105,9 +148,10 @@ impl Outgoing {
 
     /// Lets a message wait that has no number.
     pub(super) fn push(&self, channel: String, message: Bytes) {
+        let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
-        if waiting.has_space(message.len()) {
-            waiting.push(channel, message);
+        if waiting.has_space(slot, message.len()) {
+            waiting.push(slot, channel, message);
             drop(waiting);
             self.wake.notify_one();
         } else {
@@ -128,17 +172,52 @@ impl Outgoing {
         stats.queued_bytes = self.waiting.lock().bytes;
     }
 
-    /// The oldest messages; none if nothing waits.
-    fn take(&self) -> Vec<(String, Bytes)> {
-        let mut waiting = self.waiting.lock();
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH && bytes < BATCH_BYTES {
-            let Some((channel, message)) = waiting.queue.pop_front() else { break };
-            bytes += message.len();
-            batch.push((channel, message));
+    /// Waits until nothing waits and nothing is under way, of what was there before.
+    pub(super) async fn flush(&self) {
+        loop {
+            let emptied = self.emptied.notified(); // hears of what happens from here on
+            if self.waiting.lock().lanes.is_empty() {
+                return;
+            }
+            emptied.await;
         }
-        waiting.bytes -= bytes;
-        batch
+    }
+
+    /// The oldest messages of a lane that is ready.
+    fn take(&self) -> Option<Batch> {
+        let mut waiting = self.waiting.lock();
+        let slot = waiting.ready.pop_front()?;
+        let lane = waiting.lanes.get_mut(&slot)?;
+        lane.since = Some(Instant::now());
+        let mut batch = Batch { slot, messages: Vec::new(), bytes: 0 };
+        while batch.messages.len() < BATCH && batch.bytes < BATCH_BYTES {
+            let Some((channel, message)) = lane.queue.pop_front() else { break };
+            batch.bytes += message.len();
+            batch.messages.push((channel, message));
+        }
+        Some(batch)
+    }
+
+    /// A round trip is over.
+    fn landed(&self, batch: &Batch) {
+        let mut waiting = self.waiting.lock();
+        waiting.messages -= batch.messages.len();
+        waiting.bytes -= batch.bytes;
+        let Some(lane) = waiting.lanes.get_mut(&batch.slot) else { return };
+        lane.since = None;
+        if lane.queue.is_empty() {
+            waiting.lanes.remove(&batch.slot);
+        } else {
+            waiting.ready.push_back(batch.slot);
+        }
+        self.tell_if_empty(&waiting);
+    }
+
+    /// Tells those who wait for it that nothing is left.
+    fn tell_if_empty(&self, waiting: &Waiting) {
+        if waiting.lanes.is_empty() {
+            self.emptied.notify_waiters();
+        }
     }
 
     /// Takes messages again.
@@ -150,61 +229,90 @@ impl Outgoing {
     fn close(&self) {
         let mut waiting = self.waiting.lock();
         waiting.is_open = false;
-        waiting.bytes = 0;
-        let thrown_away = std::mem::take(&mut waiting.queue).len();
+        waiting.ready.clear();
+        let (mut messages, mut bytes) = (0, 0);
+        waiting.lanes.retain(|_, lane| {
+            let thrown_away = std::mem::take(&mut lane.queue);
+            messages += thrown_away.len();
+            bytes += thrown_away.iter().map(|(_, message)| message.len()).sum::<usize>();
+            lane.since.is_some()
+        });
+        waiting.messages -= messages;
+        waiting.bytes -= bytes;
+        self.tell_if_empty(&waiting);
         drop(waiting);
-        self.unsent.fetch_add(thrown_away as u64, Relaxed);
+        self.unsent.fetch_add(messages as u64, Relaxed);
     }
 }
 
 impl Waiting {
-    /// Whether a message of that length may wait.
-    fn has_space(&self, len: usize) -> bool {
-        self.is_open && len <= MESSAGE && self.queue.len() < MESSAGES && self.bytes + len <= BYTES
+    /// Whether a message of that length may wait for that slot.
+    fn has_space(&self, slot: u16, len: usize) -> bool {
+        let is_stuck = || {
+            let since = self.lanes.get(&slot).and_then(|lane| lane.since);
+            since.is_some_and(|since| since.elapsed() > STUCK)
+        };
+        let is_half_full = self.messages >= MESSAGES / 2 || self.bytes >= BYTES / 2;
+        self.is_open
+            && len <= MESSAGE
+            && self.messages < MESSAGES
+            && self.bytes + len <= BYTES
+            && !(is_half_full && self.lanes.len() > 1 && is_stuck())
     }
 
     /// Lets it wait.
-    fn push(&mut self, channel: String, message: Bytes) {
+    fn push(&mut self, slot: u16, channel: String, message: Bytes) {
+        self.messages += 1;
         self.bytes += message.len();
-        self.queue.push_back((channel, message));
+        let lane = self.lanes.entry(slot).or_default();
+        lane.queue.push_back((channel, message));
+        if lane.queue.len() == 1 && lane.since.is_none() {
+            self.ready.push_back(slot);
+        }
     }
 }
 
-/// Publishes what waits, in order, until it is aborted.
+/// Publishes what waits, in the order of each lane, until it is aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     let out = &inner.out;
     let mut link = out.redis.link();
+    // One at the most for each slot.
+    let mut under_way = FuturesUnordered::new();
     loop {
         if *link.borrow_and_update() == Link::Down {
             out.close();
-            if link.changed().await.is_err() {
-                return;
+        } else {
+            out.open();
+            while let Some(batch) = out.take() {
+                under_way.push(out.publish(batch));
             }
-            continue;
         }
-        out.open();
-        let batch = out.take();
-        if batch.is_empty() {
-            tokio::select! {
-                () = out.wake.notified() => {}
-                changed = link.changed() => if changed.is_err() { return },
-            }
-            continue;
+        tokio::select! {
+            Some(()) = under_way.next() => {}
+            () = out.wake.notified() => {}
+            changed = link.changed() => if changed.is_err() { return },
         }
-        let messages = batch.len() as u64;
+    }
+}
+
+impl Outgoing {
+    /// Publishes in one round trip.
+    async fn publish(&self, batch: Batch) {
         let publish = |(channel, message): &(String, Bytes)| {
-            let mut command = redis::cmd(out.redis.publish_command());
+            let mut command = redis::cmd(self.redis.publish_command());
             command.arg(channel).arg(&message[..]);
             command
         };
-        let commands: Vec<_> = batch.iter().map(publish).collect();
-        match out.redis.all(&commands).await {
-            Ok(()) => out.sent.fetch_add(messages, Relaxed),
+        let messages = batch.messages.len() as u64;
+        let commands: Vec<_> = batch.messages.iter().map(publish).collect();
+        match self.redis.all(&commands).await {
+            Ok(()) => self.sent.fetch_add(messages, Relaxed),
             Err(error) => {
                 // Some of them may have been published. Whoever missed one sees it by the numbers.
                 tracing::debug!(%error, messages, "messages to other nodes could not be published");
-                out.unsent.fetch_add(messages, Relaxed)
+                self.unsent.fetch_add(messages, Relaxed)
             }
         };
+        self.landed(&batch);
     }
 }

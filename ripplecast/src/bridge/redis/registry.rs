@@ -41,7 +41,7 @@ const LEASE: Duration = Duration::from_secs(20);
 const BEAT: Duration = Duration::from_secs(5);
 /// Entries that are written, or removed, in one round trip.
 const BATCH: usize = 256;
-/// Time that a node takes for its goodbye.
+/// Time that a node takes for its goodbye, and for the last messages.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat, which
@@ -144,6 +144,8 @@ pub(super) struct Registration {
     pub(super) seat: Option<Seat>,
     /// What they are not told yet. Nothing is kept here without a seat: the next one begins with everything.
     dirty: HashSet<Item>,
+    /// What they could not be told, as a shard of the Cluster is away: it is tried again at the next word.
+    later: HashSet<Item>,
 }
 
 impl Registration {
@@ -166,8 +168,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let seat = Seat::new(inner.node);
         let begun = Instant::now();
         let error = inner.sit(&seat, former.as_ref(), &mut link).await;
-        let lost = inner.registration.lock().seat.take();
-        inner.registration.lock().dirty = HashSet::new();
+        let lost = std::mem::take(&mut *inner.registration.lock()).seat;
         if lost.is_some() {
             former = lost;
         }
@@ -205,11 +206,21 @@ impl Inner {
             if now >= next {
                 next = now + BEAT;
                 dead = self.renew(seat, false, None).await?;
+                let mut registration = self.registration.lock();
+                let later = std::mem::take(&mut registration.later);
+                registration.dirty.extend(later);
             }
             let has_written = self.write(seat).await?;
             if let Some(other) = dead.last() {
-                if self.remove_some(other).await? {
-                    dead.pop();
+                match self.remove_some(other).await {
+                    Ok(false) => {}
+                    Ok(true) => drop(dead.pop()),
+                    // A shard is away, and this node is none the worse for it: at the next word it is tried again.
+                    Err(error) if self.redis.is_cluster() => {
+                        tracing::debug!(%error, "what a dead node left can't be removed yet");
+                        dead.pop();
+                    }
+                    Err(error) => return Err(error),
                 }
             } else if !has_written {
                 tokio::select! {
@@ -231,7 +242,7 @@ impl Inner {
         let mut renew = RENEW.key(self.nodes_key());
         renew.arg(seat.field()).arg(LEASE.as_millis() as u64).arg(u8::from(is_new));
         renew.arg(former.map_or("", |seat| seat.field()));
-        let dead: Option<Vec<String>> = self.own.script(&renew).await?;
+        let dead: Option<Vec<String>> = self.own.script(&self.nodes_key(), &renew).await?;
         let dead = dead
             .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
         seat.hold(sent);
@@ -259,9 +270,27 @@ impl Inner {
             }
             some
         };
-        let commands: Vec<Cmd> = some.iter().flat_map(|item| self.entry(seat, item)).collect();
-        self.own.all(&commands).await?;
+        if self.redis.is_cluster() {
+            self.write_each(seat, &some).await;
+        } else {
+            let commands: Vec<Cmd> = some.iter().flat_map(|item| self.entry(seat, item)).collect();
+            self.own.all(&commands).await?;
+        }
         Ok(!some.is_empty())
+    }
+
+    /// The same for shards of a Cluster, of which one may be away while the others are not.
+    async fn write_each(&self, seat: &Seat, some: &[Item]) {
+        let each = some.iter().map(async |item| {
+            for command in self.entry(seat, item) {
+                if let Err(error) = self.own.run::<()>(&command).await {
+                    tracing::debug!(%error, "a change can't be told to the other nodes yet");
+                    self.registration.lock().later.insert(item.clone());
+                    return;
+                }
+            }
+        });
+        futures_util::future::join_all(each).await;
     }
 
     /// The commands that write one entry. The set for whoever removes it is written first and removed last.
@@ -315,12 +344,21 @@ impl Inner {
 
     /// The seats whose lease lasts.
     pub(super) async fn seats(&self) -> Result<Vec<Seat>> {
-        let fields: Vec<String> = self.redis.script(&SEATS.key(self.nodes_key())).await?;
+        let fields: Vec<String> = self.redis.script(&self.nodes_key(), &SEATS.key(self.nodes_key())).await?;
         Ok(fields.iter().filter_map(|field| Seat::parse(field)).collect())
     }
 
-    /// Gives the seat up.
+    /// Lets what waits go out, and gives the seat up, at the same time.
     pub(super) async fn leave(&self) -> Result<()> {
+        let (flushed, left) = tokio::join!(timeout(GOODBYE, self.out.flush()), self.give_up());
+        if flushed.is_err() {
+            tracing::debug!("some messages to other nodes could not be sent before the end");
+        }
+        left
+    }
+
+    /// Gives the seat up.
+    async fn give_up(&self) -> Result<()> {
         let Some(seat) = self.registration.lock().seat.take() else { return Ok(()) };
         seat.held.store(0, Relaxed);
         let goodbye = async {

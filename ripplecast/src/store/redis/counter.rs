@@ -65,7 +65,7 @@ impl Place {
     async fn step(&self, operation: &str, operands: &[String]) -> Result<(i64, i64, u64)> {
         let mut call = STEP.prepare_invoke();
         call.key(&*self.key).arg(self.shared.publish()).arg(&*self.key).arg(operation).arg(operands);
-        let answer: Vec<Raw> = self.shared.redis.script(&call).await?;
+        let answer: Vec<Raw> = self.shared.redis.script(&self.key, &call).await?;
         let read = || match &answer[..] {
             [value, Raw::Int(done), number] => {
                 Some((as_text(value)?.parse().ok()?, *done, as_text(number)?.parse().ok()?))

@@ -134,7 +134,7 @@ impl Place {
     /// there are no more than the table may hold.
     async fn run(&self, call: &ScriptInvocation<'_>) -> Result<Answer> {
         loop {
-            let mut answer: Vec<Raw> = self.shared.redis.script(call).await?;
+            let mut answer: Vec<Raw> = self.shared.redis.script(&self.keys[0], call).await?;
             let status = match answer.first() {
                 Some(Raw::Int(status)) => *status,
                 _ => return Err(self.invalid()),

@@ -6,18 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::Body,
     extract,
-    http::{Method, Request as HttpRequest, StatusCode},
+    http::{Method, Request as HttpRequest, StatusCode, header::RETRY_AFTER},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use http_body_util::BodyExt as _;
-use ripplecast::{App, Error, sse};
+use ripplecast::{App, BackendError, Error, StoreError, sse};
 use tower::{ServiceExt as _, util::MapRequestLayer};
 
 use super::super::clients::{Script, TestServer};
@@ -95,18 +96,27 @@ fn files_that_are_no_directory_are_an_error() {
     });
 }
 
+/// A route that fails so.
+fn fails(error: fn() -> Error) -> MethodRouter {
+    get(async move || -> ripplecast::Result<()> { Err(error()) })
+}
+
 #[tokio::test]
 async fn an_app_becomes_a_plain_router() {
     let app = App::builder().build().await.unwrap();
     let hub = app.hub();
     let router: Router = app
         .route("/hello", get(async || "hello"))
+        .route("/overloaded", fails(|| Error::Overloaded { what: "it", limit: 1 }))
+        .route("/closed", fails(|| Error::Closed))
+        .route("/away", fails(|| BackendError::Unavailable { reason: "a secret".into() }.into()))
+        .route("/late", fails(|| BackendError::TimedOut { after: Duration::from_secs(2) }.into()))
+        .route("/refused", fails(|| BackendError::Refused { message: "a secret".into() }.into()))
         .route(
-            "/overloaded",
-            get(async || -> ripplecast::Result<()> { Err(Error::Overloaded { what: "it", limit: 1 }) }),
+            "/full",
+            fails(|| StoreError::TableFull { table: "a secret".into(), capacity: 1, rows: 2 }.into()),
         )
-        .route("/closed", get(async || -> ripplecast::Result<()> { Err(Error::Closed) }))
-        .route("/failed", get(async || -> ripplecast::Result<()> { Err(Error::other("a secret")) }))
+        .route("/failed", fails(|| Error::other("a secret")))
         .ws("/ws", Script(hub.clone()))
         .into_router();
     let ask = async |method: Method, path: &str| -> (StatusCode, Response) {
@@ -119,9 +129,19 @@ async fn an_app_becomes_a_plain_router() {
     };
     let (status, response) = ask(Method::GET, "/hello").await;
     assert_eq!((status, text(response).await.as_str()), (StatusCode::OK, "hello"));
-    for (path, wanted) in [("/overloaded", 503), ("/closed", 503), ("/failed", 500), ("/nowhere", 404)] {
+    for (path, wanted) in [
+        ("/overloaded", 503),
+        ("/closed", 503),
+        ("/away", 503),
+        ("/late", 503),
+        ("/refused", 500),
+        ("/full", 500),
+        ("/failed", 500),
+        ("/nowhere", 404),
+    ] {
         let (status, response) = ask(Method::GET, path).await;
         assert_eq!(status, wanted, "{path}");
+        assert_eq!(response.headers().contains_key(RETRY_AFTER), wanted == 503, "{path}");
         assert!(!text(response).await.contains("secret"));
     }
     let (status, response) = ask(Method::GET, "/ws").await;

@@ -282,3 +282,35 @@ fn a_node_may_start_before_its_redis() {
     assert_eq!(tab.text(), "together");
     drop(other);
 }
+
+#[test]
+fn what_was_pushed_before_the_shutdown_arrives() {
+    const FRAMES: usize = 20_000; // some forty round trips, far more than the goodbye takes
+    let redis = Server::start();
+    let [a, b] = super::nodes(&redis.url());
+    let mut tab = super::member(&redis, &b, "r", 1);
+    let room = a.hub.room("r");
+    for number in 0..FRAMES {
+        assert!(room.push(number.to_string()).is_queued());
+    }
+    a.block_on(a.hub.shutdown());
+    // All have left when it returns, and not only later.
+    let remote = a.hub.stats().remote;
+    assert_eq!((remote.sent, remote.unsent, remote.queued_bytes), (FRAMES as u64, 0, 0), "{remote:?}");
+    drop(a);
+    for number in 0..FRAMES {
+        assert_eq!(tab.text(), number.to_string());
+    }
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_redis_that_hangs() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    redis.pause();
+    a.hub.room("r").push("stuck").ignore();
+    let begin = std::time::Instant::now();
+    a.block_on(a.hub.shutdown());
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed()); // 2 s, and a busy machine
+    redis.resume();
+}

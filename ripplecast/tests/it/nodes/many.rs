@@ -3,10 +3,21 @@
 use super::{
     super::{
         clients::PATIENCE,
-        redis::{Cluster, Flavour, Sentinels},
+        redis::{Cluster, Flavour, Sentinels, Server},
     },
     node, wait_until,
 };
+
+/// The key of the nodes, whose master is one that every node needs.
+const NODES: &str = "ripplecast:nodes:{}";
+
+/// Names of rooms that are on that master, or are not.
+fn rooms(cluster: &Cluster, on: &Server, are: bool, count: usize) -> Vec<String> {
+    let names = (0..).map(|number| format!("room-{number}"));
+    let is_there =
+        |name: &String| cluster.master_of(&format!("ripplecast:room:{{{name}}}")).addr() == on.addr();
+    names.filter(|name| is_there(name) == are).take(count).collect()
+}
 
 #[test]
 fn nodes_share_a_cluster() {
@@ -84,6 +95,139 @@ fn a_slot_that_moves_to_another_master_takes_its_subscriptions_along() {
         a.block_on(a.hub.publish("orders", "after")).is_ok_and(|nodes| nodes == 1)
     });
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"after");
+}
+
+#[test]
+fn a_shard_that_hangs_holds_up_no_other() {
+    const ROUNDS: usize = 200;
+    let cluster = Cluster::start(Flavour::Redis);
+    cluster.go_on_without_others();
+    let [a, b] = super::nodes(&cluster.url());
+    let of_nodes = cluster.master_of(NODES);
+    let other = cluster.masters().iter().find(|master| master.addr() != of_nodes.addr()).unwrap();
+    // A master that all nodes need, and one that only some rooms do.
+    for victim in [of_nodes, other] {
+        let hung = &rooms(&cluster, victim, true, 1)[0];
+        let going = rooms(&cluster, victim, false, 6);
+        let (mut on_hung, mut on_going) = (b.tab("/ws"), b.tab("/ws"));
+        b.connection(&mut on_hung).join(hung).unwrap();
+        let conn = b.connection(&mut on_going);
+        going.iter().for_each(|room| conn.join(room).unwrap());
+        wait_until("all are counted", || going.iter().chain([hung]).all(|room| a.len(room) == 1));
+        a.hub.room(hung).push("before").ignore();
+        assert_eq!(on_hung.text(), "before");
+        for node in [&a, &b] {
+            wait_until("all is well", || !node.hub.stats().remote.degraded);
+        }
+
+        let (missed, unsent) = (b.hub.stats().remote.missed, a.hub.stats().remote.unsent);
+        victim.pause();
+        let round = |number: usize, on_going: &mut super::Tab| {
+            a.hub.room(hung).push(format!("hung {number}")).ignore();
+            for room in &going {
+                assert!(a.hub.room(room).push(format!("{room} {number}")).is_queued());
+            }
+            // Each room's own order; the shards keep none among themselves.
+            let mut came: Vec<String> = going.iter().map(|_| on_going.text()).collect();
+            let mut wanted: Vec<String> = going.iter().map(|room| format!("{room} {number}")).collect();
+            came.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(came, wanted);
+        };
+        // They come while what is for the hung one is still on its way. If they waited for it, it would be given up first.
+        (0..5).for_each(|number| round(number, &mut on_going));
+        assert_eq!(a.hub.stats().remote.unsent, unsent, "they were held up");
+        // Until it is noticed, and afterwards.
+        (5..ROUNDS).for_each(|number| round(number, &mut on_going));
+        for node in [&a, &b] {
+            wait_until("the nodes say so", || node.hub.stats().remote.degraded);
+        }
+        (ROUNDS..2 * ROUNDS).for_each(|number| round(number, &mut on_going));
+        if victim.addr() == other.addr() {
+            // Registering and counting go on, too.
+            let mut late = a.tab("/ws");
+            a.connection(&mut late).join(&going[0]).unwrap();
+            let room = b.hub.room(&going[0]);
+            wait_until("it is counted", || b.block_on(room.len()).is_ok_and(|len| len == 2));
+            late.close();
+            wait_until("it is counted no more", || b.block_on(room.len()).is_ok_and(|len| len == 1));
+        }
+        assert_eq!(b.hub.stats().remote.missed, missed, "nothing of the others was missed");
+
+        victim.resume();
+        cluster.wait_until_ok();
+        for node in [&a, &b] {
+            wait_until("all is well again", || !node.hub.stats().remote.degraded);
+        }
+        wait_until("all are counted", || {
+            going
+                .iter()
+                .chain([hung])
+                .all(|room| a.block_on(a.hub.room(room).len()).is_ok_and(|len| len == 1))
+        });
+        let received = b.hub.stats().remote.received;
+        wait_until("its room goes on", || {
+            a.hub.room(hung).push("after").ignore();
+            b.hub.stats().remote.received > received
+        });
+        while on_hung.text() != "after" {}
+        round(2 * ROUNDS, &mut on_going);
+        on_hung.close();
+        on_going.close();
+        wait_until("the rooms are empty", || going.iter().chain([hung]).all(|room| a.len(room) == 0));
+    }
+}
+
+#[test]
+fn a_master_that_comes_back_empty_is_told_of_all_again() {
+    let cluster = Cluster::start(Flavour::Redis);
+    let [a, b] = super::nodes(&cluster.url());
+    let victim = cluster.master_of(NODES);
+    let victim = cluster.masters().iter().find(|master| master.addr() != victim.addr()).unwrap();
+    let room = &rooms(&cluster, victim, true, 1)[0];
+    let mut on_b = b.scripted("/ws", &format!("join {room}"));
+    wait_until("it is counted", || a.len(room) == 1);
+    victim.kill();
+    wait_until("they say so", || a.hub.stats().remote.degraded && b.hub.stats().remote.degraded);
+    victim.restart();
+    cluster.wait_until_ok();
+    let is_counted = || a.block_on(a.hub.room(room).len()).is_ok_and(|len| len == 1);
+    wait_until("it is counted again", is_counted);
+    let received = b.hub.stats().remote.received;
+    wait_until("its room goes on", || {
+        a.hub.room(room).push("after").ignore();
+        b.hub.stats().remote.received > received
+    });
+    assert_eq!(on_b.text(), "after");
+}
+
+#[test]
+fn nodes_follow_a_failover_inside_a_cluster() {
+    let cluster = Cluster::start(Flavour::Redis);
+    let master = cluster.master_of(NODES);
+    let _replica = cluster.replica_of(master);
+    let [a, b] = super::nodes(&cluster.url());
+    let room = &rooms(&cluster, master, true, 1)[0];
+    let mut on_b = b.scripted("/ws", &format!("join {room}; identify ann"));
+    wait_until("it is counted", || a.len(room) == 1);
+    master.kill();
+    wait_until("they say so", || a.hub.stats().remote.degraded && b.hub.stats().remote.degraded);
+    wait_until("both are at the new master", || {
+        [&a, &b].iter().all(|node| {
+            !node.hub.stats().remote.degraded
+                && node.block_on(node.hub.nodes()).is_ok_and(|all| all.len() == 2)
+        })
+    });
+    wait_until("it is counted again", || a.block_on(a.hub.room(room).len()).is_ok_and(|len| len == 1));
+    let received = b.hub.stats().remote.received;
+    wait_until("its room goes on", || {
+        a.hub.room(room).push("after").ignore();
+        b.hub.stats().remote.received > received
+    });
+    while on_b.text() != "after" {}
+    wait_until("its client is reached", || {
+        a.block_on(a.hub.client("ann").push("ann")).is_ok_and(|reached| reached == 1)
+    });
 }
 
 #[test]

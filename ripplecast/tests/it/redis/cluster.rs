@@ -56,6 +56,33 @@ impl Cluster {
         });
     }
 
+    /// Lets masters take keys also while another one is away; by default they refuse all then.
+    #[track_caller]
+    pub(crate) fn go_on_without_others(&self) {
+        for master in &self.masters {
+            master.ask::<()>("CONFIG SET cluster-require-full-coverage no");
+        }
+    }
+
+    /// Adds a replica to a master, and waits until it has a copy: it takes the master's place when that dies.
+    #[track_caller]
+    pub(crate) fn replica_of(&self, master: &Server) -> Server {
+        let setup = Server::setup(Flavour::Redis).cluster().line("cluster-node-timeout 2000");
+        let replica = setup.line("repl-diskless-sync-delay 0").start();
+        master.ask::<()>("CONFIG SET repl-diskless-sync-delay 0");
+        let (port, bus) = (master.addr().port(), master.bus());
+        replica.ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}"));
+        let knows_all =
+            |server: &Server| server.ask::<String>("CLUSTER INFO").contains("cluster_known_nodes:4");
+        eventually("all to know each other", || knows_all(&replica) && self.masters.iter().all(knows_all));
+        let id: String = master.ask("CLUSTER MYID");
+        replica.ask::<()>(&format!("CLUSTER REPLICATE {id}"));
+        eventually("the replica to have a copy", || {
+            replica.ask::<String>("INFO replication").contains("master_link_status:up")
+        });
+        replica
+    }
+
     /// The backend.
     pub(crate) fn url(&self) -> String {
         let addrs: Vec<String> = self.masters.iter().map(|master| master.addr().to_string()).collect();

@@ -9,7 +9,11 @@ use std::{
 use ripplecast::{App, AppBuilder, Error, Hub, Result, Subscription};
 use serde::{Deserialize, Serialize};
 
-use super::{Flavour, Proxy, Sentinels, Server, server::free_port};
+use super::{
+    Flavour, Proxy, Sentinels, Server,
+    sentinels::{SENTINELS_PASSWORD, SERVERS_PASSWORD, WATCHER},
+    server::free_port,
+};
 use crate::{
     clients::{Script, TestServer, wait_until},
     support::PATIENCE,
@@ -116,6 +120,25 @@ fn a_replica_stops_the_start() {
     check_refusal(&replica.url(), &["it is a replica", "redis-sentinel://"]);
     check_refusal(&sentinels.url().replace("/lab", "/other"), &["no sentinel names the master", "`other`"]);
     assert_starts(&sentinels.url());
+}
+
+#[test]
+fn sentinels_have_a_user_and_a_password_of_their_own() {
+    let sentinels = Sentinels::guarded(Flavour::Redis);
+    let url = sentinels.url().replace("://", &format!("://:{SERVERS_PASSWORD}@"));
+    let (user, password) = WATCHER;
+    let as_watcher = format!("{url}?sentinel_user={user}&sentinel_password={password}");
+    assert_starts(&format!("{url}?sentinel_password={SENTINELS_PASSWORD}"));
+    assert_starts(&as_watcher);
+    let says = ["no sentinel names the master", "?sentinel_user=…&sentinel_password=…"];
+    check_refusal(&url, &says);
+    check_refusal(&format!("{url}?sentinel_password={SERVERS_PASSWORD}"), &says);
+    let without = as_watcher.replace(&format!(":{SERVERS_PASSWORD}@"), "");
+    check_refusal(&without, &["password", "redis://user:password@host"]);
+    // A new master is asked for as the first one was.
+    let node = node(App::builder(), &as_watcher);
+    sentinels.failover();
+    check_all_work(&node);
 }
 
 #[test]

@@ -2,11 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::server::{Flavour, Server};
+use super::server::{Flavour, Server, Setup};
 use crate::support::eventually;
 
 /// The name by which the sentinels know the master.
 const SERVICE: &str = "lab";
+/// What guarded servers want to hear.
+pub(super) const SERVERS_PASSWORD: &str = "secret-of-the-servers";
+/// What guarded sentinels want to hear.
+pub(super) const SENTINELS_PASSWORD: &str = "secret-of-the-sentinels";
+/// A user of guarded sentinels, and the password.
+pub(super) const WATCHER: (&str, &str) = ("watcher", "secret-of-the-watcher");
 
 /// One master, one replica, three sentinels, of which two must agree that the master is gone. They think so after two seconds: on
 /// a busy machine one that is alive may be silent for less.
@@ -20,8 +26,29 @@ impl Sentinels {
     /// Starts it, and waits until everybody knows everybody. That takes a few seconds.
     #[track_caller]
     pub(crate) fn start(flavour: Flavour) -> Self {
+        Self::with(flavour, &[], &[])
+    }
+
+    /// The same, and nobody gets in without a password: the servers want [`SERVERS_PASSWORD`], and the sentinels another one,
+    /// [`SENTINELS_PASSWORD`], or that of [`WATCHER`].
+    #[track_caller]
+    pub(crate) fn guarded(flavour: Flavour) -> Self {
+        let servers = [format!("requirepass {SERVERS_PASSWORD}"), format!("masterauth {SERVERS_PASSWORD}")];
+        let (user, password) = WATCHER;
+        let sentinels = [
+            format!("requirepass {SENTINELS_PASSWORD}"),
+            format!("user {user} on >{password} +@all"),
+            format!("sentinel auth-pass {SERVICE} {SERVERS_PASSWORD}"),
+        ];
+        Self::with(flavour, &servers, &sentinels)
+    }
+
+    /// With more lines in the configurations of the servers, and of the sentinels.
+    #[track_caller]
+    fn with(flavour: Flavour, servers: &[String], sentinels: &[String]) -> Self {
+        let add = |setup: Setup, lines: &[String]| lines.iter().fold(setup, Setup::line);
         // Else a master waits for five seconds, for more replicas.
-        let setup = || Server::setup(flavour).line("repl-diskless-sync-delay 0");
+        let setup = || add(Server::setup(flavour).line("repl-diskless-sync-delay 0"), servers);
         let master = setup().start();
         let master_port = master.addr().port();
         let replica = setup().line(format!("replicaof 127.0.0.1 {master_port}")).start();
@@ -29,12 +56,12 @@ impl Sentinels {
             replica.ask::<String>("INFO replication").contains("master_link_status:up")
         });
         let sentinel = |_| {
-            let sentinel = Server::setup(flavour)
+            let setup = Server::setup(flavour)
                 .sentinel()
                 .line(format!("sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2"))
                 .line(format!("sentinel down-after-milliseconds {SERVICE} 2000"))
-                .line(format!("sentinel failover-timeout {SERVICE} 3000"))
-                .start();
+                .line(format!("sentinel failover-timeout {SERVICE} 3000"));
+            let sentinel = add(setup, sentinels).start();
             // They ask each other and the servers more often than the usual 1, 1, 2 and 10 seconds.
             sentinel.ask::<()>(
                 "SENTINEL DEBUG PING-PERIOD 200 ASK-PERIOD 200 PUBLISH-PERIOD 200 INFO-PERIOD 500",

@@ -264,11 +264,8 @@ impl Server {
     /// A connection for [`Self::ask`], and for commands that follow each other.
     pub(crate) fn connect(&self) -> RedisResult<Connection> {
         let info = ConnectionAddr::Unix(self.socket()).into_connection_info()?;
-        let info = match self.setup.kind {
-            Kind::Sentinel => info,
-            Kind::Standalone | Kind::Cluster => info
-                .set_redis_settings(RedisConnectionInfo::default().set_username(LAB.0).set_password(LAB.1)),
-        };
+        let info =
+            info.set_redis_settings(RedisConnectionInfo::default().set_username(LAB.0).set_password(LAB.1));
         let connection = redis::Client::open(info)?.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         Ok(connection)
@@ -369,10 +366,10 @@ impl Server {
         if self.setup.kind == Kind::Cluster {
             lines.push(format!("cluster-port {}", self.bus));
         }
+        let (user, password) = LAB;
+        lines.push(format!("user {user} on >{password} ~* &* +@all"));
         if self.setup.kind != Kind::Sentinel {
-            let (user, password) = LAB;
             lines.push("save \"\"".to_owned());
-            lines.push(format!("user {user} on >{password} ~* &* +@all"));
         }
         lines.extend(self.setup.lines.iter().cloned());
         // What a try on another port said.

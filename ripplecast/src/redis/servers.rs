@@ -1,0 +1,403 @@
+//! The servers of a node: one, or the masters of a Cluster. Each has its own connections and its own task that keeps them, so
+//! that one which is away is away alone.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{join_all, try_join_all};
+use parking_lot::RwLock;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Link, TIME_LIMIT,
+    address::{Address, Host, Servers as Hosts},
+    connect::{Conn, Fault, HOST_LIMIT, Range, connect_one, ranges},
+    link::{self, Keeper},
+    slot::SLOTS,
+    subscriber::{Channel, Entry, Sink, Subscriber},
+};
+use crate::error::{BackendError, Result};
+
+/// Time between two looks at which master has which slots, while nothing says that they have changed.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The same while a master is away: another one may take its place.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two such looks in any case.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What is told to those who look after the servers.
+#[derive(Default)]
+pub(super) struct News {
+    /// A server came or went, or subscriptions to it did.
+    pub(super) changed: Notify,
+    /// Somebody was told that a slot is elsewhere.
+    pub(super) stale: Notify,
+}
+
+/// One server, its connections, and who keeps them.
+pub(super) struct Server {
+    /// Where it is; none if the address says it.
+    host: Option<Host>,
+    /// Keeps the connection for commands.
+    pub(super) keeper: Arc<Keeper>,
+    /// Keeps the connection for subscriptions.
+    pub(super) subscriber: Arc<Subscriber>,
+    /// The tasks of both.
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Server {
+    /// Keeps connections to a server; that for commands may be there already.
+    fn start(address: &Address, host: Option<Host>, conn: Option<Conn>, news: &Arc<News>) -> Arc<Self> {
+        let address = host.as_ref().map_or_else(|| address.clone(), |host| address.shard(host));
+        let keeper = Keeper::new(address.clone(), conn, news.clone());
+        let subscriber = Subscriber::new(address, keeper.link(), news.clone());
+        let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
+        Arc::new(Self { host, keeper, subscriber, tasks })
+    }
+
+    /// Whether the connection for commands is there.
+    fn is_up(&self) -> bool {
+        *self.keeper.link().borrow() != Link::Down
+    }
+
+    /// Ends both tasks.
+    fn stop(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// See the module.
+pub(super) struct Servers {
+    /// Where Redis is.
+    address: Address,
+    /// Which server has which slots.
+    layout: RwLock<Layout>,
+    /// Tells whether any of them is there.
+    link: watch::Sender<Link>,
+    /// What is told to those who look after them.
+    news: Arc<News>,
+    /// Whom the next look asks first.
+    next: AtomicUsize,
+}
+
+/// Which server has which slots.
+struct Layout {
+    /// The servers.
+    servers: Vec<Arc<Server>>,
+    /// The last slot of each range, and the number of its server, in order.
+    ranges: Vec<(u16, usize)>,
+}
+
+impl Layout {
+    /// The server of a slot; none if no range has it.
+    fn server(&self, slot: u16) -> Option<&Arc<Server>> {
+        let at = self.ranges.partition_point(|&(last, _)| last < slot);
+        self.servers.get(self.ranges.get(at)?.1)
+    }
+}
+
+impl Servers {
+    /// Connects to all of them; if it is `optional`, they may be away.
+    ///
+    /// # Errors
+    /// What is wrong with one of them; that one is away, unless it is optional.
+    pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
+        let news = Arc::<News>::default();
+        let start = |host, conn| Server::start(address, host, conn, &news);
+        let (servers, ranges) = match &address.servers {
+            Hosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
+                Some(found) => {
+                    let (hosts, ranges) = numbered(found);
+                    let attempts = hosts.iter().map(async |host| {
+                        accepted(link::attempt(&address.shard(host)).await, address, optional)
+                    });
+                    let conns = try_join_all(attempts).await?;
+                    let servers = hosts.into_iter().zip(conns).map(|(host, conn)| start(Some(host), conn));
+                    (servers.collect(), ranges)
+                }
+                // Until somebody says who has what, the first is asked for everything.
+                None => (vec![start(seeds.first().cloned(), None)], vec![(SLOTS - 1, 0)]),
+            },
+            _ => (
+                vec![start(None, accepted(link::attempt(address).await, address, optional)?)],
+                vec![(SLOTS - 1, 0)],
+            ),
+        };
+        let all_there = servers.iter().all(|server: &Arc<Server>| server.is_up());
+        let link = watch::Sender::new(Link::Down);
+        let (layout, next) = (RwLock::new(Layout { servers, ranges }), AtomicUsize::new(0));
+        let servers = Self { address: address.clone(), layout, link, news, next };
+        servers.tell(&mut Vec::new(), &mut 0);
+        Ok((Arc::new(servers), all_there))
+    }
+
+    /// The server of a slot; none while nobody has it.
+    pub(super) fn server(&self, slot: u16) -> Option<Arc<Server>> {
+        self.layout.read().server(slot).cloned()
+    }
+
+    /// All servers.
+    fn all(&self) -> Vec<Arc<Server>> {
+        self.layout.read().servers.clone()
+    }
+
+    /// Waits until the connections for subscriptions are there.
+    pub(super) async fn wait_until_up(&self) {
+        let all = self.all();
+        join_all(all.iter().map(|server| server.subscriber.wait_until_up())).await;
+    }
+
+    /// Whether a connection to one of them is away, or nobody has some slots.
+    pub(super) fn is_degraded(&self) -> bool {
+        let layout = self.layout.read();
+        let is_whole = layout.ranges.last().is_some_and(|&(last, _)| last == SLOTS - 1);
+        !is_whole || !layout.servers.iter().all(|server| server.is_up() && server.subscriber.is_up())
+    }
+
+    /// Changes when the first of them comes or the last of them goes, and when one is back.
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Somebody was told that a slot is elsewhere: they are asked anew.
+    pub(super) fn is_stale(&self) {
+        self.news.stale.notify_one();
+    }
+
+    /// Ends all tasks but [`run`](Self::run).
+    pub(super) fn stop(&self) {
+        self.layout.read().servers.iter().for_each(|server| server.stop());
+    }
+
+    /// Looks after what is known of them, until it is aborted.
+    pub(super) async fn run(self: Arc<Self>) {
+        let (mut known, mut connects) = (Vec::new(), 0);
+        let is_cluster = matches!(self.address.servers, Hosts::Cluster(_));
+        let mut looked = Instant::now();
+        loop {
+            let all_up = self.tell(&mut known, &mut connects);
+            let wait = if all_up { LOOK_EVERY } else { LOOK_AGAIN };
+            let is_stale = tokio::select! {
+                () = self.news.changed.notified() => false,
+                () = self.news.stale.notified() => true,
+                () = sleep(wait.saturating_sub(looked.elapsed())), if is_cluster => true,
+            };
+            if is_stale && is_cluster {
+                self.look_again().await;
+                looked = Instant::now();
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Tells whether any of them is there, and counts how often one came. Whether all are there.
+    fn tell(&self, known: &mut Vec<(Weak<Server>, u64)>, connects: &mut u64) -> bool {
+        let mut up = 0;
+        let all = self.all();
+        let now = all.iter().map(|server| {
+            let former = known.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(server)));
+            let former = former.map_or(0, |(_, count)| *count);
+            let count = match *server.keeper.link().borrow() {
+                Link::Up { connects } => {
+                    up += 1;
+                    connects
+                }
+                Link::Down => former,
+            };
+            *connects += count.saturating_sub(former);
+            (Arc::downgrade(server), count)
+        });
+        *known = now.collect();
+        let link = if up > 0 { Link::Up { connects: *connects } } else { Link::Down };
+        self.link.send_if_modified(|former| std::mem::replace(former, link) != link);
+        up == known.len()
+    }
+
+    /// Asks who has which slots.
+    async fn look_again(&self) {
+        let all = self.all();
+        let first = self.next.fetch_add(1, Relaxed);
+        for at in 0..all.len() {
+            let server = &all[(first + at) % all.len()];
+            let (Some(Conn(mut conn)), Some(host)) = (server.keeper.conn(), &server.host) else { continue };
+            if let Ok(Ok(found)) = timeout(HOST_LIMIT, ranges(&mut conn, host)).await {
+                return self.apply(found);
+            }
+        }
+        let Hosts::Cluster(seeds) = &self.address.servers else { return };
+        if let Ok(found) = look(&self.address, seeds).await {
+            self.apply(found);
+        }
+    }
+
+    /// Takes over who has which slots, and moves the subscriptions along.
+    fn apply(&self, found: Vec<Range>) {
+        let (hosts, ranges) = numbered(found);
+        if ranges.is_empty() {
+            return; // it knows nothing
+        }
+        let mut strays = Vec::new();
+        let former = {
+            let mut layout = self.layout.write();
+            let servers: Vec<_> = hosts
+                .into_iter()
+                .map(|host| {
+                    let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
+                    known.cloned().unwrap_or_else(|| {
+                        tracing::info!(redis = %self.address, host = %host.0, port = host.1, "a master of the Cluster is new");
+                        Server::start(&self.address, Some(host), None, &self.news)
+                    })
+                })
+                .collect();
+            let former = std::mem::replace(&mut *layout, Layout { servers, ranges });
+            for server in &former.servers {
+                let is_its_own = |channel: &Channel| {
+                    let owner = layout.server(channel.slot());
+                    owner.is_none_or(|owner| Arc::ptr_eq(owner, server))
+                        && layout.servers.iter().any(|it| Arc::ptr_eq(it, server))
+                };
+                strays.extend(server.subscriber.take_out(|channel| !is_its_own(channel)));
+            }
+            former
+        };
+        drop(former); // the tasks of those that are masters no more
+        for (channel, entry) in strays {
+            // Under no lock: whoever hears it may subscribe to something.
+            entry.lose();
+            self.put(&channel, &entry);
+        }
+    }
+
+    /// Wants a channel where its slot is, unless nobody wants it any more or another subscription does.
+    fn put(&self, channel: &Channel, entry: &Arc<Entry>) {
+        let layout = self.layout.read();
+        let server = layout.server(channel.slot()).or(layout.servers.first());
+        if let Some(server) = server {
+            server.subscriber.put(channel, entry.clone(), false);
+            if !entry.is_wanted.load(Relaxed) {
+                server.subscriber.take(channel, entry);
+            }
+        }
+    }
+
+    /// Wants a channel; a former subscription of it hears no more.
+    pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<Sink>) -> Subscribed {
+        let entry = Arc::new(Entry::new(sink));
+        let layout = self.layout.read();
+        if let Some(server) = layout.server(channel.slot()).or(layout.servers.first()) {
+            server.subscriber.put(&channel, entry.clone(), true);
+        }
+        Subscribed { servers: self.clone(), channel, entry }
+    }
+}
+
+/// What was tried, or nothing if it is away and may be.
+fn accepted<T>(outcome: Result<T, Fault>, address: &Address, optional: bool) -> Result<Option<T>, Fault> {
+    match outcome {
+        Ok(done) => Ok(Some(done)),
+        Err(Fault::Away(reason)) if optional => {
+            tracing::warn!(redis = %address, reason, "Redis is away: this node starts alone, and tries to reach it");
+            Ok(None)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Asks the hosts of the address, one after the other, who has which slots.
+async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
+    let mut said = Vec::new();
+    for seed in seeds {
+        let ask = async {
+            let mut conn = connect_one(&address.shard(seed), None).await?;
+            ranges(&mut conn, seed).await
+        };
+        match timeout(HOST_LIMIT, ask).await {
+            Ok(Ok(found)) if found.is_empty() => {
+                said.push(format!("{}:{} knows nobody who has slots", seed.0, seed.1));
+            }
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(Fault::Wrong(reason))) => return Err(Fault::Wrong(reason)),
+            Ok(Err(Fault::Away(reason))) => said.push(reason),
+            Err(_) => {
+                said.push(format!("{}:{} did not answer within {} s", seed.0, seed.1, HOST_LIMIT.as_secs()));
+            }
+        }
+    }
+    Err(Fault::Away(said.join("; ")))
+}
+
+/// The hosts, each once, and the last slot of each range with the number of its host, in order.
+fn numbered(mut found: Vec<Range>) -> (Vec<Host>, Vec<(u16, usize)>) {
+    found.sort_unstable_by_key(|range| range.last);
+    let mut hosts: Vec<Host> = Vec::new();
+    let ranges = found
+        .into_iter()
+        .map(|range| {
+            let known = hosts.iter().position(|host| *host == range.host);
+            let number = known.unwrap_or_else(|| {
+                hosts.push(range.host);
+                hosts.len() - 1
+            });
+            (range.last, number)
+        })
+        .collect();
+    (hosts, ranges)
+}
+
+/// Keeps a subscription; dropping it ends it.
+#[must_use = "dropping it ends the subscription"]
+pub(crate) struct Subscribed {
+    /// Where it was made.
+    servers: Arc<Servers>,
+    /// What it is of.
+    channel: Channel,
+    /// What hears it.
+    entry: Arc<Entry>,
+}
+
+impl Subscribed {
+    /// Waits until the server has confirmed it.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let mut confirmed = self.entry.confirmed();
+        if *confirmed.borrow_and_update() {
+            return Ok(());
+        }
+        let server = self.servers.server(self.channel.slot());
+        if !server.is_some_and(|server| server.subscriber.is_up()) {
+            return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
+        }
+        match timeout(TIME_LIMIT, confirmed.wait_for(|&confirmed| confirmed)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
+        }
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.entry.is_wanted.store(false, Relaxed);
+        let layout = self.servers.layout.read();
+        if let Some(server) = layout.server(self.channel.slot()).or(layout.servers.first()) {
+            server.subscriber.take(&self.channel, &self.entry);
+        }
+    }
+}
