@@ -1,8 +1,8 @@
-// Takes the pictures of the README: two windows, one number. `node screenshot.mjs FOLDER`
+// Takes the pictures of the documentation. `node screenshot.mjs FOLDER`
 
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { launch, openTab, shows, startServer } from "./lib.mjs";
+import { LESSON, launch, openTab, PATIENCE, shows, startServer } from "./lib.mjs";
 
 const folder = process.argv[2];
 if (!folder) {
@@ -11,58 +11,155 @@ if (!folder) {
 }
 
 const VALUE = 42;
-const WINDOW = { width: 600, height: 830 };
+const COUNTER = { width: 600, height: 830 };
+const WIDE = { width: 880, height: 640 };
+const NARROW = { width: 320, height: 640 };
+const SCHEMES = [["light", ""], ["dark", "-dark"]];
 
-// Two window frames on a plain ground. This page is our own, so its style may be inline.
-function picture(colorScheme, origin, images) {
-  const dark = colorScheme === "dark";
-  const frame = (image) => `
-    <figure>
-      <figcaption><i></i><i></i><i></i><span>${origin.replace("http://", "")}/learn/websocket</span></figcaption>
-      <img src="data:image/png;base64,${image.toString("base64")}" width="${WINDOW.width}" height="${WINDOW.height}">
+const state = (page) => page.locator("#connection");
+
+// Measures the round trip again now that nothing else is going on: a tab that comes to the front asks at once.
+async function measured(page) {
+  await page.evaluate(() => {
+    document.getElementById("rtt").textContent = "";
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await shows(page.locator("#rtt"), /ms$/);
+}
+
+// What else is pictured: where it is, and what goes on there before. A picture has a wide window in its own colour scheme, and a
+// narrow one in the other.
+const PAGES = [
+  { name: "lesson", path: LESSON, prepare: lesson },
+  { name: "chat", path: "/demos/chat", prepare: chat },
+  { name: "dashboard", path: "/demos/dashboard", prepare: async (page) => shows(page.locator("#memory"), /MiB$/) },
+  { name: "notifications", path: "/demos/notifications", prepare: notifications },
+  { name: "cursors", path: "/demos/cursors", prepare: cursors },
+  { name: "inspector", path: "/inspect", prepare: inspector },
+];
+
+async function lesson(_, __, pages) {
+  if (pages.length > 1) for (const each of pages) await measured(each);
+}
+
+async function inspector(_, __, pages) {
+  if (pages.length > 1) for (const each of pages) await each.locator("#connections tr").nth(1).waitFor({ timeout: PATIENCE });
+}
+
+// Whoever comes later hears nothing of what was said before; so both windows are open, and the last of them speaks.
+async function chat(page, name, pages) {
+  await shows(page.locator("[data-part=state]"), "connected");
+  await page.getByLabel("Your name").fill(name);
+  await page.getByRole("button", { name: "Enter" }).click();
+  await page.locator("[data-part=people]").getByText(`${name} (you)`).waitFor();
+  if (pages.length < 2) return;
+  for (const [at, text] of ["Is the number moving for you, too?", "It is. Press +1 again!", "Forty-two."].entries()) {
+    const box = pages[at % 2].getByRole("textbox", { name: "What you want to say" });
+    await box.fill(text);
+    await box.press("Enter");
+    for (const each of pages) await each.getByRole("log", { name: "What is said" }).getByText(text).waitFor();
+  }
+}
+
+async function notifications(page, _, pages) {
+  await shows(state(page), "connected");
+  if (pages.length < 2) return;
+  for (const text of ["The bread is ready", "Table four wants to pay", "It snows"]) {
+    await page.getByRole("textbox").fill(text);
+    await page.getByRole("textbox").press("Enter");
+    for (const each of pages) await each.locator("#notifications").getByText(text).waitFor();
+  }
+}
+
+async function cursors(page, _, pages) {
+  await shows(state(page), "connected");
+  if (pages.length < 2) return;
+  for (const [at, each] of pages.entries()) {
+    const board = each.locator("#board");
+    await board.evaluate((live) => live.scrollIntoView({ block: "center" }));
+    const { x, y, width, height } = await board.boundingBox();
+    for (const step of [0, 0.1]) await each.mouse.move(x + width * (0.25 + 0.3 * at + step), y + height * (0.3 + 0.2 * at + step));
+  }
+  for (const each of pages) await shows(each.locator("#pointers"), "2");
+}
+
+// Window frames on a plain ground. This page is our own, so its style may be inline.
+async function picture(context, colorScheme, windows, file) {
+  const frame = ({ image, size, path, scheme }) => `
+    <figure class="${scheme}" style="width: ${size.width}px">
+      <figcaption><i></i><i></i><i></i><span>${size.width < 500 ? "" : "127.0.0.1:8080"}${path}</span></figcaption>
+      <img src="data:image/png;base64,${image.toString("base64")}" width="${size.width}" height="${size.height}">
     </figure>`;
-  return `<!doctype html><style>
-    body { margin: 0; padding: 24px; display: flex; gap: 24px; width: max-content; background: ${dark ? "#05090b" : "#dfe7ea"}; }
-    figure { margin: 0; overflow: hidden; border-radius: 12px; box-shadow: 0 0 0 1px ${dark ? "#2a3a42" : "#c0ccd2"}; }
-    figcaption { display: flex; align-items: center; gap: 7px; height: 38px; padding: 0 14px; background: ${dark ? "#1b2a31" : "#eef2f4"};
-      color: ${dark ? "#a3b5bd" : "#4a5c66"}; font: 13px system-ui, "Liberation Sans", sans-serif; }
-    i { width: 11px; height: 11px; border-radius: 50%; background: ${dark ? "#3a4d56" : "#c3ced3"}; }
-    span { margin: 0 auto; padding-right: 54px; }
+  const html = `<!doctype html><style>
+    body { margin: 0; padding: 24px; display: flex; gap: 24px; width: max-content; background: ${colorScheme === "dark" ? "#05090b" : "#dfe7ea"}; }
+    figure { margin: 0; overflow: hidden; border-radius: 12px; box-shadow: 0 0 0 1px #c0ccd2; }
+    figcaption { display: flex; align-items: center; gap: 7px; height: 38px; padding: 0 14px; background: #eef2f4;
+      color: #4a5c66; font: 13px system-ui, "Liberation Sans", sans-serif; }
+    i { width: 11px; height: 11px; border-radius: 50%; background: #c3ced3; }
+    span { flex: 1; overflow: hidden; padding-right: 54px; text-align: center; text-overflow: ellipsis; white-space: nowrap; }
     img { display: block; }
-  </style>${images.map(frame).join("")}`;
+    .dark { box-shadow: 0 0 0 1px #2a3a42; }
+    .dark figcaption { background: #1b2a31; color: #a3b5bd; }
+    .dark i { background: #3a4d56; }
+  </style>${windows.map(frame).join("")}`;
+  const page = await context.newPage();
+  const width = windows.reduce((sum, { size }) => sum + size.width + 24, 24);
+  await page.setViewportSize({ width, height: windows[0].size.height + 86 });
+  await page.setContent(html);
+  const path = join(folder, file);
+  await page.screenshot({ path });
+  await page.close();
+  console.log(resolve(path));
+}
+
+// Two tabs, one number: the picture of the README.
+async function counter(browser, server, colorScheme, file) {
+  const context = await browser.newContext({ colorScheme, viewport: COUNTER, reducedMotion: "reduce" });
+  const tabs = [await openTab(context, server.origin), await openTab(context, server.origin)];
+  for (const tab of tabs) await shows(tab.tabs, "2");
+  await tabs[0].page.bringToFront(); // a tab behind another draws, and is clicked, once a second or so
+  await tabs[0].reset.click();
+  for (let i = 0; i < VALUE; i++) await tabs[0].bump.click();
+  const windows = [];
+  for (const tab of tabs) {
+    await shows(tab.value, VALUE);
+    await tab.page.mouse.move(0, 0);
+    await measured(tab.page);
+    windows.push({ image: await tab.page.screenshot(), size: COUNTER, path: LESSON, scheme: colorScheme });
+  }
+  await picture(context, colorScheme, windows, file);
+  await context.close();
+}
+
+// One page in a wide window of this colour scheme and a narrow one of the other.
+async function page(browser, server, { name, path, prepare }, colorScheme, file) {
+  const other = colorScheme === "dark" ? "light" : "dark";
+  const contexts = [];
+  const pages = [];
+  for (const [scheme, size, who] of [[colorScheme, WIDE, "Ada"], [other, NARROW, "Bob"]]) {
+    const context = await browser.newContext({ colorScheme: scheme, viewport: size, reducedMotion: "reduce" });
+    contexts.push(context);
+    const { page } = await openTab(context, server.origin, path);
+    pages.push(page);
+    await prepare(page, who, pages);
+  }
+  const windows = [];
+  for (const [at, page] of pages.entries()) {
+    // What is live, and not what is said about it.
+    await page.locator(".panel, .inspect, .figures, #counter").first().evaluate((live) => live.scrollIntoView({ block: live.clientHeight > innerHeight ? "start" : "center" }));
+    windows.push({ image: await page.screenshot(), size: [WIDE, NARROW][at], path, scheme: [colorScheme, other][at] });
+  }
+  await picture(contexts[0], colorScheme, windows, file);
+  for (const context of contexts) await context.close();
 }
 
 await mkdir(folder, { recursive: true });
 const server = await startServer();
 const browser = await launch();
 try {
-  for (const [colorScheme, name] of [["light", "counter.png"], ["dark", "counter-dark.png"]]) {
-    const context = await browser.newContext({ colorScheme, viewport: WINDOW, reducedMotion: "reduce" });
-    const tabs = [await openTab(context, server.origin), await openTab(context, server.origin)];
-    for (const tab of tabs) await shows(tab.tabs, "2");
-    await tabs[0].page.bringToFront(); // a tab behind another draws, and is clicked, once a second or so
-    await tabs[0].reset.click();
-    for (let i = 0; i < VALUE; i++) await tabs[0].bump.click();
-    const images = [];
-    for (const tab of tabs) {
-      await shows(tab.value, VALUE);
-      await tab.page.mouse.move(0, 0);
-      // Measure the round trip again now that nothing else is going on: a tab that comes to the front asks at once.
-      await tab.page.evaluate(() => {
-        document.getElementById("rtt").textContent = "";
-        document.dispatchEvent(new Event("visibilitychange"));
-      });
-      await shows(tab.rtt, /ms$/);
-      images.push(await tab.page.screenshot());
-    }
-    const page = await context.newPage();
-    await page.setViewportSize({ width: 2 * WINDOW.width + 72, height: WINDOW.height + 86 });
-    // The port is whichever was free; a reader will see the usual one.
-    await page.setContent(picture(colorScheme, "http://127.0.0.1:8080", images));
-    const path = join(folder, name);
-    await page.screenshot({ path });
-    console.log(resolve(path));
-    await context.close();
+  for (const [colorScheme, suffix] of SCHEMES) {
+    await counter(browser, server, colorScheme, `counter${suffix}.png`);
+    for (const each of PAGES) await page(browser, server, each, colorScheme, `${each.name}${suffix}.png`);
   }
 } finally {
   await browser.close();

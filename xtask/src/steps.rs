@@ -38,7 +38,7 @@ pub(crate) enum Step {
     Instructions,
     /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
     Fuzz,
-    /// Two tabs of a real browser follow each other, on the lesson and in each example
+    /// Two tabs of a real browser follow each other, on the lesson, in each demo and example, and in the starter
     Browser,
 }
 

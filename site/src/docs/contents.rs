@@ -6,7 +6,7 @@ pub(super) static FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/d
 /// The groups of the side navigation, and the documents in each by the last part of their address. This is also the order of
 /// the pages' "next" and "previous". A name whose file is not there is left out.
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
-    ("Start", &["quick-start", "choosing"]),
+    ("Start", &["quick-start", "choosing", "site"]),
     ("Concepts", &["concepts", "slow-readers"]),
     ("APIs", &["websocket", "sse", "rooms", "state", "bus", "streams"]),
     ("Guides", &["auth", "htmx", "scaling", "tls", "compression", "deploy", "testing"]),

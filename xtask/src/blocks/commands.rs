@@ -37,7 +37,7 @@ fn ripplecast(tools: &Tools<'_>, arguments: &[String]) -> Result<()> {
     let server = Command::program(tools.server.display().to_string());
     // A number stands for what only a shell knows: the process that it has started.
     let arguments = arguments.iter().map(|word| if word == "$!" { "1" } else { word });
-    let command = arguments.fold(server, |command, word| command.arg(word));
+    let command = arguments.fold(server, Command::arg);
     tools.accepts(&command.arg("--help"))
 }
 
@@ -56,7 +56,7 @@ fn cargo(tools: &Tools<'_>, arguments: &[String]) -> Result<()> {
         .iter()
         .position(|word| word == "--")
         .map_or((arguments, &[][..]), |at| (&arguments[..at], &arguments[at + 1..]));
-    let command = own.iter().fold(Command::line("cargo"), |command, word| command.arg(word));
+    let command = own.iter().cloned().fold(Command::line("cargo"), Command::arg);
     tools.accepts(&command.arg("-h"))?;
     // What `cargo run` runs at the root.
     if own == ["run"] { ripplecast(tools, passed) } else { Ok(()) }
