@@ -91,8 +91,12 @@ scenario("words come one by one", async ({ start, newContext, open }) => {
     const words = document.getElementById("words");
     new MutationObserver(() => window.lengths.add(words.textContent.length)).observe(words, { childList: true });
   });
+  const isAnswer = (request) => request.url().endsWith("/api/learn/words");
+  const over = Promise.race(["requestfinished", "requestfailed"].map((end) => page.waitForEvent(end, isAnswer)));
   await page.getByRole("button", { name: "Ask" }).click();
   await shows(page.locator("#words"), /^A stream of events .* being written\. $/);
+  await over;
+  await shows(page.locator("#words-problem"), "");
   assert.ok(await page.evaluate(() => window.lengths.size) > 10, "they came in one piece");
 });
 

@@ -37,7 +37,11 @@ async fn enter(request: Request) -> Result<Accept, (StatusCode, &'static str)> {
     if name.trim().is_empty() || name.len() > 40 {
         return Err((StatusCode::BAD_REQUEST, "a name has 1 to 40 bytes"));
     }
-    let room = format!("chat:{}", request.param("room").unwrap_or("lobby"));
+    let room = request.param("room").unwrap_or("lobby");
+    if room.len() > 40 {
+        return Err((StatusCode::BAD_REQUEST, "the name of a room has at most 40 bytes"));
+    }
+    let room = format!("chat:{room}");
     Ok(Accept::new().state(Guest { name, room }))
 }
 

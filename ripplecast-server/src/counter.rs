@@ -1,4 +1,5 @@
-//! The counter that every open tab shares. This is the whole server side of the page; the page shows this file.
+//! The counter that every open tab shares: the whole server side of the page, which
+//! shows this file.
 
 use std::sync::{
     Arc,
@@ -45,7 +46,8 @@ impl Handler for CounterDemo {
         match frame.as_text() {
             Some("ping") => {
                 conn.push("pong").ignore();
-                if conn.state::<Behind>().is_some_and(|behind| behind.0.load(Ordering::Relaxed)) {
+                let behind = conn.state::<Behind>();
+                if behind.is_some_and(|behind| behind.0.load(Ordering::Relaxed)) {
                     self.catch_up(&conn).await?;
                 }
             }
@@ -62,11 +64,13 @@ impl Handler for CounterDemo {
     }
 }
 
-/// Whether a tab joined while the shared counter was away, and has yet to be told the value.
+/// Whether a tab joined while the shared counter was away, and has yet to be told its
+/// value.
 struct Behind(AtomicBool);
 
 impl CounterDemo {
-    /// Tells a tab the value, now and from now on. While a shared counter is away the tab stays, and gets it later.
+    /// Tells a tab the value, now and from now on. While a shared counter is away the
+    /// tab stays, and gets it later.
     async fn catch_up(&self, conn: &Connection) -> Result<()> {
         let joined = self.counter.join(conn).await;
         let behind = joined.as_ref().is_err_and(ripplecast::Error::is_unavailable);
@@ -84,14 +88,14 @@ pub(crate) fn add(app: App) -> Result<App> {
     let hub = app.hub();
     let counter = hub.counter("demo").publish_to(&hub.room("counter-demo"))?;
 
-    // Step 2, the endpoint: the three callbacks above, on a path. (`life` tells the page when each is called; without
-    // that, it is `ws::endpoint(demo)`.)
+    // Step 2, the endpoint: the three callbacks above, on a path. (`life` tells the
+    // page when each is called; without that, it is `ws::endpoint(demo)`.)
     let tabs = Tabs::of(&hub, counter.room())?;
     let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, hub.node()));
     let demo = CounterDemo { counter: counter.clone(), tabs, hello };
     let app = app.ws("/ws/counter-demo", life::endpoint(&hub, demo).text_only());
 
-    // Step 3, the routes: plain HTTP that changes the counter, from a page or from anywhere.
+    // Step 3, the routes: plain HTTP that changes the counter, from anywhere.
     let api = axum::Router::new()
         .route("/api/counter", get(current))
         .route("/api/counter/bump", post(bump))
@@ -104,7 +108,8 @@ async fn current(State(counter): State<LiveCounter>) -> Result<Json<Value>> {
     Ok(Json(Value { value: counter.get().await? }))
 }
 
-/// Adds one. The change and its push to every tab are one step, so no tab ever sees an older value after a newer one.
+/// Adds one. The change and its push to every tab are one step, so no tab ever sees an
+/// older value after a newer one.
 async fn bump(State(counter): State<LiveCounter>) -> Result<Json<Value>> {
     Ok(Json(Value { value: counter.increment().await? }))
 }

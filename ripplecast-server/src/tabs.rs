@@ -1,4 +1,5 @@
-//! How many tabs are open, told to all of them: a broadcast in a file of its own, for any page that wants it.
+//! How many tabs are open, told to all of them: a broadcast in a file of its own, for
+//! any page that wants it.
 
 use std::{
     sync::{Arc, Weak},
@@ -8,12 +9,14 @@ use std::{
 use ripplecast::{Connection, Frame, Hub, LiveCounter, Result, Room};
 use tokio::sync::Notify;
 
-/// Time after which is counted again although nobody has come or gone here: on another node somebody may have.
+/// Time after which is counted again although nobody has come or gone here: on another
+/// node somebody may have.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The number of members of a room, pushed as `{"tabs":N}` to whoever asks for it.
 ///
-/// It is counted, and not added up: where a node is killed, nobody is left to subtract its tabs.
+/// It is counted, and not added up: where a node is killed, nobody is left to subtract
+/// its tabs.
 pub(crate) struct Tabs {
     /// Who is counted.
     room: Room,
@@ -29,7 +32,8 @@ impl Tabs {
         let listeners = hub.room(format!("{}:tabs", room.name()));
         let message = |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#));
         let shown = hub.counter("tabs").publish_with(&listeners, message)?;
-        let tabs = Arc::new(Self { room: room.clone(), shown, changed: Notify::new() });
+        let (room, changed) = (room.clone(), Notify::new());
+        let tabs = Arc::new(Self { room, shown, changed });
         tokio::spawn(keep_counting(Arc::downgrade(&tabs)));
         Ok(tabs)
     }
@@ -42,8 +46,8 @@ impl Tabs {
     /// Tells a connection the number now, and whenever it changes.
     pub(crate) async fn tell(&self, conn: &Connection) -> Result<()> {
         match self.shown.join(conn).await {
-            // The shared counter is away. The number comes when it is back and has changed.
-            Err(error) if error.is_unavailable() => conn.join(self.shown.room().name()),
+            // The shared counter is away: the number comes when it is back.
+            Err(away) if away.is_unavailable() => conn.join(self.shown.room().name()),
             joined => joined,
         }
     }
@@ -58,11 +62,12 @@ impl Tabs {
     }
 }
 
-/// Counts whenever something changed, and now and then, for as long as anybody has use for it.
+/// Counts whenever something changed, and now and then, for as long as anybody has use
+/// for it.
 async fn keep_counting(tabs: Weak<Tabs>) {
     while let Some(tabs) = tabs.upgrade() {
         if let Err(error) = tabs.count().await {
-            tracing::debug!(%error, "the tabs could not be counted; tried again in a moment");
+            tracing::debug!(%error, "the tabs are counted again in a moment");
         }
         let _ = tokio::time::timeout(AGAIN, tabs.changed.notified()).await;
     }

@@ -11,7 +11,10 @@ function listen() {
   clearTimeout(again);
   said("connecting");
   stream = new EventSource("/events/demos/notifications");
-  stream.onopen = () => said("connected");
+  stream.onopen = () => {
+    said("connected");
+    write(at("problem"), "");
+  };
   stream.onmessage = ({ data }) => show(JSON.parse(data));
   // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
   stream.onerror = () => {

@@ -229,3 +229,10 @@ fn a_callback_is_found_by_its_line() {
     assert_eq!(pages::line_of(source, "on_open"), Some(3));
     assert_eq!(pages::line_of(source, "on_close"), None);
 }
+
+/// The lesson shows the file, the documentation has it as a block, and the tests of the proxies run that block.
+#[test]
+fn there_is_one_configuration_of_nginx() {
+    let file = include_str!("../assets/nginx.conf");
+    assert!(include_str!("../../docs/deploy.md").contains(&format!("```nginx\n{file}```\n")));
+}

@@ -68,7 +68,10 @@ impl Handler for Chat {
             return Ok(());
         }
         match self.people.set(conn.id(), &person).await {
-            Err(Error::Store(StoreError::TableFull { .. })) => self.forget_the_dead().await,
+            Err(Error::Store(StoreError::TableFull { .. })) => {
+                self.forget_the_dead().await;
+                let _ = self.people.set(conn.id(), &person).await; // or this one stays without a name
+            }
             // Without the shared table the chat goes on; this person just has no name in the list.
             Err(error) if !error.is_unavailable() => return Err(error),
             _ => {}
@@ -133,10 +136,20 @@ impl Chat {
                 let names = rows.into_iter().map(name).chain(std::iter::repeat("somebody".into()));
                 ids.iter().zip(names).map(|(id, name)| Entry { id: id.to_string(), name }).collect()
             }
-            Err(error) if error.is_unavailable() => Vec::new(), // told again when somebody asks
+            // The other nodes are out of reach: those of this one.
+            Err(error) if error.is_unavailable() => self.who_is_here(room),
             Err(error) => return Err(error),
         };
         Frame::json(&Tell::People(people))
+    }
+
+    /// Who is in a room, on this node.
+    fn who_is_here(&self, room: &str) -> Vec<Entry> {
+        let entry = |conn: Connection| {
+            let person = conn.state::<Person>().filter(|person| person.room == room)?;
+            Some(Entry { id: conn.id().to_string(), name: person.name.clone() })
+        };
+        self.demos.hub.connections().filter_map(entry).take(PEOPLE).collect()
     }
 
     /// Takes rows out whose node has died before it could.

@@ -22,13 +22,13 @@ const WORD: Duration = Duration::from_millis(90);
 const ANSWER: &str = "A stream of events is one answer that does not end. The server writes a word, then the next, and \
                       the page shows each as it comes, so you read while it is still being written.";
 
-/// The answer word by word, and then an event called `end`.
+/// The answer word by word, and then an event called `end`. (A browser hears of no event without data.)
 async fn words(State(demos): State<Demos>, parts: Parts) -> Response {
     if let Err(too_much) = demos.allow(&parts) {
         return too_much.into_response();
     }
     let events = ANSWER.split_whitespace().map(|word| Event::default().data(word));
-    let events = events.chain([Event::default().event("end").data("")]);
+    let events = events.chain([Event::default().event("end").data("end")]);
     let paced = stream::unfold(events, async |mut events| {
         let event = events.next()?;
         tokio::time::sleep(WORD).await;
