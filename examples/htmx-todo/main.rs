@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use askama::Template;
 use axum::{
-    Form,
-    extract::{Path, State},
+    extract::{self, Path, State},
     http::{StatusCode, header::CONTENT_TYPE},
-    response::{Html, IntoResponse, Response},
+    response::Html,
     routing::{get, post},
 };
 use ripplecast::{App, Connection, Error, Frame, Result, Room, sse};
@@ -30,6 +29,7 @@ struct Item {
 #[template(path = "page.html")]
 struct Page<'a> {
     items: &'a [Item],
+    form: Form<'a>,
 }
 
 /// The list alone, which goes to all pages when it has changed.
@@ -39,10 +39,13 @@ struct List<'a> {
     items: &'a [Item],
 }
 
-/// The empty form, which takes the place of the one that was sent.
-#[derive(Template)]
+/// The form, which takes the place of the one that was sent: empty, or as it was with what is wrong.
+#[derive(Template, Default)]
 #[template(path = "form.html")]
-struct Empty;
+struct Form<'a> {
+    text: &'a str,
+    problem: &'a str,
+}
 
 /// What the form sends.
 #[derive(Deserialize)]
@@ -78,20 +81,30 @@ fn list(items: &[Item]) -> Result<Frame> {
 }
 
 async fn page(State(todo): State<Arc<Todo>>) -> Result<Html<String>> {
-    todo.with(|items| Page { items }.render()).map(Html).map_err(Error::other)
+    todo.with(|items| Page { items, form: Form::default() }.render()).map(Html).map_err(Error::other)
 }
 
-async fn add(State(todo): State<Arc<Todo>>, Form(Wish { text }): Form<Wish>) -> Result<Response> {
+async fn add(
+    State(todo): State<Arc<Todo>>,
+    extract::Form(Wish { text }): extract::Form<Wish>,
+) -> Result<Html<String>> {
     let text = text.trim();
-    let full = todo.with(|items| items.len() >= MAX_ITEMS);
-    if full || text.is_empty() || text.len() > 400 {
-        return Ok(StatusCode::UNPROCESSABLE_ENTITY.into_response()); // htmx leaves the form as it is
+    let problem = if todo.with(|items| items.len() >= MAX_ITEMS) {
+        "The list is full. Remove something first."
+    } else if text.is_empty() || text.len() > 400 {
+        "Write 1 to 400 bytes."
+    } else {
+        ""
+    };
+    if problem.is_empty() {
+        todo.change(|items| {
+            let id = items.last().map_or(1, |last| last.id + 1);
+            items.push(Item { id, text: text.to_owned(), done: false });
+        })?;
     }
-    todo.change(|items| {
-        let id = items.last().map_or(1, |last| last.id + 1);
-        items.push(Item { id, text: text.to_owned(), done: false });
-    })?;
-    Ok(Html(Empty.render().map_err(Error::other)?).into_response())
+    // htmx takes no answer but a good one, so that is what a refusal is.
+    let text = if problem.is_empty() { "" } else { text };
+    Form { text, problem }.render().map(Html).map_err(Error::other)
 }
 
 async fn toggle(State(todo): State<Arc<Todo>>, Path(id): Path<u64>) -> Result<StatusCode> {

@@ -34,9 +34,16 @@ fn a_change_reaches_all_pages_as_html() {
 #[test]
 fn the_list_has_an_end() {
     let program = Program::start("htmx-todo", &[], 1);
-    assert_eq!(program.post("/items", &[("text", "  ")], "").status(), 422);
+    let add = |text: &str| program.post("/items", &[("text", text)], "").body_mut().read_to_string().unwrap();
+    assert!(add("  ").contains("Write 1 to 400 bytes."));
+    let long = "x".repeat(401);
+    assert!(add(&long).contains(&format!("value=\"{long}\"")), "what was written stays");
     for n in 1..=100 {
-        assert_eq!(program.post("/items", &[("text", "again")], "").status(), 200, "{n}");
+        assert!(add("again").contains("<p role=\"alert\"></p>"), "{n}");
     }
-    assert_eq!(program.post("/items", &[("text", "again")], "").status(), 422);
+    assert!(
+        add("<one more>").contains("value=\"&#60;one more&#62;\"")
+            && add("more").contains("The list is full.")
+    );
+    assert_eq!(program.get("/").matches("again").count(), 100);
 }
