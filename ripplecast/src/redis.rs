@@ -282,6 +282,11 @@ impl Redis {
         }
     }
 
+    /// Whether the server of that key is known to be away.
+    pub(crate) fn is_away(&self, key: &str) -> bool {
+        self.there(self.slot(key.as_bytes())).is_err()
+    }
+
     /// The server of a slot and the connection to it.
     fn there(&self, slot: u16) -> Result<(Arc<Server>, Conn)> {
         let server = self.inner.servers.server(slot);

@@ -210,6 +210,11 @@ impl Inner {
                 let later = std::mem::take(&mut registration.later);
                 registration.dirty.extend(later);
             }
+            if self.redis.is_away(&seat.inbox(&self.redis)) {
+                // On a Cluster another seat is on another shard, perhaps.
+                let reason = "the shard of this node's seat is away".into();
+                return Err(BackendError::Unavailable { reason }.into());
+            }
             let has_written = self.write(seat).await?;
             if let Some(other) = dead.last() {
                 match self.remove_some(other).await {
