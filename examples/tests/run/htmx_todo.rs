@@ -45,5 +45,5 @@ fn the_list_has_an_end() {
         add("<one more>").contains("value=\"&#60;one more&#62;\"")
             && add("more").contains("The list is full.")
     );
-    assert_eq!(program.get("/").matches("again").count(), 100);
+    assert_eq!(program.get("/").matches("<li>").count(), 100);
 }
