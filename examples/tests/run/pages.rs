@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::Read as _,
-    process::{Child, Command, Stdio},
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use crate::{
@@ -112,8 +112,8 @@ fn quick_start(projects: &Project) {
     let more = "    let more = likes.clone();\n";
     let changed = with(&main, more, &format!("{more}{less}\n"));
     let changed = with(&changed, "    println!", &format!("{route}\n    println!"));
-    let buttons = page.0.split('`').filter(|code| code.starts_with("<button data-to=\"/unlike\""));
-    let button = buttons.last().expect("the page shows the other button");
+    let mut buttons = page.0.split('`').filter(|code| code.starts_with("<button data-to=\"/unlike\""));
+    let button = buttons.next_back().expect("the page shows the other button");
     let changed = with(&changed, "Like</button>", &format!("Like</button> {button}"));
     let server = run(projects, "my-counter", &changed);
     assert!(server.get("/").contains("Take it back</button>"));
@@ -141,42 +141,37 @@ fn event_streams(projects: &Project) {
     let mut listener = Shell::start(&with(listen, "curl ", "exec curl -s -i "));
     listener.until("text/event-stream");
     let mut publisher = Shell::start(&with(publish, "curl ", "exec curl -s --fail "));
-    assert!(publisher.0.wait().expect("it is our child").success(), "{publish}");
+    assert!(publisher.process.wait().expect("it is our child").success(), "{publish}");
     listener.until("data: hello");
 }
 
 /// A command line that runs, ended with its test.
-struct Shell(Child);
+struct Shell {
+    process: Child,
+    /// What it says.
+    out: BufReader<ChildStdout>,
+}
 
 impl Shell {
     fn start(line: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped());
-        Self(command.spawn().unwrap_or_else(|error| panic!("{line}: {error}")))
+        let mut process = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
+        let out = BufReader::new(process.stdout.take().expect("it is piped"));
+        Self { process, out }
     }
 
     /// Reads its output up to a line that holds `text`.
     #[track_caller]
     fn until(&mut self, text: &str) {
-        let out = self.0.stdout.as_mut().expect("it is piped");
-        let mut line = Vec::new();
-        // Byte by byte, so that nothing is read that belongs to the next.
-        for byte in out.by_ref().bytes() {
-            line.push(byte.expect("its output"));
-            if line.ends_with(b"\n") {
-                if String::from_utf8_lossy(&line).contains(text) {
-                    return;
-                }
-                line.clear();
-            }
-        }
-        panic!("it has ended without {text:?}: is curl installed? apt-get install curl");
+        let found = self.out.by_ref().lines().any(|line| line.expect("its output").contains(text));
+        assert!(found, "it has ended without {text:?}: is curl installed? apt-get install curl");
     }
 }
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
