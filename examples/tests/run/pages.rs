@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -148,6 +148,7 @@ fn event_streams(projects: &Project) {
 /// A command line that runs, ended with its test.
 struct Shell {
     process: Child,
+    /// What it says.
     out: BufReader<ChildStdout>,
 }
 
@@ -163,14 +164,8 @@ impl Shell {
     /// Reads its output up to a line that holds `text`.
     #[track_caller]
     fn until(&mut self, text: &str) {
-        let mut line = String::new();
-        while self.out.read_line(&mut line).expect("its output") > 0 {
-            if line.contains(text) {
-                return;
-            }
-            line.clear();
-        }
-        panic!("it has ended without {text:?}: is curl installed? apt-get install curl");
+        let found = self.out.by_ref().lines().any(|line| line.expect("its output").contains(text));
+        assert!(found, "it has ended without {text:?}: is curl installed? apt-get install curl");
     }
 }
 
