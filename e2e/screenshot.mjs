@@ -35,15 +35,32 @@ const PAGES = [
   { name: "dashboard", path: "/demos/dashboard", prepare: async (page) => shows(page.locator("#memory"), /MiB$/) },
   { name: "notifications", path: "/demos/notifications", prepare: notifications },
   { name: "cursors", path: "/demos/cursors", prepare: cursors },
-  { name: "inspector", path: "/inspect", prepare: inspector },
+  { name: "inspector", path: "/inspect", prepare: inspector, live: ".frames" },
 ];
 
 async function lesson(_, __, pages) {
   if (pages.length > 1) for (const each of pages) await measured(each);
 }
 
-async function inspector(_, __, pages) {
-  if (pages.length > 1) for (const each of pages) await each.locator("#connections tr").nth(1).waitFor({ timeout: PATIENCE });
+// Somebody chats, and both windows look into that connection.
+async function inspector(page, _, pages) {
+  if (pages.length < 2) return;
+  const talker = await page.context().newPage();
+  await talker.goto(new URL("/demos/chat", page.url()).href);
+  await chat(talker, "Eve", []);
+  await talker.waitForTimeout(2000); // until no list has the connection of before the name
+  for (const each of pages) {
+    await each.locator("#connections tr", { hasText: "chat" }).getByRole("button").click({ timeout: PATIENCE });
+    await each.locator("#frames-state", { hasText: "Watching" }).waitFor();
+  }
+  const box = talker.getByRole("textbox", { name: "What you want to say" });
+  const heard = (each) => each.locator("#frames tr", { hasText: "Forty-two." }).count();
+  while ((await heard(pages[0])) === 0 || (await heard(pages[1])) === 0) {
+    await box.fill("Forty-two.");
+    await box.press("Enter");
+    await talker.getByRole("log", { name: "What is said" }).getByText("Forty-two.").last().waitFor();
+    await talker.waitForTimeout(300); // the log comes five times a second
+  }
 }
 
 // Whoever comes later hears nothing of what was said before; so both windows are open, and the last of them speaks.
@@ -132,7 +149,7 @@ async function counter(browser, server, colorScheme, file) {
 }
 
 // One page in a wide window of this colour scheme and a narrow one of the other.
-async function page(browser, server, { name, path, prepare }, colorScheme, file) {
+async function page(browser, server, { path, prepare, live = ".panel, .inspect, .figures, #counter" }, colorScheme, file) {
   const other = colorScheme === "dark" ? "light" : "dark";
   const contexts = [];
   const pages = [];
@@ -146,7 +163,7 @@ async function page(browser, server, { name, path, prepare }, colorScheme, file)
   const windows = [];
   for (const [at, page] of pages.entries()) {
     // What is live, and not what is said about it.
-    await page.locator(".panel, .inspect, .figures, #counter").first().evaluate((live) => live.scrollIntoView({ block: live.clientHeight > innerHeight ? "start" : "center" }));
+    await page.locator(live).first().evaluate((live) => live.scrollIntoView({ block: live.clientHeight > innerHeight ? "start" : "center" }));
     windows.push({ image: await page.screenshot(), size: [WIDE, NARROW][at], path, scheme: [colorScheme, other][at] });
   }
   await picture(contexts[0], colorScheme, windows, file);
