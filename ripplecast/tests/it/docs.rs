@@ -95,7 +95,7 @@ fn the_settings_are_all_in_their_document() {
         let skipped = ["layer", "merge", "route", "files", "ws", "sse"]; // the app's routes, no settings
         assert_names("docs/settings.md", setters(&source).into_iter().filter(|name| !skipped.contains(name)));
     }
-    assert_names("docs/settings.md", setters(&read("ripplecast/src/hub.rs")));
+    assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/builder.rs")));
     assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/room/rules.rs")));
 }
 
