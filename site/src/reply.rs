@@ -1,14 +1,28 @@
-//! One way to answer with a body known in advance: an ETag, and 304 for whoever has it already.
+//! One way to answer with a body known in advance: an ETag, 304 for whoever has it already, and compressed for whoever takes
+//! that.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Write as _,
+    sync::{LazyLock, Mutex, PoisonError},
+};
 
 use axum::{
+    body::Bytes,
     http::{
-        HeaderMap, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+        HeaderMap, HeaderName, StatusCode,
+        header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
     },
     response::{IntoResponse, Response},
 };
+use flate2::{Compression, write::GzEncoder};
+
+/// Shorter bodies fit one packet as they are.
+const WORTH_COMPRESSING: usize = 1024;
+
+/// Bodies that were asked for compressed, by their versions: each is compressed once. There are no more than the site has.
+static COMPRESSED: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
 
 /// A short name for these bytes that changes when they do. It guards caches, not secrets.
 pub(crate) fn version(bytes: &[u8]) -> String {
@@ -26,18 +40,45 @@ pub(crate) fn cached(
     content_type: &'static str,
     body: &'static str,
 ) -> Response {
-    let etag = format!("\"{version}\"");
-    let held = request
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag);
-    let headers = [(ETAG, etag), (CACHE_CONTROL, cache.to_owned())];
+    let compressed = body.len() > WORTH_COMPRESSING && takes_gzip(request);
+    let etag = if compressed { format!("\"{version}-gzip\"") } else { format!("\"{version}\"") };
+    let held =
+        values(request, IF_NONE_MATCH).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag);
+    let headers = [(ETAG, etag), (CACHE_CONTROL, cache.to_owned()), (VARY, "accept-encoding".to_owned())];
     if held {
         (StatusCode::NOT_MODIFIED, headers).into_response()
+    } else if compressed && let Some(body) = gzip(version, body) {
+        (headers, [(CONTENT_TYPE, content_type), (CONTENT_ENCODING, "gzip")], body).into_response()
     } else {
         (headers, [(CONTENT_TYPE, content_type)], body).into_response()
     }
+}
+
+/// The values of a header that is a list.
+fn values(request: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let texts = request.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim)
+}
+
+/// Whether the request says that it takes gzip (RFC 9110, section 12.5.3).
+fn takes_gzip(request: &HeaderMap) -> bool {
+    values(request, ACCEPT_ENCODING).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let refused =
+            weight.trim().strip_prefix("q=").is_some_and(|q| q.parse().is_ok_and(|q: f32| q <= 0.0));
+        name.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
+}
+
+/// The body compressed.
+fn gzip(version: &str, body: &str) -> Option<Bytes> {
+    let mut all = COMPRESSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(version) {
+        return Some(known.clone());
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body.as_bytes()).ok()?;
+    let compressed = Bytes::from(encoder.finish().ok()?);
+    all.insert(version.to_owned(), compressed.clone());
+    Some(compressed)
 }

@@ -236,3 +236,37 @@ fn there_is_one_configuration_of_nginx() {
     let file = include_str!("../assets/nginx.conf");
     assert!(include_str!("../../docs/deploy.md").contains(&format!("```nginx\n{file}```\n")));
 }
+
+#[tokio::test]
+async fn whoever_takes_gzip_is_sent_that() {
+    use std::io::Read as _;
+
+    let ask = async |path: &str, coding: &str, held: &str| {
+        let request =
+            Request::get(path).header(header::ACCEPT_ENCODING, coding).header(header::IF_NONE_MATCH, held);
+        let (parts, body) =
+            router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().into_parts();
+        (parts, body.collect().await.unwrap().to_bytes())
+    };
+    for path in [pages::LESSON, "/assets/site.css", "/docs/rooms"] {
+        let plain = get(path).await;
+        assert_eq!(plain.header(header::VARY), "accept-encoding", "{path}");
+        assert!(!plain.headers.contains_key(header::CONTENT_ENCODING), "{path}");
+        for takes in ["gzip", "br, GZIP;q=0.5", "deflate,gzip, *"] {
+            let (parts, body) = ask(path, takes, "").await;
+            assert_eq!(parts.headers[header::CONTENT_ENCODING], "gzip", "{path} {takes}");
+            assert!(body.len() < plain.body.len() / 2, "{path}");
+            let mut inflated = String::new();
+            flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut inflated).unwrap();
+            assert_eq!(inflated, plain.body, "{path}");
+            let etag = parts.headers[header::ETAG].to_str().unwrap();
+            assert_ne!(etag, plain.header(header::ETAG), "another form is another thing to hold");
+            assert_eq!(ask(path, takes, etag).await.0.status, StatusCode::NOT_MODIFIED);
+        }
+        for refuses in ["", "identity", "gzip;q=0", "br, gzip ; q=0.0", "xgzip"] {
+            let (parts, body) = ask(path, refuses, "").await;
+            assert!(!parts.headers.contains_key(header::CONTENT_ENCODING), "{path} {refuses}");
+            assert_eq!(body, plain.body, "{path}");
+        }
+    }
+}
