@@ -241,7 +241,7 @@ impl Hub {
     /// All nodes that share the backend, this one among them, in order. With the memory backend there is no other.
     ///
     /// # Errors
-    /// None with the memory backend; [`Error::Backend`] when a shared one is away.
+    /// None with the memory backend; [`Error::Backend`](crate::Error::Backend) when a shared one is away.
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
         match self.inner.shards.setup.bridge() {
             Some(bridge) => bridge.all_nodes().await,

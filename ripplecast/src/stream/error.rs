@@ -1,6 +1,6 @@
 //! What a stream is refused for.
 
-/// What a stream, or a message for one, was refused for; found in [`Error::Stream`].
+/// What a stream, or a message for one, was refused for; found in [`Error::Stream`](crate::Error::Stream).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
