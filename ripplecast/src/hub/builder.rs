@@ -124,9 +124,10 @@ impl HubBuilder {
         self
     }
 
-    /// Bytes that may wait for slow readers on the whole hub; default 256 MiB, at least 1 MiB. What many connections wait
-    /// for is counted once, for each shard and transport. Beyond that, the connections with the most waiting lose what their [`Overflow`](crate::Overflow) policies allow
-    /// to be dropped, or else are closed with 1013, until an eighth is free again.
+    /// Bytes that may wait for slow readers on the whole hub; default 256 MiB, at least 1 MiB. What many connections
+    /// wait for is counted once, for each shard and transport. Beyond that, the connections with the most waiting
+    /// lose what their [`Overflow`](crate::Overflow) policies allow to be dropped, or else are closed with 1013,
+    /// until an eighth is free again.
     ///
     /// What has been handed to the kernel is not counted; of that, at most 256 KiB for each connection have not been sent.
     #[must_use]
@@ -144,8 +145,9 @@ impl HubBuilder {
     }
 
     /// Is told of frames that were dropped: for whom, why, how many. It runs on the shard, or in the push that was
-    /// refused, so it must be quick, must not block, and must not use counters and tables, whose lock may be held. It is not
-    /// told of what is dropped of its own pushes. Frames that were dropped in one turn for one reason may be told at once. [`Stats::drops`](crate::Stats::drops) counts them in any case.
+    /// refused, so it must be quick, must not block, and must not use counters and tables, whose lock may be held. It
+    /// is not told of what is dropped of its own pushes. Frames that were dropped in one turn for one reason may be
+    /// told at once. [`Stats::drops`](crate::Stats::drops) counts them in any case.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -195,9 +197,10 @@ impl HubBuilder {
         self
     }
 
-    /// A secret that all nodes share, of 16 bytes or more: messages between them are signed with it (HMAC-SHA-256), and what
-    /// is not, is old, or comes again, is thrown away and counted in [`RemoteStats::refused`](crate::RemoteStats::refused). Default: none, and whoever can
-    /// write to the backend can send to every connection.
+    /// A secret that all nodes share, of 16 bytes or more: messages between them are signed with it (HMAC-SHA-256),
+    /// and what is not, is old, or comes again, is thrown away and counted in
+    /// [`RemoteStats::refused`](crate::RemoteStats::refused). Default: none, and whoever can write to the backend can
+    /// send to every connection.
     ///
     /// It holds for pushes, broadcasts, clients and the bus, on which then only nodes can publish. Tables, counters and
     /// streams are as safe as the backend: whoever can write to it can change them. The clocks of the nodes must not

@@ -32,11 +32,12 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 ///
 /// **Order.** All members see a room's messages in one order, whichever task, shard or core they were pushed from. A
 /// push to one member after a push to its room does not overtake it. (Save a slow member under
-/// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey): there a newer frame comes in the place of the older one with its key.)
+/// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey): there a newer frame comes in the place of the older one
+/// with its key.)
 ///
 /// **Overload.** When a shard of the node is so far behind that its mailbox is full, a push is refused on all shards:
-/// [`Sent::Dropped`]. What happens to a member that does not read says the [`Overflow`](crate::Overflow) policy of the room, if it has
-/// [one](RoomOptions::overflow), or of the member's endpoint. It slows nobody.
+/// [`Sent::Dropped`]. What happens to a member that does not read says the [`Overflow`](crate::Overflow) policy of
+/// the room, if it has [one](RoomOptions::overflow), or of the member's endpoint. It slows nobody.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
