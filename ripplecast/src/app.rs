@@ -1,6 +1,7 @@
 //! The app: routes and endpoints, and the server that runs them.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     future::Future,
     net::SocketAddr,
@@ -44,6 +45,8 @@ pub struct App {
     hub: Hub,
     /// The routes so far.
     router: Router,
+    /// The paths that have an endpoint.
+    endpoints: HashSet<String>,
     /// The settings of the accept loop.
     server: Server,
 }
@@ -88,9 +91,10 @@ impl App {
     ///
     /// # Panics
     /// As [`axum::Router::route`]: when the path is taken, or can't be a path. It happens at the start or never.
+    #[track_caller]
     pub fn ws(self, path: &str, endpoint: impl IntoEndpoint) -> Self {
         let endpoint = self.hub.ws(endpoint);
-        self.route(path, endpoint)
+        self.endpoint(path, endpoint)
     }
 
     /// Puts an event stream on a path: of a room by its name, of a [`LiveCounter`](crate::LiveCounter), or an
@@ -98,8 +102,19 @@ impl App {
     ///
     /// # Panics
     /// As [`App::ws`].
+    #[track_caller]
     pub fn sse(self, path: &str, endpoint: impl Into<sse::Endpoint>) -> Self {
         let endpoint = self.hub.sse(endpoint);
+        self.endpoint(path, endpoint)
+    }
+
+    /// Puts an endpoint on a path that has none. Two on one path are a mistake that axum has no clear word for.
+    #[track_caller]
+    fn endpoint(mut self, path: &str, endpoint: MethodRouter) -> Self {
+        assert!(
+            self.endpoints.insert(path.to_owned()),
+            "`{path}` has an endpoint already: give this one another path, or let one endpoint do both"
+        );
         self.route(path, endpoint)
     }
 
@@ -107,6 +122,7 @@ impl App {
     ///
     /// # Panics
     /// As [`App::ws`].
+    #[track_caller]
     pub fn route(mut self, path: &str, methods: MethodRouter) -> Self {
         self.router = self.router.route(path, methods);
         self
@@ -116,6 +132,7 @@ impl App {
     ///
     /// # Panics
     /// As [`App::ws`].
+    #[track_caller]
     pub fn merge(mut self, router: impl Into<Router>) -> Self {
         self.router = self.router.merge(router);
         self
@@ -256,7 +273,7 @@ impl Bound {
     /// # Errors
     /// None so far: trouble with accepting is logged, and does not end it.
     pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { app: App { hub, router, server }, listener, .. } = self;
+        let Self { app: App { hub, router, server, .. }, listener, .. } = self;
         server.serve(listener, router, shutdown, hub.shutdown()).await;
         Ok(())
     }
@@ -421,7 +438,7 @@ impl AppBuilder {
         };
         let hub = hub.connect().await?;
         let server = server.tls(tls).trusted(hub.trusted_proxies().clone());
-        Ok(App { hub, router: Router::new(), server })
+        Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server })
     }
 }
 
@@ -475,6 +492,6 @@ impl IntoResponse for Error {
             return crate::request::plain(503, "The server can't do this now; try again later.\n");
         }
         tracing::error!(error = %self, "a route failed");
-        crate::request::plain(500, "The server failed at this; it has been logged.\n")
+        crate::request::plain(500, "The server failed at this; its log says why.\n")
     }
 }

@@ -19,7 +19,8 @@ use fences::{Block, blocks};
 pub(crate) use kubernetes::Validator;
 
 /// Where the tests of the workspace take blocks out of pages and run them.
-const RUN_BY_TESTS: [(&str, &[&str]); 3] = [
+const RUN_BY_TESTS: [(&str, &[&str]); 4] = [
+    ("diff", &["docs/quick-start.md"]),            // examples/tests/run/pages.rs
     ("nginx", &["docs/deploy.md", "docs/tls.md"]), // ripplecast-server/tests/proxies
     ("haproxy", &["docs/deploy.md"]),
     ("caddy", &["docs/deploy.md"]),

@@ -51,7 +51,7 @@ pub fn page(name: &str) -> Response {
     if !debug {
         return (
             StatusCode::INTERNAL_SERVER_ERROR,
-            "The server failed at this; it has been logged.",
+            "The server failed at this; its log says why.",
         )
             .into_response();
     }

@@ -34,13 +34,6 @@ impl Page {
         let (_, text) = block.and_then(|block| block.split_once('\n')).expect("there is such a block");
         text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect()
     }
-
-    /// The same without those lines, as a reader sees it.
-    fn shown(&self, language: &str, number: usize) -> Vec<String> {
-        let whole = self.block(language, number);
-        let page = &self.0;
-        whole.lines().filter(|line| !page.contains(&format!("\n# {line}\n"))).map(str::to_owned).collect()
-    }
 }
 
 /// The text with one thing changed; it must be there, once.
@@ -48,6 +41,29 @@ impl Page {
 fn with(text: &str, there: &str, here: &str) -> String {
     assert_eq!(text.matches(there).count(), 1, "{there:?} is not once in\n{text}");
     text.replace(there, here)
+}
+
+/// The text with a change that is written as a diff: lines that stay, that come behind them (`+`) or that go (`-`), and `...` for
+/// what is between.
+#[track_caller]
+fn changed(text: &str, diff: &str) -> String {
+    let mut text = text.to_owned();
+    let mut place = String::new();
+    for line in diff.lines() {
+        match (line.get(..1), line.get(1..)) {
+            (Some(" " | "-"), Some(line)) => place = format!("{line}\n"),
+            (Some("+"), Some(line)) => {
+                let come = format!("{place}{line}\n");
+                text = with(&text, &place, &come);
+                place = come;
+            }
+            _ => {} // what is between
+        }
+    }
+    for line in diff.lines().filter_map(|line| line.strip_prefix('-')) {
+        text = with(&text, &format!("{line}\n"), "");
+    }
+    text
 }
 
 /// The projects, which have a directory together: cargo would else take them for members of the workspace around `target`.
@@ -107,15 +123,7 @@ fn quick_start(projects: &Project) {
     }
     drop((server, tabs));
 
-    // "Beside `more`, clone the counter once more, and give it a route", and a button behind the other.
-    let [less, route] = &page.shown("rust", 1)[..] else { panic!("the page shows two lines") };
-    let more = "    let more = likes.clone();\n";
-    let changed = with(&main, more, &format!("{more}{less}\n"));
-    let changed = with(&changed, "    println!", &format!("{route}\n    println!"));
-    let mut buttons = page.0.split('`').filter(|code| code.starts_with("<button data-to=\"/unlike\""));
-    let button = buttons.next_back().expect("the page shows the other button");
-    let changed = with(&changed, "Like</button>", &format!("Like</button> {button}"));
-    let server = run(projects, "my-counter", &changed);
+    let server = run(projects, "my-counter", &changed(&main, &page.block("diff", 0)));
     assert!(server.get("/").contains("Take it back</button>"));
     let mut tab = server.socket("/ws");
     for (path, value) in [("/like", 1), ("/like", 2), ("/unlike", 1)] {

@@ -149,7 +149,8 @@ pub struct Unset;
 pub struct Set<F, Fut>(F, PhantomData<fn() -> Fut>);
 
 impl Handlers<Stateless, Unset, Unset, Unset> {
-    /// State that is handed to each callback, as its first argument; a clone each time, so keep it cheap to clone.
+    /// State that is handed to each callback, as its first argument; a clone each time, so keep it cheap to clone. To be
+    /// called before the callbacks are set.
     pub fn with_state<S: Clone + Send + Sync + 'static>(
         self,
         state: S,
