@@ -110,10 +110,12 @@ scenario("coming online again ends the wait at once", async ({ start, newContext
   await first.kill();
   await shows(tab.state, /^reconnecting in (8|16|32) s$/);
   await start(first.port);
-  const before = Date.now();
-  await tab.page.evaluate(() => dispatchEvent(new Event("online")));
+  // The wait itself never ends now: all its timers are taken away.
+  await tab.page.evaluate(() => {
+    for (let last = setTimeout(() => {}); last > 0; last--) clearTimeout(last);
+    dispatchEvent(new Event("online"));
+  });
   await shows(tab.state, "connected");
-  assert.ok(Date.now() - before < 5000, "it waited");
 });
 
 scenario("a connection that has gone silent is replaced within 45 s", async ({ start, newContext, open }) => {

@@ -71,12 +71,12 @@ scenario("chat: a restart and a cut network are survived", async (tools) => {
   await say(a, "still here?");
   await chatLog(b).getByText("still here?").waitFor();
 
-  await contexts[1].setOffline(true);
+  const mend = await tools.cut(contexts[1]);
   await shows(chatState(b), /^(re)?connecting/);
   await shows(a.locator("[data-part=count]"), "1");
   await say(b, "into the void");
   await shows(b.locator("[data-part=problem]"), "not sent: no connection");
-  await contexts[1].setOffline(false);
+  await mend();
   await shows(chatState(b), "connected");
   await shows(b.locator("[data-part=problem]"), "");
   await shows(a.locator("[data-part=count]"), "2");
@@ -124,9 +124,9 @@ scenario("dashboard: it counts this very tab, and the next", async (tools) => {
     await page.waitForFunction((before) => document.getElementById("node").textContent !== before, node);
     await shows(page.locator("#connections"), "2");
   }
-  await contexts[0].setOffline(true);
+  const mend = await tools.cut(contexts[0]);
   await shows(state(a), /^(re)?connecting/);
-  await contexts[0].setOffline(false);
+  await mend();
   await shows(state(a), "connected");
 });
 
@@ -152,13 +152,13 @@ scenario("notifications: everybody is told, also after a restart, and after the 
   await shows(b.locator("#notifications p").first(), "1here again");
 
   // The network is cut for one: the other hears and sends as before.
-  await contexts[1].setOffline(true);
+  const mend = await tools.cut(contexts[1]);
   await shows(state(b), "reconnecting");
   await notify(b, "into the void");
   await shows(b.locator("#problem"), "no connection; try again in a moment");
   await notify(a, "for those who hear");
   await shows(a.locator("#notifications p").first(), "2for those who hear");
-  await contexts[1].setOffline(false);
+  await mend();
   await shows(state(b), "connected");
   await notify(b, "back again");
   for (const page of [a, b]) await shows(page.locator("#notifications p").first(), "3back again");
@@ -178,9 +178,9 @@ scenario("cursors: a mouse and the arrow keys move a pointer in both tabs", asyn
   await a.waitForFunction(() => document.querySelector("[data-pointer=other]").getAttribute("transform") === "translate(560 300)");
   assert.equal(await place(b, "mine"), "translate(560 300)");
 
-  await contexts[1].setOffline(true);
+  const mend = await tools.cut(contexts[1]);
   await shows(a.locator("#pointers"), "1");
-  await contexts[1].setOffline(false);
+  await mend();
   await shows(state(b), "connected");
   for (const tab of tabs) tab.mayBeOffline = true;
   await server.kill();

@@ -41,7 +41,13 @@ export function scenario(name, run) {
       for (const tab of pair) await shows(tab.state, "connected");
       return pair;
     };
-    await run({ start, newContext, open, two });
+    // Cuts the network of a window's tabs. What is returned mends it.
+    const cut = async (context) => {
+      for (const tab of tabs) if (tab.page.context() === context) tab.mayBeOffline = true;
+      await context.setOffline(true);
+      return () => context.setOffline(false);
+    };
+    await run({ start, newContext, open, two, cut });
     assert.deepEqual(tabs.flatMap((tab) => tab.problems), []);
   });
 }
