@@ -18,6 +18,7 @@ pub mod sse;
 mod store;
 mod stream;
 mod sync;
+mod takeover;
 pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};

@@ -13,7 +13,7 @@
 //! more descriptors. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
 //! own `axum::response::sse::Sse`.
 
-use std::{any::Any, future::Future, net::TcpStream, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     extract,
@@ -23,13 +23,13 @@ use axum::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
-use parking_lot::Mutex;
 
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result, driven,
-    hub::{Adoption, Command, Dialect, Permit, Profile, Route, Takes, callbacks},
+    hub::{Dialect, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL},
     request::{Hook, admit, hook, plain},
+    takeover::{Accepted, Takeover},
     ws::{Handler, Outcome},
 };
 
@@ -268,6 +268,7 @@ impl Hub {
 /// Answers a request for an event stream.
 async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
     let head = request.method() == http::Method::HEAD;
+    let takeover = request.extensions().get::<Takeover>().cloned();
     let request = Request::new(&hub, request.into_parts().0).await;
     let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "There is no such stream.\n");
@@ -297,47 +298,18 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     if head {
         return headers.into_response();
     }
-    let stream = Stream {
+    let accepted = Accepted {
         hub,
         route,
+        dialect: Dialect::Sse,
         permit,
         states: accept.states,
-        preface: format!("retry: {}\n\n", endpoint.retry.as_millis()),
+        greeting: format!("retry: {}\n\n", endpoint.retry.as_millis()),
     };
-    let takeover = Takeover(Arc::new(Mutex::new(Some(stream))));
-    let by_hyper = takeover.clone();
-    let body = driven::body(move |wire| by_hyper.begin(wire, b""));
-    let mut response = (headers, body).into_response();
-    response.extensions_mut().insert(takeover);
-    response
-}
-
-/// An accepted stream that waits for a socket.
-struct Stream {
-    /// Where it goes.
-    hub: Hub,
-    /// The endpoint, as the shards know it.
-    route: Arc<Route>,
-    /// Its place among the connections.
-    permit: Permit,
-    /// What is to be kept with the connection.
-    states: Vec<Arc<dyn Any + Send + Sync>>,
-    /// Its first line.
-    preface: String,
-}
-
-/// An accepted stream, for whoever can give it a socket first: ripplecast's own server, which finds this among the
-/// extensions of the response and takes the socket from hyper, or else the response's body.
-#[derive(Clone)]
-pub(crate) struct Takeover(Arc<Mutex<Option<Stream>>>);
-
-impl Takeover {
-    /// Gives the stream its socket, on which `head` is to be written first.
-    pub(crate) fn begin(&self, wire: TcpStream, head: &[u8]) {
-        let Some(Stream { hub, route, permit, states, preface }) = self.0.lock().take() else { return };
-        let preface = Bytes::from([head, preface.as_bytes()].concat());
-        let (rest, dialect) = (Bytes::new(), Dialect::Sse);
-        let adoption = Adoption { wire, rest, preface, dialect, route, permit, states };
-        hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
-    }
+    let Some(takeover) = takeover else {
+        return (headers, driven::body(|wire| accepted.begin(wire, Bytes::new(), Vec::new())))
+            .into_response();
+    };
+    takeover.ask(accepted);
+    headers.into_response()
 }

@@ -433,10 +433,10 @@ impl Shard {
         drop(mailbox);
         self.shards.everyone.enter(who);
         self.core.join(who, &self.shards.everyone);
+        count(&self.handle.counters.opened, 1);
         if !preface.is_empty() {
             self.core.append(who.slot, &preface);
         }
-        count(&self.handle.counters.opened, 1);
         self.call(who, Callback::Open);
         if !rest.is_empty() {
             self.feed(who, &mut rest.to_vec());

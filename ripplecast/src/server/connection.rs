@@ -1,4 +1,4 @@
-//! One accepted socket: HTTP/1.1 on it, until an upgrade or an event stream takes it away.
+//! One accepted socket: HTTP/1.1 on it, until a WebSocket or an event stream takes it away.
 
 use std::{
     convert::Infallible,
@@ -7,10 +7,11 @@ use std::{
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::{Router, extract::ConnectInfo, response::Response};
+use bytes::Bytes;
 use http::{Request, Version};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -27,7 +28,7 @@ use super::{
     Place,
     tls::{Goodbye, Tls},
 };
-use crate::{sse::Takeover, ws::upgrade::Tuned};
+use crate::takeover::{self, Accepted, Takeover};
 
 /// What the connections are told, and how far the server has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,13 +56,14 @@ pub(super) struct Connection<S = TcpStream> {
 }
 
 impl Connection {
-    /// Serves requests over the bare socket. An event stream takes the socket along, and leaves nothing here.
+    /// Serves requests over the bare socket. A WebSocket or an event stream takes the socket along, and leaves nothing here.
     pub(super) async fn run_plain(self, http: http1::Builder) {
-        let Some((io, taken)) = self.serve(http, true).await else { return };
-        let socket = io.into_inner();
+        let Some(Freed { socket, rest, taken }) = self.serve(http, Some(Takeover::default())).await else {
+            return;
+        };
         match socket.into_std() {
-            Ok(socket) => taken.stream.begin(socket, &taken.head),
-            Err(error) => tracing::warn!(%error, "the socket of an event stream could not be taken over"),
+            Ok(socket) => taken.accepted.begin(socket, rest, taken.head),
+            Err(error) => tracing::warn!(%error, "the socket of a connection could not be taken over"),
         }
     }
 
@@ -75,7 +77,7 @@ impl Connection {
         match shaken {
             Ok(Ok(stream)) => {
                 let connection = Connection { stream, peer, router, stage, place };
-                connection.serve(http, false).await;
+                connection.serve(http, None).await;
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -84,12 +86,12 @@ impl Connection {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
-    /// Serves requests until the peer, a limit, an upgrade or the server ends it, or, if `give_away`, until an event
-    /// stream wants the socket, which is then returned with what is to be done with it.
-    async fn serve(self, http: http1::Builder, give_away: bool) -> Option<(TokioIo<S>, Taken)> {
+    /// Serves requests until the peer, a limit, an upgrade or the server ends it, or until somebody has asked `takeover`
+    /// for the socket, which is then returned with what is to be done with it.
+    async fn serve(self, http: http1::Builder, takeover: Option<Takeover>) -> Option<Freed<S>> {
         let Self { stream, peer, router, mut stage, place } = self;
         let _place = place;
-        let notes = Notes { began: AtomicBool::new(false), give_away, taken: Mutex::new(None) };
+        let notes = Notes { began: AtomicBool::new(false), takeover, taken: Mutex::new(None) };
         let requests = Requests { router, peer, notes: &notes };
         let mut connection = http.serve_connection(TokioIo::new(stream), requests).with_upgrades();
         // The connection goes first, so that a request that has come before the shutdown is seen.
@@ -117,7 +119,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 tracing::debug!(%peer, %error, "connection ended");
                 None
             }
-            Ended::Taken(taken) => connection.into_parts().map(|parts| (parts.io, taken)),
+            Ended::Taken(taken) => connection.into_parts().map(|parts| Freed {
+                socket: parts.io.into_inner(),
+                rest: parts.read_buf,
+                taken,
+            }),
         }
     }
 }
@@ -126,17 +132,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
 struct Notes {
     /// Set at the first request: hyper doesn't tell a connection that serves one from one with half a head.
     began: AtomicBool,
-    /// Whether the socket may be given to an event stream.
-    give_away: bool,
-    /// The event stream that wants the socket. Its request is never answered by hyper.
+    /// Where the socket may be asked for; not where TLS is spoken on it.
+    takeover: Option<Takeover>,
+    /// Who has asked. That request is never answered by hyper.
     taken: Mutex<Option<Taken>>,
+}
+
+/// An accepted connection that gets the socket.
+struct Taken {
+    /// What waits for it.
+    accepted: Accepted,
+    /// The head of the response, which hyper has not written.
+    head: Vec<u8>,
+}
+
+/// A socket that hyper has let go of.
+struct Freed<S> {
+    /// The socket.
+    socket: S,
+    /// What was read from it behind the request.
+    rest: Bytes,
+    /// Who gets it.
+    taken: Taken,
 }
 
 /// How hyper's part of a connection ended.
 enum Ended {
     /// It was closed, upgraded or failed.
     ByItself(hyper::Result<()>),
-    /// An event stream wants the socket.
+    /// The socket goes to a shard.
     Taken(Taken),
 }
 
@@ -150,31 +174,6 @@ impl Notes {
             }
         })
         .await
-    }
-}
-
-/// An event stream that wants the socket of its request, and the head of its response, which hyper has not written.
-struct Taken {
-    /// The stream.
-    stream: Takeover,
-    /// The head. It has no length and no chunks: the stream lasts as long as the connection (RFC 9112, section 6.3).
-    head: Vec<u8>,
-}
-
-impl Taken {
-    /// Writes down the head of a response.
-    fn new(stream: Takeover, response: &Response) -> Self {
-        let mut head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n".to_vec();
-        for (name, value) in response.headers() {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(
-            format!("date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now())).as_bytes(),
-        );
-        Self { stream, head }
     }
 }
 
@@ -196,15 +195,17 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.notes.began.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        request.extensions_mut().insert(Tuned);
-        let give_away = self.notes.give_away && request.version() == Version::HTTP_11;
+        let takeover = self.notes.takeover.as_ref().filter(|_| request.version() == Version::HTTP_11);
+        if let Some(takeover) = takeover {
+            request.extensions_mut().insert(takeover.clone());
+        }
         // A clone is one count more; tower's `call` wants a router of its own.
         let answer = self.router.clone().call(request);
         let notes = self.notes;
         Box::pin(async move {
-            let mut response = answer.await?;
-            if give_away && let Some(stream) = response.extensions_mut().remove::<Takeover>() {
-                *notes.taken.lock() = Some(Taken::new(stream, &response));
+            let response = answer.await?;
+            if let Some(accepted) = takeover.and_then(|takeover| takeover.asked(&response)) {
+                *notes.taken.lock() = Some(Taken { accepted, head: takeover::head(&response) });
                 return pending().await; // hyper is left before it would write anything
             }
             Ok(response)

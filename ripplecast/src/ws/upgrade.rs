@@ -15,9 +15,10 @@ use tokio::net::TcpStream;
 
 use crate::{
     Accept, Hub, Request, driven,
-    hub::{Adoption, Command, Dialect, Permit, Route},
+    hub::{Dialect, Route},
     limits::{PING_INTERVAL, UNSENT_BYTES},
     request::{self, Hook, admit, plain},
+    takeover::{Accepted, Takeover},
 };
 
 use super::{deflate, handshake, origin, origin::OriginPolicy};
@@ -44,7 +45,10 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         Ok(handshake) => handshake,
         Err(refusal) => return refusal.into_response(),
     };
-    let on_upgrade = hyper::upgrade::on(&mut request);
+    let way = match request.extensions_mut().remove::<Takeover>() {
+        Some(takeover) => Way::Takeover(takeover),
+        None => Way::Upgrade(hyper::upgrade::on(&mut request)),
+    };
     let (parts, _) = request.into_parts();
     let peer = request::peer(&gate.hub, &parts);
     if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
@@ -61,7 +65,6 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
             "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
         );
     }
-    let tuned = parts.extensions.get::<Tuned>().is_some();
     let deflate = if gate.deflate { deflate::accept(&parts.headers) } else { None };
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
@@ -92,8 +95,27 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         dialect = Dialect::Deflate;
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
     }
-    tokio::spawn(take_over(gate, on_upgrade, permit, accept, dialect, tuned));
+    let accepted = Accepted {
+        hub: gate.hub.clone(),
+        route: gate.route.clone(),
+        dialect,
+        permit,
+        states: accept.states,
+        greeting: String::new(),
+    };
+    match way {
+        Way::Takeover(takeover) => takeover.ask(accepted),
+        Way::Upgrade(on_upgrade) => drop(tokio::spawn(take_over(on_upgrade, accepted))),
+    }
     response
+}
+
+/// How the socket comes.
+enum Way {
+    /// From our own server, before it has answered.
+    Takeover(Takeover),
+    /// From another, once it has.
+    Upgrade(OnUpgrade),
 }
 
 /// Whether the request comes from a page that may connect, or from no page at all.
@@ -107,14 +129,7 @@ fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option
 }
 
 /// Hands the socket to a shard once hyper has let go of it.
-async fn take_over(
-    gate: Arc<Gate>,
-    on_upgrade: OnUpgrade,
-    permit: Permit,
-    accept: Accept,
-    dialect: Dialect,
-    tuned: bool,
-) {
+async fn take_over(on_upgrade: OnUpgrade, accepted: Accepted) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -122,41 +137,24 @@ async fn take_over(
             return;
         }
     };
-    let (wire, rest) = match take_socket(upgraded, tuned) {
-        Ok(taken) => taken,
-        Err(error) => {
-            tracing::warn!(%error, "an upgraded connection could not be taken over");
-            return;
-        }
-    };
-    let adoption = Adoption {
-        wire,
-        rest,
-        preface: Bytes::new(),
-        dialect,
-        route: gate.route.clone(),
-        permit,
-        states: accept.states,
-    };
-    gate.hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
-}
-
-/// The raw socket, with what was read from it already; or one that is driven, where there is none to take.
-fn take_socket(upgraded: Upgraded, tuned: bool) -> io::Result<(StdTcpStream, Bytes)> {
-    // Our own server serves the socket itself; `axum::serve` has hyper-util's server between, which wraps it.
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((raw(parts.io, tuned)?, parts.read_buf)),
-        Err(upgraded) => upgraded,
-    };
-    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => Ok((raw(parts.io, tuned)?, parts.read_buf)),
-        Err(upgraded) => Ok((driven::drive(TokioIo::new(upgraded))?, Bytes::new())),
+    match take_socket(upgraded) {
+        Ok((wire, rest)) => accepted.begin(wire, rest, Vec::new()),
+        Err(error) => tracing::warn!(%error, "an upgraded connection could not be taken over"),
     }
 }
 
-/// Among the extensions of a request: its socket was [tuned](tune) already.
-#[derive(Clone)]
-pub(crate) struct Tuned;
+/// The raw socket, with what was read from it already; or one that is driven, where there is none to take.
+fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
+    // `axum::serve` has hyper-util's server between, which wraps the socket; others may serve it as it is.
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok((raw(parts.io)?, parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => Ok((raw(parts.io)?, parts.read_buf)),
+        Err(upgraded) => Ok((driven::drive(TokioIo::new(upgraded))?, Bytes::new())),
+    }
+}
 
 /// Sets a socket as connections want it; set on a listener, Linux hands it down to the sockets that are accepted, without
 /// another call for any of them.
@@ -181,11 +179,9 @@ pub(crate) fn tune(socket: &impl AsFd) {
 }
 
 /// Takes a socket away from tokio, so that its wakers let go of hyper's finished task.
-fn raw(socket: TokioIo<TcpStream>, tuned: bool) -> io::Result<StdTcpStream> {
+fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
     let socket = socket.into_inner();
-    if !tuned {
-        tune(&socket);
-    }
+    tune(&socket);
     socket.into_std()
 }
 

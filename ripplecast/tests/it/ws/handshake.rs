@@ -3,7 +3,10 @@ use std::{
     net::TcpStream,
 };
 
-use axum::http::StatusCode;
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
 use ripplecast::{
     Accept, Connection, Frame, Request,
     ws::{self, OriginPolicy},
@@ -257,4 +260,55 @@ fn an_app_s_own_way_to_add_an_endpoint_is_the_same() {
     assert_eq!(crate::support::ending(&mut client), (1001, "the server is shutting down".to_owned()));
     runtime.block_on(serve).unwrap().unwrap();
     assert_eq!(hub.stats().closed, 1);
+}
+
+#[test]
+fn who_has_read_our_server_s_answer_is_a_member_already() {
+    let site = echo_site(Server::Own);
+    let mut clients = Vec::new();
+    for already in 0..100 {
+        clients.push(site.raw("/echo"));
+        assert_eq!(site.hub.stats().connections, already + 1);
+        assert!(site.hub.broadcast("all").is_queued());
+    }
+    for (already, client) in clients.iter_mut().enumerate() {
+        for _ in already..100 {
+            assert_eq!(read_frame(client).unwrap(), (TEXT, b"all".to_vec()));
+        }
+    }
+    drop(clients);
+    site.stop();
+}
+
+#[test]
+fn a_layer_around_an_endpoint_has_the_last_word() {
+    let layer = axum::middleware::map_response(async |mut response: Response| {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && response.headers().contains_key("sec-websocket-protocol")
+        {
+            return (StatusCode::FORBIDDEN, "not today").into_response();
+        }
+        response.headers_mut().insert("x-layer", "was here".parse().unwrap());
+        response
+    });
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.max_connections(1),
+        |hub, router| {
+            let echo = ws::endpoint(Echo::default()).subprotocols(["today"]);
+            router.route("/echo", hub.ws(echo)).layer(layer)
+        },
+    );
+    // The one place is given back each time, or the last would find none.
+    for _ in 0..3 {
+        assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: today\r\n"), 403);
+    }
+    let (head, mut stream) = ask(&site, &request("/echo", ""));
+    assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
+    assert!(head.contains("\r\nx-layer: was here\r\n"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+    stream.write_all(&frame(TEXT, b"hello")).unwrap();
+    assert_eq!(read_frame(&mut stream).unwrap(), (TEXT, b"hello".to_vec()));
+    drop(stream);
+    assert_eq!(site.stop().opened, 1);
 }
