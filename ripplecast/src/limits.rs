@@ -21,6 +21,8 @@ pub(crate) const COMPRESS_ABOVE: usize = 256;
 pub(crate) const FINAL_BLOCKS: usize = 64;
 /// Silence after which a ping is sent. Setting: `ping_interval`. Below the 30 to 60 s after which proxies cut idle links.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// The longest that `ping_interval` may be: beyond it a ping is of no use, and a shard's clock goes round after 49 days.
+pub(crate) const PING_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.
 pub(crate) const MISSED_PINGS: u8 = 2;
 /// Time in which a started frame or message must be complete. Setting: `message_timeout`. Cuts peers that drip bytes.
@@ -45,6 +47,9 @@ pub(crate) const SHARDS: usize = 255;
 pub(crate) const SLOTS: usize = 1 << 24;
 /// Commands that may wait in a shard's mailbox before pushes are refused. Some 50 ms of work for the shard.
 pub(crate) const MAILBOX_COMMANDS: usize = 1 << 16;
+/// Commands that may wait in a shard's mailbox before it leaves what peers send in their sockets: what a peer sends often
+/// becomes a command. One read holds up to 11,000 messages, so that their echoes and as many again still fit.
+pub(crate) const MAILBOX_CROWDED: usize = MAILBOX_COMMANDS / 4;
 /// Payload bytes that may wait in a shard's mailbox before pushes are refused.
 pub(crate) const MAILBOX_BYTES: usize = 64 << 20;
 /// Room bytes that a shard has encoded and not yet delivered, above which it takes no further work until they are out.

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    limits::{MAILBOX_BYTES, MAILBOX_COMMANDS},
+    limits::{MAILBOX_BYTES, MAILBOX_COMMANDS, MAILBOX_CROWDED},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -113,6 +113,11 @@ impl<W> Mailbox<W> {
     /// Posts a command that is always taken: control, of which a connection has a few at the most.
     pub(crate) fn post(&self, command: Command<W>) {
         let mut locked = self.lock();
+        if locked.state.ended {
+            drop(locked); // what the command holds may run code of the application's when it is dropped
+            drop(command);
+            return;
+        }
         let wake = locked.post(command);
         drop(locked);
         drop(wake);
@@ -121,6 +126,11 @@ impl<W> Mailbox<W> {
     /// Whether every posted command has been taken up.
     pub(crate) fn is_quiet(&self) -> bool {
         self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether so much waits that the shard should not read what adds to it.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) >= MAILBOX_CROWDED
     }
 
     /// Whether the connection is open.

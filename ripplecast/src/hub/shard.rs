@@ -21,6 +21,7 @@ use tokio::{runtime, task::AbortHandle};
 use crate::{
     Close, CloseCode,
     limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
+    panics::guarded,
     ws::{codec::Decoder, deflate::take_compressed},
 };
 
@@ -291,7 +292,7 @@ impl Shard {
     }
 
     fn read_again(&mut self) {
-        if self.again.is_empty() || self.core.waiting() >= PENDING_BYTES {
+        if self.again.is_empty() || self.core.waiting() >= PENDING_BYTES || self.handle.mailbox.is_crowded() {
             return;
         }
         for who in std::mem::take(&mut self.again) {
@@ -403,7 +404,8 @@ impl Shard {
     fn adopt(&mut self, adoption: Adoption<TcpStream>) {
         let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
         if self.stopping.is_some() {
-            return; // the socket is dropped; no callback has heard of it
+            guarded(move || drop(states)); // and the socket; no callback has heard of it
+            return;
         }
         let Some(who) = self.core.reserve(SLOTS) else {
             tracing::error!(limit = SLOTS, "a shard has no slot left; a connection was dropped");

@@ -24,11 +24,9 @@ impl Shard {
         if self.peers[slot].phase == Phase::Ending {
             self.peers[slot].phase = Phase::Open;
         }
-        let close = self.peers[slot]
-            .held
-            .as_mut()
-            .and_then(|held| held.ending.take())
-            .map_or(close, |(first, _)| first);
+        // Another reason was first, and with it what the peer has sent or will send.
+        let ending = self.peers[slot].held.as_mut().and_then(|held| held.ending.take());
+        let (close, phase) = ending.unwrap_or((close, phase));
         if self.peers[slot].phase != Phase::Open {
             // The answer to our own close frame, or a second reason: the first one stands.
             if phase == Phase::Finishing {
@@ -66,6 +64,13 @@ impl Shard {
     /// The same, behind what is on its way to the connection through the mailbox, such as what its callback just pushed.
     pub(super) fn close_in_order(&mut self, who: Local, close: Close, phase: Phase) {
         let slot = who.slot as usize;
+        if self.ending(slot) == Some(Phase::Closing) {
+            // The close that is on its way stands, but after this one the peer sends no other.
+            if let Some((_, ending)) = &mut self.held(slot).ending {
+                *ending = phase;
+            }
+            return;
+        }
         if self.handle.mailbox.is_quiet() || self.peers[slot].phase != Phase::Open {
             self.begin_close(who, close, phase);
             return;
@@ -73,6 +78,12 @@ impl Shard {
         self.held(slot).ending = Some((close, phase));
         self.peers[slot].phase = Phase::Ending;
         self.handle.mailbox.post(Command::End { who });
+    }
+
+    /// The phase in which a close waits for what is to come before it.
+    pub(super) fn ending(&self, slot: usize) -> Option<Phase> {
+        let held = self.peers[slot].held.as_ref()?;
+        held.ending.as_ref().map(|&(_, phase)| phase)
     }
 
     /// What was to come before the close has come.

@@ -35,7 +35,8 @@ impl Shard {
                 self.peers[slot].unread_socket = true;
                 break;
             }
-            if reads == READS_PER_TURN {
+            if reads == READS_PER_TURN || self.handle.mailbox.is_crowded() {
+                self.heard(slot); // it has sent something, though nobody has read it yet
                 if !std::mem::replace(&mut self.peers[slot].again, true) {
                     self.again.push(who);
                 }
@@ -102,6 +103,7 @@ impl Shard {
         while at < input.len() && self.core.is_open(who) {
             match self.peers[slot].phase {
                 Phase::Open | Phase::Closing => {}
+                Phase::Ending if self.ending(slot) == Some(Phase::Closing) => {} // the peer's close may come as well
                 Phase::Ending | Phase::Draining | Phase::Finishing | Phase::Closed => break,
             }
             if self.is_waiting(slot) {

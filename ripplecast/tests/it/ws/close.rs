@@ -4,14 +4,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{CloseCode, Sent};
+use ripplecast::{CloseCode, Sent, ws};
 use tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode as Code},
 };
 
 use crate::support::{
-    CLOSE, Client, Echo, SERVERS, Server, Site, check_echo, close_frame, ending, frame, read_close,
+    CLOSE, Client, Echo, SERVERS, Server, Site, TEXT, check_echo, close_frame, ending, frame, read_close,
     read_frame, reset, text,
 };
 
@@ -101,6 +101,40 @@ fn both_sides_may_close_at_once() {
         assert_eq!(echo.closed(n), told, "whichever was first, both sides say the same");
     }
     site.stop();
+}
+
+#[test]
+fn who_has_sent_its_close_frame_is_not_waited_for() {
+    let site = Site::own(1, |hub, router| {
+        let room = hub.room("all");
+        let endpoint = ws::handlers().with_state(room).on_open(async |_, conn| conn.join("all")).on_message(
+            async |room, conn, frame| {
+                room.push("still sent").ignore(); // so that a close has something to wait behind
+                if frame.as_text() == Some("fail") {
+                    return Err(std::io::Error::other("as asked").into());
+                }
+                conn.close(CloseCode::NORMAL, "ours").ignore();
+                Ok(())
+            },
+        );
+        router.route("/", hub.ws(endpoint))
+    });
+    for (message, told) in [("close", (4001, "theirs")), ("fail", (1011, ""))] {
+        // The server must not wait for a close frame that has come already; 5 s is how long it would.
+        let quickest = (0..5).map(|_| {
+            let mut raw = site.raw("/");
+            let sent = [frame(TEXT, message.as_bytes()), close_frame(4001, "theirs")].concat();
+            let begin = Instant::now();
+            raw.write_all(&sent).unwrap();
+            assert_eq!(read_frame(&mut raw).unwrap(), (TEXT, b"still sent".to_vec()));
+            let (code, reason) = read_close(&mut raw);
+            assert!(code == told.0 && reason.starts_with(told.1), "{code} {reason}");
+            assert_eq!(raw.read(&mut [0]).unwrap(), 0);
+            begin.elapsed()
+        });
+        assert!(quickest.min().unwrap() < Duration::from_secs(4), "{message}");
+    }
+    assert_eq!(site.stop().protocol_errors, 0);
 }
 
 #[test]

@@ -238,3 +238,32 @@ fn what_peers_send_is_bounded_while_many_messages_are_half_sent() {
         site.stop();
     });
 }
+
+#[test]
+fn who_sends_much_at_once_is_slowed_and_loses_nothing() {
+    const MESSAGES: u32 = 200_000;
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let echo = async |conn: Connection, frame: Frame| conn.push(frame);
+                router.route("/", hub.ws(ws::handlers().on_message(echo)))
+            },
+        );
+        let mut raw = site.raw("/");
+        let mut writer = raw.try_clone().unwrap();
+        let writes = std::thread::spawn(move || {
+            let all: Vec<u8> = (0..MESSAGES).flat_map(|n| frame(BINARY, &n.to_be_bytes())).collect();
+            writer.write_all(&all).unwrap();
+        });
+        let mut reader = std::io::BufReader::new(&mut raw);
+        for n in 0..MESSAGES {
+            assert_eq!(read_frame(&mut reader).unwrap(), (BINARY, n.to_be_bytes().to_vec()));
+        }
+        writes.join().unwrap();
+        drop(raw);
+        let stats = site.stop();
+        assert_eq!((stats.messages, stats.slow_consumers), (u64::from(MESSAGES), 0));
+    }
+}
