@@ -27,7 +27,7 @@ use http::header;
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result, driven,
     hub::{Dialect, Profile, Route, Takes, callbacks},
-    limits::{OUTBOX, PING_INTERVAL},
+    limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     request::{Hook, admit, hook, plain},
     takeover::{Accepted, Takeover},
     ws::{Handler, Outcome},
@@ -165,9 +165,10 @@ impl Endpoint {
         self
     }
 
-    /// Silence after which a comment is sent, so that proxies keep the stream open; default 25 s, zero for none.
+    /// Silence after which a comment is sent, so that proxies keep the stream open; default 25 s, zero for none, a
+    /// day at the most.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
-        self.keep_alive = Some(interval).filter(|interval| !interval.is_zero());
+        self.keep_alive = Some(interval.min(PING_INTERVAL_MAX)).filter(|interval| !interval.is_zero());
         self
     }
 

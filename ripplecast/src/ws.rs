@@ -20,7 +20,7 @@ use axum::routing::MethodRouter;
 use crate::{
     Hub, IntoAccept, Overflow, Request,
     hub::{Profile, Route, Takes, callbacks},
-    limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL},
+    limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     request::{Hook, hook},
 };
 
@@ -135,12 +135,12 @@ impl<H: Handler> Endpoint<H> {
     }
 
     /// Silence after which a ping is sent; default 25 s, which is less than the 30 to 60 s after which proxies cut idle
-    /// links; zero for no pings. After two unanswered ones, in two to three intervals that is, the peer counts as gone.
+    /// links; zero for no pings, a day at the most. After two unanswered ones, in two to three intervals that is, the peer counts as gone.
     ///
     /// Each connection has its own place in the interval, so that many are not pinged at once: the first ping of a
     /// connection comes in its second half, a later one up to an eighth of it early.
     pub fn ping_interval(mut self, time: Duration) -> Self {
-        self.ping_interval = Some(time).filter(|time| !time.is_zero());
+        self.ping_interval = Some(time.min(PING_INTERVAL_MAX)).filter(|time| !time.is_zero());
         self
     }
 

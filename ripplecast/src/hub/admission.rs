@@ -46,11 +46,11 @@ impl Admissions {
             return Err(Refused::Full { limit: self.max });
         }
         if let Some(address) = address {
-            let of_address = counts.by_address.entry(address).or_default();
-            if *of_address >= self.max_per_address {
+            let of_address = counts.by_address.get(&address).copied().unwrap_or_default();
+            if of_address >= self.max_per_address {
                 return Err(Refused::TooManyFromAddress { limit: self.max_per_address });
             }
-            *of_address += 1;
+            counts.by_address.insert(address, of_address + 1);
         }
         counts.all += 1;
         Ok(Permit { admissions: self.clone(), address: address.map(Box::new) })

@@ -127,7 +127,10 @@ impl Client {
     /// None with the memory backend. With a shared one, [`Error::Backend`] when it is away: then the connections of this
     /// node have got the frame, and no others.
     pub async fn push(&self, frame: impl Into<Frame>) -> Result<usize> {
-        let frame = frame.into();
+        let mut frame = frame.into();
+        if self.shards.setup.compresses(&frame) {
+            frame = frame.with_shared_deflated();
+        }
         let connections = self.local_connections();
         let here = connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count();
         match self.shards.setup.bridge() {

@@ -102,7 +102,7 @@ impl<W> RoomCore<W> {
     /// Pushes a frame here, and over the bridge.
     fn push_to(self: &Arc<Self>, frame: &Frame, bridge: Option<&Arc<dyn Bridge>>) -> Sent {
         let compressed_once;
-        let frame = if frame.len() > self.setup.compress_above.load(Ordering::Relaxed) {
+        let frame = if self.setup.compresses(frame) {
             compressed_once = frame.clone().with_shared_deflated();
             &compressed_once
         } else {

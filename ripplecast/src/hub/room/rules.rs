@@ -1,8 +1,11 @@
 //! What is set for rooms, by patterns of their names, and what else all rooms of a hub share.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use crate::{bus::glob::Pattern, hub::bridge::Bridge, hub::drops::DropLog, hub::outbox::Overflow};
+use crate::{Frame, bus::glob::Pattern, hub::bridge::Bridge, hub::drops::DropLog, hub::outbox::Overflow};
 
 /// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
 ///
@@ -52,6 +55,11 @@ impl Setup {
     /// Nothing is compressed, until an endpoint wants it.
     pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
         Self { rules, drops, compress_above: AtomicUsize::new(usize::MAX), bridge: OnceLock::new() }
+    }
+
+    /// Whether a frame for many is worth compressing, if one of them has negotiated it.
+    pub(crate) fn compresses(&self, frame: &Frame) -> bool {
+        frame.len() > self.compress_above.load(Ordering::Relaxed)
     }
 
     /// The way to other nodes; none when this node is alone.
