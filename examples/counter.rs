@@ -24,12 +24,14 @@ async fn main() -> Result<()> {
         .on_message(async |_, conn, frame| conn.push(frame)) // echoes what the tab says
         .on_close(async |_, conn, close| println!("{} closed: {close}", conn.id()));
 
-    println!("open http://127.0.0.1:{port} in two tabs");
-    app.ws("/ws/counter-demo", tab)
+    let bound = app
+        .ws("/ws/counter-demo", tab)
         .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))
         .route("/", get(async || Html(PAGE)))
-        .run(format!("127.0.0.1:{port}"))
-        .await
+        .bind(format!("127.0.0.1:{port}"))
+        .await?;
+    println!("open http://{} in two tabs", bound.local_addr());
+    bound.serve().await
 }
 
 const PAGE: &str = r#"<!doctype html><title>Counter</title><h1 role="status"></h1><button>+1</button><script>

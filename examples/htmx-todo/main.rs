@@ -134,14 +134,16 @@ async fn main() -> Result<()> {
         .route("/items/{id}", post(toggle).delete(remove))
         .with_state(todo);
 
-    println!("open http://127.0.0.1:{port} in two tabs");
-    app.sse("/events", events)
+    let bound = app
+        .sse("/events", events)
         .merge(pages)
         .route("/htmx.js", script(include_str!("../htmx/htmx.min.js")))
         .route("/sse.js", script(include_str!("../htmx/sse.js")))
         .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("../style.css"))))
-        .run(format!("127.0.0.1:{port}"))
-        .await
+        .bind(format!("127.0.0.1:{port}"))
+        .await?;
+    println!("open http://{} in two tabs", bound.local_addr());
+    bound.serve().await
 }
 
 /// A script that is part of the program.

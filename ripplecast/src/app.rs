@@ -186,10 +186,7 @@ impl App {
     /// # Errors
     /// As [`App::bind`].
     pub async fn run(self, addr: impl ListenAddr) -> Result<()> {
-        let signal = crate::shutdown_signal()?;
-        let bound = self.bind(addr).await?;
-        tracing::info!(addr = %bound.local_addr, "listening");
-        bound.serve_with_shutdown(signal).await
+        self.bind(addr).await?.serve().await
     }
 }
 
@@ -265,6 +262,24 @@ impl Bound {
     /// The hub.
     pub fn hub(&self) -> Hub {
         self.app.hub.clone()
+    }
+
+    /// Serves until Ctrl-C or SIGTERM, and ends as [`App::run`] does, which is [`App::bind`] and this.
+    ///
+    /// ```no_run
+    /// # async fn example(app: ripplecast::App) -> ripplecast::Result<()> {
+    /// let bound = app.bind("127.0.0.1:0").await?;
+    /// println!("open http://{}", bound.local_addr());
+    /// bound.serve().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the signals can't be watched.
+    pub async fn serve(self) -> Result<()> {
+        let signal = crate::shutdown_signal()?;
+        tracing::info!(addr = %self.local_addr, "listening");
+        self.serve_with_shutdown(signal).await
     }
 
     /// Serves until `shutdown` ends; then as at the end of [`App::run`]. Dropping the future drops all plain HTTP

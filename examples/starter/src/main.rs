@@ -23,9 +23,7 @@ async fn main() -> Result<()> {
 
     let bound = build(App::builder(), data).await?.bind(listen).await?;
     println!("open http://{} in two tabs", bound.local_addr());
-    bound
-        .serve_with_shutdown(ripplecast::shutdown_signal()?)
-        .await
+    bound.serve().await
 }
 
 /// The app: pages, board, and in a debug build what reloads the pages. Tests build it too.
