@@ -275,6 +275,8 @@ struct RowPublisher {
 struct Behind {
     /// Their keys.
     keys: BTreeSet<Box<str>>,
+    /// Whether there were more than are remembered.
+    forgot: bool,
     /// Whether a task tries to publish them.
     retrying: bool,
 }
@@ -297,6 +299,13 @@ impl RowPublisher {
         let mut behind = self.behind.lock();
         if behind.keys.len() < ROWS_BEHIND {
             behind.keys.insert(key.into());
+        } else if !behind.keys.contains(key) && !std::mem::replace(&mut behind.forgot, true) {
+            tracing::error!(
+                room = self.room.name(),
+                limit = ROWS_BEHIND,
+                "the node was overloaded for so long that the changes of some rows are lost: their next change, or joining \
+                 anew, brings them"
+            );
         }
         if behind.retrying {
             return;
@@ -324,7 +333,7 @@ impl RowPublisher {
         loop {
             let mut behind = self.behind.lock();
             let Some(key) = behind.keys.pop_first() else {
-                behind.retrying = false;
+                (behind.retrying, behind.forgot) = (false, false);
                 return true;
             };
             drop(behind);
