@@ -253,3 +253,20 @@ async fn a_handler_that_panics_takes_only_its_own_connection() {
     assert!(client.answer().await.contains("\r\n\r\nhello"));
     serving.abort();
 }
+
+#[tokio::test]
+async fn beyond_the_limit_a_connection_waits_until_another_ends() {
+    let server = Server::start(|app| app.max_http_connections(1)).await;
+    let mut first = server.client().await;
+    first.send(GET).await;
+    assert!(first.answer().await.contains("200 OK"));
+    let mut second = server.client().await;
+    second.send(GET).await;
+    first.send(GET).await;
+    assert!(first.answer().await.contains("200 OK"), "it is kept while others wait");
+    assert!(second.0.try_read(&mut [0]).is_err(), "the second has no place yet");
+    drop(first);
+    assert!(second.answer().await.contains("200 OK"));
+    drop(second);
+    server.stop().await;
+}

@@ -135,6 +135,13 @@ fn what_is_compressed_is_told_inflated() {
         assert_eq!(told.len, if compressed { payload.len() } else { long.len() });
         assert_eq!(told.head, long.as_bytes()[..256]);
     }
+
+    // What is longer than 64 KiB is not inflated for a look.
+    let longer = "round and round ".repeat(5000);
+    client.write_all(&frame(TEXT, longer.as_bytes())).unwrap();
+    assert_eq!(next(&site, &mut tap).unwrap().head, longer.as_bytes()[..256]);
+    let told = next(&site, &mut tap).unwrap();
+    assert_eq!((told.direction, told.compressed, told.head.len()), (Out, true, 0));
 }
 
 #[test]
