@@ -312,3 +312,34 @@ fn a_layer_around_an_endpoint_has_the_last_word() {
     drop(stream);
     assert_eq!(site.stop().opened, 1);
 }
+
+#[test]
+fn an_answer_that_was_not_read_yet_comes_whole_before_the_socket_is_handed_over() {
+    const LEN: usize = 8 << 20; // far more than sockets hold
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let large = axum::routing::get(async || vec![b'x'; LEN]);
+                router
+                    .route("/echo", hub.ws(Echo::default()))
+                    .route("/events", hub.sse("r"))
+                    .route("/large", large)
+            },
+        );
+        let events = "GET /events HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+        for (next, status) in [(request("/echo", ""), "http/1.1 101 "), (events, "http/1.1 200 ")] {
+            let mut stream = dial(site.addr);
+            stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+            stream.write_all(next.as_bytes()).unwrap();
+            assert!(head(&mut stream).starts_with("http/1.1 200 "));
+            let mut body = vec![0; LEN];
+            stream.read_exact(&mut body).unwrap();
+            assert!(body.iter().all(|&byte| byte == b'x'));
+            let head = head(&mut stream);
+            assert!(head.starts_with(status), "{head}");
+        }
+        site.stop();
+    }
+}
