@@ -232,3 +232,22 @@ fn pushes_to_one_connection_are_compressed_by_its_endpoint_s_setting() {
     drop(clients);
     site.stop();
 }
+
+#[test]
+fn a_message_for_a_client_is_compressed_once_for_all_its_tabs() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).compression(ws::Compression::On);
+    let site = Site::own(2, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut tabs: Vec<_> = (0..3).map(|_| deflating(&site, "/")).collect();
+    for n in 0..3 {
+        site.runtime.block_on(echo.opened(n).identify("ann")).unwrap();
+    }
+    let text = r#"{"name":"ada","points":3}"#.repeat(20);
+    assert_eq!(site.runtime.block_on(site.hub.client("ann").push(text.clone())).unwrap(), 3);
+    for tab in &mut tabs {
+        let (first, payload) = read_frame(tab).unwrap();
+        assert_eq!((first, inflate(&payload)), (TEXT | RSV1, text.clone().into_bytes()));
+    }
+    drop(tabs);
+    assert_eq!(site.stop().compressed_frames, 1);
+}
