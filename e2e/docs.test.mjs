@@ -95,3 +95,13 @@ reading("an unknown document shows the list of those that are there", {}, "/docs
   await page.getByRole("link", { name: "Quick start", exact: true }).click();
   await page.waitForURL(/\/docs\/quick-start$/);
 });
+
+reading("pictures come, in the dark those for it, and nothing moves when they do", { colorScheme: "dark", viewport: { width: 800, height: 600 } }, "/docs/site", async (page) => {
+  const heights = () => page.evaluate(() => [...document.images].map(({ height }) => height));
+  const before = await heights();
+  assert.ok(before.length > 4 && before.every((height) => height > 100), `${before}`);
+  await page.evaluate(() => document.querySelectorAll("img").forEach((image) => (image.loading = "eager")));
+  await page.waitForFunction(() => [...document.images].every((image) => image.complete && image.naturalWidth > 0));
+  assert.deepEqual(await heights(), before);
+  assert.ok(await page.evaluate(() => [...document.images].every((image) => image.currentSrc.includes("-dark.png"))));
+});

@@ -1,6 +1,11 @@
-//! Lists the documents that the binary serves, so that a new file in `docs/` needs no line of code.
+//! Lists the documents and pictures that the binary serves, so that a new file in `docs/` needs no line of code.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Documents that stand at the root of the repository.
 const AT_THE_ROOT: [&str; 4] = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
@@ -20,14 +25,25 @@ fn main() {
             files.push(path);
         }
     }
+    write_list("documents.rs", "include_str", files.into_iter().map(|path| (path.clone(), root.join(path))));
+
+    let pictures = fs::read_dir(docs.join("images")).expect("docs/images/ is there").map(|entry| {
+        let entry = entry.expect("a file of docs/images/");
+        (entry.file_name().into_string().expect("its name is UTF-8"), entry.path())
+    });
+    write_list("pictures.rs", "include_bytes", pictures);
+}
+
+/// Writes a file for `include!`: a list of names, each with the contents of a file.
+fn write_list(list: &str, include: &str, files: impl Iterator<Item = (String, PathBuf)>) {
+    let mut files: Vec<_> = files.collect();
     files.sort();
-    let mut list = String::from("&[\n");
-    for path in files {
-        let file = root.join(&path);
-        writeln!(list, "    ({path:?}, include_str!({:?})),", file.display().to_string())
+    let mut text = String::from("&[\n");
+    for (name, file) in files {
+        writeln!(text, "    ({name:?}, {include}!({:?})),", file.display().to_string())
             .expect("a string grows");
     }
-    list.push_str("]\n");
+    text.push_str("]\n");
     let out = env::var("OUT_DIR").expect("cargo sets it");
-    fs::write(Path::new(&out).join("documents.rs"), list).expect("cargo's directory can be written to");
+    fs::write(Path::new(&out).join(list), text).expect("cargo's directory can be written to");
 }

@@ -3,6 +3,7 @@
 mod contents;
 mod links;
 mod markdown;
+mod pictures;
 
 use std::sync::LazyLock;
 
@@ -27,6 +28,7 @@ pub(crate) fn router() -> Router {
         .route(INDEX, get(index))
         .route("/docs/", get(|| async { Redirect::permanent(INDEX) }))
         .route("/docs/{name}", get(page))
+        .route("/docs/images/{name}", get(pictures::serve))
 }
 
 /// One document.

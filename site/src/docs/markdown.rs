@@ -6,7 +6,10 @@ use pulldown_cmark::{
     Alignment, CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html::push_html,
 };
 
-use super::links::{Target, resolve};
+use super::{
+    links::{Target, resolve},
+    pictures,
+};
 use crate::highlight::{Language, escape, highlight};
 
 /// A document as a page needs it.
@@ -70,6 +73,8 @@ struct Writer<'a> {
     summary: Option<String>,
     /// How each link that is open ends.
     open_links: Vec<String>,
+    /// The picture that is open: its link, and what has come of its description.
+    picture: Option<(String, String)>,
     /// Code blocks so far.
     listings: usize,
     /// Tables so far.
@@ -124,17 +129,37 @@ impl<'a> Writer<'a> {
 
     /// The event with its link rewritten, and with raw HTML turned into text.
     fn safe(&mut self, event: Event<'a>) -> Event<'a> {
+        if let Some((_, alt)) = &mut self.picture {
+            match event {
+                Event::End(TagEnd::Image) => return self.picture(),
+                Event::Text(text) | Event::Code(text) | Event::InlineHtml(text) => alt.push_str(&text),
+                _ => {}
+            }
+            return nothing();
+        }
         match event {
             Event::Html(html) | Event::InlineHtml(html) => Event::Text(html),
             Event::Start(Tag::HtmlBlock) => Event::Start(Tag::Paragraph),
             Event::End(TagEnd::HtmlBlock) => Event::End(TagEnd::Paragraph),
             Event::Start(Tag::Link { dest_url, .. }) => self.open_link(&dest_url),
             Event::End(TagEnd::Link) => Event::InlineHtml(self.open_links.pop().unwrap_or_default().into()),
-            // The binary shows no pictures of the repository: their description stands in their place.
-            Event::Start(Tag::Image { .. }) => Event::InlineHtml("<em>".into()),
-            Event::End(TagEnd::Image) => Event::InlineHtml("</em>".into()),
+            Event::Start(Tag::Image { dest_url, .. }) => {
+                self.picture = Some((dest_url.into_string(), String::new()));
+                nothing()
+            }
             event => event,
         }
+    }
+
+    /// The picture whose description has come; where the binary has no such picture, the description stands in its place.
+    fn picture(&mut self) -> Event<'a> {
+        let (link, alt) = self.picture.take().unwrap_or_default();
+        let alt = escaped(&alt);
+        let picture = match resolve(self.path, &link) {
+            Target::Repository(path) => pictures::html(&path, &alt),
+            Target::Address(_) => None,
+        };
+        Event::InlineHtml(picture.unwrap_or_else(|| format!("<em>{alt}</em>")).into())
     }
 
     /// The start of a link; its end is kept.
@@ -316,6 +341,11 @@ fn plain(events: &[Event<'_>]) -> String {
     text
 }
 
+/// What is written in the place of an event that says nothing by itself.
+fn nothing<'a>() -> Event<'a> {
+    Event::InlineHtml("".into())
+}
+
 /// A heading's anchor: lower case, spaces as hyphens, nothing else but letters, digits, `-` and `_`.
 fn anchor(heading: &str) -> String {
     let letter = |c: char| match c {
@@ -357,6 +387,17 @@ mod tests {
         for link in ["javascript:alert(1)", "data:text/html,x", "//elsewhere.example/x", "vbscript:x"] {
             let page = html(&format!("[text]({link})"));
             assert!(page.contains("text") && !page.contains("<a "), "{page}");
+        }
+    }
+
+    #[test]
+    fn a_picture_has_its_description_and_its_size() {
+        let page = html("![two \"tabs\" & `code`](images/chat.png)");
+        let found = page.contains("alt=\"two &quot;tabs&quot; &amp; code\" width=\"")
+            && page.contains("/docs/images/chat.png?v=");
+        assert!(found && page.contains("srcset=\"/docs/images/chat-dark.png?v="), "{page}");
+        for none in ["images/none.png", "https://elsewhere.example/x.png", "../README.md"] {
+            assert_eq!(html(&format!("![<b>]({none})")), "<p><em>&lt;b&gt;</em></p>\n");
         }
     }
 

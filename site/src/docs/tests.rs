@@ -91,7 +91,13 @@ async fn every_page_has_one_first_heading_and_no_id_twice() {
 async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
     for (address, page) in all().await {
         assert!(!page.contains("<style") && !page.contains(" style="), "{address}");
-        assert!(!page.contains("<img") && !page.contains("<iframe") && !page.contains("<!--"), "{address}");
+        assert!(!page.contains("<iframe") && !page.contains("<!--"), "{address}");
+        for picture in attributes(&page, "src").iter().chain(&attributes(&page, "srcset")) {
+            assert!(
+                picture.starts_with("/assets/") || picture.starts_with("/docs/images/"),
+                "{address}: {picture}"
+            );
+        }
         for script in page.split("<script").skip(1) {
             assert!(script.contains("src=\"/assets/"), "{address}: {script}");
         }
@@ -159,4 +165,31 @@ async fn a_file_name_leads_to_its_page() {
         assert_eq!(status, StatusCode::PERMANENT_REDIRECT, "{path}");
         assert_eq!(headers[header::LOCATION], expected, "{path}");
     }
+}
+
+#[tokio::test]
+async fn every_picture_is_there_for_good_under_its_version() {
+    let mut seen = 0;
+    for (address, page) in all().await {
+        let pictures = page.split("<picture>").skip(1).filter_map(|rest| rest.split("</picture>").next());
+        for picture in pictures {
+            for href in attributes(picture, "src").into_iter().chain(attributes(picture, "srcset")) {
+                let request = Request::get(href).body(Body::empty()).unwrap();
+                let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
+                assert_eq!(parts.status, StatusCode::OK, "{href} of {address}");
+                assert_eq!(parts.headers[header::CONTENT_TYPE], "image/png");
+                assert!(
+                    parts.headers[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"),
+                    "{href}"
+                );
+                assert!(body.collect().await.unwrap().to_bytes().starts_with(b"\x89PNG\r\n"), "{href}");
+                let again = Request::get(href).header(header::IF_NONE_MATCH, &parts.headers[header::ETAG]);
+                let again = router().oneshot(again.body(Body::empty()).unwrap()).await.unwrap();
+                assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{href}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "{seen} pictures");
+    assert_eq!(get("/docs/images/none.png").await.0, StatusCode::NOT_FOUND);
 }
