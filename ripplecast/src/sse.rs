@@ -299,14 +299,14 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     if head {
         return headers.into_response();
     }
-    let accepted = Accepted {
+    let accepted = Box::new(Accepted {
         hub,
         route,
         dialect: Dialect::Sse,
         permit,
         states: accept.states,
         greeting: format!("retry: {}\n\n", endpoint.retry.as_millis()),
-    };
+    });
     let Some(takeover) = takeover else {
         return (headers, driven::body(|wire| accepted.begin(wire, Bytes::new(), Vec::new())))
             .into_response();

@@ -16,7 +16,7 @@ use crate::{
     hub::{Adoption, Command, Dialect, Permit, Route},
 };
 
-/// An accepted connection that waits for its socket.
+/// An accepted connection that waits for its socket. It is boxed, since every request of a server has room for one.
 pub(crate) struct Accepted {
     /// Where it goes.
     pub(crate) hub: Hub,
@@ -34,8 +34,8 @@ pub(crate) struct Accepted {
 
 impl Accepted {
     /// Hands the socket to a shard, with what was read from it behind the request. `head` is written first.
-    pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, mut head: Vec<u8>) {
-        let Self { hub, route, dialect, permit, states, greeting } = self;
+    pub(crate) fn begin(self: Box<Self>, wire: TcpStream, rest: Bytes, mut head: Vec<u8>) {
+        let Self { hub, route, dialect, permit, states, greeting } = *self;
         head.extend_from_slice(greeting.as_bytes());
         let adoption = Adoption { wire, rest, preface: head.into(), dialect, route, permit, states };
         hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
@@ -57,16 +57,16 @@ impl Accepted {
 /// Among the extensions of a request that ripplecast's own server has read from a bare socket: an endpoint that accepts
 /// the request leaves here what waits for the socket.
 #[derive(Clone, Default)]
-pub(crate) struct Takeover(Arc<Mutex<Option<Accepted>>>);
+pub(crate) struct Takeover(Arc<Mutex<Option<Box<Accepted>>>>);
 
 impl Takeover {
     /// Asks for the socket.
-    pub(crate) fn ask(&self, accepted: Accepted) {
+    pub(crate) fn ask(&self, accepted: Box<Accepted>) {
         *self.0.lock() = Some(accepted);
     }
 
     /// Who has asked for the socket, if `response` goes with it.
-    pub(crate) fn asked(&self, response: &Response) -> Option<Accepted> {
+    pub(crate) fn asked(&self, response: &Response) -> Option<Box<Accepted>> {
         self.0.lock().take().filter(|accepted| accepted.is_answered_by(response))
     }
 }
@@ -74,7 +74,7 @@ impl Takeover {
 /// The head of a response, as hyper would write it (RFC 9112, sections 2 and 4). There is no length and there are no chunks:
 /// a 101 has no body (RFC 9110, section 8.6), and an event stream lasts as long as its connection (RFC 9112, section 6.3).
 pub(crate) fn head(response: &Response) -> Vec<u8> {
-    let mut head = Vec::with_capacity(256); // most are shorter
+    let mut head = Vec::with_capacity(192); // most are shorter
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     } else {

@@ -141,7 +141,7 @@ struct Notes {
 /// An accepted connection that gets the socket.
 struct Taken {
     /// What waits for it.
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     /// The head of the response, which hyper has not written.
     head: Vec<u8>,
 }

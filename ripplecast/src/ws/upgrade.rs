@@ -95,14 +95,14 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         dialect = Dialect::Deflate;
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
     }
-    let accepted = Accepted {
+    let accepted = Box::new(Accepted {
         hub: gate.hub.clone(),
         route: gate.route.clone(),
         dialect,
         permit,
         states: accept.states,
         greeting: String::new(),
-    };
+    });
     match way {
         Way::Takeover(takeover) => takeover.ask(accepted),
         Way::Upgrade(on_upgrade) => drop(tokio::spawn(take_over(on_upgrade, accepted))),
@@ -129,7 +129,7 @@ fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option
 }
 
 /// Hands the socket to a shard once hyper has let go of it.
-async fn take_over(on_upgrade: OnUpgrade, accepted: Accepted) {
+async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
