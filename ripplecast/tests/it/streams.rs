@@ -101,6 +101,11 @@ fn quick() -> ReliableOptions {
         .claim_after(Duration::from_millis(400))
 }
 
+/// Settings under which nothing is taken over from others while a test runs, however slow the machine is.
+fn patient() -> ReliableOptions {
+    quick().claim_after(Duration::from_secs(3600))
+}
+
 /// The next that comes.
 #[track_caller]
 fn next<T>(receiver: &mut UnboundedReceiver<T>) -> impl Future<Output = T> {

@@ -13,11 +13,6 @@ fn durable() -> Server {
     Server::setup(Flavour::Redis).durable().start()
 }
 
-/// Settings under which nothing is taken over from others while a test runs.
-fn patient() -> ReliableOptions {
-    quick().claim_after(Duration::from_secs(3600))
-}
-
 /// Publishes until it is known to have worked; how often it failed.
 async fn insist(stream: &ReliableStream, payload: &str) -> usize {
     let mut failures = 0;
@@ -65,7 +60,7 @@ async fn without_redis_publishing_fails_and_subscriptions_wait() {
         let began = Instant::now();
         let error = stream.publish("lost").await.unwrap_err();
         assert!(error.is_unavailable(), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(5), "it fails within its time limit");
+        assert!(began.elapsed() < Duration::from_secs(20), "it fails within its time limit");
     }
     assert!(stream.subscribe("h", async |_| Ok(())).await.unwrap_err().is_unavailable());
     server.restart();
@@ -147,12 +142,16 @@ async fn killed_paused_and_restarted_while_messages_flow_it_loses_none() {
     let missing: Vec<_> = (0..MESSAGES).filter(|number| !seen.contains_key(&number.to_string())).collect();
     assert!(missing.is_empty(), "{missing:?} were published and never handled");
     let handled: usize = seen.values().sum();
-    // What was handled twice is either a publish that was tried again after a time-out, or a message whose delivery or
-    // acknowledgement fell into a fault.
+    // What was handled twice is either a publish that was tried again after a time-out, or a message that was taken over:
+    // its delivery or acknowledgement fell into a fault, or its holder had no turn for long.
     let twice = handled - seen.len();
-    assert!(twice <= failures + 3 * 8, "{twice} were handled twice, after {failures} failures");
-    let dead: u64 = subscriptions.iter().map(|subscription| subscription.counts().dead).sum();
-    assert_eq!(dead, 0);
+    let counts: Vec<_> = subscriptions.iter().map(ReliableSubscription::counts).collect();
+    let claimed: u64 = counts.iter().map(|counts| counts.claimed).sum();
+    assert!(
+        twice <= failures + claimed as usize,
+        "{twice} were handled twice, after {failures} failures and {claimed} taken over"
+    );
+    assert!(counts.iter().all(|counts| counts.dead == 0));
 }
 
 /// A subscription behind a proxy that passes nothing any more, with a message that was delivered into it. The read that
@@ -247,11 +246,13 @@ async fn a_handler_that_runs_keeps_its_message() {
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
     let (hold, mut begun) = Hold::new();
-    let _slow = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
+    // Long enough that a busy machine still renews in time.
+    let options = quick().claim_after(Duration::from_secs(6));
+    let _slow = hold.subscribe(&stream, "g", options.clone(), || Ok(())).await;
     stream.publish("1").await.unwrap();
     next(&mut begun).await;
-    let (_other, mut messages) = listen(&stream, "g", quick()).await;
-    // Six renewals, each after a third of the time after which the other may take over.
+    let (_other, mut messages) = listen(&stream, "g", options).await;
+    // Four renewals, each after a third of the time after which the other may take over: longer than that.
     let (mut renewals, mut before) = (0, 0);
     until("renewals", async || {
         let pending: Vec<(String, String, u64, u64)> = server.ask(&format!("XPENDING {KEY} g - + 10"));
@@ -259,7 +260,7 @@ async fn a_handler_that_runs_keeps_its_message() {
         assert_eq!((*deliveries, pending.len()), (1, 1));
         renewals += usize::from(*idle < before);
         before = *idle;
-        renewals >= 6
+        renewals >= 4
     })
     .await;
     assert!(messages.try_recv().is_err(), "the other has taken over what is being handled");
