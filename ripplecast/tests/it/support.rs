@@ -362,8 +362,19 @@ pub(crate) fn close_frame(code: u16, reason: &str) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
-/// Reads one frame as a server sends it: its first byte and its payload.
+/// Reads one frame as a server sends it: its first byte and its payload. Pings are left out, which come to a connection that
+/// has been silent for long.
 pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    loop {
+        match read_any(stream)? {
+            (PING, _) => {}
+            frame => return Ok(frame),
+        }
+    }
+}
+
+/// The same, and pings too.
+pub(crate) fn read_any(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut start = [0; 2];
     stream.read_exact(&mut start)?;
     let len = match start[1] {

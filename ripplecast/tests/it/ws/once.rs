@@ -216,12 +216,13 @@ fn a_handler_that_never_ends_is_cancelled_at_shutdown_and_on_close_runs() {
                 client.send(Message::text("hang")).unwrap();
             }
             crate::support::eventually("the messages", || site.hub.stats().messages == 10);
+            crate::support::eventually("all to be open", || site.hub.stats().opened == 20);
             // One whose handler hangs has gone before.
             drop(clients.remove(0));
             let begun = Instant::now();
             let stats = site.stop();
             assert!(begun.elapsed() >= Duration::from_secs(5), "handlers have 5 s to end");
-            assert!(begun.elapsed() < PATIENCE / 4, "shutdown waits for nobody for ever");
+            assert!(begun.elapsed() < PATIENCE / 2, "shutdown waits for nobody for ever");
             ends.with(|ends| {
                 assert_eq!((ends.opened.len(), ends.closed.len()), (20, 20));
                 for codes in ends.closed.values() {
@@ -253,7 +254,7 @@ fn an_on_close_that_never_ends_is_cancelled_at_shutdown_too() {
     let begun = Instant::now();
     drop(client);
     assert_eq!(site.stop().opened, 3);
-    assert!(begun.elapsed() < PATIENCE / 4);
+    assert!(begun.elapsed() < PATIENCE / 2);
     closes.with(|closes| assert_eq!(*closes, 3));
 }
 

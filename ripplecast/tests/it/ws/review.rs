@@ -173,7 +173,7 @@ fn an_on_close_that_is_cancelled_before_it_first_ran_does_not_hold_up_the_shutdo
             while hub.stats().opened < 2 {
                 tokio::task::yield_now().await;
             }
-            let ended = timeout(Duration::from_secs(20), hub.shutdown()).await;
+            let ended = timeout(PATIENCE, hub.shutdown()).await;
             assert!(ended.is_ok(), "the shutdown hangs; threads: {threads}");
             drop(clients);
             hub

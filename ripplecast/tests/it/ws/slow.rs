@@ -79,7 +79,6 @@ fn read_to(client: &mut TcpStream, end: &str) -> Vec<Vec<u8>> {
         match read_frame(client).unwrap() {
             (TEXT, payload) if payload == end.as_bytes() => return before,
             (BINARY, payload) => before.push(payload),
-            (PING, _) => {} // it has been silent for long
             (first, payload) => panic!("{first:x} {:?}", String::from_utf8_lossy(&payload)),
         }
     }

@@ -4,7 +4,8 @@ use std::{
 };
 
 use crate::support::{
-    Echo, PING, PONG, SERVERS, Seen, Site, TEXT, check_echo, frame, header, read_close, read_frame,
+    Echo, PING, PONG, SERVERS, Seen, Site, TEXT, check_echo, dial, frame, head, header, read_any, read_close,
+    read_frame, request,
 };
 use ripplecast::{Connection, Frame, ws};
 
@@ -68,15 +69,11 @@ fn without_an_interval_there_are_no_pings() {
     let mut none = site.raw("/none");
     // One that has to answer pings is gone meanwhile.
     let mut quick = site.raw("/quick");
-    while let Ok((first, _)) = read_frame(&mut quick) {
+    while let Ok((first, _)) = read_any(&mut quick) {
         assert_eq!(first, PING);
     }
     none.write_all(&frame(TEXT, b"x")).unwrap();
-    assert_eq!(
-        read_frame(&mut none).unwrap(),
-        (TEXT, b"x".to_vec()),
-        "the first frame that comes is the echo"
-    );
+    assert_eq!(read_any(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame that comes is the echo");
     drop((none, quick));
     site.stop();
 }
@@ -99,10 +96,13 @@ fn timers_pause_while_a_handler_waits() {
         let paused = ws::endpoint(handler).ping_interval(PING_INTERVAL).message_timeout(MESSAGE_TIMEOUT);
         router.route("/", hub.ws(paused))
     });
-    let mut raw = site.raw("/");
+    let mut raw = dial(site.addr);
     let half = frame(TEXT, b"the second");
-    // The second message is half there, and stays so for as long as the handler of the first waits.
-    raw.write_all(&[&frame(TEXT, b"the first")[..], &half[..8]].concat()).unwrap();
+    // The second message is half there, and stays so for as long as the handler of the first waits. All is sent at once: the
+    // connection must not be gone, for its silence, before the first is there.
+    let messages = [&frame(TEXT, b"the first")[..], &half[..8]].concat();
+    raw.write_all(&[request("/", "").as_bytes(), &messages].concat()).unwrap();
+    assert!(head(&mut raw).starts_with("http/1.1 101 "));
     begun.wait("the handler", |begun| begun.then_some(()));
     // No race is waited for here: time has to pass, in which nothing must happen.
     std::thread::sleep(PING_INTERVAL * 10);
@@ -110,13 +110,7 @@ fn timers_pause_while_a_handler_waits() {
     raw.write_all(&half[8..]).unwrap();
     gate.add_permits(2);
     for expected in [b"the first".to_vec(), b"the second".to_vec()] {
-        let (first, payload) = loop {
-            let (first, payload) = read_frame(&mut raw).unwrap();
-            if first != PING {
-                break (first, payload);
-            }
-        };
-        assert_eq!((first, payload), (TEXT, expected));
+        assert_eq!(read_frame(&mut raw).unwrap(), (TEXT, expected));
     }
     drop(raw);
     site.stop();
