@@ -120,8 +120,18 @@ fn a_shard_that_hangs_holds_up_no_other() {
             wait_until("all is well", || !node.hub.stats().remote.degraded);
         }
 
-        let (missed, unsent) = (b.hub.stats().remote.missed, a.hub.stats().remote.unsent);
-        victim.pause();
+        let all_well = || {
+            cluster.wait_until_ok();
+            for node in [&a, &b] {
+                wait_until("all is well again", || !node.hub.stats().remote.degraded);
+            }
+            wait_until("all are counted", || {
+                going
+                    .iter()
+                    .chain([hung])
+                    .all(|room| a.block_on(a.hub.room(room).len()).is_ok_and(|len| len == 1))
+            });
+        };
         let round = |number: usize, on_going: &mut super::Tab| {
             a.hub.room(hung).push(format!("hung {number}")).ignore();
             for room in &going {
@@ -134,9 +144,21 @@ fn a_shard_that_hangs_holds_up_no_other() {
             wanted.sort_unstable();
             assert_eq!(came, wanted);
         };
-        // They come while what is for the hung one is still on its way. If they waited for it, it would be given up first.
-        (0..5).for_each(|number| round(number, &mut on_going));
-        assert_eq!(a.hub.stats().remote.unsent, unsent, "they were held up");
+        // They come while what is for the hung one is still on its way. If they waited for it, it would be given up first, each
+        // time. On a busy machine that may happen although they don't wait, so this may take more than one try.
+        let mut missed = 0;
+        wait_until("a try in which the others are not held up", || {
+            missed = b.hub.stats().remote.missed;
+            let unsent = a.hub.stats().remote.unsent;
+            victim.pause();
+            (0..5).for_each(|number| round(number, &mut on_going));
+            if a.hub.stats().remote.unsent == unsent {
+                return true;
+            }
+            victim.resume();
+            all_well();
+            false
+        });
         // Until it is noticed, and afterwards.
         (5..ROUNDS).for_each(|number| round(number, &mut on_going));
         for node in [&a, &b] {
@@ -155,16 +177,7 @@ fn a_shard_that_hangs_holds_up_no_other() {
         assert_eq!(b.hub.stats().remote.missed, missed, "nothing of the others was missed");
 
         victim.resume();
-        cluster.wait_until_ok();
-        for node in [&a, &b] {
-            wait_until("all is well again", || !node.hub.stats().remote.degraded);
-        }
-        wait_until("all are counted", || {
-            going
-                .iter()
-                .chain([hung])
-                .all(|room| a.block_on(a.hub.room(room).len()).is_ok_and(|len| len == 1))
-        });
+        all_well();
         let received = b.hub.stats().remote.received;
         wait_until("its room goes on", || {
             a.hub.room(hung).push("after").ignore();

@@ -8,7 +8,10 @@ use crate::support::eventually;
 /// The slots of each master.
 const SLOTS: [RangeInclusive<u16>; 3] = [0..=5460, 5461..=10922, 10923..=16383];
 
-/// Three masters without replicas, each with a third of the slots. When one is away for two seconds, the others refuse every
+/// After how long one who is silent counts as dead. A server of a busy machine may have no turn for seconds.
+const NODE_TIMEOUT: &str = "cluster-node-timeout 5000";
+
+/// Three masters without replicas, each with a third of the slots. When one is away for five seconds, the others refuse every
 /// key until it is back.
 pub(crate) struct Cluster {
     masters: Vec<Server>,
@@ -18,10 +21,8 @@ impl Cluster {
     /// Starts it, and waits until it takes keys. That takes some seconds: a master waits for two before it does.
     #[track_caller]
     pub(crate) fn start(flavour: Flavour) -> Self {
-        let masters: Vec<Server> = SLOTS
-            .iter()
-            .map(|_| Server::setup(flavour).cluster().line("cluster-node-timeout 2000").start())
-            .collect();
+        let masters: Vec<Server> =
+            SLOTS.iter().map(|_| Server::setup(flavour).cluster().line(NODE_TIMEOUT).start()).collect();
         for (number, (master, slots)) in masters.iter().zip(SLOTS).enumerate() {
             let (first, last) = slots.into_inner();
             master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
@@ -67,7 +68,7 @@ impl Cluster {
     /// Adds a replica to a master, and waits until it has a copy: it takes the master's place when that dies.
     #[track_caller]
     pub(crate) fn replica_of(&self, master: &Server) -> Server {
-        let setup = Server::setup(Flavour::Redis).cluster().line("cluster-node-timeout 2000");
+        let setup = Server::setup(Flavour::Redis).cluster().line(NODE_TIMEOUT);
         let replica = setup.line("repl-diskless-sync-delay 0").start();
         master.ask::<()>("CONFIG SET repl-diskless-sync-delay 0");
         let (port, bus) = (master.addr().port(), master.bus());

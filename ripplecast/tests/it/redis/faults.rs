@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// An operation ends within two seconds, says the documentation. The rest is for a busy machine.
-const LIMIT: Duration = Duration::from_secs(6);
+const LIMIT: Duration = Duration::from_secs(20);
 /// What fails at once does not wait for these two seconds.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
@@ -168,7 +168,7 @@ fn a_node_may_start_before_its_optional_server() {
     server.stop();
     let node = node(App::builder().backend_optional(true), &server.url());
     assert!(node.hub.stats().remote.degraded);
-    check_all_fail(&node, AT_ONCE);
+    check_all_fail_at_once(&node);
     let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
     check_local_push(&mut tabs);
     server.restart();
@@ -266,9 +266,9 @@ async fn operations(hub: &Hub) -> Vec<(&'static str, Result<()>)> {
     ]
 }
 
-/// Checks that every operation fails in that time, as one that can be tried again later.
+/// Checks that every operation fails in time, as one that can be tried again later; how long they took.
 #[track_caller]
-fn check_all_fail(node: &TestServer, within: Duration) {
+fn check_all_fail(node: &TestServer) -> Duration {
     let begin = Instant::now();
     let outcomes = node.block_on(operations(&node.hub));
     let took = begin.elapsed();
@@ -276,7 +276,15 @@ fn check_all_fail(node: &TestServer, within: Duration) {
         let error = outcome.expect_err(name);
         assert!(error.is_unavailable(), "{name}: {error}");
     }
-    assert!(took < within, "it took {took:?}");
+    assert!(took < LIMIT, "it took {took:?}");
+    took
+}
+
+/// Checks that no operation waits before it fails: if one did, the quickest of ten tries would take as long.
+#[track_caller]
+fn check_all_fail_at_once(node: &TestServer) {
+    let quickest = (0..10).map(|_| check_all_fail(node)).min().unwrap();
+    assert!(quickest < AT_ONCE, "the quickest of ten tries took {quickest:?}");
 }
 
 /// Waits until every operation works.
@@ -330,18 +338,12 @@ fn check(fault: Fault) {
     check_local_push(&mut tabs);
 
     fault.strike(&server, &proxy);
-    check_all_fail(&node, LIMIT);
+    check_all_fail(&node);
     check_local_push(&mut tabs);
     wait_until("the node to say that Redis is away", || node.hub.stats().remote.degraded);
     // Once both connections are given up, nobody waits any more.
-    wait_until("every operation to fail at once", || {
-        let begin = Instant::now();
-        check_all_fail(&node, LIMIT);
-        begin.elapsed() < AT_ONCE
-    });
-    for _ in 0..10 {
-        check_all_fail(&node, AT_ONCE);
-    }
+    wait_until("every operation to fail at once", || check_all_fail(&node) < AT_ONCE);
+    check_all_fail_at_once(&node);
     check_nothing_grows(&node, &mut tabs);
 
     fault.mend(&server, &proxy);
@@ -350,7 +352,8 @@ fn check(fault: Fault) {
     check_local_push(&mut tabs);
     // The subscription from before stands again, once.
     wait_until("the bus to bring something", || {
-        node.block_on(node.hub.publish("news", "again")).unwrap() > 0 && !heard.lock().unwrap().is_empty()
+        node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
+            && !heard.lock().unwrap().is_empty()
     });
     node.block_on(node.hub.publish("news", "the last")).unwrap();
     wait_until("the last", || heard.lock().unwrap().last().is_some_and(|last| last == "the last"));
@@ -472,7 +475,8 @@ fn a_failover_is_followed_without_a_restart() {
     let after = node.block_on(node.hub.counter("kept").increment()).unwrap();
     assert_eq!(after, before + 1, "the new master has what the replica had");
     wait_until("the bus to bring something", || {
-        node.block_on(node.hub.publish("news", "again")).unwrap() > 0 && !heard.lock().unwrap().is_empty()
+        node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
+            && !heard.lock().unwrap().is_empty()
     });
     let (heir, _) = sentinels.master_and_other();
     assert!(heir.ask::<String>("CLIENT LIST").lines().filter(|line| !line.contains("user=lab")).count() >= 2);

@@ -303,6 +303,7 @@ fn what_is_missed_behind_a_cut_is_counted_and_told() {
     assert_eq!((b.missed(), b.gaps.lock().unwrap().len()), (0, 0));
     b.proxy.cut();
     b.wait_until_degraded(true);
+    wait_until("what was pushed before to be counted", || a.hub.stats().remote.queued_bytes == 0);
     let sent = a.hub.stats().remote.sent;
     for i in 0..7 {
         a.hub.room("r").push(format!("missed {i}")).ignore();

@@ -14,7 +14,7 @@ pub(super) const SENTINELS_PASSWORD: &str = "secret-of-the-sentinels";
 /// A user of guarded sentinels, and the password.
 pub(super) const WATCHER: (&str, &str) = ("watcher", "secret-of-the-watcher");
 
-/// One master, one replica, three sentinels, of which two must agree that the master is gone. They think so after two seconds: on
+/// One master, one replica, three sentinels, of which two must agree that the master is gone. They think so after five seconds: on
 /// a busy machine one that is alive may be silent for less.
 pub(crate) struct Sentinels {
     /// The first is the master when it begins.
@@ -59,7 +59,7 @@ impl Sentinels {
             let setup = Server::setup(flavour)
                 .sentinel()
                 .line(format!("sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2"))
-                .line(format!("sentinel down-after-milliseconds {SERVICE} 2000"))
+                .line(format!("sentinel down-after-milliseconds {SERVICE} 5000"))
                 .line(format!("sentinel failover-timeout {SERVICE} 3000"));
             let sentinel = add(setup, sentinels).start();
             // They ask each other and the servers more often than the usual 1, 1, 2 and 10 seconds.
