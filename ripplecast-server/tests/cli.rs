@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Longer than an orderly end may take, so that a hang fails instead of waiting for the harness.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without any setting of whoever runs the tests.
 fn ripplecast() -> Command {

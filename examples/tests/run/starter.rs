@@ -46,8 +46,15 @@ impl Copy {
     fn append(&self, path: &str, text: &str) -> String {
         let path = self.0.dir.join(path);
         let former = fs::read_to_string(&path).expect("a file of the copy");
-        fs::write(&path, format!("{former}{text}")).expect("target is writable");
+        self.replace(&path, &format!("{former}{text}"));
         former
+    }
+
+    /// Gives a file another text, at once: one who looks in between must not find it empty.
+    fn replace(&self, path: &Path, text: &str) {
+        let new = self.0.dir.join("new"); // where nobody looks
+        fs::write(&new, text).expect("target is writable");
+        fs::rename(new, path).expect("target is writable");
     }
 }
 
@@ -107,7 +114,7 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     assert_eq!(answer.status(), 500);
     let shown = answer.body_mut().read_to_string().expect("text");
     assert!(shown.contains("board.html") && shown.contains("/assets/dev.js"), "{shown}");
-    fs::write(copy.0.dir.join("templates/board.html"), template).expect("target is writable");
+    copy.replace(&copy.0.dir.join("templates/board.html"), &template);
     let (mended_page, _) = version(&events.next());
     assert_eq!(mended_page, page);
     assert!(program.get("/").contains("<h1>Board</h1>"));

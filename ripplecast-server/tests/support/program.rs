@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Time in which a program must have started or done what it was told; far longer than that takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without any setting of whoever runs the tests.
 pub(crate) fn ripplecast() -> Command {
