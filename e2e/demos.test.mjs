@@ -1,7 +1,7 @@
 // Each demo in two tabs of a real browser: what it does, after a restart of the server, and with the network cut.
 
 import assert from "node:assert/strict";
-import { shows } from "./lib.mjs";
+import { notes, shows } from "./lib.mjs";
 import { followLinks, looks } from "./pages.mjs";
 import { audit, scenario } from "./scenario.mjs";
 
@@ -39,8 +39,9 @@ scenario("chat: what one says, the other reads; who is there; who is typing", as
   await a.locator("[data-part=people]").getByText("Ada (you)").waitFor();
   await shows(b.locator("[data-part=count]"), "2");
 
+  const typing = await notes(b.locator("[data-part=typing]")); // it says so for three seconds
   await a.getByRole("textbox", { name: "What you want to say" }).pressSequentially("hel");
-  await shows(b.locator("[data-part=typing]"), "Ada is typing…");
+  await typing("Ada is typing…");
   await say(a, "hello <b>all</b>");
   await shows(chatLog(b).locator("p").last(), "Ada: hello <b>all</b>");
   await shows(b.locator("[data-part=typing]"), "");

@@ -1,44 +1,20 @@
 // The pages of the examples, in a real browser: two tabs each, in both colour schemes, at 320 px.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { connect } from "node:net";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout as wait } from "node:timers/promises";
-import { launch, openTab, PATIENCE, shows } from "./lib.mjs";
-import { BINARY, looksRight, start } from "./program.mjs";
+import { launch, notes, openTab, PATIENCE, shows } from "./lib.mjs";
+import { BINARY, looksRight, start, startRedis } from "./program.mjs";
 
 let browser;
 before(async () => (browser = await launch()));
 after(() => browser?.close());
 
-// A Redis for one test, on a socket of its own.
-async function startRedis(t) {
-  const dir = await mkdtemp(join(tmpdir(), "ripplecast-e2e-"));
-  const path = join(dir, "redis.sock");
-  const child = spawn("redis-server", ["--port", "0", "--save", "", "--unixsocket", path], { cwd: dir, stdio: "ignore" });
-  child.on("error", () => console.error("redis-server does not start. Install it: apt-get install redis-server"));
-  t.after(async () => {
-    child.kill("SIGKILL");
-    await rm(dir, { recursive: true, force: true });
-  });
-  const until = Date.now() + PATIENCE;
-  while (!(await answers(path))) assert.ok(Date.now() < until && (await wait(20, true)), "redis-server does not listen");
-  return `redis+unix://${path}`;
-}
-
-const answers = (path) => new Promise((resolve) => {
-  const socket = connect(path, () => (socket.destroy(), resolve(true))).on("error", () => resolve(false));
-});
-
 // A test of an example with tabs of its own, which fails as well if anything untoward happened in one of them.
 function example(name, run, { nodes = 1, redis = false } = {}) {
   for (const colorScheme of ["light", "dark"]) {
     test(`${name}, ${colorScheme}`, { timeout: 4 * PATIENCE }, async (t) => {
-      const args = redis ? [await startRedis(t)] : [];
+      const args = redis ? [(await startRedis(t)).url] : [];
       const { origins } = await start(t, join(dirname(BINARY), "examples", name), ["0", ...args], nodes);
       const context = await browser.newContext({ colorScheme, viewport: { width: 320, height: 640 } });
       t.after(() => context.close());
@@ -73,8 +49,9 @@ example("chat", async ({ open }) => {
 
 example("sse-progress", async ({ open }) => {
   const page = await open();
+  const state = await notes(page.getByRole("status")); // the job takes five seconds
   await page.getByRole("button", { name: "Start" }).click();
-  await shows(page.getByRole("status"), "It runs.");
+  await state("It runs.");
   const [other] = await Promise.all([
     page.context().waitForEvent("page"),
     page.getByRole("button", { name: "Follow it in another tab" }).click(),

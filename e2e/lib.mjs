@@ -76,6 +76,7 @@ export function launch(options = {}) {
 // A page that writes down everything that should not happen in it.
 export async function openTab(context, origin, path = LESSON) {
   const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE);
   const tab = {
     page,
     problems: [],
@@ -121,6 +122,16 @@ export async function shows(locator, expected) {
     const text = await locator.textContent({ timeout: 1000 }).catch(() => "(no such element)");
     throw new Error(`waited for ${whole}, but it shows ${JSON.stringify(text)}`, { cause: error });
   }
+}
+
+// Notes what an element says from now on, however briefly. What is returned waits until it has said a text.
+export async function notes(locator) {
+  const said = await locator.evaluateHandle((element) => {
+    const said = [element.textContent];
+    new MutationObserver(() => said.push(element.textContent)).observe(element, { childList: true, characterData: true, subtree: true });
+    return said;
+  });
+  return (text) => locator.page().waitForFunction(([said, text]) => said.includes(text), [said, text], { timeout: PATIENCE });
 }
 
 export async function counterValue(origin) {

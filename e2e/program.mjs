@@ -3,6 +3,10 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as wait } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -31,6 +35,27 @@ export async function start(t, command, args, count, { cwd, env = {} } = {}) {
   const failed = gone.then(() => assert.fail(`${command} has ended; build it with: cargo build -p ripplecast-examples --examples`));
   return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} names no address`))]);
 }
+
+// A Redis for one test, which keeps nothing, on a socket of its own: its address as a backend, and what kills it.
+export async function startRedis(t) {
+  const dir = await mkdtemp(join(tmpdir(), "ripplecast-e2e-"));
+  const path = join(dir, "redis.sock");
+  const child = spawn("redis-server", ["--port", "0", "--save", "", "--unixsocket", path], { cwd: dir, stdio: "ignore" });
+  child.on("error", () => console.error("redis-server does not start. Install it: apt-get install redis-server"));
+  const kill = () => child.kill("SIGKILL");
+  process.once("exit", kill);
+  t.after(async () => {
+    kill();
+    await rm(dir, { recursive: true, force: true });
+  });
+  const until = Date.now() + PATIENCE;
+  while (!(await answers(path))) assert.ok(Date.now() < until && (await wait(20, true)), "redis-server does not listen");
+  return { url: `redis+unix://${path}`, kill };
+}
+
+const answers = (path) => new Promise((resolve) => {
+  const socket = connect(path, () => (socket.destroy(), resolve(true))).on("error", () => resolve(false));
+});
 
 // axe finds nothing, and nothing is wider than the window.
 export async function looksRight(page) {

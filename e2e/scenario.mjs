@@ -47,7 +47,7 @@ export function scenario(name, run) {
       await context.setOffline(true);
       return () => context.setOffline(false);
     };
-    await run({ start, newContext, open, two, cut });
+    await run({ t, start, newContext, open, two, cut });
     assert.deepEqual(tabs.flatMap((tab) => tab.problems), []);
   });
 }

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
@@ -39,6 +39,13 @@ async function copyAll(from, to) {
 async function put(path, text) {
   const former = await readFile(path, "utf8").catch(() => null);
   if (former !== text) await writeFile(path, text);
+}
+
+// Gives a file another text, at once: one who looks in between must not find it empty.
+async function replace(path, text) {
+  const next = join(COPY, "new"); // where nobody looks
+  await writeFile(next, text);
+  await rename(next, path);
 }
 
 async function copyAndBuild() {
@@ -80,8 +87,8 @@ test("the starter: notes, an edited template, a restart", { timeout: BUILD + 4 *
   const template = join(COPY, "templates/board.html");
   const html = await readFile(template, "utf8");
   assert.ok(html.includes("<h1>Board</h1>"));
-  t.after(() => writeFile(template, html));
-  await writeFile(template, html.replace("<h1>Board</h1>", "<h1>Our board</h1>"));
+  t.after(() => replace(template, html));
+  await replace(template, html.replace("<h1>Board</h1>", "<h1>Our board</h1>"));
   for (const page of pages) {
     await page.getByRole("heading", { name: "Our board" }).waitFor({ timeout: PATIENCE });
     await shows(state(page), "live");
