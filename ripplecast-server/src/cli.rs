@@ -28,7 +28,8 @@ RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS and RIPPLECAST_NODE_SECRET.
 
 Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
 figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while
-the server listens on loopback and no proxy is in between, and to whoever has the token of --inspect-token.";
+the server listens on loopback, has no --trusted-proxies and no proxy is in between, and to whoever has the
+token of --inspect-token.";
 
 /// Keeps every open tab in step. Without a command it serves the demo page.
 ///
@@ -69,7 +70,7 @@ struct Settings {
     /// Opens /inspect and /metrics to whoever sends this token, also from other machines [default: this machine alone]
     #[arg(long, value_name = "TOKEN", env = "RIPPLECAST_INSPECT_TOKEN", hide_env_values = true)]
     inspect_token: Option<String>,
-    /// Limits what this machine may do in the demos, too; others are always limited
+    /// Limits what this machine may do in the demos, too, as behind --trusted-proxies; others are always limited
     #[arg(long)]
     demo_limits: bool,
     /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]

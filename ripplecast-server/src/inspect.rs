@@ -56,8 +56,8 @@ impl Seen {
 /// Decides who may look. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    /// Whether the server listens on loopback alone.
-    listens_on_loopback: bool,
+    /// Whether the server is reached from this machine alone: it listens on loopback, and knows of no proxy.
+    is_local: bool,
     /// What others have to know.
     token: Option<Arc<str>>,
     /// Whether the server speaks TLS itself, so that the cookie may be kept to it.
@@ -65,16 +65,15 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whoever is at this machine may look, if the server listens on loopback alone; and whoever has the token.
-    pub(crate) fn new(listens_on_loopback: bool, token: Option<String>, tls: bool) -> Self {
-        Self { listens_on_loopback, token: token.map(Into::into), tls }
+    /// Whoever is at this machine may look, if the server is reached from nowhere else; and whoever has the token.
+    pub(crate) fn new(is_local: bool, token: Option<String>, tls: bool) -> Self {
+        Self { is_local, token: token.map(Into::into), tls }
     }
 
     /// Whether the sender of a request may look.
     pub(crate) fn opens(&self, hub: &Hub, parts: &Parts) -> bool {
-        let is_here = self.listens_on_loopback
-            && Visitor::of(hub, parts).is_loopback
-            && asks_for_loopback(&parts.headers);
+        let is_here =
+            self.is_local && Visitor::of(hub, parts).is_loopback && asks_for_loopback(&parts.headers);
         is_here || given(&parts.headers).any(|given| self.is_token(given))
     }
 
@@ -90,8 +89,8 @@ impl Gate {
         if self.token.is_some() {
             "This is for whoever has the token of --inspect-token: send it as `Authorization: Bearer TOKEN`.\n"
         } else {
-            "This is open on the server's own machine only, while it listens on loopback. To open it to others, start the \
-             server with --inspect-token.\n"
+            "This is open on the server's own machine only, while it listens on loopback and is \
+             told of no proxy. To open it to others, start the server with --inspect-token.\n"
         }
     }
 }

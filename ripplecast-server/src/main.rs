@@ -17,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use ripplecast::{AppBuilder, Error, Result};
+use ripplecast::{AppBuilder, Error, Result, TrustedProxies};
 use tracing_subscriber::EnvFilter;
 
 use cli::{Action, BenchServe, Serve};
@@ -74,11 +74,14 @@ fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
 async fn serve(options: Serve) -> Result<()> {
     // Before the address is printed: whoever reads it may send a signal at once.
     let stop = ripplecast::shutdown_signal()?;
+    // Where there is a proxy, whoever comes from this machine may be anybody: not each proxy writes a header that says so.
+    let behind_proxy = options.trusted_proxies != TrustedProxies::default();
     let mut builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
-    let gate = Gate::new(options.host.is_loopback(), options.inspect_token, options.tls.is_some());
+    let is_here = options.host.is_loopback() && !behind_proxy;
+    let gate = Gate::new(is_here, options.inspect_token, options.tls.is_some());
     let is_shared = options.backend.as_ref().is_some_and(|(_, backend)| backend != "memory");
-    let app = app::Options { demo_limits: options.demo_limits, is_shared, gate };
+    let app = app::Options { demo_limits: options.demo_limits || behind_proxy, is_shared, gate };
     if let Some((cert, key)) = options.tls {
         builder = builder.tls(cert, key);
     }

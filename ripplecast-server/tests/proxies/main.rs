@@ -18,6 +18,8 @@ use proxy::{Kind, Proxy, SITE};
 use server::Server;
 use tungstenite::{Message, WebSocket};
 
+/// What opens the inspector where there is a proxy.
+const TOKEN: &str = "0123456789abcdef";
 /// An address of loopback beside the proxy's own, so that it can be told from it.
 const SOMEBODY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -52,7 +54,7 @@ fn check(kind: Kind) {
     drop((proxy, server));
 
     // The client is on loopback too, as the proxy is; so only the proxy's own address is trusted here.
-    let server = Server::start(&["--trusted-proxies", "127.0.0.1"]);
+    let server = Server::start(&["--trusted-proxies", "127.0.0.1", "--inspect-token", TOKEN]);
     let proxy = Proxy::start(kind, &server.addr);
     addresses(&server, &proxy);
 }
@@ -88,7 +90,8 @@ fn origins(client: &Client) {
 fn inspector_is_closed(server: &Server, proxy: &Proxy) {
     let mut client = Client::of(&proxy.addr);
     for path in ["/inspect", "/metrics"] {
-        assert_eq!(status(&server.get(path, &[])), "200", "{path} without a proxy");
+        // Nor is it open past the proxy: the server can't tell that from a proxy that writes no header.
+        assert_eq!(status(&server.get(path, &[])), "403", "{path} past the proxy");
         client.host = format!("{SITE}:{}", port(proxy));
         assert_eq!(status(&client.get(path)), "403", "{path}");
         // Caddy has nothing under another name, and says so with an empty page.
@@ -110,7 +113,9 @@ fn addresses(server: &Server, proxy: &Proxy) {
         ("forwarded", "for=192.0.2.7;by=127.0.0.1"),
     ];
     let chats = headers.map(|header| client.open("/ws/demos/chat?room=lobby&name=a", &[header]).unwrap());
-    let mut inspector = server.open("/ws/inspect");
+    let past_the_proxy = Client::of(&server.addr);
+    let token = ("authorization", &*format!("Bearer {TOKEN}"));
+    let mut inspector = past_the_proxy.open("/ws/inspect", &[token]).unwrap();
     let picture = loop {
         let picture = until(&mut inspector, "figures");
         if picture.matches(r#""what":"chat""#).count() == chats.len() {

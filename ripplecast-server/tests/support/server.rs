@@ -56,6 +56,7 @@ impl Server {
     }
 
     /// A WebSocket.
+    #[allow(dead_code, reason = "only some of the tests need it")]
     pub(crate) fn open(&self, path: &str) -> tungstenite::WebSocket<TcpStream> {
         let stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
