@@ -24,7 +24,7 @@ pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<rippl
     sample::begin();
     let app = builder.build().await?;
     let demos = Demos::new(app.hub(), options.demo_limits);
-    let app = counter::add(app)?;
+    let app = counter::add(app, &demos)?;
     let app = demos::add(app, &demos)?;
     let app = learn::add(app, &demos, options.is_shared)?;
     let app = inspect::add(app, &demos, &options.gate);

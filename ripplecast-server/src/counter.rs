@@ -9,12 +9,17 @@ use std::sync::{
 use axum::{
     Json,
     extract::State,
+    middleware::from_fn_with_state,
     routing::{get, post},
 };
 use ripplecast::{App, Close, Connection, Frame, LiveCounter, Result, ws::Handler};
 use serde::Serialize;
 
-use crate::{learn::life, tabs::Tabs};
+use crate::{
+    demos::{self, Demos},
+    learn::life,
+    tabs::Tabs,
+};
 
 /// What the browser is told: the same JSON over HTTP, WebSocket and event stream.
 #[derive(Serialize)]
@@ -30,6 +35,8 @@ struct CounterDemo {
     tabs: Arc<Tabs>,
     /// The first thing that a tab is told: the node that it is connected to.
     hello: Frame,
+    /// Knows how much one address may ask.
+    demos: Demos,
 }
 
 impl Handler for CounterDemo {
@@ -51,7 +58,7 @@ impl Handler for CounterDemo {
                     self.catch_up(&conn).await?;
                 }
             }
-            Some("tabs") => self.tabs.tell(&conn).await?,
+            Some("tabs") if self.demos.may_move(&conn) => self.tabs.tell(&conn).await?,
             _ => {} // nothing else means anything here
         }
         Ok(())
@@ -83,7 +90,7 @@ impl CounterDemo {
 }
 
 /// Puts the counter on the app: a WebSocket, three HTTP routes and an event stream.
-pub(crate) fn add(app: App) -> Result<App> {
+pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
     // Step 1, the state: a counter that pushes each change to a room.
     let hub = app.hub();
     let counter = hub.counter("demo").publish_to(&hub.room("counter-demo"))?;
@@ -92,14 +99,16 @@ pub(crate) fn add(app: App) -> Result<App> {
     // page when each is called; without that, it is `ws::endpoint(demo)`.)
     let tabs = Tabs::of(&hub, counter.room())?;
     let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, hub.node()));
-    let demo = CounterDemo { counter: counter.clone(), tabs, hello };
+    let demo = CounterDemo { counter: counter.clone(), tabs, hello, demos: demos.clone() };
     let app = app.ws("/ws/counter-demo", life::endpoint(&hub, demo).text_only());
 
-    // Step 3, the routes: plain HTTP that changes the counter, from anywhere.
+    // Step 3, the routes: plain HTTP that changes the counter, from anywhere. (`limit` is
+    // how often: anybody may press, and nobody may keep the others from it.)
     let api = axum::Router::new()
         .route("/api/counter", get(current))
         .route("/api/counter/bump", post(bump))
         .route("/api/counter/reset", post(reset))
+        .route_layer(from_fn_with_state(demos.clone(), demos::limit))
         .with_state(counter.clone());
     Ok(app.merge(api).sse("/events/counter", &counter))
 }

@@ -6,7 +6,12 @@ mod dashboard;
 mod limit;
 mod notifications;
 
-use axum::http::request::Parts;
+use axum::{
+    extract::{Request as HttpRequest, State},
+    http::request::Parts,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
 use ripplecast::{Accept, App, CloseCode, Connection, Frame, Hub, Request, Result};
 use serde::Serialize;
 
@@ -21,6 +26,9 @@ pub(crate) struct Demos {
     /// How much one address may do.
     limits: Limits,
 }
+
+/// Noted with a connection that has been let in.
+struct Admitted;
 
 impl Demos {
     /// The demos of a hub; whether their limits hold for loopback too.
@@ -48,11 +56,17 @@ impl Demos {
             Ok(()) if self.hub.room(room).len_here() >= most => {
                 format!("This room is full: {most} are here. Try again later, or another one.")
             }
-            Ok(()) => return true,
+            // Whoever has closed meanwhile need not come in.
+            Ok(()) => return conn.set_state(Admitted).is_ok(),
         };
         notice(conn, &refusal);
         conn.close(CloseCode::TRY_AGAIN, "try again later").ignore();
         false
+    }
+
+    /// Whether a connection has been let in. One that was refused leaves nothing behind, and nobody has to hear of it.
+    pub(crate) fn is_in(&self, conn: &Connection) -> bool {
+        conn.state::<Admitted>().is_some()
     }
 
     /// Whether a connection may do one thing more; if not, it is told why.
@@ -70,6 +84,15 @@ fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
     // Whoever is not known is nobody from this machine.
     limiter
         .take(conn.state::<Visitor>().map_or(Visitor { addr: None, is_loopback: false }, |visitor| *visitor))
+}
+
+/// A layer for routes that change or ask little: what one address may do of that in a second is what a mouse may.
+pub(crate) async fn limit(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match demos.limits.moves.take(Visitor::of(&demos.hub, &parts)) {
+        Ok(()) => next.run(HttpRequest::from_parts(parts, body)).await,
+        Err(too_much) => too_much.into_response(),
+    }
 }
 
 /// Tells one connection something in words.

@@ -13,7 +13,7 @@ use crate::demos::Demos;
 /// Puts all of it on the app; whether the nodes share a backend.
 pub(crate) fn add(app: App, demos: &Demos, is_shared: bool) -> Result<App> {
     let app = life::add(app, demos);
-    let app = poll::add(app);
+    let app = poll::add(app, demos);
     let app = job::add(app, demos)?;
     let app = words::add(app, demos);
     Ok(nodes::add(app, demos, is_shared))

@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 /// Time after which is counted again although nobody has come or gone here: on another
 /// node somebody may have.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Time between two counts at the least, however many come and go.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The number of members of a room, pushed as `{"tabs":N}` to whoever asks for it.
 ///
@@ -70,5 +72,6 @@ async fn keep_counting(tabs: Weak<Tabs>) {
             tracing::debug!(%error, "the tabs are counted again in a moment");
         }
         let _ = tokio::time::timeout(AGAIN, tabs.changed.notified()).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -5,7 +5,10 @@ mod program;
 #[path = "support/server.rs"]
 mod server;
 
-use std::net::TcpStream;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use server::Server;
 use tungstenite::Message;
@@ -174,6 +177,14 @@ fn a_chat_is_bounded_in_names_rooms_and_texts() {
     let mut odd = server.open("/ws/demos/chat?room=No%20Such%20Room&name=%20%0a");
     let who = until(&mut odd, "people");
     assert!(who.contains(r#""name":"guest""#), "{who}");
+    let mut nameless = server.open("/ws/demos/chat?room=rust");
+    assert!(until(&mut nameless, "people").contains(r#""name":"guest""#));
+    let mut roomless = server.open("/ws/demos/chat?name=Bob");
+    assert_eq!(
+        until(&mut roomless, "people").matches("name").count(),
+        2,
+        "the lobby, without whoever is in rust"
+    );
     let mut ada = server.open("/ws/demos/chat?room=lobby&name=Ada");
     until(&mut odd, "Ada");
     let mut say = |text: &str| ada.send(Message::text(text)).unwrap();
@@ -196,6 +207,10 @@ fn a_full_room_says_so() {
             socket
         })
         .collect();
+    // Each told the room who is there; the first has heard all of them.
+    for _ in 0..here.len() {
+        until(&mut here[0], "people");
+    }
     let mut late = server.open("/ws/demos/chat?room=full&name=late");
     assert!(until(&mut late, "notice").contains("50 are here"));
     let close = loop {
@@ -204,8 +219,56 @@ fn a_full_room_says_so() {
         }
     };
     assert_eq!(u16::from(close.code), 1013);
+    while late.read().is_ok() {}
+    // Nobody hears of one who was refused: the next thing is what is said next.
+    here[0].send(Message::text(r#"{"say":"hello"}"#)).unwrap();
+    let next = until(&mut here[0], "");
+    assert!(next.contains("hello"), "{next}");
     here.pop().unwrap().close(None).unwrap();
     until(&mut here[0], r#""people""#);
+}
+
+#[test]
+fn nobody_hears_of_a_pointer_that_was_refused() {
+    let server = Server::start(&["--demo-limits"]);
+    let mut first = server.open("/ws/demos/cursors");
+    until(&mut first, "you");
+    // As many as one address may open, and some that are refused and close.
+    let mut admitted = Vec::new();
+    for _ in 0..40 {
+        let mut next = server.open("/ws/demos/cursors");
+        let told = until(&mut next, "");
+        if told.contains("notice") {
+            while next.read().is_ok() {}
+        } else {
+            admitted.push((next, told));
+        }
+    }
+    let (mut last, told) = admitted.pop().unwrap();
+    let id = told.split('"').nth(3).unwrap();
+    last.close(None).unwrap();
+    let gone = until(&mut first, "gone");
+    assert!(gone.contains(id), "{gone}, and not {id}");
+}
+
+#[test]
+fn a_stranger_can_not_keep_the_counter_busy() {
+    const REQUESTS: usize = 500;
+    let server = Server::start(&["--trusted-proxies", "loopback"]);
+    let requests =
+        ["POST /api/counter/bump", "POST /api/counter/reset", "GET /api/nodes", "GET /api/learn/poll"];
+    for (n, request) in requests.iter().enumerate() {
+        let from = format!("x-forwarded-for: 192.0.2.{n}");
+        // All at once over one connection, so that next to nothing is given back meanwhile.
+        let each = format!("{request} HTTP/1.1\r\nhost: a\r\n{from}\r\ncontent-length: 0\r\n");
+        let all = format!("{each}\r\n").repeat(REQUESTS - 1) + &each + "connection: close\r\n\r\n";
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        stream.write_all(all.as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let count = |status: &str| answers.matches(&format!("HTTP/1.1 {status} ")).count();
+        assert!(count("200") >= 120 && count("429") > 0, "{request}: {} {}", count("200"), count("429"));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A chat with rooms, who is there, and who is typing. This is its whole server side; the page shows this file.
 
-use std::future::ready;
+use std::{future::ready, sync::Arc};
 
 use ripplecast::{
     App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, ws,
@@ -19,7 +19,8 @@ const TEXT: usize = 500;
 const NAME: usize = 24;
 
 /// Somebody in a room: a row of the table, under the id of the connection.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Person {
     room: String,
     name: String,
@@ -82,7 +83,7 @@ impl Handler for Chat {
     }
 
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
-        let Some(person) = conn.state::<Person>() else { return Ok(()) };
+        let Some(person) = self.person(&conn) else { return Ok(()) };
         let (id, name) = (conn.id().to_string(), person.name.as_str());
         match frame.as_text().map(serde_json::from_str) {
             Some(Ok(Ask::Say(text))) => match written(&text, TEXT) {
@@ -107,7 +108,7 @@ impl Handler for Chat {
     }
 
     async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
-        let Some(person) = conn.state::<Person>() else { return Ok(()) };
+        let Some(person) = self.person(&conn) else { return Ok(()) };
         if let Err(error) = self.people.delete(conn.id()).await {
             tracing::debug!(%error, "somebody's row stays until it is needed");
         }
@@ -116,6 +117,11 @@ impl Handler for Chat {
 }
 
 impl Chat {
+    /// Who is at the other end, if they were let in.
+    fn person(&self, conn: &Connection) -> Option<Arc<Person>> {
+        conn.state::<Person>().filter(|_| self.demos.is_in(conn))
+    }
+
     fn room(&self, name: &str) -> Room {
         self.demos.hub.room(room_name(name))
     }
@@ -171,8 +177,7 @@ fn room_name(room: &str) -> String {
 
 /// Who wants in where: `?room=lobby&name=Ada`. What is missing or wrong gets a default.
 fn person(request: &Request) -> Person {
-    let asked = request.query::<Person>().ok();
-    let (room, name) = asked.map_or_else(Default::default, |asked| (asked.room, asked.name));
+    let Person { room, name } = request.query().unwrap_or_default();
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let is_room = (1..=NAME).contains(&room.len()) && room.chars().all(plain);
     Person {

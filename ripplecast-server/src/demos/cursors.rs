@@ -46,6 +46,7 @@ impl Handler for Cursors {
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
         let place = frame.as_text().and_then(|text| serde_json::from_str::<Place>(text).ok());
         if let Some(Place { x, y }) = place
+            && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)
         {
             let id = conn.id().to_string();
@@ -57,6 +58,9 @@ impl Handler for Cursors {
     }
 
     async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
+        if !self.demos.is_in(&conn) {
+            return Ok(());
+        }
         let id = conn.id().to_string();
         self.demos.hub.room(ROOM).push(Frame::json(&Tell::Gone(id.clone()))?.with_key(id)).ignore();
         Ok(())

@@ -23,7 +23,7 @@ pub(crate) struct Rate {
 
 /// Things that a person does: opening a connection, saying something.
 const ACTIONS: Rate = Rate { burst: 20.0, per_second: 2.0 };
-/// Things that a mouse does.
+/// Things that a mouse does, and what a page asks by itself.
 const MOVES: Rate = Rate { burst: 120.0, per_second: 60.0 };
 
 /// The limits of all demos. A clone is a handle to the same.
@@ -31,7 +31,7 @@ const MOVES: Rate = Rate { burst: 120.0, per_second: 60.0 };
 pub(crate) struct Limits {
     /// What people do.
     pub(crate) actions: Limiter,
-    /// What mice do.
+    /// What mice do, and small requests.
     pub(crate) moves: Limiter,
 }
 

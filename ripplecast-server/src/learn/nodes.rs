@@ -6,13 +6,14 @@ use axum::{
     Json,
     extract::{DefaultBodyLimit, State},
     http::{StatusCode, request::Parts},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use ripplecast::{App, Connection, ConnectionId, Frame, NodeId, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
-use crate::demos::Demos;
+use crate::demos::{self, Demos};
 
 /// Where the tabs are that show the panel.
 const ROOM: &str = "learn:nodes";
@@ -153,6 +154,7 @@ impl Handler for Panel {
         let room = self.demos.hub.room(ROOM);
         if let Some(Ok(Ask::Got(number))) = frame.as_text().map(serde_json::from_str)
             && room.len_here() <= ANSWERS
+            && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)
         {
             let id = conn.id().to_string();
@@ -186,11 +188,12 @@ async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) 
 pub(super) fn add(app: App, demos: &Demos, is_shared: bool) -> App {
     let panel = Panel { demos: demos.clone(), is_shared };
     let visitors = demos.clone();
+    let limit = from_fn_with_state(demos.clone(), demos::limit);
     let endpoint = ws::endpoint(panel.clone())
         .text_only()
         .max_message(256)
         .on_upgrade(move |request| ready(visitors.accept(&request, "lesson: nodes")));
     app.ws("/ws/learn/nodes", endpoint)
-        .route("/api/nodes", get(list).with_state(panel.clone()))
+        .route("/api/nodes", get(list).with_state(panel.clone()).layer(limit))
         .route("/api/learn/send", post(send).with_state(panel).layer(DefaultBodyLimit::max(1024)))
 }

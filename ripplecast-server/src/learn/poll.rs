@@ -3,10 +3,13 @@
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, header, request::Parts},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
 use ripplecast::{App, Counter, Result};
+
+use crate::demos::{self, Demos};
 
 /// `HTTP/1.1 200 OK` and the end of the line.
 const STATUS_LINE: usize = 17;
@@ -42,7 +45,8 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
 }
 
 /// Puts it on the app.
-pub(super) fn add(app: App) -> App {
+pub(super) fn add(app: App, demos: &Demos) -> App {
     let counter = app.hub().counter("demo");
-    app.route("/api/learn/poll", get(poll).with_state(counter))
+    let limit = from_fn_with_state(demos.clone(), demos::limit);
+    app.route("/api/learn/poll", get(poll).with_state(counter).layer(limit))
 }
