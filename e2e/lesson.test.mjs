@@ -88,6 +88,34 @@ scenario("two tabs watch one job, and one that comes late sees where it stands",
   assert.equal(await late.page.locator("#job-progress").evaluate((bar) => bar.value), 100);
 });
 
+scenario("the job's stream comes back: refused, after a restart, and with the network cut", async ({ start, newContext, open, cut }) => {
+  const first = await start();
+  const context = await newContext();
+  const tab = await open(context, first.origin);
+  const { page } = tab;
+  const state = page.locator("#job-connection");
+  // An answer that is no stream, as a proxy gives whose server is being started: the browser gives up.
+  let refused = 0;
+  await page.route("**/events/learn/job", (route) => (refused++ ? route.continue() : route.fulfill({ status: 204 })));
+  await page.locator("#example-job").scrollIntoViewIfNeeded();
+  await shows(state, "reconnecting");
+  await shows(state, "connected");
+  assert.equal(refused, 2);
+  await page.unroute("**/events/learn/job");
+
+  tab.mayBeOffline = true;
+  await first.kill();
+  await shows(state, "reconnecting");
+  await start(first.port);
+  await shows(state, "connected");
+  const mend = await cut(context);
+  await shows(state, "reconnecting");
+  await mend();
+  await shows(state, "connected");
+  await page.getByRole("button", { name: "Start the job" }).click();
+  await shows(page.locator("#job-percent"), "100 %");
+});
+
 scenario("words come one by one", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);

@@ -7,14 +7,20 @@ const at = (id) => document.getElementById(id);
 // A job that everybody watches: its progress is a counter, and who comes late gets where it stands.
 const LINES = 50;
 let job = null;
+let again; // the timer for the next attempt, where the browser makes none
 const said = states(at("job-connection"));
 
 function watch() {
   if (job && job.readyState !== EventSource.CLOSED) return;
+  clearTimeout(again);
   said("connecting");
   job = new EventSource("/events/learn/job");
   job.onopen = () => said("connected");
-  job.onerror = () => said("reconnecting");
+  // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
+  job.onerror = () => {
+    said("reconnecting");
+    if (job.readyState === EventSource.CLOSED) again = setTimeout(watch, 3000 + 7000 * Math.random());
+  };
   job.onmessage = ({ data }) => {
     const { value, line } = JSON.parse(data);
     if (value !== undefined) {
@@ -38,6 +44,7 @@ at("job-start").addEventListener("click", async () => {
 
 // Over HTTP/1.1 a browser has about six streams for each host, so this one is open only while it can be seen.
 function unwatch() {
+  clearTimeout(again);
   job?.close();
   job = null;
   at("job-connection").dataset.state = "idle";
@@ -52,6 +59,14 @@ new IntersectionObserver(([entry]) => {
 document.addEventListener("visibilitychange", mind);
 addEventListener("pagehide", unwatch);
 addEventListener("pageshow", mind);
+
+// A stream whose network is gone only falls silent: nobody says so, but the browser knows.
+addEventListener("offline", () => {
+  if (!job) return;
+  job.close();
+  said("reconnecting");
+});
+addEventListener("online", mind);
 
 // One answer, word by word; it belongs to the one who asked.
 let answer = null;
