@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { audit, scenario } from "./scenario.mjs";
 
 // Opens a page light and dark, narrow and wide: axe finds nothing, nothing overflows, nothing jumps. `ready` waits until it
-// shows what it has to show. A page that `grows` has tables, which may.
-export function looks(path, ready, { grows = false } = {}) {
+// shows what it has to show. A page that `grows` has tables, which may. `command` are the server's flags.
+export function looks(path, ready, { grows = false, command = [] } = {}) {
   for (const colorScheme of ["light", "dark"]) {
     for (const width of [320, 1280]) {
       scenario(`${path}, ${colorScheme} at ${width} px: axe finds nothing, nothing overflows, nothing jumps`, async ({ start, newContext, open }) => {
-        const { origin } = await start();
+        const { origin } = await start(0, command);
         const context = await newContext({ colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" });
         const { page } = await open(context, origin, path);
         await ready(page);

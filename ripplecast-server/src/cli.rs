@@ -216,7 +216,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
             backend: setting("backend", backend).named(),
             backend_optional,
-            inspect_token: setting("inspect_token", inspect_token).read(token)?,
+            inspect_token: setting("inspect_token", inspect_token).read_secret(token)?,
             demo_limits,
             tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,
         }),
@@ -278,10 +278,23 @@ impl Setting {
 
     /// The value, or a line that names the setting, what stands in it and what should.
     fn read<T>(self, reader: fn(&str) -> Result<T, String>) -> Result<Option<T>, Stop> {
+        self.read_shown(reader, |written| format!("{written:?}"))
+    }
+
+    /// The same, for what may stand in no log.
+    fn read_secret<T>(self, reader: fn(&str) -> Result<T, String>) -> Result<Option<T>, Stop> {
+        self.read_shown(reader, |written| format!("what was given, of {} bytes", written.len()))
+    }
+
+    fn read_shown<T>(
+        self,
+        reader: fn(&str) -> Result<T, String>,
+        shown: fn(&str) -> String,
+    ) -> Result<Option<T>, Stop> {
         let Some(written) = self.written else { return Ok(None) };
         match reader(&written) {
             Ok(value) => Ok(Some(value)),
-            Err(reason) => Err(Stop::Wrong(format!("{} can't be {written:?}: {reason}", self.name))),
+            Err(reason) => Err(Stop::Wrong(format!("{} can't be {}: {reason}", self.name, shown(&written)))),
         }
     }
 }
@@ -389,7 +402,7 @@ mod tests {
             (&["--host", "example.com"], &["--host", "example.com", "127.0.0.1"]),
             (&["--trusted-proxies", "10.0.0.0/8, x"], &["--trusted-proxies", "\"x\""]),
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
-            (&["--inspect-token", "secret"], &["--inspect-token", "16"]),
+            (&["--inspect-token", "secret"], &["--inspect-token", "of 6 bytes", "16"]),
             (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),
             (&["--nonsense"], &["--nonsense", "--help"]),
             (&["--prot", "1"], &["--prot", "--help"]),
@@ -424,6 +437,14 @@ mod tests {
             for name in *names {
                 assert!(line.contains(name), "{args:?}: {line}");
             }
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_not_printed() {
+        for token in ["hush", "hush-hush-hush-hush; hush"] {
+            let line = wrong(&["--inspect-token", token]);
+            assert!(!line.contains("hush"), "{line}");
         }
     }
 }

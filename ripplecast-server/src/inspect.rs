@@ -77,7 +77,7 @@ impl Gate {
         is_here || given(&parts.headers).any(|given| self.is_token(given))
     }
 
-    /// Whether this is the token. It takes as long whatever is wrong with it.
+    /// Whether this is the token. Of the token, the time that it takes tells the length and no more.
     fn is_token(&self, given: &str) -> bool {
         let Some(token) = &self.token else { return false };
         let differences = token.bytes().zip(given.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
@@ -102,6 +102,12 @@ fn given(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = text(header::COOKIE).flat_map(|value| value.split(';'));
     let cookies = cookies.filter_map(|pair| pair.trim().split_once('='));
     bearers.chain(cookies.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value))
+}
+
+/// Whether a proxy says that the browser came over TLS. Whoever writes that without one gets a cookie that their browser
+/// keeps to itself, so it need not be a trusted proxy's word.
+fn came_over_tls(headers: &HeaderMap) -> bool {
+    headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// What the inspector shows.
@@ -225,10 +231,13 @@ async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): F
     if let Err(too_much) = demos.allow(&parts) {
         return too_much.into_response();
     }
-    if !gate.is_token(&given.token) {
-        return ripplecast_site::page(Page::InspectorToken, StatusCode::UNAUTHORIZED);
+    if gate.token.is_none() {
+        return ripplecast_site::page(Page::InspectorClosed, StatusCode::FORBIDDEN);
     }
-    let secure = if gate.tls { "; Secure" } else { "" };
+    if !gate.is_token(&given.token) {
+        return ripplecast_site::page(Page::InspectorWrongToken, StatusCode::UNAUTHORIZED);
+    }
+    let secure = if gate.tls || came_over_tls(&parts.headers) { "; Secure" } else { "" };
     let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict{secure}", given.token);
     ([(header::SET_COOKIE, cookie)], Redirect::to("/inspect")).into_response()
 }

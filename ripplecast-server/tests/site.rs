@@ -110,24 +110,25 @@ fn the_inspector_shows_the_frames_of_one_connection() {
 fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     let closed = Server::start(&["--host", "0.0.0.0"]);
     assert_eq!(status(&closed.get("/inspect", &[])), "403");
+    let form = "content-type: application/x-www-form-urlencoded";
+    let refused = closed.send("POST /inspect", &[form], &format!("token={TOKEN}"));
+    assert!(status(&refused) == "403" && !refused.contains("type=\"password\""), "{refused}");
 
     let server = Server::start(&["--host", "0.0.0.0", "--inspect-token", TOKEN]);
-    let form = server.get("/inspect", &[]);
-    assert!(status(&form) == "401" && form.contains("type=\"password\""), "{form}");
+    let asked = server.get("/inspect", &[]);
+    assert!(status(&asked) == "401" && asked.contains("type=\"password\""), "{asked}");
     assert_eq!(status(&server.get("/metrics", &[])), "403");
     assert_eq!(status(&server.get("/metrics", &[&format!("authorization: Bearer {TOKEN}")])), "200");
-    let log_in = |token: &str| {
-        server.send(
-            "POST /inspect",
-            &["content-type: application/x-www-form-urlencoded"],
-            &format!("token={token}"),
-        )
-    };
-    assert_eq!(status(&log_in("0123456789abcdeg")), "401");
-    let answer = log_in(TOKEN);
+    let log_in =
+        |token: &str, over: &str| server.send("POST /inspect", &[form, over], &format!("token={token}"));
+    let wrong = log_in("0123456789abcdeg", "accept: */*");
+    assert!(status(&wrong) == "401" && wrong.contains("That is not the token."), "{wrong}");
+    assert!(!asked.contains("That is not the token."), "nobody has said anything yet");
+    assert!(log_in(TOKEN, "x-forwarded-proto: https").contains("SameSite=Strict; Secure"), "over TLS");
+    let answer = log_in(TOKEN, "accept: */*");
     assert_eq!(status(&answer), "303");
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
-    assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(cookie.ends_with("HttpOnly; SameSite=Strict"), "{cookie}");
     let cookie = format!("cookie: {}", cookie.split(';').next().unwrap());
     assert_eq!(status(&server.get("/inspect", &[&cookie])), "200");
 }

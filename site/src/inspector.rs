@@ -18,6 +18,8 @@ pub enum Page {
     Inspector,
     /// The form for the token that opens it.
     InspectorToken,
+    /// The same form, for whoever has sent another token.
+    InspectorWrongToken,
     /// What to do to open it.
     InspectorClosed,
 }
@@ -31,17 +33,22 @@ struct Inspector;
 struct Closed {
     /// Whether there is a token that opens it.
     has_token: bool,
+    /// Whether another one was sent.
+    is_wrong: bool,
 }
 
 static INSPECTOR: LazyLock<Rendered> = LazyLock::new(|| render(&Inspector));
-static TOKEN: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: true }));
-static CLOSED: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: false }));
+static TOKEN: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: true, is_wrong: false }));
+static WRONG_TOKEN: LazyLock<Rendered> =
+    LazyLock::new(|| render(&Closed { has_token: true, is_wrong: true }));
+static CLOSED: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: false, is_wrong: false }));
 
 /// A page that the host shows to those who may see it. It is not to be kept by caches.
 pub fn page(page: Page, status: StatusCode) -> Response {
     let (html, _) = match page {
         Page::Inspector => &*INSPECTOR,
         Page::InspectorToken => &*TOKEN,
+        Page::InspectorWrongToken => &*WRONG_TOKEN,
         Page::InspectorClosed => &*CLOSED,
     };
     let mut response = (status, Html(html.as_str())).into_response();

@@ -128,7 +128,12 @@ async fn a_search_answers_with_a_part_for_htmx_and_a_page_for_others() {
 
 #[test]
 fn the_inspectors_pages_are_protected_and_not_kept() {
-    for page in [crate::Page::Inspector, crate::Page::InspectorToken, crate::Page::InspectorClosed] {
+    for page in [
+        crate::Page::Inspector,
+        crate::Page::InspectorToken,
+        crate::Page::InspectorWrongToken,
+        crate::Page::InspectorClosed,
+    ] {
         let headers = crate::page(page, StatusCode::OK).headers().clone();
         assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY), "{page:?}");
         assert_eq!(headers[header::CACHE_CONTROL], "no-store", "{page:?}");
