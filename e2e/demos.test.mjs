@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { notes, shows } from "./lib.mjs";
-import { followLinks, looks } from "./pages.mjs";
+import { allow, followLinks, looks } from "./pages.mjs";
 import { audit, scenario } from "./scenario.mjs";
 
 const chatState = (page) => page.locator("[data-part=state]");
@@ -227,9 +227,29 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   await end.waitFor({ state: "hidden" });
 });
 
+scenario("the inspector asks for its token, says which is wrong, and opens", async (tools) => {
+  const token = "0123456789abcdef";
+  const { origin } = await tools.start(0, ["--inspect-token", token, "--trusted-proxies", "loopback"]);
+  const tab = await tools.open(await tools.newContext({ viewport: { width: 320, height: 800 } }), origin, "/inspect");
+  const { page } = tab;
+  await audit(page);
+  const field = page.getByLabel("Token");
+  await field.fill("0123456789abcdeg");
+  await field.press("Enter");
+  await shows(page.getByRole("alert"), "That is not the token.");
+  await audit(page);
+  await page.keyboard.type(token); // the focus is in the field
+  await page.keyboard.press("Enter");
+  await shows(state(page), "connected");
+  await page.locator("#connections tr").waitFor();
+  allow(tab, 401);
+});
+
 looks("/demos", (page) => page.getByRole("heading", { level: 1 }).waitFor());
 looks("/demos/chat", (page) => page.locator(".people li").waitFor());
 looks("/demos/dashboard", (page) => shows(page.locator("#connections"), "1"));
 looks("/demos/notifications", (page) => shows(page.locator("#connection"), "connected"));
 looks("/demos/cursors", (page) => shows(page.locator("#connection"), "connected"));
 looks("/inspect", (page) => page.locator("#connections tr").waitFor(), { grows: true });
+looks("/inspect", (page) => page.getByText("To open it to others").waitFor(), { command: ["--trusted-proxies", "loopback"], status: 403 });
+looks("/inspect", (page) => page.getByLabel("Token").waitFor(), { command: ["--trusted-proxies", "loopback", "--inspect-token", "0123456789abcdef"], status: 401 });
