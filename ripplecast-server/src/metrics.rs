@@ -163,4 +163,34 @@ mod tests {
             "{text}"
         );
     }
+
+    #[tokio::test]
+    async fn the_documentation_has_each_name_with_its_type_and_labels() {
+        let page = include_str!("../../docs/metrics.md");
+        let table = page.split("## `/metrics` of the binary").nth(1).unwrap().split("\n## ").next().unwrap();
+        let mut documented: Vec<String> = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap()))
+            .collect();
+        let text = text(&Hub::builder().build().unwrap());
+        let mut shown: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| {
+                let value =
+                    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{')).unwrap_or("");
+                let labels = value.split_once('}').map_or("", |(labels, _)| labels);
+                let labels: Vec<&str> =
+                    labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                match labels[..] {
+                    [] => format!("{name} {kind}"),
+                    _ => format!("{name}{{{}}} {kind}", labels.join(",")),
+                }
+            })
+            .collect();
+        documented.sort();
+        shown.sort();
+        assert_eq!(documented, shown);
+    }
 }
