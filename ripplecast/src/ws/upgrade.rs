@@ -43,7 +43,10 @@ pub(super) struct Gate {
 pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> Response {
     let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
         Ok(handshake) => handshake,
-        Err(refusal) => return refusal.into_response(),
+        Err(refusal) => {
+            tracing::debug!(?refusal, path = request.uri().path(), "a request was no WebSocket upgrade");
+            return refusal.into_response();
+        }
     };
     let way = match request.extensions_mut().remove::<Takeover>() {
         Some(takeover) => Way::Takeover(takeover),
