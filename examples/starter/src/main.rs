@@ -21,7 +21,9 @@ async fn main() -> Result<()> {
     let listen = setting("LISTEN", "127.0.0.1:8080");
     let data = PathBuf::from(setting("DATA", "data"));
 
-    let bound = build(App::builder(), data).await?.bind(listen).await?;
+    // The variables of docs/settings.md, but for the backend: the notes are in this program and its file.
+    let builder = AppBuilder::from_env()?.backend("memory")?;
+    let bound = build(builder, data).await?.bind(listen).await?;
     println!("open http://{} in two tabs", bound.local_addr());
     bound.serve().await
 }

@@ -97,6 +97,13 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     copy.0.cargo(&["build", "--quiet"]);
     let program = copy.start("0");
 
+    // It reads Ripplecast's own settings, and so says what is wrong with one.
+    let mut wrong = Command::new(copy.0.target.join("debug/starter"));
+    wrong.current_dir(&copy.0.dir).env("LISTEN", "127.0.0.1:0").env("RIPPLECAST_TRUSTED_PROXIES", "nonsense");
+    let output = wrong.output().expect("the copy was built");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("RIPPLECAST_TRUSTED_PROXIES"), "{said}");
+
     // A stylesheet: the page stays.
     let mut events = program.events("/dev/events");
     let (page, styles) = version(&events.next());
