@@ -222,9 +222,38 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   await seen.filter({ hasText: "out →" }).first().waitFor();
   await audit(a);
   assert.equal(await a.locator("#connections tr", { hasText: "inspector" }).getByRole("button").count(), 0);
+  await end.focus();
   await chat.close();
   await a.locator("#frames-state", { hasText: "It has closed." }).waitFor();
   await end.waitFor({ state: "hidden" });
+  assert.equal(await a.evaluate(() => document.activeElement.getAttribute("aria-labelledby")), "frames-title", "the focus is lost");
+});
+
+scenario("the inspector's rows keep the focus when others come and go", async (tools) => {
+  const { server, contexts, pages: [a] } = await pair(tools, "/inspect", state);
+  const open = async () => {
+    const { page } = await tools.open(contexts[1], server.origin, "/demos/chat");
+    await shows(chatState(page), "connected");
+    return page;
+  };
+  const chats = [await open(), await open(), await open()];
+  const rows = a.locator("#connections tr", { hasText: "chat" });
+  await rows.nth(2).waitFor();
+  const last = rows.last().getByRole("button");
+  await last.focus();
+  const focused = () => a.evaluate(() => document.activeElement.dataset.id);
+  const id = await focused();
+  // All that may stand before it go, or it goes itself.
+  for (const chat of chats) {
+    const left = await rows.count();
+    await chat.close();
+    await rows.nth(left - 1).waitFor({ state: "detached" });
+    if (await rows.filter({ hasText: id }).count()) assert.equal(await focused(), id);
+    else {
+      assert.equal(await a.evaluate(() => document.activeElement.ariaLabel), "Connections", "the focus is lost");
+      break;
+    }
+  }
 });
 
 scenario("the inspector asks for its token, says which is wrong, and opens", async (tools) => {

@@ -50,16 +50,25 @@ function show(figures, connections, rooms) {
   const { degraded, ...remote } = figures.remote;
   write(at("degraded"), degraded ? ": the backend is away" : "");
   rows(at("remote"), Object.entries(remote).map(([name, count]) => [name.replace("_", " "), count]));
-  rows(at("rooms"), rooms.map(({ name, members }) => [name, members]));
-  rows(at("connections"), connections.map(({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : duration(seconds), client ?? "", watchButton(id, what)]));
+  rows(at("rooms"), rooms.map(({ name, members }) => [name, members]), rooms.map(({ name }) => name));
+  const cells = ({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : duration(seconds), client ?? "", watchButton(id, what)];
+  rows(at("connections"), connections.map(cells), connections.map(({ id }) => id));
   before = figures;
 }
 
-// Cells are changed where they stand: a table that is built anew each second can't be read or selected.
-function rows(body, values) {
-  while (body.rows.length > values.length) body.deleteRow(-1);
+// Cells are changed where they stand: a table that is built anew each second can't be read or selected. A row keeps its
+// key, so that what has the focus stays the same thing.
+function rows(body, values, keys = [...values.keys()]) {
+  const wanted = new Set(keys.map(String));
+  const had = body.contains(document.activeElement);
+  for (const row of [...body.rows]) if (!wanted.has(row.dataset.key)) row.remove();
+  if (had && !body.contains(document.activeElement)) body.closest("[tabindex]").focus();
+  const known = new Map([...body.rows].map((row) => [row.dataset.key, row]));
   values.forEach((cells, index) => {
-    const row = body.rows[index] ?? body.insertRow();
+    const key = String(keys[index]);
+    const row = known.get(key) ?? document.createElement("tr");
+    row.dataset.key = key;
+    if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] ?? null);
     cells.forEach((cell, column) => {
       const at = row.cells[column] ?? row.insertCell();
       if (typeof cell === "function") cell(at);
@@ -96,10 +105,15 @@ function watch(id) {
 at("frames-end").onclick = () => {
   socket.send({ frames_of: null });
   write(at("frames-state"), `Stopped watching ${watched}`);
-  watched = null;
-  at("frames").closest("[tabindex]").focus(); // the button that had it goes away
-  at("frames-end").hidden = true;
+  unwatch();
 };
+
+function unwatch() {
+  watched = null;
+  const end = at("frames-end");
+  if (document.activeElement === end) at("frames").closest("[tabindex]").focus(); // it goes away
+  end.hidden = true;
+}
 
 function log({ frames_of, frames, missed, ended, refused }) {
   if (frames_of !== watched) return; // of one that was watched before
@@ -113,10 +127,7 @@ function log({ frames_of, frames, missed, ended, refused }) {
   const state = refused ?? (ended ? "It has closed." : "");
   const unseen = missed ? ` ${missed} came too fast to be shown.` : "";
   write(at("frames-state"), `Watching ${watched}${state || unseen ? ":" : ""} ${state}${unseen}`.trim());
-  if (ended) {
-    watched = null;
-    at("frames-end").hidden = true;
-  }
+  if (ended) unwatch();
 }
 
 function time(at) {

@@ -12,6 +12,7 @@ new MutationObserver(() => pushed?.(Number(at("value").textContent))).observe(at
 
 async function measure() {
   at("poll").disabled = true;
+  write(at("poll-said"), `Measuring for ${SECONDS} seconds`); // the countdown is for those who see it
   const polled = { requests: 0, empty: 0, bytes: 0, late: [] };
   const socket = { messages: 0, bytes: 0 };
   const changes = new Map(); // when the socket brought a value that polling has not seen yet
@@ -42,6 +43,7 @@ async function measure() {
   }
   pushed = null;
   write(at("poll-state"), `Measured over ${SECONDS} s`);
+  write(at("poll-said"), `Measured: ${polled.bytes} bytes by polling, ${socket.bytes} by the socket`);
   at("poll").disabled = false;
 }
 
