@@ -31,6 +31,21 @@ function example(name, run, { nodes = 1, redis = false } = {}) {
   }
 }
 
+// The page of one screen has no style and no landmarks to look at: what it does is looked at, and that is all of it.
+test("counter", { timeout: 4 * PATIENCE }, async (t) => {
+  const { origins: [origin] } = await start(t, join(dirname(BINARY), "examples", "counter"), ["0"], 1);
+  const context = await browser.newContext();
+  t.after(() => context.close());
+  const tabs = [await openTab(context, origin, "/"), await openTab(context, origin, "/")];
+  for (const { value } of tabs) await shows(value, "0");
+  for (const [n, { bump }] of tabs.entries()) {
+    await bump.click();
+    for (const { value } of tabs) await shows(value, n + 1);
+  }
+  // Nor does it have an icon, which Chromium asks for once.
+  assert.deepEqual(tabs.flatMap(({ problems }) => problems).filter((problem) => !problem.includes("/favicon.ico")), []);
+});
+
 example("chat", async ({ open }) => {
   const guests = [];
   for (const name of ["ada", "bob"]) {

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { shows } from "./lib.mjs";
-import { followLinks } from "./pages.mjs";
-import { scenario } from "./scenario.mjs";
+import { followLinks, looks } from "./pages.mjs";
+import { audit, scenario } from "./scenario.mjs";
 
 const number = async (page, id) => Number(await page.locator(`#${id}`).textContent());
 
@@ -198,3 +198,60 @@ scenario("all of the lesson comes back after a restart", async ({ start, two }) 
   await pair[0].page.getByRole("button", { name: "Send to all tabs" }).click();
   await pair[1].page.locator("#nodes-log").getByText("→ this tab").first().waitFor();
 });
+
+for (const colorScheme of ["light", "dark"]) {
+  scenario(`${colorScheme} at 320 px: axe finds nothing in panels that are full`, async ({ start, newContext, open }) => {
+    const { origin } = await start();
+    const context = await newContext({ colorScheme, viewport: { width: 320, height: 800 }, reducedMotion: "reduce" });
+    const { page } = await open(context, origin);
+    await page.getByRole("searchbox").fill("member room");
+    await page.locator("#found dt").first().waitFor();
+    await page.getByRole("button", { name: "Start the job" }).click();
+    await shows(page.locator("#job-percent"), "100 %");
+    await page.getByRole("button", { name: "Ask" }).click();
+    await shows(page.locator("#words"), /being written\. $/);
+    const said = page.getByRole("textbox", { name: "What you want to say" });
+    await said.fill("hello");
+    await said.press("Enter");
+    await page.locator("#example-chat .chat-log p").waitFor();
+    await page.getByRole("button", { name: "Send to all tabs" }).click();
+    await page.locator("#nodes-log p").first().waitFor();
+    await page.locator("#life-events p").first().waitFor();
+    await page.locator("#quiz-poll").check();
+    await page.getByRole("button", { name: "Check" }).click();
+    await page.locator("#verdict").getByText("Not this").waitFor();
+    await audit(page);
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
+  });
+}
+
+scenario("with the network cut, all of the lesson says so, and comes back", async ({ start, newContext, open, cut }) => {
+  const { origin } = await start();
+  const context = await newContext();
+  const tab = await open(context, origin);
+  const { page, state, value, bump } = tab;
+  const panels = ["#nodes-connection", "#example-chat [data-part=state]"];
+  await shows(state, "connected");
+  for (const panel of panels) await shows(page.locator(panel), "connected");
+  const mend = await cut(context);
+  await shows(state, /^(re)?connecting/);
+  for (const panel of panels) await shows(page.locator(panel), /^(re)?connecting/);
+  await page.getByRole("button", { name: "Send to all tabs" }).click();
+  await shows(page.locator("#nodes-problem"), "no connection; try again in a moment");
+  await page.locator("#poll-bump").click();
+  await shows(page.locator("#poll-problem"), "no connection; try again in a moment");
+  await page.getByRole("searchbox").fill("member");
+  await shows(page.locator("#found"), "No answer came. Try again in a moment.");
+  await page.getByRole("button", { name: "Ask" }).click();
+  await shows(page.locator("#words-problem"), "the answer broke off; ask again in a moment");
+  await mend();
+  await shows(state, "connected");
+  for (const panel of panels) await shows(page.locator(panel), "connected");
+  await shows(page.locator("#nodes-problem"), "");
+  await bump.click();
+  await shows(value, "1");
+  // htmx writes to the console, too, what the page has said.
+  tab.problems = tab.problems.filter((problem) => !problem.startsWith("console error: htmx:"));
+});
+
+looks("/learn/search?q=room", (page) => page.locator("dt").first().waitFor());
