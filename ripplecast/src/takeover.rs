@@ -34,8 +34,8 @@ pub(crate) struct Accepted {
 
 impl Accepted {
     /// Hands the socket to a shard, with what was read from it behind the request. `head` is written first.
-    pub(crate) fn begin(self: Box<Self>, wire: TcpStream, rest: Bytes, mut head: Vec<u8>) {
-        let Self { hub, route, dialect, permit, states, greeting } = *self;
+    pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, mut head: Vec<u8>) {
+        let Self { hub, route, dialect, permit, states, greeting } = self;
         head.extend_from_slice(greeting.as_bytes());
         let adoption = Adoption { wire, rest, preface: head.into(), dialect, route, permit, states };
         hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
