@@ -302,7 +302,8 @@ impl Redis {
     /// # Errors
     /// [`BackendError::Unavailable`].
     pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection> {
-        connect::connect_one(&self.inner.address, None).await.map_err(|fault| {
+        let conn = connect::connect(&self.inner.address, None).await;
+        conn.map(|conn| conn.0).map_err(|fault| {
             let (Fault::Away(reason) | Fault::Wrong(reason)) = fault;
             BackendError::Unavailable { reason }.into()
         })

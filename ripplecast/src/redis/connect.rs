@@ -29,19 +29,28 @@ pub(super) enum Fault {
     Wrong(String),
 }
 
-/// A connection to a server, shared by all who hold a clone.
+/// A connection to a server, shared by all who hold a clone; and the server, where sentinels named it.
 #[derive(Clone)]
-pub(super) struct Conn(pub(super) MultiplexedConnection);
+pub(super) struct Conn(pub(super) MultiplexedConnection, Option<Arc<Host>>);
 
 /// Hears what a server sends unasked.
 pub(super) type Push = Arc<dyn AsyncPushSender>;
 
 /// A connection to the server that the address names. What it sends unasked goes to `push`.
 pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Conn, Fault> {
-    connect_one(address, push).await.map(Conn)
+    let named = match &address.servers {
+        Servers::Sentinels { hosts, service } => Some(Arc::new(master(address, hosts, service).await?)),
+        _ => None,
+    };
+    open_one(address, named.as_deref(), push).await.map(|conn| Conn(conn, named))
 }
 
 impl Conn {
+    /// The master that the sentinels named, to which it was made; none without sentinels.
+    pub(super) fn named(&self) -> Option<&Host> {
+        self.1.as_deref()
+    }
+
     /// Subscribes to channels; `sharded` are those of a Cluster, which are subscribed to one by one, as each may have a slot of
     /// its own.
     pub(super) async fn subscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
@@ -97,19 +106,16 @@ pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Re
     Ok(said.iter().filter_map(range).collect())
 }
 
-/// A connection of its own to the one server that the address names, now. What the server sends unasked goes to `push`.
-pub(super) async fn connect_one(
+/// A connection to the one server that the address names, or to the master that its sentinels `named`.
+async fn open_one(
     address: &Address,
+    named: Option<&Host>,
     push: Option<Push>,
 ) -> Result<MultiplexedConnection, Fault> {
     let info = match &address.servers {
         Servers::One(host) | Servers::Shard(host) => address.at(host),
         Servers::Unix(path) => address.at_socket(path),
-        Servers::Sentinels { hosts, service } => {
-            let master = master(address, hosts, service).await?;
-            address.at(&master)
-        }
-        Servers::Cluster(hosts) => address.at(&hosts[0]),
+        Servers::Sentinels { hosts, .. } | Servers::Cluster(hosts) => address.at(named.unwrap_or(&hosts[0])),
     };
     let info = info.map_err(|error| fault(&error))?;
     within(open(info, push)).await
@@ -202,7 +208,7 @@ pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Faul
 
 /// See [`check`], without its limit.
 async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
-    let Conn(conn) = conn;
+    let conn = &mut conn.0;
     let mut info = redis::cmd("INFO");
     info.arg("server");
     let info: String = ask(conn, &info).await?;

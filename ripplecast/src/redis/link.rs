@@ -1,6 +1,6 @@
 //! The connection for commands: kept by a task, so that nobody waits for a server that is known to be away.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Link,
-    address::{Address, Host, Servers},
+    address::{Address, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, check, connect, master},
     servers::News,
@@ -21,8 +21,8 @@ use super::{
 pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
 /// Time that the server has for an answer. A script or a fork that holds it for longer looks like its end.
 pub(super) const PING_LIMIT: Duration = Duration::from_secs(2);
-/// Looks between two questions to the sentinels about who is the master.
-const SENTINELS_EVERY: u32 = 3;
+/// Time between two questions to the sentinels about who is the master.
+const SENTINELS_EVERY: Duration = Duration::from_secs(3);
 
 /// The connection, and those who look after it.
 pub(super) struct Keeper {
@@ -86,10 +86,17 @@ impl Keeper {
         }
     }
 
+    /// Returns when the server no longer answers or is no longer the one, with the reason. Sentinels that take their time hold
+    /// up no look at the server.
+    async fn watch(&self, conn: Conn) -> String {
+        tokio::select! {
+            reason = self.ping(conn.clone()) => reason,
+            reason = self.follow(conn) => reason,
+        }
+    }
+
     /// Returns when the server no longer answers, with what it said last.
-    async fn watch(&self, mut conn: Conn) -> String {
-        let mut looks = 0;
-        let named = self.named().await;
+    async fn ping(&self, mut conn: Conn) -> String {
         loop {
             tokio::select! {
                 () = sleep(PING_EVERY) => {}
@@ -102,11 +109,6 @@ impl Keeper {
                 Ok(Err(error)) if matches!(error.code(), Some("OOM" | "MISCONF")) => {}
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
-            }
-            looks += 1;
-            if named.is_some() && looks % SENTINELS_EVERY == 0 && self.moved(named.as_ref(), &mut conn).await
-            {
-                return "the sentinels name another master".into();
             }
         }
     }
@@ -127,23 +129,22 @@ impl Keeper {
         look.query_async::<()>(&mut conn.0).await.map(|()| None)
     }
 
-    /// The master that the sentinels name; none without sentinels, or when none of them answers.
-    async fn named(&self) -> Option<Host> {
-        let Servers::Sentinels { hosts, service } = &self.address.servers else { return None };
-        master(&self.address, hosts, service).await.ok()
-    }
-
-    /// Whether the server that we speak to is no longer the master: by the word of the sentinels, since one that is cut off
-    /// from them still thinks that it is, or by its own.
-    async fn moved(&self, former: Option<&Host>, conn: &mut Conn) -> bool {
-        let now = self.named().await;
-        if now.is_none() {
-            return false; // sentinels that are away don't make a master that is there go away
+    /// Returns when the server that we speak to is no longer the master: by the word of the sentinels, since one that is cut
+    /// off from them still thinks that it is, or by its own. Never without sentinels.
+    async fn follow(&self, mut conn: Conn) -> String {
+        let Servers::Sentinels { hosts, service } = &self.address.servers else { return pending().await };
+        loop {
+            sleep(SENTINELS_EVERY).await;
+            // Sentinels that are away don't make a master that is there go away.
+            let Ok(now) = master(&self.address, hosts, service).await else { continue };
+            if Some(&now) != conn.named() {
+                return format!("the sentinels name another master, {}:{}", now.0, now.1);
+            }
+            // Whatever else it answers, or if it does not, is for the pings to find.
+            if let Ok(Ok(false)) = timeout(PING_LIMIT, is_master(&mut conn)).await {
+                return "it is a master no more".into();
+            }
         }
-        if now.as_ref() != former {
-            return true;
-        }
-        !is_master(conn).await.unwrap_or(false)
     }
 
     /// A connection, however long it takes.

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Link, TIME_LIMIT,
     address::{Address, Host, Servers as Hosts},
-    connect::{Conn, Fault, HOST_LIMIT, Range, connect_one, ranges},
+    connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges},
     link::{self, Keeper},
     slot::SLOTS,
     subscriber::{Channel, Entry, Sink, Subscriber},
@@ -235,8 +235,10 @@ impl Servers {
         let first = self.next.fetch_add(1, Relaxed);
         for at in 0..all.len() {
             let server = &all[(first + at) % all.len()];
-            let (Some(Conn(mut conn)), Some(host)) = (server.keeper.conn(), &server.host) else { continue };
-            if let Ok(Ok(found)) = timeout(HOST_LIMIT, ranges(&mut conn, host)).await {
+            let (Some(mut conn), Some(host)) = (server.keeper.conn(), &server.host) else {
+                continue;
+            };
+            if let Ok(Ok(found)) = timeout(HOST_LIMIT, ranges(&mut conn.0, host)).await {
                 return self.apply(found);
             }
         }
@@ -324,8 +326,8 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
     let mut said = Vec::new();
     for seed in seeds {
         let ask = async {
-            let mut conn = connect_one(&address.shard(seed), None).await?;
-            ranges(&mut conn, seed).await
+            let mut conn = connect(&address.shard(seed), None).await?;
+            ranges(&mut conn.0, seed).await
         };
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(found)) if found.is_empty() => {

@@ -483,6 +483,38 @@ fn a_failover_is_followed_without_a_restart() {
 }
 
 #[test]
+fn a_master_that_hangs_while_sentinels_are_slow_is_noticed() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let node = node(App::builder(), &sentinels.url());
+    check_all_work(&node);
+    let (master, _) = sentinels.master_and_other();
+    let looks = || {
+        let stats: String = master.ask("INFO commandstats");
+        let set = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")?.split(',').next());
+        set.map_or(0, |calls| calls.parse::<u64>().unwrap())
+    };
+    // Two of three say nothing, so a question to them takes two seconds. The node looks at the master all the same.
+    sentinels.sentinels()[..2].iter().for_each(Server::pause);
+    let (mut before, mut since, mut seen) = (looks(), Instant::now(), 0);
+    // Until it has asked them; if no look comes, it waits for them right now, and what it asks next is a master that hangs.
+    while seen < 5 && since.elapsed() < AT_ONCE {
+        if looks() > before {
+            (before, since, seen) = (looks(), Instant::now(), seen + 1);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    master.pause();
+    wait_until("commands to fail at once", || {
+        let begin = Instant::now();
+        assert!(node.block_on(node.hub.counter("tried").get()).is_err());
+        begin.elapsed() < AT_ONCE
+    });
+    sentinels.sentinels()[..2].iter().for_each(Server::resume);
+    master.resume();
+    check_all_work(&node);
+}
+
+#[test]
 fn a_refusal_that_waiting_does_not_mend_is_another_error() {
     let server = Server::start();
     let node = node(App::builder(), &server.url());
