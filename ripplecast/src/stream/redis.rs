@@ -22,7 +22,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Script, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, timeout},
 };
 
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     Result,
     error::BackendError,
-    redis::{Redis, TIME_LIMIT},
+    redis::{Link, Redis, TIME_LIMIT},
     store::Reply,
 };
 use entry::{Entry, entries, read_reply};
@@ -165,7 +165,7 @@ impl StreamBackend for Remote {
                 claim_after: options.claim_after,
                 control: Arc::clone(control),
                 held: Mutex::default(),
-                reader: tokio::sync::Mutex::new(Reader::new()),
+                reader: tokio::sync::Mutex::new(Reader::new(&self.redis)),
                 client: AtomicI64::new(0),
                 stopped: AtomicBool::new(false),
                 stop: Notify::new(),
@@ -215,6 +215,8 @@ struct Member {
 struct Reader {
     /// How it reads; none when it has to connect.
     source: Option<Source>,
+    /// Tells when the node gives up its own connection, perhaps for another master.
+    link: watch::Receiver<Link>,
     /// When to look next for messages to take over.
     next_claim: Instant,
     /// Where that look begins.
@@ -233,8 +235,9 @@ enum Source {
 
 impl Reader {
     /// One that has not read yet.
-    fn new() -> Self {
-        Self { source: None, next_claim: Instant::now(), cursor: "0-0".to_owned(), away: None }
+    fn new(redis: &Redis) -> Self {
+        let (link, next_claim) = (redis.link(), Instant::now());
+        Self { source: None, link, next_claim, cursor: "0-0".to_owned(), away: None }
     }
 }
 
@@ -251,7 +254,9 @@ impl Member {
 
     /// Connects, and looks for messages whose delivery did not arrive.
     async fn connect(&self, reader: &mut Reader) -> Result<Vec<Delivery>> {
-        let was_away = reader.away.is_some();
+        // What the link tells from here on is of later than the connection that is made now.
+        let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
+        reader.link.mark_unchanged();
         self.make_group().await?;
         let source = if self.redis.is_cluster() {
             Source::Polled
@@ -331,6 +336,10 @@ impl Member {
 
     /// One attempt to get messages.
     async fn attempt(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+        if matches!(reader.source, Some(Source::Own(_))) && reader.link.has_changed().unwrap_or(false) {
+            // What is published goes to another server now, perhaps, and the one that is read has no reason to say so.
+            reader.source = None;
+        }
         if reader.source.is_none() {
             let found = self.connect(reader).await?;
             if !found.is_empty() {

@@ -384,3 +384,63 @@ async fn a_subscription_follows_the_master() {
     while text(&next(&mut messages).await) != "after" {}
     all_handled(&stream, "g").await;
 }
+
+/// The master goes on, and takes every reader, when the sentinels have named another one: as behind a network that is split.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_leaves_a_master_that_does_not_know_that_it_is_none() {
+    let sentinels = Sentinels::start(Flavour::Redis);
+    let hub = node(&sentinels.url()).await;
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    insist(&stream, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    let (former, heir) = sentinels.master_and_other();
+    // Nobody can tell it to be a replica.
+    former.ask::<()>("ACL SETUSER default -slaveof -replicaof");
+    sentinels.sentinels()[0].ask::<()>("SENTINEL FAILOVER lab");
+    until("all sentinels to name the other", async || {
+        sentinels.sentinels().iter().all(|sentinel| {
+            let (_, port): (String, u16) = sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME lab");
+            port == heir.addr().port()
+        })
+    })
+    .await;
+    let length = || heir.ask::<u64>(&format!("XLEN {KEY}"));
+    let before = length();
+    until("what is published to go to the heir", async || {
+        insist(&stream, "after").await;
+        length() > before
+    })
+    .await;
+    insist(&stream, "the last").await;
+    while text(&next(&mut messages).await) != "the last" {}
+    assert!(former.ask::<String>("INFO replication").contains("role:master"), "it has never known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_subscription_takes_over_from_itself_does_not_count() {
+    let server = durable();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    // With a free hand, so that it goes on looking for messages.
+    let _subscription = hold.subscribe(&stream, "g", patient().concurrency(2), || Ok(())).await;
+    stream.publish("1").await.unwrap();
+    let id = next(&mut begun).await.id;
+    let pending = || {
+        let pending: Vec<(String, String, u64, u64)> = server.ask(&format!("XPENDING {KEY} g - + 10"));
+        let [(_, name, idle, deliveries)] = &pending[..] else { panic!("{pending:?}") };
+        (name.clone(), *idle, *deliveries)
+    };
+    for _ in 0..3 {
+        // It was silent for weeks, as one is that was suspended with its machine.
+        let (name, _, deliveries) = pending();
+        assert_eq!(deliveries, 1);
+        server.ask::<Vec<String>>(&format!("XCLAIM {KEY} g {name} 0 {id} IDLE 2000000000 JUSTID"));
+        until("it to be taken over", async || pending().1 < 1_000_000).await;
+        until("the delivery not to count", async || pending().2 == 1).await;
+    }
+    assert!(begun.try_recv().is_err(), "it has it already");
+    hold.gate.add_permits(1);
+    all_handled(&stream, "g").await;
+}
