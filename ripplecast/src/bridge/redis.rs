@@ -263,10 +263,15 @@ impl Inner {
         }
     }
 
-    /// Publishes at once, and waits for how many nodes took it.
+    /// Publishes at once, and waits for how many nodes took it. What is too large for their connections is counted, and goes to
+    /// none.
     async fn publish(&self, channel: &str, body: Body) -> Result<usize> {
+        let message = self.sealer.message(channel, body);
+        if !self.out.may_pass(message.len()) {
+            return Ok(0);
+        }
         let mut publish = redis::cmd(self.redis.publish_command());
-        publish.arg(channel).arg(&self.sealer.message(channel, body)[..]);
+        publish.arg(channel).arg(&message[..]);
         self.redis.run(&publish).await
     }
 

@@ -165,6 +165,13 @@ impl Outgoing {
         self.sent.fetch_add(messages, Relaxed);
     }
 
+    /// Whether a message of that length may go past the queue; one that may not is counted.
+    pub(super) fn may_pass(&self, len: usize) -> bool {
+        let may_pass = len <= MESSAGE;
+        self.unsent.fetch_add(u64::from(!may_pass), Relaxed);
+        may_pass
+    }
+
     /// Fills in what is known here.
     pub(super) fn report(&self, stats: &mut RemoteStats) {
         stats.sent = self.sent.load(Relaxed);

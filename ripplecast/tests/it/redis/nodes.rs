@@ -264,6 +264,50 @@ fn a_node_without_members_no_longer_hears_of_the_room() {
     assert_eq!(clients.lines().filter(|line| !line.contains("user=lab")).count(), 4, "{clients}");
 }
 
+#[test]
+fn a_frame_that_is_too_large_for_other_nodes_harms_nobody() {
+    let server = Server::start();
+    let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
+    let mut tab = b.scripted("/ws", "join r; identify ada");
+    settle(&a, "r", &mut [&mut tab]);
+    wait_until("the client to be known", || a.block_on(a.hub.client("ada").nodes()).unwrap().len() == 1);
+    let unsent = a.hub.stats().remote.unsent;
+    let frame = ripplecast::Frame::from("x".repeat(17 << 20));
+    assert_eq!(a.block_on(a.hub.client("ada").push(frame)).unwrap(), 0);
+    assert_eq!(a.hub.stats().remote.unsent, unsent + 1);
+    assert_eq!(a.block_on(a.hub.client("ada").push("small")).unwrap(), 1);
+    assert_eq!(tab.text(), "small");
+    assert_eq!(b.hub.stats().remote.gaps, 0);
+}
+
+#[test]
+fn members_of_a_node_that_can_not_be_asked_are_not_left_out() {
+    let server = Server::start();
+    let (a, b) = (node(App::builder(), &server.url()), Fragile::new(&server));
+    let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.node.scripted("/ws", "join r"));
+    settle(&a, "r", &mut [&mut on_a, &mut on_b]);
+    wait_for_members(&[&a], "r", 2);
+    b.proxy.cut();
+    let begun = Instant::now();
+    let mut refused = 0;
+    // Until its lease is over.
+    loop {
+        match a.block_on(a.hub.room("r").members()) {
+            Ok(members) if members.len() == 1 => break,
+            Ok(members) => panic!("{members:?}"),
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+        refused += 1;
+        assert!(begun.elapsed() < SWEPT, "it is not given up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(refused > 0, "it was left out in silence");
+    b.proxy.heal();
+    wait_until("all to be listed", || {
+        a.block_on(a.hub.room("r").members()).is_ok_and(|members| members.len() == 2)
+    });
+}
+
 // ----- what is missed -----
 
 /// A node behind a proxy of its own that says which gaps it has.
