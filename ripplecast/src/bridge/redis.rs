@@ -302,7 +302,13 @@ impl Inner {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let question = Body::Ask { to, id, is_room, name, from, limit };
         if self.publish(&seat.inbox(&self.redis), question).await? == 0 {
-            return Ok(Vec::new()); // it has gone just now
+            // Either it has gone just now, or its subscriptions are on their way back: then it is not left out in silence.
+            let is_there = self.seats().await?.iter().any(|other| other.field() == seat.field());
+            if !is_there {
+                return Ok(Vec::new());
+            }
+            let reason = format!("node {} can't be asked at the moment", NodeId(seat.node()));
+            return Err(crate::BackendError::Unavailable { reason }.into());
         }
         match timeout(TIME_LIMIT, answer).await {
             Ok(Ok(connections)) => Ok(connections),
