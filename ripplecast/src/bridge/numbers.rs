@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Channels that a sender keeps the numbers of. Beyond that it begins anew for all of them: some 10 MiB.
@@ -11,18 +11,19 @@ const CHANNELS: usize = 1 << 16;
 /// Senders that a listener keeps the numbers of, for one channel: far more than there are nodes.
 const SENDERS: usize = 1024;
 
-/// The number of a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The number of a message. Those of one sender ascend, a later series being above all of an earlier one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Number {
-    /// Numbers of different series have nothing to do with each other.
+    /// Later series are higher. What was the last number of the one before, nobody can tell.
     pub(super) series: u64,
     /// From 1, one more for each message.
     pub(super) number: u64,
 }
 
-/// A series that nobody has had.
-pub(super) fn new_series() -> u64 {
-    RandomState::new().hash_one(0)
+/// A series behind that one: the microseconds since 1970, unless the clock was set back.
+pub(super) fn new_series(former: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
+    now.max(former + 1)
 }
 
 /// The numbers that a node gives.
@@ -36,13 +37,14 @@ pub(super) struct Given {
 impl Given {
     /// A new series.
     pub(super) fn new() -> Self {
-        Self { series: new_series(), last: HashMap::new() }
+        Self { series: new_series(0), last: HashMap::new() }
     }
 
     /// The next number of a channel.
     pub(super) fn next(&mut self, channel: &Arc<str>) -> Number {
         if self.last.len() >= CHANNELS && !self.last.contains_key(channel) {
-            *self = Self::new();
+            self.series = new_series(self.series);
+            self.last.clear();
         }
         let number = self.last.entry(channel.clone()).or_default();
         *number += 1;
@@ -64,6 +66,8 @@ pub(super) enum Told {
     Next,
     /// So many before it were missed.
     Missed(u64),
+    /// A new series has begun, of which so many were missed; how many of the last one, nobody knows.
+    Renewed(u64),
     /// It was heard before.
     Again,
 }
@@ -75,13 +79,17 @@ impl Heard {
             self.last.clear();
         }
         match self.last.insert(sender, now) {
-            Some(last) if last.series == now.series && now.number <= last.number => {
+            // An earlier series too: else recordings of two could be played in turn.
+            Some(last) if now <= last => {
                 self.last.insert(sender, last);
                 Told::Again
             }
-            Some(last) if last.series == now.series => missed(now.number - last.number - 1),
+            Some(last) if last.series == now.series => match now.number - last.number - 1 {
+                0 => Told::Next,
+                count => Told::Missed(count),
+            },
             // A new series begins at 1, and this listener was there.
-            Some(_) => missed(now.number.saturating_sub(1)),
+            Some(_) => Told::Renewed(now.number.saturating_sub(1)),
             None => Told::Next,
         }
     }
@@ -104,8 +112,11 @@ const BITS: u64 = 1024;
 impl Window {
     /// Whether a number is new; from now on it is not. What is older than the window counts as heard.
     pub(super) fn is_new(&mut self, now: Number) -> bool {
-        if self.series != now.series {
+        if now.series > self.series {
             *self = Self { series: now.series, ..Self::default() };
+        }
+        if now.series < self.series {
+            return false;
         }
         if self.highest.saturating_sub(now.number) >= BITS || now.number == 0 {
             return false;
@@ -134,11 +145,6 @@ impl Window {
     }
 }
 
-/// So many were missed, if any.
-fn missed(count: u64) -> Told {
-    if count == 0 { Told::Next } else { Told::Missed(count) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,11 +160,21 @@ mod tests {
         assert_eq!(heard.hear(7, a4), Told::Missed(2));
         assert_eq!(heard.hear(7, a4), Told::Again);
         assert_eq!(heard.hear(7, a2), Told::Again);
-        let later = Number { series: a1.series.wrapping_add(1), number: 3 };
-        assert_eq!(heard.hear(7, later), Told::Missed(2), "a new series was missed from its beginning");
+        let later = Number { series: a1.series + 1, number: 3 };
+        assert_eq!(heard.hear(7, later), Told::Renewed(2), "a new series was missed from its beginning");
         assert_eq!(heard.hear(7, Number { number: 0, ..later }), Told::Again);
-        let nonsense = Number { series: later.series.wrapping_add(1), number: 0 };
-        assert_eq!(heard.hear(7, nonsense), Told::Next, "nobody numbers so, and nothing breaks");
+        assert_eq!(heard.hear(7, Number { number: 5, ..a4 }), Told::Again, "its former series is over");
+        let nonsense = Number { series: later.series + 1, number: 0 };
+        assert_eq!(heard.hear(7, nonsense), Told::Renewed(0), "nobody numbers so, and nothing breaks");
+        assert_eq!(heard.hear(7, later), Told::Again);
+    }
+
+    #[test]
+    fn series_ascend_whatever_the_clock_says() {
+        let future = u64::MAX / 2;
+        assert_eq!(new_series(future), future + 1);
+        let first = new_series(0);
+        assert!(new_series(first) > first && first > 1_700_000_000_000_000);
     }
 
     #[test]
@@ -171,7 +187,8 @@ mod tests {
         assert!(is_new(2999) && is_new(3000 - BITS + 1) && !is_new(2999));
         assert!(!is_new(3000 - BITS), "too old to tell");
         assert!(is_new(u64::MAX) && !is_new(u64::MAX) && is_new(u64::MAX - 1));
-        assert!(window.is_new(Number { series: 8, number: 1 }), "another series begins anew");
+        assert!(window.is_new(Number { series: 8, number: 1 }), "a later series begins anew");
+        assert!(!window.is_new(Number { series: 7, number: 4000 }), "and the earlier one is over");
     }
 
     #[test]
@@ -195,9 +212,8 @@ mod tests {
             given.next(&format!("{i}").into());
         }
         assert!(given.last.len() <= CHANNELS);
-        assert_ne!(
-            given.next(&"first".into()).series,
-            first.series,
+        assert!(
+            given.next(&"first".into()).series > first.series,
             "the numbers of the former series are forgotten"
         );
         let mut heard = Heard::default();

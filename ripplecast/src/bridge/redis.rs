@@ -181,6 +181,16 @@ impl Inner {
                 let room = room.map(ToString::to_string);
                 self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
             }
+            Told::Renewed(count) => {
+                self.counts.gaps.fetch_add(1, Relaxed);
+                let room = room.map(ToString::to_string);
+                let gap = GapReport { room, node: Some(NodeId(node)), missed: None };
+                self.gap_log.tell(gap.clone());
+                if count > 0 {
+                    self.counts.missed.fetch_add(count, Relaxed);
+                    self.gap_log.tell(GapReport { missed: Some(count), ..gap });
+                }
+            }
             Told::Again => {
                 self.sealer.refuse();
                 return;

@@ -60,7 +60,7 @@ impl Sealer {
     /// Signs as that node.
     pub(crate) fn new(node: u64, secret: Option<&[u8]>) -> Self {
         let mac = secret.and_then(|secret| Hmac::new_from_slice(secret).ok());
-        Self { node, mac, series: new_series(), next: AtomicU64::new(1), refused: AtomicU64::new(0) }
+        Self { node, mac, series: new_series(0), next: AtomicU64::new(1), refused: AtomicU64::new(0) }
     }
 
     /// Whether there is a secret.

@@ -89,7 +89,8 @@ pub struct RemoteStats {
     pub received: u64,
     /// Messages of other nodes that this node knows to have missed: their numbers have gaps.
     pub missed: u64,
-    /// Times that a subscription was lost, room by room: what was published until it stood again is missed.
+    /// Times that messages may have been missed and nobody knows how many, room by room: a subscription was lost, or a node
+    /// began to number anew.
     pub gaps: u64,
     /// Messages that were thrown away, because they made no sense, were signed wrongly, or came for a node that had lost
     /// its lease.

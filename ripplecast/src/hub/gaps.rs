@@ -16,7 +16,8 @@ pub struct GapReport {
     /// Whose messages were missed, if that is known.
     pub node: Option<NodeId>,
     /// How many. `None` when the subscription was lost: what is published from then on, until it stands again, is missed. A
-    /// later report says how many messages of a node those were, once it publishes again, if it was heard before.
+    /// later report says how many messages of a node those were, once it publishes again, if it was heard before. `None` with
+    /// a node when that node has begun to number anew, so that nobody knows what its last numbers were.
     pub missed: Option<u64>,
 }
 
