@@ -29,7 +29,7 @@ use tokio::{
 
 use super::Inner;
 use crate::{
-    Result,
+    Error, Result,
     bridge::seal::Once,
     error::BackendError,
     redis::{Backoff, Channel, Link, Redis},
@@ -155,6 +155,11 @@ impl Registration {
     }
 }
 
+/// The error for a server that has been away: when it comes back, it may have lost what was written.
+fn lost() -> Error {
+    BackendError::Unavailable { reason: "the connection was lost".into() }.into()
+}
+
 /// Keeps the node registered, until it is aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     LazyLock::force(&BEGIN);
@@ -210,6 +215,9 @@ impl Inner {
                 let later = std::mem::take(&mut registration.later);
                 registration.dirty.extend(later);
             }
+            if link.has_changed().unwrap_or(true) {
+                return Err(lost());
+            }
             if self.redis.is_away(&seat.inbox(&self.redis)) {
                 // On a Cluster another seat is on another shard, perhaps.
                 let reason = "the shard of this node's seat is away".into();
@@ -231,11 +239,7 @@ impl Inner {
                 tokio::select! {
                     () = self.changed.notified() => {}
                     () = sleep_until(next) => {}
-                    // A server that comes back may have lost what was written.
-                    _ = link.changed() => {
-                        let reason = "the connection was lost".into();
-                        return Err(BackendError::Unavailable { reason }.into());
-                    }
+                    _ = link.changed() => return Err(lost()),
                 }
             }
         }
