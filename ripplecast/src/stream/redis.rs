@@ -292,7 +292,16 @@ impl Member {
         let (cursor, found, trimmed): (String, Value, u64) = self.redis.script(&self.key, &script).await?;
         reader.cursor = cursor;
         reader.next_claim = Instant::now() + self.claim_every();
-        Ok(self.accept(entries(&found), trimmed, true))
+        let found = entries(&found);
+        let own: Vec<StreamId> = {
+            let held = self.held.lock();
+            found.iter().map(|entry| entry.id).filter(|id| held.contains(id)).collect()
+        };
+        for id in own {
+            // This process was suspended for so long that its messages looked given up. Nobody gets them once more.
+            self.hold(id, "undo").await?;
+        }
+        Ok(self.accept(found, trimmed, true))
     }
 
     /// Reads new messages; waits for them for as long as there is nothing else to do.
