@@ -11,10 +11,13 @@ use std::{
 
 use parking_lot::Mutex;
 use redis::{Script, ScriptInvocation, Value as Raw};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Shared, as_count, as_text, invalid, later, milliseconds, text, watch::Watch};
 use crate::{
     Error, Result,
+    error::BackendError,
+    redis::TIME_LIMIT,
     store::{
         Cursor, Observation, RawPage, Reply, StoreError, TableBackend, TableObserver,
         row::{Row, RowRef, Value},
@@ -130,11 +133,13 @@ impl Place {
         }
     }
 
-    /// Runs a script, again while more rows have expired than one call deletes. That ends: each call deletes some, and
-    /// there are no more than the table may hold.
+    /// Runs a script, again while more rows have expired than one call deletes: within the time that one operation has, and
+    /// the next one goes on with it.
     async fn run(&self, call: &ScriptInvocation<'_>) -> Result<Answer> {
+        let (redis, end) = (&self.shared.redis, Instant::now() + TIME_LIMIT);
+        // The first has its own limit.
+        let mut answer: Vec<Raw> = redis.script(&self.keys[0], call).await?;
         loop {
-            let mut answer: Vec<Raw> = self.shared.redis.script(&self.keys[0], call).await?;
             let status = match answer.first() {
                 Some(Raw::Int(status)) => *status,
                 _ => return Err(self.invalid()),
@@ -142,7 +147,11 @@ impl Place {
             answer.remove(0);
             match (status, &answer[..]) {
                 (0, _) => return Ok(Answer::Done(answer)),
-                (1, _) => {}
+                (1, _) => {
+                    answer = timeout_at(end, redis.script(&self.keys[0], call))
+                        .await
+                        .map_err(|_| BackendError::TimedOut { after: TIME_LIMIT })??;
+                }
                 (2, [rows]) => return as_count(rows).map(Answer::Full).ok_or_else(|| self.invalid()),
                 (3, [value]) => {
                     let value = as_text(value).and_then(|value| value.parse().ok());
