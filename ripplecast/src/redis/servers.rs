@@ -377,7 +377,8 @@ impl Subscribed {
     /// Waits until the server has confirmed it.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing.
+    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing,
+    /// [`BackendError::Refused`] when the user may not subscribe to that.
     pub(crate) async fn ready(&self) -> Result<()> {
         let mut confirmed = self.entry.confirmed();
         if *confirmed.borrow_and_update() {
@@ -387,7 +388,12 @@ impl Subscribed {
         if !server.is_some_and(|server| server.subscriber.is_up()) {
             return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
         }
-        match timeout(TIME_LIMIT, confirmed.wait_for(|&confirmed| confirmed)).await {
+        let settled = |&confirmed: &bool| confirmed || self.entry.refused().is_some();
+        match timeout(TIME_LIMIT, confirmed.wait_for(settled)).await {
+            Ok(confirmed) if !confirmed.as_deref().is_ok_and(|&confirmed| confirmed) => {
+                let message = self.entry.refused().unwrap_or_default().to_owned();
+                Err(BackendError::Refused { message }.into())
+            }
             Ok(_) => Ok(()),
             Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
         }

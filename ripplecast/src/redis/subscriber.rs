@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -85,6 +85,8 @@ pub(super) struct Entry {
     sink: Box<Sink>,
     /// Whether the server has confirmed it.
     confirmed: watch::Sender<bool>,
+    /// Why the server does not want it, if it said so.
+    refused: OnceLock<String>,
     /// Whether it is kept: one that is on its way from a server to another one is in no list.
     pub(super) is_wanted: AtomicBool,
 }
@@ -92,7 +94,8 @@ pub(super) struct Entry {
 impl Entry {
     /// One that no server has.
     pub(super) fn new(sink: Box<Sink>) -> Self {
-        Self { sink, confirmed: watch::Sender::new(false), is_wanted: AtomicBool::new(true) }
+        let (confirmed, is_wanted) = (watch::Sender::new(false), AtomicBool::new(true));
+        Self { sink, confirmed, refused: OnceLock::new(), is_wanted }
     }
 
     /// Changes when a server confirms it or loses it.
@@ -105,6 +108,17 @@ impl Entry {
         if !self.confirmed.send_replace(true) {
             (self.sink)(Event::Up);
         }
+    }
+
+    /// Why the server does not want it, if it said so.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.refused.get().map(String::as_str)
+    }
+
+    /// The server does not want it.
+    fn refuse(&self, reason: String) {
+        self.refused.get_or_init(|| reason);
+        self.confirmed.send_modify(|_| {}); // whoever waits looks
     }
 
     /// The server has it no more.
@@ -405,10 +419,18 @@ impl Subscriber {
             channels.iter().filter(of_kind).map(|channel| channel.name().to_owned()).collect()
         };
         let sharded = self.address.is_cluster();
+        let mut refused = Vec::new();
         for exact in [true, false] {
             let (add, remove) = (names(add, exact), names(remove, exact));
-            if !add.is_empty() {
-                if exact { conn.subscribe(&add, sharded).await? } else { conn.0.psubscribe(&add).await? }
+            if exact && !add.is_empty() {
+                conn.subscribe(&add, sharded).await?;
+            }
+            for pattern in add.iter().filter(|_| !exact) {
+                match conn.0.psubscribe(pattern).await {
+                    // A user whose channels are given by a pattern may subscribe to no other one: that is this one's concern.
+                    Err(error) if error.code() == Some("NOPERM") => refused.push((pattern.clone(), error)),
+                    done => done?,
+                }
             }
             if !remove.is_empty() {
                 if exact {
@@ -424,8 +446,19 @@ impl Subscriber {
         active.extend(add.iter().cloned());
         for channel in add {
             let entry = self.wanted.read().get(channel).cloned();
-            if let Some(entry) = entry {
-                entry.confirm();
+            let refusal = refused.iter().find(|(pattern, _)| *channel == Channel::Pattern(pattern.clone()));
+            if refusal.is_none() {
+                active.insert(channel.clone());
+            }
+            match (entry, refusal) {
+                (Some(entry), None) => entry.confirm(),
+                (Some(entry), Some((_, error))) => {
+                    entry.refuse(format!(
+                        "{error}; patterns need a user that may subscribe to all channels: \
+                         ACL SETUSER <user> allchannels"
+                    ));
+                }
+                (None, _) => {}
             }
         }
         Ok(())
