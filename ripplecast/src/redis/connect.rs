@@ -9,7 +9,10 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::address::{Address, Host, Servers};
+use super::{
+    address::{Address, Host, Servers},
+    slot,
+};
 
 /// Time in which a connection must be there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -17,6 +20,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 pub(super) const HOST_LIMIT: Duration = Duration::from_secs(1);
 /// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
 const BUFFERED_COMMANDS: usize = 1024;
+/// Names among which one is looked for whose slot a master has.
+const PROBES: u32 = 1000;
 /// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
@@ -217,7 +222,7 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
     }
     // Everything that is done later, done once: a permission that is missing shows now, by its name.
-    let probe = format!("{}:{{probe}}", address.prefix());
+    let probe = probe(conn, address).await?;
     let (publish, subscribe, unsubscribe) = if address.is_cluster() {
         ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
     } else {
@@ -239,7 +244,26 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         command.arg(&probe);
         allowed(command.query_async(conn).await)?;
     }
+    if !address.is_cluster() {
+        // For the reads of streams that wait.
+        let mut id = redis::cmd("CLIENT");
+        ask::<i64>(conn, id.arg("ID")).await?;
+    }
     Ok(())
+}
+
+/// The key that nobody else uses, under which everything is tried; on a Cluster in a slot of this master, so that each tries it.
+async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<String, Fault> {
+    let name = |number: u32| format!("{}:{{probe{number}}}", address.prefix());
+    let Servers::Shard(host) = &address.servers else { return Ok(name(0)) };
+    let mut ranges = ranges(conn, host).await?;
+    ranges.sort_unstable_by_key(|range| range.last);
+    let is_ours = |name: &String| {
+        let at = ranges.partition_point(|range| range.last < slot::of(name.as_bytes()));
+        ranges.get(at).is_some_and(|range| range.host == *host)
+    };
+    // A master with one slot in a thousand is found in most cases; one without any has nothing to try.
+    Ok((0..PROBES).map(name).find(is_ours).unwrap_or_else(|| name(0)))
 }
 
 /// Runs a command of the check, and says what its error means.

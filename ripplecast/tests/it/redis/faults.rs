@@ -10,7 +10,7 @@ use ripplecast::{App, AppBuilder, Error, Hub, Result, Subscription};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Flavour, Proxy, Sentinels, Server,
+    Cluster, Flavour, Proxy, Sentinels, Server,
     sentinels::{SENTINELS_PASSWORD, SERVERS_PASSWORD, WATCHER},
     server::free_port,
 };
@@ -98,6 +98,10 @@ fn a_permission_that_is_missing_stops_the_start() {
         ("~ripplecast:* &ripplecast:* +@all -@stream", false),
         ("~ripplecast:* &ripplecast:* +@all -xautoclaim", false),
         ("~ripplecast:* &ripplecast:* +@all -zrangebyscore", false),
+        ("~ripplecast:* &ripplecast:* +@all -hincrby", false),
+        ("~ripplecast:* &ripplecast:* +@all -xinfo|consumers", false),
+        ("~ripplecast:* &ripplecast:* +@all -xgroup|destroy", false),
+        ("~ripplecast:* &ripplecast:* +@all -client|id", false),
         ("~ripplecast:* &ripplecast:* +@all -subscribe", false),
         ("~ripplecast:* &other:* +@all", false),
         ("~other:* &ripplecast:* +@all", false),
@@ -111,6 +115,37 @@ fn a_permission_that_is_missing_stops_the_start() {
             check_refusal(&url, &["permission", "ACL SETUSER"]);
         }
     }
+}
+
+#[test]
+fn each_master_of_a_cluster_is_looked_at() {
+    let cluster = Cluster::start(Flavour::Redis);
+    for (number, master) in cluster.masters().iter().enumerate() {
+        let rule = |allow: &str| master.ask::<()>(&format!("ACL SETUSER default {allow}xautoclaim"));
+        rule("-");
+        let error = refusal(&cluster.url());
+        assert!(error.contains("permission"), "master {number}: {error}");
+        rule("+");
+    }
+    assert_starts(&cluster.url());
+}
+
+#[test]
+fn a_pattern_that_the_user_may_not_subscribe_to_is_an_error_of_its_own() {
+    let rules = "~ripplecast:* &ripplecast:* +@all";
+    let server = Server::setup(Flavour::Redis).user("app", "secret", rules).start();
+    let node = node(App::builder(), &server.url_as("app", "secret"));
+    let (_subscription, heard) = listen(&node, "orders.new");
+    let pattern = || node.block_on(node.hub.subscribe("orders.*", |_| async {}));
+    for _ in 0..3 {
+        let error = pattern().unwrap_err();
+        assert!(!error.is_unavailable() && error.to_string().contains("allchannels"), "{error}");
+    }
+    assert_eq!(node.hub.stats().remote.gaps, 0, "no other subscription was lost for it");
+    node.block_on(node.hub.publish("orders.new", "4711")).unwrap();
+    wait_until("the other subscription to hear", || *heard.lock().unwrap() == ["4711"]);
+    server.ask::<()>("ACL SETUSER app allchannels");
+    drop(pattern().unwrap());
 }
 
 #[test]
