@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -341,7 +341,7 @@ impl Subscriber {
         let (mut active, mut link) = (HashSet::new(), self.link.clone());
         let follows = matches!(self.address.servers, Servers::Sentinels { .. });
         self.begin();
-        let mut pings = 0;
+        let (mut pings, mut next) = (0, Instant::now() + PING_EVERY);
         loop {
             loop {
                 let (add, remove) = self.due(&active);
@@ -363,11 +363,14 @@ impl Subscriber {
                 Ok(_) = link.wait_for(|link| *link == Link::Down), if follows => {
                     return "the other connection was given up, perhaps for another master".into();
                 }
-                () = sleep(PING_EVERY) => {}
+                // Also when changes come without end.
+                () = sleep_until(next) => {}
             }
             pings += 1;
             let count = (pings % VERIFY_EVERY == 0).then_some(active.len());
-            match timeout(PING_LIMIT, look(&mut conn, count)).await {
+            let seen = timeout(PING_LIMIT, look(&mut conn, count)).await;
+            next = Instant::now() + PING_EVERY;
+            match seen {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return "the server has other subscriptions than we made".into(),
                 Ok(Err(error)) => return error.to_string(),
@@ -443,7 +446,6 @@ impl Subscriber {
         for channel in remove {
             active.remove(channel);
         }
-        active.extend(add.iter().cloned());
         for channel in add {
             let entry = self.wanted.read().get(channel).cloned();
             let refusal = refused.iter().find(|(pattern, _)| *channel == Channel::Pattern(pattern.clone()));
@@ -490,9 +492,26 @@ async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
         // Not everybody may ask that; the next ping shows whether the connection is there.
         return Ok(true);
     };
+    Ok(subscriptions(&info).is_none_or(|made| made == count))
+}
+
+/// How many subscriptions a server says that a connection has; none where it does not count those of shards, as the first
+/// servers of 7.0.
+fn subscriptions(info: &str) -> Option<usize> {
     let number = |name: &str| {
         let mut fields = info.split_ascii_whitespace();
-        fields.find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok()).unwrap_or(0)
+        fields.find_map(|field| field.strip_prefix(name)?.parse::<usize>().ok())
     };
-    Ok(number("sub=") + number("psub=") + number("ssub=") == count)
+    Some(number("sub=")? + number("psub=")? + number("ssub=")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subscriptions;
+
+    #[test]
+    fn subscriptions_are_counted_where_the_server_counts_all_kinds() {
+        assert_eq!(subscriptions("id=7 name= sub=2 psub=1 ssub=3 multi=-1"), Some(6));
+        assert_eq!(subscriptions("id=7 name= sub=2 psub=1 multi=-1"), None);
+    }
 }
