@@ -229,7 +229,7 @@ fn nodes_with_another_prefix_or_database_are_strangers() {
     let server = Server::start();
     let url = server.url();
     let a = node(App::builder(), &url);
-    let strangers = [format!("{url}?prefix=other"), format!("{url}?prefix=ripplecas")]
+    let strangers = [format!("{url}?prefix=other"), format!("{url}?prefix=ripplecas"), format!("{url}/1")]
         .map(|url| node(App::builder(), &url));
     let friend = node(App::builder(), &url);
     let mut tabs = strangers.each_ref().map(|stranger| stranger.scripted("/ws", "join r; identify ada"));
