@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         clients::Tab,
-        redis::{FLAVOURS, Proxy, Server},
+        redis::{Cluster, FLAVOURS, Proxy, Server},
     },
     TestServer, wait_until,
 };
@@ -73,9 +73,10 @@ fn change(tab: &mut Tab) -> (u64, String, Value) {
 #[test]
 fn tabs_on_all_nodes_see_each_value_of_a_counter_in_order() {
     const EACH: i64 = 100;
-    for flavour in FLAVOURS {
-        let redis = Server::setup(flavour).start();
-        let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
+    let servers = FLAVOURS.map(|flavour| Server::setup(flavour).start());
+    let cluster = format!("{}?prefix=live-counter", Cluster::shared().url());
+    for url in servers.iter().map(Server::url).chain([cluster]) {
+        let [a, b] = [(); 2].map(|()| Node::start(&url));
         let tabs = [&a, &b].map(|node| {
             let mut tab = node.server.tab("/counter");
             assert_eq!(value(&mut tab), 0);
@@ -105,8 +106,16 @@ fn tabs_on_all_nodes_see_each_value_of_a_counter_in_order() {
 
 #[test]
 fn tabs_on_all_nodes_see_each_change_of_a_table_in_order() {
-    let redis = Server::start();
-    let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
+    check_table(&Server::start().url());
+}
+
+#[test]
+fn tabs_on_all_nodes_of_a_cluster_see_each_change_of_a_table_in_order() {
+    check_table(&format!("{}?prefix=live-table", Cluster::shared().url()));
+}
+
+fn check_table(url: &str) {
+    let [a, b] = [(); 2].map(|()| Node::start(url));
     a.do_it(a.table.set("ada", &player(1)));
     let mut tabs = [&a, &b].map(|node| {
         let mut tab = node.server.tab("/table");
