@@ -141,6 +141,45 @@ fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
 }
 
 #[test]
+fn the_metrics_say_whether_redis_is_away() {
+    let redis = Redis::start();
+    let node = Node::on(&redis);
+    let says = |value: u8| {
+        let (_, body) = node.request("GET", "/metrics");
+        body.lines().any(|line| line == format!("ripplecast_degraded {value}"))
+    };
+    eventually("the node to say that all is well", PATIENCE, || says(0));
+    drop(redis);
+    eventually("the node to say that Redis is away", PATIENCE, || says(1));
+}
+
+#[test]
+fn the_start_says_when_messages_are_not_signed() {
+    let redis = Redis::start();
+    let says = |secret: Option<&str>| {
+        let mut command = ripplecast();
+        command.args(["--backend", &redis.url()]).stderr(Stdio::piped()).env_remove("RIPPLECAST_NODE_SECRET");
+        command.envs(secret.map(|secret| ("RIPPLECAST_NODE_SECRET", secret)));
+        let mut node = Node::start(&mut command);
+        let mut err = node.process.stderr.take().unwrap();
+        node.kill();
+        let mut text = String::new();
+        err.read_to_string(&mut text).unwrap();
+        text
+    };
+    let text = says(None);
+    assert!(text.contains("not signed") && text.contains("RIPPLECAST_NODE_SECRET"), "{text}");
+    assert!(!says(Some("0123456789abcdef")).contains("not signed"));
+    let refused = ripplecast()
+        .args(["--backend", &redis.url()])
+        .env("RIPPLECAST_NODE_SECRET", "secret")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("RIPPLECAST_NODE_SECRET"), "{text}");
+}
+
+#[test]
 fn two_nodes_share_the_counter_over_tls() {
     let redis = Redis::start_tls();
     let node = || {
