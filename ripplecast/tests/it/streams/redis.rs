@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::redis::{Proxy, Sentinels};
+use crate::redis::{Cluster, Proxy, Sentinels};
 
 /// The key of the stream of most tests, with the usual prefix.
 const KEY: &str = "ripplecast:s:{orders}";
@@ -443,4 +443,35 @@ async fn what_a_subscription_takes_over_from_itself_does_not_count() {
     assert!(begun.try_recv().is_err(), "it has it already");
     hold.gate.add_permits(1);
     all_handled(&stream, "g").await;
+}
+
+/// The master of the stream hangs while messages flow; the others of the Cluster don't matter to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_of_a_cluster_hangs_while_messages_flow_and_none_is_lost() {
+    const MESSAGES: usize = 300;
+    let cluster = Cluster::start(Flavour::Redis);
+    let (hub, master) = (node(&cluster.url()).await, cluster.master_of(KEY));
+    let stream = hub.stream("orders");
+    let (_subscription, mut messages) = listen(&stream, "g", quick().max_deliveries(50)).await;
+    let published = Arc::new(AtomicUsize::new(0));
+    let (publish, count) = (stream.clone(), Arc::clone(&published));
+    let publisher = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            insist(&publish, &number.to_string()).await;
+            count.fetch_add(1, Relaxed);
+        }
+    });
+    for third in 0..2 {
+        until("messages to flow", async || published.load(Relaxed) > MESSAGES * third / 3).await;
+        master.pause();
+        until("the pause to be noticed", async || hub.stats().remote.degraded).await;
+        master.resume();
+        until("all to be well", async || !hub.stats().remote.degraded).await;
+    }
+    publisher.await.unwrap();
+    all_handled(&stream, "g").await;
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < MESSAGES {
+        seen.insert(text(&next(&mut messages).await));
+    }
 }
