@@ -13,13 +13,14 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -35,6 +36,9 @@ use crate::{
 use outgoing::Outgoing;
 use registry::{Item, Seat};
 
+/// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
+/// counts as gone: nothing else that is meant for it reaches it either.
+const RETURN: Duration = Duration::from_millis(500);
 /// Questions to other nodes that may wait for their answers. Each is a page of a list that somebody looks at.
 const QUESTIONS: usize = 1024;
 /// Connections of one answer.
@@ -311,14 +315,13 @@ impl Inner {
         let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let question = Body::Ask { to, id, is_room, name, from, limit };
-        if self.publish(&seat.inbox(&self.redis), question).await? == 0 {
-            // Either it has gone just now, or its subscriptions are on their way back: then it is not left out in silence.
-            let is_there = self.seats().await?.iter().any(|other| other.field() == seat.field());
-            if !is_there {
+        let asked = Instant::now();
+        while self.publish(&seat.inbox(&self.redis), question.clone()).await? == 0 {
+            // Either it has gone, or its subscriptions are on their way back.
+            if asked.elapsed() > RETURN {
                 return Ok(Vec::new());
             }
-            let reason = format!("node {} can't be asked at the moment", NodeId(seat.node()));
-            return Err(crate::BackendError::Unavailable { reason }.into());
+            sleep(RETURN / 10).await;
         }
         match timeout(TIME_LIMIT, answer).await {
             Ok(Ok(connections)) => Ok(connections),

@@ -281,31 +281,27 @@ fn a_frame_that_is_too_large_for_other_nodes_harms_nobody() {
 }
 
 #[test]
-fn members_of_a_node_that_can_not_be_asked_are_not_left_out() {
+fn members_of_a_node_whose_subscriptions_come_back_are_not_left_out() {
     let server = Server::start();
-    let (a, b) = (node(App::builder(), &server.url()), Fragile::new(&server));
-    let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.node.scripted("/ws", "join r"));
+    let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
+    let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.scripted("/ws", "join r"));
     settle(&a, "r", &mut [&mut on_a, &mut on_b]);
     wait_for_members(&[&a], "r", 2);
-    b.proxy.cut();
-    let begun = Instant::now();
-    let mut refused = 0;
-    // Until its lease is over.
-    loop {
+    let channels = || server.ask::<Vec<String>>("PUBSUB CHANNELS").len();
+    let all = channels();
+    for _ in 0..3 {
+        let killed: usize = server.ask("CLIENT KILL TYPE pubsub");
+        assert_eq!(killed, 2);
+        let asked = Instant::now();
         match a.block_on(a.hub.room("r").members()) {
-            Ok(members) if members.len() == 1 => break,
-            Ok(members) => panic!("{members:?}"),
-            Err(error) => assert!(error.is_unavailable(), "{error}"),
+            // On a busy machine they may take longer than they are waited for.
+            Ok(members) => assert!(members.len() == 2 || asked.elapsed() >= Duration::from_millis(500)),
+            // The answer may have come while the connection of the asker itself was lost.
+            Err(error) => assert!(error.is_timeout() || error.is_unavailable(), "{error}"),
         }
-        refused += 1;
-        assert!(begun.elapsed() < SWEPT, "it is not given up");
-        std::thread::sleep(Duration::from_millis(50));
+        wait_until("the subscriptions to be back", || channels() == all);
     }
-    assert!(refused > 0, "it was left out in silence");
-    b.proxy.heal();
-    wait_until("all to be listed", || {
-        a.block_on(a.hub.room("r").members()).is_ok_and(|members| members.len() == 2)
-    });
+    drop((on_a, on_b));
 }
 
 // ----- what is missed -----
