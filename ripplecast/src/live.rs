@@ -413,3 +413,32 @@ impl<T> fmt::Debug for LiveTable<T> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Hub;
+
+    #[tokio::test]
+    async fn only_so_many_rows_that_were_left_out_are_remembered() {
+        let hub = Hub::builder().build().unwrap();
+        let table = hub.table::<Row>("rows", 1).unwrap().untyped();
+        let publisher = Arc::new(RowPublisher { table, room: hub.room("r"), behind: Mutex::default() });
+        for row in 0..=ROWS_BEHIND {
+            assert!(!publisher.behind.lock().forgot, "row {row}");
+            publisher.is_behind(&row.to_string());
+        }
+        assert_eq!(publisher.behind.lock().keys.len(), ROWS_BEHIND);
+        assert!(publisher.behind.lock().forgot, "one was too many, and that is logged");
+        publisher.is_behind("7");
+        assert!(publisher.catch_up(), "there is space again");
+        let behind = publisher.behind.lock();
+        assert!(behind.keys.is_empty() && !behind.forgot);
+    }
+
+    /// A row of some table.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Row {
+        n: u32,
+    }
+}

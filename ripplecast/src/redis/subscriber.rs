@@ -454,7 +454,8 @@ impl Subscriber {
             }
             match (entry, refusal) {
                 (Some(entry), None) => entry.confirm(),
-                (Some(entry), Some((_, error))) => {
+                (Some(entry), Some((pattern, error))) => {
+                    tracing::warn!(pattern, %error, "the user may not subscribe to a pattern");
                     entry.refuse(format!(
                         "{error}; patterns need a user that may subscribe to all channels: \
                          ACL SETUSER <user> allchannels"
