@@ -15,7 +15,7 @@ function chat(root) {
   let room = root.dataset.chat;
   let name = sessionStorage.getItem("chat-name") ?? `guest ${Math.floor(Math.random() * 900) + 100}`;
   let me = null;
-  let told = 0; // when we last said that we type
+  let told = -Infinity; // when we last said that we type
 
   const stateShown = states(part("state"));
   const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
@@ -82,7 +82,7 @@ function chat(root) {
     const sent = socket.send({ say: text });
     write(part("problem"), sent ? "" : "not sent: no connection");
     if (sent) part("text").value = "";
-    told = 0;
+    told = -Infinity;
   });
 
   part("text").addEventListener("input", () => {
