@@ -18,6 +18,7 @@ use crate::{
     Error, Hub, HubBuilder, Result, Tls, TrustedProxies,
     bridge::check_secret,
     limits::SHARDS,
+    log::{cut, limited},
     server::{
         Server,
         files::files,
@@ -506,7 +507,7 @@ impl IntoResponse for Error {
         if self.is_closed() || self.is_overloaded() || self.is_unavailable() {
             return crate::request::plain(503, "The server can't do this now; try again later.\n");
         }
-        tracing::error!(error = %self, "a route failed");
+        limited!(ERROR, error = %cut(&self), "a route failed");
         crate::request::plain(500, "The server failed at this; its log says why.\n")
     }
 }

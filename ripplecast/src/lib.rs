@@ -10,6 +10,7 @@ mod frame;
 mod hub;
 mod limits;
 mod live;
+pub mod log;
 mod panics;
 mod redis;
 mod request;

@@ -68,8 +68,6 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 pub(crate) const SWEEP_PER_TURN: usize = 8192;
 /// A handler that holds its shard for longer than this is logged: everybody else of the shard waits meanwhile.
 pub(crate) const SLOW_HANDLER: Duration = Duration::from_millis(5);
-/// Least time between two such lines in the log.
-pub(crate) const SLOW_HANDLER_LOG: Duration = Duration::from_secs(1);
 /// How often a shard looks at its clock-driven work when nothing shorter is set.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Stripes of the map from names to rooms, so that making rooms on many cores seldom meets.

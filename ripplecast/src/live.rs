@@ -20,6 +20,7 @@ use crate::{
     Connection, Counter, Dropped, Frame, Result, Room, Sent, Table,
     hub::check_name,
     limits::ROWS_BEHIND,
+    log::{cut, limited},
     store::{Observation, RowRef},
 };
 
@@ -145,8 +146,9 @@ impl Publisher {
         if self.behind.swap(true, Ordering::Relaxed) {
             return;
         }
-        tracing::warn!(
-            room = self.room.name(),
+        limited!(
+            WARN,
+            room = %cut(self.room.name()),
             "the node is overloaded: some changes of a counter are left out"
         );
         let (publisher, counter) = (self.clone(), counter.clone());
@@ -287,7 +289,7 @@ impl RowPublisher {
         match change(self.table.name(), key, row, version) {
             Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {
-                tracing::error!(room = self.room.name(), key, %error, "a change can't be published");
+                limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "a change can't be published");
                 false
             }
         }
@@ -300,8 +302,9 @@ impl RowPublisher {
         if behind.keys.len() < ROWS_BEHIND {
             behind.keys.insert(key.into());
         } else if !behind.keys.contains(key) && !std::mem::replace(&mut behind.forgot, true) {
-            tracing::error!(
-                room = self.room.name(),
+            limited!(
+                ERROR,
+                room = %cut(self.room.name()),
                 limit = ROWS_BEHIND,
                 "the node was overloaded for so long that the changes of some rows are lost: their next change, or joining \
                  anew, brings them"
@@ -310,8 +313,9 @@ impl RowPublisher {
         if behind.retrying {
             return;
         }
-        tracing::warn!(
-            room = self.room.name(),
+        limited!(
+            WARN,
+            room = %cut(self.room.name()),
             "the node is overloaded: some changes of a table are left out"
         );
         // Without a runtime the next change tries again.

@@ -8,6 +8,8 @@ use std::{
     task::Poll,
 };
 
+use crate::log::{cut, limited};
+
 /// Runs a future of the application's own to its end, or until it panics; then it says what the panic said. Making the
 /// future may panic too, and so may the drop of what it holds.
 pub(crate) async fn caught<F>(make: impl FnOnce() -> Pin<Box<F>>) -> Result<F::Output, String>
@@ -38,7 +40,7 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(value) => Some(value),
         Err(panic) => {
-            tracing::error!(message = said(panic), "the application panicked outside of its callbacks");
+            limited!(ERROR, message = %cut(said(panic)), "the application panicked outside of its callbacks");
             None
         }
     }

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     Error, Hub, Result,
     hub::{Permit, Refused, is_loopback},
+    log::limited,
     server::ForwardedPeer,
 };
 
@@ -209,12 +210,13 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     let address = peer.addr.filter(|address| !is_loopback(*address));
     hub.shards().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
-            tracing::warn!(limit, "a connection was refused: there are max_connections already");
+            limited!(WARN, limit, "a connection was refused: there are max_connections already");
             plain(503, "The server has as many connections as it may have; try again later.\n")
         }
         Refused::TooManyFromAddress { limit } => {
             let addr = peer.addr.map(|addr| addr.to_string());
-            tracing::warn!(
+            limited!(
+                WARN,
                 addr,
                 limit,
                 "a connection was refused: its address has max_connections_per_address already"

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use self::{
-    accepting::{AcceptLog, is_peers_fault},
+    accepting::{is_peers_fault, log_failed, log_full, log_too_many},
     connection::{Connection, Stage},
     tls::Goodbyes,
 };
@@ -186,22 +186,21 @@ impl Server {
         goodbyes: &Goodbyes,
     ) -> Infallible {
         let http = self.http();
-        let mut log = AcceptLog::default();
         let admissions = Arc::new(Admissions::new(self.max_connections, self.max_per_address));
         loop {
-            let place = self.place(places, &mut log).await;
+            let place = self.place(places).await;
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if is_peers_fault(&error) => continue,
                 Err(error) => {
-                    log.failed(&error);
+                    log_failed(&error);
                     drop(place);
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Ok(permit) = self.admit(&admissions, peer.ip()) else {
-                log.too_many(peer.ip(), self.max_per_address);
+                log_too_many(peer.ip(), self.max_per_address);
                 continue; // the socket is closed: to answer would cost more than the request
             };
             if !cfg!(target_os = "linux") {
@@ -239,11 +238,11 @@ impl Server {
     }
 
     /// A place for one more connection, waiting for one when all are taken.
-    async fn place(&self, places: &Arc<Semaphore>, log: &mut AcceptLog) -> OwnedSemaphorePermit {
+    async fn place(&self, places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return place;
         }
-        log.full(self.max_connections);
+        log_full(self.max_connections);
         Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
     }
 

@@ -28,6 +28,7 @@ use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result, driven,
     hub::{Dialect, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
+    log::{cut, limited},
     request::{Hook, admit, hook, plain},
     takeover::{Accepted, Takeover},
     ws::{Handler, Outcome},
@@ -275,7 +276,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         return plain(404, "There is no such stream.\n");
     };
     if let Err(error) = crate::hub::check_name("room name", source.room()) {
-        tracing::debug!(%error, "an event stream was refused");
+        limited!(DEBUG, error = %cut(error), "an event stream was refused");
         return plain(404, "There is no such stream.\n");
     }
     let permit = match admit(&hub, &request.peer) {

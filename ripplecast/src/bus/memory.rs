@@ -17,7 +17,11 @@ use super::{
     BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription,
     glob::{Glob, Pattern},
 };
-use crate::{panics::caught, store::Reply};
+use crate::{
+    log::{cut, limited},
+    panics::caught,
+    store::Reply,
+};
 
 /// Channels of one pattern whose messages are handled at once: enough that a slow one does not hold up the others, and few
 /// enough for a handler that asks a database.
@@ -87,9 +91,10 @@ impl BusBackend for Memory {
         // Logged without the lock: who knows what a log does.
         drop(listeners);
         for queue in overflowing {
-            tracing::warn!(
-                subscription = &*queue.pattern,
-                channel,
+            limited!(
+                WARN,
+                subscription = %cut(&queue.pattern),
+                channel = %cut(channel),
                 "a subscription's queue is full; messages are dropped until its handler catches up"
             );
         }
@@ -250,9 +255,10 @@ async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
 async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
     let channel = Arc::clone(&message.channel);
     if let Err(panic) = caught(|| handler(message)).await {
-        tracing::error!(
-            channel = &*channel,
-            panic,
+        limited!(
+            ERROR,
+            channel = %cut(&channel),
+            panic = %cut(panic),
             "a bus handler panicked; it goes on with the next message"
         );
     }

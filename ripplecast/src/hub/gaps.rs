@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::bridge::NodeId;
-use crate::panics::guarded;
+use crate::{
+    log::{cut, limited},
+    panics::guarded,
+};
 
 /// Messages of other nodes that were missed, as told to the hook of [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
 ///
@@ -32,7 +35,7 @@ impl GapLog {
     /// Reports one.
     pub(crate) fn tell(&self, report: GapReport) {
         if let Some(missed) = report.missed {
-            tracing::warn!(room = report.room, node = ?report.node, missed, "messages of another node were missed");
+            limited!(WARN, room = report.room.as_deref().map(|room| tracing::field::display(cut(room))), node = ?report.node, missed, "messages of another node were missed");
         }
         if let Some(hook) = &self.0 {
             guarded(|| hook(report)); // it is the application's

@@ -21,6 +21,7 @@ use tokio::{runtime, task::AbortHandle};
 use crate::{
     Close, CloseCode,
     limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
+    log::limited,
     panics::guarded,
     ws::{codec::Decoder, deflate::take_compressed},
 };
@@ -177,8 +178,6 @@ pub(crate) struct Shard {
     swept: Tick,
     /// The slot at which it goes on; `usize::MAX` when it is through.
     sweep_at: usize,
-    /// When a slow callback was last logged.
-    slow_callback_logged: Option<Tick>,
     /// Connections that were opened and not yet released.
     occupied: usize,
     /// Since when the shard is shutting down.
@@ -206,7 +205,6 @@ impl Shard {
             sweep_interval: TICK,
             swept: Tick::default(),
             sweep_at: usize::MAX,
-            slow_callback_logged: None,
             occupied: 0,
             stopping: None,
         })
@@ -408,11 +406,11 @@ impl Shard {
             return;
         }
         let Some(who) = self.core.reserve(SLOTS) else {
-            tracing::error!(limit = SLOTS, "a shard has no slot left; a connection was dropped");
+            limited!(ERROR, limit = SLOTS, "a shard has no slot left; a connection was dropped");
             return;
         };
         if let Err(error) = self.poller.watch(&wire, who) {
-            tracing::error!(%error, "a socket can't be watched; the connection was dropped");
+            limited!(ERROR, %error, "a socket can't be watched; the connection was dropped");
             self.core.release(who);
             return;
         }

@@ -1,60 +1,28 @@
 //! Trouble with accepting connections: whose it is, and what the log says of it.
 
-use std::{
-    io,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{io, net::IpAddr};
 
-/// Least time between two warnings about the same trouble with accepting: it lasts, and the log should be readable.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+use crate::log::limited;
 
-/// Warns about trouble with accepting, without filling the log.
-#[derive(Default)]
-pub(super) struct AcceptLog {
-    /// When the last warning was written.
-    last: Option<Instant>,
+/// Logs that the system had nothing to accept with.
+pub(super) fn log_failed(error: &io::Error) {
+    limited!(WARN, "can't accept a connection: {error}{}", accept_advice(error));
 }
 
-impl AcceptLog {
-    /// The system had nothing to accept with.
-    pub(super) fn failed(&mut self, error: &io::Error) {
-        if self.may_warn() {
-            tracing::warn!("can't accept a connection: {error}{}", accept_advice(error));
-        }
-    }
+/// Logs that every place is taken.
+pub(super) fn log_full(limit: usize) {
+    limited!(WARN, limit, "all places for connections are taken; new ones wait (max_http_connections)");
+}
 
-    /// Every place is taken.
-    pub(super) fn full(&mut self, limit: usize) {
-        if self.may_warn() {
-            tracing::warn!(
-                limit,
-                "all places for connections are taken; new ones wait (max_http_connections)"
-            );
-        }
-    }
-
-    /// There are too many from one address.
-    pub(super) fn too_many(&mut self, address: IpAddr, limit: usize) {
-        if self.may_warn() {
-            tracing::warn!(
-                %address,
-                limit,
-                "too many plain connections from one address; more are closed (max_http_connections_per_address; if it is a \
-                 proxy, name it in trusted_proxies)"
-            );
-        }
-    }
-
-    /// Whether the last warning is long enough ago; if so, this is the last.
-    fn may_warn(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self.last.is_none_or(|last| now.duration_since(last) >= WARN_EVERY);
-        if may {
-            self.last = Some(now);
-        }
-        may
-    }
+/// Logs that there are too many from one address.
+pub(super) fn log_too_many(address: IpAddr, limit: usize) {
+    limited!(
+        WARN,
+        %address,
+        limit,
+        "too many plain connections from one address; more are closed (max_http_connections_per_address; if it is a proxy, \
+         name it in trusted_proxies)"
+    );
 }
 
 /// Whether the connection was lost before it was accepted. The next one may be fine.
@@ -91,8 +59,5 @@ mod tests {
             assert!(!is_peers_fault(&too_many));
             assert!(accept_advice(&too_many).contains("ulimit -n"));
         }
-        let mut log = AcceptLog::default();
-        assert!(log.may_warn());
-        assert!(!log.may_warn(), "a second warning at once");
     }
 }

@@ -28,7 +28,10 @@ use super::{
     Place,
     tls::{Goodbye, Tls},
 };
-use crate::takeover::{self, Accepted, Takeover};
+use crate::{
+    log::{cut, limited},
+    takeover::{self, Accepted, Takeover},
+};
 
 /// What the connections are told, and how far the server has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl Connection {
         };
         match socket.into_std() {
             Ok(socket) => taken.accepted.begin(socket, rest, taken.head),
-            Err(error) => tracing::warn!(%error, "the socket of a connection could not be taken over"),
+            Err(error) => limited!(WARN, %error, "the socket of a connection could not be taken over"),
         }
     }
 
@@ -79,8 +82,8 @@ impl Connection {
                 let connection = Connection { stream, peer, router, stage, place };
                 connection.serve(http, None).await;
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            Ok(Err(error)) => limited!(DEBUG, %peer, error = %cut(error), "a TLS handshake failed"),
+            Err(_) => limited!(DEBUG, %peer, "a TLS handshake took too long"),
         }
     }
 }
@@ -116,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
         match ended {
             Ended::ByItself(Ok(())) => None,
             Ended::ByItself(Err(error)) => {
-                tracing::debug!(%peer, %error, "connection ended");
+                limited!(DEBUG, %peer, error = %cut(error), "connection ended");
                 None
             }
             Ended::Taken(taken) => connection.into_parts().map(|parts| Freed {

@@ -18,7 +18,10 @@ use percent_encoding::percent_decode_str;
 use tower_http::services::ServeFile;
 use tower_service::Service;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    log::{cut, limited},
+};
 
 /// The file that stands for its directory.
 const INDEX: &str = "index.html";
@@ -89,7 +92,7 @@ async fn send(path: &Path, request: Request<Body>) -> Response {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => StatusCode::NOT_FOUND.into_response(),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "can't send a file");
+            limited!(WARN, path = %cut(path.display()), %error, "can't send a file");
             StatusCode::NOT_FOUND.into_response()
         }
     }

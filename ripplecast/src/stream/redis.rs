@@ -33,6 +33,7 @@ use super::{
 use crate::{
     Result,
     error::BackendError,
+    log::limited,
     redis::{Link, Redis, TIME_LIMIT},
     store::Reply,
 };
@@ -331,7 +332,8 @@ impl Member {
     fn accept(&self, found: Vec<Entry>, trimmed: u64, claimed: bool) -> Vec<Delivery> {
         if trimmed > 0 {
             self.control.counters.trimmed.fetch_add(trimmed, Relaxed);
-            tracing::error!(
+            limited!(
+                ERROR,
                 stream = &*self.stream,
                 group = &*self.group,
                 messages = trimmed,

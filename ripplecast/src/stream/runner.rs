@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Result, limits,
+    log::{cut, limited},
     panics::{caught, guarded},
     store::Reply,
 };
@@ -283,12 +284,13 @@ impl Runner {
     /// Moves a message to the dead letters.
     async fn bury(&self, message: &StreamMessage, reason: &str) {
         let reason = shortened(reason);
-        tracing::error!(
+        limited!(
+            ERROR,
             stream = &*self.stream,
             group = &*self.group,
             id = %message.id,
             deliveries = message.deliveries,
-            reason,
+            reason = %cut(reason),
             "a message could not be handled, and goes to the dead letters"
         );
         let buried =
@@ -320,7 +322,7 @@ impl Runner {
                     Ok(done) => return done,
                     Err(error) if !std::mem::replace(&mut logged, true) => {
                         let (stream, group) = (&*self.stream, &*self.group);
-                        tracing::warn!(stream, group, %error, "can't {what} yet; trying again until it is done");
+                        limited!(WARN, stream, group, error = %cut(error), "can't {what} yet; trying again until it is done");
                     }
                     Err(_) => {}
                 }
@@ -336,12 +338,13 @@ impl Runner {
 
     /// Says that a delivery failed.
     fn log_failure(&self, message: &StreamMessage, reason: &str, wait: Duration) {
-        tracing::warn!(
+        limited!(
+            WARN,
             stream = &*self.stream,
             group = &*self.group,
             id = %message.id,
             deliveries = message.deliveries,
-            reason = shortened(reason),
+            reason = %cut(reason),
             "a message was not handled; it is tried again in {wait:?}"
         );
     }

@@ -17,6 +17,7 @@ use crate::{
     Accept, Hub, Request, driven,
     hub::{Dialect, Route},
     limits::{PING_INTERVAL, UNSENT_BYTES},
+    log::{cut, limited},
     request::{self, Hook, admit, plain},
     takeover::{Accepted, Takeover},
 };
@@ -44,7 +45,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
         Ok(handshake) => handshake,
         Err(refusal) => {
-            tracing::debug!(?refusal, path = request.uri().path(), "a request was no WebSocket upgrade");
+            limited!(DEBUG, ?refusal, path = %cut(request.uri().path()), "a request was no WebSocket upgrade");
             return refusal.into_response();
         }
     };
@@ -55,12 +56,12 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     let (parts, _) = request.into_parts();
     let peer = request::peer(&gate.hub, &parts);
     if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
-        let origin =
-            parts.headers.get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
-        tracing::warn!(
-            origin = origin.as_deref(),
-            host = peer.host,
-            path = parts.uri.path(),
+        let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
+        limited!(
+            WARN,
+            origin = %cut(origin.escape_ascii()),
+            host = %cut(peer.host.as_deref().unwrap_or_default()),
+            path = %cut(parts.uri.path()),
             "a page of another origin was refused; if it is yours, allow it with Endpoint::origins"
         );
         return plain(
@@ -136,13 +137,13 @@ async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            tracing::debug!(%error, "a peer went during its upgrade");
+            limited!(DEBUG, %error, "a peer went during its upgrade");
             return;
         }
     };
     match take_socket(upgraded) {
         Ok((wire, rest)) => accepted.begin(wire, rest, Vec::new()),
-        Err(error) => tracing::warn!(%error, "an upgraded connection could not be taken over"),
+        Err(error) => limited!(WARN, %error, "an upgraded connection could not be taken over"),
     }
 }
 

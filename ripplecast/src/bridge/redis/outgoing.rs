@@ -26,6 +26,7 @@ use crate::{
         wire::{Body, Message},
     },
     hub::RemoteStats,
+    log::limited,
     redis::{Link, Redis},
 };
 
@@ -316,7 +317,7 @@ impl Outgoing {
             Ok(()) => self.sent.fetch_add(messages, Relaxed),
             Err(error) => {
                 // Some of them may have been published. Whoever missed one sees it by the numbers.
-                tracing::debug!(%error, messages, "messages to other nodes could not be published");
+                limited!(DEBUG, %error, messages, "messages to other nodes could not be published");
                 self.unsent.fetch_add(messages, Relaxed)
             }
         };

@@ -32,6 +32,7 @@ use crate::{
     Error, Result,
     bridge::seal::Once,
     error::BackendError,
+    log::limited,
     redis::{Backoff, Channel, Link, Redis},
 };
 
@@ -293,7 +294,7 @@ impl Inner {
         let each = some.iter().map(async |item| {
             for command in self.entry(seat, item) {
                 if let Err(error) = self.own.run::<()>(&command).await {
-                    tracing::debug!(%error, "a change can't be told to the other nodes yet");
+                    limited!(DEBUG, %error, "a change can't be told to the other nodes yet");
                     self.registration.lock().later.insert(item.clone());
                     return;
                 }

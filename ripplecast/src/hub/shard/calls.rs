@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 
 use crate::{
     Close, CloseCode, Connection, ConnectionId, Error, Frame,
-    limits::{SLOW_HANDLER, SLOW_HANDLER_LOG},
+    limits::SLOW_HANDLER,
+    log::{cut, limited},
     panics::{guarded, panic_message},
 };
 
@@ -61,19 +62,16 @@ impl Shard {
         }
     }
 
-    /// A callback held the shard for long. It is logged at most once a second: where cores are scarce, time passes also
-    /// for those who do nothing wrong.
+    /// Counts and logs a callback that held the shard for long. Where cores are scarce, time passes also for those who do
+    /// nothing wrong.
     #[cold]
     fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
         count(&self.handle.counters.slow_callbacks, 1);
         let Some(endpoint) = &self.endpoints[endpoint] else { return };
-        if self.slow_callback_logged.is_some_and(|logged| self.now.since(logged) < SLOW_HANDLER_LOG) {
-            return;
-        }
-        self.slow_callback_logged = Some(self.now);
         let route = &endpoint.route.name;
         let milliseconds = took.as_millis() as u64;
-        tracing::warn!(
+        limited!(
+            WARN,
             route,
             milliseconds,
             "a callback held its shard; if it blocks, use .await or tokio::task::spawn_blocking"
@@ -171,7 +169,7 @@ impl Drop for Report {
         if !self.ended {
             count(&self.handle.counters.failed_callbacks, 1);
             let id = ConnectionId::new(self.handle.node, self.who);
-            tracing::warn!(%id, "a callback still waited at the end of the shutdown, and was cancelled");
+            limited!(WARN, %id, "a callback still waited at the end of the shutdown, and was cancelled");
         }
         self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
     }
@@ -179,18 +177,18 @@ impl Drop for Report {
 
 fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) {
     if error.is_closed() && !handle.mailbox.is_live(who) {
-        tracing::debug!(route, "a callback used its connection after it was closed");
+        limited!(DEBUG, route, "a callback used its connection after it was closed");
         return;
     }
     count(&handle.counters.failed_callbacks, 1);
     let id = ConnectionId::new(handle.node, who);
     // The error is the application's own, and so is what it says of itself.
     let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
-    tracing::error!(route, %id, %error, "a callback failed; its connection is closed with 1011");
+    limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
 }
 
 fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
     count(&handle.counters.failed_callbacks, 1);
     let id = ConnectionId::new(handle.node, who);
-    tracing::error!(route, %id, message, "a callback panicked; its connection is closed with 1011");
+    limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
 }

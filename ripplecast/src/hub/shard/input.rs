@@ -8,6 +8,7 @@ use std::{
 use crate::{
     Close, CloseCode, Frame,
     limits::READS_PER_TURN,
+    log::limited,
     ws::{
         codec::{self, Event as Received, Opcode, Payload, ProtocolError},
         deflate::inflate,
@@ -228,7 +229,7 @@ impl Shard {
 
     pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
         count(&self.handle.counters.protocol_errors, 1);
-        tracing::debug!(code = error.code, reason = error.reason, "a peer broke the protocol");
+        limited!(DEBUG, code = error.code, reason = error.reason, "a peer broke the protocol");
         let close = Close::new(CloseCode::from_peer(error.code), error.reason);
         self.cork(who);
         self.close_in_order(who, close, Phase::Draining);

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Result,
+    log::{cut, limited},
     store::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, Reply, StoreError},
 };
 
@@ -193,8 +194,9 @@ impl Source for WatchedCounter {
         match parse(payload) {
             Some((value, number, is_change)) => self.known.lock().take(value, number, is_change),
             None => {
-                tracing::warn!(
-                    counter = &*self.place.name,
+                limited!(
+                    WARN,
+                    counter = %cut(&self.place.name),
                     "a message on a counter's channel is not of this library"
                 );
             }

@@ -17,6 +17,7 @@ use super::{Shared, as_count, as_text, invalid, later, milliseconds, text, watch
 use crate::{
     Error, Result,
     error::BackendError,
+    log::{cut, limited},
     redis::TIME_LIMIT,
     store::{
         Cursor, Observation, RawPage, Reply, StoreError, TableBackend, TableObserver,
@@ -348,7 +349,7 @@ impl Place {
             match row {
                 Ok(Some(row)) => rows.push((key, row)),
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "a row is not published"),
+                Err(error) => limited!(ERROR, error = %cut(error), "a row is not published"),
             }
         }
         Ok(Snapshot { number, rows })

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     Result,
+    log::{cut, limited},
     store::{
         Observation, Observers, TableObserver,
         redis::watch::Source,
@@ -154,7 +155,7 @@ impl Known {
                     self.tell(key, Some(&row), number);
                     self.put(key, Some(row), number);
                 }
-                Err(error) => tracing::error!(%error, "a change is not published"),
+                Err(error) => limited!(ERROR, error = %cut(error), "a change is not published"),
             },
             What::Deleted(key) => {
                 self.tell(key, None, number);
@@ -231,7 +232,7 @@ impl Source for WatchedTable {
             Some(change) => self.known.lock().change(change),
             None => {
                 let table = self.place.schema.table();
-                tracing::warn!(table, "a message on a table's channel is not of this library");
+                limited!(WARN, table, "a message on a table's channel is not of this library");
             }
         }
     }
