@@ -14,8 +14,8 @@ use base64::{
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
-        ALLOW, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-        UPGRADE,
+        ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use sha1::{Digest, Sha1};
@@ -58,6 +58,9 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
     if !has_token(headers, &CONNECTION, "upgrade") {
         return Err(Refusal::Connection);
     }
+    if has_content(headers) {
+        return Err(Refusal::Content);
+    }
     if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes().trim_ascii() != b"13")
     {
         return Err(Refusal::WebSocketVersion);
@@ -91,6 +94,15 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether a request with these headers has a body (RFC 9112, section 6.3). Its length has been validated by the server.
+///
+/// The connection changes its protocol behind the body (RFC 9110, section 7.8): a server that does not read the body first
+/// takes it for frames.
+fn has_content(headers: &HeaderMap) -> bool {
+    let is_zero = |length: &HeaderValue| length.as_bytes().trim_ascii().iter().all(|&digit| digit == b'0');
+    headers.contains_key(TRANSFER_ENCODING) || !headers.get_all(CONTENT_LENGTH).iter().all(is_zero)
 }
 
 /// The value of a header that must be there exactly once.
@@ -134,6 +146,8 @@ pub(crate) enum Refusal {
     NoUpgrade,
     /// `Connection` doesn't say that `Upgrade` is meant for this hop.
     Connection,
+    /// The request has a body.
+    Content,
     /// Another version of WebSocket than 13.
     WebSocketVersion,
     /// No key, several, or one that isn't 16 bytes in base64.
@@ -166,6 +180,11 @@ impl Refusal {
             Self::Connection => (
                 StatusCode::BAD_REQUEST,
                 "The header \"Connection: Upgrade\" is missing; send it, and let proxies on the way pass it on.",
+                &[],
+            ),
+            Self::Content => (
+                StatusCode::BAD_REQUEST,
+                "An upgrade request must not have a body; send it without one.",
                 &[],
             ),
             Self::WebSocketVersion => (
@@ -252,6 +271,12 @@ mod tests {
             ("connection", &[], Some(Refusal::Connection)),
             ("connection", &["keep-alive"], Some(Refusal::Connection)),
             ("connection", &["no-upgrade"], Some(Refusal::Connection)),
+            ("content-length", &["0"], None),
+            ("content-length", &["7"], Some(Refusal::Content)),
+            ("content-length", &["0", "7"], Some(Refusal::Content)),
+            ("content-length", &["07"], Some(Refusal::Content)),
+            ("transfer-encoding", &["chunked"], Some(Refusal::Content)),
+            ("transfer-encoding", &["gzip, chunked"], Some(Refusal::Content)),
             ("sec-websocket-version", &["13"], None),
             ("sec-websocket-version", &[], Some(Refusal::WebSocketVersion)),
             ("sec-websocket-version", &["8"], Some(Refusal::WebSocketVersion)),
@@ -309,11 +334,12 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         type Headers = &'static [(&'static str, &'static str)];
-        let cases: [(Refusal, u16, Headers); 7] = [
+        let cases: [(Refusal, u16, Headers); 8] = [
             (Refusal::Method, 405, &[("allow", "GET")]),
             (Refusal::HttpVersion, 400, &[]),
             (Refusal::NoUpgrade, 426, &[("upgrade", "websocket"), ("connection", "Upgrade")]),
             (Refusal::Connection, 400, &[]),
+            (Refusal::Content, 400, &[]),
             (Refusal::WebSocketVersion, 426, &[("sec-websocket-version", "13")]),
             (Refusal::Key, 400, &[]),
             (Refusal::Protocols, 400, &[]),

@@ -345,8 +345,13 @@ impl EventStream {
         Self::open_on(connect(addr), path)
     }
 
-    pub(crate) fn open_on(mut stream: TcpStream, path: &str) -> Self {
+    pub(crate) fn open_on(stream: TcpStream, path: &str) -> Self {
         let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\naccept: text/event-stream\r\n\r\n");
+        Self::send_on(stream, &request)
+    }
+
+    /// The answer to a request of any form.
+    pub(crate) fn send_on(mut stream: TcpStream, request: &str) -> Self {
         stream.write_all(request.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();

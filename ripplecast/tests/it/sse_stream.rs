@@ -11,7 +11,7 @@ use base64::Engine as _;
 use ripplecast::{Accept, App, Connection, Error, Frame, Request, sse, ws};
 use socket2::{Domain, Socket, Type};
 
-use super::clients::{Event, EventStream, Item, PATIENCE, Script, TestServer, wait_until};
+use super::clients::{Event, EventStream, Item, PATIENCE, Script, TestServer, connect, wait_until};
 
 /// `/events` is the room `r`, beside a [`Script`].
 fn streaming(shards: usize, threads: bool) -> TestServer {
@@ -412,6 +412,33 @@ fn streams_work_under_a_plain_axum_serve() {
     let stream = joined(&server, "/events", "r");
     drop(stream);
     wait_until("its client is gone", || server.len("r") == 0);
+}
+
+#[test]
+fn what_a_client_sends_behind_its_request_is_not_read_as_anything() {
+    let own = streaming(1, false);
+    let axum = TestServer::under_axum(|hub| Router::new().route("/events", hub.sse("r")));
+    let request = "GET /events HTTP/1.1\r\nhost: here\r\n";
+    let other = format!("{request}\r\n");
+    let len = other.len();
+    for server in [&own, &axum] {
+        for behind in [
+            format!("content-length: {len}\r\n\r\n{other}"),
+            format!("transfer-encoding: chunked\r\n\r\n{len:x}\r\n{other}\r\n0\r\n\r\n"),
+            format!("\r\n{other}"), // another request, which has to wait for the end of the stream
+        ] {
+            let mut stream = EventStream::send_on(connect(server.addr), &format!("{request}{behind}"));
+            wait_until("the stream is a member", || server.len("r") == 1);
+            for n in ["1", "2"] {
+                assert!(server.hub.room("r").push(n).is_queued());
+                assert_eq!(stream.data(), n);
+            }
+            drop(stream);
+            // hyper, which holds on to unread input, notices the end of the client when it writes.
+            wait_until("it has left", || server.hub.room("r").push("?").is_queued() && server.len("r") == 0);
+        }
+        assert_eq!(server.hub.stats().opened, 3, "one stream a connection");
+    }
 }
 
 fn mixed_room(server: &TestServer) {

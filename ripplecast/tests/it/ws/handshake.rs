@@ -14,7 +14,7 @@ use ripplecast::{
 use tungstenite::{Message, client::IntoClientRequest as _};
 
 use crate::support::{
-    Echo, SERVERS, Server, Site, TEXT, check_echo, dial, frame, head, read_frame, request, text,
+    Echo, PING, SERVERS, Server, Site, TEXT, check_echo, dial, frame, head, read_frame, request, text,
 };
 
 /// A server whose `/echo` has the default settings.
@@ -76,6 +76,39 @@ fn what_is_no_upgrade_is_told_what_it_should_have_been() {
         }
         let stats = site.stop();
         assert_eq!(stats.opened, 0, "none of them may have come as far as a callback");
+    }
+}
+
+#[test]
+fn an_upgrade_request_with_a_body_is_refused_and_its_body_is_no_frame() {
+    let ping = frame(PING, b"x");
+    assert_eq!(ping.len(), 7);
+    let chunk = [&b"7\r\n"[..], &ping, b"\r\n0\r\n\r\n"].concat();
+    for server in SERVERS {
+        let site = echo_site(server);
+        let cases = [
+            ("Content-Length: 7\r\n", &ping),
+            ("Transfer-Encoding: chunked\r\n", &chunk),
+            ("Expect: 100-continue\r\nContent-Length: 7\r\n", &ping),
+            ("Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n", &chunk),
+        ];
+        for (headers, body) in cases {
+            let (head, mut stream) = ask(&site, &request("/echo", headers));
+            assert!(head.starts_with("http/1.1 400 "), "{server:?}: {headers}{head}");
+            let _ = stream.write_all(body); // the server may have closed already
+            let mut rest = Vec::new();
+            let _ = stream.take(1024).read_to_end(&mut rest);
+            let rest = String::from_utf8(rest).unwrap();
+            assert_eq!(rest, "An upgrade request must not have a body; send it without one.", "{headers}");
+        }
+        // No body, however it is said.
+        for headers in ["Content-Length: 0\r\n", "Expect: 100-continue\r\n"] {
+            let (head, mut stream) = ask(&site, &request("/echo", headers));
+            assert!(head.starts_with("http/1.1 101 "), "{server:?}: {headers}{head}");
+            stream.write_all(&frame(TEXT, b"hello")).unwrap();
+            assert_eq!(read_frame(&mut stream).unwrap(), (TEXT, b"hello".to_vec()));
+        }
+        assert_eq!(site.stop().opened, 2);
     }
 }
 
