@@ -180,7 +180,8 @@ impl HubBuilder {
     /// | `redis-cluster://a,b:7001,c` | a Cluster; some of its nodes are enough. `rediss-cluster://` for TLS |
     /// | `redis-sentinel://a,b,c/service[/database]` | the master that sentinels name. `rediss-sentinel://` for TLS |
     ///
-    /// `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
+    /// `valkey` means the same as `redis` in all of them, and case does not matter. A user without a password logs in with an
+    /// empty one. `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
     ///
     /// # Errors
     /// [`Error::Setting`] for any other text. Whether the server can be reached is seen by [`connect`](Self::connect).

@@ -19,7 +19,7 @@ const PREFIX_LEN: usize = 64;
 const HOSTS: usize = 64;
 /// The forms that a URL can have, for the messages.
 const FORMS: &str = "redis://[user:password@]host[:6379][/database][?prefix=NAME], rediss:// for TLS, redis+unix:///path, \
-    redis-cluster://a,b,c or redis-sentinel://a,b,c/service";
+    redis-cluster://a,b,c or redis-sentinel://a,b,c/service; valkey means the same as redis";
 
 /// Where Redis is, and as whom.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,11 +28,9 @@ pub(crate) struct Address {
     pub(super) servers: Servers,
     /// Whether TLS is spoken.
     tls: bool,
-    /// The user; none for `default`.
-    user: Option<String>,
-    /// The password.
-    password: Option<String>,
-    /// The user and password of the sentinels.
+    /// The login of the servers.
+    login: Login,
+    /// The login of the sentinels.
     sentinel: Login,
     /// The number of the database.
     database: i64,
@@ -40,11 +38,11 @@ pub(crate) struct Address {
     prefix: String,
 }
 
-/// A user, or none for `default`, and a password.
+/// Whom to log in as.
 #[derive(Clone, Default, PartialEq, Eq)]
-struct Login {
-    /// The user.
-    user: Option<String>,
+pub(super) struct Login {
+    /// The user; none for `default`.
+    pub(super) user: Option<String>,
     /// The password.
     password: Option<String>,
 }
@@ -105,18 +103,42 @@ impl Address {
 
     /// How to ask a sentinel: with its own credentials, not those of the servers.
     pub(super) fn at_sentinel(&self, host: &Host) -> Result<ConnectionInfo, redis::RedisError> {
-        let Login { user, password } = self.sentinel.clone();
-        Self { user, password, database: 0, ..self.clone() }.at(host)
+        Self { login: self.sentinel.clone(), database: 0, ..self.clone() }.at(host)
+    }
+
+    /// The login of the servers.
+    pub(super) fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// Whether connections use TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The scheme, or the one that differs from it only in TLS.
+    pub(super) fn scheme(&self, tls: bool) -> &'static str {
+        match (&self.servers, tls) {
+            (Servers::Unix(_), _) => "redis+unix",
+            (Servers::One(_), false) => "redis",
+            (Servers::One(_), true) => "rediss",
+            (Servers::Cluster(_) | Servers::Shard(_), false) => "redis-cluster",
+            (Servers::Cluster(_) | Servers::Shard(_), true) => "rediss-cluster",
+            (Servers::Sentinels { .. }, false) => "redis-sentinel",
+            (Servers::Sentinels { .. }, true) => "rediss-sentinel",
+        }
     }
 
     /// How to connect there.
     fn with(&self, addr: ConnectionAddr) -> Result<ConnectionInfo, redis::RedisError> {
         let mut settings =
             RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.database);
-        if let Some(user) = &self.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = &self.password {
+        let Login { user, password } = &self.login;
+        if let Some(user) = user {
+            // The client does not log in at all without a password, and would go on as `default`. An empty one is that of a
+            // user with `nopass`, and any other user refuses it.
+            settings = settings.set_username(user).set_password(password.as_deref().unwrap_or_default());
+        } else if let Some(password) = password {
             settings = settings.set_password(password);
         }
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
@@ -134,8 +156,14 @@ impl FromStr for Address {
 
 /// Reads a URL, or says what is wrong with it.
 fn parse(url: &str) -> Result<Address, String> {
-    let (scheme, rest) =
+    let (written, rest) =
         url.split_once("://").ok_or_else(|| format!("no backend; use `memory` or {FORMS}"))?;
+    // Schemes are case-insensitive (RFC 3986, section 3.1).
+    let scheme = written.to_ascii_lowercase();
+    let scheme = match scheme.strip_prefix("valkey") {
+        Some(kind) => format!("redis{kind}"),
+        None => scheme,
+    };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = match rest.find('/') {
         Some(slash) => (&rest[..slash], &rest[slash + 1..]),
@@ -148,34 +176,40 @@ fn parse(url: &str) -> Result<Address, String> {
     }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let (mut user, mut password) = (decoded(user)?, decoded(password)?);
+    let mut login = Login { user: decoded(user)?, password: decoded(password)? };
     let (mut database, mut prefix, mut sentinel) = (None, None, Login::default());
     for (name, value) in query
         .split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     {
-        let value = decoded(value)?;
-        match name {
-            "prefix" => prefix = value,
-            "db" => database = value,
-            "user" => user = value,
-            "password" => password = value,
-            "sentinel_user" => sentinel.user = value,
-            "sentinel_password" => sentinel.password = value,
+        let place = match name {
+            "prefix" => &mut prefix,
+            "db" => &mut database,
+            "user" => &mut login.user,
+            "password" => &mut login.password,
+            "sentinel_user" => &mut sentinel.user,
+            "sentinel_password" => &mut sentinel.password,
             _ => {
                 return Err(format!(
                     "the URL has no parameter `{name}`; there are prefix, db, user, password, sentinel_user and \
                      sentinel_password"
                 ));
             }
+        };
+        if place.is_some() {
+            return Err(format!("the URL sets `{name}` twice"));
+        }
+        *place = decoded(value)?;
+        if place.is_none() && name.ends_with("user") {
+            return Err(format!("`{name}` is empty; leave it out to log in as `default`"));
         }
     }
     if sentinel != Login::default() && !scheme.ends_with("-sentinel") {
         return Err("sentinel_user and sentinel_password are for redis-sentinel://".into());
     }
     let tls = scheme.starts_with("rediss");
-    let servers = match scheme {
+    let servers = match &scheme[..] {
         "redis" | "rediss" => {
             database = database.or(decoded(path)?);
             Servers::One(host(hosts, PORT)?)
@@ -198,7 +232,7 @@ fn parse(url: &str) -> Result<Address, String> {
             )?;
             Servers::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
         }
-        _ => return Err(format!("`{scheme}` is no backend; use `memory` or {FORMS}")),
+        _ => return Err(format!("`{written}` is no backend; use `memory` or {FORMS}")),
     };
     let database = match database {
         Some(number) => {
@@ -216,7 +250,7 @@ fn parse(url: &str) -> Result<Address, String> {
         // Channels know of no database, so it is in their names, and in those of keys, to keep the two alike.
         prefix = format!("{prefix}@{database}");
     }
-    Ok(Address { servers, tls, user, password, sentinel, database: database.into(), prefix })
+    Ok(Address { servers, tls, login, sentinel, database: database.into(), prefix })
 }
 
 /// A part of a URL without its percent signs; none if it is empty.
@@ -264,17 +298,17 @@ fn redacted(url: &str) -> String {
 /// The URL, without user and password: it goes into logs.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.tls { "s" } else { "" };
+        let scheme = self.scheme(self.tls);
         let list = |hosts: &[Host]| {
             hosts.iter().map(|(name, port)| format!("{name}:{port}")).collect::<Vec<_>>().join(",")
         };
         match &self.servers {
-            Servers::One((name, port)) => write!(f, "redis{s}://{name}:{port}/{}", self.database),
-            Servers::Shard((name, port)) => write!(f, "redis{s}-cluster://{name}:{port}"),
-            Servers::Unix(path) => write!(f, "redis+unix://{}", path.display()),
-            Servers::Cluster(hosts) => write!(f, "redis{s}-cluster://{}", list(hosts)),
+            Servers::One((name, port)) => write!(f, "{scheme}://{name}:{port}/{}", self.database),
+            Servers::Shard((name, port)) => write!(f, "{scheme}://{name}:{port}"),
+            Servers::Unix(path) => write!(f, "{scheme}://{}", path.display()),
+            Servers::Cluster(hosts) => write!(f, "{scheme}://{}", list(hosts)),
             Servers::Sentinels { hosts, service } => {
-                write!(f, "redis{s}-sentinel://{}/{service}", list(hosts))
+                write!(f, "{scheme}://{}/{service}", list(hosts))
             }
         }
     }
@@ -301,22 +335,70 @@ mod tests {
         assert_eq!(read("redis://127.0.0.1:7000/").servers, local(7000));
         let full = read("rediss://ada:p%40ss@[::1]:1/3?prefix=shop");
         assert_eq!(full.servers, Servers::One(("::1".to_owned(), 1)));
-        assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("ada"), Some("p@ss")));
+        let Login { user, password } = full.login();
+        assert_eq!((user.as_deref(), password.as_deref()), (Some("ada"), Some("p@ss")));
         assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop@3"));
         let socket = read("redis+unix:///run/redis.sock?db=2&password=x");
         assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
-        assert_eq!((socket.database, socket.password.as_deref()), (2, Some("x")));
+        assert_eq!((socket.database, socket.login.password.as_deref()), (2, Some("x")));
         let cluster = read("redis-cluster://a,b:7001,c");
         assert!(cluster.is_cluster());
         assert_eq!(cluster.to_string(), "redis-cluster://a:6379,b:7001,c:6379");
         let sentinels = read("redis-sentinel://:secret@a,b/main/1");
         assert_eq!(sentinels.to_string(), "redis-sentinel://a:26379,b:26379/main");
-        assert_eq!((sentinels.database, sentinels.password.as_deref()), (1, Some("secret")));
+        assert_eq!((sentinels.database, sentinels.login.password.as_deref()), (1, Some("secret")));
         assert!(sentinels.sentinel == Login::default(), "the servers' password is not for the sentinels");
         let guarded = read("redis-sentinel://a/main?sentinel_user=eve&sentinel_password=p%40ss");
-        assert_eq!((guarded.user, guarded.password), (None, None));
+        assert!(guarded.login == Login::default());
         let Login { user, password } = guarded.sentinel;
         assert_eq!((user.as_deref(), password.as_deref()), (Some("eve"), Some("p@ss")));
+    }
+
+    #[test]
+    fn a_scheme_may_be_in_upper_case_and_of_valkey() {
+        for (written, same) in [
+            ("REDIS://a", "redis://a"),
+            ("Rediss://a", "rediss://a"),
+            ("valkey://a", "redis://a"),
+            ("VALKEYS://a", "rediss://a"),
+            ("valkey+unix:///a", "redis+unix:///a"),
+            ("valkey-cluster://a,b", "redis-cluster://a,b"),
+            ("valkeys-cluster://a,b", "rediss-cluster://a,b"),
+            ("Valkey-Sentinel://a/main?sentinel_user=b", "redis-sentinel://a/main?sentinel_user=b"),
+            ("valkeys-sentinel://a/main", "rediss-sentinel://a/main"),
+        ] {
+            assert_eq!(read(written), read(same), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_logged_in_all_the_same() {
+        let host = ("a".to_owned(), 1);
+        for (url, login) in [
+            ("redis://lim@a", Some("lim")),
+            ("redis://lim:@a", Some("lim")),
+            ("redis://l%69m@a", Some("lim")),
+            ("redis://a?user=l%69m", Some("lim")),
+            ("rediss://lim@a", Some("lim")),
+            ("redis-cluster://lim@a,b", Some("lim")),
+            ("redis-sentinel://lim@a/main", Some("lim")),
+            ("redis+unix://lim@/a", Some("lim")),
+            ("redis+unix:///a?user=lim", Some("lim")),
+            ("redis://a", None),
+            ("redis-sentinel://a/main?sentinel_user=lim", None),
+        ] {
+            let address = read(url);
+            let info = match &address.servers {
+                Servers::Unix(path) => address.at_socket(path),
+                _ => address.at(&host),
+            };
+            let info = info.unwrap();
+            let settings = info.redis_settings();
+            assert_eq!((settings.username(), settings.password()), (login, login.map(|_| "")), "{url}");
+        }
+        let info = read("redis-sentinel://a/main?sentinel_user=lim").at_sentinel(&host).unwrap();
+        let settings = info.redis_settings();
+        assert_eq!((settings.username(), settings.password()), (Some("lim"), Some("")));
     }
 
     #[test]
@@ -336,6 +418,11 @@ mod tests {
             ("redis://a?sentinel_password=secret", "for redis-sentinel://"),
             ("redis-sentinel://a/main?sentinel_password=secret&x=1", "no parameter `x`"),
             ("redis-sentinel://a,b", "what the sentinels watch"),
+            ("redis://a?user=", "`user` is empty"),
+            ("redis-sentinel://a/main?sentinel_user=&sentinel_password=secret", "`sentinel_user` is empty"),
+            ("redis://lim:secret@a?user=ada", "sets `user` twice"),
+            ("redis://a?user=lim&password=secret&password=secret", "sets `password` twice"),
+            ("VALKEY-X://a", "`VALKEY-X` is no backend"),
         ] {
             let error = url.parse::<Address>().unwrap_err().to_string();
             assert!(

@@ -1,6 +1,6 @@
 //! How a connection is made, and what must be true of the server before it is used.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, RedisResult,
@@ -122,8 +122,12 @@ async fn open_one(
         Servers::Unix(path) => address.at_socket(path),
         Servers::Sentinels { hosts, .. } | Servers::Cluster(hosts) => address.at(named.unwrap_or(&hosts[0])),
     };
-    let info = info.map_err(|error| fault(&error))?;
-    within(open(info, push)).await
+    let info = info.map_err(|error| fault(&error, address))?;
+    match timeout(CONNECT_LIMIT, open(info, push)).await {
+        Ok(opened) => opened.map_err(|error| fault(&error, address)),
+        // A server without TLS waits for the end of what it takes for a command.
+        Err(_) => Err(Fault::Away(silent() + &tls_hint(address, address.is_tls()))),
+    }
 }
 
 /// Opens a connection without limits of its own: ours are around it.
@@ -140,7 +144,7 @@ async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<Multiplex
 
 /// Where the sentinels say that the master is.
 pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
-    let (mut said, mut is_wrong) = (Vec::new(), false);
+    let (mut said, mut is_wrong, mut may_be_tls) = (Vec::new(), false, false);
     for host in hosts {
         let ask = async {
             let mut sentinel = open(address.at_sentinel(host)?, None).await?;
@@ -153,12 +157,17 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
             Ok(Ok(None)) => said.push(format!("{}:{} watches no `{service}`", host.0, host.1)),
             Ok(Err(error)) => {
                 is_wrong |= refuses_us(&error);
+                may_be_tls |= is_as_of_tls(&error, address);
                 said.push(format!("{}:{}: {error}", host.0, host.1));
             }
-            Err(_) => said.push(format!("{}:{} does not answer", host.0, host.1)),
+            Err(_) => {
+                may_be_tls |= address.is_tls();
+                said.push(format!("{}:{} does not answer", host.0, host.1));
+            }
         }
     }
-    let reason = format!("no sentinel names the master ({})", said.join("; "));
+    let hint = tls_hint(address, may_be_tls);
+    let reason = format!("no sentinel names the master ({}){hint}", said.join("; "));
     if is_wrong {
         return Err(Fault::Wrong(format!(
             "{reason}; the sentinels' own user and password stand behind the service: \
@@ -168,34 +177,56 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
     Err(Fault::Away(reason))
 }
 
-/// Waits for a connection for as long as one may take.
-async fn within<T>(opening: impl Future<Output = RedisResult<T>>) -> Result<T, Fault> {
-    match timeout(CONNECT_LIMIT, opening).await {
-        Ok(opened) => opened.map_err(|error| fault(&error)),
-        Err(_) => Err(Fault::Away(format!("it did not answer within {} s", CONNECT_LIMIT.as_secs()))),
-    }
-}
-
 /// Whether the server refuses the user or the password.
 fn refuses_us(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
 }
 
-/// What an error on the way to a connection means.
-fn fault(error: &RedisError) -> Fault {
-    let refused = refuses_us(error) || error.code() == Some("WRONGTYPE");
+/// Returns what an error on the way to a connection means.
+fn fault(error: &RedisError, address: &Address) -> Fault {
+    if refuses_us(error) || error.code() == Some("WRONGTYPE") {
+        let user = address.login().user.as_deref();
+        let user = user.map_or_else(|| "the default user".to_owned(), |user| format!("user `{user}`"));
+        return Fault::Wrong(format!(
+            "the server refuses {user} or the password ({error}); both belong in the URL: redis://user:password@host"
+        ));
+    }
     match error.kind() {
-        ErrorKind::AuthenticationFailed => Fault::Wrong(format!(
-            "the server refuses the user or the password ({error}); both stand in the URL: redis://user:password@host"
-        )),
-        _ if refused => Fault::Wrong(format!(
-            "the server refuses us ({error}); user and password stand in the URL: redis://user:password@host"
-        )),
         ErrorKind::RESP3NotSupported => Fault::Wrong(too_old("a server without RESP3")),
         ErrorKind::InvalidClientConfig => Fault::Wrong(error.to_string()),
-        _ => Fault::Away(error.to_string()),
+        _ if error.to_string().contains("invalid peer certificate") => Fault::Away(format!(
+            "{error}; the system's root certificates are trusted, or those in the file that SSL_CERT_FILE names"
+        )),
+        _ => Fault::Away(format!("{error}{}", tls_hint(address, is_as_of_tls(error, address)))),
     }
+}
+
+/// Whether an error is one that appears where only one of the two sides speaks TLS.
+fn is_as_of_tls(error: &RedisError, address: &Address) -> bool {
+    let is_end = error.is_connection_dropped() && !error.is_connection_refusal();
+    let is_end = is_end || error.kind() == ErrorKind::Parse;
+    // What rustls calls an answer that is not TLS.
+    is_end || address.is_tls() && error.to_string().contains("InvalidContentType")
+}
+
+/// Returns the advice to try with TLS, or without it, for the end of a message; nothing if the error has another reason.
+pub(super) fn tls_hint(address: &Address, may_be_tls: bool) -> String {
+    let tls = address.is_tls();
+    if !may_be_tls || matches!(address.servers, Servers::Unix(_)) {
+        return String::new();
+    }
+    let other = address.scheme(!tls);
+    if tls {
+        format!("; if the server does not speak TLS, use {other}://")
+    } else {
+        format!("; if the server speaks TLS, use {other}://")
+    }
+}
+
+/// Returns the message about a server that accepts a connection, or might, and stays silent.
+fn silent() -> String {
+    format!("it did not answer within {} s", CONNECT_LIMIT.as_secs())
 }
 
 /// The message about a server that is too old.
@@ -207,7 +238,7 @@ fn too_old(what: &str) -> String {
 pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     match timeout(CONNECT_LIMIT, checked(conn, address)).await {
         Ok(checked) => checked,
-        Err(_) => Err(Fault::Away(format!("it did not answer within {} s", CONNECT_LIMIT.as_secs()))),
+        Err(_) => Err(Fault::Away(silent())),
     }
 }
 

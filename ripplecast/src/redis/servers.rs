@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Link, TIME_LIMIT,
     address::{Address, Host, Servers as Hosts},
-    connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges},
+    connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges, tls_hint},
     link::{self, Keeper},
     slot::SLOTS,
     subscriber::{Channel, Entry, Sink, Subscriber},
@@ -337,7 +337,9 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
             Ok(Err(Fault::Wrong(reason))) => return Err(Fault::Wrong(reason)),
             Ok(Err(Fault::Away(reason))) => said.push(reason),
             Err(_) => {
-                said.push(format!("{}:{} did not answer within {} s", seed.0, seed.1, HOST_LIMIT.as_secs()));
+                let hint = tls_hint(address, address.is_tls());
+                let (host, port) = seed;
+                said.push(format!("{host}:{port} did not answer within {} s{hint}", HOST_LIMIT.as_secs()));
             }
         }
     }

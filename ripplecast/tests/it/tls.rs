@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{extract::ConnectInfo, routing::get};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use ripplecast::{App, AppBuilder, Error, Hub, Tls, ws};
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_rustls::rustls::{
@@ -44,7 +44,9 @@ impl Authority {
     /// A new certificate for this machine, by its name and its number.
     pub(crate) fn issue(&self) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        // OpenSSL takes a certificate whose issuer has its own name for one that has signed itself.
+        params.distinguished_name.push(DnType::CommonName, "localhost");
         let cert = params.signed_by(&key, &self.0).unwrap();
         Pair { der: cert.der().clone(), cert: cert.pem() + &self.certificate(), key: key.serialize_pem() }
     }

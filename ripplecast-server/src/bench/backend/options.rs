@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use clap::{Args, ValueEnum};
+use redis::IntoConnectionInfo as _;
 
 /// The settings of `ripplecast bench backend`.
 #[derive(Args, Clone, Debug)]
@@ -63,8 +64,20 @@ impl Url {
         if written.contains('?') {
             return Err("leave out what comes after `?`: the run has a prefix of its own".to_owned());
         }
-        redis::Client::open(written).map_err(|error| format!("that is no URL of a Redis: {error}"))?;
-        Ok(Self(written.to_owned()))
+        let url = Self(written.to_owned());
+        url.client().map_err(|error| format!("not a valid URL of a Redis: {error}"))?;
+        Ok(url)
+    }
+
+    /// A client that logs in as the user that the URL names.
+    pub(super) fn client(&self) -> redis::RedisResult<redis::Client> {
+        let info = self.0.as_str().into_connection_info()?;
+        let mut settings = info.redis_settings().clone();
+        if settings.username().is_some() && settings.password().is_none() {
+            // Without any password the client would not log in, and go on as `default`.
+            settings = settings.set_password("");
+        }
+        redis::Client::open(info.set_redis_settings(settings))
     }
 
     /// The whole, with the password if there is one.
@@ -107,6 +120,13 @@ mod tests {
         let url = Url::parse("redis://user:secret@localhost:7000/2").unwrap();
         assert_eq!(url.to_string(), "redis://localhost:7000/2");
         assert!(!format!("{url:?}").contains("secret") && url.as_str().contains("secret"));
+        let named = |url: &str| {
+            let client = Url::parse(url).unwrap().client().unwrap();
+            let settings = client.get_connection_info().redis_settings();
+            (settings.username().map(str::to_owned), settings.password().map(str::to_owned))
+        };
+        assert_eq!(named("redis://lim@h"), (Some("lim".to_owned()), Some(String::new())), "it logs in");
+        assert_eq!(named("redis://h"), (None, None));
         for (wrong, advice) in [
             ("memory", "redis://"),
             ("redis-cluster://a,b", "one server"),

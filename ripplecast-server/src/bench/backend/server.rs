@@ -40,9 +40,8 @@ impl Server {
                 "--backend {url} can't be reached: {error}; start it with `redis-server`, or correct the URL"
             )
         };
-        let connection = redis::Client::open(url.as_str())
-            .and_then(|client| client.get_connection_with_timeout(ANSWER))
-            .map_err(told)?;
+        let connection =
+            url.client().and_then(|client| client.get_connection_with_timeout(ANSWER)).map_err(told)?;
         connection.set_read_timeout(Some(ANSWER)).map_err(told)?;
         Ok(Self { connection, shown: url.to_string() })
     }

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::OnceLock};
 
-use super::server::{Flavour, Server};
+use super::server::{Flavour, Server, Setup};
 use crate::support::eventually;
 
 /// The slots of each master.
@@ -21,8 +21,14 @@ impl Cluster {
     /// Starts it, and waits until it takes keys. That takes some seconds: a master waits for two before it does.
     #[track_caller]
     pub(crate) fn start(flavour: Flavour) -> Self {
+        Self::with(|| Server::setup(flavour))
+    }
+
+    /// The same, of masters that are set up so.
+    #[track_caller]
+    pub(super) fn with(setup: impl Fn() -> Setup) -> Self {
         let masters: Vec<Server> =
-            SLOTS.iter().map(|_| Server::setup(flavour).cluster().line(NODE_TIMEOUT).start()).collect();
+            SLOTS.iter().map(|_| setup().cluster().line(NODE_TIMEOUT).start()).collect();
         for (number, (master, slots)) in masters.iter().zip(SLOTS).enumerate() {
             let (first, last) = slots.into_inner();
             master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
@@ -87,7 +93,7 @@ impl Cluster {
     /// The backend.
     pub(crate) fn url(&self) -> String {
         let addrs: Vec<String> = self.masters.iter().map(|master| master.addr().to_string()).collect();
-        format!("redis-cluster://{}", addrs.join(","))
+        format!("{}-cluster://{}", self.masters[0].scheme(), addrs.join(","))
     }
 
     /// The masters.

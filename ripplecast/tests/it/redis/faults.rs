@@ -1,6 +1,7 @@
 //! What an application notices when Redis can't be used at the start, or goes away while it runs.
 
 use std::{
+    process::Command,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::{
     clients::{Script, TestServer, wait_until},
-    support::PATIENCE,
+    support::{Dir, PATIENCE},
+    tls::Authority,
 };
 
 /// An operation ends within two seconds, says the documentation. The rest is for a busy machine.
@@ -88,6 +90,38 @@ fn a_password_that_is_wrong_or_missing_stops_the_start() {
     assert_starts(&server.url());
 }
 
+/// The users of a server's connections, without the laboratory's own.
+fn users(server: &Server) -> Vec<String> {
+    let list: String = server.ask("CLIENT LIST");
+    let users = list.lines().filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("user=")));
+    users.filter(|user| *user != "lab").map(ToOwned::to_owned).collect()
+}
+
+/// A user without a password who may do what a node needs.
+const APP: &str = "app on nopass ~ripplecast:* &ripplecast:* +@all";
+
+#[test]
+fn a_user_named_without_a_password_is_the_one_who_logs_in() {
+    let server =
+        Server::setup(Flavour::Redis).line(format!("user {APP}")).line("user lim on nopass +ping").start();
+    let (addr, socket) = (server.addr(), server.unix_url());
+    for url in
+        [format!("redis://lim@{addr}"), format!("redis://{addr}?user=lim"), format!("{socket}?user=lim")]
+    {
+        check_refusal(&url, &["its user lacks a permission"]);
+    }
+    for url in [format!("redis://nobody:@{addr}"), format!("{socket}?user=nobody")] {
+        check_refusal(&url, &["refuses user `nobody`", "redis://user:password@host"]);
+    }
+    for url in
+        [format!("redis://app@{addr}"), format!("redis://{addr}?user=a%70p"), format!("{socket}?user=app")]
+    {
+        let node = node(App::builder(), &url);
+        wait_until("both connections are there", || !node.hub.stats().remote.degraded);
+        assert_eq!(users(&server), ["app", "app"], "{url}");
+    }
+}
+
 #[test]
 fn a_permission_that_is_missing_stops_the_start() {
     for (rules, starts) in [
@@ -128,6 +162,15 @@ fn each_master_of_a_cluster_is_looked_at() {
         rule("+");
     }
     assert_starts(&cluster.url());
+    // A user without a password logs in to each of them.
+    let url = |user: &str| cluster.url().replace("://", &format!("://{user}@"));
+    check_refusal(&url("app"), &["refuses user `app`"]);
+    cluster.masters().iter().for_each(|master| master.ask::<()>(&format!("ACL SETUSER {APP}")));
+    let node = node(App::builder(), &url("app"));
+    wait_until("all connections are there", || !node.hub.stats().remote.degraded);
+    for master in cluster.masters() {
+        assert_eq!(users(master), ["app", "app"]);
+    }
 }
 
 #[test]
@@ -154,6 +197,12 @@ fn a_replica_stops_the_start() {
     let (_, replica) = sentinels.master_and_other();
     check_refusal(&replica.url(), &["it is a replica", "redis-sentinel://"]);
     check_refusal(&sentinels.url().replace("/lab", "/other"), &["no sentinel names the master", "`other`"]);
+    // Neither the sentinels nor the servers ask for a password, and each is asked as the user that the URL names.
+    check_refusal(
+        &format!("{}?sentinel_user=nobody", sentinels.url()),
+        &["no sentinel names the master", "?sentinel_user=…&sentinel_password=…"],
+    );
+    check_refusal(&sentinels.url().replace("://", "://nobody@"), &["refuses user `nobody`"]);
     assert_starts(&sentinels.url());
 }
 
@@ -179,12 +228,57 @@ fn sentinels_have_a_user_and_a_password_of_their_own() {
 #[test]
 fn a_server_of_another_kind_stops_the_start() {
     let (plain, secure) = (Server::start(), Server::setup(Flavour::Redis).tls().start());
-    refusal(&plain.url().replace("redis://", "rediss://"));
-    refusal(&secure.url().replace("rediss://", "redis://"));
+    let (plain_at, secure_at) = (plain.addr(), secure.addr());
+    for kind in ["", "-cluster", "-sentinel"] {
+        let path = if kind == "-sentinel" { "/lab" } else { "" };
+        check_refusal(
+            &format!("rediss{kind}://{plain_at}{path}"),
+            &["can't be reached", &format!("if the server does not speak TLS, use redis{kind}://")],
+        );
+        check_refusal(
+            &format!("redis{kind}://{secure_at}{path}"),
+            &["can't be reached", &format!("if the server speaks TLS, use rediss{kind}://")],
+        );
+    }
     // Nobody has told this system of the authority.
-    refusal(&secure.url());
+    check_refusal(&secure.url(), &["can't be reached", "certificate", "SSL_CERT_FILE"]);
     refusal(&plain.url().replace("redis://", "redis-cluster://"));
+    // Nobody is there, so TLS is not the reason.
+    let nobody = free_port();
+    for scheme in ["redis", "rediss"] {
+        let error = refusal(&format!("{scheme}://127.0.0.1:{nobody}"));
+        assert!(!error.contains("TLS"), "{error}");
+    }
     assert_starts(&plain.unix_url());
+    assert_starts(&plain.url().replace("redis", "REDIS"));
+    assert_starts(&plain.url().replace("redis", "valkey"));
+}
+
+/// Set in a child: the backend that it starts with.
+const CHILD: &str = "RIPPLECAST_TEST_REDIS_TLS_CHILD";
+
+#[test]
+fn every_form_works_over_tls() {
+    if let Ok(url) = std::env::var(CHILD) {
+        return assert_starts(&url);
+    }
+    let authority = Arc::new(Authority::new());
+    let setup = || Server::setup(Flavour::Redis).tls_of(&authority);
+    let (server, cluster, sentinels) =
+        (setup().start(), Cluster::with(setup), Sentinels::with(setup, &[], &[]));
+    let dir = Dir::new();
+    let trusted = dir.put("ca.pem", authority.certificate());
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let valkeys = cluster.url().replace("rediss", "valkeys");
+    for url in [server.url(), cluster.url(), valkeys, sentinels.url()] {
+        assert!(url.contains("s-") || url.starts_with("rediss://"), "{url}");
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", &format!("{module}::every_form_works_over_tls"), "--nocapture"]);
+        // Root certificates are read from what this names, when the first connection is made.
+        let output = child.env(CHILD, &url).env("SSL_CERT_FILE", &trusted).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{url}: {said}");
+    }
 }
 
 #[track_caller]

@@ -26,7 +26,7 @@ impl Sentinels {
     /// Starts it, and waits until everybody knows everybody. That takes a few seconds.
     #[track_caller]
     pub(crate) fn start(flavour: Flavour) -> Self {
-        Self::with(flavour, &[], &[])
+        Self::with(|| Server::setup(flavour), &[], &[])
     }
 
     /// The same, and nobody gets in without a password: the servers want [`SERVERS_PASSWORD`], and the sentinels another one,
@@ -40,15 +40,15 @@ impl Sentinels {
             format!("user {user} on >{password} +@all"),
             format!("sentinel auth-pass {SERVICE} {SERVERS_PASSWORD}"),
         ];
-        Self::with(flavour, &servers, &sentinels)
+        Self::with(|| Server::setup(flavour), &servers, &sentinels)
     }
 
-    /// With more lines in the configurations of the servers, and of the sentinels.
+    /// The same, of servers that are set up so, with more lines in the configurations of those that store and of the sentinels.
     #[track_caller]
-    fn with(flavour: Flavour, servers: &[String], sentinels: &[String]) -> Self {
+    pub(super) fn with(start: impl Fn() -> Setup, servers: &[String], sentinels: &[String]) -> Self {
         let add = |setup: Setup, lines: &[String]| lines.iter().fold(setup, Setup::line);
         // Else a master waits for five seconds, for more replicas.
-        let setup = || add(Server::setup(flavour).line("repl-diskless-sync-delay 0"), servers);
+        let setup = || add(start().line("repl-diskless-sync-delay 0"), servers);
         let master = setup().start();
         let master_port = master.addr().port();
         let replica = setup().line(format!("replicaof 127.0.0.1 {master_port}")).start();
@@ -56,7 +56,7 @@ impl Sentinels {
             replica.ask::<String>("INFO replication").contains("master_link_status:up")
         });
         let sentinel = |_| {
-            let setup = Server::setup(flavour)
+            let setup = start()
                 .sentinel()
                 .line(format!("sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2"))
                 .line(format!("sentinel down-after-milliseconds {SERVICE} 5000"))
@@ -82,7 +82,7 @@ impl Sentinels {
     /// The backend.
     pub(crate) fn url(&self) -> String {
         let addrs: Vec<String> = self.sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
-        format!("redis-sentinel://{}/{SERVICE}", addrs.join(","))
+        format!("{}-sentinel://{}/{SERVICE}", self.sentinels[0].scheme(), addrs.join(","))
     }
 
     /// The sentinels themselves.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Mutex, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU16, Ordering},
     },
 };
@@ -87,7 +87,7 @@ pub(crate) struct Setup {
     /// That of the default user.
     password: Option<String>,
     /// Who has signed its certificate.
-    tls: Option<Authority>,
+    tls: Option<Arc<Authority>>,
     kind: Kind,
 }
 
@@ -126,8 +126,13 @@ impl Setup {
     }
 
     /// Speaks TLS and nothing else.
-    pub(crate) fn tls(mut self) -> Self {
-        self.tls = Some(Authority::new());
+    pub(crate) fn tls(self) -> Self {
+        self.tls_of(&Arc::new(Authority::new()))
+    }
+
+    /// The same, with a certificate that others share the authority of: they trust each other.
+    pub(super) fn tls_of(mut self, authority: &Arc<Authority>) -> Self {
+        self.tls = Some(authority.clone());
         self
     }
 
@@ -239,7 +244,7 @@ impl Server {
         format!("{}://{login}{addr}", self.scheme())
     }
 
-    fn scheme(&self) -> &'static str {
+    pub(super) fn scheme(&self) -> &'static str {
         if self.setup.tls.is_some() { "rediss" } else { "redis" }
     }
 
@@ -360,7 +365,11 @@ impl Server {
                     format!("tls-key-file {}", self.dir.put("key.pem", pair.key).display()),
                     format!("tls-ca-cert-file {}", self.dir.put("ca.pem", authority.certificate()).display()),
                     "tls-auth-clients no".to_owned(),
+                    "tls-replication yes".to_owned(),
                 ]);
+                if self.setup.kind == Kind::Cluster {
+                    lines.push("tls-cluster yes".to_owned());
+                }
             }
         }
         if self.setup.kind == Kind::Cluster {
