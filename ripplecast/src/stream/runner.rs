@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     Again, Consumer, Delivery, Handler, ReliableCounts, ReliableOptions, StreamMessage, pause::Pause,
@@ -26,6 +30,11 @@ use crate::{
 const REASON: usize = 1024;
 /// A renewal that failed is tried again after this time at the latest: soon after the backend is back.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
+/// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread does not stop in any time.
+const CANCEL_LIMIT: Duration = Duration::from_millis(250);
+/// Time that the backend has to release the messages of a subscription that ends at shutdown. With `HANDLER_GRACE`,
+/// `CANCEL_LIMIT` and the 2 s for the other nodes, a shutdown stays below the 8.5 s of `server.rs`.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     /// The subscription whose handler runs in this task, by the address of its [`Control`].
@@ -104,12 +113,12 @@ impl Life {
         self.closing.send_replace(true);
     }
 
-    /// Waits until all subscriptions have ended, or for as long as handlers have at shutdown.
+    /// Waits until all subscriptions have ended, or for as long as they have at shutdown.
     pub(super) async fn ended(&self) {
         let mut running = self.running.subscribe();
         // Fails only if the sender is gone, which `self` holds.
         let ended = running.wait_for(|&running| running == 0);
-        let _ = tokio::time::timeout(limits::HANDLER_GRACE, ended).await;
+        let _ = timeout(limits::HANDLER_GRACE + CANCEL_LIMIT + LEAVE_LIMIT, ended).await;
     }
 
     /// One more subscription runs, until the answer is dropped.
@@ -162,6 +171,11 @@ impl Runner {
     /// The subscription's task: a task more for each message that is handled, as many as may be at once.
     async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
         let mut stop = self.control.stop.subscribe();
+        let mut closed = closing.clone();
+        let mut too_late = pin!(async move {
+            is_true(&mut closed).await;
+            sleep(limits::HANDLER_GRACE).await;
+        });
         let mut jobs = JoinSet::new();
         // Never dropped before its end: messages may be on their way in it.
         let mut reading: Option<Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>> = None;
@@ -184,6 +198,7 @@ impl Runner {
                     self.control.stop.send_replace(true);
                     self.consumer.stop().await;
                 }
+                () = &mut too_late => break,
                 Some(_) = jobs.join_next() => {}
                 deliveries = read => {
                     reading = None;
@@ -193,7 +208,24 @@ impl Runner {
                 }
             }
         }
-        self.consumer.leave().await;
+        drop(reading); // what it may still receive is released with the rest
+        if !jobs.is_empty() {
+            let (stream, group, messages) = (&*self.stream, &*self.group, jobs.len());
+            tracing::warn!(
+                stream,
+                group,
+                messages,
+                "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and they \
+                 go to other subscriptions of the group"
+            );
+            jobs.abort_all();
+            let _ = timeout(CANCEL_LIMIT, async { while jobs.join_next().await.is_some() {} }).await;
+        }
+        if *closing.borrow() {
+            let _ = timeout(LEAVE_LIMIT, self.consumer.leave()).await;
+        } else {
+            self.consumer.leave().await;
+        }
     }
 
     /// One message, from its delivery until it is handled, dead or somebody else's.

@@ -16,12 +16,11 @@ if what == 'again' then
 elseif (what == 'return' or what == 'undo') and deliveries > 0 then
   deliveries = deliveries - 1
 end
-local claim = { 'XCLAIM', key, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID' }
+local owner = me
 if what == 'release' or what == 'return' then
-  claim[#claim + 1] = 'IDLE' -- as if it had been silent for weeks, so that whoever looks next has it
-  claim[#claim + 1] = 2147483647
+  owner = 'released' -- whoever looks next takes it, whatever the server's clock says
 end
-if not redis.call(unpack(claim))[1] then
+if not redis.call('XCLAIM', key, group, owner, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')[1] then
   return 0
 end
 return deliveries

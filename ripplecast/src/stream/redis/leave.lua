@@ -1,4 +1,4 @@
--- Gives up whatever a consumer still holds; one that holds nothing is forgotten.
+-- Releases whatever a consumer still holds, and removes the consumer.
 -- KEYS: the stream. ARGV: the group, the consumer.
 local key, group, me = KEYS[1], ARGV[1], ARGV[2]
 local held = redis.pcall('XPENDING', key, group, '-', '+', 10000, me) -- an error when there is no such group
@@ -6,7 +6,7 @@ if held.err then
   return 0
 end
 for _, pending in ipairs(held) do
-  redis.call('XCLAIM', key, group, me, 0, pending[1], 'IDLE', 2147483647, 'JUSTID')
+  redis.call('XCLAIM', key, group, 'released', 0, pending[1], 'JUSTID')
 end
 if not redis.call('XPENDING', key, group, '-', '+', 1, me)[1] then
   redis.call('XGROUP', 'DELCONSUMER', key, group, me)

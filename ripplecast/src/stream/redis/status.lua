@@ -18,6 +18,14 @@ end
 local stream, groups = named(redis.call('XINFO', 'STREAM', key)), {}
 for i, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
   local group = named(flat)
-  groups[i] = { group['name'], group['consumers'], group['pending'], group['lag'] or -1, group['last-delivered-id'] }
+  local consumers = group['consumers']
+  if consumers > 0 then
+    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, group['name'])) do
+      if named(consumer)['name'] == 'released' then
+        consumers = consumers - 1 -- it holds what nobody does
+      end
+    end
+  end
+  groups[i] = { group['name'], consumers, group['pending'], group['lag'] or -1, group['last-delivered-id'] }
 end
 return { stream['length'], stream['entries-added'], stream['last-generated-id'], dead, groups }

@@ -99,3 +99,19 @@ async fn a_hub_that_shut_down_handles_nothing_more() {
     subscription.unsubscribe().await;
     assert_eq!(unhandled(&hub.stream("a"), "g").await, (0, Some(1)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_outlasts_a_shutdown_is_cancelled() {
+    let hub = Hub::builder().shards(1).build().unwrap();
+    let (stream, (hold, mut begun)) = (hub.stream("a"), Hold::new());
+    hold.subscribe(&stream, "g", quick(), || Ok(())).await.detach();
+    stream.publish("x").await.unwrap();
+    next(&mut begun).await;
+    let began = tokio::time::Instant::now();
+    hub.shutdown().await;
+    assert!(began.elapsed() >= Duration::from_secs(5), "it had its 5 s");
+    drop(hold);
+    assert!(begun.recv().await.is_none(), "its future is dropped");
+    let status = stream.status().await.unwrap();
+    assert_eq!((status.groups[0].pending, status.groups[0].consumers), (1, 0), "the message is kept");
+}

@@ -475,3 +475,40 @@ async fn a_master_of_a_cluster_hangs_while_messages_flow_and_none_is_lost() {
         seen.insert(text(&next(&mut messages).await));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_a_shutdown_cancels_goes_to_another_at_once() {
+    let server = Server::start();
+    let (ending, other) = (node(&server.url()).await, node(&server.url()).await);
+    let stream = ending.stream("orders");
+    let (sender, mut begun) = unbounded_channel();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let handler = move |message: StreamMessage| {
+        let (sender, blocked) = (sender.clone(), Arc::clone(&blocked));
+        async move {
+            let text = text(&message);
+            sender.send(message).map_err(Error::other)?;
+            if text == "blocks its thread" {
+                let _ = blocked.lock().unwrap().recv();
+            }
+            std::future::pending().await
+        }
+    };
+    // No silence is long enough for the other to take anything over.
+    stream.subscribe_with("g", patient().concurrency(2), handler).await.unwrap().detach();
+    for payload in ["waits", "blocks its thread"] {
+        stream.publish(payload).await.unwrap();
+        next(&mut begun).await;
+    }
+    let (_other, mut messages) = listen(&other.stream("orders"), "g", patient()).await;
+    timeout(PATIENCE, ending.shutdown()).await.expect("the shutdown does not end");
+    let mut deliveries = HashMap::new();
+    for _ in 0..2 {
+        let message = next(&mut messages).await;
+        deliveries.insert(text(&message), message.deliveries);
+    }
+    assert_eq!(deliveries, HashMap::from([("waits".to_owned(), 2), ("blocks its thread".to_owned(), 2)]));
+    all_handled(&other.stream("orders"), "g").await;
+    drop(release); // the other handler was blocked until now
+}
