@@ -1,41 +1,69 @@
 //! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once.
+//!
+//! One thread watches for the whole process, from the first call on, and tells every future that waits. The system's own
+//! handling can't be restored once a signal was taken over, so the thread also does what the system did: where nothing waits, a
+//! signal ends the process.
 
-use std::{io, process, thread};
+use std::{io, mem, process, thread};
 
+use parking_lot::Mutex;
 use tokio::{runtime, sync::oneshot};
 
-/// What a shell reports for a program that Ctrl-C has ended.
-const INTERRUPTED: i32 = 130;
+/// What a shell adds to the number of the signal that ended a program.
+const SIGNALLED: i32 = 128;
 
-/// Starts to watch for signals. The future resolves at the first one; the second ends the process.
+/// The futures of this process.
+static WATCH: Mutex<Watch> = Mutex::new(Watch { is_running: false, waiting: Vec::new() });
+
+/// What the calls and the thread share.
+struct Watch {
+    /// Whether the thread runs.
+    is_running: bool,
+    /// The futures that have not been told. Those that were dropped go with the next call.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// Starts to watch for Ctrl-C and SIGTERM. The future resolves at the first one; the next one ends the process at once, with
+/// 128 plus the signal's number.
+///
+/// Several futures may wait, one for each server of a process; the same signal resolves all of them. While none waits, since all
+/// were dropped or resolved, a signal ends the process, as it does without this function. An application that handles these
+/// signals itself should not call it: [`Bound::serve_with_shutdown`](crate::Bound::serve_with_shutdown) takes any future.
 ///
 /// The watch has a thread and a runtime of its own, so that the second signal works even while handlers block every
-/// thread of the server's.
+/// thread of the server's. All calls share them.
+///
+/// # Errors
+/// When the system has no thread or descriptor left for the watch, at the first call.
 pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let (tell, told) = oneshot::channel();
-    let (ready, started) = std::sync::mpsc::channel();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let outcome = runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .and_then(|runtime| Ok((Signals::register(&runtime)?, runtime)));
-        match outcome {
-            Ok((mut signals, runtime)) => {
-                let _ = ready.send(Ok(()));
-                runtime.block_on(signals.next());
-                let _ = tell.send(());
-                runtime.block_on(signals.next());
-                process::exit(INTERRUPTED);
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        }
-    })?;
-    started.recv().map_err(io::Error::other)??;
+    let mut watch = WATCH.lock();
+    if !watch.is_running {
+        start()?;
+        watch.is_running = true;
+    }
+    watch.waiting.retain(|tell| !tell.is_closed());
+    watch.waiting.push(tell);
     Ok(async {
         let _ = told.await;
     })
+}
+
+/// Takes the signals over and starts the thread, which lasts as long as the process.
+fn start() -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = Signals::register(&runtime)?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        loop {
+            let signal = runtime.block_on(signals.next());
+            let waiting = mem::take(&mut WATCH.lock().waiting);
+            let told = waiting.into_iter().filter_map(|tell| tell.send(()).ok()).count();
+            if told == 0 {
+                process::exit(SIGNALLED + signal);
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// The signals that end the program.
@@ -56,11 +84,12 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Resolves at the next signal.
-    async fn next(&mut self) {
+    /// Resolves at the next signal, with its number.
+    async fn next(&mut self) -> i32 {
+        use tokio::signal::unix::SignalKind;
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
         }
     }
 }
@@ -77,8 +106,176 @@ impl Signals {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    /// Resolves at the next signal.
-    async fn next(&mut self) {
+    /// Resolves at the next signal, with the number that Ctrl-C has elsewhere.
+    async fn next(&mut self) -> i32 {
         self.0.recv().await;
+        2
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{
+        fs,
+        future::Future,
+        io::{BufRead as _, BufReader, Write as _},
+        pin::pin,
+        process::{Child, ChildStdout, Command, Stdio},
+        time::{Duration, Instant},
+    };
+
+    use crate::{App, shutdown_signal};
+
+    /// Says to the process that runs the tests anew what it is to do.
+    const ROLE: &str = "RIPPLECAST_TEST_SIGNALS";
+    /// Rounds after which nothing may grow any more.
+    const WARM: usize = 20;
+
+    /// This test as a process of its own, in that role.
+    struct Process {
+        child: Child,
+        lines: std::io::Lines<BufReader<ChildStdout>>,
+    }
+
+    impl Process {
+        fn start(test: &str, role: &str) -> Self {
+            let test = format!("server::signals::tests::{test}");
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &test, "--nocapture"])
+                .env(ROLE, role)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            Self { child, lines }
+        }
+
+        /// Waits for a line that the process writes.
+        fn says(&mut self, wanted: &str) {
+            // The harness writes the test's name on the same line.
+            let found = self.lines.by_ref().any(|line| line.unwrap().ends_with(wanted));
+            assert!(found, "the process ended before it said {wanted:?}");
+        }
+
+        /// Sends it a signal, by its name.
+        fn signal(&self, signal: &str) {
+            let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
+            assert!(status.unwrap().success());
+        }
+
+        /// Its exit code.
+        fn code(&mut self) -> Option<i32> {
+            self.child.wait().unwrap().code()
+        }
+    }
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.child.kill(); // fails if it has ended
+            let _ = self.child.wait();
+        }
+    }
+
+    fn say(line: &str) {
+        let mut out = std::io::stdout();
+        writeln!(out, "{line}").unwrap();
+        out.flush().unwrap();
+    }
+
+    /// Threads and descriptors of this process.
+    fn counts() -> (usize, usize) {
+        let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+        (count("task"), count("fd"))
+    }
+
+    /// Serves for a moment, and shuts down; the future of the server is dropped, or ends.
+    async fn round(is_dropped: bool) {
+        let app = App::builder().hub(|hub| hub.shards(1)).build().await.unwrap();
+        let bound = app.bind("127.0.0.1:0").await.unwrap();
+        let (hub, addr) = (bound.hub(), bound.local_addr());
+        if is_dropped {
+            let mut serving = pin!(bound.serve());
+            tokio::select! {
+                ended = &mut serving => panic!("{ended:?}"),
+                stream = tokio::net::TcpStream::connect(addr) => drop(stream.unwrap()),
+            }
+        } else {
+            let signal = shutdown_signal().unwrap();
+            bound.serve_with_shutdown(async {}).await.unwrap();
+            drop(signal);
+        }
+        hub.shutdown().await;
+    }
+
+    /// 300 rounds with 128 descriptors. Nothing may be left of one.
+    async fn rounds() {
+        rlimit::setrlimit(rlimit::Resource::NOFILE, 128, 128).unwrap();
+        let mut before = (0, 0);
+        for number in 0..300 {
+            round(number % 2 == 0).await;
+            if number == WARM {
+                before = counts();
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = counts();
+            if now.0 <= before.0 && now.1 <= before.1 {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{now:?} threads and descriptors, {before:?} after {WARM} rounds"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn many_rounds_leave_nothing_and_a_signal_then_ends_the_process() {
+        if std::env::var_os(ROLE).is_some() {
+            block_on(async {
+                rounds().await;
+                say("ready");
+                std::future::pending::<()>().await;
+            });
+        }
+        let mut process =
+            Process::start("many_rounds_leave_nothing_and_a_signal_then_ends_the_process", "rounds");
+        process.says("ready");
+        process.signal("TERM");
+        assert_eq!(process.code(), Some(143));
+    }
+
+    #[test]
+    fn the_first_signal_is_told_to_all_and_the_second_ends_the_process() {
+        if std::env::var_os(ROLE).is_some() {
+            block_on(async {
+                drop(shutdown_signal().unwrap());
+                let (first, second) = (shutdown_signal().unwrap(), shutdown_signal().unwrap());
+                say("ready");
+                first.await;
+                second.await;
+                // Another server may begin meanwhile, and be told in its turn.
+                let third = shutdown_signal().unwrap();
+                say("told");
+                third.await;
+                say("told again");
+                std::future::pending::<()>().await;
+            });
+        }
+        let mut process =
+            Process::start("the_first_signal_is_told_to_all_and_the_second_ends_the_process", "told");
+        process.says("ready");
+        process.signal("TERM");
+        process.says("told");
+        process.signal("INT");
+        process.says("told again");
+        process.signal("INT");
+        assert_eq!(process.code(), Some(130));
     }
 }
