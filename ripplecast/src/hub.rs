@@ -32,7 +32,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::{Frame, Result, bus::Bus, server::TrustedProxies, store::Store, stream::Streams};
+use crate::{
+    Frame, Result, bus::Bus, limits::SHUTDOWN_LIMIT, server::TrustedProxies, store::Store, stream::Streams,
+};
 
 pub(crate) use self::{
     admission::{Admissions, Permit, Refused, is_loopback},
@@ -196,8 +198,12 @@ impl Hub {
     /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
     /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
     /// 503 from now on. A callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`,
-    /// has left for the other nodes when this returns, unless Redis is away or takes longer than 2 s. Takes at most some
-    /// 8 s; ends at once when called again.
+    /// has left for the other nodes when this returns, unless Redis is away or takes longer than 2 s. Takes at most 10 s, also when
+    /// the runtime that made the hub has ended, or nothing drives it: then without `on_close`. Returns at once when called again
+    /// after that.
+    ///
+    /// A handler of a stream that still runs after its 5 s is cancelled, and its message released to other subscriptions of the
+    /// group.
     ///
     /// [`App::run`](crate::App::run) does it for you. With an `axum::serve` of your own, do it inside the signal that ends
     /// it: axum waits for open event streams, and these end here.
@@ -225,7 +231,14 @@ impl Hub {
             // Fails only if the sender is gone, and `shards` holds it.
             let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
         };
-        tokio::join!(connections, self.inner.streams.ended());
+        let all = async { tokio::join!(connections, self.inner.streams.ended()) };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
+            let shards = *shards.running.borrow();
+            tracing::warn!(
+                shards,
+                "some shards have not ended; does anything drive the runtime that made the hub?"
+            );
+        }
         if let Some(bridge) = shards.setup.bridge()
             && let Err(error) = bridge.leave().await
         {

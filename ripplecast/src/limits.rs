@@ -31,6 +31,9 @@ pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same at shutdown, so that every `on_close` is done well before a supervisor's 10 s.
 pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time that all connections and subscriptions have at shutdown. More than they take, except where nothing drives the runtime that
+/// made the hub. With the 2 s for the other nodes it is the 10 s that supervisors commonly allow.
+pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// Time that a waiting handler has at shutdown before it is cancelled.
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Longest reason in a close frame, in bytes: a control frame's 125 less the code (RFC 6455, section 5.5).

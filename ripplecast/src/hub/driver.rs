@@ -25,7 +25,7 @@ fn watch(poller: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(poller, Interest::READABLE)
 }
 
-/// Drives a shard as a task, until it is shut down.
+/// Drives a shard as a task, until it is shut down, or dropped with its runtime.
 pub(crate) fn run_as_task(mut shard: Shard, runtime: &tokio::runtime::Handle) -> std::io::Result<()> {
     let entered = runtime.enter();
     let readiness = watch(shard.poller().duplicate()?)?;
@@ -69,7 +69,6 @@ pub(crate) fn run_as_task(mut shard: Shard, runtime: &tokio::runtime::Handle) ->
                 }
             }
         }
-        shard.end();
     });
     Ok(())
 }
@@ -91,7 +90,6 @@ pub(crate) fn run_as_thread(mut shard: Shard, runtime: tokio::runtime::Handle) -
             }
             more = yet_more;
         }
-        shard.end();
     })?;
     Ok(())
 }

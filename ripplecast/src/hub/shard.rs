@@ -184,6 +184,15 @@ pub(crate) struct Shard {
     stopping: Option<Tick>,
 }
 
+/// A shard that has ended takes nothing any more, also when it was dropped with its runtime: then without `on_close`.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.handle.mailbox.end();
+        self.todo.clear();
+        self.shards.running.send_modify(|running| *running -= 1);
+    }
+}
+
 impl Shard {
     /// A shard without connections.
     pub(crate) fn new(index: usize, shards: &Arc<Shards>, runtime: runtime::Handle) -> io::Result<Self> {
@@ -253,13 +262,6 @@ impl Shard {
             || self.sweep_at != usize::MAX
             || (poll && !drained);
         Turn { more, drained }
-    }
-
-    /// Ends the shard: nothing is taken any more.
-    pub(crate) fn end(&mut self) {
-        self.handle.mailbox.end();
-        self.todo.clear();
-        self.shards.running.send_modify(|running| *running -= 1);
     }
 
     fn take_events(&mut self) {

@@ -2,6 +2,7 @@
 
 mod app;
 mod callbacks;
+mod ended;
 mod environment;
 
 use std::{
