@@ -132,6 +132,16 @@ impl Redis {
         Self { inner: self.inner.clone(), is_unbounded: true }
     }
 
+    /// A handle with connections of its own to the same servers, for commands alone. Tasks of the current runtime keep them, and
+    /// connect in the background.
+    pub(crate) fn apart(&self) -> Self {
+        let address = self.inner.address.clone();
+        let servers = Servers::apart(&address);
+        let task = tokio::spawn(servers.clone().run());
+        let inner = Inner { address, servers, commands: Semaphore::new(COMMANDS), task };
+        Self { inner: Arc::new(inner), is_unbounded: true }
+    }
+
     /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
     /// Cluster.
     pub(crate) fn key(&self, kind: &str, name: &str, suffix: &str) -> String {

@@ -51,17 +51,27 @@ pub(super) struct Server {
     pub(super) keeper: Arc<Keeper>,
     /// Keeps the connection for subscriptions.
     pub(super) subscriber: Arc<Subscriber>,
-    /// The tasks of both.
-    tasks: [JoinHandle<()>; 2],
+    /// The tasks of both; of the first alone if nothing subscribes.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Keeps connections to a server; that for commands may be there already.
-    fn start(address: &Address, host: Option<Host>, conn: Option<Conn>, news: &Arc<News>) -> Arc<Self> {
+    /// Keeps connections to a server; that for commands may be there already. The one for subscriptions is made if something
+    /// `subscribes`.
+    fn start(
+        address: &Address,
+        host: Option<Host>,
+        conn: Option<Conn>,
+        news: &Arc<News>,
+        subscribes: bool,
+    ) -> Arc<Self> {
         let address = host.as_ref().map_or_else(|| address.clone(), |host| address.shard(host));
         let keeper = Keeper::new(address.clone(), conn, news.clone());
         let subscriber = Subscriber::new(address, keeper.link(), news.clone());
-        let tasks = [tokio::spawn(keeper.clone().keep()), tokio::spawn(subscriber.clone().run())];
+        let mut tasks = vec![tokio::spawn(keeper.clone().keep())];
+        if subscribes {
+            tasks.push(tokio::spawn(subscriber.clone().run()));
+        }
         Arc::new(Self { host, keeper, subscriber, tasks })
     }
 
@@ -94,6 +104,8 @@ pub(super) struct Servers {
     news: Arc<News>,
     /// Whom the next look asks first.
     next: AtomicUsize,
+    /// Whether something subscribes to channels.
+    subscribes: bool,
 }
 
 /// Which server has which slots.
@@ -119,7 +131,7 @@ impl Servers {
     /// What is wrong with one of them; that one is away, unless it is optional.
     pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
         let news = Arc::<News>::default();
-        let start = |host, conn| Server::start(address, host, conn, &news);
+        let start = |host, conn| Server::start(address, host, conn, &news, true);
         let (servers, ranges) = match &address.servers {
             Hosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
                 Some(found) => {
@@ -140,11 +152,27 @@ impl Servers {
             ),
         };
         let all_there = servers.iter().all(|server: &Arc<Server>| server.is_up());
-        let link = watch::Sender::new(Link::Down);
-        let (layout, next) = (RwLock::new(Layout { servers, ranges }), AtomicUsize::new(0));
-        let servers = Self { address: address.clone(), layout, link, news, next };
+        let servers = Self::new(address, Layout { servers, ranges }, news, true);
         servers.tell(&mut Vec::new(), &mut 0);
         Ok((Arc::new(servers), all_there))
+    }
+
+    /// The servers, for commands alone; they are connected to in the background.
+    pub(super) fn apart(address: &Address) -> Arc<Self> {
+        let news = Arc::<News>::default();
+        // Until somebody says who has what, the first is asked for everything.
+        let first = match &address.servers {
+            Hosts::Cluster(seeds) => seeds.first().cloned(),
+            _ => None,
+        };
+        let servers = vec![Server::start(address, first, None, &news, false)];
+        Arc::new(Self::new(address, Layout { servers, ranges: vec![(SLOTS - 1, 0)] }, news, false))
+    }
+
+    /// These servers.
+    fn new(address: &Address, layout: Layout, news: Arc<News>, subscribes: bool) -> Self {
+        let (link, layout) = (watch::Sender::new(Link::Down), RwLock::new(layout));
+        Self { address: address.clone(), layout, link, news, next: AtomicUsize::new(0), subscribes }
     }
 
     /// The server of a slot; none while nobody has it.
@@ -263,7 +291,7 @@ impl Servers {
                     let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
                     known.cloned().unwrap_or_else(|| {
                         tracing::info!(redis = %self.address, host = %host.0, port = host.1, "a master of the Cluster is new");
-                        Server::start(&self.address, Some(host), None, &self.news)
+                        Server::start(&self.address, Some(host), None, &self.news, self.subscribes)
                     })
                 })
                 .collect();

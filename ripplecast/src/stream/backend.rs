@@ -1,6 +1,6 @@
 //! The interface of what keeps streams.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
@@ -37,10 +37,6 @@ pub(super) trait Consumer: Send + Sync {
     /// Waits for messages, up to `count`; perhaps for none, so that it is called again. Never called twice at once. Backends
     /// that are away are waited for.
     fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>;
-    /// How often [`renew`](Self::renew) has to be called for each message that is held; none for never.
-    fn renew_every(&self) -> Option<Duration>;
-    /// Says that a message is still held.
-    fn renew<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
     /// Another delivery of a message begins, if it is still this consumer's.
     fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again>;
     /// The message is handled.

@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -187,15 +186,6 @@ impl Consumer for Member {
                 changed.await;
             }
         })
-    }
-
-    /// A member is there or gone; nobody has to guess.
-    fn renew_every(&self) -> Option<Duration> {
-        None
-    }
-
-    fn renew<'a>(&'a self, _message: &'a StreamMessage) -> Reply<'a, ()> {
-        Reply::now::<Error>(Ok(()))
     }
 
     fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {

@@ -83,8 +83,8 @@ impl ReliableOptions {
     }
 
     /// The silence after which what a subscription holds goes to another of its group; default 60 s, possible 50 ms to a
-    /// day. A handler may run for longer: its subscription says every third of this time that it is still at it. Give all
-    /// subscriptions of a group the same.
+    /// day. A handler may run for longer, and block its thread: what a subscription holds is renewed three times in this
+    /// time, from a thread of the hub's own. Give all subscriptions of a group the same.
     ///
     /// In memory it has no effect: what a subscription held is free as soon as that is gone.
     #[must_use]

@@ -2,9 +2,18 @@
 //! `redis/*.lua`.
 //!
 //! A subscription is a consumer. It reads on a connection of its own, since its reads wait; all else goes over the node's.
-//! Redis has no delivery that waits: a message that failed stays with its consumer, which renews it and delivers it again.
+//! Redis has no delivery that waits: a message that failed stays with its consumer, which delivers it again. `leases.rs` renews
+//! what consumers hold. What a consumer gives up belongs to the consumer `released` until another takes it.
+
+/// A script, and its text.
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));
+    };
+}
 
 mod entry;
+mod leases;
 
 use std::{
     collections::HashSet,
@@ -12,7 +21,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     pin::Pin,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -23,6 +32,7 @@ use parking_lot::Mutex;
 use redis::{Script, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
+    task::AbortHandle,
     time::{Instant, timeout},
 };
 
@@ -38,6 +48,7 @@ use crate::{
     store::Reply,
 };
 use entry::{Entry, entries, read_reply};
+use leases::{Renewer, Seat};
 
 /// How long a read waits for messages. It bounds how late a claim is, and the end of a subscription that Redis doesn't hear of.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -46,19 +57,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// Messages that are looked through after an answer may have been lost: more than one subscription can hold.
 const RECOVERED: usize = 4096;
 
-/// A script, and its text.
-macro_rules! script {
-    ($name:ident, $file:literal) => {
-        static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));
-    };
-}
-
 script!(PUBLISH, "redis/publish.lua");
 script!(CLAIM, "redis/claim.lua");
 script!(RECOVER, "redis/recover.lua");
 script!(HOLD, "redis/hold.lua");
 script!(BURY, "redis/bury.lua");
-script!(LEAVE, "redis/leave.lua");
 script!(STATUS, "redis/status.lua");
 
 /// See the module.
@@ -69,12 +72,15 @@ pub(super) struct Remote {
     node: u64,
     /// The number of the next consumer.
     next: AtomicU64,
+    /// What renews the leases of the consumers; none while there is no consumer.
+    renewer: Mutex<Weak<Renewer>>,
 }
 
 impl Remote {
     /// Streams on that Redis.
     pub(super) fn new(redis: Redis) -> Self {
-        Self { redis, node: RandomState::new().hash_one(std::process::id()), next: AtomicU64::new(0) }
+        let node = RandomState::new().hash_one(std::process::id());
+        Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
     }
 }
 
@@ -156,13 +162,21 @@ impl StreamBackend for Remote {
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
         later(async move {
+            let seat = Arc::new(Seat {
+                key: key(&self.redis, stream),
+                group: Arc::clone(group),
+                name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
+            });
+            make_group(&self.redis, &seat).await?;
+            let renewer = Renewer::shared(&self.renewer, &self.redis)?;
             let member = Member {
                 redis: self.redis.clone(),
-                key: key(&self.redis, stream),
+                renewal: renewer.keep(Arc::clone(&seat), options.claim_after),
+                renewer,
+                has_left: AtomicBool::new(false),
+                seat,
                 dead_key: dead_key(&self.redis, stream),
-                name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
                 stream: Arc::clone(stream),
-                group: Arc::clone(group),
                 claim_after: options.claim_after,
                 control: Arc::clone(control),
                 held: Mutex::default(),
@@ -171,7 +185,6 @@ impl StreamBackend for Remote {
                 stopped: AtomicBool::new(false),
                 stop: Notify::new(),
             };
-            member.make_group().await?;
             Ok(Arc::new(member) as Arc<dyn Consumer>)
         })
     }
@@ -186,16 +199,18 @@ fn is_refusal(error: &crate::Error, text: &str) -> bool {
 struct Member {
     /// The node's connections.
     redis: Redis,
-    /// The stream's key.
-    key: String,
-    /// That of its dead letters.
+    /// Its part of the group.
+    seat: Arc<Seat>,
+    /// The key of the stream's dead letters.
     dead_key: String,
-    /// The consumer's name.
-    name: String,
     /// The stream's name.
     stream: Arc<str>,
-    /// The group's.
-    group: Arc<str>,
+    /// Renews what it holds.
+    renewal: AbortHandle,
+    /// The thread that does so.
+    renewer: Arc<Renewer>,
+    /// Whether it has released what it held, or tried to.
+    has_left: AtomicBool,
     /// The silence after which a message is taken over.
     claim_after: Duration,
     /// What it shares with the handle.
@@ -242,23 +257,23 @@ impl Reader {
     }
 }
 
-impl Member {
-    /// Makes the group if need be; a new one begins with the oldest message.
-    async fn make_group(&self) -> Result<()> {
-        let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&self.key).arg(&*self.group).arg("0").arg("MKSTREAM");
-        match self.redis.run::<()>(&command).await {
-            Err(error) if !is_refusal(&error, "BUSYGROUP") => Err(error),
-            _ => Ok(()),
-        }
+/// Makes the group if need be; a new one begins with the oldest message.
+async fn make_group(redis: &Redis, seat: &Seat) -> Result<()> {
+    let mut command = redis::cmd("XGROUP");
+    command.arg("CREATE").arg(&seat.key).arg(&*seat.group).arg("0").arg("MKSTREAM");
+    match redis.run::<()>(&command).await {
+        Err(error) if !is_refusal(&error, "BUSYGROUP") => Err(error),
+        _ => Ok(()),
     }
+}
 
+impl Member {
     /// Connects, and looks for messages whose delivery did not arrive.
     async fn connect(&self, reader: &mut Reader) -> Result<Vec<Delivery>> {
         // What the link tells from here on is of later than the connection that is made now.
         let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
         reader.link.mark_unchanged();
-        self.make_group().await?;
+        make_group(&self.redis, &self.seat).await?;
         let source = if self.redis.is_cluster() {
             Source::Polled
         } else {
@@ -276,9 +291,9 @@ impl Member {
             // Redis counts the time that it was away as silence: those who hold messages renew them first.
             reader.next_claim = Instant::now() + self.claim_after / 2;
         }
-        let mut script = RECOVER.key(&self.key);
-        script.arg(&*self.group).arg(&self.name).arg(RECOVERED);
-        let (found, trimmed): (Value, u64) = self.redis.script(&self.key, &script).await?;
+        let mut script = RECOVER.key(&self.seat.key);
+        script.arg(&*self.seat.group).arg(&self.seat.name).arg(RECOVERED);
+        let (found, trimmed): (Value, u64) = self.redis.script(&self.seat.key, &script).await?;
         reader.source = Some(source);
         Ok(self.accept(entries(&found), trimmed, true))
     }
@@ -288,9 +303,15 @@ impl Member {
         if Instant::now() < reader.next_claim {
             return Ok(Vec::new());
         }
-        let mut script = CLAIM.key(&self.key);
-        script.arg(&*self.group).arg(&self.name).arg(millis(self.claim_after)).arg(&reader.cursor).arg(count);
-        let (cursor, found, trimmed): (String, Value, u64) = self.redis.script(&self.key, &script).await?;
+        let mut script = CLAIM.key(&self.seat.key);
+        script
+            .arg(&*self.seat.group)
+            .arg(&self.seat.name)
+            .arg(millis(self.claim_after))
+            .arg(&reader.cursor)
+            .arg(count);
+        let (cursor, found, trimmed): (String, Value, u64) =
+            self.redis.script(&self.seat.key, &script).await?;
         reader.cursor = cursor;
         reader.next_claim = Instant::now() + self.claim_every();
         let found = entries(&found);
@@ -309,15 +330,15 @@ impl Member {
     async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
         let wait = reader.next_claim.saturating_duration_since(Instant::now()).min(BLOCK);
         let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(&*self.group).arg(&self.name).arg("COUNT").arg(count);
+        command.arg("GROUP").arg(&*self.seat.group).arg(&self.seat.name).arg("COUNT").arg(count);
         let found: Value = match &mut reader.source {
             Some(Source::Own(conn)) => {
                 // A wait of 0 ms would be one without end.
-                command.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS").arg(&self.key).arg(">");
+                command.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS").arg(&self.seat.key).arg(">");
                 command.query_async(conn).await.map_err(|error| unavailable(&error))?
             }
             _ => {
-                command.arg("STREAMS").arg(&self.key).arg(">");
+                command.arg("STREAMS").arg(&self.seat.key).arg(">");
                 let found = self.redis.run(&command).await?;
                 if matches!(found, Value::Nil) {
                     let _ = timeout(POLL, self.stop.notified()).await;
@@ -335,7 +356,7 @@ impl Member {
             limited!(
                 ERROR,
                 stream = &*self.stream,
-                group = &*self.group,
+                group = &*self.seat.group,
                 messages = trimmed,
                 "messages that were not handled are not on the stream any more: somebody deleted them"
             );
@@ -366,7 +387,7 @@ impl Member {
         reader.source = None;
         self.client.store(0, Relaxed);
         if reader.away.is_none() {
-            let (stream, group) = (&*self.stream, &*self.group);
+            let (stream, group) = (&*self.stream, &*self.seat.group);
             tracing::warn!(stream, group, %error, "a stream can't be read; trying again until it can");
         }
         let wait = reader.away.get_or_insert(Pause::reconnect()).next();
@@ -378,11 +399,11 @@ impl Member {
         (self.claim_after / 4).min(BLOCK)
     }
 
-    /// Runs the script that renews a message, delivers it again or gives it up; its answer.
+    /// Runs the script that delivers a message again or releases it; its answer.
     async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
-        let mut script = HOLD.key(&self.key);
-        script.arg(&*self.group).arg(&self.name).arg(id.to_string()).arg(what);
-        self.redis.script(&self.key, &script).await
+        let mut script = HOLD.key(&self.seat.key);
+        script.arg(&*self.seat.group).arg(&self.seat.name).arg(id.to_string()).arg(what);
+        self.redis.script(&self.seat.key, &script).await
     }
 
     /// The message is no longer this consumer's concern.
@@ -411,7 +432,7 @@ impl Consumer for Member {
                         if reader.away.take().is_some() {
                             tracing::info!(
                                 stream = &*self.stream,
-                                group = &*self.group,
+                                group = &*self.seat.group,
                                 "the stream is read again"
                             );
                         }
@@ -424,14 +445,6 @@ impl Consumer for Member {
             }
             Vec::new()
         })
-    }
-
-    fn renew_every(&self) -> Option<Duration> {
-        Some(self.claim_after / 3)
-    }
-
-    fn renew<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
-        later(async move { self.hold(message.id, "renew").await.map(drop) })
     }
 
     fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
@@ -452,7 +465,7 @@ impl Consumer for Member {
     fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
         later(async move {
             let mut command = redis::cmd("XACK");
-            command.arg(&self.key).arg(&*self.group).arg(message.id.to_string());
+            command.arg(&self.seat.key).arg(&*self.seat.group).arg(message.id.to_string());
             self.redis.run::<u64>(&command).await?;
             self.forget(message.id);
             Ok(())
@@ -461,10 +474,14 @@ impl Consumer for Member {
 
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
         later(async move {
-            let mut script = BURY.key(&self.key);
-            script.key(&self.dead_key).arg(&*self.group).arg(&self.name).arg(message.id.to_string());
+            let mut script = BURY.key(&self.seat.key);
+            script
+                .key(&self.dead_key)
+                .arg(&*self.seat.group)
+                .arg(&self.seat.name)
+                .arg(message.id.to_string());
             script.arg(&message.payload[..]).arg(reason).arg(message.deliveries).arg(DEAD_LETTERS);
-            let buried: u8 = self.redis.script(&self.key, &script).await?;
+            let buried: u8 = self.redis.script(&self.seat.key, &script).await?;
             self.forget(message.id);
             Ok(buried > 0)
         })
@@ -494,12 +511,22 @@ impl Consumer for Member {
 
     fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            let mut script = LEAVE.key(&self.key);
-            script.arg(&*self.group).arg(&self.name);
-            if let Err(error) = self.redis.script::<u64>(&self.key, &script).await {
-                let (stream, group) = (&*self.stream, &*self.group);
+            self.has_left.store(true, Relaxed);
+            self.renewal.abort();
+            if let Err(error) = self.seat.leave(&self.redis).await {
+                let (stream, group) = (&*self.stream, &*self.seat.group);
                 tracing::debug!(stream, group, %error, "a stream can't be told of a subscription's end; others notice it");
             }
         })
+    }
+}
+
+/// What it holds is released, also when its runtime has ended under it.
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        if !*self.has_left.get_mut() {
+            self.renewer.release(Arc::clone(&self.seat));
+        }
     }
 }

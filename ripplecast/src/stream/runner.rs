@@ -1,15 +1,16 @@
 //! Runs a subscription, whatever keeps its stream: takes messages, calls the handler, and settles what came of it.
 
 use std::{
-    convert::Infallible,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -28,8 +29,9 @@ use crate::{
 
 /// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
 const REASON: usize = 1024;
-/// A renewal that failed is tried again after this time at the latest: soon after the backend is back.
-const RENEW_AGAIN: Duration = Duration::from_secs(1);
+/// A handler that holds its thread for longer than this is counted and logged: whatever else that thread runs waits meanwhile.
+/// More than a callback of a connection may take, since a handler has a task of its own, and others may take over the rest.
+const SLOW_HANDLER: Duration = Duration::from_millis(100);
 /// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread does not stop in any time.
 const CANCEL_LIMIT: Duration = Duration::from_millis(250);
 /// Time that the backend has to release the messages of a subscription that ends at shutdown. With `HANDLER_GRACE`,
@@ -57,12 +59,15 @@ pub(super) struct Control {
     pub(super) stop: watch::Sender<bool>,
     /// What has been counted.
     pub(super) counters: Counters,
+    /// When a handler that held its thread was logged last.
+    slow_logged: Mutex<Option<Instant>>,
 }
 
 impl Control {
     /// That of a subscription which begins.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
+        let (stop, counters) = (watch::Sender::new(false), Counters::default());
+        Arc::new(Self { stop, counters, slow_logged: Mutex::new(None) })
     }
 }
 
@@ -79,6 +84,8 @@ pub(super) struct Counters {
     claimed: AtomicU64,
     /// Messages that were trimmed away while somebody held them.
     pub(super) trimmed: AtomicU64,
+    /// Times that a handler held its thread.
+    slow: AtomicU64,
 }
 
 impl Counters {
@@ -90,6 +97,7 @@ impl Counters {
             dead: self.dead.load(Relaxed),
             claimed: self.claimed.load(Relaxed),
             trimmed: self.trimmed.load(Relaxed),
+            slow: self.slow.load(Relaxed),
         }
     }
 }
@@ -244,7 +252,7 @@ impl Runner {
             if *self.control.stop.borrow() {
                 return self.release(&message, false).await;
             }
-            let handled = self.keeping(&message, self.call(message.clone())).await;
+            let handled = self.call(message.clone()).await;
             let Err(reason) = handled else {
                 counters.handled.fetch_add(1, Relaxed);
                 self.settle("acknowledge a message", || self.consumer.acknowledge(&message)).await;
@@ -256,7 +264,7 @@ impl Runner {
             }
             let wait = self.options.wait_after(message.deliveries);
             self.log_failure(&message, &reason, wait);
-            if !self.keeping(&message, self.wait(wait)).await {
+            if !self.wait(wait).await {
                 return self.release(&message, true).await;
             }
             match self.settle("deliver a message again", || self.consumer.again(&message)).await {
@@ -274,8 +282,17 @@ impl Runner {
 
     /// Calls the handler; else why it failed.
     async fn call(&self, message: StreamMessage) -> Result<(), String> {
-        let call = caught(|| (self.handler)(message));
-        match HANDLER_OF.scope(address(&self.control), call).await {
+        let mut call = pin!(HANDLER_OF.scope(address(&self.control), caught(|| (self.handler)(message))));
+        let timed = poll_fn(|cx| {
+            let before = Instant::now();
+            let polled = call.as_mut().poll(cx);
+            let took = before.elapsed();
+            if took >= SLOW_HANDLER {
+                self.note_slow(took);
+            }
+            polled
+        });
+        match timed.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 let text = guarded(|| error.to_string());
@@ -286,21 +303,19 @@ impl Runner {
         }
     }
 
-    /// Does `work`, and says meanwhile that the message is still held.
-    async fn keeping<T>(&self, message: &StreamMessage, work: impl Future<Output = T>) -> T {
-        let Some(every) = self.consumer.renew_every() else { return work.await };
-        tokio::select! {
-            done = work => done,
-            never = self.keep(message, every) => match never {},
-        }
-    }
-
-    /// Says again and again that the message is still held.
-    async fn keep(&self, message: &StreamMessage, every: Duration) -> Infallible {
-        let mut wait = every;
-        loop {
-            sleep(wait).await;
-            wait = if self.consumer.renew(message).await.is_ok() { every } else { every.min(RENEW_AGAIN) };
+    /// A handler held its thread for long.
+    #[cold]
+    fn note_slow(&self, took: Duration) {
+        self.control.counters.slow.fetch_add(1, Relaxed);
+        let mut logged = self.control.slow_logged.lock();
+        if logged.is_none_or(|logged| logged.elapsed() >= limits::SLOW_HANDLER_LOG) {
+            *logged = Some(Instant::now());
+            tracing::warn!(
+                stream = &*self.stream,
+                group = &*self.group,
+                milliseconds = took.as_millis() as u64,
+                "a handler of a stream held its thread; if it blocks, use .await or tokio::task::spawn_blocking"
+            );
         }
     }
 

@@ -1,6 +1,6 @@
--- Renews a message that the consumer holds, delivers it again, or gives it up.
--- KEYS: the stream. ARGV: the group, the consumer, the id, what to do: renew, again, release, or return when no handler saw
--- this delivery, so that it doesn't count; undo is a return that keeps the message.
+-- Delivers a message that the consumer holds again, or releases it.
+-- KEYS: the stream. ARGV: the group, the consumer, the id, what to do: again, release, or return when no handler saw this
+-- delivery, so that it doesn't count; undo is a return that keeps the message.
 -- Returns how often it was delivered; -1 when another has it or it is handled; 0 when it is not on the stream any more.
 local key, group, me, id, what = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error when there is no such group

@@ -240,15 +240,35 @@ async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
     assert_eq!(hold.done.load(Relaxed), 2);
 }
 
+/// The handler blocks the only thread of its runtime, so that nothing of the application runs meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_runs_keeps_its_message() {
+async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
-    let (hold, mut begun) = Hold::new();
     // Long enough that a busy machine still renews in time.
     let options = quick().claim_after(Duration::from_secs(6));
-    let _slow = hold.subscribe(&stream, "g", options.clone(), || Ok(())).await;
+    let (sender, mut begun) = unbounded_channel();
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let handler = move |message: StreamMessage| {
+        let (sender, blocked) = (sender.clone(), Arc::clone(&blocked));
+        async move {
+            sender.send(message).map_err(Error::other)?;
+            let _ = blocked.lock().unwrap().recv();
+            Ok(())
+        }
+    };
+    let (url, own) = (server.url(), options.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let blocking = std::thread::spawn(move || {
+        runtime.block_on(async {
+            let hub = node(&url).await;
+            let subscription = hub.stream("orders").subscribe_with("g", own, handler).await.unwrap();
+            until("it to be handled", async || subscription.counts().handled == 1).await;
+            subscription.counts()
+        })
+    });
     stream.publish("1").await.unwrap();
     next(&mut begun).await;
     let (_other, mut messages) = listen(&stream, "g", options).await;
@@ -264,9 +284,29 @@ async fn a_handler_that_runs_keeps_its_message() {
     })
     .await;
     assert!(messages.try_recv().is_err(), "the other has taken over what is being handled");
-    hold.gate.add_permits(1);
+    drop(unblock);
+    let counts = tokio::task::spawn_blocking(|| blocking.join().unwrap()).await.unwrap();
+    assert_eq!((counts.handled, counts.failed), (1, 0));
+    assert!(counts.slow >= 1, "it is counted that the handler held its thread");
     all_handled(&stream, "g").await;
     assert!(messages.try_recv().is_err() && begun.try_recv().is_err());
+}
+
+/// A consumer that was given a message and is never heard of again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_held_is_taken_over_after_the_silence() {
+    let server = Server::start();
+    let hub = node(&server.url()).await;
+    let stream = hub.stream("orders");
+    stream.publish("1").await.unwrap();
+    server.ask::<()>(&format!("XGROUP CREATE {KEY} g 0"));
+    server.ask::<::redis::Value>(&format!("XREADGROUP GROUP g killed STREAMS {KEY} >"));
+    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let message = next(&mut messages).await;
+    assert_eq!((&*text(&message), message.deliveries), ("1", 2));
+    all_handled(&stream, "g").await;
+    assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 1));
+    until("it to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -476,13 +516,13 @@ async fn a_master_of_a_cluster_hangs_while_messages_flow_and_none_is_lost() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_shutdown_cancels_goes_to_another_at_once() {
     let server = Server::start();
-    let (ending, other) = (node(&server.url()).await, node(&server.url()).await);
-    let stream = ending.stream("orders");
+    let other = node(&server.url()).await;
+    let stream = other.stream("orders");
     let (sender, mut begun) = unbounded_channel();
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(blocked));
     let handler = move |message: StreamMessage| {
         let (sender, blocked) = (sender.clone(), Arc::clone(&blocked));
@@ -495,13 +535,22 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
             std::future::pending().await
         }
     };
-    // No silence is long enough for the other to take anything over.
-    stream.subscribe_with("g", patient().concurrency(2), handler).await.unwrap().detach();
+    // A runtime of its own: the thread that blocks may be the one that looks for what the others wait for.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
+    let url = server.url();
+    let start = runtime.spawn(async move {
+        let ending = node(&url).await;
+        // No silence is long enough for the other to take anything over.
+        let options = patient().concurrency(2);
+        ending.stream("orders").subscribe_with("g", options, handler).await.unwrap().detach();
+        ending
+    });
+    let ending = start.await.unwrap();
     for payload in ["waits", "blocks its thread"] {
         stream.publish(payload).await.unwrap();
         next(&mut begun).await;
     }
-    let (_other, mut messages) = listen(&other.stream("orders"), "g", patient()).await;
+    let (_other, mut messages) = listen(&stream, "g", patient()).await;
     timeout(PATIENCE, ending.shutdown()).await.expect("the shutdown does not end");
     let mut deliveries = HashMap::new();
     for _ in 0..2 {
@@ -509,6 +558,7 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
         deliveries.insert(text(&message), message.deliveries);
     }
     assert_eq!(deliveries, HashMap::from([("waits".to_owned(), 2), ("blocks its thread".to_owned(), 2)]));
-    all_handled(&other.stream("orders"), "g").await;
-    drop(release); // the other handler was blocked until now
+    all_handled(&stream, "g").await;
+    drop(unblock); // the other handler was blocked until now
+    runtime.shutdown_background();
 }

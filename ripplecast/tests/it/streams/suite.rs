@@ -41,7 +41,7 @@ on_each_backend! {
     each_group_gets_everything
     as_many_handlers_run_as_may
     what_a_subscription_gave_up_goes_to_another
-    what_a_dead_process_held_goes_to_another
+    what_an_ended_runtime_held_goes_to_another_at_once
     what_kills_every_process_is_a_dead_letter
     a_full_stream_refuses_until_its_messages_are_handled
     a_stream_without_a_group_fills_up
@@ -266,7 +266,7 @@ async fn what_a_subscription_gave_up_goes_to_another(ground: &Ground) {
     all_handled(&stream, "g").await;
 }
 
-/// Runs a subscription of one message in a runtime that then goes away under it, as a process that is killed.
+/// Runs a subscription of one message in a runtime that then ends under it, as after a panic.
 async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> StreamMessage {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (hold, mut begun) = Hold::new();
@@ -284,13 +284,14 @@ async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> Strea
     message
 }
 
-async fn what_a_dead_process_held_goes_to_another(ground: &Ground) {
+async fn what_an_ended_runtime_held_goes_to_another_at_once(ground: &Ground) {
     let stream = ground.stream().await;
     let first = stream.publish("1").await.unwrap();
     stream.publish("2").await.unwrap();
-    let lost = dies_with_a_message(ground, quick()).await;
+    // No silence is long enough for the other to take anything over: it is released.
+    let lost = dies_with_a_message(ground, patient()).await;
     assert_eq!(lost.id, first);
-    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let (subscription, mut messages) = listen(&stream, "g", patient()).await;
     let mut deliveries = BTreeMap::new();
     for _ in 0..2 {
         let message = next(&mut messages).await;
@@ -299,7 +300,7 @@ async fn what_a_dead_process_held_goes_to_another(ground: &Ground) {
     assert_eq!(deliveries, BTreeMap::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
     all_handled(&stream, "g").await;
     assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 2));
-    until("the dead one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1)
+    until("the former one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1)
         .await;
 }
 
