@@ -39,7 +39,7 @@ pub(crate) enum Need {
     Fuzzer,
     /// nginx, HAProxy and Caddy, and what the documentation's command lines call.
     Proxies,
-    /// redis-server, and the Valkey servers that are tested beside it.
+    /// redis-server, the Valkey servers that are tested beside it, and what shows them another time.
     Redis,
     /// Valgrind, whose callgrind counts instructions.
     Valgrind,
@@ -196,6 +196,8 @@ fn missing_packages(
         (for_fuzzer, "c++", "g++"),
         // It is the sentinel too.
         (for_redis, "redis-server", REDIS),
+        // For servers whose clock is set.
+        (needs.contains(&Need::Redis), "faketime", "faketime"),
         (for_proxies, "nginx", "nginx"),
         (for_proxies, "haproxy", "haproxy"),
         (for_proxies, "caddy", "caddy"),

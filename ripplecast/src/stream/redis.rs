@@ -54,6 +54,8 @@ use leases::{Renewer, Seat};
 const BLOCK: Duration = Duration::from_secs(1);
 /// How often a read is tried on a Cluster, where no connection of its own can wait for it.
 const POLL: Duration = Duration::from_millis(50);
+/// The least difference by which the server's clock counts as set: a round trip on a busy machine may take that long.
+const LEAST_TOLERANCE: Duration = Duration::from_millis(100);
 /// Messages that are looked through after an answer may have been lost: more than one subscription can hold.
 const RECOVERED: usize = 4096;
 
@@ -235,10 +237,35 @@ struct Reader {
     link: watch::Receiver<Link>,
     /// When to look next for messages to take over.
     next_claim: Instant,
+    /// Since when the silence of a message, by the server's clock, has been its holder's. Before that, whoever lives and holds
+    /// messages may not have renewed them yet.
+    believed_from: Instant,
+    /// What the server's clock said last; none when nothing is known of it.
+    clock: Option<Clock>,
     /// Where that look begins.
     cursor: String,
     /// How long to wait before the next attempt; set while Redis is away, which was then logged.
     away: Option<Pause>,
+}
+
+/// A reading of the server's clock.
+#[derive(Clone, Copy)]
+struct Clock {
+    /// What it said, in ms since 1970.
+    millis: u64,
+    /// When it was asked, by our own clock, which is never set.
+    asked: Instant,
+    /// When its answer came.
+    answered: Instant,
+}
+
+impl Clock {
+    /// What it may say now, and a bit later when the question arrives, unless it is set meanwhile: from and to, in ms.
+    fn expected(self, now: Instant, tolerance: Duration) -> (u64, u64) {
+        let after = |elapsed| self.millis.saturating_add(millis(elapsed));
+        let least = after(now.saturating_duration_since(self.answered)).saturating_sub(millis(tolerance));
+        (least, after(now.saturating_duration_since(self.asked) + tolerance))
+    }
 }
 
 /// How messages are read.
@@ -252,8 +279,9 @@ enum Source {
 impl Reader {
     /// One that has not read yet.
     fn new(redis: &Redis) -> Self {
-        let (link, next_claim) = (redis.link(), Instant::now());
-        Self { source: None, link, next_claim, cursor: "0-0".to_owned(), away: None }
+        let now = Instant::now();
+        let (link, cursor) = (redis.link(), "0-0".to_owned());
+        Self { source: None, link, next_claim: now, believed_from: now, clock: None, cursor, away: None }
     }
 }
 
@@ -288,8 +316,8 @@ impl Member {
             Source::Own(conn)
         };
         if was_away {
-            // Redis counts the time that it was away as silence: those who hold messages renew them first.
-            reader.next_claim = Instant::now() + self.claim_after / 2;
+            // Redis counts the time that it was away as silence, and may be another server with another clock.
+            reader.clock = None;
         }
         let mut script = RECOVER.key(&self.seat.key);
         script.arg(&*self.seat.group).arg(&self.seat.name).arg(RECOVERED);
@@ -303,6 +331,9 @@ impl Member {
         if Instant::now() < reader.next_claim {
             return Ok(Vec::new());
         }
+        let asked = Instant::now();
+        let (least, greatest) =
+            reader.clock.map_or((u64::MAX, 0), |clock| clock.expected(asked, self.clock_tolerance()));
         let mut script = CLAIM.key(&self.seat.key);
         script
             .arg(&*self.seat.group)
@@ -310,10 +341,24 @@ impl Member {
             .arg(millis(self.claim_after))
             .arg(&reader.cursor)
             .arg(count);
-        let (cursor, found, trimmed): (String, Value, u64) =
+        script.arg(u8::from(asked >= reader.believed_from)).arg(least).arg(greatest);
+        let (cursor, found, trimmed, now): (String, Value, u64, u64) =
             self.redis.script(&self.seat.key, &script).await?;
+        let answered = Instant::now();
+        if now < least || now > greatest {
+            if reader.clock.is_some() {
+                let (stream, group) = (&*self.stream, &*self.seat.group);
+                tracing::warn!(
+                    stream,
+                    group,
+                    "Redis's clock was set, or Redis stood still: messages of silent subscriptions are taken over later"
+                );
+            }
+            reader.believed_from = answered + self.claim_after / 2;
+        }
+        reader.clock = Some(Clock { millis: now, asked, answered });
         reader.cursor = cursor;
-        reader.next_claim = Instant::now() + self.claim_every();
+        reader.next_claim = answered + self.claim_every();
         let found = entries(&found);
         let own: Vec<StreamId> = {
             let held = self.held.lock();
@@ -392,6 +437,12 @@ impl Member {
         }
         let wait = reader.away.get_or_insert(Pause::reconnect()).next();
         let _ = timeout(wait, self.stop.notified()).await;
+    }
+
+    /// How much faster or slower than ours the server's clock may have gone since the last look, before it counts as set. The rest
+    /// of the silence is left for renewals, which come every third of it.
+    fn clock_tolerance(&self) -> Duration {
+        (self.claim_after / 3).max(LEAST_TOLERANCE)
     }
 
     /// How often to look for messages to take over.

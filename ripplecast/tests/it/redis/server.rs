@@ -88,6 +88,8 @@ pub(crate) struct Setup {
     password: Option<String>,
     /// Who has signed its certificate.
     tls: Option<Arc<Authority>>,
+    /// Whether its clock can be set.
+    has_own_clock: bool,
     kind: Kind,
 }
 
@@ -133,6 +135,12 @@ impl Setup {
     /// The same, with a certificate that others share the authority of: they trust each other.
     pub(super) fn tls_of(mut self, authority: &Arc<Authority>) -> Self {
         self.tls = Some(authority.clone());
+        self
+    }
+
+    /// Gives it a clock of its own, for [`Server::set_clock`]. Only for a Valkey: Debian's Redis hangs at its start.
+    pub(crate) fn own_clock(mut self) -> Self {
+        self.has_own_clock = true;
         self
     }
 
@@ -203,7 +211,14 @@ impl Server {
 
     /// A server to be set up.
     pub(crate) fn setup(flavour: Flavour) -> Setup {
-        Setup { flavour, lines: Vec::new(), password: None, tls: None, kind: Kind::Standalone }
+        Setup {
+            flavour,
+            lines: Vec::new(),
+            password: None,
+            tls: None,
+            has_own_clock: false,
+            kind: Kind::Standalone,
+        }
     }
 
     /// The server of all tests that leave it in peace: they neither stop nor flush it, and their keys have a prefix of their own.
@@ -274,6 +289,12 @@ impl Server {
         let connection = redis::Client::open(info)?.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         Ok(connection)
+    }
+
+    /// Sets its own clock to that many seconds from the system's, at once.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        assert!(self.setup.has_own_clock);
+        write_clock(self.dir.file("").as_path(), seconds);
     }
 
     /// The number of its process, while it runs.
@@ -418,6 +439,23 @@ impl Drop for Server {
     }
 }
 
+// ----- its clock -----
+
+/// The library that shows a process another time, from Debian's package.
+fn libfaketime() -> PathBuf {
+    let libraries = std::fs::read_dir("/usr/lib").expect("/usr/lib can be read");
+    let found = libraries
+        .filter_map(|dir| Some(dir.ok()?.path().join("faketime/libfaketime.so.1")))
+        .find(|path| path.exists());
+    found.expect("the tests need libfaketime: install it with `apt-get install faketime`, or let `cargo xtask test --only test` do that")
+}
+
+/// Writes the difference of a server's clock where the library reads it.
+fn write_clock(dir: &Path, seconds: i64) {
+    std::fs::write(dir.join("clock.new"), format!("{seconds:+}\n")).unwrap();
+    std::fs::rename(dir.join("clock.new"), dir.join("clock")).unwrap();
+}
+
 // ----- the process -----
 
 /// The process of a server. It ends with this value, and when our own process ends in whatever way.
@@ -438,6 +476,12 @@ impl Process {
         command.arg(dir.join("conf")).current_dir(dir).stdin(Stdio::null()).stdout(log()).stderr(log());
         if setup.kind == Kind::Sentinel {
             command.arg("--sentinel");
+        }
+        if setup.has_own_clock {
+            write_clock(dir, 0);
+            command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_TIMESTAMP_FILE", dir.join("clock"));
+            // The file is read at each look at the clock; what measures how long something takes is left alone.
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         let child = command.spawn().unwrap_or_else(|error| {
             let (flavour, how) = (setup.flavour, setup.flavour.how_to_get_it());

@@ -464,7 +464,8 @@ async fn what_a_subscription_takes_over_from_itself_does_not_count() {
     let stream = hub.stream("orders");
     let (hold, mut begun) = Hold::new();
     // With a free hand, so that it goes on looking for messages.
-    let _subscription = hold.subscribe(&stream, "g", patient().concurrency(2), || Ok(())).await;
+    let options = quick().claim_after(Duration::from_secs(3)).concurrency(2);
+    let _subscription = hold.subscribe(&stream, "g", options, || Ok(())).await;
     stream.publish("1").await.unwrap();
     let id = next(&mut begun).await.id;
     let pending = || {
@@ -561,4 +562,46 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
     all_handled(&stream, "g").await;
     drop(unblock); // the other handler was blocked until now
     runtime.shutdown_background();
+}
+
+/// Redis measures silence with its wall clock. Neither a clock that is set back nor one that jumps ahead may take a message from
+/// a handler, or keep one from those who take over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_changes_nothing_for_who_holds_what() {
+    let server = Server::setup(Flavour::Valkey9).own_clock().start();
+    let (holder, other) = (node(&server.url()).await, node(&server.url()).await);
+    // Long enough that a busy machine still renews in time.
+    let options = quick().claim_after(Duration::from_secs(4));
+    let stream = holder.stream("orders");
+    let (hold, mut begun) = Hold::new();
+    let holding = hold.subscribe(&stream, "g", options.clone(), || Ok(())).await;
+    stream.publish("held").await.unwrap();
+    next(&mut begun).await;
+    let mut ids = Vec::new();
+    for payload in ["first", "second", "third"] {
+        ids.push(stream.publish(payload).await.unwrap());
+        server.ask::<::redis::Value>(&format!("XREADGROUP GROUP g killed COUNT 1 STREAMS {KEY} >"));
+    }
+    // As its holder would.
+    let renew = |id| server.ask::<Vec<String>>(&format!("XCLAIM {KEY} g killed 0 {id} JUSTID"));
+    let (_other, mut messages) = listen(&other.stream("orders"), "g", options).await;
+    let mut taken_over = async |kept: &[ripplecast::StreamId]| {
+        let mut message = None;
+        until("a message to be taken over", async || {
+            kept.iter().for_each(|id| drop(renew(*id)));
+            message = messages.try_recv().ok();
+            message.is_some()
+        })
+        .await;
+        text(&message.unwrap())
+    };
+    assert_eq!(taken_over(&ids[1..]).await, "first");
+    server.set_clock(-3600);
+    assert_eq!(taken_over(&ids[2..]).await, "second");
+    server.set_clock(3600);
+    assert_eq!(taken_over(&[]).await, "third");
+    hold.gate.add_permits(1);
+    all_handled(&stream, "g").await;
+    assert_eq!((holding.counts().handled, holding.counts().failed), (1, 0));
+    assert!(messages.try_recv().is_err() && begun.try_recv().is_err(), "a message was handled twice");
 }
