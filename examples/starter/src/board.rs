@@ -100,36 +100,53 @@ async fn add(
         let why = format!("A note has 1 to {MAX_TEXT} bytes.");
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, why).into_response());
     }
-    let id = board.ids.increment().await?;
-    match board.notes.set(id, &Note { text, likes: 0 }).await {
-        Ok(()) => board.changed().await,
-        Err(Error::Store(StoreError::TableFull { .. })) => {
-            let why = "The board is full; remove a note first.";
-            Ok((StatusCode::CONFLICT, why).into_response())
+    whole(async move {
+        let id = board.ids.increment().await?;
+        match board.notes.set(id, &Note { text, likes: 0 }).await {
+            Ok(()) => board.changed().await,
+            Err(Error::Store(StoreError::TableFull { .. })) => {
+                let why = "The board is full; remove a note first.";
+                Ok((StatusCode::CONFLICT, why).into_response())
+            }
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
-    }
+    })
+    .await
 }
 
 /// One like more, but only of a note that is still there: `increment` would make one that isn't.
 async fn like(State(board): State<Board>, Path(id): Path<i64>) -> Result<Response> {
-    while let Some(note) = board.notes.get(id).await? {
-        let liked = Note {
-            likes: note.likes.saturating_add(1),
-            ..note.clone()
-        };
-        if board
-            .notes
-            .compare_and_set(id, Some(&note), Some(&liked))
-            .await?
-        {
-            return board.changed().await;
-        } // else somebody has changed it meanwhile: look again
-    }
-    Ok(StatusCode::NOT_FOUND.into_response())
+    whole(async move {
+        while let Some(note) = board.notes.get(id).await? {
+            let liked = Note {
+                likes: note.likes.saturating_add(1),
+                ..note.clone()
+            };
+            if board
+                .notes
+                .compare_and_set(id, Some(&note), Some(&liked))
+                .await?
+            {
+                return board.changed().await;
+            } // else somebody has changed it meanwhile: look again
+        }
+        Ok(StatusCode::NOT_FOUND.into_response())
+    })
+    .await
 }
 
 async fn remove(State(board): State<Board>, Path(id): Path<i64>) -> Result<Response> {
-    board.notes.delete(id).await?; // a note that is gone already is no error
-    board.changed().await
+    whole(async move {
+        board.notes.delete(id).await?; // a note that is gone already is no error
+        board.changed().await
+    })
+    .await
+}
+
+/// Runs a change to its end. The server drops a handler whose client disconnects, but not a task: what was changed is
+/// saved as well.
+async fn whole(
+    change: impl Future<Output = Result<Response>> + Send + 'static,
+) -> Result<Response> {
+    tokio::spawn(change).await.map_err(Error::other)?
 }
