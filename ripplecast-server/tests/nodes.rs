@@ -108,7 +108,8 @@ impl Tab {
             if let Message::Text(text) = self.0.read().unwrap()
                 && let Some(rest) = text.strip_prefix(r#"{"value":"#)
             {
-                return rest.trim_end_matches('}').parse().unwrap();
+                // The value of a join also names the epoch.
+                return rest.split([',', '}']).next().unwrap().parse().unwrap();
             }
         }
     }

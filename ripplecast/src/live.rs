@@ -21,13 +21,17 @@ use crate::{
     hub::check_name,
     limits::ROWS_BEHIND,
     log::{cut, limited},
-    store::{Observation, RowRef},
+    store::{Epoch, Observation, RowRef, Version},
 };
 
 /// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.
 ///
 /// It does not matter through which handle the counter changes. What a member of the room sees never goes backwards: a
 /// change and its push are one step under the counter's lock, and so are [joining](Self::join) and reading the value.
+///
+/// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs get the older value that is true now.
+/// On Redis the value of a join is `{"value":N,"epoch":"E"}`; later values are `{"value":N}`. After a loss they name the new
+/// epoch, so that a page can tell. With [`publish_with`](Counter::publish_with) the frames are yours, and name no epoch.
 ///
 /// Publishing goes on for as long as somebody holds this handle or a clone of it, and for as long as a connection is open
 /// that [joined](Self::join) by it. To [publish](Counter::publish_to) a counter to the same room again joins the publishing
@@ -63,13 +67,16 @@ pub struct LiveCounter {
 impl Counter {
     /// Publishes every change to a room, as `{"value":N}`.
     ///
+    /// On Redis, the value that a connection gets when it joins is `{"value":N,"epoch":"E"}`. Later values have no epoch unless
+    /// another one has begun: see [`LiveCounter`].
+    ///
     /// # Errors
     /// When the name of the counter or of the room is empty or too long.
     pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
         check_name("room name", room.name())?;
         let publisher = format!("counter {}", self.name());
-        let value = |value| Frame::text(format!("{{\"value\":{value}}}"));
-        let published = room.core.publisher(&publisher, || self.published(room, value))?;
+        let render = |value, epoch| Frame::text(value_and_epoch(value, epoch));
+        let published = room.core.publisher(&publisher, || self.published(room, render))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
@@ -84,7 +91,7 @@ impl Counter {
         render: impl Fn(i64) -> Frame + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
         check_name("room name", room.name())?;
-        let published = self.published(room, render)?;
+        let published = self.published(room, move |value, _epoch| render(value))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
@@ -92,9 +99,9 @@ impl Counter {
     fn published(
         &self,
         room: &Room,
-        render: impl Fn(i64) -> Frame + Send + Sync + 'static,
+        render: impl Fn(i64, Option<Epoch>) -> Frame + Send + Sync + 'static,
     ) -> Result<Arc<Published>> {
-        let render: Arc<dyn Fn(i64) -> Frame + Send + Sync> = Arc::new(render);
+        let render = Arc::new(render);
         let publisher = Arc::new(Publisher {
             room: room.clone(),
             render,
@@ -102,8 +109,17 @@ impl Counter {
             behind: AtomicBool::new(false),
         });
         let (publish, counter) = (publisher.clone(), self.clone());
-        let observation = self.observe(Arc::new(move |value, _version| publish.publish(value, &counter)))?;
+        let observation =
+            self.observe(Arc::new(move |value, version| publish.publish(value, version, &counter)))?;
         Ok(Arc::new(Published { publisher, _observation: observation }))
+    }
+}
+
+/// What is published of a value.
+fn value_and_epoch(value: i64, epoch: Option<Epoch>) -> String {
+    match epoch {
+        None => format!("{{\"value\":{value}}}"),
+        Some(epoch) => format!("{{\"value\":{value},\"epoch\":\"{epoch}\"}}"),
     }
 }
 
@@ -123,7 +139,7 @@ struct Publisher {
     /// The room.
     room: Room,
     /// Makes a frame of a value.
-    render: Arc<dyn Fn(i64) -> Frame + Send + Sync>,
+    render: Arc<dyn Fn(i64, Option<Epoch>) -> Frame + Send + Sync>,
     /// The key of its frames, so that a newer value can replace one that waits.
     key: Arc<str>,
     /// Whether a value was refused, and a task tries to publish the newest one.
@@ -132,15 +148,15 @@ struct Publisher {
 
 impl Publisher {
     /// The frame of a value.
-    fn frame(&self, value: i64) -> Frame {
-        let frame = (self.render)(value);
+    fn frame(&self, value: i64, version: Version) -> Frame {
+        let frame = (self.render)(value, version.epoch);
         if frame.key().is_some() { frame } else { frame.with_key(self.key.clone()) }
     }
 
     /// Pushes a value; called under the counter's lock. When the node is overloaded, values are left out, and the newest
     /// is published as soon as there is space: what tabs show may lag, but does not stay wrong.
-    fn publish(self: &Arc<Self>, value: i64, counter: &Counter) {
-        if self.room.core.push_here(&self.frame(value)) != Sent::Dropped(Dropped::Overloaded) {
+    fn publish(self: &Arc<Self>, value: i64, version: Version, counter: &Counter) {
+        if self.room.core.push_here(&self.frame(value, version)) != Sent::Dropped(Dropped::Overloaded) {
             return;
         }
         if self.behind.swap(true, Ordering::Relaxed) {
@@ -160,14 +176,16 @@ impl Publisher {
             let overloaded = Sent::Dropped(Dropped::Overloaded);
             loop {
                 tokio::time::sleep(RETRY).await;
-                let pushed = counter.inspect(|value, _version| {
-                    let sent = publisher.room.core.push_here(&publisher.frame(value));
-                    if sent != overloaded {
+                let pushed = counter.inspect(|known| {
+                    let push =
+                        |(value, version)| publisher.room.core.push_here(&publisher.frame(value, version));
+                    let is_refused = known.map(push) == Some(overloaded);
+                    if !is_refused {
                         publisher.behind.store(false, Ordering::Relaxed);
                     }
-                    sent
+                    is_refused
                 });
-                if !matches!(pushed, Ok(sent) if sent == overloaded) {
+                if !matches!(pushed, Ok(true)) {
                     return;
                 }
             }
@@ -186,7 +204,10 @@ impl LiveCounter {
         conn.keep(self.published.clone());
         self.counter.ready().await?;
         let publisher = &self.published.publisher;
-        self.counter.inspect(|value, _version| conn.join_with(self.room.name(), publisher.frame(value)))?
+        self.counter.inspect(|known| match known {
+            Some((value, version)) => conn.join_with(self.room.name(), publisher.frame(value, version)),
+            None => conn.join(self.room.name()),
+        })?
     }
 
     /// The room to which it publishes.
@@ -214,6 +235,9 @@ impl fmt::Debug for LiveCounter {
 
 /// A [`Table`] whose every change is pushed to a [`Room`], as `{"key":K,"row":{…},"version":N}`, with a `row` of `null` when
 /// it was deleted. What a member sees of a row never goes backwards, and `version` is higher for each change of it.
+///
+/// On Redis the rows of a join, and all changes after Redis has lost some, also have an `"epoch":"E"`. Versions are those of one
+/// epoch; another epoch means that some of what the tab has seen may be lost. See [`LiveCounter`].
 ///
 /// As with a [`LiveCounter`], it does not matter through which handle the table changes, publishing ends when the last
 /// clone of this handle is dropped, and a table should be published to a room once.
@@ -254,11 +278,14 @@ struct Change<'a> {
     key: &'a str,
     row: Option<RowRef<'a>>,
     version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<Epoch>,
 }
 
 /// The frame of a change; a newer one of the same row can replace it while it waits.
-fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: u64) -> Result<Frame> {
-    let frame = Frame::json(&Change { key, row, version })?;
+fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version) -> Result<Frame> {
+    let Version { number: version, epoch } = version;
+    let frame = Frame::json(&Change { key, row, version, epoch })?;
     Ok(frame.with_key(format!("row {table} {key}")))
 }
 
@@ -285,7 +312,7 @@ struct Behind {
 
 impl RowPublisher {
     /// Pushes a row; called under its lock. Whether the node was too overloaded for it.
-    fn push(&self, key: &str, row: Option<RowRef<'_>>, version: u64) -> bool {
+    fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
         match change(self.table.name(), key, row, version) {
             Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {

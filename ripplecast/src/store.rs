@@ -15,15 +15,18 @@ mod tests;
 use std::{
     any::Any,
     collections::HashMap,
+    fmt,
     future::Future,
+    hash::{BuildHasher as _, RandomState},
     pin::Pin,
+    str::FromStr,
     sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 
 pub use counter::Counter;
 pub use table::{Cursor, Page, Table, TableBuilder, TableIter};
@@ -284,8 +287,58 @@ pub(crate) struct Counted {
     pub(crate) applied: bool,
 }
 
-/// What a counter tells its observers: the value, and the number of the change that made it.
-pub(crate) type CounterObserver = dyn Fn(i64, u64) + Send + Sync;
+/// The id of a history of changes: random, so that one which was lost is not taken for an older part of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Epoch(u64);
+
+impl Epoch {
+    /// One that was never used before.
+    fn random() -> Self {
+        Self(RandomState::new().hash_one(()))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
+        number.map(Self).ok_or(())
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which change made a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    /// How many changes there were until then, with this one.
+    pub(crate) number: u64,
+    /// The epoch in which they are counted, where a reader is to be told it: with a state that is inspected, and with changes
+    /// after the epoch was replaced. In memory there is one history, which ends with the process, and none is named.
+    pub(crate) epoch: Option<Epoch>,
+}
+
+impl Version {
+    /// In memory.
+    fn of_memory(number: u64) -> Self {
+        Self { number, epoch: None }
+    }
+}
+
+/// What a counter tells its observers: the value, and the change that made it.
+pub(crate) type CounterObserver = dyn Fn(i64, Version) + Send + Sync;
 
 /// One counter, behind a [`Counter`].
 pub(crate) trait CounterBackend: Send + Sync {
@@ -295,12 +348,12 @@ pub(crate) trait CounterBackend: Send + Sync {
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation;
     /// See [`Counter::ready`].
     fn ready(&self) -> Reply<'_, ()>;
-    /// See [`Counter::inspect`]. Calls `look` once, or not at all when the value is not known here.
-    fn inspect(&self, look: &mut dyn FnMut(i64, u64));
+    /// See [`Counter::inspect`]. Calls `look` once, with nothing when the value is not known here.
+    fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>));
 }
 
 /// What a table tells its observers: the key, the row (none when it was deleted), and the change's version.
-pub(crate) type TableObserver = dyn Fn(&str, Option<RowRef<'_>>, u64) + Send + Sync;
+pub(crate) type TableObserver = dyn Fn(&str, Option<RowRef<'_>>, Version) + Send + Sync;
 
 /// Some rows of a table, undecoded, and where to go on.
 pub(crate) struct RawPage {
@@ -348,9 +401,9 @@ pub(crate) trait TableBackend: Send + Sync {
     /// See [`Table::ready`].
     fn ready(&self) -> Reply<'_, ()>;
     /// See [`Table::inspect`].
-    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64));
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version));
     /// See [`Table::inspect_row`]. Calls `look` once, or not at all when the rows are not known here.
-    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64));
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version));
 }
 
 /// Keeps an observer registered; dropping it ends that. A call that runs meanwhile may still finish.

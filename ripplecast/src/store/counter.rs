@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, check_name};
+use super::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, Version, check_name};
 use crate::{Error, Result, error::BackendError};
 
 /// A shared 64-bit signed integer with a name; see [`Hub::counter`](crate::Hub::counter). Clones are handles of the same
@@ -149,7 +149,8 @@ impl Counter {
     /// As in Redis, additions keep the expiry, and `set`, `reset`, a `compare_and_set` that succeeds and the expiry itself
     /// end it; a second `expire` replaces the first. A time too long for the clock means never. No timer runs:
     /// the expiry is noticed by the next operation on the counter, and only then do those who watch it hear of it.
-    /// Redis keeps times to the millisecond, by its own clock, and forgets a counter a minute after it expired.
+    /// Redis keeps times to the millisecond, by its own clock: if that clock jumps, the counter expires early or late. It
+    /// forgets a counter 15 minutes after it expired.
     ///
     /// # Errors
     /// Only a wrong name.
@@ -173,19 +174,18 @@ impl Counter {
     /// Runs `look` with the value and its version under the counter's own lock: no change and no observer's call runs
     /// meanwhile. It must be quick, and must not use this counter.
     ///
+    /// `look` gets nothing if the value is not known, as the counter is not in memory and not observed and
+    /// [`ready`](Self::ready). Then the observers will be called with the first value that becomes known.
+    ///
     /// # Errors
-    /// A wrong name; and that the value is not known, when the counter is not in memory and not observed and
-    /// [`ready`](Self::ready).
-    pub(crate) fn inspect<R>(&self, look: impl FnOnce(i64, u64) -> R) -> Result<R> {
+    /// Only a wrong name.
+    pub(crate) fn inspect<R>(&self, look: impl FnOnce(Option<(i64, Version)>) -> R) -> Result<R> {
         let (mut look, mut seen) = (Some(look), None);
-        self.cell()?.inspect(&mut |value, version| seen = look.take().map(|look| look(value, version)));
-        seen.ok_or_else(|| self.unknown())
-    }
-
-    /// The error for a value that is not known on this node.
-    fn unknown(&self) -> Error {
-        let reason = format!("the value of counter `{}` was not read yet; try again", self.name);
-        Error::Backend(BackendError::Unavailable { reason })
+        self.cell()?.inspect(&mut |known| seen = look.take().map(|look| look(known)));
+        seen.ok_or_else(|| {
+            let reason = format!("the value of counter `{}` was not read yet; try again", self.name);
+            Error::Backend(BackendError::Unavailable { reason })
+        })
     }
 
     /// Does one step.

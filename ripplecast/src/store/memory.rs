@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{
     Backend, Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, Reply, StoreError,
-    TableBackend, schema::Schema,
+    TableBackend, Version, schema::Schema,
 };
 
 /// Locks over the counters' names, and over a table's rows: more than the cores that usually meet at one.
@@ -159,7 +159,7 @@ impl CellState {
     fn change(&mut self, value: i64) {
         self.value = value;
         self.version += 1;
-        self.observers.each(|observer| observer(self.value, self.version));
+        self.observers.each(|observer| observer(self.value, Version::of_memory(self.version)));
     }
 
     /// Writes a value that does not expire, and tells the observers.
@@ -209,9 +209,9 @@ impl CounterBackend for Cell {
         Reply::Now(Some(Ok(())))
     }
 
-    fn inspect(&self, look: &mut dyn FnMut(i64, u64)) {
+    fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>)) {
         let mut state = self.state.lock();
         state.expire(&self.clock);
-        look(state.value, state.version);
+        look(Some((state.value, Version::of_memory(state.version))));
     }
 }

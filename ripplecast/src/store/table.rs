@@ -8,7 +8,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Declared, Observation, RowRef, Store, StoreError, TableBackend, TableObserver,
+    Declared, Observation, RowRef, Store, StoreError, TableBackend, TableObserver, Version,
     row::{Row, decode, decode_field, encode},
     schema::Schema,
 };
@@ -201,7 +201,7 @@ impl<T> Table<T> {
     /// Calls `look` with each row and a version that is not below that of its last change, under the lock of the row: no
     /// change of it and no observer's call for it run meanwhile. Rows that come or go during the walk may be left out. A
     /// table that is not in memory must be observed and [`ready`](Self::ready).
-    pub(crate) fn inspect(&self, mut look: impl FnMut(&str, RowRef<'_>, u64)) {
+    pub(crate) fn inspect(&self, mut look: impl FnMut(&str, RowRef<'_>, Version)) {
         self.rows.inspect(&mut look);
     }
 
@@ -211,7 +211,7 @@ impl<T> Table<T> {
     }
 
     /// Calls `look` with one row, none if it is not there, as [`inspect`](Self::inspect) does.
-    pub(crate) fn inspect_row(&self, key: &str, mut look: impl FnMut(Option<RowRef<'_>>, u64)) {
+    pub(crate) fn inspect_row(&self, key: &str, mut look: impl FnMut(Option<RowRef<'_>>, Version)) {
         self.rows.inspect_row(key, &mut look);
     }
 

@@ -40,11 +40,17 @@ impl TestClock {
 /// What a counter's observer was told.
 type Log = Arc<Mutex<Vec<(i64, u64)>>>;
 
+/// The value of a counter and the number of its version.
+fn known(counter: &Counter) -> (i64, u64) {
+    counter.inspect(|known| known.map(|(value, version)| (value, version.number))).unwrap().unwrap()
+}
+
 /// Writes down what the counter tells.
 fn watch(counter: &Counter) -> (Observation, Log) {
     let log = Log::default();
     let writer = Arc::clone(&log);
-    let observer: Arc<CounterObserver> = Arc::new(move |value, version| writer.lock().push((value, version)));
+    let observer: Arc<CounterObserver> =
+        Arc::new(move |value, version| writer.lock().push((value, version.number)));
     (counter.observe(observer).unwrap(), log)
 }
 
@@ -84,7 +90,7 @@ async fn writes_end_the_expiry_and_a_second_expire_replaces_the_first() {
     clock.advance(20);
     assert_eq!(counter.get().await.unwrap(), 2);
     clock.advance(10);
-    assert_eq!(counter.inspect(|value, _| value).unwrap(), 0);
+    assert_eq!(known(&counter).0, 0);
     counter.set(4).await.unwrap();
     counter.expire(Duration::MAX).await.unwrap();
     clock.advance(1 << 40);
@@ -112,13 +118,13 @@ async fn observers_see_each_version_in_order() {
         .collect();
     // A late observer: what it is told continues what it has inspected, without a gap.
     let (_late, late) = watch(&counter);
-    let (value, version) = counter.inspect(|value, version| (value, version)).unwrap();
+    let (value, version) = known(&counter);
     for task in tasks {
         task.await.unwrap();
     }
     let log = log.lock();
     assert!(log.iter().map(|(_, version)| *version).eq(1..=log.len() as u64));
-    assert_eq!(log.last().copied(), Some(counter.inspect(|value, version| (value, version)).unwrap()));
+    assert_eq!(log.last().copied(), Some(known(&counter)));
     if version > 0 {
         assert_eq!(log[version as usize - 1], (value, version));
     }
@@ -135,13 +141,13 @@ async fn only_what_happened_is_observed_and_only_while_observed() {
     assert_eq!(counter.compare_and_set(1, 2).await.unwrap(), Err(i64::MAX));
     assert_eq!(counter.increment_bounded(i64::MAX).await.unwrap(), None);
     counter.get().await.unwrap();
-    assert_eq!(counter.inspect(|value, version| (value, version)).unwrap(), (i64::MAX, 1));
+    assert_eq!(known(&counter), (i64::MAX, 1));
     counter.reset().await.unwrap();
     counter.reset().await.unwrap();
     drop(observation);
     counter.increment().await.unwrap();
     assert_eq!(*log.lock(), [(i64::MAX, 1), (0, 2), (0, 3)]);
-    assert_eq!(counter.inspect(|_, version| version).unwrap(), 4);
+    assert_eq!(known(&counter).1, 4);
     assert_eq!(Arc::strong_count(&log), 1, "the observer went with its observation");
 }
 
@@ -183,7 +189,7 @@ async fn counters_that_nobody_needs_are_forgotten_and_versions_go_on() {
     let gone = Counter::new("gone", Some(memory.cell("gone")));
     gone.set(1).await.unwrap();
     gone.reset().await.unwrap();
-    let version = gone.inspect(|_, version| version).unwrap();
+    let version = known(&gone).1;
     drop(gone);
     clock.advance(1_000_000);
     for i in 0..20_000 {
@@ -195,7 +201,8 @@ async fn counters_that_nobody_needs_are_forgotten_and_versions_go_on() {
     Counter::new("observed", Some(memory.cell("observed"))).increment().await.unwrap();
     assert_eq!(log.lock().len(), 1);
     let again = Counter::new("gone", Some(memory.cell("gone")));
-    assert!(again.inspect(|value, now| value == 0 && now > version).unwrap(), "its version never goes back");
+    let (value, now) = known(&again);
+    assert!(value == 0 && now > version, "its version never goes back");
 }
 
 /// A row with a column of each kind that prints differently.
@@ -235,7 +242,7 @@ async fn a_tables_observers_see_rows_as_serde_would_write_them() {
     let log: Arc<Mutex<Vec<(String, String, u64)>>> = Arc::default();
     let writer = Arc::clone(&log);
     let observation = table.observe(Arc::new(move |key, row, version| {
-        writer.lock().push((key.to_owned(), serde_json::to_string(&row).unwrap(), version));
+        writer.lock().push((key.to_owned(), serde_json::to_string(&row).unwrap(), version.number));
     }));
     table.set("a", &sample(u64::MAX)).await.unwrap();
     table.decrement("a", "big", 1).await.unwrap();
@@ -276,7 +283,7 @@ async fn a_tables_observers_see_each_rows_changes_in_order() {
     let writer = Arc::clone(&log);
     let _observation = table.observe(Arc::new(move |key, row, version| {
         let row = serde_json::to_value(row).unwrap();
-        writer.lock().push((key.to_owned(), row["big"].as_u64().unwrap(), version));
+        writer.lock().push((key.to_owned(), row["big"].as_u64().unwrap(), version.number));
     }));
     let tasks: Vec<_> = (0..8)
         .map(|task| {

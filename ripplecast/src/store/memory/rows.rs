@@ -24,7 +24,7 @@ use super::{
     shard_of,
 };
 use crate::store::{
-    Cursor, Observation, Observers, RawPage, Reply, StoreError, TableBackend, TableObserver,
+    Cursor, Observation, Observers, RawPage, Reply, StoreError, TableBackend, TableObserver, Version,
     row::{Row, RowRef, Value},
     schema::Schema,
 };
@@ -202,7 +202,7 @@ impl Rows {
         let version = self.version.fetch_add(1, Relaxed) + 1;
         if self.observed.load(Relaxed) > 0 {
             let row = row.map(|row| RowRef { schema: &self.schema, row });
-            self.observers.read().each(|observer| observer(key, row, version));
+            self.observers.read().each(|observer| observer(key, row, Version::of_memory(version)));
         }
         version
     }
@@ -468,19 +468,19 @@ impl TableBackend for Rows {
         Reply::Now(Some(Ok(())))
     }
 
-    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64)) {
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {
         self.purge();
         let (hash, shard) = self.lock(key);
-        let version = self.version.load(Relaxed);
+        let version = Version::of_memory(self.version.load(Relaxed));
         look(shard.get(hash, key).map(|row| RowRef { schema: &self.schema, row }), version);
     }
 
-    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version)) {
         self.purge();
         for shard in &self.shards {
             for first in (0..).step_by(SLOTS_PER_LOCK) {
                 let shard = shard.lock();
-                let version = self.version.load(Relaxed);
+                let version = Version::of_memory(self.version.load(Relaxed));
                 for entry in shard.slots.iter().skip(first).take(SLOTS_PER_LOCK).flatten() {
                     look(&entry.key, RowRef { schema: &self.schema, row: &entry.row }, version);
                 }

@@ -1,18 +1,24 @@
 //! Counters on Redis: one script for all operations (`lua/counter.lua`).
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
-use parking_lot::Mutex;
 use redis::{Script, Value as Raw};
 
 use super::{
-    Shared, as_text, invalid, later, milliseconds,
+    Shared, as_text,
+    history::{Basis, Model, Moment},
+    invalid, later, milliseconds,
     watch::{Source, Watch},
 };
 use crate::{
     Result,
-    log::{cut, limited},
-    store::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, Reply, StoreError},
+    store::{
+        Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Reply,
+        StoreError, Version,
+    },
 };
 
 /// One step of a counter.
@@ -35,6 +41,16 @@ struct Place {
     key: Arc<str>,
 }
 
+/// What a step of a counter answers.
+struct Step {
+    value: i64,
+    /// 0 if its condition was not met, 2 if it would overflow, else 1.
+    done: i64,
+    /// None if there is no history: the counter was never changed, or is forgotten.
+    epoch: Option<Epoch>,
+    number: u64,
+}
+
 impl RedisCounter {
     /// The counter of that name.
     pub(super) fn new(shared: &Arc<Shared>, name: &str) -> Self {
@@ -54,26 +70,30 @@ impl RedisCounter {
         if let Some(watch) = counters.get(name) {
             return watch;
         }
-        let source = WatchedCounter { place: self.place.clone(), known: Mutex::default() };
-        let watch = Watch::new(shared, key.to_string(), source);
+        let source = WatchedCounter { place: self.place.clone() };
+        let watch = Watch::new(shared, key.to_string(), source, Value::default());
         counters.add(name, &watch);
         watch
     }
 }
 
 impl Place {
-    /// Does one step: the value, what became of it, and the number of the last change.
-    async fn step(&self, operation: &str, operands: &[String]) -> Result<(i64, i64, u64)> {
+    /// Does one step.
+    async fn step(&self, operation: &str, operands: &[String]) -> Result<Step> {
         let mut call = STEP.prepare_invoke();
-        call.key(&*self.key).arg(self.shared.publish()).arg(&*self.key).arg(operation).arg(operands);
+        call.key(&*self.key).arg(self.shared.publish()).arg(Epoch::random().to_string());
+        call.arg(operation).arg(operands);
         let answer: Vec<Raw> = self.shared.redis.script(&self.key, &call).await?;
         let read = || match &answer[..] {
-            [value, Raw::Int(done), number] => {
-                Some((as_text(value)?.parse().ok()?, *done, as_text(number)?.parse().ok()?))
-            }
+            [value, Raw::Int(done), epoch, number] => Some(Step {
+                value: as_text(value)?.parse().ok()?,
+                done: *done,
+                epoch: as_text(epoch)?.parse().ok(),
+                number: as_text(number)?.parse().ok()?,
+            }),
             _ => None,
         };
-        read().ok_or_else(|| invalid("a counter is no number"))
+        read().ok_or_else(|| invalid("a counter is not a number"))
     }
 
     /// Does an operation.
@@ -88,7 +108,7 @@ impl Place {
             CounterOp::IncrementBelow(max) => ("below", vec![max.to_string()]),
             CounterOp::Expire(after) => ("expire", vec![milliseconds(after)]),
         };
-        let (value, done, _number) = self.step(operation, &operands).await?;
+        let Step { value, done, .. } = self.step(operation, &operands).await?;
         match (done, op) {
             (2, CounterOp::Add(by)) => {
                 Err(StoreError::CounterOverflow { name: self.name.to_string(), value, by }.into())
@@ -105,7 +125,7 @@ impl CounterBackend for RedisCounter {
 
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation {
         let watch = self.watch();
-        let observation = watch.source.known.lock().observers.add(observer);
+        let observation = watch.known.lock().model.observers.add(observer);
         observation.and_keep(watch)
     }
 
@@ -116,125 +136,70 @@ impl CounterBackend for RedisCounter {
         }
     }
 
-    fn inspect(&self, look: &mut dyn FnMut(i64, u64)) {
-        if let Some(watch) = self.watched() {
-            let known = watch.source.known.lock();
-            if known.is_known {
-                look(known.value, known.number);
-            }
-        }
+    fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>)) {
+        let Some(watch) = self.watched() else { return look(None) };
+        let mut known = watch.known.lock();
+        let version = known.version_or_await();
+        look(known.model.value.zip(version));
     }
 }
 
 /// A counter that somebody observes.
 pub(super) struct WatchedCounter {
-    /// Where it is.
     place: Place,
-    /// What is known of it. Observers are called under this lock: that is their order.
-    known: Mutex<Known>,
-}
-
-/// See [`WatchedCounter::known`].
-#[derive(Default)]
-struct Known {
-    /// Whether anything is.
-    is_known: bool,
-    /// The newest value.
-    value: i64,
-    /// Its number.
-    number: u64,
-    /// Who hears of changes.
-    observers: Observers<CounterObserver>,
-}
-
-impl Known {
-    /// Takes a value if it is newer, and tells the observers if it is a change.
-    fn take(&mut self, value: i64, number: u64, is_change: bool) {
-        if number <= self.number {
-            return;
-        }
-        let tell = is_change || (self.is_known && value != self.value);
-        (self.is_known, self.value, self.number) = (true, value, number);
-        if tell {
-            self.observers.each(|observer| observer(value, number));
-        }
-    }
-}
-
-/// A published value: its number, the value, and a `~` if it is not a change but what the value has been for a while.
-fn parse(payload: &[u8]) -> Option<(i64, u64, bool)> {
-    let mut parts = std::str::from_utf8(payload).ok()?.split(' ');
-    let number = parts.next()?.parse().ok()?;
-    let value = parts.next()?.parse().ok()?;
-    let is_change = match parts.next() {
-        None => true,
-        Some("~") => false,
-        Some(_) => return None,
-    };
-    parts.next().is_none().then_some((value, number, is_change))
 }
 
 impl Source for WatchedCounter {
-    type State = (i64, u64);
+    type Model = Value;
+    /// A third of the time for which the history of a counter at 0 is kept: so it is never forgotten while it is watched.
+    const RENEW: Duration = Duration::from_secs(300);
 
-    fn begin(&self) {}
-
-    async fn read(&self) -> Result<(i64, u64)> {
-        let (value, _, number) = self.place.step("look", &[]).await?;
-        Ok((value, number))
+    async fn read(&self, Basis { at, digest }: Basis) -> Result<(Moment, i64)> {
+        let (epoch, number) =
+            at.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
+        let Step { value, epoch, number, .. } = self.place.step("look", &[epoch, number, digest]).await?;
+        let epoch = epoch.ok_or_else(|| invalid("a counter has no history"))?;
+        Ok((Moment { epoch, number }, value))
     }
 
-    fn take(&self, (value, number): (i64, u64)) {
-        self.known.lock().take(value, number, false);
-    }
-
-    fn end(&self) {}
-
-    fn hear(&self, payload: &[u8]) {
-        match parse(payload) {
-            Some((value, number, is_change)) => self.known.lock().take(value, number, is_change),
-            None => {
-                limited!(
-                    WARN,
-                    counter = %cut(&self.place.name),
-                    "a message on a counter's channel is not of this library"
-                );
-            }
-        }
-    }
-
-    fn is_known(&self) -> bool {
-        self.known.lock().is_known
+    fn name(&self) -> &str {
+        &self.place.name
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The value of a counter, and who hears of its changes.
+#[derive(Default)]
+pub(super) struct Value {
+    /// None until the first read.
+    value: Option<i64>,
+    observers: Observers<CounterObserver>,
+}
 
-    #[test]
-    fn published_values_are_read_and_others_refused() {
-        assert_eq!(parse(b"12 -9223372036854775808"), Some((i64::MIN, 12, true)));
-        assert_eq!(parse(b"12 0 ~"), Some((0, 12, false)));
-        for wrong in [&b""[..], b"1", b"1 2 3", b"1 2 ~ ~", b"x 1", b"1 x", b"-1 1", b"1 \xff"] {
-            assert_eq!(parse(wrong), None);
+impl Model for Value {
+    type Change<'a> = i64;
+    type State = i64;
+
+    fn parse(payload: &[u8]) -> Option<i64> {
+        std::str::from_utf8(payload).ok()?.parse().ok()
+    }
+
+    fn agrees(&self, &value: &i64) -> bool {
+        Some(value) == self.value
+    }
+
+    fn apply(&mut self, value: i64, version: Version) {
+        self.value = Some(value);
+        self.observers.each(|observer| observer(value, version));
+    }
+
+    fn replace(&mut self, value: i64, version: Version, is_news: bool) {
+        let before = self.value.replace(value);
+        if is_news && before != Some(value) {
+            self.observers.each(|observer| observer(value, version));
         }
     }
 
-    #[test]
-    fn observers_hear_each_newer_value_once() {
-        let (mut known, log) = (Known::default(), Arc::new(Mutex::new(Vec::new())));
-        let writer = Arc::clone(&log);
-        let _observation =
-            known.observers.add(Arc::new(move |value, number| writer.lock().push((value, number))));
-        known.take(5, 10, false); // the first read: where it begins is no change
-        known.take(4, 9, true); // a message that was on its way meanwhile
-        known.take(6, 11, true);
-        known.take(6, 11, true);
-        known.take(6, 12, true); // set to the same value: a change
-        known.take(6, 20, false); // read again: nothing was missed
-        known.take(8, 30, false); // something was
-        known.take(7, 29, true);
-        assert_eq!(*log.lock(), [(6, 11), (6, 12), (8, 30)]);
+    fn digest(&self) -> String {
+        self.value.map(|value| value.to_string()).unwrap_or_default()
     }
 }

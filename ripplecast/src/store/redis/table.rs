@@ -1,8 +1,8 @@
 //! Tables on Redis: a hash for each row, an index that numbers them, and the deadlines of those that expire; a script for
 //! each operation (`lua/*.lua`).
 
-mod cache;
 mod change;
+mod rows;
 
 use std::{
     sync::{Arc, LazyLock, Weak},
@@ -13,19 +13,19 @@ use parking_lot::Mutex;
 use redis::{Script, ScriptInvocation, Value as Raw};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Shared, as_count, as_text, invalid, later, milliseconds, text, watch::Watch};
+use super::{Shared, as_count, as_text, history::Moment, invalid, later, milliseconds, text, watch::Watch};
 use crate::{
     Error, Result,
     error::BackendError,
     log::{cut, limited},
     redis::TIME_LIMIT,
     store::{
-        Cursor, Observation, RawPage, Reply, StoreError, TableBackend, TableObserver,
+        Cursor, Epoch, Observation, RawPage, Reply, StoreError, TableBackend, TableObserver, Version,
         row::{Row, RowRef, Value},
         schema::{Column, Schema},
     },
 };
-use cache::WatchedTable;
+use rows::{Rows, WatchedTable};
 
 /// A script of a table: what they all begin with, and its own part.
 macro_rules! script {
@@ -64,10 +64,8 @@ struct Place {
     shared: Arc<Shared>,
     /// The columns and the capacity.
     schema: Arc<Schema>,
-    /// The keys of the index, the deadlines, and the number of the last change.
+    /// The keys of the index, the deadlines, and the history.
     keys: [String; 3],
-    /// What the keys of the rows' hashes begin with.
-    rows: String,
     /// The channel that changes are published on.
     channel: String,
 }
@@ -80,14 +78,8 @@ enum Answer {
     Full(usize),
     /// The sum with this value is out of range.
     OutOfRange(i128),
-}
-
-/// All rows at one moment, and the number of that moment.
-struct Snapshot {
-    /// Higher than that of each change until then, lower than that of each later one.
-    number: u64,
-    /// The rows that can be read.
-    rows: Vec<(Box<str>, Row)>,
+    /// The walk belongs to another history.
+    OtherHistory,
 }
 
 impl RedisTable {
@@ -98,7 +90,6 @@ impl RedisTable {
             shared: Arc::clone(shared),
             schema: Arc::clone(schema),
             keys: [key(":i"), key(":d"), key(":n")],
-            rows: key(":r:"),
             channel: key(""),
         };
         Self { place: Arc::new(place), watch: Mutex::default() }
@@ -110,8 +101,9 @@ impl RedisTable {
         if let Some(watch) = slot.upgrade() {
             return watch;
         }
-        let source = WatchedTable::new(Arc::clone(&self.place));
-        let watch = Watch::new(&self.place.shared, self.place.channel.clone(), source);
+        let source = WatchedTable { place: Arc::clone(&self.place) };
+        let rows = Rows::new(Arc::clone(&self.place.schema));
+        let watch = Watch::new(&self.place.shared, self.place.channel.clone(), source, rows);
         *slot = Arc::downgrade(&watch);
         watch
     }
@@ -122,7 +114,7 @@ impl Place {
     fn call(&self, script: &'static LazyLock<Script>) -> ScriptInvocation<'static> {
         let mut call = script.prepare_invoke();
         call.key(&self.keys[..]);
-        call.arg(self.shared.publish()).arg(&self.channel).arg(&self.rows);
+        call.arg(self.shared.publish()).arg(&self.channel).arg(Epoch::random().to_string());
         call
     }
 
@@ -158,6 +150,7 @@ impl Place {
                     let value = as_text(value).and_then(|value| value.parse().ok());
                     return value.map(Answer::OutOfRange).ok_or_else(|| self.invalid());
                 }
+                (4, _) => return Ok(Answer::OtherHistory),
                 _ => return Err(self.invalid()),
             }
         }
@@ -168,7 +161,7 @@ impl Place {
         match self.run(call).await? {
             Answer::Done(answer) => Ok(answer),
             Answer::Full(rows) => Err(self.full(rows)),
-            Answer::OutOfRange(_) => Err(self.invalid()),
+            Answer::OutOfRange(_) | Answer::OtherHistory => Err(self.invalid()),
         }
     }
 
@@ -268,6 +261,7 @@ impl Place {
                 by,
             }
             .into()),
+            Answer::OtherHistory => Err(self.invalid()),
         }
     }
 
@@ -293,8 +287,15 @@ impl Place {
         Ok(self.count(&call).await? > 0)
     }
 
-    /// Up to `limit` rows after the number `after`, of a walk that began at `began`; with the numbers that made them.
-    async fn walk(&self, began: &str, after: u64, limit: Option<usize>) -> Result<(u64, Vec<Walked>)> {
+    /// Up to `limit` rows that were made after the change `after`, of a walk that began at `began`. None if the walk is of
+    /// another history. `known` is the epoch and the number that the reader knows.
+    async fn walk(
+        &self,
+        began: &str,
+        after: u64,
+        limit: Option<usize>,
+        (epoch, number): (&str, &str),
+    ) -> Result<Option<(Moment, Vec<Walked>)>> {
         let mut call = self.call(&SCAN);
         self.call_with(&mut call, self.schema.columns());
         call.arg(began).arg(after);
@@ -302,9 +303,18 @@ impl Place {
             None => call.arg(-1),
             Some(limit) => call.arg(limit),
         };
-        let answer = self.done(&call).await?;
-        let [began, Raw::Array(rows)] = &answer[..] else { return Err(self.invalid()) };
-        let began = as_text(began).and_then(|began| began.parse().ok()).ok_or_else(|| self.invalid())?;
+        call.arg(epoch).arg(number);
+        let answer = match self.run(&call).await? {
+            Answer::Done(answer) => answer,
+            Answer::OtherHistory => return Ok(None),
+            Answer::Full(_) | Answer::OutOfRange(_) => return Err(self.invalid()),
+        };
+        let [number, Raw::Array(rows), epoch] = &answer[..] else { return Err(self.invalid()) };
+        let moment = || {
+            let (epoch, number) = (as_text(epoch)?.parse().ok()?, as_text(number)?.parse().ok()?);
+            Some(Moment { epoch, number })
+        };
+        let moment = moment().ok_or_else(|| self.invalid())?;
         let walked = rows.chunks_exact(3).map(|row| {
             let key = as_text(&row[0])?;
             // Redis may print it with an exponent. It is far below 2^53.
@@ -312,23 +322,25 @@ impl Place {
             Some(Walked { key: key.into(), born, row: self.row(key, &row[2]) })
         });
         let walked = walked.collect::<Option<_>>().ok_or_else(|| self.invalid())?;
-        Ok((began, walked))
+        Ok(Some((moment, walked)))
     }
 
     /// A page of a walk.
     async fn page(&self, cursor: Option<&Cursor>, limit: usize) -> Result<RawPage> {
-        let place = cursor.map(|cursor| {
-            parse_cursor(cursor.as_str()).ok_or_else(|| StoreError::UnknownCursor {
-                table: self.schema.table().to_owned(),
-                cursor: cursor.to_string(),
-            })
-        });
-        let (began, after) = match place.transpose()? {
-            None => ("begin".to_owned(), 0),
-            Some((began, after)) => (began.to_string(), after),
+        let unknown = || StoreError::UnknownCursor {
+            table: self.schema.table().to_owned(),
+            cursor: cursor.map(Cursor::to_string).unwrap_or_default(),
         };
+        let place = cursor.map(|cursor| parse_cursor(cursor.as_str()).ok_or_else(unknown)).transpose()?;
         // One more than wanted says whether there is another page.
-        let (began, mut walked) = self.walk(&began, after, Some(limit.saturating_add(1))).await?;
+        let most = Some(limit.saturating_add(1));
+        let walk = match place {
+            None => self.walk("begin", 0, most, ("", "")).await?,
+            Some((Moment { epoch, number }, after)) => {
+                self.walk(&number.to_string(), after, most, (&epoch.to_string(), "")).await?
+            }
+        };
+        let (began, mut walked) = walk.ok_or_else(unknown)?;
         let is_last = walked.len() <= limit;
         walked.truncate(limit);
         let next = walked.last().filter(|_| !is_last).map(|last| cursor_at(began, last.born));
@@ -341,9 +353,13 @@ impl Place {
         Ok(RawPage { rows, next })
     }
 
-    /// All rows at one moment. One that can't be read is left out, and logged.
-    async fn snapshot(&self) -> Result<Snapshot> {
-        let (number, walked) = self.walk("all", 0, None).await?;
+    /// All rows at one moment. One that can't be read is left out, and logged. Begins an epoch if changes are missing that
+    /// the reader knows.
+    async fn snapshot(&self, known: Option<Moment>) -> Result<(Moment, Vec<(Box<str>, Row)>)> {
+        let (epoch, number) =
+            known.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
+        let walk = self.walk("all", 0, None, (&epoch, &number)).await?;
+        let (moment, walked) = walk.ok_or_else(|| self.invalid())?;
         let mut rows = Vec::with_capacity(walked.len());
         for Walked { key, row, .. } in walked {
             match row {
@@ -352,7 +368,7 @@ impl Place {
                 Err(error) => limited!(ERROR, error = %cut(error), "a row is not published"),
             }
         }
-        Ok(Snapshot { number, rows })
+        Ok((moment, rows))
     }
 }
 
@@ -366,19 +382,20 @@ struct Walked {
     row: Result<Option<Row>>,
 }
 
-/// The cursor of a walk that began at that number and has come to that one.
-fn cursor_at(began: u64, after: u64) -> Cursor {
-    Cursor::new(format!("{CURSOR}-{began}-{after}"))
+/// The cursor of a walk that began at that moment and has come to the row that was made by that change.
+fn cursor_at(Moment { epoch, number }: Moment, after: u64) -> Cursor {
+    Cursor::new(format!("{CURSOR}-{epoch}-{number}-{after}"))
 }
 
 /// Reads it back.
-fn parse_cursor(cursor: &str) -> Option<(u64, u64)> {
+fn parse_cursor(cursor: &str) -> Option<(Moment, u64)> {
     let mut parts = cursor.split('-');
     if parts.next() != Some(CURSOR) {
         return None;
     }
-    let place = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some(place)
+    let (epoch, number, after) =
+        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some((Moment { epoch, number }, after))
 }
 
 /// Adds the values of a row to a call.
@@ -467,7 +484,7 @@ impl TableBackend for RedisTable {
 
     fn observe(&self, observer: Arc<TableObserver>) -> Observation {
         let watch = self.watch();
-        let observation = watch.source.observe(observer);
+        let observation = watch.known.lock().model.observers.add(observer);
         observation.and_keep(watch)
     }
 
@@ -479,17 +496,17 @@ impl TableBackend for RedisTable {
         }
     }
 
-    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, u64)) {
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {
         let watch = self.watch.lock().upgrade();
         if let Some(watch) = watch {
-            watch.source.inspect_row(key, look);
+            watch.inspect_row(key, look);
         }
     }
 
-    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, u64)) {
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version)) {
         let watch = self.watch.lock().upgrade();
         if let Some(watch) = watch {
-            watch.source.inspect(look);
+            watch.inspect(look);
         }
     }
 }
@@ -500,9 +517,14 @@ mod tests {
 
     #[test]
     fn cursors_read_back_and_others_are_refused() {
-        assert_eq!(parse_cursor(cursor_at(7, u64::MAX).as_str()), Some((7, u64::MAX)));
-        for wrong in ["", "r", "r-1", "r-1-2-3", "r--1-2", "x-1-2", "1-2-3", "r-1-99999999999999999999"] {
+        let began = Moment { epoch: Epoch::random(), number: 7 };
+        assert_eq!(parse_cursor(cursor_at(began, u64::MAX).as_str()), Some((began, u64::MAX)));
+        let epoch = began.epoch;
+        for wrong in ["", "r", "r-1", "r-1-2", "r-1-2-3", "x-1-2", "1-2-3"] {
             assert_eq!(parse_cursor(wrong), None, "{wrong}");
+        }
+        for wrong in ["1", "1-2-3", "-1-2", "1-99999999999999999999"] {
+            assert_eq!(parse_cursor(&format!("r-{epoch}-{wrong}")), None, "{wrong}");
         }
     }
 }

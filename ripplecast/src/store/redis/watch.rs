@@ -1,8 +1,8 @@
-//! What this node knows of a counter or a table that somebody on it observes.
+//! Follows a counter or a table that somebody on this node observes.
 //!
-//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. Whenever the
-//! subscription stands again, it reads the current state, so that what fell into the gap is made good. Changes and states have
-//! numbers that only rise; what is not newer than what is known is passed over.
+//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. It reads the state
+//! whenever the subscription stands again, and whenever it gets a message that it can't believe (`history.rs`). One read of an
+//! object runs at a time, and reads in quick succession are spaced, so forged messages cause a bounded number of them.
 
 use std::{
     future::Future,
@@ -10,46 +10,53 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Mutex, Notify, Semaphore};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::{Instant, sleep_until, timeout},
+};
 
-use super::Shared;
+use super::{
+    Shared,
+    history::{Basis, Doubt, Known, Model, Moment},
+};
 use crate::{
     Result,
+    log::limited,
     redis::{Channel, Event, Subscribed},
 };
 
-/// First pause after a read that failed though the subscription stands.
+/// First pause between two reads. The first read itself is immediate.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause: what observers know is behind for so much longer than Redis was away.
+/// Longest pause: what observers know is behind for at most so much longer than Redis was away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// After a time without a read the next one is immediate again.
+const QUIET: Duration = Duration::from_secs(10);
 
-/// What is watched, and what is known of it.
+/// What is watched.
 pub(super) trait Source: Send + Sync + 'static {
-    /// What a read says.
-    type State: Send;
-    /// A read begins: what is heard from now on may be newer than what it says.
-    fn begin(&self);
-    /// Reads the current state.
-    fn read(&self) -> impl Future<Output = Result<Self::State>> + Send;
-    /// Takes what was read, and tells the observers what is newer.
-    fn take(&self, state: Self::State);
-    /// The read is over, well or not.
-    fn end(&self);
-    /// Takes a published change, and tells the observers if it is newer.
-    fn hear(&self, payload: &[u8]);
-    /// Whether the state was ever known.
-    fn is_known(&self) -> bool;
+    /// What is known of it.
+    type Model: Model;
+    /// A state is read again after that time without a reason.
+    const RENEW: Duration;
+    /// Reads the current state and its moment. Redis begins an epoch if it lacks changes that `basis` has.
+    fn read(
+        &self,
+        basis: Basis,
+    ) -> impl Future<Output = Result<(Moment, <Self::Model as Model>::State)>> + Send;
+    /// Its name, for the log.
+    fn name(&self) -> &str;
 }
 
 /// See the module. It lives as long as somebody observes.
 pub(super) struct Watch<S: Source> {
-    /// What is watched.
-    pub(super) source: S,
+    source: S,
+    /// What is known. Observers are called under this lock: that is their order.
+    pub(super) known: Mutex<Known<S::Model>>,
     /// Held while it is read: one read is enough for all who wait for it.
-    reading: Mutex<()>,
-    /// Bounds the reads of the whole store.
-    reads: Arc<Semaphore>,
-    /// Says that the subscription stands, and that there was a gap before; or that the watch is gone.
+    reading: AsyncMutex<()>,
+    shared: Arc<Shared>,
+    /// A reason to read; or the watch is gone.
     wake: Arc<Notify>,
     /// The subscription; set right after the watch was made.
     subscribed: OnceLock<Subscribed>,
@@ -57,11 +64,12 @@ pub(super) struct Watch<S: Source> {
 
 impl<S: Source> Watch<S> {
     /// Begins to watch.
-    pub(super) fn new(shared: &Shared, channel: String, source: S) -> Arc<Self> {
+    pub(super) fn new(shared: &Arc<Shared>, channel: String, source: S, model: S::Model) -> Arc<Self> {
         let watch = Arc::new(Self {
             source,
-            reading: Mutex::default(),
-            reads: Arc::clone(&shared.reads),
+            known: Mutex::new(Known::new(model)),
+            reading: AsyncMutex::default(),
+            shared: Arc::clone(shared),
             wake: Arc::default(),
             subscribed: OnceLock::new(),
         });
@@ -70,7 +78,10 @@ impl<S: Source> Watch<S> {
         let subscribed = shared.redis.subscribe(Channel::Exact(channel), move |event| {
             let Some(watch) = weak.upgrade() else { return };
             match event {
-                Event::Message { payload, .. } => watch.source.hear(&payload),
+                Event::Message { payload, .. } => {
+                    let heard = watch.known.lock().hear(&payload);
+                    watch.settle(heard);
+                }
                 Event::Up => watch.wake.notify_one(),
                 Event::Down => {}
             }
@@ -79,19 +90,19 @@ impl<S: Source> Watch<S> {
         watch
     }
 
-    /// Waits until the state is known. When Redis is away and it was known before, that is enough.
+    /// Waits until the state is known. If it was known before, that is enough, even if Redis is unavailable.
     pub(super) async fn ready(&self) -> Result<()> {
-        if self.source.is_known() {
+        if self.known.lock().is_known() {
             return Ok(());
         }
         if let Some(subscribed) = self.subscribed.get() {
             subscribed.ready().await?;
         }
         let _reading = self.reading.lock().await;
-        if self.source.is_known() { Ok(()) } else { self.read().await }
+        if self.known.lock().is_known() { Ok(()) } else { self.read().await }
     }
 
-    /// Reads the state anew.
+    /// Reads the state again.
     async fn refresh(&self) -> Result<()> {
         let _reading = self.reading.lock().await;
         self.read().await
@@ -99,11 +110,38 @@ impl<S: Source> Watch<S> {
 
     /// Reads the state; `reading` is held.
     async fn read(&self) -> Result<()> {
-        let _permit = self.reads.acquire().await;
-        self.source.begin();
-        let _end = End(&self.source);
-        self.source.take(self.source.read().await?);
+        let _permit = self.shared.reads.acquire().await;
+        let basis = self.known.lock().begin();
+        let _end = End(self);
+        let (moment, state) = self.source.read(basis).await?;
+        if self.known.lock().take(moment, state) {
+            limited!(
+                WARN,
+                name = self.source.name(),
+                "the history of a counter or table began again in Redis, perhaps after a failover: tabs may see an older value \
+                 after a newer one"
+            );
+        }
         Ok(())
+    }
+
+    /// What came of a message.
+    fn settle(&self, heard: Result<(), Doubt>) {
+        let name = self.source.name();
+        match heard {
+            Ok(()) => {}
+            Err(Doubt::Read) => {
+                limited!(
+                    INFO,
+                    name,
+                    "a message on the channel of a counter or table does not follow on what is known; reading the state"
+                );
+                self.wake.notify_one();
+            }
+            Err(Doubt::Foreign) => {
+                limited!(WARN, name, "a message on the channel of a counter or table is not of this library");
+            }
+        }
     }
 }
 
@@ -114,26 +152,32 @@ impl<S: Source> Drop for Watch<S> {
 }
 
 /// Ends a read, also one that was cancelled.
-struct End<'a, S: Source>(&'a S);
+struct End<'a, S: Source>(&'a Watch<S>);
 
 impl<S: Source> Drop for End<'_, S> {
     fn drop(&mut self) {
-        self.0.end();
+        let ended = self.0.known.lock().end();
+        self.0.settle(ended);
     }
 }
 
-/// Reads the state after each gap, until the watch is gone.
+/// Reads the state for each reason, until the watch is gone.
 async fn heal<S: Source>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
+    let (mut last, mut pause, mut has_failed) = (None::<Instant>, FIRST_PAUSE, false);
     loop {
-        wake.notified().await;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let Some(watch) = watch.upgrade() else { return };
-            let Err(error) = watch.refresh().await else { break };
-            drop(watch);
-            tracing::debug!(%error, "shared state can't be read after a gap; trying again");
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+        if !has_failed {
+            let _ = timeout(S::RENEW, wake.notified()).await; // either way it is read
+        }
+        if let Some(last) = last {
+            pause = if last.elapsed() < QUIET { LONGEST_PAUSE.min(pause * 2) } else { FIRST_PAUSE };
+            sleep_until(last + pause).await;
+        }
+        let Some(watch) = watch.upgrade() else { return };
+        let outcome = watch.refresh().await;
+        last = Some(Instant::now());
+        has_failed = outcome.is_err();
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "shared state can't be read; trying again");
         }
     }
 }

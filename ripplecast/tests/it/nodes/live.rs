@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         clients::Tab,
-        redis::{Cluster, FLAVOURS, Proxy, Server},
+        redis::{Cluster, FLAVOURS, Flavour, Proxy, Server},
     },
     TestServer, wait_until,
 };
@@ -230,6 +230,238 @@ fn what_a_restarted_server_has_lost_is_lost_for_tabs_too() {
     assert_eq!((key.as_str(), row), ("ada", Value::Null));
     wait_until("operations are done again", || node.server.block_on(node.counter.increment()).is_ok());
     assert_eq!(value(&mut counted), 1);
+}
+
+/// Waits until the node knows that value of the counter: it learns it a moment after it was set.
+fn knows(node: &Node, wanted: i64) {
+    wait_until("the node knows it", || value(&mut node.server.tab("/counter")) == wanted);
+}
+
+/// What a tab is told of a counter: the value, and the epoch if there is one.
+fn told(tab: &mut Tab) -> (i64, Option<String>) {
+    let told: Value = serde_json::from_str(&tab.text()).unwrap();
+    (told["value"].as_i64().unwrap(), told["epoch"].as_str().map(str::to_owned))
+}
+
+/// A replica of a server that has everything that the server has now.
+fn replica_of(master: &Server) -> Server {
+    let port = master.addr().port();
+    let setup = Server::setup(Flavour::Redis).line(format!("replicaof 127.0.0.1 {port}"));
+    let replica = setup.line("repl-diskless-sync-delay 0").start();
+    let field = |server: &Server, field: &str| {
+        let info: String = server.ask("INFO replication");
+        info.lines().find_map(|line| Some(line.strip_prefix(field)?.trim().to_owned()))
+    };
+    wait_until("the replica has a copy", || {
+        field(&replica, "master_link_status:").as_deref() == Some("up")
+            && field(&replica, "slave_repl_offset:") == field(master, "master_repl_offset:")
+    });
+    replica
+}
+
+#[test]
+fn after_a_failover_tabs_show_what_the_new_master_has_and_learn_that_the_history_is_another() {
+    let master = Server::setup(Flavour::Redis).line("repl-diskless-sync-delay 0").start();
+    let proxy = Proxy::before(&master);
+    let [a, b] = [(); 2].map(|()| Node::start(&proxy.url()));
+    a.do_it(a.counter.set(10));
+    a.do_it(a.table.set("ada", &player(1)));
+    [&a, &b].into_iter().for_each(|node| knows(node, 10));
+    let mut counted = [&a, &b].map(|node| node.server.tab("/counter"));
+    let mut played = [&a, &b].map(|node| node.server.tab("/table"));
+    let first: Vec<_> = counted.iter_mut().map(told).collect();
+    assert!(first.iter().all(|told| *told == (10, first[0].1.clone())) && first[0].1.is_some());
+    played.iter_mut().for_each(|tab| assert_eq!(change(tab).1, "ada"));
+
+    let replica = replica_of(&master);
+    replica.ask::<()>("REPLICAOF NO ONE"); // from now on it lacks what the master is told
+    for value in [11, 12, 13] {
+        a.do_it(a.counter.set(value));
+        a.do_it(a.table.set("ada", &player(value.unsigned_abs())));
+    }
+    for tab in &mut counted {
+        assert_eq!([told(tab), told(tab), told(tab)], [11, 12, 13].map(|value| (value, None)));
+    }
+    let before = played.each_mut().map(|tab| [(); 3].map(|()| change(tab).0)[2]);
+
+    proxy.cut();
+    proxy.lead_to(&replica);
+    proxy.heal();
+    for tab in &mut counted {
+        let (value, epoch) = told(tab);
+        assert_eq!(value, 10, "the three writes do not exist any more");
+        assert!(epoch.is_some() && epoch != first[0].1, "an epoch that the tab has not seen");
+    }
+    for (tab, before) in played.iter_mut().zip(before) {
+        let told: Value = serde_json::from_str(&tab.text()).unwrap();
+        assert_eq!((told["key"].as_str(), &told["row"]), (Some("ada"), &json!(player(1))));
+        assert!(told["epoch"].is_string() && told["version"].as_u64().unwrap() > before);
+    }
+    // It goes on, and each value comes to each tab once.
+    wait_until("it is written", || a.server.block_on(a.counter.set(20)).is_ok());
+    a.do_it(a.counter.increment());
+    for tab in &mut counted {
+        let (mut value, mut epoch) = told(tab);
+        while value != 21 {
+            assert!(value == 20 || value == 10, "{value}");
+            (value, epoch) = told(tab);
+        }
+        assert!(epoch.is_some(), "the epoch is named from now on, so that no tab misses it");
+    }
+    for node in [&a, &b] {
+        assert_eq!(told(&mut node.server.tab("/counter")).0, 21);
+    }
+}
+
+/// Redis's clock has no part in the order of changes: their numbers count by ones, whatever time it is.
+#[test]
+fn changes_are_counted_and_not_timed() {
+    let redis = Server::start();
+    let node = Node::start(&redis.url());
+    let mut tab = node.server.tab("/counter");
+    assert_eq!(value(&mut tab), 0);
+    let number_of_counter = || redis.ask::<u64>("HGET ripplecast:c:{demo} n");
+    let number_of_table = || {
+        let history: String = redis.ask("GET ripplecast:t:{players}:n");
+        history.split_once(' ').unwrap().1.parse::<u64>().unwrap()
+    };
+    node.do_it(node.table.set("ada", &player(0)));
+    let (of_counter, of_table) = (number_of_counter(), number_of_table());
+    for (n, value) in (1..).zip([5, 0, 0, 7]) {
+        node.do_it(node.counter.set(value));
+        node.do_it(node.table.set("ada", &player(value.unsigned_abs())));
+        node.do_it(node.counter.get());
+        assert_eq!((number_of_counter(), number_of_table()), (of_counter + n, of_table + n));
+    }
+    node.do_it(node.table.clear());
+    node.do_it(node.table.set_many([("ada", player(1)), ("bob", player(1))]));
+    assert_eq!(number_of_table(), of_table + 7, "also after it was empty");
+}
+
+#[test]
+fn a_counter_that_returns_to_0_goes_on_with_its_history_and_is_forgotten_in_time() {
+    let redis = Server::start();
+    let node = Node::start(&redis.url());
+    let mut tab = node.server.tab("/counter");
+    let (zero, epoch) = told(&mut tab);
+    assert!(zero == 0 && epoch.is_some());
+    for value in [3, 0, 4] {
+        node.do_it(node.counter.set(value));
+        assert_eq!(told(&mut tab), (value, None), "no other epoch");
+    }
+    let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
+    assert_eq!(lives, -1, "it is not 0");
+    node.do_it(node.counter.reset());
+    assert_eq!(value(&mut tab), 0);
+    let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
+    assert!((1..=900_000).contains(&lives), "it is forgotten at some time: {lives}");
+    assert_eq!(told(&mut node.server.tab("/counter")), (0, epoch));
+    // Forgotten, and used again: that is another history, which the tab is told.
+    redis.ask::<()>("DEL ripplecast:c:{demo}");
+    node.do_it(node.counter.set(7));
+    let (value, other) = told(&mut tab);
+    assert!(value == 7 && other.is_some());
+}
+
+#[test]
+fn what_somebody_else_publishes_is_settled_by_reading() {
+    let redis = Server::start();
+    let node = Node::start(&redis.url());
+    node.do_it(node.counter.set(5));
+    node.do_it(node.table.set("ada", &player(1)));
+    knows(&node, 5);
+    let (mut counted, mut played) = (node.server.tab("/counter"), node.server.tab("/table"));
+    let (first, epoch) = told(&mut counted);
+    assert_eq!(first, 5);
+    assert_eq!(change(&mut played).1, "ada");
+    let epoch = epoch.unwrap();
+    let mut writer = redis.connect().unwrap();
+    let mut publish = |channel: &str, message: &str| {
+        let heard: i64 = redis::cmd("PUBLISH").arg(channel).arg(message).query(&mut writer).unwrap();
+        assert_eq!(heard, 1);
+    };
+    for message in [
+        "18446744073709551615 666",
+        "ffffffffffffffff 18446744073709551615 666",
+        &format!("{epoch} 18446744073709551615 666"),
+        &format!("{epoch} 1 666"),
+        "?",
+        "",
+        "x",
+    ] {
+        publish("ripplecast:c:{demo}", message);
+    }
+    for message in [
+        "S20:184467440737095516153:ada6:points3:666",
+        "ffffffffffffffff 18446744073709551615 C",
+        &format!("{epoch} 18446744073709551615 C"),
+        "?",
+        "C",
+    ] {
+        publish("ripplecast:t:{players}", message);
+    }
+    for value in 6..=8 {
+        node.do_it(node.counter.increment());
+        assert_eq!(told(&mut counted), (value, None), "nothing that was forged came");
+        node.do_it(node.table.set("ada", &player(value.unsigned_abs())));
+        assert_eq!(change(&mut played).2, json!(player(value.unsigned_abs())));
+    }
+    // The worst that a message can do: it stands until the next change.
+    let number: u64 = redis.ask("HGET ripplecast:c:{demo} n");
+    publish("ripplecast:c:{demo}", &format!("{epoch} {} 666", number + 1));
+    assert_eq!(value(&mut counted), 666);
+    node.do_it(node.counter.increment());
+    assert_eq!(value(&mut counted), 9);
+}
+
+#[test]
+fn forged_messages_cause_few_reads() {
+    const MESSAGES: usize = 3000;
+    let redis = Server::start();
+    let node = Node::start(&redis.url());
+    let mut tab = node.server.tab("/counter");
+    assert_eq!(value(&mut tab), 0);
+    let calls = || {
+        let stats: String = redis.ask("INFO commandstats");
+        let calls = |line: &str| line.split_once("calls=")?.1.split_once(',')?.0.parse::<usize>().ok();
+        stats.lines().filter(|line| line.starts_with("cmdstat_evalsha")).filter_map(calls).sum::<usize>()
+    };
+    let before = calls();
+    let mut writer = redis.connect().unwrap();
+    let mut pipeline = redis::pipe();
+    for number in 0..MESSAGES {
+        pipeline
+            .cmd("PUBLISH")
+            .arg("ripplecast:c:{demo}")
+            .arg(format!("ffffffffffffffff {} 666", number + 1))
+            .ignore();
+    }
+    pipeline.exec(&mut writer).unwrap();
+    node.do_it(node.counter.set(1));
+    assert_eq!(value(&mut tab), 1);
+    let reads = calls() - before;
+    assert!(reads < MESSAGES / 10, "{reads} scripts for {MESSAGES} forged messages");
+}
+
+#[test]
+fn keys_of_an_older_form_are_taken_over() {
+    let redis = Server::start();
+    redis.ask::<()>("HSET ripplecast:c:{demo} v 41 n 1764507226000000");
+    redis.ask::<()>("SET ripplecast:t:{players}:n 1764507226000000");
+    redis.ask::<()>("ZADD ripplecast:t:{players}:i 1764507226000000 ada");
+    redis.ask::<()>("HSET ripplecast:t:{players}:r:ada name Ada points 1");
+    let node = Node::start(&redis.url());
+    let (mut counted, mut played) = (node.server.tab("/counter"), node.server.tab("/table"));
+    assert_eq!(value(&mut counted), 41);
+    assert_eq!(change(&mut played).2, json!(player(1)));
+    assert_eq!(node.do_it(node.counter.increment()), 42);
+    assert_eq!(value(&mut counted), 42);
+    node.do_it(node.table.set("bob", &player(2)));
+    assert_eq!(change(&mut played).1, "bob");
+    let page = node.do_it(node.table.scan(None, 1));
+    assert_eq!(page.rows[0].0, "ada");
+    let page = node.do_it(node.table.scan(page.next, 1));
+    assert_eq!((page.rows[0].0.as_str(), page.next), ("bob", None));
 }
 
 #[test]

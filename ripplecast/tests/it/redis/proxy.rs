@@ -42,6 +42,8 @@ enum Order {
     Stall,
     /// Do what a proxy does.
     Heal,
+    /// Lead new connections to another server.
+    Lead(SocketAddr),
     /// Say how many connections there are.
     Count,
 }
@@ -86,6 +88,11 @@ impl Proxy {
         self.order(Order::Heal);
     }
 
+    /// Leads new connections to another server.
+    pub(crate) fn lead_to(&self, server: &Server) {
+        self.order(Order::Lead(server.addr()));
+    }
+
     /// How many connections go through it.
     pub(crate) fn connections(&self) -> usize {
         self.order(Order::Count)
@@ -111,7 +118,7 @@ impl Drop for Proxy {
 /// The proxy, until there is nobody to tell it anything.
 async fn run(
     addr: SocketAddr,
-    upstream: SocketAddr,
+    mut upstream: SocketAddr,
     mut orders: async_mpsc::UnboundedReceiver<(Order, mpsc::Sender<usize>)>,
     ready: mpsc::Sender<()>,
 ) {
@@ -126,6 +133,7 @@ async fn run(
                 let Some((order, answer)) = order else { return };
                 match order {
                     Order::Count => {}
+                    Order::Lead(to) => upstream = to,
                     Order::Stall => drop(flows.send_replace(false)),
                     Order::Cut => {
                         listener = None;

@@ -61,5 +61,5 @@ if fresh then
   redis.call('ZADD', index, change, key)
 end
 redis.call('HSET', rows .. key, column, new)
-tell('S', change, key, unpack(redis.call('HGETALL', rows .. key)))
+tell('S', key, unpack(redis.call('HGETALL', rows .. key)))
 return done(0, new)

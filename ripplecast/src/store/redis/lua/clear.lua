@@ -11,6 +11,7 @@ for from = 0, count - 1, STEP do
 end
 if count > 0 then
   redis.call('UNLINK', index, deadlines)
-  tell('C', next_number())
+  next_number()
+  tell('C')
 end
 return done(0, count)

@@ -1,30 +1,36 @@
--- One step of a counter, and the message that says what it became.
+-- Does one operation of a counter, and publishes what the counter became.
 --
--- KEYS  1 the counter: a hash of v, its value; n, the number of its last change; x, when it expires in milliseconds
--- ARGV  1 PUBLISH or SPUBLISH, 2 the channel, 3 the operation, 4 and 5 what it takes
--- Answer: the value, then 1 if it was done, 0 if its condition was not met, 2 if it would overflow; then the number.
+-- KEYS  1 the counter, and the channel of its changes: a hash of v, its value; n, how many changes it has had; e, the epoch
+--         in which they are counted; x, when it expires in milliseconds
+-- ARGV  1 PUBLISH or SPUBLISH, 2 an epoch for a history that begins now, 3 the operation, from 4 on what it takes
+-- Answer: the value; 1 if it was done, 0 if its condition was not met, 2 if it would overflow; the epoch; the number.
 --
--- Values are decimal text and never Lua's numbers, which are exact up to 2^53 only. Numbers of changes are microseconds,
--- far below that. A counter that is 0 and doesn't expire is no key.
+-- Values are decimal text and never Lua's numbers, which are exact up to 2^53 only. Numbers of changes count from 1 in each
+-- epoch, so they stay far below that.
+--
+-- A message is "EPOCH NUMBER VALUE", or "?" if the history is lost: whoever follows the counter must read it.
+--
+-- Time is used for expiries alone: a clock that jumps makes a counter expire early or late, and a key be forgotten early or
+-- late. A forgotten key is safe, as the next change begins an epoch. Nothing is ordered by time.
 
-local key, publish, channel, operation = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
--- An expired counter is kept for that long, in milliseconds, so that whoever uses it next tells the others.
-local GRACE = 60000
+local key, publish, fresh, operation = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+-- How long the history of a counter that is 0 or has expired is kept after its last use, in milliseconds.
+local KEPT = 900000
 
 local time = redis.call('TIME')
-local micros = time[1] * 1000000 + time[2]
-local millis = math.floor(micros / 1000)
-local stored = redis.call('HMGET', key, 'v', 'n', 'x')
-local value, number, expires = stored[1] or '0', tonumber(stored[2] or '0'), tonumber(stored[3] or nil)
-local changed, redated = false, false
+local millis = time[1] * 1000 + math.floor(time[2] / 1000)
+local stored = redis.call('HMGET', key, 'v', 'n', 'x', 'e')
+local value, number, expires, epoch = stored[1] or '0', tonumber(stored[2] or '0'), tonumber(stored[3] or nil), stored[4]
+local before, changed, redated = value, false, false
 
-local function tell(note)
-  redis.call(publish, channel, string.format('%.0f %s%s', number, value, note))
+local function tell()
+  redis.call(publish, key, string.format('%s %.0f %s', epoch, number, value))
 end
 
 local function change(new)
-  value, number, changed = new, math.max(number + 1, micros), true
-  tell('')
+  epoch = epoch or fresh
+  value, number, changed = new, number + 1, true
+  tell()
 end
 
 -- Sets when it expires; nil is never.
@@ -63,9 +69,9 @@ local function less(a, b)
 end
 
 if expires and expires <= millis then
-  redis.call('DEL', key)
-  expires = nil
+  date(nil)
   if value ~= '0' then
+    redis.call('HSET', key, 'v', '0')
     change('0')
   end
 end
@@ -101,29 +107,38 @@ elseif operation == 'expire' then
     date(millis + ARGV[4])
   end
 elseif operation == 'look' then
-  -- A number of its own: all changes until now are below it, all later ones above.
-  number = math.max(number + 1, micros)
-  if stored[1] then
-    redis.call('HSET', key, 'n', string.format('%.0f', number))
+  -- ARGV 4 to 6: the epoch, the number and the value that the reader knows, or three empty words. If the same epoch has
+  -- fewer changes here, or another value after as many, changes were lost. Then an epoch begins, which all hear of. Its
+  -- numbers begin above those that the reader knows, so that they rise for its tabs.
+  local known, at = ARGV[4], tonumber(ARGV[5]) or 0
+  local is_lost = epoch == known and (number < at or (number == at and value ~= ARGV[6]))
+  if is_lost or not epoch then
+    epoch, number, changed = fresh, math.max(number, at) + 1, true
+    tell()
+  elseif value == '0' and not expires then
+    redis.call('PEXPIRE', key, KEPT)
   end
 end
 
 if changed or redated then
-  if value == '0' and not expires then
-    redis.call('DEL', key)
-  else
-    redis.call('HSET', key, 'v', value, 'n', string.format('%.0f', number))
-    if redated and expires then
+  epoch = epoch or fresh
+  redis.call('HSET', key, 'v', value, 'n', string.format('%.0f', number), 'e', epoch)
+  if expires then
+    if redated then
       redis.call('HSET', key, 'x', string.format('%.0f', expires))
-      redis.call('PEXPIREAT', key, string.format('%.0f', expires + GRACE))
-    elseif redated then
+      redis.call('PEXPIREAT', key, string.format('%.0f', expires + KEPT))
+    end
+  else
+    if redated then
       redis.call('HDEL', key, 'x')
+    end
+    if value == '0' then
+      redis.call('PEXPIRE', key, KEPT)
+    elseif redated or before == '0' then
       redis.call('PERSIST', key)
     end
   end
-elseif not stored[1] and operation ~= 'look' then
-  -- It may have expired so long ago that nobody was told.
-  number = micros
-  tell(' ~')
+elseif not stored[1] then
+  redis.call(publish, key, '?')
 end
-return { value, done, string.format('%.0f', number) }
+return { value, done, epoch or '', string.format('%.0f', number) }

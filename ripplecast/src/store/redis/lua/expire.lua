@@ -9,6 +9,6 @@ if after == '0' then
 elseif after == 'never' then
   redis.call('ZREM', deadlines, key)
 else
-  redis.call('ZADD', deadlines, string.format('%.0f', millis + after), key)
+  redis.call('ZADD', deadlines, decimal(millis + after), key)
 end
 return done(0, 1)

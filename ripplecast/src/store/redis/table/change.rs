@@ -1,21 +1,12 @@
 //! A change of a table as it is published: a letter, then items, each with its length before it (`5:hello`). `S` is followed
-//! by the change's number, the key, and the names and values of the columns; `D` by the number and the key of a row that was
-//! deleted; `C` by the number at which all rows were.
+//! by the key, and the names and values of the columns; `D` by the key of a row that was deleted. `C` stands alone when all
+//! rows were deleted, and `N` when an epoch begins.
 
 use crate::store::{StoreError, redis::text, row::Row, schema::Schema};
 
 /// A published change, before its row is read.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Change<'a> {
-    /// Its number.
-    pub(super) number: u64,
-    /// What was changed.
-    pub(super) what: What<'a>,
-}
-
-/// What was changed.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) enum What<'a> {
+pub(super) enum Change<'a> {
     /// A row was written.
     Set {
         /// Its key.
@@ -27,6 +18,8 @@ pub(super) enum What<'a> {
     Deleted(&'a str),
     /// All rows were deleted.
     Cleared,
+    /// An epoch begins: the rows are as before.
+    Epoch,
 }
 
 /// The first item, and what comes after it.
@@ -46,21 +39,20 @@ impl<'a> Change<'a> {
     /// Reads a change; none if it is not one.
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
         let (letter, rest) = payload.split_first()?;
-        let (number, rest) = text_item(rest)?;
-        let number = number.parse().ok()?;
-        let (what, rest) = match letter {
+        let (change, rest) = match letter {
             b'S' => {
                 let (key, rest) = text_item(rest)?;
-                (What::Set { key, fields: fields(rest)? }, &[][..])
+                (Self::Set { key, fields: fields(rest)? }, &[][..])
             }
             b'D' => {
                 let (key, rest) = text_item(rest)?;
-                (What::Deleted(key), rest)
+                (Self::Deleted(key), rest)
             }
-            b'C' => (What::Cleared, rest),
+            b'C' => (Self::Cleared, rest),
+            b'N' => (Self::Epoch, rest),
             _ => return None,
         };
-        rest.is_empty().then_some(Self { number, what })
+        rest.is_empty().then_some(change)
     }
 }
 
@@ -94,29 +86,29 @@ mod tests {
 
     #[test]
     fn changes_are_read() {
-        let set = Change::parse(b"S2:172:a:1:n2:-11:t3:a\r\n").unwrap();
+        let set = Change::parse(b"S2:a:1:n2:-11:t3:a\r\n").unwrap();
         let fields = vec![(&b"n"[..], &b"-1"[..]), (b"t", b"a\r\n")];
-        assert_eq!(set, Change { number: 17, what: What::Set { key: "a:", fields } });
-        let deleted = Change { number: 5, what: What::Deleted("") };
-        assert_eq!(Change::parse(b"D1:50:"), Some(deleted));
-        assert_eq!(Change::parse(b"C1:5"), Some(Change { number: 5, what: What::Cleared }));
+        assert_eq!(set, Change::Set { key: "a:", fields });
+        assert_eq!(Change::parse(b"D0:"), Some(Change::Deleted("")));
+        assert_eq!(Change::parse(b"C"), Some(Change::Cleared));
+        assert_eq!(Change::parse(b"N"), Some(Change::Epoch));
     }
 
     #[test]
-    fn what_is_no_change_is_refused() {
+    fn anything_else_is_refused() {
         for wrong in [
             &b""[..],
             b"S",
-            b"X1:5",
-            b"C2:5",
-            b"C1:x",
-            b"C1:5 ",
-            b"D1:5",
-            b"D1:51:a1:b",
-            b"D1:51:\xff",
-            b"S1:51:a1:n",
-            b"S1:51:a1:n99999999999999999999:1",
-            b"S1:51:a1:n-1:1",
+            b"X",
+            b"C1:5",
+            b"C ",
+            b"N1",
+            b"D",
+            b"D1:a1:b",
+            b"D1:\xff",
+            b"S1:a1:n",
+            b"S1:a1:n99999999999999999999:1",
+            b"S1:a1:n-1:1",
         ] {
             assert_eq!(Change::parse(wrong), None, "{}", wrong.escape_ascii());
         }

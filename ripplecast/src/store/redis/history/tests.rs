@@ -1,0 +1,411 @@
+//! What a node believes, beside a model of Redis: messages come late or never, reads are under way meanwhile, changes are lost
+//! by failovers, and anybody may publish. In the end the node knows what is true, and an observer is never told an older value
+//! after a newer one of the same epoch.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What observers were told.
+type Told = Arc<Mutex<Vec<(u64, Version)>>>;
+
+/// A value, and what was told of it.
+#[derive(Default)]
+struct Number {
+    value: Option<u64>,
+    told: Told,
+}
+
+impl Model for Number {
+    type Change<'a> = u64;
+    type State = u64;
+
+    fn parse(payload: &[u8]) -> Option<u64> {
+        std::str::from_utf8(payload).ok()?.parse().ok()
+    }
+
+    fn agrees(&self, value: &u64) -> bool {
+        self.value == Some(*value)
+    }
+
+    fn apply(&mut self, value: u64, version: Version) {
+        self.value = Some(value);
+        self.told.lock().push((value, version));
+    }
+
+    fn replace(&mut self, value: u64, version: Version, is_news: bool) {
+        let before = self.value.replace(value);
+        if is_news && before != Some(value) {
+            self.told.lock().push((value, version));
+        }
+    }
+
+    fn digest(&self) -> String {
+        self.value.map(|value| value.to_string()).unwrap_or_default()
+    }
+}
+
+/// An epoch that is the same each time.
+fn epoch(number: u64) -> Epoch {
+    format!("{number:016x}").parse().unwrap()
+}
+
+fn moment(of: u64, number: u64) -> Moment {
+    Moment { epoch: epoch(of), number }
+}
+
+fn message(of: u64, number: u64, value: u64) -> Vec<u8> {
+    format!("{} {number} {value}", epoch(of)).into_bytes()
+}
+
+/// A value that was read.
+fn known(at: Moment, value: u64) -> (Known<Number>, Told) {
+    let model = Number::default();
+    let told = Arc::clone(&model.told);
+    let mut known = Known::new(model);
+    let _ = known.begin();
+    assert!(!known.take(at, value));
+    assert_eq!(known.end(), Ok(()));
+    assert!(told.lock().is_empty(), "where it begins is not a change");
+    (known, told)
+}
+
+fn values(told: &Told) -> Vec<u64> {
+    told.lock().iter().map(|(value, _)| *value).collect()
+}
+
+#[test]
+fn the_next_change_is_believed_and_an_old_one_ignored() {
+    let (mut known, told) = known(moment(1, 5), 50);
+    for (number, value) in [(6, 60), (6, 60), (5, 50), (1, 10), (7, 60), (8, 80)] {
+        assert_eq!(known.hear(&message(1, number, value)), Ok(()), "{number}");
+    }
+    assert_eq!(values(&told), [60, 60, 80], "set to the same value is a change");
+    assert!(told.lock().iter().all(|(_, version)| version.epoch.is_none()));
+}
+
+#[test]
+fn a_message_that_does_not_follow_is_a_reason_to_read_and_nothing_else() {
+    let (mut known, told) = known(moment(1, 5), 50);
+    for doubtful in
+        [message(1, 7, 666), message(1, u64::MAX, 666), message(2, 6, 666), message(1, 5, 666), b"?".to_vec()]
+    {
+        assert_eq!(known.hear(&doubtful), Err(Doubt::Read), "{}", doubtful.escape_ascii());
+    }
+    for foreign in [
+        &b""[..],
+        b"18446744073709551615 666",
+        b"0000000000000001 6",
+        b"0000000000000001 0 666",
+        b"0000000000000001 -6 666",
+        b"0000000000000001 6 x",
+        b"000000000000000G 6 1",
+        b"1 6 1",
+        b"\xff 6 1",
+        b"??",
+    ] {
+        assert_eq!(known.hear(foreign), Err(Doubt::Foreign), "{}", foreign.escape_ascii());
+    }
+    assert_eq!(known.hear(&message(1, 6, 60)), Ok(()));
+    assert_eq!(values(&told), [60]);
+}
+
+#[test]
+fn messages_wait_during_a_read_and_are_judged_by_it() {
+    let (mut known, told) = known(moment(1, 5), 50);
+    let basis = known.begin();
+    assert_eq!((basis.at, basis.digest.as_str()), (Some(moment(1, 5)), "50"));
+    for (of, number) in [(1, 8), (1, 9), (2, 6), (1, 10)] {
+        assert_eq!(known.hear(&message(of, number, number * 10)), Ok(()));
+    }
+    assert!(values(&told).is_empty());
+    assert!(!known.take(moment(1, 8), 80));
+    assert_eq!(known.end(), Err(Doubt::Read), "the one of another epoch");
+    assert_eq!(values(&told), [80, 90, 100]);
+    // One that fails changes nothing.
+    let _ = known.begin();
+    assert_eq!(known.hear(&message(1, 11, 110)), Ok(()));
+    assert_eq!(known.end(), Ok(()));
+    assert_eq!(values(&told), [80, 90, 100, 110]);
+}
+
+#[test]
+fn a_read_overrules_what_is_known_and_another_epoch_is_told() {
+    let (mut known, told) = known(moment(1, 5), 50);
+    let _ = known.begin();
+    assert!(known.take(moment(2, 3), 30), "another history");
+    assert_eq!(known.end(), Ok(()));
+    assert_eq!(known.hear(&message(1, 6, 60)), Err(Doubt::Read));
+    assert_eq!(known.hear(&message(2, 4, 40)), Ok(()));
+    let version = |number| Version { number, epoch: Some(epoch(2)) };
+    assert_eq!(*told.lock(), [(30, version(3)), (40, version(4))]);
+}
+
+#[test]
+fn who_waits_for_the_first_state_is_told_it() {
+    let model = Number::default();
+    let told = Arc::clone(&model.told);
+    let mut known = Known::new(model);
+    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()), "the first read is still to come");
+    assert_eq!(known.version_or_await(), None);
+    let _ = known.begin();
+    assert!(!known.take(moment(1, 7), 70));
+    assert_eq!(known.end(), Ok(()));
+    let version = Version { number: 7, epoch: Some(epoch(1)) };
+    assert_eq!(*told.lock(), [(70, version)]);
+    assert_eq!(known.version_or_await(), Some(version));
+}
+
+#[test]
+fn only_so_much_waits_during_a_read() {
+    let (mut known, told) = known(moment(1, 5), 50);
+    let _ = known.begin();
+    let long = vec![b' '; WAITING / 4];
+    for _ in 0..4 {
+        assert_eq!(known.hear(&long), Ok(()));
+    }
+    assert!(known.waiting.as_ref().unwrap().messages.is_empty());
+    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()));
+    assert!(!known.take(moment(1, 6), 60));
+    assert_eq!(known.end(), Err(Doubt::Read), "some were not kept");
+    assert_eq!(values(&told), [60]);
+}
+
+// ----- beside a model of Redis -----
+
+/// What Redis, the network, an attacker or the node does next.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The value changes.
+    Change(u64),
+    /// The next message arrives.
+    Hear,
+    /// The node reads, if it has a reason, and Redis answers.
+    Ask,
+    /// The answer arrives.
+    Answer,
+    /// The read fails.
+    Fail,
+    /// The subscription is lost, with what was on its way.
+    Lose,
+    /// A failover to a replica that lacks so many of the last changes. The subscription is lost, too.
+    Rewind(usize),
+    /// The key is gone. The subscription is not lost.
+    Forget,
+    /// Somebody publishes: an epoch, a distance from the number, and a value.
+    Forge(bool, i8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..5_u64).prop_map(Step::Change),
+        8 => Just(Step::Hear),
+        4 => Just(Step::Ask),
+        4 => Just(Step::Answer),
+        1 => Just(Step::Fail),
+        1 => Just(Step::Lose),
+        1 => (0..4_usize).prop_map(Step::Rewind),
+        1 => Just(Step::Forget),
+        2 => (any::<bool>(), -2..4_i8).prop_map(|(own, by)| Step::Forge(own, by)),
+    ]
+}
+
+/// What Redis keeps: the moment and the value.
+type Stored = Option<(Moment, u64)>;
+
+struct World {
+    stored: Stored,
+    /// What it kept before each of the last changes.
+    past: Vec<Stored>,
+    /// The last epoch that was given.
+    epochs: u64,
+    published: VecDeque<Vec<u8>>,
+    answer: Option<(Moment, u64)>,
+    is_reading: bool,
+    must_read: bool,
+    node: Known<Number>,
+    told: Told,
+}
+
+impl World {
+    fn new() -> Self {
+        let (node, told) = known(moment(1, 1), 0);
+        Self {
+            stored: Some((moment(1, 1), 0)),
+            past: vec![],
+            epochs: 1,
+            published: VecDeque::new(),
+            answer: None,
+            is_reading: false,
+            must_read: false,
+            node,
+            told,
+        }
+    }
+
+    fn new_epoch(&mut self) -> Epoch {
+        self.epochs += 1;
+        epoch(self.epochs)
+    }
+
+    fn write(&mut self, at: Moment, value: u64) {
+        self.past.push(self.stored);
+        self.stored = Some((at, value));
+        self.published.push_back(format!("{} {} {value}", at.epoch, at.number).into_bytes());
+    }
+
+    /// As `counter.lua` does it.
+    fn change(&mut self, value: u64) {
+        let at = match self.stored {
+            Some((Moment { epoch, number }, _)) => Moment { epoch, number: number + 1 },
+            None => Moment { epoch: self.new_epoch(), number: 1 },
+        };
+        self.write(at, value);
+    }
+
+    /// The same.
+    fn look(&mut self, basis: &Basis) -> (Moment, u64) {
+        let known = basis.at.unwrap();
+        let (is_lost, number, value) = match self.stored {
+            None => (true, 0, 0),
+            Some((at, value)) => {
+                let is_fork = at.number == known.number && value.to_string() != basis.digest;
+                (at.epoch == known.epoch && (at.number < known.number || is_fork), at.number, value)
+            }
+        };
+        if is_lost {
+            let at = Moment { epoch: self.new_epoch(), number: number.max(known.number) + 1 };
+            self.write(at, value);
+        }
+        self.stored.unwrap()
+    }
+
+    fn settle(&mut self, heard: Result<(), Doubt>) {
+        self.must_read |= heard == Err(Doubt::Read);
+    }
+
+    fn hear(&mut self) {
+        if let Some(message) = self.published.pop_front() {
+            let heard = self.node.hear(&message);
+            self.settle(heard);
+        }
+    }
+
+    fn ask(&mut self) {
+        if self.must_read && !self.is_reading {
+            (self.must_read, self.is_reading) = (false, true);
+            let basis = self.node.begin();
+            self.answer = Some(self.look(&basis));
+        }
+    }
+
+    fn answer(&mut self, succeeds: bool) {
+        if !std::mem::take(&mut self.is_reading) {
+            return;
+        }
+        let (moment, value) = self.answer.take().unwrap();
+        if succeeds {
+            self.node.take(moment, value);
+        } else {
+            self.must_read = true;
+        }
+        let ended = self.node.end();
+        self.settle(ended);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Change(value) => self.change(value),
+            Step::Hear => self.hear(),
+            Step::Ask => self.ask(),
+            Step::Answer => self.answer(true),
+            Step::Fail => self.answer(false),
+            Step::Lose => self.lose(),
+            Step::Rewind(changes) => {
+                for _ in 0..changes {
+                    if let Some(before) = self.past.pop() {
+                        self.stored = before;
+                    }
+                }
+                self.lose();
+            }
+            Step::Forget => {
+                self.stored = None;
+                self.past.clear();
+                self.published.push_back(LOST.to_vec());
+            }
+            Step::Forge(own, by) => {
+                let at = self.stored.map_or_else(|| moment(1, 1), |(at, _)| at);
+                let of = if own { at.epoch } else { epoch(u64::MAX) };
+                let number = at.number.saturating_add_signed(by.into());
+                self.published.push_back(format!("{of} {number} 666").into_bytes());
+            }
+        }
+    }
+
+    /// The connection is lost, and with it the answer of a read.
+    fn lose(&mut self) {
+        self.published.clear();
+        self.answer(false);
+        self.must_read = true;
+    }
+
+    /// Everything arrives, and the node reads as long as it has a reason. Returns how often.
+    fn calm(&mut self) -> usize {
+        let mut reads = 0;
+        loop {
+            self.answer(true);
+            while !self.published.is_empty() {
+                self.hear();
+            }
+            if !self.must_read {
+                return reads;
+            }
+            self.ask();
+            reads += 1;
+            assert!(reads < 10, "it reads without end");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_node_ends_with_what_is_true(steps in prop::collection::vec(step(), 0..150)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        world.calm();
+        // What somebody forged as the next change may stand until the next one: then it does not any more.
+        for value in [7, 8, 9] {
+            world.change(value);
+        }
+        world.calm();
+        let (at, value) = world.stored.unwrap();
+        prop_assert_eq!((world.node.at, world.node.model.value), (Some(at), Some(value)));
+    }
+
+    #[test]
+    fn within_an_epoch_numbers_rise_and_a_new_one_is_told(
+        steps in prop::collection::vec(step().prop_filter("no forgery", |step| !matches!(step, Step::Forge(..))), 0..150),
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        world.calm();
+        prop_assert_eq!(world.node.model.value, world.stored.map_or(world.node.model.value, |(_, value)| Some(value)));
+        let (mut epoch, mut number) = (None, 1);
+        for &(_, version) in world.told.lock().iter() {
+            if version.epoch == epoch {
+                prop_assert!(version.number > number, "{} after {}", version.number, number);
+            } else {
+                prop_assert!(version.epoch.is_some(), "an epoch that was told is told from then on");
+            }
+            (epoch, number) = (version.epoch, version.number);
+        }
+    }
+}
