@@ -1,10 +1,7 @@
 //! The counter that every open tab shares: the whole server side of the page, which
 //! shows this file.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -43,7 +40,7 @@ impl Handler for CounterDemo {
     /// A tab has opened: it joins the room and gets the current value, in one step.
     async fn on_open(&self, conn: Connection) -> Result<()> {
         conn.push(self.hello.clone()).ignore();
-        self.catch_up(&conn).await?;
+        self.counter.join(&conn).await?;
         self.tabs.changed();
         Ok(())
     }
@@ -51,13 +48,7 @@ impl Handler for CounterDemo {
     /// A tab says something.
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
         match frame.as_text() {
-            Some("ping") => {
-                conn.push("pong").ignore();
-                let behind = conn.state::<Behind>();
-                if behind.is_some_and(|behind| behind.0.load(Ordering::Relaxed)) {
-                    self.catch_up(&conn).await?;
-                }
-            }
+            Some("ping") => conn.push("pong").ignore(),
             Some("tabs") if self.demos.may_move(&conn) => self.tabs.tell(&conn).await?,
             _ => {} // nothing else means anything here
         }
@@ -68,24 +59,6 @@ impl Handler for CounterDemo {
     async fn on_close(&self, _conn: Connection, _close: Close) -> Result<()> {
         self.tabs.changed();
         Ok(())
-    }
-}
-
-/// Whether a tab joined while the shared counter was away, and has yet to be told its
-/// value.
-struct Behind(AtomicBool);
-
-impl CounterDemo {
-    /// Tells a tab the value, now and from now on. While a shared counter is away the
-    /// tab stays, and gets it later.
-    async fn catch_up(&self, conn: &Connection) -> Result<()> {
-        let joined = self.counter.join(conn).await;
-        let behind = joined.as_ref().is_err_and(ripplecast::Error::is_unavailable);
-        if behind {
-            conn.join(self.counter.room().name())?;
-        }
-        conn.set_state(Behind(AtomicBool::new(behind)))?;
-        if behind { Ok(()) } else { joined }
     }
 }
 

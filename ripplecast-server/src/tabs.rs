@@ -47,11 +47,7 @@ impl Tabs {
 
     /// Tells a connection the number now, and whenever it changes.
     pub(crate) async fn tell(&self, conn: &Connection) -> Result<()> {
-        match self.shown.join(conn).await {
-            // The shared counter is away: the number comes when it is back.
-            Err(away) if away.is_unavailable() => conn.join(self.shown.room().name()),
-            joined => joined,
-        }
+        self.shown.join(conn).await
     }
 
     /// Counts, on all nodes, and tells it where it differs from what was told.

@@ -115,6 +115,14 @@ impl Counter {
     }
 }
 
+/// Takes it for success that the backend is unavailable: whoever joins gets the state when it is back.
+fn unless_unavailable(ready: Result<()>) -> Result<()> {
+    match ready {
+        Err(error) if error.is_unavailable() => Ok(()),
+        ready => ready,
+    }
+}
+
 /// What is published of a value.
 fn value_and_epoch(value: i64, epoch: Option<Epoch>) -> String {
     match epoch {
@@ -197,12 +205,15 @@ impl LiveCounter {
     /// Makes a connection a member of the room, and sends it the current value: it misses no later change, and sees no
     /// earlier value after this one.
     ///
+    /// While Redis is unavailable, the connection gets the last value that this node knows. If this node knows none, the
+    /// connection gets the value as soon as Redis is back.
+    ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it;
-    /// [`Error::Backend`](crate::Error::Backend) when the counter is on Redis, Redis is away, and this node has not known the value before.
+    /// [`Error::Backend`](crate::Error::Backend) when Redis refuses to show the counter.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         conn.keep(self.published.clone());
-        self.counter.ready().await?;
+        unless_unavailable(self.counter.ready().await)?;
         let publisher = &self.published.publisher;
         self.counter.inspect(|known| match known {
             Some((value, version)) => conn.join_with(self.room.name(), publisher.frame(value, version)),
@@ -396,11 +407,14 @@ impl<T> LiveTable<T> {
     /// Makes a connection a member of the room, and sends it every row: it misses no later change, and sees no older row
     /// after a newer one. All rows go through its outbox at once, so this is for tables that fit there.
     ///
+    /// While Redis is unavailable, the connection gets the rows that this node knows. If this node knows none yet, the
+    /// connection gets the rows as soon as Redis is back.
+    ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued for it;
-    /// [`Error::Backend`](crate::Error::Backend) when the table is on Redis, Redis is away, and this node has not known its rows before.
+    /// [`Error::Backend`](crate::Error::Backend) when Redis refuses to show the table.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
-        self.table.ready().await?;
+        unless_unavailable(self.table.ready().await)?;
         conn.join(self.room.name())?;
         let (mut outcome, mut is_first) = (Ok(()), true);
         self.table.inspect(|key, row, version| {

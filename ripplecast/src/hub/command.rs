@@ -59,6 +59,8 @@ pub(crate) enum Outcome {
     Good,
     /// It returned an error, panicked or was cancelled; what is to be said was logged.
     Failed,
+    /// The backend did not do what it needed, which was logged.
+    Unavailable,
 }
 
 impl<W> Command<W> {

@@ -47,9 +47,9 @@ impl Shard {
         match called {
             Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
             Called::Returned(Err(error)) => {
-                log_failure(&self.handle, &endpoint.route.name, who, &error);
+                let outcome = log_failure(&self.handle, &endpoint.route.name, who, &error);
                 guarded(move || drop(error)); // it is the application's, and so is its destructor
-                self.returned(who, Outcome::Failed);
+                self.returned(who, outcome);
             }
             Called::Panicked(message) => {
                 log_panic(&self.handle, &endpoint.route.name, who, &message);
@@ -83,10 +83,15 @@ impl Shard {
         let slot = who.slot as usize;
         if self.peers[slot].phase == Phase::Closed {
             self.release(who);
-        } else if outcome == Outcome::Failed {
-            self.cork(who);
-            self.close_in_order(who, Close::new(CloseCode::INTERNAL, "the handler failed"), Phase::Closing);
+            return;
         }
+        let close = match outcome {
+            Outcome::Good => return,
+            Outcome::Failed => Close::new(CloseCode::INTERNAL, "the handler failed"),
+            Outcome::Unavailable => Close::new(CloseCode::TRY_AGAIN, "try again later"),
+        };
+        self.cork(who);
+        self.close_in_order(who, close, Phase::Closing);
     }
 
     /// A callback waits: the runtime drives it on, and the connection is not read until it is done.
@@ -101,7 +106,7 @@ impl Shard {
             report.ended = true;
             match ended {
                 Ok(Ok(())) => report.outcome = Outcome::Good,
-                Ok(Err(error)) => log_failure(&report.handle, &route.name, who, &error),
+                Ok(Err(error)) => report.outcome = log_failure(&report.handle, &route.name, who, &error),
                 Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
             }
         });
@@ -175,16 +180,22 @@ impl Drop for Report {
     }
 }
 
-fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) {
+/// Logs what a callback returned. Returns what becomes of its connection.
+fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> Outcome {
     if error.is_closed() && !handle.mailbox.is_live(who) {
         limited!(DEBUG, route, "a callback used its connection after it was closed");
-        return;
+        return Outcome::Failed;
     }
     count(&handle.counters.failed_callbacks, 1);
     let id = ConnectionId::new(handle.node, who);
+    if let Error::Backend(error) = error {
+        limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
+        return Outcome::Unavailable;
+    }
     // The error is the application's own, and so is what it says of itself.
     let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
     limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
+    Outcome::Failed
 }
 
 fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {

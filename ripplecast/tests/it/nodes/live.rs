@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use ripplecast::{App, LiveCounter, LiveTable, ws};
+use ripplecast::{App, Connection, Counter, LiveCounter, LiveTable, ws};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -35,7 +35,13 @@ struct Node {
 
 impl Node {
     fn start(url: &str) -> Self {
-        let builder = App::builder().backend(url).unwrap().hub(|hub| hub.shards(2));
+        Self::start_with(url, false)
+    }
+
+    /// One that may start without Redis.
+    fn start_with(url: &str, optional: bool) -> Self {
+        let builder = App::builder().backend(url).unwrap();
+        let builder = builder.hub(|hub| hub.shards(2).backend_optional(optional));
         let mut both = None;
         let server = TestServer::start(builder, |app| {
             let hub = app.hub();
@@ -465,28 +471,45 @@ fn keys_of_an_older_form_are_taken_over() {
 }
 
 #[test]
-fn a_node_that_never_knew_says_so_until_it_does() {
+fn a_tab_that_joins_before_the_node_knows_anything_is_told_when_it_does() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     let other = Node::start(&redis.url());
     other.do_it(other.counter.set(3));
     other.do_it(other.table.set("ada", &player(1)));
     proxy.cut();
-    let builder = App::builder().backend(&proxy.url()).unwrap();
-    let builder = builder.hub(|hub| hub.shards(1).backend_optional(true));
-    let server = TestServer::start(builder, |app| {
-        let hub = app.hub();
-        let counter = hub.counter("demo").publish_to(&hub.room("counter")).unwrap();
-        let count = ws::handlers()
-            .with_state(counter)
-            .on_open(async |counter: LiveCounter, conn| counter.join(&conn).await);
-        app.ws("/counter", count)
+    let node = Node::start_with(&proxy.url(), true);
+    let (mut counted, mut played) = (node.server.tab("/counter"), node.server.tab("/table"));
+    wait_until("both have joined", || {
+        let len = |room: &str| node.server.hub.room(room).len_here();
+        len("counter") == 1 && len("table") == 1
     });
-    let mut refused = server.tab("/counter");
-    assert_eq!(refused.next(), None, "the join fails, and with it the connection");
     proxy.heal();
-    wait_until("a join succeeds", || {
-        let mut tab = server.tab("/counter");
-        tab.next().is_some_and(|message| message.to_text().unwrap() == "{\"value\":3}")
+    let (value, epoch) = told(&mut counted);
+    assert!(value == 3 && epoch.is_some(), "as if it had joined now");
+    assert_eq!(change(&mut played).2, json!(player(1)));
+    other.do_it(other.counter.increment());
+    other.do_it(other.table.set("ada", &player(2)));
+    assert_eq!(told(&mut counted), (4, None));
+    assert_eq!(change(&mut played).2, json!(player(2)));
+}
+
+#[test]
+fn a_callback_that_needs_redis_while_it_is_away_closes_with_1013() {
+    let redis = Server::start();
+    let proxy = Proxy::before(&redis);
+    let builder = App::builder().backend(&proxy.url()).unwrap().hub(|hub| hub.shards(1));
+    let server = TestServer::start(builder, |app| {
+        let counter = app.hub().counter("demo");
+        let open = ws::handlers().with_state(counter).on_open(async |counter: Counter, conn: Connection| {
+            counter.increment().await.map(|value| conn.push(value.to_string()).ignore())
+        });
+        app.ws("/ws", open)
     });
+    assert_eq!(server.tab("/ws").text(), "1");
+    proxy.cut();
+    wait_until("the node knows", || server.hub.stats().remote.degraded);
+    let mut tab = server.tab("/ws");
+    assert_eq!(tab.next(), None);
+    assert_eq!(tab.close.as_ref().map(|(code, _)| *code), Some(1013));
 }
