@@ -21,7 +21,7 @@ use crate::{
     hub::check_name,
     limits::ROWS_BEHIND,
     log::{cut, limited},
-    store::{Epoch, Observation, RowRef, Version},
+    store::{Epoch, Observation, RowRef, TextRow, Version},
 };
 
 /// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.
@@ -73,9 +73,38 @@ impl Counter {
     /// # Errors
     /// When the name of the counter or of the room is empty or too long.
     pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
+        self.publish_values(room, "counter", |value, epoch| Frame::text(value_and_epoch(value, epoch)))
+    }
+
+    /// Publishes every change to a room, as `{"value":"N"}`: with the value as text.
+    ///
+    /// A browser's `JSON.parse` rounds integers beyond 2^53, so that 9007199254740993 becomes 9007199254740992. Use this for a
+    /// counter that may get there, and `BigInt(message.value)` in the page. Publish a counter to a room in one form only.
+    ///
+    /// # Errors
+    /// As [`publish_to`](Self::publish_to).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let bytes = hub.counter("bytes").publish_text_to(&hub.room("bytes"))?; // pushes {"value":"N"}
+    /// bytes.add(1 << 60).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn publish_text_to(&self, room: &Room) -> Result<LiveCounter> {
+        let render = |value: i64, epoch| Frame::text(value_and_epoch(format_args!("\"{value}\""), epoch));
+        self.publish_values(room, "text counter", render)
+    }
+
+    /// Publishes to a room what `render` makes, once for each `kind`.
+    fn publish_values(
+        &self,
+        room: &Room,
+        kind: &str,
+        render: impl Fn(i64, Option<Epoch>) -> Frame + Send + Sync + 'static,
+    ) -> Result<LiveCounter> {
         check_name("room name", room.name())?;
-        let publisher = format!("counter {}", self.name());
-        let render = |value, epoch| Frame::text(value_and_epoch(value, epoch));
+        let publisher = format!("{kind} {}", self.name());
         let published = room.core.publisher(&publisher, || self.published(room, render))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
@@ -124,7 +153,7 @@ fn unless_unavailable(ready: Result<()>) -> Result<()> {
 }
 
 /// What is published of a value.
-fn value_and_epoch(value: i64, epoch: Option<Epoch>) -> String {
+fn value_and_epoch(value: impl fmt::Display, epoch: Option<Epoch>) -> String {
     match epoch {
         None => format!("{{\"value\":{value}}}"),
         Some(epoch) => format!("{{\"value\":{value},\"epoch\":\"{epoch}\"}}"),
@@ -279,24 +308,30 @@ pub struct LiveTable<T> {
     table: Table<T>,
     /// Where it publishes.
     room: Room,
+    /// Whether integers of 64 bits are published as text.
+    as_text: bool,
     /// Keeps the publishing going.
     observation: Arc<Observation>,
 }
 
 /// What is pushed for a change.
 #[derive(Serialize)]
-struct Change<'a> {
+struct Change<'a, R> {
     key: &'a str,
-    row: Option<RowRef<'a>>,
+    row: Option<R>,
     version: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<Epoch>,
 }
 
 /// The frame of a change; a newer one of the same row can replace it while it waits.
-fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version) -> Result<Frame> {
+fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version, as_text: bool) -> Result<Frame> {
     let Version { number: version, epoch } = version;
-    let frame = Frame::json(&Change { key, row, version, epoch })?;
+    let frame = if as_text {
+        Frame::json(&Change { key, row: row.map(TextRow), version, epoch })?
+    } else {
+        Frame::json(&Change { key, row, version, epoch })?
+    };
     Ok(frame.with_key(format!("row {table} {key}")))
 }
 
@@ -306,6 +341,8 @@ struct RowPublisher {
     table: Table<()>,
     /// The room.
     room: Room,
+    /// Whether integers of 64 bits are published as text.
+    as_text: bool,
     /// Rows of which a change was refused.
     behind: Mutex<Behind>,
 }
@@ -324,7 +361,7 @@ struct Behind {
 impl RowPublisher {
     /// Pushes a row; called under its lock. Whether the node was too overloaded for it.
     fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
-        match change(self.table.name(), key, row, version) {
+        match change(self.table.name(), key, row, version, self.as_text) {
             Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {
                 limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "a change can't be published");
@@ -392,14 +429,40 @@ impl RowPublisher {
 impl<T> Table<T> {
     /// Publishes every change to a room.
     pub fn publish_to(&self, room: &Room) -> LiveTable<T> {
+        self.publish(room, false)
+    }
+
+    /// Publishes every change to a room, with the columns of 64-bit integers (`i64`, `u64`) as text.
+    ///
+    /// A browser's `JSON.parse` rounds integers beyond 2^53. Use this for ids and other numbers that may get there.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Order { id: u64, items: u32 }
+    ///
+    /// // Pushes {"key":"a","row":{"id":"18446744073709551615","items":1},"version":1}.
+    /// let orders = hub.table::<Order>("orders", 100)?.publish_text_to(&hub.room("orders"));
+    /// orders.set("a", &Order { id: u64::MAX, items: 1 }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn publish_text_to(&self, room: &Room) -> LiveTable<T> {
+        self.publish(room, true)
+    }
+
+    fn publish(&self, room: &Room, as_text: bool) -> LiveTable<T> {
+        let (table, room) = (self.untyped(), room.clone());
         let publisher =
-            Arc::new(RowPublisher { table: self.untyped(), room: room.clone(), behind: Mutex::default() });
+            Arc::new(RowPublisher { table, room: room.clone(), as_text, behind: Mutex::default() });
         let observation = self.observe(Arc::new(move |key, row, version| {
             if publisher.push(key, row, version) {
                 publisher.is_behind(key);
             }
         }));
-        LiveTable { table: self.clone(), room: room.clone(), observation: Arc::new(observation) }
+        LiveTable { table: self.clone(), room, as_text, observation: Arc::new(observation) }
     }
 }
 
@@ -419,7 +482,7 @@ impl<T> LiveTable<T> {
         let (mut outcome, mut is_first) = (Ok(()), true);
         self.table.inspect(|key, row, version| {
             if outcome.is_ok() {
-                let frame = change(self.table.name(), key, Some(row), version);
+                let frame = change(self.table.name(), key, Some(row), version, self.as_text);
                 outcome = frame.and_then(|frame| self.room.core.push_state(conn.local(), frame, is_first));
                 is_first = false;
             }
@@ -438,7 +501,12 @@ impl<T> LiveTable<T> {
 
 impl<T> Clone for LiveTable<T> {
     fn clone(&self) -> Self {
-        Self { table: self.table.clone(), room: self.room.clone(), observation: self.observation.clone() }
+        Self {
+            table: self.table.clone(),
+            room: self.room.clone(),
+            as_text: self.as_text,
+            observation: self.observation.clone(),
+        }
     }
 }
 
@@ -468,7 +536,8 @@ mod tests {
     async fn only_so_many_rows_that_were_left_out_are_remembered() {
         let hub = Hub::builder().build().unwrap();
         let table = hub.table::<Row>("rows", 1).unwrap().untyped();
-        let publisher = Arc::new(RowPublisher { table, room: hub.room("r"), behind: Mutex::default() });
+        let publisher =
+            Arc::new(RowPublisher { table, room: hub.room("r"), as_text: false, behind: Mutex::default() });
         for row in 0..=ROWS_BEHIND {
             assert!(!publisher.behind.lock().forgot, "row {row}");
             publisher.is_behind(&row.to_string());

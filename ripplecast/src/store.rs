@@ -31,7 +31,7 @@ use serde::{Serialize, Serializer, de::DeserializeOwned};
 pub use counter::Counter;
 pub use table::{Cursor, Page, Table, TableBuilder, TableIter};
 
-pub(crate) use row::RowRef;
+pub(crate) use row::{RowRef, TextRow};
 
 use crate::{Result, limits};
 use row::{Row, Value};

@@ -487,11 +487,34 @@ pub(crate) struct RowRef<'a> {
 
 impl Serialize for RowRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.write(serializer, false)
+    }
+}
+
+/// A row whose columns of 64-bit integers are serialized as decimal text: a browser's `JSON.parse` rounds such numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct TextRow<'a>(pub(crate) RowRef<'a>);
+
+impl Serialize for TextRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.write(serializer, true)
+    }
+}
+
+impl RowRef<'_> {
+    /// Serializes the row, with its 64-bit integers as text or as numbers.
+    fn write<S: Serializer>(&self, serializer: S, as_text: bool) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.row.len()))?;
         for (column, value) in self.schema.columns().iter().zip(self.row) {
             map.serialize_key(column.name)?;
             match value {
                 Value::Int(number) if column.kind == ColumnType::Bool => map.serialize_value(&(*number != 0)),
+                Value::Int(number) if as_text && column.kind == ColumnType::I64 => {
+                    map.serialize_value(&number.to_string())
+                }
+                Value::Uint(number) if as_text && column.kind == ColumnType::U64 => {
+                    map.serialize_value(&number.to_string())
+                }
                 Value::Int(number) => map.serialize_value(number),
                 Value::Uint(number) => map.serialize_value(number),
                 Value::Float(number) if column.kind == ColumnType::F32 => {

@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use ripplecast::{Connection, LiveCounter, ws};
+use ripplecast::{Connection, LiveCounter, LiveTable, ws};
 
 use super::{
     super::clients::{Tab, TestServer},
@@ -177,4 +177,41 @@ fn publishing_again_and_again_pushes_once_and_lasts_while_a_tab_is_open() {
             assert_eq!(tab.text(), format!(r#"{{"value":{value}}}"#));
         }
     }
+}
+
+#[test]
+fn integers_beyond_2_to_the_53_can_be_published_as_text() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Wide {
+        signed: i64,
+        unsigned: u64,
+        short: u32,
+        flag: bool,
+    }
+    let mut both = None;
+    let server = TestServer::with_shards(2, false, |app| {
+        let hub = app.hub();
+        let counter = hub.counter("wide").publish_text_to(&hub.room("counter")).unwrap();
+        let table = hub.table::<Wide>("wide", 2).unwrap().publish_text_to(&hub.room("table"));
+        both = Some((counter.clone(), table.clone()));
+        let count = ws::handlers()
+            .with_state(counter)
+            .on_open(async |counter: LiveCounter, conn| counter.join(&conn).await);
+        let rows = ws::handlers()
+            .with_state(table)
+            .on_open(async |table: LiveTable<Wide>, conn| table.join(&conn).await);
+        app.ws("/counter", count).ws("/table", rows)
+    });
+    let (counter, table) = both.unwrap();
+    let row = Wide { signed: i64::MIN, unsigned: u64::MAX, short: 7, flag: true };
+    server.block_on(table.set("a", &row)).unwrap();
+    let (mut counted, mut played) = (server.tab("/counter"), server.tab("/table"));
+    assert_eq!(counted.text(), r#"{"value":"0"}"#);
+    server.block_on(counter.set(9_007_199_254_740_993)).unwrap();
+    assert_eq!(counted.text(), r#"{"value":"9007199254740993"}"#);
+    let row = r#"{"signed":"-9223372036854775808","unsigned":"18446744073709551615","short":7,"flag":true}"#;
+    assert_eq!(played.text(), format!(r#"{{"key":"a","row":{row},"version":1}}"#));
+    server.block_on(table.increment("a", "short", 1)).unwrap();
+    let told = played.text();
+    assert!(told.contains(r#""unsigned":"18446744073709551615","short":8"#), "{told}");
 }
