@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -59,15 +58,12 @@ pub(super) struct Control {
     pub(super) stop: watch::Sender<bool>,
     /// What has been counted.
     pub(super) counters: Counters,
-    /// When a handler that held its thread was logged last.
-    slow_logged: Mutex<Option<Instant>>,
 }
 
 impl Control {
     /// That of a subscription which begins.
     pub(super) fn new() -> Arc<Self> {
-        let (stop, counters) = (watch::Sender::new(false), Counters::default());
-        Arc::new(Self { stop, counters, slow_logged: Mutex::new(None) })
+        Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
     }
 }
 
@@ -307,16 +303,13 @@ impl Runner {
     #[cold]
     fn note_slow(&self, took: Duration) {
         self.control.counters.slow.fetch_add(1, Relaxed);
-        let mut logged = self.control.slow_logged.lock();
-        if logged.is_none_or(|logged| logged.elapsed() >= limits::SLOW_HANDLER_LOG) {
-            *logged = Some(Instant::now());
-            tracing::warn!(
-                stream = &*self.stream,
-                group = &*self.group,
-                milliseconds = took.as_millis() as u64,
-                "a handler of a stream held its thread; if it blocks, use .await or tokio::task::spawn_blocking"
-            );
-        }
+        limited!(
+            WARN,
+            stream = &*self.stream,
+            group = &*self.group,
+            milliseconds = took.as_millis() as u64,
+            "a handler of a stream held its thread; if it blocks, use .await or tokio::task::spawn_blocking"
+        );
     }
 
     /// Waits before another delivery; false when the subscription ends first.
