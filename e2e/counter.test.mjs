@@ -20,6 +20,26 @@ scenario("+1 in one tab counts up in the other, and Reset goes to both", async (
   assert.equal(await counterValue(origin), 0);
 });
 
+scenario("below a path everything works, and nothing is asked for beside it", async ({ start, two }) => {
+  const { origin } = await start(0, ["--base-path", "/rt"]);
+  const [a, b] = await two(`${origin}/rt`);
+  const paths = [];
+  for (const { page } of [a, b]) {
+    page.on("request", (request) => paths.push(new URL(request.url()).pathname));
+    page.on("websocket", (socket) => paths.push(new URL(socket.url()).pathname));
+  }
+  await shows(a.value, "0");
+  await a.bump.click();
+  for (const tab of [a, b]) await shows(tab.value, "1");
+  await a.page.reload();
+  await shows(a.value, "1");
+  await shows(a.page.locator("[data-origin]").first(), `${origin}/rt`);
+  await a.page.getByRole("link", { name: "Docs" }).click();
+  await a.page.getByRole("heading", { name: "Documentation" }).waitFor();
+  assert.ok(paths.some((path) => path === "/rt/ws/counter-demo"), `no socket in ${paths}`);
+  assert.deepEqual(paths.filter((path) => !path.startsWith("/rt/")), []);
+});
+
 scenario("a tab that opens later shows the current value at once", async ({ start, two, newContext, open }) => {
   const { origin } = await start();
   const [a] = await two(origin);

@@ -68,6 +68,9 @@ struct Settings {
     /// Start also while the backend can't be reached, and join the other nodes when it can
     #[arg(long)]
     backend_optional: bool,
+    /// Path below which everything is served as well, such as /rt, for a proxy that passes it on [default: none]
+    #[arg(long, value_name = "PATH", env = "RIPPLECAST_BASE_PATH", hide_env_values = true)]
+    base_path: Option<String>,
     /// Opens /inspect and /metrics to whoever sends this token, also from other machines [default: this machine alone]
     #[arg(long, value_name = "TOKEN", env = "RIPPLECAST_INSPECT_TOKEN", hide_env_values = true)]
     inspect_token: Option<String>,
@@ -168,6 +171,8 @@ pub(crate) struct Serve {
     pub(crate) backend: Option<(String, String)>,
     /// Whether it may be away at the start.
     pub(crate) backend_optional: bool,
+    /// Below which path everything is served as well, and under which name that was set.
+    pub(crate) base_path: Option<(String, String)>,
     /// What others have to know to see the inspector.
     pub(crate) inspect_token: Option<String>,
     /// Whether the demos' limits hold for loopback too.
@@ -196,6 +201,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
         tls_key,
         backend,
         backend_optional,
+        base_path,
         inspect_token,
         demo_limits,
         log,
@@ -217,6 +223,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             trusted_proxies: setting("trusted_proxies", trusted_proxies).read(proxies)?.unwrap_or_default(),
             backend: setting("backend", backend).named(),
             backend_optional,
+            base_path: setting("base_path", base_path).named(),
             inspect_token: setting("inspect_token", inspect_token).read_secret(token)?,
             demo_limits,
             tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,

@@ -239,7 +239,7 @@ async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): F
     }
     let secure = if gate.tls || came_over_tls(&parts.headers) { "; Secure" } else { "" };
     let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict{secure}", given.token);
-    ([(header::SET_COOKIE, cookie)], Redirect::to("/inspect")).into_response()
+    ([(header::SET_COOKIE, cookie)], Redirect::to("inspect")).into_response()
 }
 
 /// Puts the inspector on the app.

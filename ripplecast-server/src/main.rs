@@ -98,6 +98,10 @@ async fn serve(options: Serve) -> Result<()> {
         Error::Setting { name: ref which, .. } if which == "backend" => renamed(error, name),
         error => error,
     })?;
+    let app = match options.base_path {
+        Some((name, path)) => app.base_path(&path).map_err(|error| renamed(error, name))?,
+        None => app,
+    };
     let bound = app.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
     // A closed standard output is no reason not to serve.

@@ -20,7 +20,7 @@ use crate::{
     limits::SHARDS,
     log::{cut, limited},
     server::{
-        Server,
+        Server, base_path,
         files::files,
         tls::{TlsFile, TlsFiles},
     },
@@ -149,6 +149,28 @@ impl App {
     /// As [`App::ws`].
     pub fn files(mut self, prefix: &str, root: impl AsRef<Path>) -> Result<Self> {
         self.router = self.router.nest_service(prefix, files(root.as_ref())?);
+        Ok(self)
+    }
+
+    /// Serves all routes added so far below a path as well, such as `/rt`, for a proxy that passes the path on as it is. A proxy
+    /// that removes it needs nothing here, as long as the pages use relative addresses.
+    ///
+    /// Handlers see the path without it. `/rt` itself leads to `/rt/` (308), or the relative addresses of its page would lead
+    /// past it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// use ripplecast::App;
+    ///
+    /// let app = App::builder().build().await?.sse("/events", "news").base_path("/rt")?; // also at /rt/events
+    /// # let _ = app; Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when it is not a path: it begins with `/`, does not end with one, and each part between them is of
+    /// letters, digits, `-`, `.`, `_` and `~`, and not `.` or `..`.
+    pub fn base_path(mut self, path: &str) -> Result<Self> {
+        self.router = base_path::below(path, self.router)?;
         Ok(self)
     }
 

@@ -4,6 +4,7 @@
 //! the task ends there: what this file counts and drains are the connections that hyper still holds.
 
 mod accepting;
+pub(crate) mod base_path;
 mod connection;
 pub(crate) mod files;
 pub(crate) mod forwarded;

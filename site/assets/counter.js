@@ -7,8 +7,10 @@ const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
 const SETTLED = 1000; // ms: when to ask for the second time
 const ANSWER_WITHIN = 10_000; // ms: without an answer for so long it is dead
 
-const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-const url = `${scheme}//${location.host}/ws/counter-demo?tab=${tab}`;
+// Where this script came from, the server is: a proxy may serve it below a path of its own.
+const address = (path) => new URL(`..${path}`, import.meta.url);
+const url = address(`/ws/counter-demo?tab=${tab}`);
+url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
 const at = (id) => document.getElementById(id);
 
 let socket = null; // the socket that is open or opening; null while we wait
@@ -109,7 +111,7 @@ addEventListener("pageshow", (event) => event.persisted && wake()); // …and wa
 async function post(label, path) {
   wake(); // someone is here and waiting
   try {
-    const response = await fetch(path, { method: "POST" });
+    const response = await fetch(address(path), { method: "POST" });
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
     write("problem", "");
   } catch (error) {

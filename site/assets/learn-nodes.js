@@ -1,6 +1,6 @@
 // The nodes, whose tabs are where, and the way that a message takes.
 
-import { live, post, states, write } from "./live.js";
+import { address, live, post, states, write } from "./live.js";
 
 const ASK_EVERY = 3000; // ms
 const KEPT = 30; // lines
@@ -64,7 +64,7 @@ at("nodes-one").addEventListener("click", () => at("nodes-to").value && send(at(
 
 async function ask() {
   try {
-    nodes = await (await fetch("/api/nodes")).json();
+    nodes = await (await fetch(address("/api/nodes"))).json();
   } catch {
     return; // the socket says that there is no connection
   }

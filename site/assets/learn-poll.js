@@ -1,6 +1,6 @@
 // Asks once a second, for ten seconds, and compares that with what the counter's own socket brought meanwhile.
 
-import { post, write } from "./live.js";
+import { address, post, write } from "./live.js";
 
 const SECONDS = 10;
 const FRAME_HEADER = 2; // bytes of a short message from the server
@@ -27,7 +27,7 @@ async function measure() {
     write(at("poll-state"), `Measuring, ${left} s to go`);
     const begin = performance.now();
     try {
-      const { value, request, response } = await (await fetch("/api/learn/poll", { cache: "no-store" })).json();
+      const { value, request, response } = await (await fetch(address("/api/learn/poll"), { cache: "no-store" })).json();
       polled.requests += 1;
       polled.bytes += request + response;
       if (value === known) polled.empty += 1;

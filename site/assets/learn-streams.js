@@ -1,6 +1,6 @@
 // The two event streams of the lesson, and the question at its end.
 
-import { post, states, write } from "./live.js";
+import { address, post, states, write } from "./live.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -14,7 +14,7 @@ function watch() {
   if (job && job.readyState !== EventSource.CLOSED) return;
   clearTimeout(again);
   said("connecting");
-  job = new EventSource("/events/learn/job");
+  job = new EventSource(address("/events/learn/job"));
   job.onopen = () => said("connected");
   // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
   job.onerror = () => {
@@ -74,7 +74,7 @@ at("words-start").addEventListener("click", () => {
   answer?.close();
   write(at("words"), "");
   write(at("words-problem"), "");
-  answer = new EventSource("/api/learn/words");
+  answer = new EventSource(address("/api/learn/words"));
   answer.onmessage = ({ data }) => at("words").append(`${data} `);
   answer.addEventListener("end", () => answer.close());
   answer.onerror = () => {

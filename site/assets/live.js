@@ -3,6 +3,9 @@
 const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
 const OPEN_WITHIN = 10_000; // ms: what takes longer has failed
 
+// The address of a path of this server. It begins where this script came from: a proxy may serve all of it below another path.
+export const address = (path) => new URL(`..${path}`, import.meta.url);
+
 // `path` may be a function, asked before each attempt. `heard` gets each message as a value, `said` each change of the
 // state: "connecting", "connected" or "reconnecting", and how many seconds the wait is. Where the server says something
 // every few seconds, `silence` is the time without a word after which the connection counts as dead.
@@ -19,8 +22,9 @@ export function live(path, { heard, opened = () => {}, said = () => {}, silence 
   function connect() {
     letGo();
     said("connecting");
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    socket = new WebSocket(`${scheme}//${location.host}${typeof path === "function" ? path() : path}`);
+    const url = address(typeof path === "function" ? path() : path);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    socket = new WebSocket(url);
     timer = setTimeout(retryLater, OPEN_WITHIN);
     socket.onopen = () => {
       alive();
@@ -94,7 +98,7 @@ export function states(element) {
 export async function post(path, value) {
   try {
     const headers = value === undefined ? {} : { "content-type": "application/json" };
-    const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
+    const response = await fetch(address(path), { method: "POST", headers, body: JSON.stringify(value) });
     if (response.ok) return { problem: "", response };
     return { problem: (await response.text()).trim() || `the server answered ${response.status}`, response };
   } catch {

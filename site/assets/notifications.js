@@ -1,6 +1,6 @@
 // Notifications. The browser's own EventSource listens, and reconnects by itself; sending is a plain POST.
 
-import { post, states, write } from "./live.js";
+import { address, post, states, write } from "./live.js";
 
 const KEPT = 50; // what stays on the page
 const at = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ let stream, again, unread = 0;
 function listen() {
   clearTimeout(again);
   said("connecting");
-  stream = new EventSource("/events/demos/notifications");
+  stream = new EventSource(address("/events/demos/notifications"));
   stream.onopen = () => {
     said("connected");
     write(at("problem"), "");

@@ -29,8 +29,9 @@ for (const here of document.querySelectorAll(".pages [aria-current]")) {
   list.scrollTop = here.offsetTop - list.clientHeight / 2;
 }
 
-// Examples for the terminal name the address that this page came from.
-for (const element of document.querySelectorAll("[data-origin]")) element.textContent = location.origin;
+// Examples for the terminal name the address that this page came from, with the path below which a proxy serves it.
+const origin = new URL("..", import.meta.url).href.replace(/\/$/, "");
+for (const element of document.querySelectorAll("[data-origin]")) element.textContent = origin;
 
 const value = document.getElementById("value");
 const ripple = document.getElementById("ripple");

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use axum::{
     extract::{Path, RawQuery},
-    http::HeaderMap,
+    http::{HeaderMap, Uri},
     response::Response,
 };
 
@@ -90,9 +90,10 @@ pub(crate) fn url(name: &str) -> String {
 pub(crate) async fn serve(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let Some(asset) = find(&name) else { return pages::not_found().await };
+    let Some(asset) = find(&name) else { return pages::not_found(uri).await };
     let exact = query.as_deref().and_then(|query| query.strip_prefix("v=")) == Some(&*asset.version);
     let cache = if exact { "public, max-age=31536000, immutable" } else { "no-cache" };
     reply::cached(&headers, &asset.version, cache, asset.content_type, asset.body)

@@ -75,12 +75,14 @@ macro_rules! sources {
     };
 }
 
-static INDEX: LazyLock<Page> = LazyLock::new(|| render(&Index));
-static CHAT: LazyLock<Page> = LazyLock::new(|| render(&Chat { sources: sources!("chat") }));
-static DASHBOARD: LazyLock<Page> = LazyLock::new(|| render(&Dashboard { sources: sources!("dashboard") }));
+static INDEX: LazyLock<Page> = LazyLock::new(|| render(&Index, "/demos"));
+static CHAT: LazyLock<Page> = LazyLock::new(|| render(&Chat { sources: sources!("chat") }, "/demos/chat"));
+static DASHBOARD: LazyLock<Page> =
+    LazyLock::new(|| render(&Dashboard { sources: sources!("dashboard") }, "/demos/dashboard"));
 static NOTIFICATIONS: LazyLock<Page> =
-    LazyLock::new(|| render(&Notifications { sources: sources!("notifications") }));
-static CURSORS: LazyLock<Page> = LazyLock::new(|| render(&Cursors { sources: sources!("cursors") }));
+    LazyLock::new(|| render(&Notifications { sources: sources!("notifications") }, "/demos/notifications"));
+static CURSORS: LazyLock<Page> =
+    LazyLock::new(|| render(&Cursors { sources: sources!("cursors") }, "/demos/cursors"));
 
 /// Where the demos are.
 pub(crate) const PATHS: [&str; 5] =

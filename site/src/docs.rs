@@ -17,7 +17,7 @@ use axum::{
 };
 
 use self::markdown::Document;
-use crate::reply;
+use crate::pages::{Page as Rendered, render, serve};
 
 /// Where the list of all documents is.
 pub(crate) const INDEX: &str = "/docs";
@@ -26,7 +26,7 @@ pub(crate) const INDEX: &str = "/docs";
 pub(crate) fn router() -> Router {
     Router::new()
         .route(INDEX, get(index))
-        .route("/docs/", get(|| async { Redirect::permanent(INDEX) }))
+        .route("/docs/", get(|| async { Redirect::permanent("../docs") }))
         .route("/docs/{name}", get(page))
         .route("/docs/images/{name}", get(pictures::serve))
 }
@@ -111,47 +111,34 @@ struct IndexPage {
     missing: bool,
 }
 
-/// A page as it is sent, and its version.
-type Rendered = (String, String);
-
-fn rendered(page: &impl Template) -> Rendered {
-    let html = page.render().expect("our templates do not fail");
-    let version = reply::version(html.as_bytes());
-    (html, version)
-}
-
 static RENDERED: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
     let at = |index: Option<usize>| index.and_then(|index| PAGES.get(index));
     let page = |(index, page): (usize, &'static Page)| {
         let (previous, next) = (at(index.checked_sub(1)), at(Some(index + 1)));
-        rendered(&DocPage { page, groups: groups(), previous, next })
+        render(&DocPage { page, groups: groups(), previous, next }, &page.href())
     };
     PAGES.iter().enumerate().map(page).collect()
 });
 
 static INDEX_PAGE: LazyLock<Rendered> =
-    LazyLock::new(|| rendered(&IndexPage { groups: groups(), missing: false }));
+    LazyLock::new(|| render(&IndexPage { groups: groups(), missing: false }, INDEX));
 
 static MISSING_PAGE: LazyLock<Rendered> =
-    LazyLock::new(|| rendered(&IndexPage { groups: groups(), missing: true }));
+    LazyLock::new(|| render(&IndexPage { groups: groups(), missing: true }, "/docs/{name}"));
 
 async fn index(headers: HeaderMap) -> Response {
-    answer(&headers, &INDEX_PAGE)
+    serve(&headers, &INDEX_PAGE)
 }
 
 /// One document; under its file's name it is found as well.
 async fn page(Path(name): Path<String>, headers: HeaderMap) -> Response {
     if let Some(index) = PAGES.iter().position(|page| page.name == name) {
-        return answer(&headers, &RENDERED[index]);
+        return serve(&headers, &RENDERED[index]);
     }
     match name.strip_suffix(".md").map(str::to_lowercase).filter(|name| contents::path_of(name).is_some()) {
-        Some(name) => Redirect::permanent(&format!("{INDEX}/{name}")).into_response(),
+        Some(name) => Redirect::permanent(&name).into_response(),
         None => (StatusCode::NOT_FOUND, Html(MISSING_PAGE.0.as_str())).into_response(),
     }
-}
-
-fn answer(headers: &HeaderMap, (html, version): &'static Rendered) -> Response {
-    reply::cached(headers, version, "no-cache", "text/html; charset=utf-8", html)
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub enum Page {
     InspectorClosed,
 }
 
+/// Where the host shows them.
+const INSPECTOR_PATH: &str = "/inspect";
+
 #[derive(Template)]
 #[template(path = "inspect.html")]
 struct Inspector;
@@ -37,13 +40,15 @@ struct Closed {
     is_wrong: bool,
 }
 
-static INSPECTOR: LazyLock<Rendered> = LazyLock::new(|| render(&Inspector));
-static TOKEN: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: true, is_wrong: false }));
+static INSPECTOR: LazyLock<Rendered> = LazyLock::new(|| render(&Inspector, INSPECTOR_PATH));
+static TOKEN: LazyLock<Rendered> =
+    LazyLock::new(|| render(&Closed { has_token: true, is_wrong: false }, INSPECTOR_PATH));
 static WRONG_TOKEN: LazyLock<Rendered> =
-    LazyLock::new(|| render(&Closed { has_token: true, is_wrong: true }));
-static CLOSED: LazyLock<Rendered> = LazyLock::new(|| render(&Closed { has_token: false, is_wrong: false }));
+    LazyLock::new(|| render(&Closed { has_token: true, is_wrong: true }, INSPECTOR_PATH));
+static CLOSED: LazyLock<Rendered> =
+    LazyLock::new(|| render(&Closed { has_token: false, is_wrong: false }, INSPECTOR_PATH));
 
-/// A page that the host shows to those who may see it. It is not to be kept by caches.
+/// A page that the host shows, at `/inspect`, to those who may see it. It is not to be kept by caches.
 pub fn page(page: Page, status: StatusCode) -> Response {
     let (html, _) = match page {
         Page::Inspector => &*INSPECTOR,

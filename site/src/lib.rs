@@ -8,6 +8,7 @@
 //! let app: axum::Router = axum::Router::new().merge(ripplecast_site::router());
 //! ```
 
+mod address;
 mod assets;
 mod demos;
 mod docs;
@@ -34,20 +35,21 @@ pub use inspector::{Page, page};
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
 
-/// The pages, their assets, and a 404 page as the fallback.
+/// The pages, their assets, and a 404 page as the fallback. All addresses in them are relative, so the site may be served below
+/// any path.
 ///
 /// The headers set here are on this router's own responses only, so merging it changes nothing about other routes. A router that
 /// it is merged into must not have a fallback of its own: axum allows one.
 pub fn router() -> Router {
     Router::new()
-        .route("/", get(|| async { Redirect::temporary(pages::LESSON) }))
+        .route("/", get(|| async { Redirect::temporary("learn/websocket") }))
         .route(pages::LESSON, get(pages::lesson))
-        .route("/learn", get(|| async { Redirect::permanent(pages::LESSON) }))
+        .route("/learn", get(|| async { Redirect::permanent("learn/websocket") }))
         .route("/learn/search", get(search::search))
         .merge(demos::router())
         .route("/assets/{name}", get(assets::serve))
         // Browsers ask for this by themselves beside anything that isn't a page, such as a bare JSON answer.
-        .route("/favicon.ico", get(|| async { Redirect::permanent("/assets/favicon.svg") }))
+        .route("/favicon.ico", get(|| async { Redirect::permanent("assets/favicon.svg") }))
         .merge(docs::router())
         .fallback(pages::not_found)
         .layer(map_response(protect))

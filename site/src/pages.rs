@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 
 use askama::Template;
 use axum::{
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, Uri},
     response::{Html, IntoResponse, Response},
 };
 
 use crate::{
-    assets,
+    address, assets,
     highlight::{Language, highlight},
     reply,
 };
@@ -78,49 +78,55 @@ fn line_of_comment(source: &str, comment: &str) -> Option<usize> {
 /// A page and its version.
 pub(crate) type Page = (String, String);
 
-/// Renders a page, once.
-pub(crate) fn render(page: &impl Template) -> Page {
+/// Renders the page that stands at `path`, once.
+pub(crate) fn render(page: &impl Template, path: &str) -> Page {
     let html = page.render().expect("our templates do not fail");
+    let html = address::relative(&html, path);
     let version = reply::version(html.as_bytes());
     (html, version)
 }
 
 static LESSON_PAGE: LazyLock<Page> = LazyLock::new(|| {
-    render(&Lesson {
-        server: Listing {
-            name: "counter.rs",
-            path: "ripplecast-server/src/counter.rs",
-            id: "server-code",
-            html: highlight(COUNTER_RS, Language::Rust, "server"),
+    render(
+        &Lesson {
+            server: Listing {
+                name: "counter.rs",
+                path: "ripplecast-server/src/counter.rs",
+                id: "server-code",
+                html: highlight(COUNTER_RS, Language::Rust, "server"),
+            },
+            tabs: Listing {
+                name: "tabs.rs",
+                path: "ripplecast-server/src/tabs.rs",
+                id: "tabs-code",
+                html: highlight(TABS_RS, Language::Rust, "tabs"),
+            },
+            client: Listing {
+                name: "counter.js",
+                path: "site/assets/counter.js",
+                id: "browser-code",
+                html: highlight(assets::COUNTER_JS, Language::JavaScript, "browser"),
+            },
+            nginx: Listing {
+                name: "nginx.conf",
+                path: "site/assets/nginx.conf",
+                id: "nginx-code",
+                html: highlight(include_str!("../assets/nginx.conf"), Language::Configuration, "nginx"),
+            },
+            state: line_of_comment(COUNTER_RS, "// Step 1"),
+            endpoint: line_of_comment(COUNTER_RS, "// Step 2"),
+            routes: line_of_comment(COUNTER_RS, "// Step 3"),
+            open: line_of(COUNTER_RS, "on_open"),
+            message: line_of(COUNTER_RS, "on_message"),
+            close: line_of(COUNTER_RS, "on_close"),
         },
-        tabs: Listing {
-            name: "tabs.rs",
-            path: "ripplecast-server/src/tabs.rs",
-            id: "tabs-code",
-            html: highlight(TABS_RS, Language::Rust, "tabs"),
-        },
-        client: Listing {
-            name: "counter.js",
-            path: "site/assets/counter.js",
-            id: "browser-code",
-            html: highlight(assets::COUNTER_JS, Language::JavaScript, "browser"),
-        },
-        nginx: Listing {
-            name: "nginx.conf",
-            path: "site/assets/nginx.conf",
-            id: "nginx-code",
-            html: highlight(include_str!("../assets/nginx.conf"), Language::Configuration, "nginx"),
-        },
-        state: line_of_comment(COUNTER_RS, "// Step 1"),
-        endpoint: line_of_comment(COUNTER_RS, "// Step 2"),
-        routes: line_of_comment(COUNTER_RS, "// Step 3"),
-        open: line_of(COUNTER_RS, "on_open"),
-        message: line_of(COUNTER_RS, "on_message"),
-        close: line_of(COUNTER_RS, "on_close"),
-    })
+        LESSON,
+    )
 });
 
-static NOT_FOUND_PAGE: LazyLock<Page> = LazyLock::new(|| render(&NotFound));
+/// The page for what is not there, with addresses from the root.
+static NOT_FOUND_PAGE: LazyLock<String> =
+    LazyLock::new(|| NotFound.render().expect("our templates do not fail"));
 
 /// Answers with a page.
 pub(crate) fn serve(headers: &HeaderMap, (html, version): &'static Page) -> Response {
@@ -131,6 +137,6 @@ pub(crate) async fn lesson(headers: HeaderMap) -> Response {
     serve(&headers, &LESSON_PAGE)
 }
 
-pub(crate) async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, Html(NOT_FOUND_PAGE.0.as_str())).into_response()
+pub(crate) async fn not_found(uri: Uri) -> Response {
+    (StatusCode::NOT_FOUND, Html(address::relative(&NOT_FOUND_PAGE, uri.path()))).into_response()
 }

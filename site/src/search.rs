@@ -8,6 +8,8 @@ use axum::{
 };
 use serde::Deserialize;
 
+use crate::address;
+
 /// Characters of a search.
 const LONGEST: usize = 60;
 /// Results that are shown.
@@ -91,7 +93,8 @@ pub(crate) async fn search(headers: HeaderMap, Query(Asked { q }): Query<Asked>)
     let results = Results { asked, found };
     let html =
         if headers.contains_key("hx-request") { results.render() } else { Whole { asked, results }.render() };
-    let mut response = Html(html.expect("our templates do not fail")).into_response();
+    let html = html.expect("our templates do not fail");
+    let mut response = Html(address::relative(&html, "/learn/search")).into_response();
     response.headers_mut().insert(VARY, HeaderValue::from_static("hx-request"));
     response
 }

@@ -14,7 +14,7 @@ mod server;
 use std::net::{Ipv4Addr, TcpStream};
 
 use client::Client;
-use proxy::{Kind, Proxy, SITE};
+use proxy::{BELOW, Kind, Proxy, SITE};
 use server::Server;
 use tungstenite::{Message, WebSocket};
 
@@ -43,12 +43,67 @@ fn caddy_passes_everything_on() {
     check(Kind::Caddy);
 }
 
+#[test]
+fn nginx_serves_it_below_a_path_that_it_removes() {
+    let server = Server::start(&["--trusted-proxies", "loopback"]);
+    below(Kind::NginxBelow, &server);
+}
+
+#[test]
+fn nginx_serves_it_below_a_path_that_it_passes_on() {
+    let server = Server::start(&["--trusted-proxies", "loopback", "--base-path", BELOW]);
+    below(Kind::NginxBelowAsItIs, &server);
+    assert_eq!(status(&server.get("/health", &[])), "200", "past the proxy, without the path");
+}
+
+/// Pages, what they name, redirects, WebSockets and event streams below a path.
+#[track_caller]
+fn below(kind: Kind, server: &Server) {
+    let proxy = Proxy::start(kind, &server.addr);
+    let client = Client::of(&proxy.addr);
+    page_and_counter(&client, kind.prefix());
+
+    for (path, leads_to) in [
+        ("", format!("http://{}{BELOW}/", client.host)), // by nginx
+        ("/", "learn/websocket".to_owned()),
+        ("/learn", "learn/websocket".to_owned()),
+        ("/docs/", "../docs".to_owned()),
+        ("/docs/state.md", "state".to_owned()),
+    ] {
+        let answer = client.get(&format!("{BELOW}{path}"));
+        let location = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("Location: ").or(line.strip_prefix("location: ")));
+        assert_eq!(location, Some(&*leads_to), "{path}: {answer}");
+    }
+    // The way from each page to the root, and what it names below it.
+    for (page, root) in [
+        ("/learn/websocket", "../"),
+        ("/demos", "./"),
+        ("/demos/chat", "../"),
+        ("/docs/state", "../"),
+        ("/none/at/all", "../../"),
+    ] {
+        let html = client.get(&format!("{BELOW}{page}"));
+        assert!(!html.contains("<a href=\"/") && !html.contains("src=\"/"), "{page}: {html}");
+        let mark = format!("=\"{root}");
+        let named = html.split(&*mark).skip(1).filter_map(|rest| rest.split(['"', '#']).next());
+        let named: std::collections::BTreeSet<&str> =
+            named.filter(|path| !path.starts_with("docs/") && *path != "inspect").collect(); // it needs a token
+        assert!(named.len() >= 4, "{page} names {named:?}");
+        for path in named {
+            let answer = client.get(&format!("{BELOW}/{path}"));
+            assert!(matches!(status(&answer), "200" | "307"), "{path}, named by {page}: {answer}");
+        }
+    }
+}
+
 /// What the page says that a proxy must do.
 fn check(kind: Kind) {
     let server = Server::start(&["--trusted-proxies", "loopback"]);
     let proxy = Proxy::start(kind, &server.addr);
     let client = Client::of(&proxy.addr);
-    page_and_counter(&client);
+    page_and_counter(&client, kind.prefix());
     origins(&client);
     inspector_is_closed(&server, &proxy);
     drop((proxy, server));
@@ -61,15 +116,17 @@ fn check(kind: Kind) {
 
 /// The page, a WebSocket and an event stream; each change reaches both, one by one.
 #[track_caller]
-fn page_and_counter(client: &Client) {
-    let page = client.get("/learn/websocket");
+fn page_and_counter(client: &Client, prefix: &str) {
+    let page = client.get(&format!("{prefix}/learn/websocket"));
     assert!(status(&page) == "200" && page.contains("<h1"), "{page}");
-    let mut tab = client.open("/ws/counter-demo", &[("origin", &format!("http://{}", client.host))]).unwrap();
+    let mut tab = client
+        .open(&format!("{prefix}/ws/counter-demo"), &[("origin", &format!("http://{}", client.host))])
+        .unwrap();
     until(&mut tab, r#"{"value":0}"#);
-    let mut events = client.events("/events/counter");
+    let mut events = client.events(&format!("{prefix}/events/counter"));
     events.until("data: {\"value\":0}\n\n");
     for value in 1..=3 {
-        assert_eq!(status(&client.post("/api/counter/bump")), "200");
+        assert_eq!(status(&client.post(&format!("{prefix}/api/counter/bump"))), "200");
         events.until(&format!("data: {{\"value\":{value}}}\n\n"));
         until(&mut tab, &format!(r#"{{"value":{value}}}"#));
     }

@@ -3,13 +3,14 @@
 pub(crate) const DEPLOY: &str = include_str!("../../../docs/deploy.md");
 pub(crate) const TLS: &str = include_str!("../../../docs/tls.md");
 
-/// The one block of a page in that language.
+/// The one block of a page in that language that holds `text`.
 #[track_caller]
-pub(crate) fn block(page: &str, language: &str) -> String {
+pub(crate) fn block(page: &str, language: &str, text: &str) -> String {
     let fence = format!("```{language}\n");
-    let blocks: Vec<&str> = page.split(&fence).skip(1).collect();
-    assert_eq!(blocks.len(), 1, "the page has not one block of {language}");
-    blocks[0].split("```").next().expect("split gives one part at least").to_owned()
+    let blocks = page.split(&fence).skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains(text)).collect();
+    let [block] = blocks[..] else { panic!("{} blocks of {language} hold {text:?}", blocks.len()) };
+    block.to_owned()
 }
 
 /// The text with one thing changed that a test can't leave as it is; it must be there, once.
@@ -21,6 +22,6 @@ pub(crate) fn with(text: &str, there: &str, here: &str) -> String {
 
 #[test]
 fn a_block_ends_where_its_fence_does() {
-    assert_eq!(block("a\n```x\none\ntwo\n```\nb\n```y\n```\n", "x"), "one\ntwo\n");
+    assert_eq!(block("a\n```x\none\ntwo\n```\nb\n```x\nthree\n```\n", "x", "two"), "one\ntwo\n");
     assert_eq!(with("listen 80;", "80", "81"), "listen 81;");
 }

@@ -17,6 +17,8 @@ use crate::{
 
 /// The name in the pages, which the proxies answer to.
 pub(crate) const SITE: &str = "example.com";
+/// The path below which one of them serves it.
+pub(crate) const BELOW: &str = "/rt";
 /// Where Debian puts servers; it is not on everybody's `PATH`.
 const SERVERS: &str = "/usr/sbin";
 
@@ -27,6 +29,10 @@ pub(crate) enum Kind {
     Nginx,
     /// The one of nginx in docs/tls.md: a location alone.
     NginxLocation,
+    /// The one of nginx below a path.
+    NginxBelow,
+    /// The same without the slash that removes the path.
+    NginxBelowAsItIs,
     /// The one of HAProxy.
     Haproxy,
     /// The one of Caddy.
@@ -34,10 +40,18 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The path below which it serves the site.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Self::NginxBelow | Self::NginxBelowAsItIs => BELOW,
+            _ => "",
+        }
+    }
+
     /// The program, which is also the name of Debian's package.
     fn program(self) -> &'static str {
         match self {
-            Self::Nginx | Self::NginxLocation => "nginx",
+            Self::Nginx | Self::NginxLocation | Self::NginxBelow | Self::NginxBelowAsItIs => "nginx",
             Self::Haproxy => "haproxy",
             Self::Caddy => "caddy",
         }
@@ -48,22 +62,36 @@ impl Kind {
         let listen = format!("127.0.0.1:{port}");
         match self {
             Self::Nginx => {
-                let block = with(&block(DEPLOY, "nginx"), "listen 80;", &format!("listen {listen};"));
+                let block =
+                    with(&block(DEPLOY, "nginx", "upstream"), "listen 80;", &format!("listen {listen};"));
                 nginx(dir, &with(&block, "server 127.0.0.1:8080;", &format!("server {server};")))
             }
             Self::NginxLocation => {
-                let location =
-                    with(&block(TLS, "nginx"), "http://127.0.0.1:8080;", &format!("http://{server};"));
+                let location = with(
+                    &block(TLS, "nginx", "location"),
+                    "http://127.0.0.1:8080;",
+                    &format!("http://{server};"),
+                );
+                nginx(dir, &format!("server {{ listen {listen}; server_name {SITE};\n{location}}}"))
+            }
+            Self::NginxBelow | Self::NginxBelowAsItIs => {
+                let slash = if let Self::NginxBelow = self { "/" } else { "" };
+                let location = with(
+                    &block(DEPLOY, "nginx", BELOW),
+                    "http://127.0.0.1:8080/;",
+                    &format!("http://{server}{slash};"),
+                );
                 nginx(dir, &format!("server {{ listen {listen}; server_name {SITE};\n{location}}}"))
             }
             Self::Haproxy => {
-                let block = with(&block(DEPLOY, "haproxy"), "bind :80\n", &format!("bind {listen}\n"));
+                let block =
+                    with(&block(DEPLOY, "haproxy", "frontend"), "bind :80\n", &format!("bind {listen}\n"));
                 with(&block, "one 127.0.0.1:8080\n", &format!("one {server}\n"))
             }
             Self::Caddy => {
                 // No certificate can be had for it here, and its control socket would be a port that nobody picked.
                 let site = format!("http://{SITE}:{port} {{");
-                let block = with(&block(DEPLOY, "caddy"), &format!("{SITE} {{"), &site);
+                let block = with(&block(DEPLOY, "caddy", SITE), &format!("{SITE} {{"), &site);
                 let block = with(&block, "127.0.0.1:8080", server);
                 format!("{{\n\tadmin off\n\tauto_https off\n\tdefault_bind 127.0.0.1\n}}\n{block}")
             }
@@ -74,7 +102,7 @@ impl Kind {
     fn command(self, dir: &Path, file: &Path) -> Command {
         let mut command = Command::new(find(self.program()));
         match self {
-            Self::Nginx | Self::NginxLocation => {
+            Self::Nginx | Self::NginxLocation | Self::NginxBelow | Self::NginxBelowAsItIs => {
                 command.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(file)
             }
             Self::Haproxy => command.arg("-db").arg("-f").arg(file),
@@ -136,7 +164,10 @@ impl Proxy {
         let client = Client::of(&proxy.addr);
         let begin = Instant::now();
         while proxy.process.try_wait().unwrap().is_none() {
-            if client.try_get("/health").is_ok_and(|answer| answer.ends_with(r#"{"status":"ok"}"#)) {
+            if client
+                .try_get(&format!("{}/health", kind.prefix()))
+                .is_ok_and(|answer| answer.ends_with(r#"{"status":"ok"}"#))
+            {
                 return Ok(proxy);
             }
             let said = fs::read_to_string(&log).unwrap();

@@ -4,9 +4,8 @@ use std::sync::LazyLock;
 
 use axum::{
     extract::{Path, RawQuery},
-    http::StatusCode,
     http::{
-        HeaderMap,
+        HeaderMap, StatusCode, Uri,
         header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
     },
     response::{IntoResponse, Response},
@@ -69,9 +68,10 @@ pub(super) fn html(path: &str, alt: &str) -> Option<String> {
 pub(super) async fn serve(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let Some(picture) = find(&name) else { return pages::not_found().await };
+    let Some(picture) = find(&name) else { return pages::not_found(uri).await };
     let exact = query.as_deref().and_then(|query| query.strip_prefix("v=")) == Some(&*picture.version);
     let cache = if exact { "public, max-age=31536000, immutable" } else { "no-cache" };
     let etag = format!("\"{}\"", picture.version);

@@ -196,3 +196,34 @@ async fn two_endpoints_on_one_path_are_a_mistake_that_is_named() {
     let app = ripplecast::App::builder().build().await.unwrap();
     let _app = app.ws("/ws", ripplecast::ws::handlers()).sse("/ws", "room");
 }
+
+/// Below its base path an app serves the same routes, and handlers see their own paths.
+#[tokio::test]
+async fn all_routes_are_served_below_the_base_path_as_well() {
+    let app = App::builder().build().await.unwrap();
+    let says = async |uri: axum::http::Uri| uri.to_string();
+    let app = app.route("/", get(says)).route("/says/{what}", get(says)).base_path("/a/rt").unwrap();
+    let router = app.route("/later", get(says)).into_router();
+    let ask = async |path: &str| {
+        let request = HttpRequest::get(path).body(Body::empty()).unwrap();
+        let (parts, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+        let location = parts.headers.get("location").map(|to| to.to_str().unwrap().to_owned());
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+        (parts.status.as_u16(), location.unwrap_or(body))
+    };
+    for (path, expected) in [
+        ("/", (200, "/")),
+        ("/a/rt/", (200, "/")),
+        ("/a/rt", (308, "rt/")),
+        ("/a/rt/says/x?y=1", (200, "/says/x?y=1")),
+        ("/says/x?y=1", (200, "/says/x?y=1")),
+        ("/a/rt/none", (404, "")),
+        ("/a/rtx", (404, "")),
+        ("/later", (200, "/later")),
+        ("/a/rt/later", (404, "")),
+    ] {
+        assert_eq!(ask(path).await, (expected.0, expected.1.to_owned()), "{path}");
+    }
+    let error = App::builder().build().await.unwrap().base_path("rt/").unwrap_err();
+    assert!(error.to_string().contains("base_path"), "{error}");
+}
