@@ -23,8 +23,9 @@ pub(crate) const FINAL_BLOCKS: usize = 64;
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// The longest that `ping_interval` may be: beyond it a ping is of no use, and a shard's clock goes round after 49 days.
 pub(crate) const PING_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Pings that may go unanswered before the peer counts as gone: one may be lost to a sleeping phone, not two.
-pub(crate) const MISSED_PINGS: u8 = 2;
+/// Time that a peer has to show life after a ping. Setting: `pong_timeout`. A phone that changes networks takes a few
+/// seconds; TCP repeats what was lost, so a second ping would add nothing.
+pub(crate) const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time in which a started frame or message must be complete. Setting: `message_timeout`. Cuts peers that drip bytes.
 pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a peer has to answer our close frame before the socket is dropped.

@@ -166,8 +166,11 @@ impl Endpoint {
         self
     }
 
-    /// Silence after which a comment is sent, so that proxies keep the stream open; default 25 s, zero for none, a
-    /// day at the most.
+    /// Sends a comment after this much silence, so that proxies keep the stream open; default 25 s. Zero sends none; a day is
+    /// the maximum.
+    ///
+    /// A client can't answer a comment. The kernel reports a dead one when it has acknowledged nothing for 75 s (on Linux, and
+    /// on a socket that the shard has taken; elsewhere the server beneath decides).
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(interval.min(PING_INTERVAL_MAX)).filter(|interval| !interval.is_zero());
         self
@@ -257,6 +260,7 @@ impl Hub {
             max_message: 0,
             message_timeout: Duration::MAX,
             ping_interval: endpoint.keep_alive,
+            pong_timeout: None, // nothing can answer
             profile: endpoint.profile,
             callbacks: Box::new(move || callbacks(stream.clone())),
         });

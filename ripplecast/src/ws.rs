@@ -20,7 +20,7 @@ use axum::routing::MethodRouter;
 use crate::{
     Hub, IntoAccept, Overflow, Request,
     hub::{Profile, Route, Takes, callbacks},
-    limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
+    limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX, PONG_TIMEOUT},
     request::{Hook, hook},
 };
 
@@ -56,6 +56,8 @@ pub struct Endpoint<H> {
     message_timeout: Duration,
     /// Silence after which a ping is sent.
     ping_interval: Option<Duration>,
+    /// Time that a peer has to show life after a ping.
+    pong_timeout: Option<Duration>,
     /// Limit of an outbox, what happens beyond it, and what is compressed.
     profile: Profile,
     /// Whether messages are compressed.
@@ -76,6 +78,7 @@ pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
         max_message: MAX_MESSAGE,
         message_timeout: MESSAGE_TIMEOUT,
         ping_interval: Some(PING_INTERVAL),
+        pong_timeout: Some(PONG_TIMEOUT),
         profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
         compression: Compression::default(),
         origins: OriginPolicy::default(),
@@ -134,13 +137,38 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
-    /// Silence after which a ping is sent; default 25 s, which is less than the 30 to 60 s after which proxies cut idle
-    /// links; zero for no pings, a day at the most. After two unanswered ones, in two to three intervals that is, the peer counts as gone.
+    /// Sends a ping after this much silence; default 25 s, which is less than the 30 to 60 s after which proxies cut idle
+    /// links. Zero sends none; a day is the maximum. A peer that does not answer is closed after the
+    /// [`pong_timeout`](Self::pong_timeout).
     ///
     /// Each connection has its own place in the interval, so that many are not pinged at once: the first ping of a
-    /// connection comes in its second half, a later one up to an eighth of it early.
+    /// connection is sent in its second half. A later one is sent up to an eighth of the interval, and up to one more second,
+    /// early.
     pub fn ping_interval(mut self, time: Duration) -> Self {
         self.ping_interval = Some(time.min(PING_INTERVAL_MAX)).filter(|time| !time.is_zero());
+        self
+    }
+
+    /// Closes a connection whose peer shows no life for this long after a ping; default 10 s. `on_close` then reports
+    /// [`CloseCode::ABNORMAL`](crate::CloseCode::ABNORMAL). So a dead peer is noticed within `ping_interval`, `pong_timeout`
+    /// and a second: 36 s by default. Zero never closes for a missing answer; a day is the maximum.
+    ///
+    /// Anything that the peer sends is life, and so is progress while a backlog waits for it in its outbox. A peer that
+    /// takes nothing at all for this long after a ping is closed as well, whatever its [`overflow`](Self::overflow) policy.
+    /// Behind a proxy, the proxy's socket shows the progress; pongs are the client's own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ripplecast::ws;
+    ///
+    /// // A dead peer is noticed within 15 + 5 + 1 s.
+    /// let endpoint = ws::endpoint(ws::handlers())
+    ///     .ping_interval(Duration::from_secs(15))
+    ///     .pong_timeout(Duration::from_secs(5));
+    /// # let _ = endpoint;
+    /// ```
+    pub fn pong_timeout(mut self, time: Duration) -> Self {
+        self.pong_timeout = Some(time.min(PING_INTERVAL_MAX)).filter(|time| !time.is_zero());
         self
     }
 
@@ -187,6 +215,7 @@ impl<H: Handler> Endpoint<H> {
             max_message: self.max_message,
             message_timeout: self.message_timeout,
             ping_interval: self.ping_interval,
+            pong_timeout: self.pong_timeout,
             profile: Profile { compress_above, ..self.profile },
             callbacks: Box::new(move || callbacks(handler.clone())),
         }
@@ -199,6 +228,7 @@ impl<H> std::fmt::Debug for Endpoint<H> {
             .field("max_message", &self.max_message)
             .field("message_timeout", &self.message_timeout)
             .field("ping_interval", &self.ping_interval)
+            .field("pong_timeout", &self.pong_timeout)
             .field("outbox", &self.profile.outbox)
             .field("overflow", &self.profile.overflow)
             .field("compression", &self.compression)

@@ -29,7 +29,7 @@ use report::Report;
 type Result<T, E = String> = std::result::Result<T, E>;
 
 /// Silence after which the server sends a ping: short, so that idle phases have some,
-/// and long enough for the driver to have a turn before two are missed.
+/// and long enough for the driver to have a turn before the pong time-out is over.
 const PING: Duration = Duration::from_secs(6);
 
 /// The settings of `ripplecast bench soak`.

@@ -31,6 +31,8 @@ pub(crate) struct Route {
     pub(crate) message_timeout: Duration,
     /// Silence after which a ping is sent; `None` for no pings.
     pub(crate) ping_interval: Option<Duration>,
+    /// Time that a peer has to show life after a ping; `None` for any time.
+    pub(crate) pong_timeout: Option<Duration>,
     /// The limit of its connections' outboxes.
     pub(crate) profile: Profile,
     /// Makes the callbacks for one more shard.

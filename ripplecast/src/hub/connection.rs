@@ -244,7 +244,8 @@ impl Connection {
         Sent::Queued
     }
 
-    /// Whether it is open. A peer that went without a word is noticed after two missed pings at the latest.
+    /// Whether it is open. A dead WebSocket peer is noticed within its endpoint's `ping_interval` and
+    /// `pong_timeout`, and a second: 36 s by default.
     pub fn is_open(&self) -> bool {
         self.shard.mailbox.is_live(self.local)
     }

@@ -60,10 +60,10 @@ pub(crate) struct Turn {
 struct Peer {
     /// Which endpoint it belongs to; an index of `Shard::endpoints`.
     endpoint: usize,
-    /// When the peer was last heard, or its timers began anew.
-    heard: Tick,
-    /// Pings since then.
-    missed_pings: u8,
+    /// When the peer last showed life, its timers began again, or it was last pinged.
+    since: Tick,
+    /// Whether it has been pinged and has shown no life since.
+    pinged: bool,
     /// Its state.
     phase: Phase,
     /// The peer has closed its side while a callback waited; what it sent before is still to be read.
@@ -425,7 +425,7 @@ impl Shard {
         let first_ping =
             route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval * 3 / 8));
         self.peers[slot] =
-            Peer { endpoint, heard: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
+            Peer { endpoint, since: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.state.open(who);
@@ -454,7 +454,8 @@ impl Shard {
         let endpoint = &mut self.endpoints[route.id];
         if endpoint.is_none() {
             *endpoint = Some(Endpoint { route: route.clone(), callbacks: (route.callbacks)() });
-            let shortest = route.ping_interval.unwrap_or(TICK).min(route.message_timeout) / 4;
+            let pings = [route.ping_interval, route.pong_timeout].into_iter().flatten();
+            let shortest = pings.fold(route.message_timeout, Duration::min) / 4;
             self.sweep_interval = self.sweep_interval.min(shortest).max(Duration::from_millis(10));
         }
         route.id

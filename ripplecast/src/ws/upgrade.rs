@@ -165,8 +165,8 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
 ///
 /// Frames are small and already joined: waiting for more of them only adds delay.
 ///
-/// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings tell
-/// the same of a WebSocket; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
+/// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings notice
+/// a WebSocket's dead peer earlier; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
 ///
 /// And has it take no more from us than it can soon send: what a slow reader has to wait for stays in its outbox, where it
 /// is counted, and can still be replaced or dropped.

@@ -130,7 +130,7 @@ impl Shard {
             self.call_on_close(who);
             return;
         }
-        self.heard(slot); // its timers stood still meanwhile
+        self.shows_life(slot); // its timers stood still meanwhile
         let now = self.now;
         let held = self.held(slot);
         if held.unfinished.is_some() {

@@ -37,7 +37,7 @@ impl Shard {
                 break;
             }
             if reads == READS_PER_TURN || self.handle.mailbox.is_crowded() {
-                self.heard(slot); // it has sent something, though nobody has read it yet
+                self.shows_life(slot); // it has sent something, though nobody has read it yet
                 if !std::mem::replace(&mut self.peers[slot].again, true) {
                     self.again.push(who);
                 }
@@ -52,7 +52,7 @@ impl Shard {
                     break;
                 }
                 Ok(n) => {
-                    self.heard(slot);
+                    self.shows_life(slot);
                     self.feed(who, &mut buffer[..n]);
                     if self.is_waiting(slot) {
                         self.peers[slot].unread_socket = true;
@@ -81,11 +81,11 @@ impl Shard {
         closing && self.core.is_open(who) && self.core.backlog(who.slot) > 0
     }
 
-    /// The peer was heard.
-    pub(super) fn heard(&mut self, slot: usize) {
+    /// Notes that the peer has shown life: it has sent something, or has taken something that waited for it.
+    pub(super) fn shows_life(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
-        peer.heard = self.now;
-        peer.missed_pings = 0;
+        peer.since = self.now;
+        peer.pinged = false;
     }
 
     /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
@@ -246,9 +246,16 @@ impl Shard {
 
     /// The socket takes more.
     pub(super) fn flush(&mut self, who: Local) {
+        let before = self.core.backlog(who.slot);
         self.core.flush(who.slot);
+        let backlog = self.core.backlog(who.slot);
+        if backlog < before {
+            // The full socket took more, so the peer has acknowledged some. Its answer to a ping is still far off if the ping
+            // is at the end of a long backlog.
+            self.shows_life(who.slot as usize);
+        }
         let phase = self.peers[who.slot as usize].phase;
-        if self.core.backlog(who.slot) == 0 {
+        if backlog == 0 {
             match phase {
                 Phase::Finishing => self.finish_as_begun(who),
                 Phase::Draining => self.shut_down_writing(who.slot),

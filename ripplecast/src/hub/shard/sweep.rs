@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::{
     Close, CloseCode,
-    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, MISSED_PINGS, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
+    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
     ws::codec::{self, Opcode},
 };
 
 use super::{
     super::{
         batch::{Dialect, Tag},
+        callbacks::Route,
         connection::Local,
     },
     Phase, Shard,
@@ -69,32 +70,32 @@ impl Shard {
             self.begin_close(who, close, Phase::Draining);
             return;
         }
-        if let Some(interval) = route.ping_interval {
-            self.ping_if_silent(who, interval);
+        let silence = Silence { time: self.now.since(peer.since), pinged: peer.pinged };
+        match silence.needs(slot, &route, self.sweep_interval) {
+            Needs::Nothing => {}
+            Needs::Ping => self.ping(who),
+            Needs::End => self.close_if_dead(who),
         }
     }
 
-    /// Pings a peer that has been silent for the interval, less an eighth of it for some: connections that came at once, or
-    /// whose peers all answered the same broadcast, are not all pinged at once. The first ping of a connection comes in
-    /// the second half of the interval.
-    pub(super) fn ping_if_silent(&mut self, who: Local, interval: Duration) {
-        let interval = interval - share(who.slot as usize, interval / 8);
+    fn ping(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
-        let silent = self.now.since(peer.heard);
-        if silent < interval * (u32::from(peer.missed_pings) + 1) {
-            return;
-        }
+        peer.since = self.now;
         if self.core.dialect(who.slot) == Dialect::Sse {
-            // A comment; the peer has no way to answer, and TCP tells when it is gone.
-            peer.heard = self.now;
-            self.control.bytes.extend_from_slice(b":\n\n");
-            self.send_control(who);
-        } else if peer.missed_pings >= MISSED_PINGS {
-            self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer answered no ping"));
+            self.control.bytes.extend_from_slice(b":\n\n"); // a comment: the kernel reports when it is not acknowledged
         } else {
-            peer.missed_pings += 1;
+            peer.pinged = true;
             codec::encode_frame(&mut self.control.bytes, Opcode::Ping, b"");
-            self.send_control(who);
+        }
+        self.send_control(who);
+    }
+
+    /// Closes a connection whose peer was pinged and has shown no life for the pong time-out, unless its socket holds what
+    /// nobody has read: this process may have been suspended, or had too much to do.
+    fn close_if_dead(&mut self, who: Local) {
+        self.read(who, false);
+        if self.core.is_open(who) && self.peers[who.slot as usize].pinged {
+            self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer did not answer a ping"));
         }
     }
 
@@ -106,9 +107,85 @@ impl Shard {
     }
 }
 
+/// How long a peer has shown no life.
+#[derive(Clone, Copy)]
+struct Silence {
+    /// Since the ping, if it was pinged.
+    time: Duration,
+    pinged: bool,
+}
+
+/// What has to be done about a silent peer.
+#[derive(PartialEq, Eq, Debug)]
+enum Needs {
+    Nothing,
+    Ping,
+    End,
+}
+
+impl Silence {
+    /// Decides what to do in this sweep.
+    ///
+    /// A ping is sent after the interval, less an eighth of it for some: connections that were opened at once, or whose
+    /// peers all answered the same broadcast, are not all pinged at once. No ping is late: one that is due before the next
+    /// sweep is sent in this one.
+    fn needs(self, slot: usize, route: &Route, sweep_interval: Duration) -> Needs {
+        match (self.pinged, route.pong_timeout, route.ping_interval) {
+            (true, Some(timeout), _) if self.time >= timeout => Needs::End,
+            (true, Some(_), _) | (_, _, None) => Needs::Nothing,
+            (_, _, Some(interval)) if self.time + sweep_interval > interval - share(slot, interval / 8) => {
+                Needs::Ping
+            }
+            _ => Needs::Nothing,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::limits::{MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK};
+
     use super::*;
+    use crate::hub::{Overflow, Profile, Takes};
+
+    /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
+    #[test]
+    fn a_dead_peer_is_noticed_within_36_seconds() {
+        let route = Route {
+            id: 0,
+            name: String::new(),
+            takes: Takes::All,
+            max_message: 0,
+            message_timeout: MESSAGE_TIMEOUT,
+            ping_interval: Some(PING_INTERVAL),
+            pong_timeout: Some(PONG_TIMEOUT),
+            profile: Profile { outbox: 0, overflow: Overflow::Disconnect, compress_above: 0 },
+            callbacks: Box::new(|| unreachable!("no callback is called")),
+        };
+        for slot in 0..1000 {
+            // The last word of the peer came so many milliseconds before the next sweep.
+            for before_sweep in [1, 500, 1000] {
+                let (mut at, mut since, mut pinged) = (before_sweep, 0, None);
+                loop {
+                    let time = Duration::from_millis(at - since);
+                    match (Silence { time, pinged: pinged.is_some() }).needs(slot, &route, TICK) {
+                        Needs::Nothing => {}
+                        Needs::Ping => {
+                            assert_eq!(pinged.replace(at), None, "one ping is enough");
+                            assert!((20_000..=25_000).contains(&at), "slot {slot} was pinged after {at} ms");
+                            since = at;
+                        }
+                        Needs::End => break,
+                    }
+                    at += 1000;
+                }
+                assert!(
+                    at <= 36_000 && at - pinged.unwrap() >= 10_000,
+                    "slot {slot} was closed after {at} ms"
+                );
+            }
+        }
+    }
 
     /// Whatever slots there are, those that were opened one after the other are far apart.
     #[test]

@@ -1,5 +1,5 @@
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     time::{Duration, Instant},
 };
 
@@ -10,11 +10,11 @@ use crate::support::{
 use ripplecast::{Connection, Frame, ws};
 
 const PING_INTERVAL: Duration = Duration::from_millis(100);
+const PONG_TIMEOUT: Duration = Duration::from_millis(200);
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[test]
 fn who_answers_pings_stays() {
-    /// Long enough for a busy machine: who does not answer for three of these is gone.
     const INTERVAL: Duration = Duration::from_millis(400);
     std::thread::scope(|scope| {
         for server in SERVERS {
@@ -29,10 +29,11 @@ fn who_answers_pings_stays() {
                 // A client of somebody else's answers by itself, as long as it reads.
                 let mut client = site.connect("/");
                 let begun = Instant::now();
-                for _ in 0..12 {
+                for _ in 0..5 {
                     assert!(client.read().unwrap().is_ping());
                 }
-                assert!(begun.elapsed() >= INTERVAL * 11, "pings came too fast: {:?}", begun.elapsed());
+                // Each is sent up to a sweep, which is a quarter here, early.
+                assert!(begun.elapsed() >= INTERVAL * 3, "pings came too fast: {:?}", begun.elapsed());
                 check_echo(&mut client);
                 echo.0.with(|calls| assert_eq!(calls.closed.len(), 0));
                 drop(client);
@@ -46,23 +47,143 @@ fn who_answers_pings_stays() {
 fn who_answers_no_ping_is_gone() {
     for server in SERVERS {
         let echo = Echo::default();
-        let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL);
+        let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
         let site =
             Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
         let begun = Instant::now();
-        let silent = site.raw("/");
-        let (code, _) = echo.closed(0);
-        assert_eq!(code, 1006);
-        assert!(begun.elapsed() >= PING_INTERVAL * 3, "two pings may be missed, each for an interval");
-        drop(silent);
+        let mut silent = site.raw("/");
+        let (code, reason) = echo.closed(0);
+        assert_eq!((code, &*reason), (1006, "the peer did not answer a ping"));
+        assert!(begun.elapsed() >= PONG_TIMEOUT, "closed after {:?}", begun.elapsed());
+        assert_eq!(read_any(&mut silent).unwrap(), (PING, Vec::new()));
+        read_any(&mut silent).expect_err("one ping was enough");
         site.stop();
     }
 }
 
 #[test]
+fn without_a_pong_timeout_pings_go_on() {
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL).pong_timeout(Duration::ZERO);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let mut silent = site.raw("/");
+    for _ in 0..6 {
+        assert_eq!(read_any(&mut silent).unwrap().0, PING);
+    }
+    echo.0.with(|calls| assert_eq!(calls.closed.len(), 0));
+    drop(silent);
+    site.stop();
+}
+
+/// The answer to a ping need not be a pong.
+#[test]
+fn whatever_a_peer_sends_is_life() {
+    /// Long enough for a busy machine.
+    const PONG_TIMEOUT: Duration = Duration::from_millis(1200);
+    let echo = Echo::default();
+    let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
+    let begun = Instant::now();
+    let mut raw = site.raw("/");
+    // The whole time, part after part of one message.
+    raw.write_all(&frame(0x01, b"begun")).unwrap();
+    while begun.elapsed() < PONG_TIMEOUT * 2 {
+        assert_eq!(read_any(&mut raw).unwrap().0, PING);
+        raw.write_all(&frame(0x00, b", and on")).unwrap();
+    }
+    echo.0.with(|calls| assert_eq!(calls.closed.len(), 0));
+    drop(raw);
+    site.stop();
+}
+
+/// A ping that waits behind a backlog can't be answered yet.
+#[test]
+fn a_slow_reader_that_makes_progress_is_not_dead() {
+    /// Long enough for a busy machine.
+    const PONG_TIMEOUT: Duration = Duration::from_millis(800);
+    const BACKLOG: usize = 24 << 20;
+    for server in SERVERS {
+        let gone = Seen::<Option<u16>>::default();
+        let tell = gone.clone();
+        let handler = ws::handlers()
+            .on_open(async |conn: Connection| conn.push(Frame::binary(vec![0; BACKLOG])).ignore())
+            .on_close(move |_: Connection, close: ripplecast::Close| {
+                tell.with(|gone| *gone = Some(close.code.get()));
+                async {}
+            });
+        let endpoint =
+            ws::endpoint(handler).outbox(2 * BACKLOG).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
+        let site =
+            Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/", hub.ws(endpoint)));
+        let begun = Instant::now();
+        let mut raw = site.raw("/");
+        let mut left = BACKLOG;
+        let mut part = vec![0; 256 << 10];
+        // As slow as it has to be for the backlog to outlast the time-out twice.
+        while left > 0 {
+            let due = (PONG_TIMEOUT * 2).mul_f64(1.0 - left as f64 / BACKLOG as f64);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            match raw.read(&mut part[..left.min(256 << 10)]) {
+                Ok(n) if n > 0 => left -= n,
+                ended => panic!("{server:?}: {ended:?} with {left} bytes still to come"),
+            }
+        }
+        gone.with(|gone| assert_eq!(*gone, None, "{server:?}"));
+        drop(raw);
+        assert_eq!(gone.wait("the end", |gone| *gone), 1006);
+        site.stop();
+    }
+}
+
+/// Pongs that nobody has read, because the shard was held up, are life.
+#[test]
+fn peers_are_not_dead_because_the_server_was_held_up() {
+    /// Long enough for a busy machine.
+    const PONG_TIMEOUT: Duration = Duration::from_millis(1500);
+    /// More than one turn of the shard reads.
+    const PEERS: usize = 400;
+    let (held, gate) = (Seen::<bool>::default(), std::sync::Arc::new(std::sync::Barrier::new(2)));
+    let (tell, wait) = (held.clone(), gate.clone());
+    let closed = Seen::<usize>::default();
+    let count = closed.clone();
+    let site = Site::own(1, |hub, router| {
+        let handler = ws::handlers().on_close(move |_: Connection, _: ripplecast::Close| {
+            count.with(|closed| *closed += 1);
+            async {}
+        });
+        let peer = ws::endpoint(handler).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
+        let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
+            tell.with(|held| *held = true);
+            wait.wait(); // on purpose: it holds its shard
+            async {}
+        });
+        router.route("/peer", hub.ws(peer)).route("/holder", hub.ws(holder))
+    });
+    let mut holder = site.raw("/holder");
+    let mut peers: Vec<_> = (0..PEERS).map(|_| site.raw("/peer")).collect();
+    for peer in &mut peers {
+        assert_eq!(read_any(peer).unwrap().0, PING);
+    }
+    holder.write_all(&frame(TEXT, b"hold")).unwrap();
+    held.wait("the handler", |held| held.then_some(()));
+    for peer in &mut peers {
+        peer.write_all(&frame(PONG, b"")).unwrap();
+    }
+    // Time has to pass, in which the shard does nothing.
+    std::thread::sleep(PONG_TIMEOUT);
+    gate.wait();
+    for peer in &mut peers {
+        assert_eq!(read_any(peer).unwrap().0, PING, "each is pinged again");
+    }
+    closed.with(|closed| assert_eq!(*closed, 0));
+    drop((holder, peers));
+    site.stop();
+}
+
+#[test]
 fn without_an_interval_there_are_no_pings() {
     let site = Site::own(1, |hub, router| {
-        let quick = ws::endpoint(Echo::default()).ping_interval(PING_INTERVAL);
+        let quick = ws::endpoint(Echo::default()).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
         let none = ws::endpoint(Echo::default()).ping_interval(Duration::ZERO);
         router.route("/quick", hub.ws(quick)).route("/none", hub.ws(none))
     });
@@ -93,7 +214,10 @@ fn timers_pause_while_a_handler_waits() {
                 conn.push(frame).ignore();
             }
         });
-        let paused = ws::endpoint(handler).ping_interval(PING_INTERVAL).message_timeout(MESSAGE_TIMEOUT);
+        let paused = ws::endpoint(handler)
+            .ping_interval(PING_INTERVAL)
+            .pong_timeout(PONG_TIMEOUT)
+            .message_timeout(MESSAGE_TIMEOUT);
         router.route("/", hub.ws(paused))
     });
     let mut raw = dial(site.addr);
