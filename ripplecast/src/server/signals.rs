@@ -165,7 +165,14 @@ mod tests {
 
         /// Its exit code.
         fn code(&mut self) -> Option<i32> {
-            self.child.wait().unwrap().code()
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                assert!(Instant::now() < deadline, "the process does not end");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
