@@ -261,6 +261,9 @@ pub(crate) trait Backend: Send + Sync {
     fn table(&self, schema: &Arc<Schema>) -> Arc<dyn TableBackend>;
 }
 
+/// The shortest expiry that is set together with a value: Redis keeps times to the millisecond.
+const LEAST_EXPIRY: Duration = Duration::from_millis(1);
+
 /// What can be done to a counter in one atomic step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CounterOp {
@@ -270,10 +273,11 @@ pub(crate) enum CounterOp {
     Add(i64),
     /// Replace the value, and forget an expiry.
     Set(i64),
-    /// `Set` when the value is the expected one.
-    CompareAndSet { expected: i64, new: i64 },
-    /// Add 1 while the value is below `max`.
-    IncrementBelow(i64),
+    /// `Set` when the value is the expected one, with an expiry of its own if that is given.
+    CompareAndSet { expected: i64, new: i64, expires: Option<Duration> },
+    /// Add 1 while the value is below `max`. A value other than 0 that does not expire then expires after the window, if one is
+    /// given.
+    IncrementBelow { max: i64, window: Option<Duration> },
     /// Back to 0 after that time.
     Expire(Duration),
 }
@@ -285,6 +289,8 @@ pub(crate) struct Counted {
     pub(crate) value: i64,
     /// Whether a condition that the step had was met; true for steps without one.
     pub(crate) applied: bool,
+    /// Time until it expires; none if it does not.
+    pub(crate) expires_in: Option<Duration>,
 }
 
 /// The id of a history of changes: random, so that one which was lost is not taken for an older part of another.
@@ -365,8 +371,8 @@ pub(crate) struct RawPage {
 
 /// The rows of one table, behind a [`Table`]. Keys and values were checked against the schema.
 pub(crate) trait TableBackend: Send + Sync {
-    /// Writes a whole row.
-    fn set<'a>(&'a self, key: &'a str, row: Row) -> Reply<'a, ()>;
+    /// Writes a whole row, which expires after that time, if one is given.
+    fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()>;
     /// Reads a whole row.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>>;
     /// Reads one column.

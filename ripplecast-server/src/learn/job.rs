@@ -41,11 +41,10 @@ async fn start(State((demos, job)): State<(Demos, LiveCounter)>, parts: Parts) -
         return Ok(too_much.into_response());
     }
     let now = job.get().await?;
-    // Of two who start it at once, one does.
-    if !(now == 0 || now == 100) || job.compare_and_set(now, 1).await?.is_err() {
+    // Of two who start it at once, one does. Its end is set in the same step: this handler may be dropped with its client.
+    if !(now == 0 || now == 100) || job.compare_and_set_for(now, 1, AT_MOST).await?.is_err() {
         return Ok((StatusCode::CONFLICT, "It runs already: watch it.\n").into_response());
     }
-    job.expire(AT_MOST).await?;
     tokio::spawn(async move {
         if let Err(error) = run(&demos, &job).await {
             tracing::warn!(%error, "the lesson's job ended early");

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Counted, CounterBackend, CounterObserver, CounterOp, Observation, Version, check_name};
+use super::{
+    Counted, CounterBackend, CounterObserver, CounterOp, LEAST_EXPIRY, Observation, Version, check_name,
+};
 use crate::{Error, Result, error::BackendError};
 
 /// A shared 64-bit signed integer with a name; see [`Hub::counter`](crate::Hub::counter). Clones are handles of the same
@@ -117,8 +119,41 @@ impl Counter {
     /// # }
     /// ```
     pub async fn compare_and_set(&self, expected: i64, new: i64) -> Result<Result<i64, i64>> {
-        let Counted { value, applied } = self.apply(CounterOp::CompareAndSet { expected, new }).await?;
+        let Counted { value, applied, .. } = self.swap(expected, new, None).await?;
         Ok(if applied { Ok(value) } else { Err(value) })
+    }
+
+    /// As [`compare_and_set`](Self::compare_and_set), and lets the counter return to 0 after that time, in the same step. For a
+    /// lock that ends with its holder: between two steps, a handler may be dropped, or its process end.
+    ///
+    /// # Errors
+    /// The outer result: only a wrong name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let lease = std::time::Duration::from_secs(30);
+    /// let job = hub.counter("nightly job");
+    /// assert_eq!(job.compare_and_set_for(0, 1, lease).await?, Ok(1)); // ours for 30 s
+    /// assert_eq!(job.compare_and_set_for(0, 1, lease).await?, Err(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn compare_and_set_for(
+        &self,
+        expected: i64,
+        new: i64,
+        expires: Duration,
+    ) -> Result<Result<i64, i64>> {
+        let Counted { value, applied, .. } = self.swap(expected, new, Some(expires)).await?;
+        Ok(if applied { Ok(value) } else { Err(value) })
+    }
+
+    /// Replaces the value if it is the expected one.
+    async fn swap(&self, expected: i64, new: i64, expires: Option<Duration>) -> Result<Counted> {
+        let expires = expires.map(|expires| expires.max(LEAST_EXPIRY));
+        self.apply(CounterOp::CompareAndSet { expected, new, expires }).await
     }
 
     /// Adds 1 if the value is below `max`; none if it isn't, and then nothing changes.
@@ -130,21 +165,59 @@ impl Counter {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> ripplecast::Result<()> {
     /// # let hub = ripplecast::Hub::builder().build()?;
-    /// // At most two attempts a minute.
-    /// let attempts = hub.counter("logins:198.51.100.7");
-    /// assert_eq!(attempts.increment_bounded(2).await?, Some(1));
-    /// attempts.expire(std::time::Duration::from_secs(60)).await?;
-    /// assert_eq!(attempts.increment_bounded(2).await?, Some(2));
-    /// assert_eq!(attempts.increment_bounded(2).await?, None);
+    /// let seats = hub.counter("seats taken");
+    /// assert_eq!(seats.increment_bounded(2).await?, Some(1));
+    /// assert_eq!(seats.increment_bounded(2).await?, Some(2));
+    /// assert_eq!(seats.increment_bounded(2).await?, None);
     /// # Ok(())
     /// # }
     /// ```
     pub async fn increment_bounded(&self, max: i64) -> Result<Option<i64>> {
-        let Counted { value, applied } = self.apply(CounterOp::IncrementBelow(max)).await?;
+        let below = CounterOp::IncrementBelow { max, window: None };
+        let Counted { value, applied, .. } = self.apply(below).await?;
         Ok(applied.then_some(value))
     }
 
+    /// Allows `max` increments in each window of time: adds 1 if the value is below `max`, or returns the time until the
+    /// window ends.
+    ///
+    /// The first increment begins the window: a counter that does not [expire](Self::expire) then returns to 0 after
+    /// `window`. Later calls leave the end of the window where it is. All of this is one step, so neither a
+    /// handler that is dropped nor a process that ends leaves a counter that never returns to 0. A counter that is refused and
+    /// does not expire, since it was made in another way, expires after `window` as well.
+    ///
+    /// The outer result is that of the operation; the inner one is `Ok` with the new value, or `Err` with the time to wait. It is
+    /// [`Duration::MAX`] for a `window` that is too long for the clock, and for a `max` of 0 or less. A `window` is at least
+    /// a millisecond.
+    ///
+    /// # Errors
+    /// The outer result: only a wrong name.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// // Two attempts a minute.
+    /// let minute = std::time::Duration::from_secs(60);
+    /// let attempts = hub.counter("logins:198.51.100.7");
+    /// assert_eq!(attempts.increment_bounded_for(2, minute).await?, Ok(1));
+    /// assert_eq!(attempts.increment_bounded_for(2, minute).await?, Ok(2));
+    /// let wait = attempts.increment_bounded_for(2, minute).await?.unwrap_err();
+    /// assert!(wait <= minute);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn increment_bounded_for(&self, max: i64, window: Duration) -> Result<Result<i64, Duration>> {
+        let below = CounterOp::IncrementBelow { max, window: Some(window.max(LEAST_EXPIRY)) };
+        let Counted { value, applied, expires_in } = self.apply(below).await?;
+        Ok(if applied { Ok(value) } else { Err(expires_in.unwrap_or(Duration::MAX)) })
+    }
+
     /// Lets the counter return to 0 after that time, and returns its value; a zero time does it at once.
+    ///
+    /// To let a counter expire that is changed at the same time, use
+    /// [`increment_bounded_for`](Self::increment_bounded_for) or [`compare_and_set_for`](Self::compare_and_set_for): between
+    /// two steps, a handler may be dropped, or its process end.
     ///
     /// As in Redis, additions keep the expiry, and `set`, `reset`, a `compare_and_set` that succeeds and the expiry itself
     /// end it; a second `expire` replaces the first. A time too long for the clock means never. No timer runs:

@@ -184,15 +184,29 @@ impl Cell {
                 state.change(sum.ok_or_else(overflow)?);
             }
             CounterOp::Set(value) => state.set(value),
-            CounterOp::CompareAndSet { expected, new } if value == expected => state.set(new),
-            CounterOp::IncrementBelow(max) if value < max => state.change(value + 1),
-            CounterOp::CompareAndSet { .. } | CounterOp::IncrementBelow(_) => applied = false,
+            CounterOp::CompareAndSet { expected, new, expires } => {
+                applied = value == expected;
+                if applied {
+                    state.expires = expires.and_then(|after| (self.clock)().checked_add(after));
+                    state.change(new);
+                }
+            }
+            CounterOp::IncrementBelow { max, window } => {
+                applied = value < max;
+                if applied {
+                    state.change(value + 1);
+                }
+                if state.expires.is_none() && state.value != 0 {
+                    state.expires = window.and_then(|window| (self.clock)().checked_add(window));
+                }
+            }
             CounterOp::Expire(after) => {
                 state.expires = (self.clock)().checked_add(after);
                 state.expire(&self.clock);
             }
         }
-        Ok(Counted { value: state.value, applied })
+        let expires_in = state.expires.map(|expires| expires.saturating_duration_since((self.clock)()));
+        Ok(Counted { value: state.value, applied, expires_in })
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Declared, Observation, RowRef, Store, StoreError, TableBackend, TableObserver, Version,
+    Declared, LEAST_EXPIRY, Observation, RowRef, Store, StoreError, TableBackend, TableObserver, Version,
     row::{Row, decode, decode_field, encode},
     schema::Schema,
 };
@@ -142,6 +142,7 @@ impl<T> Table<T> {
 
     /// Deletes a row after that time, at once if it is zero; whether it is there.
     ///
+    /// To write a row that expires, use [`set_for`](Self::set_for), which is one step.
     /// [`set`](Self::set), [`set_many`](Self::set_many) and a [`compare_and_set`](Self::compare_and_set) that succeeds end
     /// an expiry, [`increment`](Self::increment) keeps it, and a second `expire` replaces the first. A time too long for
     /// the clock means never. Whoever uses the table after the row's time finds it gone, from all of its rows, its
@@ -250,7 +251,29 @@ impl<T: Serialize> Table<T> {
     /// Writes a whole row, new or in the place of an old one.
     pub async fn set(&self, key: impl fmt::Display, row: &T) -> Result<()> {
         let row = encode(&self.schema, row)?;
-        self.rows.set(self.key(key)?.as_str(), row).await
+        self.rows.set(self.key(key)?.as_str(), row, None).await
+    }
+
+    /// Writes a whole row that is deleted after that time, in one step. For sessions and leases: between a `set` and an
+    /// [`expire`](Self::expire) a handler may be dropped, or its process end, and the row would stay for ever.
+    ///
+    /// The time is at least a millisecond; one too long for the clock means never.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Session { user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// # let sessions = hub.table::<Session>("sessions", 100)?;
+    /// let hour = std::time::Duration::from_secs(3600);
+    /// sessions.set_for("s1", &Session { user: "Ada".into() }, hour).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn set_for(&self, key: impl fmt::Display, row: &T, expires: Duration) -> Result<()> {
+        let row = encode(&self.schema, row)?;
+        self.rows.set(self.key(key)?.as_str(), row, Some(expires.max(LEAST_EXPIRY))).await
     }
 
     /// Writes several rows in one step: all, or none if a key or a value is too long or they don't all fit. Of one key

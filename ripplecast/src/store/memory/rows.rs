@@ -263,12 +263,17 @@ impl Rows {
         }
     }
 
-    /// Sets when a row expires; whether it is there.
+    /// Sets when a row expires, or deletes it at once; whether it is there.
     fn expire_row(&self, key: &str, after: Duration) -> bool {
         let (hash, mut shard) = self.lock(key);
         if after.is_zero() {
             return self.remove(&mut shard, hash, key);
         }
+        self.date(&mut shard, hash, key, after)
+    }
+
+    /// Sets when a row expires; whether it is there.
+    fn date(&self, shard: &mut Shard, hash: u64, key: &str, after: Duration) -> bool {
         let Some(entry) = shard.get_mut(hash, key) else { return false };
         let deadline = self.deadlines.at(after);
         let replaced = std::mem::replace(&mut entry.expires, deadline);
@@ -350,10 +355,14 @@ impl Rows {
 }
 
 impl TableBackend for Rows {
-    fn set<'a>(&'a self, key: &'a str, row: Row) -> Reply<'a, ()> {
+    fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()> {
         self.purge();
         let (hash, mut shard) = self.lock(key);
-        Reply::now(self.write(&mut shard, hash, key, row))
+        let written = self.write(&mut shard, hash, key, row);
+        if let (Ok(()), Some(after)) = (&written, expires) {
+            self.date(&mut shard, hash, key, after);
+        }
+        Reply::now(written)
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {

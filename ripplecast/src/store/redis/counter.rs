@@ -49,6 +49,13 @@ struct Step {
     /// None if there is no history: the counter was never changed, or is forgotten.
     epoch: Option<Epoch>,
     number: u64,
+    /// Time until it expires; none if it does not.
+    expires_in: Option<Duration>,
+}
+
+/// A time as the script takes it.
+fn or_never(after: Option<Duration>) -> String {
+    after.map_or_else(|| "never".to_owned(), milliseconds)
 }
 
 impl RedisCounter {
@@ -85,11 +92,12 @@ impl Place {
         call.arg(operation).arg(operands);
         let answer: Vec<Raw> = self.shared.redis.script(&self.key, &call).await?;
         let read = || match &answer[..] {
-            [value, Raw::Int(done), epoch, number] => Some(Step {
+            [value, Raw::Int(done), epoch, number, expires_in] => Some(Step {
                 value: as_text(value)?.parse().ok()?,
                 done: *done,
                 epoch: as_text(epoch)?.parse().ok(),
                 number: as_text(number)?.parse().ok()?,
+                expires_in: as_text(expires_in)?.parse().ok().map(Duration::from_millis),
             }),
             _ => None,
         };
@@ -102,18 +110,18 @@ impl Place {
             CounterOp::Get => ("get", vec![]),
             CounterOp::Add(by) => ("add", vec![by.to_string()]),
             CounterOp::Set(value) => ("set", vec![value.to_string()]),
-            CounterOp::CompareAndSet { expected, new } => {
-                ("swap", vec![expected.to_string(), new.to_string()])
+            CounterOp::CompareAndSet { expected, new, expires } => {
+                ("swap", vec![expected.to_string(), new.to_string(), or_never(expires)])
             }
-            CounterOp::IncrementBelow(max) => ("below", vec![max.to_string()]),
+            CounterOp::IncrementBelow { max, window } => ("below", vec![max.to_string(), or_never(window)]),
             CounterOp::Expire(after) => ("expire", vec![milliseconds(after)]),
         };
-        let Step { value, done, .. } = self.step(operation, &operands).await?;
+        let Step { value, done, expires_in, .. } = self.step(operation, &operands).await?;
         match (done, op) {
             (2, CounterOp::Add(by)) => {
                 Err(StoreError::CounterOverflow { name: self.name.to_string(), value, by }.into())
             }
-            _ => Ok(Counted { value, applied: done == 1 }),
+            _ => Ok(Counted { value, applied: done == 1, expires_in }),
         }
     }
 }

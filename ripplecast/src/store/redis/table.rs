@@ -184,10 +184,15 @@ impl Place {
         invalid(&format!("table `{}`: its keys in Redis are not this library's", self.schema.table()))
     }
 
-    /// Writes rows, all or none.
-    async fn set(&self, rows: impl IntoIterator<Item = (&str, &Row)>) -> Result<()> {
+    /// Writes rows, all or none, which expire after that time, if one is given.
+    async fn set(
+        &self,
+        rows: impl IntoIterator<Item = (&str, &Row)>,
+        expires: Option<Duration>,
+    ) -> Result<()> {
         let mut call = self.call(&SET);
         call.arg(self.schema.capacity());
+        call.arg(expires.map_or_else(|| "never".to_owned(), milliseconds));
         self.call_with(&mut call, self.schema.columns());
         for (key, row) in rows {
             call.arg(key);
@@ -415,8 +420,8 @@ fn as_bytes(raw: &Raw) -> Option<&[u8]> {
 }
 
 impl TableBackend for RedisTable {
-    fn set<'a>(&'a self, key: &'a str, row: Row) -> Reply<'a, ()> {
-        later(async move { self.place.set([(key, &row)]).await })
+    fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()> {
+        later(async move { self.place.set([(key, &row)], expires).await })
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {
@@ -466,7 +471,7 @@ impl TableBackend for RedisTable {
     }
 
     fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()> {
-        later(async move { self.place.set(rows.iter().map(|(key, row)| (&**key, row))).await })
+        later(async move { self.place.set(rows.iter().map(|(key, row)| (&**key, row)), None).await })
     }
 
     fn compare_and_set<'a>(

@@ -146,6 +146,8 @@ macro_rules! suite {
                 a_counters_wrong_name_is_reported_by_its_operations,
                 a_counter_adds_over_all_64_bits,
                 counters_expire,
+                a_window_begins_with_its_first_increment,
+                a_lease_is_taken_with_its_end,
                 any_name_is_a_counter_of_its_own;
             tables:
                 rows_come_back_exactly,
@@ -162,6 +164,7 @@ macro_rules! suite {
                 values_may_be_any_bytes,
                 any_name_is_a_table_and_any_key_a_row_of_its_own,
                 rows_expire,
+                a_row_is_written_with_its_end,
                 many_rows_expire_at_once,
                 two_hubs_see_one_table,
                 nothing_is_a_batch_too;

@@ -3,7 +3,8 @@
 -- KEYS  1 the counter, and the channel of its changes: a hash of v, its value; n, how many changes it has had; e, the epoch
 --         in which they are counted; x, when it expires in milliseconds
 -- ARGV  1 PUBLISH or SPUBLISH, 2 an epoch for a history that begins now, 3 the operation, from 4 on what it takes
--- Answer: the value; 1 if it was done, 0 if its condition was not met, 2 if it would overflow; the epoch; the number.
+-- Answer: the value; 1 if it was done, 0 if its condition was not met, 2 if it would overflow; the epoch; the number;
+--         in how many milliseconds it expires, or nothing.
 --
 -- Values are decimal text and never Lua's numbers, which are exact up to 2^53 only. Numbers of changes count from 1 in each
 -- epoch, so they stay far below that.
@@ -86,7 +87,7 @@ elseif operation == 'set' then
   change(ARGV[4])
 elseif operation == 'swap' then
   if value == ARGV[4] then
-    date(nil)
+    date(ARGV[6] ~= 'never' and millis + ARGV[6] or nil)
     change(ARGV[5])
   else
     done = 0
@@ -94,6 +95,10 @@ elseif operation == 'swap' then
 elseif operation == 'below' then
   if not (less(value, ARGV[4]) and add('1')) then
     done = 0
+  end
+  -- A window begins with its first increment, and once for a counter that was made without one.
+  if ARGV[5] ~= 'never' and value ~= '0' and not expires then
+    date(millis + ARGV[5])
   end
 elseif operation == 'expire' then
   if ARGV[4] == 'never' then
@@ -141,4 +146,4 @@ if changed or redated then
 elseif not stored[1] then
   redis.call(publish, key, '?')
 end
-return { value, done, epoch or '', string.format('%.0f', number) }
+return { value, done, epoch or '', string.format('%.0f', number), expires and string.format('%.0f', expires - millis) or '' }

@@ -1,7 +1,8 @@
 -- Writes rows, all or none.
--- ARGV  4 capacity, 5 number of columns, their names; then for each row its key and values
-local capacity, width = tonumber(ARGV[4]), tonumber(ARGV[5])
-local first, step = 6 + width, 1 + width
+-- ARGV  4 capacity, 5 in how many milliseconds the rows expire, or never; 6 number of columns, their names; then for each row
+--       its key and values
+local capacity, after, width = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local first, step = 7 + width, 1 + width
 local fresh, count = {}, 0
 for at = first, #ARGV, step do
   local key = ARGV[at]
@@ -14,6 +15,9 @@ if count > 0 and would > capacity then
   return done(2, would)
 end
 for at = first, #ARGV, step do
-  put(ARGV[at], 6, at + 1, width)
+  put(ARGV[at], 7, at + 1, width)
+  if after ~= 'never' then
+    redis.call('ZADD', deadlines, decimal(millis + after), ARGV[at])
+  end
 end
 return done(0)

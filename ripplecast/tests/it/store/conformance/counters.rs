@@ -136,6 +136,56 @@ pub(super) async fn counters_expire(world: &World) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn a_window_begins_with_its_first_increment(world: &World) -> Result<()> {
+    let attempts = world.hub.counter("attempts");
+    let elsewhere = world.other.counter("attempts");
+    let hour = Duration::from_secs(3600);
+    assert_eq!(attempts.increment_bounded_for(2, hour).await?, Ok(1));
+    assert_eq!(elsewhere.increment_bounded_for(2, 10 * hour).await?, Ok(2), "the window stays as it began");
+    let wait = attempts.increment_bounded_for(2, 10 * hour).await?.unwrap_err();
+    assert!(wait <= hour && wait > hour / 2, "{wait:?}");
+    assert_eq!(attempts.get().await?, 2);
+    assert_eq!(attempts.increment_bounded_for(3, hour).await?, Ok(3), "with another bound");
+    // It ends by itself, and another begins.
+    let soon = world.hub.counter("soon");
+    for _ in 0..2 {
+        assert_eq!(soon.increment_bounded_for(1, Duration::from_millis(50)).await?, Ok(1));
+        eventually(async || Ok(soon.get().await? == 0)).await?;
+    }
+    // A counter that was left without an end gets one, also when it is refused.
+    let left = world.hub.counter("left");
+    left.set(5).await?;
+    let wait = left.increment_bounded_for(5, Duration::from_millis(50)).await?.unwrap_err();
+    assert!(wait <= Duration::from_millis(50), "{wait:?}");
+    eventually(async || Ok(left.increment_bounded_for(5, hour).await? == Ok(1))).await?;
+    // Nothing can end what was never allowed, and a window without an end does not end.
+    let never = world.hub.counter("never");
+    assert_eq!(never.increment_bounded_for(0, hour).await?, Err(Duration::MAX));
+    assert_eq!(never.increment_bounded_for(1, Duration::MAX).await?, Ok(1));
+    assert_eq!(never.increment_bounded_for(1, Duration::MAX).await?, Err(Duration::MAX));
+    assert_eq!(world.hub.counter("at once").increment_bounded_for(1, Duration::ZERO).await?, Ok(1));
+    eventually(async || Ok(world.hub.counter("at once").get().await? == 0)).await
+}
+
+pub(super) async fn a_lease_is_taken_with_its_end(world: &World) -> Result<()> {
+    let lease = world.hub.counter("lease");
+    let hour = Duration::from_secs(3600);
+    assert_eq!(lease.compare_and_set_for(0, 7, Duration::from_millis(50)).await?, Ok(7));
+    eventually(async || Ok(world.other.counter("lease").compare_and_set_for(0, 8, hour).await? == Ok(8)))
+        .await?;
+    assert_eq!(lease.compare_and_set_for(0, 9, Duration::ZERO).await?, Err(8), "a refusal changes nothing");
+    let wait = lease.increment_bounded_for(8, 10 * hour).await?.unwrap_err();
+    assert!(wait <= hour, "{wait:?}");
+    assert_eq!(lease.compare_and_set_for(8, 0, hour).await?, Ok(0));
+    assert_eq!(lease.compare_and_set(0, 1).await?, Ok(1));
+    assert_eq!(
+        lease.increment_bounded_for(1, Duration::MAX).await?,
+        Err(Duration::MAX),
+        "without an end again"
+    );
+    Ok(())
+}
+
 pub(super) async fn any_name_is_a_counter_of_its_own(world: &World) -> Result<()> {
     for (n, name) in (1..).zip(names().iter().filter(|name| !name.is_empty())) {
         assert_eq!(world.hub.counter(name).add(n).await?, n, "{name:?}");

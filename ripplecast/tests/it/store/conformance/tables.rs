@@ -467,6 +467,32 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn a_row_is_written_with_its_end(world: &World) -> Result<()> {
+    let table = world.hub.table::<Pair>("pairs", 2)?;
+    let other = world.other.table::<Pair>("pairs", 2)?;
+    let (row, hour) = (Pair::new(5), Duration::from_secs(3600));
+    table.set_for("soon", &row, Duration::from_millis(50)).await?;
+    table.set_for("later", &row, hour).await?;
+    let full = StoreError::TableFull { table: "pairs".into(), capacity: 2, rows: 3 };
+    assert_eq!(store_error(table.set_for("one too many", &row, hour).await), full);
+    expired(&other, "soon").await?;
+    assert_eq!(other.get("later").await?.as_ref(), Some(&row));
+    // It replaces a former end, and `set` takes it away.
+    for key in ["later", "stays"] {
+        table.set_for(key, &row, Duration::from_millis(50)).await?;
+    }
+    table.set("stays", &row).await?;
+    expired(&other, "later").await?;
+    table.set_for("at once", &row, Duration::ZERO).await?;
+    expired(&other, "at once").await?;
+    table.set_for("never", &row, Duration::MAX).await?;
+    assert_eq!(
+        (other.exists("stays").await?, other.exists("never").await?, other.len().await?),
+        (true, true, 2)
+    );
+    Ok(())
+}
+
 pub(super) async fn many_rows_expire_at_once(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 2000)?;
     table.set_many((0..1000).map(|n| (n, Pair::new(n)))).await?;
