@@ -72,8 +72,7 @@ impl Gate {
 
     /// Whether the sender of a request may look.
     pub(crate) fn opens(&self, hub: &Hub, parts: &Parts) -> bool {
-        let is_here =
-            self.is_local && Visitor::of(hub, parts).is_loopback && asks_for_loopback(&parts.headers);
+        let is_here = self.is_local && Visitor::of(hub, parts).is_loopback && asks_for_loopback(hub, parts);
         is_here || given(&parts.headers).any(|given| self.is_token(given))
     }
 

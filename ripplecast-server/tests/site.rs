@@ -62,6 +62,15 @@ fn the_inspector_is_for_this_machine_alone() {
         }
     }
     assert_eq!(status(&server.get("/inspect", &[])), "200");
+    for path in ["/inspect", "/metrics"] {
+        let target = format!("GET http://evil.example{path}");
+        assert_eq!(
+            status(&server.send(&target, &["host: 127.0.0.1"], "")),
+            "403",
+            "{path}: the target counts"
+        );
+        assert_eq!(status(&server.get(path, &["host: 127.0.0.1", "host: 127.0.0.1"])), "400", "{path}");
+    }
     let behind = Server::start(&["--trusted-proxies", "loopback"]);
     for path in ["/inspect", "/metrics"] {
         // As a proxy sends it that passes `Host` on and writes nothing, or writes a `Host` of its own.

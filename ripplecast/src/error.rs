@@ -72,6 +72,12 @@ pub enum Error {
     /// The operating system refused something.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The peer's request is not valid. As a response it is 400.
+    #[error("the request is not valid: {reason}")]
+    BadRequest {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An error of the application's own; see [`Error::other`].
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),

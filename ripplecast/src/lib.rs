@@ -32,7 +32,7 @@ pub use hub::{
 };
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request};
-pub use server::{Tls, TrustedProxies, signals::shutdown_signal};
+pub use server::{Authority, Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 pub use stream::{
     DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription,

@@ -12,10 +12,10 @@ use http::{HeaderMap, Uri, header, request::Parts};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Error, Hub, Result,
+    Authority, Error, Hub, Result,
     hub::{Permit, Refused, is_loopback},
     log::limited,
-    server::ForwardedPeer,
+    server::{ForwardedPeer, authority::BadAuthority},
 };
 
 /// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.
@@ -30,12 +30,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads what the route and the server know about a request.
-    pub(crate) async fn new(hub: &Hub, mut parts: Parts) -> Self {
+    /// Reads what the route knows about a request.
+    pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Self {
         let params = RawPathParams::from_request_parts(&mut parts, &()).await;
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let params = params.map_or_else(|_| Vec::new(), |params| params.iter().map(owned).collect());
-        let peer = peer(hub, &parts);
         Self { parts, params, peer }
     }
 
@@ -57,9 +56,10 @@ impl Request {
     /// The query, read into a struct.
     ///
     /// # Errors
-    /// [`Error::Other`] when it does not fit the struct.
+    /// [`Error::BadRequest`] when it does not fit the struct.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
-        let Query(query) = Query::try_from_uri(&self.parts.uri).map_err(Error::other)?;
+        let Query(query) = Query::try_from_uri(&self.parts.uri)
+            .map_err(|error| Error::BadRequest { reason: error.body_text() })?;
         Ok(query)
     }
 
@@ -77,6 +77,12 @@ impl Request {
     /// server that does not say, such as `axum::serve` without `into_make_service_with_connect_info`.
     pub fn peer_addr(&self) -> Option<IpAddr> {
         self.peer.addr
+    }
+
+    /// Returns the host that the client asked for, as [`Hub::authority`] does. `None` if it came with HTTP/1.0 and named no
+    /// host.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.peer.host.as_ref()
     }
 
     /// Method, address, headers and extensions, such as what a middleware has put there.
@@ -97,18 +103,46 @@ impl Hub {
     /// }
     /// ```
     pub fn peer_addr(&self, parts: &Parts) -> Option<IpAddr> {
-        peer(self, parts).addr
+        forwarded(self, parts).addr
+    }
+
+    /// Returns the host that a request is for, validated: through [trusted proxies](crate::HubBuilder::trusted_proxies) the
+    /// one that they forward, otherwise the one of the request's target, otherwise that of the header `Host`.
+    ///
+    /// Ask here, not the header: in `GET http://evil.example/ HTTP/1.1` the target counts, whatever `Host` says (RFC 9112,
+    /// section 3.2.2). `None` only for a request of HTTP/1.0 that names no host, which that version allows. Treat such a
+    /// request as one for an unknown host.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`], which is answered with 400: `Host` is missing (required since HTTP/1.1), there are several, or
+    /// the host is not valid. Ripplecast's own server has refused such a request before any route sees it; under another
+    /// server the endpoints of a hub refuse it, and other routes see it.
+    ///
+    /// ```
+    /// use axum::{http::request::Parts, response::Redirect};
+    /// use ripplecast::{Hub, Result};
+    ///
+    /// async fn to_https(hub: Hub, parts: Parts) -> Result<Redirect> {
+    ///     let host = hub.authority(&parts)?.map_or("example.com".into(), |authority| authority.host().to_owned());
+    ///     Ok(Redirect::permanent(&format!("https://{host}{}", parts.uri.path())))
+    /// }
+    /// ```
+    pub fn authority(&self, parts: &Parts) -> Result<Option<Authority>> {
+        Ok(peer(self, parts)?.host)
     }
 }
 
-/// Who asks.
-pub(crate) fn peer(hub: &Hub, parts: &Parts) -> ForwardedPeer {
+/// Who asks, and for which host.
+pub(crate) fn peer(hub: &Hub, parts: &Parts) -> Result<ForwardedPeer, BadAuthority> {
+    let own = Authority::of_parts(parts)?;
+    let forwarded = forwarded(hub, parts);
+    Ok(ForwardedPeer { host: forwarded.host.or(own), ..forwarded })
+}
+
+/// What the socket and trusted proxies say about who asks.
+fn forwarded(hub: &Hub, parts: &Parts) -> ForwardedPeer {
     let socket = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
-    let mut peer = hub.trusted_proxies().peer(socket.map(|info| info.0.ip()), &parts.headers);
-    if peer.host.is_none() {
-        peer.host = parts.uri.authority().map(ToString::to_string);
-    }
-    peer
+    hub.trusted_proxies().peer(socket.map(|info| info.0.ip()), &parts.headers)
 }
 
 /// What an upgrade hook says of a request that it accepts.

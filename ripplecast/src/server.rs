@@ -4,6 +4,7 @@
 //! the task ends there: what this file counts and drains are the connections that hyper still holds.
 
 mod accepting;
+pub(crate) mod authority;
 pub(crate) mod base_path;
 mod connection;
 pub(crate) mod files;
@@ -11,6 +12,7 @@ pub(crate) mod forwarded;
 pub(crate) mod signals;
 pub(crate) mod tls;
 
+pub use authority::Authority;
 pub(crate) use forwarded::ForwardedPeer;
 pub use forwarded::TrustedProxies;
 pub use tls::Tls;

@@ -29,7 +29,7 @@ use crate::{
     hub::{Dialect, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
-    request::{Hook, admit, hook, plain},
+    request::{self, Hook, admit, hook, plain},
     takeover::{Accepted, Takeover},
     ws::{Handler, Outcome},
 };
@@ -275,7 +275,12 @@ impl Hub {
 async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
     let head = request.method() == http::Method::HEAD;
     let takeover = request.extensions().get::<Takeover>().cloned();
-    let request = Request::new(&hub, request.into_parts().0).await;
+    let (parts, _) = request.into_parts();
+    let peer = match request::peer(&hub, &parts) {
+        Ok(peer) => peer,
+        Err(bad) => return bad.into(),
+    };
+    let request = Request::new(peer, parts).await;
     let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "There is no such stream.\n");
     };

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn},
+    future::{pending, poll_fn, ready},
     net::SocketAddr,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -25,7 +25,7 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
-    Place,
+    Authority, Place,
     tls::{Goodbye, Tls},
 };
 use crate::{
@@ -197,6 +197,9 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.notes.began.store(true, Ordering::Relaxed);
+        if let Err(bad) = Authority::of(request.version(), request.uri(), request.headers()) {
+            return Box::pin(ready(Ok(bad.into())));
+        }
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let takeover = self.notes.takeover.as_ref().filter(|_| request.version() == Version::HTTP_11);
         if let Some(takeover) = takeover {

@@ -8,9 +8,10 @@ use std::{
     str::FromStr,
 };
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::authority::Authority;
 use crate::Error;
 
 /// The networks that the word `loopback` stands for.
@@ -49,16 +50,14 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&addr))
     }
 
-    /// Who asks, and for which host: by the forwarding headers where a trusted proxy wrote them, otherwise by the
-    /// socket and the `Host` header.
+    /// Returns who asks, and for which host, by the forwarding headers where a trusted proxy wrote them. Otherwise the
+    /// address is the socket's, and the host is not known here.
     pub(crate) fn peer(&self, socket_peer: Option<IpAddr>, headers: &HeaderMap) -> ForwardedPeer {
         let addr = socket_peer.map(|addr| addr.to_canonical());
-        let direct = ForwardedPeer { addr, host: None, https: None };
-        let forwarded = match addr {
+        match addr {
             Some(addr) if self.contains(addr) => self.forwarded(addr, headers),
-            _ => direct,
-        };
-        ForwardedPeer { host: forwarded.host.or_else(|| host_header(headers)), ..forwarded }
+            _ => ForwardedPeer { addr, host: None, https: None },
+        }
     }
 
     /// What the trusted proxy at `nearest` says.
@@ -115,8 +114,8 @@ impl FromStr for TrustedProxies {
 pub(crate) struct ForwardedPeer {
     /// The client's address; `None` when the server didn't say who is at the other end of the socket.
     pub(crate) addr: Option<IpAddr>,
-    /// The host that the client asked for, with its port if it named one, in lower case.
-    pub(crate) host: Option<String>,
+    /// The host that the client asked for.
+    pub(crate) host: Option<Authority>,
     /// Whether the client came over TLS; `None` when nobody said.
     pub(crate) https: Option<bool>,
 }
@@ -188,10 +187,9 @@ fn node(entry: &str) -> Option<IpAddr> {
         .map(|addr| addr.to_canonical())
 }
 
-/// A host with or without a port, in lower case; `None` if it holds what no host does.
-fn host(value: &str) -> Option<String> {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(&byte);
-    (!value.is_empty() && value.bytes().all(fine)).then(|| value.to_ascii_lowercase())
+/// A host with or without a port; `None` if it is not valid.
+fn host(value: &str) -> Option<Authority> {
+    Authority::parse(value.as_bytes())
 }
 
 /// Whether a scheme is a secure one.
@@ -200,16 +198,6 @@ fn https(scheme: &str) -> Option<bool> {
     const PLAIN: [&str; 2] = ["http", "ws"];
     let is = |names: [&str; 2]| names.iter().any(|name| scheme.eq_ignore_ascii_case(name));
     if is(SECURE) { Some(true) } else { is(PLAIN).then_some(false) }
-}
-
-/// The request's own `Host`; `None` when there are two that differ.
-fn host_header(headers: &HeaderMap) -> Option<String> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let first = hosts.next()?;
-    if hosts.any(|other| other != first) {
-        return None;
-    }
-    host(first.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -323,7 +311,7 @@ mod tests {
         type HostCase =
             (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>, Option<bool>);
         let cases: &[HostCase] = &[
-            ("127.0.0.1", &[("host", "Inner:8080")], Some("inner:8080"), None),
+            ("127.0.0.1", &[("host", "Inner:8080")], None, None),
             (
                 "127.0.0.1",
                 &[("host", "inner"), ("x-forwarded-host", "Shop.example"), ("x-forwarded-proto", "HTTPS")],
@@ -355,21 +343,20 @@ mod tests {
             (
                 "198.51.100.4",
                 &[("host", "shop.example"), ("x-forwarded-host", "evil"), ("x-forwarded-proto", "https")],
-                Some("shop.example"),
+                None,
                 None,
             ),
-            ("198.51.100.4", &[("host", "shop"), ("forwarded", "host=evil;proto=https")], Some("shop"), None),
+            ("198.51.100.4", &[("host", "shop"), ("forwarded", "host=evil;proto=https")], None, None),
             // A host that is none is not passed on.
-            ("127.0.0.1", &[("host", "inner"), ("x-forwarded-host", "a b")], Some("inner"), None),
-            ("127.0.0.1", &[("host", "user@evil")], None, None),
-            ("127.0.0.1", &[("host", "[::1]:8080")], Some("[::1]:8080"), None),
-            ("127.0.0.1", &[("host", "a"), ("host", "b")], None, None),
-            ("127.0.0.1", &[("host", "a"), ("host", "a")], Some("a"), None),
+            ("127.0.0.1", &[("host", "inner"), ("x-forwarded-host", "a b")], None, None),
+            ("127.0.0.1", &[("x-forwarded-host", "user@evil")], None, None),
+            ("127.0.0.1", &[("x-forwarded-host", "[::1]:8080")], Some("[::1]:8080"), None),
         ];
         let proxies: TrustedProxies = "loopback".parse().unwrap();
         for (socket, lines, host, https) in cases {
             let peer = proxies.peer(Some(addr(socket)), &headers(lines));
-            assert_eq!((peer.host.as_deref(), peer.https), (*host, *https), "{socket} {lines:?}");
+            let found = peer.host.as_ref().map(Authority::as_str);
+            assert_eq!((found, peer.https), (*host, *https), "{socket} {lines:?}");
         }
     }
 
@@ -378,11 +365,10 @@ mod tests {
         let lines =
             headers(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-host", "evil"), ("host", "shop")]);
         let none = TrustedProxies::default().peer(Some(addr("127.0.0.1")), &lines);
-        let shop = Some("shop".to_owned());
         let seen = Some(addr("127.0.0.1"));
-        assert_eq!(none, ForwardedPeer { addr: seen, host: shop.clone(), https: None });
+        assert_eq!(none, ForwardedPeer { addr: seen, host: None, https: None });
         let all: TrustedProxies = "0.0.0.0/0, ::/0".parse().unwrap();
-        assert_eq!(all.peer(None, &lines), ForwardedPeer { addr: None, host: shop, https: None });
+        assert_eq!(all.peer(None, &lines), ForwardedPeer::default());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which web pages may open a WebSocket here.
 
-use std::net::Ipv6Addr;
-
 use http::HeaderValue;
+
+use crate::server::authority::{Authority, Host};
 
 /// Which web pages may open a WebSocket.
 ///
@@ -15,7 +15,8 @@ use http::HeaderValue;
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub enum OriginPolicy {
-    /// Pages from the host and port to which they connect, as the request's `Host` has it. The default.
+    /// Pages from the host and port to which they connect: those of the request's target where it names them, otherwise
+    /// of `Host`. The default. A request of HTTP/1.0 that names no host is refused if it has an `Origin`.
     ///
     /// Behind a proxy that changes `Host`, let it pass the original on, or use a [`List`](Self::List). The scheme is not
     /// compared, because a server behind a TLS proxy doesn't know it: `http://example.com` and `https://example.com` both
@@ -47,16 +48,18 @@ impl OriginPolicy {
     }
 }
 
-/// Whether a request with this `Origin` and this `Host` may be upgraded.
+/// Whether a request with this `Origin`, for this host, may be upgraded.
 ///
 /// Without an `Origin` it comes from no page, and may. One that is `null` (a sandboxed frame, a local file) or can't be
 /// read is refused, unless any is allowed. A request that has the header twice should be given as one that can't be read.
-pub(crate) fn allowed(policy: &OriginPolicy, origin: Option<&HeaderValue>, host: Option<&str>) -> bool {
+pub(crate) fn allowed(policy: &OriginPolicy, origin: Option<&HeaderValue>, host: Option<&Authority>) -> bool {
     let Some(origin) = origin else { return true };
     let origin = || Origin::parse(origin.to_str().ok()?);
     match policy {
         OriginPolicy::Any => true,
-        OriginPolicy::Same => origin().zip(host).is_some_and(|(origin, host)| origin.is_served_by(host)),
+        OriginPolicy::Same => {
+            origin().zip(host).is_some_and(|(origin, host)| origin.is_served_by(host.as_str()))
+        }
         OriginPolicy::List(entries) => origin()
             .is_some_and(|origin| entries.iter().any(|entry| Origin::parse(entry).as_ref() == Some(&origin))),
     }
@@ -107,7 +110,7 @@ impl<'a> Origin<'a> {
         is_scheme.then(|| Self { scheme, host, port: port.or_else(|| usual_port(scheme)) })
     }
 
-    /// Whether this is the origin of pages that come from the server which a `Host` header names.
+    /// Whether this is the origin of pages that come from the server at `host`, which may have a port.
     ///
     /// Only pages fetched over HTTP come from a server: a browser's extension with the same name does not.
     fn is_served_by(&self, host: &str) -> bool {
@@ -132,62 +135,13 @@ fn usual_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// A host, by name or by address. `example.com` and `example.com.` differ, as they do for browsers.
-#[derive(Debug)]
-enum Host<'a> {
-    /// A name or an IPv4 address; compared without regard to case.
-    Name(&'a str),
-    /// An IPv6 address, which has several spellings.
-    V6(Ipv6Addr),
-}
-
-impl<'a> Host<'a> {
-    /// Reads `host` or `host:port`.
-    fn parse_with_port(text: &'a str) -> Option<(Self, Option<u16>)> {
-        let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
-            let (address, port) = bracketed.split_once(']')?;
-            (Self::V6(address.parse().ok()?), port)
-        } else {
-            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            if name.is_empty() || !name.bytes().all(is_host_byte) {
-                return None;
-            }
-            (Self::Name(name), port)
-        };
-        match port {
-            "" => Some((host, None)),
-            _ => Some((host, Some(parse_port(port.strip_prefix(':')?)?))),
-        }
-    }
-}
-
-impl PartialEq for Host<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Name(one), Self::Name(other)) => one.eq_ignore_ascii_case(other),
-            (Self::V6(one), Self::V6(other)) => one == other,
-            (Self::Name(_), Self::V6(_)) | (Self::V6(_), Self::Name(_)) => false,
-        }
-    }
-}
-
-/// Whether browsers leave this byte in the name of a host. None of those that end or divide an address.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+;=".contains(&byte)
-}
-
-/// A port in decimal digits, without a sign.
-fn parse_port(digits: &str) -> Option<u16> {
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn allows(policy: &OriginPolicy, origin: &str, host: &str) -> bool {
         let origin = HeaderValue::from_bytes(origin.as_bytes()).expect("a header's value");
-        allowed(policy, Some(&origin), Some(host))
+        allowed(policy, Some(&origin), Authority::parse(host.as_bytes()).as_ref())
     }
 
     #[test]
@@ -296,7 +250,7 @@ mod tests {
     fn requests_without_an_origin_or_a_host() {
         let list = OriginPolicy::list(["https://example.com"]).expect("an origin");
         for policy in [OriginPolicy::Same, OriginPolicy::Any, list.clone()] {
-            assert!(allowed(&policy, None, Some("example.com")));
+            assert!(allowed(&policy, None, Authority::parse(b"example.com").as_ref()));
             assert!(allowed(&policy, None, None));
         }
         let origin = HeaderValue::from_static("https://example.com");
@@ -304,7 +258,7 @@ mod tests {
         assert!(allowed(&OriginPolicy::Any, Some(&origin), None));
         assert!(allowed(&list, Some(&origin), None));
         let unreadable = HeaderValue::from_bytes(b"https://example.com\xff").expect("a header's value");
-        assert!(!allowed(&list, Some(&unreadable), Some("example.com")));
+        assert!(!allowed(&list, Some(&unreadable), Authority::parse(b"example.com").as_ref()));
         assert_eq!(OriginPolicy::default(), OriginPolicy::Same);
     }
 

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::{
-    Accept, Hub, Request, driven,
+    Accept, Authority, Hub, Request, driven,
     hub::{Dialect, Route},
     limits::{PING_INTERVAL, UNSENT_BYTES},
     log::{cut, limited},
@@ -54,13 +54,16 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         None => Way::Upgrade(hyper::upgrade::on(&mut request)),
     };
     let (parts, _) = request.into_parts();
-    let peer = request::peer(&gate.hub, &parts);
-    if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_deref()) {
+    let peer = match request::peer(&gate.hub, &parts) {
+        Ok(peer) => peer,
+        Err(bad) => return bad.into(),
+    };
+    if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_ref()) {
         let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
         limited!(
             WARN,
             origin = %cut(origin.escape_ascii()),
-            host = %cut(peer.host.as_deref().unwrap_or_default()),
+            host = %cut(peer.host.as_ref().map_or("", Authority::as_str)),
             path = %cut(parts.uri.path()),
             "a page of another origin was refused; if it is yours, allow it with Endpoint::origins"
         );
@@ -76,7 +79,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     };
     let accept = match &gate.hook {
         None => Accept::new(),
-        Some(hook) => match hook(Request::new(&gate.hub, parts).await).await {
+        Some(hook) => match hook(Request::new(peer, parts).await).await {
             Ok(accept) => accept,
             Err(response) => return response,
         },
@@ -123,7 +126,7 @@ enum Way {
 }
 
 /// Whether the request comes from a page that may connect, or from no page at all.
-fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option<&str>) -> bool {
+fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option<&Authority>) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
     if origins.next().is_some() {
