@@ -82,8 +82,10 @@ impl Demos {
 
 fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
     // Whoever is not known is nobody from this machine.
-    limiter
-        .take(conn.state::<Visitor>().map_or(Visitor { addr: None, is_loopback: false }, |visitor| *visitor))
+    limiter.take(
+        conn.state::<Visitor>()
+            .map_or(Visitor { addr: None, network: None, is_loopback: false }, |visitor| *visitor),
+    )
 }
 
 /// A layer for routes that change or ask little: what one address may do of that in a second is what a mouse may.

@@ -21,6 +21,8 @@ const FORWARDING: [&str; 7] = [
 pub(crate) struct Visitor {
     /// The address, through trusted proxies; `None` when the server does not know it.
     pub(crate) addr: Option<IpAddr>,
+    /// What that address counts as in limits.
+    pub(crate) network: Option<IpAddr>,
     /// Whether the peer is loopback itself and no proxy's header came.
     pub(crate) is_loopback: bool,
 }
@@ -30,8 +32,10 @@ impl Visitor {
     pub(crate) fn of(hub: &Hub, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
         let forwarded = FORWARDING.iter().any(|name| parts.headers.contains_key(*name));
+        let addr = hub.peer_addr(parts);
         Self {
-            addr: hub.peer_addr(parts),
+            addr,
+            network: addr.map(|addr| hub.network_of(addr)),
             is_loopback: peer.is_some_and(|peer| peer.is_loopback()) && !forwarded,
         }
     }
@@ -74,6 +78,15 @@ mod tests {
             let visitor = Visitor::of(&hub, &parts(peer, headers));
             assert_eq!(visitor.is_loopback, expected, "{peer} {headers:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_visitor_counts_as_the_network_of_its_home() {
+        let hub = Hub::builder().build().unwrap();
+        let network = |peer| Visitor::of(&hub, &parts(peer, &[])).network;
+        assert_eq!(network("[2001:db8:1:2:3::4]:5"), network("[2001:db8:1:2::9]:5"));
+        assert_ne!(network("[2001:db8:1:2::4]:5"), network("[2001:db8:1:3::4]:5"));
+        assert_eq!(network("[::ffff:192.0.2.1]:5"), network("192.0.2.1:5"));
     }
 
     #[tokio::test]

@@ -68,6 +68,7 @@ impl App {
     /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
+    /// | `RIPPLECAST_IPV6_PREFIX` | leading bits of an IPv6 address that count as one address | 64 |
     /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
     ///
@@ -366,6 +367,11 @@ impl AppBuilder {
         if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS")? {
             builder = builder.max_connections_per_address(max);
         }
+        if let Some(bits) = number("RIPPLECAST_IPV6_PREFIX")? {
+            let fits = u8::try_from(bits).ok().filter(|bits| (1..=128).contains(bits));
+            let wrong = || Error::setting("RIPPLECAST_IPV6_PREFIX", bits, "expected a number from 1 to 128");
+            builder = builder.ipv6_prefix(fits.ok_or_else(wrong)?);
+        }
         if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
             let proxies = list.parse().map_err(|error| renamed(error, "RIPPLECAST_TRUSTED_PROXIES"))?;
             builder = builder.trusted_proxies(proxies);
@@ -405,6 +411,13 @@ impl AppBuilder {
     /// Connections from one address at the most; see [`HubBuilder::max_connections_per_address`].
     pub fn max_connections_per_address(mut self, max: usize) -> Self {
         self.hub = self.hub.max_connections_per_address(max);
+        self
+    }
+
+    /// Leading bits of an IPv6 address that count as one address, for every limit by address; see
+    /// [`HubBuilder::ipv6_prefix`].
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.hub = self.hub.ipv6_prefix(bits);
         self
     }
 
@@ -475,7 +488,7 @@ impl AppBuilder {
             (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
         };
         let hub = hub.connect().await?;
-        let server = server.tls(tls).trusted(hub.trusted_proxies().clone());
+        let server = server.tls(tls).trusted(hub.trusted_proxies().clone()).ipv6_prefix(hub.ipv6_prefix());
         Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server })
     }
 }

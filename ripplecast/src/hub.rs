@@ -282,6 +282,27 @@ impl Hub {
         &self.inner.streams
     }
 
+    /// Returns what an address counts as in the limits by address: an IPv4 address as itself, an IPv6 address as its network of
+    /// [`ipv6_prefix`](HubBuilder::ipv6_prefix) bits, and an IPv4 address written as IPv6 as the IPv4 address. Use it as the key
+    /// of limits of your own.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().build()?;
+    /// let counted_as = hub.network_of("2001:db8:1:2:3:4:5:6".parse().unwrap());
+    /// assert_eq!(counted_as.to_string(), "2001:db8:1:2::");
+    /// # Ok(()) }
+    /// ```
+    pub fn network_of(&self, address: std::net::IpAddr) -> std::net::IpAddr {
+        self.shards().admissions.network(address)
+    }
+
+    /// Leading bits of an IPv6 address that count.
+    pub(crate) fn ipv6_prefix(&self) -> u8 {
+        self.shards().admissions.ipv6_prefix()
+    }
+
     /// Whose forwarding headers are believed.
     pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {
         &self.inner.trusted_proxies

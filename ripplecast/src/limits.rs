@@ -45,6 +45,9 @@ pub(crate) const NAME: usize = 255;
 pub(crate) const CONNECTIONS: usize = 100_000;
 /// Connections from one address, loopback aside. Setting: `max_connections_per_address`. A large office, not a flood.
 pub(crate) const CONNECTIONS_PER_ADDRESS: usize = 1_000;
+/// Leading bits of an IPv6 address by which limits count. Setting: `ipv6_prefix`. A home or a server has a /64, and so 2^64
+/// addresses to choose from.
+pub(crate) const IPV6_PREFIX: u8 = 64;
 /// Shards of a hub: an id has 8 bits for it.
 pub(crate) const SHARDS: usize = 255;
 /// Connections of one shard: an id has 24 bits for the slot.

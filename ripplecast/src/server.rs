@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     hub::{Admissions, Permit, Refused, is_loopback},
-    limits::CONNECTIONS_PER_ADDRESS,
+    limits::{CONNECTIONS_PER_ADDRESS, IPV6_PREFIX},
     ws::upgrade::tune,
 };
 
@@ -72,6 +72,8 @@ pub(crate) struct Server {
     max_connections: usize,
     /// The same of one address, save loopback and the trusted proxies.
     max_per_address: usize,
+    /// Leading bits of an IPv6 address that count for it.
+    ipv6_prefix: u8,
     /// Proxies, whose clients are many.
     trusted: TrustedProxies,
     /// Whether loopback is one address like others; only in tests, which have no other.
@@ -89,6 +91,7 @@ impl Default for Server {
             header_timeout: HEADER_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
             max_per_address: CONNECTIONS_PER_ADDRESS,
+            ipv6_prefix: IPV6_PREFIX,
             trusted: TrustedProxies::default(),
             counts_loopback: false,
             drain_limit: DRAIN_LIMIT,
@@ -119,6 +122,12 @@ impl Server {
     /// Sockets that hyper may hold at once from one address, save loopback and [trusted](Self::trusted) proxies.
     pub(crate) fn max_per_address(mut self, connections: usize) -> Self {
         self.max_per_address = connections;
+        self
+    }
+
+    /// Leading bits of an IPv6 address that count for it.
+    pub(crate) fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = bits;
         self
     }
 
@@ -189,7 +198,7 @@ impl Server {
         goodbyes: &Goodbyes,
     ) -> Infallible {
         let http = self.http();
-        let admissions = Arc::new(Admissions::new(self.max_connections, self.max_per_address));
+        let admissions = self.admissions();
         loop {
             let place = self.place(places).await;
             let (stream, peer) = match listener.accept().await {
@@ -247,6 +256,11 @@ impl Server {
         }
         log_full(self.max_connections);
         Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Counts of sockets; none yet.
+    fn admissions(&self) -> Arc<Admissions> {
+        Arc::new(Admissions::new(self.max_connections, self.max_per_address, self.ipv6_prefix))
     }
 
     /// Counts a socket for its address.

@@ -10,6 +10,8 @@ pub(crate) struct Admissions {
     max: usize,
     /// Connections from one address at the most.
     max_per_address: usize,
+    /// Leading bits of an IPv6 address that count.
+    ipv6_prefix: u8,
     /// What there is.
     counts: Mutex<Counts>,
 }
@@ -34,13 +36,23 @@ pub(crate) enum Refused {
 
 impl Admissions {
     /// No connections yet.
-    pub(crate) fn new(max: usize, max_per_address: usize) -> Self {
-        Self { max, max_per_address, counts: Mutex::default() }
+    pub(crate) fn new(max: usize, max_per_address: usize, ipv6_prefix: u8) -> Self {
+        Self { max, max_per_address, ipv6_prefix, counts: Mutex::default() }
+    }
+
+    /// Leading bits of an IPv6 address that count.
+    pub(crate) fn ipv6_prefix(&self) -> u8 {
+        self.ipv6_prefix
+    }
+
+    /// Returns what an address counts as.
+    pub(crate) fn network(&self, address: IpAddr) -> IpAddr {
+        network(address, self.ipv6_prefix)
     }
 
     /// Admits one more, until the permit is dropped. Without an address it counts only among all.
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refused> {
-        let address = address.map(|address| address.to_canonical());
+        let address = address.map(|address| self.network(address));
         let mut counts = self.counts.lock();
         if counts.all >= self.max {
             return Err(Refused::Full { limit: self.max });
@@ -54,6 +66,17 @@ impl Admissions {
         }
         counts.all += 1;
         Ok(Permit { admissions: self.clone(), address: address.map(Box::new) })
+    }
+}
+
+/// Returns what counts as one: an IPv4 address, also when it is written as IPv6, or the IPv6 network of `prefix` bits.
+pub(crate) fn network(address: IpAddr, prefix: u8) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let rest = 128_u32.saturating_sub(prefix.into());
+            IpAddr::V6((address.to_bits() & u128::MAX.checked_shl(rest).unwrap_or(0)).into())
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -90,7 +113,7 @@ mod tests {
 
     #[test]
     fn both_limits_hold_and_dropping_gives_back() {
-        let admissions = Arc::new(Admissions::new(3, 1));
+        let admissions = Arc::new(Admissions::new(3, 1, 64));
         let office = Some("203.0.113.7".parse().unwrap());
         let first = admissions.admit(office).ok().unwrap();
         assert_eq!(admissions.admit(office).err(), Some(Refused::TooManyFromAddress { limit: 1 }));
@@ -103,5 +126,28 @@ mod tests {
         drop(others);
         assert_eq!(admissions.counts.lock().all, 0);
         assert!(admissions.counts.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let admissions = Arc::new(Admissions::new(100, 2, 64));
+        let admit = |text: &str| admissions.admit(Some(addr(text)));
+        let held = [admit("2001:db8:1:2::1").ok().unwrap(), admit("2001:db8:1:2:ffff::2").ok().unwrap()];
+        assert_eq!(admit("2001:db8:1:2:3::3").err(), Some(Refused::TooManyFromAddress { limit: 2 }));
+        assert!(admit("2001:db8:1:3::1").is_ok(), "another network");
+        drop(held);
+        assert!(admit("2001:db8:1:2:3::3").is_ok());
+        assert!(admissions.counts.lock().by_address.is_empty());
+
+        let all = "2001:db8:1:2:3:4:5:6";
+        for (prefix, expected) in
+            [(128, all), (64, "2001:db8:1:2::"), (48, "2001:db8:1::"), (1, "::"), (0, "::"), (255, all)]
+        {
+            assert_eq!(network(addr(all), prefix), addr(expected), "/{prefix}");
+        }
+        for text in ["192.0.2.7", "::ffff:192.0.2.7"] {
+            assert_eq!(network(addr(text), 64), addr("192.0.2.7"), "{text}");
+        }
     }
 }

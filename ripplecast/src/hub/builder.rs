@@ -10,7 +10,7 @@ use crate::{
     backend::Backend,
     bridge::{RedisBridge, Sealer, check_secret},
     bus::Bus,
-    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
+    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
     redis::Redis,
     server::TrustedProxies,
     store::Store,
@@ -40,6 +40,8 @@ pub struct HubBuilder {
     max_connections: usize,
     /// Connections from one address at the most.
     max_connections_per_address: usize,
+    /// Leading bits of an IPv6 address that count for it.
+    ipv6_prefix: u8,
     /// Bytes that may wait for slow readers.
     max_queued_bytes: usize,
     /// Settings of rooms.
@@ -65,6 +67,7 @@ impl std::fmt::Debug for HubBuilder {
             .field("dedicated_threads", &self.threads)
             .field("max_connections", &self.max_connections)
             .field("max_connections_per_address", &self.max_connections_per_address)
+            .field("ipv6_prefix", &self.ipv6_prefix)
             .field("max_queued_bytes", &self.max_queued_bytes)
             .field("rooms", &self.rooms)
             .field("trusted_proxies", &self.trusted_proxies)
@@ -81,6 +84,7 @@ impl Default for HubBuilder {
             threads: false,
             max_connections: CONNECTIONS,
             max_connections_per_address: CONNECTIONS_PER_ADDRESS,
+            ipv6_prefix: IPV6_PREFIX,
             max_queued_bytes: QUEUED_BYTES,
             rooms: RoomRules::default(),
             on_drop: None,
@@ -121,6 +125,14 @@ impl HubBuilder {
     #[must_use]
     pub fn max_connections_per_address(mut self, max: usize) -> Self {
         self.max_connections_per_address = max;
+        self
+    }
+
+    /// Sets how many leading bits of an IPv6 address count for the limits by address; default 64, the network that a home or
+    /// a server has. From 1 to 128, where 128 counts single addresses. An IPv4 address always counts by itself.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = bits;
         self
     }
 
@@ -275,13 +287,17 @@ impl HubBuilder {
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("at most {SHARDS} are possible")));
         }
+        if !(1..=128).contains(&self.ipv6_prefix) {
+            return Err(Error::setting("ipv6_prefix", self.ipv6_prefix, "expected a number from 1 to 128"));
+        }
         if self.max_queued_bytes < LEAST_QUEUED_BYTES {
             let why = format!("at least {LEAST_QUEUED_BYTES} bytes are needed");
             return Err(Error::setting("max_queued_bytes", self.max_queued_bytes, why));
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
         let count = if self.shards == 0 { cores() } else { self.shards };
-        let admissions = Admissions::new(self.max_connections, self.max_connections_per_address);
+        let admissions =
+            Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
         let node = RandomState::new().hash_one(std::process::id());
         let ledger = Ledger::new(self.max_queued_bytes, count);
         let setup = Setup::new(self.rooms, DropLog::new(self.on_drop));

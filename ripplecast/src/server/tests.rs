@@ -203,3 +203,15 @@ async fn one_address_can_not_take_all_places() {
     }
     server.stop().await;
 }
+
+#[test]
+fn sockets_of_one_ipv6_network_count_together() {
+    let admitted = |server: Server| {
+        let admissions = server.admissions();
+        let addresses = (1..=20).map(|n| format!("2001:db8:1:2::{n:x}").parse().unwrap());
+        let permits: Vec<_> = addresses.map(|address| server.admit(&admissions, address)).collect();
+        permits.iter().filter(|permit| permit.is_ok()).count()
+    };
+    assert_eq!(admitted(Server::default().max_per_address(3)), 3);
+    assert_eq!(admitted(Server::default().max_per_address(3).ipv6_prefix(128)), 20);
+}

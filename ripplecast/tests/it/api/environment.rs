@@ -59,6 +59,9 @@ fn a_setting_that_cannot_be_used_is_named_with_its_value() {
         ("RIPPLECAST_SHARDS", "300"),
         ("RIPPLECAST_MAX_CONNECTIONS", "1e5"),
         ("RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS", "99999999999999999999999"),
+        ("RIPPLECAST_IPV6_PREFIX", "0"),
+        ("RIPPLECAST_IPV6_PREFIX", "129"),
+        ("RIPPLECAST_IPV6_PREFIX", "/64"),
         ("RIPPLECAST_TRUSTED_PROXIES", "everybody"),
     ] {
         let says = child(&[(name, value)]);

@@ -161,6 +161,29 @@ fn the_target_wins_over_host_and_a_bad_host_is_400() {
 }
 
 #[test]
+fn connections_of_one_ipv6_network_count_together() {
+    for (prefix, passed) in [(64, 3), (128, 20)] {
+        let site = Site::start(
+            Server::Own,
+            |hub| {
+                let hub = hub.shards(1).trusted_proxies("loopback".parse().unwrap());
+                hub.max_connections_per_address(3).ipv6_prefix(prefix)
+            },
+            |hub, router| router.route("/echo", hub.ws(Echo::default())).route("/events", hub.sse("r")),
+        );
+        let from = |address: &str| {
+            let (head, stream) = ask(&site, &request("/echo", &format!("X-Forwarded-For: {address}\r\n")));
+            (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), stream)
+        };
+        let tried: Vec<_> = (1..=20).map(|n| from(&format!("2001:db8:1:2:{n:x}::{n:x}"))).collect();
+        assert_eq!(tried.iter().filter(|(status, _)| *status == 101).count(), passed, "/{prefix}");
+        assert!(tried.iter().all(|(status, _)| [101, 429].contains(status)), "/{prefix}");
+        assert_eq!(from("2001:db8:1:3::1").0, 101, "another network");
+        site.stop();
+    }
+}
+
+#[test]
 fn hooks_and_routes_see_the_host_that_counts() {
     let show =
         |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
