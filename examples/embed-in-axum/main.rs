@@ -27,12 +27,6 @@ struct Login {
     user: String,
 }
 
-/// Who asks, by the cookies. A real application keeps a random session there, and looks up whose it is.
-fn user(cookies: &str) -> Option<&str> {
-    let user = cookies.split(';').find_map(|pair| pair.trim().strip_prefix("user="));
-    user.filter(|name| is_name(name))
-}
-
 fn is_name(text: &str) -> bool {
     (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
@@ -45,9 +39,9 @@ async fn log_in(Form(Login { user }): Form<Login>) -> Response {
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
 }
 
-/// Who asks, if anybody is logged in.
+/// Returns who is logged in, by the cookie. A real application keeps a random session there, and looks up whose it is.
 fn user_of(headers: &HeaderMap) -> Option<&str> {
-    user(headers.get(header::COOKIE)?.to_str().ok()?)
+    ripplecast::cookie(headers, "user").filter(|name| is_name(name))
 }
 
 /// Tells the page who is logged in; nothing when nobody is.

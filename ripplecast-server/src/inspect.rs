@@ -96,11 +96,7 @@ impl Gate {
 
 /// The tokens that a request gives: as a bearer token, and as a cookie.
 fn given(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let text = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let bearers = text(header::AUTHORIZATION).filter_map(|value| value.strip_prefix("Bearer "));
-    let cookies = text(header::COOKIE).flat_map(|value| value.split(';'));
-    let cookies = cookies.filter_map(|pair| pair.trim().split_once('='));
-    bearers.chain(cookies.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value))
+    ripplecast::bearer_token(headers).into_iter().chain(ripplecast::cookie(headers, COOKIE))
 }
 
 /// Whether a proxy says that the browser came over TLS. Whoever writes that without one gets a cookie that their browser

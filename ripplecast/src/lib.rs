@@ -31,7 +31,7 @@ pub use hub::{
     HubBuilder, NodeId, Overflow, RemoteStats, Room, RoomOptions, Sent, Stats, Tap, TappedFrame,
 };
 pub use live::{LiveCounter, LiveTable};
-pub use request::{Accept, IntoAccept, Request};
+pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
 pub use server::{Authority, Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 pub use stream::{

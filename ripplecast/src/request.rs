@@ -63,14 +63,14 @@ impl Request {
         Ok(query)
     }
 
-    /// The value of a cookie, as it was sent.
+    /// Returns the value of a cookie as it was sent; see [`cookie`].
     pub fn cookie(&self, name: &str) -> Option<&str> {
-        let headers = self.parts.headers.get_all(header::COOKIE).iter();
-        let pairs = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
-        pairs
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value)
+        cookie(&self.parts.headers, name)
+    }
+
+    /// Returns the token of `Authorization: Bearer TOKEN`; see [`bearer_token`].
+    pub fn bearer_token(&self) -> Option<&str> {
+        bearer_token(&self.parts.headers)
     }
 
     /// The address of the client: through trusted proxies the one that they forward, else the socket's. `None` under a
@@ -89,6 +89,44 @@ impl Request {
     pub fn parts(&self) -> &Parts {
         &self.parts
     }
+}
+
+/// Returns the value of the first cookie of this name, as it was sent. `None` if there is none, or its value is not valid
+/// UTF-8. Other cookies don't matter, whatever bytes they hold.
+///
+/// ```
+/// use axum::http::{HeaderMap, HeaderValue, header};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(header::COOKIE, HeaderValue::from_bytes("name=Jos\u{e9}; session=abc".as_bytes()).unwrap());
+/// assert_eq!(ripplecast::cookie(&headers, "session"), Some("abc"));
+/// ```
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii);
+    let value = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next()?;
+    std::str::from_utf8(value).ok()
+}
+
+/// Returns the token of `Authorization: Bearer TOKEN` (RFC 6750). The scheme's case does not matter. `None` if there is no
+/// such header, there are several, or the token is empty or holds anything but visible ASCII.
+///
+/// ```
+/// use axum::http::{HeaderMap, HeaderValue, header};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer abc"));
+/// assert_eq!(ripplecast::bearer_token(&headers), Some("abc"));
+/// ```
+pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().filter(|_| values.next().is_none())?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    let token = token.trim_ascii();
+    let is_token = scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty();
+    std::str::from_utf8(token)
+        .ok()
+        .filter(|token| is_token && token.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 impl Hub {
@@ -267,4 +305,60 @@ pub(crate) fn plain(status: u16, text: &'static str) -> Response {
     let response =
         if matches!(status, 429 | 503) { response.header(header::RETRY_AFTER, "5") } else { response };
     response.body(Body::from(text)).expect("a status and headers that are constants")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: http::HeaderName, lines: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&name, HeaderValue::from_bytes(line).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_cookie_is_found_beside_any_bytes() {
+        let cases: [(&[&[u8]], Option<&str>); 12] = [
+            (&[b"session=abc"], Some("abc")),
+            (&["name=Jos\u{e9}; session=abc".as_bytes()], Some("abc")),
+            (&[b"name=Jos\xe9; session=abc"], Some("abc")),
+            (&[b"session=abc; name=\xff\xfe"], Some("abc")),
+            (&[b"name=\xff", b"a=b;session=abc "], Some("abc")),
+            (&["session=Jos\u{e9}".as_bytes()], Some("Jos\u{e9}")),
+            (&[b"session=\xff"], None),
+            (&[b"session=a=b"], Some("a=b")),
+            (&[b"session="], Some("")),
+            (&[b"session=1; session=2"], Some("1")),
+            (&[b"session", b"; ;", b"sessions=1; xsession=2; session =3"], None),
+            (&[], None),
+        ];
+        for (lines, expected) in cases {
+            assert_eq!(cookie(&headers(header::COOKIE, lines), "session"), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_whatever_the_case_of_its_scheme() {
+        let cases: [(&[&[u8]], Option<&str>); 11] = [
+            (&[b"Bearer abc"], Some("abc")),
+            (&[b"bearer abc"], Some("abc")),
+            (&[b"BEARER   a.b-c_d~e+f/g== "], Some("a.b-c_d~e+f/g==")),
+            (&[b"Bearer"], None),
+            (&[b"Bearer "], None),
+            (&[b"Bearerabc"], None),
+            (&[b"Basic abc"], None),
+            (&[b"Bearer a b"], None),
+            (&[b"Bearer a\xff"], None),
+            (&[b"Bearer abc", b"Bearer abc"], None),
+            (&[], None),
+        ];
+        for (lines, expected) in cases {
+            assert_eq!(bearer_token(&headers(header::AUTHORIZATION, lines)), expected, "{lines:?}");
+        }
+    }
 }

@@ -56,8 +56,9 @@ pub(crate) fn cached(
 
 /// The values of a header that is a list.
 fn values(request: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let texts = request.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(',')).map(str::trim)
+    let lines = request.get_all(name).into_iter();
+    let entries = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    entries.filter_map(|entry| std::str::from_utf8(entry).ok()).map(str::trim)
 }
 
 /// Whether the request says that it takes gzip (RFC 9110, section 12.5.3).

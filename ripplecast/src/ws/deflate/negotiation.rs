@@ -12,8 +12,11 @@ const ACCEPTED_WITH_WINDOW: &str =
 /// The answer to a client that offers permessage-deflate in a way that we can speak. An offer that we can't, or that is
 /// malformed, is declined, and the next one looked at.
 pub(in crate::ws) fn accept(headers: &HeaderMap) -> Option<&'static str> {
-    let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| split(value, b',')).find_map(answer)
+    headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().find_map(|value| {
+        // A foreign byte spoils the offer that holds it, and no other.
+        let offers = String::from_utf8_lossy(value.as_bytes());
+        split(&offers, b',').find_map(answer)
+    })
 }
 
 /// The answer to an offer of permessage-deflate, if we understand its parameters and can keep to them.
