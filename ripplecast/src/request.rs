@@ -4,7 +4,7 @@ use std::{any::Any, net::IpAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, FromRequestParts, Query, RawPathParams},
+    extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, rejection::RawPathParamsRejection},
     response::Response,
 };
 use futures_util::future::BoxFuture;
@@ -31,11 +31,23 @@ pub struct Request {
 
 impl Request {
     /// Reads what the route knows about a request.
-    pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Self {
-        let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    ///
+    /// # Errors
+    /// 400 when a part of the path is not valid UTF-8: as if it were missing, a hook could let it in by a default.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the response goes straight to the client; a box would be unpacked at once"
+    )]
+    pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Result<Self, Response> {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let params = params.map_or_else(|_| Vec::new(), |params| params.iter().map(owned).collect());
-        Self { parts, params, peer }
+        let params = match RawPathParams::from_request_parts(&mut parts, &()).await {
+            Ok(params) => params.iter().map(owned).collect(),
+            Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => {
+                return Err(plain(400, "A part of the path is not valid UTF-8.\n"));
+            }
+            Err(_) => Vec::new(), // the endpoint is on no route of a router, so that there are none
+        };
+        Ok(Self { parts, params, peer })
     }
 
     /// Its headers.
@@ -48,7 +60,8 @@ impl Request {
         &self.parts.uri
     }
 
-    /// The part of the path that the route calls `name`: with the route `/rooms/{room}`, `param("room")`.
+    /// Returns the part of the path that the route calls `name`, decoded: with the route `/rooms/{room}`, `param("room")`.
+    /// `None` only if the route has no such name. A request with a part that is not valid UTF-8 gets 400 and reaches no hook.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }

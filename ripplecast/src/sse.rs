@@ -13,9 +13,10 @@
 //! more descriptors. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
 //! own `axum::response::sse::Sse`.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract,
     response::{IntoResponse, Response},
     routing::MethodRouter,
@@ -280,7 +281,10 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         Ok(peer) => peer,
         Err(bad) => return bad.into(),
     };
-    let request = Request::new(peer, parts).await;
+    let request = match Request::new(peer, parts).await {
+        Ok(request) => request,
+        Err(response) => return response,
+    };
     let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "There is no such stream.\n");
     };
@@ -307,7 +311,9 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     if head {
-        return headers.into_response();
+        // Like GET, of no known length; an empty body would have one.
+        let body = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
+        return (headers, body).into_response();
     }
     let accepted = Box::new(Accepted {
         hub,

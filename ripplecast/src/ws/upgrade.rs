@@ -79,10 +79,16 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     };
     let accept = match &gate.hook {
         None => Accept::new(),
-        Some(hook) => match hook(Request::new(peer, parts).await).await {
-            Ok(accept) => accept,
-            Err(response) => return response,
-        },
+        Some(hook) => {
+            let request = match Request::new(peer, parts).await {
+                Ok(request) => request,
+                Err(response) => return response,
+            };
+            match hook(request).await {
+                Ok(accept) => accept,
+                Err(response) => return response,
+            }
+        }
     };
     let chosen = match &accept.subprotocol {
         Some(own) => handshake.protocols.iter().find(|offered| *offered == own).map(String::as_str),

@@ -184,6 +184,92 @@ fn connections_of_one_ipv6_network_count_together() {
 }
 
 #[test]
+fn a_path_parameter_that_is_not_utf_8_reaches_no_hook() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let room = |request: &Request| request.param("room").unwrap_or("lobby").to_owned();
+                let endpoint = ws::endpoint(Echo::default()).on_upgrade(move |request: Request| {
+                    std::future::ready(Accept::new().state(room(&request)))
+                });
+                router.route("/rooms/{room}", hub.ws(endpoint)).route(
+                    "/events/{room}",
+                    hub.sse(ripplecast::sse::room_by(move |request| Some(room(request)))),
+                )
+            },
+        );
+        for (room, upgraded, streamed) in
+            [("a", 101, 200), ("%C3%A9", 101, 200), ("%FF", 400, 400), ("a%C3", 400, 400)]
+        {
+            assert_eq!(status(&site, &format!("/rooms/{room}"), ""), upgraded, "{server:?} {room}");
+            assert_eq!(status(&site, &format!("/events/{room}"), ""), streamed, "{server:?} {room}");
+        }
+        assert_eq!(site.hub.room("lobby").len_here(), 0);
+        site.stop();
+    }
+}
+
+#[test]
+fn head_of_an_event_stream_is_that_of_get_without_a_body() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let plain = axum::routing::get(async || "plain");
+                router.route("/events", hub.sse("r")).route("/plain", plain)
+            },
+        );
+        let mut stream = dial(site.addr);
+        stream.write_all(b"HEAD /events HTTP/1.1\r\nHost: here.example\r\n\r\n").unwrap();
+        let got = head(&mut stream);
+        assert!(got.starts_with("http/1.1 200 "), "{server:?}: {got}");
+        for header in ["content-type: text/event-stream; charset=utf-8", "cache-control: no-store"] {
+            assert!(got.contains(&format!("\r\n{header}\r\n")), "{server:?}: {got}");
+        }
+        assert!(!got.contains("content-length"), "{server:?}: {got}");
+        // Nothing follows the head but the next answer.
+        stream.write_all(b"GET /plain HTTP/1.1\r\nHost: here.example\r\n\r\n").unwrap();
+        assert!(head(&mut stream).starts_with("http/1.1 200 "), "{server:?}");
+        assert_eq!(site.hub.stats().opened, 0, "{server:?}");
+        site.stop();
+    }
+}
+
+#[test]
+fn a_foreign_byte_in_one_cookie_locks_nobody_out() {
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let endpoint = ws::endpoint(Echo::default()).on_upgrade(|request: Request| {
+                    let known =
+                        request.cookie("session") == Some("abc") || request.bearer_token() == Some("abc");
+                    std::future::ready(if known { Ok(Accept::new()) } else { Err(StatusCode::UNAUTHORIZED) })
+                });
+                router.route("/ws", hub.ws(endpoint))
+            },
+        );
+        let with = |headers: &[u8]| {
+            let mut stream = dial(site.addr);
+            let request = request("/ws", "");
+            stream
+                .write_all(&[request.trim_end().as_bytes(), b"\r\n", headers, b"\r\n\r\n"].concat())
+                .unwrap();
+            head(&mut stream).split(' ').nth(1).unwrap().to_owned()
+        };
+        assert_eq!(with("Cookie: name=Jos\u{e9}; session=abc".as_bytes()), "101", "{server:?}");
+        assert_eq!(with(b"Cookie: session=abc; name=Jos\xe9"), "101", "{server:?}");
+        assert_eq!(with(b"Cookie: session=Jos\xe9"), "401", "{server:?}");
+        assert_eq!(with(b"Authorization: bearer abc"), "101", "{server:?}");
+        site.stop();
+    }
+}
+
+#[test]
 fn hooks_and_routes_see_the_host_that_counts() {
     let show =
         |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
