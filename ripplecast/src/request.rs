@@ -292,7 +292,8 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     if *hub.shards().stopping.borrow() {
         return Err(plain(503, "The server is shutting down; try again in a moment.\n"));
     }
-    let address = peer.addr.filter(|address| !is_loopback(*address));
+    // An address of loopback in a header may be anybody's word.
+    let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
     hub.shards().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
             limited!(WARN, limit, "a connection was refused: there are max_connections already");

@@ -56,7 +56,7 @@ impl TrustedProxies {
         let addr = socket_peer.map(|addr| addr.to_canonical());
         match addr {
             Some(addr) if self.contains(addr) => self.forwarded(addr, headers),
-            _ => ForwardedPeer { addr, host: None, https: None },
+            _ => ForwardedPeer { addr, ..ForwardedPeer::default() },
         }
     }
 
@@ -66,16 +66,18 @@ impl TrustedProxies {
             let hops = from_the_right(headers, FORWARDED_FOR).map(|entry| node(entry?));
             return ForwardedPeer {
                 addr: Some(self.client(nearest, hops)),
+                is_forwarded: headers.contains_key(FORWARDED_FOR),
                 host: rightmost(headers, FORWARDED_HOST).and_then(host),
                 https: rightmost(headers, FORWARDED_PROTO).and_then(https),
             };
         }
-        let hops = from_the_right(headers, FORWARDED).map(|hop| node(parameter(hop?, "for")?));
-        let said = |name| rightmost(headers, FORWARDED).and_then(|hop| parameter(hop, name));
+        let hops = from_the_right(headers, FORWARDED).map(|hop| node(&parameter(hop?, "for")?));
+        let said = |name| parameter(rightmost(headers, FORWARDED)?, name);
         ForwardedPeer {
             addr: Some(self.client(nearest, hops)),
-            host: said("host").and_then(host),
-            https: said("proto").and_then(https),
+            is_forwarded: headers.contains_key(FORWARDED),
+            host: said("host").and_then(|value| host(&value)),
+            https: said("proto").and_then(|value| https(&value)),
         }
     }
 
@@ -114,6 +116,8 @@ impl FromStr for TrustedProxies {
 pub(crate) struct ForwardedPeer {
     /// The client's address; `None` when the server didn't say who is at the other end of the socket.
     pub(crate) addr: Option<IpAddr>,
+    /// Whether a proxy wrote whom it forwards, so that the address is a header's word and not the socket's.
+    pub(crate) is_forwarded: bool,
     /// The host that the client asked for.
     pub(crate) host: Option<Authority>,
     /// Whether the client came over TLS; `None` when nobody said.
@@ -145,13 +149,34 @@ fn network(entry: &str) -> Option<IpNet> {
 
 /// The entries of a list header from the last of the last line to the first; `None` for one that is no text.
 ///
-/// A comma always parts two entries, also between quotes: nothing that we look for holds one, and so a quote that a
-/// client left open can't swallow what a proxy wrote behind it.
+/// A comma between quotes belongs to its entry (RFC 7239, section 4). Quotes are paired from the right as well: what a proxy
+/// wrote is read first, so that a quote that a client left open can't swallow it.
 fn from_the_right<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
     let lines = headers.get_all(name).iter().rev();
-    lines
-        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
-        .map(|entry| std::str::from_utf8(entry).ok().map(str::trim))
+    lines.flat_map(|line| {
+        let mut rest = Some(line.as_bytes());
+        std::iter::from_fn(move || {
+            let line = rest?;
+            let comma = last_comma(line);
+            rest = comma.map(|comma| &line[..comma]);
+            let entry = &line[comma.map_or(0, |comma| comma + 1)..];
+            Some(std::str::from_utf8(entry).ok().map(str::trim))
+        })
+    })
+}
+
+/// The last comma outside quotes.
+fn last_comma(line: &[u8]) -> Option<usize> {
+    let is_escaped = |at: usize| line[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let mut quoted = false;
+    for (at, byte) in line.iter().enumerate().rev() {
+        match byte {
+            b'"' if !is_escaped(at) => quoted = !quoted,
+            b',' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The last entry of a list header: what the nearest proxy wrote.
@@ -159,25 +184,56 @@ fn rightmost<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     from_the_right(headers, name).next().flatten()
 }
 
-/// The value of a parameter in one hop of a `Forwarded` header; `None` if it is missing, doubled or badly quoted.
-fn parameter<'a>(hop: &'a str, name: &str) -> Option<&'a str> {
-    let mut values = hop.split(';').filter_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then_some(value.trim())
-    });
-    let value = values.next()?;
-    if values.next().is_some() {
-        return None;
+/// The value of a parameter in one hop of a `Forwarded` header; `None` if it is missing or doubled, or the hop is badly quoted.
+fn parameter(hop: &str, name: &str) -> Option<String> {
+    let mut found = None;
+    let mut rest = hop;
+    while let Some(at) = rest.find(['=', ';']) {
+        let (key, behind) = (rest[..at].trim(), &rest[at + 1..]);
+        if rest[at..].starts_with(';') {
+            rest = behind;
+            continue;
+        }
+        let behind = behind.trim_start();
+        let (value, behind) = match behind.strip_prefix('"') {
+            Some(quoted) => unquote(quoted)?,
+            None => {
+                let (value, behind) = behind.split_at(behind.find(';').unwrap_or(behind.len()));
+                (value.trim_end().to_owned(), behind)
+            }
+        };
+        let behind = behind.trim_start();
+        rest = if behind.is_empty() { behind } else { behind.strip_prefix(';')? };
+        // Where a proxy passes a quote on as it came, a client's own quote can pair with it and swallow the proxy's entry.
+        if value.contains(',') && value.to_ascii_lowercase().contains("for=") {
+            return None;
+        }
+        if key.eq_ignore_ascii_case(name) && found.replace(value).is_some() {
+            return None;
+        }
     }
-    let value = match value.strip_prefix('"') {
-        Some(quoted) => quoted.strip_suffix('"')?,
-        None => value,
-    };
-    (!value.contains(['"', '\\'])).then_some(value)
+    found
 }
 
-/// The address in an entry: plain, in brackets, or with a port.
+/// Reads a quoted string behind its first quote; what it holds, and what follows it. `None` if it does not end.
+fn unquote(quoted: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    loop {
+        match characters.next()? {
+            (at, '"') => return Some((value, &quoted[at + 1..])),
+            (_, '\\') => value.push(characters.next()?.1),
+            (_, character) => value.push(character),
+        }
+    }
+}
+
+/// The address in an entry: plain, in brackets, with a port, or in quotes.
 fn node(entry: &str) -> Option<IpAddr> {
+    let quoted = || entry.strip_prefix('"')?.strip_suffix('"');
+    let entry = quoted().unwrap_or(entry);
+    // A port may be hidden (RFC 7239, section 6.3).
+    let entry = entry.rsplit_once(":_").map_or(entry, |(address, _)| address);
     let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     entry
         .parse()
@@ -261,6 +317,13 @@ mod tests {
             // A quote left open swallows nothing that comes behind it.
             ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=192.0.2.7")], "192.0.2.7"),
             ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=\"[2001:db8::1]:80\"")], "2001:db8::1"),
+            ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=192.0.2.7;ext=\"x\"")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6;a=\"\\, for=192.0.2.7;ext=\"x,y\"")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "\"6.6.6.6, 192.0.2.7")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "\", 192.0.2.7")], "192.0.2.7"),
+            // A client's quote that pairs with one that the proxy passed on unescaped swallows its entry: nothing is believed.
+            ("127.0.0.1", &[("forwarded", "for=6.6.6.6;x=\", for=192.0.2.7;host=a\"")], "127.0.0.1"),
+            ("127.0.0.1", &[("forwarded", "for=\"192.0.2.7\"x")], "127.0.0.1"),
             ("127.0.0.1", &[("forwarded", "for=192.0.2.7;for=6.6.6.6")], "127.0.0.1"),
             ("127.0.0.1", &[("forwarded", "host=\"a;for=6.6.6.6\";proto=http, for=192.0.2.7")], "192.0.2.7"),
         ]);
@@ -294,6 +357,16 @@ mod tests {
             ("127.0.0.1", &[("x-forwarded-for", "[2001:db8::17]")], "2001:db8::17"),
             ("127.0.0.1", &[("x-forwarded-for", "[2001:db8::17]:4711")], "2001:db8::17"),
             ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, 2001:db8:ffff::1")], "192.0.2.7"),
+            ("127.0.0.1", &[("x-forwarded-for", "\"[2001:db8::17]:4711\"")], "2001:db8::17"),
+            ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, \"192.0.2.7\", \"10.0.0.9:80\"")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=\"[2001:db8::17]:_hidden\"")], "2001:db8::17"),
+            ("127.0.0.1", &[("forwarded", "for=\"192.0.2\\.7\"")], "192.0.2.7"),
+            ("127.0.0.1", &[("forwarded", "for=192.0.2.7;host=\"a,b\";proto=http")], "192.0.2.7"),
+            (
+                "127.0.0.1",
+                &[("forwarded", "secret=\"a,b;c\\\",\";for=192.0.2.7, for=10.0.0.9;ext=\",\"")],
+                "192.0.2.7",
+            ),
             ("127.0.0.1", &[("forwarded", "for=192.0.2.7; proto=http;by=10.0.0.1")], "192.0.2.7"),
             ("127.0.0.1", &[("forwarded", "For=\"[2001:db8:cafe::17]:4711\"")], "2001:db8:cafe::17"),
             ("127.0.0.1", &[("forwarded", "for=192.0.2.7, FOR=\"10.0.0.9:80\"")], "192.0.2.7"),
@@ -366,7 +439,7 @@ mod tests {
             headers(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-host", "evil"), ("host", "shop")]);
         let none = TrustedProxies::default().peer(Some(addr("127.0.0.1")), &lines);
         let seen = Some(addr("127.0.0.1"));
-        assert_eq!(none, ForwardedPeer { addr: seen, host: None, https: None });
+        assert_eq!(none, ForwardedPeer { addr: seen, ..ForwardedPeer::default() });
         let all: TrustedProxies = "0.0.0.0/0, ::/0".parse().unwrap();
         assert_eq!(all.peer(None, &lines), ForwardedPeer::default());
     }

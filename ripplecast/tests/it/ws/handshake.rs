@@ -270,6 +270,26 @@ fn a_foreign_byte_in_one_cookie_locks_nobody_out() {
 }
 
 #[test]
+fn a_forwarded_address_of_loopback_is_counted() {
+    for header in ["X-Forwarded-For: 127.0.0.1", "X-Forwarded-For: nonsense", "Forwarded: for=\"[::1]:80\""] {
+        let site = Site::start(
+            Server::Own,
+            |hub| hub.shards(1).trusted_proxies("loopback".parse().unwrap()).max_connections_per_address(3),
+            |hub, router| router.route("/echo", hub.ws(Echo::default())),
+        );
+        let answer = |headers: &str| {
+            let (head, stream) = ask(&site, &request("/echo", headers));
+            (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), stream)
+        };
+        let tried: Vec<_> = (0..8).map(|_| answer(&format!("{header}\r\n"))).collect();
+        assert_eq!(tried.iter().filter(|(status, _)| *status == 101).count(), 3, "{header}");
+        let here: Vec<_> = (0..8).map(|_| answer("")).collect();
+        assert!(here.iter().all(|(status, _)| *status == 101), "this machine itself is not counted");
+        site.stop();
+    }
+}
+
+#[test]
 fn hooks_and_routes_see_the_host_that_counts() {
     let show =
         |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
