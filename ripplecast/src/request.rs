@@ -15,7 +15,7 @@ use crate::{
     Authority, Error, Hub, Result,
     hub::{Permit, Refused, is_loopback},
     log::limited,
-    server::{ForwardedPeer, authority::BadAuthority},
+    server::{ForwardedPeer, OverTls, authority::BadAuthority},
 };
 
 /// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.
@@ -187,7 +187,8 @@ impl Hub {
 pub(crate) fn peer(hub: &Hub, parts: &Parts) -> Result<ForwardedPeer, BadAuthority> {
     let own = Authority::of_parts(parts)?;
     let forwarded = forwarded(hub, parts);
-    Ok(ForwardedPeer { host: forwarded.host.or(own), ..forwarded })
+    let https = forwarded.https.or_else(|| parts.extensions.get::<OverTls>().map(|_| true));
+    Ok(ForwardedPeer { host: forwarded.host.or(own), https, ..forwarded })
 }
 
 /// What the socket and trusted proxies say about who asks.

@@ -288,6 +288,10 @@ impl Server {
     }
 }
 
+/// Among the extensions of a request that our own server has read from a TLS connection.
+#[derive(Clone, Copy)]
+pub(crate) struct OverTls;
+
 /// A connection's place among all, and among those of its address; given back when hyper lets the socket go.
 pub(crate) struct Place {
     _all: OwnedSemaphorePermit,

@@ -25,7 +25,7 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
-    Authority, Place,
+    Authority, OverTls, Place,
     tls::{Goodbye, Tls},
 };
 use crate::{
@@ -201,6 +201,9 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
             return Box::pin(ready(Ok(bad.into())));
         }
         request.extensions_mut().insert(ConnectInfo(self.peer));
+        if self.notes.takeover.is_none() {
+            request.extensions_mut().insert(OverTls);
+        }
         let takeover = self.notes.takeover.as_ref().filter(|_| request.version() == Version::HTTP_11);
         if let Some(takeover) = takeover {
             request.extensions_mut().insert(takeover.clone());

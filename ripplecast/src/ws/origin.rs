@@ -18,9 +18,9 @@ pub enum OriginPolicy {
     /// Pages from the host and port to which they connect: those of the request's target where it names them, otherwise
     /// of `Host`. The default. A request of HTTP/1.0 that names no host is refused if it has an `Origin`.
     ///
-    /// Behind a proxy that changes `Host`, let it pass the original on, or use a [`List`](Self::List). The scheme is not
-    /// compared, because a server behind a TLS proxy doesn't know it: `http://example.com` and `https://example.com` both
-    /// match `Host: example.com`. To tell them apart, use a list.
+    /// Behind a proxy that changes `Host`, let it pass the original on, or use a [`List`](Self::List). The scheme must be
+    /// `https` where the server knows that the request came over TLS: because it speaks TLS itself, or because a
+    /// [trusted proxy](crate::HubBuilder::trusted_proxies) says so. Elsewhere `http` and `https` both match.
     #[default]
     Same,
     /// Pages from anywhere. For public data; or where a token that only your own pages have, not a cookie, says who it is.
@@ -52,13 +52,18 @@ impl OriginPolicy {
 ///
 /// Without an `Origin` it comes from no page, and may. One that is `null` (a sandboxed frame, a local file) or can't be
 /// read is refused, unless any is allowed. A request that has the header twice should be given as one that can't be read.
-pub(crate) fn allowed(policy: &OriginPolicy, origin: Option<&HeaderValue>, host: Option<&Authority>) -> bool {
+pub(crate) fn allowed(
+    policy: &OriginPolicy,
+    origin: Option<&HeaderValue>,
+    host: Option<&Authority>,
+    over_tls: bool,
+) -> bool {
     let Some(origin) = origin else { return true };
     let origin = || Origin::parse(origin.to_str().ok()?);
     match policy {
         OriginPolicy::Any => true,
         OriginPolicy::Same => {
-            origin().zip(host).is_some_and(|(origin, host)| origin.is_served_by(host.as_str()))
+            origin().zip(host).is_some_and(|(origin, host)| origin.is_served_by(host.as_str(), over_tls))
         }
         OriginPolicy::List(entries) => origin()
             .is_some_and(|origin| entries.iter().any(|entry| Origin::parse(entry).as_ref() == Some(&origin))),
@@ -113,8 +118,14 @@ impl<'a> Origin<'a> {
     /// Whether this is the origin of pages that come from the server at `host`, which may have a port.
     ///
     /// Only pages fetched over HTTP come from a server: a browser's extension with the same name does not.
-    fn is_served_by(&self, host: &str) -> bool {
+    ///
+    /// A page that came without TLS can be forged on its way, and so can its scripts: where the request came over TLS, the
+    /// page must have, too.
+    fn is_served_by(&self, host: &str, over_tls: bool) -> bool {
         let Some(usual) = usual_port(self.scheme) else { return false };
+        if over_tls && !self.scheme.eq_ignore_ascii_case("https") {
+            return false;
+        }
         Host::parse_with_port(host)
             .is_some_and(|(host, port)| host == self.host && Some(port.unwrap_or(usual)) == self.port)
     }
@@ -141,7 +152,7 @@ mod tests {
 
     fn allows(policy: &OriginPolicy, origin: &str, host: &str) -> bool {
         let origin = HeaderValue::from_bytes(origin.as_bytes()).expect("a header's value");
-        allowed(policy, Some(&origin), Authority::parse(host.as_bytes()).as_ref())
+        allowed(policy, Some(&origin), Authority::parse(host.as_bytes()).as_ref(), false)
     }
 
     #[test]
@@ -250,15 +261,15 @@ mod tests {
     fn requests_without_an_origin_or_a_host() {
         let list = OriginPolicy::list(["https://example.com"]).expect("an origin");
         for policy in [OriginPolicy::Same, OriginPolicy::Any, list.clone()] {
-            assert!(allowed(&policy, None, Authority::parse(b"example.com").as_ref()));
-            assert!(allowed(&policy, None, None));
+            assert!(allowed(&policy, None, Authority::parse(b"example.com").as_ref(), false));
+            assert!(allowed(&policy, None, None, true));
         }
         let origin = HeaderValue::from_static("https://example.com");
-        assert!(!allowed(&OriginPolicy::Same, Some(&origin), None));
-        assert!(allowed(&OriginPolicy::Any, Some(&origin), None));
-        assert!(allowed(&list, Some(&origin), None));
+        assert!(!allowed(&OriginPolicy::Same, Some(&origin), None, false));
+        assert!(allowed(&OriginPolicy::Any, Some(&origin), None, false));
+        assert!(allowed(&list, Some(&origin), None, false));
         let unreadable = HeaderValue::from_bytes(b"https://example.com\xff").expect("a header's value");
-        assert!(!allowed(&list, Some(&unreadable), Authority::parse(b"example.com").as_ref()));
+        assert!(!allowed(&list, Some(&unreadable), Authority::parse(b"example.com").as_ref(), false));
         assert_eq!(OriginPolicy::default(), OriginPolicy::Same);
     }
 

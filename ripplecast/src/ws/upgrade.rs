@@ -19,6 +19,7 @@ use crate::{
     limits::{PING_INTERVAL, UNSENT_BYTES},
     log::{cut, limited},
     request::{self, Hook, admit, plain},
+    server::ForwardedPeer,
     takeover::{Accepted, Takeover},
 };
 
@@ -58,7 +59,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         Ok(peer) => peer,
         Err(bad) => return bad.into(),
     };
-    if !origin_allowed(&gate.origins, &parts.headers, peer.host.as_ref()) {
+    if !origin_allowed(&gate.origins, &parts.headers, &peer) {
         let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
         limited!(
             WARN,
@@ -132,13 +133,13 @@ enum Way {
 }
 
 /// Whether the request comes from a page that may connect, or from no page at all.
-fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, host: Option<&Authority>) -> bool {
+fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, peer: &ForwardedPeer) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
     if origins.next().is_some() {
         return *policy == OriginPolicy::Any;
     }
-    origin::allowed(policy, origin, host)
+    origin::allowed(policy, origin, peer.host.as_ref(), peer.https == Some(true))
 }
 
 /// Hands the socket to a shard once hyper has let go of it.

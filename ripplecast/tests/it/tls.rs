@@ -247,6 +247,19 @@ fn a_request_is_answered_over_both_versions() {
 }
 
 #[test]
+fn a_plain_page_may_not_connect_over_tls() {
+    let site = Secure::start();
+    for (origin, expected) in [("http://here.example", "403"), ("https://here.example", "101")] {
+        let mut stream = site.dial();
+        let request = crate::support::request("/ws", &format!("Origin: {origin}\r\n"));
+        stream.write_all(request.as_bytes()).unwrap();
+        let head = crate::support::head(&mut stream);
+        assert_eq!(head.split(' ').nth(1), Some(expected), "{origin}: {head}");
+    }
+    site.stop();
+}
+
+#[test]
 fn a_websocket_echoes_small_and_large_messages() {
     let site = Secure::start_with(|app| app.hub(|hub| hub.shards(1)), |echo| echo.max_message(4 << 20));
     let mut socket = site.connect();

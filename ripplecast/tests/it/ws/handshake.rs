@@ -290,6 +290,27 @@ fn a_forwarded_address_of_loopback_is_counted() {
 }
 
 #[test]
+fn a_plain_page_is_refused_where_a_trusted_proxy_says_https() {
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).trusted_proxies("loopback".parse().unwrap()),
+        |hub, router| router.route("/echo", hub.ws(Echo::default())),
+    );
+    let status = |origin: &str, proto: &str| status(&site, "/echo", &format!("Origin: {origin}\r\n{proto}"));
+    let (plain, secure) = ("http://here.example", "https://here.example");
+    for (proto, expected) in [
+        ("X-Forwarded-Proto: https\r\n", 403),
+        ("Forwarded: proto=https\r\n", 403),
+        ("X-Forwarded-Proto: http\r\n", 101),
+        ("", 101),
+    ] {
+        assert_eq!(status(plain, proto), expected, "{proto}");
+        assert_eq!(status(secure, proto), 101, "{proto}");
+    }
+    site.stop();
+}
+
+#[test]
 fn hooks_and_routes_see_the_host_that_counts() {
     let show =
         |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
