@@ -64,7 +64,7 @@ impl RedisBus {
             let (Some(shared), Event::Message { channel, payload }) = (weak.upgrade(), event) else { return };
             let Some(name) = redis.name("bus", &channel) else { return };
             let payload = if sealer.is_on() {
-                let message = heard.lock().open(&sealer, &name, payload);
+                let message = heard.lock().open(&sealer, &redis.key("bus", &name, ""), payload);
                 match message.map(|message| message.body) {
                     Some(Body::Bus { payload }) => Some(payload),
                     _ => None,
@@ -90,12 +90,13 @@ impl BusBackend for RedisBus {
     fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
         Reply::Later(Box::pin(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
+            let channel = self.redis.key("bus", channel, "");
             let payload = if self.sealer.is_on() {
-                self.sealer.message(channel, Body::Bus { payload })
+                self.sealer.message(&channel, Body::Bus { payload })
             } else {
                 payload
             };
-            publish.arg(self.redis.key("bus", channel, "")).arg(&payload[..]);
+            publish.arg(&channel).arg(&payload[..]);
             self.redis.run(&publish).await
         }))
     }

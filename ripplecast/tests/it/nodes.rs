@@ -452,3 +452,54 @@ fn nodes_with_a_secret_believe_only_each_other() {
     assert_eq!(tab.text(), "nothing else came");
     assert!(receiver.try_recv().is_err());
 }
+
+#[test]
+fn what_was_signed_for_one_prefix_is_refused_on_another() {
+    let redis = Server::start();
+    let secret = "one secret of both";
+    let on = |prefix: &str| {
+        let url = format!("{}?prefix={prefix}", redis.url());
+        let builder = App::builder().backend(&url).unwrap().hub(|hub| hub.shards(2).node_secret(secret));
+        TestServer::start(builder, |app| {
+            let hub = app.hub();
+            app.ws("/ws", Script(hub))
+        })
+    };
+    let (staging, prod) = (on("staging"), on("prod"));
+    let mut tab = prod.scripted("/ws", "join r");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let _subscriptions = ["c", "c*"].map(|pattern| {
+        let sender = sender.clone();
+        let subscribed = prod.hub.subscribe(pattern, move |message| {
+            let _ = sender.send(message.payload.to_vec());
+            async {}
+        });
+        prod.block_on(subscribed).unwrap()
+    });
+    let room = "PUBSUB NUMSUB prod:room:{r} prod:all:{}";
+    wait_until("all is subscribed", || {
+        let (_, members, _, all): (String, i64, String, i64) = redis.ask(room);
+        (members, all) == (1, 1)
+    });
+    let mut listener = redis.connect().unwrap();
+    let mut copies = listener.as_pubsub();
+    copies.psubscribe("staging:*").unwrap();
+    staging.hub.room("r").push("replayed").ignore();
+    staging.hub.broadcast("replayed").ignore();
+    staging.block_on(staging.hub.publish("c", "replayed")).unwrap();
+    let mut said = redis.connect().unwrap();
+    for _ in 0..3 {
+        let copy = copies.get_message().unwrap();
+        let channel = copy.get_channel_name().replacen("staging", "prod", 1);
+        let publish =
+            redis::cmd("PUBLISH").arg(&channel).arg(copy.get_payload_bytes()).query::<i64>(&mut said);
+        assert!(publish.unwrap() > 0, "{channel}");
+    }
+    wait_until("all are refused", || prod.hub.stats().remote.refused == 4);
+    tab.say("own nothing came");
+    assert_eq!(tab.text(), "nothing came");
+    prod.block_on(prod.hub.publish("c", "its own")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"its own");
+    }
+}
