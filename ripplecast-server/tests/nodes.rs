@@ -15,7 +15,7 @@ use tungstenite::Message;
 /// Time in which the others must have noticed that a node has died: its lease, and then a look at the list.
 const SWEPT: Duration = Duration::from_secs(60);
 /// The nodes that are there, or were until their lease ended.
-const NODES: &str = "ripplecast:nodes:{}";
+const NODES: &str = "ripplecast:seats:{}";
 
 /// Waits until something is so.
 #[track_caller]
@@ -125,12 +125,12 @@ fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
         node.bump(value);
         assert_eq!((here.next(), there.next()), (value, value));
     }
-    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 2);
+    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["HLEN", NODES]) == 2);
 
     first.kill();
     second.bump(21);
     assert_eq!(there.next(), 21, "the other goes on");
-    eventually("the dead node to be swept", SWEPT, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);
+    eventually("the dead node to be swept", SWEPT, || redis.ask::<u64>(&["HLEN", NODES]) == 1);
     second.bump(22);
     assert_eq!(there.next(), 22);
 
@@ -195,7 +195,7 @@ fn two_nodes_share_the_counter_over_tls() {
         node.bump(value);
         assert_eq!((here.next(), there.next()), (value, value));
     }
-    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 2);
+    eventually("both nodes to be known", PATIENCE, || redis.ask::<u64>(&["HLEN", NODES]) == 2);
     let plain = redis.url().replace("rediss://", "redis://");
     assert_refuses(ripplecast().args(["--backend", &plain]), &["--backend:", "can't be reached"]);
 }
@@ -258,7 +258,7 @@ fn an_optional_redis_may_come_later() {
     assert!(status.contains("200") && health == r#"{"status":"degraded"}"#, "{status}: {health}");
 
     let redis = Redis::start_at(port).expect("the port is still free");
-    eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["ZCARD", NODES]) == 1);
+    eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["HLEN", NODES]) == 1);
     let other = Node::on(&redis);
     let mut tab = other.tab(0);
     eventually("the counter to be there", PATIENCE, || {

@@ -6,6 +6,7 @@
 
 mod outgoing;
 mod registry;
+mod seats;
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,8 @@ use crate::{
     redis::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
 };
 use outgoing::Outgoing;
-use registry::{Item, Seat};
+use registry::Item;
+use seats::{Seat, Watch};
 
 /// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
 /// counts as gone: nothing else that is meant for it reaches it either.
@@ -74,6 +76,8 @@ struct Inner {
     clients: Mutex<HashMap<Arc<str>, usize>>,
     /// What others know of this node.
     registration: Mutex<registry::Registration>,
+    /// The heartbeats of all nodes.
+    watch: Mutex<Watch>,
     /// The registration has something to do.
     changed: Notify,
     /// Questions that wait for their answers.
@@ -118,6 +122,7 @@ impl RedisBridge {
             rooms: Mutex::default(),
             clients: Mutex::default(),
             registration: Mutex::default(),
+            watch: Mutex::default(),
             changed: Notify::new(),
             questions: Mutex::default(),
             next_question: AtomicU64::new(0),

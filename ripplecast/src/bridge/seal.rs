@@ -1,9 +1,13 @@
 //! Signatures: with a shared secret, a node believes only what another node that knows it has sent, on that channel, just now,
 //! and once.
 //!
-//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. A message that is older than [`WINDOW`] is refused, and
-//! so is one that was heard before: in rooms by its number, elsewhere by a window over the last numbers, as IPsec has it
-//! (RFC 4303, section 3.4.3). So clocks of nodes must not differ by more than the window.
+//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name, prefix included: a
+//! message of one application is worth nothing on the channels of another with the same secret. A message that is older than
+//! [`WINDOW`] is refused, and so is one that was heard before: in rooms by its number, elsewhere by a window over the last numbers,
+//! as IPsec has it (RFC 4303, section 3.4.3).
+//!
+//! The time limits how long a recording can be replayed; it never orders messages. Clocks of nodes must not differ by more than the
+//! window: beyond it messages are refused and counted, never reordered or believed.
 
 use std::{
     collections::HashMap,
@@ -16,7 +20,7 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
 use super::{
-    numbers::{Number, Window, new_series},
+    numbers::{FIRST_SERIES, Number, Window},
     wire::{Body, Message},
 };
 use crate::{Error, Result};
@@ -36,9 +40,7 @@ pub(crate) struct Sealer {
     node: u64,
     /// The secret, ready for use.
     mac: Option<Hmac<Sha256>>,
-    /// Of the messages that are no frames of rooms.
-    series: u64,
-    /// The number of the next one.
+    /// The number of the next message that is not a frame of a room.
     next: AtomicU64,
     /// Messages that were refused.
     refused: AtomicU64,
@@ -60,7 +62,7 @@ impl Sealer {
     /// Signs as that node.
     pub(crate) fn new(node: u64, secret: Option<&[u8]>) -> Self {
         let mac = secret.and_then(|secret| Hmac::new_from_slice(secret).ok());
-        Self { node, mac, series: new_series(0), next: AtomicU64::new(1), refused: AtomicU64::new(0) }
+        Self { node, mac, next: AtomicU64::new(1), refused: AtomicU64::new(0) }
     }
 
     /// Whether there is a secret.
@@ -80,7 +82,7 @@ impl Sealer {
 
     /// A message in bytes, for that channel, with the next number of those that are no frames of rooms.
     pub(crate) fn message(&self, channel: &str, body: Body) -> Bytes {
-        let number = Number { series: self.series, number: self.next.fetch_add(1, Relaxed) };
+        let number = Number { series: FIRST_SERIES, number: self.next.fetch_add(1, Relaxed) };
         self.seal(channel, &Message { node: self.node, number, body })
     }
 

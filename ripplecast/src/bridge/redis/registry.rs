@@ -5,18 +5,14 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `nodes` | sorted set: seat, and until when its lease lasts, in ms of the server's clock |
+//! | `seats` | hash: seat, and how many heartbeats its node has sent; 0 for one that was given up |
 //! | `room:{R}:nodes`, `client:{C}:nodes` | hash: seat, and how many connections it has |
 //! | `seat:{S}:rooms`, `seat:{S}:clients` | set: where the seat is written, for whoever removes it |
 //! | `seat:{S}` | channel: what is for that node alone |
 
 use std::{
-    collections::HashSet,
-    hash::{BuildHasher as _, RandomState},
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -27,107 +23,49 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
-use super::Inner;
+use super::{
+    Inner,
+    seats::{BEAT, BEGIN, LEASE, Look, Seat},
+};
 use crate::{
     Error, Result,
     bridge::seal::Once,
     error::BackendError,
     log::limited,
-    redis::{Backoff, Channel, Link, Redis},
+    redis::{Backoff, Channel, Link},
 };
 
-/// How long a seat is held without a word of its node.
-const LEASE: Duration = Duration::from_secs(20);
-/// Time between two words.
-const BEAT: Duration = Duration::from_secs(5);
 /// Entries that are written, or removed, in one round trip.
 const BATCH: usize = 256;
 /// Time that a node takes for its goodbye, and for the last messages.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Renews the lease of a seat. KEYS: the nodes. ARGV: the seat, the lease in ms, whether it is new, the former seat, which
-/// is to be removed: also if others did, for its node may have written under it since.
-/// Answers with nothing if the seat is lost, else with the seats of others whose lease is over.
-static RENEW: LazyLock<Script> = LazyLock::new(|| {
+/// Seats that are removed in the time between two heartbeats.
+const SWEPT: usize = 8;
+
+/// Counts a heartbeat. KEYS: the seats. ARGV: the seat, whether it is new, the former seat, which is given up: also if others
+/// removed it, for its node may have written under it since.
+/// Answers with nothing if the seat is lost, else with the counts of all.
+static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[4] ~= '' then
-  redis.call('ZADD', KEYS[1], 0, ARGV[4])
+        "if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], ARGV[3], 0)
 end
-if ARGV[3] == '0' then
-  local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
-  if not held or tonumber(held) <= now then return false end
-end
-redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, 8)",
+if ARGV[2] == '0' and (redis.call('HGET', KEYS[1], ARGV[1]) or '0') == '0' then return false end
+redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+return redis.call('HGETALL', KEYS[1])",
     )
 });
 
-/// The seats whose lease lasts. KEYS: the nodes.
-static SEATS: LazyLock<Script> = LazyLock::new(|| {
+/// Gives up the seat of another node, unless that has sent a heartbeat meanwhile. KEYS: the seats. ARGV: the seat, the count at
+/// which it is. Answers with 1 if the seat is given up.
+static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-return redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf')",
+        "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], 0)
+return 1",
     )
 });
-
-/// The seat of a node.
-#[derive(Clone, Debug)]
-pub(super) struct Seat {
-    /// The node.
-    node: u64,
-    /// Its name: the node, a dot, and a number that is new each time.
-    field: Arc<str>,
-    /// Until when this node itself believes that it holds it, in ms after `BEGIN`; for its own seat.
-    held: Arc<AtomicU64>,
-}
-
-/// The beginning of this process's time, for leases.
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl Seat {
-    /// A new one.
-    fn new(node: u64) -> Self {
-        let number = RandomState::new().hash_one(node);
-        Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }
-    }
-
-    /// One of another node, by its name.
-    pub(super) fn parse(field: &str) -> Option<Self> {
-        let (node, number) = field.split_once('.')?;
-        let is_whole = node.len() == 16 && number.len() == 16;
-        let node = u64::from_str_radix(node, 16).ok().filter(|_| is_whole)?;
-        Some(Self { node, field: field.into(), held: Arc::default() })
-    }
-
-    /// The node.
-    pub(super) fn node(&self) -> u64 {
-        self.node
-    }
-
-    /// Its name.
-    pub(super) fn field(&self) -> &str {
-        &self.field
-    }
-
-    /// The channel of what is for this node alone.
-    pub(super) fn inbox(&self, redis: &Redis) -> String {
-        redis.key("seat", &self.field, "")
-    }
-
-    /// Whether its own node may still act under it: others may have given it up otherwise.
-    pub(super) fn is_held(&self) -> bool {
-        BEGIN.elapsed().as_millis() < u128::from(self.held.load(Relaxed))
-    }
-
-    /// The lease was renewed by a word that was sent then.
-    fn hold(&self, sent: Instant) {
-        let until = sent.duration_since(*BEGIN) + LEASE;
-        self.held.store(until.as_millis() as u64, Relaxed);
-    }
-}
 
 /// Something that others are told of.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -203,7 +141,7 @@ impl Inner {
             }
         });
         inbox.ready().await?;
-        let mut dead = self.renew(seat, true, former).await?;
+        let mut over = self.beat(seat, true, former).await?;
         self.begin(seat);
         let mut next = tokio::time::Instant::now() + BEAT;
         loop {
@@ -211,7 +149,7 @@ impl Inner {
             let now = tokio::time::Instant::now();
             if now >= next {
                 next = now + BEAT;
-                dead = self.renew(seat, false, None).await?;
+                over = self.beat(seat, false, None).await?;
                 let mut registration = self.registration.lock();
                 let later = std::mem::take(&mut registration.later);
                 registration.dirty.extend(later);
@@ -225,14 +163,14 @@ impl Inner {
                 return Err(BackendError::Unavailable { reason }.into());
             }
             let has_written = self.write(seat).await?;
-            if let Some(other) = dead.last() {
-                match self.remove_some(other).await {
+            if let Some((other, count)) = over.last_mut() {
+                match self.sweep(other, count).await {
                     Ok(false) => {}
-                    Ok(true) => drop(dead.pop()),
-                    // A shard is away, and this node is none the worse for it: at the next word it is tried again.
+                    Ok(true) => drop(over.pop()),
+                    // A shard is unavailable, and this node is none the worse for it: it tries again after the next heartbeat.
                     Err(error) if self.redis.is_cluster() => {
                         tracing::debug!(%error, "what a dead node left can't be removed yet");
-                        dead.pop();
+                        over.pop();
                     }
                     Err(error) => return Err(error),
                 }
@@ -246,17 +184,30 @@ impl Inner {
         }
     }
 
-    /// Renews the lease. The seats whose lease is over.
-    async fn renew(&self, seat: &Seat, is_new: bool, former: Option<&Seat>) -> Result<Vec<Seat>> {
+    /// Sends a heartbeat, which renews the lease. Returns some of the seats whose lease is over, and the count of each.
+    async fn beat(&self, seat: &Seat, is_new: bool, former: Option<&Seat>) -> Result<Vec<(Seat, u64)>> {
         let sent = Instant::now();
-        let mut renew = RENEW.key(self.nodes_key());
-        renew.arg(seat.field()).arg(LEASE.as_millis() as u64).arg(u8::from(is_new));
-        renew.arg(former.map_or("", |seat| seat.field()));
-        let dead: Option<Vec<String>> = self.own.script(&self.nodes_key(), &renew).await?;
-        let dead = dead
+        let mut beat = HEARTBEAT.key(self.seats_key());
+        beat.arg(seat.field()).arg(u8::from(is_new)).arg(former.map_or("", |seat| seat.field()));
+        let counts: Option<HashMap<String, String>> = self.own.script(&self.seats_key(), &beat).await?;
+        let counts = counts
             .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
         seat.hold(sent);
-        Ok(dead.iter().filter_map(|field| Seat::parse(field)).collect())
+        let Look { mut over, .. } = self.watch.lock().look(sent, Instant::now(), &counts);
+        over.truncate(SWEPT);
+        Ok(over)
+    }
+
+    /// Gives up a seat whose lease is over, and then removes some of what was written under it. Returns whether it is done.
+    async fn sweep(&self, seat: &Seat, count: &mut u64) -> Result<bool> {
+        if *count == 0 {
+            return self.remove_some(seat).await;
+        }
+        let mut end = GIVE_UP.key(self.seats_key());
+        end.arg(seat.field()).arg(*count);
+        let is_over: bool = self.own.script(&self.seats_key(), &end).await?;
+        *count = 0;
+        Ok(!is_over) // one that has sent a heartbeat meanwhile stays
     }
 
     /// From now on others are told of changes; first of everything.
@@ -346,16 +297,19 @@ impl Inner {
             self.own.run::<()>(&remove).await?;
             return Ok(false);
         }
-        let mut remove = cmd("ZREM");
-        remove.arg(self.nodes_key()).arg(seat.field());
+        let mut remove = cmd("HDEL");
+        remove.arg(self.seats_key()).arg(seat.field());
         self.own.run::<()>(&remove).await?;
         Ok(true)
     }
 
     /// The seats whose lease lasts.
     pub(super) async fn seats(&self) -> Result<Vec<Seat>> {
-        let fields: Vec<String> = self.redis.script(&self.nodes_key(), &SEATS.key(self.nodes_key())).await?;
-        Ok(fields.iter().filter_map(|field| Seat::parse(field)).collect())
+        let sent = Instant::now();
+        let mut read = cmd("HGETALL");
+        read.arg(self.seats_key());
+        let counts: HashMap<String, String> = self.redis.run(&read).await?;
+        Ok(self.watch.lock().look(sent, Instant::now(), &counts).lasting)
     }
 
     /// Lets what waits go out, and gives the seat up, at the same time.
@@ -370,10 +324,10 @@ impl Inner {
     /// Gives the seat up.
     async fn give_up(&self) -> Result<()> {
         let Some(seat) = self.registration.lock().seat.take() else { return Ok(()) };
-        seat.held.store(0, Relaxed);
+        seat.release();
         let goodbye = async {
-            let mut end = cmd("ZADD");
-            end.arg(self.nodes_key()).arg("XX").arg(0).arg(seat.field());
+            let mut end = cmd("HSET");
+            end.arg(self.seats_key()).arg(seat.field()).arg(0);
             self.own.run::<()>(&end).await?;
             while !self.remove_some(&seat).await? {}
             Ok(())
@@ -381,9 +335,9 @@ impl Inner {
         timeout(GOODBYE, goodbye).await.map_err(|_| BackendError::TimedOut { after: GOODBYE })?
     }
 
-    /// The key of the nodes.
-    fn nodes_key(&self) -> String {
-        self.redis.key("nodes", "", "")
+    /// The key of the seats.
+    fn seats_key(&self) -> String {
+        self.redis.key("seats", "", "")
     }
 }
 
@@ -401,30 +355,5 @@ impl Item {
             Self::Room(room) => super::Group::Room(room),
             Self::Client(client) => super::Group::Client(client),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seat_reads_back_and_is_new_each_time() {
-        let (one, two) = (Seat::new(7), Seat::new(7));
-        assert_ne!(one.field(), two.field());
-        let read = Seat::parse(one.field()).unwrap();
-        assert_eq!((read.node(), read.field()), (7, one.field()));
-        assert!(Seat::parse("7.8").is_none() && Seat::parse("").is_none());
-    }
-
-    #[test]
-    fn a_seat_is_held_for_the_lease_and_no_longer() {
-        LazyLock::force(&BEGIN);
-        let seat = Seat::new(1);
-        assert!(!seat.is_held(), "nobody has confirmed it");
-        seat.hold(Instant::now());
-        assert!(seat.is_held());
-        seat.held.store(0, Relaxed);
-        assert!(!seat.is_held());
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The key of the nodes, whose master is one that every node needs.
-const NODES: &str = "ripplecast:nodes:{}";
+const NODES: &str = "ripplecast:seats:{}";
 
 /// Names of rooms that are on that master, or are not.
 fn rooms(cluster: &Cluster, on: &Server, are: bool, count: usize) -> Vec<String> {

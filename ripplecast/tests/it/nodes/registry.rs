@@ -1,8 +1,14 @@
 //! Who is where: leases, goodbyes, and what a dead node leaves behind.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-use super::{super::redis::Server, node, nodes, wait_until};
+use super::{
+    super::redis::{Flavour, Server},
+    node, nodes, wait_until,
+};
 
 /// All keys but that of the liveness check.
 fn keys(redis: &Server) -> Vec<String> {
@@ -10,6 +16,11 @@ fn keys(redis: &Server) -> Vec<String> {
     keys.retain(|key| key != "ripplecast:alive");
     keys.sort_unstable();
     keys
+}
+
+/// The seats, and the heartbeats of each.
+fn heartbeats(redis: &Server) -> BTreeMap<String, u64> {
+    redis.ask("HGETALL ripplecast:seats:{}")
 }
 
 #[test]
@@ -37,24 +48,24 @@ fn a_dead_node_counts_no_more_after_its_lease_and_is_swept_by_the_others() {
     redis.ask::<i64>(&format!("HSET ripplecast:client:{{ann}}:nodes {seat} 2"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:clients ann"));
     // While its lease lasts, it counts.
-    let lease = |ms: u64| {
-        let (seconds, _): (u64, u64) = redis.ask("TIME");
-        redis.ask::<i64>(&format!("ZADD ripplecast:nodes:{{}} {} {seat}", seconds * 1000 + ms));
+    let lease = |count: u64| {
+        redis.ask::<i64>(&format!("HSET ripplecast:seats:{{}} {seat} {count}"));
     };
-    lease(60_000);
+    lease(7);
     assert_eq!((a.len("r"), b.len("r")), (3, 3));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 3);
     // But nobody listens at its seat: nothing that is sent to it counts.
     assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 0);
     let tab = b.scripted("/ws", "join r; identify ann");
     wait_until("both are counted", || a.len("r") == 4);
+    // Whoever sees the lease pass notes it so; the watch has its own tests.
     lease(0);
     wait_until("its lease is over", || a.len("r") == 1);
     wait_until("it is swept", || {
         redis.ask::<Vec<String>>(&format!("KEYS *{seat}*")).is_empty()
             && redis.ask::<Vec<String>>("HKEYS ripplecast:room:{r}:nodes").len() == 1
             && redis.ask::<Vec<String>>("HKEYS ripplecast:client:{ann}:nodes").len() == 1
-            && redis.ask::<i64>("ZCARD ripplecast:nodes:{}") == 2
+            && redis.ask::<i64>("HLEN ripplecast:seats:{}") == 2
     });
     // Those who are alive have lost nothing.
     assert_eq!(a.len("r"), 1);
@@ -68,11 +79,11 @@ fn a_node_that_was_taken_for_dead_takes_another_seat() {
     let [a, b] = nodes(&redis.url());
     let mut tab = b.scripted("/ws", "join r; identify ann");
     wait_until("it is known", || a.len("r") == 1);
-    let seats = || redis.ask::<Vec<String>>("ZRANGE ripplecast:nodes:{} 0 -1");
+    let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
     let old: Vec<_> = seats();
     let lost = old.iter().find(|seat| seat.starts_with(&b.hub.node().to_string())).unwrap();
     // Somebody else swept it.
-    redis.ask::<i64>(&format!("ZREM ripplecast:nodes:{{}} {lost}"));
+    redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
     wait_until("it has another seat", || {
         seats().iter().any(|seat| seat.starts_with(&b.hub.node().to_string()) && seat != lost)
     });
@@ -88,11 +99,7 @@ fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
     let redis = Server::start();
     let a = node(&redis.url());
     wait_until("it is registered", || a.block_on(a.hub.nodes()).is_ok_and(|nodes| nodes.len() == 1));
-    let lease = || -> (String, u64) {
-        let mut seats: Vec<(String, f64)> = redis.ask("ZRANGE ripplecast:nodes:{} 0 -1 WITHSCORES");
-        let (seat, until) = seats.pop().unwrap();
-        (seat, until as u64)
-    };
+    let lease = || heartbeats(&redis).pop_first().unwrap();
     let mut tab = a.tab("/ws");
     let conn = a.connection(&mut tab);
     let done = AtomicBool::new(false);
@@ -106,8 +113,8 @@ fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
                 conn.leave(&format!("{}", (number + 500) % 1000));
             }
         });
-        let (seat, until) = lease();
-        wait_until("it is renewed meanwhile, twice", || lease().1 >= until + 9_000);
+        let (seat, count) = lease();
+        wait_until("it is renewed meanwhile, twice", || lease().1 >= count + 2);
         assert_eq!(lease().0, seat);
         done.store(true, Relaxed);
     });
@@ -119,10 +126,10 @@ fn what_is_written_under_a_seat_that_was_removed_is_removed_too() {
     let a = node(&redis.url());
     let _tab = a.scripted("/ws", "join r");
     wait_until("it is counted", || redis.ask::<i64>("HLEN ripplecast:room:{r}:nodes") == 1);
-    let seats = || redis.ask::<Vec<String>>("ZRANGE ripplecast:nodes:{} 0 -1");
+    let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
     let lost = seats().pop().unwrap();
     // Others take it for dead and remove it; then it writes once more, before it has noticed.
-    redis.ask::<i64>(&format!("ZREM ripplecast:nodes:{{}} {lost}"));
+    redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
     redis.ask::<i64>(&format!("HSET ripplecast:room:{{late}}:nodes {lost} 1"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{lost}}}:rooms late"));
     wait_until("nothing is left of it", || {
@@ -146,4 +153,54 @@ fn what_makes_no_sense_is_counted_and_harms_nothing() {
     wait_until("all are counted", || a.hub.stats().remote.refused == 8);
     assert!(a.hub.room("r").push("still here").is_queued());
     assert_eq!(tab.text(), "still here");
+}
+
+#[test]
+fn a_clock_of_redis_that_is_set_costs_no_lease() {
+    let redis = Server::setup(Flavour::Valkey8).own_clock().start();
+    let [a, b] = nodes(&redis.url());
+    let mut tab = b.scripted("/ws", "join r; identify ann");
+    wait_until("it is known", || {
+        a.len("r") == 1 && a.block_on(a.hub.client("ann").push("first")).is_ok_and(|reached| reached == 1)
+    });
+    assert_eq!(tab.text(), "first");
+    let mut pushes = 0;
+    for seconds in [40, -3600, 0] {
+        let before = heartbeats(&redis);
+        redis.set_clock(seconds);
+        // Until both nodes have sent a heartbeat and judged the other by it, at each moment.
+        wait_until("both have sent another heartbeat", || {
+            assert_eq!((a.len("r"), b.len("r")), (1, 1), "{seconds}");
+            assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 2, "{seconds}");
+            assert_eq!(a.block_on(a.hub.client("ann").nodes()).unwrap(), [b.hub.node()], "{seconds}");
+            assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 1, "{seconds}");
+            pushes += 1;
+            let now = heartbeats(&redis);
+            assert!(now.keys().eq(before.keys()), "{seconds}: a node has taken another seat");
+            now.iter().zip(before.values()).all(|((_, now), before)| now > before)
+        });
+    }
+    (0..pushes).for_each(|_| assert_eq!(tab.text(), "x"));
+}
+
+#[test]
+fn a_seat_that_is_over_is_swept_and_one_that_beats_is_not() {
+    let redis = Server::start();
+    let a = node(&redis.url());
+    wait_until("it is registered", || heartbeats(&redis).len() == 1);
+    // Two seats of nodes that this one first sees now. One of them goes on.
+    let (dead, alive) = ("00000000000000aa.00000000000000bb", "00000000000000ab.00000000000000bb");
+    let beat = |seat: &str| redis.ask::<u64>(&format!("HINCRBY ripplecast:seats:{{}} {seat} 1"));
+    beat(dead);
+    let mut nodes = Vec::new();
+    wait_until("the lease of the dead one is over", || {
+        beat(alive);
+        nodes = a.block_on(a.hub.nodes()).unwrap();
+        nodes.len() == 2
+    });
+    wait_until("it is swept", || {
+        beat(alive);
+        !heartbeats(&redis).contains_key(dead)
+    });
+    assert!(heartbeats(&redis)[alive] > 1 && a.block_on(a.hub.nodes()).unwrap().len() == 2);
 }
