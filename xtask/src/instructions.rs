@@ -4,6 +4,10 @@
 //! the server runs under callgrind, which counts those of the program itself, not of the kernel. Every figure is the
 //! difference of two runs, divided by how much more the longer one did: what it takes to start, and to open and close the
 //! connections, is in both and goes away.
+//!
+//! The same shows that no header costs more than in proportion to its length: see [`headers`].
+
+mod headers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -125,6 +129,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
         println!("   {BASELINE} was measured with {}, and this is {rustc}", baseline.rustc);
     }
     let renewable = compare(&baseline.instructions, &now)?;
+    headers::check(workspace)?;
     Ok(if renewable.is_empty() {
         format!("{} figures within {TOLERANCE} %", now.len())
     } else {
@@ -255,7 +260,7 @@ impl Metric {
     fn run(&self, workspace: &Workspace, name: &str, load: Load) -> Result<Run> {
         let program = target_directory(workspace).join("release/ripplecast");
         let profile = workspace.at(PROFILES).join(format!("{}.{name}", self.name));
-        let mut server = Server::start(workspace, &program, &profile)?;
+        let mut server = Server::start(workspace, &program, &profile, "bench serve --port 0 --shards 1")?;
         let idle = server.descriptors()?;
         let mut command = Command::line(&format!(
             "{} bench load ws://{}{} --mode {} --connections {} --window 1 --seed 1 --json",
@@ -325,19 +330,15 @@ struct Server {
 
 impl Server {
     /// Starts it on a port that is free. It has one shard on one thread, or threads would share the work anew in every run.
-    fn start(workspace: &Workspace, program: &Path, profile: &Path) -> Result<Self> {
+    fn start(workspace: &Workspace, program: &Path, profile: &Path, arguments: &str) -> Result<Self> {
         let log = profile
             .with_extension(format!("{}.log", profile.extension().unwrap_or_default().to_string_lossy()));
         let command = Command::line("valgrind --tool=callgrind")
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(program.display().to_string())
-            .arg("bench")
-            .arg("serve")
-            .arg("--port")
-            .arg("0")
-            .arg("--shards")
-            .arg("1")
+            .env("RIPPLECAST_SHARDS", "1")
             .env("TOKIO_WORKER_THREADS", "1");
+        let command = arguments.split(' ').fold(command, Command::arg);
         command.announce();
         let command_line = command.to_string();
         let said = File::create(&log).map_err(|error| format!("{} can't be made: {error}", log.display()))?;

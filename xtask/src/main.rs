@@ -4,6 +4,7 @@
 mod blocks;
 mod cluster;
 mod command;
+mod deny;
 mod instructions;
 mod links;
 mod setup;

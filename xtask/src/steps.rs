@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, blocks, instructions, links, valkey};
+use crate::{Result, Workspace, blocks, deny, instructions, links, valkey};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -24,6 +24,8 @@ pub(crate) enum Step {
     Format,
     /// Links in Markdown files lead somewhere
     Links,
+    /// Licences, sources and versions of what we depend on keep to deny.toml
+    Deny,
     /// Clippy has nothing to say
     Clippy,
     /// Unit, integration and documentation tests
@@ -34,7 +36,7 @@ pub(crate) enum Step {
     Docs,
     /// The concurrent core is model-checked, and a fault put into it is found
     Models,
-    /// A delivery, an echo and an upgrade take no more instructions than bench/instructions.json says
+    /// A delivery, an echo and an upgrade take no more instructions than bench/instructions.json says, and no header costs more than in proportion
     Instructions,
     /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
     Fuzz,
@@ -214,6 +216,7 @@ impl Step {
                 )
             }
             Self::Links => Ok(Outcome { note: Some(links::check(workspace)?), ..Outcome::default() }),
+            Self::Deny => Ok(Outcome { note: Some(deny::check(workspace)?), ..Outcome::default() }),
             Self::Clippy => plain(
                 &Command::line("cargo clippy --workspace --all-targets --locked -- -D warnings"),
                 workspace,
