@@ -3,13 +3,19 @@
 use std::{
     collections::HashSet,
     convert::Infallible,
-    future::Future,
+    future::{Future, ready},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use axum::{Router, extract, response::IntoResponse, routing::MethodRouter};
+use axum::{
+    Router, extract,
+    middleware::map_response,
+    response::{IntoResponse, Response},
+    routing::MethodRouter,
+};
+use http::{HeaderValue, header::STRICT_TRANSPORT_SECURITY};
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -21,7 +27,7 @@ use crate::{
     log::{cut, limited},
     server::{
         Server, base_path,
-        files::files,
+        files::{FileOptions, files},
         tls::{TlsFile, TlsFiles},
     },
     sse,
@@ -50,6 +56,8 @@ pub struct App {
     endpoints: HashSet<String>,
     /// The settings of the accept loop.
     server: Server,
+    /// The header that keeps browsers to TLS.
+    hsts: Option<HeaderValue>,
 }
 
 impl App {
@@ -71,6 +79,7 @@ impl App {
     /// | `RIPPLECAST_IPV6_PREFIX` | leading bits of an IPv6 address that count as one address | 64 |
     /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
+    /// | `RIPPLECAST_HSTS` | seconds for which browsers use TLS alone; see [`AppBuilder::hsts`] | none |
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that can't be used, and those of [`AppBuilder::build`].
@@ -141,15 +150,27 @@ impl App {
     }
 
     /// Serves the files below a directory at all paths below `prefix`. Never a file outside of it, whatever the path says
-    /// and wherever a symbolic link leads; never a list of a directory.
+    /// and wherever a symbolic link leads; never a list of a directory. Names that begin with a dot (except `.well-known`) and
+    /// editors' backups are 404; [`App::files_with`] can allow them.
     ///
     /// # Errors
     /// When `root` is no directory.
     ///
     /// # Panics
     /// As [`App::ws`].
-    pub fn files(mut self, prefix: &str, root: impl AsRef<Path>) -> Result<Self> {
-        self.router = self.router.nest_service(prefix, files(root.as_ref())?);
+    pub fn files(self, prefix: &str, root: impl AsRef<Path>) -> Result<Self> {
+        self.files_with(prefix, root, FileOptions::new())
+    }
+
+    /// Serves files as [`App::files`] does, with options.
+    ///
+    /// # Errors
+    /// As [`App::files`].
+    ///
+    /// # Panics
+    /// As [`App::ws`].
+    pub fn files_with(mut self, prefix: &str, root: impl AsRef<Path>, options: FileOptions) -> Result<Self> {
+        self.router = self.router.nest_service(prefix, files(root.as_ref(), options)?);
         Ok(self)
     }
 
@@ -312,7 +333,14 @@ impl Bound {
     /// # Errors
     /// None so far: trouble with accepting is logged, and does not end it.
     pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { app: App { hub, router, server, .. }, listener, .. } = self;
+        let Self { app: App { hub, router, server, hsts, .. }, listener, .. } = self;
+        let router = match hsts {
+            Some(value) => router.layer(map_response(move |mut response: Response| {
+                response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, value.clone());
+                ready(response)
+            })),
+            None => router,
+        };
         server.serve(listener, router, shutdown, hub.shutdown()).await;
         Ok(())
     }
@@ -330,6 +358,8 @@ pub struct AppBuilder {
     tls_cert: Option<TlsFile>,
     /// The file of its key.
     tls_key: Option<TlsFile>,
+    /// How long browsers are kept to TLS.
+    hsts: Option<Duration>,
 }
 
 impl AppBuilder {
@@ -375,6 +405,9 @@ impl AppBuilder {
         if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
             let proxies = list.parse().map_err(|error| renamed(error, "RIPPLECAST_TRUSTED_PROXIES"))?;
             builder = builder.trusted_proxies(proxies);
+        }
+        if let Some(seconds) = number(HSTS)? {
+            builder = builder.hsts(Duration::from_secs(seconds as u64));
         }
         builder.tls_cert = variable(TLS_CERT)?.map(|path| TlsFile::new(TLS_CERT, path));
         builder.tls_key = variable(TLS_KEY)?.map(|path| TlsFile::new(TLS_KEY, path));
@@ -474,13 +507,36 @@ impl AppBuilder {
         self
     }
 
+    /// Sends `Strict-Transport-Security` with every response: a browser that has seen it uses `https` and `wss` alone for this
+    /// host and port, for this time. Default: not sent, since a host that returns to plain HTTP can't be reached until the time
+    /// is over. Start with an hour, then go to a year. Needs [`AppBuilder::tls`]; behind a proxy that speaks TLS, let the proxy
+    /// send it.
+    ///
+    /// ```no_run
+    /// # async fn example() -> ripplecast::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let builder = ripplecast::App::builder().tls("fullchain.pem", "privkey.pem");
+    /// let app = builder.hsts(Duration::from_secs(3_600)).build().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn hsts(mut self, max_age: Duration) -> Self {
+        self.hsts = Some(max_age);
+        self
+    }
+
     /// Connects to the backend, builds the app, and starts its hub.
     ///
     /// # Errors
     /// Those of [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
     /// without the other.
     pub async fn build(self) -> Result<App> {
-        let Self { hub, server, tls_cert, tls_key } = self;
+        let Self { hub, server, tls_cert, tls_key, hsts } = self;
+        if let (Some(max_age), None) = (hsts, &tls_cert) {
+            return Err(Error::setting(HSTS, max_age.as_secs(), "it needs a certificate: set tls as well"));
+        }
+        let hsts = hsts.map(|max_age| HeaderValue::try_from(format!("max-age={}", max_age.as_secs())));
+        let hsts = hsts.transpose().map_err(Error::other)?;
         let tls = match (tls_cert, tls_key) {
             (None, None) => None,
             (Some(cert), Some(key)) => Some(Tls::load(TlsFiles::new(cert, key))?),
@@ -489,7 +545,7 @@ impl AppBuilder {
         };
         let hub = hub.connect().await?;
         let server = server.tls(tls).trusted(hub.trusted_proxies().clone()).ipv6_prefix(hub.ipv6_prefix());
-        Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server })
+        Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server, hsts })
     }
 }
 
@@ -505,6 +561,8 @@ fn renamed(error: Error, name: &'static str) -> Error {
 const TLS_CERT: &str = "RIPPLECAST_TLS_CERT";
 /// The variable that names its key.
 const TLS_KEY: &str = "RIPPLECAST_TLS_KEY";
+/// The variable that keeps browsers to TLS.
+const HSTS: &str = "RIPPLECAST_HSTS";
 
 /// One of two variables that go together is missing.
 fn missing(name: &'static str, other: &str) -> Error {

@@ -14,6 +14,7 @@ pub mod log;
 mod panics;
 mod redis;
 mod request;
+mod same_origin;
 mod server;
 pub mod sse;
 mod store;
@@ -32,7 +33,8 @@ pub use hub::{
 };
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
-pub use server::{Authority, Tls, TrustedProxies, signals::shutdown_signal};
+pub use same_origin::{SameOrigin, SameOriginService};
+pub use server::{Authority, FileOptions, Tls, TrustedProxies, signals::shutdown_signal};
 pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
 pub use stream::{
     DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription,

@@ -13,6 +13,7 @@ pub(crate) mod signals;
 pub(crate) mod tls;
 
 pub use authority::Authority;
+pub use files::FileOptions;
 pub(crate) use forwarded::ForwardedPeer;
 pub use forwarded::TrustedProxies;
 pub use tls::Tls;

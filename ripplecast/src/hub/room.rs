@@ -82,6 +82,22 @@ impl Room {
         self.core.len()
     }
 
+    /// Returns the members on this node alone, ordered by id. Asks no other node, and costs as much as there are members here.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let here = hub.room("lobby").members_here();
+    /// assert!(here.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn members_here(&self) -> Vec<ConnectionId> {
+        let id = |local| ConnectionId::new(self.shards.node, local);
+        let mut members: Vec<_> = self.core.members().into_iter().map(id).collect();
+        members.sort_unstable();
+        members
+    }
+
     /// Whether the room has no members.
     ///
     /// # Errors

@@ -26,26 +26,61 @@ use crate::{
 /// The file that stands for its directory.
 const INDEX: &str = "index.html";
 
+/// What [`App::files_with`](crate::App::files_with) serves beside ordinary files.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{App, FileOptions};
+///
+/// let app = App::builder().build().await?;
+/// let app = app.files_with("/dist", ".", FileOptions::new().hidden(true))?;
+/// # let _ = app;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "options do nothing until they are given to App::files_with"]
+pub struct FileOptions {
+    /// Whether names that begin with a dot, and backups, are served.
+    hidden: bool,
+}
+
+impl FileOptions {
+    /// Returns the defaults: hidden files and backups are 404.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves names that begin with a dot, such as `.env` and `.git`, and editors' backups (`~`, `.bak`, `.orig`, `.swp`,
+    /// `#…#`), too; default false. `.well-known` is always served.
+    pub fn hidden(mut self, hidden: bool) -> Self {
+        self.hidden = hidden;
+        self
+    }
+}
+
 /// Serves the files under `root`.
 ///
 /// # Errors
 /// When `root` is no directory that can be read.
-pub(crate) fn files(root: &Path) -> Result<Files> {
+pub(crate) fn files(root: &Path, options: FileOptions) -> Result<Files> {
     let real =
         root.canonicalize().and_then(|real| std::fs::read_dir(&real).map(|_| real)).map_err(|error| {
             Error::setting("files", root.display(), format!("can't serve files from there: {error}"))
         })?;
-    Ok(Files { root: Arc::from(real) })
+    Ok(Files { root: Arc::from(real), options })
 }
 
 /// A service for the files under one root.
 ///
 /// A path is refused with 404 when it leads outside, however it is written: `..`, encoded slashes, backslashes, NUL, or
-/// a symbolic link. Links that stay inside are followed. A directory is its `index.html`; it is never listed.
+/// a symbolic link. Links that stay inside are followed. A directory is its `index.html`; it is never listed. Hidden files and
+/// backups are 404 too, unless the options allow them.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     /// The root, without any symbolic link in it.
     root: Arc<Path>,
+    options: FileOptions,
 }
 
 impl Service<Request<Body>> for Files {
@@ -58,17 +93,17 @@ impl Service<Request<Body>> for Files {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let root = Arc::clone(&self.root);
-        Box::pin(async move { Ok(respond(root, request).await) })
+        let files = self.clone();
+        Box::pin(async move { Ok(respond(files, request).await) })
     }
 }
 
 /// Answers one request.
-async fn respond(root: Arc<Path>, request: Request<Body>) -> Response {
+async fn respond(Files { root, options }: Files, request: Request<Body>) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response();
     }
-    let Some(wanted) = Wanted::parse(request.uri().path()) else {
+    let Some(wanted) = Wanted::parse(request.uri().path(), options) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let found = tokio::task::spawn_blocking(move || wanted.find(&root)).await;
@@ -126,7 +161,7 @@ enum Found {
 
 impl Wanted {
     /// Reads a URI's path; `None` if any part of it is not the plain name of a file.
-    fn parse(path: &str) -> Option<Self> {
+    fn parse(path: &str, options: FileOptions) -> Option<Self> {
         let path = path.strip_prefix('/').unwrap_or(path);
         let mut below = PathBuf::new();
         if path.is_empty() {
@@ -135,6 +170,9 @@ impl Wanted {
         let names = path.strip_suffix('/');
         for part in names.unwrap_or(path).split('/') {
             let name = percent_decode_str(part).decode_utf8().ok()?;
+            if !options.hidden && is_hidden(&name) {
+                return None;
+            }
             below.push(plain(&name)?);
         }
         let slash = names.is_some();
@@ -157,6 +195,19 @@ impl Wanted {
             }
         }
     }
+}
+
+/// Whether a name is one that is kept beside a site, and not for its visitors: secrets, a repository, what an editor left.
+fn is_hidden(name: &str) -> bool {
+    let ends_with = |ending: &str| {
+        name.len()
+            .checked_sub(ending.len())
+            .and_then(|at| name.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(ending))
+    };
+    (name.starts_with('.') && name != ".well-known")
+        || (name.starts_with('#') && name.ends_with('#'))
+        || ["~", ".bak", ".orig", ".swp"].into_iter().any(ends_with)
 }
 
 /// The name itself, if it is a plain one: no way up, no separator of any system, no drive, no NUL.
@@ -194,14 +245,25 @@ mod tests {
             let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let dir = std::env::temp_dir().join(format!("ripplecast-files-{}-{next}", process::id()));
             fs::create_dir_all(dir.join("public/docs")).unwrap();
-            fs::create_dir_all(dir.join("public/empty")).unwrap();
+            for inner in ["empty", ".git", ".well-known"] {
+                fs::create_dir_all(dir.join("public").join(inner)).unwrap();
+            }
             fs::create_dir_all(dir.join("outside")).unwrap();
             for (path, text) in [
                 ("secret.txt", "secret"),
                 ("outside/index.html", "secret"),
                 ("public/index.html", "<p>front"),
                 ("public/a b.txt", "spaced"),
-                ("public/..name", "dots"),
+                ("public/.env", "KEY=secret"),
+                ("public/.git/config", "secret"),
+                ("public/docs/.htpasswd", "secret"),
+                ("public/app.js~", "secret"),
+                ("public/app.js.bak", "secret"),
+                ("public/app.js.ORIG", "secret"),
+                ("public/app.js.swp", "secret"),
+                ("public/#app.js#", "secret"),
+                ("public/.well-known/security.txt", "Contact"),
+                ("public/a.dotted.name", "dots"),
                 ("public/app.js", "let x"),
                 ("public/docs/index.html", "<p>docs"),
             ] {
@@ -211,7 +273,7 @@ mod tests {
         }
 
         fn files(&self) -> Files {
-            files(&self.0.join("public")).unwrap()
+            files(&self.0.join("public"), FileOptions::new()).unwrap()
         }
     }
 
@@ -237,7 +299,8 @@ mod tests {
             ("/index.html", "<p>front", "text/html"),
             ("/app.js", "let x", "text/javascript"),
             ("/a%20b.txt", "spaced", "text/plain"),
-            ("/..name", "dots", "application/octet-stream"),
+            ("/a.dotted.name", "dots", "application/octet-stream"),
+            ("/.well-known/security.txt", "Contact", "text/plain"),
             ("/docs/", "<p>docs", "text/html"),
             ("/%64ocs/index.html?x=/..", "<p>docs", "text/html"),
         ] {
@@ -293,6 +356,29 @@ mod tests {
         assert_eq!(ask(&files, Method::GET, &long).await.0, StatusCode::NOT_FOUND);
     }
 
+    #[tokio::test]
+    async fn hidden_files_and_backups_are_served_only_if_allowed() {
+        let place = Place::new();
+        let allowed = files(&place.0.join("public"), FileOptions::new().hidden(true)).unwrap();
+        for path in [
+            "/.env",
+            "/%2eenv",
+            "/.git/config",
+            "/docs/.htpasswd",
+            "/app.js~",
+            "/app.js%7e",
+            "/app.js.bak",
+            "/app.js.ORIG",
+            "/app.js.swp",
+            "/%23app.js%23",
+        ] {
+            let (status, body, _) = ask(&place.files(), Method::GET, path).await;
+            assert_eq!((status, body.as_str()), (StatusCode::NOT_FOUND, ""), "{path}");
+            assert_eq!(ask(&allowed, Method::GET, path).await.0, StatusCode::OK, "{path}");
+        }
+        assert_eq!(ask(&allowed, Method::GET, "/../secret.txt").await.0, StatusCode::NOT_FOUND);
+    }
+
     #[cfg(unix)]
     #[tokio::test]
     async fn symbolic_links_are_followed_inside_and_refused_outside() {
@@ -344,7 +430,7 @@ mod tests {
 
         // A root that is a link itself is fine: it was chosen by the one who runs the server.
         symlink("public", place.0.join("link")).unwrap();
-        let linked = super::files(&place.0.join("link")).unwrap();
+        let linked = super::files(&place.0.join("link"), FileOptions::new()).unwrap();
         assert_eq!(ask(&linked, Method::GET, "/app.js").await.1, "let x");
     }
 
@@ -384,7 +470,7 @@ mod tests {
     fn a_root_that_is_no_directory_is_named() {
         let place = Place::new();
         for root in [place.0.join("nowhere"), place.0.join("secret.txt")] {
-            let error = files(&root).unwrap_err().to_string();
+            let error = files(&root, FileOptions::new()).unwrap_err().to_string();
             assert!(error.contains(root.to_str().unwrap()), "{error}");
         }
     }

@@ -34,11 +34,12 @@ const KEY_ENCODING: GeneralPurpose = GeneralPurpose::new(
 pub(crate) struct Handshake {
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: HeaderValue,
-    /// The subprotocols that the client offered, in its order of preference, each once.
-    pub(crate) protocols: Vec<String>,
 }
 
-/// Checks an upgrade request.
+/// Subprotocols that a client may offer. Clients offer a handful; each one more costs every upgrade.
+pub(crate) const MAX_PROTOCOLS: usize = 32;
+
+/// Checks an upgrade request, except for its [`protocols`].
 ///
 /// HTTP/2 has a handshake of its own, extended CONNECT (RFC 8441): no `Upgrade`, no key, a `:protocol` of `websocket`. It
 /// would branch off here, by the version.
@@ -67,7 +68,7 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
     }
     let key = single(headers, &SEC_WEBSOCKET_KEY).ok_or(Refusal::Key)?;
     let accept = accept(key.as_bytes().trim_ascii()).ok_or(Refusal::Key)?;
-    Ok(Handshake { accept, protocols: protocols(headers)? })
+    Ok(Handshake { accept })
 }
 
 /// The subprotocol to speak: the first of `supported` that the client offered, so the server's order decides.
@@ -76,6 +77,29 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
 /// one, and the client then decides whether it can live with that.
 pub(crate) fn choose<'a>(offered: &[String], supported: &'a [String]) -> Option<&'a str> {
     supported.iter().find(|name| offered.contains(name)).map(String::as_str)
+}
+
+/// Returns the subprotocols that the client offered, in its order of preference. Stops reading at the first one too many.
+///
+/// # Errors
+/// [`Refusal::Protocols`], [`Refusal::TooManyProtocols`].
+pub(crate) fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+    let mut protocols = Vec::new();
+    for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let value = value.to_str().map_err(|_| Refusal::Protocols)?;
+        for name in
+            value.split(',').map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty())
+        {
+            if protocols.len() == MAX_PROTOCOLS {
+                return Err(Refusal::TooManyProtocols);
+            }
+            if !name.bytes().all(is_token) {
+                return Err(Refusal::Protocols);
+            }
+            protocols.push(name.to_owned());
+        }
+    }
+    Ok(protocols)
 }
 
 /// The answer to a key, which must be 16 bytes in base64.
@@ -111,25 +135,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
     values.next().filter(|_| values.next().is_none())
 }
 
-/// The subprotocols that the client offered.
-fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
-    let mut protocols = Vec::new();
-    for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
-        let value = value.to_str().map_err(|_| Refusal::Protocols)?;
-        for name in
-            value.split(',').map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty())
-        {
-            if !name.bytes().all(is_token) {
-                return Err(Refusal::Protocols);
-            }
-            if !protocols.iter().any(|known| known == name) {
-                protocols.push(name.to_owned());
-            }
-        }
-    }
-    Ok(protocols)
-}
-
 /// Whether a token may contain this byte (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -154,6 +159,8 @@ pub(crate) enum Refusal {
     Key,
     /// The subprotocols are not a list of tokens.
     Protocols,
+    /// More than [`MAX_PROTOCOLS`] subprotocols.
+    TooManyProtocols,
 }
 
 impl Refusal {
@@ -202,6 +209,9 @@ impl Refusal {
                 "Send \"Sec-WebSocket-Protocol\" as names with commas between them, or leave it out.",
                 &[],
             ),
+            Self::TooManyProtocols => {
+                (StatusCode::BAD_REQUEST, "Offer at most 32 names in \"Sec-WebSocket-Protocol\".", &[])
+            }
         }
     }
 }
@@ -246,15 +256,15 @@ mod tests {
         headers
     }
 
-    fn get(headers: &HeaderMap) -> Result<Handshake, Refusal> {
-        check(&Method::GET, Version::HTTP_11, headers)
+    fn get(headers: &HeaderMap) -> Result<(Handshake, Vec<String>), Refusal> {
+        Ok((check(&Method::GET, Version::HTTP_11, headers)?, protocols(headers)?))
     }
 
     #[test]
     fn the_rfcs_key_gets_the_rfcs_answer() {
-        let handshake = get(&with("host", &["example.com"])).expect("a good request");
+        let (handshake, protocols) = get(&with("host", &["example.com"])).expect("a good request");
         assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert!(handshake.protocols.is_empty());
+        assert!(protocols.is_empty());
     }
 
     #[test]
@@ -315,8 +325,8 @@ mod tests {
     #[test]
     fn subprotocols() {
         let headers = with("sec-websocket-protocol", &["chat, superchat,,chat", " v2.json\t"]);
-        let offered = get(&headers).expect("a good request").protocols;
-        assert_eq!(offered, ["chat", "superchat", "v2.json"]);
+        let (_, offered) = get(&headers).expect("a good request");
+        assert_eq!(offered, ["chat", "superchat", "chat", "v2.json"]);
 
         let cases: &[(&[&str], Option<&str>)] = &[
             (&["superchat", "chat"], Some("superchat")), // The server's order.
@@ -332,9 +342,22 @@ mod tests {
     }
 
     #[test]
+    fn no_more_subprotocols_are_read_than_may_be_offered() {
+        let names = |count: usize| (0..count).map(|n| format!("{n:x}")).collect::<Vec<_>>().join(",");
+        let offer = |names: &str| protocols(&with("sec-websocket-protocol", &[names]));
+        assert_eq!(offer(&names(MAX_PROTOCOLS)).unwrap().len(), MAX_PROTOCOLS);
+        assert_eq!(offer(&names(MAX_PROTOCOLS + 1)), Err(Refusal::TooManyProtocols));
+        assert_eq!(offer(&names(5_300)), Err(Refusal::TooManyProtocols));
+        // The same name counts each time, and what follows is not looked at.
+        assert_eq!(offer(&(names(MAX_PROTOCOLS) + ",0")), Err(Refusal::TooManyProtocols));
+        assert_eq!(offer(&(names(MAX_PROTOCOLS) + ",0,two words")), Err(Refusal::TooManyProtocols));
+        assert_eq!(offer(&",".repeat(16_000)), Ok(Vec::new()));
+    }
+
+    #[test]
     fn refusals_say_what_to_do() {
         type Headers = &'static [(&'static str, &'static str)];
-        let cases: [(Refusal, u16, Headers); 8] = [
+        let cases: [(Refusal, u16, Headers); 9] = [
             (Refusal::Method, 405, &[("allow", "GET")]),
             (Refusal::HttpVersion, 400, &[]),
             (Refusal::NoUpgrade, 426, &[("upgrade", "websocket"), ("connection", "Upgrade")]),
@@ -343,6 +366,7 @@ mod tests {
             (Refusal::WebSocketVersion, 426, &[("sec-websocket-version", "13")]),
             (Refusal::Key, 400, &[]),
             (Refusal::Protocols, 400, &[]),
+            (Refusal::TooManyProtocols, 400, &[]),
         ];
         for (refusal, status, headers) in cases {
             let response = refusal.into_response();

@@ -45,10 +45,7 @@ pub(super) struct Gate {
 pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> Response {
     let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
         Ok(handshake) => handshake,
-        Err(refusal) => {
-            limited!(DEBUG, ?refusal, path = %cut(request.uri().path()), "a request was no WebSocket upgrade");
-            return refusal.into_response();
-        }
+        Err(refusal) => return refused(refusal, request.uri().path()),
     };
     let way = match request.extensions_mut().remove::<Takeover>() {
         Some(takeover) => Way::Takeover(takeover),
@@ -73,6 +70,11 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
             "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
         );
     }
+    // Behind the origin, so that another site's page can't have it done.
+    let protocols = match handshake::protocols(&parts.headers) {
+        Ok(protocols) => protocols,
+        Err(refusal) => return refused(refusal, parts.uri.path()),
+    };
     let deflate = if gate.deflate { deflate::accept(&parts.headers) } else { None };
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
@@ -92,8 +94,8 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         }
     };
     let chosen = match &accept.subprotocol {
-        Some(own) => handshake.protocols.iter().find(|offered| *offered == own).map(String::as_str),
-        None => handshake::choose(&handshake.protocols, &gate.subprotocols),
+        Some(own) => protocols.iter().find(|offered| *offered == own).map(String::as_str),
+        None => handshake::choose(&protocols, &gate.subprotocols),
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -124,6 +126,12 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     response
 }
 
+/// Logs why a request can't be upgraded, and answers it.
+fn refused(refusal: handshake::Refusal, path: &str) -> Response {
+    limited!(DEBUG, ?refusal, path = %cut(path), "a request was no WebSocket upgrade");
+    refusal.into_response()
+}
+
 /// How the socket comes.
 enum Way {
     /// From our own server, before it has answered.
@@ -133,7 +141,7 @@ enum Way {
 }
 
 /// Whether the request comes from a page that may connect, or from no page at all.
-fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, peer: &ForwardedPeer) -> bool {
+pub(crate) fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, peer: &ForwardedPeer) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
     if origins.next().is_some() {

@@ -613,3 +613,55 @@ fn an_answer_that_was_not_read_yet_comes_whole_before_the_socket_is_handed_over(
         site.stop();
     }
 }
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_flood_of_refusals_writes_few_short_lines() {
+    const TIMES: usize = 200;
+    let kept = Kept::default();
+    let writer = kept.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let log = log.with_writer(move || writer.clone()).finish();
+    // For all threads of the process: the server has its own.
+    let _ = tracing::subscriber::set_global_default(log);
+    let begun = std::time::Instant::now();
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).max_connections(1),
+        |hub, router| router.route("/echo", hub.ws(Echo::default())),
+    );
+    let _only = site.connect("/echo");
+    let origin = format!("Origin: http://evil.example/{}\r\n", "\u{e9}".repeat(7_000));
+    for _ in 0..TIMES {
+        assert_eq!(status(&site, "/echo", &origin), 403);
+        assert_eq!(status(&site, "/echo", ""), 503, "there is one already");
+        assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: two words\r\n"), 400);
+    }
+    let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    let lines = |what: &'static str| {
+        log.lines().filter(move |line| line.contains("ripplecast") && line.contains(what))
+    };
+    // One each, and one more for each 10 s that this took.
+    let most = 1 + begun.elapsed().as_secs() as usize / 10;
+    for what in ["another origin was refused", "max_connections already", "was no WebSocket upgrade"] {
+        let count = lines(what).count();
+        assert!((1..=most).contains(&count), "{count} lines say {what:?}");
+        assert!(lines(what).all(|line| line.len() < 600), "{log}");
+    }
+    drop(_only);
+    site.stop();
+}
