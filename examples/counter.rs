@@ -7,7 +7,7 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use ripplecast::{App, Result, ws};
+use ripplecast::{App, Result, SameOrigin, ws};
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -27,6 +27,7 @@ async fn main() -> Result<()> {
     let bound = app
         .ws("/ws/counter-demo", tab)
         .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))
+        .layer(SameOrigin::new(&hub)) // refuses other sites' POSTs
         .route("/", get(async || Html(PAGE)))
         .bind(format!("127.0.0.1:{port}"))
         .await?;

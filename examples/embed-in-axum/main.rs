@@ -12,7 +12,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use ripplecast::{Accept, Connection, Hub, Request, Result, ws};
+use ripplecast::{Accept, Connection, Hub, Request, Result, SameOrigin, ws};
 use serde::Deserialize;
 use tokio::{net::TcpListener, time::Duration};
 
@@ -97,6 +97,7 @@ async fn main() -> Result<()> {
             "/style.css",
             get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("../style.css"))),
         )
+        .layer(SameOrigin::new(&hub)) // NEW: refuses other sites' POSTs
         .with_state(Shop { hub: hub.clone() });
 
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;

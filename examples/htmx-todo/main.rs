@@ -11,7 +11,7 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use ripplecast::{App, Connection, Error, Frame, Result, Room, sse};
+use ripplecast::{App, Connection, Error, Frame, Result, Room, SameOrigin, sse};
 use serde::Deserialize;
 
 /// Things to do at the most.
@@ -132,6 +132,7 @@ async fn main() -> Result<()> {
         .route("/", get(page))
         .route("/items", post(add))
         .route("/items/{id}", post(toggle).delete(remove))
+        .layer(SameOrigin::new(&app.hub())) // refuses other sites' POSTs
         .with_state(todo);
 
     let bound = app

@@ -15,7 +15,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use ripplecast::{App, Hub, LiveCounter, Result, sse};
+use ripplecast::{App, Hub, LiveCounter, Result, SameOrigin, sse};
 
 /// Jobs at once.
 const MAX_JOBS: usize = 32;
@@ -72,8 +72,10 @@ async fn main() -> Result<()> {
     };
 
     println!("open http://127.0.0.1:{port}");
+    let check = SameOrigin::new(&app.hub());
     app.sse("/jobs/{id}/events", progress)
         .route("/jobs", post(start).with_state(jobs))
+        .layer(check) // refuses other sites' POSTs
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))
         .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("../style.css"))))

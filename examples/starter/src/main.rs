@@ -11,7 +11,7 @@ mod tests;
 use std::path::PathBuf;
 
 use axum::routing::get;
-use ripplecast::{App, AppBuilder, Result};
+use ripplecast::{App, AppBuilder, Result, SameOrigin};
 
 /// Reads the settings, and serves until Ctrl-C or SIGTERM.
 #[tokio::main]
@@ -44,5 +44,7 @@ async fn build(builder: AppBuilder, data: PathBuf) -> Result<App> {
     } else {
         app
     };
+    // Other sites' pages must not post in a user's name.
+    let app = app.layer(SameOrigin::new(&hub));
     Ok(app.layer(axum::middleware::map_response(web::secure)))
 }
