@@ -1,6 +1,14 @@
 //! The app that the binary serves: the counter, the demos, the lesson, the inspector, and the pages.
 
-use ripplecast::{AppBuilder, Result};
+use axum::{
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::map_response,
+    response::Response,
+};
+use ripplecast::{AppBuilder, Result, SameOrigin};
 
 use crate::{
     counter,
@@ -25,9 +33,22 @@ pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<rippl
     let app = builder.build().await?;
     let demos = Demos::new(app.hub(), options.demo_limits);
     let app = counter::add(app, &demos)?;
-    let app = demos::add(app, &demos)?;
-    let app = learn::add(app, &demos, options.is_shared)?;
+    let app = demos::add(app, &demos, &options.gate)?;
+    let app = learn::add(app, &demos, options.is_shared, &options.gate)?;
     let app = inspect::add(app, &demos, &options.gate);
     let app = metrics::add(app, &options.gate);
+    // Whatever changes something is refused to other sites' pages.
+    let check = SameOrigin::new(&app.hub());
+    let app = app.layer(map_response(guard)).layer(check);
     Ok(app.merge(ripplecast_site::router()))
+}
+
+/// Keeps browsers from guessing at types, and caches from keeping what is true for a moment only.
+async fn guard(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let headers = response.headers_mut();
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
 }

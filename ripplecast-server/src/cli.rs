@@ -74,6 +74,9 @@ struct Settings {
     /// Opens /inspect and /metrics to whoever sends this token, also from other machines [default: this machine alone]
     #[arg(long, value_name = "TOKEN", env = "RIPPLECAST_INSPECT_TOKEN", hide_env_values = true)]
     inspect_token: Option<String>,
+    /// File whose one line is the token of --inspect-token, which would show in the list of processes
+    #[arg(long, value_name = "FILE", env = "RIPPLECAST_INSPECT_TOKEN_FILE", hide_env_values = true)]
+    inspect_token_file: Option<String>,
     /// Limits what this machine may do in the demos, too, as behind --trusted-proxies; others are always limited
     #[arg(long)]
     demo_limits: bool,
@@ -203,6 +206,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
         backend_optional,
         base_path,
         inspect_token,
+        inspect_token_file,
         demo_limits,
         log,
     } = cli.settings;
@@ -224,7 +228,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             backend: setting("backend", backend).named(),
             backend_optional,
             base_path: setting("base_path", base_path).named(),
-            inspect_token: setting("inspect_token", inspect_token).read_secret(token)?,
+            inspect_token: one_token(
+                setting("inspect_token", inspect_token),
+                setting("inspect_token_file", inspect_token_file),
+            )?,
             demo_limits,
             tls: tls(setting("tls_cert", tls_cert).read(text)?, setting("tls_key", tls_key).read(text)?)?,
         }),
@@ -244,6 +251,21 @@ fn tls(cert: Option<String>, key: Option<String>) -> Result<Option<(String, Stri
         (Some(_), None) => missing("tls-key", "tls-cert"),
         (None, Some(_)) => missing("tls-cert", "tls-key"),
     }
+}
+
+/// The inspector's token, from where it was given: at most one of both.
+fn one_token(given: Setting, file: Setting) -> Result<Option<String>, Stop> {
+    if given.written.is_some() && file.written.is_some() {
+        let line = format!("{} and {} are both set; give the token once", given.name, file.name);
+        return Err(Stop::Wrong(line));
+    }
+    Ok(given.read_secret(token)?.or(file.read(token_file)?))
+}
+
+/// A token that is the one line of a file.
+fn token_file(path: &str) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    token(text.trim_end_matches(['\r', '\n']))
 }
 
 /// A token that can't be guessed, and that fits a header and a cookie.
@@ -412,6 +434,14 @@ mod tests {
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
             (&["--inspect-token", "secret"], &["--inspect-token", "of 6 bytes", "16"]),
             (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),
+            (
+                &["--inspect-token-file", "/nowhere/token"],
+                &["--inspect-token-file", "/nowhere/token", "No such file"],
+            ),
+            (
+                &["--inspect-token", "0123456789abcdef", "--inspect-token-file", "/nowhere/token"],
+                &["--inspect-token", "--inspect-token-file", "once"],
+            ),
             (&["--nonsense"], &["--nonsense", "--help"]),
             (&["--prot", "1"], &["--prot", "--help"]),
             (&["serve"], &["serve", "--help"]),
@@ -446,6 +476,19 @@ mod tests {
                 assert!(line.contains(name), "{args:?}: {line}");
             }
         }
+    }
+
+    #[test]
+    fn a_token_may_stand_in_a_file() {
+        let file = std::env::temp_dir().join(format!("ripplecast-token-{}", std::process::id()));
+        let path = file.display().to_string();
+        std::fs::write(&file, "0123456789abcdef\r\n").unwrap();
+        let Action::Serve(serve) = action(&["--inspect-token-file", &path]) else { panic!("not serve") };
+        assert_eq!(serve.inspect_token.as_deref(), Some("0123456789abcdef"));
+        std::fs::write(&file, "hush").unwrap();
+        let line = wrong(&["--inspect-token-file", &path]);
+        assert!(!line.contains("hush") && line.contains("16 to 128"), "{line}");
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ripplecast::{App, Close, Connection, Frame, LiveCounter, Result, ws::Handler
 use serde::Serialize;
 
 use crate::{
+    alias::alias,
     demos::{self, Demos},
     learn::life,
     tabs::Tabs,
@@ -71,9 +72,9 @@ pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
     // Step 2, the endpoint: the three callbacks above, on a path. (`life` tells the
     // page when each is called; without that, it is `ws::endpoint(demo)`.)
     let tabs = Tabs::of(&hub, counter.room())?;
-    let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, hub.node()));
+    let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, alias(hub.node())));
     let demo = CounterDemo { counter: counter.clone(), tabs, hello, demos: demos.clone() };
-    let app = app.ws("/ws/counter-demo", life::endpoint(&hub, demo).text_only());
+    let app = app.ws("/ws/counter-demo", life::endpoint(demos, demo).text_only());
 
     // Step 3, the routes: plain HTTP that changes the counter, from anywhere. (`limit` is
     // how often: anybody may press, and nobody may keep the others from it.)

@@ -3,7 +3,7 @@
 mod chat;
 mod cursors;
 mod dashboard;
-mod limit;
+pub(crate) mod limit;
 mod notifications;
 
 use axum::{
@@ -15,7 +15,11 @@ use axum::{
 use ripplecast::{Accept, App, CloseCode, Connection, Frame, Hub, Request, Result};
 use serde::Serialize;
 
-use crate::{inspect::Seen, visitor::Visitor};
+use crate::{
+    inspect::{Gate, Seen},
+    learn::life::Watched,
+    visitor::Visitor,
+};
 use limit::{Limiter, Limits, TooMuch};
 
 /// What all demos share; cheap to clone.
@@ -25,6 +29,8 @@ pub(crate) struct Demos {
     pub(crate) hub: Hub,
     /// How much one address may do.
     limits: Limits,
+    /// The counter's connections that a page watches.
+    pub(crate) watched: Watched,
 }
 
 /// Noted with a connection that has been let in.
@@ -33,7 +39,7 @@ struct Admitted;
 impl Demos {
     /// The demos of a hub; whether their limits hold for loopback too.
     pub(crate) fn new(hub: Hub, limit_loopback: bool) -> Self {
-        Self { hub, limits: Limits::new(limit_loopback) }
+        Self { hub, limits: Limits::new(limit_loopback), watched: Watched::default() }
     }
 
     /// Accepts a connection, and notes whose it is and of what.
@@ -108,19 +114,29 @@ pub(crate) fn notice(conn: &Connection, text: &str) {
     }
 }
 
-/// What a person wrote, without control characters and space around it; `None` when nothing is left, or more than `most`
-/// characters.
+/// Returns what a person wrote, without invisible characters and space around it; `None` when nothing is left, or more than
+/// `most` characters. Control characters become spaces.
 pub(crate) fn written(text: &str, most: usize) -> Option<String> {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let seen = text.chars().filter(|&c| !is_invisible(c));
+    let text: String = seen.map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = text.trim();
     (!text.is_empty() && text.chars().count() <= most).then(|| text.to_owned())
 }
 
+/// Whether a character shows nothing by itself, but changes how others are shown, or makes two names look alike: marks of
+/// direction, zero-width characters, fillers, and tags. Emoji that are joined by such characters fall apart into their parts.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// Puts all demos on the app.
-pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
+pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> Result<App> {
     let app = chat::add(app, demos)?;
     let app = cursors::add(app, demos);
-    let app = dashboard::add(app, demos);
+    let app = dashboard::add(app, demos, gate);
     notifications::add(app, demos)
 }
 
@@ -131,6 +147,13 @@ mod tests {
     #[test]
     fn what_is_written_is_trimmed_and_bounded() {
         assert_eq!(written("  hi\n\u{7}there ", 20).as_deref(), Some("hi  there"));
+        assert_eq!(written("Ad\u{202e}a\u{200b}\u{2066}\u{feff}", 3).as_deref(), Some("Ada"));
+        assert_eq!(written("\u{200b}\u{202e}\u{2069}\u{200d}", 20), None, "nothing to see");
+        assert_eq!(
+            written("👍🏽 مرحبا שלום", 20).as_deref(),
+            Some("👍🏽 مرحبا שלום"),
+            "letters of all directions stay"
+        );
         assert_eq!(written("ééé", 3).as_deref(), Some("ééé"));
         assert_eq!(written("éééé", 3), None);
         assert_eq!(written(" \t\n", 3), None);

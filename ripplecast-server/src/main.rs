@@ -1,5 +1,6 @@
 //! The `ripplecast` binary: the lesson and the demos by default, a bare server to measure, generators of load, and a soak test.
 
+mod alias;
 mod app;
 mod bench;
 mod cli;
@@ -15,9 +16,11 @@ mod visitor;
 use std::{
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
+    sync::OnceLock,
 };
 
 use ripplecast::{AppBuilder, Error, Result, TrustedProxies};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use cli::{Action, BenchServe, Serve};
@@ -34,7 +37,8 @@ fn main() -> ExitCode {
         Err(cli::Stop::Shown) => return ExitCode::SUCCESS,
         Err(cli::Stop::Wrong(line)) => return fail(&line, USAGE),
     };
-    start_log(log);
+    // Writes what is left of the log when it goes.
+    let _log = start_log(log);
     let outcome = match action {
         Action::Serve(options) => run(serve(options)),
         Action::BenchServe(options) => run(bench_serve(options)),
@@ -79,7 +83,7 @@ async fn serve(options: Serve) -> Result<()> {
     let mut builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let is_here = options.host.is_loopback() && !behind_proxy;
-    let gate = Gate::new(is_here, options.inspect_token, options.tls.is_some());
+    let gate = Gate::new(is_here, options.inspect_token.as_deref(), options.tls.is_some());
     let is_shared = options.backend.as_ref().is_some_and(|(_, backend)| backend != "memory");
     let app = app::Options { demo_limits: options.demo_limits || behind_proxy, is_shared, gate };
     if let Some((cert, key)) = options.tls {
@@ -124,10 +128,27 @@ async fn bench_serve(options: BenchServe) -> Result<()> {
     bench::serve::serve(options, stop).await
 }
 
-/// Writes the log to standard error; standard output is for the address alone.
-fn start_log(filter: EnvFilter) {
+/// Lines that wait for a slow reader of the log; some hundred bytes each. Beyond that they are dropped and counted: whoever
+/// serves thousands must not wait for whoever reads the log.
+const LOG_LINES: usize = 8_192;
+
+/// Counts lines of the log that were dropped.
+static LOG_DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines of the log that were dropped so far.
+fn log_dropped() -> u64 {
+    LOG_DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
+/// Writes the log to standard error, from a thread of its own; standard output is for the address alone. What is left is
+/// written when the guard is dropped.
+fn start_log(filter: EnvFilter) -> WorkerGuard {
     let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    let (log, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES).finish(io::stderr());
+    let _ = LOG_DROPPED.set(log.error_counter());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(colours).init();
+    guard
 }
 
 /// Says in one line why the program ends.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE, request::Parts},
+    http::{header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -33,8 +33,8 @@ async fn health(State(hub): State<Hub>) -> Json<Health> {
 }
 
 async fn metrics(State((hub, gate)): State<(Hub, Gate)>, parts: Parts) -> Response {
-    if !gate.opens(&hub, &parts) {
-        return (StatusCode::FORBIDDEN, gate.advice()).into_response();
+    if let Some(refusal) = gate.refusal(&hub, &parts) {
+        return refusal;
     }
     ([(CONTENT_TYPE, TEXT)], text(&hub)).into_response()
 }
@@ -95,6 +95,12 @@ fn text(hub: &Hub) -> String {
         "gauge",
         "Bytes that wait for others.",
         remote.queued_bytes as u64,
+    );
+    plain(
+        "ripplecast_log_dropped_lines_total",
+        "counter",
+        "Lines the log had no space for.",
+        crate::log_dropped(),
     );
     if let Some(memory) = memory() {
         plain("process_resident_memory_bytes", "gauge", "Resident memory.", memory);

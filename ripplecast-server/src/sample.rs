@@ -16,17 +16,13 @@ pub(crate) fn begin() {
     LazyLock::force(&BEGUN);
 }
 
-/// The figures of this node at one moment. Those that only grow are counted from the start.
+/// What goes on, for everybody to see. Figures that only grow are counted from the start.
 #[derive(Serialize)]
-pub(crate) struct Sample {
-    /// This node.
-    node: String,
+pub(crate) struct Traffic {
     /// Milliseconds since 1970.
     at: u64,
     /// Seconds that the server has been up.
     uptime: u64,
-    /// The memory of the process, in bytes, where the system says.
-    memory: Option<u64>,
     /// Open connections.
     connections: usize,
     /// Rooms that have members or handles.
@@ -39,6 +35,17 @@ pub(crate) struct Sample {
     messages: u64,
     /// Frames encoded for rooms so far.
     encoded: u64,
+}
+
+/// All figures of this node at one moment, for those who may see `/metrics`.
+#[derive(Serialize)]
+pub(crate) struct Sample {
+    #[serde(flatten)]
+    traffic: Traffic,
+    /// This node.
+    node: String,
+    /// The memory of the process, in bytes, where the system says.
+    memory: Option<u64>,
     /// Bytes that wait.
     queued_bytes: usize,
     /// Frames dropped so far.
@@ -77,22 +84,32 @@ struct Remote {
     queued_bytes: usize,
 }
 
-impl Sample {
+impl Traffic {
     /// The figures now.
     pub(crate) fn take(hub: &Hub) -> Self {
         let stats = hub.stats();
-        let (drops, remote) = (stats.drops, stats.remote);
         Self {
-            node: hub.node().to_string(),
             at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
             uptime: BEGUN.elapsed().as_secs(),
-            memory: memory(),
             connections: stats.connections,
             rooms: stats.rooms,
             opened: stats.opened,
             closed: stats.closed,
             messages: stats.messages,
             encoded: stats.encoded_frames,
+        }
+    }
+}
+
+impl Sample {
+    /// The figures now.
+    pub(crate) fn take(hub: &Hub) -> Self {
+        let stats = hub.stats();
+        let (drops, remote) = (stats.drops, stats.remote);
+        Self {
+            traffic: Traffic::take(hub),
+            node: hub.node().to_string(),
+            memory: memory(),
             queued_bytes: stats.queued_bytes,
             dropped: Dropped {
                 overloaded: drops.overloaded,

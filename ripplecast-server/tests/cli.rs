@@ -276,3 +276,22 @@ fn running_out_of_descriptors_is_survived() {
     drop(clients);
     assert!(server.get("/api/counter").contains("200 OK"));
 }
+
+/// The log says much, and nobody reads it: the server serves on, and counts what it dropped.
+#[test]
+fn a_log_that_nobody_reads_stalls_nothing() {
+    let mut command = ripplecast();
+    command.args(["--port", "0", "--log", "trace"]).stderr(Stdio::piped());
+    let mut server = Server::start(&mut command);
+    let _unread = server.process.stderr.take().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = server.get("/metrics");
+        let dropped =
+            metrics.lines().find_map(|line| line.strip_prefix("ripplecast_log_dropped_lines_total "));
+        if dropped.unwrap().parse::<u64>().unwrap() > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no line was dropped");
+    }
+}

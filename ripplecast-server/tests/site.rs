@@ -133,13 +133,97 @@ fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     let wrong = log_in("0123456789abcdeg", "accept: */*");
     assert!(status(&wrong) == "401" && wrong.contains("That is not the token."), "{wrong}");
     assert!(!asked.contains("That is not the token."), "nobody has said anything yet");
-    assert!(log_in(TOKEN, "x-forwarded-proto: https").contains("SameSite=Strict; Secure"), "over TLS");
+    let over_tls = log_in(TOKEN, "x-forwarded-proto: https");
+    assert!(over_tls.contains("set-cookie: __Host-ripplecast_inspect="), "{over_tls}");
+    assert!(over_tls.contains("; Path=/; ") && over_tls.contains("SameSite=Strict; Secure"), "{over_tls}");
     let answer = log_in(TOKEN, "accept: */*");
     assert_eq!(status(&answer), "303");
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
-    assert!(cookie.ends_with("HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(cookie.ends_with("HttpOnly; SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
     let cookie = format!("cookie: {}", cookie.split(';').next().unwrap());
     assert_eq!(status(&server.get("/inspect", &[&cookie])), "200");
+}
+
+#[test]
+fn wrong_tokens_are_limited_wherever_they_are_checked() {
+    let server = Server::start(&["--host", "0.0.0.0", "--inspect-token", TOKEN]);
+    let wrong = "authorization: Bearer 0123456789abcdeg";
+    let form = "content-type: application/x-www-form-urlencoded";
+    let upgrade = [
+        wrong,
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ];
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.push(server.get("/metrics", &[wrong]));
+        answers.push(server.get("/inspect", &[wrong]));
+        answers.push(server.get("/ws/inspect", &upgrade));
+        answers.push(server.send("POST /inspect", &[form], "token=0123456789abcdeg"));
+    }
+    let looked_at = answers.iter().filter(|answer| matches!(status(answer), "401" | "403")).count();
+    let refused = answers.iter().filter(|answer| status(answer) == "429").count();
+    assert!(looked_at < 40 && looked_at + refused == 80, "{looked_at} looked at, {refused} refused");
+    assert!(answers[76..].iter().all(|answer| status(answer) == "429"), "all four share the limit");
+}
+
+#[test]
+fn visitors_see_traffic_and_aliases_and_operators_see_all() {
+    let server = Server::start(&["--trusted-proxies", "loopback", "--inspect-token", TOKEN]);
+    let operator = format!("authorization: Bearer {TOKEN}");
+    let metrics = server.get("/metrics", &[&operator]);
+    let node = metrics.split("node=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let (mut dashboard, mut panel) = (server.open("/ws/demos/dashboard"), server.open("/ws/learn/nodes"));
+    let figures = until(&mut dashboard, "connections");
+    let you = until(&mut panel, "you");
+    let nodes = server.get("/api/nodes", &[]);
+    let mut counter = server.open("/ws/counter-demo");
+    let hello = until(&mut counter, "node");
+    for shown in [&figures, &you, &nodes, &hello] {
+        for secret in [&*node, "memory", "dropped", "queued", "backend", "remote"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
+    let told = server.get("/api/nodes", &[&operator]);
+    assert!(told.contains(r#""backend":"memory""#) && !told.contains(&node), "{told}");
+    // On this machine, all is shown to whoever runs the server.
+    let here = Server::start(&[]);
+    let figures = until(&mut here.open("/ws/demos/dashboard"), "connections");
+    assert!(figures.contains("\"memory\"") && figures.contains("\"dropped\""), "{figures}");
+}
+
+#[test]
+fn pages_of_other_origins_change_nothing() {
+    let server = Server::start(&[]);
+    let json = "content-type: application/json";
+    let form = "content-type: application/x-www-form-urlencoded";
+    for (request, kind, body) in [
+        ("POST /api/counter/bump", json, ""),
+        ("POST /api/counter/reset", json, ""),
+        ("POST /api/learn/job", json, ""),
+        ("POST /api/learn/send", json, r#"{"number":1,"to":null}"#),
+        ("POST /api/demos/notifications", json, r#"{"text":"news"}"#),
+        ("POST /inspect", form, "token=0123456789abcdef"),
+    ] {
+        for evil in ["origin: https://evil.example", "sec-fetch-site: cross-site"] {
+            assert_eq!(status(&server.send(request, &[kind, evil], body)), "403", "{request} {evil}");
+        }
+        let own = format!("origin: http://{}", server.addr);
+        let answer = server.send(request, &[kind, &own, "sec-fetch-site: same-origin"], body);
+        assert!(request.ends_with("/inspect") || status(&answer).starts_with('2'), "{request}: {answer}");
+    }
+}
+
+#[test]
+fn live_answers_are_neither_kept_nor_guessed_at() {
+    let server = Server::start(&[]);
+    for path in ["/metrics", "/health", "/api/counter", "/api/nodes", "/api/learn/poll", "/inspect"] {
+        let answer = server.get(path, &[]);
+        assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{path}: {answer}");
+        assert!(answer.contains("\r\ncache-control: no-store\r\n"), "{path}: {answer}");
+    }
 }
 
 #[test]
@@ -287,10 +371,7 @@ fn nodes_are_listed_and_a_message_to_nobody_reaches_nobody() {
     let nodes = server.get("/api/nodes", &[]);
     assert!(nodes.contains(r#""backend":"memory","degraded":false,"tabs":{}"#), "{nodes}");
     let send = |body: &str| server.send("POST /api/learn/send", &["content-type: application/json"], body);
-    assert!(
-        send(r#"{"number":1,"to":"3f9a2c7e51b0d846-010000030000002a"}"#)
-            .contains(r#""reached":0,"owners":[]"#)
-    );
+    assert!(send(r#"{"number":1,"to":"3f9a2c7e51b0d846"}"#).contains(r#""reached":0,"owners":[]"#));
     assert_eq!(status(&send(r#"{"number":1,"to":"x"}"#)), "422");
     assert_eq!(status(&send(r#"{"number":1,"to":null}"#)), "200");
 }

@@ -22,19 +22,25 @@ live("/ws/demos/dashboard", {
 function show(now) {
   const seconds = before ? Math.max((now.at - before.at) / 1000, 0.001) : null;
   const rate = (name) => (seconds ? (now[name] - before[name]) / seconds : 0);
-  const dropped = Object.values(now.dropped).reduce((sum, count) => sum + count, 0);
   figure("connections", now.connections);
   figure("messages", rate("messages"), (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`);
   figure("encoded", rate("encoded"), (value) => `${value.toFixed(value < 10 ? 1 : 0)}/s`);
-  figure("queued", now.queued_bytes, bytes);
-  figure("memory", now.memory ?? 0, (value) => (now.memory === null ? "unknown" : bytes(value)));
   figure("rooms", now.rooms);
-  write(at("node"), now.node.slice(0, 8));
   write(at("uptime"), duration(now.uptime));
   write(at("opened"), `${now.opened} opened, ${now.closed} closed`);
-  write(at("dropped"), dropped);
-  write(at("remote"), now.remote.degraded ? "the backend is away" : `${now.remote.sent} sent, ${now.remote.received} received`);
+  // The server tells the rest only to those who may see its metrics.
+  const all = now.node !== undefined;
+  for (const part of document.querySelectorAll("[data-operators]")) part.hidden = !all;
+  if (all) showAll(now);
   before = now;
+}
+
+function showAll({ node, memory, queued_bytes, dropped, remote }) {
+  figure("queued", queued_bytes, bytes);
+  figure("memory", memory ?? 0, (value) => (memory === null ? "unknown" : bytes(value)));
+  write(at("node"), node.slice(0, 8));
+  write(at("dropped"), Object.values(dropped).reduce((sum, count) => sum + count, 0));
+  write(at("remote"), remote.degraded ? "the backend is away" : `${remote.sent} sent, ${remote.received} received`);
 }
 
 function figure(name, value, format = (value) => `${value}`) {

@@ -73,7 +73,9 @@ async function ask() {
 
 function show({ node, nodes, backend, degraded, tabs }) {
   const away = degraded ? ", which is away: this node goes on alone" : "";
-  write(at("nodes-backend"), backend === "memory" ? "memory: one node, alone" : `Redis${away}`);
+  // The server names its backend only to those who may see its metrics.
+  const named = backend === "memory" ? "memory: one node, alone" : `Redis${away}`;
+  write(at("nodes-backend"), backend ? named : degraded ? "away: this node goes on alone" : "its operator knows");
   const all = [...new Set([...nodes, ...Object.keys(tabs)])].sort();
   rows(at("nodes-list"), all.map((id) => [short(id) + (id === (me?.node ?? node) ? " (this tab’s)" : ""), tabs[id]?.length ?? 0]));
   const ids = Object.values(tabs).flat();

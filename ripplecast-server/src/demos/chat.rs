@@ -3,12 +3,13 @@
 use std::{future::ready, sync::Arc};
 
 use ripplecast::{
-    App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, ws,
+    App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, log, ws,
     ws::Handler,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Demos, notice, written};
+use crate::alias::alias;
 
 /// People in one room, on this node.
 const PEOPLE: usize = 50;
@@ -45,7 +46,7 @@ enum Tell<'a> {
     Typing { id: ConnectionText, name: &'a str },
 }
 
-/// An id as text.
+/// The alias of a connection: its id is for operators.
 type ConnectionText = String;
 
 /// One of those who are there.
@@ -78,13 +79,13 @@ impl Handler for Chat {
             _ => {}
         }
         conn.join(&room_name(&person.room))?;
-        conn.push(Frame::json(&Tell::You(conn.id().to_string()))?).ignore();
+        conn.push(Frame::json(&Tell::You(alias(conn.id())))?).ignore();
         self.tell_who(&person.room).await
     }
 
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
         let Some(person) = self.person(&conn) else { return Ok(()) };
-        let (id, name) = (conn.id().to_string(), person.name.as_str());
+        let (id, name) = (alias(conn.id()), person.name.as_str());
         match frame.as_text().map(serde_json::from_str) {
             Some(Ok(Ask::Say(text))) => match written(&text, TEXT) {
                 Some(text) if self.demos.may_act(&conn) => {
@@ -109,8 +110,11 @@ impl Handler for Chat {
 
     async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
         let Some(person) = self.person(&conn) else { return Ok(()) };
-        if let Err(error) = self.people.delete(conn.id()).await {
-            tracing::debug!(%error, "somebody's row stays until it is needed");
+        static STAYS: log::Limit = log::Limit::new();
+        if let Err(error) = self.people.delete(conn.id()).await
+            && STAYS.admit().is_some()
+        {
+            tracing::debug!(error = %log::cut(error), "somebody's row stays until it is needed");
         }
         self.tell_who(&person.room).await
     }
@@ -140,7 +144,7 @@ impl Chat {
                 let rows = self.people.get_many(&ids).await.unwrap_or_default();
                 let name = |row: Option<Person>| row.map_or_else(|| "somebody".into(), |person| person.name);
                 let names = rows.into_iter().map(name).chain(std::iter::repeat("somebody".into()));
-                ids.iter().zip(names).map(|(id, name)| Entry { id: id.to_string(), name }).collect()
+                ids.iter().zip(names).map(|(id, name)| Entry { id: alias(id), name }).collect()
             }
             // The other nodes are out of reach: those of this one.
             Err(error) if error.is_unavailable() => self.who_is_here(room),
@@ -151,11 +155,11 @@ impl Chat {
 
     /// Who is in a room, on this node.
     fn who_is_here(&self, room: &str) -> Vec<Entry> {
-        let entry = |conn: Connection| {
-            let person = conn.state::<Person>().filter(|person| person.room == room)?;
-            Some(Entry { id: conn.id().to_string(), name: person.name.clone() })
+        let entry = |id: ConnectionId| {
+            let person = self.demos.hub.connection(id)?.state::<Person>()?;
+            Some(Entry { id: alias(id), name: person.name.clone() })
         };
-        self.demos.hub.connections().filter_map(entry).take(PEOPLE).collect()
+        self.room(room).members_here().into_iter().filter_map(entry).take(PEOPLE).collect()
     }
 
     /// Takes rows out whose node has died before it could.

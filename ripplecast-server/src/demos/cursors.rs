@@ -7,6 +7,7 @@ use ripplecast::{App, Close, Connection, Frame, Overflow, Result, ws, ws::Handle
 use serde::{Deserialize, Serialize};
 
 use super::Demos;
+use crate::alias::alias;
 
 /// Where all pointers are.
 const ROOM: &str = "demo:cursors";
@@ -37,7 +38,7 @@ struct Cursors {
 impl Handler for Cursors {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         if self.demos.admit(&conn, ROOM, PEOPLE) {
-            conn.push(Frame::json(&Tell::You(conn.id().to_string()))?).ignore();
+            conn.push(Frame::json(&Tell::You(alias(conn.id())))?).ignore();
             conn.join(ROOM)?;
         }
         Ok(())
@@ -49,7 +50,7 @@ impl Handler for Cursors {
             && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)
         {
-            let id = conn.id().to_string();
+            let id = alias(conn.id());
             let at = Tell::At { id: id.clone(), x: x.clamp(0.0, 1.0), y: y.clamp(0.0, 1.0) };
             // The key says whose place it is: a newer one takes the place of an older one that still waits.
             self.demos.hub.room(ROOM).push(Frame::json(&at)?.with_key(id)).ignore();
@@ -61,7 +62,7 @@ impl Handler for Cursors {
         if !self.demos.is_in(&conn) {
             return Ok(());
         }
-        let id = conn.id().to_string();
+        let id = alias(conn.id());
         self.demos.hub.room(ROOM).push(Frame::json(&Tell::Gone(id.clone()))?.with_key(id)).ignore();
         Ok(())
     }

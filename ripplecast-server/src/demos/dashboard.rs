@@ -3,10 +3,13 @@
 
 use std::{future::ready, time::Duration};
 
-use ripplecast::{App, Connection, Frame, Overflow, Result, ws, ws::Handler};
+use ripplecast::{App, Connection, Frame, Overflow, Request, Result, ws, ws::Handler};
 
 use super::Demos;
-use crate::sample::Sample;
+use crate::{
+    inspect::Gate,
+    sample::{Sample, Traffic},
+};
 
 /// Time between two figures.
 const EVERY: Duration = Duration::from_secs(1);
@@ -16,47 +19,70 @@ const PEOPLE: usize = 200;
 /// The callbacks of a tab that looks.
 struct Dashboard {
     demos: Demos,
-    /// The room of this node. Each node shows itself.
-    room: String,
+    rooms: Rooms,
 }
+
+/// The rooms of this node; each node shows itself.
+#[derive(Clone)]
+struct Rooms {
+    /// Where everybody is told what goes on.
+    everybody: String,
+    /// Where those who may see `/metrics` are told all.
+    operators: String,
+}
+
+/// Noted with a connection of somebody who may see `/metrics`.
+struct Operator;
 
 impl Handler for Dashboard {
     async fn on_open(&self, conn: Connection) -> Result<()> {
-        if self.demos.admit(&conn, &self.room, PEOPLE) {
-            conn.join_with(&self.room, figures(&self.demos)?)?; // the first figures at once
+        let is_operator = conn.state::<Operator>().is_some();
+        let room = if is_operator { &self.rooms.operators } else { &self.rooms.everybody };
+        if self.demos.admit(&conn, room, PEOPLE) {
+            conn.join_with(room, figures(&self.demos, is_operator)?)?; // the first figures at once
         }
         Ok(())
     }
 }
 
 /// The newest figures. A slow tab gets the newest only, since all have one key.
-fn figures(demos: &Demos) -> Result<Frame> {
-    Ok(Frame::json(&Sample::take(&demos.hub))?.with_key("figures"))
+fn figures(demos: &Demos, is_operator: bool) -> Result<Frame> {
+    let hub = &demos.hub;
+    let figures =
+        if is_operator { Frame::json(&Sample::take(hub)) } else { Frame::json(&Traffic::take(hub)) };
+    Ok(figures?.with_key("figures"))
 }
 
 /// Pushes figures for as long as the server runs.
-async fn tick(demos: Demos, room: String) {
+async fn tick(demos: Demos, rooms: Rooms) {
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let room = demos.hub.room(&room);
-        if room.len_here() > 0
-            && let Ok(figures) = figures(&demos)
-        {
-            room.push(figures).ignore();
+        for (room, is_operator) in [(&rooms.everybody, false), (&rooms.operators, true)] {
+            let room = demos.hub.room(room);
+            if room.len_here() > 0
+                && let Ok(figures) = figures(&demos, is_operator)
+            {
+                room.push(figures).ignore();
+            }
         }
     }
 }
 
 /// Puts the dashboard on the app.
-pub(super) fn add(app: App, demos: &Demos) -> App {
-    let room = format!("demo:dashboard:{}", demos.hub.node());
-    tokio::spawn(tick(demos.clone(), room.clone()));
-    let visitors = demos.clone();
-    let endpoint = ws::endpoint(Dashboard { demos: demos.clone(), room })
+pub(super) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
+    let everybody = format!("demo:dashboard:{}", demos.hub.node());
+    let rooms = Rooms { operators: format!("{everybody}:operators"), everybody };
+    tokio::spawn(tick(demos.clone(), rooms.clone()));
+    let (visitors, gate) = (demos.clone(), gate.clone());
+    let endpoint = ws::endpoint(Dashboard { demos: demos.clone(), rooms })
         .max_message(256)
         .overflow(Overflow::LatestPerKey)
-        .on_upgrade(move |request| ready(visitors.accept(&request, "dashboard")));
+        .on_upgrade(move |request: Request| {
+            let accept = visitors.accept(&request, "dashboard");
+            let is_operator = gate.opens(&visitors.hub, request.parts());
+            ready(if is_operator { accept.state(Operator) } else { accept })
+        });
     app.ws("/ws/demos/dashboard", endpoint)
 }

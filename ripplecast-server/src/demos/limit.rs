@@ -12,13 +12,16 @@ use crate::visitor::Visitor;
 /// Addresses that are remembered at once; some 500 KiB. One that has been quiet is forgotten first.
 const ADDRESSES: usize = 10_000;
 
+/// Least time between two looks at all of them.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// One kind of thing that may be done so often.
 #[derive(Clone, Copy)]
 pub(crate) struct Rate {
     /// How many at once.
-    burst: f64,
+    pub(crate) burst: f64,
     /// How many a second after that.
-    per_second: f64,
+    pub(crate) per_second: f64,
 }
 
 /// Things that a person does: opening a connection, saying something.
@@ -50,7 +53,33 @@ pub(crate) struct Limiter {
     /// Whether it holds for loopback too.
     loopback_too: bool,
     /// What each address has left.
-    buckets: Arc<Mutex<HashMap<IpAddr, Bucket>>>,
+    buckets: Arc<Mutex<Buckets>>,
+}
+
+/// What each address has left.
+#[derive(Default)]
+struct Buckets {
+    by_address: HashMap<IpAddr, Bucket>,
+    /// When quiet addresses were last forgotten.
+    swept: Option<Instant>,
+    /// Buckets looked at for that so far.
+    #[cfg(test)]
+    looked_at: usize,
+}
+
+impl Buckets {
+    /// Forgets quiet addresses, at most once every [`SWEEP_EVERY`]: it takes a look at each, while all others wait.
+    fn sweep(&mut self, now: Instant, is_quiet: impl Fn(&Bucket) -> bool) {
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_EVERY) {
+            return;
+        }
+        self.swept = Some(now);
+        #[cfg(test)]
+        {
+            self.looked_at += self.by_address.len();
+        }
+        self.by_address.retain(|_, bucket| !is_quiet(bucket));
+    }
 }
 
 /// What an address has left.
@@ -62,7 +91,7 @@ struct Bucket {
 }
 
 impl Limiter {
-    fn new(rate: Rate, loopback_too: bool) -> Self {
+    pub(crate) fn new(rate: Rate, loopback_too: bool) -> Self {
         Self { rate, loopback_too, buckets: Arc::default() }
     }
 
@@ -74,23 +103,37 @@ impl Limiter {
         if visitor.is_loopback && !self.loopback_too {
             return Ok(());
         }
-        // Who is not known shares one place with all who are not.
-        let key = visitor.network.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        self.take_at(key, Instant::now())
+        self.take_at(key(visitor), Instant::now())
     }
 
-    fn take_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
+    /// Whether [`take`](Self::take) would find something left; takes nothing. Who has taken nothing so far has all left.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub(crate) fn check_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bucket) = buckets.by_address.get(&key) else { return Ok(()) };
+        let Rate { per_second, .. } = self.rate;
+        let left = bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * per_second;
+        if left < 1.0 {
+            return Err(TooMuch(Duration::from_secs_f64((1.0 - left) / per_second)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
         let Rate { burst, per_second } = self.rate;
-        let refilled =
-            |bucket: &Bucket| (bucket.left + (now - bucket.at).as_secs_f64() * per_second).min(burst);
+        let refilled = |bucket: &Bucket| {
+            (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).min(burst)
+        };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= ADDRESSES && !buckets.contains_key(&key) {
-            buckets.retain(|_, bucket| refilled(bucket) < burst);
-            if buckets.len() >= ADDRESSES {
+        if buckets.by_address.len() >= ADDRESSES && !buckets.by_address.contains_key(&key) {
+            buckets.sweep(now, |bucket| refilled(bucket) >= burst);
+            if buckets.by_address.len() >= ADDRESSES {
                 return Err(TooMuch(Duration::from_secs(10)));
             }
         }
-        let bucket = buckets.entry(key).or_insert(Bucket { left: burst, at: now });
+        let bucket = buckets.by_address.entry(key).or_insert(Bucket { left: burst, at: now });
         *bucket = Bucket { left: refilled(bucket), at: now };
         if bucket.left < 1.0 {
             return Err(TooMuch(Duration::from_secs_f64((1.0 - bucket.left) / per_second)));
@@ -98,6 +141,11 @@ impl Limiter {
         bucket.left -= 1.0;
         Ok(())
     }
+}
+
+/// Under what a visitor is counted. Who is not known shares one place with all who are not.
+pub(crate) fn key(visitor: Visitor) -> IpAddr {
+    visitor.network.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
 }
 
 /// The visitor has to wait this long.
@@ -169,6 +217,16 @@ mod tests {
     }
 
     #[test]
+    fn strangers_at_a_full_limiter_cost_no_look_at_all_others() {
+        let limiter = Limiter::new(RATE, true);
+        let start = Instant::now();
+        for n in 0..(3 * ADDRESSES) as u32 {
+            let _ = limiter.take_at(IpAddr::V4(n.into()), start);
+        }
+        assert_eq!(limiter.buckets.lock().unwrap().looked_at, ADDRESSES, "one look, and not one a stranger");
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let limiter = Limiter::new(RATE, true);
         let start = Instant::now();
@@ -182,6 +240,6 @@ mod tests {
             limiter.take_at(nth(u32::MAX), start + Duration::from_secs(9)).is_ok(),
             "quiet ones are forgotten"
         );
-        assert_eq!(limiter.buckets.lock().unwrap().len(), 1);
+        assert_eq!(limiter.buckets.lock().unwrap().by_address.len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{App, Frame, LiveCounter, Request, Result, sse};
+use ripplecast::{App, Frame, LiveCounter, Request, Result, log, sse};
 use serde::Serialize;
 
 use crate::demos::Demos;
@@ -46,8 +46,11 @@ async fn start(State((demos, job)): State<(Demos, LiveCounter)>, parts: Parts) -
         return Ok((StatusCode::CONFLICT, "It runs already: watch it.\n").into_response());
     }
     tokio::spawn(async move {
-        if let Err(error) = run(&demos, &job).await {
-            tracing::warn!(%error, "the lesson's job ended early");
+        static EARLY: log::Limit = log::Limit::new();
+        if let Err(error) = run(&demos, &job).await
+            && let Some(suppressed) = EARLY.admit()
+        {
+            tracing::warn!(error = %log::cut(error), suppressed, "the lesson's job ended early");
         }
     });
     Ok(StatusCode::ACCEPTED.into_response())

@@ -1,14 +1,18 @@
 //! The life of a connection, as it happens: which of its callbacks the server calls, told to the page that it belongs to.
 
-use std::future::ready;
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use ripplecast::{
-    Accept, App, Close, CloseCode, Connection, ConnectionId, Frame, Hub, Request, Result, ws,
+    Accept, App, Close, CloseCode, Connection, ConnectionId, Frame, Request, Result, ws,
     ws::{Endpoint, Handler},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{demos::Demos, inspect::Seen, visitor::Visitor};
+use crate::{alias::alias, demos::Demos, inspect::Seen, visitor::Visitor};
 
 /// Characters of a message or a reason that are shown.
 const SHOWN: usize = 40;
@@ -34,13 +38,48 @@ pub(crate) struct Observed<H> {
     /// The callbacks themselves.
     handler: H,
     /// Where the watchers are.
-    hub: Hub,
+    demos: Demos,
+}
+
+/// The counter's connections on this node, by the tab that they belong to. A clone is a handle to the same.
+#[derive(Clone, Default)]
+pub(crate) struct Watched(Arc<Mutex<HashMap<String, Vec<ConnectionId>>>>);
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<ConnectionId>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a connection of a tab. A tab has one as a rule; beyond [`WATCHERS`] no more are noted.
+    fn add(&self, tab: &Tab, id: ConnectionId) {
+        let mut tabs = self.lock();
+        let own = tabs.entry(tab.0.clone()).or_default();
+        if own.len() < WATCHERS {
+            own.push(id);
+        }
+    }
+
+    /// Forgets a connection of a tab.
+    fn remove(&self, tab: &Tab, id: ConnectionId) {
+        let mut tabs = self.lock();
+        if let Some(own) = tabs.get_mut(&tab.0) {
+            own.retain(|&known| known != id);
+            if own.is_empty() {
+                tabs.remove(&tab.0);
+            }
+        }
+    }
+
+    /// Returns the connections of a tab, without a look at any other.
+    fn of(&self, tab: &Tab) -> Vec<ConnectionId> {
+        self.lock().get(&tab.0).cloned().unwrap_or_default()
+    }
 }
 
 /// An endpoint whose callbacks the page can watch.
-pub(crate) fn endpoint<H: Handler>(hub: &Hub, handler: H) -> Endpoint<Observed<H>> {
-    let visitors = hub.clone();
-    ws::endpoint(Observed { handler, hub: hub.clone() }).on_upgrade(move |request: Request| {
+pub(crate) fn endpoint<H: Handler>(demos: &Demos, handler: H) -> Endpoint<Observed<H>> {
+    let visitors = demos.hub.clone();
+    ws::endpoint(Observed { handler, demos: demos.clone() }).on_upgrade(move |request: Request| {
         let accept = Accept::new().state(Visitor::of(&visitors, request.parts())).state(Seen::now("counter"));
         ready(with_tab(accept, &request))
     })
@@ -74,7 +113,7 @@ impl<H> Observed<H> {
     fn tell(&self, conn: &Connection, callback: &'static str, with: &str) {
         let Some(tab) = conn.state::<Tab>() else { return };
         if let Ok(frame) = called(callback, conn.id(), with, false) {
-            self.hub.room(watch_room(&tab)).push(frame).ignore();
+            self.demos.hub.room(watch_room(&tab)).push(frame).ignore();
         }
     }
 }
@@ -82,11 +121,14 @@ impl<H> Observed<H> {
 /// What the page is told.
 fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -> Result<Frame> {
     let with = &with[..with.floor_char_boundary(SHOWN)];
-    Frame::json(&Called { callback, id: id.to_string(), with, earlier })
+    Frame::json(&Called { callback, id: alias(id), with, earlier })
 }
 
 impl<H: Handler> Handler for Observed<H> {
     async fn on_open(&self, conn: Connection) -> Result<()> {
+        if let Some(tab) = conn.state::<Tab>() {
+            self.demos.watched.add(&tab, conn.id());
+        }
         self.tell(&conn, "on_open", "");
         self.handler.on_open(conn).await
     }
@@ -97,6 +139,9 @@ impl<H: Handler> Handler for Observed<H> {
     }
 
     async fn on_close(&self, conn: Connection, close: Close) -> Result<()> {
+        if let Some(tab) = conn.state::<Tab>() {
+            self.demos.watched.remove(&tab, conn.id());
+        }
         self.tell(&conn, "on_close", &close.to_string());
         self.handler.on_close(conn, close).await
     }
@@ -140,9 +185,7 @@ impl Handler for Watcher {
 impl Watcher {
     /// The tab's own connections on this node: none or one, as a rule.
     fn connections(&self, tab: &Tab) -> Vec<Connection> {
-        let own = |conn: &Connection| conn.state::<Tab>().is_some_and(|its| its.0 == tab.0);
-        let counter = |conn: &Connection| conn.state::<Seen>().is_some_and(|seen| seen.what == "counter");
-        self.demos.hub.connections().filter(|conn| counter(conn) && own(conn)).take(WATCHERS).collect()
+        self.demos.watched.of(tab).into_iter().filter_map(|id| self.demos.hub.connection(id)).collect()
     }
 }
 
@@ -154,4 +197,33 @@ pub(super) fn add(app: App, demos: &Demos) -> App {
         ready(with_tab(visitors.accept(&request, "lesson: life"), &request))
     });
     app.ws("/ws/learn/life", endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ConnectionId {
+        format!("{:016x}-{n:016x}", 7).parse().unwrap()
+    }
+
+    #[test]
+    fn a_tab_s_connections_are_found_by_the_tab_and_bounded() {
+        let watched = Watched::default();
+        let tab = |n: usize| Tab(format!("{n:032x}"));
+        for n in 0..1_000 {
+            watched.add(&tab(n), id(n));
+        }
+        assert_eq!(watched.of(&tab(7)), [id(7)]);
+        assert!(watched.of(&tab(1_000)).is_empty());
+        // Somebody opens one tab's connection again and again.
+        for n in 2_000..3_000 {
+            watched.add(&tab(7), id(n));
+        }
+        assert_eq!(watched.of(&tab(7)).len(), WATCHERS);
+        for n in (0..1_000).map(|n| (n, n)).chain((2_000..3_000).map(|n| (7, n))) {
+            watched.remove(&tab(n.0), id(n.1));
+        }
+        assert!(watched.lock().is_empty(), "nothing is kept of connections that are closed");
+    }
 }

@@ -10,10 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use ripplecast::{App, Connection, ConnectionId, Frame, NodeId, Result, ws, ws::Handler};
+use ripplecast::{App, Connection, Frame, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
-use crate::demos::{self, Demos};
+use crate::{
+    alias::{alias, is_alias},
+    demos::{self, Demos},
+    inspect::Gate,
+};
 
 /// Where the tabs are that show the panel.
 const ROOM: &str = "learn:nodes";
@@ -30,17 +34,20 @@ struct Panel {
     demos: Demos,
     /// Whether the nodes share a backend.
     is_shared: bool,
+    /// Who is told of the backend.
+    gate: Gate,
 }
 
-/// The answer of `/api/nodes`.
+/// The answer of `/api/nodes`. It has aliases: ids of nodes and connections are for operators.
 #[derive(Serialize)]
 struct Nodes {
     /// The node that answers.
     node: String,
     /// All nodes, this one among them; only this one while the backend is away.
     nodes: Vec<String>,
-    /// `memory` or `redis`.
-    backend: &'static str,
+    /// `memory` or `redis`, for those who may see `/metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'static str>,
     /// Whether the backend is away.
     degraded: bool,
     /// The tabs that show the panel, by node.
@@ -93,10 +100,10 @@ struct SentTo {
 
 impl Panel {
     fn node(&self) -> String {
-        self.demos.hub.node().to_string()
+        alias(self.demos.hub.node())
     }
 
-    async fn nodes(&self) -> Result<Nodes> {
+    async fn nodes(&self, is_operator: bool) -> Result<Nodes> {
         let hub = &self.demos.hub;
         let nodes = match hub.nodes().await {
             Err(error) if error.is_unavailable() => vec![hub.node()],
@@ -108,12 +115,12 @@ impl Panel {
         };
         let mut tabs: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for id in members {
-            tabs.entry(id.node().to_string()).or_default().push(id.to_string());
+            tabs.entry(alias(id.node())).or_default().push(alias(id));
         }
         Ok(Nodes {
             node: self.node(),
-            nodes: nodes.iter().map(NodeId::to_string).collect(),
-            backend: if self.is_shared { "redis" } else { "memory" },
+            nodes: nodes.iter().map(alias).collect(),
+            backend: is_operator.then_some(if self.is_shared { "redis" } else { "memory" }),
             degraded: hub.stats().remote.degraded,
             tabs,
         })
@@ -126,16 +133,12 @@ impl Panel {
             hub.room(ROOM).push(message(false)?).ignore();
             return Ok(SentTo { posted: self.node(), reached: None, owners: Vec::new() });
         };
-        // Each tab of the panel is a client of its own, under the id that the server has given it. Whatever node it is
+        // Each tab of the panel is a client of its own, under the alias that the server has given it. Whatever node it is
         // connected to, this reaches it.
         let client = hub.client(&id);
         let reached = client.push(message(true)?).await?;
         let owners = client.nodes().await?;
-        Ok(SentTo {
-            posted: self.node(),
-            reached: Some(reached),
-            owners: owners.iter().map(NodeId::to_string).collect(),
-        })
+        Ok(SentTo { posted: self.node(), reached: Some(reached), owners: owners.iter().map(alias).collect() })
     }
 }
 
@@ -144,7 +147,7 @@ impl Handler for Panel {
         if !self.demos.admit(&conn, ROOM, PEOPLE) {
             return Ok(());
         }
-        let id = conn.id().to_string();
+        let id = alias(conn.id());
         conn.identify(&id).await?;
         conn.push(Frame::json(&Tell::You { id, node: self.node() })?).ignore();
         conn.join(ROOM)
@@ -157,22 +160,23 @@ impl Handler for Panel {
             && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)
         {
-            let id = conn.id().to_string();
+            let id = alias(conn.id());
             room.push(Frame::json(&Tell::Got { number, id, node: self.node() })?).ignore();
         }
         Ok(())
     }
 }
 
-async fn list(State(panel): State<Panel>) -> Result<Json<Nodes>> {
-    panel.nodes().await.map(Json)
+async fn list(State(panel): State<Panel>, parts: Parts) -> Result<Json<Nodes>> {
+    let is_operator = panel.gate.opens(&panel.demos.hub, &parts);
+    panel.nodes(is_operator).await.map(Json)
 }
 
 async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) -> Result<Response> {
     if let Err(too_much) = panel.demos.allow(&parts) {
         return Ok(too_much.into_response());
     }
-    if send.to.as_ref().is_some_and(|id| id.0.parse::<ConnectionId>().is_err()) {
+    if send.to.as_ref().is_some_and(|id| !is_alias(&id.0)) {
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, "That is no id of a tab.\n").into_response());
     }
     match panel.send(send).await {
@@ -185,8 +189,8 @@ async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) 
 }
 
 /// Puts the panel's endpoint and routes on the app.
-pub(super) fn add(app: App, demos: &Demos, is_shared: bool) -> App {
-    let panel = Panel { demos: demos.clone(), is_shared };
+pub(super) fn add(app: App, demos: &Demos, is_shared: bool, gate: &Gate) -> App {
+    let panel = Panel { demos: demos.clone(), is_shared, gate: gate.clone() };
     let visitors = demos.clone();
     let limit = from_fn_with_state(demos.clone(), demos::limit);
     let endpoint = ws::endpoint(panel.clone())

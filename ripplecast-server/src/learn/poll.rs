@@ -35,6 +35,7 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // The length of the answer is part of the answer; it is the same whatever three digits stand there.
     let answer =
         |response: usize| format!(r#"{{"value":{value},"request":{request},"response":{response:>3}}}"#);
