@@ -16,6 +16,8 @@ mod tapping;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
+use hashbrown::HashTable;
+
 use super::{
     batch::{Batch, Dialect, Joined},
     connection::{Dropped, Local},
@@ -136,9 +138,40 @@ struct Slot<W> {
     more_rooms: Option<Box<MoreRooms>>,
 }
 
-/// The rooms of a connection that is in more than two.
+/// The rooms of a connection that is in more than two, by their places.
 #[derive(Default)]
-struct MoreRooms(Vec<Membership>);
+struct MoreRooms(HashTable<Membership>);
+
+impl MoreRooms {
+    /// Least capacity at which memory is given back.
+    const LARGE: usize = 64;
+
+    /// Spreads places, which are small and dense, over all bits.
+    fn hash(place: u32) -> u64 {
+        let spread = u64::from(place).wrapping_mul(0x9E37_79B9_7F4A_7C15); // 2^64 times the golden ratio's fraction
+        spread ^ (spread >> 32)
+    }
+
+    fn add(&mut self, membership: Membership) {
+        self.0.insert_unique(Self::hash(membership.room), membership, |m| Self::hash(m.room));
+    }
+
+    fn find(&self, place: u32) -> Option<&Membership> {
+        self.0.find(Self::hash(place), |m| m.room == place)
+    }
+
+    fn find_mut(&mut self, place: u32) -> Option<&mut Membership> {
+        self.0.find_mut(Self::hash(place), |m| m.room == place)
+    }
+
+    fn remove(&mut self, place: u32) -> Option<Membership> {
+        let (membership, _) = self.0.find_entry(Self::hash(place), |m| m.room == place).ok()?.remove();
+        if self.0.capacity() > Self::LARGE && self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to(self.0.len() * 2, |m| Self::hash(m.room));
+        }
+        Some(membership)
+    }
+}
 
 /// What a walk touches of a connection is one line of the cache; `docs/performance.md` says so.
 #[cfg(not(ripplecast_loom))]
@@ -353,50 +386,96 @@ impl<W: Wire> Core<W> {
 impl<W> Slot<W> {
     /// Its rooms.
     fn memberships(&self) -> impl Iterator<Item = &Membership> {
-        self.rooms.iter().filter(|m| m.room != NONE).chain(self.more_rooms.iter().flat_map(|more| &more.0))
+        let more = self.more_rooms.iter().flat_map(|more| &more.0);
+        self.rooms.iter().filter(|m| m.room != NONE).chain(more).inspect(|_| work::step())
     }
 
     /// Its rooms, to be changed.
     fn memberships_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
-        self.rooms
-            .iter_mut()
-            .filter(|m| m.room != NONE)
-            .chain(self.more_rooms.iter_mut().flat_map(|more| &mut more.0))
+        let more = self.more_rooms.iter_mut().flat_map(|more| &mut more.0);
+        self.rooms.iter_mut().filter(|m| m.room != NONE).chain(more).inspect(|_| work::step())
+    }
+
+    /// How many rooms it is in.
+    fn room_count(&self) -> usize {
+        let inline = self.rooms.iter().filter(|m| m.room != NONE).count();
+        inline + self.more_rooms.as_ref().map_or(0, |more| more.0.len())
+    }
+
+    /// Its membership in the room at `place`, in constant time.
+    fn membership(&self, place: u32) -> Option<&Membership> {
+        work::step();
+        let inline = self.rooms.iter().find(|m| m.room == place);
+        inline.or_else(|| self.more_rooms.as_ref()?.find(place))
+    }
+
+    /// The same, to be changed.
+    fn membership_mut(&mut self, place: u32) -> Option<&mut Membership> {
+        work::step();
+        match self.rooms.iter_mut().find(|m| m.room == place) {
+            Some(inline) => Some(inline),
+            None => self.more_rooms.as_mut()?.find_mut(place),
+        }
     }
 
     /// Adds a room.
     fn add(&mut self, membership: Membership) {
         match self.rooms.iter_mut().find(|m| m.room == NONE) {
             Some(unused) => *unused = membership,
-            None => self.more_rooms.get_or_insert_default().0.push(membership),
+            None => self.more_rooms.get_or_insert_default().add(membership),
         }
-        let several = self.memberships().count() > 1;
-        self.flags.set(Flags::SEVERAL, several);
+        self.flags.set(Flags::SEVERAL, self.room_count() > 1);
     }
 
     /// Takes a room out.
     fn remove(&mut self, place: u32) -> Option<Membership> {
         let removed = if let Some(inline) = self.rooms.iter_mut().find(|m| m.room == place) {
-            let next = self.more_rooms.as_mut().and_then(|more| more.0.pop());
-            std::mem::replace(inline, next.unwrap_or(Membership::UNUSED))
+            std::mem::replace(inline, Membership::UNUSED)
         } else {
-            let more = &mut self.more_rooms.as_mut()?.0;
-            let index = more.iter().position(|m| m.room == place)?;
-            more.swap_remove(index)
+            let more = self.more_rooms.as_mut()?;
+            let removed = more.remove(place)?;
+            if more.0.is_empty() {
+                self.more_rooms = None;
+            }
+            removed
         };
-        if self.more_rooms.as_ref().is_some_and(|more| more.0.is_empty()) {
-            self.more_rooms = None;
-        }
-        let several = self.memberships().count() > 1;
-        self.flags.set(Flags::SEVERAL, several);
+        self.flags.set(Flags::SEVERAL, self.room_count() > 1);
         Some(removed)
+    }
+
+    /// Takes all rooms out.
+    fn remove_all(&mut self) -> impl Iterator<Item = Membership> + use<W> {
+        self.flags.set(Flags::SEVERAL, false);
+        let inline = std::mem::replace(&mut self.rooms, [Membership::UNUSED; 2]);
+        let more = self.more_rooms.take().map(|more| more.0);
+        inline.into_iter().filter(|m| m.room != NONE).chain(more.into_iter().flatten())
     }
 
     /// Notes the new index in a room's members.
     fn moved(&mut self, place: u32, index: u32) {
-        if let Some(membership) = self.memberships_mut().find(|m| m.room == place) {
+        if let Some(membership) = self.membership_mut(place) {
             membership.index = index;
         }
+    }
+}
+
+/// Counts memberships that were looked at, for the tests which say how much work something may be.
+mod work {
+    #[cfg(test)]
+    std::thread_local! {
+        static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
+
+    #[inline]
+    pub(super) fn step() {
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    /// Steps since this was asked last.
+    #[cfg(test)]
+    pub(super) fn take() -> u64 {
+        STEPS.take()
     }
 }
 

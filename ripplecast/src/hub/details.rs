@@ -21,8 +21,8 @@ struct Detail {
     states: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
     /// The client that it was identified as.
     client: Option<Arc<str>>,
-    /// What lives as long as the connection, such as the publisher of a room that it joined.
-    kept: Vec<Arc<dyn Any + Send + Sync>>,
+    /// What lives as long as the connection, such as the publisher of a room that it joined; by address.
+    kept: HashMap<usize, Arc<dyn Any + Send + Sync>>,
     /// Those who wait for it to close: dropping these tells them.
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -47,10 +47,8 @@ impl Details {
 
     /// Keeps something alive for as long as the connection, once.
     pub(crate) fn keep(&mut self, who: Local, thing: Arc<dyn Any + Send + Sync>) {
-        let kept = &mut self.0.entry(who.pack()).or_default().kept;
-        if !kept.iter().any(|known| Arc::ptr_eq(known, &thing)) {
-            kept.push(thing);
-        }
+        let address = Arc::as_ptr(&thing).addr();
+        self.0.entry(who.pack()).or_default().kept.insert(address, thing);
     }
 
     /// The state of that type.

@@ -14,6 +14,9 @@ use super::{
     Core, Flags, LocalRoom, Membership, Walk, Wire,
 };
 
+/// Rooms that are looked at for one member without a thought.
+const FEW_ROOMS: usize = 16;
+
 impl<W: Wire> Core<W> {
     /// Adds a connection to a room. What was pushed before does not reach it. One that is gone, or is about to go, is
     /// taken out of the room's count instead: it has been taken out of its other rooms already.
@@ -24,7 +27,7 @@ impl<W: Wire> Core<W> {
         }
         let place = self.place(room);
         let target = &mut self.slots[who.slot as usize];
-        if target.memberships().any(|m| m.room == place) {
+        if target.membership(place).is_some() {
             return;
         }
         let local = &mut self.rooms[place as usize];
@@ -50,13 +53,11 @@ impl<W: Wire> Core<W> {
 
     /// Takes a connection out of all rooms, here and where they are counted.
     pub(crate) fn leave_all(&mut self, who: Local) {
-        loop {
-            let first = self.slots[who.slot as usize].memberships().next();
-            let Some(place) = first.map(|membership| membership.room) else { return };
-            if let Some(shared) = &self.rooms[place as usize].shared {
+        for membership in self.slots[who.slot as usize].remove_all() {
+            if let Some(shared) = &self.rooms[membership.room as usize].shared {
                 shared.forget(who);
             }
-            self.remove_member(who.slot, place);
+            self.take_out(who.slot, membership);
         }
     }
 
@@ -140,6 +141,20 @@ impl<W: Wire> Core<W> {
         }
     }
 
+    /// Whether the connection has had all that the walk of room `visiting` brings, while many rooms of its own may wait as
+    /// well: then there is nothing to send yet. A member of many rooms that all wait is sent everything at the first; without
+    /// this, each of the others would look at all of them again. Where few can wait, the look is cheap, and is taken to see
+    /// whether the member is still ahead.
+    pub(super) fn has_had(&self, slot: u32, visiting: Option<u32>) -> bool {
+        let (Some(place), target) = (visiting, &self.slots[slot as usize]) else { return false };
+        if self.dirty.len().min(target.room_count()) <= FEW_ROOMS {
+            return false;
+        }
+        let walk = self.rooms[place as usize].walk.as_ref();
+        walk.zip(target.membership(place))
+            .is_some_and(|(walk, membership)| walk.batch.last() <= membership.seen)
+    }
+
     /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
     /// that it has them. With `visiting`, the walk of that room is about to go on to the next member.
     pub(super) fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Joined) {
@@ -148,18 +163,24 @@ impl<W: Wire> Core<W> {
         }
         let dialect = self.dialect(slot);
         let stamp = self.stamp;
-        let (rooms, target) = (&self.rooms, &mut self.slots[slot as usize]);
+        let (rooms, dirty, target) = (&self.rooms, &self.dirty, &mut self.slots[slot as usize]);
+        // The rooms of its own that wait are found among its rooms or among those that wait, whichever are fewer.
+        let few_wait = dirty.len() < target.room_count();
         // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
         // long as messages never cease, whoever was ahead once would be so for ever.
         let alone = visiting.is_some_and(|visiting| {
-            !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
+            if few_wait {
+                !dirty.iter().any(|&place| place != visiting && target.membership(place).is_some())
+            } else {
+                !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
+            }
         });
         let mut parts: Vec<Part<'_>> = Vec::new();
         let mut ahead = false;
-        for membership in target.memberships_mut() {
+        let mut take = |membership: &mut Membership| {
             let room = &rooms[membership.room as usize];
             if !room.queued {
-                continue;
+                return;
             }
             let source = room.source();
             let mut up_to = stamp;
@@ -178,6 +199,15 @@ impl<W: Wire> Core<W> {
             }
             membership.seen = membership.seen.max(up_to);
             ahead |= room.pending.first().is_some_and(|first| first <= membership.seen);
+        };
+        if few_wait {
+            dirty.iter().for_each(|&place| {
+                if let Some(membership) = target.membership_mut(place) {
+                    take(membership);
+                }
+            });
+        } else {
+            target.memberships_mut().for_each(take);
         }
         target.flags.set(Flags::AHEAD, ahead);
         parts.sort_by_key(|part| part.stamp);
@@ -229,9 +259,16 @@ impl<W: Wire> Core<W> {
         }
     }
 
-    /// Takes a member out of the dense array, keeping its three parts apart.
-    pub(super) fn remove_member(&mut self, slot: u32, place: u32) {
-        let Some(membership) = self.slots[slot as usize].remove(place) else { return };
+    /// Takes a connection out of a room.
+    fn remove_member(&mut self, slot: u32, place: u32) {
+        if let Some(membership) = self.slots[slot as usize].remove(place) {
+            self.take_out(slot, membership);
+        }
+    }
+
+    /// Takes a former member out of the dense array, keeping its three parts apart.
+    fn take_out(&mut self, slot: u32, membership: Membership) {
+        let place = membership.room;
         let room = &mut self.rooms[place as usize];
         room.streams -= u32::from(self.slots[slot as usize].flags.has(Flags::SSE));
         room.deflating -= u32::from(self.slots[slot as usize].flags.has(Flags::DEFLATE));

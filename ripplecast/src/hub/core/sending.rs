@@ -52,7 +52,7 @@ impl<W: Wire> Core<W> {
 
     /// The same, where the walk of room `visiting` has come to the connection.
     pub(super) fn catch_up_visiting(&mut self, slot: u32, visiting: Option<u32>) {
-        if self.dirty.is_empty() || self.is_mute(slot) {
+        if self.dirty.is_empty() || self.is_mute(slot) || self.has_had(slot, visiting) {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);

@@ -942,6 +942,64 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
     assert_eq!(world.all[100].peer.writes(), 1);
 }
 
+/// Whatever is done with the rooms of a connection takes work in proportion to their number, and what is done with one of
+/// them, or beside them, takes the same however many there are.
+#[test]
+fn the_work_for_a_connection_in_many_rooms_is_linear() {
+    const MANY: usize = 40_000;
+    let World { mut core, _registry: registry, .. } = World::new();
+    let open = |core: &mut Core<Peer>| {
+        let peer = Peer::default();
+        peer.0.space.set(usize::MAX);
+        let who = core.reserve(2).unwrap();
+        let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+        core.open(who, peer.clone(), Dialect::WebSocket, profile);
+        (who, peer)
+    };
+    let ((many, peer), (other, _)) = (open(&mut core), open(&mut core));
+    let rooms: Vec<_> = (0..MANY).map(|n| registry.room(&n.to_string())).collect();
+    let (last, frame) = (registry.room("last"), Frame::text("x"));
+    let steps = |per_room: u64, what: &str| {
+        let steps = work::take();
+        assert!(steps <= per_room * MANY as u64, "{what}: {steps} steps for {MANY} rooms");
+    };
+    work::take();
+    for room in &rooms {
+        core.join(many, room);
+        core.join(many, room); // a second time changes nothing
+    }
+    steps(2, "joining");
+    assert_eq!(core.slots[many.slot as usize].room_count(), MANY);
+
+    // A room of somebody else's waits; then one of its own.
+    core.join(other, &last);
+    core.cast(&last, &frame, 1);
+    for _ in 0..MANY {
+        core.push(many, &frame, None);
+    }
+    core.cast(&rooms[MANY - 1], &frame, 1);
+    for _ in 0..MANY {
+        core.push(many, &frame, None);
+    }
+    steps(4, "pushing");
+
+    rooms.iter().for_each(|room| core.cast(room, &frame, 2));
+    while core.is_dirty() {
+        core.walk();
+    }
+    steps(5, "delivering");
+    assert_eq!(peer.take(), b"\x81\x01x".repeat(3 * MANY + 1));
+
+    // Whoever leaves makes the other one move in the room's members.
+    rooms.iter().for_each(|room| core.join(other, room));
+    rooms.iter().rev().for_each(|room| core.leave(many, room));
+    steps(3, "leaving");
+    assert!(core.slots[many.slot as usize].more_rooms.is_none(), "memory is kept for nothing");
+    core.leave_all(other);
+    steps(1, "leaving at the end");
+    assert!(core.slots[other.slot as usize].more_rooms.is_none() && core.free_rooms.len() == MANY + 1);
+}
+
 #[test]
 fn who_was_ahead_once_is_walked_like_everybody_again() {
     let mut world = crowd(3, 1);
