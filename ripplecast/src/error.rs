@@ -41,6 +41,15 @@ pub enum Error {
         /// Its limit, in the unit that `what` names.
         limit: usize,
     },
+    /// The connection is in as many rooms as one connection may be in. The call changed nothing.
+    #[error(
+        "the connection is in {limit} rooms, the maximum; leave a room first, or raise \
+         HubBuilder::max_rooms_per_connection"
+    )]
+    TooManyRooms {
+        /// The maximum.
+        limit: usize,
+    },
     /// A name is longer than allowed.
     #[error("{what} of {len} bytes is longer than the {limit} allowed")]
     NameTooLong {

@@ -48,6 +48,9 @@ pub(crate) const CONNECTIONS_PER_ADDRESS: usize = 1_000;
 /// Leading bits of an IPv6 address by which limits count. Setting: `ipv6_prefix`. A home or a server has a /64, and so 2^64
 /// addresses to choose from.
 pub(crate) const IPV6_PREFIX: u8 = 64;
+/// Rooms of one connection. Setting: `max_rooms_per_connection`. A tab that follows some hundred topics fits; a client that
+/// names rooms for as long as it likes does not, since each takes memory here and an entry in the backend.
+pub(crate) const ROOMS_PER_CONNECTION: usize = 1_000;
 /// Shards of a hub: an id has 8 bits for it.
 pub(crate) const SHARDS: usize = 255;
 /// Connections of one shard: an id has 24 bits for the slot.

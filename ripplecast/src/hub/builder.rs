@@ -10,7 +10,10 @@ use crate::{
     backend::Backend,
     bridge::{RedisBridge, Sealer, check_secret},
     bus::Bus,
-    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, LEAST_QUEUED_BYTES, QUEUED_BYTES, SHARDS},
+    limits::{
+        CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, LEAST_QUEUED_BYTES, QUEUED_BYTES,
+        ROOMS_PER_CONNECTION, SHARDS,
+    },
     redis::Redis,
     server::TrustedProxies,
     store::Store,
@@ -42,6 +45,8 @@ pub struct HubBuilder {
     max_connections_per_address: usize,
     /// Leading bits of an IPv6 address that count for it.
     ipv6_prefix: u8,
+    /// Rooms that one connection may be in.
+    max_rooms_per_connection: usize,
     /// Bytes that may wait for slow readers.
     max_queued_bytes: usize,
     /// Settings of rooms.
@@ -68,6 +73,7 @@ impl std::fmt::Debug for HubBuilder {
             .field("max_connections", &self.max_connections)
             .field("max_connections_per_address", &self.max_connections_per_address)
             .field("ipv6_prefix", &self.ipv6_prefix)
+            .field("max_rooms_per_connection", &self.max_rooms_per_connection)
             .field("max_queued_bytes", &self.max_queued_bytes)
             .field("rooms", &self.rooms)
             .field("trusted_proxies", &self.trusted_proxies)
@@ -85,6 +91,7 @@ impl Default for HubBuilder {
             max_connections: CONNECTIONS,
             max_connections_per_address: CONNECTIONS_PER_ADDRESS,
             ipv6_prefix: IPV6_PREFIX,
+            max_rooms_per_connection: ROOMS_PER_CONNECTION,
             max_queued_bytes: QUEUED_BYTES,
             rooms: RoomRules::default(),
             on_drop: None,
@@ -133,6 +140,22 @@ impl HubBuilder {
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
+        self
+    }
+
+    /// Sets how many rooms one connection may be in; default 1,000. A further [`join`](crate::Connection::join) fails with
+    /// [`Error::TooManyRooms`] and changes nothing: so a client that chooses the names of its rooms can't fill the memory of
+    /// this node or of the backend. Check what such a client may join, and handle the error; a callback that returns it
+    /// closes the connection with 1011.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().max_rooms_per_connection(50).build()?;
+    /// # let _ = hub; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn max_rooms_per_connection(mut self, max: usize) -> Self {
+        self.max_rooms_per_connection = max;
         self
     }
 
@@ -300,7 +323,7 @@ impl HubBuilder {
             Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
         let node = RandomState::new().hash_one(std::process::id());
         let ledger = Ledger::new(self.max_queued_bytes, count);
-        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop));
+        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop), self.max_rooms_per_connection);
         let shards = Shards::new(node, count, admissions, ledger, setup);
         for index in 0..count {
             let shard = Shard::new(index, &shards, runtime.clone())?;

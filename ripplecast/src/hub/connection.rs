@@ -265,8 +265,9 @@ impl Connection {
     /// Makes it a member of a room. Never waits; visible to the next call, whoever makes it. Joining twice is once.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when its shard is so far behind that its
-    /// mailbox is full; [`Error::NameTooLong`] above 255 bytes.
+    /// [`Error::Closed`] when the connection is closed; [`Error::TooManyRooms`] when it is in 1,000 rooms, or as many as
+    /// [`HubBuilder::max_rooms_per_connection`](crate::HubBuilder::max_rooms_per_connection) allows; [`Error::Overloaded`]
+    /// when its shard is so far behind that its mailbox is full; [`Error::NameTooLong`] above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room name", room)?;
         let shards = self.shards()?;

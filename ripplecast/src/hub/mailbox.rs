@@ -46,6 +46,8 @@ pub(crate) struct State<W> {
     bytes: usize,
     /// By slot: the generation of the open connection, or 0.
     live: Vec<u32>,
+    /// By slot: how many rooms the open connection is in, that of all connections aside.
+    rooms: Vec<u32>,
     /// What few connections have: user state, a client id, somebody who waits for the close.
     pub(crate) details: Details,
     /// How to wake the shard when it sleeps.
@@ -98,6 +100,7 @@ impl<W> Mailbox<W> {
             commands: Vec::new(),
             bytes: 0,
             live: Vec::new(),
+            rooms: Vec::new(),
             details: Details::default(),
             sleeper: None,
             ended: false,
@@ -220,8 +223,15 @@ impl<W> State<W> {
         let slot = local.slot as usize;
         if self.live.len() <= slot {
             self.live.resize(slot + 1, 0);
+            self.rooms.resize(slot + 1, 0);
         }
         self.live[slot] = local.generation;
+        self.rooms[slot] = 0;
+    }
+
+    /// How many rooms an open connection is in: the count that its joins and leaves keep.
+    pub(crate) fn rooms(&mut self, local: Local) -> Option<&mut u32> {
+        if self.is_live(local) { self.rooms.get_mut(local.slot as usize) } else { None }
     }
 
     /// From now on the connection is closed for everybody. Whether it was open until now.

@@ -188,6 +188,41 @@ fn after_the_close_nothing_can_be_joined() {
 }
 
 #[test]
+fn a_connection_may_be_in_so_many_rooms_and_no_more() {
+    let limited = App::builder().hub(|hub| hub.shards(1).max_rooms_per_connection(3));
+    let server = TestServer::start(limited, |app| {
+        let script = Script(app.hub());
+        app.ws("/ws", script)
+    });
+    for _ in 0..2 {
+        // The second one has a count of its own, though it may have the place of the first.
+        let mut tab = server.scripted("/ws", "join a");
+        let conn = server.connection(&mut tab);
+        conn.join("b").unwrap();
+        conn.join_with("c", "here").unwrap();
+        for refused in [conn.join("d"), conn.join_with("d", "never")] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::TooManyRooms { limit: 3 }), "{error:?}");
+            assert!(error.to_string().contains("HubBuilder::max_rooms_per_connection"), "{error}");
+        }
+        assert_eq!(server.len("d"), 0, "a refused join changes nothing");
+        conn.join("a").unwrap(); // once more is no more
+        assert!(conn.leave("b") && !conn.leave("b"));
+        conn.join("d").unwrap();
+        conn.join("b").unwrap_err();
+        assert_eq!((server.len("a"), server.len("b"), server.len("d")), (1, 0, 1));
+        tab.close();
+        wait_until("the connection to be closed", || server.len("a") == 0);
+    }
+
+    let server = scripted(1, false);
+    let mut tab = server.tab("/ws");
+    let conn = server.connection(&mut tab);
+    (0..1000).for_each(|n| conn.join(&n.to_string()).unwrap());
+    assert!(matches!(conn.join("one more"), Err(Error::TooManyRooms { limit: 1000 })));
+}
+
+#[test]
 fn closing_ends_membership_though_the_peer_says_nothing() {
     let server = scripted(2, false);
     let mut tab = server.scripted("/ws", "join r");

@@ -156,12 +156,15 @@ impl<W> RoomCore<W> {
     /// room before this comes after it, and everything pushed later does.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is; [`Error::Overloaded`] when the mailbox of its shard is full.
+    /// [`Error::Closed`] when the connection is; [`Error::TooManyRooms`] when it is in as many rooms as it may be in;
+    /// [`Error::Overloaded`] when the mailbox of its shard is full.
     pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Frame>) -> Result<()> {
         let mut state = self.state.lock();
         let mut mailbox = self.mailboxes[who.shard()].lock();
-        if !mailbox.state.is_live(who) {
-            return Err(Error::Closed);
+        let limit = self.setup.rooms_per_connection;
+        let Some(rooms) = mailbox.state.rooms(who) else { return Err(Error::Closed) };
+        if *rooms as usize >= limit && !state.members.contains(&who.pack()) {
+            return Err(Error::TooManyRooms { limit });
         }
         match &snapshot {
             Some(frame) => mailbox.check(frame.len())?,
@@ -169,6 +172,9 @@ impl<W> RoomCore<W> {
         }
         let mut wakes = [const { None }; 2];
         if state.members.insert(who.pack()) {
+            if let Some(rooms) = mailbox.state.rooms(who) {
+                *rooms += 1;
+            }
             state.per_shard[who.shard()] += 1;
             wakes[0] = Some(mailbox.post(Command::Join { who, room: self.clone() }));
             self.changed(&state);
@@ -209,6 +215,9 @@ impl<W> RoomCore<W> {
         }
         self.changed(&state);
         let mut mailbox = self.mailboxes[who.shard()].lock();
+        if let Some(rooms) = mailbox.state.rooms(who) {
+            *rooms -= 1;
+        }
         let wake = mailbox.post(Command::Leave { who, room: self.clone() });
         drop(mailbox);
         drop(state);

@@ -5,7 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::{Frame, bus::glob::Pattern, hub::bridge::Bridge, hub::drops::DropLog, hub::outbox::Overflow};
+use crate::{
+    Frame,
+    bus::glob::Pattern,
+    hub::{bridge::Bridge, drops::DropLog, outbox::Overflow},
+    limits::ROOMS_PER_CONNECTION,
+};
 
 /// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
 ///
@@ -47,14 +52,17 @@ pub(crate) struct Setup {
     pub(crate) drops: DropLog,
     /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
     pub(crate) compress_above: AtomicUsize,
+    /// How many rooms one connection may be in.
+    pub(super) rooms_per_connection: usize,
     /// The way to other nodes; none when this node is alone.
     bridge: OnceLock<Arc<dyn Bridge>>,
 }
 
 impl Setup {
     /// Nothing is compressed, until an endpoint wants it.
-    pub(crate) fn new(rules: RoomRules, drops: DropLog) -> Self {
-        Self { rules, drops, compress_above: AtomicUsize::new(usize::MAX), bridge: OnceLock::new() }
+    pub(crate) fn new(rules: RoomRules, drops: DropLog, rooms_per_connection: usize) -> Self {
+        let compress_above = AtomicUsize::new(usize::MAX);
+        Self { rules, drops, compress_above, rooms_per_connection, bridge: OnceLock::new() }
     }
 
     /// Whether a frame for many is worth compressing, if one of them has negotiated it.
@@ -75,7 +83,7 @@ impl Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self::new(RoomRules::default(), DropLog::default())
+        Self::new(RoomRules::default(), DropLog::default(), ROOMS_PER_CONNECTION)
     }
 }
 
