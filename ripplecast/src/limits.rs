@@ -60,6 +60,12 @@ pub(crate) const MAILBOX_COMMANDS: usize = 1 << 16;
 /// Commands that may wait in a shard's mailbox before it leaves what peers send in their sockets: what a peer sends often
 /// becomes a command. One read holds up to 11,000 messages, so that their echoes and as many again still fit.
 pub(crate) const MAILBOX_CROWDED: usize = MAILBOX_COMMANDS / 4;
+/// Commands in a shard's mailbox that one read of a peer may cause before the peer is read again only when they have been
+/// taken up. Two turns' work, so a shard is never idle for want of the peer's input.
+pub(crate) const MAILBOX_SHARE: usize = 2 * COMMANDS_PER_TURN;
+/// Bytes of one read while a shard's mailbox holds more than a share: some 700 of the shortest messages. So one peer that
+/// sends as much as it can leaves space in the mailbox for seven others that do the same.
+pub(crate) const CROWDED_READ: usize = 4 << 10;
 /// Payload bytes that may wait in a shard's mailbox before pushes are refused.
 pub(crate) const MAILBOX_BYTES: usize = 64 << 20;
 /// Room bytes that a shard has encoded and not yet delivered, above which it takes no further work until they are out.

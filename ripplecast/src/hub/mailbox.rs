@@ -128,12 +128,17 @@ impl<W> Mailbox<W> {
 
     /// Whether every posted command has been taken up.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) == 0
+        self.waiting() == 0
+    }
+
+    /// Commands that have not been taken up.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
     }
 
     /// Whether so much waits that the shard should not read what adds to it.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) >= MAILBOX_CROWDED
+        self.waiting() >= MAILBOX_CROWDED
     }
 
     /// Whether the connection is open.

@@ -160,8 +160,10 @@ pub(crate) struct Shard {
     events: Vec<Event>,
     /// Commands taken from the mailbox and not yet applied.
     todo: VecDeque<Command<TcpStream>>,
-    /// Connections that had more to read than one turn allows.
-    again: Vec<Local>,
+    /// Connections that may have more to read than they were allowed, and how many commands must have been taken up first.
+    again: Vec<(Local, u64)>,
+    /// Commands that were taken up.
+    taken_up: u64,
     /// What is read goes here, for whichever connection.
     buffer: Vec<u8>,
     /// Control frames are put together here.
@@ -206,6 +208,7 @@ impl Shard {
             events: Vec::new(),
             todo: VecDeque::new(),
             again: Vec::new(),
+            taken_up: 0,
             buffer: vec![0; READ_BUFFER],
             control: Joined::default(),
             runtime,
@@ -295,8 +298,13 @@ impl Shard {
         if self.again.is_empty() || self.core.waiting() >= PENDING_BYTES || self.handle.mailbox.is_crowded() {
             return;
         }
-        for who in std::mem::take(&mut self.again) {
-            if self.core.is_open(who) {
+        for (who, due) in std::mem::take(&mut self.again) {
+            if !self.core.is_open(who) {
+                continue;
+            }
+            if self.taken_up < due {
+                self.again.push((who, due));
+            } else {
                 self.peers[who.slot as usize].again = false;
                 self.read(who, true);
             }
@@ -311,6 +319,7 @@ impl Shard {
             }
             let Some(command) = self.todo.pop_front() else { break };
             self.handle.mailbox.taken_up();
+            self.taken_up += 1;
             if matches!(command, Command::Join { .. }) {
                 self.handle.mailbox.join_taken_up();
             }

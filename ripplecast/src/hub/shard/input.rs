@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Close, CloseCode, Frame,
-    limits::READS_PER_TURN,
+    limits::{CROWDED_READ, MAILBOX_SHARE, READS_PER_TURN},
     log::limited,
     ws::{
         codec::{self, Event as Received, Opcode, Payload, ProtocolError},
@@ -23,29 +23,40 @@ use super::{
 
 impl Shard {
     /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
+    ///
+    /// What a peer sends often becomes commands in the shard's mailbox. A peer whose read caused many is read again when
+    /// they have been taken up. So one peer does not fill the mailbox so far that nobody is read any more.
     pub(super) fn read(&mut self, who: Local, to_end: bool) {
         let slot = who.slot as usize;
+        if self.peers[slot].again {
+            self.shows_life(slot); // it has sent something, and is read when its turn comes
+            return;
+        }
         if self.is_waiting(slot) {
             self.peers[slot].unread_socket = true;
             return;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut reads = 0;
+        let before = self.handle.mailbox.waiting();
         loop {
             if self.is_deaf(who) {
                 self.peers[slot].unread_socket = true;
                 break;
             }
-            if reads == READS_PER_TURN || self.handle.mailbox.is_crowded() {
+            let waiting = self.handle.mailbox.waiting();
+            let much = self.has_caused_much(before);
+            if reads == READS_PER_TURN || much || self.handle.mailbox.is_crowded() {
                 self.shows_life(slot); // it has sent something, though nobody has read it yet
-                if !std::mem::replace(&mut self.peers[slot].again, true) {
-                    self.again.push(who);
-                }
+                self.peers[slot].again = true;
+                let due = if much { self.taken_up + waiting as u64 } else { 0 };
+                self.again.push((who, due));
                 break;
             }
             reads += 1;
             let Some(wire) = self.core.wire(who.slot) else { break };
-            match (&mut &*wire).read(&mut buffer) {
+            let most = if waiting > MAILBOX_SHARE { CROWDED_READ } else { buffer.len() };
+            match (&mut &*wire).read(&mut buffer[..most]) {
                 Ok(0) => {
                     self.cork(who);
                     self.input_ended(who);
@@ -58,7 +69,7 @@ impl Shard {
                         self.peers[slot].unread_socket = true;
                         break;
                     }
-                    if !self.core.is_open(who) || (n < buffer.len() && !to_end) {
+                    if !self.core.is_open(who) || (n < most && !to_end && !self.has_caused_much(before)) {
                         break;
                     }
                 }
@@ -72,6 +83,11 @@ impl Shard {
         }
         self.buffer = buffer;
         self.cork(who);
+    }
+
+    /// Whether the mailbox holds a share more than the `before` that it held.
+    fn has_caused_much(&self, before: usize) -> bool {
+        self.handle.mailbox.waiting() >= before + MAILBOX_SHARE
     }
 
     /// Whether the connection closes and the peer has not taken our close frame yet: until then, or until the time is up,
