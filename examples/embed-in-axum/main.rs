@@ -69,7 +69,7 @@ fn news() -> impl ws::IntoEndpoint {
         Some(user) => conn.identify(&user.0).await,
         None => Ok(()),
     });
-    ws::endpoint(handlers).on_upgrade(async |request: Request| {
+    ws::endpoint(handlers).max_message(64).on_upgrade(async |request: Request| {
         match request.cookie("user").filter(|name| is_name(name)) {
             Some(user) => Ok(Accept::new().state(User(user.to_owned()))),
             None => Err((StatusCode::UNAUTHORIZED, "log in first")),

@@ -74,7 +74,7 @@ pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
     let tabs = Tabs::of(&hub, counter.room())?;
     let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, alias(hub.node())));
     let demo = CounterDemo { counter: counter.clone(), tabs, hello, demos: demos.clone() };
-    let app = app.ws("/ws/counter-demo", life::endpoint(demos, demo).text_only());
+    let app = app.ws("/ws/counter-demo", life::endpoint(demos, demo).text_only().max_message(64));
 
     // Step 3, the routes: plain HTTP that changes the counter, from anywhere. (`limit` is
     // how often: anybody may press, and nobody may keep the others from it.)

@@ -334,7 +334,7 @@ pub struct Stats {
     pub closed: u64,
     /// Messages received.
     pub messages: u64,
-    /// Bytes that are being delivered to rooms or wait in outboxes now. What many connections of a shard wait for is
+    /// Bytes that are being delivered to rooms, wait in outboxes, or are held by unfinished incoming messages now. What many connections of a shard wait for is
     /// counted once for each transport.
     pub queued_bytes: usize,
     /// Frames that were dropped, by reason.

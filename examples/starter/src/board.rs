@@ -66,13 +66,14 @@ impl Board {
 
     /// The WebSocket of a page: every note first, a word that these were all, and then each change.
     pub fn live(&self) -> impl ws::IntoEndpoint + use<> {
-        ws::handlers().with_state(self.notes.clone()).on_open(
+        let handlers = ws::handlers().with_state(self.notes.clone()).on_open(
             async |notes: LiveTable<Note>, conn: Connection| {
                 notes.join(&conn).await?;
                 conn.push(r#"{"complete":true}"#).ignore();
                 Ok::<(), Error>(())
             },
-        )
+        );
+        ws::endpoint(handlers).max_message(64) // a page has nothing to say here
     }
 
     /// What changes the board.

@@ -159,10 +159,11 @@ impl HubBuilder {
         self
     }
 
-    /// Bytes that may wait for slow readers on the whole hub; default 256 MiB, at least 1 MiB. What many connections
+    /// Bytes that may wait for slow readers on the whole hub, with what unfinished incoming messages hold; default 256 MiB, at
+    /// least 1 MiB, and better several times the longest [message](crate::ws::Endpoint::max_message). What many connections
     /// wait for is counted once, for each shard and transport. Beyond that, the connections with the most waiting
     /// lose what their [`Overflow`](crate::Overflow) policies allow to be dropped, or else are closed with 1013,
-    /// until an eighth is free again.
+    /// until an eighth is free again. A peer that holds the most by an unfinished message is closed with 1013.
     ///
     /// What has been handed to the kernel is not counted; of that, at most 256 KiB for each connection have not been sent.
     #[must_use]

@@ -16,7 +16,7 @@ mod tapping;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
 use super::{
     batch::{Batch, Dialect, Joined},
@@ -56,6 +56,8 @@ pub(crate) enum Fault {
     Shed,
     /// The same, and a frame was half written: nothing can be sent any more.
     Cut,
+    /// Too much waits on the hub, and nobody holds more of an unfinished incoming message.
+    Unfinished,
 }
 
 /// What the core counts.
@@ -235,7 +237,9 @@ pub(crate) struct Core<W> {
     pub(crate) counts: Counts,
     /// What was dropped for whom, if anybody wants to hear of it.
     pub(crate) drop_reports: Option<Vec<(Local, Dropped, u32)>>,
-    /// No connection has more bytes waiting than this.
+    /// By slot: bytes held for an incoming message that is unfinished, or that waits for a callback; few have any.
+    incoming: HashMap<u32, usize>,
+    /// No connection has more bytes waiting, or incoming, than this.
     slowest: usize,
     /// Connections that somebody looks into, oldest first; seldom any.
     taps: Vec<(Local, Ear)>,
@@ -259,6 +263,7 @@ impl<W: Wire> Core<W> {
             ledger,
             counts: Counts::default(),
             drop_reports: report_drops.then(Vec::new),
+            incoming: HashMap::new(),
             slowest: 0,
             taps: Vec::new(),
         }
@@ -340,6 +345,7 @@ impl<W: Wire> Core<W> {
     pub(crate) fn detach(&mut self, who: Local) -> Option<W> {
         self.leave_all(who);
         self.end_taps(who.slot);
+        self.set_incoming(who.slot, 0);
         let slot = &mut self.slots[who.slot as usize];
         slot.outbox = None;
         slot.flags.set(Flags::MUTE, true);

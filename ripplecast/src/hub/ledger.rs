@@ -1,4 +1,4 @@
-//! What waits for slow readers of the whole hub, in bytes, and the bound on it.
+//! What waits for slow readers of the whole hub, and what unfinished incoming messages hold, in bytes; and the bound on it.
 //!
 //! A buffer that many connections wait for is counted once, with its owner, and for as long as any of them holds a part of
 //! it: that is the memory it takes. Beyond the bound the shards shed the slowest connections first.
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::outbox::PIECE;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Bytes that wait in all outboxes and rooms of a hub.
+/// Bytes that wait in all outboxes and rooms of a hub, and those of its unfinished incoming messages.
 pub(crate) struct Ledger {
     /// How many there are.
     used: AtomicUsize,
@@ -108,6 +108,15 @@ impl Ledger {
     pub(crate) fn charge_piece(self: &Arc<Self>) -> PieceCharge {
         self.used.fetch_add(PIECE, Ordering::Relaxed);
         PieceCharge(self.clone())
+    }
+
+    /// Changes what one connection's unfinished incoming message holds.
+    pub(crate) fn change(&self, before: usize, now: usize) {
+        if now > before {
+            self.used.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.used.fetch_sub(before - now, Ordering::Relaxed);
+        }
     }
 
     /// Makes a buffer one that may be shared, and enters it for as long as a part of it is held.

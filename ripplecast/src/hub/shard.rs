@@ -373,6 +373,20 @@ impl Shard {
                     self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
                 }
+                Fault::Unfinished => {
+                    let close =
+                        Close::new(CloseCode::TRY_AGAIN, "the server holds too many unfinished messages");
+                    let peer = &mut self.peers[who.slot as usize];
+                    peer.decoder = Decoder::default();
+                    if let Some(held) = &mut peer.held {
+                        held.unread = Vec::new();
+                    }
+                    if matches!(peer.phase, Phase::Open | Phase::Ending) {
+                        self.begin_close(who, close, Phase::Draining);
+                    } else {
+                        self.finish(who, close);
+                    }
+                }
                 Fault::Shed | Fault::Cut => {
                     let was_open = self.peers[who.slot as usize].phase == Phase::Open;
                     count(&self.handle.counters.slow_consumers, u64::from(was_open));

@@ -1,9 +1,33 @@
-//! Too much waits on the whole hub: the slowest connections go first, whichever shard they are on.
+//! Too much waits on the whole hub: the connections with the most waiting or unfinished go first, whichever shard they are on.
+
+use hashbrown::HashMap;
 
 use super::{Core, Dropped, Fault, Wire};
 use crate::limits::READ_BUFFER;
 
+/// What counts against a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    /// What waits in its outbox.
+    Outbox,
+    /// An incoming message.
+    Incoming,
+}
+
 impl<W: Wire> Core<W> {
+    /// Notes how many bytes an incoming message of the connection holds, until it is complete and handled.
+    pub(crate) fn set_incoming(&mut self, slot: u32, bytes: usize) {
+        let before = if bytes > 0 { self.incoming.insert(slot, bytes) } else { self.incoming.remove(&slot) };
+        self.ledger.change(before.unwrap_or(0), bytes);
+        if self.incoming.is_empty() && before.is_some() {
+            self.incoming = HashMap::new(); // it keeps no memory of how many there were
+        }
+        if bytes > self.slowest {
+            self.slowest = bytes;
+            self.ledger.set_slowest(self.shard, bytes);
+        }
+    }
+
     /// To be called each turn. When too much waits, sheds as [`Core::shed`] does.
     pub(crate) fn shed_if_over(&mut self) -> Option<usize> {
         // Without a slow connection of its own a shard has nothing to look for, and no reason to pass the word on.
@@ -19,12 +43,13 @@ impl<W: Wire> Core<W> {
     pub(crate) fn shed(&mut self) -> Option<usize> {
         self.ledger.begins(self.shard);
         let slots = self.slots.iter().enumerate();
-        let with_outbox =
-            slots.filter_map(|(slot, state)| Some((state.outbox.as_ref()?.cost(), slot as u32)));
-        let mut backlogs: Vec<_> = with_outbox.collect();
+        let with_outbox = slots
+            .filter_map(|(slot, state)| Some((state.outbox.as_ref()?.cost(), slot as u32, Held::Outbox)));
+        let incoming = self.incoming.iter().map(|(&slot, &bytes)| (bytes, slot, Held::Incoming));
+        let mut backlogs: Vec<_> = with_outbox.chain(incoming).collect();
         backlogs.sort_unstable();
         loop {
-            self.slowest = backlogs.last().map_or(0, |(bytes, _)| *bytes);
+            self.slowest = backlogs.last().map_or(0, |(bytes, ..)| *bytes);
             self.ledger.set_slowest(self.shard, self.slowest);
             if self.ledger.is_eased() {
                 return None;
@@ -32,8 +57,13 @@ impl<W: Wire> Core<W> {
             if let Some(shard) = self.ledger.slower_than(self.slowest) {
                 return self.ledger.tell(shard).then_some(shard);
             }
-            let (_, slot) = backlogs.pop()?;
-            self.shed_one(slot);
+            match backlogs.pop()? {
+                (_, slot, Held::Outbox) => self.shed_one(slot),
+                (_, slot, Held::Incoming) => {
+                    self.set_incoming(slot, 0);
+                    self.fault(slot, Fault::Unfinished);
+                }
+            }
         }
     }
 

@@ -588,7 +588,7 @@ impl World {
                         self.close(i);
                     }
                 }
-                Fault::Shed | Fault::Cut => unreachable!("the test sheds nothing"),
+                Fault::Shed | Fault::Cut | Fault::Unfinished => unreachable!("the test sheds nothing"),
             }
         }
     }

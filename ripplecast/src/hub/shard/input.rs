@@ -159,6 +159,10 @@ impl Shard {
         let now = self.now;
         let idle = decoder.is_idle();
         let peer = &mut self.peers[slot];
+        if !idle || peer.held.is_some() {
+            let unread = peer.held.as_ref().map_or(0, |held| held.unread.capacity());
+            self.core.set_incoming(who.slot, decoder.held_bytes() + unread);
+        }
         peer.decoder = decoder;
         if !idle {
             let held = peer.held.get_or_insert_default();

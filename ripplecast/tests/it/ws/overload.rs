@@ -1,11 +1,19 @@
-use std::{io::Write as _, net::TcpStream, time::Duration};
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use ripplecast::{Connection, Frame, Overflow, Sent, ws};
 use tungstenite::Message;
 
 use crate::support::{
-    BINARY, CLOSE, Echo, PING, SERVERS, Server, Site, TEXT, alone, check_echo, eventually, frame, header,
-    insist, read_close, read_frame, receive, resident,
+    BINARY, CLOSE, Echo, PING, SERVERS, Seen, Server, Site, TEXT, alone, check_echo, eventually, frame,
+    header, insist, read_close, read_frame, receive, resident,
 };
 
 const SIZE: usize = 64 << 10;
@@ -162,6 +170,97 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_is_bounded() {
         drop((flood, other));
         assert_eq!(site.stop().slow_consumers, 1);
     });
+}
+
+/// Peers that leave their messages unfinished hold no more than the hub's budget, and those that hold the most go first.
+#[test]
+fn unfinished_messages_are_counted_and_the_greediest_peer_goes_first() {
+    const PART: usize = 64 << 10;
+    for shards in [1, 2] {
+        let echo = Echo::default();
+        let handler = echo.clone();
+        let site = Site::start(
+            Server::Own,
+            |hub| hub.shards(shards).max_queued_bytes(2 << 20),
+            |hub, router| router.route("/", hub.ws(handler)),
+        );
+        let queued = || site.hub.stats().queued_bytes;
+        let begin = |bytes: usize| {
+            let mut raw = site.raw("/");
+            raw.write_all(&[header(BINARY, 1 << 20), vec![0; bytes]].concat()).unwrap();
+            raw
+        };
+        let mut greedy = begin(900 << 10);
+        let conn = echo.opened(0);
+        eventually("what the greedy peer sent to be counted", || queued() >= 900 << 10);
+        let mut modest = Vec::new();
+        while conn.is_open() {
+            assert!(modest.len() < 100, "{} bytes are held", queued());
+            let before = queued();
+            modest.push(begin(PART));
+            eventually("what it sent to be counted", || queued() >= before + PART || !conn.is_open());
+        }
+        assert_eq!(
+            read_close(&mut greedy),
+            (1013, "the server holds too many unfinished messages".to_owned())
+        );
+        assert!((1..=modest.len()).all(|n| echo.opened(n).is_open()), "those that hold less stay");
+        // What is complete, or gone, is counted no more.
+        let mut last = modest.pop().unwrap();
+        drop(modest);
+        eventually("the others to be gone", || queued() < 4 * PART);
+        last.write_all(&vec![0; (1 << 20) - PART]).unwrap();
+        assert_eq!(read_frame(&mut last).unwrap(), (BINARY, vec![0; 1 << 20]));
+        eventually("nothing to be counted", || queued() == 0);
+        drop((greedy, last));
+        site.stop();
+    }
+}
+
+/// What one peer sends, as much and as fast as it can, does not keep the shard from reading the others.
+#[test]
+fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
+    const MESSAGES: usize = 200_000;
+    let handled = Arc::new(AtomicUsize::new(0));
+    let (held, gate) = (Seen::<bool>::default(), Arc::new(Barrier::new(2)));
+    let when = Seen::<Option<usize>>::default();
+    let site = Site::own(1, |hub, router| {
+        let (tell, wait) = (held.clone(), gate.clone());
+        let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
+            tell.with(|held| *held = true);
+            wait.wait(); // on purpose: it holds its shard
+            async {}
+        });
+        let count = handled.clone();
+        // Each message becomes a command.
+        let crowd = ws::handlers().on_message(move |conn: Connection, _: Frame| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let done = if conn.leave("room") { Ok(()) } else { conn.join("room") };
+            async { done }
+        });
+        let (tell, count) = (when.clone(), handled.clone());
+        let other = ws::handlers().on_message(move |_: Connection, _: Frame| {
+            tell.with(|when| *when = Some(count.load(Ordering::Relaxed)));
+            async {}
+        });
+        router.route("/hold", hub.ws(holder)).route("/crowd", hub.ws(crowd)).route("/", hub.ws(other))
+    });
+    let (mut holder, mut crowd, mut other) = (site.raw("/hold"), site.raw("/crowd"), site.raw("/"));
+    holder.write_all(&frame(TEXT, b"hold")).unwrap();
+    held.wait("the handler", |held| held.then_some(()));
+    // The crowd comes first.
+    let messages = frame(TEXT, b"x").repeat(MESSAGES);
+    let sent = crowd.write(&messages).unwrap();
+    other.write_all(&frame(TEXT, b"x")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| crowd.write_all(&messages[sent..]).unwrap());
+        gate.wait();
+        let before = when.wait("the other peer's message", |when| *when);
+        assert!(before < MESSAGES / 10, "the other peer was read after {before} messages of the crowd");
+    });
+    eventually("all to be handled", || handled.load(Ordering::Relaxed) == MESSAGES);
+    drop((holder, crowd, other));
+    site.stop();
 }
 
 #[test]
