@@ -65,9 +65,11 @@ async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response>
 /// NEW: who is logged in is looked at before the WebSocket opens; from then on the user's name leads to the connection.
 fn news() -> impl ws::IntoEndpoint {
     struct User(String);
-    let handlers = ws::handlers().on_open(async |conn: Connection| match conn.state::<User>() {
-        Some(user) => conn.identify(&user.0).await,
-        None => Ok(()),
+    let handlers = ws::handlers().on_open(async |conn: Connection| {
+        if let Some(user) = conn.state::<User>() {
+            conn.identify(&user.0).await?;
+        }
+        Ok(())
     });
     ws::endpoint(handlers).max_message(64).on_upgrade(async |request: Request| {
         match request.cookie("user").filter(|name| is_name(name)) {

@@ -88,7 +88,13 @@ fn text(hub: &Hub) -> String {
     plain("ripplecast_remote_unsent_total", "counter", "Messages that could not be sent.", remote.unsent);
     plain("ripplecast_remote_received_total", "counter", "Messages of other nodes.", remote.received);
     plain("ripplecast_remote_missed_total", "counter", "Messages known to be missed.", remote.missed);
-    plain("ripplecast_remote_gaps_total", "counter", "Subscriptions that were lost.", remote.gaps);
+    plain("ripplecast_remote_gaps_total", "counter", "Subscriptions lost, refused or late.", remote.gaps);
+    plain(
+        "ripplecast_remote_unconfirmed",
+        "gauge",
+        "Members of rooms whose subscription does not stand.",
+        remote.unconfirmed as u64,
+    );
     plain("ripplecast_remote_refused_total", "counter", "Messages thrown away as wrong.", remote.refused);
     plain(
         "ripplecast_remote_queued_bytes",

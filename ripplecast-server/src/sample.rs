@@ -80,6 +80,7 @@ struct Remote {
     received: u64,
     missed: u64,
     gaps: u64,
+    unconfirmed: usize,
     refused: u64,
     queued_bytes: usize,
 }
@@ -125,6 +126,7 @@ impl Sample {
                 received: remote.received,
                 missed: remote.missed,
                 gaps: remote.gaps,
+                unconfirmed: remote.unconfirmed,
                 refused: remote.refused,
                 queued_bytes: remote.queued_bytes,
             },

@@ -49,7 +49,7 @@ pub(crate) use self::{
     shards::Shards,
 };
 pub use self::{
-    bridge::{NodeId, RemoteStats},
+    bridge::{NodeId, Reach, RemoteStats},
     builder::HubBuilder,
     clients::Client,
     connection::{Connection, ConnectionId, Dropped, Sent},
@@ -143,7 +143,8 @@ impl Hub {
 
     /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
     ///
-    /// Like a push to a [`Room`]: one order for all, refused by all or by none.
+    /// Like a push to a [`Room`]: one order for all, refused by all or by none. It reaches every node whose
+    /// [`connect`](HubBuilder::connect) has returned.
     pub fn broadcast(&self, frame: impl Into<Frame>) -> Sent {
         self.inner.shards.everyone.push(&frame.into())
     }

@@ -29,7 +29,7 @@ pub use error::{BackendError, Close, CloseCode, Error, Result};
 pub use frame::Frame;
 pub use hub::{
     Client, Connection, ConnectionId, Direction, DropReport, Dropped, Drops, FrameKind, GapReport, Hub,
-    HubBuilder, NodeId, Overflow, RemoteStats, Room, RoomOptions, Sent, Stats, Tap, TappedFrame,
+    HubBuilder, NodeId, Overflow, Reach, RemoteStats, Room, RoomOptions, Sent, Stats, Tap, TappedFrame,
 };
 pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};

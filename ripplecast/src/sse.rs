@@ -55,10 +55,10 @@ impl Source {
         }
     }
 
-    /// Makes a connection a member.
+    /// Makes a connection a member that all nodes reach, so that a state which is pushed afterwards lacks nothing.
     async fn join(&self, conn: &Connection) -> Result<()> {
         match self {
-            Self::Room(name) => conn.join(name),
+            Self::Room(name) => conn.join_confirmed(name).await.map(|_| ()),
             Self::Counter(counter) => counter.join(conn).await,
         }
     }

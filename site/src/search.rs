@@ -19,7 +19,7 @@ const SHOWN: usize = 6;
 type Word = (&'static str, &'static str);
 
 /// What can be found.
-const WORDS: [Word; 30] = [
+const WORDS: [Word; 31] = [
     ("App", "routes and endpoints; builds an axum router, or runs the server itself"),
     ("App::ws", "puts a WebSocket endpoint on a path"),
     ("App::sse", "puts an event stream on a path"),
@@ -40,7 +40,8 @@ const WORDS: [Word; 30] = [
     ("conn.push(frame)", "sends a frame to one connection; never waits"),
     ("conn.join(room)", "makes a connection a member of a room"),
     ("conn.leave(room)", "makes it no member any more"),
-    ("conn.identify(client)", "says whose connection it is"),
+    ("conn.join_confirmed(room)", "joins, and waits until the pushes of all nodes arrive"),
+    ("conn.identify(client)", "says whose connection it is, on all nodes"),
     ("conn.close(code, reason)", "closes a connection behind what is on its way"),
     ("conn.state::<T>()", "what was kept with a connection"),
     ("counter.increment()", "adds one, and returns the new value"),

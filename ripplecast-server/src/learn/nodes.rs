@@ -150,7 +150,8 @@ impl Handler for Panel {
         let id = alias(conn.id());
         conn.identify(&id).await?;
         conn.push(Frame::json(&Tell::You { id, node: self.node() })?).ignore();
-        conn.join(ROOM)
+        conn.join_confirmed(ROOM).await?; // the next message may be posted on any node
+        Ok(())
     }
 
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {

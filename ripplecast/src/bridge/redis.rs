@@ -1,15 +1,17 @@
 //! The bridge over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of who is where.
 //!
 //! A node subscribes to a room only while it has members of it. What it publishes comes back to itself and is thrown away
-//! by its number: its own members have had it directly. `redis/outgoing.rs` is the queue to Redis, `redis/registry.rs` says
-//! which node has what, under a lease.
+//! by its number: its own members have had it directly. `redis/outgoing.rs` is the queue to Redis, `redis/rooms.rs` knows which
+//! rooms are here and whether their subscriptions stand, `redis/registry.rs` says which node has what, under a lease.
 
 mod outgoing;
 mod registry;
+mod rooms;
 mod seats;
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,7 +21,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -31,11 +33,13 @@ use super::{
 };
 use crate::{
     ConnectionId, Error, Frame, Result,
-    hub::{Bridge, GapLog, GapReport, Group, Later, NodeId, Place, RemoteStats, Shards},
+    hub::{Bridge, GapLog, GapReport, Group, Later, NodeId, Place, Reach, RemoteStats, Shards},
+    log::limited,
     redis::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
 };
 use outgoing::Outgoing;
 use registry::Item;
+use rooms::Rooms;
 use seats::{Seat, Watch};
 
 /// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
@@ -51,9 +55,7 @@ pub(crate) struct RedisBridge {
     /// What its tasks share.
     inner: Arc<Inner>,
     /// They end with it.
-    tasks: [JoinHandle<()>; 2],
-    /// What is pushed to all connections.
-    _everyone: Subscribed,
+    tasks: [JoinHandle<()>; 3],
 }
 
 /// What the tasks share.
@@ -71,11 +73,15 @@ struct Inner {
     /// What is to be sent.
     out: Outgoing,
     /// The rooms that have members here.
-    rooms: Mutex<HashMap<Arc<str>, RoomHere>>,
+    rooms: Mutex<Rooms>,
+    /// A room waits for its first confirmation, and none did before.
+    awaiting: Notify,
     /// The clients that have connections here, and how many.
     clients: Mutex<HashMap<Arc<str>, usize>>,
     /// What others know of this node.
     registration: Mutex<registry::Registration>,
+    /// Whether there is a seat in it.
+    seated: watch::Sender<bool>,
     /// The heartbeats of all nodes.
     watch: Mutex<Watch>,
     /// The registration has something to do.
@@ -101,14 +107,6 @@ struct Counts {
     gaps: AtomicU64,
 }
 
-/// A room that has members here.
-struct RoomHere {
-    /// How many.
-    members: usize,
-    /// Brings what others push.
-    _subscribed: Subscribed,
-}
-
 impl RedisBridge {
     /// The bridge of a node; its tasks run on the current runtime.
     pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
@@ -120,8 +118,10 @@ impl RedisBridge {
             own: redis.unbounded(),
             redis,
             rooms: Mutex::default(),
+            awaiting: Notify::new(),
             clients: Mutex::default(),
             registration: Mutex::default(),
+            seated: watch::Sender::new(false),
             watch: Mutex::default(),
             changed: Notify::new(),
             questions: Mutex::default(),
@@ -129,9 +129,18 @@ impl RedisBridge {
             gap_log,
             counts: Counts::default(),
         });
-        let everyone = inner.listen(None);
-        let tasks = [tokio::spawn(outgoing::run(inner.clone())), tokio::spawn(registry::run(inner.clone()))];
-        Self { inner, tasks, _everyone: everyone }
+        {
+            let mut rooms = inner.rooms.lock();
+            if rooms.listen_to_everyone(inner.listen(None)) {
+                inner.awaiting.notify_one();
+            }
+        }
+        let tasks = [
+            tokio::spawn(outgoing::run(inner.clone())),
+            tokio::spawn(registry::run(inner.clone())),
+            tokio::spawn(rooms::run(inner.clone())),
+        ];
+        Self { inner, tasks }
     }
 }
 
@@ -165,11 +174,16 @@ impl Inner {
     /// Something came for a room, or for all connections.
     fn hear(&self, channel: &str, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
         let payload = match event {
-            Event::Up => return,
+            Event::Up => return self.rooms.lock().settle(room),
             Event::Down => {
-                self.counts.gaps.fetch_add(1, Relaxed);
-                let room = room.map(ToString::to_string);
-                return self.gap_log.tell(GapReport { room, node: None, missed: None });
+                self.rooms.lock().settle(room);
+                return self.gap(room);
+            }
+            Event::Refused => {
+                if self.rooms.lock().is_news(room) {
+                    self.gap(room);
+                }
+                return;
             }
             Event::Message { payload, .. } => payload,
         };
@@ -215,6 +229,12 @@ impl Inner {
             // A refusal is counted and reported by the room itself.
             core.push_here(&frame).ignore();
         }
+    }
+
+    /// What others push to a room, or to all connections, is missed until its subscription stands.
+    fn gap(&self, room: Option<&Arc<str>>) {
+        self.counts.gaps.fetch_add(1, Relaxed);
+        self.gap_log.tell(GapReport { room: room.map(ToString::to_string), node: None, missed: None });
     }
 
     /// Something came for this node alone.
@@ -351,15 +371,9 @@ impl Bridge for RedisBridge {
 
     fn room_changed(&self, room: &Arc<str>, members: usize) {
         let inner = &self.inner;
-        let mut rooms = inner.rooms.lock();
-        if members == 0 {
-            rooms.remove(room);
-        } else if let Some(here) = rooms.get_mut(room) {
-            here.members = members;
-        } else {
-            rooms.insert(room.clone(), RoomHere { members, _subscribed: inner.listen(Some(room)) });
+        if inner.rooms.lock().change(room, members, || inner.listen(Some(room))) {
+            inner.awaiting.notify_one();
         }
-        drop(rooms);
         inner.touch(Item::Room(room.clone()));
     }
 
@@ -372,6 +386,42 @@ impl Bridge for RedisBridge {
         }
         drop(clients);
         self.inner.touch(Item::Client(client.clone()));
+    }
+
+    fn ready(&self) -> Later<'_, ()> {
+        Box::pin(async {
+            let everyone = self.inner.rooms.lock().ready(None);
+            if let Some(everyone) = everyone {
+                everyone.await?;
+            }
+            let mut seated = self.inner.seated.subscribe();
+            match timeout(TIME_LIMIT, seated.wait_for(|&seated| seated)).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+            }
+        })
+    }
+
+    fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>> {
+        Box::pin(async move {
+            let reached = match group {
+                Group::Room(room) => {
+                    let ready = self.inner.rooms.lock().ready(Some(room));
+                    match ready {
+                        Some(ready) => ready.await,
+                        None => Err(Error::Closed), // it has left meanwhile
+                    }
+                }
+                Group::Client(client) => self.inner.registered(client).await,
+            };
+            match reached {
+                Ok(()) => Reach::AllNodes,
+                Err(error) => {
+                    limited!(DEBUG, %error, "a connection can't be reached by the other nodes yet");
+                    Reach::ThisNode
+                }
+            }
+        })
     }
 
     fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize> {
@@ -446,6 +496,7 @@ impl Bridge for RedisBridge {
             missed: counts.missed.load(Relaxed),
             gaps: counts.gaps.load(Relaxed),
             refused: sealer.refused(),
+            unconfirmed: self.inner.rooms.lock().unconfirmed(),
             ..RemoteStats::default()
         };
         out.report(&mut stats);

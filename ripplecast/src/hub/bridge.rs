@@ -49,6 +49,36 @@ pub(crate) enum Group<'a> {
 /// Where a page of connections begins: behind this connection of this node; from 0.
 pub(crate) type Place = (u64, u64);
 
+/// From where a connection is reached, once it has [joined a room](crate::Connection::join_confirmed) or was
+/// [identified](crate::Connection::identify).
+///
+/// ```
+/// # async fn example(conn: ripplecast::Connection) -> ripplecast::Result<()> {
+/// use ripplecast::Reach;
+///
+/// match conn.join_confirmed("auction:7").await? {
+///     Reach::AllNodes => conn.push("you are live").ignore(),
+///     _ => conn.push("bids of other servers may be missing").ignore(), // Redis is unavailable
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Reach {
+    /// From all nodes: whatever any node sends from now on arrives. With the memory backend, always.
+    AllNodes,
+    /// From this node only, because Redis is unavailable, refused, or took longer than 2 s. The other nodes follow by
+    /// themselves once Redis allows it; until then this connection misses what they send.
+    ThisNode,
+}
+
+impl Reach {
+    /// Whether all nodes reach the connection.
+    pub fn is_all_nodes(self) -> bool {
+        self == Self::AllNodes
+    }
+}
+
 /// The way to the other nodes.
 pub(crate) trait Bridge: Send + Sync {
     /// A frame was pushed to a room of this node, or to all its connections if there is no room. Called under the room's
@@ -58,6 +88,10 @@ pub(crate) trait Bridge: Send + Sync {
     fn room_changed(&self, room: &Arc<str>, members: usize);
     /// A client has so many connections on this node now. Called under the lock of the clients.
     fn client_changed(&self, client: &Arc<str>, connections: usize);
+    /// Waits until this node hears what is pushed to all connections, and is registered.
+    fn ready(&self) -> Later<'_, ()>;
+    /// Waits until what other nodes send to that group reaches this node, for a bounded time. How far it reaches then.
+    fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>>;
     /// How many connections of that kind the other nodes have.
     fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize>;
     /// The other nodes that have connections of that kind.
@@ -89,9 +123,12 @@ pub struct RemoteStats {
     pub received: u64,
     /// Messages of other nodes that this node knows to have missed: their numbers have gaps.
     pub missed: u64,
-    /// Times that messages may have been missed and nobody knows how many, room by room: a subscription was lost, or a node
-    /// began to number anew.
+    /// Times that messages may have been missed and nobody knows how many, room by room: a subscription was lost, refused, or
+    /// not confirmed within 1 s, or a node began to number anew.
     pub gaps: u64,
+    /// Joins that the backend has not confirmed, or whose subscription was lost: members, now, of rooms to which the pushes of
+    /// other nodes do not come. Each first member of a room on this node is counted here for a round trip.
+    pub unconfirmed: usize,
     /// Messages that were thrown away, because they made no sense, were signed wrongly, or came for a node that had lost
     /// its lease.
     pub refused: u64,

@@ -248,8 +248,9 @@ impl HubBuilder {
         self
     }
 
-    /// Is told of messages of other nodes that were missed. It runs on the task that reads from the backend, so it must be
-    /// quick and must not block. [`Stats::remote`](crate::Stats::remote) counts them in any case.
+    /// Sets a hook that is called when messages of other nodes were or may be missed: see [`GapReport`]. It runs on the task
+    /// that reads from the backend, so it must be quick and must not block. [`Stats::remote`](crate::Stats::remote) counts
+    /// them in any case.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -264,11 +265,12 @@ impl HubBuilder {
         self
     }
 
-    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime.
+    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. When this returns, the
+    /// node is one of [`Hub::nodes`], and broadcasts of the others reach its connections.
     ///
     /// # Errors
-    /// As [`build`](Self::build); [`Error::Setting`] when the backend can't be reached (unless it is
-    /// [optional](Self::backend_optional)), is too old, refuses the password or lacks a permission.
+    /// As [`build`](Self::build); [`Error::Setting`] when the backend can't be reached or does not take this node within
+    /// 2 s (unless it is [optional](Self::backend_optional)), is too old, refuses the password or lacks a permission.
     ///
     /// ```no_run
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -277,17 +279,26 @@ impl HubBuilder {
     /// ```
     pub async fn connect(self) -> Result<Hub> {
         self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
-        let redis = match &self.backend {
-            Backend::Memory => None,
-            Backend::Redis(address) => Some(Redis::connect(address, self.backend_optional).await?),
-        };
-        if redis.is_some() && self.node_secret.is_none() {
+        let Backend::Redis(address) = self.backend.clone() else { return self.assemble(None) };
+        let is_optional = self.backend_optional;
+        let redis = Redis::connect(&address, is_optional).await?;
+        if self.node_secret.is_none() {
             tracing::warn!(
                 "messages between nodes are not signed: whoever can write to Redis can send to every connection. \
                  RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) signs them"
             );
         }
-        self.assemble(redis)
+        let hub = self.assemble(Some(redis))?;
+        if let Some(bridge) = hub.shards().setup.bridge()
+            && let Err(error) = bridge.ready().await
+        {
+            if !is_optional {
+                let reason = format!("this node can't join the others: {error}");
+                return Err(Error::setting("backend", address, reason));
+            }
+            tracing::warn!(redis = %address, %error, "this node starts alone, and joins the others once it can");
+        }
+        Ok(hub)
     }
 
     /// Builds the hub, and starts its shards on the current tokio runtime. For the memory backend; every other one has to be

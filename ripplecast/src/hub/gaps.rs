@@ -8,9 +8,17 @@ use crate::{
     panics::guarded,
 };
 
-/// Messages of other nodes that were missed, as told to the hook of [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
+/// Messages of other nodes that were or may be missed, as reported to the hook of
+/// [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
 ///
 /// Members of the room on this node have not got them: an application that can't do without tells them to load anew.
+///
+/// A report is made
+/// - when a subscription is lost, to a room or to what is pushed to all connections;
+/// - when a new one is refused, or not confirmed within 1 s of the first member's [`join`](crate::Connection::join). The round
+///   trip that every first member on a node waits for is not reported: nobody can know whether anything was pushed during
+///   it. [`join_confirmed`](crate::Connection::join_confirmed) waits for its end;
+/// - when the numbers of a node's messages have a gap, or begin anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GapReport {
@@ -18,9 +26,10 @@ pub struct GapReport {
     pub room: Option<String>,
     /// Whose messages were missed, if that is known.
     pub node: Option<NodeId>,
-    /// How many. `None` when the subscription was lost: what is published from then on, until it stands again, is missed. A
-    /// later report says how many messages of a node those were, once it publishes again, if it was heard before. `None` with
-    /// a node when that node has begun to number anew, so that nobody knows what its last numbers were.
+    /// How many. `None` without a node when the subscription does not stand: it was lost, refused or is late. What is published
+    /// until it stands is missed. If a node was heard before, a later report says how many of its messages those were, once it
+    /// publishes again. `None` with a node when that node has begun to number anew, so that nobody knows what its last numbers
+    /// were.
     pub missed: Option<u64>,
 }
 

@@ -64,6 +64,9 @@ impl Room {
     }
 
     /// Pushes a frame to every member. Never waits; the frame is encoded once per shard, however many members there are.
+    ///
+    /// Members on other nodes get it through Redis, if their node is subscribed to the room by then: see
+    /// [`Connection::join`](crate::Connection::join).
     pub fn push(&self, frame: impl Into<Frame>) -> Sent {
         self.core.push(&frame.into())
     }

@@ -23,7 +23,7 @@ use super::{
     connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges, tls_hint},
     link::{self, Keeper},
     slot::SLOTS,
-    subscriber::{Channel, Entry, Sink, Subscriber},
+    subscriber::{Channel, Entry, Sink, Standing, Subscriber},
 };
 use crate::error::{BackendError, Result};
 
@@ -404,35 +404,47 @@ pub(crate) struct Subscribed {
 }
 
 impl Subscribed {
-    /// Waits until the server has confirmed it.
+    /// Whether the server has confirmed it.
+    pub(crate) fn stands(&self) -> bool {
+        self.entry.stands()
+    }
+
+    /// Waits until the server has confirmed it, for up to [`TIME_LIMIT`]. The future does not keep the subscription.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] when Redis is away, [`BackendError::TimedOut`] when it says nothing,
-    /// [`BackendError::Refused`] when the user may not subscribe to that.
-    pub(crate) async fn ready(&self) -> Result<()> {
-        let mut confirmed = self.entry.confirmed();
-        if *confirmed.borrow_and_update() {
-            return Ok(());
-        }
+    /// [`BackendError::Unavailable`] when Redis is away or the subscription has ended, [`BackendError::TimedOut`] when the
+    /// server says nothing, [`BackendError::Refused`] when the user may not subscribe to that.
+    pub(crate) fn ready(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let mut standing = self.entry.standing();
         let server = self.servers.server(self.channel.slot());
-        if !server.is_some_and(|server| server.subscriber.is_up()) {
-            return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
-        }
-        let settled = |&confirmed: &bool| confirmed || self.entry.refused().is_some();
-        match timeout(TIME_LIMIT, confirmed.wait_for(settled)).await {
-            Ok(confirmed) if !confirmed.as_deref().is_ok_and(|&confirmed| confirmed) => {
-                let message = self.entry.refused().unwrap_or_default().to_owned();
-                Err(BackendError::Refused { message }.into())
+        let is_up = server.is_some_and(|server| server.subscriber.is_up());
+        async move {
+            if !is_up && *standing.borrow() != Standing::Stands {
+                return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
             }
-            Ok(_) => Ok(()),
-            Err(_) => Err(BackendError::TimedOut { after: TIME_LIMIT }.into()),
+            let settled = standing.wait_for(|standing| *standing != Standing::Pending);
+            let error = match timeout(TIME_LIMIT, settled).await {
+                Ok(Ok(standing)) => match &*standing {
+                    Standing::Refused(reason) => BackendError::Refused { message: reason.to_string() },
+                    Standing::Stands => return Ok(()),
+                    Standing::Pending | Standing::Ended => ended(),
+                },
+                Ok(Err(_)) => ended(),
+                Err(_) => BackendError::TimedOut { after: TIME_LIMIT },
+            };
+            Err(error.into())
         }
     }
 }
 
+/// The error for a subscription that ended before it was confirmed.
+fn ended() -> BackendError {
+    BackendError::Unavailable { reason: "the subscription has ended".into() }
+}
+
 impl Drop for Subscribed {
     fn drop(&mut self) {
-        self.entry.is_wanted.store(false, Relaxed);
+        self.entry.end();
         let layout = self.servers.layout.read();
         if let Some(server) = layout.server(self.channel.slot()).or(layout.servers.first()) {
             server.subscriber.take(&self.channel, &self.entry);

@@ -4,16 +4,16 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::RwLock;
-use redis::{PushInfo, PushKind, RedisResult, Value};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -28,6 +28,7 @@ use super::{
     servers::News,
     slot,
 };
+use crate::log::{cut, limited};
 
 /// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
 const BATCH: usize = 256;
@@ -74,19 +75,32 @@ pub(crate) enum Event {
     Up,
     /// The connection was lost: what is published from now on is missed.
     Down,
+    /// The server refuses the subscription. It is tried again every ten seconds.
+    Refused,
 }
 
 /// Hears events; on the connection's task, so it must be quick.
 pub(super) type Sink = dyn Fn(Event) + Send + Sync;
 
+/// Whether the server has a subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Not yet, or not any more.
+    Pending,
+    /// The server has confirmed it.
+    Stands,
+    /// The server refuses it, for this reason.
+    Refused(Arc<str>),
+    /// Nobody wants it any more.
+    Ended,
+}
+
 /// One subscription.
 pub(super) struct Entry {
     /// Hears it.
     sink: Box<Sink>,
-    /// Whether the server has confirmed it.
-    confirmed: watch::Sender<bool>,
-    /// Why the server does not want it, if it said so.
-    refused: OnceLock<String>,
+    /// Whether the server has it.
+    standing: watch::Sender<Standing>,
     /// Whether it is kept: one that is on its way from a server to another one is in no list.
     pub(super) is_wanted: AtomicBool,
 }
@@ -94,38 +108,44 @@ pub(super) struct Entry {
 impl Entry {
     /// One that no server has.
     pub(super) fn new(sink: Box<Sink>) -> Self {
-        let (confirmed, is_wanted) = (watch::Sender::new(false), AtomicBool::new(true));
-        Self { sink, confirmed, refused: OnceLock::new(), is_wanted }
+        let (standing, is_wanted) = (watch::Sender::new(Standing::Pending), AtomicBool::new(true));
+        Self { sink, standing, is_wanted }
     }
 
-    /// Changes when a server confirms it or loses it.
-    pub(super) fn confirmed(&self) -> watch::Receiver<bool> {
-        self.confirmed.subscribe()
+    /// Changes when a server confirms, refuses or loses it.
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Whether a server has confirmed it.
+    pub(super) fn stands(&self) -> bool {
+        *self.standing.borrow() == Standing::Stands
     }
 
     /// The server has it.
     fn confirm(&self) {
-        if !self.confirmed.send_replace(true) {
+        if self.standing.send_replace(Standing::Stands) != Standing::Stands {
             (self.sink)(Event::Up);
         }
     }
 
-    /// Why the server does not want it, if it said so.
-    pub(super) fn refused(&self) -> Option<&str> {
-        self.refused.get().map(String::as_str)
-    }
-
-    /// The server does not want it.
+    /// The server refuses it.
     fn refuse(&self, reason: String) {
-        self.refused.get_or_init(|| reason);
-        self.confirmed.send_modify(|_| {}); // whoever waits looks
+        self.standing.send_replace(Standing::Refused(reason.into()));
+        (self.sink)(Event::Refused);
     }
 
     /// The server has it no more.
     pub(super) fn lose(&self) {
-        if self.confirmed.send_replace(false) {
+        if self.standing.send_replace(Standing::Pending) == Standing::Stands {
             (self.sink)(Event::Down);
         }
+    }
+
+    /// Nobody wants it any more: whoever waits for it stops.
+    pub(super) fn end(&self) {
+        self.is_wanted.store(false, Relaxed);
+        self.standing.send_replace(Standing::Ended);
     }
 }
 
@@ -338,7 +358,7 @@ impl Subscriber {
 
     /// Tells the server what is wanted, and looks whether it is there. Returns when it is not, with the reason.
     async fn serve(&self, mut conn: Conn) -> String {
-        let (mut active, mut link) = (HashSet::new(), self.link.clone());
+        let (mut active, mut refused, mut link) = (HashSet::new(), HashSet::new(), self.link.clone());
         let follows = matches!(self.address.servers, Servers::Sentinels { .. });
         self.begin();
         let (mut pings, mut next) = (0, Instant::now() + PING_EVERY);
@@ -349,7 +369,7 @@ impl Subscriber {
                     break;
                 }
                 match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(some)) => refused.extend(some),
                     Ok(Err(error)) => {
                         self.news.stale.notify_one(); // perhaps a slot is elsewhere
                         return error.to_string();
@@ -367,7 +387,11 @@ impl Subscriber {
                 () = sleep_until(next) => {}
             }
             pings += 1;
-            let count = (pings % VERIFY_EVERY == 0).then_some(active.len());
+            let verify = pings % VERIFY_EVERY == 0;
+            if verify {
+                self.wanted.write().dirty.extend(refused.drain());
+            }
+            let count = verify.then_some(active.len());
             let seen = timeout(PING_LIMIT, look(&mut conn, count)).await;
             next = Instant::now() + PING_EVERY;
             match seen {
@@ -409,30 +433,34 @@ impl Subscriber {
         (add, remove)
     }
 
-    /// Tells the server, and waits for its confirmations.
+    /// Tells the server, and waits for its confirmations. The channels that it refuses.
     async fn settle(
         &self,
         conn: &mut Conn,
         active: &mut HashSet<Channel>,
         add: &[Channel],
         remove: &[Channel],
-    ) -> RedisResult<()> {
+    ) -> RedisResult<Vec<Channel>> {
         let names = |channels: &[Channel], exact: bool| -> Vec<String> {
             let of_kind = |channel: &&Channel| matches!(channel, Channel::Exact(_)) == exact;
             channels.iter().filter(of_kind).map(|channel| channel.name().to_owned()).collect()
         };
         let sharded = self.address.is_cluster();
-        let mut refused = Vec::new();
+        let mut refused = HashMap::new();
         for exact in [true, false] {
             let (add, remove) = (names(add, exact), names(remove, exact));
             if exact && !add.is_empty() {
-                conn.subscribe(&add, sharded).await?;
-            }
-            for pattern in add.iter().filter(|_| !exact) {
-                match conn.0.psubscribe(pattern).await {
-                    // A user whose channels are given by a pattern may subscribe to no other one: that is this one's concern.
-                    Err(error) if error.code() == Some("NOPERM") => refused.push((pattern.clone(), error)),
-                    done => done?,
+                for (name, error) in subscribe(conn, add, sharded).await? {
+                    refused.insert(Channel::Exact(name), error);
+                }
+            } else {
+                for pattern in add {
+                    match conn.0.psubscribe(&pattern).await {
+                        Err(error) if is_refusal(&error) => {
+                            refused.insert(Channel::Pattern(pattern), error);
+                        }
+                        done => done?,
+                    }
                 }
             }
             if !remove.is_empty() {
@@ -446,25 +474,31 @@ impl Subscriber {
         for channel in remove {
             active.remove(channel);
         }
+        if let Some((channel, error)) = refused.iter().next() {
+            let (example, count) = (cut(channel.name()), refused.len());
+            limited!(WARN, %example, count, %error, "Redis refuses subscriptions; check the channels of the user's ACL");
+        }
         for channel in add {
             let entry = self.wanted.read().get(channel).cloned();
-            let refusal = refused.iter().find(|(pattern, _)| *channel == Channel::Pattern(pattern.clone()));
+            let refusal = refused.get(channel);
             if refusal.is_none() {
                 active.insert(channel.clone());
             }
             match (entry, refusal) {
                 (Some(entry), None) => entry.confirm(),
-                (Some(entry), Some((pattern, error))) => {
-                    tracing::warn!(pattern, %error, "the user may not subscribe to a pattern");
-                    entry.refuse(format!(
+                (Some(entry), Some(error)) => entry.refuse(match channel {
+                    Channel::Exact(_) => {
+                        format!("{error}; allow it: ACL SETUSER <user> &{}:*", self.address.prefix())
+                    }
+                    Channel::Pattern(_) => format!(
                         "{error}; patterns need a user that may subscribe to all channels: \
                          ACL SETUSER <user> allchannels"
-                    ));
-                }
+                    ),
+                }),
                 (None, _) => {}
             }
         }
-        Ok(())
+        Ok(refused.into_keys().collect())
     }
 
     /// The connection is gone, and with it what the server knew.
@@ -482,6 +516,44 @@ impl Subscriber {
             entry.lose();
         }
     }
+}
+
+/// Subscribes to channels. Returns those that the server refuses, each with the reason: one of them is no reason to lose the
+/// others.
+async fn subscribe(
+    conn: &mut Conn,
+    channels: Vec<String>,
+    sharded: bool,
+) -> RedisResult<Vec<(String, RedisError)>> {
+    match conn.subscribe(&channels, sharded).await {
+        Err(error) if is_refusal(&error) && channels.len() == 1 => {
+            Ok(channels.into_iter().map(|channel| (channel, error.clone())).collect())
+        }
+        // The server refuses all of a command, or says only that it refused one.
+        Err(error) if is_refusal(&error) => {
+            let each = join_all(channels.into_iter().map(|channel| {
+                let mut conn = conn.clone();
+                async move {
+                    let done = conn.subscribe(std::slice::from_ref(&channel), sharded).await;
+                    (channel, done)
+                }
+            }));
+            let mut refused = Vec::new();
+            for (channel, done) in each.await {
+                match done {
+                    Err(error) if is_refusal(&error) => refused.push((channel, error)),
+                    done => done?,
+                }
+            }
+            Ok(refused)
+        }
+        done => done.map(|()| Vec::new()),
+    }
+}
+
+/// Whether the user may not subscribe to that.
+fn is_refusal(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
 }
 
 /// Whether the server answers, and has as many subscriptions of ours as are given.

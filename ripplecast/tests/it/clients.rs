@@ -175,7 +175,7 @@ impl Script {
             "leave" => conn.push(format!("left {}", conn.leave(&rest))),
             "len" => conn.push(format!("len {}", self.0.room(&rest).len().await?)),
             "id" => conn.push(conn.id().to_string()),
-            "identify" => return conn.identify(&rest).await,
+            "identify" => return conn.identify(&rest).await.map(|_| ()),
             "own" => conn.push(rest),
             "all" => self.0.broadcast(rest),
             "room" => {

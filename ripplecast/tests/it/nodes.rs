@@ -1,6 +1,7 @@
 //! Several nodes on one Redis: rooms, broadcasts, clients, the registry and the bus, through real sockets.
 
 mod away;
+mod confirmed;
 mod live;
 mod many;
 mod registry;

@@ -14,6 +14,8 @@
 //! let app = App::builder().backend(&proxy.url())?.build().await?;
 //! proxy.stall();                                   // half-open: no byte passes, nobody is told
 //! proxy.cut();                                     // every connection is reset, and none is let in
+//! proxy.delay(Duration::from_millis(4));           // a long way
+//! proxy.hold("ripplecast:room:{r}\r\n");           // the server does not get this, nor what its client sends behind it
 //! proxy.heal();
 //!
 //! let cluster = Cluster::start(Flavour::Redis);    // three masters

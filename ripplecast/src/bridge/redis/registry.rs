@@ -11,7 +11,8 @@
 //! | `seat:{S}` | channel: what is for that node alone |
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
+    pin::Pin,
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ use crate::{
     bridge::seal::Once,
     error::BackendError,
     log::limited,
-    redis::{Backoff, Channel, Link},
+    redis::{Backoff, Channel, Link, Subscribed, TIME_LIMIT},
 };
 
 /// Entries that are written, or removed, in one round trip.
@@ -81,8 +82,10 @@ pub(super) enum Item {
 pub(super) struct Registration {
     /// Its seat, while it has one.
     pub(super) seat: Option<Seat>,
+    /// Brings what is sent to that seat.
+    inbox: Option<Subscribed>,
     /// What they are not told yet. Nothing is kept here without a seat: the next one begins with everything.
-    dirty: HashSet<Item>,
+    dirty: Dirty,
     /// What they could not be told, as a shard of the Cluster is away: it is tried again at the next word.
     later: HashSet<Item>,
 }
@@ -91,6 +94,62 @@ impl Registration {
     /// Notes that others are to be told. Whether somebody must be woken.
     pub(super) fn touch(&mut self, item: Item) -> bool {
         self.seat.is_some() && self.dirty.insert(item)
+    }
+
+    /// The same, for somebody who waits until the next write of it is done, and until the inbox stands; nothing without a seat.
+    fn watch(&mut self, item: Item) -> Option<(watch::Receiver<bool>, Inbox)> {
+        let inbox = Box::pin(self.inbox.as_ref()?.ready());
+        Some((self.dirty.watch(item), inbox))
+    }
+}
+
+/// Waits until what is sent to a seat comes.
+type Inbox = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Tells that an entry was written; dropped when it could not be.
+type Written = watch::Sender<bool>;
+
+/// Entries that are to be written, each once, oldest first: so that each has its turn, however many come.
+#[derive(Default)]
+struct Dirty {
+    order: VecDeque<Item>,
+    /// Those in `order`, and who waits for each.
+    items: HashMap<Item, Option<Written>>,
+}
+
+impl Dirty {
+    /// Adds an entry; whether it is new.
+    fn insert(&mut self, item: Item) -> bool {
+        let is_new = !self.items.contains_key(&item);
+        if is_new {
+            self.order.push_back(item.clone());
+            self.items.insert(item, None);
+        }
+        is_new
+    }
+
+    /// Adds several.
+    fn extend(&mut self, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            self.insert(item);
+        }
+    }
+
+    /// Adds an entry for somebody who waits for it.
+    fn watch(&mut self, item: Item) -> watch::Receiver<bool> {
+        self.insert(item.clone());
+        let waiting = self.items.entry(item).or_default();
+        waiting.get_or_insert_with(|| Written::new(false)).subscribe()
+    }
+
+    /// Takes up to so many out.
+    fn take(&mut self, count: usize) -> Vec<(Item, Option<Written>)> {
+        let some = self.order.drain(..count.min(self.order.len()));
+        let some = some.filter_map(|item| self.items.remove_entry(&item)).collect();
+        if self.order.is_empty() {
+            *self = Self::default(); // it may have been large
+        }
+        some
     }
 }
 
@@ -112,6 +171,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let seat = Seat::new(inner.node);
         let begun = Instant::now();
         let error = inner.sit(&seat, former.as_ref(), &mut link).await;
+        inner.seated.send_replace(false);
         let lost = std::mem::take(&mut *inner.registration.lock()).seat;
         if lost.is_some() {
             former = lost;
@@ -142,7 +202,7 @@ impl Inner {
         });
         inbox.ready().await?;
         let mut over = self.beat(seat, true, former).await?;
-        self.begin(seat);
+        self.begin(seat, inbox);
         let mut next = tokio::time::Instant::now() + BEAT;
         loop {
             // First of all: changes without end, or a large seat to remove, must not cost the lease.
@@ -211,44 +271,75 @@ impl Inner {
     }
 
     /// From now on others are told of changes; first of everything.
-    fn begin(&self, seat: &Seat) {
+    fn begin(&self, seat: &Seat, inbox: Subscribed) {
         // In the order in which a change takes the locks. A change meanwhile is told twice, or here.
         let mut registration = self.registration.lock();
         registration.seat = Some(seat.clone());
+        registration.inbox = Some(inbox);
         drop(registration);
-        let rooms: Vec<_> = self.rooms.lock().keys().cloned().map(Item::Room).collect();
+        let rooms: Vec<_> = self.rooms.lock().names().cloned().map(Item::Room).collect();
         let clients: Vec<_> = self.clients.lock().keys().cloned().map(Item::Client).collect();
         self.registration.lock().dirty.extend(rooms.into_iter().chain(clients));
+        self.seated.send_replace(true);
+    }
+
+    /// Waits until others can reach a client here: its entry is written, and what is sent to this node's seat comes.
+    ///
+    /// # Errors
+    /// [`BackendError`]: at once while Redis is away, else within [`TIME_LIMIT`]. The entry is written once that is possible.
+    pub(super) async fn registered(&self, client: &str) -> Result<()> {
+        let item = Item::Client(client.into());
+        if self.redis.is_away(&self.counts_key(item.group())) {
+            return Err(lost());
+        }
+        let registered = async {
+            let mut seated = self.seated.subscribe();
+            let (mut written, inbox) = loop {
+                if seated.wait_for(|&seated| seated).await.is_err() {
+                    return Err(lost());
+                }
+                let waiting = self.registration.lock().watch(item.clone());
+                if let Some(waiting) = waiting {
+                    break waiting;
+                }
+            };
+            self.changed.notify_one();
+            if written.wait_for(|&written| written).await.is_err() {
+                return Err(lost());
+            }
+            inbox.await
+        };
+        timeout(TIME_LIMIT, registered).await.map_err(|_| BackendError::TimedOut { after: TIME_LIMIT })?
     }
 
     /// Tells the others of some changes. Whether there were any.
     async fn write(&self, seat: &Seat) -> Result<bool> {
-        let some: Vec<Item> = {
-            let mut registration = self.registration.lock();
-            let some: Vec<_> = registration.dirty.iter().take(BATCH).cloned().collect();
-            for item in &some {
-                registration.dirty.remove(item);
-            }
-            some
-        };
+        let some = self.registration.lock().dirty.take(BATCH);
+        let has_written = !some.is_empty();
         if self.redis.is_cluster() {
-            self.write_each(seat, &some).await;
+            self.write_each(seat, some).await;
         } else {
-            let commands: Vec<Cmd> = some.iter().flat_map(|item| self.entry(seat, item)).collect();
+            let commands: Vec<Cmd> = some.iter().flat_map(|(item, _)| self.entry(seat, item)).collect();
             self.own.all(&commands).await?;
+            for waiting in some.into_iter().filter_map(|(_, waiting)| waiting) {
+                waiting.send_replace(true);
+            }
         }
-        Ok(!some.is_empty())
+        Ok(has_written)
     }
 
     /// The same for shards of a Cluster, of which one may be away while the others are not.
-    async fn write_each(&self, seat: &Seat, some: &[Item]) {
-        let each = some.iter().map(async |item| {
-            for command in self.entry(seat, item) {
+    async fn write_each(&self, seat: &Seat, some: Vec<(Item, Option<Written>)>) {
+        let each = some.into_iter().map(async |(item, waiting)| {
+            for command in self.entry(seat, &item) {
                 if let Err(error) = self.own.run::<()>(&command).await {
                     limited!(DEBUG, %error, "a change can't be told to the other nodes yet");
-                    self.registration.lock().later.insert(item.clone());
+                    self.registration.lock().later.insert(item);
                     return;
                 }
+            }
+            if let Some(waiting) = waiting {
+                waiting.send_replace(true);
             }
         });
         futures_util::future::join_all(each).await;
@@ -257,7 +348,7 @@ impl Inner {
     /// The commands that write one entry. The set for whoever removes it is written first and removed last.
     fn entry(&self, seat: &Seat, item: &Item) -> [Cmd; 2] {
         let (count, set) = match item {
-            Item::Room(room) => (self.rooms.lock().get(room).map_or(0, |here| here.members), ":rooms"),
+            Item::Room(room) => (self.rooms.lock().members(room), ":rooms"),
             Item::Client(client) => (self.clients.lock().get(client).copied().unwrap_or(0), ":clients"),
         };
         let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.group()));
@@ -323,7 +414,8 @@ impl Inner {
 
     /// Gives the seat up.
     async fn give_up(&self) -> Result<()> {
-        let Some(seat) = self.registration.lock().seat.take() else { return Ok(()) };
+        self.seated.send_replace(false);
+        let Some(seat) = std::mem::take(&mut *self.registration.lock()).seat else { return Ok(()) };
         seat.release();
         let goodbye = async {
             let mut end = cmd("HSET");
@@ -355,5 +447,28 @@ impl Item {
             Self::Room(room) => super::Group::Room(room),
             Self::Client(client) => super::Group::Client(client),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_taken_once_and_oldest_first_with_those_who_wait() {
+        let item = |number: usize| Item::Room(number.to_string().into());
+        let mut dirty = Dirty::default();
+        dirty.extend((0..5).map(item));
+        assert!(!dirty.insert(item(0)));
+        let (first, second, later) = (dirty.watch(item(3)), dirty.watch(item(3)), dirty.watch(item(9)));
+        let mut some = dirty.take(4);
+        assert!(some.iter().map(|(item, _)| item).eq(&[0, 1, 2, 3].map(item)));
+        some.pop().unwrap().1.unwrap().send_replace(true);
+        assert!(*first.borrow() && *second.borrow() && !*later.borrow());
+        // One that changes while it is written is written again.
+        assert!(dirty.insert(item(3)));
+        assert!(dirty.take(9).iter().map(|(item, _)| item).eq(&[4, 9, 3].map(item)));
+        assert!(later.has_changed().is_err(), "what can't be written is dropped, and whoever waits sees it");
+        assert!(dirty.take(1).is_empty());
     }
 }

@@ -83,7 +83,7 @@ impl<S: Source> Watch<S> {
                     watch.settle(heard);
                 }
                 Event::Up => watch.wake.notify_one(),
-                Event::Down => {}
+                Event::Down | Event::Refused => {}
             }
         });
         let _ = watch.subscribed.set(subscribed); // the only place where it is set

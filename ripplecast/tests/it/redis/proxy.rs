@@ -34,8 +34,12 @@ pub(crate) struct Proxy {
 }
 
 /// What a proxy can be told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Order {
+    /// Hold back what a client sends, from the first of these bytes on.
+    Hold(Vec<u8>),
+    /// Pass everything so much later.
+    Delay(Duration),
     /// Reset every connection, and let none in.
     Cut,
     /// Keep the connections, and let them pass nothing.
@@ -83,6 +87,17 @@ impl Proxy {
         self.order(Order::Stall);
     }
 
+    /// Holds back what a client sends from the first time on that it sends these bytes: the server has seen none of what comes
+    /// from there on, until the proxy is healed. Other connections go on.
+    pub(crate) fn hold(&self, bytes: impl Into<Vec<u8>>) {
+        self.order(Order::Hold(bytes.into()));
+    }
+
+    /// Passes everything so much later, in both directions.
+    pub(crate) fn delay(&self, time: Duration) {
+        self.order(Order::Delay(time));
+    }
+
     /// Passes bytes and lets connections in, after it was told otherwise.
     pub(crate) fn heal(&self) {
         self.order(Order::Heal);
@@ -123,7 +138,7 @@ async fn run(
     ready: mpsc::Sender<()>,
 ) {
     let mut listener = Some(TcpListener::bind(addr).await.unwrap());
-    let flows = watch::Sender::new(true);
+    let flows = watch::Sender::new(Flows::default());
     let mut connections = JoinSet::new();
     ready.send(()).unwrap();
     loop {
@@ -134,13 +149,15 @@ async fn run(
                 match order {
                     Order::Count => {}
                     Order::Lead(to) => upstream = to,
-                    Order::Stall => drop(flows.send_replace(false)),
+                    Order::Stall => flows.send_modify(|flows| flows.stalls = true),
+                    Order::Hold(bytes) => flows.send_modify(|flows| flows.held = Some(bytes)),
+                    Order::Delay(time) => flows.send_modify(|flows| flows.delay = time),
                     Order::Cut => {
                         listener = None;
                         connections.shutdown().await;
                     }
                     Order::Heal => {
-                        flows.send_replace(true);
+                        flows.send_replace(Flows::default());
                         if listener.is_none() {
                             listener = Some(TcpListener::bind(addr).await.unwrap());
                         }
@@ -157,6 +174,17 @@ async fn run(
     }
 }
 
+/// How bytes pass.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Flows {
+    /// Not at all.
+    stalls: bool,
+    /// So much later.
+    delay: Duration,
+    /// Not from there on, towards the server.
+    held: Option<Vec<u8>>,
+}
+
 /// The next connection; none ever comes where nobody listens.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     match listener {
@@ -166,12 +194,12 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
 }
 
 /// One connection. When it is cut off, or the server can't be reached, the client sees a reset.
-async fn pass(client: TcpStream, upstream: SocketAddr, flows: watch::Receiver<bool>) {
+async fn pass(client: TcpStream, upstream: SocketAddr, flows: watch::Receiver<Flows>) {
     linger(&client, Some(Duration::ZERO));
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     linger(&server, Some(Duration::ZERO));
-    let to_server = pump(&client, &server, flows.clone());
-    let to_client = pump(&server, &client, flows);
+    let to_server = pump(&client, &server, flows.clone(), true);
+    let to_client = pump(&server, &client, flows, false);
     if tokio::try_join!(to_server, to_client).is_ok() {
         // Both have said their last; what is still on its way to them must not be lost to a reset.
         linger(&client, None);
@@ -186,14 +214,34 @@ fn linger(stream: &TcpStream, time: Option<Duration>) {
 }
 
 /// Passes what comes from one side to the other, up to its end.
-async fn pump(from: &TcpStream, to: &TcpStream, mut flows: watch::Receiver<bool>) -> io::Result<()> {
-    let mut buffer = vec![0; 16 << 10];
+async fn pump(
+    from: &TcpStream,
+    to: &TcpStream,
+    mut flows: watch::Receiver<Flows>,
+    to_server: bool,
+) -> io::Result<()> {
+    let (mut buffer, mut before) = (vec![0; 16 << 10], Vec::new());
     loop {
         open(&mut flows, from.readable()).await?;
         let read = match from.try_read(&mut buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
             read => read?,
         };
+        let delay = flows.borrow().delay;
+        if delay > Duration::ZERO {
+            tokio::time::sleep(delay).await;
+        }
+        if to_server {
+            before.extend_from_slice(&buffer[..read]);
+            let passes = |flows: &Flows| {
+                let Some(held) = flows.held.as_deref() else { return true };
+                let new = before.len().saturating_sub(read + held.len() - 1);
+                !before[new..].windows(held.len()).any(|bytes| bytes == held)
+            };
+            flows.wait_for(passes).await.map_err(io::Error::other)?;
+            // What is held back may begin in one read and end in the next.
+            before.drain(..before.len().saturating_sub(1 << 10));
+        }
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
             open(&mut flows, to.writable()).await?;
@@ -212,10 +260,10 @@ async fn pump(from: &TcpStream, to: &TcpStream, mut flows: watch::Receiver<bool>
 /// Waits until a socket is ready while bytes may pass. All is on one thread, so that no order can come before the caller's next
 /// wait.
 async fn open(
-    flows: &mut watch::Receiver<bool>,
+    flows: &mut watch::Receiver<Flows>,
     ready: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     ready.await?;
     // The proxy has ended when nobody can change it any more.
-    flows.wait_for(|flows| *flows).await.map(|_| ()).map_err(io::Error::other)
+    flows.wait_for(|flows| !flows.stalls).await.map(|_| ()).map_err(io::Error::other)
 }
