@@ -241,12 +241,13 @@ impl Way {
     }
 }
 
-/// A response body that yields what the shard writes. The shard is given its socket when the body is first asked for
-/// bytes; a body that never is costs nothing. When the client goes, the body is dropped, and the shard sees its socket
-/// closed.
-pub(crate) fn body(start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
-    let chunks = futures_util::stream::try_unfold(Source::Unasked(start), |source| async move {
+/// A response body that yields `first`, and then what the shard writes. The shard is given its socket when the body is asked
+/// for more than `first`; a body that never is costs no socket. When the client goes, the body is dropped, and the shard
+/// sees its socket closed.
+pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
+    let chunks = futures_util::stream::try_unfold(Source::Unread(first, start), |source| async move {
         let mut driven = match source {
+            Source::Unread(first, start) => return Ok(Some((first, Source::Unasked(start)))),
             Source::Unasked(start) => {
                 let (shard, driven) = pair()?;
                 start(shard);
@@ -267,7 +268,9 @@ pub(crate) fn body(start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body
 
 /// Where a body's bytes come from.
 enum Source<F> {
-    /// Nobody has asked for any; this gives the shard its socket.
+    /// Nobody has asked for any: the first, and what gives the shard its socket.
+    Unread(Bytes, F),
+    /// Nobody has asked for more than the first; this gives the shard its socket.
     Unasked(F),
     /// The other end of the shard's socket.
     Open(UnixStream),

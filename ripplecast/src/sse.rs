@@ -26,12 +26,12 @@ use futures_util::future::BoxFuture;
 use http::header;
 
 use crate::{
-    Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result, driven,
+    Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
     hub::{Dialect, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
     request::{self, Hook, admit, hook, plain},
-    takeover::{Accepted, Takeover},
+    takeover::{self, Accepted, Takeover},
     ws::{Handler, Outcome},
 };
 
@@ -315,18 +315,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         let body = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
         return (headers, body).into_response();
     }
-    let accepted = Box::new(Accepted {
-        hub,
-        route,
-        dialect: Dialect::Sse,
-        permit,
-        states: accept.states,
-        greeting: format!("retry: {}\n\n", endpoint.retry.as_millis()),
-    });
-    let Some(takeover) = takeover else {
-        return (headers, driven::body(|wire| accepted.begin(wire, Bytes::new(), Vec::new())))
-            .into_response();
-    };
-    takeover.ask(accepted);
-    headers.into_response()
+    let accepted = Box::new(Accepted { hub, route, dialect: Dialect::Sse, permit, states: accept.states });
+    let greeting = format!("retry: {}\n\n", endpoint.retry.as_millis());
+    (headers, takeover::stream(accepted, greeting, takeover)).into_response()
 }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     log::{cut, limited},
-    takeover::{self, Accepted, Takeover},
+    takeover::{Taken, Takeover},
 };
 
 /// What the connections are told, and how far the server has come.
@@ -65,7 +65,7 @@ impl Connection {
             return;
         };
         match socket.into_std() {
-            Ok(socket) => taken.accepted.begin(socket, rest, taken.head),
+            Ok(socket) => taken.accepted.begin(socket, rest, taken.preface),
             Err(error) => limited!(WARN, %error, "the socket of a connection could not be taken over"),
         }
     }
@@ -141,14 +141,6 @@ struct Notes {
     taken: Mutex<Option<Taken>>,
 }
 
-/// An accepted connection that gets the socket.
-struct Taken {
-    /// What waits for it.
-    accepted: Box<Accepted>,
-    /// The head of the response, which hyper has not written.
-    head: Vec<u8>,
-}
-
 /// A socket that hyper has let go of.
 struct Freed<S> {
     /// The socket.
@@ -212,10 +204,13 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
         let answer = self.router.clone().call(request);
         let notes = self.notes;
         Box::pin(async move {
-            let response = answer.await?;
-            if let Some(accepted) = takeover.and_then(|takeover| takeover.asked(&response)) {
-                *notes.taken.lock() = Some(Taken { accepted, head: takeover::head(&response) });
-                return pending().await; // hyper is left before it would write anything
+            let mut response = answer.await?;
+            if let Some(takeover) = takeover {
+                let taken = poll_fn(|cx| Poll::Ready(takeover.taken(&mut response, cx))).await;
+                if taken.is_some() {
+                    *notes.taken.lock() = taken;
+                    return pending().await; // hyper is left before it would write anything
+                }
             }
             Ok(response)
         })

@@ -117,7 +117,6 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         dialect,
         permit,
         states: accept.states,
-        greeting: String::new(),
     });
     match way {
         Way::Takeover(takeover) => takeover.ask(accepted),

@@ -361,7 +361,7 @@ impl EventStream {
         let head = head.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 200 "), "{head}");
         let chunked = head.contains("\r\ntransfer-encoding: chunked\r\n");
-        assert!(chunked || head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(chunked || head.contains("\r\nconnection: close"), "{head}");
         Self { head, ended: false, reader, chunked, chunk: 0, after_return: false }
     }
 
@@ -408,6 +408,18 @@ impl EventStream {
             assert_eq!(&end, b"\r\n");
         }
         Some(byte[0])
+    }
+
+    /// The next bytes of the body, in whatever chunks they come.
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.byte().expect("the stream has ended")).collect()
+    }
+
+    /// All bytes of the body up to its end.
+    pub(crate) fn rest(mut self) -> Vec<u8> {
+        let rest = std::iter::from_fn(|| self.byte()).collect();
+        assert!(self.ended, "it was cut off");
+        rest
     }
 
     /// The next line, whichever way it ends.
