@@ -99,9 +99,10 @@ impl Takeover {
                 if !is_answer || !begins_with(response.body_mut(), &greeting, cx) {
                     return None;
                 }
-                let accepted = accepted.lock().take()?;
+                let mut accepted = accepted.lock().take()?;
+                accepted.dialect = Dialect::SseChunked;
                 let mut preface = head(response);
-                preface.extend_from_slice(&greeting);
+                accepted.dialect.encode_raw(&greeting, &mut preface);
                 Some(Taken { accepted, preface })
             }
         }
@@ -163,8 +164,8 @@ impl hyper::body::Body for Peeked {
     }
 }
 
-/// The head of a response, as hyper would write it (RFC 9112, sections 2 and 4). There is no length and there are no chunks:
-/// a 101 has no body (RFC 9110, section 8.6), and an event stream lasts as long as its connection (RFC 9112, section 6.3).
+/// The head of a response, as hyper would write it (RFC 9112, sections 2 and 4). A 101 has no body (RFC 9110, section 8.6).
+/// An event stream comes in chunks; its connection belongs to a shard from now on, and is not kept for another request.
 fn head(response: &Response) -> Vec<u8> {
     let mut head = Vec::with_capacity(192); // most are shorter
     let headers = response.headers();
@@ -174,6 +175,7 @@ fn head(response: &Response) -> Vec<u8> {
     } else {
         head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         connection(headers, "close", &mut head);
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
         if !headers.contains_key(header::DATE) {
             head.extend_from_slice(b"date: ");
             head.extend_from_slice(httpdate::HttpDate::from(SystemTime::now()).to_string().as_bytes());

@@ -26,12 +26,38 @@ pub(crate) enum Dialect {
     Sse = 1,
     /// RFC 6455 with permessage-deflate, RFC 7692.
     Deflate = 2,
+    /// As [`Sse`](Self::Sse), each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A client that
+    /// reads a body without chunks in blocks would see nothing until a block is full. Where another server writes the
+    /// body, it makes the chunks.
+    SseChunked = 3,
 }
 
-/// How many transports there are.
-const DIALECTS: usize = 3;
+/// How many dialects there are.
+pub(crate) const DIALECTS: usize = 4;
 
 impl Dialect {
+    /// All of them, each at its own index.
+    pub(crate) const ALL: [Self; DIALECTS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
+
+    /// Whether it is a stream of events, which goes one way.
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::Sse | Self::SseChunked)
+    }
+
+    /// Appends a part of an event stream.
+    pub(crate) fn encode_raw(self, part: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(part);
+        if self == Self::SseChunked {
+            chunk(start, out);
+        }
+    }
+
+    /// What ends a body, behind its last frame: the last chunk.
+    pub(crate) fn last_chunk(self) -> &'static [u8] {
+        if self == Self::SseChunked { b"0\r\n\r\n" } else { b"" }
+    }
+
     /// Appends `frame` to `out`; compressed, where that is spoken, if it is longer than `compress_above` bytes or has a
     /// compressed form that is shared.
     pub(crate) fn encode(
@@ -49,8 +75,23 @@ impl Dialect {
                 None => codec::encode_frame(out, opcode, frame.as_bytes()),
             },
             Self::Sse => encode_event(frame, cursor, out),
+            Self::SseChunked => {
+                let start = out.len();
+                encode_event(frame, cursor, out);
+                chunk(start, out);
+            }
         }
     }
+}
+
+/// Makes what is in `out` from `start` on a chunk: its size in hexadecimal digits before it, and an end of line behind it.
+fn chunk(start: usize, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let len = out.len() - start;
+    let digits = (len.max(1).ilog2() / 4 + 1) as usize;
+    let size = (0..digits).rev().map(|digit| DIGITS[(len >> (4 * digit)) & 0xf]);
+    out.splice(start..start, size.chain(*b"\r\n"));
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name `binary`
@@ -277,6 +318,23 @@ impl Batch {
                 parts.push(Part { stamp, bytes: &bytes[start..end], key, source });
             }
             start = end;
+        }
+    }
+}
+
+#[cfg(all(test, not(ripplecast_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_says_how_long_its_event_is() {
+        for len in [0, 1, 9, 10, 246, 247, 4086, 4087, 65_526, 65_527, 1 << 20] {
+            let frame = Frame::text("x".repeat(len));
+            let (mut bare, mut chunked) = (Vec::new(), b"before".to_vec());
+            Dialect::Sse.encode(&frame, None, usize::MAX, &mut bare);
+            Dialect::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);
+            let wanted = [format!("before{:x}\r\n", bare.len()).as_bytes(), &bare, b"\r\n"].concat();
+            assert!(chunked == wanted, "{len}");
         }
     }
 }

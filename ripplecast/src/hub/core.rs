@@ -19,7 +19,7 @@ use std::{collections::VecDeque, io, sync::Arc};
 use hashbrown::{HashMap, HashTable};
 
 use super::{
-    batch::{Batch, Dialect, Joined},
+    batch::{Batch, DIALECTS, Dialect, Joined},
     connection::{Dropped, Local},
     drops::Drops,
     ledger::Ledger,
@@ -74,16 +74,14 @@ pub(crate) struct Counts {
 struct Flags(u8);
 
 impl Flags {
-    /// It is a stream of events, not a WebSocket.
-    const SSE: u8 = 1;
+    /// The two bits that hold the number of its [`Dialect`].
+    const DIALECT: u8 = 3;
     /// Nothing more goes to it: a close frame was sent, or it has a fault.
-    const MUTE: u8 = 2;
+    const MUTE: u8 = 4;
     /// It has had, or is not to get, some of what a room of its own has still to deliver.
-    const AHEAD: u8 = 4;
+    const AHEAD: u8 = 8;
     /// It is in several rooms.
-    const SEVERAL: u8 = 8;
-    /// It has negotiated permessage-deflate.
-    const DEFLATE: u8 = 16;
+    const SEVERAL: u8 = 16;
     /// Somebody looks into it.
     const TAPPED: u8 = 32;
 
@@ -91,12 +89,13 @@ impl Flags {
         self.0 & any_of != 0
     }
 
+    /// Those of a connection that has just been opened.
+    fn new(dialect: Dialect) -> Self {
+        Self(dialect as u8)
+    }
+
     fn dialect(self) -> Dialect {
-        match (self.has(Self::SSE), self.has(Self::DEFLATE)) {
-            (true, _) => Dialect::Sse,
-            (false, true) => Dialect::Deflate,
-            (false, false) => Dialect::WebSocket,
-        }
+        Dialect::ALL[usize::from(self.0 & Self::DIALECT)]
     }
 
     fn set(&mut self, flag: u8, on: bool) {
@@ -185,10 +184,8 @@ struct LocalRoom<W> {
     shared: Option<Arc<RoomCore<W>>>,
     /// Slots of its members, dense.
     members: Vec<u32>,
-    /// How many of them are event streams.
-    streams: u32,
-    /// How many of them have negotiated permessage-deflate.
-    deflating: u32,
+    /// How many of them there are of each dialect.
+    speakers: [u32; DIALECTS],
     /// Whether it is in `Core::dirty`.
     queued: bool,
     /// Frames that came since the walk began.
@@ -297,9 +294,7 @@ impl<W: Wire> Core<W> {
         let profile = self.profile(profile);
         let slot = &mut self.slots[who.slot as usize];
         slot.wire = Some(wire);
-        slot.flags = Flags::default();
-        slot.flags.set(Flags::SSE, dialect == Dialect::Sse);
-        slot.flags.set(Flags::DEFLATE, dialect == Dialect::Deflate);
+        slot.flags = Flags::new(dialect);
         slot.profile = profile;
     }
 

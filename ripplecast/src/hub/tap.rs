@@ -112,10 +112,14 @@ impl Ear {
 
     /// Tells of frames that go to the peer: whole ones, as they are written.
     pub(crate) fn sent(&self, dialect: Dialect, bytes: &[u8], waiting: usize) {
-        if dialect == Dialect::Sse {
-            events(bytes).for_each(|event| {
+        if dialect.is_stream() {
+            let tell = |event: &[u8]| {
                 self.tell(Direction::Out, FrameKind::Event, event, Form { waiting, ..Form::default() });
-            });
+            };
+            match dialect {
+                Dialect::SseChunked => chunks(bytes).for_each(|chunk| events(chunk).for_each(tell)),
+                _ => events(bytes).for_each(tell),
+            }
             return;
         }
         for Written { first, payload } in frames(bytes) {
@@ -205,6 +209,17 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
     })
 }
 
+/// What the chunks hold that are written; nothing of the last one, which is empty.
+fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+        let len = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).ok()?, 16).ok()?;
+        let (chunk, rest) = bytes[end + 2..].split_at_checked(len)?;
+        bytes = rest.strip_prefix(b"\r\n")?;
+        Some(chunk)
+    })
+}
+
 /// The events in what is written, without the empty line that ends each.
 fn events(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
@@ -250,12 +265,18 @@ mod tests {
     #[test]
     fn events_are_told_one_by_one() {
         let (mut tap, ear) = Tap::new();
-        ear.sent(Dialect::Sse, b"id: 1:2\ndata: a\ndata: b\n\n: \n\n", 0);
-        let told = told(&mut tap);
-        assert_eq!(
-            told.iter().map(|event| &event.head[..]).collect::<Vec<_>>(),
-            [&b"id: 1:2\ndata: a\ndata: b"[..], b": "]
-        );
+        let forms = [
+            (Dialect::Sse, &b"id: 1:2\ndata: a\ndata: b\n\n: \n\n"[..]),
+            (Dialect::SseChunked, b"19\r\nid: 1:2\ndata: a\ndata: b\n\n\r\n4\r\n: \n\n\r\n0\r\n\r\n"),
+        ];
+        for (dialect, bytes) in forms {
+            ear.sent(dialect, bytes, 0);
+            let told = told(&mut tap);
+            assert_eq!(
+                told.iter().map(|event| &event.head[..]).collect::<Vec<_>>(),
+                [&b"id: 1:2\ndata: a\ndata: b"[..], b": "]
+            );
+        }
     }
 
     #[test]

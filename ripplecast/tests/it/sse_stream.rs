@@ -512,6 +512,7 @@ fn headers_of_a_layer_are_merged_with_ours() {
                 "connection: close, x-hop",
                 "content-type: text/event-stream; charset=utf-8",
                 "date: sun, 06 nov 1994 08:49:37 gmt",
+                "transfer-encoding: chunked",
                 "x-accel-buffering: no",
                 "x-layer: was here",
             ]

@@ -6,7 +6,7 @@ use crate::{Frame, limits::SENDS_PER_TURN};
 
 use super::{
     super::{
-        batch::{Batch, Dialect, Joined, Part, Source},
+        batch::{Batch, DIALECTS, Dialect, Joined, Part, Source},
         connection::Local,
         ledger::Ledger,
         room::RoomCore,
@@ -36,8 +36,7 @@ impl<W: Wire> Core<W> {
         if !local.pending.is_empty() {
             target.flags.set(Flags::AHEAD, true);
         }
-        local.streams += u32::from(target.flags.has(Flags::SSE));
-        local.deflating += u32::from(target.flags.has(Flags::DEFLATE));
+        local.speakers[target.flags.dialect() as usize] += 1;
         local.members.push(who.slot);
     }
 
@@ -66,19 +65,12 @@ impl<W: Wire> Core<W> {
         let Some(place) = room.place(usize::from(self.shard)) else { return };
         self.stamp += 1;
         let local = &mut self.rooms[place as usize];
-        let sockets = local.members.len() as u32 - local.streams - local.deflating;
         let before = local.pending.bytes();
-        if sockets > 0 {
-            local.pending.encode(Dialect::WebSocket, frame, None);
-            self.counts.encoded_frames += 1;
-        }
-        if local.deflating > 0 {
-            local.pending.encode(Dialect::Deflate, frame, None);
-            self.counts.encoded_frames += 1;
-        }
-        if local.streams > 0 {
-            local.pending.encode(Dialect::Sse, frame, Some(room.cursor(offset)));
-            self.counts.encoded_frames += 1;
+        for dialect in Dialect::ALL {
+            if local.speakers[dialect as usize] > 0 {
+                local.pending.encode(dialect, frame, Some(room.cursor(offset)));
+                self.counts.encoded_frames += 1;
+            }
         }
         local.pending.mark(self.stamp, frame.shared_key().cloned());
         self.waiting += local.pending.bytes() - before;
@@ -226,8 +218,7 @@ impl<W: Wire> Core<W> {
         let local = LocalRoom {
             shared: Some(room.clone()),
             members: Vec::new(),
-            streams: 0,
-            deflating: 0,
+            speakers: [0; DIALECTS],
             queued: false,
             pending: Batch::default(),
             walk: None,
@@ -270,8 +261,7 @@ impl<W: Wire> Core<W> {
     fn take_out(&mut self, slot: u32, membership: Membership) {
         let place = membership.room;
         let room = &mut self.rooms[place as usize];
-        room.streams -= u32::from(self.slots[slot as usize].flags.has(Flags::SSE));
-        room.deflating -= u32::from(self.slots[slot as usize].flags.has(Flags::DEFLATE));
+        room.speakers[self.slots[slot as usize].flags.dialect() as usize] -= 1;
         let mut hole = membership.index as usize;
         let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
             if from != *hole {

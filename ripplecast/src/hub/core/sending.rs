@@ -62,6 +62,9 @@ impl<W: Wire> Core<W> {
 
     /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
     pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         if self.is_tapped(slot) {
             self.tell_sent(slot, bytes);
         }

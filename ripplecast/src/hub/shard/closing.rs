@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, command::Command, connection::Local, shards::count},
+    super::{command::Command, connection::Local, shards::count},
     Peer, Phase, Shard,
     calls::Callback,
 };
@@ -39,8 +39,10 @@ impl Shard {
         }
         self.core.catch_up(who.slot);
         self.no_longer_live(who);
-        let stream = self.core.dialect(who.slot) == Dialect::Sse;
-        if !stream {
+        let dialect = self.core.dialect(who.slot);
+        if dialect.is_stream() {
+            self.core.append(who.slot, dialect.last_chunk());
+        } else {
             let mut frame = std::mem::take(&mut self.control);
             let code = close.code.on_the_wire();
             codec::encode_close(&mut frame.bytes, code, &close.reason);
@@ -51,7 +53,7 @@ impl Shard {
         self.core.mute(who.slot);
         let now = self.now;
         self.held(slot).closing = Some((close, now));
-        self.peers[slot].phase = if stream { Phase::Finishing } else { phase };
+        self.peers[slot].phase = if dialect.is_stream() { Phase::Finishing } else { phase };
         if self.core.backlog(who.slot) == 0 {
             match self.peers[slot].phase {
                 Phase::Finishing => self.finish_as_begun(who),

@@ -108,7 +108,7 @@ impl Shard {
     pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
         let slot = who.slot as usize;
         let dialect = self.core.dialect(who.slot);
-        if dialect == Dialect::Sse {
+        if dialect.is_stream() {
             return; // a stream of events goes one way
         }
         let deflate = dialect == Dialect::Deflate;

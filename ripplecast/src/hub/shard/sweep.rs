@@ -9,11 +9,7 @@ use crate::{
 };
 
 use super::{
-    super::{
-        batch::{Dialect, Tag},
-        callbacks::Route,
-        connection::Local,
-    },
+    super::{batch::Tag, callbacks::Route, connection::Local},
     Phase, Shard,
 };
 
@@ -81,8 +77,15 @@ impl Shard {
     fn ping(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         peer.since = self.now;
-        if self.core.dialect(who.slot) == Dialect::Sse {
-            self.control.bytes.extend_from_slice(b":\n\n"); // a comment: the kernel reports when it is not acknowledged
+        let dialect = self.core.dialect(who.slot);
+        if dialect.is_stream() {
+            // A comment: the kernel reports when it is not acknowledged.
+            dialect.encode_raw(
+                b":
+
+",
+                &mut self.control.bytes,
+            );
         } else {
             peer.pinged = true;
             codec::encode_frame(&mut self.control.bytes, Opcode::Ping, b"");
