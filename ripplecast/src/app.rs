@@ -460,7 +460,8 @@ impl AppBuilder {
         self
     }
 
-    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431.
+    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431, as does one with more than 256 header
+    /// fields.
     pub fn max_header(mut self, bytes: usize) -> Self {
         self.server = self.server.max_header(bytes);
         self

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{extract::ConnectInfo, routing::get};
+use axum::{
+    extract::{ConnectInfo, Path},
+    routing::get,
+};
 use ripplecast::{App, AppBuilder};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -42,7 +45,8 @@ impl Server {
         };
         let hello = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {peer}");
         let app = settings(App::builder()).build().await.unwrap();
-        let app = app.route("/hello", get(hello)).route("/slow", get(slow));
+        let large = async |Path(len): Path<usize>| "x".repeat(len);
+        let app = app.route("/hello", get(hello)).route("/slow", get(slow)).route("/large/{len}", get(large));
         let bound = app.bind(("127.0.0.1".parse().unwrap(), 0)).await.unwrap();
         let addr = bound.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -156,6 +160,53 @@ async fn a_head_that_is_too_large_is_refused() {
     let mut client = server.client().await;
     client.send(&head(3900)).await;
     assert!(client.answer().await.contains("\r\n\r\nhello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_of_many_small_fields_passes_up_to_the_limit() {
+    let server = Server::start(|app| app).await;
+    for (fields, status) in [(101, "200"), (256, "200"), (257, "431")] {
+        let more = "x:1\r\n".repeat(fields - 1);
+        let mut client = server.client().await;
+        client.send(format!("GET /hello HTTP/1.1\r\nhost: here\r\n{more}\r\n").as_bytes()).await;
+        client.0.shutdown().await.unwrap();
+        let answer = client.rest().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_behind_its_request_gets_its_whole_answer() {
+    const LEN: usize = 3 << 20; // far more than sockets hold
+    let server = Server::start(|app| app.header_timeout(Duration::from_secs(3600))).await;
+    for _ in 0..50 {
+        let mut client = server.client().await;
+        client.send(GET).await;
+        client.0.shutdown().await.unwrap();
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\r\n\r\nhello"), "{answer}");
+    }
+    let mut client = server.client().await;
+    client.send(format!("GET /large/{LEN} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes()).await;
+    client.0.shutdown().await.unwrap();
+    let answer = client.rest().await;
+    assert_eq!(answer.split_once("\r\n\r\n").unwrap().1.len(), LEN);
+    // The end comes while the handler waits.
+    let mut client = server.client().await;
+    client.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    server.begun.notified().await;
+    client.0.shutdown().await.unwrap();
+    server.check().await;
+    server.go_on.notify_one();
+    assert!(client.rest().await.ends_with("slow"));
+    // A connection that waits for no answer ends with its client's side.
+    let mut client = server.client().await;
+    client.send(GET).await;
+    assert!(client.answer().await.contains("hello"));
+    client.0.shutdown().await.unwrap();
+    assert_eq!(client.rest().await, "");
     server.stop().await;
 }
 
