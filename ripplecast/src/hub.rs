@@ -33,7 +33,12 @@ use std::sync::{
 };
 
 use crate::{
-    Frame, Result, bus::Bus, limits::SHUTDOWN_LIMIT, server::TrustedProxies, store::Store, stream::Streams,
+    Frame, Result,
+    bus::Bus,
+    limits::{ARRIVAL_LIMIT, SHUTDOWN_LIMIT},
+    server::TrustedProxies,
+    store::Store,
+    stream::Streams,
 };
 
 pub(crate) use self::{
@@ -232,7 +237,12 @@ impl Hub {
             // Fails only if the sender is gone, and `shards` holds it.
             let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
         };
-        let all = async { tokio::join!(connections, self.inner.streams.ended()) };
+        // A server may have answered with 101 already; its peer gets the close frame before the process ends.
+        let arrivals = async {
+            let mut arriving = shards.arriving.subscribe();
+            let _ = tokio::time::timeout(ARRIVAL_LIMIT, arriving.wait_for(|&arriving| arriving == 0)).await;
+        };
+        let all = async { tokio::join!(connections, arrivals, self.inner.streams.ended()) };
         if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
             let shards = *shards.running.borrow();
             tracing::warn!(

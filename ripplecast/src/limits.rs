@@ -32,6 +32,9 @@ pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same at shutdown, so that every `on_close` is done well before a supervisor's 10 s.
 pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time that a server has at shutdown to hand over a socket whose upgrade was accepted. It takes a moment, unless a layer has
+/// answered the request in another way.
+pub(crate) const ARRIVAL_LIMIT: Duration = Duration::from_secs(1);
 /// Time that all connections and subscriptions have at shutdown. More than they take, except where nothing drives the runtime that
 /// made the hub. With the 2 s for the other nodes it is the 10 s that supervisors commonly allow.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);

@@ -284,6 +284,20 @@ where
     })
 }
 
+/// What is said to whoever comes while the node shuts down.
+pub(crate) const STOPPING: &str = "The server is shutting down; try again in a moment.\n";
+
+/// Asks a hook whether it accepts a request. A shutdown that begins before it has decided refuses the request with 503, and
+/// drops the hook's future.
+pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<Accept, Response> {
+    let mut stopping = hub.shards().stopping.subscribe();
+    tokio::select! {
+        biased;
+        _ = stopping.wait_for(|&stopping| stopping) => Err(plain(503, STOPPING)),
+        decided = hook(request) => decided,
+    }
+}
+
 /// A place among the connections, or the response that says that there is none.
 #[expect(
     clippy::result_large_err,
@@ -291,7 +305,7 @@ where
 )]
 pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
     if *hub.shards().stopping.borrow() {
-        return Err(plain(503, "The server is shutting down; try again in a moment.\n"));
+        return Err(plain(503, STOPPING));
     }
     // An address of loopback in a header may be anybody's word.
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));

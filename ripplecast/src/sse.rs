@@ -30,7 +30,7 @@ use crate::{
     hub::{Dialect, Profile, Route, Takes, callbacks},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
-    request::{self, Hook, admit, hook, plain},
+    request::{self, Hook, admit, decide, hook, plain},
     takeover::{self, Accepted, Takeover},
     ws::{Handler, Outcome},
 };
@@ -298,7 +298,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     };
     let mut accept = match &endpoint.hook {
         None => Accept::new(),
-        Some(hook) => match hook(request).await {
+        Some(hook) => match decide(&hub, hook, request).await {
             Ok(accept) => accept,
             Err(response) => return response,
         },

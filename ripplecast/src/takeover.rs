@@ -43,7 +43,10 @@ impl Accepted {
     pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, preface: Vec<u8>) {
         let Self { hub, route, dialect, permit, states } = self;
         let adoption = Adoption { wire, rest, preface: preface.into(), dialect, route, permit, states };
-        hub.shards().next().mailbox.post(Command::Adopt(Box::new(adoption)));
+        let adopt = Command::Adopt(Box::new(adoption));
+        if let Err(Command::Adopt(adoption)) = hub.shards().next().mailbox.try_post(adopt) {
+            adoption.refuse();
+        }
     }
 }
 

@@ -91,6 +91,9 @@ impl<H: Handler> Endpoint<H> {
     /// Looks at the whole request before the upgrade, and accepts it or refuses it with any response: a session may be
     /// looked up, a token checked, a user kept with the connection. It runs after the check of the origin.
     ///
+    /// The hook's future is dropped when the client disconnects under an `axum::serve`, and when the server shuts down: the
+    /// client gets 503.
+    ///
     /// ```
     /// use axum::http::StatusCode;
     /// use ripplecast::{Accept, Request, ws};

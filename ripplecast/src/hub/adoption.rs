@@ -1,10 +1,16 @@
 //! A socket on its way from the HTTP server to a shard.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use super::{admission::Permit, batch::Dialect, callbacks::Route};
+use crate::{CloseCode, limits::READS_PER_TURN, panics::guarded, request::STOPPING, ws::codec};
 
 /// Everything that a shard needs to take a socket over.
 pub(crate) struct Adoption<W> {
@@ -22,4 +28,37 @@ pub(crate) struct Adoption<W> {
     pub(crate) permit: Permit,
     /// State that the upgrade hook wants to be kept with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Adoption<TcpStream> {
+    /// Answers a peer that was accepted when no shard takes it any more, since the node is shutting down: with 503 where it
+    /// has no answer yet, and a WebSocket that has with 1001. No callback has been told of it.
+    pub(crate) fn refuse(self) {
+        let Self { wire, preface, dialect, states, .. } = self;
+        let mut answer = Vec::new();
+        if !preface.is_empty() {
+            let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\n\
+                        content-type: text/plain; charset=utf-8\r\n";
+            let length = STOPPING.len();
+            answer = format!("{head}content-length: {length}\r\n\r\n{STOPPING}").into_bytes();
+        } else if !dialect.is_stream() {
+            codec::encode_close(
+                &mut answer,
+                CloseCode::GOING_AWAY.on_the_wire(),
+                "the server is shutting down",
+            );
+        }
+        // The first bytes of a socket fit, and a peer that has gone needs no answer.
+        let _ = (&wire).write_all(&answer);
+        let _ = wire.shutdown(Shutdown::Write);
+        // What is left unread would have the kernel reset the connection, and the answer might be lost.
+        let mut unread = [0; 4096];
+        for _ in 0..READS_PER_TURN {
+            if !matches!((&wire).read(&mut unread), Ok(1..)) {
+                break;
+            }
+        }
+        drop(wire);
+        guarded(move || drop(states)); // the application's
+    }
 }

@@ -115,15 +115,19 @@ impl<W> Mailbox<W> {
 
     /// Posts a command that is always taken: control, of which a connection has a few at the most.
     pub(crate) fn post(&self, command: Command<W>) {
+        drop(self.try_post(command));
+    }
+
+    /// The same. Returns the command when the shard has ended.
+    pub(crate) fn try_post(&self, command: Command<W>) -> Result<(), Command<W>> {
         let mut locked = self.lock();
         if locked.state.ended {
-            drop(locked); // what the command holds may run code of the application's when it is dropped
-            drop(command);
-            return;
+            return Err(command); // not dropped under the lock: what it holds may run code of the application's
         }
         let wake = locked.post(command);
         drop(locked);
         drop(wake);
+        Ok(())
     }
 
     /// Whether every posted command has been taken up.
@@ -200,8 +204,8 @@ impl<W> Mailbox<W> {
         self.state.lock().sleeper = None;
     }
 
-    /// The shard has ended: refuses everything from now on, and drops what waits.
-    pub(crate) fn end(&self) {
+    /// The shard has ended: refuses everything from now on. Returns what waits.
+    pub(crate) fn end(&self) -> Vec<Command<W>> {
         let mut state = self.state.lock();
         state.ended = true;
         state.live.clear();
@@ -209,6 +213,7 @@ impl<W> Mailbox<W> {
         state.bytes = 0;
         drop(state);
         self.waiting.fetch_sub(commands.len(), Ordering::AcqRel);
+        commands
     }
 }
 

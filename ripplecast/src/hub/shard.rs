@@ -22,7 +22,6 @@ use crate::{
     Close, CloseCode,
     limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
     log::limited,
-    panics::guarded,
     ws::{codec::Decoder, deflate::take_compressed},
 };
 
@@ -189,8 +188,11 @@ pub(crate) struct Shard {
 /// A shard that has ended takes nothing any more, also when it was dropped with its runtime: then without `on_close`.
 impl Drop for Shard {
     fn drop(&mut self) {
-        self.handle.mailbox.end();
-        self.todo.clear();
+        for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {
+            if let Command::Adopt(adoption) = command {
+                adoption.refuse();
+            }
+        }
         self.shards.running.send_modify(|running| *running -= 1);
     }
 }
@@ -425,11 +427,11 @@ impl Shard {
     }
 
     fn adopt(&mut self, adoption: Adoption<TcpStream>) {
-        let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
         if self.stopping.is_some() {
-            guarded(move || drop(states)); // and the socket; no callback has heard of it
+            adoption.refuse();
             return;
         }
+        let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
         let Some(who) = self.core.reserve(SLOTS) else {
             limited!(ERROR, limit = SLOTS, "a shard has no slot left; a connection was dropped");
             return;

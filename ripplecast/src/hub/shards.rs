@@ -93,6 +93,8 @@ pub(crate) struct Shards {
     next: AtomicUsize,
     /// Whether the node is shutting down.
     pub(crate) stopping: watch::Sender<bool>,
+    /// Accepted connections whose sockets are on their way from a server that is not ours.
+    pub(crate) arriving: watch::Sender<usize>,
     /// Shards that still run.
     pub(crate) running: watch::Sender<usize>,
 }
@@ -132,6 +134,7 @@ impl Shards {
                 setup: setup.clone(),
                 next: AtomicUsize::new(0),
                 stopping: watch::Sender::new(false),
+                arriving: watch::Sender::new(0),
                 running: watch::Sender::new(shards),
             }
         })
@@ -187,6 +190,12 @@ impl Shards {
         }
     }
 
+    /// Notes that a socket is on its way, until what is returned is dropped.
+    pub(crate) fn arrival(self: &Arc<Self>) -> Arrival {
+        self.arriving.send_modify(|arriving| *arriving += 1);
+        Arrival(self.clone())
+    }
+
     /// Tells every shard to close its connections and end; once.
     pub(crate) fn stop(&self) {
         if !self.stopping.send_replace(true) {
@@ -223,5 +232,14 @@ impl Shards {
                 }
             }
         })
+    }
+}
+
+/// A socket that is on its way from a server to a shard.
+pub(crate) struct Arrival(Arc<Shards>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.arriving.send_modify(|arriving| *arriving -= 1);
     }
 }

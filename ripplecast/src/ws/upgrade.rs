@@ -18,7 +18,7 @@ use crate::{
     hub::{Dialect, Route},
     limits::{PING_INTERVAL, UNSENT_BYTES},
     log::{cut, limited},
-    request::{self, Hook, admit, plain},
+    request::{self, Hook, admit, decide, plain},
     server::ForwardedPeer,
     takeover::{Accepted, Takeover},
 };
@@ -87,7 +87,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
                 Ok(request) => request,
                 Err(response) => return response,
             };
-            match hook(request).await {
+            match decide(&gate.hub, hook, request).await {
                 Ok(accept) => accept,
                 Err(response) => return response,
             }
@@ -120,7 +120,13 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     });
     match way {
         Way::Takeover(takeover) => takeover.ask(accepted),
-        Way::Upgrade(on_upgrade) => drop(tokio::spawn(take_over(on_upgrade, accepted))),
+        Way::Upgrade(on_upgrade) => {
+            let arrival = gate.hub.shards().arrival();
+            tokio::spawn(async move {
+                take_over(on_upgrade, accepted).await;
+                drop(arrival);
+            });
+        }
     }
     response
 }

@@ -80,12 +80,7 @@ impl Shard {
         let dialect = self.core.dialect(who.slot);
         if dialect.is_stream() {
             // A comment: the kernel reports when it is not acknowledged.
-            dialect.encode_raw(
-                b":
-
-",
-                &mut self.control.bytes,
-            );
+            dialect.encode_raw(b":\n\n", &mut self.control.bytes);
         } else {
             peer.pinged = true;
             codec::encode_frame(&mut self.control.bytes, Opcode::Ping, b"");
