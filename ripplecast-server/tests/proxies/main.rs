@@ -2,6 +2,7 @@
 //! in front of the real binary.
 
 mod client;
+mod foreign;
 mod page;
 #[path = "../support/ports.rs"]
 mod ports;
