@@ -588,8 +588,8 @@ fn number(name: &'static str) -> Result<Option<usize>> {
     value.parse().map(Some).map_err(|_| Error::setting(name, value, "a whole number is wanted"))
 }
 
-/// So that a route can return the crate's [`Result`]: a request that is not valid is 400; a closed or overloaded part, and a backend that is away or does not
-/// answer, is 503 with `Retry-After`; all else is logged and 500.
+/// So that a route can return the crate's [`Result`]: a request that is not valid is 400; a closed or overloaded part, and a
+/// backend that is unavailable or does not answer, is 503 with `Retry-After`; all else is logged and 500.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         if let Self::BadRequest { reason } = &self {

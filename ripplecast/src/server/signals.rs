@@ -4,7 +4,7 @@
 //! handling can't be restored once a signal was taken over, so the thread also does what the system did: where nothing waits, a
 //! signal ends the process.
 
-use std::{io, mem, process, thread};
+use std::{io, mem, process, sync::mpsc, thread};
 
 use parking_lot::Mutex;
 use tokio::{runtime, sync::oneshot};
@@ -49,11 +49,20 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> 
     })
 }
 
-/// Takes the signals over and starts the thread, which lasts as long as the process.
+/// Starts the thread, which lasts as long as the process, and waits until it has taken the signals over: a signal that nothing
+/// watches would be lost.
 fn start() -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let mut signals = Signals::register(&runtime)?;
+    let (tell, told) = mpsc::sync_channel(1);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let registered = runtime::Builder::new_current_thread().enable_io().build().and_then(|runtime| {
+            let signals = Signals::register(&runtime)?;
+            Ok((runtime, signals))
+        });
+        let (runtime, mut signals) = match registered {
+            Ok(registered) => registered,
+            Err(error) => return drop(tell.send(Err(error))),
+        };
+        let _ = tell.send(Ok(())); // the caller waits for it
         loop {
             let signal = runtime.block_on(signals.next());
             let waiting = mem::take(&mut WATCH.lock().waiting);
@@ -63,7 +72,7 @@ fn start() -> io::Result<()> {
             }
         }
     })?;
-    Ok(())
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that watches signals has ended")))
 }
 
 /// The signals that end the program.

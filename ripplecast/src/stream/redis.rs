@@ -48,7 +48,7 @@ use crate::{
     store::Reply,
 };
 use entry::{Entry, entries, read_reply};
-use leases::{Renewer, Seat};
+use leases::{Membership, Renewer};
 
 /// How long a read waits for messages. It bounds how late a claim is, and the end of a subscription that Redis doesn't hear of.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -164,19 +164,19 @@ impl StreamBackend for Remote {
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
         later(async move {
-            let seat = Arc::new(Seat {
+            let membership = Arc::new(Membership {
                 key: key(&self.redis, stream),
                 group: Arc::clone(group),
                 name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
             });
-            make_group(&self.redis, &seat).await?;
+            make_group(&self.redis, &membership).await?;
             let renewer = Renewer::shared(&self.renewer, &self.redis)?;
             let member = Member {
                 redis: self.redis.clone(),
-                renewal: renewer.keep(Arc::clone(&seat), options.claim_after),
+                renewal: renewer.keep(Arc::clone(&membership), options.claim_after),
                 renewer,
                 has_left: AtomicBool::new(false),
-                seat,
+                membership,
                 dead_key: dead_key(&self.redis, stream),
                 stream: Arc::clone(stream),
                 claim_after: options.claim_after,
@@ -202,7 +202,7 @@ struct Member {
     /// The node's connections.
     redis: Redis,
     /// Its part of the group.
-    seat: Arc<Seat>,
+    membership: Arc<Membership>,
     /// The key of the stream's dead letters.
     dead_key: String,
     /// The stream's name.
@@ -286,9 +286,9 @@ impl Reader {
 }
 
 /// Makes the group if need be; a new one begins with the oldest message.
-async fn make_group(redis: &Redis, seat: &Seat) -> Result<()> {
+async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
     let mut command = redis::cmd("XGROUP");
-    command.arg("CREATE").arg(&seat.key).arg(&*seat.group).arg("0").arg("MKSTREAM");
+    command.arg("CREATE").arg(&membership.key).arg(&*membership.group).arg("0").arg("MKSTREAM");
     match redis.run::<()>(&command).await {
         Err(error) if !is_refusal(&error, "BUSYGROUP") => Err(error),
         _ => Ok(()),
@@ -301,7 +301,7 @@ impl Member {
         // What the link tells from here on is of later than the connection that is made now.
         let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
         reader.link.mark_unchanged();
-        make_group(&self.redis, &self.seat).await?;
+        make_group(&self.redis, &self.membership).await?;
         let source = if self.redis.is_cluster() {
             Source::Polled
         } else {
@@ -319,9 +319,9 @@ impl Member {
             // Redis counts the time that it was away as silence, and may be another server with another clock.
             reader.clock = None;
         }
-        let mut script = RECOVER.key(&self.seat.key);
-        script.arg(&*self.seat.group).arg(&self.seat.name).arg(RECOVERED);
-        let (found, trimmed): (Value, u64) = self.redis.script(&self.seat.key, &script).await?;
+        let mut script = RECOVER.key(&self.membership.key);
+        script.arg(&*self.membership.group).arg(&self.membership.name).arg(RECOVERED);
+        let (found, trimmed): (Value, u64) = self.redis.script(&self.membership.key, &script).await?;
         reader.source = Some(source);
         Ok(self.accept(entries(&found), trimmed, true))
     }
@@ -334,20 +334,20 @@ impl Member {
         let asked = Instant::now();
         let (least, greatest) =
             reader.clock.map_or((u64::MAX, 0), |clock| clock.expected(asked, self.clock_tolerance()));
-        let mut script = CLAIM.key(&self.seat.key);
+        let mut script = CLAIM.key(&self.membership.key);
         script
-            .arg(&*self.seat.group)
-            .arg(&self.seat.name)
+            .arg(&*self.membership.group)
+            .arg(&self.membership.name)
             .arg(millis(self.claim_after))
             .arg(&reader.cursor)
             .arg(count);
         script.arg(u8::from(asked >= reader.believed_from)).arg(least).arg(greatest);
         let (cursor, found, trimmed, now): (String, Value, u64, u64) =
-            self.redis.script(&self.seat.key, &script).await?;
+            self.redis.script(&self.membership.key, &script).await?;
         let answered = Instant::now();
         if now < least || now > greatest {
             if reader.clock.is_some() {
-                let (stream, group) = (&*self.stream, &*self.seat.group);
+                let (stream, group) = (&*self.stream, &*self.membership.group);
                 tracing::warn!(
                     stream,
                     group,
@@ -375,15 +375,20 @@ impl Member {
     async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
         let wait = reader.next_claim.saturating_duration_since(Instant::now()).min(BLOCK);
         let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(&*self.seat.group).arg(&self.seat.name).arg("COUNT").arg(count);
+        command.arg("GROUP").arg(&*self.membership.group).arg(&self.membership.name).arg("COUNT").arg(count);
         let found: Value = match &mut reader.source {
             Some(Source::Own(conn)) => {
                 // A wait of 0 ms would be one without end.
-                command.arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS").arg(&self.seat.key).arg(">");
+                command
+                    .arg("BLOCK")
+                    .arg(millis(wait).max(1))
+                    .arg("STREAMS")
+                    .arg(&self.membership.key)
+                    .arg(">");
                 command.query_async(conn).await.map_err(|error| unavailable(&error))?
             }
             _ => {
-                command.arg("STREAMS").arg(&self.seat.key).arg(">");
+                command.arg("STREAMS").arg(&self.membership.key).arg(">");
                 let found = self.redis.run(&command).await?;
                 if matches!(found, Value::Nil) {
                     let _ = timeout(POLL, self.stop.notified()).await;
@@ -401,7 +406,7 @@ impl Member {
             limited!(
                 ERROR,
                 stream = &*self.stream,
-                group = &*self.seat.group,
+                group = &*self.membership.group,
                 messages = trimmed,
                 "messages that were not handled are not on the stream any more: somebody deleted them"
             );
@@ -432,7 +437,7 @@ impl Member {
         reader.source = None;
         self.client.store(0, Relaxed);
         if reader.away.is_none() {
-            let (stream, group) = (&*self.stream, &*self.seat.group);
+            let (stream, group) = (&*self.stream, &*self.membership.group);
             tracing::warn!(stream, group, %error, "a stream can't be read; trying again until it can");
         }
         let wait = reader.away.get_or_insert(Pause::reconnect()).next();
@@ -452,9 +457,9 @@ impl Member {
 
     /// Runs the script that delivers a message again or releases it; its answer.
     async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
-        let mut script = HOLD.key(&self.seat.key);
-        script.arg(&*self.seat.group).arg(&self.seat.name).arg(id.to_string()).arg(what);
-        self.redis.script(&self.seat.key, &script).await
+        let mut script = HOLD.key(&self.membership.key);
+        script.arg(&*self.membership.group).arg(&self.membership.name).arg(id.to_string()).arg(what);
+        self.redis.script(&self.membership.key, &script).await
     }
 
     /// The message is no longer this consumer's concern.
@@ -483,7 +488,7 @@ impl Consumer for Member {
                         if reader.away.take().is_some() {
                             tracing::info!(
                                 stream = &*self.stream,
-                                group = &*self.seat.group,
+                                group = &*self.membership.group,
                                 "the stream is read again"
                             );
                         }
@@ -516,7 +521,7 @@ impl Consumer for Member {
     fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
         later(async move {
             let mut command = redis::cmd("XACK");
-            command.arg(&self.seat.key).arg(&*self.seat.group).arg(message.id.to_string());
+            command.arg(&self.membership.key).arg(&*self.membership.group).arg(message.id.to_string());
             self.redis.run::<u64>(&command).await?;
             self.forget(message.id);
             Ok(())
@@ -525,14 +530,14 @@ impl Consumer for Member {
 
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
         later(async move {
-            let mut script = BURY.key(&self.seat.key);
+            let mut script = BURY.key(&self.membership.key);
             script
                 .key(&self.dead_key)
-                .arg(&*self.seat.group)
-                .arg(&self.seat.name)
+                .arg(&*self.membership.group)
+                .arg(&self.membership.name)
                 .arg(message.id.to_string());
             script.arg(&message.payload[..]).arg(reason).arg(message.deliveries).arg(DEAD_LETTERS);
-            let buried: u8 = self.redis.script(&self.seat.key, &script).await?;
+            let buried: u8 = self.redis.script(&self.membership.key, &script).await?;
             self.forget(message.id);
             Ok(buried > 0)
         })
@@ -564,8 +569,8 @@ impl Consumer for Member {
         Box::pin(async move {
             self.has_left.store(true, Relaxed);
             self.renewal.abort();
-            if let Err(error) = self.seat.leave(&self.redis).await {
-                let (stream, group) = (&*self.stream, &*self.seat.group);
+            if let Err(error) = self.membership.leave(&self.redis).await {
+                let (stream, group) = (&*self.stream, &*self.membership.group);
                 tracing::debug!(stream, group, %error, "a stream can't be told of a subscription's end; others notice it");
             }
         })
@@ -577,7 +582,7 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.renewal.abort();
         if !*self.has_left.get_mut() {
-            self.renewer.release(Arc::clone(&self.seat));
+            self.renewer.release(Arc::clone(&self.membership));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -200,6 +201,8 @@ impl Runner {
                 () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
                     ending = true;
                     self.control.stop.send_replace(true);
+                    // Its time begins now, not once a Redis that hangs has answered.
+                    let _ = too_late.as_mut().now_or_never();
                     self.consumer.stop().await;
                 }
                 () = &mut too_late => break,

@@ -32,9 +32,9 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 // ----- certificates -----
 
 /// Who signs the certificates of a test.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct CertAuthority(CertifiedIssuer<'static, KeyPair>);
 
-impl Authority {
+impl CertAuthority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -94,7 +94,7 @@ struct Secure {
     tls: Tls,
     echo: Echo,
     dir: Dir,
-    authority: Authority,
+    authority: CertAuthority,
     /// The certificate that it began with.
     first: Pair,
     /// What its clients use, with memory of earlier sessions.
@@ -113,7 +113,7 @@ impl Secure {
         settings: impl FnOnce(AppBuilder) -> AppBuilder,
         endpoint: impl FnOnce(ws::Endpoint<Echo>) -> ws::Endpoint<Echo>,
     ) -> Self {
-        let (authority, dir, echo) = (Authority::new(), Dir::new(), Echo::default());
+        let (authority, dir, echo) = (CertAuthority::new(), Dir::new(), Echo::default());
         let first = authority.issue();
         dir.put_pair(&first);
         let runtime =
@@ -456,7 +456,7 @@ fn mistake(cert: &Path, key: &Path) -> String {
 
 #[test]
 fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
-    let (dir, authority) = (Dir::new(), Authority::new());
+    let (dir, authority) = (Dir::new(), CertAuthority::new());
     let (pair, other) = (authority.issue(), authority.issue());
     let cert = dir.put("cert.pem", &pair.cert);
     let key = dir.put("key.pem", &pair.key);
@@ -499,7 +499,7 @@ fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
 
 #[test]
 fn one_file_may_hold_both_and_the_key_may_be_in_sec_1() {
-    let (dir, authority) = (Dir::new(), Authority::new());
+    let (dir, authority) = (Dir::new(), CertAuthority::new());
     let pair = authority.issue();
     let both = dir.put("both.pem", format!("{}{}", pair.cert, pair.key));
     let runtime = Runtime::new().unwrap();
@@ -534,14 +534,14 @@ fn of_two_variables_the_missing_one_is_named() {
         println!("said: {said}");
         // What the program itself says wins.
         let dir = Dir::new();
-        let pair = Authority::new().issue();
+        let pair = CertAuthority::new().issue();
         dir.put_pair(&pair);
         let builder = AppBuilder::from_env().unwrap().tls(dir.file("cert.pem"), dir.file("key.pem"));
         assert!(runtime.block_on(builder.build()).unwrap().tls().is_some());
         return;
     }
     let dir = Dir::new();
-    let pair = Authority::new().issue();
+    let pair = CertAuthority::new().issue();
     dir.put_pair(&pair);
     let (cert, key) = (dir.file("cert.pem").display().to_string(), dir.file("key.pem").display().to_string());
     let missing = dir.file("missing.pem").display().to_string();
@@ -588,7 +588,7 @@ fn what_is_no_tls_is_closed_and_harms_nobody() {
         crate::support::reset(socket);
     }
     // A client that trusts somebody else goes by itself.
-    let stranger = Authority::new().client(&[&TLS13]);
+    let stranger = CertAuthority::new().client(&[&TLS13]);
     let error = shake(site.addr, &stranger).unwrap_err().to_string();
     assert!(error.contains("invalid peer certificate"), "{error}");
     site.check();

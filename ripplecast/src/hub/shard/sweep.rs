@@ -89,9 +89,16 @@ impl Shard {
     }
 
     /// Closes a connection whose peer was pinged and has shown no life for the pong time-out, unless its socket holds what
-    /// nobody has read: this process may have been suspended, or had too much to do.
+    /// nobody has read, or has taken what nobody has noticed: this process may have been suspended, or had too much to do. A
+    /// shard that is too crowded to read can't tell, and asks again at the next sweep.
     fn close_if_dead(&mut self, who: Local) {
+        if self.handle.mailbox.is_crowded() {
+            return;
+        }
         self.read(who, false);
+        if self.core.is_open(who) {
+            self.flush(who);
+        }
         if self.core.is_open(who) && self.peers[who.slot as usize].pinged {
             self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer did not answer a ping"));
         }

@@ -2,7 +2,8 @@
 //!
 //! A history is an epoch, which is a random id, and the changes that are counted in it. A change that follows directly on what
 //! is known is applied. A message with a gap before it, or of another epoch, is never believed: it is a reason to read the
-//! state, and a read is always the truth. So no message, whoever sent it, can do more than make the node read.
+//! state, and a read is always the truth. So what a forged message shows, if its sender knows epoch and number, lasts until the next
+//! change or read.
 //!
 //! During a read, messages wait. Afterwards they are judged by what was read.
 

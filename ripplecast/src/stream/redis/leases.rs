@@ -33,7 +33,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const RELEASE_TRIES: u32 = 20;
 
 /// A subscription's part of a group: its messages there are held under its name.
-pub(super) struct Seat {
+pub(super) struct Membership {
     /// The stream's key.
     pub(super) key: String,
     /// The group.
@@ -42,7 +42,7 @@ pub(super) struct Seat {
     pub(super) name: String,
 }
 
-impl Seat {
+impl Membership {
     /// Renews whatever the consumer holds.
     async fn renew(&self, redis: &Redis) -> crate::Result<u64> {
         let mut script = RENEW.key(&self.key);
@@ -115,24 +115,24 @@ impl Renewer {
     }
 
     /// Renews what a consumer holds, until the answer is aborted. A renewal comes three times in `claim_after`.
-    pub(super) fn keep(&self, seat: Arc<Seat>, claim_after: Duration) -> AbortHandle {
+    pub(super) fn keep(&self, membership: Arc<Membership>, claim_after: Duration) -> AbortHandle {
         let (redis, every) = (self.redis.clone(), claim_after / 3);
         let task = self.runtime.spawn(async move {
             let mut wait = every;
             loop {
                 sleep(wait).await;
-                wait = if seat.renew(&redis).await.is_ok() { every } else { every.min(RENEW_AGAIN) };
+                wait = if membership.renew(&redis).await.is_ok() { every } else { every.min(RENEW_AGAIN) };
             }
         });
         task.abort_handle()
     }
 
     /// Releases what a consumer holds whose own runtime has ended.
-    pub(super) fn release(&self, seat: Arc<Seat>) {
+    pub(super) fn release(&self, membership: Arc<Membership>) {
         let redis = self.redis.clone();
         let task = self.runtime.spawn(async move {
             for _ in 0..RELEASE_TRIES {
-                if seat.leave(&redis).await.is_ok() {
+                if membership.leave(&redis).await.is_ok() {
                     return;
                 }
                 sleep(RELEASE_LIMIT / RELEASE_TRIES).await;

@@ -417,7 +417,9 @@ fn what_somebody_else_publishes_is_settled_by_reading() {
     publish("ripplecast:c:{demo}", &format!("{epoch} {} 666", number + 1));
     assert_eq!(value(&mut counted), 666);
     node.do_it(node.counter.increment());
-    assert_eq!(value(&mut counted), 9);
+    // A read that an earlier message caused may come first, and brings the true value before.
+    let after = value(&mut counted);
+    assert!(after == 9 || (after == 8 && value(&mut counted) == 9), "{after}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clients::{Script, TestServer, wait_until},
     support::{Dir, PATIENCE},
-    tls::Authority,
+    tls::CertAuthority,
 };
 
 /// An operation ends within two seconds, says the documentation. The rest is for a busy machine.
@@ -262,7 +262,7 @@ fn every_form_works_over_tls() {
     if let Ok(url) = std::env::var(CHILD) {
         return assert_starts(&url);
     }
-    let authority = Arc::new(Authority::new());
+    let authority = Arc::new(CertAuthority::new());
     let setup = || Server::setup(Flavour::Redis).tls_of(&authority);
     let (server, cluster, sentinels) =
         (setup().start(), Cluster::with(setup), Sentinels::with(setup, &[], &[]));

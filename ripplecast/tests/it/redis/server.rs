@@ -18,7 +18,7 @@ use redis::{
 
 use crate::{
     support::{Dir, PATIENCE, eventually},
-    tls::Authority,
+    tls::CertAuthority,
 };
 
 /// Whose server it is.
@@ -87,7 +87,7 @@ pub(crate) struct Setup {
     /// That of the default user.
     password: Option<String>,
     /// Who has signed its certificate.
-    tls: Option<Arc<Authority>>,
+    tls: Option<Arc<CertAuthority>>,
     /// Whether its clock can be set.
     has_own_clock: bool,
     kind: Kind,
@@ -129,11 +129,11 @@ impl Setup {
 
     /// Speaks TLS and nothing else.
     pub(crate) fn tls(self) -> Self {
-        self.tls_of(&Arc::new(Authority::new()))
+        self.tls_of(&Arc::new(CertAuthority::new()))
     }
 
     /// The same, with a certificate that others share the authority of: they trust each other.
-    pub(super) fn tls_of(mut self, authority: &Arc<Authority>) -> Self {
+    pub(super) fn tls_of(mut self, authority: &Arc<CertAuthority>) -> Self {
         self.tls = Some(authority.clone());
         self
     }
