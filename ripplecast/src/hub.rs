@@ -35,7 +35,7 @@ use std::sync::{
 use crate::{
     Frame, Result,
     bus::Bus,
-    limits::{ARRIVAL_LIMIT, SHUTDOWN_LIMIT},
+    limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
     server::TrustedProxies,
     store::Store,
     stream::Streams,
@@ -204,10 +204,9 @@ impl Hub {
     /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
     /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
     /// 503 from now on. A callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`,
-    /// has left for the other nodes when this returns, unless Redis is away or takes longer than 2 s. Takes at most 10 s, also when
-    /// the runtime that made the hub has ended, or nothing drives it: then without `on_close`. (The server of an [`App`](crate::App) waits
-    /// for 8.5 s of it.) Returns at once when called again
-    /// after that.
+    /// has left for the other nodes when this returns, unless Redis is unavailable or takes longer than 2 s. Takes at most 10 s,
+    /// also when the runtime that made the hub has ended, or nothing drives it: then without `on_close`. (The server of an
+    /// [`App`](crate::App) waits for 8.5 s of it.) Returns at once when called again after that.
     ///
     /// A handler of a stream that still runs after its 5 s is cancelled, and its message released to other subscriptions of the
     /// group.
@@ -244,7 +243,10 @@ impl Hub {
             let _ = tokio::time::timeout(ARRIVAL_LIMIT, arriving.wait_for(|&arriving| arriving == 0)).await;
         };
         let all = async { tokio::join!(connections, arrivals, self.inner.streams.ended()) };
-        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
+        let mut all = std::pin::pin!(all);
+        if tokio::time::timeout(SHUTDOWN_LIMIT, &mut all).await.is_err()
+            && tokio::time::timeout(SHUTDOWN_LAST_TURNS, all).await.is_err()
+        {
             let shards = *shards.running.borrow();
             tracing::warn!(
                 shards,

@@ -36,8 +36,10 @@ pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// answered the request in another way.
 pub(crate) const ARRIVAL_LIMIT: Duration = Duration::from_secs(1);
 /// Time that all connections and subscriptions have at shutdown. More than they take, except where nothing drives the runtime that
-/// made the hub. With the 2 s for the other nodes it is the 10 s that supervisors commonly allow.
-pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
+/// made the hub. With the 250 ms below and the 2 s for the other nodes it is the 10 s that supervisors commonly allow.
+pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_millis(7_750);
+/// Time that they have after that. If a callback blocked the runtime's threads until then, what was due meanwhile is done now.
+pub(crate) const SHUTDOWN_LAST_TURNS: Duration = Duration::from_millis(250);
 /// Time that a waiting handler has at shutdown before it is cancelled.
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Longest reason in a close frame, in bytes: a control frame's 125 less the code (RFC 6455, section 5.5).
