@@ -34,10 +34,6 @@ impl Request {
     ///
     /// # Errors
     /// 400 when a part of the path is not valid UTF-8: as if it were missing, a hook could let it in by a default.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the response goes straight to the client; a box would be unpacked at once"
-    )]
     pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Result<Self, Response> {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let params = match RawPathParams::from_request_parts(&mut parts, &()).await {
@@ -342,10 +338,10 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: http::HeaderName, lines: &[&[u8]]) -> HeaderMap {
+    fn headers(name: &http::HeaderName, lines: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(&name, HeaderValue::from_bytes(line).unwrap());
+            headers.append(name, HeaderValue::from_bytes(line).unwrap());
         }
         headers
     }
@@ -367,7 +363,7 @@ mod tests {
             (&[], None),
         ];
         for (lines, expected) in cases {
-            assert_eq!(cookie(&headers(header::COOKIE, lines), "session"), expected, "{lines:?}");
+            assert_eq!(cookie(&headers(&header::COOKIE, lines), "session"), expected, "{lines:?}");
         }
     }
 
@@ -387,7 +383,7 @@ mod tests {
             (&[], None),
         ];
         for (lines, expected) in cases {
-            assert_eq!(bearer_token(&headers(header::AUTHORIZATION, lines)), expected, "{lines:?}");
+            assert_eq!(bearer_token(&headers(&header::AUTHORIZATION, lines)), expected, "{lines:?}");
         }
     }
 }

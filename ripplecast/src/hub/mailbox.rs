@@ -119,6 +119,7 @@ impl<W> Mailbox<W> {
     }
 
     /// The same. Returns the command when the shard has ended.
+    #[expect(clippy::result_large_err, reason = "the command is moved into the mailbox anyway")]
     pub(crate) fn try_post(&self, command: Command<W>) -> Result<(), Command<W>> {
         let mut locked = self.lock();
         if locked.state.ended {

@@ -53,6 +53,7 @@ impl Far {
     }
 
     /// The same, in a task that was polled once at least.
+    #[expect(clippy::async_yields_async, reason = "the task is awaited later")]
     fn begin(
         &self,
         future: impl Future<Output = Result<Reach>> + Send + 'static,
