@@ -258,7 +258,7 @@ fn a_second_signal_ends_at_once() {
         got.extend(byte);
     }
     server.signal("TERM");
-    assert_eq!(server.wait(), (Some(130), String::new()));
+    assert_eq!(server.wait(), (Some(143), String::new()), "128 and the number of the signal");
 }
 
 #[cfg(unix)]
