@@ -460,7 +460,7 @@ impl AppBuilder {
         self
     }
 
-    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431, as does one with more than 256 header
+    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431, as does one with more than 100 header
     /// fields.
     pub fn max_header(mut self, bytes: usize) -> Self {
         self.server = self.server.max_header(bytes);

@@ -166,7 +166,7 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_head_of_many_small_fields_passes_up_to_the_limit() {
     let server = Server::start(|app| app).await;
-    for (fields, status) in [(101, "200"), (256, "200"), (257, "431")] {
+    for (fields, status) in [(99, "200"), (100, "200"), (101, "431")] {
         let more = "x:1\r\n".repeat(fields - 1);
         let mut client = server.client().await;
         client.send(format!("GET /hello HTTP/1.1\r\nhost: here\r\n{more}\r\n").as_bytes()).await;
