@@ -26,14 +26,7 @@ pub struct Authority {
 impl Authority {
     /// Reads `host` or `host:port`.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok()?;
-        let (text, port) = match text.strip_suffix(':') {
-            // An empty port is allowed (RFC 3986, section 3.2.3).
-            Some(host) => (host, Host::parse_with_port(host).filter(|(_, port)| port.is_none())?.1),
-            None => (text, Host::parse_with_port(text)?.1),
-        };
-        let host = if port.is_some() { text.rfind(':')? } else { text.len() };
-        Some(Self { text: text.to_ascii_lowercase().into(), host, port })
+        Named::parse(text).map(Self::from)
     }
 
     /// Returns the authority that a request names.
@@ -41,18 +34,12 @@ impl Authority {
     /// The target wins over the header `Host` when it names one, as in `GET http://example.com/ HTTP/1.1` and in HTTP/2.
     /// `None` only for a request of HTTP/1.0, which need not name any.
     pub(crate) fn of(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Self>, BadAuthority> {
-        let read = |text: &[u8]| Self::parse(text).ok_or(BadAuthority::Malformed);
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let host = hosts.next().map(|host| read(host.as_bytes())).transpose()?;
-        if hosts.next().is_some() {
-            return Err(BadAuthority::Repeated);
-        }
-        let target = uri.authority().map(|target| read(target.as_str().as_bytes())).transpose()?;
-        match (target, host) {
-            (_, None) if version == Version::HTTP_11 => Err(BadAuthority::Missing),
-            (None, None) if version > Version::HTTP_11 => Err(BadAuthority::Missing),
-            (target, host) => Ok(target.or(host)),
-        }
+        Ok(Named::of(version, uri, headers)?.map(Self::from))
+    }
+
+    /// [`of`](Self::of) without its result: whether there is one where there has to be. Costs each request no allocation.
+    pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadAuthority> {
+        Named::of(version, uri, headers).map(drop)
     }
 
     /// [`of`](Self::of) for the parts of a request.
@@ -82,6 +69,52 @@ impl Authority {
         let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         host == "localhost"
             || address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+    }
+}
+
+impl From<Named<'_>> for Authority {
+    fn from(Named { text, host, port }: Named<'_>) -> Self {
+        Self { text: text.to_ascii_lowercase().into(), host, port }
+    }
+}
+
+/// An authority as the request has it: valid, and in any case.
+struct Named<'a> {
+    text: &'a str,
+    /// Bytes of the host, with its brackets.
+    host: usize,
+    port: Option<u16>,
+}
+
+impl<'a> Named<'a> {
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (text, port) = match text.strip_suffix(':') {
+            // An empty port is allowed (RFC 3986, section 3.2.3).
+            Some(host) => (host, Host::parse_with_port(host).filter(|(_, port)| port.is_none())?.1),
+            None => (text, Host::parse_with_port(text)?.1),
+        };
+        let host = match port {
+            Some(_) => text.bytes().rposition(|byte| byte == b':')?,
+            None => text.len(),
+        };
+        Some(Self { text, host, port })
+    }
+
+    /// See [`Authority::of`].
+    fn of(version: Version, uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<Self>, BadAuthority> {
+        let read = |text: &'a [u8]| Self::parse(text).ok_or(BadAuthority::Malformed);
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = hosts.next().map(|host| read(host.as_bytes())).transpose()?;
+        if hosts.next().is_some() {
+            return Err(BadAuthority::Repeated);
+        }
+        let target = uri.authority().map(|target| read(target.as_str().as_bytes())).transpose()?;
+        match (target, host) {
+            (_, None) if version == Version::HTTP_11 => Err(BadAuthority::Missing),
+            (None, None) if version > Version::HTTP_11 => Err(BadAuthority::Missing),
+            (target, host) => Ok(target.or(host)),
+        }
     }
 }
 
@@ -141,8 +174,9 @@ impl<'a> Host<'a> {
             let (address, port) = bracketed.split_once(']')?;
             (Self::V6(address.parse().ok()?), port)
         } else {
-            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            if name.is_empty() || !name.bytes().all(is_host_byte) {
+            let (name, port) =
+                text.split_at(text.bytes().position(|byte| byte == b':').unwrap_or(text.len()));
+            if name.is_empty() || !name.bytes().all(|byte| HOST_BYTES[usize::from(byte)]) {
                 return None;
             }
             (Self::Name(name), port)
@@ -164,10 +198,22 @@ impl PartialEq for Host<'_> {
     }
 }
 
-/// Whether browsers leave this byte in the name of a host. None of those that end or divide an address.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+;=".contains(&byte)
-}
+/// Whether browsers leave a byte in the name of a host. None of those that end or divide an address. A table, as every request
+/// asks it for every byte.
+const HOST_BYTES: [bool; 256] = {
+    let (mut table, more) = ([false; 256], b"-._~!$&'()+;=");
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < more.len() {
+        table[more[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// A port in decimal digits, without a sign.
 fn parse_port(digits: &str) -> Option<u16> {

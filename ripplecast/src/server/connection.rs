@@ -189,7 +189,7 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.notes.began.store(true, Ordering::Relaxed);
-        if let Err(bad) = Authority::of(request.version(), request.uri(), request.headers()) {
+        if let Err(bad) = Authority::check(request.version(), request.uri(), request.headers()) {
             return Box::pin(ready(Ok(bad.into())));
         }
         request.extensions_mut().insert(ConnectInfo(self.peer));
