@@ -15,7 +15,7 @@ const RULES: &str = "deny.toml";
 /// The registry that everything comes from.
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// Names the directory of advisory databases that cargo-deny keeps, to check advisories without a network.
-const DATABASE: &str = "RIPPLECAST_ADVISORY_DB";
+const DATABASE: &str = "RIPPLECAST_TEST_ADVISORY_DB";
 
 /// The step. Returns in a few words how it went.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
