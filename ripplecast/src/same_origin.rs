@@ -7,16 +7,17 @@ use std::{
 
 use axum::response::Response;
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, Method, Request, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Authority, Hub,
-    log::{cut, limited},
-    request::{self, plain},
+    Hub, request,
     server::ForwardedPeer,
-    ws::{OriginPolicy, upgrade::origin_allowed},
+    ws::{
+        OriginPolicy,
+        upgrade::{origin_allowed, refuse_origin},
+    },
 };
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -104,18 +105,7 @@ where
         if allowed(origins, &parts.headers, &peer) {
             return Either::Left(self.inner.call(Request::from_parts(parts, body)));
         }
-        let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
-        limited!(
-            WARN,
-            origin = %cut(origin.escape_ascii()),
-            host = %cut(peer.host.as_ref().map_or("", Authority::as_str)),
-            path = %cut(parts.uri.path()),
-            "a request from a page of another origin was refused; if it is yours, allow it with SameOrigin::origins"
-        );
-        Either::Right(ready(Ok(plain(
-            403,
-            "This page may not do that: its origin is not that of the server, and not allowed by it.\n",
-        ))))
+        Either::Right(ready(Ok(refuse_origin(&parts, &peer, "SameOrigin::origins"))))
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -57,18 +57,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         Err(bad) => return bad.into(),
     };
     if !origin_allowed(&gate.origins, &parts.headers, &peer) {
-        let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
-        limited!(
-            WARN,
-            origin = %cut(origin.escape_ascii()),
-            host = %cut(peer.host.as_ref().map_or("", Authority::as_str)),
-            path = %cut(parts.uri.path()),
-            "a page of another origin was refused; if it is yours, allow it with Endpoint::origins"
-        );
-        return plain(
-            403,
-            "This page may not connect: its origin is not that of the server, and not allowed by it.\n",
-        );
+        return refuse_origin(&parts, &peer, "Endpoint::origins");
     }
     // Behind the origin, so that another site's page can't have it done.
     let protocols = match handshake::protocols(&parts.headers) {
@@ -153,6 +142,19 @@ pub(crate) fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, p
         return *policy == OriginPolicy::Any;
     }
     origin::allowed(policy, origin, peer.host.as_ref(), peer.https == Some(true))
+}
+
+/// Logs that a page of another origin was refused, and returns the response. `setting` is the method that allows origins.
+pub(crate) fn refuse_origin(parts: &Parts, peer: &ForwardedPeer, setting: &str) -> Response {
+    let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
+    limited!(
+        WARN,
+        origin = %cut(origin.escape_ascii()),
+        host = %cut(peer.host.as_ref().map_or("", Authority::as_str)),
+        path = %cut(parts.uri.path()),
+        "a page of another origin was refused; if it is yours, allow it with {setting}"
+    );
+    plain(403, "The server does not allow requests from this page's origin.\n")
 }
 
 /// Hands the socket to a shard once hyper has let go of it.
