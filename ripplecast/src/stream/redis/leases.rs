@@ -22,8 +22,7 @@ use tracing::dispatcher::{Dispatch, with_default};
 
 use crate::redis::Redis;
 
-script!(RENEW, "renew.lua");
-script!(LEAVE, "leave.lua");
+script!(REASSIGN, "reassign.lua");
 
 /// A renewal that failed is tried again after this time at the latest: soon after Redis is back.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
@@ -45,15 +44,18 @@ pub(super) struct Membership {
 impl Membership {
     /// Renews whatever the consumer holds.
     async fn renew(&self, redis: &Redis) -> crate::Result<u64> {
-        let mut script = RENEW.key(&self.key);
-        script.arg(&*self.group).arg(&self.name);
-        redis.script(&self.key, &script).await
+        self.reassign(redis, &self.name).await
     }
 
     /// Releases whatever the consumer holds, and removes it.
     pub(super) async fn leave(&self, redis: &Redis) -> crate::Result<u64> {
-        let mut script = LEAVE.key(&self.key);
-        script.arg(&*self.group).arg(&self.name);
+        self.reassign(redis, "released").await
+    }
+
+    /// Gives whatever the consumer holds to `owner`, and returns the number of messages.
+    async fn reassign(&self, redis: &Redis, owner: &str) -> crate::Result<u64> {
+        let mut script = REASSIGN.key(&self.key);
+        script.arg(&*self.group).arg(&self.name).arg(owner);
         redis.script(&self.key, &script).await
     }
 }

@@ -1,0 +1,16 @@
+-- Gives all messages that a consumer holds to an owner, including delivered ones that still wait in the consumer's socket.
+-- The owner is the consumer itself, whose leases this renews, or `released`, after which the consumer is removed.
+-- KEYS: the stream. ARGV: the group, the consumer, the owner.
+-- Returns the number of messages.
+local key, group, me, owner = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local held = redis.pcall('XPENDING', key, group, '-', '+', 10000, me) -- an error when there is no such group
+if held.err then
+  return 0
+end
+for _, pending in ipairs(held) do
+  redis.call('XCLAIM', key, group, owner, 0, pending[1], 'JUSTID')
+end
+if owner ~= me and not redis.call('XPENDING', key, group, '-', '+', 1, me)[1] then
+  redis.call('XGROUP', 'DELCONSUMER', key, group, me)
+end
+return #held
