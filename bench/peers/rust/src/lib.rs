@@ -1,10 +1,12 @@
 //! What the peers share.
 
-/// The port: the only argument. Raises the limit on open files as well.
-pub fn port() -> u16 {
+use std::io;
+
+/// Raises the limit on open files, and returns the port, which is the only argument.
+pub fn port() -> io::Result<u16> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok());
-    port.expect("usage: PROGRAM PORT")
+    port.ok_or_else(|| io::Error::other("usage: PROGRAM PORT"))
 }
 
 /// Messages that a connection may be behind.

@@ -16,7 +16,7 @@ type Everyone = broadcast::Sender<Utf8Bytes>;
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", peers::port())).await?;
+    let listener = TcpListener::bind(("127.0.0.1", peers::port()?)).await?;
     let listener = listener.tap_io(|socket| {
         let _ = socket.set_nodelay(true);
     });

@@ -14,7 +14,7 @@ type Everyone = broadcast::Sender<Bytes>;
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", peers::port())).await?;
+    let listener = TcpListener::bind(("127.0.0.1", peers::port()?)).await?;
     let (everyone, _) = broadcast::channel(peers::BEHIND);
     loop {
         let (socket, _) = listener.accept().await?;
