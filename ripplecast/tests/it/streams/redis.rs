@@ -26,6 +26,16 @@ async fn insist(stream: &ReliableStream, payload: &str) -> usize {
     }
 }
 
+/// A function that blocks its thread until the sender is dropped.
+fn blocker() -> (impl Fn() + Clone, std::sync::mpsc::Sender<()>) {
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let block = move || {
+        let _ = blocked.lock().unwrap().recv();
+    };
+    (block, unblock)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_read_and_acknowledgement_it_loses_nothing() {
     let server = durable();
@@ -249,13 +259,12 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     // Long enough that a busy machine still renews in time.
     let options = quick().claim_after(Duration::from_secs(6));
     let (sender, mut begun) = unbounded_channel();
-    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
-    let blocked = Arc::new(Mutex::new(blocked));
+    let (block, unblock) = blocker();
     let handler = move |message: StreamMessage| {
-        let (sender, blocked) = (sender.clone(), Arc::clone(&blocked));
+        let (sender, block) = (sender.clone(), block.clone());
         async move {
             sender.send(message).map_err(Error::other)?;
-            let _ = blocked.lock().unwrap().recv();
+            block();
             Ok(())
         }
     };
@@ -523,15 +532,14 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
     let other = node(&server.url()).await;
     let stream = other.stream("orders");
     let (sender, mut begun) = unbounded_channel();
-    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
-    let blocked = Arc::new(Mutex::new(blocked));
+    let (block, unblock) = blocker();
     let handler = move |message: StreamMessage| {
-        let (sender, blocked) = (sender.clone(), Arc::clone(&blocked));
+        let (sender, block) = (sender.clone(), block.clone());
         async move {
             let text = text(&message);
             sender.send(message).map_err(Error::other)?;
             if text == "blocks its thread" {
-                let _ = blocked.lock().unwrap().recv();
+                block();
             }
             std::future::pending().await
         }
