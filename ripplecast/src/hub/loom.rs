@@ -1,7 +1,7 @@
 //! Models of the concurrent core: what threads may do to each other, in every order (up to three preemptions of each run).
 //!
 //! They run the types that ship; only the shard's turn is written down here once more, without sockets and callbacks. Run
-//! them with `cargo xtask test --only models`, which also takes the mailbox's second look out and sees a model fail.
+//! them with `cargo xtask test --only models`.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ use super::{
     connection::{Connection, Local, Sent},
     core::{Core, Fault, Profile, Wire},
     ledger::Ledger,
-    mailbox::{Alarm, Mailbox},
+    mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
     outbox::Overflow,
     room::{Registry, RoomCore},
     shards::{Counters, ShardHandle},
@@ -293,6 +293,21 @@ fn wakeups_of_a_task() {
 #[test]
 fn wakeups_of_a_thread() {
     wakeups("wakeups_of_a_thread", Shard::run_as_thread);
+}
+
+/// Proves that the look is needed, and that these models would notice a lost wake-up.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wakeups_of_a_task_need_the_second_look() {
+    NO_SECOND_LOOK.set(true);
+    wakeups("wakeups_of_a_task_need_the_second_look", Shard::run_as_task);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wakeups_of_a_thread_need_the_second_look() {
+    NO_SECOND_LOOK.set(true);
+    wakeups("wakeups_of_a_thread_need_the_second_look", Shard::run_as_thread);
 }
 
 /// A handler's own push goes straight to the socket when the mailbox is quiet. Then everything that was posted before,

@@ -3,7 +3,7 @@
 //! Three promises rest on this one lock. *Order*: commands are applied in the order in which they were posted.
 //! *Liveness*: whether a connection is open is decided under the lock that posts to it, so nothing is queued for one
 //! that is gone. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a command
-//! posted at that moment either is seen or wakes it (`engine.md` of the design calls this the second look).
+//! posted at that moment either is seen or wakes it (the second look).
 
 use std::{
     collections::VecDeque,
@@ -25,6 +25,12 @@ use super::{command::Command, connection::Local, details::Details};
 pub(crate) trait Alarm: Send + Sync {
     /// Ends the sleep; called without any lock held.
     fn ring(&self);
+}
+
+#[cfg(ripplecast_loom)]
+std::thread_local! {
+    /// Takes the second look out, for a model that must then fail. loom runs all threads of a model on one.
+    pub(crate) static NO_SECOND_LOOK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// A shard's queue of commands; see the module.
@@ -270,8 +276,9 @@ impl<W> State<W> {
 
     /// The look at the mailbox after the shard has found nothing more to do, under the lock that also takes the waker.
     fn second_look(&self) -> bool {
-        if cfg!(ripplecast_no_second_look) {
-            return false; // the model `loom::wakeups` must fail then: it proves that the look is needed
+        #[cfg(ripplecast_loom)]
+        if NO_SECOND_LOOK.get() {
+            return false;
         }
         !self.commands.is_empty()
     }
