@@ -1,0 +1,63 @@
+//! Shedding, and the end of a connection.
+
+use super::*;
+
+#[test]
+fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame() {
+    let ledger = Arc::new(Ledger::new(4000, 1));
+    let mut core = Core::new(0, ledger.clone(), false);
+    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+    for _ in 0..8 {
+        let who = core.reserve(8).unwrap();
+        let peer = Peer::default();
+        peer.0.space.set(10);
+        core.open(who, peer, Dialect::WebSocket, profile);
+        core.push(who, &Frame::text("x".repeat(1000)), None);
+    }
+    assert!(ledger.is_over());
+    assert_eq!(core.shed_if_over(), None);
+    assert!(ledger.is_eased());
+    let cut = core.faults.iter().filter(|(_, fault)| *fault == Fault::Cut).count();
+    assert_eq!((core.faults.len(), cut), (5, 5), "three frames of some 1,100 bytes fit");
+    assert_eq!(core.counts.drops.shed, 5);
+}
+
+#[test]
+fn a_join_that_arrives_while_the_connection_closes_is_forgotten() {
+    let mut world = crowd(1, 0);
+    world.run(Op::Join { who: 0, room: 1, snapshot: false });
+    world.run(Op::Close { who: 0 });
+    world.apply(usize::MAX);
+    assert_eq!(world.rooms[1].len(), 0);
+    world.check();
+}
+
+#[test]
+fn a_slot_whose_generations_are_used_up_is_retired() {
+    let mut world = World::new();
+    let first = world.core.reserve(2).unwrap();
+    world.core.slots[first.slot as usize].generation = u32::MAX - 1;
+    world.core.slots[first.slot as usize].wire = None;
+    let last_but_one = Local { generation: u32::MAX - 1, ..first };
+    world.core.release(last_but_one);
+    let last = world.core.reserve(2).unwrap();
+    assert_eq!(last, Local { generation: u32::MAX, ..first });
+    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+    world.core.open(last, Peer::default(), Dialect::WebSocket, profile);
+    assert!(world.core.detach(last).is_some());
+    world.core.release(last);
+    let next = world.core.reserve(2).unwrap();
+    assert_ne!(next.slot, first.slot);
+    assert!(world.core.reserve(2).is_none(), "a retired slot still counts as one");
+}
+
+#[test]
+fn what_the_scratch_buffer_held_is_not_kept_for_ever() {
+    let mut world = crowd(1, 0);
+    world.all[0].peer.take();
+    let mut large = Joined { bytes: vec![0; crate::limits::READ_BUFFER + 1], ends: Vec::new() };
+    large.end(Tag::default());
+    world.core.send_encoded(0, &mut large);
+    assert!(world.core.scratch.bytes.capacity() <= crate::limits::READ_BUFFER);
+    assert_eq!(world.all[0].peer.take().len(), crate::limits::READ_BUFFER + 1);
+}

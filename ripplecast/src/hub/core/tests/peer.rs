@@ -1,0 +1,100 @@
+//! A socket that takes what a test lets it take, and what is written to it, read back.
+
+use super::*;
+
+/// A socket whose peer takes what the test lets it take.
+#[derive(Clone, Default)]
+pub(super) struct Peer(pub(super) Rc<Pipe>);
+
+#[derive(Default)]
+pub(super) struct Pipe {
+    /// Bytes that it takes before it is full.
+    pub(super) space: Cell<usize>,
+    /// Whether it has failed.
+    pub(super) lost: Cell<bool>,
+    /// What it has taken.
+    pub(super) written: RefCell<Vec<u8>>,
+    /// How often it was asked to take something.
+    pub(super) writes: Cell<usize>,
+}
+
+impl Wire for Peer {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!bytes.is_empty(), "a write of nothing is a wasted system call");
+        self.0.writes.set(self.0.writes.get() + 1);
+        if self.0.lost.get() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(self.0.space.get());
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.space.set(self.0.space.get() - n);
+        self.0.written.borrow_mut().extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+impl Peer {
+    /// How often it was written to since this was asked last.
+    pub(super) fn writes(&self) -> usize {
+        self.0.writes.take()
+    }
+
+    /// What it has taken since this was asked last.
+    pub(super) fn take(&self) -> Vec<u8> {
+        self.0.written.take()
+    }
+}
+
+/// How a frame looks on the wire, written down a second time and plainly.
+pub(super) fn encoded(dialect: Dialect, text: &str, cursor: Option<Cursor>) -> Vec<u8> {
+    match dialect {
+        // Nothing is compressed here: the same bytes.
+        Dialect::WebSocket | Dialect::Deflate => {
+            let mut bytes = vec![0x81];
+            match text.len() {
+                len @ 0..=125 => bytes.push(len as u8),
+                len => bytes.extend_from_slice(&[126, (len >> 8) as u8, len as u8]),
+            }
+            [&bytes, text.as_bytes()].concat()
+        }
+        Dialect::Sse => {
+            let id = cursor.map_or(String::new(), |c| format!("id: {:x}:{}\n", c.epoch, c.offset));
+            format!("{id}data: {text}\n\n").into_bytes()
+        }
+        Dialect::SseChunked => in_a_chunk(&encoded(Dialect::Sse, text, cursor)),
+    }
+}
+
+/// A chunk, written down a second time and plainly.
+pub(super) fn in_a_chunk(event: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", event.len()).as_bytes(), event, b"\r\n"].concat()
+}
+
+/// Splits what was written into whole frames or events, and what is left.
+pub(super) fn units(dialect: Dialect, mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let mut units = Vec::new();
+    loop {
+        let len = match dialect {
+            Dialect::WebSocket | Dialect::Deflate => match bytes {
+                [_, 126, a, b, ..] => Some(4 + (usize::from(*a) << 8 | usize::from(*b))),
+                [_, 126, ..] => None,
+                [_, len, ..] => Some(2 + usize::from(*len)),
+                _ => None,
+            },
+            Dialect::Sse => bytes.windows(2).position(|pair| pair == b"\n\n").map(|at| at + 2),
+            Dialect::SseChunked => bytes.windows(2).position(|pair| pair == b"\r\n").map(|at| {
+                let size = std::str::from_utf8(&bytes[..at]).expect("digits");
+                at + 4 + usize::from_str_radix(size, 16).expect("the size of a chunk")
+            }),
+        };
+        match len {
+            Some(len) if len <= bytes.len() => {
+                units.push(bytes[..len].to_vec());
+                bytes = &bytes[len..];
+            }
+            _ => return (units, bytes.to_vec()),
+        }
+    }
+}

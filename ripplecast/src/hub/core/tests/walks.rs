@@ -1,0 +1,199 @@
+//! What a walk costs.
+
+use super::*;
+
+impl World {
+    /// Walks until nothing waits; the number of turns.
+    fn walk_out(&mut self) -> usize {
+        let mut turns = 0;
+        while self.core.is_dirty() {
+            self.core.walk();
+            self.check();
+            turns += 1;
+        }
+        turns
+    }
+
+    fn casts(&mut self, room: usize, count: usize) {
+        for _ in 0..count {
+            self.run(Op::Cast { room, len: 10 });
+        }
+        self.apply(usize::MAX);
+    }
+
+    /// How often each connection was written to since this was asked last.
+    fn writes(&self) -> Vec<usize> {
+        self.all.iter().map(|expected| expected.peer.writes()).collect()
+    }
+
+    fn ahead(&self) -> usize {
+        self.core.slots.iter().filter(|slot| slot.flags.has(Flags::AHEAD)).count()
+    }
+}
+
+#[test]
+fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
+    let mut world = crowd(90, 20);
+    world.casts(0, 16);
+    assert_eq!(world.writes(), [0; 110]);
+    let turns = world.walk_out();
+    assert_eq!(world.writes(), [1; 110]);
+    assert_eq!(turns, 110_usize.div_ceil(SENDS_PER_TURN));
+    assert_eq!(world.core.counts.encoded_frames, 2 * 16);
+    world.finish();
+}
+
+#[test]
+fn a_transport_without_members_is_not_encoded_for() {
+    let mut world = crowd(3, 0);
+    world.casts(0, 5);
+    world.walk_out();
+    assert_eq!(world.core.counts.encoded_frames, 5);
+}
+
+#[test]
+fn a_burst_in_each_of_two_rooms_is_one_write_a_member_of_both() {
+    let mut world = crowd(40, 0);
+    for who in 0..40 {
+        world.run(Op::Join { who, room: 1, snapshot: false });
+    }
+    world.apply(usize::MAX);
+    for _ in 0..8 {
+        world.casts(0, 1);
+        world.casts(1, 1);
+    }
+    world.walk_out();
+    assert_eq!(world.writes(), [1; 40]);
+    assert_eq!(world.ahead(), 0);
+    world.finish();
+}
+
+#[test]
+fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
+    let mut world = crowd(100, 0);
+    world.open(Dialect::WebSocket, Overflow::Disconnect, usize::MAX);
+    world.run(Op::Join { who: 100, room: 1, snapshot: false });
+    world.apply(usize::MAX);
+    world.casts(0, 1);
+    world.casts(1, 1);
+    world.core.walk();
+    world.core.walk();
+    assert_eq!(world.all[100].peer.writes(), 1);
+}
+
+/// Whatever is done with the rooms of a connection takes work in proportion to their number, and what is done with one of
+/// them, or beside them, takes the same however many there are.
+#[test]
+fn the_work_for_a_connection_in_many_rooms_is_linear() {
+    const MANY: usize = 40_000;
+    let World { mut core, _registry: registry, .. } = World::new();
+    let open = |core: &mut Core<Peer>| {
+        let peer = Peer::default();
+        peer.0.space.set(usize::MAX);
+        let who = core.reserve(2).unwrap();
+        let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+        core.open(who, peer.clone(), Dialect::WebSocket, profile);
+        (who, peer)
+    };
+    let ((many, peer), (other, _)) = (open(&mut core), open(&mut core));
+    let rooms: Vec<_> = (0..MANY).map(|n| registry.room(&n.to_string())).collect();
+    let (last, frame) = (registry.room("last"), Frame::text("x"));
+    let steps = |per_room: u64, what: &str| {
+        let steps = work::take();
+        assert!(steps <= per_room * MANY as u64, "{what}: {steps} steps for {MANY} rooms");
+    };
+    work::take();
+    for room in &rooms {
+        core.join(many, room);
+        core.join(many, room); // a second time changes nothing
+    }
+    steps(2, "joining");
+    assert_eq!(core.slots[many.slot as usize].room_count(), MANY);
+
+    // A room of somebody else's waits; then one of its own.
+    core.join(other, &last);
+    core.cast(&last, &frame, 1);
+    for _ in 0..MANY {
+        core.push(many, &frame, None);
+    }
+    core.cast(&rooms[MANY - 1], &frame, 1);
+    for _ in 0..MANY {
+        core.push(many, &frame, None);
+    }
+    steps(4, "pushing");
+
+    rooms.iter().for_each(|room| core.cast(room, &frame, 2));
+    while core.is_dirty() {
+        core.walk();
+    }
+    steps(5, "delivering");
+    assert_eq!(peer.take(), b"\x81\x01x".repeat(3 * MANY + 1));
+
+    // Whoever leaves makes the other one move in the room's members.
+    rooms.iter().for_each(|room| core.join(other, room));
+    rooms.iter().rev().for_each(|room| core.leave(many, room));
+    steps(3, "leaving");
+    assert!(core.slots[many.slot as usize].more_rooms.is_none(), "memory is kept for nothing");
+    core.leave_all(other);
+    steps(1, "leaving at the end");
+    assert!(core.slots[other.slot as usize].more_rooms.is_none() && core.free_rooms.len() == MANY + 1);
+}
+
+#[test]
+fn who_was_ahead_once_is_walked_like_everybody_again() {
+    let mut world = crowd(3, 1);
+    world.casts(0, 2);
+    world.run(Op::Push { who: 1, len: 1 });
+    world.apply(usize::MAX);
+    assert_eq!(world.ahead(), 1);
+    world.casts(0, 1);
+    world.walk_out();
+    assert_eq!(world.ahead(), 0);
+    assert_eq!(world.writes(), [1, 2, 1, 1]);
+    world.casts(0, 2);
+    world.walk_out();
+    assert_eq!(world.writes(), [1; 4]);
+    world.finish();
+}
+
+#[test]
+fn who_was_ahead_once_is_walked_like_everybody_again_also_when_messages_never_cease() {
+    let mut world = crowd(100, 0);
+    world.casts(0, 1);
+    world.core.walk();
+    world.run(Op::Push { who: 99, len: 1 });
+    world.casts(0, 1);
+    assert_eq!(world.ahead(), 1);
+    for _ in 0..20 {
+        // More is always pending when a walk comes to a member.
+        world.core.walk();
+        world.casts(0, 1);
+    }
+    assert_eq!(world.ahead(), 0);
+    world.finish();
+}
+
+#[test]
+fn who_joins_while_a_room_waits_is_walked_like_everybody_afterwards() {
+    let mut world = crowd(3, 0);
+    world.casts(0, 1);
+    world.open(Dialect::Sse, Overflow::Disconnect, usize::MAX);
+    world.run(Op::Join { who: 3, room: 0, snapshot: false });
+    world.casts(0, 1);
+    world.walk_out();
+    assert_eq!(world.writes(), [1; 4]);
+    assert_eq!(world.ahead(), 0);
+    world.finish();
+}
+
+#[test]
+fn a_full_socket_is_left_alone_until_it_takes_more() {
+    let mut world = crowd(2, 0);
+    world.all[0].peer.0.space.set(0);
+    for _ in 0..4 {
+        world.casts(0, 1);
+        world.walk_out();
+    }
+    assert_eq!(world.writes(), [1, 4]);
+    world.finish();
+}

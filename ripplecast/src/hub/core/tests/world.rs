@@ -1,0 +1,395 @@
+//! The core, the way into it, and the naive model beside it.
+
+use super::*;
+
+/// The core, the way into it, and the naive model beside it.
+pub(super) struct World {
+    pub(super) core: Core<Peer>,
+    pub(super) mailbox: Arc<Mailbox<Peer>>,
+    pub(super) _registry: Arc<Registry<Peer>>,
+    pub(super) rooms: Vec<Arc<RoomCore<Peer>>>,
+    /// Messages that each room has had.
+    pub(super) pushed: [u64; ROOMS],
+    /// Messages that each room's members here have been cast.
+    pub(super) cast: [u64; ROOMS],
+    pub(super) todo: VecDeque<Command<Peer>>,
+    /// Those that look into connections.
+    pub(super) taps: Vec<Tap>,
+    /// Faults of the core that have been looked at.
+    pub(super) faults: usize,
+    /// All connections that there ever were.
+    pub(super) all: Vec<Expected>,
+    /// How many there may be at a time.
+    pub(super) max: usize,
+    /// Makes each frame different from all others.
+    pub(super) number: usize,
+}
+
+impl World {
+    #[expect(
+        clippy::arc_with_non_send_sync,
+        reason = "the test has one thread; the types are those that ship"
+    )]
+    pub(super) fn new() -> Self {
+        let mailbox = Arc::new(Mailbox::new());
+        let registry = Arc::new(Registry::new([mailbox.clone()].into(), Arc::default()));
+        let rooms = (0..ROOMS).map(|n| registry.room(&n.to_string())).collect();
+        Self {
+            core: Core::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
+            mailbox,
+            _registry: registry,
+            rooms,
+            pushed: [0; ROOMS],
+            cast: [0; ROOMS],
+            todo: VecDeque::new(),
+            taps: Vec::new(),
+            faults: 0,
+            all: Vec::new(),
+            max: CONNECTIONS,
+            number: 0,
+        }
+    }
+
+    pub(super) fn text(&mut self, len: usize) -> String {
+        self.number += 1;
+        format!("{}:{}", self.number, "x".repeat(len))
+    }
+
+    /// One of the connections that have not gone altogether.
+    pub(super) fn pick(&self, number: usize) -> Option<usize> {
+        let there: Vec<_> = (0..self.all.len()).filter(|&i| self.all[i].phase != Phase::Released).collect();
+        (!there.is_empty()).then(|| there[number % there.len()])
+    }
+
+    /// One that has a socket.
+    pub(super) fn pick_open(&self, number: usize) -> Option<usize> {
+        self.pick(number).filter(|&i| self.all[i].phase != Phase::Detached)
+    }
+
+    pub(super) fn find(&mut self, who: Local) -> &mut Expected {
+        self.all.iter_mut().find(|e| e.who == who).expect("commands are posted for known connections")
+    }
+
+    pub(super) fn room_number(&self, room: &Arc<RoomCore<Peer>>) -> usize {
+        self.rooms.iter().position(|other| Arc::ptr_eq(other, room)).expect("the rooms are kept")
+    }
+
+    pub(super) fn run(&mut self, op: Op) {
+        match op {
+            Op::Open { sse, lossy, space } => {
+                if self.all.iter().filter(|e| e.phase != Phase::Released).count() < self.max {
+                    let dialect = match (sse, self.all.len() % 3) {
+                        (true, 0) => Dialect::Sse,
+                        (true, _) => Dialect::SseChunked,
+                        (false, 0) => Dialect::Deflate,
+                        (false, _) => Dialect::WebSocket,
+                    };
+                    self.open(
+                        dialect,
+                        if lossy { Overflow::DropOldest } else { Overflow::Disconnect },
+                        space,
+                    );
+                }
+            }
+            Op::Join { who, room, snapshot } => {
+                let Some(i) = self.pick(who) else { return };
+                let frame = snapshot.then(|| Frame::text(self.text(5)));
+                let joined = self.rooms[room].join(self.all[i].who, frame);
+                let open = self.all[i].phase == Phase::Open;
+                assert!(if open { joined.is_ok() } else { matches!(joined, Err(Error::Closed)) });
+            }
+            Op::Leave { who, room } => {
+                let Some(i) = self.pick(who) else { return };
+                self.rooms[room].leave(self.all[i].who);
+            }
+            Op::Cast { room, len } => {
+                let text = self.text(len);
+                assert_eq!(self.rooms[room].push(&Frame::text(text)), Sent::Queued);
+                self.pushed[room] += 1;
+            }
+            Op::Push { who, len } => {
+                let Some(i) = self.pick(who) else { return };
+                let frame = Frame::text(self.text(len));
+                if self.mailbox.is_live(self.all[i].who) {
+                    self.mailbox.post(Command::Push { to: self.all[i].who, frame, of: None });
+                }
+            }
+            Op::Own { who, frames } => {
+                let Some(i) = self.pick(who) else { return };
+                let texts: Vec<_> = (0..frames).map(|_| self.text(3)).collect();
+                let expected = &mut self.all[i];
+                let units: Vec<_> = texts.iter().map(|t| encoded(expected.dialect, t, None)).collect();
+                let mut own = Joined::default();
+                for unit in &units {
+                    own.bytes.extend_from_slice(unit);
+                    own.end(Tag::default());
+                }
+                if expected.phase == Phase::Open {
+                    expected.frames.extend(units);
+                }
+                if expected.phase != Phase::Released {
+                    self.core.send_encoded(expected.who.slot, &mut own);
+                    assert!(own.bytes.is_empty() && own.ends.is_empty());
+                }
+            }
+            Op::Append { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                // Control bytes are not dropped for frames, so that with a few of them a small outbox has no space for any.
+                if !self.all[i].lossy() {
+                    self.append(i);
+                }
+            }
+            Op::CatchUp { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.core.catch_up(self.all[i].who.slot);
+            }
+            Op::Space { who, bytes } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.all[i].peer.0.space.set(bytes);
+            }
+            Op::Flush { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.core.flush(self.all[i].who.slot);
+            }
+            Op::Walk { budget } => self.core.visit(budget),
+            Op::Apply { commands } => self.apply(commands),
+            Op::Faults => self.faults(),
+            Op::Lose { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.all[i].peer.0.lost.set(true);
+                self.all[i].cut = true;
+            }
+            Op::Mute { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.core.mute(self.all[i].who.slot);
+            }
+            Op::Tap { who, keep } => {
+                let Some(i) = self.pick_open(who) else { return };
+                let (tap, ear) = Tap::new();
+                self.core.tap(self.all[i].who, ear);
+                if keep {
+                    self.taps.push(tap);
+                } else {
+                    self.taps.pop();
+                }
+            }
+            Op::Close { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.close(i);
+            }
+            Op::Detach { who } => {
+                let Some(i) = self.pick_open(who) else { return };
+                self.detach(i);
+            }
+            Op::Release => {
+                let Some(expected) = self.all.iter_mut().find(|e| e.phase == Phase::Detached) else { return };
+                expected.phase = Phase::Released;
+                self.core.release(expected.who);
+            }
+        }
+    }
+
+    pub(super) fn open(&mut self, dialect: Dialect, overflow: Overflow, space: usize) {
+        let who = self.core.reserve(usize::MAX).expect("there are slots");
+        let profile = Profile { outbox: LIMIT, overflow, compress_above: usize::MAX };
+        let peer = Peer::default();
+        peer.0.space.set(space);
+        assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
+        self.core.open(who, peer.clone(), dialect, profile);
+        self.mailbox.lock().state.open(who);
+        self.all.push(Expected {
+            who,
+            peer,
+            dialect,
+            profile,
+            phase: Phase::Open,
+            rooms: Vec::new(),
+            frames: Vec::new(),
+            control: Vec::new(),
+            cut: false,
+        });
+    }
+
+    pub(super) fn append(&mut self, i: usize) {
+        let number = self.text(0);
+        let expected = &mut self.all[i];
+        let bytes = match expected.dialect {
+            Dialect::WebSocket | Dialect::Deflate => {
+                [&[0x8a, number.len() as u8], number.as_bytes()].concat()
+            }
+            Dialect::Sse => format!(":{number}\n\n").into_bytes(),
+            Dialect::SseChunked => in_a_chunk(format!(":{number}\n\n").as_bytes()),
+        };
+        self.core.append(expected.who.slot, &bytes);
+        expected.control.push(bytes);
+    }
+
+    /// As the shard begins to close.
+    pub(super) fn close(&mut self, i: usize) {
+        if self.all[i].phase != Phase::Open {
+            return;
+        }
+        let who = self.all[i].who;
+        self.core.catch_up(who.slot);
+        self.all[i].cut |= self.core.is_mute(who.slot);
+        self.mailbox.lock().state.close(who);
+        self.core.leave_all(who);
+        self.append(i);
+        self.core.mute(who.slot);
+        self.all[i].rooms.clear();
+        self.all[i].phase = Phase::Closing;
+    }
+
+    /// As the shard drops a socket.
+    pub(super) fn detach(&mut self, i: usize) {
+        let who = self.all[i].who;
+        self.mailbox.lock().state.close(who);
+        assert!(self.core.detach(who).is_some());
+        self.all[i].rooms.clear();
+        self.all[i].phase = Phase::Detached;
+        self.all[i].cut = true;
+    }
+
+    /// As the shard closes those that have a fault.
+    pub(super) fn faults(&mut self) {
+        while let Some((who, fault)) = self.core.next_fault() {
+            self.faults = self.faults.min(self.core.faults.len());
+            if !self.core.is_open(who) {
+                continue;
+            }
+            let i = self.all.iter().position(|e| e.who == who).expect("a fault of a known connection");
+            let expected = &self.all[i];
+            match fault {
+                Fault::Lost => {
+                    assert!(expected.peer.0.lost.get());
+                    self.detach(i);
+                }
+                Fault::SlowConsumer => {
+                    if expected.phase == Phase::Open {
+                        self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
+                        self.close(i);
+                    }
+                }
+                Fault::Shed | Fault::Cut | Fault::Unfinished => unreachable!("the test sheds nothing"),
+            }
+        }
+    }
+
+    /// Applies commands, here and in the model.
+    pub(super) fn apply(&mut self, commands: usize) {
+        self.mailbox.drain_into(&mut self.todo);
+        for _ in 0..commands {
+            let Some(command) = self.todo.pop_front() else { return };
+            self.mailbox.taken_up();
+            match command {
+                Command::Push { to, frame, of } => {
+                    let cursor = of.and_then(|of| of.cursor);
+                    let expected = self.find(to);
+                    if expected.phase == Phase::Open {
+                        let text = frame.as_text().unwrap();
+                        expected.frames.push(encoded(expected.dialect, text, cursor));
+                    }
+                    self.core.push(to, &frame, of);
+                }
+                Command::Cast { room, frame, offset } => {
+                    let number = self.room_number(&room);
+                    assert!(offset > self.cast[number] && offset <= self.pushed[number]);
+                    self.cast[number] = offset;
+                    let cursor = Some(room.cursor(offset));
+                    for expected in self.all.iter_mut().filter(|e| e.rooms.contains(&number)) {
+                        let text = frame.as_text().unwrap();
+                        expected.frames.push(encoded(expected.dialect, text, cursor));
+                    }
+                    self.core.cast(&room, &frame, offset);
+                }
+                Command::Join { who, room } => {
+                    let number = self.room_number(&room);
+                    if self.core.is_open(who) && !self.core.is_mute(who.slot) {
+                        let expected = self.find(who);
+                        assert!(!expected.rooms.contains(&number), "joined twice");
+                        expected.rooms.push(number);
+                    }
+                    self.core.join(who, &room);
+                }
+                Command::Leave { who, room } => {
+                    let number = self.room_number(&room);
+                    self.find(who).rooms.retain(|&other| other != number);
+                    self.core.leave(who, &room);
+                }
+                Command::End { .. }
+                | Command::Adopt(_)
+                | Command::Tap { .. }
+                | Command::Close { .. }
+                | Command::Done { .. }
+                | Command::Shed
+                | Command::Shutdown => {
+                    unreachable!("the test posts none")
+                }
+            }
+        }
+    }
+
+    /// Nobody is called a slow consumer for nothing.
+    pub(super) fn check_new_faults(&mut self) {
+        for (who, fault) in &self.core.faults[self.faults..] {
+            let expected = self.all.iter().find(|e| e.who == *who).expect("a fault of a known connection");
+            if *fault == Fault::SlowConsumer {
+                let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
+                let waiting = all - expected.peer.0.written.borrow().len();
+                // Each piece that waits costs some bytes of its own, whatever is in it.
+                let cost = waiting + PIECE * (expected.frames.len() + expected.control.len());
+                assert!(cost > LIMIT && !expected.lossy(), "closed as slow, with {waiting} bytes waiting");
+            }
+        }
+        self.faults = self.core.faults.len();
+    }
+
+    /// What must be true at any moment.
+    pub(super) fn check(&mut self) {
+        self.check_new_faults();
+        check_books(&self.core);
+        for expected in &mut self.all {
+            let open = matches!(expected.phase, Phase::Open | Phase::Closing);
+            assert_eq!(self.core.is_open(expected.who), open);
+            if expected.phase == Phase::Open {
+                expected.cut |= self.core.is_mute(expected.who.slot);
+            }
+            expected.check(false);
+        }
+        if self.todo.is_empty() && self.mailbox.is_quiet() {
+            for (number, room) in self.rooms.iter().enumerate() {
+                let mut counted: Vec<_> = room.members().into_iter().map(Local::pack).collect();
+                let members = self.all.iter().filter(|e| e.rooms.contains(&number));
+                let mut expected: Vec<_> = members.map(|e| e.who.pack()).collect();
+                counted.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(counted, expected);
+            }
+        }
+    }
+
+    /// Lets everything out, and looks whether it all came. Frames and control units that never came.
+    pub(super) fn finish(&mut self) -> usize {
+        while !self.todo.is_empty() || !self.mailbox.is_quiet() {
+            self.apply(usize::MAX);
+        }
+        self.check();
+        let mut turns = 0;
+        while self.core.is_dirty() {
+            self.core.visit(3);
+            self.check();
+            turns += 1;
+            assert!(turns < 1000, "it never ends");
+        }
+        assert_eq!(self.core.waiting(), 0);
+        for expected in &mut self.all {
+            if matches!(expected.phase, Phase::Open | Phase::Closing) {
+                expected.peer.0.space.set(usize::MAX);
+                self.core.flush(expected.who.slot);
+                assert_eq!(self.core.backlog(expected.who.slot), 0);
+            }
+        }
+        self.check();
+        self.all.iter().map(|expected| expected.check(true)).sum()
+    }
+}

@@ -1,0 +1,157 @@
+//! Handles of connections, and the clients that they are identified as.
+
+use super::*;
+
+/// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
+fn handle() -> Arc<ShardHandle> {
+    let mailbox = Arc::new(Mailbox::<Socket>::new());
+    Arc::new(ShardHandle {
+        mailbox,
+        node: 1,
+        shards: Weak::new(),
+        counters: Counters::default(),
+        setup: Arc::default(),
+    })
+}
+
+/// Applies what was sent through handles to a core without sockets.
+fn take_up(handle: &ShardHandle, shard: &mut Shard) {
+    let mut todo = VecDeque::new();
+    handle.mailbox.drain_into(&mut todo);
+    for command in todo {
+        handle.mailbox.taken_up();
+        match command {
+            Command::Push { to, frame, of } => shard.core.push(to, &frame, of),
+            Command::Close { who, .. } if shard.core.is_open(who) => shard.begin_close(who),
+            Command::Close { .. } => {}
+            _ => unreachable!("these models push and close"),
+        }
+    }
+}
+
+fn open(handle: &ShardHandle, shard: &mut Shard) -> (Local, Pipe) {
+    let (who, pipe) = shard.open();
+    handle.mailbox.lock().state.open(who);
+    (who, pipe)
+}
+
+#[test]
+fn push_says_closed() {
+    explore("push_says_closed", || {
+        let (mut shard, _registry) = one_shard();
+        let handle = handle();
+        let (local, first) = open(&handle, &mut shard);
+        let connection = Connection { shard: handle.clone(), local };
+        let pusher = thread::spawn({
+            let connection = connection.clone();
+            move || [connection.push("a"), connection.push("b")]
+        });
+        let closer = thread::spawn({
+            let connection = connection.clone();
+            move || {
+                assert_eq!(connection.close(CloseCode::NORMAL, ""), Sent::Queued);
+                assert_eq!(connection.close(CloseCode::NORMAL, ""), Sent::Closed);
+                assert_eq!(connection.push("late"), Sent::Closed);
+            }
+        });
+        take_up(&handle, &mut shard);
+        let sent = pusher.join().unwrap();
+        closer.join().unwrap();
+        take_up(&handle, &mut shard);
+        assert!(!connection.is_open());
+        let mut expected: Vec<&str> = ["a", "b"].into_iter().zip(sent).filter_map(queued).collect();
+        expected.push("bye");
+        assert_eq!(first.received(), expected, "what was queued comes, and before the close frame");
+        assert_ne!(sent, [Sent::Closed, Sent::Queued]);
+    });
+}
+
+#[test]
+fn push_never_reaches_the_next_connection_of_the_slot() {
+    explore("push_never_reaches_the_next_connection_of_the_slot", || {
+        let (mut shard, _registry) = one_shard();
+        let handle = handle();
+        let (local, first) = open(&handle, &mut shard);
+        let connection = Connection { shard: handle.clone(), local };
+        let pusher = thread::spawn({
+            let connection = connection.clone();
+            move || [connection.push("a"), connection.push("b")]
+        });
+        let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
+        take_up(&handle, &mut shard);
+        // The socket is lost.
+        let was_open = handle.mailbox.lock().state.close(local);
+        shard.finish(local);
+        let (next, second) = open(&handle, &mut shard);
+        assert_eq!((next.slot, next.generation), (local.slot, local.generation + 1));
+        take_up(&handle, &mut shard);
+        let sent = pusher.join().unwrap();
+        let closed = closer.join().unwrap();
+        take_up(&handle, &mut shard);
+        assert_eq!(closed.is_closed(), was_open, "it was closed by one of the two");
+        assert!(second.received().is_empty());
+        assert!(handle.mailbox.is_live(next));
+        for text in first.received().iter().filter(|text| *text != "bye") {
+            assert!(["a", "b"].into_iter().zip(sent).filter_map(queued).any(|queued| queued == text));
+        }
+    });
+}
+
+fn queued<'a>((text, sent): (&'a str, Sent)) -> Option<&'a str> {
+    sent.is_queued().then_some(text)
+}
+
+/// As the shard makes a connection one that is closed, and then forgets it.
+fn close_identified(handle: &ShardHandle, clients: &Clients, who: Local) {
+    let mut mailbox = handle.mailbox.lock();
+    mailbox.state.close(who);
+    let client = mailbox.state.details.client(who);
+    drop(mailbox);
+    if let Some(client) = client {
+        clients.remove(&client, who);
+    }
+    let details = handle.mailbox.lock().state.details.remove(who);
+    drop(details);
+}
+
+const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };
+
+#[test]
+fn identify_races_close() {
+    explore("identify_races_close", || {
+        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
+        handle.mailbox.lock().state.open(WHO);
+        let identifier = thread::spawn({
+            let (handle, clients) = (handle.clone(), clients.clone());
+            move || {
+                let once = clients.identify(&handle, WHO, "one");
+                let again = clients.identify(&handle, WHO, "one");
+                assert!(!(once.is_err() && again.is_ok()));
+            }
+        });
+        close_identified(&handle, &clients, WHO);
+        identifier.join().unwrap();
+        assert_eq!(clients.connections("one"), []);
+        assert_eq!(handle.mailbox.lock().state.details.client(WHO), None);
+    });
+}
+
+#[test]
+fn identify_races_identify() {
+    explore("identify_races_identify", || {
+        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
+        handle.mailbox.lock().state.open(WHO);
+        clients.identify(&handle, WHO, "one").unwrap();
+        let other = thread::spawn({
+            let (handle, clients) = (handle.clone(), clients.clone());
+            move || clients.identify(&handle, WHO, "two").unwrap()
+        });
+        clients.identify(&handle, WHO, "one").unwrap();
+        other.join().unwrap();
+        let client = handle.mailbox.lock().state.details.client(WHO).unwrap();
+        for id in ["one", "two"] {
+            let expected: &[Local] = if *client == *id { &[WHO] } else { &[] };
+            assert_eq!(clients.connections(id), expected, "as {id}, while it is {client}");
+        }
+    });
+}

@@ -1,0 +1,220 @@
+//! The shard of the models: without sockets and callbacks.
+
+use super::*;
+
+/// A socket that takes everything, or nothing while it is stuck.
+#[derive(Clone, Default)]
+pub(super) struct Pipe {
+    pub(super) taken: Arc<std::sync::Mutex<Vec<u8>>>,
+    pub(super) stuck: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Wire for Pipe {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.taken.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+}
+
+impl Pipe {
+    /// The payloads that it has taken, which are all short.
+    pub(super) fn received(&self) -> Vec<String> {
+        let written = self.taken.lock().unwrap();
+        let (mut received, mut rest) = (Vec::new(), &written[..]);
+        while let [_, len, frame @ ..] = rest {
+            let (payload, behind) = frame.split_at(usize::from(*len));
+            received.push(String::from_utf8_lossy(payload).into_owned());
+            rest = behind;
+        }
+        received
+    }
+}
+
+/// Wakes a shard, as a task or as a thread.
+#[derive(Default)]
+pub(super) struct Bell(pub(super) Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify();
+    }
+}
+
+impl Alarm for Bell {
+    fn ring(&self) {
+        self.0.notify();
+    }
+}
+
+/// A shard without sockets and callbacks.
+pub(super) struct Shard {
+    pub(super) core: Core<Pipe>,
+    pub(super) mailbox: Arc<Mailbox<Pipe>>,
+    pub(super) todo: VecDeque<Command<Pipe>>,
+    /// The number of the latest message of the room; a model has one room.
+    pub(super) offset: u64,
+    pub(super) stopping: bool,
+    /// The shard that is to be told to shed.
+    pub(super) pass_on: Option<usize>,
+}
+
+impl Shard {
+    pub(super) fn new(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>]) -> Self {
+        Self::with_ledger(index, mailboxes, Arc::new(Ledger::new(1 << 20, mailboxes.len())))
+    }
+
+    pub(super) fn with_ledger(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>], ledger: Arc<Ledger>) -> Self {
+        let mailbox = mailboxes[index].clone();
+        Self {
+            core: Core::new(index as u8, ledger, false),
+            mailbox,
+            todo: VecDeque::new(),
+            offset: 0,
+            stopping: false,
+            pass_on: None,
+        }
+    }
+
+    /// As the shard adopts a socket.
+    pub(super) fn open(&mut self) -> (Local, Pipe) {
+        self.open_under(Overflow::Disconnect)
+    }
+
+    pub(super) fn open_under(&mut self, overflow: Overflow) -> (Local, Pipe) {
+        let who = self.core.reserve(8).unwrap();
+        let pipe = Pipe::default();
+        self.core.open(
+            who,
+            pipe.clone(),
+            Dialect::WebSocket,
+            Profile { outbox: 1 << 20, overflow, compress_above: usize::MAX },
+        );
+        self.mailbox.lock().state.open(who);
+        (who, pipe)
+    }
+
+    /// As the shard begins to close: nobody reaches the connection any more, but its socket is still there.
+    pub(super) fn begin_close(&mut self, who: Local) {
+        self.core.catch_up(who.slot);
+        self.no_longer_live(who);
+        self.core.append(who.slot, b"\x88\x03bye");
+        self.core.mute(who.slot);
+    }
+
+    /// As the shard takes a connection out of everything, also out of rooms that count it already while its join waits.
+    pub(super) fn no_longer_live(&mut self, who: Local) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.state.close(who);
+        let mut joining = Vec::new();
+        if self.mailbox.has_joins() {
+            joining.extend(
+                self.todo.iter().chain(mailbox.state.commands()).filter_map(|command| command.joins(who)),
+            );
+        }
+        drop(mailbox);
+        for room in joining {
+            room.forget(who);
+        }
+        self.core.leave_all(who);
+    }
+
+    /// As the shard drops the socket.
+    pub(super) fn finish(&mut self, who: Local) {
+        self.no_longer_live(who);
+        drop(self.core.detach(who));
+        self.core.release(who);
+    }
+
+    /// As `hub::shard` takes a turn.
+    pub(super) fn turn(&mut self) {
+        self.mailbox.drain_into(&mut self.todo);
+        while let Some(command) = self.todo.pop_front() {
+            self.mailbox.taken_up();
+            if matches!(command, Command::Join { .. }) {
+                self.mailbox.join_taken_up();
+            }
+            match command {
+                Command::Push { to, frame, of } => self.core.push(to, &frame, of),
+                Command::Cast { room, frame, offset } => {
+                    assert!(offset > self.offset, "the room's numbers are not in its order");
+                    self.offset = offset;
+                    self.core.cast(&room, &frame, offset);
+                }
+                Command::Join { who, room } => self.core.join(who, &room),
+                Command::Leave { who, room } => self.core.leave(who, &room),
+                Command::Close { who, .. } => self.begin_close(who),
+                Command::Shed => self.pass_on = self.core.shed().or(self.pass_on),
+                Command::Shutdown => self.stopping = true,
+                Command::End { .. } | Command::Adopt(_) | Command::Tap { .. } | Command::Done { .. } => {
+                    unreachable!("no model posts one")
+                }
+            }
+        }
+        while self.core.is_dirty() {
+            self.core.walk();
+        }
+        self.pass_on = self.core.shed_if_over().or(self.pass_on);
+        while let Some((who, fault)) = self.core.next_fault() {
+            assert_eq!(fault, Fault::Shed);
+            self.finish(who);
+        }
+    }
+
+    /// A turn, and the word to the shard that has a slower connection.
+    pub(super) fn turn_and_tell(&mut self, mailboxes: &[Arc<Mailbox<Pipe>>]) {
+        self.turn();
+        if let Some(shard) = self.pass_on.take() {
+            mailboxes[shard].post(Command::Shed);
+        }
+    }
+
+    /// As `hub::driver` drives a task: every turn until it is told to stop, and asleep whenever there is nothing to do.
+    pub(super) fn run_as_task(mut self) -> Self {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        loop {
+            self.turn();
+            if self.stopping {
+                return self;
+            }
+            while self.mailbox.poll_ready(&mut Context::from_waker(&waker)).is_pending() {
+                bell.0.wait();
+            }
+            self.mailbox.awake();
+        }
+    }
+
+    /// As `hub::driver` drives a thread.
+    pub(super) fn run_as_thread(mut self) -> Self {
+        let bell = Arc::new(Bell::default());
+        let alarm: Arc<dyn Alarm> = bell.clone();
+        while !self.stopping {
+            let asleep = self.mailbox.try_sleep(&alarm);
+            if asleep {
+                bell.0.wait();
+            }
+            self.turn();
+            if asleep {
+                self.mailbox.awake();
+            }
+        }
+        self
+    }
+}
+
+pub(super) fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Pipe>>]> {
+    (0..shards).map(|_| Arc::new(Mailbox::new())).collect()
+}
+
+/// One shard, and rooms.
+pub(super) fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
+    let mailboxes = mailboxes(1);
+    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))
+}
+
+pub(super) fn push(mailbox: &Mailbox<Pipe>, to: Local, text: &'static str) {
+    mailbox.post(Command::Push { to, frame: text.into(), of: None });
+}
