@@ -1,6 +1,7 @@
 //! The steps of `cargo xtask test`, in order, and the summary at their end.
 
 use std::io::Write;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -222,7 +223,10 @@ impl Step {
                 workspace,
             ),
             Self::Test => {
-                let tests = Command::line("cargo test --workspace --locked");
+                // Two for each core: the tests wait for servers and deadlines for more than half of their time.
+                let threads = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
+                let tests = Command::line("cargo test --workspace --locked")
+                    .default_env("RUST_TEST_THREADS", &threads.to_string());
                 let tests = valkey::SERVERS.iter().fold(tests, |tests, server| server.tell(workspace, tests));
                 counted(tests.run_tests(root)?)
             }
