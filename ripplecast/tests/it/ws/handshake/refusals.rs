@@ -1,0 +1,132 @@
+//! Refusals and their log lines, and upgrades that a shutdown interrupts.
+
+use super::*;
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_flood_of_refusals_writes_few_short_lines() {
+    const TIMES: usize = 200;
+    let kept = Kept::default();
+    let writer = kept.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let log = log.with_writer(move || writer.clone()).finish();
+    // For all threads of the process: the server has its own.
+    let _ = tracing::subscriber::set_global_default(log);
+    let begun = std::time::Instant::now();
+    let site = Site::start(
+        Server::Own,
+        |hub| hub.shards(1).max_connections(1),
+        |hub, router| router.route("/echo", hub.ws(Echo::default())),
+    );
+    let _only = site.connect("/echo");
+    let origin = format!("Origin: http://evil.example/{}\r\n", "\u{e9}".repeat(7_000));
+    for _ in 0..TIMES {
+        assert_eq!(status(&site, "/echo", &origin), 403);
+        assert_eq!(status(&site, "/echo", ""), 503, "there is one already");
+        assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: two words\r\n"), 400);
+    }
+    let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    let lines = |what: &'static str| {
+        log.lines().filter(move |line| line.contains("ripplecast") && line.contains(what))
+    };
+    // One each, and one more for each 10 s that this took.
+    let most = 1 + begun.elapsed().as_secs() as usize / 10;
+    for what in ["another origin was refused", "max_connections already", "was no WebSocket upgrade"] {
+        let count = lines(what).count();
+        assert!((1..=most).contains(&count), "{count} lines say {what:?}");
+        assert!(lines(what).all(|line| line.len() < 600), "{log}");
+    }
+    drop(_only);
+    site.stop();
+}
+
+/// Asks for a WebSocket and for an event stream.
+fn both() -> [String; 2] {
+    [request("/ws", ""), "GET /events HTTP/1.1\r\nhost: x\r\n\r\n".to_owned()]
+}
+
+#[test]
+fn a_shutdown_while_a_hook_decides_is_answered() {
+    for server in SERVERS {
+        for request in both() {
+            let begun = Seen::<usize>::default();
+            let asked = begun.clone();
+            let undecided = move |_: Request| {
+                asked.with(|asked| *asked += 1);
+                std::future::pending::<Accept>()
+            };
+            let site = Site::start(
+                server,
+                |hub| hub,
+                |hub, router| {
+                    let socket = ws::endpoint(Echo::default()).on_upgrade(undecided.clone());
+                    let stream = ripplecast::sse::room("r").on_request(undecided.clone());
+                    router.route("/ws", hub.ws(socket)).route("/events", hub.sse(stream))
+                },
+            );
+            let mut stream = dial(site.addr);
+            stream.write_all(request.as_bytes()).unwrap();
+            begun.wait("the hook to be asked", |asked| (*asked == 1).then_some(()));
+            let hub = site.hub.clone();
+            let shutdown = site.runtime.spawn(async move { hub.shutdown().await });
+            let head = head(&mut stream);
+            assert!(head.starts_with("http/1.1 503 "), "{server:?}: {head}");
+            site.runtime.block_on(shutdown).unwrap();
+            drop(stream);
+            assert_eq!(site.stop().opened, 0);
+        }
+    }
+}
+
+#[test]
+fn a_shutdown_between_the_answer_and_the_shard_is_no_silent_end() {
+    for server in SERVERS {
+        for request in both() {
+            let site = Site::start(
+                server,
+                |hub| hub,
+                |hub, router| {
+                    let stopped = hub.clone();
+                    let layer = axum::middleware::map_response(move |response: Response| {
+                        let hub = stopped.clone();
+                        async move {
+                            hub.shutdown().await;
+                            response
+                        }
+                    });
+                    let routes = router.route("/ws", hub.ws(Echo::default())).route("/events", hub.sse("r"));
+                    routes.layer(layer)
+                },
+            );
+            let (head, mut stream) = ask(&site, &request);
+            match (server, head.starts_with("http/1.1 101 ")) {
+                (Server::Own, _) => assert!(head.starts_with("http/1.1 503 "), "{head}"),
+                (Server::Axum, true) => {
+                    assert_eq!(read_close(&mut stream), (1001, "the server is shutting down".to_owned()));
+                }
+                (Server::Axum, false) => {
+                    assert!(head.starts_with("http/1.1 200 "), "{head}");
+                    let mut body = vec![0; "d\r\nretry: 3000\n\n\r\n0\r\n\r\n".len()];
+                    stream.read_exact(&mut body).unwrap();
+                    assert!(body.ends_with(b"\r\n0\r\n\r\n"), "the stream has ended in order");
+                }
+            }
+            drop(stream);
+            assert_eq!(site.stop().opened, 0);
+        }
+    }
+}
