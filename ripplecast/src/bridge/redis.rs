@@ -40,7 +40,7 @@ use crate::{
 use outgoing::Outgoing;
 use registry::Item;
 use rooms::Rooms;
-use seats::{Seat, Watch};
+use seats::{FailureDetector, Seat};
 
 /// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
 /// counts as gone: nothing else that is meant for it reaches it either.
@@ -83,7 +83,7 @@ struct Inner {
     /// Whether there is a seat in it.
     seated: watch::Sender<bool>,
     /// The heartbeats of all nodes.
-    watch: Mutex<Watch>,
+    detector: Mutex<FailureDetector>,
     /// The registration has something to do.
     changed: Notify,
     /// Questions that wait for their answers.
@@ -122,7 +122,7 @@ impl RedisBridge {
             clients: Mutex::default(),
             registration: Mutex::default(),
             seated: watch::Sender::new(false),
-            watch: Mutex::default(),
+            detector: Mutex::default(),
             changed: Notify::new(),
             questions: Mutex::default(),
             next_question: AtomicU64::new(0),

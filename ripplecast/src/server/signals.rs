@@ -1,8 +1,8 @@
 //! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once.
 //!
-//! One thread watches for the whole process, from the first call on, and tells every future that waits. The system's own
-//! handling can't be restored once a signal was taken over, so the thread also does what the system did: where nothing waits, a
-//! signal ends the process.
+//! One thread serves the whole process from the first call on, and notifies every future that waits. The system's own handling
+//! can't be restored once a signal has been taken over, so the thread also does what the system did: if nothing waits, a signal
+//! ends the process.
 
 use std::{io, mem, process, sync::mpsc, thread};
 
@@ -12,15 +12,15 @@ use tokio::{runtime, sync::oneshot};
 /// What a shell adds to the number of the signal that ended a program.
 const SIGNALLED: i32 = 128;
 
-/// The futures of this process.
-static WATCH: Mutex<Watch> = Mutex::new(Watch { is_running: false, waiting: Vec::new() });
+/// The subscribers of this process.
+static SUBSCRIBERS: Mutex<Subscribers> = Mutex::new(Subscribers { is_served: false, senders: Vec::new() });
 
-/// What the calls and the thread share.
-struct Watch {
+/// The futures that wait for a signal, shared with the thread that notifies them.
+struct Subscribers {
     /// Whether the thread runs.
-    is_running: bool,
-    /// The futures that have not been told. Those that were dropped go with the next call.
-    waiting: Vec<oneshot::Sender<()>>,
+    is_served: bool,
+    /// Notify the futures. The next call removes those whose futures were dropped.
+    senders: Vec<oneshot::Sender<()>>,
 }
 
 /// Starts to watch for Ctrl-C and SIGTERM. The future resolves at the first one; the next one ends the process at once, with
@@ -30,27 +30,27 @@ struct Watch {
 /// were dropped or resolved, a signal ends the process, as it does without this function. An application that handles these
 /// signals itself should not call it: [`Bound::serve_with_shutdown`](crate::Bound::serve_with_shutdown) takes any future.
 ///
-/// The watch has a thread and a runtime of its own, so that the second signal works even while handlers block every
-/// thread of the server's. All calls share them.
+/// All calls share one thread with a runtime of its own, so that the second signal works even while handlers block all threads
+/// of the server.
 ///
 /// # Errors
-/// When the system has no thread or descriptor left for the watch, at the first call.
+/// If the system has no thread or descriptor left, at the first call.
 pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let (tell, told) = oneshot::channel();
-    let mut watch = WATCH.lock();
-    if !watch.is_running {
+    let (sender, signalled) = oneshot::channel();
+    let mut subscribers = SUBSCRIBERS.lock();
+    if !subscribers.is_served {
         start()?;
-        watch.is_running = true;
+        subscribers.is_served = true;
     }
-    watch.waiting.retain(|tell| !tell.is_closed());
-    watch.waiting.push(tell);
+    subscribers.senders.retain(|sender| !sender.is_closed());
+    subscribers.senders.push(sender);
     Ok(async {
-        let _ = told.await;
+        let _ = signalled.await;
     })
 }
 
-/// Starts the thread, which lasts as long as the process, and waits until it has taken the signals over: a signal that nothing
-/// watches would be lost.
+/// Starts the thread, which lasts as long as the process, and waits until it has taken the signals over: without it, nothing
+/// would receive them.
 fn start() -> io::Result<()> {
     let (tell, told) = mpsc::sync_channel(1);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -65,9 +65,9 @@ fn start() -> io::Result<()> {
         let _ = tell.send(Ok(())); // the caller waits for it
         loop {
             let signal = runtime.block_on(signals.next());
-            let waiting = mem::take(&mut WATCH.lock().waiting);
-            let told = waiting.into_iter().filter_map(|tell| tell.send(()).ok()).count();
-            if told == 0 {
+            let senders = mem::take(&mut SUBSCRIBERS.lock().senders);
+            let notified = senders.into_iter().filter_map(|sender| sender.send(()).ok()).count();
+            if notified == 0 {
                 process::exit(SIGNALLED + signal);
             }
         }

@@ -253,7 +253,7 @@ impl Inner {
         let counts = counts
             .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
         seat.hold(sent);
-        let Look { mut over, .. } = self.watch.lock().look(sent, Instant::now(), &counts);
+        let Look { mut over, .. } = self.detector.lock().look(sent, Instant::now(), &counts);
         over.truncate(SWEPT);
         Ok(over)
     }
@@ -400,7 +400,7 @@ impl Inner {
         let mut read = cmd("HGETALL");
         read.arg(self.seats_key());
         let counts: HashMap<String, String> = self.redis.run(&read).await?;
-        Ok(self.watch.lock().look(sent, Instant::now(), &counts).lasting)
+        Ok(self.detector.lock().look(sent, Instant::now(), &counts).lasting)
     }
 
     /// Lets what waits go out, and gives the seat up, at the same time.

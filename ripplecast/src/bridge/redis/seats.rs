@@ -86,9 +86,9 @@ impl Seat {
     }
 }
 
-/// What this node has seen of the heartbeats of all.
+/// Judges by their heartbeats which nodes are alive.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct FailureDetector {
     /// The count of each seat, and since when it has been seen unchanged.
     seen: HashMap<String, (u64, Instant)>,
     /// When the last look was sent.
@@ -104,7 +104,7 @@ pub(super) struct Look {
     pub(super) over: Vec<(Seat, u64)>,
 }
 
-impl Watch {
+impl FailureDetector {
     /// Takes in the counts of all seats, by a question that was sent and answered then.
     pub(super) fn look(
         &mut self,
@@ -173,10 +173,15 @@ mod tests {
     const TWO: &str = "0000000000000002.0000000000000002";
 
     /// Looks at that second; the nodes of the seats that last, and of those that are over.
-    fn look(watch: &mut Watch, begin: Instant, second: u64, counts: &[(&str, &str)]) -> (Vec<u64>, Vec<u64>) {
+    fn look(
+        detector: &mut FailureDetector,
+        begin: Instant,
+        second: u64,
+        counts: &[(&str, &str)],
+    ) -> (Vec<u64>, Vec<u64>) {
         let now = begin + Duration::from_secs(second);
         let counts = counts.iter().map(|(field, count)| ((*field).to_owned(), (*count).to_owned())).collect();
-        let Look { lasting, over } = watch.look(now, now, &counts);
+        let Look { lasting, over } = detector.look(now, now, &counts);
         let (mut lasting, mut over): (Vec<_>, Vec<_>) =
             (lasting.iter().map(Seat::node).collect(), over.iter().map(|(seat, _)| seat.node()).collect());
         lasting.sort_unstable();
@@ -186,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_seat_is_over_when_it_was_seen_unchanged_for_the_lease() {
-        let (mut watch, begin) = (Watch::default(), Instant::now());
-        let mut at = |second, counts: &[_]| look(&mut watch, begin, second, counts);
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
+        let mut at = |second, counts: &[_]| look(&mut detector, begin, second, counts);
         assert_eq!(at(0, &[(ONE, "1"), (TWO, "900")]), (vec![1, 2], vec![]));
         for (second, count) in [(5, "2"), (10, "3"), (15, "4"), (19, "5")] {
             assert_eq!(at(second, &[(ONE, count), (TWO, "900")]), (vec![1, 2], vec![]));
@@ -198,13 +203,13 @@ mod tests {
         assert_eq!(at(26, &[(ONE, "6"), (TWO, "0")]), (vec![1], vec![2]), "it was given up");
         assert_eq!(at(27, &[(ONE, "6")]), (vec![1], vec![]));
         assert_eq!(at(28, &[(ONE, "x"), ("nonsense", "1")]), (vec![], vec![]));
-        assert!(watch.seen.len() <= 1, "nothing is kept of what is no longer there");
+        assert!(detector.seen.len() <= 1, "nothing is kept of what is no longer there");
     }
 
     #[test]
     fn a_node_that_was_suspended_judges_nobody_by_what_it_saw_before() {
-        let (mut watch, begin) = (Watch::default(), Instant::now());
-        let mut at = |second| look(&mut watch, begin, second, &[(ONE, "1")]).1;
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
+        let mut at = |second| look(&mut detector, begin, second, &[(ONE, "1")]).1;
         assert!(at(0).is_empty() && at(9).is_empty());
         assert!(at(60).is_empty(), "others may have been suspended with it");
         assert!(at(65).is_empty() && at(70).is_empty() && at(75).is_empty());
@@ -213,20 +218,20 @@ mod tests {
 
     #[test]
     fn a_node_that_is_suspended_while_it_looks_judges_nobody_either() {
-        let (mut watch, begin) = (Watch::default(), Instant::now());
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let counts = HashMap::from([(ONE.to_owned(), "1".to_owned())]);
         let second = |second| begin + Duration::from_secs(second);
-        assert!(watch.look(second(0), second(0), &counts).over.is_empty());
-        assert!(watch.look(second(9), second(60), &counts).over.is_empty());
-        assert!(watch.look(second(61), second(61), &counts).over.is_empty());
+        assert!(detector.look(second(0), second(0), &counts).over.is_empty());
+        assert!(detector.look(second(9), second(60), &counts).over.is_empty());
+        assert!(detector.look(second(61), second(61), &counts).over.is_empty());
     }
 
     #[test]
-    fn the_watch_has_a_limit() {
-        let (mut watch, now) = (Watch::default(), Instant::now());
+    fn the_detector_has_a_limit() {
+        let (mut detector, now) = (FailureDetector::default(), Instant::now());
         let field = |number: usize| format!("{number:016x}.{number:016x}");
         let counts = (0..SEATS + 10).map(|number| (field(number), "1".to_owned())).collect();
-        assert_eq!(watch.look(now, now, &counts).lasting.len(), SEATS + 10);
-        assert_eq!(watch.seen.len(), SEATS);
+        assert_eq!(detector.look(now, now, &counts).lasting.len(), SEATS + 10);
+        assert_eq!(detector.seen.len(), SEATS);
     }
 }
