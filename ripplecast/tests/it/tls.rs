@@ -262,6 +262,25 @@ fn a_plain_page_may_not_connect_over_tls() {
 }
 
 #[test]
+fn browsers_are_kept_to_tls_only_if_asked() {
+    const FIELD: &str = "strict-transport-security";
+    let site = Secure::start();
+    let answer = ask(&mut site.dial());
+    assert!(!answer.to_ascii_lowercase().contains(FIELD), "off by default: {answer}");
+    site.stop();
+
+    let site = Secure::start_with(|app| app.hsts(Duration::from_secs(3_600)), |echo| echo);
+    let answer = ask(&mut site.dial());
+    assert!(answer.contains(&format!("\r\n{FIELD}: max-age=3600\r\n")), "{answer}");
+    site.stop();
+
+    // A browser ignores the header over plain HTTP, so a server without TLS that is asked for it does not start.
+    let built = Runtime::new().unwrap().block_on(App::builder().hsts(Duration::from_secs(3_600)).build());
+    let said = built.unwrap_err().to_string();
+    assert!(said.contains("RIPPLECAST_HSTS") && said.contains("3600") && said.contains("tls"), "{said}");
+}
+
+#[test]
 fn a_websocket_echoes_small_and_large_messages() {
     let site = Secure::start_with(|app| app.hub(|hub| hub.shards(1)), |echo| echo.max_message(4 << 20));
     let mut socket = site.connect();

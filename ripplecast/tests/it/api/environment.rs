@@ -63,6 +63,9 @@ fn a_setting_that_cannot_be_used_is_named_with_its_value() {
         ("RIPPLECAST_IPV6_PREFIX", "129"),
         ("RIPPLECAST_IPV6_PREFIX", "/64"),
         ("RIPPLECAST_TRUSTED_PROXIES", "everybody"),
+        ("RIPPLECAST_HSTS", "a year"),
+        ("RIPPLECAST_HSTS", "-1"),
+        ("RIPPLECAST_HSTS", "3600"), // without a certificate
     ] {
         let says = child(&[(name, value)]);
         assert!(says.starts_with("error: "), "{name}={value}: {says}");
