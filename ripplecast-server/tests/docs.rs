@@ -1,8 +1,14 @@
-//! The documentation of the settings beside what the binary says of itself.
+//! The documentation beside what it is about: the settings beside the binary's help, and the threats beside their tests.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const SETTINGS: &str = include_str!("../../docs/settings.md");
+const SECURITY: &str = include_str!("../../SECURITY.md");
 
 /// The words of a text that begin so: flags, or variables.
 fn words(text: &str, prefix: &str) -> BTreeSet<String> {
@@ -26,4 +32,57 @@ fn the_settings_in_the_documentation_are_those_of_the_help() {
 fn words_are_found() {
     let found: Vec<String> = words("`--port` or --tls-cert, see --", "--").into_iter().collect();
     assert_eq!(found, ["--port", "--tls-cert"]);
+}
+
+/// The Rust files below a directory.
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The names of all functions that are tests.
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for dir in ["ripplecast", "ripplecast-server", "xtask"] {
+        for part in ["src", "tests"] {
+            let dir = root.join(dir).join(part);
+            if dir.exists() {
+                sources(&dir, &mut files);
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for after in ["#[test]", "#[tokio::test"].iter().flat_map(|attribute| text.split(attribute).skip(1)) {
+            // Further attributes and comments may come between.
+            let name = after.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
+            names.extend(name.map(|(name, _)| name.trim().to_owned()));
+        }
+    }
+    names
+}
+
+/// The threat model names tests that guard against each threat. A test that has another name now is named by that.
+#[test]
+fn each_threat_names_tests_that_exist() {
+    let tests = tests();
+    let section = SECURITY.split("## Threats").nth(1).expect("the section").split("\n## ").next().unwrap();
+    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let column = row.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap();
+        let names: Vec<_> = column.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
+        assert!(!names.is_empty(), "no test is named in {row}");
+        for name in names {
+            assert!(tests.contains(name), "there is no test {name:?}, which SECURITY.md names");
+        }
+    }
 }
