@@ -12,7 +12,7 @@ use clap::{
 use ripplecast::TrustedProxies;
 use tracing_subscriber::EnvFilter;
 
-use crate::bench::{backend::BenchBackend, load::BenchLoad, soak::BenchSoak};
+use crate::bench::{backend::BenchBackend, hostile::BenchHostile, load::BenchLoad, soak::BenchSoak};
 
 /// Where the server listens unless told otherwise: reachable from this machine alone.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -87,7 +87,7 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure: a bare server, a generator of load for any server, a soak test, and what Redis behind it costs
+    /// Measure: a bare server, a generator of load for any server, a soak test, attacks, and what Redis behind it costs
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
 }
@@ -109,6 +109,14 @@ enum Bench {
     /// threads and counts. The exit code is 1 if anything was wrong. Ctrl-C ends it with what was seen until then. It needs
     /// Linux.
     Soak(BenchSoak),
+    /// Attack a server on this machine, and measure how long well-behaved clients wait meanwhile
+    ///
+    /// First it measures well-behaved clients alone: WebSockets that send a ping, new WebSockets and pages. Then it opens
+    /// hostile connections, which open again as soon as the server ends them, and measures the same again. It
+    /// refuses any address that is not loopback. Without an address it starts a server of its own, with a token for
+    /// the inspector and --demo-limits. The attacks aim at the endpoints of this program. The exit code is 1 if a p99 grew by
+    /// --max-ratio or more. A visit that fails counts as a wait of 30 seconds. Ctrl-C shows what was measured until then.
+    Hostile(BenchHostile),
     /// Measure what Redis behind a hub costs, beside what that Redis does alone
     ///
     /// Four parts, one after the other: operations of counters and tables with 1, 16 and 256 tasks at once, and the plain
@@ -155,6 +163,8 @@ pub(crate) enum Action {
     BenchLoad(Box<BenchLoad>),
     /// The soak test.
     BenchSoak(BenchSoak),
+    /// Attacks on a server.
+    BenchHostile(BenchHostile),
     /// What Redis costs.
     BenchBackend(Box<BenchBackend>),
 }
@@ -220,6 +230,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
             Action::BenchLoad(options)
         }
         Some(Command::Bench(Bench::Soak(options))) => Action::BenchSoak(options),
+        Some(Command::Bench(Bench::Hostile(options))) => Action::BenchHostile(options),
         Some(Command::Bench(Bench::Backend(options))) => Action::BenchBackend(options),
         None => Action::Serve(Serve {
             host: setting("host", host).read(address)?.unwrap_or(HOST),
@@ -459,6 +470,9 @@ mod tests {
             (&["bench", "load", "ws://a/", "--connections", "2", "--publishers", "3"], &["--publishers"]),
             (&["bench", "soak", "--minutes", "0"], &["--minutes", "0.1"]),
             (&["bench", "soak", "--connections", "5"], &["--connections", "50"]),
+            (&["bench", "hostile", "192.0.2.1:80"], &["ADDRESS", "192.0.2.1", "loopback"]),
+            (&["bench", "hostile", "--max-ratio", "1"], &["--max-ratio", "above 1"]),
+            (&["bench", "hostile", "--only", "all"], &["--only", "unfinished"]),
             (&["bench", "backend"], &["--backend"]),
             (&["bench", "backend", "--backend", "memory"], &["--backend", "redis://HOST:PORT"]),
             (&["bench", "backend", "--backend", "redis://h/?prefix=a"], &["--backend", "prefix"]),

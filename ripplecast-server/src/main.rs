@@ -50,6 +50,10 @@ fn main() -> ExitCode {
             return bench::soak::run(&options)
                 .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
         }
+        Action::BenchHostile(options) => {
+            return bench::hostile::run(&options)
+                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
+        }
         Action::BenchBackend(options) => {
             return bench::backend::run(*options)
                 .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);

@@ -1,4 +1,4 @@
-//! `ripplecast bench load` against `ripplecast bench serve`, and against servers that do it wrong.
+//! `ripplecast bench load` against `ripplecast bench serve`, and against servers that do it wrong; `ripplecast bench hostile`.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -409,5 +409,79 @@ fn help_names_every_mode_and_setting() {
         "Ctrl-C",
     ] {
         assert!(help.contains(name), "no {name} in {help}");
+    }
+}
+
+/// Kinds of attack.
+const ATTACKS: [&str; 10] = [
+    "protocols",
+    "origins",
+    "bodies",
+    "readers",
+    "unfinished",
+    "rooms",
+    "messages",
+    "events",
+    "tokens",
+    "forwarded",
+];
+
+/// A short attack on a server that `bench hostile` starts. How long anybody waits is nothing to check on a busy machine.
+#[test]
+fn every_kind_of_attack_is_made_and_reported() {
+    let args = ["bench", "hostile", "--connections", "25", "--clients", "2", "--duration", "0.5"];
+    let output = ripplecast().args(args).args(["--max-ratio", "1e9", "--json"]).output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(output.status.success() && err.is_empty(), "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["interrupted"], false, "{report}");
+    let visitors = report["visitors"].as_array().unwrap();
+    for (visitor, what) in visitors.iter().zip(["round trip", "new WebSocket", "page"]) {
+        assert_eq!(visitor["what"], what, "{report}");
+        assert_times(&visitor["alone_us"], 10);
+        assert_times(&visitor["attacked_us"], 10);
+        assert!(visitor["ratio"].as_f64().unwrap() > 0.0, "{report}");
+        assert_eq!(
+            (&visitor["alone_failed"], &visitor["attacked_failed"]),
+            (&0.into(), &0.into()),
+            "{report}"
+        );
+    }
+    let attacks = report["attacks"].as_array().unwrap();
+    assert_eq!((visitors.len(), attacks.len()), (3, ATTACKS.len()), "{report}");
+    for (index, (attack, name)) in attacks.iter().zip(ATTACKS).enumerate() {
+        assert_eq!(attack["attack"], name, "{report}");
+        let connections = if index < 5 { 3 } else { 2 };
+        assert_eq!(attack["connections"], connections, "{report}");
+        assert!(attack["opened"].as_u64().unwrap() >= connections, "{report}");
+        if ["protocols", "origins", "tokens"].contains(&name) {
+            assert!(attack["refused"].as_u64().unwrap() > 0, "{name}: {report}");
+        }
+    }
+}
+
+#[test]
+fn nobody_else_is_attacked() {
+    for elsewhere in ["192.0.2.1:80", "[2001:db8::1]:80", "0.0.0.0:80"] {
+        assert_fails(ripplecast().args(["bench", "hostile", elsewhere]), 2, &["ADDRESS", "loopback"]);
+    }
+    // Port 1, which no kernel gives to anybody.
+    let mut nobody = ripplecast();
+    nobody.args(["bench", "hostile", "127.0.0.1:1", "--duration", "0.3", "--clients", "1"]);
+    assert_fails(&mut nobody, 1, &["without attackers"]);
+}
+
+#[test]
+fn help_names_every_attack() {
+    let output = ripplecast().args(["bench", "hostile", "--help"]).output().unwrap();
+    let (help, err) = texts(&output);
+    assert!(output.status.success() && err.is_empty(), "{err}");
+    for name in
+        ["ADDRESS", "--connections", "--only", "--clients", "--duration", "--max-ratio", "--json", "Ctrl-C"]
+    {
+        assert!(help.contains(name), "no {name} in {help}");
+    }
+    for name in ATTACKS {
+        assert!(help.contains(&format!("- {name}:")), "no {name} in {help}");
     }
 }
