@@ -128,8 +128,9 @@ mod tests {
         fs,
         future::Future,
         io::{BufRead as _, BufReader, Write as _},
+        os::unix::process::ExitStatusExt as _,
         pin::pin,
-        process::{Child, ChildStdout, Command, Stdio},
+        process::{Child, ChildStdout, Command, ExitStatus, Stdio},
         time::{Duration, Instant},
     };
 
@@ -174,10 +175,15 @@ mod tests {
 
         /// Its exit code.
         fn code(&mut self) -> Option<i32> {
+            self.status().code()
+        }
+
+        /// How it has ended.
+        fn status(&mut self) -> ExitStatus {
             let deadline = Instant::now() + Duration::from_secs(60);
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
+                    return status;
                 }
                 assert!(Instant::now() < deadline, "the process does not end");
                 std::thread::sleep(Duration::from_millis(5));
@@ -265,6 +271,54 @@ mod tests {
         process.says("ready");
         process.signal("TERM");
         assert_eq!(process.code(), Some(143));
+    }
+
+    /// Calls with a resource limited, and lifts the limit again.
+    fn limited<T>(resource: rlimit::Resource, limit: u64, call: impl FnOnce() -> T) -> T {
+        let (soft, hard) = resource.get().unwrap();
+        resource.set(limit, hard).unwrap();
+        let called = call();
+        resource.set(soft, hard).unwrap();
+        called
+    }
+
+    #[test]
+    fn a_call_that_fails_takes_no_signal_over() {
+        const NAME: &str = "a_call_that_fails_takes_no_signal_over";
+        if std::env::var_os(ROLE).is_some() {
+            let before = counts();
+            let pages: u64 =
+                fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
+            // Memory for errors, and none for a thread's stack.
+            let memory = pages * 4096 + (1 << 20);
+            assert!(
+                limited(rlimit::Resource::AS, memory, || shutdown_signal().is_err()),
+                "there is no thread for it"
+            );
+            assert_eq!(counts(), before);
+            // As many as a process begins with; whatever is open stays open.
+            assert!(
+                limited(rlimit::Resource::NOFILE, 3, || shutdown_signal().is_err()),
+                "there is no descriptor for it"
+            );
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while counts() != before {
+                assert!(
+                    Instant::now() < deadline,
+                    "{:?} threads and descriptors, {before:?} before",
+                    counts()
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            say("ready");
+            loop {
+                std::thread::park();
+            }
+        }
+        let mut process = Process::start(NAME, "fails");
+        process.says("ready");
+        process.signal("TERM");
+        assert_eq!(process.status().signal(), Some(15), "the system itself ends the process");
     }
 
     #[test]

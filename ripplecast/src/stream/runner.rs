@@ -397,3 +397,87 @@ impl Runner {
 fn shortened(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON)]
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::Error;
+
+    /// A consumer that was given one message, and whose backend hangs when the subscription ends.
+    struct Hanging(Mutex<Option<StreamMessage>>);
+
+    /// Less than handlers have, so that what is left of their time shows.
+    const HANGS: Duration = Duration::from_secs(3);
+
+    impl Consumer for Hanging {
+        fn take(&self, _: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+            let message = self.0.lock().take();
+            Box::pin(async {
+                match message {
+                    Some(message) => vec![Delivery { message, claimed: false, fault: None }],
+                    None => std::future::pending().await,
+                }
+            })
+        }
+
+        fn again<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, Again> {
+            Reply::now(Ok::<_, Error>(Again::Theirs))
+        }
+
+        fn acknowledge<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, ()> {
+            Reply::now(Ok::<_, Error>(()))
+        }
+
+        fn bury<'a>(&'a self, _: &'a StreamMessage, _: &'a str) -> Reply<'a, bool> {
+            Reply::now(Ok::<_, Error>(true))
+        }
+
+        fn release<'a>(&'a self, _: &'a StreamMessage, _: bool) -> Reply<'a, ()> {
+            Reply::now(Ok::<_, Error>(()))
+        }
+
+        fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(sleep(HANGS))
+        }
+
+        fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(async {})
+        }
+    }
+
+    /// By a clock that the test moves: it is exact, however busy the machine is.
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_hangs_at_shutdown_gives_handlers_no_more_time() {
+        let message = StreamMessage {
+            id: "1-1".parse().unwrap(),
+            stream: "orders".into(),
+            payload: "x".into(),
+            deliveries: 1,
+            dead: None,
+        };
+        let (life, begun) = (Life::new(), Arc::new(Notify::new()));
+        let notify = Arc::clone(&begun);
+        let handler: Handler = Box::new(move |_| {
+            notify.notify_one();
+            Box::pin(std::future::pending())
+        });
+        let runner = Runner {
+            stream: "orders".into(),
+            group: "g".into(),
+            handler,
+            options: ReliableOptions::new(),
+            consumer: Arc::new(Hanging(Mutex::new(Some(message)))),
+            control: Control::new(),
+        };
+        let task = runner.start(&life);
+        begun.notified().await;
+        let closed = tokio::time::Instant::now();
+        life.close();
+        task.await.unwrap();
+        let took = closed.elapsed();
+        assert!(took >= limits::HANDLER_GRACE && took < limits::HANDLER_GRACE + HANGS / 2, "{took:?}");
+    }
+}

@@ -148,15 +148,31 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
-    use crate::limits::{MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK};
+    use std::{
+        io::Read as _,
+        net::{TcpListener, TcpStream},
+        sync::Arc,
+        time::Instant,
+    };
+
+    use bytes::Bytes;
+    use tokio::runtime::{Builder, Runtime};
 
     use super::*;
-    use crate::hub::{Overflow, Profile, Takes};
+    use crate::{
+        Connection, Frame,
+        hub::{
+            Overflow, Profile, Takes, admission::Admissions, adoption::Adoption, batch::Dialect, callbacks,
+            command::Command, ledger::Ledger, room::Setup, shards::Shards,
+        },
+        limits::{MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
+        ws,
+    };
 
-    /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
-    #[test]
-    fn a_dead_peer_is_noticed_within_36_seconds() {
-        let route = Route {
+    /// An endpoint with the default times.
+    fn route() -> Route {
+        let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Frame| {}));
+        Route {
             id: 0,
             name: String::new(),
             takes: Takes::All,
@@ -164,9 +180,94 @@ mod tests {
             message_timeout: MESSAGE_TIMEOUT,
             ping_interval: Some(PING_INTERVAL),
             pong_timeout: Some(PONG_TIMEOUT),
-            profile: Profile { outbox: 0, overflow: Overflow::Disconnect, compress_above: 0 },
-            callbacks: Box::new(|| unreachable!("no callback is called")),
-        };
+            profile: Profile { outbox: 1 << 30, overflow: Overflow::Disconnect, compress_above: usize::MAX },
+            callbacks: Box::new(move || callbacks(handler.clone())),
+        }
+    }
+
+    /// A shard that nothing drives, with one connection that was pinged.
+    struct Pinged {
+        shard: Shard,
+        who: Local,
+        peer: TcpStream,
+        _runtime: Runtime,
+    }
+
+    impl Pinged {
+        fn new() -> Self {
+            let runtime = Builder::new_current_thread().build().unwrap();
+            let shards =
+                Shards::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default());
+            let mut shard = Shard::new(0, &shards, runtime.handle().clone()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (wire, _) = listener.accept().unwrap();
+            wire.set_nonblocking(true).unwrap();
+            shard.adopt(Adoption {
+                wire,
+                rest: Bytes::new(),
+                preface: Bytes::new(),
+                dialect: Dialect::WebSocket,
+                route: Arc::new(route()),
+                permit: shards.admissions.admit(None).unwrap(),
+                states: Vec::new(),
+            });
+            let who = shard.core.current(0).unwrap();
+            shard.peers[0].pinged = true;
+            Self { shard, who, peer, _runtime: runtime }
+        }
+
+        /// Waits until the socket has space, without the shard's knowledge.
+        fn wait_for_space(&mut self) {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut events = Vec::new();
+            while !events.iter().any(|event: &super::super::Event| event.writable) {
+                assert!(Instant::now() < deadline, "the socket has no space");
+                self.shard.poller.poll(Duration::from_millis(100), &mut events);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_has_read_its_backlog_is_alive() {
+        const LEN: usize = 32 << 20; // more than sockets hold
+        let mut pinged = Pinged::new();
+        pinged.wait_for_space(); // that of a new socket
+        pinged.shard.core.push(pinged.who, &Frame::binary(vec![0; LEN]), None);
+        let backlog = pinged.shard.core.backlog(0);
+        assert!(backlog > 0);
+        pinged.peer.read_exact(&mut vec![0; 10 + LEN - backlog]).unwrap(); // a header of 10 bytes
+        pinged.wait_for_space();
+        pinged.shard.close_if_dead(pinged.who);
+        assert!(pinged.shard.core.is_open(pinged.who));
+        assert!(!pinged.shard.peers[0].pinged, "its progress is a sign of life");
+    }
+
+    /// A crowded shard reads nothing, so it can tell neither that a peer is dead nor that it is alive.
+    #[test]
+    fn a_crowded_shard_judges_no_peer() {
+        let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();
+        let closed = Local { generation: who.generation + 1, ..who };
+        for _ in 0..MAILBOX_CROWDED {
+            shard
+                .handle
+                .mailbox
+                .post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
+        }
+        shard.close_if_dead(who);
+        assert!(shard.core.is_open(who), "a peer was taken for dead");
+        assert!(shard.peers[0].pinged, "a peer was taken for alive");
+        while shard.handle.mailbox.is_crowded() {
+            shard.take_commands();
+        }
+        shard.close_if_dead(who);
+        assert!(!shard.core.is_open(who), "a dead peer is closed once it can be read");
+    }
+
+    /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
+    #[test]
+    fn a_dead_peer_is_noticed_within_36_seconds() {
+        let route = route();
         for slot in 0..1000 {
             // The last word of the peer came so many milliseconds before the next sweep.
             for before_sweep in [1, 500, 1000] {
