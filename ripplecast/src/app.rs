@@ -174,11 +174,11 @@ impl App {
         Ok(self)
     }
 
-    /// Serves all routes added so far below a path as well, such as `/rt`, for a proxy that passes the path on as it is. A proxy
-    /// that removes it needs nothing here, as long as the pages use relative addresses.
+    /// Also serves all routes added so far below a path such as `/rt`, for a proxy that passes the path on unchanged. A
+    /// proxy that removes the path doesn't need this, as long as the pages use relative addresses.
     ///
-    /// Handlers see the path without it. `/rt` itself leads to `/rt/` (308), or the relative addresses of its page would lead
-    /// past it.
+    /// Handlers see the path without the prefix. `/rt` redirects to `/rt/` (308), since relative addresses of its page
+    /// would otherwise lead outside it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -508,10 +508,10 @@ impl AppBuilder {
         self
     }
 
-    /// Sends `Strict-Transport-Security` with every response: a browser that has seen it uses `https` and `wss` alone for this
-    /// host and port, for this time. Default: not sent, since a host that returns to plain HTTP can't be reached until the time
-    /// is over. Start with an hour, then go to a year. Needs [`AppBuilder::tls`]; behind a proxy that speaks TLS, let the proxy
-    /// send it.
+    /// Sends `Strict-Transport-Security` with every response: a browser that has seen it uses only `https` and `wss`
+    /// for this host and port, for this time. Default: not sent, since browsers can't reach a host that returns to
+    /// plain HTTP until the time has passed. Start with an hour, then increase it to a year. Needs [`AppBuilder::tls`];
+    /// behind a proxy that speaks TLS, let the proxy send it.
     ///
     /// ```no_run
     /// # async fn example() -> ripplecast::Result<()> {
@@ -588,8 +588,8 @@ fn number(name: &'static str) -> Result<Option<usize>> {
     value.parse().map(Some).map_err(|_| Error::setting(name, value, "a whole number is wanted"))
 }
 
-/// So that a route can return the crate's [`Result`]: a request that is not valid is 400; a closed or overloaded part, and a
-/// backend that is unavailable or does not answer, is 503 with `Retry-After`; all else is logged and 500.
+/// Lets a route return the crate's [`Result`]: an invalid request is 400; something closed or overloaded, or a backend
+/// that is unavailable or does not answer, is 503 with `Retry-After`; any other error is logged and 500.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         if let Self::BadRequest { reason } = &self {

@@ -241,9 +241,9 @@ impl Way {
     }
 }
 
-/// A response body that yields `first`, and then what the shard writes. The shard is given its socket when the body is asked
-/// for more than `first`; a body that never is costs no socket. When the client goes, the body is dropped, and the shard
-/// sees its socket closed.
+/// A response body that yields `first`, and then what the shard writes. The shard receives its socket when the body is
+/// polled for more than `first`; a body that never is costs no socket. When the client disconnects, the body is
+/// dropped, and the shard sees its socket closed.
 pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
     let chunks = futures_util::stream::try_unfold(Source::Unread(first, start), |source| async move {
         let mut driven = match source {

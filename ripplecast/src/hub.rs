@@ -202,11 +202,11 @@ impl Hub {
     }
 
     /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
-    /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with
-    /// 503 from now on. A callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`,
-    /// has left for the other nodes when this returns, unless Redis is unavailable or takes longer than 2 s. Takes at most 10 s,
-    /// also when the runtime that made the hub has ended, or nothing drives it: then without `on_close`. (The server of an
-    /// [`App`](crate::App) waits for 8.5 s of it.) Returns at once when called again after that.
+    /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with 503 from now on. A
+    /// callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`, has left for
+    /// the other nodes when this returns, unless Redis is unavailable or takes longer than 2 s. Takes at most 10 s,
+    /// even if the runtime that built the hub has ended or nothing drives it; then `on_close` is not called. (The
+    /// server of an [`App`](crate::App) waits for at most 8.5 s of that.) Returns at once when called again afterwards.
     ///
     /// A handler of a stream that still runs after its 5 s is cancelled, and its message released to other subscriptions of the
     /// group.

@@ -32,13 +32,14 @@ pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same at shutdown, so that every `on_close` is done well before a supervisor's 10 s.
 pub(crate) const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time that a server has at shutdown to hand over a socket whose upgrade was accepted. It takes a moment, unless a layer has
-/// answered the request in another way.
+/// Time that a server has at shutdown to hand over a socket whose upgrade was accepted. It takes a moment, unless a
+/// layer answered the request differently.
 pub(crate) const ARRIVAL_LIMIT: Duration = Duration::from_secs(1);
 /// Time that all connections and subscriptions have at shutdown. More than they take, except where nothing drives the runtime that
 /// made the hub. With the 250 ms below and the 2 s for the other nodes it is the 10 s that supervisors commonly allow.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_millis(7_750);
-/// Time that they have after that. If a callback blocked the runtime's threads until then, what was due meanwhile is done now.
+/// Time that they have after that. If a callback blocked the runtime's threads until then, overdue work is done in this
+/// time.
 pub(crate) const SHUTDOWN_LAST_TURNS: Duration = Duration::from_millis(250);
 /// Time that a waiting handler has at shutdown before it is cancelled.
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
@@ -53,8 +54,8 @@ pub(crate) const CONNECTIONS_PER_ADDRESS: usize = 1_000;
 /// Leading bits of an IPv6 address by which limits count. Setting: `ipv6_prefix`. A home or a server has a /64, and so 2^64
 /// addresses to choose from.
 pub(crate) const IPV6_PREFIX: u8 = 64;
-/// Rooms of one connection. Setting: `max_rooms_per_connection`. A tab that follows some hundred topics fits; a client that
-/// names rooms for as long as it likes does not, since each takes memory here and an entry in the backend.
+/// Rooms of one connection. Setting: `max_rooms_per_connection`. Enough for a tab that follows some hundred topics.
+/// Each room takes memory here and an entry in the backend, so a client must not join rooms without limit.
 pub(crate) const ROOMS_PER_CONNECTION: usize = 1_000;
 /// Shards of a hub: an id has 8 bits for it.
 pub(crate) const SHARDS: usize = 255;

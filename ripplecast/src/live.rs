@@ -29,9 +29,10 @@ use crate::{
 /// It does not matter through which handle the counter changes. What a member of the room sees never goes backwards: a
 /// change and its push are one step under the counter's lock, and so are [joining](Self::join) and reading the value.
 ///
-/// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs get the older value that is true now.
-/// On Redis the value of a join is `{"value":N,"epoch":"E"}`; later values are `{"value":N}`. After a loss they name the new
-/// epoch, so that a page can tell. With [`publish_with`](Counter::publish_with) the frames are yours, and name no epoch.
+/// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs receive the older value that
+/// is now true. On Redis the value of a join is `{"value":N,"epoch":"E"}`; later values are `{"value":N}`. After a loss
+/// they name the new epoch, so that a page can detect it. The frames of [`publish_with`](Counter::publish_with) are
+/// your own, and name no epoch.
 ///
 /// Publishing goes on for as long as somebody holds this handle or a clone of it, and for as long as a connection is open
 /// that [joined](Self::join) by it. To [publish](Counter::publish_to) a counter to the same room again joins the publishing
@@ -96,7 +97,7 @@ impl Counter {
         self.publish_values(room, "text counter", render)
     }
 
-    /// Publishes to a room what `render` makes, once for each `kind`.
+    /// Publishes the output of `render` to a room, once for each `kind`.
     fn publish_values(
         &self,
         room: &Room,
@@ -144,7 +145,7 @@ impl Counter {
     }
 }
 
-/// Takes it for success that the backend is unavailable: whoever joins gets the state when it is back.
+/// Treats an unavailable backend as success: a member that joins receives the state when the backend is back.
 fn unless_unavailable(ready: Result<()>) -> Result<()> {
     match ready {
         Err(error) if error.is_unavailable() => Ok(()),

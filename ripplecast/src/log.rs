@@ -1,8 +1,8 @@
 //! Log lines that a peer can cause: at a bounded rate, with bounded values.
 //!
-//! Whoever can make a server write a line per request can fill its disk, and stall it while the log is slow. Ripplecast
-//! writes such lines through a [`Limit`], one for each kind of line, and shows what the peer sent through [`cut`]. Use both
-//! for the lines of your own handlers.
+//! A peer that makes a server write a line per request can fill its disk, and stall it while the log is slow.
+//! Ripplecast limits such lines with a [`Limit`] for each kind of line, and shortens what the peer sent with [`cut`].
+//! Use both in your own handlers.
 //!
 //! ```
 //! use ripplecast::{Connection, Frame, Result, log};
@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Least time between two lines of one kind. Trouble lasts, and the log should stay readable.
+/// Least time between two lines of one kind, so that the log stays readable while a problem lasts.
 const EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a value that are shown. Enough for an origin, an address, or the start of an error.
 const SHOWN: usize = 100;
@@ -145,7 +145,7 @@ fn is_plain(char: char) -> bool {
 macro_rules! limited {
     ($level:ident, $($line:tt)+) => {{
         static LIMIT: $crate::log::Limit = $crate::log::Limit::new();
-        // A line that nobody reads must not take the place of one that somebody does.
+        // A line below the enabled level must not use up the place of one that is written.
         if ::tracing::enabled!(::tracing::Level::$level)
             && let Some(suppressed) = LIMIT.admit()
         {

@@ -33,7 +33,7 @@ impl Request {
     /// Reads what the route knows about a request.
     ///
     /// # Errors
-    /// 400 when a part of the path is not valid UTF-8: as if it were missing, a hook could let it in by a default.
+    /// 400 if a part of the path is not valid UTF-8: if it were treated as missing, a hook might admit it by a default.
     pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Result<Self, Response> {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let params = match RawPathParams::from_request_parts(&mut parts, &()).await {
@@ -156,9 +156,9 @@ impl Hub {
     /// Returns the host that a request is for, validated: through [trusted proxies](crate::HubBuilder::trusted_proxies) the
     /// one that they forward, otherwise the one of the request's target, otherwise that of the header `Host`.
     ///
-    /// Ask here, not the header: in `GET http://evil.example/ HTTP/1.1` the target counts, whatever `Host` says (RFC 9112,
-    /// section 3.2.2). `None` only for a request of HTTP/1.0 that names no host, which that version allows. Treat such a
-    /// request as one for an unknown host.
+    /// Use this instead of the header: in `GET http://evil.example/ HTTP/1.1` the target counts, whatever `Host`
+    /// contains (RFC 9112, section 3.2.2). `None` only for an HTTP/1.0 request that names no host, which that version
+    /// allows. Treat such a request as one for an unknown host.
     ///
     /// # Errors
     /// [`Error::BadRequest`], which is answered with 400: `Host` is missing (required since HTTP/1.1), there are several, or
@@ -280,7 +280,7 @@ where
     })
 }
 
-/// What is said to whoever comes while the node shuts down.
+/// The answer to requests while the node shuts down.
 pub(crate) const STOPPING: &str = "The server is shutting down; try again in a moment.\n";
 
 /// Asks a hook whether it accepts a request. A shutdown that begins before it has decided refuses the request with 503, and
@@ -303,7 +303,7 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     if *hub.shards().stopping.borrow() {
         return Err(plain(503, STOPPING));
     }
-    // An address of loopback in a header may be anybody's word.
+    // Any client can put a loopback address into a header.
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
     hub.shards().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {

@@ -1,4 +1,4 @@
-//! The origin check of upgrades, for plain requests that change something.
+//! The origin check of upgrades, for plain requests that may change something.
 
 use std::{
     future::{Ready, ready},
@@ -22,12 +22,12 @@ use crate::{
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// A tower layer that refuses requests of other sites' pages which would change something, with 403.
+/// A tower layer that refuses requests from other sites' pages with 403 if they may change something.
 ///
-/// A browser lets any page send a POST to any server, with that server's cookies. The layer lets `GET`, `HEAD`, `OPTIONS` and
-/// `TRACE` pass, and every other method only if it comes from an allowed page, or from no page at all. It asks `Sec-Fetch-Site`
-/// first, which browsers set and no page can forge; older browsers are judged by `Origin`, as upgrades are. A request with
-/// neither header passes: no browser sends it.
+/// A browser lets any page send a POST to any server, with that server's cookies. The layer accepts `GET`, `HEAD`,
+/// `OPTIONS` and `TRACE`, and any other method only if it comes from an allowed page, or from no page at all. It reads
+/// `Sec-Fetch-Site` first, which browsers set and pages can't forge, and for older browsers `Origin`, as upgrades do. A
+/// request with neither header is accepted: browsers always send one of them.
 ///
 /// ```
 /// use axum::routing::post;
@@ -43,7 +43,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// # Ok(()) }
 /// ```
 ///
-/// Keep `GET` handlers free of changes: nothing checks them. The layer is no substitute for authentication.
+/// `GET` is not checked, so a `GET` handler must not change anything. The layer does not replace authentication.
 #[derive(Clone, Debug)]
 pub struct SameOrigin {
     hub: Hub,
@@ -109,14 +109,14 @@ where
     }
 }
 
-/// Whether a request that changes something comes from a page that may, or from no page at all.
+/// Whether a request that may change something comes from an allowed page, or from no page at all.
 fn allowed(policy: &OriginPolicy, headers: &HeaderMap, peer: &ForwardedPeer) -> bool {
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     let is_from_browser = sites.peek().is_some();
     let is_own = sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
     match policy {
         OriginPolicy::Any => true,
-        // The browser knows the page's address and ours, also where a proxy changes the host.
+        // The browser knows the page's address and ours, even if a proxy changes the host.
         OriginPolicy::Same if is_from_browser => is_own,
         OriginPolicy::List(_) if headers.get(header::ORIGIN).is_none() => is_own,
         _ => origin_allowed(policy, headers, peer),

@@ -286,9 +286,9 @@ impl Server {
             // 64 bytes a field. Browsers send some 20, proxies add some 10. A test holds it at that.
             .max_buf_size(self.max_header.max(MIN_BUFFER))
             .keep_alive(true)
-            // A client may close its side behind its request, and still reads the answer. hyper doesn't look for that end
-            // while it answers, so it notices a client that has gone when it writes. Over TLS it does look, since event
-            // streams stay with hyper there, and may have nothing to write for long.
+            // A client may close its side behind its request, and still reads the answer. hyper doesn't read while it
+            // answers, so it notices a disconnected client when it writes. Over TLS it does read, since event streams
+            // stay with hyper there, and may have nothing to write for a long time.
             .half_close(self.tls.is_none());
         http
     }

@@ -129,7 +129,7 @@ pub(crate) fn stream(accepted: Box<Accepted>, greeting: String, takeover: Option
 }
 
 /// Whether the first frame of `body` is `greeting` itself. A layer that compresses, encodes or replaces a body yields
-/// another frame or none; one that only looks on, such as for a log, passes the frame through. A frame that is another is
+/// another frame or none; a layer that only observes, such as for a log, passes the frame through. A different frame is
 /// put back.
 fn begins_with(body: &mut Body, greeting: &Bytes, cx: &mut Context<'_>) -> bool {
     let Poll::Ready(first) = Pin::new(&mut *body).poll_frame(cx) else { return false };
@@ -195,7 +195,7 @@ fn head(response: &Response) -> Vec<u8> {
     head
 }
 
-/// Whether a header is about the connection or the form of the body, which are no longer a layer's to decide.
+/// Whether a header describes the connection or the form of the body, which a layer can no longer decide.
 fn is_framing(name: &HeaderName) -> bool {
     [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
         || name == "keep-alive"

@@ -152,13 +152,14 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
-    /// Closes a connection whose peer shows no life for this long after a ping; default 10 s. `on_close` then reports
-    /// [`CloseCode::ABNORMAL`](crate::CloseCode::ABNORMAL). So a dead peer is noticed within `ping_interval`, `pong_timeout`
-    /// and a second: 36 s by default. Zero never closes for a missing answer; a day is the maximum.
+    /// Closes a connection whose peer shows no sign of life for this long after a ping; default 10 s. `on_close` then
+    /// reports [`CloseCode::ABNORMAL`](crate::CloseCode::ABNORMAL). So a dead peer is noticed within `ping_interval`,
+    /// `pong_timeout` and a second: 36 s by default. Zero never closes for a missing answer; a day is the maximum.
     ///
-    /// Anything that the peer sends is life, and so is progress while a backlog waits for it in its outbox. A peer that
-    /// takes nothing at all for this long after a ping is closed as well, whatever its [`overflow`](Self::overflow) policy.
-    /// Behind a proxy, the proxy's socket shows the progress; pongs are the client's own.
+    /// Anything that the peer sends is a sign of life, and so is progress while a backlog waits in its outbox. A peer
+    /// that reads nothing at all for this long after a ping is closed as well, whatever its
+    /// [`overflow`](Self::overflow) policy. Behind a proxy, progress is that of the proxy's socket; pongs come from the
+    /// client itself.
     ///
     /// ```
     /// use std::time::Duration;

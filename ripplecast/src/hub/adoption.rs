@@ -31,8 +31,8 @@ pub(crate) struct Adoption<W> {
 }
 
 impl Adoption<TcpStream> {
-    /// Answers a peer that was accepted when no shard takes it any more, since the node is shutting down: with 503 where it
-    /// has no answer yet, and a WebSocket that has with 1001. No callback has been told of it.
+    /// Answers an accepted peer that no shard takes because the node is shutting down: with 503 if it has no answer
+    /// yet, or with close code 1001 if it is a WebSocket that was upgraded. No callback was called for it.
     pub(crate) fn refuse(self) {
         let Self { wire, preface, dialect, states, .. } = self;
         let mut answer = Vec::new();
@@ -48,10 +48,10 @@ impl Adoption<TcpStream> {
                 "the server is shutting down",
             );
         }
-        // The first bytes of a socket fit, and a peer that has gone needs no answer.
+        // The first bytes fit into a socket, and a disconnected peer needs no answer.
         let _ = (&wire).write_all(&answer);
         let _ = wire.shutdown(Shutdown::Write);
-        // What is left unread would have the kernel reset the connection, and the answer might be lost.
+        // With unread input, the kernel would reset the connection, and the answer might be lost.
         let mut unread = [0; 4096];
         for _ in 0..READS_PER_TURN {
             if !matches!((&wire).read(&mut unread), Ok(1..)) {

@@ -39,7 +39,7 @@ impl Dialect {
     /// All of them, each at its own index.
     pub(crate) const ALL: [Self; DIALECTS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
 
-    /// Whether it is a stream of events, which goes one way.
+    /// Whether it is an event stream, which is one-way.
     pub(crate) fn is_stream(self) -> bool {
         matches!(self, Self::Sse | Self::SseChunked)
     }
@@ -53,7 +53,7 @@ impl Dialect {
         }
     }
 
-    /// What ends a body, behind its last frame: the last chunk.
+    /// Returns what ends a body after its last frame: the last chunk.
     pub(crate) fn last_chunk(self) -> &'static [u8] {
         if self == Self::SseChunked { b"0\r\n\r\n" } else { b"" }
     }

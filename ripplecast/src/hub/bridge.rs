@@ -49,8 +49,8 @@ pub(crate) enum Group<'a> {
 /// Where a page of connections begins: behind this connection of this node; from 0.
 pub(crate) type Place = (u64, u64);
 
-/// From where a connection is reached, once it has [joined a room](crate::Connection::join_confirmed) or was
-/// [identified](crate::Connection::identify).
+/// The nodes from which a connection is reachable, once it has [joined a room](crate::Connection::join_confirmed) or
+/// was [identified](crate::Connection::identify).
 ///
 /// ```
 /// # async fn example(conn: ripplecast::Connection) -> ripplecast::Result<()> {
@@ -65,10 +65,10 @@ pub(crate) type Place = (u64, u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Reach {
-    /// From all nodes: whatever any node sends from now on arrives. With the memory backend, always.
+    /// All nodes: whatever any node sends from now on arrives. Always the case with the memory backend.
     AllNodes,
-    /// From this node only, because Redis is unavailable, refused, or took longer than 2 s. The other nodes follow by
-    /// themselves once Redis allows it; until then this connection misses what they send.
+    /// Only this node, because Redis is unavailable, refused, or took longer than 2 s. The other nodes follow
+    /// automatically once Redis allows it. Until then, this connection misses what they send.
     ThisNode,
 }
 
@@ -88,9 +88,10 @@ pub(crate) trait Bridge: Send + Sync {
     fn room_changed(&self, room: &Arc<str>, members: usize);
     /// A client has so many connections on this node now. Called under the lock of the clients.
     fn client_changed(&self, client: &Arc<str>, connections: usize);
-    /// Waits until this node hears what is pushed to all connections, and is registered.
+    /// Waits until this node receives broadcasts, and is registered.
     fn ready(&self) -> Later<'_, ()>;
-    /// Waits until what other nodes send to that group reaches this node, for a bounded time. How far it reaches then.
+    /// Waits, for a bounded time, until messages of other nodes to that group reach this node. Returns which nodes
+    /// reach it then.
     fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>>;
     /// How many connections of that kind the other nodes have.
     fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize>;
@@ -123,11 +124,11 @@ pub struct RemoteStats {
     pub received: u64,
     /// Messages of other nodes that this node knows to have missed: their numbers have gaps.
     pub missed: u64,
-    /// Times that messages may have been missed and nobody knows how many, room by room: a subscription was lost, refused, or
-    /// not confirmed within 1 s, or a node began to number anew.
+    /// Gaps of unknown size, counted per room: a subscription was lost, refused, or not confirmed within 1 s, or a node
+    /// started its numbers again.
     pub gaps: u64,
-    /// Joins that the backend has not confirmed, or whose subscription was lost: members, now, of rooms to which the pushes of
-    /// other nodes do not come. Each first member of a room on this node is counted here for a round trip.
+    /// Joins that the backend has not confirmed, or whose subscription was lost: the current members of rooms that
+    /// pushes of other nodes do not reach. The first member of a room on this node is counted here for a round trip.
     pub unconfirmed: usize,
     /// Messages that were thrown away, because they made no sense, were signed wrongly, or came for a node that had lost
     /// its lease.

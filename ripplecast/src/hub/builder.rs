@@ -45,7 +45,7 @@ pub struct HubBuilder {
     max_connections_per_address: usize,
     /// Leading bits of an IPv6 address that count for it.
     ipv6_prefix: u8,
-    /// Rooms that one connection may be in.
+    /// The number of rooms that one connection may be in.
     max_rooms_per_connection: usize,
     /// Bytes that may wait for slow readers.
     max_queued_bytes: usize,
@@ -143,10 +143,10 @@ impl HubBuilder {
         self
     }
 
-    /// Sets how many rooms one connection may be in; default 1,000. A further [`join`](crate::Connection::join) fails with
-    /// [`Error::TooManyRooms`] and changes nothing: so a client that chooses the names of its rooms can't fill the memory of
-    /// this node or of the backend. Check what such a client may join, and handle the error; a callback that returns it
-    /// closes the connection with 1011.
+    /// Sets how many rooms one connection may be in; default 1,000. A further [`join`](crate::Connection::join) fails
+    /// with [`Error::TooManyRooms`] and changes nothing: a client that chooses the names of its rooms can't fill the
+    /// memory of this node or of the backend. Check which rooms such a client may join, and handle the error: a
+    /// callback that returns it closes the connection with 1011.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -216,8 +216,8 @@ impl HubBuilder {
     /// | `redis-cluster://a,b:7001,c` | a Cluster; some of its nodes are enough. `rediss-cluster://` for TLS |
     /// | `redis-sentinel://a,b,c/service[/database]` | the master that sentinels name. `rediss-sentinel://` for TLS |
     ///
-    /// `valkey` means the same as `redis` in all of them, and case does not matter. A user without a password logs in with an
-    /// empty one. `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
+    /// `valkey` means the same as `redis` in all of them, and case does not matter. A user without a password logs in
+    /// with an empty password. `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
     ///
     /// # Errors
     /// [`Error::Setting`] for any other text. Whether the server can be reached is seen by [`connect`](Self::connect).
@@ -226,8 +226,8 @@ impl HubBuilder {
         Ok(self)
     }
 
-    /// Whether the hub starts also while its backend can't be reached; default false. It then goes on alone, says so, and
-    /// joins the others when the backend is there.
+    /// Whether the hub starts also while its backend can't be reached; default false. It then continues on its own,
+    /// reports it, and joins the others when the backend is there.
     #[must_use]
     pub fn backend_optional(mut self, optional: bool) -> Self {
         self.backend_optional = optional;
@@ -265,8 +265,8 @@ impl HubBuilder {
         self
     }
 
-    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. When this returns, the
-    /// node is one of [`Hub::nodes`], and broadcasts of the others reach its connections.
+    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. When this returns,
+    /// the node is one of [`Hub::nodes`], and broadcasts of other nodes reach its connections.
     ///
     /// # Errors
     /// As [`build`](Self::build); [`Error::Setting`] when the backend can't be reached or does not take this node within

@@ -262,13 +262,13 @@ impl Connection {
         }
     }
 
-    /// Makes it a member of a room. Never waits. Joining twice is once.
+    /// Joins a room. Never waits. Joining a room twice has no further effect.
     ///
-    /// **Several nodes.** What this node pushes to the room after the call arrives. What other nodes push arrives once this
-    /// node's subscription to the room stands, which the first member on a node has to wait for: a round trip to Redis. Until
-    /// then it is missed, and cannot be counted. Await [`join_confirmed`](Self::join_confirmed) where that matters.
-    /// [`RemoteStats::unconfirmed`](crate::RemoteStats::unconfirmed) counts such joins, and
-    /// [`on_gap`](crate::HubBuilder::on_gap) reports those that take longer than 1 s.
+    /// **Several nodes.** Whatever this node pushes to the room after the call arrives. Pushes of other nodes arrive
+    /// once this node's subscription to the room is active, which takes a round trip to Redis for the first member on a
+    /// node. Until then they are missed, and can't be counted. If that matters, await
+    /// [`join_confirmed`](Self::join_confirmed). [`RemoteStats::unconfirmed`](crate::RemoteStats::unconfirmed) counts
+    /// such joins, and [`on_gap`](crate::HubBuilder::on_gap) reports those that take longer than 1 s.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed; [`Error::TooManyRooms`] when it is in 1,000 rooms, or as many as
@@ -280,21 +280,21 @@ impl Connection {
         shards.rooms.room(room).join(self.local, None)
     }
 
-    /// Makes it a member of a room, as [`join`](Self::join) does, and waits until the pushes of all nodes reach it: whatever
-    /// any node pushes after the answer arrives. Costs nothing more than a `join` where the node has a member already.
+    /// Joins a room, as [`join`](Self::join) does, and waits until pushes of all nodes reach this connection: whatever
+    /// any node pushes after this returns arrives. Costs no more than a `join` if the node has a member already.
     ///
     /// To send a snapshot of state that other nodes change, take it after this has returned, and send it with
     /// [`join_with`](Self::join_with).
     ///
-    /// While Redis is unavailable this does not fail: the connection is a member on this node, the answer is
-    /// [`Reach::ThisNode`], and the pushes of other nodes come once Redis is back. It waits for 2 s at most, and not at all
-    /// while Redis is known to be unavailable.
+    /// While Redis is unavailable this does not fail: the connection is a member on this node, this returns
+    /// [`Reach::ThisNode`], and pushes of other nodes arrive once Redis is back. It waits for at most 2 s, and not at
+    /// all while Redis is known to be unavailable.
     ///
     /// # Errors
     /// As [`join`](Self::join); [`Error::Closed`] also when the connection closes meanwhile.
     ///
     /// # Cancellation
-    /// Once the future was polled, the connection is a member, also if the future is dropped.
+    /// Once the future was polled, the connection is a member, even if the future is dropped.
     pub async fn join_confirmed(&self, room: &str) -> Result<Reach> {
         self.join(room)?;
         self.reach(Group::Room(room)).await
@@ -321,27 +321,28 @@ impl Connection {
         self.shards().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
     }
 
-    /// Says who it is: [`hub.client(id)`](crate::Hub::client) reaches it on this node at once, and on every node when this
-    /// returns [`Reach::AllNodes`]. The id must come from your own check of a session or a token, never from what the peer
-    /// says of itself. A second call changes the client.
+    /// Identifies the connection as a client's: [`hub.client(id)`](crate::Hub::client) reaches it on this node at once,
+    /// and on every node when this returns [`Reach::AllNodes`]. The id must come from your own check of a session or
+    /// token, never from the peer itself. A second call changes the client.
     ///
-    /// With Redis this waits until the other nodes can find the client: a round trip, shared by up to 256 that are identified
-    /// at the same time. While Redis is unavailable it does not fail: it returns [`Reach::ThisNode`], and the other nodes find
-    /// the client once Redis is back. It waits for 2 s at most, and not at all while Redis is known to be unavailable.
+    /// With Redis this waits until the other nodes can find the client: a round trip, shared by up to 256 that are
+    /// identified at the same time. While Redis is unavailable it does not fail: it returns [`Reach::ThisNode`], and
+    /// the other nodes find the client once Redis is back. It waits for at most 2 s, and not at all while Redis is
+    /// known to be unavailable.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed, or closes meanwhile; [`Error::NameTooLong`] above 255 bytes.
     ///
     /// # Cancellation
-    /// Once the future was polled, the connection is identified, and is registered for the other nodes as soon as that is
-    /// possible, also if the future is dropped.
+    /// Once the future was polled, the connection is identified, and is registered for the other nodes as soon as
+    /// possible, even if the future is dropped.
     pub async fn identify(&self, client_id: &str) -> Result<Reach> {
         check_name("client id", client_id)?;
         self.shards()?.clients.identify(&self.shard, self.local, client_id)?;
         self.reach(Group::Client(client_id)).await
     }
 
-    /// Waits until other nodes reach it as one of that group.
+    /// Waits until other nodes reach it as a member of that group.
     async fn reach(&self, group: Group<'_>) -> Result<Reach> {
         let shards = self.shards()?;
         let Some(bridge) = shards.setup.bridge() else { return Ok(Reach::AllNodes) };

@@ -56,7 +56,7 @@ pub(crate) enum Fault {
     Shed,
     /// The same, and a frame was half written: nothing can be sent any more.
     Cut,
-    /// Too much waits on the hub, and nobody holds more of an unfinished incoming message.
+    /// Too much waits on the hub, and no connection holds a longer unfinished incoming message.
     Unfinished,
 }
 
@@ -460,7 +460,7 @@ impl<W> Slot<W> {
     }
 }
 
-/// Counts memberships that were looked at, for the tests which say how much work something may be.
+/// Counts the memberships that were visited, for tests that limit the work of an operation.
 mod work {
     #[cfg(test)]
     std::thread_local! {
@@ -473,7 +473,7 @@ mod work {
         STEPS.set(STEPS.get() + 1);
     }
 
-    /// Steps since this was asked last.
+    /// Returns the steps since the last call.
     #[cfg(test)]
     pub(super) fn take() -> u64 {
         STEPS.take()

@@ -15,10 +15,10 @@ use crate::{
 ///
 /// A report is made
 /// - when a subscription is lost, to a room or to what is pushed to all connections;
-/// - when a new one is refused, or not confirmed within 1 s of the first member's [`join`](crate::Connection::join). The round
-///   trip that every first member on a node waits for is not reported: nobody can know whether anything was pushed during
-///   it. [`join_confirmed`](crate::Connection::join_confirmed) waits for its end;
-/// - when the numbers of a node's messages have a gap, or begin anew.
+/// - when a new one is refused, or not confirmed within 1 s of the first member's [`join`](crate::Connection::join).
+///   The round trip of each first member on a node is not reported: no node can detect whether anything was pushed
+///   during it. [`join_confirmed`](crate::Connection::join_confirmed) waits for its end;
+/// - when the numbers of a node's messages have a gap, or start again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GapReport {
@@ -26,10 +26,10 @@ pub struct GapReport {
     pub room: Option<String>,
     /// Whose messages were missed, if that is known.
     pub node: Option<NodeId>,
-    /// How many. `None` without a node when the subscription does not stand: it was lost, refused or is late. What is published
-    /// until it stands is missed. If a node was heard before, a later report says how many of its messages those were, once it
-    /// publishes again. `None` with a node when that node has begun to number anew, so that nobody knows what its last numbers
-    /// were.
+    /// The number of messages. `None` without a node if the subscription is not active: it was lost, refused or is
+    /// late. Whatever is published until it is active is missed. If the node received messages of another node before,
+    /// a later report contains how many it missed, once that node publishes again. `None` with a node if that node has
+    /// started its numbers again, so that its last numbers are unknown.
     pub missed: Option<u64>,
 }
 

@@ -159,7 +159,8 @@ pub(crate) struct Shard {
     events: Vec<Event>,
     /// Commands taken from the mailbox and not yet applied.
     todo: VecDeque<Command<TcpStream>>,
-    /// Connections that may have more to read than they were allowed, and how many commands must have been taken up first.
+    /// Connections whose sockets may hold more input, and how many commands must be processed before each is read
+    /// again.
     again: Vec<(Local, u64)>,
     /// Commands that were taken up.
     taken_up: u64,
@@ -185,7 +186,8 @@ pub(crate) struct Shard {
     stopping: Option<Tick>,
 }
 
-/// A shard that has ended takes nothing any more, also when it was dropped with its runtime: then without `on_close`.
+/// A shard that has ended accepts nothing, even if it was dropped with its runtime, in which case `on_close` is not
+/// called.
 impl Drop for Shard {
     fn drop(&mut self) {
         for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {

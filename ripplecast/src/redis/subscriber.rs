@@ -518,8 +518,7 @@ impl Subscriber {
     }
 }
 
-/// Subscribes to channels. Returns those that the server refuses, each with the reason: one of them is no reason to lose the
-/// others.
+/// Subscribes to channels. Returns those that the server refuses, each with the reason, and keeps the others.
 async fn subscribe(
     conn: &mut Conn,
     channels: Vec<String>,

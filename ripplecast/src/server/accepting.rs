@@ -14,7 +14,7 @@ pub(super) fn log_full(limit: usize) {
     limited!(WARN, limit, "all places for connections are taken; new ones wait (max_http_connections)");
 }
 
-/// Logs that there are too many from one address.
+/// Logs that one address has too many connections.
 pub(super) fn log_too_many(address: IpAddr, limit: usize) {
     limited!(
         WARN,

@@ -1,8 +1,8 @@
 //! The host that a request is for (RFC 9110, section 7.2; RFC 9112, section 3.2).
 //!
-//! One function finds it, and everything that compares, trusts or repeats a host asks that function: the check of origins,
-//! the forwarded host, the loopback check of the inspector. Two places that read it differently are how a request passes
-//! one check and is served as another.
+//! One function finds it, and everything that compares, trusts or repeats a host uses that function: the check of
+//! origins, the forwarded host, the loopback check of the inspector. If two places read it differently, a request could
+//! pass a check for one host and be served for another.
 
 use std::{fmt, net::IpAddr, net::Ipv6Addr};
 
@@ -31,8 +31,8 @@ impl Authority {
 
     /// Returns the authority that a request names.
     ///
-    /// The target wins over the header `Host` when it names one, as in `GET http://example.com/ HTTP/1.1` and in HTTP/2.
-    /// `None` only for a request of HTTP/1.0, which need not name any.
+    /// The target wins over the header `Host` when it names one, as in `GET http://example.com/ HTTP/1.1` and in
+    /// HTTP/2. `None` only for a request of HTTP/1.0, which need not name a host.
     pub(crate) fn of(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Self>, BadAuthority> {
         Ok(Named::of(version, uri, headers)?.map(Self::from))
     }
@@ -62,8 +62,8 @@ impl Authority {
         self.port
     }
 
-    /// Returns whether the host is this machine: `localhost` or an address of loopback. A page of another site that was
-    /// led here by its name server (DNS rebinding) names that site.
+    /// Returns whether the host is this machine: `localhost` or an address of loopback. A page of another site whose
+    /// name resolves to this machine (DNS rebinding) names that site.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
@@ -198,8 +198,8 @@ impl PartialEq for Host<'_> {
     }
 }
 
-/// Whether browsers leave a byte in the name of a host. None of those that end or divide an address. A table, as every request
-/// asks it for every byte.
+/// Whether browsers keep a byte in the name of a host; none of those that end or divide an address. A table, because
+/// every byte of every request's host is checked.
 const HOST_BYTES: [bool; 256] = {
     let (mut table, more) = ([false; 256], b"-._~!$&'()+;=");
     let mut byte = 0;

@@ -26,7 +26,7 @@ use crate::{
 /// The file that stands for its directory.
 const INDEX: &str = "index.html";
 
-/// What [`App::files_with`](crate::App::files_with) serves beside ordinary files.
+/// What [`App::files_with`](crate::App::files_with) serves besides ordinary files.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -197,7 +197,7 @@ impl Wanted {
     }
 }
 
-/// Whether a name is one that is kept beside a site, and not for its visitors: secrets, a repository, what an editor left.
+/// Whether a name belongs to a file that is not meant for visitors: secrets, a repository, an editor's backup.
 fn is_hidden(name: &str) -> bool {
     let ends_with = |ending: &str| {
         name.len()

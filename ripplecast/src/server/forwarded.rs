@@ -116,7 +116,7 @@ impl FromStr for TrustedProxies {
 pub(crate) struct ForwardedPeer {
     /// The client's address; `None` when the server didn't say who is at the other end of the socket.
     pub(crate) addr: Option<IpAddr>,
-    /// Whether a proxy wrote whom it forwards, so that the address is a header's word and not the socket's.
+    /// Whether the address comes from a proxy's header and not from the socket.
     pub(crate) is_forwarded: bool,
     /// The host that the client asked for.
     pub(crate) host: Option<Authority>,
@@ -149,8 +149,8 @@ fn network(entry: &str) -> Option<IpNet> {
 
 /// The entries of a list header from the last of the last line to the first; `None` for one that is no text.
 ///
-/// A comma between quotes belongs to its entry (RFC 7239, section 4). Quotes are paired from the right as well: what a proxy
-/// wrote is read first, so that a quote that a client left open can't swallow it.
+/// A comma between quotes belongs to its entry (RFC 7239, section 4). Quotes are paired from the right as well: entries
+/// of proxies are read first, so that a client's unclosed quote can't hide them.
 fn from_the_right<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
     let lines = headers.get_all(name).iter().rev();
     lines.flat_map(|line| {
@@ -321,7 +321,8 @@ mod tests {
             ("127.0.0.1", &[("forwarded", "for=6.6.6.6;a=\"\\, for=192.0.2.7;ext=\"x,y\"")], "192.0.2.7"),
             ("127.0.0.1", &[("x-forwarded-for", "\"6.6.6.6, 192.0.2.7")], "192.0.2.7"),
             ("127.0.0.1", &[("x-forwarded-for", "\", 192.0.2.7")], "192.0.2.7"),
-            // A client's quote that pairs with one that the proxy passed on unescaped swallows its entry: nothing is believed.
+            // If a client's quote pairs with one that the proxy passed on unescaped, it hides the proxy's entry: no
+            // entry is trusted.
             ("127.0.0.1", &[("forwarded", "for=6.6.6.6;x=\", for=192.0.2.7;host=a\"")], "127.0.0.1"),
             ("127.0.0.1", &[("forwarded", "for=\"192.0.2.7\"x")], "127.0.0.1"),
             ("127.0.0.1", &[("forwarded", "for=192.0.2.7;for=6.6.6.6")], "127.0.0.1"),

@@ -26,9 +26,10 @@ struct Subscribers {
 /// Starts to watch for Ctrl-C and SIGTERM. The future resolves at the first one; the next one ends the process at once, with
 /// 128 plus the signal's number.
 ///
-/// Several futures may wait, one for each server of a process; the same signal resolves all of them. While none waits, since all
-/// were dropped or resolved, a signal ends the process, as it does without this function. An application that handles these
-/// signals itself should not call it: [`Bound::serve_with_shutdown`](crate::Bound::serve_with_shutdown) takes any future.
+/// Several futures may wait, one for each server of a process; the same signal resolves all of them. If none waits,
+/// because all were dropped or resolved, a signal ends the process, as it does without this function. An application
+/// that handles these signals itself should not call it:
+/// [`Bound::serve_with_shutdown`](crate::Bound::serve_with_shutdown) takes any future.
 ///
 /// All calls share one thread with a runtime of its own, so that the second signal works even while handlers block all threads
 /// of the server.
@@ -136,9 +137,9 @@ mod tests {
 
     use crate::{App, shutdown_signal};
 
-    /// Says to the process that runs the tests anew what it is to do.
+    /// Set in a child process that runs a test again: its role.
     const ROLE: &str = "RIPPLECAST_TEST_SIGNALS";
-    /// Rounds after which nothing may grow any more.
+    /// Rounds after which the counts must no longer grow.
     const WARM: usize = 20;
 
     /// This test as a process of its own, in that role.
@@ -330,7 +331,7 @@ mod tests {
                 say("ready");
                 first.await;
                 second.await;
-                // Another server may begin meanwhile, and be told in its turn.
+                // Another server may start meanwhile, and is notified at the next signal.
                 let third = shutdown_signal().unwrap();
                 say("told");
                 third.await;

@@ -123,8 +123,9 @@ impl Counter {
         Ok(if applied { Ok(value) } else { Err(value) })
     }
 
-    /// As [`compare_and_set`](Self::compare_and_set), and lets the counter return to 0 after that time, in the same step. For a
-    /// lock that ends with its holder: between two steps, a handler may be dropped, or its process end.
+    /// As [`compare_and_set`](Self::compare_and_set), and lets the counter return to 0 after that time, in the same
+    /// step. Use it for a lock that expires if its holder dies: between two separate steps, a handler may be dropped,
+    /// or its process may end.
     ///
     /// # Errors
     /// The outer result: only a wrong name.

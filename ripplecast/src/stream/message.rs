@@ -84,7 +84,7 @@ pub struct ReliableCounts {
     pub claimed: u64,
     /// Messages that vanished from the stream while somebody held them, such as by hand with `XTRIM`.
     pub trimmed: u64,
-    /// Times that a handler held its thread for 100 ms or more before it returned or waited. Blocking work belongs into
+    /// How often a handler blocked its thread for 100 ms or more before it returned or waited. Blocking work belongs in
     /// `tokio::task::spawn_blocking`.
     pub slow: u64,
 }

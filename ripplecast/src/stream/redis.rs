@@ -54,7 +54,8 @@ use leases::{Membership, Renewer};
 const BLOCK: Duration = Duration::from_secs(1);
 /// How often a read is tried on a Cluster, where no connection of its own can wait for it.
 const POLL: Duration = Duration::from_millis(50);
-/// The least difference by which the server's clock counts as set: a round trip on a busy machine may take that long.
+/// The least difference at which the server's clock is considered set: a round trip on a busy machine may take that
+/// long.
 const LEAST_TOLERANCE: Duration = Duration::from_millis(100);
 /// Messages that are looked through after an answer may have been lost: more than one subscription can hold.
 const RECOVERED: usize = 4096;
@@ -237,8 +238,8 @@ struct Reader {
     link: watch::Receiver<Link>,
     /// When to look next for messages to take over.
     next_claim: Instant,
-    /// Since when the silence of a message, by the server's clock, has been its holder's. Before that, whoever lives and holds
-    /// messages may not have renewed them yet.
+    /// The time from which a message's silence, by the server's clock, counts against its holder. Before that, live
+    /// holders may not have renewed their messages yet.
     believed_from: Instant,
     /// What the server's clock said last; none when nothing is known of it.
     clock: Option<Clock>,
@@ -316,7 +317,7 @@ impl Member {
             Source::Own(conn)
         };
         if was_away {
-            // Redis counts the time that it was away as silence, and may be another server with another clock.
+            // Redis counts its own downtime as silence, and may be another server with another clock.
             reader.clock = None;
         }
         let mut script = RECOVER.key(&self.membership.key);
@@ -444,8 +445,8 @@ impl Member {
         let _ = timeout(wait, self.stop.notified()).await;
     }
 
-    /// How much faster or slower than ours the server's clock may have gone since the last look, before it counts as set. The rest
-    /// of the silence is left for renewals, which come every third of it.
+    /// How far the server's clock may have diverged from ours since the last reading before it is considered set. The
+    /// rest of the silence is left for renewals, which come every third of it.
     fn clock_tolerance(&self) -> Duration {
         (self.claim_after / 3).max(LEAST_TOLERANCE)
     }

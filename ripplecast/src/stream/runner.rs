@@ -29,10 +29,11 @@ use crate::{
 
 /// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
 const REASON: usize = 1024;
-/// A handler that holds its thread for longer than this is counted and logged: whatever else that thread runs waits meanwhile.
-/// More than a callback of a connection may take, since a handler has a task of its own, and others may take over the rest.
+/// A handler that blocks its thread for longer than this is counted and logged, because everything else on that thread
+/// waits meanwhile. Longer than the limit for a connection's callback, since a handler has a task of its own, and other
+/// threads can take over the rest.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
-/// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread does not stop in any time.
+/// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread never stops.
 const CANCEL_LIMIT: Duration = Duration::from_millis(250);
 /// Time that the backend has to release the messages of a subscription that ends at shutdown. With `HANDLER_GRACE`,
 /// `CANCEL_LIMIT` and the 2 s for the other nodes, a shutdown stays below the 8.5 s of `server.rs`.
@@ -201,7 +202,7 @@ impl Runner {
                 () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
                     ending = true;
                     self.control.stop.send_replace(true);
-                    // Its time begins now, not once a Redis that hangs has answered.
+                    // Its time starts now, even if Redis hangs and the next line takes long.
                     let _ = too_late.as_mut().now_or_never();
                     self.consumer.stop().await;
                 }
@@ -409,7 +410,7 @@ mod tests {
     /// A consumer that was given one message, and whose backend hangs when the subscription ends.
     struct Hanging(Mutex<Option<StreamMessage>>);
 
-    /// Less than handlers have, so that what is left of their time shows.
+    /// Less than the handlers' time, so that the test sees the rest of it.
     const HANGS: Duration = Duration::from_secs(3);
 
     impl Consumer for Hanging {
@@ -448,7 +449,7 @@ mod tests {
         }
     }
 
-    /// By a clock that the test moves: it is exact, however busy the machine is.
+    /// Uses tokio's paused clock, so the times are exact however busy the machine is.
     #[tokio::test(start_paused = true)]
     async fn a_backend_that_hangs_at_shutdown_gives_handlers_no_more_time() {
         let message = StreamMessage {

@@ -36,7 +36,7 @@ pub(crate) struct Handshake {
     pub(crate) accept: HeaderValue,
 }
 
-/// Subprotocols that a client may offer. Clients offer a handful; each one more costs every upgrade.
+/// The most subprotocols that a client may offer. Clients offer a handful, and each more costs every upgrade.
 pub(crate) const MAX_PROTOCOLS: usize = 32;
 
 /// Checks an upgrade request, except for its [`protocols`].
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(offer(&names(MAX_PROTOCOLS)).unwrap().len(), MAX_PROTOCOLS);
         assert_eq!(offer(&names(MAX_PROTOCOLS + 1)), Err(Refusal::TooManyProtocols));
         assert_eq!(offer(&names(5_300)), Err(Refusal::TooManyProtocols));
-        // The same name counts each time, and what follows is not looked at.
+        // Repeated names count each time, and nothing after the limit is read.
         assert_eq!(offer(&(names(MAX_PROTOCOLS) + ",0")), Err(Refusal::TooManyProtocols));
         assert_eq!(offer(&(names(MAX_PROTOCOLS) + ",0,two words")), Err(Refusal::TooManyProtocols));
         assert_eq!(offer(&",".repeat(16_000)), Ok(Vec::new()));

@@ -119,8 +119,8 @@ impl<'a> Origin<'a> {
     ///
     /// Only pages fetched over HTTP come from a server: a browser's extension with the same name does not.
     ///
-    /// A page that came without TLS can be forged on its way, and so can its scripts: where the request came over TLS, the
-    /// page must have, too.
+    /// A page without TLS can be modified in transit, and so can its scripts: if the request came over TLS, the page
+    /// must have, too.
     fn is_served_by(&self, host: &str, over_tls: bool) -> bool {
         let Some(usual) = usual_port(self.scheme) else { return false };
         if over_tls && !self.scheme.eq_ignore_ascii_case("https") {

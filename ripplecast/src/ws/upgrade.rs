@@ -59,7 +59,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     if !origin_allowed(&gate.origins, &parts.headers, &peer) {
         return refuse_origin(&parts, &peer, "Endpoint::origins");
     }
-    // Behind the origin, so that another site's page can't have it done.
+    // After the origin check, so that another site's page can't cause this work.
     let protocols = match handshake::protocols(&parts.headers) {
         Ok(protocols) => protocols,
         Err(refusal) => return refused(refusal, parts.uri.path()),

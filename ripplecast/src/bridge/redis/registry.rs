@@ -96,7 +96,8 @@ impl Registration {
         self.seat.is_some() && self.dirty.insert(item)
     }
 
-    /// The same, for somebody who waits until the next write of it is done, and until the inbox stands; nothing without a seat.
+    /// The same for a caller that waits until the next write of it is done, and until the inbox is subscribed; `None`
+    /// without a seat.
     fn watch(&mut self, item: Item) -> Option<(watch::Receiver<bool>, Inbox)> {
         let inbox = Box::pin(self.inbox.as_ref()?.ready());
         Some((self.dirty.watch(item), inbox))
@@ -227,7 +228,8 @@ impl Inner {
                 match self.sweep(other, count).await {
                     Ok(false) => {}
                     Ok(true) => drop(over.pop()),
-                    // A shard is unavailable, and this node is none the worse for it: it tries again after the next heartbeat.
+                    // A shard of Redis is unavailable, which does not affect this node: it retries after the next
+                    // heartbeat.
                     Err(error) if self.redis.is_cluster() => {
                         tracing::debug!(%error, "what a dead node left can't be removed yet");
                         over.pop();

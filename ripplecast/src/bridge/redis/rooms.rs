@@ -1,7 +1,7 @@
-//! The rooms that have members on this node, and whether the subscriptions for them stand.
+//! The rooms that have members on this node, and whether their subscriptions are active.
 //!
-//! What other nodes push before a room's subscription stands is missed, and nothing tells how much that is. So members of such
-//! rooms are counted, and a subscription that is refused or late is reported.
+//! Pushes of other nodes before a room's subscription is active are missed, and their number is unknown. So the members
+//! of such rooms are counted, and a subscription that is refused or late is reported.
 
 use std::{
     collections::HashMap,
@@ -79,8 +79,8 @@ impl Rooms {
         false
     }
 
-    /// Looks again whether a subscription stands, after it was confirmed or lost. The event itself may be that of an earlier
-    /// subscription to the same room.
+    /// Checks again whether a subscription is active, after it was confirmed or lost. The event itself may belong to an
+    /// earlier subscription to the same room.
     pub(super) fn settle(&mut self, room: Option<&Arc<str>>) {
         let stands = match room {
             None => self.everyone.as_ref().is_some_and(Subscribed::stands),

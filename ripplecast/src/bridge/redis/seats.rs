@@ -1,8 +1,8 @@
-//! Which seats last, judged from the heartbeats that nodes count in Redis.
+//! Detects failed nodes from the heartbeats that nodes count in Redis. Each node holds a seat under a lease.
 //!
-//! No clock of Redis or of another node takes part: a seat is over when this node has seen its count unchanged for the whole
-//! lease, by its own monotonic clock. So a clock that is set changes nothing. A seat whose count was 0 was given up, and is over
-//! at once.
+//! This uses no clock of Redis or of another node: a seat has expired when this node has seen its count unchanged for
+//! the whole lease, by its own monotonic clock. So setting a clock has no effect. A seat whose count is 0 was given up,
+//! and has expired at once.
 
 use std::{
     collections::HashMap,
@@ -20,10 +20,11 @@ use crate::redis::Redis;
 pub(super) const LEASE: Duration = Duration::from_secs(20);
 /// Time between two heartbeats.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
-/// Longest time between two looks that counts. After a longer one this node was suspended, or Redis was unavailable, and it can't
-/// tell whether others were able to send heartbeats: all leases begin again.
+/// Longest interval between two reads of the counts that is trusted. After a longer one, this node was suspended or
+/// Redis was unavailable, and this node can't tell whether others were able to send heartbeats: all leases start again.
 const BLIND: Duration = Duration::from_secs(10);
-/// Seats that a node watches: far more than there are nodes. Any others last until some of these are removed.
+/// The number of seats that a node observes: far more than there are nodes. Any others count as alive until some of
+/// these are removed.
 const SEATS: usize = 16_384;
 
 /// The seat of a node.
@@ -69,7 +70,7 @@ impl Seat {
         redis.key("seat", &self.field, "")
     }
 
-    /// Whether its own node may still act under it. It stops doing so before any other node can have seen the whole lease pass.
+    /// Whether its own node may still act under it. It stops before any other node can have seen the whole lease pass.
     pub(super) fn is_held(&self) -> bool {
         BEGIN.elapsed().as_millis() < u128::from(self.held.load(Relaxed))
     }
@@ -86,7 +87,7 @@ impl Seat {
     }
 }
 
-/// Judges by their heartbeats which nodes are alive.
+/// Decides from heartbeats which nodes are alive.
 #[derive(Default)]
 pub(super) struct FailureDetector {
     /// The count of each seat, and since when it has been seen unchanged.
@@ -105,7 +106,7 @@ pub(super) struct Look {
 }
 
 impl FailureDetector {
-    /// Takes in the counts of all seats, by a question that was sent and answered then.
+    /// Takes the counts of all seats, from a request sent and answered at these times.
     pub(super) fn look(
         &mut self,
         sent: Instant,

@@ -14,7 +14,7 @@ use super::{
     Core, Flags, LocalRoom, Membership, Walk, Wire,
 };
 
-/// Rooms that are looked at for one member without a thought.
+/// The number of rooms up to which a scan for one member needs no further check.
 const FEW_ROOMS: usize = 16;
 
 impl<W: Wire> Core<W> {

@@ -1,4 +1,5 @@
-//! Too much waits on the whole hub: the connections with the most waiting or unfinished go first, whichever shard they are on.
+//! Sheds load when too much waits on the whole hub: the connections with the most waiting or unfinished bytes are
+//! closed first, whichever shard they are on.
 
 use hashbrown::HashMap;
 

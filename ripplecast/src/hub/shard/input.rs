@@ -24,8 +24,8 @@ use super::{
 impl Shard {
     /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
     ///
-    /// What a peer sends often becomes commands in the shard's mailbox. A peer whose read caused many is read again when
-    /// they have been taken up. So one peer does not fill the mailbox so far that nobody is read any more.
+    /// What a peer sends often becomes commands in the shard's mailbox. A peer whose input caused many is read again
+    /// once these have been processed. So one peer can't fill the mailbox so far that no peer is read.
     pub(super) fn read(&mut self, who: Local, to_end: bool) {
         let slot = who.slot as usize;
         if self.peers[slot].again {
@@ -97,7 +97,7 @@ impl Shard {
         closing && self.core.is_open(who) && self.core.backlog(who.slot) > 0
     }
 
-    /// Notes that the peer has shown life: it has sent something, or has taken something that waited for it.
+    /// Notes a sign of life: the peer sent something, or read some of its backlog.
     pub(super) fn shows_life(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
         peer.since = self.now;

@@ -88,9 +88,9 @@ impl Shard {
         self.send_control(who);
     }
 
-    /// Closes a connection whose peer was pinged and has shown no life for the pong time-out, unless its socket holds what
-    /// nobody has read, or has taken what nobody has noticed: this process may have been suspended, or had too much to do. A
-    /// shard that is too crowded to read can't tell, and asks again at the next sweep.
+    /// Closes a connection whose peer was pinged and has shown no sign of life for the pong time-out, unless its socket
+    /// holds unread input, or has space again for a backlog: this process may have been suspended or overloaded. A
+    /// crowded shard can't read, so it decides at the next sweep.
     fn close_if_dead(&mut self, who: Local) {
         if self.handle.mailbox.is_crowded() {
             return;
@@ -112,7 +112,7 @@ impl Shard {
     }
 }
 
-/// How long a peer has shown no life.
+/// How long a peer has shown no sign of life.
 #[derive(Clone, Copy)]
 struct Silence {
     /// Since the ping, if it was pinged.

@@ -1,9 +1,9 @@
-//! What a node knows of a counter's or a table's history, and which messages about it are believed.
+//! What a node knows of a counter's or a table's history, and which messages about it are applied.
 //!
-//! A history is an epoch, which is a random id, and the changes that are counted in it. A change that follows directly on what
-//! is known is applied. A message with a gap before it, or of another epoch, is never believed: it is a reason to read the
-//! state, and a read is always the truth. So what a forged message shows, if its sender knows epoch and number, lasts until the next
-//! change or read.
+//! A history is an epoch, which is a random id, and the changes that are counted in it. A change that directly follows
+//! the known state is applied. A message after a gap, or of another epoch, is never applied: it is a reason to read the
+//! state, and a read is authoritative. So a forged value, from a sender that knows the epoch and number, lasts until
+//! the next change or read.
 //!
 //! During a read, messages wait. Afterwards they are judged by what was read.
 
@@ -45,7 +45,7 @@ pub(super) trait Model: Send + 'static {
     fn digest(&self) -> String;
 }
 
-/// Why a message is not believed.
+/// Why a message is not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Doubt {
     /// Changes are missing before it, it is of another history, or it contradicts what is known.

@@ -1,8 +1,9 @@
 //! Follows a counter or a table that somebody on this node observes.
 //!
-//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. It reads the state
-//! whenever the subscription stands again, and whenever it gets a message that it can't believe (`history.rs`). One read of an
-//! object runs at a time, and reads in quick succession are spaced, so forged messages cause a bounded number of them.
+//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. It reads the
+//! state whenever the subscription is active again, and whenever it receives a message that it can't apply
+//! (`history.rs`). One read of an object runs at a time, and reads in quick succession are spaced, so forged messages
+//! cause a bounded number of them.
 
 use std::{
     future::Future,
@@ -28,7 +29,7 @@ use crate::{
 
 /// First pause between two reads. The first read itself is immediate.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause: what observers know is behind for at most so much longer than Redis was away.
+/// Longest pause: after Redis was unavailable, observers lag for at most this much longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// After a time without a read the next one is immediate again.
 const QUIET: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ pub(super) struct Watch<S: Source> {
     /// Held while it is read: one read is enough for all who wait for it.
     reading: AsyncMutex<()>,
     shared: Arc<Shared>,
-    /// A reason to read; or the watch is gone.
+    /// Notified when there is a reason to read, or when the watch is dropped.
     wake: Arc<Notify>,
     /// The subscription; set right after the watch was made.
     subscribed: OnceLock<Subscribed>,
@@ -161,7 +162,7 @@ impl<S: Source> Drop for End<'_, S> {
     }
 }
 
-/// Reads the state for each reason, until the watch is gone.
+/// Reads the state for each reason, until the watch is dropped.
 async fn heal<S: Source>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
     let (mut last, mut pause, mut has_failed) = (None::<Instant>, FIRST_PAUSE, false);
     loop {

@@ -1,4 +1,4 @@
-//! Leases: the word to Redis that a subscription still works on what it holds.
+//! Leases: they tell Redis that a subscription is still working on the messages that it holds.
 //!
 //! They are renewed by a thread with a runtime and a connection of its own: a handler that blocks the application's threads
 //! keeps its message for as long as it works. The thread exists while a subscription does.
@@ -26,7 +26,8 @@ script!(REASSIGN, "reassign.lua");
 
 /// A renewal that failed is tried again after this time at the latest: soon after Redis is back.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
-/// Time that Redis has to release what subscriptions held whose runtime has ended. Whoever drops that runtime waits for it.
+/// Time that Redis has to release the messages of subscriptions whose runtime has ended. The thread that drops that
+/// runtime waits for it.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 /// Attempts within that time: the connection may not be there yet.
 const RELEASE_TRIES: u32 = 20;
@@ -97,7 +98,7 @@ impl Renewer {
         let (stop, stopped) = oneshot::channel::<Vec<JoinHandle<()>>>();
         let (running, ended) = mpsc::channel::<()>();
         thread::Builder::new().name("ripplecast-leases".to_owned()).spawn(move || {
-            // The node's own connections log that Redis is unavailable; once is enough.
+            // The node's own connections already log that Redis is unavailable.
             with_default(&Dispatch::none(), || {
                 runtime.block_on(async {
                     let leaving = stopped.await.unwrap_or_default();

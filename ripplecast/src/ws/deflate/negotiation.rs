@@ -13,7 +13,7 @@ const ACCEPTED_WITH_WINDOW: &str =
 /// malformed, is declined, and the next one looked at.
 pub(in crate::ws) fn accept(headers: &HeaderMap) -> Option<&'static str> {
     headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().find_map(|value| {
-        // A foreign byte spoils the offer that holds it, and no other.
+        // A non-ASCII byte invalidates the offer that contains it, and no other.
         let offers = String::from_utf8_lossy(value.as_bytes());
         split(&offers, b',').find_map(answer)
     })
