@@ -11,7 +11,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Error, Result, bridge::Sealer, limits, redis::Redis, store::Reply};
+use crate::{BusError, Error, Result, bridge::Sealer, limits, redis::Redis, reply::Reply};
 use memory::Queue;
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
@@ -27,36 +27,6 @@ pub struct BusMessage {
     pub channel: Arc<str>,
     /// What was published.
     pub payload: Bytes,
-}
-
-/// What a publish or a subscription was refused for; found in [`Error::Bus`].
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BusError {
-    /// The name of a channel is empty.
-    #[error("the name of a channel can't be empty; give it one")]
-    EmptyChannel,
-    /// A payload is larger than a subscription's whole queue.
-    #[error(
-        "a payload on channel `{channel}` has {len} bytes and may have {limit}; publish where it lies instead"
-    )]
-    PayloadTooLong {
-        /// The channel.
-        channel: String,
-        /// The payload's length in bytes.
-        len: usize,
-        /// The longest allowed, in bytes.
-        limit: usize,
-    },
-    /// A pattern was subscribed to on a Redis Cluster, whose channels are spread over its shards.
-    #[error(
-        "`{pattern}` is a pattern, and a Redis Cluster has none for what it spreads over its shards; subscribe to the channels \
-         by name, or use one Redis with replicas (redis-sentinel://)"
-    )]
-    PatternOnCluster {
-        /// The pattern.
-        pattern: String,
-    },
 }
 
 /// A handler with its future boxed, as the subscription's task calls it.
@@ -97,7 +67,7 @@ impl Bus {
     }
 
     /// See [`crate::Hub::publish`].
-    async fn publish(&self, channel: &str, payload: Bytes) -> Result<usize> {
+    pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> Result<usize> {
         check_channel(channel)?;
         if payload.len() > QUEUE_BYTES {
             let channel = channel.to_owned();
@@ -108,6 +78,17 @@ impl Bus {
             }));
         }
         self.backend.publish(channel, payload).await
+    }
+
+    /// See [`crate::Hub::subscribe`].
+    pub(crate) async fn subscribe<H, F>(&self, pattern: &str, handler: H) -> Result<Subscription>
+    where
+        H: Fn(BusMessage) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        check_channel(pattern)?;
+        let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
+        self.backend.subscribe(pattern, handler).await
     }
 }
 
@@ -197,86 +178,5 @@ impl Drop for Subscription {
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription").field("dropped", &self.dropped()).finish_non_exhaustive()
-    }
-}
-
-/// The bus: messages on named channels, at most once.
-impl crate::Hub {
-    /// Publishes a message on a channel, and returns how many took it: subscriptions with the memory backend, nodes with
-    /// Redis. (A node counts once for each channel and each pattern of its own that fits.)
-    ///
-    /// Messages that one task publishes on a channel, one after the other, reach each subscription in that order. A
-    /// channel needs no declaration; its name has 1 to 255 bytes. With Redis the payload goes out as it is, on the channel
-    /// `PREFIX:bus:{CHANNEL}`, so other programs may listen and publish too.
-    ///
-    /// # Errors
-    /// [`Error::NameTooLong`] for a channel's name above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty
-    /// name and a payload above 16 MiB; [`Error::Backend`] when Redis is away: then nobody took it, or, after a time-out,
-    /// perhaps all.
-    ///
-    /// # Overload
-    /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message and isn't counted.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ripplecast::Result<()> {
-    /// # let hub = ripplecast::Hub::builder().build()?;
-    /// assert_eq!(hub.publish("orders", "4711").await?, 0); // nobody listens
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<usize> {
-        self.bus().publish(channel.as_ref(), payload.into()).await
-    }
-
-    /// Calls `handler` with each message on a channel, or on all channels that a pattern names.
-    ///
-    /// In a pattern `*` stands for any characters, none too, `?` for one, and `\` takes the meaning from the character
-    /// after it; a name without `*` and `?` is that channel alone. The subscription is in effect when this returns, and
-    /// lasts as long as the [`Subscription`] is kept. Two subscriptions get each message twice, once each.
-    ///
-    /// With Redis it gets what is published on all nodes. When Redis goes away and comes back, the subscription is made
-    /// again by itself; what was published meanwhile is missed. For what may not be missed there are streams.
-    ///
-    /// A subscription has a task, on the runtime in which this is called, that runs the handler for one message of a channel
-    /// after the other. Of the channels of a pattern, up to 16 are handled at once, so a slow one does not hold up the
-    /// others. A handler that panics is logged, and goes on with the next message.
-    ///
-    /// # Errors
-    /// [`Error::NameTooLong`] above 255 bytes; [`BusError`], in [`Error::Bus`], for an empty name, and for a pattern on a
-    /// Redis Cluster; [`Error::Backend`] when Redis is away.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    ///
-    /// # Overload
-    /// Up to 1,024 messages and 16 MiB wait for a handler. What comes when they are full is thrown away, for this
-    /// subscription only, counted in [`Subscription::dropped`], and logged once until the queue is half empty again.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> ripplecast::Result<()> {
-    /// # let hub = ripplecast::Hub::builder().build()?;
-    /// let (seen, mut log) = tokio::sync::mpsc::unbounded_channel();
-    /// let subscription = hub
-    ///     .subscribe("orders.*", move |message| {
-    ///         let seen = seen.clone();
-    ///         async move { drop(seen.send(message.payload)) }
-    ///     })
-    ///     .await?;
-    /// assert_eq!(hub.publish("orders.new", "4711").await?, 1);
-    /// assert_eq!(log.recv().await.as_deref(), Some(&b"4711"[..]));
-    /// subscription.unsubscribe().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn subscribe<H, F>(&self, pattern: impl AsRef<str>, handler: H) -> Result<Subscription>
-    where
-        H: Fn(BusMessage) -> F + Send + Sync + 'static,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        check_channel(pattern.as_ref())?;
-        let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
-        self.bus().backend.subscribe(pattern.as_ref(), handler).await
     }
 }

@@ -5,6 +5,7 @@ mod adoption;
 mod batch;
 mod bridge;
 mod builder;
+mod bus;
 mod callbacks;
 mod clients;
 mod command;
@@ -22,6 +23,8 @@ mod poller;
 mod room;
 mod shard;
 mod shards;
+mod store;
+mod stream;
 mod tap;
 
 #[cfg(all(test, ripplecast_loom))]

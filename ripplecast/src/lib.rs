@@ -4,6 +4,7 @@ mod app;
 mod backend;
 mod bridge;
 mod bus;
+mod close;
 mod driven;
 mod error;
 mod frame;
@@ -13,6 +14,7 @@ mod live;
 pub mod log;
 mod panics;
 mod redis;
+mod reply;
 mod request;
 mod same_origin;
 mod server;
@@ -24,8 +26,9 @@ mod takeover;
 pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};
-pub use bus::{BusError, BusMessage, Subscription};
-pub use error::{BackendError, Close, CloseCode, Error, Result};
+pub use bus::{BusMessage, Subscription};
+pub use close::{Close, CloseCode};
+pub use error::{BackendError, BusError, Error, Result, StoreError, StreamError};
 pub use frame::Frame;
 pub use hub::{
     Client, Connection, ConnectionId, Direction, DropReport, Dropped, Drops, FrameKind, GapReport, Hub,
@@ -35,10 +38,10 @@ pub use live::{LiveCounter, LiveTable};
 pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
 pub use same_origin::{SameOrigin, SameOriginService};
 pub use server::{Authority, FileOptions, Tls, TrustedProxies, signals::shutdown_signal};
-pub use store::{Counter, Cursor, Page, StoreError, Table, TableBuilder, TableIter};
+pub use store::{Counter, Cursor, Page, Table, TableBuilder, TableIter};
 pub use stream::{
-    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription,
-    StreamError, StreamId, StreamMessage, StreamStatus,
+    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription, StreamId,
+    StreamMessage, StreamStatus,
 };
 
 /// The guides and the README: their code is compiled and run with the tests.

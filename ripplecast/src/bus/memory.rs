@@ -20,7 +20,7 @@ use super::{
 use crate::{
     log::{cut, limited},
     panics::caught,
-    store::Reply,
+    reply::Reply,
 };
 
 /// Channels of one pattern whose messages are handled at once: enough that a slow one does not hold up the others, and few

@@ -9,11 +9,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{BusBackend, BusError, Handler, Subscription, glob::Pattern, memory::Memory};
+use super::{BusBackend, Handler, Subscription, glob::Pattern, memory::Memory};
 use crate::{
+    BusError,
     bridge::{Body, Once, Sealer},
     redis::{Channel, Event, Redis, Subscribed},
-    store::Reply,
+    reply::Reply,
 };
 
 /// See the module.

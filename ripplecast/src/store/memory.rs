@@ -13,9 +13,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Backend, Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, Reply, StoreError,
-    TableBackend, Version, schema::Schema,
+    Backend, Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, TableBackend,
+    Version, schema::Schema,
 };
+use crate::{StoreError, reply::Reply};
 
 /// Locks over the counters' names, and over a table's rows: more than the cores that usually meet at one.
 const SHARDS: usize = 16;

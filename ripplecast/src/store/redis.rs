@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use redis::Value as Raw;
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use super::{Backend, CounterBackend, Reply, Store, TableBackend, schema::Schema};
-use crate::{Error, Result, error::BackendError, redis::Redis};
+use super::{Backend, CounterBackend, Store, TableBackend, schema::Schema};
+use crate::{Error, Result, error::BackendError, redis::Redis, reply::Reply};
 use counter::{RedisCounter, WatchedCounter};
 use table::RedisTable;
 use watch::Watch;

@@ -9,10 +9,8 @@ use serde::{
     ser::{Impossible, SerializeMap},
 };
 
-use super::{
-    StoreError,
-    schema::{Column, ColumnType, Schema},
-};
+use super::schema::{Column, ColumnType, Schema};
+use crate::StoreError;
 
 /// A row's values, in the order of the columns. Shared: a reader takes a reference under the lock and decodes after it.
 pub(crate) type Row = Arc<[Value]>;

@@ -12,9 +12,10 @@ use serde::{
 };
 
 use super::{
-    StoreError, check_name,
+    check_name,
     row::{Row, RowError, Value},
 };
+use crate::StoreError;
 
 /// Largest string or bytes value, in bytes, where the declaration says nothing: a name, an address, a title.
 const COLUMN_SIZE: usize = 255;

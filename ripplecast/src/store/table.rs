@@ -8,11 +8,11 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Declared, LEAST_EXPIRY, Observation, RowRef, Store, StoreError, TableBackend, TableObserver, Version,
+    Declared, LEAST_EXPIRY, Observation, RowRef, Store, TableBackend, TableObserver, Version,
     row::{Row, decode, decode_field, encode},
     schema::Schema,
 };
-use crate::{Result, limits};
+use crate::{Result, StoreError, limits};
 
 /// Longest key, in bytes: an id, an address, a path. It is copied with each row, and is a name elsewhere.
 const KEY: usize = limits::NAME;
@@ -557,7 +557,7 @@ impl<T> TableBuilder<T> {
 
 impl<T: DeserializeOwned> TableBuilder<T> {
     /// A table without settings of its own.
-    pub(super) fn new(store: Store, name: String, capacity: usize) -> Self {
+    pub(crate) fn new(store: Store, name: String, capacity: usize) -> Self {
         Self { store, name, capacity, sizes: Vec::new(), row: PhantomData }
     }
 

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Result, store::Reply};
+use crate::{Result, reply::Reply};
 
 use super::{ReliableOptions, StreamId, StreamMessage, StreamStatus, runner::Control};
 

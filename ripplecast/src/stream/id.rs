@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::StreamError;
+use crate::StreamError;
 
 /// The id of a message on a stream. Ids of one stream ascend in the order in which its messages were published.
 ///

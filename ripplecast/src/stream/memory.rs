@@ -19,7 +19,7 @@ use super::{
     Again, Consumer, DEAD, DEAD_LETTERS, DeadLetter, Delivery, ReliableOptions, StreamBackend, StreamId,
     StreamMessage, StreamStatus, runner::Control,
 };
-use crate::{Error, Result, store::Reply};
+use crate::{Error, Result, reply::Reply};
 use log::{Entry, Log, State};
 
 /// Streams at the most, without those of dead letters: each is kept until it is deleted. More than a program names; a stream

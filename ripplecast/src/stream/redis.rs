@@ -37,15 +37,15 @@ use tokio::{
 };
 
 use super::{
-    Again, Consumer, DEAD, DEAD_LETTERS, Delivery, GroupStatus, ReliableOptions, StreamBackend, StreamError,
-    StreamId, StreamMessage, StreamStatus, pause::Pause, runner::Control,
+    Again, Consumer, DEAD, DEAD_LETTERS, Delivery, GroupStatus, ReliableOptions, StreamBackend, StreamId,
+    StreamMessage, StreamStatus, pause::Pause, runner::Control,
 };
 use crate::{
-    Result,
+    Result, StreamError,
     error::BackendError,
     log::limited,
     redis::{Link, Redis, TIME_LIMIT},
-    store::Reply,
+    reply::Reply,
 };
 use entry::{Entry, entries, read_reply};
 use leases::{Membership, Renewer};

@@ -24,7 +24,7 @@ use crate::{
     Result, limits,
     log::{cut, limited},
     panics::{caught, guarded},
-    store::Reply,
+    reply::Reply,
 };
 
 /// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.

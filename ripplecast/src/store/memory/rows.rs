@@ -24,10 +24,11 @@ use super::{
     shard_of,
 };
 use crate::store::{
-    Cursor, Observation, Observers, RawPage, Reply, StoreError, TableBackend, TableObserver, Version,
+    Cursor, Observation, Observers, RawPage, TableBackend, TableObserver, Version,
     row::{Row, RowRef, Value},
     schema::Schema,
 };
+use crate::{StoreError, reply::Reply};
 
 /// Slots that a walk looks at under one lock: short enough that a writer doesn't notice.
 const SLOTS_PER_LOCK: usize = 512;

@@ -14,11 +14,9 @@ use super::{
     watch::{Source, Watch},
 };
 use crate::{
-    Result,
-    store::{
-        Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Reply,
-        StoreError, Version,
-    },
+    Result, StoreError,
+    reply::Reply,
+    store::{Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Version},
 };
 
 /// One step of a counter.

@@ -15,12 +15,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Shared, as_count, as_text, history::Moment, invalid, later, milliseconds, text, watch::Watch};
 use crate::{
-    Error, Result,
+    Error, Result, StoreError,
     error::BackendError,
     log::{cut, limited},
     redis::TIME_LIMIT,
+    reply::Reply,
     store::{
-        Cursor, Epoch, Observation, RawPage, Reply, StoreError, TableBackend, TableObserver, Version,
+        Cursor, Epoch, Observation, RawPage, TableBackend, TableObserver, Version,
         row::{Row, RowRef, Value},
         schema::{Column, Schema},
     },

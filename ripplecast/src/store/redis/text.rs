@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::StoreError;
 use crate::store::{
-    StoreError,
     row::{Row, Value},
     schema::{Column, ColumnType, Schema},
 };

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::super::{Again, DeadLetter, GroupStatus, StreamError, StreamId, StreamStatus};
+use super::super::{Again, DeadLetter, GroupStatus, StreamId, StreamStatus};
+use crate::StreamError;
 
 /// Bytes of payload that a stream keeps at the most: its messages may be large, and this is one process's memory.
 const BYTES: usize = 64 << 20;

@@ -2,7 +2,8 @@
 //! by the key, and the names and values of the columns; `D` by the key of a row that was deleted. `C` stands alone when all
 //! rows were deleted, and `N` when an epoch begins.
 
-use crate::store::{StoreError, redis::text, row::Row, schema::Schema};
+use crate::StoreError;
+use crate::store::{redis::text, row::Row, schema::Schema};
 
 /// A published change, before its row is read.
 #[derive(PartialEq, Eq, Debug)]

@@ -1,0 +1,43 @@
+//! The answer of a backend.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use crate::Result;
+
+/// A backend's answer: there already, or on its way.
+pub(crate) enum Reply<'a, T> {
+    /// The answer; taken by the first poll.
+    Now(Option<Result<T>>),
+    /// An answer to wait for.
+    Later(Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>),
+}
+
+impl<T> Reply<'_, T> {
+    /// An answer that is there already.
+    pub(crate) fn now<E: Into<crate::Error>>(answer: Result<T, E>) -> Self {
+        Self::Now(Some(answer.map_err(Into::into)))
+    }
+}
+
+impl<'a, T> From<Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>> for Reply<'a, T> {
+    fn from(answer: Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>) -> Self {
+        Self::Later(answer)
+    }
+}
+
+impl<T: Unpin> Future for Reply<'_, T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(answer) => {
+                Poll::Ready(answer.take().expect("a reply is not polled after it was ready"))
+            }
+            Self::Later(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
