@@ -24,11 +24,10 @@ use servers::{Server, Servers};
 
 pub(crate) use address::Address;
 pub(crate) use backoff::Backoff;
+pub(crate) use link::{Link, TIME_LIMIT};
 pub(crate) use servers::Subscribed;
 pub(crate) use subscriber::{Channel, Event};
 
-/// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
 /// second these are 160 ms of work.
 const COMMANDS: usize = 16_384;
@@ -56,18 +55,6 @@ impl Work<'_> {
             Self::Script(script) => script.invoke_async(&mut conn.0).await,
         }
     }
-}
-
-/// Whether Redis is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Link {
-    /// It is; for the how-manieth time.
-    Up {
-        /// Connections so far.
-        connects: u64,
-    },
-    /// It is away.
-    Down,
 }
 
 /// A handle to Redis. Cheap to clone.

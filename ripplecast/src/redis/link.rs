@@ -9,11 +9,9 @@ use tokio::{
 };
 
 use super::{
-    Link,
     address::{Address, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, check, connect, master},
-    servers::News,
 };
 
 /// Time between two looks at whether the server still answers. With [`PING_LIMIT`] it bounds for how long a dead one is
@@ -23,6 +21,30 @@ pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
 pub(super) const PING_LIMIT: Duration = Duration::from_secs(2);
 /// Time between two questions to the sentinels about who is the master.
 const SENTINELS_EVERY: Duration = Duration::from_secs(3);
+
+/// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
+
+/// Whether Redis is connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Link {
+    /// Connected.
+    Up {
+        /// Connections so far.
+        connects: u64,
+    },
+    /// Unreachable; reconnection continues in the background.
+    Down,
+}
+
+/// Wakes the task that looks after all servers.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// A server came or went, or subscriptions to it did.
+    pub(super) servers: Notify,
+    /// A server answered that a slot is elsewhere.
+    pub(super) slots: Notify,
+}
 
 /// The connection, and those who look after it.
 pub(super) struct Keeper {
@@ -35,19 +57,19 @@ pub(super) struct Keeper {
     /// Somebody had to wait too long, or saw the connection break.
     suspicion: Notify,
     /// Told when the server comes or goes.
-    news: Arc<News>,
+    changes: Arc<Changes>,
 }
 
 impl Keeper {
     /// A keeper of a connection that is there already, or not yet.
-    pub(super) fn new(address: Address, conn: Option<Conn>, news: Arc<News>) -> Arc<Self> {
+    pub(super) fn new(address: Address, conn: Option<Conn>, changes: Arc<Changes>) -> Arc<Self> {
         let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
         Arc::new(Self {
             address,
             current: Mutex::new(conn),
             link: watch::Sender::new(link),
             suspicion: Notify::new(),
-            news,
+            changes,
         })
     }
 
@@ -75,13 +97,13 @@ impl Keeper {
                 tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on without it, and tries to reach it");
                 *self.current.lock() = None;
                 self.link.send_replace(Link::Down);
-                self.news.changed.notify_one();
+                self.changes.servers.notify_one();
             }
             let conn = self.connected().await;
             connects += 1;
             *self.current.lock() = Some(conn);
             self.link.send_replace(Link::Up { connects });
-            self.news.changed.notify_one();
+            self.changes.servers.notify_one();
             tracing::info!(redis = %self.address, "Redis is back");
         }
     }

@@ -12,16 +12,15 @@ use std::{
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::RwLock;
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
-    Link, TIME_LIMIT,
     address::{Address, Host, Servers as Hosts},
     connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges, tls_hint},
-    link::{self, Keeper},
+    link::{self, Changes, Keeper, Link, TIME_LIMIT},
     slot::SLOTS,
     subscriber::{Channel, Entry, Sink, Standing, Subscriber},
 };
@@ -33,15 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two such looks in any case.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What is told to those who look after the servers.
-#[derive(Default)]
-pub(super) struct News {
-    /// A server came or went, or subscriptions to it did.
-    pub(super) changed: Notify,
-    /// Somebody was told that a slot is elsewhere.
-    pub(super) stale: Notify,
-}
 
 /// One server, its connections, and who keeps them.
 pub(super) struct Server {
@@ -62,12 +52,12 @@ impl Server {
         address: &Address,
         host: Option<Host>,
         conn: Option<Conn>,
-        news: &Arc<News>,
+        changes: &Arc<Changes>,
         subscribes: bool,
     ) -> Arc<Self> {
         let address = host.as_ref().map_or_else(|| address.clone(), |host| address.shard(host));
-        let keeper = Keeper::new(address.clone(), conn, news.clone());
-        let subscriber = Subscriber::new(address, keeper.link(), news.clone());
+        let keeper = Keeper::new(address.clone(), conn, changes.clone());
+        let subscriber = Subscriber::new(address, keeper.link(), changes.clone());
         let mut tasks = vec![tokio::spawn(keeper.clone().keep())];
         if subscribes {
             tasks.push(tokio::spawn(subscriber.clone().run()));
@@ -101,7 +91,7 @@ pub(super) struct Servers {
     /// Tells whether any of them is there.
     link: watch::Sender<Link>,
     /// What is told to those who look after them.
-    news: Arc<News>,
+    changes: Arc<Changes>,
     /// Whom the next look asks first.
     next: AtomicUsize,
     /// Whether something subscribes to channels.
@@ -130,8 +120,8 @@ impl Servers {
     /// # Errors
     /// What is wrong with one of them; that one is away, unless it is optional.
     pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
-        let news = Arc::<News>::default();
-        let start = |host, conn| Server::start(address, host, conn, &news, true);
+        let changes = Arc::<Changes>::default();
+        let start = |host, conn| Server::start(address, host, conn, &changes, true);
         let (servers, ranges) = match &address.servers {
             Hosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
                 Some(found) => {
@@ -152,27 +142,27 @@ impl Servers {
             ),
         };
         let all_there = servers.iter().all(|server: &Arc<Server>| server.is_up());
-        let servers = Self::new(address, Layout { servers, ranges }, news, true);
+        let servers = Self::new(address, Layout { servers, ranges }, changes, true);
         servers.tell(&mut Vec::new(), &mut 0);
         Ok((Arc::new(servers), all_there))
     }
 
     /// The servers, for commands alone; they are connected to in the background.
     pub(super) fn apart(address: &Address) -> Arc<Self> {
-        let news = Arc::<News>::default();
+        let changes = Arc::<Changes>::default();
         // Until somebody says who has what, the first is asked for everything.
         let first = match &address.servers {
             Hosts::Cluster(seeds) => seeds.first().cloned(),
             _ => None,
         };
-        let servers = vec![Server::start(address, first, None, &news, false)];
-        Arc::new(Self::new(address, Layout { servers, ranges: vec![(SLOTS - 1, 0)] }, news, false))
+        let servers = vec![Server::start(address, first, None, &changes, false)];
+        Arc::new(Self::new(address, Layout { servers, ranges: vec![(SLOTS - 1, 0)] }, changes, false))
     }
 
     /// These servers.
-    fn new(address: &Address, layout: Layout, news: Arc<News>, subscribes: bool) -> Self {
+    fn new(address: &Address, layout: Layout, changes: Arc<Changes>, subscribes: bool) -> Self {
         let (link, layout) = (watch::Sender::new(Link::Down), RwLock::new(layout));
-        Self { address: address.clone(), layout, link, news, next: AtomicUsize::new(0), subscribes }
+        Self { address: address.clone(), layout, link, changes, next: AtomicUsize::new(0), subscribes }
     }
 
     /// The server of a slot; none while nobody has it.
@@ -205,7 +195,7 @@ impl Servers {
 
     /// Somebody was told that a slot is elsewhere: they are asked anew.
     pub(super) fn is_stale(&self) {
-        self.news.stale.notify_one();
+        self.changes.slots.notify_one();
     }
 
     /// Ends all tasks but [`run`](Self::run).
@@ -222,8 +212,8 @@ impl Servers {
             let all_up = self.tell(&mut known, &mut connects);
             let wait = if all_up { LOOK_EVERY } else { LOOK_AGAIN };
             let is_stale = tokio::select! {
-                () = self.news.changed.notified() => false,
-                () = self.news.stale.notified() => true,
+                () = self.changes.servers.notified() => false,
+                () = self.changes.slots.notified() => true,
                 () = sleep(wait.saturating_sub(looked.elapsed())), if is_cluster => true,
             };
             if is_stale && is_cluster {
@@ -291,7 +281,7 @@ impl Servers {
                     let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
                     known.cloned().unwrap_or_else(|| {
                         tracing::info!(redis = %self.address, host = %host.0, port = host.1, "a master of the Cluster is new");
-                        Server::start(&self.address, Some(host), None, &self.news, self.subscribes)
+                        Server::start(&self.address, Some(host), None, &self.changes, self.subscribes)
                     })
                 })
                 .collect();

@@ -20,12 +20,10 @@ use tokio::{
 };
 
 use super::{
-    Link, TIME_LIMIT,
     address::{Address, Servers},
     backoff::Backoff,
     connect::{Conn, Fault, connect},
-    link::{PING_EVERY, PING_LIMIT},
-    servers::News,
+    link::{Changes, Link, PING_EVERY, PING_LIMIT, TIME_LIMIT},
     slot,
 };
 use crate::log::{cut, limited};
@@ -166,7 +164,7 @@ pub(super) struct Subscriber {
     /// The number of the connection that counts. An earlier one may still bring something, which is too late.
     current: AtomicU64,
     /// Told when the connection comes or goes, and when a slot is elsewhere.
-    news: Arc<News>,
+    changes: Arc<Changes>,
 }
 
 /// What is wanted of the server.
@@ -213,7 +211,7 @@ impl Wanted {
 
 impl Subscriber {
     /// Without a connection.
-    pub(super) fn new(address: Address, link: watch::Receiver<Link>, news: Arc<News>) -> Arc<Self> {
+    pub(super) fn new(address: Address, link: watch::Receiver<Link>, changes: Arc<Changes>) -> Arc<Self> {
         Arc::new(Self {
             address,
             link,
@@ -222,7 +220,7 @@ impl Subscriber {
             broken: Notify::new(),
             up: watch::Sender::new(false),
             current: AtomicU64::new(0),
-            news,
+            changes,
         })
     }
 
@@ -287,7 +285,7 @@ impl Subscriber {
                 Ok(conn) => {
                     let begun = Instant::now();
                     self.up.send_replace(true);
-                    self.news.changed.notify_one();
+                    self.changes.servers.notify_one();
                     let reason = self.serve(conn).await;
                     self.lose_all();
                     tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
@@ -343,7 +341,7 @@ impl Subscriber {
                 let name = std::str::from_utf8(&channel).unwrap_or_default();
                 let wanted = self.wanted.read();
                 if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
-                    self.news.stale.notify_one(); // its slot went to another shard
+                    self.changes.slots.notify_one(); // its slot went to another shard
                     self.broken.notify_one();
                 }
                 return;
@@ -371,7 +369,7 @@ impl Subscriber {
                 match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
                     Ok(Ok(some)) => refused.extend(some),
                     Ok(Err(error)) => {
-                        self.news.stale.notify_one(); // perhaps a slot is elsewhere
+                        self.changes.slots.notify_one(); // perhaps a slot is elsewhere
                         return error.to_string();
                     }
                     Err(_) => return "it did not confirm a subscription".into(),
@@ -511,7 +509,7 @@ impl Subscriber {
             wanted.exact.values().chain(wanted.patterns.values()).cloned().collect()
         };
         self.up.send_replace(false);
-        self.news.changed.notify_one();
+        self.changes.servers.notify_one();
         for entry in entries {
             entry.lose();
         }
