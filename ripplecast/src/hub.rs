@@ -368,6 +368,6 @@ pub struct Stats {
     pub slow_callbacks: u64,
     /// Callbacks that failed, panicked or were cancelled.
     pub failed_callbacks: u64,
-    /// Peers that broke the WebSocket protocol.
+    /// Peers that broke the WebSocket protocol, or sent data on an event stream.
     pub protocol_errors: u64,
 }

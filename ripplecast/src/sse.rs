@@ -32,7 +32,7 @@ use crate::{
     log::{cut, limited},
     request::{self, Hook, admit, decide, hook, plain},
     takeover::{self, Accepted, Takeover},
-    ws::{Handler, Outcome},
+    ws::{Handler, Outcome, handshake::has_content},
 };
 
 /// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.
@@ -275,7 +275,9 @@ impl Hub {
 /// Answers a request for an event stream.
 async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
     let head = request.method() == http::Method::HEAD;
-    let takeover = request.extensions().get::<Takeover>().cloned();
+    // A body is part of the request, and hyper's to deal with: on a socket of a shard, what a client sends ends the stream.
+    let has_body = has_content(request.headers());
+    let takeover = request.extensions().get::<Takeover>().filter(|_| !has_body).cloned();
     let (parts, _) = request.into_parts();
     let peer = match request::peer(&hub, &parts) {
         Ok(peer) => peer,

@@ -6,7 +6,7 @@
 pub mod codec;
 pub(crate) mod deflate;
 mod handlers;
-mod handshake;
+pub(crate) mod handshake;
 mod origin;
 pub(crate) mod upgrade;
 

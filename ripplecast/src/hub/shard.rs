@@ -73,6 +73,8 @@ struct Peer {
     unread_socket: bool,
     /// It is in `Shard::again`.
     again: bool,
+    /// Bytes of the line break that the client of an event stream has sent behind its request; at most 2.
+    stray: u8,
     /// What it has sent of a message so far; empty between messages.
     decoder: Decoder,
     /// What only some have.
@@ -467,7 +469,8 @@ impl Shard {
             self.core.append(who.slot, &preface);
         }
         self.call(who, Callback::Open);
-        if !rest.is_empty() {
+        // What came together with the request for an event stream is bounded, and not held against the client.
+        if !rest.is_empty() && !dialect.is_stream() {
             self.feed(who, &mut rest.to_vec());
         }
         self.cork(who);

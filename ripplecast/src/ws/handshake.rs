@@ -124,7 +124,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 ///
 /// The connection changes its protocol behind the body (RFC 9110, section 7.8): a server that does not read the body first
 /// takes it for frames.
-fn has_content(headers: &HeaderMap) -> bool {
+pub(crate) fn has_content(headers: &HeaderMap) -> bool {
     let is_zero = |length: &HeaderValue| length.as_bytes().trim_ascii().iter().all(|&digit| digit == b'0');
     headers.contains_key(TRANSFER_ENCODING) || !headers.get_all(CONTENT_LENGTH).iter().all(is_zero)
 }

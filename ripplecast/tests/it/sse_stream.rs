@@ -5,7 +5,7 @@ mod live;
 
 use std::{
     convert::Infallible,
-    io::Read as _,
+    io::{Read as _, Write},
     sync::{Mutex, mpsc},
     thread,
     time::Duration,
@@ -405,4 +405,85 @@ fn closing_a_stream_ends_it_behind_what_was_pushed() {
     assert_eq!(stream.data(), "before");
     assert_eq!(stream.event(), None);
     assert!(stream.ended);
+}
+
+/// Writes `data` again and again, until the connection takes no more for a while, or has taken far more than all buffers of
+/// both sides hold. Returns what it took.
+fn flood(stream: &mut impl Write, data: &[u8]) -> usize {
+    let mut taken = 0;
+    while taken < FLOOD {
+        match stream.write(data) {
+            Ok(written) => taken += written,
+            Err(_) => break,
+        }
+    }
+    taken
+}
+
+/// Bytes that no socket buffers hold.
+const FLOOD: usize = 64 << 20;
+
+#[test]
+fn a_client_that_sends_data_on_its_stream_is_ended() {
+    let server = streaming(1, false);
+    let request = "GET /events HTTP/1.1\r\nhost: here\r\n\r\n";
+    for data in [&[b'x'; 1 << 16][..], &b"\r\n".repeat(1 << 15), &request.repeat(1000).into_bytes()] {
+        let socket = connect(server.addr);
+        let mut writer = socket.try_clone().unwrap();
+        let mut stream = EventStream::open_on(socket, "/events");
+        wait_until("the stream is a member", || server.len("r") == 1);
+        assert!(flood(&mut writer, data) < FLOOD, "all of it was read");
+        while stream.event().is_some() {}
+        assert!(!stream.ended, "it was cut off");
+        wait_until("the stream has left", || server.len("r") == 0);
+    }
+    assert_eq!(server.hub.stats().protocol_errors, 3);
+}
+
+#[test]
+fn a_line_break_behind_the_request_for_a_stream_is_ignored() {
+    let server = streaming(1, false);
+    let socket = connect(server.addr);
+    let mut writer = socket.try_clone().unwrap();
+    let mut together =
+        EventStream::send_on(connect(server.addr), "GET /events HTTP/1.1\r\nhost: here\r\n\r\n\r\n");
+    let mut apart = EventStream::open_on(socket, "/events");
+    wait_until("both are members", || server.len("r") == 2);
+    for (byte, text) in [(b"\r", "one"), (b"\n", "two")] {
+        writer.write_all(byte).unwrap();
+        assert!(server.hub.room("r").push(text).is_queued());
+        assert_eq!((together.data(), apart.data()), (text.to_owned(), text.to_owned()));
+    }
+    assert_eq!(server.hub.stats().protocol_errors, 0);
+    writer.write_all(b"\r\n").unwrap();
+    assert_eq!(apart.event(), None, "a second one ends it");
+    assert_eq!(server.hub.stats().protocol_errors, 1);
+}
+
+#[test]
+fn a_body_that_comes_behind_its_head_belongs_to_the_request() {
+    let server = streaming(1, false);
+    let socket = connect(server.addr);
+    let mut writer = socket.try_clone().unwrap();
+    let head = "GET /events HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\n";
+    let mut stream = EventStream::send_on(socket, head);
+    wait_until("the stream is a member", || server.len("r") == 1);
+    writer.write_all(b"body").unwrap();
+    for n in ["1", "2"] {
+        assert!(server.hub.room("r").push(n).is_queued());
+        assert_eq!(stream.data(), n);
+    }
+}
+
+#[test]
+fn where_the_socket_stays_with_hyper_data_on_a_stream_stays_in_it() {
+    let server = TestServer::under_axum(|hub| Router::new().route("/events", hub.sse("r")));
+    let socket = connect(server.addr);
+    let mut writer = socket.try_clone().unwrap();
+    let mut stream = EventStream::open_on(socket, "/events");
+    wait_until("the stream is a member", || server.len("r") == 1);
+    writer.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(flood(&mut writer, &[b'x'; 1 << 16]) < FLOOD, "all of it was read");
+    assert!(server.hub.room("r").push("still there").is_queued());
+    assert_eq!(stream.data(), "still there");
 }

@@ -109,7 +109,8 @@ impl Shard {
         let slot = who.slot as usize;
         let dialect = self.core.dialect(who.slot);
         if dialect.is_stream() {
-            return; // a stream of events goes one way
+            self.stray(who, input);
+            return;
         }
         let deflate = dialect == Dialect::Deflate;
         let max_message =
@@ -173,6 +174,20 @@ impl Shard {
             held.unfinished = None;
         }
         self.let_go(slot);
+    }
+
+    /// Ends an event stream whose client sends something behind its request: to read that without end would cost CPU and serve
+    /// nobody. One line break is ignored, as in front of a request (RFC 9112, section 2.2).
+    fn stray(&mut self, who: Local, input: &[u8]) {
+        let seen = &mut self.peers[who.slot as usize].stray;
+        let line_break = &b"\r\n"[usize::from(*seen)..];
+        if line_break.starts_with(input) {
+            *seen += input.len() as u8;
+            return;
+        }
+        count(&self.handle.counters.protocol_errors, 1);
+        limited!(DEBUG, "a client sent data on an event stream, which was ended");
+        self.finish(who, Close::new(CloseCode::PROTOCOL, "an event stream takes no data"));
     }
 
     /// One event of the codec.
