@@ -53,7 +53,8 @@ struct Settings {
     /// Port to listen on; 0 picks a free one [default: 8080]
     #[arg(long, value_name = "PORT", env = "RIPPLECAST_PORT", hide_env_values = true)]
     port: Option<String>,
-    /// Proxies whose X-Forwarded-* headers are believed: addresses, networks, `loopback`, `private` [default: none]
+    /// Proxies whose X-Forwarded-* headers are believed: addresses, networks, `loopback`, `private`; or `hops:N` alone, the last N of
+    /// each request [default: none]
     #[arg(long, value_name = "LIST", env = "RIPPLECAST_TRUSTED_PROXIES", hide_env_values = true)]
     trusted_proxies: Option<String>,
     /// PEM file of the certificate and its chain: speak TLS (https, wss); needs --tls-key [default: no TLS]
@@ -418,6 +419,8 @@ mod tests {
         let Action::Serve(serve) = action(&args) else { panic!("not serve") };
         assert_eq!((serve.host.to_string().as_str(), serve.port), ("::1", 0));
         assert!(serve.trusted_proxies.contains(HOST));
+        let Action::Serve(serve) = action(&["--trusted-proxies=hops:2"]) else { panic!("not serve") };
+        assert_eq!(serve.trusted_proxies, TrustedProxies::hops(2));
         let Action::Serve(serve) = action(&["--host=localhost", "--port=65535"]) else { panic!("not serve") };
         assert_eq!((serve.host, serve.port), (HOST, 65535));
     }
@@ -442,6 +445,8 @@ mod tests {
             (&["--port="], &["--port"]),
             (&["--host", "example.com"], &["--host", "example.com", "127.0.0.1"]),
             (&["--trusted-proxies", "10.0.0.0/8, x"], &["--trusted-proxies", "\"x\""]),
+            (&["--trusted-proxies", "hops:0"], &["--trusted-proxies", "\"hops:0\"", "hops:N"]),
+            (&["--trusted-proxies", "hops:2,loopback"], &["--trusted-proxies", "nothing beside it"]),
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
             (&["--inspect-token", "secret"], &["--inspect-token", "of 6 bytes", "16"]),
             (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),

@@ -77,7 +77,7 @@ impl App {
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
     /// | `RIPPLECAST_IPV6_PREFIX` | leading bits of an IPv6 address that count as one address | 64 |
-    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed | none |
+    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed; see [`TrustedProxies`] | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
     /// | `RIPPLECAST_HSTS` | seconds for which browsers use TLS alone; see [`AppBuilder::hsts`] | none |
     ///

@@ -198,7 +198,7 @@ impl HubBuilder {
         self
     }
 
-    /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed; default none.
+    /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed, by their networks or their number; default none.
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;

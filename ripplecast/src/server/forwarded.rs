@@ -1,10 +1,13 @@
 //! Who asks, and for which host, when a proxy stands in front.
 //!
 //! Anyone can write a forwarding header. It is believed only as far as it was written by trusted proxies: the header is
-//! walked from the right, where the nearest proxy wrote, and the first address that is no trusted proxy is the client.
+//! walked from the right, where the nearest proxy wrote. Trusted proxies are named by their networks, and then the first
+//! address that is no trusted proxy is the client; or by their number, and then the client is that many entries from the
+//! right.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
     str::FromStr,
 };
 
@@ -37,17 +40,60 @@ const FORWARDED: &str = "forwarded";
 /// # Ok::<(), ripplecast::Error>(())
 /// ```
 ///
+/// `hops:N` trusts a number of proxies in place of networks, wherever they are; see [`TrustedProxies::hops`].
+///
 /// A trusted proxy must set `X-Forwarded-For` (or add to it), and set `X-Forwarded-Host` and `X-Forwarded-Proto` or
 /// remove them. RFC 7239's `Forwarded` is read when none of the three is there, so a proxy that writes `Forwarded` must
 /// remove the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies(Trusted);
+
+/// How trusted proxies are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trusted {
+    /// By their addresses.
+    Networks(Vec<IpNet>),
+    /// Each request comes through this many, at least one.
+    Hops(NonZeroU8),
+}
+
+impl Default for Trusted {
+    fn default() -> Self {
+        Self::Networks(Vec::new())
+    }
+}
 
 impl TrustedProxies {
-    /// Whether `addr` is a trusted proxy. An IPv4 address inside an IPv6 one counts as the IPv4 address.
+    /// Trusts the last `hops` proxies of each request, whatever their addresses: for proxies whose addresses change, such as a
+    /// load balancer of a cloud. 0 trusts none.
+    ///
+    /// The peer of the socket is the first hop. The client is the entry of `X-Forwarded-For` or `Forwarded` that is `hops`
+    /// from the right: with one proxy the last, which that proxy wrote. Where there are fewer, the leftmost is the client;
+    /// without any, the peer of the socket is. An entry that is not an address ends the walk at the entry to its right.
+    /// `X-Forwarded-Host` and `-Proto` are believed as the nearest proxy wrote them.
+    ///
+    /// **Nothing but those proxies may reach the server's port,** and each way to it must lead through exactly `hops`
+    /// proxies: a client that comes through fewer writes the entry that is believed, and so chooses its address.
+    ///
+    /// ```
+    /// use ripplecast::TrustedProxies;
+    ///
+    /// let builder = ripplecast::App::builder().trusted_proxies(TrustedProxies::hops(2));
+    /// assert_eq!("hops:2".parse::<TrustedProxies>()?, TrustedProxies::hops(2));
+    /// # let _ = builder; Ok::<(), ripplecast::Error>(())
+    /// ```
+    pub fn hops(hops: u8) -> Self {
+        Self(NonZeroU8::new(hops).map_or_else(Trusted::default, Trusted::Hops))
+    }
+
+    /// Whether `addr` is a trusted proxy. An IPv4 address inside an IPv6 one counts as the IPv4 address. With
+    /// [`hops`](Self::hops), each peer of a socket is one.
     pub fn contains(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
-        self.0.iter().any(|net| net.contains(&addr))
+        match &self.0 {
+            Trusted::Networks(nets) => nets.iter().any(|net| net.contains(&addr)),
+            Trusted::Hops(_) => true,
+        }
     }
 
     /// Returns who asks, and for which host, by the forwarding headers where a trusted proxy wrote them. Otherwise the
@@ -81,17 +127,21 @@ impl TrustedProxies {
         }
     }
 
-    /// Walks from the nearest proxy outwards to the first address that is none, or to the last readable one.
-    fn client(&self, nearest: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
-        let mut client = nearest;
-        for hop in hops {
-            let Some(addr) = hop else { break };
-            client = addr;
-            if !self.contains(addr) {
-                break;
+    /// Walks from the nearest proxy outwards to the client, or to the last readable address.
+    fn client(&self, nearest: IpAddr, entries: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut entries = entries.map_while(|entry| entry);
+        match self.0 {
+            Trusted::Hops(hops) => entries.take(hops.get().into()).last().unwrap_or(nearest),
+            Trusted::Networks(_) => {
+                let mut client = nearest;
+                while self.contains(client)
+                    && let Some(addr) = entries.next()
+                {
+                    client = addr;
+                }
+                client
             }
         }
-        client
     }
 }
 
@@ -99,6 +149,13 @@ impl FromStr for TrustedProxies {
     type Err = Error;
 
     fn from_str(list: &str) -> Result<Self, Error> {
+        /// What stands before a number of proxies.
+        const HOPS: &str = "hops:";
+        if let Some(hops) = list.trim().strip_prefix(HOPS) {
+            let reason = "expected hops:N with N from 1 to 255, and nothing beside it";
+            let hops = hops.parse().map_err(|_| Error::setting("trusted_proxies", list, reason))?;
+            return Ok(Self(Trusted::Hops(hops)));
+        }
         let mut nets = Vec::new();
         for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             match entry {
@@ -107,7 +164,7 @@ impl FromStr for TrustedProxies {
                 _ => nets.push(network(entry).ok_or_else(|| bad_entry(entry, list))?),
             }
         }
-        Ok(Self(nets))
+        Ok(Self(Trusted::Networks(nets)))
     }
 }
 
@@ -129,7 +186,10 @@ fn bad_entry(entry: &str, list: &str) -> Error {
     Error::setting(
         "trusted_proxies",
         list,
-        format!("{entry:?} is no address or network; write 10.0.0.1, 10.0.0.0/8, ::1, loopback or private"),
+        format!(
+            "{entry:?} is not an address or a network; write 10.0.0.1, 10.0.0.0/8, ::1, loopback or private; or hops:N \
+             alone, for the last N proxies wherever they are"
+        ),
     )
 }
 
@@ -348,6 +408,70 @@ mod tests {
             ("127.0.0.1", &[("forwarded", "for=6.6.6.6, proto=https")], "127.0.0.1"),
             ("127.0.0.1", &[("forwarded", "for=6.6.6.6, for")], "127.0.0.1"),
         ]);
+    }
+
+    #[test]
+    fn with_hops_the_client_is_so_many_entries_from_the_right() {
+        // Number of hops, header lines, the client that must come out; the socket's peer is 198.51.100.4.
+        let cases: &[(u8, &'static [(&'static str, &'static str)], &str)] = &[
+            (1, &[], "198.51.100.4"),
+            (1, &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
+            // What the client wrote itself stands further left.
+            (1, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7")], "192.0.2.7"),
+            (2, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
+            (2, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7"), ("x-forwarded-for", "10.0.0.9")], "192.0.2.7"),
+            (3, &[("x-forwarded-for", "192.0.2.7, 203.0.113.5, 10.0.0.9")], "192.0.2.7"),
+            // Private addresses are clients as others are.
+            (1, &[("x-forwarded-for", "127.0.0.1, 10.5.5.6")], "10.5.5.6"),
+            // Fewer than there should be: the leftmost.
+            (3, &[("x-forwarded-for", "192.0.2.7, 10.0.0.9")], "192.0.2.7"),
+            (255, &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
+            // What is not an address ends the walk.
+            (1, &[("x-forwarded-for", "192.0.2.7, unknown")], "198.51.100.4"),
+            (2, &[("x-forwarded-for", "192.0.2.7, unknown, 10.0.0.9")], "10.0.0.9"),
+            (2, &[("x-forwarded-for", "unknown, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
+            (2, &[("x-forwarded-for", "192.0.2.7, , 10.0.0.9")], "10.0.0.9"),
+            (1, &[("forwarded", "for=6.6.6.6, for=192.0.2.7;proto=https")], "192.0.2.7"),
+            (2, &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::1]:80\", for=10.0.0.9")], "2001:db8::1"),
+            (2, &[("forwarded", "for=192.0.2.7, for=_hidden")], "198.51.100.4"),
+            (1, &[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=6.6.6.6")], "192.0.2.7"),
+            (0, &[("x-forwarded-for", "192.0.2.7")], "198.51.100.4"),
+        ];
+        for (hops, lines, expected) in cases {
+            let peer = TrustedProxies::hops(*hops).peer(Some(addr("198.51.100.4")), &headers(lines));
+            assert_eq!(peer.addr, Some(addr(expected)), "{hops} {lines:?}");
+            assert_eq!(peer.is_forwarded, *hops > 0 && !lines.is_empty(), "{hops} {lines:?}");
+        }
+        let lines =
+            headers(&[("x-forwarded-host", "evil, shop.example"), ("x-forwarded-proto", "http, https")]);
+        let peer = TrustedProxies::hops(2).peer(Some(addr("198.51.100.4")), &lines);
+        let host = peer.host.as_ref().map(Authority::as_str);
+        assert_eq!((host, peer.https), (Some("shop.example"), Some(true)), "the nearest proxy's word");
+        let none = TrustedProxies::hops(0);
+        assert_eq!(none, TrustedProxies::default());
+        assert_eq!(none.peer(Some(addr("198.51.100.4")), &lines).host, None);
+        assert_eq!(TrustedProxies::hops(1).peer(None, &lines), ForwardedPeer::default());
+    }
+
+    #[test]
+    fn hops_stand_alone_in_the_list() {
+        for (list, hops) in [("hops:1", 1), (" hops:2 ", 2), ("hops:255", 255)] {
+            assert_eq!(list.parse::<TrustedProxies>().unwrap(), TrustedProxies::hops(hops), "{list}");
+        }
+        for list in [
+            "hops:",
+            "hops:0",
+            "hops:256",
+            "hops:-1",
+            "hops:two",
+            "hops:2, 10.0.0.0/8",
+            "loopback, hops:2",
+            "hops",
+            "2",
+        ] {
+            let error = list.parse::<TrustedProxies>().unwrap_err().to_string();
+            assert!(error.contains("trusted_proxies") && error.contains("hops:N"), "{list}: {error}");
+        }
     }
 
     #[test]

@@ -48,6 +48,11 @@ fn settings_come_from_the_environment() {
         ]),
         "2 shards, 8 in all, 3 of one address"
     );
+    let one_hop = ("RIPPLECAST_TRUSTED_PROXIES", "hops:1");
+    assert_eq!(
+        child(&[("RIPPLECAST_SHARDS", "2"), per_address, one_hop]),
+        "2 shards, 8 in all, 3 of one address"
+    );
 }
 
 #[test]
@@ -66,6 +71,7 @@ fn a_setting_that_cannot_be_used_is_named_with_its_value() {
         ("RIPPLECAST_HSTS", "a year"),
         ("RIPPLECAST_HSTS", "-1"),
         ("RIPPLECAST_HSTS", "3600"), // without a certificate
+        ("RIPPLECAST_TRUSTED_PROXIES", "hops:0"),
     ] {
         let says = child(&[(name, value)]);
         assert!(says.starts_with("error: "), "{name}={value}: {says}");
