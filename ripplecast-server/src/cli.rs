@@ -24,8 +24,9 @@ const LOG: &str = "warn";
 /// The settings that are read by the crate itself, and have no flag.
 const MORE: &str = "\
 Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS,
-RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS, RIPPLECAST_IPV6_PREFIX, RIPPLECAST_NODE_SECRET and RIPPLECAST_HSTS; and
-RIPPLECAST_BACKEND_OPTIONAL=1, which is --backend-optional.
+RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS, RIPPLECAST_IPV6_PREFIX, RIPPLECAST_BODY_TIMEOUT, RIPPLECAST_WRITE_TIMEOUT,
+RIPPLECAST_MIN_RATE, RIPPLECAST_NODE_SECRET and RIPPLECAST_HSTS; and RIPPLECAST_BACKEND_OPTIONAL=1, which is
+--backend-optional.
 
 Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
 figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while

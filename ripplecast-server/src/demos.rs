@@ -94,6 +94,15 @@ fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
     )
 }
 
+/// A layer for routes that do what people do: one address may do so much of it, and is refused before the body is read.
+pub(crate) async fn limit_actions(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match demos.allow(&parts) {
+        Ok(()) => next.run(HttpRequest::from_parts(parts, body)).await,
+        Err(too_much) => too_much.into_response(),
+    }
+}
+
 /// A layer for routes that change or ask little: what one address may do of that in a second is what a mouse may.
 pub(crate) async fn limit(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
     let (parts, body) = request.into_parts();

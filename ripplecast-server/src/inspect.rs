@@ -14,8 +14,9 @@ use axum::{
     Form,
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, header, request::Parts},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Redirect, Response},
-    routing::get,
+    routing::post,
 };
 use hmac::{Hmac, Mac as _};
 use ripplecast::{App, Connection, Frame, Hub, Overflow, Request, Result, log, ws, ws::Handler};
@@ -27,6 +28,7 @@ use crate::{
     demos::{
         Demos,
         limit::{Limiter, Rate, key},
+        limit_actions,
     },
     sample::Sample,
     visitor::{Visitor, asks_for_loopback},
@@ -378,9 +380,6 @@ struct LogIn {
 
 async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): Form<LogIn>) -> Response {
     let Inspector { demos, gate, .. } = &inspector;
-    if let Err(too_much) = demos.allow(&parts) {
-        return too_much.into_response();
-    }
     let Some(token) = &gate.token else {
         return ripplecast_site::page(Page::InspectorClosed, StatusCode::FORBIDDEN);
     };
@@ -407,7 +406,8 @@ pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
         let accept = demos.accept(&request, INSPECTOR);
         ready(gate.refusal(&demos.hub, request.parts()).map_or(Ok(accept), Err))
     });
-    let page = get(page).post(log_in).with_state(inspector).layer(DefaultBodyLimit::max(1024));
+    let limit = from_fn_with_state(demos.clone(), limit_actions);
+    let page = post(log_in).layer(DefaultBodyLimit::max(1024)).layer(limit).get(page).with_state(inspector);
     app.ws("/ws/inspect", endpoint).route("/inspect", page)
 }
 

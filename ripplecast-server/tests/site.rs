@@ -253,6 +253,33 @@ fn strangers_are_limited_and_told_so() {
 }
 
 #[test]
+fn limits_are_taken_before_the_body_is_read() {
+    let server = Server::start(&["--trusted-proxies", "loopback", "--inspect-token", TOKEN]);
+    for (path, from) in [("/api/demos/notifications", "192.0.2.7"), ("/inspect", "192.0.2.8")] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nx-forwarded-for: {from}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n",
+            server.addr
+        );
+        let waiting: Vec<_> = (0..60)
+            .map(|_| {
+                let mut stream = TcpStream::connect(&server.addr).unwrap();
+                stream.set_read_timeout(Some(program::PATIENCE)).unwrap();
+                stream.write_all(head.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        // The last ones are refused, and do not wait for a body that never comes.
+        let refused = waiting.into_iter().rev().any(|mut stream| {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            status(&answer) == "429"
+        });
+        assert!(refused, "{path}: all of them waited for their bodies");
+    }
+}
+
+#[test]
 fn this_machine_is_not_limited() {
     let server = Server::start(&[]);
     let notify = |text: &str| {

@@ -26,7 +26,7 @@ use crate::{
     limits::SHARDS,
     log::{cut, limited},
     server::{
-        Server, base_path,
+        PACE_TIMEOUT_MAX, Server, base_path,
         files::{FileOptions, files},
         tls::{TlsFile, TlsFiles},
     },
@@ -77,6 +77,9 @@ impl App {
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
     /// | `RIPPLECAST_IPV6_PREFIX` | leading bits of an IPv6 address that count as one address | 64 |
+    /// | `RIPPLECAST_BODY_TIMEOUT` | seconds that a request's body may keep the server waiting; see [`AppBuilder::body_timeout`] | 30 |
+    /// | `RIPPLECAST_WRITE_TIMEOUT` | seconds that a response's reader may; see [`AppBuilder::write_timeout`] | 30 |
+    /// | `RIPPLECAST_MIN_RATE` | bytes that give a second of both back; see [`AppBuilder::min_rate`] | 500 |
     /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed; see [`TrustedProxies`] | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
     /// | `RIPPLECAST_HSTS` | seconds for which browsers use TLS alone; see [`AppBuilder::hsts`] | none |
@@ -402,6 +405,17 @@ impl AppBuilder {
             let wrong = || Error::setting("RIPPLECAST_IPV6_PREFIX", bits, "expected a number from 1 to 128");
             builder = builder.ipv6_prefix(fits.ok_or_else(wrong)?);
         }
+        if let Some(time) = seconds("RIPPLECAST_BODY_TIMEOUT", PACE_TIMEOUT_MAX)? {
+            builder = builder.body_timeout(time);
+        }
+        if let Some(time) = seconds("RIPPLECAST_WRITE_TIMEOUT", PACE_TIMEOUT_MAX)? {
+            builder = builder.write_timeout(time);
+        }
+        if let Some(rate) = number("RIPPLECAST_MIN_RATE")? {
+            let wrong =
+                |_| Error::setting("RIPPLECAST_MIN_RATE", rate, "expected at most 4294967295 bytes a second");
+            builder = builder.min_rate(u32::try_from(rate).map_err(wrong)?);
+        }
         if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
             let proxies = list.parse().map_err(|error| renamed(error, "RIPPLECAST_TRUSTED_PROXIES"))?;
             builder = builder.trusted_proxies(proxies);
@@ -474,6 +488,45 @@ impl AppBuilder {
         self
     }
 
+    /// Time that the body of a request may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
+    /// request gets 408, unless its response has begun, and the connection is closed.
+    ///
+    /// Each byte gives some of the time back, up to the whole: a second for every [`min_rate`](Self::min_rate) bytes. So a body
+    /// that comes at that rate may take for as long as it likes, and one that stops is cut after this time. Only time in which
+    /// a handler waits for the body counts; one that drops the body is not held up by it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let builder = ripplecast::App::builder()
+    ///     .body_timeout(Duration::from_secs(10))
+    ///     .write_timeout(Duration::from_secs(60))
+    ///     .min_rate(2_000); // bytes a second
+    /// # let _ = builder;
+    /// ```
+    pub fn body_timeout(mut self, time: Duration) -> Self {
+        self.server = self.server.body_timeout(time);
+        self
+    }
+
+    /// Time that the reader of a response may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
+    /// connection is reset. Bytes give time back as for [`body_timeout`](Self::body_timeout).
+    ///
+    /// Only time in which bytes wait for the socket counts, not time in which a handler thinks or its stream has nothing to
+    /// send. WebSockets and this crate's event streams are not affected: their readers have an outbox. The system reports
+    /// what a reader takes in steps, on Linux of up to 128 KiB: the reader of a long response must take some 5 KB a second.
+    pub fn write_timeout(mut self, time: Duration) -> Self {
+        self.server = self.server.write_timeout(time);
+        self
+    }
+
+    /// Bytes that give a second of [`body_timeout`](Self::body_timeout) and [`write_timeout`](Self::write_timeout) back;
+    /// default 500. With zero none do, and a whole body must come within that time.
+    pub fn min_rate(mut self, bytes: u32) -> Self {
+        self.server = self.server.min_rate(bytes);
+        self
+    }
+
     /// Sockets that may speak plain HTTP at once; default 65,536. Upgraded WebSockets do not count.
     pub fn max_http_connections(mut self, max: usize) -> Self {
         self.server = self.server.max_connections(max);
@@ -481,7 +534,8 @@ impl AppBuilder {
     }
 
     /// The same from one address; default 1,000. More are closed at once. Loopback and [trusted proxies](Self::trusted_proxies)
-    /// are not counted.
+    /// are not counted. Behind a trusted proxy it is the number of requests in progress from one forwarded address, of which
+    /// more get 429; a request is in progress until its response has been handed to the socket.
     pub fn max_http_connections_per_address(mut self, max: usize) -> Self {
         self.server = self.server.max_per_address(max);
         self
@@ -580,6 +634,17 @@ fn variable(name: &'static str) -> Result<Option<String>> {
             Err(Error::setting(name, value.to_string_lossy(), "it is no UTF-8 text"))
         }
     }
+}
+
+/// An environment variable that is a number of seconds.
+fn seconds(name: &'static str, most: Duration) -> Result<Option<Duration>> {
+    let Some(seconds) = number(name)? else { return Ok(None) };
+    let time = Duration::from_secs(seconds as u64);
+    if time > most {
+        let reason = format!("expected a number of seconds from 0 to {}", most.as_secs());
+        return Err(Error::setting(name, seconds, reason));
+    }
+    Ok(Some(time))
 }
 
 /// An environment variable that is a number.

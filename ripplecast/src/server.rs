@@ -9,6 +9,7 @@ pub(crate) mod base_path;
 mod connection;
 pub(crate) mod files;
 pub(crate) mod forwarded;
+mod pace;
 pub(crate) mod signals;
 pub(crate) mod tls;
 
@@ -31,7 +32,8 @@ use tokio::{
 
 use self::{
     accepting::{is_peers_fault, log_failed, log_full, log_too_many},
-    connection::{Connection, Stage},
+    connection::{Connection, Limits, Stage},
+    pace::Pace,
     tls::Goodbyes,
 };
 use crate::{
@@ -49,6 +51,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sockets that hyper may hold at once. Setting: `max_http_connections`. Each costs some 10 KiB; more wait in the
 /// kernel's queue until one ends. Open event streams count, upgraded WebSockets do not.
 const MAX_CONNECTIONS: usize = 65_536;
+/// Time that a request's body may keep the server waiting, and a response's reader; refilled by [`MIN_RATE`]. Settings:
+/// `body_timeout`, `write_timeout`. A phone in a tunnel comes back within it, a drip of bytes would take for ever.
+const PACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that these may be: beyond it they protect nothing.
+pub(crate) const PACE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Bytes that give a second of that time back. Setting: `min_rate`. The poorest link has some thousand a second.
+const MIN_RATE: u32 = 500;
 /// Pause after the system had no descriptor or memory for a connection: time for others to give theirs back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time in which requests in flight and the hub must finish once shutdown has begun. With `ABORT_LIMIT` it stays below
@@ -69,6 +78,10 @@ pub(crate) struct Server {
     max_header: usize,
     /// Time in which a whole request head must come.
     header_timeout: Duration,
+    /// How a request's body must come.
+    body: Pace,
+    /// How a response must be taken.
+    write: Pace,
     /// Sockets that hyper may hold at once.
     max_connections: usize,
     /// The same of one address, save loopback and the trusted proxies.
@@ -90,6 +103,8 @@ impl Default for Server {
         Self {
             max_header: MAX_HEADER,
             header_timeout: HEADER_TIMEOUT,
+            body: Pace { time: PACE_TIMEOUT, min_rate: MIN_RATE },
+            write: Pace { time: PACE_TIMEOUT, min_rate: MIN_RATE },
             max_connections: MAX_CONNECTIONS,
             max_per_address: CONNECTIONS_PER_ADDRESS,
             ipv6_prefix: IPV6_PREFIX,
@@ -111,6 +126,25 @@ impl Server {
     /// Time in which a whole request head must come, counted from the end of the request before it.
     pub(crate) fn header_timeout(mut self, time: Duration) -> Self {
         self.header_timeout = time;
+        self
+    }
+
+    /// Time that a request's body may keep the server waiting.
+    pub(crate) fn body_timeout(mut self, time: Duration) -> Self {
+        self.body.time = time.min(PACE_TIMEOUT_MAX);
+        self
+    }
+
+    /// Time that a response's reader may keep the server waiting.
+    pub(crate) fn write_timeout(mut self, time: Duration) -> Self {
+        self.write.time = time.min(PACE_TIMEOUT_MAX);
+        self
+    }
+
+    /// Bytes, either way, that give a second of these times back.
+    pub(crate) fn min_rate(mut self, bytes: u32) -> Self {
+        self.body.min_rate = bytes;
+        self.write.min_rate = bytes;
         self
     }
 
@@ -200,6 +234,12 @@ impl Server {
     ) -> Infallible {
         let http = self.http();
         let admissions = self.admissions();
+        let limits = Arc::new(Limits {
+            body: self.body,
+            write: self.write,
+            trusted: self.trusted.clone(),
+            forwarded: Arc::new(Admissions::new(usize::MAX, self.max_per_address, self.ipv6_prefix)),
+        });
         loop {
             let place = self.place(places).await;
             let (stream, peer) = match listener.accept().await {
@@ -225,6 +265,7 @@ impl Server {
                 router: router.clone(),
                 stage: stage.subscribe(),
                 place: Place { _all: place, _of_address: permit },
+                limits: Arc::clone(&limits),
             };
             // Two kinds of tasks, so that plain ones do not have the size of those that hold a TLS connection.
             match &self.tls {

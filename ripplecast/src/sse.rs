@@ -16,6 +16,7 @@
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract,
     response::{IntoResponse, Response},
@@ -31,7 +32,7 @@ use crate::{
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
     request::{self, Hook, admit, decide, hook, plain},
-    takeover::{self, Accepted, Takeover},
+    takeover::{self, Accepted, OwnPace, Takeover},
     ws::{Handler, Outcome, handshake::has_content},
 };
 
@@ -319,5 +320,5 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     }
     let accepted = Box::new(Accepted { hub, route, dialect: Dialect::Sse, permit, states: accept.states });
     let greeting = format!("retry: {}\n\n", endpoint.retry.as_millis());
-    (headers, takeover::stream(accepted, greeting, takeover)).into_response()
+    (headers, Extension(OwnPace), takeover::stream(accepted, greeting, takeover)).into_response()
 }

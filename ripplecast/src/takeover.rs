@@ -55,6 +55,10 @@ impl Accepted {
 #[derive(Clone, Default)]
 pub(crate) struct Takeover(Arc<Mutex<Option<Ask>>>);
 
+/// Among the extensions of a response whose reader is bounded by an outbox, however slow it is.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnPace;
+
 /// Who asks for a socket.
 enum Ask {
     /// A WebSocket.

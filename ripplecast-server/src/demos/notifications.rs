@@ -5,14 +5,15 @@ use std::future::ready;
 use axum::{
     Json,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, request::Parts},
+    http::StatusCode,
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::post,
 };
 use ripplecast::{App, Counter, Frame, Request, Result, sse};
 use serde::{Deserialize, Serialize};
 
-use super::{Demos, written};
+use super::{Demos, limit_actions, written};
 
 /// What is pushed here goes to everybody who listens.
 const ROOM: &str = "demo:notifications";
@@ -36,14 +37,7 @@ struct Notification {
 }
 
 /// Sends a notification, with a plain POST: there are few of them, and none needs an open connection.
-async fn send(
-    State((demos, sent)): State<(Demos, Counter)>,
-    parts: Parts,
-    Json(news): Json<News>,
-) -> Result<Response> {
-    if let Err(too_much) = demos.allow(&parts) {
-        return Ok(too_much.into_response());
-    }
+async fn send(State((demos, sent)): State<(Demos, Counter)>, Json(news): Json<News>) -> Result<Response> {
     let Some(text) = written(&news.text, TEXT) else {
         let advice = format!("Write something, in at most {TEXT} characters.\n");
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, advice).into_response());
@@ -66,7 +60,8 @@ pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
         })
     });
     let send = post(send).with_state((demos.clone(), demos.hub.counter("demo-notifications")));
-    Ok(app
-        .sse("/events/demos/notifications", stream)
-        .route("/api/demos/notifications", send.layer(DefaultBodyLimit::max(4 * 1024))))
+    // What one address may send is limited before anything is read of it.
+    let limit = from_fn_with_state(demos.clone(), limit_actions);
+    let send = send.layer(DefaultBodyLimit::max(4 * 1024)).layer(limit);
+    Ok(app.sse("/events/demos/notifications", stream).route("/api/demos/notifications", send))
 }

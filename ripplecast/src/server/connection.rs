@@ -5,32 +5,36 @@ use std::{
     future::{pending, poll_fn, ready},
     net::SocketAddr,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
-use axum::{Router, extract::ConnectInfo, response::Response};
+use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
 use bytes::Bytes;
-use http::{Request, Version};
-use hyper::{body::Incoming, server::conn::http1};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    sync::watch,
-    time::timeout,
-};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tower_service::Service as _;
 
 use super::{
-    Authority, OverTls, Place,
+    Authority, OverTls, Place, TrustedProxies,
+    pace::{Pace, Paced, PacedBody, PlacedBody, Socket},
     tls::{Goodbye, Tls},
 };
 use crate::{
+    hub::{Admissions, Permit},
     log::{cut, limited},
-    takeover::{Taken, Takeover},
+    request::plain,
+    takeover::{OwnPace, Taken, Takeover},
 };
 
 /// What the connections are told, and how far the server has come.
@@ -42,6 +46,42 @@ pub(super) enum Stage {
     Draining,
     /// Whatever is left ends now.
     Aborting,
+}
+
+/// What is asked of each connection and its requests.
+pub(super) struct Limits {
+    /// How a request's body must come.
+    pub(super) body: Pace,
+    /// How a response must be taken.
+    pub(super) write: Pace,
+    /// Proxies, whose clients are many.
+    pub(super) trusted: TrustedProxies,
+    /// Requests in progress that trusted proxies forward, by the address of the client.
+    pub(super) forwarded: Arc<Admissions>,
+}
+
+impl Limits {
+    /// Counts a request that a trusted proxy forwards, for its client: its socket is the proxy's, and counts for nobody.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the response goes straight to the client; a box would be unpacked at once"
+    )]
+    fn admit(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Option<Permit>, Response> {
+        if !self.trusted.contains(peer.ip()) {
+            return Ok(None);
+        }
+        let client = self.trusted.peer(Some(peer.ip()), headers);
+        let Some(address) = client.addr.filter(|_| client.is_forwarded) else { return Ok(None) };
+        self.forwarded.admit(Some(address)).map(Some).map_err(|_| {
+            limited!(
+                WARN,
+                %address,
+                "too many requests of one address are in progress behind a proxy; more are refused \
+                 (max_http_connections_per_address)"
+            );
+            plain(429, "Too many requests from your address are in progress; try again when some are done.\n")
+        })
+    }
 }
 
 /// One accepted socket and what serving it takes.
@@ -56,6 +96,8 @@ pub(super) struct Connection<S = TcpStream> {
     pub(super) stage: watch::Receiver<Stage>,
     /// Given back when hyper lets the socket go.
     pub(super) place: Place,
+    /// What is asked of it.
+    pub(super) limits: Arc<Limits>,
 }
 
 impl Connection {
@@ -72,14 +114,14 @@ impl Connection {
 
     /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
     pub(super) async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
-        let Self { stream, peer, router, mut stage, place } = self;
+        let Self { stream, peer, router, mut stage, place, limits } = self;
         let shaken = tokio::select! {
             shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
             _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
         };
         match shaken {
             Ok(Ok(stream)) => {
-                let connection = Connection { stream, peer, router, stage, place };
+                let connection = Connection { stream, peer, router, stage, place, limits };
                 connection.serve(http, None).await;
             }
             Ok(Err(error)) => limited!(DEBUG, %peer, error = %cut(error), "a TLS handshake failed"),
@@ -88,14 +130,16 @@ impl Connection {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
+impl<S: Socket> Connection<S> {
     /// Serves requests until the peer, a limit, an upgrade or the server ends it, or until somebody has asked `takeover`
     /// for the socket, which is then returned with what is to be done with it.
     async fn serve(self, http: http1::Builder, takeover: Option<Takeover>) -> Option<Freed<S>> {
-        let Self { stream, peer, router, mut stage, place } = self;
+        let Self { stream, peer, router, mut stage, place, limits } = self;
         let _place = place;
-        let notes = Notes { began: AtomicBool::new(false), takeover, taken: Mutex::new(None) };
-        let requests = Requests { router, peer, notes: &notes };
+        let free = Arc::new(AtomicBool::new(false));
+        let stream = Paced::new(stream, limits.write, Arc::clone(&free));
+        let notes = Notes { began: AtomicBool::new(false), free, takeover, taken: Mutex::new(None) };
+        let requests = Requests { router, peer, limits: &limits, notes: &notes };
         let mut connection = http.serve_connection(TokioIo::new(stream), requests).with_upgrades();
         // The connection goes first, so that a request that has come before the shutdown is seen.
         let ended = tokio::select! {
@@ -123,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 None
             }
             Ended::Taken(taken) => connection.into_parts().map(|parts| Freed {
-                socket: parts.io.into_inner(),
+                socket: parts.io.into_inner().into_inner(),
                 rest: parts.read_buf,
                 taken,
             }),
@@ -135,6 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
 struct Notes {
     /// Set at the first request: hyper doesn't tell a connection that serves one from one with half a head.
     began: AtomicBool,
+    /// Shared with the socket: set while its peer need not keep [pace](Paced).
+    free: Arc<AtomicBool>,
     /// Where the socket may be asked for; not where TLS is spoken on it.
     takeover: Option<Takeover>,
     /// Who has asked. That request is never answered by hyper.
@@ -178,6 +224,8 @@ struct Requests<'a> {
     router: Router,
     /// Who asks, for axum's `ConnectInfo`.
     peer: SocketAddr,
+    /// What is asked of each request.
+    limits: &'a Limits,
     /// What is noted of the connection.
     notes: &'a Notes,
 }
@@ -192,6 +240,11 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
         if let Err(bad) = Authority::check(request.version(), request.uri(), request.headers()) {
             return Box::pin(ready(Ok(bad.into())));
         }
+        self.notes.free.store(false, Ordering::Relaxed);
+        let place = match self.limits.admit(self.peer, request.headers()) {
+            Ok(place) => place,
+            Err(refusal) => return Box::pin(ready(Ok(refusal))),
+        };
         request.extensions_mut().insert(ConnectInfo(self.peer));
         if self.notes.takeover.is_none() {
             request.extensions_mut().insert(OverTls);
@@ -200,11 +253,28 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
         if let Some(takeover) = takeover {
             request.extensions_mut().insert(takeover.clone());
         }
+        let mut late = None;
+        let request = request.map(|body| {
+            if body.is_end_stream() {
+                return Body::empty();
+            }
+            let late = late.insert(Arc::new(AtomicBool::new(false)));
+            Body::new(PacedBody::new(body, self.limits.body, Arc::clone(late)))
+        });
         // A clone is one count more; tower's `call` wants a router of its own.
         let answer = self.router.clone().call(request);
-        let notes = self.notes;
+        let (notes, peer) = (self.notes, self.peer);
         Box::pin(async move {
             let mut response = answer.await?;
+            if late.is_some_and(|late| late.load(Ordering::Relaxed)) {
+                limited!(DEBUG, %peer, "the body of a request came too slowly");
+                return Ok(too_slow());
+            }
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || response.extensions().get::<OwnPace>().is_some()
+            {
+                notes.free.store(true, Ordering::Relaxed);
+            }
             if let Some(takeover) = takeover {
                 let taken = poll_fn(|cx| Poll::Ready(takeover.taken(&mut response, cx))).await;
                 if taken.is_some() {
@@ -212,7 +282,17 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
                     return pending().await; // hyper is left before it would write anything
                 }
             }
-            Ok(response)
+            Ok(match place {
+                Some(place) => response.map(|body| Body::new(PlacedBody::new(body, place))),
+                None => response,
+            })
         })
     }
+}
+
+/// The answer to a request whose body came too slowly, whatever the application made of that.
+fn too_slow() -> Response {
+    let mut response = plain(408, "The body of the request came too slowly.\n");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

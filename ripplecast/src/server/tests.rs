@@ -65,8 +65,8 @@ async fn an_upgrade_hands_over_the_bare_socket_and_gives_its_place_back() {
     async fn upgrade(mut request: axum::extract::Request) -> Response {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
-            let parts = upgrade.await.unwrap().downcast::<TokioIo<TcpStream>>().unwrap();
-            let mut stream = parts.io.into_inner();
+            let parts = upgrade.await.unwrap().downcast::<TokioIo<pace::Paced<TcpStream>>>().unwrap();
+            let mut stream = parts.io.into_inner().into_inner();
             stream.write_all(&parts.read_buf).await.unwrap();
             let mut rest = [0; 4];
             stream.read_exact(&mut rest).await.unwrap();

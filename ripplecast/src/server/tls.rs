@@ -37,6 +37,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
+use super::pace::Socket;
 use crate::{Error, Result};
 
 /// How often the files are looked at. Two `stat` calls; and a certificate is renewed days before the old one ends.
@@ -343,6 +344,12 @@ pub(super) struct Stream {
     tls: TlsStream<TcpStream>,
     /// Given up when everything has been sent, and the peer told that nothing more will come.
     goodbye: Option<Goodbye>,
+}
+
+impl Socket for Stream {
+    fn reset_on_drop(&self) {
+        self.tls.get_ref().0.reset_on_drop();
+    }
 }
 
 impl AsyncRead for Stream {

@@ -8,9 +8,11 @@ use std::{
 };
 
 use axum::{
+    body::Body,
     extract::{ConnectInfo, Path},
-    routing::get,
+    routing::{get, post},
 };
+use bytes::Bytes;
 use ripplecast::{App, AppBuilder};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -23,7 +25,8 @@ const GET: &[u8] = b"GET /hello HTTP/1.1\r\nhost: here\r\n\r\n";
 /// Far longer than anything here takes, so that a hang fails instead of waiting for the harness.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server with two routes: `/hello` says who asks, `/slow` answers when told to.
+/// A server with some routes: `/hello` says who asks, `/slow` answers when told to, `/pieces` begins to answer and goes on when
+/// told to, `/large/{len}` answers with that many bytes, and `/body` counts those that it was sent.
 struct Server {
     addr: SocketAddr,
     /// Told when `/slow` has begun.
@@ -46,7 +49,24 @@ impl Server {
         let hello = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {peer}");
         let app = settings(App::builder()).build().await.unwrap();
         let large = async |Path(len): Path<usize>| "x".repeat(len);
+        let count = async |body: Bytes| body.len().to_string();
+        let wait = Arc::clone(&go_on);
+        let pieces = async move || {
+            let wait = Arc::clone(&wait);
+            Body::from_stream(futures_util::stream::unfold(0, move |piece| {
+                let wait = Arc::clone(&wait);
+                async move {
+                    match piece {
+                        0 => {}
+                        1 => wait.notified().await,
+                        _ => return None,
+                    }
+                    Some((Ok::<_, std::io::Error>(format!("piece {piece};")), piece + 1))
+                }
+            }))
+        };
         let app = app.route("/hello", get(hello)).route("/slow", get(slow)).route("/large/{len}", get(large));
+        let app = app.route("/body", post(count)).route("/pieces", get(pieces));
         let bound = app.bind(("127.0.0.1".parse().unwrap(), 0)).await.unwrap();
         let addr = bound.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -319,5 +339,137 @@ async fn beyond_the_limit_a_connection_waits_until_another_ends() {
     drop(first);
     assert!(second.answer().await.contains("200 OK"));
     drop(second);
+    server.stop().await;
+}
+
+/// A limit for tests that wait until it is over.
+const SHORT: Duration = Duration::from_millis(150);
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_gets_408_and_the_connection_ends() {
+    let server = Server::start(|app| app.body_timeout(SHORT)).await;
+    for rest in [
+        "content-length: 10\r\n\r\n",
+        "content-length: 10\r\n\r\nx",
+        "transfer-encoding: chunked\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "content-length: 10\r\nexpect: 100-continue\r\n\r\n",
+    ] {
+        let begin = Instant::now();
+        let mut client = server.client().await;
+        client.send(format!("POST /body HTTP/1.1\r\nhost: here\r\n{rest}").as_bytes()).await;
+        let answer = client.rest().await;
+        let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&answer);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{rest:?}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(begin.elapsed() >= SHORT, "{rest:?} was cut early");
+    }
+    server.check().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_cut() {
+    let server = Server::start(|app| app.body_timeout(SHORT)).await;
+    let mut client = server.client().await;
+    client.send(b"POST /body HTTP/1.1\r\nhost: here\r\ncontent-length: 1000000\r\n\r\n").await;
+    let (mut reader, mut writer) = client.0.split();
+    let mut answer = Vec::new();
+    let drip = async {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // What still drips may reset the connection before the answer is read.
+    let read = async {
+        let _ = reader.read_to_end(&mut answer).await;
+    };
+    patiently(async { tokio::join!(drip, read) }).await;
+    assert!(!String::from_utf8(answer).unwrap().contains("200 OK"));
+    server.check().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_too_little_is_cut_and_gives_its_place_back() {
+    let server = Server::start(|app| app.write_timeout(SHORT).max_http_connections(1)).await;
+    for reads in [false, true] {
+        let mut client = server.client().await;
+        client.send(format!("GET /large/{LARGE} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes()).await;
+        // It has the only place, until it is cut.
+        let cut = server.check();
+        if reads {
+            // A byte now and then. What has come before the end can still be read when it is cut.
+            let drip = async {
+                while let Ok(1) = client.0.read(&mut [0]).await {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                pending::<()>().await;
+            };
+            tokio::select! {
+                () = drip => {}
+                () = cut => {}
+            }
+        } else {
+            cut.await;
+        }
+        assert!(client.rest().await.len() < LARGE, "all of it came");
+    }
+    server.stop().await;
+}
+
+/// Bytes of a response that no socket buffers hold.
+const LARGE: usize = 64 << 20;
+
+#[tokio::test]
+async fn an_application_that_takes_its_time_is_not_cut() {
+    let server = Server::start(|app| app.body_timeout(SHORT).write_timeout(SHORT)).await;
+    let mut slow = server.client().await;
+    slow.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
+    patiently(server.begun.notified()).await;
+    tokio::time::sleep(3 * SHORT).await;
+    server.go_on.notify_one();
+    assert!(slow.answer().await.ends_with("slow"));
+    let mut pieces = server.client().await;
+    pieces.send(b"GET /pieces HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").await;
+    tokio::time::sleep(3 * SHORT).await;
+    server.go_on.notify_one();
+    let answer = pieces.rest().await;
+    assert!(answer.contains("piece 0;") && answer.contains("piece 1;"), "{answer}");
+    drop(slow);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn requests_behind_a_proxy_count_for_the_address_that_it_forwards() {
+    let server = Server::start(|app| {
+        app.trusted_proxies("127.0.0.1".parse().unwrap()).max_http_connections_per_address(2)
+    })
+    .await;
+    let ask = async |path: String, from: &str| {
+        let mut client = server.client().await;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: here\r\nx-forwarded-for: 9.9.9.9, {from}\r\n\r\n");
+        client.send(request.as_bytes()).await;
+        client
+    };
+    // One that its handler holds, and one that its reader does not take.
+    let mut held = ask("/slow".into(), "192.0.2.7").await;
+    patiently(server.begun.notified()).await;
+    let unread = ask(format!("/large/{LARGE}"), "192.0.2.7").await;
+    patiently(unread.0.readable()).await.unwrap();
+    let refused = ask("/hello".into(), "192.0.2.7").await.answer().await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("from your address"), "{refused}");
+    assert!(ask("/hello".into(), "192.0.2.8").await.answer().await.contains("200 OK"), "another address");
+    // The proxy's own requests count for nobody.
+    server.check().await;
+    server.go_on.notify_one();
+    assert!(held.answer().await.ends_with("slow"));
+    let mut again = ask("/hello".into(), "192.0.2.7").await;
+    assert!(
+        again.answer().await.contains("200 OK"),
+        "the place is free again, and a connection is not a request"
+    );
+    drop((held, again, unread));
     server.stop().await;
 }

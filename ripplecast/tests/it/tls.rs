@@ -11,9 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{extract::ConnectInfo, routing::get};
+use axum::{
+    extract::ConnectInfo,
+    routing::{get, post},
+};
+use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use ripplecast::{App, AppBuilder, Error, Hub, Tls, ws};
+use ripplecast::{App, AppBuilder, Error, Hub, Tls, sse, ws};
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned, SupportedProtocolVersion,
@@ -130,6 +134,9 @@ impl Secure {
             let tls = app.tls().unwrap();
             let hello = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {peer}");
             let app = app.ws("/ws", endpoint(ws::endpoint(echo.clone()))).route("/", get(hello));
+            let app = app.route("/", post(async |body: Bytes| body.len().to_string()));
+            let app = app.route("/large", get(async || "x".repeat(LARGE)));
+            let app = app.sse("/events", sse::room("r").outbox(64 << 20));
             let bound = app.bind("127.0.0.1:0").await.unwrap();
             let (addr, hub) = (bound.local_addr(), bound.hub());
             let serve = async { bound.serve_with_shutdown(stopped).await.unwrap() };
@@ -401,6 +408,53 @@ fn a_slow_reader_has_its_outbox_and_disturbs_nobody() {
     assert_eq!(site.echo.closed(0), (1013, "slow consumer".to_owned()));
     check_echo(&mut quick);
     drop(quick);
+    site.stop();
+}
+
+/// Bytes of a response that no socket buffers hold.
+const LARGE: usize = 64 << 20;
+
+#[test]
+fn slow_bodies_and_slow_readers_are_cut_over_tls_too() {
+    let limit = Duration::from_millis(150);
+    let settings = |app: AppBuilder| app.body_timeout(limit).write_timeout(limit).max_http_connections(1);
+    let site = Secure::start_with(settings, |echo| echo);
+    let mut slow = site.dial();
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx").unwrap();
+    let mut answer = String::new();
+    let _ = slow.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    drop(slow);
+    let mut slow = site.dial();
+    slow.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    site.check(); // it has the only place, until the other is cut
+    let mut answer = Vec::new();
+    assert!(slow.read_to_end(&mut answer).is_err() && answer.len() < LARGE);
+    site.stop();
+}
+
+#[test]
+fn an_event_stream_over_tls_is_bounded_by_its_outbox_alone() {
+    let limit = Duration::from_millis(100);
+    let site = Secure::start_with(|app| app.write_timeout(limit), |echo| echo);
+    let mut stream = site.dial();
+    stream.write_all(b"GET /events HTTP/1.0\r\n\r\n").unwrap();
+    eventually("the stream is a member", || site.hub.room("r").len_here() == 1);
+    let text = "x".repeat(1 << 20);
+    for _ in 0..16 {
+        assert!(site.hub.room("r").push(text.clone()).is_queued());
+    }
+    assert!(site.hub.room("r").push("last").is_queued());
+    std::thread::sleep(5 * limit);
+    let mut got = Vec::new();
+    while !got.ends_with(b"data: last\n\n") {
+        let mut buffer = [0; 1 << 14];
+        let read = stream.read(&mut buffer).unwrap();
+        assert_ne!(read, 0, "it has ended");
+        got.extend_from_slice(&buffer[..read]);
+    }
+    assert!(got.len() > 16 << 20);
+    drop(stream);
     site.stop();
 }
 
