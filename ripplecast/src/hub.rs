@@ -23,6 +23,7 @@ mod poller;
 mod room;
 mod shard;
 mod shards;
+mod source;
 mod store;
 mod stream;
 mod tap;
@@ -38,7 +39,9 @@ use std::sync::{
 use crate::{
     Frame, Result,
     bus::Bus,
+    id::{ConnectionId, NodeId},
     limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
+    outcome::Sent,
     server::TrustedProxies,
     store::Store,
     stream::Streams,
@@ -51,16 +54,16 @@ pub(crate) use self::{
     bridge::{Bridge, Group, Later, Place},
     callbacks::{Route, Takes, callbacks},
     command::Command,
-    core::Profile,
     gaps::GapLog,
+    outbox::Profile,
     room::check_name,
     shards::Shards,
 };
 pub use self::{
-    bridge::{NodeId, Reach, RemoteStats},
+    bridge::{Reach, RemoteStats},
     builder::HubBuilder,
     clients::Client,
-    connection::{Connection, ConnectionId, Dropped, Sent},
+    connection::Connection,
     drops::{DropReport, Drops},
     gaps::GapReport,
     outbox::Overflow,

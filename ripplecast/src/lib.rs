@@ -9,9 +9,11 @@ mod driven;
 mod error;
 mod frame;
 mod hub;
+mod id;
 mod limits;
 mod live;
 pub mod log;
+mod outcome;
 mod panics;
 mod redis;
 mod reply;
@@ -31,10 +33,12 @@ pub use close::{Close, CloseCode};
 pub use error::{BackendError, BusError, Error, Result, StoreError, StreamError};
 pub use frame::Frame;
 pub use hub::{
-    Client, Connection, ConnectionId, Direction, DropReport, Dropped, Drops, FrameKind, GapReport, Hub,
-    HubBuilder, NodeId, Overflow, Reach, RemoteStats, Room, RoomOptions, Sent, Stats, Tap, TappedFrame,
+    Client, Connection, Direction, DropReport, Drops, FrameKind, GapReport, Hub, HubBuilder, Overflow, Reach,
+    RemoteStats, Room, RoomOptions, Stats, Tap, TappedFrame,
 };
+pub use id::{ConnectionId, NodeId};
 pub use live::{LiveCounter, LiveTable};
+pub use outcome::{Dropped, Sent};
 pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
 pub use same_origin::{SameOrigin, SameOriginService};
 pub use server::{Authority, FileOptions, Tls, TrustedProxies, signals::shutdown_signal};

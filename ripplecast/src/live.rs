@@ -17,10 +17,11 @@ use serde::Serialize;
 use parking_lot::Mutex;
 
 use crate::{
-    Connection, Counter, Dropped, Frame, Result, Room, Sent, Table,
+    Connection, Counter, Frame, Result, Room, Table,
     hub::check_name,
     limits::ROWS_BEHIND,
     log::{cut, limited},
+    outcome::{Dropped, Sent},
     store::{Epoch, Observation, RowRef, TextRow, Version},
 };
 

@@ -32,8 +32,9 @@ use super::{
     wire::{Body, Message, is_name},
 };
 use crate::{
-    ConnectionId, Error, Frame, Result,
-    hub::{Bridge, GapLog, GapReport, Group, Later, NodeId, Place, Reach, RemoteStats, Shards},
+    Error, Frame, Result,
+    hub::{Bridge, GapLog, GapReport, Group, Later, Place, Reach, RemoteStats, Shards},
+    id::{ConnectionId, NodeId},
     log::limited,
     redis::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
 };

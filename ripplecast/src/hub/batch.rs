@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use crate::{
     Frame,
+    hub::source::{Cursor, Snapshot, Source},
     limits::{COMMANDS_PER_TURN, READ_BUFFER},
     ws::codec::{self, Opcode},
 };
 
 use super::{
-    command::{Cursor, Snapshot},
     ledger::Ledger,
     outbox::{Key, Overflow},
 };
@@ -143,15 +143,6 @@ impl Tag {
         let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
         Self { barrier, ..source.tag(frame.shared_key()) }
     }
-}
-
-/// What a room says of its frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
-    /// The room's epoch, in which its keys count.
-    pub(crate) scope: u64,
-    /// What happens when one of its frames does not fit an outbox; `None` for what the endpoint says.
-    pub(crate) overflow: Option<Overflow>,
 }
 
 /// Encoded frames for one connection, joined, so that they leave in one write.

@@ -1,41 +1,11 @@
 //! What a hub asks of the other nodes, and tells them. The implementation stands in `bridge.rs`; without one, a node is alone.
 
-use std::{fmt, future::Future, pin::Pin, str::FromStr, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use crate::{ConnectionId, Error, Frame, Result};
+use crate::{Frame, NodeId, Result, id::ConnectionId};
 
 /// An answer that takes a way over the network.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
-
-/// One process that runs a hub, in this run of it: a random number, never used again.
-///
-/// It prints as text, and is the first half of the id of each of its [connections](crate::ConnectionId).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub(crate) u64);
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NodeId({self})")
-    }
-}
-
-impl FromStr for NodeId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
-        number
-            .map(Self)
-            .ok_or_else(|| Error::setting("node id", text, "an id as a NodeId prints it is wanted"))
-    }
-}
 
 /// What there may be several connections of on several nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,11 +11,10 @@ use std::{
 
 use crate::{
     Close, Connection, Frame, Result,
+    hub::outbox::Profile,
     panics::{guarded, panic_message},
     ws::Handler,
 };
-
-use super::core::Profile;
 
 /// An endpoint, as the shards know it.
 pub(crate) struct Route {

@@ -4,13 +4,15 @@ use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
 use crate::{
     Error, Frame, Result,
+    id::{ConnectionId, Local, NodeId},
     limits::ROOM_STRIPES,
+    outcome::Sent,
     sync::{Mutex, RandomState},
 };
 
 use super::{
-    bridge::{Group, NodeId},
-    connection::{Connection, ConnectionId, Local, Sent},
+    bridge::Group,
+    connection::Connection,
     room::Setup,
     shards::{ShardHandle, Shards},
 };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{Close, Frame};
+use crate::{Close, Frame, hub::source::Snapshot, id::Local};
 
-use super::{adoption::Adoption, batch::Source, connection::Local, room::RoomCore, tap::Ear};
+use super::{adoption::Adoption, room::RoomCore, tap::Ear};
 
 /// One command in a shard's mailbox. A command for a generation that is gone is dropped.
 pub(crate) enum Command<W> {
@@ -30,26 +30,6 @@ pub(crate) enum Command<W> {
     Shed,
     /// Close every connection and end.
     Shutdown,
-}
-
-/// What a room says of a frame that is a part of its state, for a connection that joins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Snapshot {
-    /// The room.
-    pub(crate) source: Source,
-    /// Where the room stood, when the frame is its whole state.
-    pub(crate) cursor: Option<Cursor>,
-    /// It is the first of the state: what comes later must not take the place of what was queued before.
-    pub(crate) is_first: bool,
-}
-
-/// A position in a room's stream: which life of the room, and how many messages into it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Cursor {
-    /// Changes when the room is forgotten and made anew.
-    pub(crate) epoch: u64,
-    /// Messages pushed to the room in this epoch.
-    pub(crate) offset: u64,
 }
 
 /// How a handler ended.

@@ -1,183 +1,22 @@
 //! A connection as the application sees it, its id, and what `push` says.
 
-use std::{any::Any, fmt, future::Future, str::FromStr, sync::Arc};
+use std::{any::Any, fmt, future::Future, sync::Arc};
 
-use crate::{Close, CloseCode, Error, Frame, Result, limits::CLOSE_REASON};
+use crate::{
+    Close, CloseCode, Error, Frame, Result,
+    id::{ConnectionId, Local},
+    limits::CLOSE_REASON,
+    outcome::Sent,
+};
 
 use super::{
-    bridge::{Group, NodeId, Reach},
+    bridge::{Group, Reach},
     command::Command,
     current,
     room::check_name,
     shards::{ShardHandle, Shards},
     tap::Tap,
 };
-
-/// A connection within its node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Local {
-    /// Its shard.
-    pub(crate) shard: u8,
-    /// Its slot in the shard; below 2^24.
-    pub(crate) slot: u32,
-    /// Which connection of that slot it is; from 1, never used twice.
-    pub(crate) generation: u32,
-}
-
-impl Local {
-    /// All in one number.
-    pub(crate) fn pack(self) -> u64 {
-        u64::from(self.shard) << 56 | u64::from(self.slot) << 32 | u64::from(self.generation)
-    }
-
-    /// The reverse of [`Local::pack`].
-    pub(crate) fn unpack(packed: u64) -> Self {
-        Self {
-            shard: (packed >> 56) as u8,
-            slot: (packed >> 32) as u32 & 0xff_ffff,
-            generation: packed as u32,
-        }
-    }
-
-    /// Its shard, as an index.
-    pub(crate) fn shard(self) -> usize {
-        usize::from(self.shard)
-    }
-}
-
-/// The id of one open socket or event stream. It is never used again, not even by another node or after a restart.
-///
-/// It prints as text, for the key of a table row or a log, and reads back.
-///
-/// ```
-/// use ripplecast::ConnectionId;
-///
-/// let id: ConnectionId = "3f9a2c7e51b0d846-010000030000002a".parse()?;
-/// assert_eq!(id.to_string(), "3f9a2c7e51b0d846-010000030000002a");
-/// # Ok::<(), ripplecast::Error>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId {
-    /// The node, in this run of it.
-    node: u64,
-    /// The connection within the node, packed.
-    local: u64,
-}
-
-impl ConnectionId {
-    /// The id of a connection of a node.
-    pub(crate) fn new(node: u64, local: Local) -> Self {
-        Self { node, local: local.pack() }
-    }
-
-    /// The id of a connection of a node, packed already.
-    pub(crate) fn of(node: u64, local: u64) -> Self {
-        Self { node, local }
-    }
-
-    /// The node that it is a connection of.
-    pub fn node(self) -> NodeId {
-        NodeId(self.node)
-    }
-
-    /// The connection within its node, packed.
-    pub(crate) fn packed(self) -> u64 {
-        self.local
-    }
-
-    /// The connection, if it is one of this node.
-    pub(crate) fn on(self, node: u64) -> Option<Local> {
-        (self.node == node).then(|| Local::unpack(self.local))
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{:016x}", self.node, self.local)
-    }
-}
-
-impl fmt::Debug for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionId({self})")
-    }
-}
-
-impl FromStr for ConnectionId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parse = || {
-            let (node, local) = text.split_once('-')?;
-            let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            if node.len() != 16 || local.len() != 16 || !hex(node) || !hex(local) {
-                return None;
-            }
-            Some(Self {
-                node: u64::from_str_radix(node, 16).ok()?,
-                local: u64::from_str_radix(local, 16).ok()?,
-            })
-        };
-        parse().ok_or_else(|| {
-            Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted")
-        })
-    }
-}
-
-/// What is known of a frame when `push` returns. It is a report, not an error: a peer may be gone at any time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "a push may be dropped or find the connection closed; call .ignore() where that makes no difference"]
-#[non_exhaustive]
-pub enum Sent {
-    /// It is on its way, in order. (Whether the peer reads it, nobody knows before the peer says so.)
-    Queued,
-    /// It was dropped, and goes to nobody.
-    Dropped(Dropped),
-    /// The connection is closed or closing.
-    Closed,
-}
-
-/// Why a frame was dropped. A push says only [`Overloaded`](Self::Overloaded): the others happen later, and are told by
-/// [`Stats::drops`](crate::Stats::drops) and by the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum Dropped {
-    /// The mailbox of a shard is full: the node has more to deliver than it can. The push was refused, for everybody.
-    Overloaded,
-    /// It still waited for a slow reader when a newer frame with its key came: [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey).
-    Replaced,
-    /// The outbox of a slow reader was full: [`Overflow::DropOldest`](crate::Overflow::DropOldest).
-    OutboxFull,
-    /// It was for a connection that was closed because its outbox was full: [`Overflow::Disconnect`](crate::Overflow::Disconnect).
-    SlowConsumer,
-    /// Too much waited on the whole hub, and this was for one of the slowest:
-    /// [`HubBuilder::max_queued_bytes`](crate::HubBuilder::max_queued_bytes).
-    Shed,
-}
-
-impl Sent {
-    /// Whether the frame is on its way.
-    pub fn is_queued(self) -> bool {
-        self == Self::Queued
-    }
-
-    /// Whether the connection was closed.
-    pub fn is_closed(self) -> bool {
-        self == Self::Closed
-    }
-
-    /// Says in the code that it makes no difference.
-    pub fn ignore(self) {}
-
-    /// From what a mailbox said.
-    pub(crate) fn from_posted(posted: &Result<()>) -> Self {
-        match posted {
-            Ok(()) => Self::Queued,
-            Err(Error::Closed) => Self::Closed,
-            Err(_) => Self::Dropped(Dropped::Overloaded),
-        }
-    }
-}
 
 /// A handle to one open socket or event stream; cheap to clone, and to keep: it holds nothing of the connection open.
 ///

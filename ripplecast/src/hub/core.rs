@@ -14,36 +14,19 @@ mod sending;
 mod shedding;
 mod tapping;
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::{HashMap, HashTable};
 
 use super::{
     batch::{Batch, DIALECTS, Dialect, Joined},
-    connection::{Dropped, Local},
     drops::Drops,
     ledger::Ledger,
-    outbox::{Outbox, Overflow},
+    outbox::{Outbox, Profile, Wire},
     room::RoomCore,
     tap::Ear,
 };
-
-/// Where a connection's bytes go, without ever waiting.
-pub(crate) trait Wire {
-    /// Writes some of `bytes`, or fails with `WouldBlock`.
-    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
-}
-
-/// How much may wait for a connection, and what happens beyond that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Profile {
-    /// Bytes that may wait.
-    pub(crate) outbox: usize,
-    /// What happens when they are exceeded.
-    pub(crate) overflow: Overflow,
-    /// The length above which frames are compressed, in bytes, where the connection has negotiated it.
-    pub(crate) compress_above: usize,
-}
+use crate::{id::Local, outcome::Dropped};
 
 /// A connection that the shard has to close, found while doing something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,11 +4,11 @@
 
 use std::cell::{Cell, RefCell};
 
-use crate::{Frame, limits::READ_BUFFER};
+use crate::{Frame, id::Local, limits::READ_BUFFER, outcome::Sent};
 
 use super::{
     batch::{Dialect, Joined},
-    connection::{Connection, Local, Sent},
+    connection::Connection,
 };
 
 thread_local! {

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::connection::Local;
+use crate::id::Local;
 
 /// The details of all connections of a shard that have any; lives under the lock of its mailbox.
 #[derive(Default)]

@@ -9,8 +9,7 @@ use std::{
     },
 };
 
-use super::connection::{ConnectionId, Dropped};
-use crate::panics::guarded;
+use crate::{id::ConnectionId, outcome::Dropped, panics::guarded};
 
 /// How many frames were dropped, by reason. A frame that is dropped for ten connections counts ten times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use super::bridge::NodeId;
 use crate::{
+    id::NodeId,
     log::{cut, limited},
     panics::guarded,
 };

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::outbox::PIECE;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
+/// pongs that nobody reads, are bounded like a few large ones.
+pub(crate) const PIECE: usize = 96;
 
 /// Bytes that wait in all outboxes and rooms of a hub, and those of its unfinished incoming messages.
 pub(crate) struct Ledger {

@@ -26,15 +26,21 @@ use super::{
     batch::Dialect,
     clients::Clients,
     command::Command,
-    connection::{Connection, Local, Sent},
-    core::{Core, Fault, Profile, Wire},
+    connection::Connection,
+    core::{Core, Fault},
     ledger::Ledger,
     mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
     outbox::Overflow,
     room::{Registry, RoomCore},
     shards::{Counters, ShardHandle},
 };
-use crate::{CloseCode, Error, Frame, limits::MAILBOX_BYTES};
+use crate::{
+    CloseCode, Error, Frame,
+    hub::outbox::{Profile, Wire},
+    id::Local,
+    limits::MAILBOX_BYTES,
+    outcome::Sent,
+};
 use shard::{Pipe, Shard, mailboxes, one_shard, push};
 
 /// Tries every interleaving.

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     Error, Result,
+    id::Local,
     limits::{MAILBOX_BYTES, MAILBOX_COMMANDS, MAILBOX_CROWDED},
     sync::{
         Mutex, MutexGuard,
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-use super::{command::Command, connection::Local, details::Details};
+use super::{command::Command, details::Details};
 
 /// What wakes a shard that sleeps outside tokio.
 pub(crate) trait Alarm: Send + Sync {

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 
 use crate::sync::RandomState;
 
-use super::{core::Wire, ledger::PieceCharge};
+use super::ledger::{PIECE, PieceCharge};
 
 /// What happens when a frame does not fit the outbox of a connection, because its peer reads too slowly. Set for an
 /// endpoint, or for a room with [`HubBuilder::rooms`](crate::HubBuilder::rooms).
@@ -44,6 +44,23 @@ pub(crate) struct Key {
     pub(crate) name: Arc<str>,
 }
 
+/// Where a connection's bytes go, without ever waiting.
+pub(crate) trait Wire {
+    /// Writes some of `bytes`, or fails with `WouldBlock`.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// How much may wait for a connection, and what happens beyond that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Profile {
+    /// Bytes that may wait.
+    pub(crate) outbox: usize,
+    /// What happens when they are exceeded.
+    pub(crate) overflow: Overflow,
+    /// The length above which frames are compressed, in bytes, where the connection has negotiated it.
+    pub(crate) compress_above: usize,
+}
+
 /// Frames that wait for the socket. It exists only while the socket takes no more.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -60,10 +77,6 @@ pub(crate) struct Outbox {
     /// By key: the number of the piece that waits.
     keys: HashMap<Key, u64, RandomState>,
 }
-
-/// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
-/// pongs that nobody reads, are bounded like a few large ones.
-pub(crate) const PIECE: usize = 96;
 
 const _: () = assert!(size_of::<(u64, Piece)>() <= 72);
 

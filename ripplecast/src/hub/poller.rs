@@ -10,9 +10,9 @@ use std::{
 
 use mio::{Interest, Token, unix::SourceFd};
 
-use crate::limits::EVENTS_PER_TURN;
+use crate::{id::Local, limits::EVENTS_PER_TURN};
 
-use super::{connection::Local, mailbox::Alarm};
+use super::mailbox::Alarm;
 
 /// The token of the alarm; no connection has it, as their generations begin at 1 and their slots have 24 bits.
 const ALARM: Token = Token(usize::MAX);

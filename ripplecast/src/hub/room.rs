@@ -6,9 +6,9 @@ mod rules;
 
 use std::sync::Arc;
 
-use crate::{Error, Frame, Result, Sent, limits::NAME};
+use crate::{Error, Frame, Result, id::ConnectionId, limits::NAME, outcome::Sent};
 
-use super::{bridge::Group, connection::ConnectionId, shards::Shards};
+use super::{bridge::Group, shards::Shards};
 
 pub use self::rules::RoomOptions;
 pub(crate) use self::{

@@ -20,8 +20,11 @@ use tokio::{runtime, task::AbortHandle};
 
 use crate::{
     Close, CloseCode,
+    hub::outbox::Wire,
+    id::{ConnectionId, Local},
     limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
     log::limited,
+    outcome::Dropped,
     ws::{codec::Decoder, deflate::take_compressed},
 };
 
@@ -31,8 +34,7 @@ use super::{
     batch::Joined,
     callbacks::{Callbacks, Route},
     command::Command,
-    connection::{ConnectionId, Dropped, Local},
-    core::{Core, Fault, Wire},
+    core::{Core, Fault},
     drops::DropReport,
     mailbox::Mailbox,
     poller::{Event, Poller},

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     Result,
+    id::{ConnectionId, Local},
     sync::atomic::{AtomicU64, AtomicUsize},
 };
 
@@ -15,7 +16,7 @@ use super::{
     bridge::Group,
     clients::Clients,
     command::Command,
-    connection::{Connection, ConnectionId, Local},
+    connection::Connection,
     ledger::Ledger,
     mailbox::Mailbox,
     room::{Registry, RoomCore, Setup},

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, marker::PhantomData};
 
-use crate::{Close, Connection, Frame, Result, Sent};
+use crate::{Close, Connection, Frame, Result, outcome::Sent};
 
 /// The three callbacks of an endpoint, as a type. Each may be left out.
 ///

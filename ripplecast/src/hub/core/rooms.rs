@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::{Frame, limits::SENDS_PER_TURN};
+use crate::{Frame, hub::outbox::Wire, hub::source::Source, id::Local, limits::SENDS_PER_TURN};
 
 use super::{
     super::{
-        batch::{Batch, DIALECTS, Dialect, Joined, Part, Source},
-        connection::Local,
+        batch::{Batch, DIALECTS, Dialect, Joined, Part},
         ledger::Ledger,
         room::RoomCore,
     },
-    Core, Flags, LocalRoom, Membership, Walk, Wire,
+    Core, Flags, LocalRoom, Membership, Walk,
 };
 
 /// The number of rooms up to which a scan for one member needs no further check.

@@ -4,16 +4,20 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::Frame;
+use crate::{
+    Frame,
+    hub::outbox::Wire,
+    hub::source::{Snapshot, Source},
+    id::Local,
+    outcome::Dropped,
+};
 
 use super::{
     super::{
-        batch::{Batch, Dialect, Joined, Source, Tag},
-        command::Snapshot,
-        connection::{Dropped, Local},
+        batch::{Batch, Dialect, Joined, Tag},
         outbox::{Admission, Outbox, Overflow, Piece},
     },
-    Core, Fault, Wire,
+    Core, Fault,
 };
 
 impl<W: Wire> Core<W> {

@@ -3,8 +3,8 @@
 
 use hashbrown::HashMap;
 
-use super::{Core, Dropped, Fault, Wire};
-use crate::limits::READ_BUFFER;
+use super::{Core, Fault};
+use crate::{hub::outbox::Wire, limits::READ_BUFFER, outcome::Dropped};
 
 /// What counts against a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,12 +1,9 @@
 //! Connections that somebody looks into. A member with a tap is sent its rooms' frames by the careful way, so that the others
 //! cost nothing more.
 
-use crate::{limits::TAPS, ws::codec::Event};
+use crate::{hub::outbox::Wire, id::Local, limits::TAPS, ws::codec::Event};
 
-use super::{
-    super::{connection::Local, tap::Ear},
-    Core, Flags, Wire,
-};
+use super::{super::tap::Ear, Core, Flags};
 
 impl<W: Wire> Core<W> {
     /// From now on tells of the connection's frames. The oldest tap ends if there are too many.

@@ -12,24 +12,28 @@ mod world;
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     rc::Rc,
 };
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::SENDS_PER_TURN;
 use crate::{
-    ConnectionId, Error, Frame, Sent,
+    Error, Frame,
     hub::{
         batch::Tag,
-        command::{Command, Cursor},
-        ledger::Ledger,
+        command::Command,
+        ledger::PIECE,
         mailbox::Mailbox,
-        outbox::PIECE,
+        outbox::Overflow,
         room::{Registry, RoomCore},
+        source::Cursor,
         tap::Tap,
     },
+    id::ConnectionId,
+    limits::SENDS_PER_TURN,
+    outcome::Sent,
 };
 use books::check_books;
 use expected::{Expected, Phase};

@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    Error, Frame, Result, Sent,
+    Error, Frame, Result,
+    hub::source::{Cursor, Snapshot, Source},
+    id::Local,
+    outcome::Sent,
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -15,10 +18,8 @@ use crate::{
 
 use super::{
     super::{
-        batch::Source,
         bridge::Bridge,
-        command::{Command, Cursor, Snapshot},
-        connection::Local,
+        command::Command,
         mailbox::{Mailbox, Wake},
         outbox::Overflow,
     },

@@ -1,11 +1,11 @@
 use std::sync::Weak;
 
 use super::{
-    super::{command::Command, connection::Local, mailbox::Mailbox},
+    super::{command::Command, mailbox::Mailbox},
     core::State,
     *,
 };
-use crate::sync::MutexGuard;
+use crate::{id::Local, sync::MutexGuard};
 
 fn registry(shards: usize) -> Arc<Registry<()>> {
     {

@@ -9,7 +9,8 @@ use std::{
 use futures_util::FutureExt;
 
 use crate::{
-    Close, CloseCode, Connection, ConnectionId, Error, Frame,
+    Close, CloseCode, Connection, Error, Frame,
+    id::{ConnectionId, Local},
     limits::SLOW_HANDLER,
     log::{cut, limited},
     panics::{guarded, panic_message},
@@ -19,7 +20,6 @@ use super::{
     super::{
         callbacks::{Called, Waiting},
         command::{Command, Outcome},
-        connection::Local,
         current,
         shards::{ShardHandle, count},
     },

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::{
     Close, CloseCode,
+    id::Local,
     panics::guarded,
     ws::codec::{self, Decoder},
 };
 
 use super::{
-    super::{command::Command, connection::Local, shards::count},
+    super::{command::Command, shards::count},
     Peer, Phase, Shard,
     calls::Callback,
 };

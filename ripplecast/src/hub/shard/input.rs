@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     Close, CloseCode, Frame,
+    id::Local,
     limits::{CROWDED_READ, MAILBOX_SHARE, READS_PER_TURN},
     log::limited,
     ws::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, callbacks::Takes, connection::Local, current, shards::count},
+    super::{batch::Dialect, callbacks::Takes, current, shards::count},
     Phase, Shard,
     calls::Callback,
 };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::{
     Close, CloseCode,
+    id::Local,
     limits::{CLOSE_TIMEOUT, HANDLER_GRACE, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
     ws::codec::{self, Opcode},
 };
 
 use super::{
-    super::{batch::Tag, callbacks::Route, connection::Local},
+    super::{batch::Tag, callbacks::Route},
     Phase, Shard,
 };
 

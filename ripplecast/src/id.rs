@@ -1,0 +1,146 @@
+//! Ids of nodes and connections.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Error, Result};
+
+/// One process that runs a hub, in this run of it: a random number, never used again.
+///
+/// It prints as text, and is the first half of the id of each of its [connections](crate::ConnectionId).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
+        number
+            .map(Self)
+            .ok_or_else(|| Error::setting("node id", text, "an id as a NodeId prints it is wanted"))
+    }
+}
+
+/// A connection within its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Local {
+    /// Its shard.
+    pub(crate) shard: u8,
+    /// Its slot in the shard; below 2^24.
+    pub(crate) slot: u32,
+    /// Which connection of that slot it is; from 1, never used twice.
+    pub(crate) generation: u32,
+}
+
+impl Local {
+    /// All in one number.
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.shard) << 56 | u64::from(self.slot) << 32 | u64::from(self.generation)
+    }
+
+    /// The reverse of [`Local::pack`].
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Self {
+            shard: (packed >> 56) as u8,
+            slot: (packed >> 32) as u32 & 0xff_ffff,
+            generation: packed as u32,
+        }
+    }
+
+    /// Its shard, as an index.
+    pub(crate) fn shard(self) -> usize {
+        usize::from(self.shard)
+    }
+}
+
+/// The id of one open socket or event stream. It is never used again, not even by another node or after a restart.
+///
+/// It prints as text, for the key of a table row or a log, and reads back.
+///
+/// ```
+/// use ripplecast::ConnectionId;
+///
+/// let id: ConnectionId = "3f9a2c7e51b0d846-010000030000002a".parse()?;
+/// assert_eq!(id.to_string(), "3f9a2c7e51b0d846-010000030000002a");
+/// # Ok::<(), ripplecast::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The node, in this run of it.
+    node: u64,
+    /// The connection within the node, packed.
+    local: u64,
+}
+
+impl ConnectionId {
+    /// The id of a connection of a node.
+    pub(crate) fn new(node: u64, local: Local) -> Self {
+        Self { node, local: local.pack() }
+    }
+
+    /// The id of a connection of a node, packed already.
+    pub(crate) fn of(node: u64, local: u64) -> Self {
+        Self { node, local }
+    }
+
+    /// The node that it is a connection of.
+    pub fn node(self) -> NodeId {
+        NodeId(self.node)
+    }
+
+    /// The connection within its node, packed.
+    pub(crate) fn packed(self) -> u64 {
+        self.local
+    }
+
+    /// The connection, if it is one of this node.
+    pub(crate) fn on(self, node: u64) -> Option<Local> {
+        (self.node == node).then(|| Local::unpack(self.local))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.node, self.local)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionId({self})")
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (node, local) = text.split_once('-')?;
+            let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if node.len() != 16 || local.len() != 16 || !hex(node) || !hex(local) {
+                return None;
+            }
+            Some(Self {
+                node: u64::from_str_radix(node, 16).ok()?,
+                local: u64::from_str_radix(local, 16).ok()?,
+            })
+        };
+        parse().ok_or_else(|| {
+            Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted")
+        })
+    }
+}
