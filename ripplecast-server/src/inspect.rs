@@ -44,7 +44,7 @@ const PEOPLE: usize = 20;
 const INSPECTOR: &str = "inspector";
 /// The longest message that the page may send, in bytes: it asks for the frames of a connection.
 const MAX_MESSAGE: usize = 256;
-/// The cookie of whoever has given the token.
+/// The cookie of a browser that has sent the token.
 const COOKIE: &str = "ripplecast_inspect";
 /// The same over TLS.
 const SECURE_COOKIE: &str = "__Host-ripplecast_inspect";
@@ -97,7 +97,7 @@ struct Token {
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// Whether somebody may look.
+/// Whether a request may see the inspector.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Look {
     /// They may.

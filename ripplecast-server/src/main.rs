@@ -132,8 +132,8 @@ async fn bench_serve(options: BenchServe) -> Result<()> {
     bench::serve::serve(options, stop).await
 }
 
-/// Lines that wait for a slow reader of the log; some hundred bytes each. Beyond that they are dropped and counted: whoever
-/// serves thousands must not wait for whoever reads the log.
+/// Lines that wait for a slow reader of the log; some hundred bytes each. Further lines are dropped and counted: a
+/// server of thousands must not wait for the reader of its log.
 const LOG_LINES: usize = 8_192;
 
 /// Counts lines of the log that were dropped.

@@ -41,7 +41,7 @@ impl Visitor {
     }
 }
 
-/// Whether the request is for this machine. A page of somebody else's that was led here by its name server (DNS rebinding)
+/// Whether the request is for this machine. A page of another site whose name resolves to this machine (DNS rebinding)
 /// names another host.
 pub(crate) fn asks_for_loopback(hub: &Hub, parts: &Parts) -> bool {
     matches!(hub.authority(parts), Ok(Some(authority)) if authority.is_loopback())

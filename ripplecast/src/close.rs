@@ -90,7 +90,7 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// How a connection ended: what `on_close` is told.
+/// How a connection ended, as passed to `on_close`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Close {

@@ -268,9 +268,9 @@ pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static)
 
 /// Where a body's bytes come from.
 enum Source<F> {
-    /// Nobody has asked for any: the first, and what gives the shard its socket.
+    /// Not polled yet: the first frame, and what gives the shard its socket.
     Unread(Bytes, F),
-    /// Nobody has asked for more than the first; this gives the shard its socket.
+    /// Not polled after the first frame; this gives the shard its socket.
     Unasked(F),
     /// The other end of the shard's socket.
     Open(UnixStream),

@@ -7,16 +7,17 @@ use crate::{Error, Result};
 #[must_use = "a push may be dropped or find the connection closed; call .ignore() where that makes no difference"]
 #[non_exhaustive]
 pub enum Sent {
-    /// It is on its way, in order. (Whether the peer reads it, nobody knows before the peer says so.)
+    /// Queued, in order. (Only the peer itself can confirm that it has received it.)
     Queued,
-    /// It was dropped, and goes to nobody.
+    /// It was dropped, and no connection receives it.
     Dropped(Dropped),
     /// The connection is closed or closing.
     Closed,
 }
 
-/// Why a frame was dropped. A push says only [`Overloaded`](Self::Overloaded): the others happen later, and are told by
-/// [`Stats::drops`](crate::Stats::drops) and by the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
+/// Why a frame was dropped. A push returns only [`Overloaded`](Self::Overloaded): the others happen later, and are
+/// reported by [`Stats::drops`](crate::Stats::drops) and by the hook of
+/// [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Dropped {

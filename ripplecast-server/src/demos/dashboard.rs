@@ -31,7 +31,7 @@ struct Rooms {
     operators: String,
 }
 
-/// Noted with a connection of somebody who may see `/metrics`.
+/// State of a connection whose user may see `/metrics`.
 struct Operator;
 
 impl Handler for Dashboard {

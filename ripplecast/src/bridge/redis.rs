@@ -232,7 +232,7 @@ impl Inner {
         }
     }
 
-    /// What others push to a room, or to all connections, is missed until its subscription stands.
+    /// Pushes of other nodes to a room, or to all connections, are missed until its subscription is active.
     fn gap(&self, room: Option<&Arc<str>>) {
         self.counts.gaps.fetch_add(1, Relaxed);
         self.gap_log.tell(GapReport { room: room.map(ToString::to_string), node: None, missed: None });

@@ -1,10 +1,10 @@
 //! Signatures: with a shared secret, a node believes only what another node that knows it has sent, on that channel, just now,
 //! and once.
 //!
-//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name, prefix included: a
-//! message of one application is worth nothing on the channels of another with the same secret. A message that is older than
-//! [`WINDOW`] is refused, and so is one that was heard before: in rooms by its number, elsewhere by a window over the last numbers,
-//! as IPsec has it (RFC 4303, section 3.4.3).
+//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name, prefix
+//! included: a message of one application is worth nothing on the channels of another with the same secret. A message
+//! that is older than [`WINDOW`] is refused, and so is a repeated one: in rooms it is detected by its number, elsewhere
+//! by a window over the last numbers, as IPsec has it (RFC 4303, section 3.4.3).
 //!
 //! The time limits how long a recording can be replayed; it never orders messages. Clocks of nodes must not differ by more than the
 //! window: beyond it messages are refused and counted, never reordered or believed.

@@ -170,7 +170,7 @@ pub enum StoreError {
     Row {
         /// The table.
         table: String,
-        /// What serde said, or what the table said to serde.
+        /// The error of serde, or of the table.
         reason: String,
     },
     /// A cursor that this table didn't hand out.

@@ -16,8 +16,8 @@ impl Hub {
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a channel's name above 255 bytes;
     /// [`BusError`](crate::BusError), in [`Error::Bus`](crate::Error::Bus), for an empty name and a payload above 16
-    /// MiB; [`Error::Backend`](crate::Error::Backend) when Redis is away: then nobody took it, or, after a time-out,
-    /// perhaps all.
+    /// MiB; [`Error::Backend`](crate::Error::Backend) when Redis is unavailable: then no subscriber received it, or,
+    /// after a time-out, perhaps all.
     ///
     /// # Overload
     /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message and isn't counted.
@@ -50,7 +50,7 @@ impl Hub {
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`](crate::BusError), in
     /// [`Error::Bus`](crate::Error::Bus), for an empty name, and for a pattern on a Redis Cluster;
-    /// [`Error::Backend`](crate::Error::Backend) when Redis is away.
+    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable.
     ///
     /// # Panics
     /// Outside a tokio runtime.

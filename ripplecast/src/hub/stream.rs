@@ -34,9 +34,9 @@ impl Hub {
     ///
     /// # Errors
     /// [`StreamError`](crate::StreamError), in [`Error::Stream`](crate::Error::Stream), for an empty name, a payload
-    /// above 1 MiB and a full stream; [`Error::NameTooLong`](crate::Error::NameTooLong) for a name above 250 bytes.
-    /// When the backend is away or too slow, its error; after a timeout the message may be on the stream all the same,
-    /// and be there twice if it is published again.
+    /// above 1 MiB and a full stream; [`Error::NameTooLong`](crate::Error::NameTooLong) for a name above 250 bytes. If
+    /// the backend is unavailable or too slow, its error; after a timeout the message may still be on the stream, and
+    /// be there twice if it is published again.
     ///
     /// # Overload
     /// A stream keeps up to 100,000 messages, or what [`ReliableStream::max_len`] says. Beyond that, handled ones make

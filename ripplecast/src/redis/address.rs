@@ -38,7 +38,7 @@ pub(crate) struct Address {
     prefix: String,
 }
 
-/// Whom to log in as.
+/// The user to log in as, and the password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {
     /// The user; none for `default`.

@@ -133,7 +133,7 @@ impl Servers {
                     let servers = hosts.into_iter().zip(conns).map(|(host, conn)| start(Some(host), conn));
                     (servers.collect(), ranges)
                 }
-                // Until somebody says who has what, the first is asked for everything.
+                // Until a server reports which server has which slots, the first one receives all commands.
                 None => (vec![start(seeds.first().cloned(), None)], vec![(SLOTS - 1, 0)]),
             },
             _ => (
@@ -150,7 +150,7 @@ impl Servers {
     /// The servers, for commands alone; they are connected to in the background.
     pub(super) fn apart(address: &Address) -> Arc<Self> {
         let changes = Arc::<Changes>::default();
-        // Until somebody says who has what, the first is asked for everything.
+        // Until a server reports which server has which slots, the first one receives all commands.
         let first = match &address.servers {
             Hosts::Cluster(seeds) => seeds.first().cloned(),
             _ => None,
@@ -402,8 +402,8 @@ impl Subscribed {
     /// Waits until the server has confirmed it, for up to [`TIME_LIMIT`]. The future does not keep the subscription.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] when Redis is away or the subscription has ended, [`BackendError::TimedOut`] when the
-    /// server says nothing, [`BackendError::Refused`] when the user may not subscribe to that.
+    /// [`BackendError::Unavailable`] if Redis is unavailable or the subscription has ended, [`BackendError::TimedOut`]
+    /// when the server says nothing, [`BackendError::Refused`] when the user may not subscribe to that.
     pub(crate) fn ready(&self) -> impl Future<Output = Result<()>> + Send + use<> {
         let mut standing = self.entry.standing();
         let server = self.servers.server(self.channel.slot());

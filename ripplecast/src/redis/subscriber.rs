@@ -140,7 +140,7 @@ impl Entry {
         }
     }
 
-    /// Nobody wants it any more: whoever waits for it stops.
+    /// Unsubscribed: callers that wait for it stop.
     pub(super) fn end(&self) {
         self.is_wanted.store(false, Relaxed);
         self.standing.send_replace(Standing::Ended);

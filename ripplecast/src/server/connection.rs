@@ -61,7 +61,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Counts a request that a trusted proxy forwards, for its client: its socket is the proxy's, and counts for nobody.
+    /// Counts a request that a trusted proxy forwards, for its client: its socket is the proxy's, and counts for no
+    /// address.
     #[expect(
         clippy::result_large_err,
         reason = "the response goes straight to the client; a box would be unpacked at once"

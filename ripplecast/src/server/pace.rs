@@ -83,7 +83,7 @@ impl Budget {
 
 /// The body of a request, whose sender must keep pace while somebody waits for it.
 pub(super) struct PacedBody<B> {
-    /// Dropped when the sender was too slow: hyper then reads no more of it.
+    /// Dropped if the sender is too slow: hyper then stops reading it.
     body: Option<B>,
     budget: Budget,
     /// Set when the sender was too slow.

@@ -1,8 +1,9 @@
 //! The backend on Redis: counters and tables that all nodes share.
 //!
-//! Every operation is one Lua script, so one atomic step, and publishes what it changed in that step, with its number in the
-//! history of the counter or table (`redis/history.rs`). All keys of a counter or a table are in one hash slot. What a node's
-//! observers hear comes from the channel of the counter or table, in the order of the changes (`redis/watch.rs`).
+//! Every operation is one Lua script, so one atomic step, and publishes what it changed in that step, with its number
+//! in the history of the counter or table (`redis/history.rs`). All keys of a counter or a table are in one hash slot.
+//! What a node's observers receive comes from the channel of the counter or table, in the order of the changes
+//! (`redis/watch.rs`).
 //!
 //! Redis's clock decides when counters and rows expire, and nothing else. A clock that is set back lets them live longer, and
 //! one that jumps ahead lets them expire early; the order of changes does not depend on it.

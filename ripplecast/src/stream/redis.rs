@@ -241,7 +241,7 @@ struct Reader {
     /// The time from which a message's silence, by the server's clock, counts against its holder. Before that, live
     /// holders may not have renewed their messages yet.
     believed_from: Instant,
-    /// What the server's clock said last; none when nothing is known of it.
+    /// The last reading of the server's clock; none if there is none yet.
     clock: Option<Clock>,
     /// Where that look begins.
     cursor: String,
@@ -252,7 +252,7 @@ struct Reader {
 /// A reading of the server's clock.
 #[derive(Clone, Copy)]
 struct Clock {
-    /// What it said, in ms since 1970.
+    /// The server's time, in ms since 1970.
     millis: u64,
     /// When it was asked, by our own clock, which is never set.
     asked: Instant,

@@ -136,7 +136,7 @@ impl Dirty {
         }
     }
 
-    /// Adds an entry for somebody who waits for it.
+    /// Adds an entry for a caller that waits for it.
     fn watch(&mut self, item: Item) -> watch::Receiver<bool> {
         self.insert(item.clone());
         let waiting = self.items.entry(item).or_default();
@@ -288,7 +288,8 @@ impl Inner {
     /// Waits until others can reach a client here: its entry is written, and what is sent to this node's seat comes.
     ///
     /// # Errors
-    /// [`BackendError`]: at once while Redis is away, else within [`TIME_LIMIT`]. The entry is written once that is possible.
+    /// [`BackendError`]: at once while Redis is unavailable, otherwise within [`TIME_LIMIT`]. The entry is written as
+    /// soon as possible.
     pub(super) async fn registered(&self, client: &str) -> Result<()> {
         let item = Item::Client(client.into());
         if self.redis.is_away(&self.counts_key(item.group())) {

@@ -31,7 +31,7 @@ pub(super) struct Rooms {
     here: HashMap<Arc<str>, RoomHere>,
     /// Brings what is pushed to all connections.
     everyone: Option<Subscribed>,
-    /// Members of the rooms whose subscription does not stand.
+    /// Members of the rooms whose subscription is not active.
     unconfirmed: usize,
     /// Subscriptions that have never stood and are not reported yet, and when each was made.
     awaited: HashMap<Name, Instant>,
@@ -105,7 +105,7 @@ impl Rooms {
         self.awaited.remove(&refused.cloned()).is_some()
     }
 
-    /// Waits until the subscription to a room stands; nothing if the room has no members here.
+    /// Waits until the subscription to a room is active; `None` if the room has no members here.
     pub(super) fn ready(
         &self,
         room: Option<&str>,
@@ -127,7 +127,7 @@ impl Rooms {
         self.here.keys()
     }
 
-    /// Members of the rooms whose subscription does not stand.
+    /// Members of the rooms whose subscription is not active.
     pub(super) fn unconfirmed(&self) -> usize {
         self.unconfirmed
     }

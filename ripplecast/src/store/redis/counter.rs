@@ -173,7 +173,7 @@ impl Source for WatchedCounter {
     }
 }
 
-/// The value of a counter, and who hears of its changes.
+/// The value of a counter, and its observers.
 #[derive(Default)]
 pub(super) struct Value {
     /// None until the first read.

@@ -61,7 +61,7 @@ pub(super) struct Known<M: Model> {
     at: Option<Moment>,
     /// Whether the epoch has changed since the first read: then versions carry it.
     has_turned: bool,
-    /// Whether somebody waits for the first state, without having read it.
+    /// Whether an observer waits for the first state, without having read it.
     is_awaited: bool,
     /// The messages that wait, while a read is under way.
     waiting: Option<Waiting>,
@@ -94,8 +94,8 @@ impl<M: Model> Known<M> {
         self.at.is_some()
     }
 
-    /// The version of the known state, with its epoch. None if nothing is known: then the observers will be told the first
-    /// state, which they otherwise are not.
+    /// The version of the known state, with its epoch. None if nothing is known: then the observers are notified of the
+    /// first state, which they otherwise are not.
     pub(super) fn version_or_await(&mut self) -> Option<Version> {
         self.is_awaited |= self.at.is_none();
         self.at.map(|Moment { epoch, number }| Version { number, epoch: Some(epoch) })

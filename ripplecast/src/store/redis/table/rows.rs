@@ -67,7 +67,7 @@ impl Watch<WatchedTable> {
     }
 }
 
-/// The rows of a table, and who hears of their changes.
+/// The rows of a table, and their observers.
 pub(super) struct Rows {
     schema: Arc<Schema>,
     /// At most as many as the table may hold.
