@@ -37,7 +37,8 @@ impl CloseCode {
     pub const INTERNAL: Self = Self(1011);
     /// 1012: the service restarts. Clients should reconnect after a random delay.
     pub const RESTART: Self = Self(1012);
-    /// 1013: try again later. Sent to a slow consumer whose outbox is full, and when a handler returns an [`Error::Backend`].
+    /// 1013: try again later. Sent to a slow consumer whose outbox is full, and when a handler returns an [`Error::Backend`],
+    /// as it is or wrapped.
     pub const TRY_AGAIN: Self = Self(1013);
 
     /// A code that an application may send: one of 1000, 1001, 1003, 1007 to 1014, or 3000 to 4999.

@@ -11,6 +11,9 @@ pub use self::{bus::BusError, store::StoreError, stream::StreamError};
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Links of a chain of sources that are searched. Far more than applications wrap; a chain may be endless.
+const CHAIN: usize = 32;
+
 /// What can go wrong. The wording is free to change; ask the methods, or match the variants.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -119,15 +122,52 @@ impl Error {
         matches!(self, Self::Overloaded { .. } | Self::Stream(StreamError::Full { .. }))
     }
 
-    /// Whether the backend is away or did not answer in time; the same call may succeed later. After a
+    /// Whether the backend is unavailable or did not answer in time; the same call may succeed later. After a
     /// [time-out](Self::is_timeout) the operation may have been done all the same.
+    ///
+    /// Finds such an error inside [one of the application's own](Self::other), too.
+    ///
+    /// ```
+    /// use ripplecast::{BackendError, Error};
+    ///
+    /// let away = Error::from(BackendError::Unavailable { reason: "it restarts".into() });
+    /// assert!(away.is_unavailable());
+    /// assert!(Error::other(std::io::Error::other(away)).is_unavailable());
+    /// ```
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Backend(BackendError::Unavailable { .. } | BackendError::TimedOut { .. }))
+        matches!(self.backend(), Some(BackendError::Unavailable { .. } | BackendError::TimedOut { .. }))
     }
 
-    /// Whether the backend did not answer in time: the operation may have been done, or be done later.
+    /// Whether the backend did not answer in time: the operation may have been done, or be done later. Looks inside errors of
+    /// the application's own as [`is_unavailable`](Self::is_unavailable) does.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Backend(BackendError::TimedOut { .. }))
+        matches!(self.backend(), Some(BackendError::TimedOut { .. }))
+    }
+
+    /// Returns the backend's error: this one, or one that an error of the application's own wraps.
+    pub(crate) fn backend(&self) -> Option<&BackendError> {
+        let mut error: &(dyn std::error::Error + 'static) = match self {
+            Self::Backend(error) => return Some(error),
+            Self::Other(error) => &**error,
+            Self::Io(error) => error,
+            _ => return None,
+        };
+        for _ in 0..CHAIN {
+            if let Some(backend) = error.downcast_ref() {
+                return Some(backend);
+            }
+            error = match error.downcast_ref() {
+                // These show what they hold as themselves, so their sources leave it out; so does an I/O error.
+                Some(Self::Backend(backend)) => return Some(backend),
+                Some(Self::Other(inner)) => &**inner,
+                Some(Self::Io(inner)) => inner,
+                _ => match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                    Some(inner) => inner,
+                    None => error.source()?,
+                },
+            };
+        }
+        None
     }
 
     /// A setting that can't be used.
@@ -180,5 +220,67 @@ fn listen_advice(error: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
         std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An application's error with a cause, or with itself as its cause for ever.
+    #[derive(Debug, thiserror::Error)]
+    enum Own {
+        #[error("the order can't be saved")]
+        Caused(#[source] Box<dyn std::error::Error + Send + Sync>),
+        #[error("no cause")]
+        None,
+    }
+
+    #[derive(Debug)]
+    struct Endless;
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("endless")
+        }
+    }
+
+    impl std::error::Error for Endless {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_backend_is_found_wherever_it_is_wrapped() {
+        let backend = || BackendError::Unavailable { reason: "it restarts".into() };
+        let caused = |error: Box<dyn std::error::Error + Send + Sync>| Own::Caused(error);
+        for error in [
+            Error::Backend(backend()),
+            Error::other(backend()),
+            Error::other(Error::Backend(backend())),
+            Error::other(Error::other(Error::other(backend()))),
+            Error::other(caused(backend().into())),
+            Error::other(caused(caused(Error::Backend(backend()).into()).into())),
+            Error::other(std::io::Error::other(Error::other(caused(backend().into())))),
+            Error::Io(std::io::Error::other(backend())),
+        ] {
+            assert_eq!(error.backend(), Some(&backend()), "{error}");
+            assert!(error.is_unavailable() && !error.is_timeout(), "{error}");
+        }
+        let late = BackendError::TimedOut { after: Duration::from_secs(2) };
+        assert!(Error::other(caused(late.into())).is_timeout());
+        for error in [
+            Error::Closed,
+            Error::other("the backend is away"),
+            Error::other(Own::None),
+            Error::other(caused(Error::Closed.into())),
+            Error::other(Endless),
+        ] {
+            assert_eq!(error.backend(), None, "{error}");
+        }
+        let wrap = |error: Error, _| Error::other(error);
+        let nested = |depth| (0..depth).fold(Error::Backend(backend()), wrap);
+        assert!(nested(CHAIN).backend().is_some() && nested(CHAIN + 1).backend().is_none());
     }
 }

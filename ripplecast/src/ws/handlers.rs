@@ -14,8 +14,9 @@ use crate::{Close, Connection, Frame, Result, outcome::Sent};
 /// [`Connection::state`] still has what was kept.
 ///
 /// **Errors.** A callback that returns an error or panics is logged (through the `tracing` crate), and its connection
-/// closed with 1011; with 1013 (try again later) if the error is an [`Error::Backend`](crate::Error::Backend). So
-/// return an error for faults of the server; answer a client's bad input yourself, and return `Ok`.
+/// closed with 1011; with 1013 (try again later) if the error is an [`Error::Backend`](crate::Error::Backend), or wraps
+/// one, as [`Error::other`](crate::Error::other) does. So return an error for faults of the server; answer a client's bad
+/// input yourself, and return `Ok`.
 ///
 /// **Cancellation.** A callback whose peer has gone goes on; [`Connection::closed`] tells it. At shutdown it is cancelled
 /// after 5 s, at an `.await`.

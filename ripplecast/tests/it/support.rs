@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -304,6 +304,54 @@ pub(crate) fn request(path: &str, headers: &str) -> String {
         "GET {path} HTTP/1.1\r\nHost: here.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     )
+}
+
+/// What this process logs.
+pub(crate) struct Log {
+    written: Arc<Mutex<Vec<u8>>>,
+    begun: Instant,
+}
+
+impl Log {
+    /// Keeps what is logged from now on, by all threads of the process: servers have their own. One for all tests.
+    pub(crate) fn keep() -> &'static Self {
+        static LOG: LazyLock<Log> = LazyLock::new(|| {
+            let log = Log { written: Arc::default(), begun: Instant::now() };
+            let written = Written(log.written.clone());
+            let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+            let lines = lines.with_writer(move || written.clone()).finish();
+            tracing::subscriber::set_global_default(lines).unwrap();
+            log
+        });
+        &LOG
+    }
+
+    /// Checks that lines that say `what` are short, and no more than one, and one for each 10 s since. Returns them.
+    #[track_caller]
+    pub(crate) fn check_limited(&self, what: &str) -> Vec<String> {
+        let log = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
+        let most = 1 + self.begun.elapsed().as_secs() as usize / 10;
+        let lines = log.lines().filter(|line| line.contains("ripplecast") && line.contains(what));
+        let lines: Vec<_> = lines.map(str::to_owned).collect();
+        assert!((1..=most).contains(&lines.len()), "{} lines say {what:?}", lines.len());
+        assert!(lines.iter().all(|line| line.len() < 600), "{lines:?}");
+        lines
+    }
+}
+
+/// Where the lines go.
+#[derive(Clone)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads the head of a response, in lower case, and not a byte more.

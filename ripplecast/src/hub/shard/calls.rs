@@ -188,7 +188,8 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
     }
     count(&handle.counters.failed_callbacks, 1);
     let id = ConnectionId::new(handle.node, who);
-    if let Error::Backend(error) = error {
+    // An error of the application's own says what caused it, in code of the application's.
+    if let Some(error) = guarded(|| error.backend()).flatten() {
         limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
         return Outcome::Unavailable;
     }

@@ -4,15 +4,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{CloseCode, Sent, ws};
+use ripplecast::{
+    BackendError, CloseCode, Connection, Error, Frame, Sent,
+    ws::{self, Handler},
+};
 use tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode as Code},
 };
 
 use crate::support::{
-    CLOSE, Client, Echo, SERVERS, Server, Site, TEXT, check_echo, close_frame, ending, frame, read_close,
-    read_frame, reset, text,
+    CLOSE, Client, Echo, Log, SERVERS, Server, Site, TEXT, check_echo, close_frame, ending, frame,
+    read_close, read_frame, reset, text,
 };
 
 /// An endpoint that writes down what is called, at `/`.
@@ -135,6 +138,38 @@ fn who_has_sent_its_close_frame_is_not_waited_for() {
         assert!(quickest.min().unwrap() < Duration::from_secs(4), "{message}");
     }
     assert_eq!(site.stop().protocol_errors, 0);
+}
+
+#[test]
+fn a_callback_whose_error_wraps_one_of_the_backend_closes_with_1013_and_logs_few_lines() {
+    /// An application's error.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the order can't be saved")]
+    struct NotSaved(#[source] Error);
+
+    struct Failing;
+
+    impl Handler for Failing {
+        async fn on_message(&self, _: Connection, message: Frame) -> ripplecast::Result<()> {
+            let backend = BackendError::Unavailable { reason: "it restarts".into() };
+            Err(match message.as_text() {
+                Some("wrapped") => Error::other(backend),
+                Some("a cause") => Error::other(NotSaved(backend.into())),
+                _ => backend.into(),
+            })
+        }
+    }
+
+    let log = Log::keep();
+    let site = Site::own(1, |hub, router| router.route("/", hub.ws(Failing)));
+    for message in ["as it is", "wrapped", "a cause"].iter().cycle().take(60) {
+        let mut raw = site.raw("/");
+        raw.write_all(&[frame(TEXT, message.as_bytes()), close_frame(1000, "")].concat()).unwrap();
+        assert_eq!(read_close(&mut raw).0, 1013, "{message}");
+    }
+    assert_eq!(site.stop().failed_callbacks, 60);
+    let lines = log.check_limited("a callback needed the backend");
+    assert!(lines.iter().all(|line| line.contains("it restarts")), "{lines:?}");
 }
 
 #[test]
