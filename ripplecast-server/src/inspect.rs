@@ -235,16 +235,17 @@ fn is_same(given: &str, ours: &str) -> bool {
 fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
     let lines = headers.get_all(header::COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii);
-    let cookies = pairs
-        .filter(|pair| pair.strip_prefix(cookie.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
-        .count();
+    let mut cookies = pairs.filter_map(|pair| pair.strip_prefix(cookie.as_bytes())?.strip_prefix(b"="));
+    let first = cookies.next();
+    // A browser that has been given it below two paths sends it twice.
+    let others = cookies.any(|other| Some(other) != first);
     let authorizations = headers.get_all(header::AUTHORIZATION).iter().count();
-    match (ripplecast::bearer_token(headers), cookies) {
-        _ if authorizations > 1 || cookies > 1 => Given::Several,
-        (Some(_), 1) => Given::Several,
-        (Some(token), _) => Given::Bearer(token),
-        (None, 1) => Given::Cookie(ripplecast::cookie(headers, cookie).unwrap_or_default()),
-        (None, _) => Given::Nothing,
+    match (ripplecast::bearer_token(headers), first) {
+        _ if authorizations > 1 || others => Given::Several,
+        (Some(_), Some(_)) => Given::Several,
+        (Some(token), None) => Given::Bearer(token),
+        (None, Some(given)) => Given::Cookie(std::str::from_utf8(given).unwrap_or_default()),
+        (None, None) => Given::Nothing,
     }
 }
 
@@ -389,8 +390,12 @@ async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): F
         Look::TooMany => return too_many(),
     }
     let name = gate.cookie_name(&parts.headers);
-    let secure = if gate.is_secure(&parts.headers) { "; Secure" } else { "" };
-    let cookie = format!("{name}={}; Path=/; HttpOnly; SameSite=Strict{secure}", token.cookie);
+    // The prefix of its name in TLS requires the root (RFC 6265bis, section 4.1.3.2). Otherwise the cookie stays with the site.
+    let (path, secure) = match gate.is_secure(&parts.headers) {
+        true => (String::new(), "; Secure"),
+        false => (demos.hub.base_path(&parts), ""),
+    };
+    let cookie = format!("{name}={}; Path={path}/; HttpOnly; SameSite=Strict{secure}", token.cookie);
     ([(header::SET_COOKIE, cookie)], Redirect::to("inspect")).into_response()
 }
 
@@ -461,6 +466,10 @@ mod tests {
         assert!(with("cookie", &format!("a=b; ripplecast_inspect={cookie}")));
         assert!(!with("cookie", "ripplecast_inspect=open-sesame"), "the token itself is in no cookie");
         assert!(!with("authorization", &format!("Bearer {cookie}")), "a cookie is no token");
+        assert!(with("authorization", "bearer open-sesame"), "the case of the scheme does not matter");
+        assert!(with("cookie", &format!("name=Jos\u{e9}; ripplecast_inspect={cookie}")), "beside any bytes");
+        let twice = format!("ripplecast_inspect={cookie}; ripplecast_inspect={cookie}");
+        assert!(with("cookie", &twice), "of two paths");
         for wrong in ["", "open", "open-sesame2", "open-sesamf"] {
             assert!(!with("authorization", &format!("Bearer {wrong}")), "{wrong}");
         }

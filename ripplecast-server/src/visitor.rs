@@ -6,12 +6,13 @@ use axum::{extract::ConnectInfo, http::request::Parts};
 use ripplecast::Hub;
 
 /// Headers that a proxy adds. With one of them, a peer on loopback is a proxy and not a person at this machine.
-const FORWARDING: [&str; 7] = [
+const FORWARDING: [&str; 8] = [
     "forwarded",
     "via",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-forwarded-prefix",
     "x-real-ip",
     "cf-connecting-ip",
 ];

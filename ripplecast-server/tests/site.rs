@@ -127,7 +127,10 @@ fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     let asked = server.get("/inspect", &[]);
     assert!(status(&asked) == "401" && asked.contains("type=\"password\""), "{asked}");
     assert_eq!(status(&server.get("/metrics", &[])), "403");
-    assert_eq!(status(&server.get("/metrics", &[&format!("authorization: Bearer {TOKEN}")])), "200");
+    for scheme in ["Bearer", "bearer"] {
+        let answer = server.get("/metrics", &[&format!("authorization: {scheme} {TOKEN}")]);
+        assert_eq!(status(&answer), "200", "{scheme}");
+    }
     let log_in =
         |token: &str, over: &str| server.send("POST /inspect", &[form, over], &format!("token={token}"));
     let wrong = log_in("0123456789abcdeg", "accept: */*");
@@ -140,8 +143,10 @@ fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     assert_eq!(status(&answer), "303");
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.ends_with("HttpOnly; SameSite=Strict") && !cookie.contains(TOKEN), "{cookie}");
-    let cookie = format!("cookie: {}", cookie.split(';').next().unwrap());
-    assert_eq!(status(&server.get("/inspect", &[&cookie])), "200");
+    let cookie = cookie.split(';').next().unwrap();
+    for cookie in [format!("cookie: {cookie}"), format!("cookie: name=Jos\u{e9}; {cookie}")] {
+        assert_eq!(status(&server.get("/inspect", &[&cookie])), "200", "{cookie}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     Authority, Error, Hub, Result,
     hub::{Permit, Refused, is_loopback},
     log::limited,
-    server::{ForwardedPeer, OverTls, authority::BadAuthority},
+    server::{ForwardedPeer, OverTls, authority::BadAuthority, base_path::BasePath},
 };
 
 /// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.
@@ -92,6 +92,11 @@ impl Request {
     /// host.
     pub fn authority(&self) -> Option<&Authority> {
         self.peer.host.as_ref()
+    }
+
+    /// Returns the path below which the client sees the server, as [`Hub::base_path`] does.
+    pub fn base_path(&self) -> &str {
+        base_path(&self.peer, &self.parts)
     }
 
     /// Method, address, headers and extensions, such as what a middleware has put there.
@@ -177,6 +182,34 @@ impl Hub {
     pub fn authority(&self, parts: &Parts) -> Result<Option<Authority>> {
         Ok(peer(self, parts)?.host)
     }
+
+    /// Returns the path below which the client sees the server, such as `/rt`, without a slash at its end; empty for the root.
+    ///
+    /// Put it before a path that you write from the root: where a cookie is valid, where a redirect leads. Addresses on a page
+    /// are better relative, which needs no such path.
+    ///
+    /// It is what a [trusted proxy](crate::HubBuilder::trusted_proxies) says in `X-Forwarded-Prefix`, otherwise the
+    /// [base path](crate::App::base_path) that the request came below. The header is ignored unless there is exactly one, it
+    /// has at most 256 bytes, and it is a path that [`App::base_path`](crate::App::base_path) takes, with or without a slash at
+    /// its end.
+    ///
+    /// ```
+    /// use axum::{http::{header::SET_COOKIE, request::Parts}, response::IntoResponse};
+    ///
+    /// async fn log_in(hub: ripplecast::Hub, parts: Parts) -> impl IntoResponse {
+    ///     let cookie = format!("session=abc; Path={}/; HttpOnly", hub.base_path(&parts));
+    ///     [(SET_COOKIE, cookie)]
+    /// }
+    /// ```
+    pub fn base_path(&self, parts: &Parts) -> String {
+        base_path(&forwarded(self, parts), parts).to_owned()
+    }
+}
+
+/// See [`Hub::base_path`].
+fn base_path<'a>(peer: &'a ForwardedPeer, parts: &'a Parts) -> &'a str {
+    let own = || parts.extensions.get::<BasePath>().map(|base| &*base.0);
+    peer.prefix.as_deref().or_else(own).unwrap_or_default()
 }
 
 /// Who asks, and for which host.

@@ -75,6 +75,22 @@ impl Client {
         self.answer(&format!("POST {path}")).unwrap()
     }
 
+    /// The whole answer to a form, with one more header.
+    #[track_caller]
+    pub(crate) fn form(&self, path: &str, form: &str, header: &str) -> String {
+        let mut stream = self.connect().unwrap();
+        let (host, length) = (&self.host, form.len());
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\
+             content-type: application/x-www-form-urlencoded\r\n{header}\r\n\r\n{form}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// An event stream.
     #[track_caller]
     pub(crate) fn events(&self, path: &str) -> Events {

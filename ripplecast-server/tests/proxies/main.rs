@@ -46,13 +46,14 @@ fn caddy_passes_everything_on() {
 
 #[test]
 fn nginx_serves_it_below_a_path_that_it_removes() {
-    let server = Server::start(&["--trusted-proxies", "loopback"]);
+    let server = Server::start(&["--trusted-proxies", "loopback", "--inspect-token", TOKEN]);
     below(Kind::NginxBelow, &server);
 }
 
 #[test]
 fn nginx_serves_it_below_a_path_that_it_passes_on() {
-    let server = Server::start(&["--trusted-proxies", "loopback", "--base-path", BELOW]);
+    let args = ["--trusted-proxies", "loopback", "--inspect-token", TOKEN, "--base-path", BELOW];
+    let server = Server::start(&args);
     below(Kind::NginxBelowAsItIs, &server);
     assert_eq!(status(&server.get("/health", &[])), "200", "past the proxy, without the path");
 }
@@ -77,6 +78,7 @@ fn below(kind: Kind, server: &Server) {
             .find_map(|line| line.strip_prefix("Location: ").or(line.strip_prefix("location: ")));
         assert_eq!(location, Some(&*leads_to), "{path}: {answer}");
     }
+    cookie_is_for(&client, BELOW);
     // The way from each page to the root, and what it names below it.
     for (page, root) in [
         ("/learn/websocket", "../"),
@@ -159,10 +161,20 @@ fn inspector_is_closed(server: &Server, proxy: &Proxy) {
     }
 }
 
+/// The inspector's cookie is valid below the site's own path, whatever path a client says that it sees.
+#[track_caller]
+fn cookie_is_for(client: &Client, path: &str) {
+    let forged = "x-forwarded-prefix: /evil";
+    let answer = client.form(&format!("{path}/inspect"), &format!("token={TOKEN}"), forged);
+    let cookie = answer.lines().find(|line| line.to_ascii_lowercase().starts_with("set-cookie: "));
+    assert!(cookie.is_some_and(|cookie| cookie.contains(&format!("; Path={path}/; "))), "{answer}");
+}
+
 /// The server knows who is behind the proxy, and believes nobody who says to be somebody else.
 #[track_caller]
 fn addresses(server: &Server, proxy: &Proxy) {
     let mut client = Client::of(&proxy.addr);
+    cookie_is_for(&client, "");
     client.from = SOMEBODY;
     let headers = [
         ("accept", "*/*"),

@@ -1,29 +1,48 @@
 //! Routes below a path, for a proxy that passes it on.
 
+use std::sync::Arc;
+
 use axum::{Router, extract::Request, response::IntoResponse as _, response::Redirect};
 use http::{Uri, uri::PathAndQuery};
 use tower_service::Service as _;
 
 use crate::{Error, Result};
 
-/// The routes at their own paths, and below `base` as well.
-pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
+/// Among the extensions of a request that came below a base path: that path.
+#[derive(Clone)]
+pub(crate) struct BasePath(pub(crate) Arc<str>);
+
+/// Whether `path` is one below which something can be served, such as `/rt`. Its characters mean nothing to a shell, in HTML or
+/// in a header.
+pub(super) fn is_path(path: &str) -> bool {
     let is_part = |part: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         !matches!(part, "" | "." | "..") && part.bytes().all(is_plain)
     };
-    if !base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part)) {
+    path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))
+}
+
+/// The routes at their own paths, and below `base` as well.
+pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
+    if !is_path(base) {
         let reason = "expected a path such as /rt, of letters, digits, `-`, `.`, `_` and `~`, without a slash at its end";
         return Err(Error::setting("base_path", base, reason));
     }
-    let base = base.to_owned();
+    let base = Arc::<str>::from(base);
     Ok(Router::new().fallback(move |mut request: Request| {
-        let (mut routes, inner) = (routes.clone(), inner(&base, request.uri()));
+        let (mut routes, base, inner) = (routes.clone(), base.clone(), inner(&base, request.uri()));
         async move {
             match inner {
                 Inner::Elsewhere => {}
                 Inner::Root(root) => return Redirect::permanent(&root).into_response(),
-                Inner::Below(uri) => *request.uri_mut() = uri,
+                Inner::Below(uri) => {
+                    *request.uri_mut() = uri;
+                    let base = match request.extensions().get::<BasePath>() {
+                        Some(outer) => format!("{}{base}", outer.0).into(),
+                        None => base,
+                    };
+                    request.extensions_mut().insert(BasePath(base));
+                }
             }
             // A router is always ready, and never fails.
             routes.call(request).await.into_response()

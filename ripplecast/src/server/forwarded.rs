@@ -14,7 +14,7 @@ use std::{
 use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::authority::Authority;
+use super::{authority::Authority, base_path::is_path};
 use crate::Error;
 
 /// The networks that the word `loopback` stands for.
@@ -25,7 +25,10 @@ const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const FORWARDED_PREFIX: &str = "x-forwarded-prefix";
 const FORWARDED: &str = "forwarded";
+/// Bytes of a forwarded path at most. A longer one makes long answers of short requests.
+const LONGEST_PREFIX: usize = 256;
 
 /// The proxies whose forwarding headers are believed. None by default.
 ///
@@ -44,7 +47,7 @@ const FORWARDED: &str = "forwarded";
 ///
 /// A trusted proxy must set `X-Forwarded-For` (or add to it), and set `X-Forwarded-Host` and `X-Forwarded-Proto` or
 /// remove them. RFC 7239's `Forwarded` is read when none of the three is there, so a proxy that writes `Forwarded` must
-/// remove the others.
+/// remove the others. It must also set or remove `X-Forwarded-Prefix`, the path below which the client sees the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Trusted);
 
@@ -70,7 +73,7 @@ impl TrustedProxies {
     /// The peer of the socket is the first hop. The client is the entry of `X-Forwarded-For` or `Forwarded` that is `hops`
     /// from the right: with one proxy the last, which that proxy wrote. Where there are fewer, the leftmost is the client;
     /// without any, the peer of the socket is. An entry that is not an address ends the walk at the entry to its right.
-    /// `X-Forwarded-Host` and `-Proto` are believed as the nearest proxy wrote them.
+    /// `X-Forwarded-Host`, `-Proto` and `-Prefix` are believed as the nearest proxy wrote them.
     ///
     /// **Nothing but those proxies may reach the server's port,** and each way to it must lead through exactly `hops`
     /// proxies: a client that comes through fewer writes the entry that is believed, and so chooses its address.
@@ -101,7 +104,9 @@ impl TrustedProxies {
     pub(crate) fn peer(&self, socket_peer: Option<IpAddr>, headers: &HeaderMap) -> ForwardedPeer {
         let addr = socket_peer.map(|addr| addr.to_canonical());
         match addr {
-            Some(addr) if self.contains(addr) => self.forwarded(addr, headers),
+            Some(addr) if self.contains(addr) => {
+                ForwardedPeer { prefix: prefix(headers), ..self.forwarded(addr, headers) }
+            }
             _ => ForwardedPeer { addr, ..ForwardedPeer::default() },
         }
     }
@@ -115,6 +120,7 @@ impl TrustedProxies {
                 is_forwarded: headers.contains_key(FORWARDED_FOR),
                 host: rightmost(headers, FORWARDED_HOST).and_then(host),
                 https: rightmost(headers, FORWARDED_PROTO).and_then(https),
+                prefix: None,
             };
         }
         let hops = from_the_right(headers, FORWARDED).map(|hop| node(&parameter(hop?, "for")?));
@@ -124,6 +130,7 @@ impl TrustedProxies {
             is_forwarded: headers.contains_key(FORWARDED),
             host: said("host").and_then(|value| host(&value)),
             https: said("proto").and_then(|value| https(&value)),
+            prefix: None,
         }
     }
 
@@ -179,6 +186,8 @@ pub(crate) struct ForwardedPeer {
     pub(crate) host: Option<Authority>,
     /// Whether the client came over TLS; `None` when nobody said.
     pub(crate) https: Option<bool>,
+    /// The path below which the client sees the server, without a slash at its end; empty for the root.
+    pub(crate) prefix: Option<Box<str>>,
 }
 
 /// The error for an entry that is neither an address, nor a network, nor a word.
@@ -306,6 +315,16 @@ fn node(entry: &str) -> Option<IpAddr> {
 /// A host with or without a port; `None` if it is not valid.
 fn host(value: &str) -> Option<Authority> {
     Authority::parse(value.as_bytes())
+}
+
+/// The path that a proxy says it has removed. `None` if it is not valid, or there are several: a proxy that adds a header
+/// beside that of its client vouches for neither.
+fn prefix(headers: &HeaderMap) -> Option<Box<str>> {
+    let mut lines = headers.get_all(FORWARDED_PREFIX).iter();
+    let line = lines.next().filter(|_| lines.next().is_none())?.to_str().ok()?;
+    let path = line.strip_suffix('/').unwrap_or(line);
+    let is_valid = line == "/" || (path.len() <= LONGEST_PREFIX && is_path(path));
+    is_valid.then(|| path.into())
 }
 
 /// Whether a scheme is a secure one.
@@ -502,6 +521,57 @@ mod tests {
             ("127.0.0.1", &[("x-forwarded-for", "[::ffff:192.0.2.7]:1")], "192.0.2.7"),
             ("::ffff:198.51.100.4", &[("x-forwarded-for", "192.0.2.7")], "198.51.100.4"),
         ]);
+    }
+
+    #[test]
+    fn a_prefix_is_a_trusted_proxys_word_and_a_path() {
+        let proxies: TrustedProxies = "loopback".parse().unwrap();
+        let prefix = |socket: &str, lines: &[(&'static str, &str)]| {
+            proxies.peer(Some(addr(socket)), &headers(lines)).prefix.map(String::from)
+        };
+        let name = "x-forwarded-prefix";
+        let longest = "/".to_owned() + &"x".repeat(LONGEST_PREFIX - 1);
+        for (line, expected) in [
+            ("/rt", "/rt"),
+            ("/rt/", "/rt"),
+            ("/a/b-c_d.e~1", "/a/b-c_d.e~1"),
+            ("/", ""),
+            (&longest, &longest),
+        ] {
+            assert_eq!(prefix("127.0.0.1", &[(name, line)]).as_deref(), Some(expected), "{line}");
+            assert_eq!(prefix("198.51.100.4", &[(name, line)]), None, "a stranger's word");
+            let beside = [(name, line), ("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https")];
+            assert_eq!(prefix("127.0.0.1", &beside).as_deref(), Some(expected), "{line}");
+        }
+        let too_long = longest + "x";
+        for wrong in [
+            "",
+            "rt",
+            "//evil.example",
+            "//",
+            "/rt//",
+            "/a//b",
+            "/..",
+            "/rt/../x",
+            "/./x",
+            "/a/.",
+            "https://evil.example/",
+            "/a;Domain=evil.example",
+            "/a, /b",
+            "/a b",
+            "/a\t",
+            "/a\"",
+            "/<x>",
+            "/%0d%0a",
+            "/a?b",
+            "/a#b",
+            "/\\evil.example",
+            "/\u{fc}",
+            &too_long,
+        ] {
+            assert_eq!(prefix("127.0.0.1", &[(name, wrong)]), None, "{wrong:?}");
+        }
+        assert_eq!(prefix("127.0.0.1", &[(name, "/a"), (name, "/a")]), None, "one header only");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use http_body_util::BodyExt as _;
-use ripplecast::{App, BackendError, Error, StoreError, sse};
+use ripplecast::{Accept, App, BackendError, Error, Request, StoreError, sse};
 use tower::{ServiceExt as _, util::MapRequestLayer};
 
 use super::super::clients::{Script, TestServer};
@@ -226,4 +226,38 @@ async fn all_routes_are_served_below_the_base_path_as_well() {
     }
     let error = App::builder().build().await.unwrap().base_path("rt/").unwrap_err();
     assert!(error.to_string().contains("base_path"), "{error}");
+}
+
+/// Handlers and hooks learn the path that the client sees.
+#[tokio::test]
+async fn the_base_path_is_the_apps_or_the_word_of_a_trusted_proxy() {
+    let proxies = "127.0.0.1".parse().unwrap();
+    let app = App::builder().trusted_proxies(proxies).build().await.unwrap();
+    let hub = app.hub();
+    let says = async move |parts: axum::http::request::Parts| hub.base_path(&parts);
+    let hook = async |request: Request| Err::<Accept, _>(request.base_path().to_owned());
+    let stream = sse::room("r").on_request(hook);
+    let app = app.route("/plain", get(says)).sse("/hook", stream).base_path("/rt").unwrap();
+    let router = app.base_path("/outer").unwrap().into_router();
+    let ask = async |path: &str, from: [u8; 4], prefix: &str| {
+        let request = HttpRequest::get(path).header("host", "a").header("x-forwarded-prefix", prefix);
+        let peer = extract::ConnectInfo(std::net::SocketAddr::from((from, 5)));
+        let request = request.extension(peer).body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().into()).unwrap()
+    };
+    let (proxy, stranger) = ([127, 0, 0, 1], [192, 0, 2, 7]);
+    for path in ["/plain", "/hook"] {
+        for (path, own) in [
+            (path.to_owned(), ""),
+            (format!("/rt{path}"), "/rt"),
+            (format!("/outer{path}"), "/outer"),
+            (format!("/outer/rt{path}"), "/outer/rt"),
+        ] {
+            assert_eq!(ask(&path, proxy, "/seen/by/all/").await, "/seen/by/all", "{path}");
+            assert_eq!(ask(&path, proxy, "/").await, "", "{path}");
+            assert_eq!(ask(&path, proxy, "//evil.example").await, own, "{path}");
+            assert_eq!(ask(&path, stranger, "/evil").await, own, "{path}");
+        }
+    }
 }
