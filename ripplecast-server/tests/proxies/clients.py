@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 
 import aiohttp
@@ -21,7 +22,9 @@ def bump():
 
 
 def follow(client, values):
-    """Bumps the counter, and reads on until the value has come. A client that waits for more bytes hangs, and times out."""
+    """Bumps the counter, and reads on until the value has come. A client that waits for more bytes is ended by the alarm: its own
+    time-out begins again with each ping."""
+    signal.alarm(TIMEOUT)
     value = next(values)
     for wanted in range(value + 1, value + 4):
         bump()
@@ -47,6 +50,7 @@ with httpx.Client(headers=HEADERS, timeout=TIMEOUT) as client:
 
 
 async def follow_with_aiohttp():
+    signal.alarm(TIMEOUT)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(headers=HEADERS, timeout=timeout) as session:
         async with session.get(EVENTS) as response:

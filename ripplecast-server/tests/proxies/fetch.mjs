@@ -1,6 +1,14 @@
 // Reads an event stream with the fetch of Node.js: each value of the counter must come at once.
+import dns from "node:dns";
+
 const [base] = process.argv.slice(2);
-const body = (await fetch(`${base}/events/counter`)).body.pipeThrough(new TextDecoderStream());
+// The name in the proxies' configurations leads to this machine: fetch sends the host of the address, whatever it is told.
+const address = "127.0.0.1", family = 4;
+dns.lookup = (_name, options, found) =>
+  options.all ? found(null, [{ address, family }]) : found(null, address, family);
+
+const signal = AbortSignal.timeout(30_000);
+const body = (await fetch(`${base}/events/counter`, { signal })).body.pipeThrough(new TextDecoderStream());
 let text = "";
 const reader = body.getReader();
 const until = async (pattern) => {
