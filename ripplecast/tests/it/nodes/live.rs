@@ -344,6 +344,63 @@ fn changes_are_counted_and_not_timed() {
     assert_eq!(number_of_table(), of_table + 7, "also after it was empty");
 }
 
+/// Sets a server's own clock back, to that many seconds from the system's.
+fn set_back(redis: &Server, seconds: i64) {
+    let clock = || redis.ask::<(u64, u64)>("TIME").0;
+    let before = clock();
+    redis.set_clock(seconds);
+    wait_until("the server has looked at its clock", || clock() < before);
+}
+
+/// A clock that is set back hides no change, also where the counter was 0 and nothing else is kept of it.
+#[test]
+fn a_clock_that_is_set_hides_no_change_of_a_counter() {
+    let redis = Server::setup(Flavour::Valkey9).own_clock().start();
+    let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
+    let mut tab = b.server.tab("/counter");
+    let (zero, epoch) = told(&mut tab);
+    assert!(zero == 0 && epoch.is_some());
+    a.do_it(a.counter.set(5));
+    assert_eq!(told(&mut tab), (5, None));
+    for seconds in [-10, -3600] {
+        a.do_it(a.counter.reset());
+        assert_eq!(told(&mut tab), (0, None), "{seconds}");
+        set_back(&redis, seconds);
+        for value in 1..=13 {
+            a.do_it(a.counter.increment());
+            assert_eq!(told(&mut tab), (value, None), "{seconds}: each change, in the same epoch");
+        }
+    }
+    assert_eq!(told(&mut b.server.tab("/counter")), (13, epoch));
+}
+
+/// A history that is lost is told from an old one by its epoch, although the clock of what comes after it is behind.
+#[test]
+fn a_history_that_is_lost_is_followed_by_another_whatever_the_clock_says() {
+    let redis = Server::setup(Flavour::Valkey9).own_clock().start();
+    let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
+    redis.set_clock(7200);
+    a.do_it(a.counter.set(10));
+    knows(&b, 10);
+    let mut tab = b.server.tab("/counter");
+    let (_, first) = told(&mut tab);
+    // Everything is deleted, and the clock set back.
+    set_back(&redis, 3600);
+    redis.ask::<()>("FLUSHALL");
+    a.do_it(a.counter.set(4));
+    let (value, second) = told(&mut tab);
+    assert!(value == 4 && second.is_some() && second != first, "{value} {second:?}");
+    // It starts again without data, by the system's clock, which is an hour behind.
+    redis.kill();
+    wait_until("the nodes know", || [&a, &b].iter().all(|node| node.server.hub.stats().remote.degraded));
+    redis.restart();
+    let (value, third) = told(&mut tab);
+    assert!(value == 0 && third.is_some() && ![&first, &second].contains(&&third), "{value} {third:?}");
+    wait_until("it is written", || a.server.block_on(a.counter.set(7)).is_ok());
+    let (value, epoch) = told(&mut tab);
+    assert_eq!((value, epoch), (7, third), "the epoch is named from now on, so that no tab misses it");
+}
+
 #[test]
 fn a_counter_that_returns_to_0_goes_on_with_its_history_and_is_forgotten_in_time() {
     let redis = Server::start();
