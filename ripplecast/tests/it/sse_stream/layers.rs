@@ -89,8 +89,10 @@ fn a_body_that_a_layer_rewrites_comes_whole() {
 fn a_stream_that_a_layer_replaces_is_not_opened() {
     let other = async |response: Response| response.map(|_| Body::from("data: other\n\n"));
     let app = App::builder().hub(|hub| hub.shards(1).max_connections(1));
+    // Silent, so that a stream that is opened all the same ends the client's patience.
+    let stream = sse::room("r").keep_alive(Duration::ZERO);
     let server =
-        TestServer::start(app, |app| app.sse("/events", "r").layer(axum::middleware::map_response(other)));
+        TestServer::start(app, |app| app.sse("/events", stream).layer(axum::middleware::map_response(other)));
     // The one place is given back each time, or the second would find none.
     for _ in 0..3 {
         assert_eq!(server.http("GET", "/events").body, "data: other\n\n");

@@ -85,7 +85,7 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
 /// them, or beside them, takes the same however many there are.
 #[test]
 fn the_work_for_a_connection_in_many_rooms_is_linear() {
-    const MANY: usize = 40_000;
+    const MANY: usize = 4_000; // few enough that work in proportion to their square ends, and fails
     let World { mut core, _registry: registry, .. } = World::new();
     let open = |core: &mut Core<Peer>| {
         let peer = Peer::default();
