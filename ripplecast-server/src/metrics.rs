@@ -23,7 +23,7 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The answer of `/health`.
 #[derive(Serialize)]
 struct Health {
-    /// `ok`, or `degraded` while the backend is away.
+    /// `ok`, or `degraded` while the backend is unavailable.
     status: &'static str,
 }
 
@@ -83,7 +83,7 @@ fn text(hub: &Hub) -> String {
         "Peers that broke the protocol.",
         stats.protocol_errors,
     );
-    plain("ripplecast_degraded", "gauge", "1 while the backend is away.", remote.degraded.into());
+    plain("ripplecast_degraded", "gauge", "1 while the backend is unavailable.", remote.degraded.into());
     plain("ripplecast_remote_sent_total", "counter", "Messages sent to other nodes.", remote.sent);
     plain("ripplecast_remote_unsent_total", "counter", "Messages that could not be sent.", remote.unsent);
     plain("ripplecast_remote_received_total", "counter", "Messages of other nodes.", remote.received);
@@ -92,7 +92,7 @@ fn text(hub: &Hub) -> String {
     plain(
         "ripplecast_remote_unconfirmed",
         "gauge",
-        "Members of rooms whose subscription does not stand.",
+        "Members of rooms whose subscription is not active.",
         remote.unconfirmed as u64,
     );
     plain("ripplecast_remote_refused_total", "counter", "Messages thrown away as wrong.", remote.refused);

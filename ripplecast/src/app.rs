@@ -379,7 +379,7 @@ impl AppBuilder {
             let optional = match optional.as_str() {
                 "0" | "false" => false,
                 "1" | "true" => true,
-                _ => return Err(Error::setting("RIPPLECAST_BACKEND_OPTIONAL", optional, "1 or 0 is wanted")),
+                _ => return Err(Error::setting("RIPPLECAST_BACKEND_OPTIONAL", optional, "expected 1 or 0")),
             };
             builder = builder.backend_optional(optional);
         }
@@ -631,7 +631,7 @@ fn variable(name: &'static str) -> Result<Option<String>> {
         Ok(value) => Ok(Some(value)),
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(value)) => {
-            Err(Error::setting(name, value.to_string_lossy(), "it is no UTF-8 text"))
+            Err(Error::setting(name, value.to_string_lossy(), "not valid UTF-8"))
         }
     }
 }
@@ -650,7 +650,7 @@ fn seconds(name: &'static str, most: Duration) -> Result<Option<Duration>> {
 /// An environment variable that is a number.
 fn number(name: &'static str) -> Result<Option<usize>> {
     let Some(value) = variable(name)? else { return Ok(None) };
-    value.parse().map(Some).map_err(|_| Error::setting(name, value, "a whole number is wanted"))
+    value.parse().map(Some).map_err(|_| Error::setting(name, value, "expected a whole number"))
 }
 
 /// Lets a route return the crate's [`Result`]: an invalid request is 400; something closed or overloaded, or a backend

@@ -185,14 +185,14 @@ impl Error {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// It is away, and tried to reach in the background. What was asked has not been done, save when the connection broke
-    /// in the middle of it.
-    #[error("the backend is away ({reason}); what needs it fails at once until it is back")]
+    /// Unreachable; reconnection continues in the background. The operation was not done, unless the connection broke
+    /// while it was in progress.
+    #[error("the backend is unavailable ({reason}); operations that need it fail at once until it is back")]
     Unavailable {
         /// What is known of it.
         reason: String,
     },
-    /// It did not answer in time. What was asked may have been done, or be done later.
+    /// It did not answer in time. The operation may have been done, or may be done later.
     #[error("the backend did not answer within {after:?}; the operation may have been done or not")]
     TimedOut {
         /// How long was waited.

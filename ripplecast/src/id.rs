@@ -28,9 +28,7 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<Self> {
         let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
-        number
-            .map(Self)
-            .ok_or_else(|| Error::setting("node id", text, "an id as a NodeId prints it is wanted"))
+        number.map(Self).ok_or_else(|| Error::setting("node id", text, "expected an id as NodeId prints it"))
     }
 }
 
@@ -139,8 +137,7 @@ impl FromStr for ConnectionId {
                 local: u64::from_str_radix(local, 16).ok()?,
             })
         };
-        parse().ok_or_else(|| {
-            Error::setting("connection id", text, "an id as a ConnectionId prints it is wanted")
-        })
+        parse()
+            .ok_or_else(|| Error::setting("connection id", text, "expected an id as ConnectionId prints it"))
     }
 }

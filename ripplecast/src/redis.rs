@@ -289,7 +289,7 @@ impl Redis {
         let server = self.inner.servers.server(slot);
         let there = server.and_then(|server| server.keeper.conn().map(|conn| (server, conn)));
         there.ok_or_else(|| {
-            let reason = format!("Redis at {} is away", self.inner.address);
+            let reason = format!("Redis at {} is not reachable", self.inner.address);
             BackendError::Unavailable { reason }.into()
         })
     }

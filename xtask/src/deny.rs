@@ -25,7 +25,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
         Command::line("cargo metadata --format-version 1 --locked --all-features").listen(&workspace.root)?;
     let json = said.text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
     let metadata: Value = serde_json::from_str(json)
-        .map_err(|error| format!("cargo metadata says no JSON: {error}\n{}", said.text))?;
+        .map_err(|error| format!("cargo metadata printed no JSON: {error}\n{}", said.text))?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let faults: Vec<String> = packages.iter().flat_map(|package| faults(package, &allowed)).collect();
     if !faults.is_empty() {

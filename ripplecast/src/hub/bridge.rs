@@ -84,7 +84,8 @@ pub(crate) trait Bridge: Send + Sync {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStats {
-    /// Whether the backend is away: this node goes on alone. On a Cluster, whether any master is.
+    /// Whether the backend is unavailable, so that this node continues on its own. On a Cluster, whether any master is
+    /// unavailable.
     pub degraded: bool,
     /// Messages sent to other nodes.
     pub sent: u64,

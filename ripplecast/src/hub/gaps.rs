@@ -11,7 +11,8 @@ use crate::{
 /// Messages of other nodes that were or may be missed, as reported to the hook of
 /// [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
 ///
-/// Members of the room on this node have not got them: an application that can't do without tells them to load anew.
+/// Members of the room on this node did not receive them. An application that needs every message should tell its
+/// clients to reload.
 ///
 /// A report is made
 /// - when a subscription is lost, to a room or to what is pushed to all connections;
@@ -33,7 +34,7 @@ pub struct GapReport {
     pub missed: Option<u64>,
 }
 
-/// Who wants to hear of gaps.
+/// The hook that is called for each gap.
 pub(crate) type GapHook = Arc<dyn Fn(GapReport) + Send + Sync>;
 
 /// Where gaps are reported.

@@ -218,7 +218,7 @@ fn parse(url: &str) -> Result<Address, String> {
             Servers::Unix(format!("/{}", decoded(path)?.unwrap_or_default()).into())
         }
         "redis+unix" | "unix" => {
-            return Err("a socket's absolute path is wanted, as in redis+unix:///run/redis.sock".into());
+            return Err("expected the absolute path of a socket, as in redis+unix:///run/redis.sock".into());
         }
         "redis-cluster" | "rediss-cluster" if !path.is_empty() || database.is_some() => {
             return Err("a Cluster has one database and no path; leave it out".into());
@@ -228,7 +228,7 @@ fn parse(url: &str) -> Result<Address, String> {
             let (service, number) = path.split_once('/').unwrap_or((path, ""));
             database = database.or(decoded(number)?);
             let service = decoded(service)?.ok_or(
-                "the name of what the sentinels watch is wanted, as in redis-sentinel://a,b,c/mymaster",
+                "expected the name of the master that the sentinels monitor, as in redis-sentinel://a,b,c/mymaster",
             )?;
             Servers::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
         }
@@ -417,7 +417,7 @@ mod tests {
             ("redis-cluster://a/1", "one database"),
             ("redis://a?sentinel_password=secret", "for redis-sentinel://"),
             ("redis-sentinel://a/main?sentinel_password=secret&x=1", "no parameter `x`"),
-            ("redis-sentinel://a,b", "what the sentinels watch"),
+            ("redis-sentinel://a,b", "that the sentinels monitor"),
             ("redis://a?user=", "`user` is empty"),
             ("redis-sentinel://a/main?sentinel_user=&sentinel_password=secret", "`sentinel_user` is empty"),
             ("redis://lim:secret@a?user=ada", "sets `user` twice"),

@@ -94,7 +94,7 @@ impl Keeper {
         loop {
             if let Some(conn) = self.conn() {
                 let reason = self.watch(conn).await;
-                tracing::warn!(redis = %self.address, reason, "Redis is away: this node goes on without it, and tries to reach it");
+                tracing::warn!(redis = %self.address, reason, "Redis is unavailable: this node continues without it, and keeps trying to connect");
                 *self.current.lock() = None;
                 self.link.send_replace(Link::Down);
                 self.changes.servers.notify_one();
@@ -176,7 +176,7 @@ impl Keeper {
             match attempt(&self.address).await {
                 Ok(conn) => return conn,
                 Err(Fault::Away(reason)) => {
-                    tracing::debug!(redis = %self.address, reason, "Redis is still away");
+                    tracing::debug!(redis = %self.address, reason, "Redis is still unavailable");
                 }
                 Err(Fault::Wrong(reason)) => {
                     if backoff.is_first() {

@@ -332,7 +332,7 @@ fn accepted<T>(outcome: Result<T, Fault>, address: &Address, optional: bool) -> 
     match outcome {
         Ok(done) => Ok(Some(done)),
         Err(Fault::Away(reason)) if optional => {
-            tracing::warn!(redis = %address, reason, "Redis is away: this node starts alone, and tries to reach it");
+            tracing::warn!(redis = %address, reason, "Redis is unavailable: this node starts on its own, and keeps trying to connect");
             Ok(None)
         }
         Err(fault) => Err(fault),

@@ -122,7 +122,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
 
 /// Logs why a request can't be upgraded, and answers it.
 fn refused(refusal: handshake::Refusal, path: &str) -> Response {
-    limited!(DEBUG, ?refusal, path = %cut(path), "a request was no WebSocket upgrade");
+    limited!(DEBUG, ?refusal, path = %cut(path), "a request was not a valid WebSocket upgrade");
     refusal.into_response()
 }
 
@@ -162,7 +162,7 @@ async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            limited!(DEBUG, %error, "a peer went during its upgrade");
+            limited!(DEBUG, %error, "a peer disconnected during its upgrade");
             return;
         }
     };

@@ -220,7 +220,7 @@ impl Inner {
             }
             if self.redis.is_away(&seat.inbox(&self.redis)) {
                 // On a Cluster another seat is on another shard, perhaps.
-                let reason = "the shard of this node's seat is away".into();
+                let reason = "the Redis shard of this node's seat is not reachable".into();
                 return Err(BackendError::Unavailable { reason }.into());
             }
             let has_written = self.write(seat).await?;
@@ -336,7 +336,7 @@ impl Inner {
         let each = some.into_iter().map(async |(item, waiting)| {
             for command in self.entry(seat, &item) {
                 if let Err(error) = self.own.run::<()>(&command).await {
-                    limited!(DEBUG, %error, "a change can't be told to the other nodes yet");
+                    limited!(DEBUG, %error, "a change can't be sent to the other nodes yet");
                     self.registration.lock().later.insert(item);
                     return;
                 }
