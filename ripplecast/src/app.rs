@@ -1,12 +1,13 @@
 //! The app: routes and endpoints, and the server that runs them.
 
+mod builder;
+
 use std::{
     collections::HashSet,
     convert::Infallible,
     future::{Future, ready},
     net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
+    path::Path,
 };
 
 use axum::{
@@ -21,18 +22,17 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Error, Hub, HubBuilder, Result, Tls, TrustedProxies,
-    bridge::check_secret,
-    limits::SHARDS,
+    Error, Hub, Result, Tls,
     log::{cut, limited},
     server::{
-        PACE_TIMEOUT_MAX, Server, base_path,
+        Server, base_path,
         files::{FileOptions, files},
-        tls::{TlsFile, TlsFiles},
     },
     sse,
     ws::IntoEndpoint,
 };
+
+pub use builder::AppBuilder;
 
 /// Routes and endpoints around a [`Hub`]: builds an [`axum::Router`], or runs the server itself.
 ///
@@ -70,9 +70,9 @@ impl App {
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory`, or a Redis; see [`HubBuilder::backend`] | `memory` |
+    /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory`, or a Redis; see [`HubBuilder::backend`](crate::HubBuilder::backend) | `memory` |
     /// | `RIPPLECAST_BACKEND_OPTIONAL` | `1` starts also while the backend can't be reached | `0` |
-    /// | `RIPPLECAST_NODE_SECRET` | signs messages between nodes; see [`HubBuilder::node_secret`] | none |
+    /// | `RIPPLECAST_NODE_SECRET` | signs messages between nodes; see [`HubBuilder::node_secret`](crate::HubBuilder::node_secret) | none |
     /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
     /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
     /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
@@ -80,7 +80,7 @@ impl App {
     /// | `RIPPLECAST_BODY_TIMEOUT` | seconds that a request's body may keep the server waiting; see [`AppBuilder::body_timeout`] | 30 |
     /// | `RIPPLECAST_WRITE_TIMEOUT` | seconds that a response's reader may; see [`AppBuilder::write_timeout`] | 30 |
     /// | `RIPPLECAST_MIN_RATE` | bytes that give a second of both back; see [`AppBuilder::min_rate`] | 500 |
-    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed; see [`TrustedProxies`] | none |
+    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed; see [`TrustedProxies`](crate::TrustedProxies) | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
     /// | `RIPPLECAST_HSTS` | seconds for which browsers use TLS alone; see [`AppBuilder::hsts`] | none |
     ///
@@ -347,310 +347,6 @@ impl Bound {
         server.serve(listener, router, shutdown, hub.shutdown()).await;
         Ok(())
     }
-}
-
-/// Settings for a new [`App`]. All have safe defaults.
-#[derive(Clone, Debug, Default)]
-#[must_use = "a builder does nothing until it builds"]
-pub struct AppBuilder {
-    /// The settings of the hub.
-    hub: HubBuilder,
-    /// The settings of the accept loop.
-    server: Server,
-    /// The file of the certificate.
-    tls_cert: Option<TlsFile>,
-    /// The file of its key.
-    tls_key: Option<TlsFile>,
-    /// How long browsers are kept to TLS.
-    hsts: Option<Duration>,
-}
-
-impl AppBuilder {
-    /// Settings from the environment; see [`App::from_env`].
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a value that can't be used.
-    pub fn from_env() -> Result<Self> {
-        let mut builder = Self::default();
-        if let Some(backend) = variable("RIPPLECAST_BACKEND")? {
-            builder = builder.backend(&backend).map_err(|error| renamed(error, "RIPPLECAST_BACKEND"))?;
-        }
-        if let Some(optional) = variable("RIPPLECAST_BACKEND_OPTIONAL")? {
-            let optional = match optional.as_str() {
-                "0" | "false" => false,
-                "1" | "true" => true,
-                _ => return Err(Error::setting("RIPPLECAST_BACKEND_OPTIONAL", optional, "expected 1 or 0")),
-            };
-            builder = builder.backend_optional(optional);
-        }
-        if let Some(secret) = variable("RIPPLECAST_NODE_SECRET")? {
-            check_secret(secret.as_bytes()).map_err(|error| renamed(error, "RIPPLECAST_NODE_SECRET"))?;
-            builder.hub = builder.hub.node_secret(secret);
-        }
-        if let Some(shards) = number("RIPPLECAST_SHARDS")? {
-            if shards > SHARDS {
-                let reason = format!("at most {SHARDS} are possible");
-                return Err(Error::setting("RIPPLECAST_SHARDS", shards, reason));
-            }
-            builder.hub = builder.hub.shards(shards);
-        }
-        if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS")? {
-            builder = builder.max_connections(max);
-        }
-        if let Some(max) = number("RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS")? {
-            builder = builder.max_connections_per_address(max);
-        }
-        if let Some(bits) = number("RIPPLECAST_IPV6_PREFIX")? {
-            let fits = u8::try_from(bits).ok().filter(|bits| (1..=128).contains(bits));
-            let wrong = || Error::setting("RIPPLECAST_IPV6_PREFIX", bits, "expected a number from 1 to 128");
-            builder = builder.ipv6_prefix(fits.ok_or_else(wrong)?);
-        }
-        if let Some(time) = seconds("RIPPLECAST_BODY_TIMEOUT", PACE_TIMEOUT_MAX)? {
-            builder = builder.body_timeout(time);
-        }
-        if let Some(time) = seconds("RIPPLECAST_WRITE_TIMEOUT", PACE_TIMEOUT_MAX)? {
-            builder = builder.write_timeout(time);
-        }
-        if let Some(rate) = number("RIPPLECAST_MIN_RATE")? {
-            let wrong =
-                |_| Error::setting("RIPPLECAST_MIN_RATE", rate, "expected at most 4294967295 bytes a second");
-            builder = builder.min_rate(u32::try_from(rate).map_err(wrong)?);
-        }
-        if let Some(list) = variable("RIPPLECAST_TRUSTED_PROXIES")? {
-            let proxies = list.parse().map_err(|error| renamed(error, "RIPPLECAST_TRUSTED_PROXIES"))?;
-            builder = builder.trusted_proxies(proxies);
-        }
-        if let Some(seconds) = number(HSTS)? {
-            builder = builder.hsts(Duration::from_secs(seconds as u64));
-        }
-        builder.tls_cert = variable(TLS_CERT)?.map(|path| TlsFile::new(TLS_CERT, path));
-        builder.tls_key = variable(TLS_KEY)?.map(|path| TlsFile::new(TLS_KEY, path));
-        Ok(builder)
-    }
-
-    /// Where shared state lives: `memory`, which is the default, or the URL of a Redis; see [`HubBuilder::backend`].
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for any other.
-    pub fn backend(mut self, backend: &str) -> Result<Self> {
-        self.hub = self.hub.backend(backend)?;
-        Ok(self)
-    }
-
-    /// Whether the app starts also while its backend can't be reached; default false.
-    pub fn backend_optional(mut self, optional: bool) -> Self {
-        self.hub = self.hub.backend_optional(optional);
-        self
-    }
-
-    /// Settings of the hub that the app does not repeat.
-    pub fn hub(mut self, settings: impl FnOnce(HubBuilder) -> HubBuilder) -> Self {
-        self.hub = settings(self.hub);
-        self
-    }
-
-    /// Connections at the most; see [`HubBuilder::max_connections`].
-    pub fn max_connections(mut self, max: usize) -> Self {
-        self.hub = self.hub.max_connections(max);
-        self
-    }
-
-    /// Connections from one address at the most; see [`HubBuilder::max_connections_per_address`].
-    pub fn max_connections_per_address(mut self, max: usize) -> Self {
-        self.hub = self.hub.max_connections_per_address(max);
-        self
-    }
-
-    /// Leading bits of an IPv6 address that count as one address, for every limit by address; see
-    /// [`HubBuilder::ipv6_prefix`].
-    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
-        self.hub = self.hub.ipv6_prefix(bits);
-        self
-    }
-
-    /// The proxies whose forwarding headers are believed; see [`HubBuilder::trusted_proxies`].
-    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
-        self.hub = self.hub.trusted_proxies(proxies);
-        self
-    }
-
-    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431, as does one with more than 100 header
-    /// fields.
-    pub fn max_header(mut self, bytes: usize) -> Self {
-        self.server = self.server.max_header(bytes);
-        self
-    }
-
-    /// Time in which the whole head of a request must come, and before it the TLS handshake; default 10 s each. After
-    /// that its connection is closed.
-    pub fn header_timeout(mut self, time: Duration) -> Self {
-        self.server = self.server.header_timeout(time);
-        self
-    }
-
-    /// Time that the body of a request may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
-    /// request gets 408, unless its response has begun, and the connection is closed.
-    ///
-    /// Each byte gives some of the time back, up to the whole: a second for every [`min_rate`](Self::min_rate) bytes. So a body
-    /// that comes at that rate may take for as long as it likes, and one that stops is cut after this time. Only time in which
-    /// a handler waits for the body counts; one that drops the body is not held up by it.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let builder = ripplecast::App::builder()
-    ///     .body_timeout(Duration::from_secs(10))
-    ///     .write_timeout(Duration::from_secs(60))
-    ///     .min_rate(2_000); // bytes a second
-    /// # let _ = builder;
-    /// ```
-    pub fn body_timeout(mut self, time: Duration) -> Self {
-        self.server = self.server.body_timeout(time);
-        self
-    }
-
-    /// Time that the reader of a response may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
-    /// connection is reset. Bytes give time back as for [`body_timeout`](Self::body_timeout).
-    ///
-    /// Only time in which bytes wait for the socket counts, not time in which a handler thinks or its stream has nothing to
-    /// send. WebSockets and this crate's event streams are not affected: their readers have an outbox. The system reports
-    /// what a reader takes in steps, on Linux of up to 128 KiB: the reader of a long response must take some 5 KB a second.
-    pub fn write_timeout(mut self, time: Duration) -> Self {
-        self.server = self.server.write_timeout(time);
-        self
-    }
-
-    /// Bytes that give a second of [`body_timeout`](Self::body_timeout) and [`write_timeout`](Self::write_timeout) back;
-    /// default 500. With zero none do, and a whole body must come within that time.
-    pub fn min_rate(mut self, bytes: u32) -> Self {
-        self.server = self.server.min_rate(bytes);
-        self
-    }
-
-    /// Sockets that may speak plain HTTP at once; default 65,536. Upgraded WebSockets do not count.
-    pub fn max_http_connections(mut self, max: usize) -> Self {
-        self.server = self.server.max_connections(max);
-        self
-    }
-
-    /// The same from one address; default 1,000. More are closed at once. Loopback and [trusted proxies](Self::trusted_proxies)
-    /// are not counted. Behind a trusted proxy it is the number of requests in progress from one forwarded address, of which
-    /// more get 429; a request is in progress until its response has been handed to the socket.
-    pub fn max_http_connections_per_address(mut self, max: usize) -> Self {
-        self.server = self.server.max_per_address(max);
-        self
-    }
-
-    /// Speaks TLS 1.2 and 1.3: `https://` and `wss://` in place of `http://` and `ws://`. Default: no TLS.
-    ///
-    /// Both are PEM files, and may be the same one: the certificate followed by those that lead to its root, and its
-    /// private key in PKCS #8, PKCS #1 or SEC 1, not encrypted. They are loaded when the app is built, and again within
-    /// seconds of a change; connections that are open go on as they are. A new file that can't be used is logged, and the
-    /// old certificate stays.
-    ///
-    /// ```no_run
-    /// # async fn example() -> ripplecast::Result<()> {
-    /// let app = ripplecast::App::builder().tls("fullchain.pem", "privkey.pem").build().await?;
-    /// app.run("0.0.0.0:443").await
-    /// # }
-    /// ```
-    ///
-    /// What it costs, and when a proxy in front is better, is in `docs/tls.md`.
-    pub fn tls(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
-        self.tls_cert = Some(TlsFile::new("tls_cert", cert_file));
-        self.tls_key = Some(TlsFile::new("tls_key", key_file));
-        self
-    }
-
-    /// Sends `Strict-Transport-Security` with every response: a browser that has seen it uses only `https` and `wss`
-    /// for this host and port, for this time. Default: not sent, since browsers can't reach a host that returns to
-    /// plain HTTP until the time has passed. Start with an hour, then increase it to a year. Needs [`AppBuilder::tls`];
-    /// behind a proxy that speaks TLS, let the proxy send it.
-    ///
-    /// ```no_run
-    /// # async fn example() -> ripplecast::Result<()> {
-    /// use std::time::Duration;
-    ///
-    /// let builder = ripplecast::App::builder().tls("fullchain.pem", "privkey.pem");
-    /// let app = builder.hsts(Duration::from_secs(3_600)).build().await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn hsts(mut self, max_age: Duration) -> Self {
-        self.hsts = Some(max_age);
-        self
-    }
-
-    /// Connects to the backend, builds the app, and starts its hub.
-    ///
-    /// # Errors
-    /// Those of [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
-    /// without the other.
-    pub async fn build(self) -> Result<App> {
-        let Self { hub, server, tls_cert, tls_key, hsts } = self;
-        if let (Some(max_age), None) = (hsts, &tls_cert) {
-            return Err(Error::setting(HSTS, max_age.as_secs(), "it needs a certificate: set tls as well"));
-        }
-        let hsts = hsts.map(|max_age| HeaderValue::try_from(format!("max-age={}", max_age.as_secs())));
-        let hsts = hsts.transpose().map_err(Error::other)?;
-        let tls = match (tls_cert, tls_key) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => Some(Tls::load(TlsFiles::new(cert, key))?),
-            (Some(_), None) => return Err(missing(TLS_KEY, TLS_CERT)),
-            (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
-        };
-        let hub = hub.connect().await?;
-        let server = server.tls(tls).trusted(hub.trusted_proxies().clone()).ipv6_prefix(hub.ipv6_prefix());
-        Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server, hsts })
-    }
-}
-
-/// The error of a setting, under the name by which the user set it.
-fn renamed(error: Error, name: &'static str) -> Error {
-    match error {
-        Error::Setting { value, reason, .. } => Error::setting(name, value, reason),
-        other => other,
-    }
-}
-
-/// The variable that names the certificate.
-const TLS_CERT: &str = "RIPPLECAST_TLS_CERT";
-/// The variable that names its key.
-const TLS_KEY: &str = "RIPPLECAST_TLS_KEY";
-/// The variable that keeps browsers to TLS.
-const HSTS: &str = "RIPPLECAST_HSTS";
-
-/// One of two variables that go together is missing.
-fn missing(name: &'static str, other: &str) -> Error {
-    Error::setting(name, "", format!("{other} is set, and neither is of use without the other"))
-}
-
-/// An environment variable; `None` when it is unset or empty.
-fn variable(name: &'static str) -> Result<Option<String>> {
-    match std::env::var(name) {
-        Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(value)) => {
-            Err(Error::setting(name, value.to_string_lossy(), "not valid UTF-8"))
-        }
-    }
-}
-
-/// An environment variable that is a number of seconds.
-fn seconds(name: &'static str, most: Duration) -> Result<Option<Duration>> {
-    let Some(seconds) = number(name)? else { return Ok(None) };
-    let time = Duration::from_secs(seconds as u64);
-    if time > most {
-        let reason = format!("expected a number of seconds from 0 to {}", most.as_secs());
-        return Err(Error::setting(name, seconds, reason));
-    }
-    Ok(Some(time))
-}
-
-/// An environment variable that is a number.
-fn number(name: &'static str) -> Result<Option<usize>> {
-    let Some(value) = variable(name)? else { return Ok(None) };
-    value.parse().map(Some).map_err(|_| Error::setting(name, value, "expected a whole number"))
 }
 
 /// Lets a route return the crate's [`Result`]: an invalid request is 400; something closed or overloaded, or a backend
