@@ -386,7 +386,7 @@ mod tests {
         let mut chunk = [0; 500];
         for _ in 0..7200 {
             sleep(Duration::from_secs(1)).await;
-            peer.read_exact(&mut chunk).await.unwrap();
+            ends(peer.read_exact(&mut chunk)).await.unwrap();
         }
         let (begin, before) = (Instant::now(), RESETS.load(Relaxed));
         let (_ours, sent) = ends(writer).await.unwrap();
@@ -429,7 +429,7 @@ mod tests {
             (ours, sent)
         });
         sleep(Duration::from_secs(3600)).await;
-        peer.read_exact(&mut [0; 1500]).await.unwrap();
+        ends(peer.read_exact(&mut [0; 1500])).await.unwrap();
         let (mut ours, sent) = writer.await.unwrap();
         sent.unwrap();
         // The next response has the whole time again.
