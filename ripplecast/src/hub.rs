@@ -6,7 +6,7 @@ mod batch;
 mod bridge;
 mod builder;
 mod bus;
-mod callbacks;
+mod client;
 mod clients;
 mod command;
 mod connection;
@@ -21,6 +21,7 @@ mod mailbox;
 mod outbox;
 mod poller;
 mod room;
+mod route;
 mod shard;
 mod shards;
 mod source;
@@ -52,17 +53,17 @@ pub(crate) use self::{
     adoption::Adoption,
     batch::Dialect,
     bridge::{Bridge, Group, Later, Place},
-    callbacks::{Route, Takes, callbacks},
     command::Command,
     gaps::GapLog,
     outbox::Profile,
     room::check_name,
-    shards::Shards,
+    route::{Callbacks, Called, Route, Takes},
+    shards::{ShardHandle, Shards},
 };
 pub use self::{
     bridge::{Reach, RemoteStats},
     builder::HubBuilder,
-    clients::Client,
+    client::Client,
     connection::Connection,
     drops::{DropReport, Drops},
     gaps::GapReport,
@@ -162,14 +163,17 @@ impl Hub {
 
     /// The connection with that id; `None` when it is closed, or is not of this node.
     pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
-        let connection = self.inner.shards.connection(id.on(self.inner.shards.node)?);
+        let shards = &self.inner.shards;
+        let local = id.on(shards.node)?;
+        let connection = Connection::new(shards.shard_of(local).clone(), local);
         connection.is_open().then_some(connection)
     }
 
     /// The open connections of this node. Cheap: none is locked out while you go through them, and one which opens or
     /// closes meanwhile may or may not be among them.
     pub fn connections(&self) -> impl Iterator<Item = Connection> + use<> {
-        self.inner.shards.connections()
+        let shards = self.inner.shards.clone();
+        shards.connections().map(move |local| Connection::new(shards.shard_of(local).clone(), local))
     }
 
     /// A client: all connections that were [identified](Connection::identify) as `id`.

@@ -28,12 +28,12 @@ use http::header;
 
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
-    hub::{Dialect, Profile, Route, Takes, callbacks},
+    hub::{Dialect, Profile, Route, Takes},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
     request::{self, Hook, admit, decide, hook, plain},
     takeover::{self, Accepted, OwnPace, Takeover},
-    ws::{Handler, Outcome, handshake::has_content},
+    ws::{Handler, Outcome, callbacks, handshake::has_content},
 };
 
 /// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.

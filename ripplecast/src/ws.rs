@@ -3,6 +3,7 @@
 //! For small things there are [closures](handlers), for larger ones a [type](Handler) with three methods; an
 //! [`Endpoint`] adds settings and hooks to either.
 
+mod callbacks;
 pub mod codec;
 pub(crate) mod deflate;
 mod handlers;
@@ -19,7 +20,7 @@ use axum::routing::MethodRouter;
 
 use crate::{
     Hub, IntoAccept, Overflow, Request,
-    hub::{Profile, Route, Takes, callbacks},
+    hub::{Profile, Route, Takes},
     limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX, PONG_TIMEOUT},
     request::{Hook, hook},
 };
@@ -29,6 +30,7 @@ pub use self::{
     handlers::{Handler, Handlers, Outcome, handlers},
     origin::OriginPolicy,
 };
+pub(crate) use callbacks::callbacks;
 
 /// An endpoint: a handler with its settings and hooks. All settings have safe defaults.
 ///

@@ -32,7 +32,7 @@ use super::{
     wire::{Body, Message, is_name},
 };
 use crate::{
-    Error, Frame, Result,
+    Connection, Error, Frame, Result,
     hub::{Bridge, GapLog, GapReport, Group, Later, Place, Reach, RemoteStats, Shards},
     id::{ConnectionId, NodeId},
     log::limited,
@@ -251,7 +251,7 @@ impl Inner {
             Body::ToClient { client, frame } => {
                 self.counts.received.fetch_add(1, Relaxed);
                 for local in shards.clients.connections(&client) {
-                    shards.connection(local).push(frame.clone()).ignore();
+                    Connection::new(shards.shard_of(local).clone(), local).push(frame.clone()).ignore();
                 }
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{admission::Permit, batch::Dialect, callbacks::Route};
+use super::{admission::Permit, batch::Dialect, route::Route};
 use crate::{CloseCode, limits::READS_PER_TURN, panics::guarded, request::STOPPING, ws::codec};
 
 /// Everything that a shard needs to take a socket over.

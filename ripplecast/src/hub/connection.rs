@@ -27,12 +27,17 @@ use super::{
 #[derive(Clone)]
 pub struct Connection {
     /// The shard that it belongs to.
-    pub(super) shard: Arc<ShardHandle>,
+    shard: Arc<ShardHandle>,
     /// Which of its connections it is.
-    pub(super) local: Local,
+    local: Local,
 }
 
 impl Connection {
+    /// A connection of that shard.
+    pub(crate) fn new(shard: Arc<ShardHandle>, local: Local) -> Self {
+        Self { shard, local }
+    }
+
     /// Its id.
     pub fn id(&self) -> ConnectionId {
         ConnectionId::new(self.shard.node, self.local)
@@ -43,7 +48,7 @@ impl Connection {
     /// Inside a callback of the connection itself, what is pushed goes out together when the callback returns or waits.
     pub fn push(&self, frame: impl Into<Frame>) -> Sent {
         let frame = frame.into();
-        if let Some(sent) = current::push(self, &frame) {
+        if let Some(sent) = current::push(&self.shard, self.local, &frame) {
             return sent;
         }
         let mut mailbox = self.shard.mailbox.lock();
@@ -177,7 +182,7 @@ impl Connection {
     /// possible, even if the future is dropped.
     pub async fn identify(&self, client_id: &str) -> Result<Reach> {
         check_name("client id", client_id)?;
-        self.shards()?.clients.identify(&self.shard, self.local, client_id)?;
+        self.shards()?.clients.identify(&self.shard.mailbox, self.local, client_id)?;
         self.reach(Group::Client(client_id)).await
     }
 

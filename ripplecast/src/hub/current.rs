@@ -8,7 +8,7 @@ use crate::{Frame, id::Local, limits::READ_BUFFER, outcome::Sent};
 
 use super::{
     batch::{Dialect, Joined},
-    connection::Connection,
+    shards::ShardHandle,
 };
 
 thread_local! {
@@ -62,12 +62,12 @@ impl Drop for Entered {
 }
 
 /// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
-pub(super) fn push(to: &Connection, frame: &Frame) -> Option<Sent> {
+pub(super) fn push(shard: &ShardHandle, to: Local, frame: &Frame) -> Option<Sent> {
     CURRENT.with(|current| {
-        if current.local.get() != to.local.pack() || current.node.get() != to.shard.node {
+        if current.local.get() != to.pack() || current.node.get() != shard.node {
             return None;
         }
-        if !to.shard.mailbox.is_quiet() {
+        if !shard.mailbox.is_quiet() {
             return None;
         }
         if !current.open.get() {

@@ -32,12 +32,12 @@ use self::calls::Callback;
 use super::{
     adoption::Adoption,
     batch::Joined,
-    callbacks::{Callbacks, Route},
     command::Command,
     core::{Core, Fault},
     drops::DropReport,
     mailbox::Mailbox,
     poller::{Event, Poller},
+    route::{Callbacks, Route},
     shards::{ShardHandle, Shards, count},
 };
 

@@ -16,7 +16,6 @@ use super::{
     bridge::Group,
     clients::Clients,
     command::Command,
-    connection::Connection,
     ledger::Ledger,
     mailbox::Mailbox,
     room::{Registry, RoomCore, Setup},
@@ -206,14 +205,13 @@ impl Shards {
         }
     }
 
-    /// A handle to a connection of this node.
-    pub(crate) fn connection(&self, local: Local) -> Connection {
-        let shard = self.handles[local.shard() % self.handles.len()].clone();
-        Connection { shard, local }
+    /// The shard of a connection of this node.
+    pub(crate) fn shard_of(&self, who: Local) -> &Arc<ShardHandle> {
+        &self.handles[who.shard() % self.handles.len()]
     }
 
     /// Open connections, shard by shard; a mailbox is locked for a page at a time only.
-    pub(crate) fn connections(self: &Arc<Self>) -> impl Iterator<Item = Connection> + use<> {
+    pub(crate) fn connections(self: &Arc<Self>) -> impl Iterator<Item = Local> + use<> {
         const PAGE: u32 = 1024;
         let shards = self.clone();
         let mut page = Vec::new();
@@ -221,7 +219,7 @@ impl Shards {
         std::iter::from_fn(move || {
             loop {
                 if let Some(local) = page.pop() {
-                    return Some(shards.connection(local));
+                    return Some(local);
                 }
                 let handle = shards.handles.get(shard)?;
                 let mailbox = handle.mailbox.lock();

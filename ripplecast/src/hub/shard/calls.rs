@@ -9,7 +9,7 @@ use std::{
 use futures_util::FutureExt;
 
 use crate::{
-    Close, CloseCode, Connection, Error, Frame,
+    Close, CloseCode, Error, Frame,
     id::{ConnectionId, Local},
     limits::SLOW_HANDLER,
     log::{cut, limited},
@@ -18,9 +18,9 @@ use crate::{
 
 use super::{
     super::{
-        callbacks::{Called, Waiting},
         command::{Command, Outcome},
         current,
+        route::{Called, Waiting},
         shards::{ShardHandle, count},
     },
     Phase, Shard,
@@ -32,15 +32,14 @@ impl Shard {
         let slot = who.slot as usize;
         let endpoint_index = self.peers[slot].endpoint;
         let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
-        let connection = Connection { shard: self.handle.clone(), local: who };
         let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
         let (dialect, compress_above) = (self.core.dialect(who.slot), endpoint.route.profile.compress_above);
         let entered = current::enter(self.handle.node, who, dialect, compress_above, open);
         let called = match callback {
-            Callback::Open => endpoint.callbacks.open(connection),
-            Callback::Message(frame) => endpoint.callbacks.message(connection, frame),
-            Callback::Close(close) => endpoint.callbacks.close(connection, close),
+            Callback::Open => endpoint.callbacks.open(&self.handle, who),
+            Callback::Message(frame) => endpoint.callbacks.message(&self.handle, who, frame),
+            Callback::Close(close) => endpoint.callbacks.close(&self.handle, who, close),
         };
         drop(entered);
         let took = before.elapsed();

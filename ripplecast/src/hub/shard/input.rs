@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Dialect, callbacks::Takes, current, shards::count},
+    super::{batch::Dialect, current, route::Takes, shards::count},
     Phase, Shard,
     calls::Callback,
 };

@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    super::{batch::Tag, callbacks::Route},
+    super::{batch::Tag, route::Route},
     Phase, Shard,
 };
 
@@ -163,11 +163,11 @@ mod tests {
     use crate::{
         Connection, Frame,
         hub::{
-            Overflow, Profile, Takes, admission::Admissions, adoption::Adoption, batch::Dialect, callbacks,
+            Overflow, Profile, Takes, admission::Admissions, adoption::Adoption, batch::Dialect,
             command::Command, ledger::Ledger, room::Setup, shards::Shards,
         },
         limits::{MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
-        ws,
+        ws::{self, callbacks},
     };
 
     /// An endpoint with the default times.

@@ -1,4 +1,4 @@
-//! Calls an endpoint's callbacks: polled once in place, so that one which does not wait costs no task and no allocation.
+//! Calls a handler: polled once in place, so that a callback which does not wait costs no task and no allocation.
 
 use std::{
     future::{Future, poll_fn},
@@ -6,72 +6,15 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
+use super::Handler;
 use crate::{
     Close, Connection, Frame, Result,
-    hub::outbox::Profile,
+    hub::{Callbacks, Called, ShardHandle},
+    id::Local,
     panics::{guarded, panic_message},
-    ws::Handler,
 };
-
-/// An endpoint, as the shards know it.
-pub(crate) struct Route {
-    /// Its number among the hub's endpoints.
-    pub(crate) id: usize,
-    /// What it is called in logs.
-    pub(crate) name: String,
-    /// Which kinds of messages are taken.
-    pub(crate) takes: Takes,
-    /// Longest message taken, in bytes.
-    pub(crate) max_message: usize,
-    /// Time in which a message must be complete.
-    pub(crate) message_timeout: Duration,
-    /// Silence after which a ping is sent; `None` for no pings.
-    pub(crate) ping_interval: Option<Duration>,
-    /// Time that a peer has to show life after a ping; `None` for any time.
-    pub(crate) pong_timeout: Option<Duration>,
-    /// The limit of its connections' outboxes.
-    pub(crate) profile: Profile,
-    /// Makes the callbacks for one more shard.
-    pub(crate) callbacks: Box<dyn Fn() -> Box<dyn Callbacks> + Send + Sync>,
-}
-
-/// Which kinds of messages an endpoint takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Takes {
-    /// Both.
-    #[default]
-    All,
-    /// Text only; binary is answered with 1003.
-    Text,
-    /// Binary only; text is answered with 1003.
-    Binary,
-}
-
-/// A future that had to wait; the runtime drives it on.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-
-/// How a call went.
-pub(crate) enum Called {
-    /// It returned.
-    Returned(Result<()>),
-    /// It waits for something.
-    Waits(Waiting),
-    /// It panicked, with this message.
-    Panicked(String),
-}
-
-/// The callbacks of one endpoint, for one shard.
-pub(crate) trait Callbacks: Send {
-    /// A connection was opened.
-    fn open(&mut self, connection: Connection) -> Called;
-    /// A message came.
-    fn message(&mut self, connection: Connection, frame: Frame) -> Called;
-    /// A connection was closed.
-    fn close(&mut self, connection: Connection, close: Close) -> Called;
-}
 
 /// The callbacks of a handler.
 pub(crate) fn callbacks<H: Handler>(handler: Arc<H>) -> Box<dyn Callbacks> {
@@ -110,16 +53,16 @@ where
     FM: Future<Output = Result<()>> + Send + 'static,
     FC: Future<Output = Result<()>> + Send + 'static,
 {
-    fn open(&mut self, connection: Connection) -> Called {
-        self.open.call((connection,))
+    fn open(&mut self, shard: &Arc<ShardHandle>, who: Local) -> Called {
+        self.open.call((Connection::new(shard.clone(), who),))
     }
 
-    fn message(&mut self, connection: Connection, frame: Frame) -> Called {
-        self.message.call((connection, frame))
+    fn message(&mut self, shard: &Arc<ShardHandle>, who: Local, frame: Frame) -> Called {
+        self.message.call((Connection::new(shard.clone(), who), frame))
     }
 
-    fn close(&mut self, connection: Connection, close: Close) -> Called {
-        self.close.call((connection, close))
+    fn close(&mut self, shard: &Arc<ShardHandle>, who: Local, close: Close) -> Called {
+        self.close.call((Connection::new(shard.clone(), who), close))
     }
 }
 
