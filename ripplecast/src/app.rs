@@ -357,15 +357,15 @@ impl IntoResponse for Error {
             return (axum::http::StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response();
         }
         if self.is_timeout() {
-            return crate::request::plain(
+            return crate::response::plain(
                 503,
                 "The server got no answer in time; this may have been done or not.\n",
             );
         }
         if self.is_closed() || self.is_overloaded() || self.is_unavailable() {
-            return crate::request::plain(503, "The server can't do this now; try again later.\n");
+            return crate::response::plain(503, "The server can't do this now; try again later.\n");
         }
         limited!(ERROR, error = %cut(&self), "a route failed");
-        crate::request::plain(500, "The server failed at this; its log says why.\n")
+        crate::response::plain(500, "The server failed at this; its log says why.\n")
     }
 }

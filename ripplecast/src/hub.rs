@@ -57,7 +57,7 @@ pub(crate) use self::{
     gaps::GapLog,
     outbox::Profile,
     room::check_name,
-    route::{Callbacks, Called, Route, Takes},
+    route::{Callbacks, Called, MakeCallbacks, Route, Takes},
     shards::{ShardHandle, Shards},
 };
 pub use self::{
@@ -71,9 +71,6 @@ pub use self::{
     room::{Room, RoomOptions},
     tap::{Direction, FrameKind, Tap, TappedFrame},
 };
-
-/// What a shard reads from and writes to.
-pub(crate) type Socket = std::net::TcpStream;
 
 /// The handle to everything: rooms, connections, clients, counters, tables and the bus. Cheap to clone.
 ///
@@ -191,7 +188,7 @@ impl Hub {
         };
         stats.drops.overloaded = self.inner.shards.setup.drops.overloaded();
         stats.remote = self.inner.shards.setup.bridge().map(|bridge| bridge.stats()).unwrap_or_default();
-        for handle in &self.inner.shards.handles {
+        for handle in self.inner.shards.handles.iter() {
             let counters = &handle.counters;
             let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
             stats.opened += get(&counters.opened);

@@ -18,6 +18,7 @@ mod panics;
 mod redis;
 mod reply;
 mod request;
+mod response;
 mod same_origin;
 mod server;
 pub mod sse;

@@ -3,7 +3,6 @@
 use std::{any::Any, net::IpAddr, sync::Arc};
 
 use axum::{
-    body::Body,
     extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, rejection::RawPathParamsRejection},
     response::Response,
 };
@@ -15,6 +14,7 @@ use crate::{
     Authority, Error, Hub, Result,
     hub::{Permit, Refused, is_loopback},
     log::limited,
+    response::{STOPPING, plain},
     server::{ForwardedPeer, OverTls, authority::BadAuthority, base_path::BasePath},
 };
 
@@ -313,9 +313,6 @@ where
     })
 }
 
-/// The answer to requests while the node shuts down.
-pub(crate) const STOPPING: &str = "The server is shutting down; try again in a moment.\n";
-
 /// Asks a hook whether it accepts a request. A shutdown that begins before it has decided refuses the request with 503, and
 /// drops the hook's future.
 pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<Accept, Response> {
@@ -354,15 +351,6 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
             plain(429, "Too many connections from your address; close some, or try again later.\n")
         }
     })
-}
-
-/// A response of one sentence.
-pub(crate) fn plain(status: u16, text: &'static str) -> Response {
-    let response =
-        Response::builder().status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
-    let response =
-        if matches!(status, 429 | 503) { response.header(header::RETRY_AFTER, "5") } else { response };
-    response.body(Body::from(text)).expect("a status and headers that are constants")
 }
 
 #[cfg(test)]

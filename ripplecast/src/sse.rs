@@ -31,7 +31,8 @@ use crate::{
     hub::{Dialect, Profile, Route, Takes},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
-    request::{self, Hook, admit, decide, hook, plain},
+    request::{self, Hook, admit, decide, hook},
+    response::plain,
     takeover::{self, Accepted, OwnPace, Takeover},
     ws::{Handler, Outcome, callbacks, handshake::has_content},
 };
@@ -264,7 +265,7 @@ impl Hub {
             ping_interval: endpoint.keep_alive,
             pong_timeout: None, // nothing can answer
             profile: endpoint.profile,
-            callbacks: Box::new(move || callbacks(stream.clone())),
+            callbacks: callbacks(self.shards(), stream),
         });
         let (hub, endpoint) = (self.clone(), Arc::new(endpoint));
         axum::routing::get(move |request: extract::Request| {

@@ -211,7 +211,6 @@ impl<H: Handler> Endpoint<H> {
 
     /// What the shards need to know of it.
     fn route(&self, hub: &Hub) -> Route {
-        let handler = self.handler.clone();
         let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
         hub.shards().setup.compress_above.fetch_min(compress_above, Ordering::Relaxed);
         Route {
@@ -223,7 +222,7 @@ impl<H: Handler> Endpoint<H> {
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             profile: Profile { compress_above, ..self.profile },
-            callbacks: Box::new(move || callbacks(handler.clone())),
+            callbacks: callbacks(hub.shards(), self.handler.clone()),
         }
     }
 }

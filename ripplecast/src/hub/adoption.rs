@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{admission::Permit, batch::Dialect, route::Route};
-use crate::{CloseCode, limits::READS_PER_TURN, panics::guarded, request::STOPPING, ws::codec};
+use crate::{CloseCode, limits::READS_PER_TURN, panics::guarded, response::STOPPING, ws::codec};
+
+/// What a shard reads from and writes to.
+pub(crate) type Socket = TcpStream;
 
 /// Everything that a shard needs to take a socket over.
 pub(crate) struct Adoption<W> {

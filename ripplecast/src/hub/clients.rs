@@ -9,7 +9,10 @@ use crate::{
     sync::{Mutex, RandomState},
 };
 
-use super::{Socket, mailbox::Mailbox, room::Setup};
+use super::{
+    mailbox::{Mailbox, Posted},
+    room::Setup,
+};
 
 /// Which connections each client has on this node.
 pub(crate) struct Clients {
@@ -35,7 +38,7 @@ impl Clients {
     }
 
     /// Notes that a connection is of this client, and no longer of another.
-    pub(crate) fn identify(&self, mailbox: &Mailbox<Socket>, who: Local, client: &str) -> Result<()> {
+    pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, client: &str) -> Result<()> {
         let client: Arc<str> = client.into();
         // All of it under the mailbox's lock, so that two calls can't undo each other's half.
         let mut mailbox = mailbox.lock();

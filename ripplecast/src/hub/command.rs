@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{Close, Frame, hub::source::Snapshot, id::Local};
 
-use super::{adoption::Adoption, room::RoomCore, tap::Ear};
+use super::{adoption::Adoption, mailbox::Posted, room::RoomCore, tap::Ear};
 
 /// One command in a shard's mailbox. A command for a generation that is gone is dropped.
 pub(crate) enum Command<W> {
@@ -51,12 +51,17 @@ impl<W> Command<W> {
             _ => None,
         }
     }
+}
 
-    /// Payload bytes that it holds on to.
-    pub(crate) fn bytes(&self) -> usize {
+impl<W> Posted for Command<W> {
+    fn bytes(&self) -> usize {
         match self {
             Self::Push { frame, .. } | Self::Cast { frame, .. } => frame.len(),
             _ => 0,
         }
+    }
+
+    fn is_join(&self) -> bool {
+        matches!(self, Self::Join { .. })
     }
 }

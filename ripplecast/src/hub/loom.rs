@@ -22,7 +22,7 @@ use ::loom::{model::Builder, sync::Notify, thread};
 use bytes::Bytes;
 
 use super::{
-    Socket,
+    adoption::Socket,
     batch::Dialect,
     clients::Clients,
     command::Command,

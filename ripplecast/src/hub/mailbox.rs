@@ -20,7 +20,15 @@ use crate::{
     },
 };
 
-use super::{command::Command, details::Details};
+use super::details::Details;
+
+/// What can be posted.
+pub(crate) trait Posted {
+    /// Returns the payload bytes that it holds on to.
+    fn bytes(&self) -> usize;
+    /// Whether a connection joins a room by it.
+    fn is_join(&self) -> bool;
+}
 
 /// What wakes a shard that sleeps outside tokio.
 pub(crate) trait Alarm: Send + Sync {
@@ -35,9 +43,9 @@ std::thread_local! {
 }
 
 /// A shard's queue of commands; see the module.
-pub(crate) struct Mailbox<W> {
+pub(crate) struct Mailbox<C> {
     /// Everything that has to change together.
-    state: Mutex<State<W>>,
+    state: Mutex<State<C>>,
     /// Commands that were posted and not yet taken up by the shard. Lets a handler see, without the lock, whether its
     /// own push may go straight to the socket or must queue behind what came before it.
     waiting: AtomicUsize,
@@ -46,9 +54,9 @@ pub(crate) struct Mailbox<W> {
 }
 
 /// What the lock guards.
-pub(crate) struct State<W> {
+pub(crate) struct State<C> {
     /// Commands in the order in which they came.
-    commands: Vec<Command<W>>,
+    commands: Vec<C>,
     /// Payload bytes of `commands`.
     bytes: usize,
     /// By slot: the generation of the open connection, or 0.
@@ -93,14 +101,14 @@ impl Drop for Wake {
 }
 
 /// A locked mailbox.
-pub(crate) struct Locked<'a, W> {
+pub(crate) struct Locked<'a, C> {
     /// The guard.
-    pub(crate) state: MutexGuard<'a, State<W>>,
+    pub(crate) state: MutexGuard<'a, State<C>>,
     /// The mailbox that it belongs to.
-    mailbox: &'a Mailbox<W>,
+    mailbox: &'a Mailbox<C>,
 }
 
-impl<W> Mailbox<W> {
+impl<C: Posted> Mailbox<C> {
     /// An empty mailbox.
     pub(crate) fn new() -> Self {
         let state = State {
@@ -116,18 +124,18 @@ impl<W> Mailbox<W> {
     }
 
     /// Locks it. Lock order: a room's state first, then mailboxes by the number of their shard.
-    pub(crate) fn lock(&self) -> Locked<'_, W> {
+    pub(crate) fn lock(&self) -> Locked<'_, C> {
         Locked { state: self.state.lock(), mailbox: self }
     }
 
     /// Posts a command that is always taken: control, of which a connection has a few at the most.
-    pub(crate) fn post(&self, command: Command<W>) {
+    pub(crate) fn post(&self, command: C) {
         drop(self.try_post(command));
     }
 
     /// The same. Returns the command when the shard has ended.
     #[expect(clippy::result_large_err, reason = "the command is moved into the mailbox anyway")]
-    pub(crate) fn try_post(&self, command: Command<W>) -> Result<(), Command<W>> {
+    pub(crate) fn try_post(&self, command: C) -> Result<(), C> {
         let mut locked = self.lock();
         if locked.state.ended {
             return Err(command); // not dropped under the lock: what it holds may run code of the application's
@@ -160,7 +168,7 @@ impl<W> Mailbox<W> {
 
     /// The shard takes all waiting commands, in order; they count as waiting until [`Mailbox::taken_up`]. None as long as
     /// some of the last ones are left in `todo`: beyond the mailbox they have no bounds.
-    pub(crate) fn drain_into(&self, todo: &mut VecDeque<Command<W>>) {
+    pub(crate) fn drain_into(&self, todo: &mut VecDeque<C>) {
         if !todo.is_empty() || self.is_quiet() {
             return;
         }
@@ -213,7 +221,7 @@ impl<W> Mailbox<W> {
     }
 
     /// The shard has ended: refuses everything from now on. Returns what waits.
-    pub(crate) fn end(&self) -> Vec<Command<W>> {
+    pub(crate) fn end(&self) -> Vec<C> {
         let mut state = self.state.lock();
         state.ended = true;
         state.live.clear();
@@ -225,14 +233,14 @@ impl<W> Mailbox<W> {
     }
 }
 
-impl<W> State<W> {
+impl<C> State<C> {
     /// Whether the connection is open.
     pub(crate) fn is_live(&self, local: Local) -> bool {
         self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
     }
 
     /// Commands that wait, in order.
-    pub(crate) fn commands(&self) -> impl Iterator<Item = &Command<W>> {
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &C> {
         self.commands.iter()
     }
 
@@ -285,7 +293,7 @@ impl<W> State<W> {
     }
 }
 
-impl<W> Locked<'_, W> {
+impl<C: Posted> Locked<'_, C> {
     /// Whether a command that carries `bytes` fits.
     ///
     /// # Errors
@@ -329,12 +337,12 @@ impl<W> Locked<'_, W> {
     }
 
     /// Appends a command, whatever the bounds.
-    pub(crate) fn post(&mut self, command: Command<W>) -> Wake {
+    pub(crate) fn post(&mut self, command: C) -> Wake {
         if self.state.ended {
             return Wake(None);
         }
         self.state.bytes += command.bytes();
-        let is_join = matches!(command, Command::Join { .. });
+        let is_join = command.is_join();
         self.state.commands.push(command);
         self.mailbox.waiting.fetch_add(1, Ordering::AcqRel);
         if is_join {
@@ -347,19 +355,23 @@ impl<W> Locked<'_, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Frame;
+
+    /// Something of that many bytes; control has none.
+    struct Item(usize);
+
+    impl Posted for Item {
+        fn bytes(&self) -> usize {
+            self.0
+        }
+
+        fn is_join(&self) -> bool {
+            false
+        }
+    }
 
     const WHO: Local = Local { shard: 0, slot: 3, generation: 7 };
 
-    /// Memory of the system that is never touched, so that a test can have much of it.
-    static ZEROS: [u8; MAILBOX_BYTES + 1] = [0; MAILBOX_BYTES + 1];
-
-    fn push(bytes: usize) -> Command<()> {
-        let frame = Frame::binary(bytes::Bytes::from_static(&ZEROS[..bytes]));
-        Command::Push { to: WHO, frame, of: None }
-    }
-
-    fn is_full(mailbox: &Mailbox<()>, bytes: usize) -> bool {
+    fn is_full(mailbox: &Mailbox<Item>, bytes: usize) -> bool {
         match mailbox.lock().check(bytes) {
             Ok(()) => false,
             Err(Error::Overloaded { .. }) => true,
@@ -370,7 +382,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded() {
         let mailbox = Mailbox::new();
-        mailbox.post(push(MAILBOX_BYTES - 10));
+        mailbox.post(Item(MAILBOX_BYTES - 10));
         assert!(!is_full(&mailbox, 10));
         assert!(is_full(&mailbox, 11));
         let mut todo = VecDeque::new();
@@ -382,7 +394,7 @@ mod tests {
     fn one_message_larger_than_the_bound_passes_through_an_empty_mailbox() {
         let mailbox = Mailbox::new();
         assert!(!is_full(&mailbox, MAILBOX_BYTES + 1));
-        mailbox.post(push(MAILBOX_BYTES + 1));
+        mailbox.post(Item(MAILBOX_BYTES + 1));
         assert!(is_full(&mailbox, 1));
     }
 
@@ -391,10 +403,10 @@ mod tests {
         let mailbox = Mailbox::new();
         for _ in 0..MAILBOX_COMMANDS {
             assert!(!is_full(&mailbox, 0));
-            mailbox.post(push(0));
+            mailbox.post(Item(0));
         }
         assert!(is_full(&mailbox, 0));
-        mailbox.post(Command::Shutdown);
+        mailbox.post(Item(0));
         let mut todo = VecDeque::new();
         mailbox.drain_into(&mut todo);
         assert_eq!(todo.len(), MAILBOX_COMMANDS + 1);
@@ -409,10 +421,10 @@ mod tests {
     fn nothing_is_taken_while_earlier_commands_are_left() {
         let mailbox = Mailbox::new();
         let mut todo = VecDeque::new();
-        mailbox.post(push(1));
-        mailbox.post(push(2));
+        mailbox.post(Item(1));
+        mailbox.post(Item(2));
         mailbox.drain_into(&mut todo);
-        mailbox.post(push(3));
+        mailbox.post(Item(3));
         mailbox.drain_into(&mut todo);
         assert_eq!(todo.len(), 2);
         todo.clear();
@@ -424,8 +436,8 @@ mod tests {
     fn it_is_quiet_when_everything_was_taken_up() {
         let mailbox = Mailbox::new();
         let mut todo = VecDeque::new();
-        mailbox.post(push(1));
-        mailbox.post(push(1));
+        mailbox.post(Item(1));
+        mailbox.post(Item(1));
         assert!(!mailbox.is_quiet());
         mailbox.drain_into(&mut todo);
         mailbox.taken_up();
@@ -438,17 +450,17 @@ mod tests {
     fn nothing_is_taken_by_one_that_has_ended() {
         let mailbox = Mailbox::new();
         mailbox.lock().state.open(WHO);
-        mailbox.post(push(1));
+        mailbox.post(Item(1));
         mailbox.end();
         assert!(!mailbox.is_live(WHO));
-        mailbox.post(push(1));
+        mailbox.post(Item(1));
         assert!(mailbox.is_quiet());
         assert!(matches!(mailbox.lock().check(1), Err(Error::Closed)));
     }
 
     #[test]
     fn a_connection_is_live_from_its_opening_to_its_close_and_its_successor_is_another() {
-        let mailbox = Mailbox::<()>::new();
+        let mailbox = Mailbox::<Item>::new();
         assert!(!mailbox.is_live(WHO));
         let mut locked = mailbox.lock();
         locked.state.open(WHO);
@@ -463,7 +475,7 @@ mod tests {
 
     #[test]
     fn live_connections_are_listed_page_by_page() {
-        let mailbox = Mailbox::<()>::new();
+        let mailbox = Mailbox::<Item>::new();
         let mut locked = mailbox.lock();
         for slot in [0, 2, 5] {
             locked.state.open(Local { shard: 0, slot, generation: slot + 1 });
@@ -487,14 +499,14 @@ mod tests {
         let bell = std::sync::Arc::new(Bell(AtomicUsize::new(0)));
         let alarm: std::sync::Arc<dyn Alarm> = bell.clone();
         assert!(mailbox.try_sleep(&alarm));
-        mailbox.post(push(1));
-        mailbox.post(push(1));
+        mailbox.post(Item(1));
+        mailbox.post(Item(1));
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
         assert!(!mailbox.try_sleep(&alarm));
         mailbox.drain_into(&mut VecDeque::new());
         assert!(mailbox.try_sleep(&alarm));
         mailbox.awake();
-        mailbox.post(push(1));
+        mailbox.post(Item(1));
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{Error, Frame, Result, id::ConnectionId, limits::NAME, outcome::Sent};
 
-use super::{bridge::Group, shards::Shards};
+use super::{adoption::Socket, bridge::Group, shards::Shards};
 
 pub use self::rules::RoomOptions;
 pub(crate) use self::{
@@ -52,7 +52,7 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 #[derive(Clone)]
 pub struct Room {
     /// What the handles share.
-    pub(crate) core: Arc<RoomCore<super::Socket>>,
+    pub(crate) core: Arc<RoomCore<Socket>>,
     /// The connections of the node, and the way to others.
     pub(super) shards: Arc<Shards>,
 }

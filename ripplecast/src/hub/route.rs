@@ -1,10 +1,10 @@
 //! An endpoint as the shards see it, and the callbacks that they call.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use crate::{Close, Frame, Result, id::Local};
 
-use super::{outbox::Profile, shards::ShardHandle};
+use super::outbox::Profile;
 
 /// An endpoint, as the shards know it.
 pub(crate) struct Route {
@@ -24,9 +24,12 @@ pub(crate) struct Route {
     pub(crate) pong_timeout: Option<Duration>,
     /// The limit of its connections' outboxes.
     pub(crate) profile: Profile,
-    /// Makes the callbacks for one more shard.
-    pub(crate) callbacks: Box<dyn Fn() -> Box<dyn Callbacks> + Send + Sync>,
+    /// Makes the callbacks for the shard of that number.
+    pub(crate) callbacks: MakeCallbacks,
 }
+
+/// Makes callbacks for one shard after the other, by their numbers.
+pub(crate) type MakeCallbacks = Box<dyn Fn(usize) -> Box<dyn Callbacks> + Send + Sync>;
 
 /// Which kinds of messages an endpoint takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,12 +56,12 @@ pub(crate) enum Called {
     Panicked(String),
 }
 
-/// The callbacks of one endpoint, for one shard. Each is called with the shard of a connection and its id there.
+/// The callbacks of one endpoint, for one shard.
 pub(crate) trait Callbacks: Send {
     /// Called when a connection was opened.
-    fn open(&mut self, shard: &Arc<ShardHandle>, who: Local) -> Called;
+    fn open(&mut self, who: Local) -> Called;
     /// Called for each message.
-    fn message(&mut self, shard: &Arc<ShardHandle>, who: Local, frame: Frame) -> Called;
+    fn message(&mut self, who: Local, frame: Frame) -> Called;
     /// Called when a connection was closed.
-    fn close(&mut self, shard: &Arc<ShardHandle>, who: Local, close: Close) -> Called;
+    fn close(&mut self, who: Local, close: Close) -> Called;
 }

@@ -236,7 +236,7 @@ impl Shard {
     }
 
     /// The mailbox, for the driver to wait on.
-    pub(crate) fn mailbox(&self) -> &Arc<Mailbox<TcpStream>> {
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox<Command<TcpStream>>> {
         &self.handle.mailbox
     }
 
@@ -485,7 +485,8 @@ impl Shard {
         }
         let endpoint = &mut self.endpoints[route.id];
         if endpoint.is_none() {
-            *endpoint = Some(Endpoint { route: route.clone(), callbacks: (route.callbacks)() });
+            let callbacks = (route.callbacks)(usize::from(self.core.shard()));
+            *endpoint = Some(Endpoint { route: route.clone(), callbacks });
             let pings = [route.ping_interval, route.pong_timeout].into_iter().flatten();
             let shortest = pings.fold(route.message_timeout, Duration::min) / 4;
             self.sweep_interval = self.sweep_interval.min(shortest).max(Duration::from_millis(10));

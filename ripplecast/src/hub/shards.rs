@@ -11,8 +11,8 @@ use crate::{
 };
 
 use super::{
-    Socket,
     admission::Admissions,
+    adoption::Socket,
     bridge::Group,
     clients::Clients,
     command::Command,
@@ -24,7 +24,7 @@ use super::{
 /// What is kept of a shard outside of it.
 pub(crate) struct ShardHandle {
     /// The way in.
-    pub(crate) mailbox: Arc<Mailbox<Socket>>,
+    pub(crate) mailbox: Arc<Mailbox<Command<Socket>>>,
     /// The node, in this run of it.
     pub(crate) node: u64,
     /// The other shards.
@@ -76,7 +76,7 @@ pub(crate) struct Shards {
     /// The node, in this run of it: a random number.
     pub(crate) node: u64,
     /// By number.
-    pub(crate) handles: Box<[Arc<ShardHandle>]>,
+    pub(crate) handles: Arc<[Arc<ShardHandle>]>,
     /// Rooms by name.
     pub(crate) rooms: Arc<Registry<Socket>>,
     /// The room of all connections.
@@ -111,10 +111,11 @@ impl Shards {
         let setup = Arc::new(setup);
         let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
         let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
-        let everyone = RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::new());
+        let everyone =
+            RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::<Registry<Socket>>::new());
         let everyone = Arc::new(everyone.unlisted());
         Arc::new_cyclic(|weak: &Weak<Self>| {
-            let handle = |mailbox: &Arc<Mailbox<Socket>>| {
+            let handle = |mailbox: &Arc<Mailbox<Command<Socket>>>| {
                 Arc::new(ShardHandle {
                     mailbox: mailbox.clone(),
                     node,
@@ -199,7 +200,7 @@ impl Shards {
     /// Tells every shard to close its connections and end; once.
     pub(crate) fn stop(&self) {
         if !self.stopping.send_replace(true) {
-            for handle in &self.handles {
+            for handle in self.handles.iter() {
                 handle.mailbox.post(Command::Shutdown);
             }
         }

@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr, net::Ipv6Addr};
 use axum::response::Response;
 use http::{HeaderMap, Uri, Version, header, request::Parts};
 
-use crate::{Error, log::limited, request::plain};
+use crate::{Error, log::limited, response::plain};
 
 /// The host that a request is for, and the port if it names one; in lower case.
 ///

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     hub::{Admissions, Permit},
     log::{cut, limited},
-    request::plain,
+    response::plain,
     takeover::{OwnPace, Taken, Takeover},
 };
 

@@ -11,17 +11,24 @@ use std::{
 use super::Handler;
 use crate::{
     Close, Connection, Frame, Result,
-    hub::{Callbacks, Called, ShardHandle},
+    hub::{Callbacks, Called, MakeCallbacks, ShardHandle, Shards},
     id::Local,
     panics::{guarded, panic_message},
 };
 
-/// The callbacks of a handler.
-pub(crate) fn callbacks<H: Handler>(handler: Arc<H>) -> Box<dyn Callbacks> {
+/// Makes the callbacks of a handler, for each of the shards.
+pub(crate) fn callbacks<H: Handler>(shards: &Shards, handler: Arc<H>) -> MakeCallbacks {
+    let handles = shards.handles.clone();
+    Box::new(move |shard| of_shard(handles[shard].clone(), handler.clone()))
+}
+
+/// The callbacks of a handler for one shard.
+fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Callbacks> {
     // A count of the shard's own: all shards clone it for each call, and one count would travel between the cores.
     let handler = Arc::new(handler);
     let (for_open, for_message, for_close) = (handler.clone(), handler.clone(), handler);
     Box::new(Erased {
+        shard,
         open: Callback::new(move |(connection,)| {
             let handler = for_open.clone();
             async move { handler.on_open(connection).await }
@@ -39,6 +46,7 @@ pub(crate) fn callbacks<H: Handler>(handler: Arc<H>) -> Box<dyn Callbacks> {
 
 /// A handler whose three future types are known to the compiler and to nobody else.
 struct Erased<O, FO, M, FM, C, FC> {
+    shard: Arc<ShardHandle>,
     open: Callback<O, FO>,
     message: Callback<M, FM>,
     close: Callback<C, FC>,
@@ -53,16 +61,16 @@ where
     FM: Future<Output = Result<()>> + Send + 'static,
     FC: Future<Output = Result<()>> + Send + 'static,
 {
-    fn open(&mut self, shard: &Arc<ShardHandle>, who: Local) -> Called {
-        self.open.call((Connection::new(shard.clone(), who),))
+    fn open(&mut self, who: Local) -> Called {
+        self.open.call((Connection::new(self.shard.clone(), who),))
     }
 
-    fn message(&mut self, shard: &Arc<ShardHandle>, who: Local, frame: Frame) -> Called {
-        self.message.call((Connection::new(shard.clone(), who), frame))
+    fn message(&mut self, who: Local, frame: Frame) -> Called {
+        self.message.call((Connection::new(self.shard.clone(), who), frame))
     }
 
-    fn close(&mut self, shard: &Arc<ShardHandle>, who: Local, close: Close) -> Called {
-        self.close.call((Connection::new(shard.clone(), who), close))
+    fn close(&mut self, who: Local, close: Close) -> Called {
+        self.close.call((Connection::new(self.shard.clone(), who), close))
     }
 }
 

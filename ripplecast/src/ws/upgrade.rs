@@ -18,7 +18,8 @@ use crate::{
     hub::{Dialect, Route},
     limits::{PING_INTERVAL, UNSENT_BYTES},
     log::{cut, limited},
-    request::{self, Hook, admit, decide, plain},
+    request::{self, Hook, admit, decide},
+    response::plain,
     server::ForwardedPeer,
     takeover::{Accepted, Takeover},
 };

@@ -11,9 +11,8 @@ mod walks;
 mod world;
 
 use std::{
-    cell::{Cell, RefCell},
     io,
-    rc::Rc,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
 use proptest::prelude::*;

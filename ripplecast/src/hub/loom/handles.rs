@@ -4,7 +4,7 @@ use super::*;
 
 /// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
 fn handle() -> Arc<ShardHandle> {
-    let mailbox = Arc::new(Mailbox::<Socket>::new());
+    let mailbox = Arc::new(Mailbox::<Command<Socket>>::new());
     Arc::new(ShardHandle {
         mailbox,
         node: 1,
@@ -124,8 +124,8 @@ fn identify_races_close() {
         let identifier = thread::spawn({
             let (handle, clients) = (handle.clone(), clients.clone());
             move || {
-                let once = clients.identify(&handle, WHO, "one");
-                let again = clients.identify(&handle, WHO, "one");
+                let once = clients.identify(&handle.mailbox, WHO, "one");
+                let again = clients.identify(&handle.mailbox, WHO, "one");
                 assert!(!(once.is_err() && again.is_ok()));
             }
         });
@@ -141,12 +141,12 @@ fn identify_races_identify() {
     explore("identify_races_identify", || {
         let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
         handle.mailbox.lock().state.open(WHO);
-        clients.identify(&handle, WHO, "one").unwrap();
+        clients.identify(&handle.mailbox, WHO, "one").unwrap();
         let other = thread::spawn({
             let (handle, clients) = (handle.clone(), clients.clone());
-            move || clients.identify(&handle, WHO, "two").unwrap()
+            move || clients.identify(&handle.mailbox, WHO, "two").unwrap()
         });
-        clients.identify(&handle, WHO, "one").unwrap();
+        clients.identify(&handle.mailbox, WHO, "one").unwrap();
         other.join().unwrap();
         let client = handle.mailbox.lock().state.details.client(WHO).unwrap();
         for id in ["one", "two"] {

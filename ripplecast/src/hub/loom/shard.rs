@@ -52,7 +52,7 @@ impl Alarm for Bell {
 /// A shard without sockets and callbacks.
 pub(super) struct Shard {
     pub(super) core: Core<Pipe>,
-    pub(super) mailbox: Arc<Mailbox<Pipe>>,
+    pub(super) mailbox: Arc<Mailbox<Command<Pipe>>>,
     pub(super) todo: VecDeque<Command<Pipe>>,
     /// The number of the latest message of the room; a model has one room.
     pub(super) offset: u64,
@@ -62,11 +62,15 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>]) -> Self {
+    pub(super) fn new(index: usize, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) -> Self {
         Self::with_ledger(index, mailboxes, Arc::new(Ledger::new(1 << 20, mailboxes.len())))
     }
 
-    pub(super) fn with_ledger(index: usize, mailboxes: &[Arc<Mailbox<Pipe>>], ledger: Arc<Ledger>) -> Self {
+    pub(super) fn with_ledger(
+        index: usize,
+        mailboxes: &[Arc<Mailbox<Command<Pipe>>>],
+        ledger: Arc<Ledger>,
+    ) -> Self {
         let mailbox = mailboxes[index].clone();
         Self {
             core: Core::new(index as u8, ledger, false),
@@ -164,7 +168,7 @@ impl Shard {
     }
 
     /// A turn, and the word to the shard that has a slower connection.
-    pub(super) fn turn_and_tell(&mut self, mailboxes: &[Arc<Mailbox<Pipe>>]) {
+    pub(super) fn turn_and_tell(&mut self, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) {
         self.turn();
         if let Some(shard) = self.pass_on.take() {
             mailboxes[shard].post(Command::Shed);
@@ -205,7 +209,7 @@ impl Shard {
     }
 }
 
-pub(super) fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Pipe>>]> {
+pub(super) fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Command<Pipe>>>]> {
     (0..shards).map(|_| Arc::new(Mailbox::new())).collect()
 }
 
@@ -215,6 +219,6 @@ pub(super) fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
     (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))
 }
 
-pub(super) fn push(mailbox: &Mailbox<Pipe>, to: Local, text: &'static str) {
+pub(super) fn push(mailbox: &Mailbox<Command<Pipe>>, to: Local, text: &'static str) {
     mailbox.post(Command::Push { to, frame: text.into(), of: None });
 }

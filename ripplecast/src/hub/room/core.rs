@@ -23,12 +23,17 @@ use super::{
         mailbox::{Mailbox, Wake},
         outbox::Overflow,
     },
-    registry::Registry,
     rules::Setup,
 };
 
 /// Says that a shard has no members of a room.
 const NOWHERE: u32 = u32::MAX;
+
+/// Where rooms are found by their names.
+pub(crate) trait Names: Send + Sync {
+    /// Takes a name out whose room has just been dropped, unless a new one has taken its place already.
+    fn forget(&self, name: &str);
+}
 
 /// What all handles of a room share. It lives while it has members or handles, and is then forgotten.
 pub(crate) struct RoomCore<W> {
@@ -45,9 +50,9 @@ pub(crate) struct RoomCore<W> {
     /// Who is in it, and how many messages it has had. Held while a push is posted: that makes the one order.
     pub(super) state: Mutex<State>,
     /// The mailboxes of all shards.
-    mailboxes: Arc<[Arc<Mailbox<W>>]>,
+    mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
     /// Where its name is registered.
-    registry: Weak<Registry<W>>,
+    registry: Weak<dyn Names>,
     /// What publishes to it by itself, by name, for as long as anybody holds it.
     publishers: parking_lot::Mutex<Vec<(String, Weak<dyn Any + Send + Sync>)>>,
 }
@@ -71,8 +76,8 @@ impl<W> RoomCore<W> {
         name: Arc<str>,
         epoch: u64,
         setup: Arc<Setup>,
-        mailboxes: Arc<[Arc<Mailbox<W>>]>,
-        registry: Weak<Registry<W>>,
+        mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
+        registry: Weak<dyn Names>,
     ) -> Self {
         let shards = mailboxes.len();
         let places = (0..shards).map(|_| AtomicU32::new(NOWHERE)).collect();

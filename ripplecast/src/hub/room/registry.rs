@@ -11,7 +11,11 @@ use crate::{
     sync::{Mutex, RandomState},
 };
 
-use super::{super::mailbox::Mailbox, core::RoomCore, rules::Setup};
+use super::{
+    super::{command::Command, mailbox::Mailbox},
+    core::{Names, RoomCore},
+    rules::Setup,
+};
 
 /// Rooms whose names have the same hash.
 type Stripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
@@ -23,16 +27,16 @@ pub(crate) struct Registry<W> {
     /// Chooses the stripe, and gives each room its epoch.
     hasher: RandomState,
     /// The mailboxes of all shards, for new rooms.
-    pub(super) mailboxes: Arc<[Arc<Mailbox<W>>]>,
+    pub(super) mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
     /// What all rooms share.
     setup: Arc<Setup>,
     /// How many rooms were made; with the hasher's random keys it makes epochs that don't repeat.
     made: Mutex<u64>,
 }
 
-impl<W> Registry<W> {
+impl<W: Send + Sync + 'static> Registry<W> {
     /// No rooms.
-    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<W>>]>, setup: Arc<Setup>) -> Self {
+    pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>, setup: Arc<Setup>) -> Self {
         let stripes = (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect();
         Self { stripes, hasher: RandomState::new(), mailboxes, setup, made: Mutex::new(0) }
     }
@@ -44,12 +48,13 @@ impl<W> Registry<W> {
             return room;
         }
         let name: Arc<str> = name.into();
+        let registry = Arc::downgrade(self);
         let room = Arc::new(RoomCore::new(
             name.clone(),
             self.next_epoch(),
             self.setup.clone(),
             self.mailboxes.clone(),
-            Arc::downgrade(self),
+            registry,
         ));
         stripe.insert(name, Arc::downgrade(&room));
         room
@@ -87,9 +92,10 @@ impl<W> Registry<W> {
         let hash = self.hasher.hash_one(name) as usize;
         &self.stripes[hash % self.stripes.len()]
     }
+}
 
-    /// Takes a name out whose room has just gone, unless a new one has taken its place already.
-    pub(super) fn forget(&self, name: &str) {
+impl<W: Send + Sync + 'static> Names for Registry<W> {
+    fn forget(&self, name: &str) {
         let mut stripe = self.stripe(name).lock();
         if stripe.get(name).is_some_and(|room| room.strong_count() == 0) {
             stripe.remove(name);

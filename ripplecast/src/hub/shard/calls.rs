@@ -37,9 +37,9 @@ impl Shard {
         let (dialect, compress_above) = (self.core.dialect(who.slot), endpoint.route.profile.compress_above);
         let entered = current::enter(self.handle.node, who, dialect, compress_above, open);
         let called = match callback {
-            Callback::Open => endpoint.callbacks.open(&self.handle, who),
-            Callback::Message(frame) => endpoint.callbacks.message(&self.handle, who, frame),
-            Callback::Close(close) => endpoint.callbacks.close(&self.handle, who, close),
+            Callback::Open => endpoint.callbacks.open(who),
+            Callback::Message(frame) => endpoint.callbacks.message(who, frame),
+            Callback::Close(close) => endpoint.callbacks.close(who, close),
         };
         drop(entered);
         let took = before.elapsed();

@@ -170,8 +170,12 @@ mod tests {
         ws::{self, callbacks},
     };
 
+    fn shards() -> Arc<Shards> {
+        Shards::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default())
+    }
+
     /// An endpoint with the default times.
-    fn route() -> Route {
+    fn route(shards: &Shards) -> Route {
         let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Frame| {}));
         Route {
             id: 0,
@@ -182,7 +186,7 @@ mod tests {
             ping_interval: Some(PING_INTERVAL),
             pong_timeout: Some(PONG_TIMEOUT),
             profile: Profile { outbox: 1 << 30, overflow: Overflow::Disconnect, compress_above: usize::MAX },
-            callbacks: Box::new(move || callbacks(handler.clone())),
+            callbacks: callbacks(shards, handler),
         }
     }
 
@@ -197,8 +201,7 @@ mod tests {
     impl Pinged {
         fn new() -> Self {
             let runtime = Builder::new_current_thread().build().unwrap();
-            let shards =
-                Shards::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default());
+            let shards = shards();
             let mut shard = Shard::new(0, &shards, runtime.handle().clone()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -209,7 +212,7 @@ mod tests {
                 rest: Bytes::new(),
                 preface: Bytes::new(),
                 dialect: Dialect::WebSocket,
-                route: Arc::new(route()),
+                route: Arc::new(route(&shards)),
                 permit: shards.admissions.admit(None).unwrap(),
                 states: Vec::new(),
             });
@@ -268,7 +271,7 @@ mod tests {
     /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
     #[test]
     fn a_dead_peer_is_noticed_within_36_seconds() {
-        let route = route();
+        let route = route(&shards());
         for slot in 0..1000 {
             // The last word of the peer came so many milliseconds before the next sweep.
             for before_sweep in [1, 500, 1000] {

@@ -10,7 +10,7 @@ fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame()
     for _ in 0..8 {
         let who = core.reserve(8).unwrap();
         let peer = Peer::default();
-        peer.0.space.set(10);
+        peer.0.space.store(10, Relaxed);
         core.open(who, peer, Dialect::WebSocket, profile);
         core.push(who, &Frame::text("x".repeat(1000)), None);
     }

@@ -35,7 +35,7 @@ impl Expected {
 
     /// What it has received agrees with what it should, so far. How many frames and control units never came.
     pub(super) fn check(&self, all_must_be_there: bool) -> usize {
-        let written = self.peer.0.written.borrow();
+        let written = self.peer.0.written.lock();
         let (units, tail) = units(self.dialect, &written);
         let (mut frames, mut control) = (self.frames.iter(), self.control.iter());
         let mut missing = 0;

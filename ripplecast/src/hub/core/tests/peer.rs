@@ -4,33 +4,33 @@ use super::*;
 
 /// A socket whose peer takes what the test lets it take.
 #[derive(Clone, Default)]
-pub(super) struct Peer(pub(super) Rc<Pipe>);
+pub(super) struct Peer(pub(super) Arc<Pipe>);
 
 #[derive(Default)]
 pub(super) struct Pipe {
     /// Bytes that it takes before it is full.
-    pub(super) space: Cell<usize>,
+    pub(super) space: AtomicUsize,
     /// Whether it has failed.
-    pub(super) lost: Cell<bool>,
+    pub(super) lost: AtomicBool,
     /// What it has taken.
-    pub(super) written: RefCell<Vec<u8>>,
+    pub(super) written: parking_lot::Mutex<Vec<u8>>,
     /// How often it was asked to take something.
-    pub(super) writes: Cell<usize>,
+    pub(super) writes: AtomicUsize,
 }
 
 impl Wire for Peer {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         assert!(!bytes.is_empty(), "a write of nothing is a wasted system call");
-        self.0.writes.set(self.0.writes.get() + 1);
-        if self.0.lost.get() {
+        self.0.writes.store(self.0.writes.load(Relaxed) + 1, Relaxed);
+        if self.0.lost.load(Relaxed) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let n = bytes.len().min(self.0.space.get());
+        let n = bytes.len().min(self.0.space.load(Relaxed));
         if n == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.0.space.set(self.0.space.get() - n);
-        self.0.written.borrow_mut().extend_from_slice(&bytes[..n]);
+        self.0.space.store(self.0.space.load(Relaxed) - n, Relaxed);
+        self.0.written.lock().extend_from_slice(&bytes[..n]);
         Ok(n)
     }
 }
@@ -38,12 +38,12 @@ impl Wire for Peer {
 impl Peer {
     /// How often it was written to since this was asked last.
     pub(super) fn writes(&self) -> usize {
-        self.0.writes.take()
+        self.0.writes.swap(0, Relaxed)
     }
 
     /// What it has taken since this was asked last.
     pub(super) fn take(&self) -> Vec<u8> {
-        self.0.written.take()
+        std::mem::take(&mut *self.0.written.lock())
     }
 }
 

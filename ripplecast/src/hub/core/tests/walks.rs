@@ -89,7 +89,7 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     let World { mut core, _registry: registry, .. } = World::new();
     let open = |core: &mut Core<Peer>| {
         let peer = Peer::default();
-        peer.0.space.set(usize::MAX);
+        peer.0.space.store(usize::MAX, Relaxed);
         let who = core.reserve(2).unwrap();
         let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
         core.open(who, peer.clone(), Dialect::WebSocket, profile);
@@ -189,7 +189,7 @@ fn who_joins_while_a_room_waits_is_walked_like_everybody_afterwards() {
 #[test]
 fn a_full_socket_is_left_alone_until_it_takes_more() {
     let mut world = crowd(2, 0);
-    world.all[0].peer.0.space.set(0);
+    world.all[0].peer.0.space.store(0, Relaxed);
     for _ in 0..4 {
         world.casts(0, 1);
         world.walk_out();

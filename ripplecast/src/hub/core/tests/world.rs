@@ -5,7 +5,7 @@ use super::*;
 /// The core, the way into it, and the naive model beside it.
 pub(super) struct World {
     pub(super) core: Core<Peer>,
-    pub(super) mailbox: Arc<Mailbox<Peer>>,
+    pub(super) mailbox: Arc<Mailbox<Command<Peer>>>,
     pub(super) _registry: Arc<Registry<Peer>>,
     pub(super) rooms: Vec<Arc<RoomCore<Peer>>>,
     /// Messages that each room has had.
@@ -145,7 +145,7 @@ impl World {
             }
             Op::Space { who, bytes } => {
                 let Some(i) = self.pick_open(who) else { return };
-                self.all[i].peer.0.space.set(bytes);
+                self.all[i].peer.0.space.store(bytes, Relaxed);
             }
             Op::Flush { who } => {
                 let Some(i) = self.pick_open(who) else { return };
@@ -156,7 +156,7 @@ impl World {
             Op::Faults => self.faults(),
             Op::Lose { who } => {
                 let Some(i) = self.pick_open(who) else { return };
-                self.all[i].peer.0.lost.set(true);
+                self.all[i].peer.0.lost.store(true, Relaxed);
                 self.all[i].cut = true;
             }
             Op::Mute { who } => {
@@ -193,7 +193,7 @@ impl World {
         let who = self.core.reserve(usize::MAX).expect("there are slots");
         let profile = Profile { outbox: LIMIT, overflow, compress_above: usize::MAX };
         let peer = Peer::default();
-        peer.0.space.set(space);
+        peer.0.space.store(space, Relaxed);
         assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
         self.core.open(who, peer.clone(), dialect, profile);
         self.mailbox.lock().state.open(who);
@@ -261,7 +261,7 @@ impl World {
             let expected = &self.all[i];
             match fault {
                 Fault::Lost => {
-                    assert!(expected.peer.0.lost.get());
+                    assert!(expected.peer.0.lost.load(Relaxed));
                     self.detach(i);
                 }
                 Fault::SlowConsumer => {
@@ -335,7 +335,7 @@ impl World {
             let expected = self.all.iter().find(|e| e.who == *who).expect("a fault of a known connection");
             if *fault == Fault::SlowConsumer {
                 let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
-                let waiting = all - expected.peer.0.written.borrow().len();
+                let waiting = all - expected.peer.0.written.lock().len();
                 // Each piece that waits costs some bytes of its own, whatever is in it.
                 let cost = waiting + PIECE * (expected.frames.len() + expected.control.len());
                 assert!(cost > LIMIT && !expected.lossy(), "closed as slow, with {waiting} bytes waiting");
@@ -384,7 +384,7 @@ impl World {
         assert_eq!(self.core.waiting(), 0);
         for expected in &mut self.all {
             if matches!(expected.phase, Phase::Open | Phase::Closing) {
-                expected.peer.0.space.set(usize::MAX);
+                expected.peer.0.space.store(usize::MAX, Relaxed);
                 self.core.flush(expected.who.slot);
                 assert_eq!(self.core.backlog(expected.who.slot), 0);
             }
