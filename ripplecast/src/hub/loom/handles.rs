@@ -41,7 +41,7 @@ fn push_says_closed() {
         let (mut shard, _registry) = one_shard();
         let handle = handle();
         let (local, first) = open(&handle, &mut shard);
-        let connection = Connection { shard: handle.clone(), local };
+        let connection = Connection::new(handle.clone(), local);
         let pusher = thread::spawn({
             let connection = connection.clone();
             move || [connection.push("a"), connection.push("b")]
@@ -72,7 +72,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         let (mut shard, _registry) = one_shard();
         let handle = handle();
         let (local, first) = open(&handle, &mut shard);
-        let connection = Connection { shard: handle.clone(), local };
+        let connection = Connection::new(handle.clone(), local);
         let pusher = thread::spawn({
             let connection = connection.clone();
             move || [connection.push("a"), connection.push("b")]
