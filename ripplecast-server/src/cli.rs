@@ -114,9 +114,9 @@ enum Bench {
     /// Attack a server on this machine, and measure how long well-behaved clients wait meanwhile
     ///
     /// First it measures well-behaved clients alone: WebSockets that send a ping, new WebSockets and pages. Then it opens
-    /// hostile connections, which open again as soon as the server ends them, and measures the same again. It
-    /// refuses any address that is not loopback. Without an address it starts a server of its own, with a token for
-    /// the inspector and --demo-limits. The attacks aim at the endpoints of this program. The exit code is 1 if a p99 grew by
+    /// hostile connections, which open again as soon as the server ends them, and measures the same again; and once more
+    /// after the attack. It refuses any address that is not loopback. Without an address it starts a server of its own, with
+    /// a token for the inspector and --demo-limits. The attacks aim at the endpoints of this program. The exit code is 1 if a p99 grew by
     /// --max-ratio or more. A visit that fails counts as a wait of 30 seconds. Ctrl-C shows what was measured until then.
     Hostile(BenchHostile),
     /// Measure what Redis behind a hub costs, beside what that Redis does alone

@@ -64,8 +64,9 @@ pub(crate) const SLOTS: usize = 1 << 24;
 /// Commands that may wait in a shard's mailbox before pushes are refused. Some 50 ms of work for the shard.
 pub(crate) const MAILBOX_COMMANDS: usize = 1 << 16;
 /// Commands that may wait in a shard's mailbox before it leaves what peers send in their sockets: what a peer sends often
-/// becomes a command. One read holds up to 11,000 messages, so that their echoes and as many again still fit.
-pub(crate) const MAILBOX_CROWDED: usize = MAILBOX_COMMANDS / 4;
+/// becomes a command. Whatever comes next waits for these: some 6 ms of work. One read holds up to 11,000 messages, so that
+/// their echoes still fit the mailbox several times.
+pub(crate) const MAILBOX_CROWDED: usize = 8 * COMMANDS_PER_TURN;
 /// Commands in a shard's mailbox that one read of a peer may cause before the peer is read again only when they have been
 /// taken up. Two turns' work, so a shard is never idle for want of the peer's input.
 pub(crate) const MAILBOX_SHARE: usize = 2 * COMMANDS_PER_TURN;

@@ -22,7 +22,7 @@ use crate::{
     Close, CloseCode,
     hub::outbox::Wire,
     id::{ConnectionId, Local},
-    limits::{COMMANDS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
+    limits::{COMMANDS_PER_TURN, EVENTS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
     log::limited,
     outcome::Dropped,
     ws::{codec::Decoder, deflate::take_compressed},
@@ -165,9 +165,11 @@ pub(crate) struct Shard {
     todo: VecDeque<Command<TcpStream>>,
     /// Connections whose sockets may hold more input, and how many commands must be processed before each is read
     /// again.
-    again: Vec<(Local, u64)>,
+    again: VecDeque<(Local, u64)>,
     /// Commands that were taken up.
     taken_up: u64,
+    /// As many must have been taken up before peers are read; see [`Shard::may_read`].
+    reads_from: u64,
     /// What is read goes here, for whichever connection.
     buffer: Vec<u8>,
     /// Control frames are put together here.
@@ -215,8 +217,9 @@ impl Shard {
             poller: Poller::new()?,
             events: Vec::new(),
             todo: VecDeque::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             taken_up: 0,
+            reads_from: 0,
             buffer: vec![0; READ_BUFFER],
             control: Joined::default(),
             runtime,
@@ -279,6 +282,7 @@ impl Shard {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             let who = Local { shard: self.shard(), slot: event.slot, generation: event.generation };
+            self.make_quiet();
             if !self.core.is_open(who) {
                 continue;
             }
@@ -303,19 +307,33 @@ impl Shard {
     }
 
     fn read_again(&mut self) {
-        if self.again.is_empty() || self.core.waiting() >= PENDING_BYTES || self.handle.mailbox.is_crowded() {
-            return;
-        }
-        for (who, due) in std::mem::take(&mut self.again) {
+        // Each at most once a turn. Those whose turn it was when the mailbox became crowded come first in the next.
+        for _ in 0..self.again.len() {
+            if self.core.waiting() >= PENDING_BYTES || !self.may_read() {
+                return;
+            }
+            self.make_quiet();
+            let Some((who, due)) = self.again.pop_front() else { return };
             if !self.core.is_open(who) {
                 continue;
             }
             if self.taken_up < due {
-                self.again.push((who, due));
+                self.again.push_back((who, due));
             } else {
                 self.peers[who.slot as usize].again = false;
                 self.read(who, true);
             }
+        }
+        if self.again.is_empty() && self.again.capacity() > EVENTS_PER_TURN {
+            self.again = VecDeque::new();
+        }
+    }
+
+    /// Takes up commands before a peer is read: while any wait, what its callbacks push goes behind them one by one instead of
+    /// straight to its socket, and a new connection would wait for all peers that are ready to be read.
+    fn make_quiet(&mut self) {
+        if !self.handle.mailbox.is_quiet() {
+            self.take_commands();
         }
     }
 

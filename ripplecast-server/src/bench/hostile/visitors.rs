@@ -151,7 +151,8 @@ impl Wait {
         self.times.saturating_record(PATIENCE.as_nanos() as u64);
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds the visits of another time.
+    pub(super) fn add(&mut self, other: Self) {
         // Both have the same bounds.
         let _ = self.times.add(&other.times);
         self.failed += other.failed;

@@ -47,11 +47,11 @@ impl Shard {
             }
             let waiting = self.handle.mailbox.waiting();
             let much = self.has_caused_much(before);
-            if reads == READS_PER_TURN || much || self.handle.mailbox.is_crowded() {
+            if reads == READS_PER_TURN || much || !self.may_read() {
                 self.shows_life(slot); // it has sent something, though nobody has read it yet
                 self.peers[slot].again = true;
                 let due = if much { self.taken_up + waiting as u64 } else { 0 };
-                self.again.push((who, due));
+                self.again.push_back((who, due));
                 break;
             }
             reads += 1;
@@ -84,6 +84,18 @@ impl Shard {
         }
         self.buffer = buffer;
         self.cork(who);
+    }
+
+    /// Whether peers may be read: not from when the mailbox is crowded until all that waits then has been taken up.
+    ///
+    /// If they were read as soon as it is a little less crowded, it would stay crowded for as long as they send: a reply
+    /// finds commands waiting and becomes a command itself. And everybody else would wait behind them.
+    pub(super) fn may_read(&mut self) -> bool {
+        let mailbox = &self.handle.mailbox;
+        if self.taken_up >= self.reads_from && mailbox.is_crowded() {
+            self.reads_from = self.taken_up + mailbox.waiting() as u64;
+        }
+        self.taken_up >= self.reads_from
     }
 
     /// Whether the mailbox holds a share more than the `before` that it held.

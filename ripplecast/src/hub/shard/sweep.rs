@@ -91,9 +91,9 @@ impl Shard {
 
     /// Closes a connection whose peer was pinged and has shown no sign of life for the pong time-out, unless its socket
     /// holds unread input, or has space again for a backlog: this process may have been suspended or overloaded. A
-    /// crowded shard can't read, so it decides at the next sweep.
+    /// crowded shard does not read, so it decides at the next sweep.
     fn close_if_dead(&mut self, who: Local) {
-        if self.handle.mailbox.is_crowded() {
+        if !self.may_read() {
             return;
         }
         self.read(who, false);
@@ -150,7 +150,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Read as _,
+        io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
         sync::Arc,
         time::Instant,
@@ -164,9 +164,9 @@ mod tests {
         Connection, Frame,
         hub::{
             Overflow, Profile, Takes, admission::Admissions, adoption::Adoption, batch::Dialect,
-            command::Command, ledger::Ledger, room::Setup, shards::Shards,
+            command::Command, ledger::Ledger, mailbox::Mailbox, room::Setup, shards::Shards,
         },
-        limits::{MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
+        limits::{COMMANDS_PER_TURN, MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
         ws::{self, callbacks},
     };
 
@@ -261,11 +261,46 @@ mod tests {
         shard.close_if_dead(who);
         assert!(shard.core.is_open(who), "a peer was taken for dead");
         assert!(shard.peers[0].pinged, "a peer was taken for alive");
-        while shard.handle.mailbox.is_crowded() {
+        while !shard.may_read() {
             shard.take_commands();
         }
         shard.close_if_dead(who);
         assert!(!shard.core.is_open(who), "a dead peer is closed once it can be read");
+    }
+
+    /// Reading peers as soon as it is a little less crowded would keep it so, and everybody else would wait behind the commands.
+    #[test]
+    fn a_crowded_shard_reads_peers_when_all_that_waited_is_taken_up() {
+        let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();
+        let closed = Local { generation: who.generation + 1, ..who };
+        let close = |mailbox: &Mailbox<_>| {
+            mailbox.post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") })
+        };
+        (0..MAILBOX_CROWDED).for_each(|_| close(&shard.handle.mailbox));
+        assert!(!shard.may_read());
+        shard.take_commands();
+        assert!(!shard.handle.mailbox.is_crowded() && !shard.may_read(), "peers are read too early");
+        close(&shard.handle.mailbox); // what comes later is not waited for
+        for _ in 1..MAILBOX_CROWDED / COMMANDS_PER_TURN {
+            assert!(!shard.may_read());
+            shard.take_commands();
+        }
+        assert!(shard.may_read());
+    }
+
+    /// A new connection, for one, does not wait for all peers that are ready.
+    #[test]
+    fn commands_are_taken_up_before_each_peer_is_read() {
+        let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();
+        peer.write_all(b"\x81\x80\0\0\0\0").unwrap();
+        shard.handle.mailbox.post(Command::Push { to: who, frame: Frame::text("first"), of: None });
+        shard.again.push_back((who, 0));
+        shard.peers[0].again = true;
+        shard.read_again();
+        assert!(shard.handle.mailbox.is_quiet());
+        let mut first = [0; 7];
+        peer.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"\x81\x05first");
     }
 
     /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
