@@ -37,7 +37,7 @@ impl Client {
     /// connected. Of other nodes it is the number that they last told, if they are there.
     ///
     /// # Errors
-    /// None with the memory backend. With a shared one, [`Error::Backend`] when it is away: then the connections of this
+    /// None with the memory backend. With a shared one, [`Error::Backend`](crate::Error::Backend) when it is away: then the connections of this
     /// node have got the frame, and no others.
     pub async fn push(&self, frame: impl Into<Frame>) -> Result<usize> {
         let mut frame = frame.into();
@@ -55,7 +55,7 @@ impl Client {
     /// The ids of its connections, on all nodes, in order.
     ///
     /// # Errors
-    /// None with the memory backend; [`Error::Backend`] when a shared one, or another node, does not answer.
+    /// None with the memory backend; [`Error::Backend`](crate::Error::Backend) when a shared one, or another node, does not answer.
     pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
         self.shards.all_connections(Group::Client(&self.id)).await
     }

@@ -134,7 +134,6 @@ impl<C: Posted> Mailbox<C> {
     }
 
     /// The same. Returns the command when the shard has ended.
-    #[expect(clippy::result_large_err, reason = "the command is moved into the mailbox anyway")]
     pub(crate) fn try_post(&self, command: C) -> Result<(), C> {
         let mut locked = self.lock();
         if locked.state.ended {

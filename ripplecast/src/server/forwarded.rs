@@ -432,7 +432,8 @@ mod tests {
     #[test]
     fn with_hops_the_client_is_so_many_entries_from_the_right() {
         // Number of hops, header lines, the client that must come out; the socket's peer is 198.51.100.4.
-        let cases: &[(u8, &'static [(&'static str, &'static str)], &str)] = &[
+        type Lines = &'static [(&'static str, &'static str)];
+        let cases: &[(u8, Lines, &str)] = &[
             (1, &[], "198.51.100.4"),
             (1, &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
             // What the client wrote itself stands further left.

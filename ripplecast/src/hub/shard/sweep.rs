@@ -274,7 +274,7 @@ mod tests {
         let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();
         let closed = Local { generation: who.generation + 1, ..who };
         let close = |mailbox: &Mailbox<_>| {
-            mailbox.post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") })
+            mailbox.post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
         };
         (0..MAILBOX_CROWDED).for_each(|_| close(&shard.handle.mailbox));
         assert!(!shard.may_read());

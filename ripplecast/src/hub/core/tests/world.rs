@@ -26,10 +26,6 @@ pub(super) struct World {
 }
 
 impl World {
-    #[expect(
-        clippy::arc_with_non_send_sync,
-        reason = "the test has one thread; the types are those that ship"
-    )]
     pub(super) fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new());
         let registry = Arc::new(Registry::new([mailbox.clone()].into(), Arc::default()));
