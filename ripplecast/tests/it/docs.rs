@@ -90,7 +90,12 @@ fn every_code_block_says_what_it_is_and_rust_is_compiled() {
 
 #[test]
 fn the_settings_are_all_in_their_document() {
-    for source in ["ripplecast/src/app.rs", "ripplecast/src/ws.rs", "ripplecast/src/sse.rs"] {
+    for source in [
+        "ripplecast/src/app.rs",
+        "ripplecast/src/app/builder.rs",
+        "ripplecast/src/ws.rs",
+        "ripplecast/src/sse.rs",
+    ] {
         let source = read(source);
         let skipped = ["layer", "merge", "route", "files", "ws", "sse"]; // the app's routes, no settings
         assert_names("docs/settings.md", setters(&source).into_iter().filter(|name| !skipped.contains(name)));
@@ -101,7 +106,7 @@ fn the_settings_are_all_in_their_document() {
 
 #[test]
 fn the_setters_are_found() {
-    let app = read("ripplecast/src/app.rs");
+    let app = read("ripplecast/src/app/builder.rs");
     for name in ["backend", "max_header", "tls", "hub"] {
         assert!(setters(&app).contains(&name), "{name} in {:?}", setters(&app));
     }
@@ -110,7 +115,7 @@ fn the_setters_are_found() {
 
 #[test]
 fn every_variable_that_the_crate_reads_is_in_the_settings() {
-    let app = read("ripplecast/src/app.rs");
+    let app = read("ripplecast/src/app/builder.rs");
     let names = app.split('"').filter(|text| {
         text.strip_prefix("RIPPLECAST_")
             .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
