@@ -28,7 +28,7 @@ use std::{
     },
 };
 
-use super::load::{random::Random, stop_button};
+use super::load::{print, random::Random, stop_button};
 
 pub(crate) use options::BenchBackend;
 
@@ -63,7 +63,7 @@ pub(crate) fn run(options: BenchBackend) -> Result<()> {
     // Its own keys, also after an error, which is then what there is to say.
     let cleared = bench.server.clear(&bench.prefix);
     outcome.and(cleared)?;
-    print(&bench.report, bench.options.json)?;
+    print(&bench.report, bench.options.json, table::table)?;
     bench.report.complaint().map_or(Ok(()), Err)
 }
 
@@ -161,17 +161,4 @@ fn judged(seen: &Seen, sent: u64) -> report::Series {
         clock_errors: seen.clock_errors,
         latency_us: seen.latency(),
     }
-}
-
-/// Prints the report. A closed standard output leaves nobody to tell.
-fn print(report: &Report, json: bool) -> Result<()> {
-    let text = if json {
-        serde_json::to_string(report).map_err(|error| format!("no JSON: {error}"))? + "\n"
-    } else {
-        table::table(report)
-    };
-    let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
-    Ok(())
 }

@@ -23,7 +23,7 @@ use std::{
 
 use clap::Args;
 
-use super::load::{descriptors, stop_button};
+use super::load::{descriptors, print, stop_button};
 use attack::{Attack, Attackers};
 use report::Report;
 use server::Server;
@@ -100,7 +100,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
         visitors: report::compare(&alone, &attacked),
         attacks,
     };
-    report.print(options.json)?;
+    print(&report, options.json, Report::table)?;
     report.verdict(options.max_ratio)
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn run(options: BenchLoad) -> Result<()> {
     };
     session.finish();
     outcome?;
-    print(&session.report, session.options.json)?;
+    print(&session.report, session.options.json, table::table)?;
     session.report.checks.complaint().map_or(Ok(()), Err)
 }
 
@@ -105,14 +105,18 @@ pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Prints the report. A closed standard output leaves nobody to tell.
-fn print(report: &Report, json: bool) -> Result<()> {
-    let mut out = std::io::stdout();
+/// Prints a report as one line of JSON, or as its table. An error of standard output is ignored, as there is nobody to report it to.
+pub(crate) fn print<R: serde::Serialize>(
+    report: &R,
+    json: bool,
+    table: impl FnOnce(&R) -> String,
+) -> Result<()> {
     let text = if json {
         serde_json::to_string(report).map_err(|error| format!("no JSON: {error}"))? + "\n"
     } else {
-        table::table(report)
+        table(report)
     };
+    let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
     Ok(())

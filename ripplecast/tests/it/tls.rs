@@ -434,7 +434,7 @@ fn slow_bodies_and_slow_readers_are_cut_over_tls_too() {
 }
 
 #[test]
-fn an_event_stream_over_tls_is_bounded_by_its_outbox_alone() {
+fn a_reader_of_an_event_stream_over_tls_that_pauses_gets_everything() {
     let limit = Duration::from_millis(100);
     let site = Secure::start_with(|app| app.write_timeout(limit), |echo| echo);
     let mut stream = site.dial();
@@ -457,10 +457,6 @@ fn an_event_stream_over_tls_is_bounded_by_its_outbox_alone() {
     drop(stream);
     site.stop();
 }
-
-// ----- new certificates -----
-
-// ----- what is wrong from the start -----
 
 // ----- what comes from outside -----
 

@@ -1,6 +1,6 @@
 //! What a run found out. The names in the JSON are stable: scripts read them.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -76,19 +76,6 @@ pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
 }
 
 impl Report {
-    /// Prints it. A closed standard output leaves nobody to tell.
-    pub(super) fn print(&self, json: bool) -> Result<()> {
-        let text = if json {
-            serde_json::to_string(self).map_err(|error| format!("no JSON: {error}"))? + "\n"
-        } else {
-            self.table()
-        };
-        let mut out = std::io::stdout();
-        let _ = out.write_all(text.as_bytes());
-        let _ = out.flush();
-        Ok(())
-    }
-
     /// Fails if any kind of visitor waited `most` times as long as without attackers.
     pub(super) fn verdict(&self, most: f64) -> Result<()> {
         if self.interrupted {
@@ -113,7 +100,7 @@ impl Report {
     }
 
     /// The report as lines.
-    fn table(&self) -> String {
+    pub(super) fn table(&self) -> String {
         let mut text = String::new();
         let Self { target, connections, clients, seconds, interrupted, .. } = self;
         let interrupted = if *interrupted { "  (interrupted)" } else { "" };

@@ -35,9 +35,17 @@ fn open(handle: &ShardHandle, shard: &mut Shard) -> (Local, Pipe) {
     (who, pipe)
 }
 
-#[test]
-fn push_says_closed() {
-    explore("push_says_closed", || {
+/// A connection to which another thread pushes twice.
+struct Pushed {
+    shard: Shard,
+    handle: Arc<ShardHandle>,
+    first: Pipe,
+    connection: Connection,
+    pusher: thread::JoinHandle<[Sent; 2]>,
+}
+
+impl Pushed {
+    fn new() -> Self {
         let (mut shard, _registry) = one_shard();
         let handle = handle();
         let (local, first) = open(&handle, &mut shard);
@@ -46,6 +54,14 @@ fn push_says_closed() {
             let connection = connection.clone();
             move || [connection.push("a"), connection.push("b")]
         });
+        Self { shard, handle, first, connection, pusher }
+    }
+}
+
+#[test]
+fn push_says_closed() {
+    explore("push_says_closed", || {
+        let Pushed { mut shard, handle, first, connection, pusher } = Pushed::new();
         let closer = thread::spawn({
             let connection = connection.clone();
             move || {
@@ -69,14 +85,8 @@ fn push_says_closed() {
 #[test]
 fn push_never_reaches_the_next_connection_of_the_slot() {
     explore("push_never_reaches_the_next_connection_of_the_slot", || {
-        let (mut shard, _registry) = one_shard();
-        let handle = handle();
-        let (local, first) = open(&handle, &mut shard);
-        let connection = Connection::new(handle.clone(), local);
-        let pusher = thread::spawn({
-            let connection = connection.clone();
-            move || [connection.push("a"), connection.push("b")]
-        });
+        let Pushed { mut shard, handle, first, connection, pusher } = Pushed::new();
+        let local = connection.local();
         let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
         take_up(&handle, &mut shard);
         // The socket is lost.
