@@ -6,8 +6,11 @@ use crate::{BusMessage, Hub, Result, Subscription};
 
 /// The bus: messages on named channels, at most once.
 impl Hub {
-    /// Publishes a message on a channel, and returns how many took it: subscriptions with the memory backend, nodes with
-    /// Redis. (A node counts once for each channel and each pattern of its own that fits.)
+    /// Publishes a message on a channel, and returns how many subscriptions received it.
+    ///
+    /// With the memory backend these are the subscriptions of this hub whose queues accepted the message. With Redis they
+    /// are the subscriptions at Redis: one for the channel and one for each matching pattern that a node is subscribed to,
+    /// however many handlers share it, and those of other programs.
     ///
     /// Messages that one task publishes on a channel, one after the other, reach each subscription in that order. A
     /// channel needs no declaration; its name has 1 to 255 bytes. With Redis the payload goes out as it is, on the channel
@@ -20,7 +23,8 @@ impl Hub {
     /// after a time-out, perhaps all.
     ///
     /// # Overload
-    /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message and isn't counted.
+    /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message. The memory backend
+    /// doesn't count it; Redis can't tell, and counts its node.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
