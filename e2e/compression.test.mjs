@@ -1,4 +1,4 @@
-// Compressed messages, to and from two clients that we did not write: Chromium and the npm package "ws".
+// Compressed messages to and from two independent clients: Chromium and the npm package "ws".
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -6,7 +6,8 @@ import { after, before, test } from "node:test";
 import WebSocket from "ws";
 import { launch, startServer } from "./lib.mjs";
 
-// Texts and bytes of many lengths, around the threshold and the lengths at which a frame's header changes.
+// Text and binary messages of many lengths, around the compression threshold and the lengths at which the
+// frame header changes.
 const LENGTHS = [0, 1, 99, 100, 101, 125, 126, 127, 1000, 65_535, 65_536, 200_000];
 const text = (length) => "ripple, ".repeat(length / 8 + 1).slice(0, length);
 
@@ -14,7 +15,7 @@ let server;
 before(async () => (server = await startServer(0, ["bench", "serve", "--compress-above", "100"])));
 after(() => server?.kill());
 
-test("ws: everything comes back, and long messages come compressed", { timeout: 60_000 }, async () => {
+test("ws: every message is echoed, and long ones are compressed", { timeout: 60_000 }, async () => {
   const socket = new WebSocket(`${server.origin.replace("http", "ws")}/echo`, { perMessageDeflate: { threshold: 0 } });
   await once(socket, "open");
   assert.match(socket.extensions, /permessage-deflate/);
@@ -38,7 +39,7 @@ test("ws: everything comes back, and long messages come compressed", { timeout: 
   assert.equal(code, 1000);
 });
 
-test("ws: a client that offers nothing is served plainly", { timeout: 60_000 }, async () => {
+test("ws: a client that does not offer compression gets plain messages", { timeout: 60_000 }, async () => {
   const socket = new WebSocket(`${server.origin.replace("http", "ws")}/echo`, { perMessageDeflate: false });
   await once(socket, "open");
   assert.equal(socket.extensions, "");
@@ -49,7 +50,7 @@ test("ws: a client that offers nothing is served plainly", { timeout: 60_000 }, 
   await once(socket, "close");
 });
 
-test("Chromium: everything comes back", { timeout: 60_000 }, async (t) => {
+test("Chromium: every message is echoed", { timeout: 60_000 }, async (t) => {
   const browser = await launch();
   t.after(() => browser.close());
   const page = await browser.newPage();

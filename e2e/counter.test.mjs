@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { counterValue, LESSON, shows } from "./lib.mjs";
 import { audit, scenario } from "./scenario.mjs";
 
-scenario("+1 in one tab counts up in the other, and Reset goes to both", async ({ start, two }) => {
+scenario("+1 and Reset in one tab update the other", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   for (const tab of [a, b]) await shows(tab.value, "0");
@@ -20,7 +20,7 @@ scenario("+1 in one tab counts up in the other, and Reset goes to both", async (
   assert.equal(await counterValue(origin), 0);
 });
 
-scenario("below a path everything works, and nothing is asked for beside it", async ({ start, two }) => {
+scenario("everything works under a path prefix, and every request stays below it", async ({ start, two }) => {
   const { origin } = await start(0, ["--base-path", "/rt"]);
   const [a, b] = await two(`${origin}/rt`);
   const paths = [];
@@ -40,7 +40,7 @@ scenario("below a path everything works, and nothing is asked for beside it", as
   assert.deepEqual(paths.filter((path) => !path.startsWith("/rt/")), []);
 });
 
-scenario("a tab that opens later shows the current value at once", async ({ start, two, newContext, open }) => {
+scenario("a tab that opens later shows the current value immediately", async ({ start, two, newContext, open }) => {
   const { origin } = await start();
   const [a] = await two(origin);
   for (let i = 0; i < 3; i++) await a.bump.click();
@@ -49,7 +49,7 @@ scenario("a tab that opens later shows the current value at once", async ({ star
   await shows(late.value, "3");
 });
 
-scenario("the page tells how many tabs are open, and how far the server is", async ({ start, two }) => {
+scenario("the page shows the number of open tabs and the round-trip time", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   for (const tab of [a, b]) {
@@ -60,7 +60,7 @@ scenario("the page tells how many tabs are open, and how far the server is", asy
   await shows(a.tabs, "1");
 });
 
-scenario("a tab that leaves is not counted, and one that comes back is", async ({ start, two }) => {
+scenario("a tab that navigates away is not counted, and counts again when it returns", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   await shows(a.tabs, "2");
@@ -73,7 +73,7 @@ scenario("a tab that leaves is not counted, and one that comes back is", async (
   await shows(a.tabs, "2");
 });
 
-scenario("thirty quick clicks in each of two tabs are sixty", async ({ start, two }) => {
+scenario("thirty quick clicks in each of two tabs add up to sixty", async ({ start, two }) => {
   const { origin } = await start();
   const pair = await two(origin);
   for (const { page } of pair) {
@@ -94,7 +94,7 @@ scenario("thirty quick clicks in each of two tabs are sixty", async ({ start, tw
   assert.equal(await counterValue(origin), 60);
 });
 
-scenario("a killed server is noticed, and after its restart both tabs recover and agree", async ({ start, two }) => {
+scenario("both tabs notice a killed server, then reconnect and agree after its restart", async ({ start, two }) => {
   const first = await start();
   const pair = await two(first.origin);
   const [a, b] = pair;
@@ -119,17 +119,17 @@ scenario("a killed server is noticed, and after its restart both tabs recover an
   for (const tab of pair) await shows(tab.tabs, "2");
 });
 
-scenario("coming online again ends the wait at once", async ({ start, newContext, open }) => {
+scenario("going online ends the wait immediately", async ({ start, newContext, open }) => {
   const first = await start();
   const tab = await open(await newContext(), first.origin);
   await shows(tab.state, "connected");
   tab.mayBeOffline = true;
-  // With the longest random wait each time, the countdown soon stands at more than this test would sit out.
+  // With the longest random wait each time, the countdown soon exceeds what this test would wait for.
   await tab.page.evaluate(() => (Math.random = () => 0.999));
   await first.kill();
   await shows(tab.state, /^reconnecting in (8|16|32) s$/);
   await start(first.port);
-  // The wait itself never ends now: all its timers are taken away.
+  // Clears all timers, so that the wait can no longer end by itself.
   await tab.page.evaluate(() => {
     for (let last = setTimeout(() => {}); last > 0; last--) clearTimeout(last);
     dispatchEvent(new Event("online"));
@@ -137,12 +137,12 @@ scenario("coming online again ends the wait at once", async ({ start, newContext
   await shows(tab.state, "connected");
 });
 
-scenario("a connection that has gone silent is replaced within 45 s", async ({ start, newContext, open }) => {
+scenario("a silent connection is replaced within 45 s", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const context = await newContext();
   let mute = false;
   let sockets = 0;
-  // The socket stays open, but nothing gets through it any more: what a lost network looks like from a tab.
+  // The socket stays open, but nothing gets through any more: this is how a lost network looks from a tab.
   await context.routeWebSocket(/\/ws\/counter-demo\?/, (client) => {
     sockets += 1;
     const number = sockets;
@@ -164,7 +164,7 @@ scenario("a connection that has gone silent is replaced within 45 s", async ({ s
   await shows(tab.state, "connected");
 });
 
-scenario("the keyboard alone is enough", async ({ start, two }) => {
+scenario("the page works with the keyboard alone", async ({ start, two }) => {
   const { origin } = await start();
   const [{ page, value }] = await two(origin);
   const focused = () => page.evaluate(() => {
@@ -175,10 +175,10 @@ scenario("the keyboard alone is enough", async ({ start, two }) => {
     for (let i = 0; i < 20; i++) {
       await page.keyboard.press("Tab");
       const { text, visible } = await focused();
-      assert.ok(visible, `focus cannot be seen on ${text}`);
+      assert.ok(visible, `focus is not visible on ${text}`);
       if (text === name) return;
     }
-    assert.fail(`Tab never came to ${name}`);
+    assert.fail(`Tab never reached ${name}`);
   };
 
   await tabTo("Skip to the content");
@@ -194,7 +194,7 @@ scenario("the keyboard alone is enough", async ({ start, two }) => {
   await shows(value, "0");
 });
 
-scenario("the page shows its own source, and copies it", async ({ start, newContext, open }) => {
+scenario("the page shows its own source and copies it to the clipboard", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const context = await newContext({ permissions: ["clipboard-read", "clipboard-write"] });
   const { page } = await open(context, origin);
@@ -208,7 +208,7 @@ scenario("the page shows its own source, and copies it", async ({ start, newCont
   await page.getByRole("button", { name: "Copied counter.rs" }).waitFor();
   assert.match(await page.evaluate(() => navigator.clipboard.readText()), /on_close/);
 
-  // Each callback's link leads to the line where it begins.
+  // Each callback's link points to the line where the callback begins.
   for (const callback of ["open", "message", "close"]) {
     const link = page.locator(`h4:text-is("${callback[0].toUpperCase()}${callback.slice(1)}") ~ p a`).first();
     const line = await page.locator(await link.getAttribute("href")).textContent();
@@ -216,7 +216,7 @@ scenario("the page shows its own source, and copies it", async ({ start, newCont
   }
 });
 
-scenario("the page has one title, one status, one live line, and landmarks", async ({ start, newContext, open }) => {
+scenario("the page has one title, one status, one live region, and landmarks", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), `${origin}`);
   assert.equal(new URL(page.url()).pathname, LESSON);
@@ -229,7 +229,7 @@ scenario("the page has one title, one status, one live line, and landmarks", asy
   }
 });
 
-scenario("/ leads to the lesson, and an unknown address to a helpful page", async ({ start, newContext, open }) => {
+scenario("/ redirects to the lesson, and an unknown path shows a helpful page", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const context = await newContext();
   const home = await open(context, origin, "/");
@@ -239,13 +239,13 @@ scenario("/ leads to the lesson, and an unknown address to a helpful page", asyn
   await audit(lost.page);
   await lost.page.getByRole("link", { name: "Go to the live counter" }).click();
   await shows(lost.state, "connected");
-  // Chromium itself reports the status of the page that was asked for, some time after it.
+  // Chromium itself logs the 404 status of the requested page, some time after the response.
   lost.problems = lost.problems.filter((problem) => !/status of 404 .*\/no\/such\/page\)$/s.test(problem));
 });
 
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [320, 1280]) {
-    scenario(`${colorScheme} at ${width} px: axe finds nothing, nothing overflows, nothing jumps`, async ({ start, newContext, open }) => {
+    scenario(`${colorScheme} at ${width} px: axe finds no problem, nothing overflows, nothing shifts`, async ({ start, newContext, open }) => {
       const { origin } = await start();
       const context = await newContext({ colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" });
       const { page, state, rtt } = await open(context, origin);

@@ -1,4 +1,4 @@
-// Each demo in two tabs of a real browser: what it does, after a restart of the server, and with the network cut.
+// Each demo in two tabs of a real browser: its normal use, a server restart, and a lost network.
 
 import assert from "node:assert/strict";
 import { notes, shows } from "./lib.mjs";
@@ -6,16 +6,16 @@ import { allow, followLinks, looks } from "./pages.mjs";
 import { audit, scenario } from "./scenario.mjs";
 
 const chatState = (page) => page.locator("[data-part=state]");
-const chatLog = (page) => page.getByRole("log", { name: "What is said" });
+const chatLog = (page) => page.getByRole("log", { name: "Messages" });
 const state = (page) => page.locator("#connection");
 
 async function say(page, text) {
-  const box = page.getByRole("textbox", { name: "What you want to say" });
+  const box = page.getByRole("textbox", { name: "Your message" });
   await box.fill(text);
   await box.press("Enter");
 }
 
-// Two tabs of a demo, with windows of their own.
+// Opens two tabs of a demo, in separate windows.
 async function pair({ start, newContext, open }, path, connection, command) {
   const server = await start(0, command);
   const contexts = [await newContext(), await newContext()];
@@ -25,13 +25,13 @@ async function pair({ start, newContext, open }, path, connection, command) {
   return { server, contexts, tabs, pages: tabs.map(({ page }) => page) };
 }
 
-scenario("the demos are listed, and each link leads somewhere", async ({ start, newContext, open }) => {
+scenario("the index lists the demos, and every link works", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin, "/demos");
   await followLinks(page, origin);
 });
 
-scenario("chat: what one says, the other reads; who is there; who is typing", async (tools) => {
+scenario("chat: messages, members and typing indicators reach the other tab", async (tools) => {
   const { tabs, pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
   await a.getByLabel("Your name").fill("Ada");
   await a.getByRole("button", { name: "Enter" }).click();
@@ -39,8 +39,8 @@ scenario("chat: what one says, the other reads; who is there; who is typing", as
   await a.locator("[data-part=people]").getByText("Ada (you)").waitFor();
   await shows(b.locator("[data-part=count]"), "2");
 
-  const typing = await notes(b.locator("[data-part=typing]")); // it says so for three seconds
-  await a.getByRole("textbox", { name: "What you want to say" }).pressSequentially("hel");
+  const typing = await notes(b.locator("[data-part=typing]")); // it is shown for only three seconds
+  await a.getByRole("textbox", { name: "Your message" }).pressSequentially("hel");
   await typing("Ada is typing…");
   await say(a, "hello <b>all</b>");
   await shows(chatLog(b).locator("p").last(), "Ada: hello <b>all</b>");
@@ -48,7 +48,7 @@ scenario("chat: what one says, the other reads; who is there; who is typing", as
   await say(b, "hello Ada");
   await chatLog(a).getByText("hello Ada").waitFor();
 
-  // Another room is another room.
+  // Messages stay in their room.
   await b.getByLabel("Room", { exact: true }).fill("rust");
   await b.getByRole("button", { name: "Enter" }).click();
   await shows(b.locator("[data-part=here]"), "rust");
@@ -62,7 +62,7 @@ scenario("chat: what one says, the other reads; who is there; who is typing", as
   await tabs[0].page.close();
 });
 
-scenario("chat: a restart and a cut network are survived", async (tools) => {
+scenario("chat: tabs recover from a server restart and a lost network", async (tools) => {
   const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
   for (const tab of tabs) tab.mayBeOffline = true;
   await server.kill();
@@ -85,18 +85,18 @@ scenario("chat: a restart and a cut network are survived", async (tools) => {
   await chatLog(a).getByText("back again").waitFor();
 });
 
-scenario("chat: the keyboard alone is enough", async (tools) => {
+scenario("chat: works with the keyboard alone", async (tools) => {
   const { pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
   for (let i = 0; i < 20 && (await a.evaluate(() => document.activeElement.id)) !== "chat-text"; i++) await a.keyboard.press("Tab");
   await a.keyboard.type("by hand");
   await a.keyboard.press("Enter");
   await chatLog(b).getByText("by hand").waitFor();
-  assert.equal(await a.evaluate(() => document.activeElement.id), "chat-text", "the focus stays where one writes");
+  assert.equal(await a.evaluate(() => document.activeElement.id), "chat-text", "the focus stays in the text field");
 });
 
-scenario("the limit is said in words, and holds on loopback when it is asked for", async (tools) => {
+scenario("the rate limit is explained in words, and can be enforced on loopback", async (tools) => {
   const { pages: [a] } = await pair(tools, "/demos/chat", chatState, ["--demo-limits"]);
-  // All at once, so that nothing is given back meanwhile.
+  // All at once, so that the limit does not refill meanwhile.
   await a.evaluate(() => {
     for (let i = 0; i < 60; i++) {
       document.getElementById("chat-text").value = `number ${i}`;
@@ -106,7 +106,7 @@ scenario("the limit is said in words, and holds on loopback when it is asked for
   await a.locator("[data-part=problem]").getByText(/more than this demo takes from one address; try again in \d+ seconds?\./).waitFor();
 });
 
-scenario("dashboard: it counts this very tab, and the next", async (tools) => {
+scenario("dashboard: counts this tab and the next", async (tools) => {
   const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/dashboard", state);
   for (const page of [a, b]) await shows(page.locator("#connections"), "2");
   const third = await contexts[0].newPage();
@@ -131,7 +131,7 @@ scenario("dashboard: it counts this very tab, and the next", async (tools) => {
   await shows(state(a), "connected");
 });
 
-scenario("notifications: everybody is told, also after a restart, and after the network was cut", async (tools) => {
+scenario("notifications: reach everyone, even after a restart and after a lost network", async (tools) => {
   const { server, contexts, tabs, pages: [a, b] } = await pair(tools, "/demos/notifications", state);
   const notify = async (page, text) => {
     await page.getByRole("textbox").fill(text);
@@ -152,13 +152,13 @@ scenario("notifications: everybody is told, also after a restart, and after the 
   await notify(a, "here again");
   await shows(b.locator("#notifications p").first(), "1here again");
 
-  // The network is cut for one: the other hears and sends as before.
+  // One tab loses its network. The other sends and receives as before.
   const mend = await tools.cut(contexts[1]);
   await shows(state(b), "reconnecting");
   await notify(b, "into the void");
   await shows(b.locator("#problem"), "no connection; try again in a moment");
-  await notify(a, "for those who hear");
-  await shows(a.locator("#notifications p").first(), "2for those who hear");
+  await notify(a, "for those online");
+  await shows(a.locator("#notifications p").first(), "2for those online");
   await mend();
   await shows(state(b), "connected");
   await notify(b, "back again");
@@ -193,7 +193,7 @@ scenario("cursors: a mouse and the arrow keys move a pointer in both tabs", asyn
   await a.locator("[data-pointer=other]").waitFor();
 });
 
-scenario("the inspector shows this machine what goes on", async (tools) => {
+scenario("the inspector shows traffic, rooms and connections to this machine", async (tools) => {
   const { tabs, pages: [a] } = await pair(tools, "/inspect", state);
   await a.locator("#connections tr").nth(1).waitFor();
   await a.locator("#rooms").getByText("counter-demo", { exact: true }).waitFor();
@@ -203,7 +203,7 @@ scenario("the inspector shows this machine what goes on", async (tools) => {
   await shows(a.locator("#traffic tr").first().locator("td").nth(1), "1");
 });
 
-scenario("the inspector shows the frames of one connection, by the keyboard alone", async (tools) => {
+scenario("the inspector shows the frames of one connection, using the keyboard alone", async (tools) => {
   const { server, contexts, pages: [a] } = await pair(tools, "/inspect", state);
   const { page: chat } = await tools.open(contexts[1], server.origin, "/demos/chat");
   await shows(chatState(chat), "connected");
@@ -215,7 +215,7 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   await a.locator("#frames-state", { hasText: "Watching" }).waitFor();
   const seen = a.locator("#frames tr", { hasText: "look at this" });
   while ((await seen.count()) === 0) {
-    await say(chat, "look at this"); // until it looks, nothing is shown
+    await say(chat, "look at this"); // nothing is shown until the server observes the connection
     await chatLog(chat).getByText("look at this").last().waitFor();
   }
   await seen.filter({ hasText: "← in" }).first().waitFor();
@@ -224,12 +224,12 @@ scenario("the inspector shows the frames of one connection, by the keyboard alon
   assert.equal(await a.locator("#connections tr", { hasText: "inspector" }).getByRole("button").count(), 0);
   await end.focus();
   await chat.close();
-  await a.locator("#frames-state", { hasText: "It has closed." }).waitFor();
+  await a.locator("#frames-state", { hasText: "The connection is closed." }).waitFor();
   await end.waitFor({ state: "hidden" });
-  assert.equal(await a.evaluate(() => document.activeElement.getAttribute("aria-labelledby")), "frames-title", "the focus is lost");
+  assert.equal(await a.evaluate(() => document.activeElement.getAttribute("aria-labelledby")), "frames-title", "focus was lost");
 });
 
-scenario("the inspector's rows keep the focus when others come and go", async (tools) => {
+scenario("the inspector's rows keep the focus when other rows appear and disappear", async (tools) => {
   const { server, contexts, pages: [a] } = await pair(tools, "/inspect", state);
   const open = async () => {
     const { page } = await tools.open(contexts[1], server.origin, "/demos/chat");
@@ -243,20 +243,21 @@ scenario("the inspector's rows keep the focus when others come and go", async (t
   await last.focus();
   const focused = () => a.evaluate(() => document.activeElement.dataset.id);
   const id = await focused();
-  // All that may stand before it go, or it goes itself.
+  // Closes the chats one by one. The focus stays on its row, or moves to the table once that row
+  // disappears.
   for (const chat of chats) {
     const left = await rows.count();
     await chat.close();
     await rows.nth(left - 1).waitFor({ state: "detached" });
     if (await rows.filter({ hasText: id }).count()) assert.equal(await focused(), id);
     else {
-      assert.equal(await a.evaluate(() => document.activeElement.ariaLabel), "Connections", "the focus is lost");
+      assert.equal(await a.evaluate(() => document.activeElement.ariaLabel), "Connections", "focus was lost");
       break;
     }
   }
 });
 
-scenario("the inspector asks for its token, says which is wrong, and opens", async (tools) => {
+scenario("the inspector asks for its token, rejects a wrong one, and opens with the right one", async (tools) => {
   const token = "0123456789abcdef";
   const { origin } = await tools.start(0, ["--inspect-token", token, "--trusted-proxies", "loopback"]);
   const tab = await tools.open(await tools.newContext({ viewport: { width: 320, height: 800 } }), origin, "/inspect");
@@ -265,9 +266,9 @@ scenario("the inspector asks for its token, says which is wrong, and opens", asy
   const field = page.getByLabel("Token");
   await field.fill("0123456789abcdeg");
   await field.press("Enter");
-  await shows(page.getByRole("alert"), "That is not the token.");
+  await shows(page.getByRole("alert"), "Wrong token.");
   await audit(page);
-  await page.keyboard.type(token); // the focus is in the field
+  await page.keyboard.type(token); // the field has the focus
   await page.keyboard.press("Enter");
   await shows(state(page), "connected");
   await page.locator("#connections tr").waitFor();
@@ -280,5 +281,5 @@ looks("/demos/dashboard", (page) => shows(page.locator("#connections"), "1"));
 looks("/demos/notifications", (page) => shows(page.locator("#connection"), "connected"));
 looks("/demos/cursors", (page) => shows(page.locator("#connection"), "connected"));
 looks("/inspect", (page) => page.locator("#connections tr").waitFor(), { grows: true });
-looks("/inspect", (page) => page.getByText("To open it to others").waitFor(), { command: ["--trusted-proxies", "loopback"], status: 403 });
+looks("/inspect", (page) => page.getByText("To allow access from elsewhere").waitFor(), { command: ["--trusted-proxies", "loopback"], status: 403 });
 looks("/inspect", (page) => page.getByLabel("Token").waitFor(), { command: ["--trusted-proxies", "loopback", "--inspect-token", "0123456789abcdef"], status: 401 });

@@ -1,4 +1,5 @@
-// The documentation in a real browser: it can be read anywhere, by anybody, with the keyboard alone.
+// The documentation in a real browser: readable at every width, accessible, and usable with the
+// keyboard alone.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -12,20 +13,20 @@ after(async () => {
   await server?.kill();
 });
 
-// A test with a tab of its own, which also fails if anything untoward happened in it.
+// A test with its own tab, which also fails if the tab recorded a problem.
 function reading(name, options, path, run) {
-  // All pages in one test: some minutes where the machine is busy.
+  // One test covers all pages, which takes minutes on a busy machine.
   test(name, { timeout: 600_000 }, async (t) => {
     const context = await browser.newContext(options);
     t.after(() => context.close());
     const tab = await openTab(context, server.origin, path);
     await run(tab.page);
-    // Chromium itself reports the status of a page that is not there, where one was asked for.
+    // Chromium itself logs the 404 status of a missing page that was requested on purpose.
     assert.deepEqual(tab.problems.filter((problem) => !/status of 404 .*\/docs\/none\)$/s.test(problem)), []);
   });
 }
 
-// The addresses of all documents, from their list.
+// Returns the addresses of all documents, from the index.
 async function documents() {
   const list = await (await fetch(`${server.origin}/docs`)).text();
   return [...new Set([...list.matchAll(/href="\.(\/docs\/[\w-]+)"/g)].map(([, path]) => path))];
@@ -39,7 +40,7 @@ async function audit(page) {
 
 for (const [colorScheme, width] of [["light", 320], ["dark", 1400]]) {
   const options = { colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" };
-  reading(`${colorScheme} at ${width} px: axe finds nothing on any page, and none is too wide`, options, "/docs", async (page) => {
+  reading(`${colorScheme} at ${width} px: axe finds no problem on any page, and none overflows`, options, "/docs", async (page) => {
     const paths = await documents();
     assert.ok(paths.length > 20, `${paths.length} documents`);
     for (const path of ["/docs", ...paths]) {
@@ -53,7 +54,7 @@ for (const [colorScheme, width] of [["light", 320], ["dark", 1400]]) {
 }
 
 const clipboard = { permissions: ["clipboard-read", "clipboard-write"] };
-reading("a listing is copied without the lines that only the compiler sees", clipboard, "/docs/state", async (page) => {
+reading("a listing is copied without its hidden lines", clipboard, "/docs/state", async (page) => {
   await page.getByRole("button", { name: "Copy listing 1", exact: true }).click();
   await page.getByRole("button", { name: "Copied listing 1", exact: true }).waitFor();
   const copied = await page.evaluate(() => navigator.clipboard.readText());
@@ -61,7 +62,7 @@ reading("a listing is copied without the lines that only the compiler sees", cli
   assert.doesNotMatch(copied, /^# |tokio::main/m);
 });
 
-reading("a link of the contents leads to its heading, the pager to the next page", { viewport: { width: 1400, height: 800 } }, "/docs/quick-start", async (page) => {
+reading("the table of contents links to its headings, and the pager to the next page", { viewport: { width: 1400, height: 800 } }, "/docs/quick-start", async (page) => {
   await page.getByRole("navigation", { name: "On this page" }).getByRole("link", { name: "4. Change it" }).click();
   await page.waitForURL(/#4-change-it$/);
   assert.ok(await page.getByRole("heading", { name: "4. Change it" }).isVisible());
@@ -71,7 +72,7 @@ reading("a link of the contents leads to its heading, the pager to the next page
   assert.equal(current, "/docs/choosing");
 });
 
-reading("the keyboard alone leads from page to page", {}, "/docs/quick-start", async (page) => {
+reading("pages can be reached with the keyboard alone", {}, "/docs/quick-start", async (page) => {
   const tabTo = async (name) => {
     for (let i = 0; i < 120; i++) {
       await page.keyboard.press("Tab");
@@ -79,10 +80,10 @@ reading("the keyboard alone leads from page to page", {}, "/docs/quick-start", a
         const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
         return [document.activeElement.textContent.trim(), outlineStyle !== "none" && outlineWidth !== "0px"];
       });
-      assert.ok(visible, `focus cannot be seen on ${text}`);
+      assert.ok(visible, `focus is not visible on ${text}`);
       if (text === name) return;
     }
-    assert.fail(`Tab never came to ${name}`);
+    assert.fail(`Tab never reached ${name}`);
   };
   await tabTo("Skip to the content");
   await page.keyboard.press("Enter");
@@ -91,13 +92,13 @@ reading("the keyboard alone leads from page to page", {}, "/docs/quick-start", a
   await page.waitForURL(/\/docs\/settings$/);
 });
 
-reading("an unknown document shows the list of those that are there", {}, "/docs/none", async (page) => {
+reading("an unknown document shows the list of all documents", {}, "/docs/none", async (page) => {
   assert.equal(await page.getByRole("heading", { level: 1 }).textContent(), "Page not found");
   await page.getByRole("link", { name: "Quick start", exact: true }).click();
   await page.waitForURL(/\/docs\/quick-start$/);
 });
 
-reading("pictures come, in the dark those for it, and nothing moves when they do", { colorScheme: "dark", viewport: { width: 800, height: 600 } }, "/docs/site", async (page) => {
+reading("pictures load, in a dark variant for dark mode, without shifting the layout", { colorScheme: "dark", viewport: { width: 800, height: 600 } }, "/docs/site", async (page) => {
   const heights = () => page.evaluate(() => [...document.images].map(({ height }) => height));
   const before = await heights();
   assert.ok(before.length > 4 && before.every((height) => height > 100), `${before}`);

@@ -1,4 +1,4 @@
-// The pages of the examples, in a real browser: two tabs each, in both colour schemes, at 320 px.
+// The examples' pages in a real browser: two tabs each, in both color schemes, at 320 px.
 
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
@@ -10,7 +10,7 @@ let browser;
 before(async () => (browser = await launch()));
 after(() => browser?.close());
 
-// A test of an example with tabs of its own, which fails as well if anything untoward happened in one of them.
+// A test of an example with its own tabs, which also fails if a tab recorded a problem.
 function example(name, run, { nodes = 1, redis = false } = {}) {
   for (const colorScheme of ["light", "dark"]) {
     test(`${name}, ${colorScheme}`, { timeout: 4 * PATIENCE }, async (t) => {
@@ -31,7 +31,7 @@ function example(name, run, { nodes = 1, redis = false } = {}) {
   }
 }
 
-// The page of one screen has no style and no landmarks to look at: what it does is looked at, and that is all of it.
+// The counter's page has neither styles nor landmarks, so only its behavior is tested.
 test("counter", { timeout: 4 * PATIENCE }, async (t) => {
   const { origins: [origin] } = await start(t, join(dirname(BINARY), "examples", "counter"), ["0"], 1);
   const context = await browser.newContext();
@@ -42,7 +42,7 @@ test("counter", { timeout: 4 * PATIENCE }, async (t) => {
     await bump.click();
     for (const { value } of tabs) await shows(value, n + 1);
   }
-  // Nor does it have an icon, which Chromium asks for once.
+  // It has no icon either, which Chromium requests once.
   assert.deepEqual(tabs.flatMap(({ problems }) => problems).filter((problem) => !problem.includes("/favicon.ico")), []);
 });
 
@@ -55,7 +55,7 @@ example("chat", async ({ open }) => {
     await shows(page.getByRole("status"), "You are in lobby.");
     guests.push(page);
   }
-  await guests[1].keyboard.type("hello <b>"); // the focus is in the field
+  await guests[1].keyboard.type("hello <b>"); // the field has the focus
   await guests[1].keyboard.press("Enter");
   for (const page of guests) await shows(page.getByRole("log").locator("li").first(), "bobhello <b>");
   await guests.pop().close();
@@ -89,7 +89,7 @@ example("htmx-todo", async ({ open }) => {
   await tabs[1].getByRole("button", { name: "Done: milk" }).focus();
   await tabs[1].keyboard.press("Enter");
   for (const page of tabs) await page.locator(".done", { hasText: "milk" }).waitFor();
-  assert.match(await tabs[1].evaluate(() => document.activeElement.id), /^done-/, "the focus is lost");
+  assert.match(await tabs[1].evaluate(() => document.activeElement.id), /^done-/, "focus was lost");
   await tabs[1].getByRole("button", { name: "Remove: milk" }).click();
   for (const page of tabs) await shows(page.getByRole("listitem").locator("span"), "<b>bread");
 });

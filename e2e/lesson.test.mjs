@@ -1,4 +1,4 @@
-// The lesson beyond its counter: whatever moves on the page, moved.
+// The parts of the lesson other than its counter.
 
 import assert from "node:assert/strict";
 import { shows } from "./lib.mjs";
@@ -7,16 +7,17 @@ import { audit, scenario } from "./scenario.mjs";
 
 const number = async (page, id) => Number(await page.locator(`#${id}`).textContent());
 
-scenario("each link of the lesson leads somewhere", async ({ start, newContext, open }) => {
+scenario("every link of the lesson works", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);
   await followLinks(page, origin);
 });
 
-scenario("polling is measured, and costs more than the socket", async ({ start, two }) => {
+scenario("the measurement shows that polling costs more than the socket", async ({ start, two }) => {
   const { origin } = await start();
   const [{ page }] = await two(origin);
-  // All in the page itself, since what is measured lasts ten seconds: one change, and another once it has come.
+  // Everything runs inside the page, because the measurement lasts ten seconds: one change, and another once
+  // the first has arrived.
   const begun = await page.evaluate(() => {
     const [poll, state, bump, value] = ["poll", "poll-state", "poll-bump", "value"].map((id) => document.getElementById(id));
     new MutationObserver((_, once) => (once.disconnect(), bump.click())).observe(value, { childList: true });
@@ -27,14 +28,14 @@ scenario("polling is measured, and costs more than the socket", async ({ start, 
   assert.equal(begun, "Measuring, 10 s to go");
   await shows(page.locator("#poll-state"), "Measured over 10 s");
   assert.equal(await number(page, "poll-requests"), 10);
-  assert.ok(await number(page, "poll-empty") >= 7, "most polls bring nothing");
+  assert.ok(await number(page, "poll-empty") >= 7, "most polls return nothing new");
   assert.equal(await number(page, "socket-messages"), 2);
   assert.equal(await number(page, "socket-bytes"), 2 * (2 + '{"value":1}'.length));
   assert.ok(await number(page, "poll-bytes") > 2000, "ten requests with all their headers");
   await shows(page.locator("#poll-late"), /^up to \d+ ms later$/);
 });
 
-scenario("the drawing lights the callbacks of this tab's own socket, and of no other", async ({ start, two }) => {
+scenario("the diagram highlights only the callbacks of this tab's own socket", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   const called = (tab, callback) => tab.page.locator(`.called[data-callback=${callback}]`);
@@ -48,22 +49,22 @@ scenario("the drawing lights the callbacks of this tab's own socket, and of no o
   await a.page.getByRole("button", { name: "Send a ping" }).click();
   await log.getByText(": ping").nth(before).waitFor();
   await a.page.locator(".lit[data-callback=on_message]").waitFor();
-  assert.deepEqual(opened, [], "a ping opens no connection anew");
+  assert.deepEqual(opened, [], "a ping must not reopen the connection");
 
-  await a.page.getByRole("button", { name: "Have it closed" }).click();
+  await a.page.getByRole("button", { name: "Close the socket" }).click();
   await log.getByText(/on_close of .*1012 you asked for it/).waitFor();
   await log.getByText("on_open").nth(1).waitFor();
   await shows(a.state, "connected");
   assert.equal(await b.page.locator("#life-events").getByText("on_close").count(), 0);
 });
 
-scenario("search as you type, and without a script", async ({ start, newContext, open }) => {
+scenario("search works as you type, and without JavaScript", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);
   await page.getByRole("searchbox").fill("member room");
   await page.locator("#found dt", { hasText: "conn.join(room)" }).waitFor();
   await page.getByRole("searchbox").fill("<b>x");
-  await page.locator("#found").getByText("Nothing has to do with “<b>x”").waitFor();
+  await page.locator("#found").getByText("No results for “<b>x”").waitFor();
 
   const plain = await open(await newContext({ javaScriptEnabled: false }), origin);
   await plain.page.getByRole("searchbox").fill("newest");
@@ -72,7 +73,7 @@ scenario("search as you type, and without a script", async ({ start, newContext,
   assert.equal(new URL(plain.page.url()).pathname, "/learn/search");
 });
 
-scenario("two tabs watch one job, and one that comes late sees where it stands", async ({ start, two, newContext, open }) => {
+scenario("two tabs follow one job, and a late tab sees its current state", async ({ start, two, newContext, open }) => {
   const { origin } = await start();
   const pair = await two(origin);
   for (const { page } of pair) {
@@ -88,13 +89,13 @@ scenario("two tabs watch one job, and one that comes late sees where it stands",
   assert.equal(await late.page.locator("#job-progress").evaluate((bar) => bar.value), 100);
 });
 
-scenario("the job's stream comes back: refused, after a restart, and with the network cut", async ({ start, newContext, open, cut }) => {
+scenario("the job's stream reconnects after an error response, a restart and a lost network", async ({ start, newContext, open, cut }) => {
   const first = await start();
   const context = await newContext();
   const tab = await open(context, first.origin);
   const { page } = tab;
   const state = page.locator("#job-connection");
-  // An answer that is no stream, as a proxy gives whose server is being started: the browser gives up.
+  // A response that is not an event stream, as a proxy sends while its server starts: the browser gives up.
   let refused = 0;
   await page.route("**/events/learn/job", (route) => (refused++ ? route.continue() : route.fulfill({ status: 204 })));
   await page.locator("#example-job").scrollIntoViewIfNeeded();
@@ -116,7 +117,7 @@ scenario("the job's stream comes back: refused, after a restart, and with the ne
   await shows(page.locator("#job-percent"), "100 %");
 });
 
-scenario("words come one by one", async ({ start, newContext, open }) => {
+scenario("words arrive one by one", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);
   await page.evaluate(() => {
@@ -130,21 +131,21 @@ scenario("words come one by one", async ({ start, newContext, open }) => {
   await shows(page.locator("#words"), /^A stream of events .* being written\. $/);
   await over;
   await shows(page.locator("#words-problem"), "");
-  assert.ok(await page.evaluate(() => window.lengths.size) > 10, "they came in one piece");
+  assert.ok(await page.evaluate(() => window.lengths.size) > 10, "they arrived in one piece");
 });
 
-scenario("the lesson's chat goes both ways", async ({ start, two }) => {
+scenario("the lesson's chat works in both directions", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   for (const [from, to, text] of [[a, b, "hello"], [b, a, "hello yourself"]]) {
-    const said = from.page.getByRole("textbox", { name: "What you want to say" });
+    const said = from.page.getByRole("textbox", { name: "Your message" });
     await said.fill(text);
     await said.press("Enter");
     await to.page.locator("#example-chat .chat-log").getByText(text, { exact: true }).or(to.page.locator("#example-chat .chat-log p", { hasText: text })).first().waitFor();
   }
 });
 
-scenario("a message is followed to all tabs, and to one", async ({ start, two }) => {
+scenario("the log follows a message to all tabs, and to one tab", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);
   const log = (tab) => tab.page.locator("#nodes-log");
@@ -156,23 +157,23 @@ scenario("a message is followed to all tabs, and to one", async ({ start, two })
   await a.page.locator("#nodes-to option").nth(1).waitFor({ state: "attached" });
   await a.page.getByRole("button", { name: "Send to all tabs" }).click();
   await log(a).getByText(/^POST → node \w+ → this tab, \d+\.\d ms after it was sent$/).waitFor();
-  await log(a).getByText(/has got it, \d+\.\d ms there and back$/).waitFor();
+  await log(a).getByText(/received it, \d+\.\d ms round trip$/).waitFor();
   await log(b).getByText(/^POST → node \w+ → this tab$/).waitFor();
 
   const other = await a.page.locator("#nodes-to option").evaluateAll((options) => options.find((option) => !option.label.includes("this one")).value);
   await a.page.locator("#nodes-to").selectOption(other);
   await a.page.locator("#nodes-one").click();
-  await log(b).getByText("→ this tab, and no other").waitFor();
-  assert.equal(await log(a).getByText("and no other").count(), 0);
+  await log(b).getByText("→ this tab only").waitFor();
+  assert.equal(await log(a).getByText("this tab only").count(), 0);
 });
 
-scenario("the question is answered with the keyboard alone", async ({ start, newContext, open }) => {
+scenario("the quiz can be answered with the keyboard alone", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);
   const verdict = page.locator("#verdict");
   await page.locator("#quiz-poll").focus();
   await page.keyboard.press("Enter");
-  await verdict.getByText("Choose one first").waitFor();
+  await verdict.getByText("Choose an answer first").waitFor();
   await page.keyboard.press("Space");
   await page.keyboard.press("Enter");
   await verdict.getByText("Not this").waitFor();
@@ -182,7 +183,7 @@ scenario("the question is answered with the keyboard alone", async ({ start, new
   await verdict.getByText(/^Right\./).waitFor();
 });
 
-scenario("all of the lesson comes back after a restart", async ({ start, two }) => {
+scenario("every part of the lesson recovers after a restart", async ({ start, two }) => {
   const first = await start();
   const pair = await two(first.origin);
   for (const tab of pair) tab.mayBeOffline = true;
@@ -200,7 +201,7 @@ scenario("all of the lesson comes back after a restart", async ({ start, two }) 
 });
 
 for (const colorScheme of ["light", "dark"]) {
-  scenario(`${colorScheme} at 320 px: axe finds nothing in panels that are full`, async ({ start, newContext, open }) => {
+  scenario(`${colorScheme} at 320 px: axe finds no problem in filled panels`, async ({ start, newContext, open }) => {
     const { origin } = await start();
     const context = await newContext({ colorScheme, viewport: { width: 320, height: 800 }, reducedMotion: "reduce" });
     const { page } = await open(context, origin);
@@ -210,7 +211,7 @@ for (const colorScheme of ["light", "dark"]) {
     await shows(page.locator("#job-percent"), "100 %");
     await page.getByRole("button", { name: "Ask" }).click();
     await shows(page.locator("#words"), /being written\. $/);
-    const said = page.getByRole("textbox", { name: "What you want to say" });
+    const said = page.getByRole("textbox", { name: "Your message" });
     await said.fill("hello");
     await said.press("Enter");
     await page.locator("#example-chat .chat-log p").waitFor();
@@ -221,11 +222,11 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByRole("button", { name: "Check" }).click();
     await page.locator("#verdict").getByText("Not this").waitFor();
     await audit(page);
-    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page is wider than the window");
   });
 }
 
-scenario("with the network cut, all of the lesson says so, and comes back", async ({ start, newContext, open, cut }) => {
+scenario("every part of the lesson reports a lost network, and recovers", async ({ start, newContext, open, cut }) => {
   const { origin } = await start();
   const context = await newContext();
   const tab = await open(context, origin);
@@ -241,16 +242,16 @@ scenario("with the network cut, all of the lesson says so, and comes back", asyn
   await page.locator("#poll-bump").click();
   await shows(page.locator("#poll-problem"), "no connection; try again in a moment");
   await page.getByRole("searchbox").fill("member");
-  await shows(page.locator("#found"), "No answer came. Try again in a moment.");
+  await shows(page.locator("#found"), "No answer received. Try again in a moment.");
   await page.getByRole("button", { name: "Ask" }).click();
-  await shows(page.locator("#words-problem"), "the answer broke off; ask again in a moment");
+  await shows(page.locator("#words-problem"), "the answer was interrupted; ask again in a moment");
   await mend();
   await shows(state, "connected");
   for (const panel of panels) await shows(page.locator(panel), "connected");
   await shows(page.locator("#nodes-problem"), "");
   await bump.click();
   await shows(value, "1");
-  // htmx writes to the console, too, what the page has said.
+  // htmx also logs to the console the errors that the page shows.
   tab.problems = tab.problems.filter((problem) => !problem.startsWith("console error: htmx:"));
 });
 

@@ -1,4 +1,4 @@
-// Starts the real binary and a real Chromium, and watches what the pages do. Whatever is started here is ended here.
+// Starts the real binary and a real Chromium, records problems in the pages, and stops everything it started.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -11,14 +11,14 @@ const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
 export const LESSON = "/learn/websocket";
 
-// Generous: on a busy machine a wait may be long, and a wait that is met costs nothing.
+// Generous: waits may be long on a busy machine, and a wait that succeeds early costs nothing.
 export const PATIENCE = 60_000;
 
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
-// Starts `ripplecast` and resolves when it has printed its address. Port 0 lets it choose.
+// Starts `ripplecast` and resolves when it has printed its address. Port 0 lets the system choose.
 export async function startServer(port = 0, command = []) {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RIPPLECAST_")));
   const child = spawn(BINARY, [...command, "--port", `${port}`], { env, stdio: ["ignore", "pipe", "pipe"] });
@@ -32,8 +32,8 @@ export async function startServer(port = 0, command = []) {
   const origin = await new Promise((resolve, reject) => {
     const fail = (why) => reject(new Error(`${BINARY} ${why}. Its output:\n${output}`));
     child.once("error", (error) => fail(`did not start: ${error.message}`));
-    child.once("exit", (code, signal) => fail(`ended with ${signal ?? code}`));
-    const timer = setTimeout(fail, PATIENCE, "printed no address");
+    child.once("exit", (code, signal) => fail(`exited with ${signal ?? code}`));
+    const timer = setTimeout(fail, PATIENCE, "did not print an address");
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on("line", (line) => {
         output += `${line}\n`;
@@ -73,14 +73,14 @@ export function launch(options = {}) {
   });
 }
 
-// A page that writes down everything that should not happen in it.
+// Opens a page and records everything in it that should not happen.
 export async function openTab(context, origin, path = LESSON) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   const tab = {
     page,
     problems: [],
-    mayBeOffline: false, // while the server is down on purpose, its absence is no problem
+    mayBeOffline: false, // while the server is down on purpose, failed connections are not problems
     value: page.getByRole("status"),
     bump: page.getByRole("button", { name: "+1", exact: true }),
     reset: page.getByRole("button", { name: "Reset", exact: true }),
@@ -113,18 +113,19 @@ export async function openTab(context, origin, path = LESSON) {
   return tab;
 }
 
-// Waits until the text of an element, as a whole, is what is asked for.
+// Waits until the whole text of an element matches `expected`.
 export async function shows(locator, expected) {
   const whole = expected instanceof RegExp ? expected : new RegExp(`^${String(expected).replace(/[^\w\s]/g, "\\$&")}$`);
   try {
     await locator.filter({ hasText: whole }).waitFor({ timeout: PATIENCE });
   } catch (error) {
-    const text = await locator.textContent({ timeout: 1000 }).catch(() => "(no such element)");
+    const text = await locator.textContent({ timeout: 1000 }).catch(() => "(element not found)");
     throw new Error(`waited for ${whole}, but it shows ${JSON.stringify(text)}`, { cause: error });
   }
 }
 
-// Notes what an element says from now on, however briefly. What is returned waits until it has said a text.
+// Records everything that an element shows from now on, however briefly. The returned function waits for a text to
+// appear.
 export async function notes(locator) {
   const said = await locator.evaluateHandle((element) => {
     const said = [element.textContent];

@@ -1,4 +1,4 @@
-// Programs beside the binary: the examples, and the starter.
+// Programs other than the binary: the examples and the starter.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -15,7 +15,7 @@ import { PATIENCE } from "./lib.mjs";
 
 export const BINARY = process.env.RIPPLECAST_BIN ?? fileURLToPath(new URL("../target/debug/ripplecast", import.meta.url));
 
-// Starts a program, and resolves with the addresses that it names, `count` of them, and what ends it.
+// Starts a program. Resolves with the `count` addresses that it prints, and a function that stops it.
 export async function start(t, command, args, count, { cwd, env = {} } = {}) {
   const child = spawn(command, args, { cwd, env: { ...process.env, NO_COLOR: "1", ...env }, stdio: ["ignore", "pipe", "inherit"] });
   const gone = once(child, "exit");
@@ -32,11 +32,12 @@ export async function start(t, command, args, count, { cwd, env = {} } = {}) {
       if (origins.length >= count) resolve({ origins, kill });
     });
   });
-  const failed = gone.then(() => assert.fail(`${command} has ended; build it with: cargo build -p ripplecast-examples --examples`));
-  return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} names no address`))]);
+  const failed = gone.then(() => assert.fail(`${command} has exited; build it with: cargo build -p ripplecast-examples --examples`));
+  return Promise.race([named, failed, wait(PATIENCE, null, { ref: false }).then(() => assert.fail(`${command} did not print an address`))]);
 }
 
-// A Redis for one test, which keeps nothing, on a socket of its own: its address as a backend, and what kills it.
+// Starts a Redis for one test, without persistence, on its own Unix socket. Returns its backend address and a
+// function that kills it.
 export async function startRedis(t) {
   const dir = await mkdtemp(join(tmpdir(), "ripplecast-e2e-"));
   const path = join(dir, "redis.sock");
@@ -57,10 +58,10 @@ const answers = (path) => new Promise((resolve) => {
   const socket = connect(path, () => (socket.destroy(), resolve(true))).on("error", () => resolve(false));
 });
 
-// axe finds nothing, and nothing is wider than the window.
+// Checks that axe finds no problem and nothing is wider than the window.
 export async function looksRight(page) {
   await page.evaluate(axe.source);
   const { violations } = await page.evaluate(() => window.axe.run());
   assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]), []);
-  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the window");
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page is wider than the window");
 }

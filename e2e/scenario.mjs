@@ -1,4 +1,4 @@
-// One test with servers and tabs of its own, and what axe-core has to say.
+// A test with its own servers and tabs, and the accessibility audit.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -9,7 +9,7 @@ let browser;
 before(async () => (browser = await launch()));
 after(() => browser?.close());
 
-// A test with a server and tabs of its own, which also fails if anything untoward happened in a tab.
+// A test with its own server and tabs, which also fails if a tab recorded a problem.
 export function scenario(name, run) {
   test(name, { timeout: 240_000 }, async (t) => {
     const servers = [];
@@ -34,14 +34,14 @@ export function scenario(name, run) {
       tabs.push(tab);
       return tab;
     };
-    // Two connected tabs: what most tests begin with.
+    // Opens two connected tabs, as most tests do first.
     const two = async (origin) => {
       const context = await newContext();
       const pair = [await open(context, origin), await open(context, origin)];
       for (const tab of pair) await shows(tab.state, "connected");
       return pair;
     };
-    // Cuts the network of a window's tabs. What is returned mends it.
+    // Cuts the network of a context's tabs. Returns a function that restores it.
     const cut = async (context) => {
       for (const tab of tabs) if (tab.page.context() === context) tab.mayBeOffline = true;
       await context.setOffline(true);
@@ -52,7 +52,7 @@ export function scenario(name, run) {
   });
 }
 
-// What axe-core has to say against the page as it stands.
+// Returns axe-core's findings for the page in its current state.
 export async function audit(page) {
   await page.evaluate(axe.source);
   const { violations } = await page.evaluate(() => window.axe.run());

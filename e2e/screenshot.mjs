@@ -1,4 +1,4 @@
-// Takes the pictures of the documentation. `node screenshot.mjs FOLDER`
+// Takes the screenshots of the documentation. Usage: `node screenshot.mjs FOLDER`
 
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -18,7 +18,7 @@ const SCHEMES = [["light", ""], ["dark", "-dark"]];
 
 const state = (page) => page.locator("#connection");
 
-// Measures the round trip again now that nothing else is going on: a tab that comes to the front asks at once.
+// Measures the round trip again now that the browser is idle: a tab pings when it becomes visible.
 async function measured(page) {
   await page.evaluate(() => {
     document.getElementById("rtt").textContent = "";
@@ -27,7 +27,7 @@ async function measured(page) {
   await shows(page.locator("#rtt"), /ms$/);
 }
 
-// What else is pictured: where it is, and what goes on there before. A picture has a wide window in its own colour scheme, and a
+// The other pages: their paths, and how to prepare them. Each picture has a wide window in its own color scheme, and a
 // narrow one in the other.
 const PAGES = [
   { name: "lesson", path: LESSON, prepare: lesson },
@@ -42,28 +42,28 @@ async function lesson(_, __, pages) {
   if (pages.length > 1) for (const each of pages) await measured(each);
 }
 
-// Somebody chats, and both windows look into that connection.
+// A chat member sends a message while both windows watch that connection.
 async function inspector(page, _, pages) {
   if (pages.length < 2) return;
   const talker = await page.context().newPage();
   await talker.goto(new URL("/demos/chat", page.url()).href);
   await chat(talker, "Eve", []);
-  await talker.waitForTimeout(2000); // until no list has the connection of before the name
+  await talker.waitForTimeout(2000); // until no list contains the connection from before the rename
   for (const each of pages) {
     await each.locator("#connections tr", { hasText: "chat" }).getByRole("button").click({ timeout: PATIENCE });
     await each.locator("#frames-state", { hasText: "Watching" }).waitFor();
   }
-  const box = talker.getByRole("textbox", { name: "What you want to say" });
+  const box = talker.getByRole("textbox", { name: "Your message" });
   const heard = (each) => each.locator("#frames tr", { hasText: "Forty-two." }).count();
   while ((await heard(pages[0])) === 0 || (await heard(pages[1])) === 0) {
     await box.fill("Forty-two.");
     await box.press("Enter");
-    await talker.getByRole("log", { name: "What is said" }).getByText("Forty-two.").last().waitFor();
-    await talker.waitForTimeout(300); // the log comes five times a second
+    await talker.getByRole("log", { name: "Messages" }).getByText("Forty-two.").last().waitFor();
+    await talker.waitForTimeout(300); // the log updates five times a second
   }
 }
 
-// Whoever comes later hears nothing of what was said before; so both windows are open, and the last of them speaks.
+// A new member does not see earlier messages, so both windows open first, and the chat starts from the last one.
 async function chat(page, name, pages) {
   await shows(page.locator("[data-part=state]"), "connected");
   await page.getByLabel("Your name").fill(name);
@@ -71,10 +71,10 @@ async function chat(page, name, pages) {
   await page.locator("[data-part=people]").getByText(`${name} (you)`).waitFor();
   if (pages.length < 2) return;
   for (const [at, text] of ["Is the number moving for you, too?", "It is. Press +1 again!", "Forty-two."].entries()) {
-    const box = pages[at % 2].getByRole("textbox", { name: "What you want to say" });
+    const box = pages[at % 2].getByRole("textbox", { name: "Your message" });
     await box.fill(text);
     await box.press("Enter");
-    for (const each of pages) await each.getByRole("log", { name: "What is said" }).getByText(text).waitFor();
+    for (const each of pages) await each.getByRole("log", { name: "Messages" }).getByText(text).waitFor();
   }
 }
 
@@ -100,7 +100,7 @@ async function cursors(page, _, pages) {
   for (const each of pages) await shows(each.locator("#pointers"), "2");
 }
 
-// Window frames on a plain ground. This page is our own, so its style may be inline.
+// Composes window frames on a plain background. This page is generated here, so its style may be inline.
 async function picture(context, colorScheme, windows, file) {
   const frame = ({ image, size, path, scheme }) => `
     <figure class="${scheme}" style="width: ${size.width}px">
@@ -129,12 +129,12 @@ async function picture(context, colorScheme, windows, file) {
   console.log(resolve(path));
 }
 
-// Two tabs, one number: the picture of the README.
+// The picture in the README: two tabs, one number.
 async function counter(browser, server, colorScheme, file) {
   const context = await browser.newContext({ colorScheme, viewport: COUNTER, reducedMotion: "reduce" });
   const tabs = [await openTab(context, server.origin), await openTab(context, server.origin)];
   for (const tab of tabs) await shows(tab.tabs, "2");
-  await tabs[0].page.bringToFront(); // a tab behind another draws, and is clicked, once a second or so
+  await tabs[0].page.bringToFront(); // a background tab renders, and handles clicks, only about once a second
   await tabs[0].reset.click();
   for (let i = 0; i < VALUE; i++) await tabs[0].bump.click();
   const windows = [];
@@ -148,7 +148,7 @@ async function counter(browser, server, colorScheme, file) {
   await context.close();
 }
 
-// One page in a wide window of this colour scheme and a narrow one of the other.
+// One page in a wide window in this color scheme, and in a narrow window in the other.
 async function page(browser, server, { path, prepare, live = ".panel, .inspect, .figures, #counter" }, colorScheme, file) {
   const other = colorScheme === "dark" ? "light" : "dark";
   const contexts = [];
@@ -162,7 +162,7 @@ async function page(browser, server, { path, prepare, live = ".panel, .inspect, 
   }
   const windows = [];
   for (const [at, page] of pages.entries()) {
-    // What is live, and not what is said about it.
+    // Frame the live part, not the text about it.
     await page.locator(live).first().evaluate((live) => live.scrollIntoView({ block: live.clientHeight > innerHeight ? "start" : "center" }));
     windows.push({ image: await page.screenshot(), size: [WIDE, NARROW][at], path, scheme: [colorScheme, other][at] });
   }

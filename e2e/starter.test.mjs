@@ -1,4 +1,4 @@
-// The starter, copied as its README says, in two tabs: notes, a template that is edited, a server that starts again.
+// The starter, copied as its README describes, in two tabs: notes, an edited template and a restarted server.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -12,11 +12,11 @@ import { fileURLToPath } from "node:url";
 import { launch, openTab, PATIENCE, shows } from "./lib.mjs";
 import { BINARY, looksRight, start } from "./program.mjs";
 
-// Building it may take as long as everything it depends on, where nothing is built yet.
+// A first build may also have to build every dependency.
 const BUILD = 20 * 60_000;
 const WORKSPACE = fileURLToPath(new URL("..", import.meta.url));
-// What the workspace has built is used again. The copy is the one of examples/tests/run/starter.rs, since cargo takes two of the
-// same name for one; and it stays where it is, so that little has to be built twice.
+// Reuse the workspace's build. The copy is at the same place as in examples/tests/run/starter.rs, because cargo
+// confuses two packages of the same name. It stays there, so that little has to be rebuilt.
 const TARGET = dirname(dirname(BINARY));
 const COPY = join(TARGET, "tmp", "starter");
 
@@ -24,7 +24,7 @@ let browser;
 before(async () => (browser = await launch()));
 after(() => browser?.close());
 
-// Makes `to` what `from` is. A file that is the same already is left alone, so that cargo does not build it again.
+// Makes `to` a copy of `from`. Leaves identical files untouched, so that cargo does not rebuild them.
 async function copyAll(from, to) {
   await mkdir(to, { recursive: true });
   const entries = await readdir(from, { withFileTypes: true });
@@ -41,9 +41,9 @@ async function put(path, text) {
   if (former !== text) await writeFile(path, text);
 }
 
-// Gives a file another text, at once: one who looks in between must not find it empty.
+// Replaces a file atomically: a reader must never find it empty.
 async function replace(path, text) {
-  const next = join(COPY, "new"); // where nobody looks
+  const next = join(COPY, "new"); // not a watched path
   await writeFile(next, text);
   await rename(next, path);
 }
@@ -53,7 +53,7 @@ async function copyAndBuild() {
   const manifest = await readFile(join(WORKSPACE, "examples/starter/Cargo.toml"), "utf8");
   assert.ok(manifest.includes('"../../ripplecast"'));
   await put(join(COPY, "Cargo.toml"), manifest.replace('"../../ripplecast"', JSON.stringify(join(WORKSPACE, "ripplecast"))));
-  // The workspace's own versions, unless the copy has its own already.
+  // Use the workspace's dependency versions, unless the copy already has its own lock file.
   if (!existsSync(join(COPY, "Cargo.lock"))) await copyFile(join(WORKSPACE, "Cargo.lock"), join(COPY, "Cargo.lock"));
   const cargo = spawn("cargo", ["build", "--quiet"], { cwd: COPY, env: { ...process.env, CARGO_TARGET_DIR: TARGET }, stdio: ["ignore", "inherit", "inherit"] });
   const [code] = await once(cargo, "exit");
@@ -82,7 +82,7 @@ test("the starter: notes, an edited template, a restart", { timeout: BUILD + 4 *
   const liked = (page) => page.getByRole("button", { name: "Like, 1 so far: a <b>note" });
   for (const page of pages) await liked(page).waitFor();
 
-  // A template is edited: the pages load themselves anew, and what is half-written stays.
+  // A template is edited: the pages reload themselves, and keep a half-written note.
   await field(pages[1]).fill("half a no");
   const template = join(COPY, "templates/board.html");
   const html = await readFile(template, "utf8");
@@ -95,9 +95,9 @@ test("the starter: notes, an edited template, a restart", { timeout: BUILD + 4 *
     await shows(notes(page), "a <b>note");
   }
   assert.equal(await field(pages[1]).inputValue(), "half a no");
-  assert.ok(await field(pages[1]).evaluate((input) => input === document.activeElement), "the focus is lost");
+  assert.ok(await field(pages[1]).evaluate((input) => input === document.activeElement), "focus was lost");
 
-  // A restart: the pages come back by themselves, with what was there, and work on.
+  // After a restart, the pages reconnect by themselves, keep their content, and continue to work.
   for (const tab of tabs) tab.mayBeOffline = true;
   for (const page of pages) await page.evaluate(() => (window.isOld = true));
   await kill();

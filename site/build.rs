@@ -1,4 +1,5 @@
-//! Lists the documents and pictures that the binary serves, so that a new file in `docs/` needs no line of code.
+//! Lists the documents and pictures that the binary embeds, so that adding a file to `docs/` needs no code
+//! change.
 
 use std::{
     env,
@@ -7,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Documents that stand at the root of the repository.
+/// Documents in the root of the repository.
 const AT_THE_ROOT: [&str; 4] = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 
 /// The front page of the crate's own documentation, whose links only rustdoc can follow.
@@ -18,7 +19,7 @@ fn main() {
     let docs = root.join("docs");
     println!("cargo::rerun-if-changed={}", docs.display());
     let mut files: Vec<String> = AT_THE_ROOT.iter().map(ToString::to_string).collect();
-    for entry in fs::read_dir(&docs).expect("docs/ stands beside site/") {
+    for entry in fs::read_dir(&docs).expect("docs/ is next to site/") {
         let name = entry.expect("a file of docs/").file_name().into_string().expect("its name is UTF-8");
         let path = format!("docs/{name}");
         if name.ends_with(".md") && path != FOR_RUSTDOC {
@@ -27,7 +28,7 @@ fn main() {
     }
     write_list("documents.rs", "include_str", files.into_iter().map(|path| (path.clone(), root.join(path))));
 
-    let pictures = fs::read_dir(docs.join("images")).expect("docs/images/ is there").map(|entry| {
+    let pictures = fs::read_dir(docs.join("images")).expect("docs/images/ exists").map(|entry| {
         let entry = entry.expect("a file of docs/images/");
         (entry.file_name().into_string().expect("its name is UTF-8"), entry.path())
     });
@@ -41,9 +42,9 @@ fn write_list(list: &str, include: &str, files: impl Iterator<Item = (String, Pa
     let mut text = String::from("&[\n");
     for (name, file) in files {
         writeln!(text, "    ({name:?}, {include}!({:?})),", file.display().to_string())
-            .expect("a string grows");
+            .expect("writing to a string cannot fail");
     }
     text.push_str("]\n");
     let out = env::var("OUT_DIR").expect("cargo sets it");
-    fs::write(Path::new(&out).join(list), text).expect("cargo's directory can be written to");
+    fs::write(Path::new(&out).join(list), text).expect("OUT_DIR is writable");
 }

@@ -134,8 +134,8 @@ fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
     let log_in =
         |token: &str, over: &str| server.send("POST /inspect", &[form, over], &format!("token={token}"));
     let wrong = log_in("0123456789abcdeg", "accept: */*");
-    assert!(status(&wrong) == "401" && wrong.contains("That is not the token."), "{wrong}");
-    assert!(!asked.contains("That is not the token."), "nobody has said anything yet");
+    assert!(status(&wrong) == "401" && wrong.contains("Wrong token."), "{wrong}");
+    assert!(!asked.contains("Wrong token."), "nobody has said anything yet");
     let over_tls = log_in(TOKEN, "x-forwarded-proto: https");
     assert!(over_tls.contains("set-cookie: __Host-ripplecast_inspect="), "{over_tls}");
     assert!(over_tls.contains("; Path=/; ") && over_tls.contains("SameSite=Strict; Secure"), "{over_tls}");

@@ -1,21 +1,21 @@
-// A chat with rooms, who is there, and who is typing. It works wherever an element has `data-chat`.
+// A chat with rooms, presence and typing indicators. It runs in every element with `data-chat`.
 
 import { live, states, write } from "./live.js";
 
-const LINES = 200; // what is kept on the page
-const TYPING_FOR = 3000; // ms that somebody counts as typing
-const ASK_EVERY = 10_000; // ms after which is asked again who is there
+const LINES = 200; // messages kept on the page
+const TYPING_FOR = 3000; // ms that a typing indicator stays
+const ASK_EVERY = 10_000; // ms between requests for the member list
 
 for (const root of document.querySelectorAll("[data-chat]")) chat(root);
 
 function chat(root) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const log = part("log");
-  const typing = new Map(); // name by id, for as long as they type
+  const typing = new Map(); // names of those who are typing, by id
   let room = root.dataset.chat;
   let name = sessionStorage.getItem("chat-name") ?? `guest ${Math.floor(Math.random() * 900) + 100}`;
   let me = null;
-  let told = -Infinity; // when we last said that we type
+  let told = -Infinity; // when we last sent "typing"
 
   const stateShown = states(part("state"));
   const socket = live(() => `/ws/demos/chat?${new URLSearchParams({ room, name })}`, {
@@ -24,7 +24,7 @@ function chat(root) {
     opened: () => write(part("problem"), ""),
     said: (state, seconds) => {
       stateShown(state, seconds);
-      if (state !== "connected") write(part("count"), "–"); // who is there is not known now
+      if (state !== "connected") write(part("count"), "–"); // the member list is unknown now
     },
   });
 
@@ -91,7 +91,7 @@ function chat(root) {
     socket.send('"typing"');
   });
 
-  // Another name or room is another connection.
+  // A new name or room needs a new connection.
   part("enter")?.addEventListener("submit", (event) => {
     event.preventDefault();
     name = part("name").value.trim() || name;

@@ -1,22 +1,22 @@
-// The live counter: one WebSocket, kept alive and re-opened whenever it drops.
+// The live counter: one WebSocket, kept alive and reopened whenever it drops.
 
-import { tab } from "./tab.js"; // a number, for the drawing of this very socket's life
+import { tab } from "./tab.js"; // identifies this tab, so that the lesson can show its callbacks
 
-const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
-const PING_EVERY = 15_000; // ms: how often to ask "are you still there?"
-const SETTLED = 1000; // ms: when to ask for the second time
-const ANSWER_WITHIN = 10_000; // ms: without an answer for so long it is dead
+const RETRY_MAX = 30_000; // ms: longest wait between two attempts
+const PING_EVERY = 15_000; // ms: interval between pings
+const SETTLED = 1000; // ms: delay of the second ping
+const ANSWER_WITHIN = 10_000; // ms: without an answer for this long, the connection is dead
 
-// Where this script came from, the server is: a proxy may serve it below a path of its own.
+// The server is where this script came from: a proxy may serve it under a path prefix.
 const address = (path) => new URL(`..${path}`, import.meta.url);
 const url = address(`/ws/counter-demo?tab=${tab}`);
 url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
 const at = (id) => document.getElementById(id);
 
-let socket = null; // the socket that is open or opening; null while we wait
-let attempts = 0; // failures in a row, which make the next wait longer
+let socket = null; // open or connecting; null while we wait to retry
+let attempts = 0; // consecutive failures, which lengthen the next wait
 let heartbeat, second, deadline, countdown; // timers
-let pinged = null; // when the ping still unanswered was sent
+let pinged = null; // when the unanswered ping was sent
 
 function connect() {
   letGo();
@@ -27,16 +27,16 @@ function connect() {
     clearTimeout(deadline);
     heartbeat = setInterval(ping, PING_EVERY);
     ping();
-    second = setTimeout(ping, SETTLED); // the first answer waited for the page to load
-    socket.send("tabs"); // tell me how many we are
+    second = setTimeout(ping, SETTLED); // the first answer was delayed by the page load
+    socket.send("tabs"); // subscribe to the number of open tabs
   };
   socket.onmessage = ({ data }) => (data === "pong" ? pong() : show(JSON.parse(data)));
   socket.onclose = retryLater; // an error is always followed by a close
   deadline = setTimeout(retryLater, ANSWER_WITHIN);
 }
 
-// What the server says is what we show. It sends the current value as soon as a socket
-// opens, so a tab that was away catches up without asking.
+// Show what the server sends. It sends the current value as soon as a socket opens, so a
+// tab that was offline catches up without asking.
 function show({ value, tabs, node }) {
   if (value !== undefined) {
     attempts = 0;
@@ -47,8 +47,7 @@ function show({ value, tabs, node }) {
   if (node !== undefined) write("node", node.slice(0, 8));
 }
 
-// A network can vanish without a word: no close ever comes. Only an unanswered ping
-// tells.
+// A network can fail silently, without a close event. Only an unanswered ping reveals it.
 function ping() {
   if (pinged !== null) return;
   pinged = performance.now();
@@ -62,8 +61,8 @@ function pong() {
   pinged = null;
 }
 
-// Wait longer after each failure, and a random part of that, so that a thousand tabs
-// do not all return in the same instant.
+// Wait longer after each failure, and a random fraction of that, so that a thousand tabs do
+// not all return at the same instant.
 function retryLater() {
   letGo();
   const wait = Math.random() * Math.min(RETRY_MAX, 1000 * 2 ** attempts++);
@@ -76,7 +75,7 @@ function retryLater() {
   })();
 }
 
-// Stop every timer and forget the socket: whatever it still has to say is not heard.
+// Stop every timer and drop the socket: nothing that it still delivers is handled.
 function letGo() {
   clearInterval(heartbeat);
   clearTimeout(second);
@@ -91,8 +90,7 @@ function letGo() {
   socket = null;
 }
 
-// Something changed in our favour: do not sit out the wait, and do not trust an old
-// connection.
+// Conditions have improved: do not sit out the wait, and do not trust an old connection.
 function wake() {
   if (!socket) connect();
   else if (socket.readyState === WebSocket.OPEN) ping();
@@ -103,10 +101,10 @@ addEventListener("online", () => {
   else connect();
 });
 document.addEventListener("visibilitychange", () => document.hidden || wake());
-addEventListener("pagehide", letGo); // it may sleep in the back/forward cache…
-addEventListener("pageshow", (event) => event.persisted && wake()); // …and wake again
+addEventListener("pagehide", letGo); // it may enter the back/forward cache…
+addEventListener("pageshow", (event) => event.persisted && wake()); // …and come back
 
-// The buttons do not touch the number. They ask the server, and the answer comes to
+// The buttons do not change the number. They ask the server, which pushes the new value to
 // every tab.
 async function post(label, path) {
   wake(); // someone is here and waiting
@@ -129,7 +127,7 @@ function say(state, rest = "") {
   write("countdown", rest);
 }
 
-// Writing an unchanged text would make a screen reader say it again.
+// Writing unchanged text would make a screen reader announce it again.
 function write(id, text) {
   if (at(id).textContent !== `${text}`) at(id).textContent = text;
 }

@@ -1,21 +1,21 @@
-// Everybody's pointer on one board: with a mouse, a finger, or the arrow keys.
+// Everyone's pointer on one board, moved with a mouse, a finger or the arrow keys.
 
 import { live, states, write } from "./live.js";
 
-const SEND_EVERY = 40; // ms between two places that are sent
-const GONE_AFTER = 60_000; // ms without a word after which a pointer is taken away
-const STEP = 0.02; // of the board, for an arrow key
+const SEND_EVERY = 40; // ms between two positions sent
+const GONE_AFTER = 60_000; // ms without an update after which a pointer is removed
+const STEP = 0.02; // fraction of the board per arrow key
 
 const board = document.getElementById("board");
-const others = new Map(); // element and time by id
+const others = new Map(); // { element, at } by id
 const mine = { x: 0.5, y: 0.5 };
 let me = null;
-let due; // the timer of the next place to send
+let due; // timer for the next send
 
 const socket = live("/ws/demos/cursors", {
   heard({ you, at, gone, notice }) {
     if (you) {
-      // A new connection has a new id; who was here tells us when they move.
+      // A new connection has a new id. Other pointers reappear when they move.
       for (const id of others.keys()) remove(id);
       me = you;
     }
@@ -55,7 +55,8 @@ function count() {
   write(document.getElementById("pointers"), others.size);
 }
 
-// The newest place goes out at most so often; those in between are nobody's loss.
+// Sends at most one position per SEND_EVERY: always the latest, without those in
+// between.
 function moved(x, y) {
   mine.x = Math.min(1, Math.max(0, x));
   mine.y = Math.min(1, Math.max(0, y));

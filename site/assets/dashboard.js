@@ -1,12 +1,13 @@
-// The server's own figures, once a second: each with a line of the last minutes.
+// The server's figures, updated once a second, each with a graph of the last two
+// minutes.
 
 import { duration, live, states, write } from "./live.js";
 
-const SILENCE = 10_000; // ms without figures after which the connection counts as dead
-const KEPT = 120; // seconds that a line shows
+const SILENCE = 10_000; // ms without figures after which the connection is considered dead
+const KEPT = 120; // points in a graph, one per second
 const at = (id) => document.getElementById(id);
 const lines = new Map(); // values by figure
-let before = null; // the figures before these
+let before = null; // the previous figures
 
 live("/ws/demos/dashboard", {
   silence: SILENCE,
@@ -28,7 +29,7 @@ function show(now) {
   figure("rooms", now.rooms);
   write(at("uptime"), duration(now.uptime));
   write(at("opened"), `${now.opened} opened, ${now.closed} closed`);
-  // The server tells the rest only to those who may see its metrics.
+  // The server sends the rest only to clients that may read its metrics.
   const all = now.node !== undefined;
   for (const part of document.querySelectorAll("[data-operators]")) part.hidden = !all;
   if (all) showAll(now);
@@ -40,7 +41,7 @@ function showAll({ node, memory, queued_bytes, dropped, remote }) {
   figure("memory", memory ?? 0, (value) => (memory === null ? "unknown" : bytes(value)));
   write(at("node"), node.slice(0, 8));
   write(at("dropped"), Object.values(dropped).reduce((sum, count) => sum + count, 0));
-  write(at("remote"), remote.degraded ? "the backend is away" : `${remote.sent} sent, ${remote.received} received`);
+  write(at("remote"), remote.degraded ? "backend unavailable" : `${remote.sent} sent, ${remote.received} received`);
 }
 
 function figure(name, value, format = (value) => `${value}`) {

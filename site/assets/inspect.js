@@ -1,12 +1,12 @@
-// The inspector: one picture of the node a second, and the frames of one connection as they go.
+// The inspector: a snapshot of the node once a second, and the live frames of one connection.
 
 import { duration, live, states, write } from "./live.js";
 
-const SILENCE = 10_000; // ms without a picture after which the connection counts as dead
-const FRAMES = 200; // rows of the log
+const SILENCE = 10_000; // ms without a snapshot after which the connection is considered dead
+const FRAMES = 200; // rows kept in the log
 const at = (id) => document.getElementById(id);
-let before = null; // the figures before these
-let watched = null; // the connection whose frames are shown
+let before = null; // the previous figures
+let watched = null; // id of the connection whose frames are shown
 
 const socket = live("/ws/inspect", {
   silence: SILENCE,
@@ -17,7 +17,7 @@ const socket = live("/ws/inspect", {
   },
   opened() {
     before = null;
-    if (watched) watch(watched); // the connection is gone if the server was restarted, and it says so
+    if (watched) watch(watched); // after a server restart the connection no longer exists, and the server reports that
   },
   said: states(at("connection")),
 });
@@ -30,25 +30,25 @@ function show(figures, connections, rooms) {
   rows(at("traffic"), [
     ["connections", figures.connections, ""],
     ["rooms", figures.rooms, ""],
-    ["bytes waiting for slow readers", figures.queued_bytes, ""],
+    ["bytes queued for slow readers", figures.queued_bytes, ""],
     ["connections opened", ...grown("opened")],
     ["connections closed", ...grown("closed")],
     ["messages received", ...grown("messages")],
     ["frames encoded for rooms", ...grown("encoded")],
-    ["closed as too slow", ...grown("slow_consumers")],
+    ["closed for reading too slowly", ...grown("slow_consumers")],
     ["slow callbacks", ...grown("slow_callbacks")],
     ["failed callbacks", ...grown("failed_callbacks")],
     ["broken protocol", ...grown("protocol_errors")],
   ]);
   rows(at("drops"), [
-    ["the node was overloaded", figures.dropped.overloaded],
-    ["a newer frame of its key came", figures.dropped.replaced],
-    ["an outbox was full", figures.dropped.outbox_full],
-    ["its reader was closed as too slow", figures.dropped.slow_consumer],
-    ["too much waited on the whole node", figures.dropped.shed],
+    ["node overloaded", figures.dropped.overloaded],
+    ["replaced by a newer frame with the same key", figures.dropped.replaced],
+    ["outbox full", figures.dropped.outbox_full],
+    ["receiver closed as too slow", figures.dropped.slow_consumer],
+    ["node-wide queue limit reached", figures.dropped.shed],
   ]);
   const { degraded, ...remote } = figures.remote;
-  write(at("degraded"), degraded ? ": the backend is away" : "");
+  write(at("degraded"), degraded ? ": backend unavailable" : "");
   rows(at("remote"), Object.entries(remote).map(([name, count]) => [name.replace("_", " "), count]));
   rows(at("rooms"), rooms.map(({ name, members }) => [name, members]), rooms.map(({ name }) => name));
   const cells = ({ id, what, addr, seconds, client }) => [id, what, addr ?? "", seconds === null ? "" : duration(seconds), client ?? "", watchButton(id, what)];
@@ -56,8 +56,8 @@ function show(figures, connections, rooms) {
   before = figures;
 }
 
-// Cells are changed where they stand: a table that is built anew each second can't be read or selected. A row keeps its
-// key, so that what has the focus stays the same thing.
+// Update cells in place: a table that is rebuilt each second cannot be read or selected. Rows are keyed, so that the
+// focus stays on the same item.
 function rows(body, values, keys = [...values.keys()]) {
   const wanted = new Set(keys.map(String));
   const had = body.contains(document.activeElement);
@@ -77,7 +77,7 @@ function rows(body, values, keys = [...values.keys()]) {
   });
 }
 
-// Fills a cell with the button that watches a connection. The inspector's own are left out: its log would log itself.
+// Fills a cell with a button that watches the connection. Inspectors have no button: the log would log itself.
 function watchButton(id, what) {
   return (cell) => {
     let button = cell.querySelector("button");
@@ -111,21 +111,21 @@ at("frames-end").onclick = () => {
 function unwatch() {
   watched = null;
   const end = at("frames-end");
-  if (document.activeElement === end) at("frames").closest("[tabindex]").focus(); // it goes away
+  if (document.activeElement === end) at("frames").closest("[tabindex]").focus(); // it is about to be hidden
   end.hidden = true;
 }
 
 function log({ frames_of, frames, missed, ended, refused }) {
-  if (frames_of !== watched) return; // of one that was watched before
+  if (frames_of !== watched) return; // a late report of a connection watched before
   for (const frame of frames) {
-    const row = at("frames").insertRow(0); // the newest first
+    const row = at("frames").insertRow(0); // newest first
     const what = frame.kind + (frame.code ? ` ${frame.code}` : "") + (frame.compressed ? ", compressed" : "");
     const cells = [time(frame.at), frame.received ? "← in" : "out →", what, frame.bytes, frame.waiting || "", frame.head + (frame.cut ? "…" : "")];
     cells.forEach((cell) => (row.insertCell().textContent = cell));
   }
   while (at("frames").rows.length > FRAMES) at("frames").deleteRow(-1);
-  const state = refused ?? (ended ? "It has closed." : "");
-  const unseen = missed ? ` ${missed} came too fast to be shown.` : "";
+  const state = refused ?? (ended ? "The connection is closed." : "");
+  const unseen = missed ? ` ${missed} arrived too fast to show.` : "";
   write(at("frames-state"), `Watching ${watched}${state || unseen ? ":" : ""} ${state}${unseen}`.trim());
   if (ended) unwatch();
 }

@@ -1,4 +1,4 @@
-// Lights the callbacks of the drawing as the server calls them for this tab's own socket.
+// Highlights each callback in the diagram when the server calls it for this tab's socket.
 
 import { live, write } from "./live.js";
 import { tab } from "./tab.js";
@@ -7,7 +7,7 @@ const LIT = 1200; // ms
 const KEPT = 30; // lines
 const at = (id) => document.getElementById(id);
 const boxes = new Map([...document.querySelectorAll("[data-callback]")].map((box) => [box.dataset.callback, box]));
-const opened = new Set(); // ids whose on_open has been shown
+const opened = new Set(); // ids of connections whose on_open has been shown
 const timers = new Map();
 
 const socket = live(`/ws/learn/life?tab=${tab}`, {
@@ -15,13 +15,13 @@ const socket = live(`/ws/learn/life?tab=${tab}`, {
     if (notice) write(at("life-problem"), notice);
     if (!callback) return;
     if (callback === "on_open") {
-      if (opened.has(id)) return; // told twice: as it happened, and as what was before
+      if (opened.has(id)) return; // reported twice: live, and as history
       opened.add(id);
-      // A new life begins.
+      // A new connection starts over.
       for (const box of boxes.values()) box.classList.remove("called");
     }
     light(callback);
-    line(callback, id, earlier ? "before this page began to watch" : what);
+    line(callback, id, earlier ? "before this page started watching" : what);
   },
   opened: () => write(at("life-problem"), ""),
 });
@@ -43,9 +43,9 @@ function line(callback, id, what) {
   at("life-events").scrollTop = at("life-events").scrollHeight;
 }
 
-// The counter's script pings when its tab comes to the front. (When the network comes back it pings too, but the other
-// sockets of this page would connect anew.)
+// The counter's script pings when its tab becomes visible. (It also pings when the network comes back, but that event
+// would make the page's other sockets reconnect.)
 at("life-ping").addEventListener("click", () => document.dispatchEvent(new Event("visibilitychange")));
 at("life-close").addEventListener("click", () => {
-  write(at("life-problem"), socket.send("close") ? "" : "not asked for: no connection");
+  write(at("life-problem"), socket.send("close") ? "" : "not sent: no connection");
 });

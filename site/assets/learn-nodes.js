@@ -1,4 +1,4 @@
-// The nodes, whose tabs are where, and the way that a message takes.
+// The nodes, the tabs on each, and the path that a message takes.
 
 import { address, live, post, states, write } from "./live.js";
 
@@ -7,9 +7,9 @@ const KEPT = 30; // lines
 const at = (id) => document.getElementById(id);
 const short = (id) => id.slice(0, 8);
 const tab = (id) => `tab …${id.slice(-6)}`;
-const sent = new Map(); // when, by number: our own messages of the last minute
-let me = null; // our id and node
-let nodes = null; // what /api/nodes said last
+const sent = new Map(); // send time by message number: our own messages of the last minute
+let me = null; // our own id and node
+let nodes = null; // the last response of /api/nodes
 
 const socket = live("/ws/learn/nodes", {
   heard({ you, message, got, notice }) {
@@ -26,18 +26,18 @@ const socket = live("/ws/learn/nodes", {
   said: states(at("nodes-connection")),
 });
 
-// The way that a message took to this tab: the node that took it from its sender, and the one that we are connected to.
+// Shows the path of a message to this tab: from the node that accepted it to the node that we are connected to.
 function arrived({ number, posted, one }) {
   const way = posted === me?.node ? `node ${short(posted)}` : `node ${short(posted)} → Redis → node ${me ? short(me.node) : "?"}`;
   const time = sent.has(number) ? `, ${(performance.now() - sent.get(number)).toFixed(1)} ms after it was sent` : "";
-  line(`POST → ${way} → this tab${one ? ", and no other" : ""}${time}`);
+  line(`POST → ${way} → this tab${one ? " only" : ""}${time}`);
   socket.send({ got: number });
 }
 
-// Another tab says that it has got a message of ours.
+// Another tab has acknowledged one of our messages.
 function acknowledged({ number, id, node }) {
   if (!sent.has(number) || id === me?.id) return;
-  line(`${tab(id)} on node ${short(node)} has got it, ${(performance.now() - sent.get(number)).toFixed(1)} ms there and back`);
+  line(`${tab(id)} on node ${short(node)} received it, ${(performance.now() - sent.get(number)).toFixed(1)} ms round trip`);
 }
 
 function line(text) {
@@ -56,7 +56,7 @@ async function send(to) {
   write(at("nodes-problem"), problem);
   if (problem || !to) return;
   const { posted, reached, owners } = await response.json();
-  line(reached ? `node ${short(posted)} asked who has ${tab(to)}: node ${owners.map(short).join(", ")}` : `${tab(to)} is gone`);
+  line(reached ? `node ${short(posted)} found ${tab(to)} on node ${owners.map(short).join(", ")}` : `${tab(to)} is disconnected`);
 }
 
 at("nodes-all").addEventListener("click", () => send(null));
@@ -66,16 +66,16 @@ async function ask() {
   try {
     nodes = await (await fetch(address("/api/nodes"))).json();
   } catch {
-    return; // the socket says that there is no connection
+    return; // the socket already shows that there is no connection
   }
   show(nodes);
 }
 
 function show({ node, nodes, backend, degraded, tabs }) {
-  const away = degraded ? ", which is away: this node goes on alone" : "";
-  // The server names its backend only to those who may see its metrics.
+  const away = degraded ? ", unavailable: this node continues alone" : "";
+  // The server names its backend only to clients that may read its metrics.
   const named = backend === "memory" ? "memory: one node, alone" : `Redis${away}`;
-  write(at("nodes-backend"), backend ? named : degraded ? "away: this node goes on alone" : "its operator knows");
+  write(at("nodes-backend"), backend ? named : degraded ? "unavailable: this node continues alone" : "shown to operators only");
   const all = [...new Set([...nodes, ...Object.keys(tabs)])].sort();
   rows(at("nodes-list"), all.map((id) => [short(id) + (id === (me?.node ?? node) ? " (this tab’s)" : ""), tabs[id]?.length ?? 0]));
   const ids = Object.values(tabs).flat();
@@ -85,7 +85,7 @@ function show({ node, nodes, backend, degraded, tabs }) {
     select.replaceChildren(...ids.map((id) => new Option(`${tab(id)} on ${short(id)}${id === me?.id ? " (this one)" : ""}`, id)));
     if (ids.includes(chosen)) select.value = chosen;
   }
-  const start = "Start Redis and three nodes with “cargo xtask cluster”, and open this page on two of the addresses that it prints.";
+  const start = "Start Redis and three nodes with “cargo xtask cluster”, then open this page at two of the addresses that it prints.";
   const alone = "There is one node. Start another with the same Redis, and it appears here.";
   write(at("nodes-advice"), backend === "memory" ? start : all.length < 2 ? alone : "");
 }

@@ -1,21 +1,22 @@
-// Asks once a second, for ten seconds, and compares that with what the counter's own socket brought meanwhile.
+// Polls once a second for ten seconds, and compares that with what the counter's socket receives in the same
+// time.
 
 import { address, post, write } from "./live.js";
 
 const SECONDS = 10;
-const FRAME_HEADER = 2; // bytes of a short message from the server
+const FRAME_HEADER = 2; // bytes, for a short message from the server
 const at = (id) => document.getElementById(id);
 
-// The counter's script writes each value that its socket brings, and nothing else does.
-let pushed = null; // what was counted of it, while we measure
+// The counter's script writes each value that its socket receives. Nothing else writes there.
+let pushed = null; // called for each value while a measurement runs
 new MutationObserver(() => pushed?.(Number(at("value").textContent))).observe(at("value"), { childList: true });
 
 async function measure() {
   at("poll").disabled = true;
-  write(at("poll-said"), `Measuring for ${SECONDS} seconds`); // the countdown is for those who see it
+  write(at("poll-said"), `Measuring for ${SECONDS} seconds`); // the countdown is only visual
   const polled = { requests: 0, empty: 0, bytes: 0, late: [] };
   const socket = { messages: 0, bytes: 0 };
-  const changes = new Map(); // when the socket brought a value that polling has not seen yet
+  const changes = new Map(); // when the socket delivered each value that polling has not seen yet
   let known = Number(at("value").textContent);
   pushed = (value) => {
     socket.messages += 1;
@@ -36,7 +37,7 @@ async function measure() {
       known = value;
       write(at("poll-problem"), "");
     } catch {
-      write(at("poll-problem"), "no connection: that poll got no answer");
+      write(at("poll-problem"), "no connection: this poll received no response");
     }
     show(polled, socket);
     await new Promise((resolve) => setTimeout(resolve, Math.max(0, 1000 - (performance.now() - begin))));
@@ -57,7 +58,7 @@ function show({ requests, empty, bytes, late }, socket) {
   write(at("socket-empty"), 0);
   write(at("socket-messages"), socket.messages);
   write(at("socket-bytes"), socket.bytes);
-  write(at("socket-late"), socket.messages ? "at once" : "–");
+  write(at("socket-late"), socket.messages ? "immediately" : "–");
 }
 
 at("poll").addEventListener("click", measure);

@@ -1,13 +1,13 @@
-// The two event streams of the lesson, and the question at its end.
+// The lesson's two event streams, search errors and quiz.
 
 import { address, post, states, write } from "./live.js";
 
 const at = (id) => document.getElementById(id);
 
-// A job that everybody watches: its progress is a counter, and who comes late gets where it stands.
+// A job that everyone watches. Its progress is a counter, so a tab that joins late gets the current value.
 const LINES = 50;
 let job = null;
-let again; // the timer for the next attempt, where the browser makes none
+let again; // timer for our own reconnect, when the browser has given up
 const said = states(at("job-connection"));
 
 function watch() {
@@ -16,7 +16,7 @@ function watch() {
   said("connecting");
   job = new EventSource(address("/events/learn/job"));
   job.onopen = () => said("connected");
-  // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
+  // The browser reconnects by itself, except after an error response. In that case, reconnect later.
   job.onerror = () => {
     said("reconnecting");
     if (job.readyState === EventSource.CLOSED) again = setTimeout(watch, 3000 + 7000 * Math.random());
@@ -42,7 +42,8 @@ at("job-start").addEventListener("click", async () => {
   write(at("job-problem"), (await post("/api/learn/job")).problem);
 });
 
-// Over HTTP/1.1 a browser has about six streams for each host, so this one is open only while it can be seen.
+// Over HTTP/1.1 a browser allows about six connections per host, so this stream is open only while its panel
+// is visible.
 function unwatch() {
   clearTimeout(again);
   job?.close();
@@ -60,7 +61,8 @@ document.addEventListener("visibilitychange", mind);
 addEventListener("pagehide", unwatch);
 addEventListener("pageshow", mind);
 
-// A stream whose network is gone only falls silent: nobody says so, but the browser knows.
+// A stream that loses its network just goes silent. The stream reports no error, but the browser fires
+// "offline".
 addEventListener("offline", () => {
   if (!job) return;
   job.close();
@@ -68,7 +70,7 @@ addEventListener("offline", () => {
 });
 addEventListener("online", mind);
 
-// One answer, word by word; it belongs to the one who asked.
+// One answer, word by word, for the tab that asked.
 let answer = null;
 at("words-start").addEventListener("click", () => {
   answer?.close();
@@ -78,19 +80,20 @@ at("words-start").addEventListener("click", () => {
   answer.onmessage = ({ data }) => at("words").append(`${data} `);
   answer.addEventListener("end", () => answer.close());
   answer.onerror = () => {
-    // The answer would begin anew: it has no place to go on from.
+    // Reconnecting would start the answer again from the beginning, because the stream has no position to
+    // resume from.
     answer.close();
-    write(at("words-problem"), "the answer broke off; ask again in a moment");
+    write(at("words-problem"), "the answer was interrupted; ask again in a moment");
   };
 });
 addEventListener("pagehide", () => answer?.close());
 
-// The search is htmx's. What it does not do is say that it got no answer.
+// htmx runs the search, but shows nothing when a request fails.
 for (const failed of ["htmx:sendError", "htmx:responseError"]) {
-  document.addEventListener(failed, () => write(at("found"), "No answer came. Try again in a moment."));
+  document.addEventListener(failed, () => write(at("found"), "No answer received. Try again in a moment."));
 }
 
-// The question. The reason is said in any case.
+// The quiz. Right or wrong, the reason is shown.
 at("quiz").addEventListener("submit", (event) => {
   event.preventDefault();
   const chosen = new FormData(event.target).get("answer") ?? "none";

@@ -1,14 +1,15 @@
-// A WebSocket that comes back by itself. Every demo uses it; the counter's script shows the same thing with all its reasons.
+// A WebSocket that reconnects automatically, for the demos. counter.js shows the same code with the reasons for each
+// step.
 
-const RETRY_MAX = 30_000; // ms: the longest wait between two attempts
-const OPEN_WITHIN = 10_000; // ms: what takes longer has failed
+const RETRY_MAX = 30_000; // ms: longest wait between two attempts
+const OPEN_WITHIN = 10_000; // ms: an attempt that takes longer has failed
 
-// The address of a path of this server. It begins where this script came from: a proxy may serve all of it below another path.
+// Returns the URL of a path on this server, relative to this script: a proxy may serve the site under a path prefix.
 export const address = (path) => new URL(`..${path}`, import.meta.url);
 
-// `path` may be a function, asked before each attempt. `heard` gets each message as a value, `said` each change of the
-// state: "connecting", "connected" or "reconnecting", and how many seconds the wait is. Where the server says something
-// every few seconds, `silence` is the time without a word after which the connection counts as dead.
+// Opens a WebSocket at `path`, which may be a function that is called before each attempt. `heard` receives each
+// message, parsed. `said` receives each state ("connecting", "connected" or "reconnecting") and, when reconnecting, the
+// wait in seconds. If `silence` is set, a connection without a message for that many ms counts as dead.
 export function live(path, { heard, opened = () => {}, said = () => {}, silence }) {
   let socket = null;
   let attempts = 0;
@@ -39,9 +40,9 @@ export function live(path, { heard, opened = () => {}, said = () => {}, silence 
     socket.onclose = retryLater;
   }
 
-  // Wait longer after each failure, and a random part of that, so that not all tabs return at once.
+  // Waits longer after each failure, and a random fraction of that, so that not all tabs return at once.
   function retryLater() {
-    if (since && performance.now() - since > 5000) attempts = 0; // it had been well
+    if (since && performance.now() - since > 5000) attempts = 0; // it was stable
     letGo();
     const wait = Math.random() * Math.min(RETRY_MAX, 1000 * 2 ** attempts++);
     said("reconnecting", Math.ceil(wait / 1000));
@@ -65,7 +66,7 @@ export function live(path, { heard, opened = () => {}, said = () => {}, silence 
   connect();
 
   return {
-    // Whether it could be sent. What could not is lost: these demos send nothing that matters later.
+    // Returns whether the value was sent. Values that could not be sent are lost: nothing in these demos matters later.
     send(value) {
       if (socket?.readyState !== WebSocket.OPEN) return false;
       socket.send(typeof value === "string" ? value : JSON.stringify(value));
@@ -75,18 +76,18 @@ export function live(path, { heard, opened = () => {}, said = () => {}, silence 
   };
 }
 
-// Writing an unchanged text would make a screen reader say it again.
+// Writing unchanged text would make a screen reader announce it again.
 export function write(element, text) {
   if (element.textContent !== `${text}`) element.textContent = text;
 }
 
-// Seconds as people say them.
+// Formats seconds for display.
 export function duration(seconds) {
   const minutes = Math.floor(seconds / 60);
   return minutes < 1 ? `${seconds} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-// The state of a connection in words, in an element that has room for it.
+// Returns a function that shows the state of a connection in `element`.
 export function states(element) {
   return (state, seconds) => {
     element.dataset.state = state;
@@ -94,7 +95,7 @@ export function states(element) {
   };
 }
 
-// Asks the server for something with a POST. The sentence that says why not, or "" when all is well.
+// Sends a POST request. `problem` is "" on success, and otherwise a sentence to show.
 export async function post(path, value) {
   try {
     const headers = value === undefined ? {} : { "content-type": "application/json" };

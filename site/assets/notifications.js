@@ -1,8 +1,8 @@
-// Notifications. The browser's own EventSource listens, and reconnects by itself; sending is a plain POST.
+// Notifications. The browser's EventSource listens and reconnects by itself. Sending is a plain POST.
 
 import { address, post, states, write } from "./live.js";
 
-const KEPT = 50; // what stays on the page
+const KEPT = 50; // notifications kept on the page
 const at = (id) => document.getElementById(id);
 const said = states(at("connection"));
 let stream, again, unread = 0;
@@ -16,7 +16,7 @@ function listen() {
     write(at("problem"), "");
   };
   stream.onmessage = ({ data }) => show(JSON.parse(data));
-  // The browser tries again by itself; only when it was refused has it given up, and we ask again later.
+  // The browser reconnects by itself, except after an error response. In that case, reconnect later.
   stream.onerror = () => {
     said("reconnecting");
     if (stream.readyState === EventSource.CLOSED) again = setTimeout(listen, 3000 + 7000 * Math.random());
@@ -47,14 +47,15 @@ at("notify").addEventListener("submit", async (event) => {
   if (!problem) at("text").value = "";
 });
 
-// A stream whose network is gone only falls silent: nobody says so, but the browser knows.
+// A stream that loses its network just goes silent. The stream reports no error, but the browser fires
+// "offline".
 addEventListener("offline", () => {
   stream.close();
   said("reconnecting");
 });
 addEventListener("online", () => stream.readyState === EventSource.CLOSED && listen());
 
-// A page in the back/forward cache holds no stream open: browsers have about six for each host.
+// A page in the back/forward cache must not hold a stream open: browsers allow about six per host.
 addEventListener("pagehide", () => stream.close());
 addEventListener("pageshow", (event) => event.persisted && listen());
 listen();

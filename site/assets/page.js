@@ -1,4 +1,4 @@
-// What the page adds around the counter: copy buttons, a ripple when the number moves. All of it optional.
+// Optional extras of each page: copy buttons, and a ripple when the number changes.
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
   const label = button.querySelector("[data-label]");
@@ -17,19 +17,19 @@ async function copy(element) {
     await navigator.clipboard.writeText(element.textContent);
     return true;
   } catch {
-    // No clipboard here (a page on plain http, or no permission): select the text, so that one key copies it.
+    // No clipboard access (plain HTTP, or no permission): select the text, and copy the selection.
     getSelection().selectAllChildren(element);
     return document.execCommand("copy");
   }
 }
 
-// The list of all pages may be longer than the screen: it begins where this page stands.
+// The list of pages may be taller than the screen: scroll it to the current page.
 for (const here of document.querySelectorAll(".pages [aria-current]")) {
   const list = here.closest(".pages");
   list.scrollTop = here.offsetTop - list.clientHeight / 2;
 }
 
-// Examples for the terminal name the address that this page came from, with the path below which a proxy serves it.
+// Terminal examples use the address of this server, including the path prefix of a proxy.
 const origin = new URL("..", import.meta.url).href.replace(/\/$/, "");
 for (const element of document.querySelectorAll("[data-origin]")) element.textContent = origin;
 

@@ -1,13 +1,13 @@
-//! Addresses on the pages: written from the root in the templates, and sent relative to the page.
+//! Addresses in the pages: absolute in the templates, and sent relative to the page.
 //!
-//! A relative address (RFC 3986, section 4.2) also works where a proxy serves the site below a path such as `/rt/`, whatever
-//! that path is and without a header that names it.
+//! A relative address (RFC 3986, section 4.2) also works behind a proxy that serves the site under a path prefix such
+//! as `/rt/`, whatever the prefix is and without a header that names it.
 
-/// The deepest page that gets relative addresses. Only a page that does not exist is deeper; its addresses stay as they are, so that
-/// a long path does not make a long answer.
+/// The depth of the deepest page with relative addresses. Deeper paths are never real pages. Their addresses stay
+/// absolute, so that a long path does not produce a long response.
 const DEEPEST: usize = 16;
 
-/// The way from the page at `path` to the root: `./` for `/demos`, `../` for `/demos/chat`.
+/// Returns the relative address of the root as seen from `path`: `./` for `/demos`, `../` for `/demos/chat`.
 pub(crate) fn root(path: &str) -> String {
     match path.matches('/').count().saturating_sub(1) {
         0 => "./".to_owned(),
@@ -16,12 +16,12 @@ pub(crate) fn root(path: &str) -> String {
     }
 }
 
-/// The page at `path`, with the addresses in its attributes relative to it.
+/// Returns the HTML of the page at `path`, with the addresses in its attributes made relative to it.
 pub(crate) fn relative(html: &str, path: &str) -> String {
     in_attributes(html, "/", &root(path))
 }
 
-/// Replaces the beginning of attributes. What a page shows of a source has no tags, so it stays as it is.
+/// Replaces a prefix of attribute values. Source code shown on a page contains no tags, so it is left unchanged.
 fn in_attributes(html: &str, from: &str, to: &str) -> String {
     let (from, to) = (format!("=\"{from}"), format!("=\"{to}"));
     let mut changed = String::with_capacity(html.len() + html.len() / 64);
@@ -38,13 +38,13 @@ fn in_attributes(html: &str, from: &str, to: &str) -> String {
     changed
 }
 
-/// The page as its template has it, with addresses from the root.
+/// Returns the page as in its template, with absolute addresses.
 ///
 /// # Panics
-/// If an address was not relative.
+/// Panics if an address is not relative.
 #[cfg(test)]
 pub(crate) fn from_root(html: &str, path: &str) -> String {
-    assert_eq!(in_attributes(html, "/", ""), html, "an address of {path} that is not relative");
+    assert_eq!(in_attributes(html, "/", ""), html, "{path} has an address that is not relative");
     in_attributes(html, &root(path), "/")
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_leads_from_the_page_to_the_root() {
+    fn an_address_points_from_the_page_to_the_root() {
         for (path, expected) in [
             ("/", "./"),
             ("/demos", "./"),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_makes_no_long_answer() {
+    fn a_long_path_does_not_produce_a_long_address() {
         assert_eq!(root(&"/".repeat(10_000)), "/");
     }
 }

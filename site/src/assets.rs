@@ -1,4 +1,4 @@
-//! The stylesheet, the scripts and the icon. The list below is all that `/assets/` serves: no path reaches a disk.
+//! The stylesheets, the scripts and the icon. `/assets/` serves only this list: no path reaches the disk.
 
 use std::sync::LazyLock;
 
@@ -10,36 +10,32 @@ use axum::{
 
 use crate::{pages, reply};
 
-/// The client script of the counter, which the lesson also shows.
+/// The counter's client script, which the lesson also shows.
 pub(crate) const COUNTER_JS: &str = include_str!("../assets/counter.js");
 
 /// One embedded file.
 struct Asset {
-    /// What it is called under `/assets/`.
+    /// The name under `/assets/`.
     name: &'static str,
-    /// Its media type.
     content_type: &'static str,
-    /// Its contents.
     body: &'static str,
-    /// Changes with the contents, so that its address may be cached for good.
+    /// Changes with the contents, so that the versioned address can be cached forever.
     version: String,
 }
 
-/// A script of that name.
 macro_rules! script {
     ($name:literal) => {
         ($name, "text/javascript; charset=utf-8", include_str!(concat!("../assets/", $name)))
     };
 }
 
-/// A stylesheet of that name.
 macro_rules! style {
     ($name:literal) => {
         ($name, "text/css; charset=utf-8", include_str!(concat!("../assets/", $name)))
     };
 }
 
-/// Name, media type and contents of each.
+/// Name, media type and contents of each asset.
 const FILES: [(&str, &str, &str); 20] = [
     style!("site.css"),
     style!("docs.css"),
@@ -77,16 +73,16 @@ fn find(name: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.name == name)
 }
 
-/// The address of an asset, with its version. Templates call this.
+/// Returns the address of an asset, including its version. Called by templates.
 ///
 /// # Panics
-/// If there is no such asset: a mistake in a template, which the tests find.
+/// Panics if no asset has this name: a mistake in a template, which the tests catch.
 pub(crate) fn url(name: &str) -> String {
     let asset = find(name).unwrap_or_else(|| panic!("no asset is named {name:?}"));
     format!("/assets/{name}?v={}", asset.version)
 }
 
-/// Serves one asset: for good under its versioned address, checked each time under any other.
+/// Serves an asset: cached forever under its versioned address, revalidated each time under any other.
 pub(crate) async fn serve(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,

@@ -1,4 +1,4 @@
-//! The pages of the demos: each with the file that runs behind it and the script that runs in it.
+//! The demo pages, each with the source of its server side and its script.
 
 use std::sync::LazyLock;
 
@@ -10,16 +10,13 @@ use crate::{
     pages::{Listing, Page, render, serve},
 };
 
-/// The list of the demos.
 #[derive(Template)]
 #[template(path = "demos/index.html")]
 struct Index;
 
-/// The listings of a demo.
+/// The two source listings of a demo.
 struct Sources {
-    /// The server's side.
     server: Listing,
-    /// The browser's side.
     client: Listing,
 }
 
@@ -47,7 +44,7 @@ struct Cursors {
     sources: Sources,
 }
 
-/// The listings of the demo of that name.
+/// The listings of the demo named `$name`.
 macro_rules! sources {
     ($name:literal) => {
         Sources {
@@ -84,11 +81,10 @@ static NOTIFICATIONS: LazyLock<Page> =
 static CURSORS: LazyLock<Page> =
     LazyLock::new(|| render(&Cursors { sources: sources!("cursors") }, "/demos/cursors"));
 
-/// Where the demos are.
+/// The paths of the demo pages.
 pub(crate) const PATHS: [&str; 5] =
     ["/demos", "/demos/chat", "/demos/dashboard", "/demos/notifications", "/demos/cursors"];
 
-/// The routes of the demos.
 pub(crate) fn router() -> Router {
     let [index, chat, dashboard, notifications, cursors] = PATHS;
     Router::new()

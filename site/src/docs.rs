@@ -1,4 +1,4 @@
-//! The documentation of the repository, as pages under `/docs`: rendered once, when the first of them is asked for.
+//! The repository's documentation as pages under `/docs`, rendered once on first use.
 
 mod contents;
 mod links;
@@ -19,10 +19,10 @@ use axum::{
 use self::markdown::Document;
 use crate::pages::{Page as Rendered, render, serve};
 
-/// Where the list of all documents is.
+/// The path of the document index.
 pub(crate) const INDEX: &str = "/docs";
 
-/// The pages of the documentation.
+/// The routes of the documentation.
 pub(crate) fn router() -> Router {
     Router::new()
         .route(INDEX, get(index))
@@ -33,38 +33,36 @@ pub(crate) fn router() -> Router {
 
 /// One document.
 struct Page {
-    /// The last part of its address.
+    /// The last segment of its address.
     name: String,
-    /// The group that it is in.
+    /// The navigation group that lists it.
     group: &'static str,
-    /// What it says.
     document: Document,
 }
 
 impl Page {
-    /// Its address.
     fn href(&self) -> String {
         format!("{INDEX}/{}", self.name)
     }
 
-    /// The headings that its table of contents shows.
+    /// Returns the headings listed in its table of contents.
     fn sections(&self) -> impl Iterator<Item = &markdown::Heading> {
         self.document.headings.iter().filter(|heading| heading.level == 2)
     }
 
-    /// Its title in a list of many: what stands before a colon.
+    /// Returns a short title for lists: the part before a colon.
     fn label(&self) -> &str {
         self.document.title.split(": ").next().unwrap_or_default()
     }
 
-    /// What it is about, in a sentence.
+    /// Returns the first sentence of its summary.
     fn summary(&self) -> &str {
         let text = &self.document.summary;
         text.find(". ").map_or(text.as_str(), |end| &text[..=end])
     }
 }
 
-/// All documents, in their order.
+/// All documents, in reading order.
 static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
     let page = |(group, path, text)| Page {
         name: contents::slug(path),
@@ -76,13 +74,11 @@ static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
 
 /// A group of the navigation.
 struct Group {
-    /// What it is called.
     name: &'static str,
-    /// The pages in it.
     pages: Vec<&'static Page>,
 }
 
-/// The groups that have pages.
+/// Returns the groups that have pages.
 fn groups() -> Vec<Group> {
     let in_group = |name| PAGES.iter().filter(|page| page.group == name).collect();
     let groups = contents::GROUPS.iter().map(|(name, _)| Group { name, pages: in_group(*name) });
@@ -92,22 +88,18 @@ fn groups() -> Vec<Group> {
 #[derive(Template)]
 #[template(path = "doc.html")]
 struct DocPage {
-    /// The document itself.
     page: &'static Page,
     /// All documents, for the navigation.
     groups: Vec<Group>,
-    /// The one before it.
     previous: Option<&'static Page>,
-    /// The one after it.
     next: Option<&'static Page>,
 }
 
 #[derive(Template)]
 #[template(path = "docs.html")]
 struct IndexPage {
-    /// All documents.
     groups: Vec<Group>,
-    /// Whether this stands in the place of a page that is not there.
+    /// Whether this page replaces one that does not exist.
     missing: bool,
 }
 
@@ -130,7 +122,7 @@ async fn index(headers: HeaderMap) -> Response {
     serve(&headers, &INDEX_PAGE)
 }
 
-/// One document; under its file's name it is found as well.
+/// Serves a document. Redirects from its file name.
 async fn page(Path(name): Path<String>, headers: HeaderMap) -> Response {
     if let Some(index) = PAGES.iter().position(|page| page.name == name) {
         return serve(&headers, &RENDERED[index]);

@@ -1,14 +1,13 @@
-//! Colours source code, on the server, well enough to be read on a page. A scanner, not a parser: it knows comments, strings,
-//! keywords and a few shapes of names, and it never loses or changes a character.
+//! Highlights source code on the server, well enough for a page. It is a scanner, not a parser: it recognizes comments,
+//! strings, keywords and a few shapes of names, and never loses or changes a character.
 
 use std::fmt::Write as _;
 
-/// The languages that the pages show.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     Rust,
     JavaScript,
-    /// Configuration: comments begin with `#`, and nothing else is known.
+    /// Configuration files: only comments, which begin with `#`, are recognized.
     Configuration,
 }
 
@@ -60,7 +59,7 @@ const JAVASCRIPT: &[&str] = &[
     "yield",
 ];
 
-/// `source` as escaped HTML, each line in a `span` with the id `{prefix}-{number}`.
+/// Returns `source` as escaped HTML, each line in a `span` with the id `{prefix}-{number}`.
 pub(crate) fn highlight(source: &str, language: Language, prefix: &str) -> String {
     let mut html = String::with_capacity(source.len() * 3);
     let mut number = 1;
@@ -75,7 +74,7 @@ pub(crate) fn highlight(source: &str, language: Language, prefix: &str) -> Strin
         let (length, class) = token(rest, language);
         let (text, after) = rest.split_at(length);
         rest = after;
-        // A token may span lines; its colour is taken up again on each, so that a line is one element.
+        // A token can span lines. Its class is repeated on each, so that every line is one element.
         for (index, part) in text.split('\n').enumerate() {
             if index > 0 {
                 html.push_str("</span>\n");
@@ -95,7 +94,7 @@ pub(crate) fn highlight(source: &str, language: Language, prefix: &str) -> Strin
     html
 }
 
-/// Adds `text` to `html`, escaped.
+/// Appends `text` to `html`, escaped.
 pub(crate) fn escape(text: &str, html: &mut String) {
     for c in text.chars() {
         match c {
@@ -109,7 +108,7 @@ pub(crate) fn escape(text: &str, html: &mut String) {
     }
 }
 
-/// The length in bytes of the token at the start of `rest`, which isn't empty, and its class.
+/// Returns the length in bytes and the class of the token at the start of `rest`, which is not empty.
 fn token(rest: &str, language: Language) -> (usize, Option<&'static str>) {
     let rust = language == Language::Rust;
     let first = rest.chars().next().unwrap_or_default();
@@ -164,7 +163,7 @@ fn name_class(name: &str, after: &str, language: Language) -> Option<&'static st
     }
 }
 
-/// The length of a string in `quote`s that may hold escapes.
+/// Returns the length of a string in `quote`s, with escapes.
 fn quoted(rest: &str, quote: char) -> usize {
     let mut escaped = false;
     for (index, c) in rest.char_indices().skip(1) {
@@ -179,7 +178,8 @@ fn quoted(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-/// `'a'`, `'\n'` or the lifetime `'a`.
+/// Reads `'a'`, `'
+/// '` or the lifetime `'a`.
 fn quote_in_rust(rest: &str) -> (usize, Option<&'static str>) {
     let mut chars = rest.chars().skip(1);
     match (chars.next(), chars.next()) {
@@ -188,7 +188,7 @@ fn quote_in_rust(rest: &str) -> (usize, Option<&'static str>) {
     }
 }
 
-/// The length of `r"…"`, `br#"…"#` and the like, and of the prefixed plain strings `b"…"` and `c"…"`.
+/// Returns the length of `r"…"`, `br#"…"#` and the like, or of a prefixed plain string such as `b"…"` or `c"…"`.
 fn raw_string(rest: &str) -> Option<usize> {
     let plain = rest.strip_prefix(['b', 'c']).unwrap_or(rest);
     if plain.len() < rest.len() && plain.starts_with('"') {
@@ -204,7 +204,7 @@ fn raw_string(rest: &str) -> Option<usize> {
     Some(rest[start..].find(&end).map_or(rest.len(), |at| start + at + end.len()))
 }
 
-/// The length of a block comment, which nests in Rust.
+/// Returns the length of a block comment. Rust's nest.
 fn block_comment(rest: &str, nests: bool) -> usize {
     let mut depth = 1;
     let mut at = 2;
@@ -224,7 +224,7 @@ fn block_comment(rest: &str, nests: bool) -> usize {
 mod tests {
     use super::*;
 
-    /// What a reader who copies the code gets.
+    /// Returns the text that a reader copies.
     fn text(html: &str) -> String {
         let mut out = String::new();
         let mut tag = false;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn copying_gives_back_the_source() {
+    fn copied_text_equals_the_source() {
         for (source, language) in [
             (crate::pages::COUNTER_RS, Language::Rust),
             (crate::assets::COUNTER_JS, Language::JavaScript),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_tokens_end_with_the_text() {
+    fn unterminated_tokens_end_with_the_text() {
         for source in
             ["", "\"", "'", "/*", "/* /* */", "r#\"", "b\"", "#[", "'é", "\\", "\"\\", "é", "0", "r#", "br"]
         {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn rust_is_told_apart() {
+    fn rust_tokens_are_recognized() {
         assert_eq!(
             classes(
                 "fn go<'a>(x: &'a str) { say!('\\'', br#\"\"q\"#, 1_0u8) /* a /* b */ c */ } // <end>",
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn javascript_is_told_apart() {
+    fn javascript_tokens_are_recognized() {
         assert_eq!(
             classes("const a = new Error(`x ${'y'}`); // it's", Language::JavaScript),
             [
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_over_lines_is_coloured_on_each() {
+    fn a_multiline_token_is_highlighted_on_each_line() {
         assert_eq!(
             highlight("/*<\n*/", Language::Rust, "s"),
             "<span class=\"line\" id=\"s-1\"><span class=\"tok-comment\">/*&lt;</span></span>\n\

@@ -1,4 +1,4 @@
-//! The inspector's pages, which the host shows to those who may see them.
+//! The inspector's pages. The host decides who may see them.
 
 use std::sync::LazyLock;
 
@@ -10,21 +10,21 @@ use axum::{
 
 use crate::pages::{Page as Rendered, render};
 
-/// A page that is not for everybody.
+/// A page with restricted access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Page {
     /// The inspector itself.
     Inspector,
-    /// The form for the token that opens it.
+    /// The form that asks for the token.
     InspectorToken,
-    /// The same form, for whoever has sent another token.
+    /// The same form, after a wrong token.
     InspectorWrongToken,
-    /// What to do to open it.
+    /// How to enable access.
     InspectorClosed,
 }
 
-/// Where the host shows them.
+/// The path at which the host serves them.
 const INSPECTOR_PATH: &str = "/inspect";
 
 #[derive(Template)]
@@ -34,9 +34,9 @@ struct Inspector;
 #[derive(Template)]
 #[template(path = "inspect_closed.html")]
 struct Closed {
-    /// Whether there is a token that opens it.
+    /// Whether a token is configured.
     has_token: bool,
-    /// Whether another one was sent.
+    /// Whether a wrong token was sent.
     is_wrong: bool,
 }
 
@@ -48,7 +48,7 @@ static WRONG_TOKEN: LazyLock<Rendered> =
 static CLOSED: LazyLock<Rendered> =
     LazyLock::new(|| render(&Closed { has_token: false, is_wrong: false }, INSPECTOR_PATH));
 
-/// A page that the host shows, at `/inspect`, to those who may see it. It is not to be kept by caches.
+/// Renders a page for the host to serve at `/inspect`. Caches must not store it.
 pub fn page(page: Page, status: StatusCode) -> Response {
     let (html, _) = match page {
         Page::Inspector => &*INSPECTOR,

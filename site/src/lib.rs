@@ -1,8 +1,8 @@
 //! The lesson and demo pages of Ripplecast, embedded in the binary and served as a plain [`axum::Router`].
 //!
-//! The pages only show; whatever moves on them comes from endpoints that the host adds beside this router
-//! (`/ws/counter-demo`, `/api/counter/…`, and those of the demos). The inspector's pages are not among its routes: the host
-//! decides who may see them, and answers with [`page`].
+//! The pages are only the front end: live data comes from endpoints that the host adds next to this router
+//! (`/ws/counter-demo`, `/api/counter/…`, and those of the demos). The router does not include the inspector's pages.
+//! The host decides who may see them, and responds with [`page`].
 //!
 //! ```
 //! let app: axum::Router = axum::Router::new().merge(ripplecast_site::router());
@@ -31,15 +31,15 @@ use axum::{
 
 pub use inspector::{Page, page};
 
-/// Everything comes from our own origin, the WebSocket too; nothing is inline, and nobody may frame us.
+/// Everything loads from our own origin, including the WebSocket. Nothing is inline, and no site may frame us.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
 
-/// The pages, their assets, and a 404 page as the fallback. All addresses in them are relative, so the site may be served below
-/// any path.
+/// Returns the pages and their assets, with a 404 page as the fallback. All addresses in the pages are relative, so the
+/// site can be served under any path.
 ///
-/// The headers set here are on this router's own responses only, so merging it changes nothing about other routes. A router that
-/// it is merged into must not have a fallback of its own: axum allows one.
+/// The headers apply only to this router's own responses, so merging it does not affect other routes. A router that it
+/// is merged into must not have a fallback of its own: axum allows only one.
 pub fn router() -> Router {
     Router::new()
         .route("/", get(|| async { Redirect::temporary("learn/websocket") }))
@@ -48,19 +48,19 @@ pub fn router() -> Router {
         .route("/learn/search", get(search::search))
         .merge(demos::router())
         .route("/assets/{name}", get(assets::serve))
-        // Browsers ask for this by themselves beside anything that isn't a page, such as a bare JSON answer.
+        // Browsers request this by themselves for anything that is not a page, such as a bare JSON response.
         .route("/favicon.ico", get(|| async { Redirect::permanent("assets/favicon.svg") }))
         .merge(docs::router())
         .fallback(pages::not_found)
         .layer(map_response(protect))
 }
 
-/// Sets the headers that every response of the site carries.
+/// Sets the headers of every response of the site.
 async fn protect(response: Response) -> Response {
     protected(response)
 }
 
-/// The response with the headers that protect its page.
+/// Adds the headers that protect a page.
 pub(crate) fn protected(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

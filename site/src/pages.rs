@@ -14,31 +14,27 @@ use crate::{
     reply,
 };
 
-/// Where the lesson lives.
+/// The path of the lesson.
 pub(crate) const LESSON: &str = "/learn/websocket";
 
-/// The source of the counter as this build runs it.
+/// The source of the counter, as compiled into this build.
 pub(crate) const COUNTER_RS: &str = include_str!("../../ripplecast-server/src/counter.rs");
 
-/// The source of the broadcast.
+/// The source of the broadcast example.
 const TABS_RS: &str = include_str!("../../ripplecast-server/src/tabs.rs");
 
 #[derive(Template)]
 #[template(path = "websocket.html")]
 struct Lesson {
-    /// The listing of the server's side.
     server: Listing,
-    /// The listing of the broadcast.
     tabs: Listing,
-    /// The listing of the browser's side.
     client: Listing,
-    /// The configuration of nginx.
     nginx: Listing,
-    /// The lines of the server's source where each step begins, if it can be told.
+    /// The line in the server's source where each step begins, if found.
     state: Option<usize>,
     endpoint: Option<usize>,
     routes: Option<usize>,
-    /// The lines of the server's source where each callback begins, if it can be told.
+    /// The line in the server's source where each callback begins, if found.
     open: Option<usize>,
     message: Option<usize>,
     close: Option<usize>,
@@ -48,21 +44,22 @@ struct Lesson {
 #[template(path = "not_found.html")]
 struct NotFound;
 
-/// A source file, coloured, with a button that copies it.
+/// A highlighted source file with a copy button.
 #[derive(Template)]
 #[template(path = "listing.html")]
 pub(crate) struct Listing {
-    /// The file's name.
+    /// The file name.
     pub(crate) name: &'static str,
-    /// Where the file is in the repository.
+    /// Its path in the repository.
     pub(crate) path: &'static str,
     /// The id of the element that holds the code.
     pub(crate) id: &'static str,
-    /// The code as HTML, escaped already.
+    /// The code as HTML, already escaped.
     pub(crate) html: String,
 }
 
-/// The first line of `source`, counted from 1, that mentions `word` outside a comment.
+/// Returns the first line of `source`, counted from 1, that contains `word` outside a
+/// comment.
 pub(crate) fn line_of(source: &str, word: &str) -> Option<usize> {
     source
         .lines()
@@ -70,17 +67,17 @@ pub(crate) fn line_of(source: &str, word: &str) -> Option<usize> {
         .map(|index| index + 1)
 }
 
-/// The first line of `source`, counted from 1, that begins with this comment.
+/// Returns the first line of `source`, counted from 1, that begins with `comment`.
 fn line_of_comment(source: &str, comment: &str) -> Option<usize> {
     source.lines().position(|line| line.trim_start().starts_with(comment)).map(|index| index + 1)
 }
 
-/// A page and its version.
+/// The HTML of a page, and its version.
 pub(crate) type Page = (String, String);
 
-/// Renders the page that stands at `path`, once.
+/// Renders the page at `path`.
 pub(crate) fn render(page: &impl Template, path: &str) -> Page {
-    let html = page.render().expect("our templates do not fail");
+    let html = page.render().expect("rendering a built-in template cannot fail");
     let html = address::relative(&html, path);
     let version = reply::version(html.as_bytes());
     (html, version)
@@ -124,11 +121,11 @@ static LESSON_PAGE: LazyLock<Page> = LazyLock::new(|| {
     )
 });
 
-/// The page for what is not there, with addresses from the root.
+/// The page for unknown paths, with absolute addresses.
 static NOT_FOUND_PAGE: LazyLock<String> =
-    LazyLock::new(|| NotFound.render().expect("our templates do not fail"));
+    LazyLock::new(|| NotFound.render().expect("rendering a built-in template cannot fail"));
 
-/// Answers with a page.
+/// Responds with a page.
 pub(crate) fn serve(headers: &HeaderMap, (html, version): &'static Page) -> Response {
     reply::cached(headers, version, "no-cache", "text/html; charset=utf-8", html)
 }

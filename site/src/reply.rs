@@ -1,5 +1,5 @@
-//! One way to answer with a body known in advance: an ETag, 304 for whoever has it already, and compressed for whoever takes
-//! that.
+//! Responds with a body known in advance: with an ETag, with 304 if the client already has it, and compressed if the
+//! client accepts that.
 
 use std::{
     collections::HashMap,
@@ -18,21 +18,21 @@ use axum::{
 };
 use flate2::{Compression, write::GzEncoder};
 
-/// Shorter bodies fit one packet as they are.
+/// Shorter bodies fit in one packet uncompressed.
 const WORTH_COMPRESSING: usize = 1024;
 
-/// Bodies that were asked for compressed, by their versions: each is compressed once. There are no more than the site has.
+/// Compressed bodies by version, each compressed once. Their number is bounded by the site's.
 static COMPRESSED: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
 
-/// A short name for these bytes that changes when they do. It guards caches, not secrets.
+/// Returns a short hash of `bytes`, for cache validation only.
 pub(crate) fn version(bytes: &[u8]) -> String {
-    // `DefaultHasher::new()` has fixed keys, so two nodes of one build agree.
+    // `DefaultHasher::new()` has fixed keys, so all nodes with the same build agree.
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
-/// Answers with `body`, or with 304 if the request says that it holds this very version.
+/// Responds with `body`, or with 304 if the request already has this version.
 pub(crate) fn cached(
     request: &HeaderMap,
     version: &str,
@@ -54,14 +54,14 @@ pub(crate) fn cached(
     }
 }
 
-/// The values of a header that is a list.
+/// Returns the values of a comma-separated header.
 fn values(request: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = request.get_all(name).into_iter();
     let entries = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     entries.filter_map(|entry| std::str::from_utf8(entry).ok()).map(str::trim)
 }
 
-/// Whether the request says that it takes gzip (RFC 9110, section 12.5.3).
+/// Returns whether the request accepts gzip (RFC 9110, section 12.5.3).
 fn takes_gzip(request: &HeaderMap) -> bool {
     values(request, ACCEPT_ENCODING).any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
@@ -71,7 +71,6 @@ fn takes_gzip(request: &HeaderMap) -> bool {
     })
 }
 
-/// The body compressed.
 fn gzip(version: &str, body: &str) -> Option<Bytes> {
     let mut all = COMPRESSED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = all.get(version) {

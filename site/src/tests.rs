@@ -19,7 +19,6 @@ impl Answer {
     }
 }
 
-/// All pages.
 const PAGES: [&str; 6] =
     [pages::LESSON, "/demos", "/demos/chat", "/demos/dashboard", "/demos/notifications", "/demos/cursors"];
 
@@ -27,7 +26,7 @@ async fn send(request: Request<Body>) -> Answer {
     let path = request.uri().path().to_owned();
     let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
-    // From the root, so that each test can ask for what a page names.
+    // Absolute, so that tests can request what a page names.
     let is_page = |kind: &header::HeaderValue| kind.as_bytes().starts_with(b"text/html");
     let is_page = parts.headers.get(header::CONTENT_TYPE).is_some_and(is_page);
     let body = if is_page { address::from_root(&body, &path) } else { body };
@@ -39,21 +38,21 @@ async fn get(path: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn the_root_leads_to_the_lesson() {
+async fn the_root_redirects_to_the_lesson() {
     let answer = get("/").await;
     assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(answer.header(header::LOCATION), "learn/websocket");
 }
 
 #[tokio::test]
-async fn a_browser_that_guesses_the_icon_finds_it() {
+async fn the_default_icon_path_redirects_to_the_icon() {
     let answer = get("/favicon.ico").await;
     assert_eq!(answer.status, StatusCode::PERMANENT_REDIRECT);
     assert_eq!(get(&format!("/{}", answer.header(header::LOCATION))).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn pages_carry_the_headers_that_protect_them() {
+async fn pages_have_security_headers() {
     for path in PAGES.into_iter().chain(["/", "/learn/search?q=x", "/assets/counter.js", "/no/such/page"]) {
         let answer = get(path).await;
         let policy = answer.header(header::CONTENT_SECURITY_POLICY);
@@ -76,11 +75,11 @@ async fn the_lesson_shows_both_sources_escaped() {
         );
     }
     assert!(answer.body.contains("=&gt;"), "the arrows of the sources");
-    assert!(!answer.body.contains("=>"), "a character that was not escaped");
+    assert!(!answer.body.contains("=>"), "an unescaped character");
 }
 
 #[tokio::test]
-async fn pages_have_nothing_inline_and_the_lesson_one_status() {
+async fn pages_have_nothing_inline_and_the_lesson_has_one_status() {
     let lesson = get(pages::LESSON).await.body;
     assert_eq!(lesson.matches("role=\"status\"").count(), 1);
     assert!(!lesson.contains("<output"));
@@ -95,7 +94,7 @@ async fn pages_have_nothing_inline_and_the_lesson_one_status() {
 }
 
 #[tokio::test]
-async fn each_page_has_one_heading_a_title_and_no_id_twice() {
+async fn each_page_has_one_h1_a_title_and_unique_ids() {
     for path in PAGES {
         let page = get(path).await.body;
         assert_eq!(page.matches("<h1").count(), 1, "{path}");
@@ -110,7 +109,7 @@ async fn each_page_has_one_heading_a_title_and_no_id_twice() {
 }
 
 #[tokio::test]
-async fn the_pages_of_the_demos_show_the_files_that_run() {
+async fn demo_pages_show_the_code_that_runs() {
     for name in ["chat", "dashboard", "notifications", "cursors"] {
         let page = get(&format!("/demos/{name}")).await.body;
         assert!(page.contains(&format!("ripplecast-server/src/demos/{name}.rs")), "{name}");
@@ -119,7 +118,7 @@ async fn the_pages_of_the_demos_show_the_files_that_run() {
 }
 
 #[tokio::test]
-async fn a_search_answers_with_a_part_for_htmx_and_a_page_for_others() {
+async fn a_search_returns_a_fragment_to_htmx_and_a_page_to_others() {
     let whole = get("/learn/search?q=%3Cb%3E").await;
     assert!(whole.body.contains("<!doctype html>") && whole.body.contains("&#60;b&#62;"), "{}", whole.body);
     assert!(!whole.body.contains("<b>"), "{}", whole.body);
@@ -132,7 +131,7 @@ async fn a_search_answers_with_a_part_for_htmx_and_a_page_for_others() {
 }
 
 #[test]
-fn the_inspectors_pages_are_protected_and_not_kept() {
+fn the_inspectors_pages_are_protected_and_not_cached() {
     for page in [
         crate::Page::Inspector,
         crate::Page::InspectorToken,
@@ -146,7 +145,7 @@ fn the_inspectors_pages_are_protected_and_not_kept() {
 }
 
 #[tokio::test]
-async fn every_asset_that_a_page_names_is_there_and_may_be_kept() {
+async fn every_asset_named_in_a_page_exists_and_can_be_cached() {
     let mut urls = std::collections::BTreeSet::new();
     for path in PAGES.into_iter().chain(["/docs/state"]) {
         let page = get(path).await.body;
@@ -162,21 +161,21 @@ async fn every_asset_that_a_page_names_is_there_and_may_be_kept() {
             "css" => "text/css; charset=utf-8",
             "js" => "text/javascript; charset=utf-8",
             "svg" => "image/svg+xml",
-            other => panic!("an unknown kind of asset: {other}"),
+            other => panic!("unknown asset type: {other}"),
         };
         assert_eq!(answer.header(header::CONTENT_TYPE), expected, "{url}");
     }
 }
 
 #[tokio::test]
-async fn an_address_without_the_right_version_is_checked_each_time() {
+async fn an_address_without_the_right_version_is_revalidated() {
     for path in ["/assets/counter.js", "/assets/counter.js?v=old", "/assets/counter.js?v="] {
         assert_eq!(get(path).await.header(header::CACHE_CONTROL), "no-cache", "{path}");
     }
 }
 
 #[tokio::test]
-async fn whoever_holds_the_current_version_is_not_sent_it_again() {
+async fn a_client_with_the_current_version_gets_304() {
     for path in [pages::LESSON, "/assets/site.css"] {
         let etag = get(path).await.header(header::ETAG).to_owned();
         for held in [etag.clone(), format!("\"other\", W/{etag}"), "*".to_owned()] {
@@ -193,7 +192,7 @@ async fn whoever_holds_the_current_version_is_not_sent_it_again() {
 }
 
 #[tokio::test]
-async fn nothing_outside_the_list_is_served() {
+async fn only_listed_assets_are_served() {
     for path in [
         "/assets/",
         "/assets",
@@ -215,7 +214,7 @@ async fn nothing_outside_the_list_is_served() {
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         assert!(!answer.body.contains("[package]"), "{path}");
     }
-    // Bytes that aren't UTF-8 are refused before a name is looked up.
+    // Bytes that are not UTF-8 are rejected before the lookup.
     assert_eq!(get("/assets/%ff").await.status, StatusCode::BAD_REQUEST);
 }
 
@@ -228,27 +227,27 @@ async fn the_404_page_leads_on() {
 }
 
 #[tokio::test]
-async fn a_page_cannot_be_posted_to() {
+async fn posting_to_a_page_is_rejected() {
     let answer = send(Request::post(pages::LESSON).body(Body::empty()).unwrap()).await;
     assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
 }
 
 #[test]
-fn a_callback_is_found_by_its_line() {
+fn line_of_skips_comments() {
     let source = "// on_open is below\nuse x;\n    .on_open(|c| {})\n";
     assert_eq!(pages::line_of(source, "on_open"), Some(3));
     assert_eq!(pages::line_of(source, "on_close"), None);
 }
 
-/// The lesson shows the file, the documentation has it as a block, and the tests of the proxies run that block.
+/// The lesson shows this file, the documentation includes it as a block, and the proxy tests run that block.
 #[test]
-fn there_is_one_configuration_of_nginx() {
+fn there_is_one_nginx_configuration() {
     let file = include_str!("../assets/nginx.conf");
     assert!(include_str!("../../docs/deploy.md").contains(&format!("```nginx\n{file}```\n")));
 }
 
 #[tokio::test]
-async fn whoever_takes_gzip_is_sent_that() {
+async fn a_client_that_accepts_gzip_gets_it() {
     use std::io::Read as _;
 
     let ask = async |path: &str, coding: &str, held: &str| {
@@ -271,7 +270,7 @@ async fn whoever_takes_gzip_is_sent_that() {
             flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut inflated).unwrap();
             assert_eq!(inflated.as_bytes(), sent, "{path}");
             let etag = parts.headers[header::ETAG].to_str().unwrap();
-            assert_ne!(etag, plain.header(header::ETAG), "another form is another thing to hold");
+            assert_ne!(etag, plain.header(header::ETAG), "each encoding needs its own ETag");
             assert_eq!(ask(path, takes, etag).await.0.status, StatusCode::NOT_MODIFIED);
         }
         for refuses in ["", "identity", "gzip;q=0", "br, gzip ; q=0.0", "xgzip"] {

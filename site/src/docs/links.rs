@@ -1,17 +1,17 @@
-//! Where a link in a document leads when the document is shown by the binary.
+//! Resolves links in documents for the pages that the binary serves.
 
 use super::contents::{FILES, slug};
 
-/// Where a link leads.
+/// The target of a link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// To an address, here or elsewhere.
+    /// An address on this site or elsewhere.
     Address(String),
-    /// To a file of the repository that the binary does not show; its path from the root.
+    /// A repository file that the binary does not serve, by its path from the root.
     Repository(String),
 }
 
-/// Reads a link in the document at `from`, a path from the root of the repository.
+/// Resolves a link in the document at `from`, a path from the repository root.
 pub(super) fn resolve(from: &str, link: &str) -> Target {
     if link.starts_with('#') || is_elsewhere(link) {
         return Target::Address(link.to_owned());
@@ -24,13 +24,14 @@ pub(super) fn resolve(from: &str, link: &str) -> Target {
     }
 }
 
-/// Whether a link leads out of the repository: `https://…`, `mailto:…`, `//host`.
+/// Returns whether a link leaves the repository: `https://…`, `mailto:…`, `//host`.
 fn is_elsewhere(link: &str) -> bool {
     let scheme = link.split_once(':').map(|(scheme, _)| scheme);
     link.starts_with("//") || scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// `path`, seen from the file `from`, as a path from the root; `..` never leads out of it.
+/// Resolves `path` relative to the file `from`, and returns a path from the root. `..`
+/// never leaves the root.
 fn joined(from: &str, path: &str) -> String {
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();

@@ -1,4 +1,4 @@
-//! Markdown to the HTML of a page. Raw HTML in a document is shown as text, never passed on.
+//! Converts Markdown to the HTML of a page. Raw HTML in a document is shown as text, never passed through.
 
 use std::{collections::HashSet, mem};
 
@@ -12,31 +12,28 @@ use super::{
 };
 use crate::highlight::{Language, escape, highlight};
 
-/// A document as a page needs it.
+/// A rendered document.
 pub(super) struct Document {
     /// The text of its first heading.
     pub(super) title: String,
     /// Its first paragraph, as plain text.
     pub(super) summary: String,
-    /// Its first heading, as HTML.
     pub(super) head: String,
-    /// What stands under that.
+    /// Everything after the first heading.
     pub(super) html: String,
-    /// Its other headings, for the table of contents.
+    /// The headings, for the table of contents.
     pub(super) headings: Vec<Heading>,
 }
 
 /// A heading that can be linked to.
 pub(super) struct Heading {
-    /// 1 for the title, 2 for a section, 3 for a part of one.
+    /// 1 for the title, 2 for a section, 3 for a subsection.
     pub(super) level: u8,
-    /// The id of its element.
     pub(super) id: String,
-    /// Its text.
     pub(super) text: String,
 }
 
-/// Renders the document at `path`, a path from the root of the repository.
+/// Renders the document at `path`, a path from the repository root.
 pub(super) fn render(path: &str, text: &str) -> Document {
     let mut writer = Writer { path, ..Writer::default() };
     let mut events = Parser::new_ext(text, Options::ENABLE_TABLES);
@@ -54,35 +51,34 @@ pub(super) fn render(path: &str, text: &str) -> Document {
     }
 }
 
-/// What has been written of a document.
+/// The output so far, and the state of the elements still open.
 #[derive(Default)]
 struct Writer<'a> {
-    /// The document's path, from which its links are seen.
+    /// The document's path, against which links are resolved.
     path: &'a str,
-    /// The first heading.
+    /// The first heading, as HTML.
     head: String,
-    /// What is finished.
+    /// The finished HTML.
     html: String,
-    /// What pulldown-cmark is to write next.
+    /// Events not yet written.
     waiting: Vec<Event<'a>>,
-    /// The headings so far.
     headings: Vec<Heading>,
-    /// Their ids, so that none is used twice.
+    /// Heading ids in use, so that each stays unique.
     ids: HashSet<String>,
-    /// The first paragraph.
+    /// The first paragraph, as plain text.
     summary: Option<String>,
-    /// How each link that is open ends.
+    /// The closing HTML of each open link.
     open_links: Vec<String>,
-    /// The picture that is open: its link, and what has come of its description.
+    /// The open picture: its link, and the description so far.
     picture: Option<(String, String)>,
-    /// Code blocks so far.
+    /// The number of code blocks so far.
     listings: usize,
-    /// Tables so far.
+    /// The number of tables so far.
     tables: usize,
 }
 
 impl<'a> Writer<'a> {
-    /// Takes one event, and the rest of its element from `rest` where it is written as a whole.
+    /// Handles one event. For an element that is written as a whole, also consumes its other events from `rest`.
     fn take(&mut self, event: Event<'a>, rest: &mut impl Iterator<Item = Event<'a>>) {
         match event {
             Event::Start(Tag::Heading { level, .. }) => {
@@ -111,7 +107,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The events up to the end of an element, made safe.
+    /// Returns the events up to the end of an element, made safe.
     fn until(
         &mut self,
         rest: &mut impl Iterator<Item = Event<'a>>,
@@ -127,7 +123,7 @@ impl<'a> Writer<'a> {
         inner
     }
 
-    /// The event with its link rewritten, and with raw HTML turned into text.
+    /// Returns the event with links rewritten, and with raw HTML converted to text.
     fn safe(&mut self, event: Event<'a>) -> Event<'a> {
         if let Some((_, alt)) = &mut self.picture {
             match event {
@@ -151,7 +147,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The picture whose description has come; where the binary has no such picture, the description stands in its place.
+    /// Returns the picture whose description is complete, or only the description if the binary has no such picture.
     fn picture(&mut self) -> Event<'a> {
         let (link, alt) = self.picture.take().unwrap_or_default();
         let alt = escaped(&alt);
@@ -162,13 +158,13 @@ impl<'a> Writer<'a> {
         Event::InlineHtml(picture.unwrap_or_else(|| format!("<em>{alt}</em>")).into())
     }
 
-    /// The start of a link; its end is kept.
+    /// Opens a link, and remembers its closing HTML.
     fn open_link(&mut self, link: &str) -> Event<'a> {
         let (start, end) = match resolve(self.path, link) {
             Target::Address(address) if address.starts_with("/docs/") || address.starts_with('#') => {
                 (format!("<a href=\"{}\">", escaped(&address)), "</a>".to_owned())
             }
-            // Only what a browser may safely follow becomes a link.
+            // Only schemes that a browser can follow safely become links.
             Target::Address(address)
                 if ["https:", "http:", "mailto:"].iter().any(|s| address.starts_with(s)) =>
             {
@@ -187,7 +183,7 @@ impl<'a> Writer<'a> {
         Event::InlineHtml(start.into())
     }
 
-    /// Writes what waits.
+    /// Writes the pending events.
     fn flush(&mut self) {
         push_html(&mut self.html, mem::take(&mut self.waiting).into_iter());
     }
@@ -209,7 +205,7 @@ impl<'a> Writer<'a> {
         self.headings.push(Heading { level, id, text });
     }
 
-    /// The anchor of a heading, as code hosts make it; the second of the same text ends in `-1`.
+    /// Returns the anchor of a heading, in the format of code hosts. Repeated headings get the suffixes `-1`, `-2`, ….
     fn unique(&mut self, heading: &str) -> String {
         let anchor = anchor(heading);
         let mut unique = anchor.clone();
@@ -246,7 +242,7 @@ impl<'a> Writer<'a> {
         ));
     }
 
-    /// A table, in a box of its own that scrolls where the table is wider than the page.
+    /// Writes a table in a box that scrolls when the table is wider than the page.
     fn table(&mut self, columns: &[Alignment], inner: Vec<Event<'a>>) {
         self.flush();
         self.tables += 1;
@@ -258,7 +254,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The rows of a table. Ours, since pulldown-cmark aligns with inline styles, which the page's policy forbids.
+/// Renders the rows of a table. pulldown-cmark would align with inline styles, which the page's policy forbids.
 fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
     let (mut html, mut cell, mut column, mut tag) = (String::new(), Vec::new(), 0, "td");
     for event in inner {
@@ -275,7 +271,7 @@ fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
             Event::End(TagEnd::TableRow) => html.push_str("</tr>\n"),
             Event::Start(Tag::TableCell) => {}
             Event::End(TagEnd::TableCell) => {
-                // A heading without words is none for a screen reader.
+                // A header cell without text is not a header for a screen reader.
                 let (name, scope) =
                     if tag == "th" && !cell.is_empty() { ("th", " scope=\"col\"") } else { ("td", "") };
                 let right = columns.get(column) == Some(&Alignment::Right);
@@ -291,11 +287,11 @@ fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
     html
 }
 
-/// What a language is called on a page, and how it is coloured, if it is.
+/// Returns the display name of a language, and its highlighting, if any.
 fn named(tag: &str) -> (&str, Option<Language>) {
     match tag {
         "rust" => ("Rust", Some(Language::Rust)),
-        // Code for axum without us, which the doctests of this crate can't compile.
+        // Code that uses axum without Ripplecast, which this crate's doctests cannot compile.
         "axum" => ("Rust, without Ripplecast", Some(Language::Rust)),
         "js" | "javascript" => ("JavaScript", Some(Language::JavaScript)),
         "sh" | "bash" => ("Shell", None),
@@ -312,7 +308,7 @@ fn named(tag: &str) -> (&str, Option<Language>) {
     }
 }
 
-/// The code without the lines that only the compiler sees: those that begin with `# `, as rustdoc has it.
+/// Removes the lines that rustdoc hides: those that begin with `# `.
 fn without_hidden_lines(code: &str) -> String {
     let mut shown = String::with_capacity(code.len());
     for line in code.lines() {
@@ -320,7 +316,7 @@ fn without_hidden_lines(code: &str) -> String {
         if start == "#" || start.starts_with("# ") {
             continue;
         }
-        // `##` at the beginning of a line stands for one `#`.
+        // `##` at the start of a line escapes a `#`.
         let line = if start.starts_with("##") { line.replacen("##", "#", 1) } else { line.to_owned() };
         shown.push_str(line.trim_end());
         shown.push('\n');
@@ -328,7 +324,7 @@ fn without_hidden_lines(code: &str) -> String {
     shown.trim_matches('\n').to_owned() + "\n"
 }
 
-/// The text of some events.
+/// Returns the text of some events.
 fn plain(events: &[Event<'_>]) -> String {
     let mut text = String::new();
     for event in events {
@@ -341,12 +337,12 @@ fn plain(events: &[Event<'_>]) -> String {
     text
 }
 
-/// What is written in the place of an event that says nothing by itself.
+/// An event that writes nothing.
 fn nothing<'a>() -> Event<'a> {
     Event::InlineHtml("".into())
 }
 
-/// A heading's anchor: lower case, spaces as hyphens, nothing else but letters, digits, `-` and `_`.
+/// Returns the anchor of a heading: lowercase, spaces as hyphens, and only letters, digits, `-` and `_`.
 fn anchor(heading: &str) -> String {
     let letter = |c: char| match c {
         ' ' => Some('-'),
@@ -356,7 +352,7 @@ fn anchor(heading: &str) -> String {
     heading.to_lowercase().chars().filter_map(letter).collect()
 }
 
-/// The text, escaped for HTML.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     escape(text, &mut html);
@@ -372,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_html_is_shown_and_not_passed_on() {
+    fn raw_html_is_shown_as_text() {
         let page = html(
             "<script>alert(1)</script>\n\na <b onclick=\"x\">bold</b> word\n\n<!-- note -->\n\n| <i>a</i> |\n|---|\n| <img src=x> |\n",
         );
@@ -383,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_address_is_no_link() {
+    fn a_javascript_address_is_not_a_link() {
         for link in ["javascript:alert(1)", "data:text/html,x", "//elsewhere.example/x", "vbscript:x"] {
             let page = html(&format!("[text]({link})"));
             assert!(page.contains("text") && !page.contains("<a "), "{page}");
@@ -391,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_its_description_and_its_size() {
+    fn a_picture_has_a_description_and_a_size() {
         let page = html("![two \"tabs\" & `code`](images/chat.png)");
         let found = page.contains("alt=\"two &quot;tabs&quot; &amp; code\" width=\"")
             && page.contains("/docs/images/chat.png?v=");
@@ -402,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_lines_are_gone_and_attributes_stay() {
+    fn hidden_lines_are_removed_and_attributes_stay() {
         let page = html(
             "```rust,no_run\n# use std::io;\n#[derive(Debug)]\nstruct A;\n#\n## shown\n    # unseen_line\n```\n",
         );
@@ -411,12 +407,12 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_comment_is_no_hidden_line() {
+    fn a_shell_comment_is_not_a_hidden_line() {
         assert!(html("```sh\n# a remark\ncargo run\n```\n").contains("# a remark"));
     }
 
     #[test]
-    fn headings_have_anchors_as_code_hosts_make_them() {
+    fn headings_have_the_anchors_of_code_hosts() {
         let document =
             render("docs/x.md", "# The `App`\n\nFirst *words*.\n\n## A & B: 1, 2?\n\n## A & B: 1, 2?\n");
         let ids: Vec<&str> = document.headings.iter().map(|heading| heading.id.as_str()).collect();
@@ -428,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_binary_does_not_show_is_named() {
+    fn a_link_to_a_file_not_served_shows_its_path() {
         assert_eq!(
             html("[the counter](../examples/counter.rs)"),
             "<p><span class=\"in-repo\">the counter <small>(examples/counter.rs in the repository)</small></span></p>\n"
@@ -436,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_listings_can_be_scrolled_by_the_keyboard() {
+    fn tables_and_listings_can_be_scrolled_with_the_keyboard() {
         let page = html("| a |\n|--:|\n| b |\n\n```sh\nx\n```\n");
         assert!(page.contains("<th scope=\"col\" class=\"right\">a</th>"), "{page}");
         assert_eq!(page.matches("tabindex=\"0\" role=\"region\" aria-label=").count(), 2, "{page}");

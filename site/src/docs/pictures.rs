@@ -1,4 +1,4 @@
-//! The pictures of the documents, in the light and in the dark.
+//! The documents' pictures, in light and dark variants.
 
 use std::sync::LazyLock;
 
@@ -13,17 +13,16 @@ use axum::{
 
 use crate::{pages, reply};
 
-/// Name and contents of each file of `docs/images`.
+/// The name and contents of each file in `docs/images`.
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/pictures.rs"));
 
-/// Where they are, in the repository.
+/// The pictures' directory in the repository.
 const DIRECTORY: &str = "docs/images/";
 
-/// One picture.
 struct Picture {
     name: &'static str,
     bytes: &'static [u8],
-    /// Changes with the contents, so that its address may be cached for good.
+    /// Changes with the contents, so that the versioned address can be cached forever.
     version: String,
 }
 
@@ -37,19 +36,20 @@ fn find(name: &str) -> Option<&'static Picture> {
 }
 
 impl Picture {
-    /// Its address, with its version.
+    /// Returns its address, including its version.
     fn href(&self) -> String {
         format!("/docs/images/{}?v={}", self.name, self.version)
     }
 
-    /// Width and height in pixels: a PNG says so first (RFC 2083, section 4.1.1).
+    /// Returns the width and height in pixels, which begin a PNG (RFC 2083, section 4.1.1).
     fn size(&self) -> Option<(u32, u32)> {
         let number = |at: usize| Some(u32::from_be_bytes(self.bytes.get(at..at + 4)?.try_into().ok()?));
         Some((number(16)?, number(20)?))
     }
 }
 
-/// The picture at a path from the root of the repository, with its place kept before it has come. `alt` is escaped already.
+/// Returns the HTML of the picture at `path`, with its dimensions, so that nothing shifts when it loads. `alt` must be
+/// escaped.
 pub(super) fn html(path: &str, alt: &str) -> Option<String> {
     let name = path.strip_prefix(DIRECTORY)?;
     let light = find(name)?;
@@ -64,7 +64,7 @@ pub(super) fn html(path: &str, alt: &str) -> Option<String> {
     ))
 }
 
-/// Serves one picture: for good under its versioned address, checked each time under any other.
+/// Serves a picture: cached forever under its versioned address, revalidated each time under any other.
 pub(super) async fn serve(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,

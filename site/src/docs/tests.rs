@@ -14,10 +14,10 @@ async fn get(path: &str) -> (StatusCode, axum::http::HeaderMap, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
     let (parts, body) = router().oneshot(request).await.unwrap().into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
-    (parts.status, parts.headers, address::from_root(&body, path)) // from the root, to be asked for
+    (parts.status, parts.headers, address::from_root(&body, path)) // absolute, so that tests can request them
 }
 
-/// Every page of the documentation as it is served, by its address.
+/// Returns every documentation page as served, by its address.
 async fn all() -> BTreeMap<String, String> {
     let mut pages = BTreeMap::new();
     let addresses = PAGES.iter().map(super::Page::href).chain([INDEX.to_owned()]);
@@ -33,24 +33,24 @@ async fn all() -> BTreeMap<String, String> {
     pages
 }
 
-/// The values of an attribute, as written.
+/// Returns the values of an attribute, as written.
 fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
     let mark = format!(" {name}=\"");
     page.split(mark.as_str()).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }
 
 #[test]
-fn every_document_has_its_place_once() {
+fn every_document_is_listed_once() {
     let placed: Vec<&str> = contents::GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
     for (path, _) in contents::FILES {
         let count = placed.iter().filter(|name| **name == contents::slug(path)).count();
-        assert_eq!(count, 1, "{path} must stand once in GROUPS of site/src/docs/contents.rs");
+        assert_eq!(count, 1, "{path} must be listed once in GROUPS of site/src/docs/contents.rs");
     }
     assert_eq!(PAGES.len(), contents::FILES.len());
 }
 
 #[tokio::test]
-async fn every_link_and_anchor_of_every_page_leads_somewhere() {
+async fn every_link_and_anchor_resolves() {
     let pages = all().await;
     let ids: BTreeMap<&str, HashSet<&str>> = pages
         .iter()
@@ -65,12 +65,12 @@ async fn every_link_and_anchor_of_every_page_leads_somewhere() {
             let path = if path.is_empty() { address } else { path };
             if let Some(anchor) = anchor {
                 let known = ids.get(path).is_some_and(|ids| ids.contains(anchor));
-                assert!(known, "{address} has a link to {link}, where nothing has that id");
+                assert!(known, "{address} links to {link}, but no element has that id");
             } else {
                 let status = get(path).await.0;
                 assert!(
                     status.is_success() || status.is_redirection(),
-                    "{address} has a link to {link}: {status}"
+                    "{address} links to {link}: {status}"
                 );
             }
         }
@@ -78,17 +78,17 @@ async fn every_link_and_anchor_of_every_page_leads_somewhere() {
 }
 
 #[tokio::test]
-async fn every_page_has_one_first_heading_and_no_id_twice() {
+async fn every_page_has_one_h1_and_unique_ids() {
     for (address, page) in all().await {
         assert_eq!(page.matches("<h1").count(), 1, "{address}");
         let ids = attributes(&page, "id");
         let unique: HashSet<&str> = ids.iter().copied().collect();
-        assert_eq!(ids.len(), unique.len(), "{address} has an id twice: {ids:?}");
+        assert_eq!(ids.len(), unique.len(), "{address} has a duplicate id: {ids:?}");
     }
 }
 
 #[tokio::test]
-async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+async fn nothing_is_inline_or_loaded_from_elsewhere() {
     for (address, page) in all().await {
         assert!(!page.contains("<style") && !page.contains(" style="), "{address}");
         assert!(!page.contains("<iframe") && !page.contains("<!--"), "{address}");
@@ -105,13 +105,13 @@ async fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
 }
 
 #[test]
-fn no_hidden_line_of_any_rust_block_is_shown() {
+fn hidden_lines_of_rust_blocks_are_not_shown() {
     for ((_, path, text), page) in contents::in_order().zip(PAGES.iter()) {
         let mut in_rust = false;
         for line in text.lines() {
             match line.trim_start() {
                 fence if fence.starts_with("```") => in_rust = !in_rust && fence.starts_with("```rust"),
-                // Long enough that it stands nowhere else by chance.
+                // Long enough not to occur elsewhere by chance.
                 hidden if in_rust && hidden.starts_with("# ") && hidden.len() > 24 => {
                     let text = super::markdown::render(path, &format!("`{hidden}`")).html;
                     let text = text.trim().trim_start_matches("<p><code>").trim_end_matches("</code></p>");
@@ -124,18 +124,18 @@ fn no_hidden_line_of_any_rust_block_is_shown() {
 }
 
 #[test]
-fn files_of_the_repository_that_pages_name_are_there() {
+fn repository_files_named_in_pages_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for page in PAGES.iter() {
         let named = page.document.html.split("<small>(").skip(1);
         for path in named.filter_map(|rest| rest.split(" in the repository").next()) {
-            assert!(root.join(path).exists(), "{} has a link to {path}, which is not there", page.href());
+            assert!(root.join(path).exists(), "{} links to {path}, which does not exist", page.href());
         }
     }
 }
 
 #[tokio::test]
-async fn pages_lead_to_the_next_and_the_previous() {
+async fn pages_link_to_the_next_and_the_previous() {
     for pair in PAGES.windows(2) {
         let (first, second) = (get(&pair[0].href()).await.2, get(&pair[1].href()).await.2);
         assert!(first.contains(&format!("<link rel=\"next\" href=\"{}\">", pair[1].href())));
@@ -144,7 +144,7 @@ async fn pages_lead_to_the_next_and_the_previous() {
 }
 
 #[tokio::test]
-async fn an_unknown_document_is_answered_with_the_list() {
+async fn an_unknown_document_returns_the_list() {
     for path in ["/docs/none", "/docs/..%2fCargo.toml", "/docs/crate", "/docs/none.md", "/docs/%00"] {
         let (status, headers, body) = get(path).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
@@ -155,7 +155,7 @@ async fn an_unknown_document_is_answered_with_the_list() {
 }
 
 #[tokio::test]
-async fn a_file_name_leads_to_its_page() {
+async fn a_file_name_redirects_to_its_page() {
     for (path, expected) in
         [("/docs/state.md", "state"), ("/docs/ARCHITECTURE.md", "architecture"), ("/docs/", "../docs")]
     {
@@ -166,7 +166,7 @@ async fn a_file_name_leads_to_its_page() {
 }
 
 #[tokio::test]
-async fn every_picture_is_there_for_good_under_its_version() {
+async fn every_picture_is_cached_forever_under_its_version() {
     let mut seen = 0;
     for (address, page) in all().await {
         let pictures = page.split("<picture>").skip(1).filter_map(|rest| rest.split("</picture>").next());
