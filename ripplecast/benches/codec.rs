@@ -10,7 +10,7 @@ use std::{
 };
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ripplecast::ws::codec::{Decoder, Event, Opcode, encode_frame};
+use ripplecast::codec::{Decoder, Event, Opcode, encode_frame};
 use tungstenite::{
     Message, WebSocket,
     protocol::{

@@ -2,6 +2,8 @@
 
 mod builder;
 
+pub use self::builder::AppBuilder;
+
 use std::{
     collections::HashSet,
     convert::Infallible,
@@ -23,16 +25,12 @@ use tower_service::Service;
 
 use crate::{
     Error, Hub, Result, Tls,
+    headers::base_path,
     log::{cut, limited},
-    server::{
-        Server, base_path,
-        files::{FileOptions, files},
-    },
+    server::{FileOptions, Server, files},
     sse,
     ws::IntoEndpoint,
 };
-
-pub use builder::AppBuilder;
 
 /// Routes and endpoints around a [`Hub`]: builds an [`axum::Router`], or runs the server itself.
 ///

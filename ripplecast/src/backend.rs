@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{Error, redis::Address};
+use crate::{Error, redis_client::Address};
 
 /// Where shared state and messages live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 //! [`Bus`] is what a hub holds. Behind it stands a [`BusBackend`]: `bus/memory.rs`, which also hands messages to the
 //! subscriptions of this process wherever they come from, and `bus/redis.rs`, which brings them from other nodes.
 
-pub(crate) mod glob;
 mod memory;
 mod redis;
 
@@ -11,8 +10,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{BusError, Error, Result, bridge::Sealer, limits, redis::Redis, reply::Reply};
-use memory::Queue;
+use self::memory::Queue;
+use crate::{BusError, Error, Result, cluster::Sealer, limits, redis_client::Redis, reply::Reply};
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
 const QUEUE_MESSAGES: usize = 1024;

@@ -1,12 +1,12 @@
 //! Every error.
 
 mod bus;
-mod store;
-mod stream;
+mod queue;
+mod state;
+
+pub use self::{bus::BusError, queue::StreamError, state::StoreError};
 
 use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
-
-pub use self::{bus::BusError, store::StoreError, stream::StreamError};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Result,
-    ws::deflate::{Deflated, compress},
+    codec::deflate::{Deflated, compress},
 };
 
 /// One message, text or binary. Cloning it is cheap: the clones share the payload.

@@ -1,36 +1,14 @@
 //! The hub: the handle that anything can hold, to rooms, connections, shared state and the bus.
 
-mod admission;
-mod adoption;
-mod batch;
-mod bridge;
 mod builder;
 mod bus;
-mod client;
-mod clients;
-mod command;
 mod connection;
-mod core;
-mod current;
-mod details;
-mod driver;
-mod drops;
-mod gaps;
-mod ledger;
-mod mailbox;
-mod outbox;
-mod poller;
+mod queue;
 mod room;
-mod route;
-mod shard;
-mod shards;
-mod source;
-mod store;
-mod stream;
-mod tap;
+mod state;
+mod user;
 
-#[cfg(all(test, ripplecast_loom))]
-mod loom;
+pub use self::{builder::HubBuilder, connection::Connection, room::Room, user::Client};
 
 use std::sync::{
     Arc,
@@ -40,36 +18,13 @@ use std::sync::{
 use crate::{
     Frame, Result,
     bus::Bus,
+    engine::{Drops, RemoteStats, Shards},
+    headers::TrustedProxies,
     id::{ConnectionId, NodeId},
     limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
     outcome::Sent,
-    server::TrustedProxies,
-    store::Store,
-    stream::Streams,
-};
-
-pub(crate) use self::{
-    admission::{Admissions, Permit, Refused, is_loopback},
-    adoption::Adoption,
-    batch::Dialect,
-    bridge::{Bridge, Group, Later, Place},
-    command::Command,
-    gaps::GapLog,
-    outbox::Profile,
-    room::check_name,
-    route::{Callbacks, Called, MakeCallbacks, Route, Takes},
-    shards::{ShardHandle, Shards},
-};
-pub use self::{
-    bridge::{Reach, RemoteStats},
-    builder::HubBuilder,
-    client::Client,
-    connection::Connection,
-    drops::{DropReport, Drops},
-    gaps::GapReport,
-    outbox::Overflow,
-    room::{Room, RoomOptions},
-    tap::{Direction, FrameKind, Tap, TappedFrame},
+    queue::Streams,
+    state::Store,
 };
 
 /// The handle to everything: rooms, connections, clients, counters, tables and the bus. Cheap to clone.

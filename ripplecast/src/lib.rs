@@ -2,52 +2,59 @@
 
 mod app;
 mod backend;
-mod bridge;
 mod bus;
 mod close;
-mod driven;
+mod cluster;
+pub mod codec;
+mod engine;
 mod error;
 mod frame;
+mod glob;
+mod hand_off;
+mod headers;
 mod hub;
 mod id;
 mod limits;
 mod live;
 pub mod log;
+mod name;
 mod outcome;
 mod panics;
-mod redis;
+mod queue;
+mod redis_client;
+mod relay;
 mod reply;
 mod request;
 mod response;
 mod same_origin;
 mod server;
 pub mod sse;
-mod store;
-mod stream;
+mod state;
 mod sync;
-mod takeover;
 pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};
 pub use bus::{BusMessage, Subscription};
 pub use close::{Close, CloseCode};
+pub use cluster::GapReport;
+pub use engine::{
+    Direction, DropReport, Drops, FrameKind, Overflow, Reach, RemoteStats, RoomOptions, Tap, TappedFrame,
+};
 pub use error::{BackendError, BusError, Error, Result, StoreError, StreamError};
 pub use frame::Frame;
-pub use hub::{
-    Client, Connection, Direction, DropReport, Drops, FrameKind, GapReport, Hub, HubBuilder, Overflow, Reach,
-    RemoteStats, Room, RoomOptions, Stats, Tap, TappedFrame,
-};
+pub use headers::{Authority, TrustedProxies};
+pub use hub::{Client, Connection, Hub, HubBuilder, Room, Stats};
 pub use id::{ConnectionId, NodeId};
 pub use live::{LiveCounter, LiveTable};
 pub use outcome::{Dropped, Sent};
-pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
-pub use same_origin::{SameOrigin, SameOriginService};
-pub use server::{Authority, FileOptions, Tls, TrustedProxies, signals::shutdown_signal};
-pub use store::{Counter, Cursor, Page, Table, TableBuilder, TableIter};
-pub use stream::{
+pub use queue::{
     DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription, StreamId,
     StreamMessage, StreamStatus,
 };
+pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
+pub use same_origin::{SameOrigin, SameOriginService};
+pub use server::{FileOptions, Tls, shutdown_signal};
+pub use state::{Counter, Cursor, Page, Table, TableBuilder, TableIter};
 
 /// The guides and the README: their code is compiled and run with the tests.
 #[cfg(doctest)]

@@ -18,11 +18,11 @@ use parking_lot::Mutex;
 
 use crate::{
     Connection, Counter, Frame, Result, Room, Table,
-    hub::check_name,
     limits::ROWS_BEHIND,
     log::{cut, limited},
+    name::check_name,
     outcome::{Dropped, Sent},
-    store::{Epoch, Observation, RowRef, TextRow, Version},
+    state::{Epoch, Observation, RowRef, TextRow, Version},
 };
 
 /// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.

@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Authority, Error, Hub, Result,
-    hub::{Permit, Refused, is_loopback},
+    engine::{Permit, Refused, is_loopback},
+    headers::{BadAuthority, BasePath, ForwardedPeer},
     log::limited,
     response::{STOPPING, plain},
-    server::{ForwardedPeer, OverTls, authority::BadAuthority, base_path::BasePath},
+    server::OverTls,
 };
 
 /// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.

@@ -12,12 +12,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Hub, request,
-    server::ForwardedPeer,
-    ws::{
-        OriginPolicy,
-        upgrade::{origin_allowed, refuse_origin},
-    },
+    Hub,
+    headers::{ForwardedPeer, OriginPolicy},
+    request,
+    ws::{origin_allowed, refuse_origin},
 };
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";

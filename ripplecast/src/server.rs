@@ -4,20 +4,11 @@
 //! the task ends there: what this file counts and drains are the connections that hyper still holds.
 
 mod accepting;
-pub(crate) mod authority;
-pub(crate) mod base_path;
 mod connection;
 pub(crate) mod files;
-pub(crate) mod forwarded;
 mod pace;
 pub(crate) mod signals;
 pub(crate) mod tls;
-
-pub use authority::Authority;
-pub use files::FileOptions;
-pub(crate) use forwarded::ForwardedPeer;
-pub use forwarded::TrustedProxies;
-pub use tls::Tls;
 
 use std::{convert::Infallible, future::pending, net::IpAddr, sync::Arc, time::Duration};
 
@@ -37,9 +28,10 @@ use self::{
     tls::Goodbyes,
 };
 use crate::{
-    hub::{Admissions, Permit, Refused, is_loopback},
+    engine::{Admissions, Permit, Refused, is_loopback},
+    headers::TrustedProxies,
     limits::{CONNECTIONS_PER_ADDRESS, IPV6_PREFIX},
-    ws::upgrade::tune,
+    ws::tune,
 };
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
@@ -357,3 +349,9 @@ fn raise_file_limit() {
 
 #[cfg(test)]
 mod tests;
+
+pub use self::{files::FileOptions, signals::shutdown_signal, tls::Tls};
+pub(crate) use self::{
+    files::files,
+    tls::{TlsFile, TlsFiles},
+};

@@ -28,13 +28,13 @@ use http::header;
 
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
-    hub::{Dialect, Profile, Route, Takes},
+    engine::{Dialect, Profile, Route, Takes},
+    hand_off::{self, Accepted, OwnPace, Takeover},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
     request::{self, Hook, admit, decide, hook},
     response::plain,
-    takeover::{self, Accepted, OwnPace, Takeover},
-    ws::{Handler, Outcome, callbacks, handshake::has_content},
+    ws::{Handler, Outcome, callbacks, has_content},
 };
 
 /// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.
@@ -292,7 +292,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "There is no such stream.\n");
     };
-    if let Err(error) = crate::hub::check_name("room name", source.room()) {
+    if let Err(error) = crate::name::check_name("room name", source.room()) {
         limited!(DEBUG, error = %cut(error), "an event stream was refused");
         return plain(404, "There is no such stream.\n");
     }
@@ -321,5 +321,5 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     }
     let accepted = Box::new(Accepted { hub, route, dialect: Dialect::Sse, permit, states: accept.states });
     let greeting = format!("retry: {}\n\n", endpoint.retry.as_millis());
-    (headers, Extension(OwnPace), takeover::stream(accepted, greeting, takeover)).into_response()
+    (headers, Extension(OwnPace), hand_off::stream(accepted, greeting, takeover)).into_response()
 }

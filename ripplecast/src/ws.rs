@@ -4,12 +4,18 @@
 //! [`Endpoint`] adds settings and hooks to either.
 
 mod callbacks;
-pub mod codec;
-pub(crate) mod deflate;
 mod handlers;
 pub(crate) mod handshake;
-mod origin;
+mod negotiation;
 pub(crate) mod upgrade;
+
+pub use self::handlers::{Handler, Handlers, Outcome, handlers};
+pub(crate) use self::{
+    callbacks::callbacks,
+    handshake::has_content,
+    upgrade::{origin_allowed, refuse_origin, tune},
+};
+pub use crate::{codec::deflate::Compression, headers::OriginPolicy};
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -20,17 +26,10 @@ use axum::routing::MethodRouter;
 
 use crate::{
     Hub, IntoAccept, Overflow, Request,
-    hub::{Profile, Route, Takes},
+    engine::{Profile, Route, Takes},
     limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX, PONG_TIMEOUT},
     request::{Hook, hook},
 };
-
-pub use self::{
-    deflate::Compression,
-    handlers::{Handler, Handlers, Outcome, handlers},
-    origin::OriginPolicy,
-};
-pub(crate) use callbacks::callbacks;
 
 /// An endpoint: a handler with its settings and hooks. All settings have safe defaults.
 ///

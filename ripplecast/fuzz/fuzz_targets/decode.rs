@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ripplecast::ws::codec::{Decoder, Event, ProtocolError};
+use ripplecast::codec::{Decoder, Event, ProtocolError};
 
 /// What a decoder may hold however little has arrived: its state, and the smallest buffers.
 const FIXED: usize = 512;

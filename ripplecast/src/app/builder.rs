@@ -8,12 +8,9 @@ use http::HeaderValue;
 use super::App;
 use crate::{
     Error, HubBuilder, Result, Tls, TrustedProxies,
-    bridge::check_secret,
+    cluster::check_secret,
     limits::SHARDS,
-    server::{
-        PACE_TIMEOUT_MAX, Server,
-        tls::{TlsFile, TlsFiles},
-    },
+    server::{PACE_TIMEOUT_MAX, Server, TlsFile, TlsFiles},
 };
 
 /// Settings for a new [`App`]. All have safe defaults.

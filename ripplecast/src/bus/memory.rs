@@ -13,11 +13,9 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::{
-    BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription,
-    glob::{Glob, Pattern},
-};
+use super::{BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription};
 use crate::{
+    glob::{Glob, Pattern},
     log::{cut, limited},
     panics::caught,
     reply::Reply,

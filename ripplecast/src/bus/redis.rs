@@ -9,11 +9,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{BusBackend, Handler, Subscription, glob::Pattern, memory::Memory};
+use super::{BusBackend, Handler, Subscription, memory::Memory};
 use crate::{
     BusError,
-    bridge::{Body, Once, Sealer},
-    redis::{Channel, Event, Redis, Subscribed},
+    cluster::{Body, Once, Sealer},
+    glob::Pattern,
+    redis_client::{Channel, Event, Redis, Subscribed},
     reply::Reply,
 };
 

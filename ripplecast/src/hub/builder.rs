@@ -5,31 +5,25 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
+use super::{Hub, Inner};
 use crate::{
     Error, Result,
     backend::Backend,
-    bridge::{RedisBridge, Sealer, check_secret},
     bus::Bus,
+    cluster::GapHook,
+    cluster::{GapLog, GapReport, RedisBridge, Sealer, check_secret},
+    engine::DropHook,
+    engine::{
+        Admissions, DropLog, DropReport, Ledger, RoomOptions, RoomRules, Setup, Shard, Shards, event_loop,
+    },
+    headers::TrustedProxies,
     limits::{
         CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, LEAST_QUEUED_BYTES, QUEUED_BYTES,
         ROOMS_PER_CONNECTION, SHARDS,
     },
-    redis::Redis,
-    server::TrustedProxies,
-    store::Store,
-    stream::Streams,
-};
-
-use super::{
-    DropReport, GapReport, Hub, Inner, RoomOptions,
-    admission::Admissions,
-    driver,
-    drops::{self, DropLog},
-    gaps::{self, GapLog},
-    ledger::Ledger,
-    room::{RoomRules, Setup},
-    shard::Shard,
-    shards::Shards,
+    queue::Streams,
+    redis_client::Redis,
+    state::Store,
 };
 
 /// Settings for a new [`Hub`]. All have safe defaults.
@@ -52,7 +46,7 @@ pub struct HubBuilder {
     /// Settings of rooms.
     rooms: RoomRules,
     /// Who wants to hear of dropped frames.
-    on_drop: Option<drops::Hook>,
+    on_drop: Option<DropHook>,
     /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
     /// Where shared state lives.
@@ -62,7 +56,7 @@ pub struct HubBuilder {
     /// The secret that nodes share, to sign their messages.
     node_secret: Option<Vec<u8>>,
     /// Who wants to hear of gaps.
-    on_gap: Option<gaps::GapHook>,
+    on_gap: Option<GapHook>,
 }
 
 impl std::fmt::Debug for HubBuilder {
@@ -340,9 +334,9 @@ impl HubBuilder {
         for index in 0..count {
             let shard = Shard::new(index, &shards, runtime.clone())?;
             if self.threads {
-                driver::run_as_thread(shard, runtime.clone())?;
+                event_loop::run_as_thread(shard, runtime.clone())?;
             } else {
-                driver::run_as_task(shard, &runtime)?;
+                event_loop::run_as_task(shard, &runtime)?;
             }
         }
         let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));

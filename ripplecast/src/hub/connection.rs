@@ -4,18 +4,11 @@ use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
     Close, CloseCode, Error, Frame, Result,
+    engine::{Command, Group, Reach, ShardHandle, Shards, Tap, cork},
     id::{ConnectionId, Local},
     limits::CLOSE_REASON,
+    name::check_name,
     outcome::Sent,
-};
-
-use super::{
-    bridge::{Group, Reach},
-    command::Command,
-    current,
-    room::check_name,
-    shards::{ShardHandle, Shards},
-    tap::Tap,
 };
 
 /// A handle to one open socket or event stream; cheap to clone, and to keep: it holds nothing of the connection open.
@@ -48,7 +41,7 @@ impl Connection {
     /// Inside a callback of the connection itself, what is pushed goes out together when the callback returns or waits.
     pub fn push(&self, frame: impl Into<Frame>) -> Sent {
         let frame = frame.into();
-        if let Some(sent) = current::push(&self.shard, self.local, &frame) {
+        if let Some(sent) = cork::push(&self.shard, self.local, &frame) {
             return sent;
         }
         let mut mailbox = self.shard.mailbox.lock();

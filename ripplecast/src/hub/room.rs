@@ -1,29 +1,13 @@
 //! Rooms: a named set of connections, and one order for everything that is pushed to it.
 
-mod core;
-mod registry;
-mod rules;
-
 use std::sync::Arc;
 
-use crate::{Error, Frame, Result, id::ConnectionId, limits::NAME, outcome::Sent};
-
-use super::{adoption::Socket, bridge::Group, shards::Shards};
-
-pub use self::rules::RoomOptions;
-pub(crate) use self::{
-    core::RoomCore,
-    registry::Registry,
-    rules::{RoomRules, Setup},
+use crate::{
+    Frame, Result,
+    engine::{Group, RoomCore, Shards, Socket},
+    id::ConnectionId,
+    outcome::Sent,
 };
-
-/// Refuses a name that is too long.
-pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
-    if name.len() > NAME {
-        return Err(Error::NameTooLong { what, len: name.len(), limit: NAME });
-    }
-    Ok(())
-}
 
 /// A named set of connections; what is pushed to it reaches each of them once.
 ///
@@ -149,6 +133,3 @@ impl std::fmt::Debug for Room {
         f.debug_struct("Room").field("name", &self.core.name).field("len", &self.core.len()).finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,15 +26,16 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tower_service::Service as _;
 
 use super::{
-    Authority, OverTls, Place, TrustedProxies,
+    OverTls, Place,
     pace::{Pace, Paced, PacedBody, PlacedBody, Socket},
     tls::{Goodbye, Tls},
 };
 use crate::{
-    hub::{Admissions, Permit},
+    engine::{Admissions, Permit},
+    hand_off::{OwnPace, Taken, Takeover},
+    headers::{Authority, TrustedProxies},
     log::{cut, limited},
     response::plain,
-    takeover::{OwnPace, Taken, Takeover},
 };
 
 /// What the connections are told, and how far the server has come.

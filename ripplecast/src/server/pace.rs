@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::hub::Permit;
+use crate::engine::Permit;
 
 /// What is asked of a peer.
 #[derive(Clone, Copy, Debug)]

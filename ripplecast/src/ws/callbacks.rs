@@ -8,10 +8,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::Handler;
+use super::handlers::Handler;
 use crate::{
     Close, Connection, Frame, Result,
-    hub::{Callbacks, Called, MakeCallbacks, ShardHandle, Shards},
+    engine::{Callbacks, Called, MakeCallbacks, ShardHandle, Shards},
     id::Local,
     panics::{guarded, panic_message},
 };

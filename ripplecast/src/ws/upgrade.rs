@@ -13,18 +13,18 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::{handshake, negotiation};
 use crate::{
-    Accept, Authority, Hub, Request, driven,
-    hub::{Dialect, Route},
+    Accept, Authority, Hub, Request,
+    engine::{Dialect, Route},
+    hand_off::{Accepted, Takeover},
+    headers::{ForwardedPeer, OriginPolicy, origin},
     limits::{PING_INTERVAL, UNSENT_BYTES},
     log::{cut, limited},
+    relay,
     request::{self, Hook, admit, decide},
     response::plain,
-    server::ForwardedPeer,
-    takeover::{Accepted, Takeover},
 };
-
-use super::{deflate, handshake, origin, origin::OriginPolicy};
 
 /// What stands before an endpoint.
 pub(super) struct Gate {
@@ -65,7 +65,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         Ok(protocols) => protocols,
         Err(refusal) => return refused(refusal, parts.uri.path()),
     };
-    let deflate = if gate.deflate { deflate::accept(&parts.headers) } else { None };
+    let deflate = if gate.deflate { negotiation::accept(&parts.headers) } else { None };
     let permit = match admit(&gate.hub, &peer) {
         Ok(permit) => permit,
         Err(response) => return response,
@@ -182,7 +182,7 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
     };
     match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
         Ok(parts) => Ok((raw(parts.io)?, parts.read_buf)),
-        Err(upgraded) => Ok((driven::drive(TokioIo::new(upgraded))?, Bytes::new())),
+        Err(upgraded) => Ok((relay::drive(TokioIo::new(upgraded))?, Bytes::new())),
     }
 }
 

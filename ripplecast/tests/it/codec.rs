@@ -15,7 +15,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use ripplecast::ws::codec::{Decoder, Event, MAX_HEADER};
+use ripplecast::codec::{Decoder, Event, MAX_HEADER};
 use tungstenite::{
     Error, Message, WebSocket,
     protocol::{Role, WebSocketConfig, frame::coding::CloseCode},

@@ -101,7 +101,7 @@ fn the_settings_are_all_in_their_document() {
         assert_names("docs/settings.md", setters(&source).into_iter().filter(|name| !skipped.contains(name)));
     }
     assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/builder.rs")));
-    assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/room/rules.rs")));
+    assert_names("docs/settings.md", setters(&read("ripplecast/src/engine/room/rules.rs")));
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn every_variable_that_the_crate_reads_is_in_the_settings() {
 #[test]
 fn what_is_counted_is_all_in_the_metrics() {
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub.rs"), "Stats"));
-    assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub/drops.rs"), "Drops"));
-    assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub/bridge.rs"), "RemoteStats"));
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/drops.rs"), "Drops"));
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/bridge.rs"), "RemoteStats"));
 }
 
 #[test]

@@ -1,0 +1,514 @@
+//! The bridge over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of who is where.
+//!
+//! A node subscribes to a room only while it has members of it. What it publishes comes back to itself and is thrown away
+//! by its number: its own members have had it directly. `redis/outgoing.rs` is the queue to Redis, `redis/rooms.rs` knows which
+//! rooms are here and whether their subscriptions stand, `redis/registry.rs` says which node has what, under a lease.
+
+mod leases;
+mod outgoing;
+mod registry;
+mod rooms;
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use self::{
+    leases::{FailureDetector, Seat},
+    outgoing::Outgoing,
+    registry::Item,
+    rooms::Rooms,
+};
+use super::{
+    gaps::{GapLog, GapReport},
+    sequence::{Heard, Told},
+    sign::{Once, Sealer},
+    wire::{Body, Message, is_name},
+};
+use crate::{
+    Connection, Error, Frame, Result,
+    engine::{Bridge, Group, Later, Place, Reach, RemoteStats, Shards},
+    id::{ConnectionId, NodeId},
+    log::limited,
+    redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
+};
+
+/// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
+/// counts as gone: nothing else that is meant for it reaches it either.
+const RETURN: Duration = Duration::from_millis(500);
+/// Questions to other nodes that may wait for their answers. Each is a page of a list that somebody looks at.
+const QUESTIONS: usize = 1024;
+/// Connections of one answer.
+const PAGE: usize = 1000;
+
+/// See the module.
+pub(crate) struct RedisBridge {
+    /// What its tasks share.
+    inner: Arc<Inner>,
+    /// They end with it.
+    tasks: [JoinHandle<()>; 3],
+}
+
+/// What the tasks share.
+struct Inner {
+    /// The way.
+    redis: Redis,
+    /// The same, for what the node does by itself and must not be refused.
+    own: Redis,
+    /// This node.
+    node: u64,
+    /// Signs what it sends.
+    sealer: Arc<Sealer>,
+    /// Whose messages they are.
+    shards: Weak<Shards>,
+    /// What is to be sent.
+    out: Outgoing,
+    /// The rooms that have members here.
+    rooms: Mutex<Rooms>,
+    /// A room waits for its first confirmation, and none did before.
+    awaiting: Notify,
+    /// The clients that have connections here, and how many.
+    clients: Mutex<HashMap<Arc<str>, usize>>,
+    /// What others know of this node.
+    registration: Mutex<registry::Registration>,
+    /// Whether there is a seat in it.
+    seated: watch::Sender<bool>,
+    /// The heartbeats of all nodes.
+    detector: Mutex<FailureDetector>,
+    /// The registration has something to do.
+    changed: Notify,
+    /// Questions that wait for their answers.
+    questions: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
+    /// The number of the next question.
+    next_question: AtomicU64,
+    /// Who wants to hear of gaps.
+    gap_log: GapLog,
+    /// What is counted.
+    counts: Counts,
+}
+
+/// What is counted.
+#[derive(Default)]
+struct Counts {
+    /// Messages of other nodes.
+    received: AtomicU64,
+    /// Messages that were missed for certain.
+    missed: AtomicU64,
+    /// Subscriptions that were lost.
+    gaps: AtomicU64,
+}
+
+impl RedisBridge {
+    /// The bridge of a node; its tasks run on the current runtime.
+    pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
+        let inner = Arc::new(Inner {
+            node: shards.node,
+            sealer,
+            shards: Arc::downgrade(shards),
+            out: Outgoing::new(redis.unbounded()),
+            own: redis.unbounded(),
+            redis,
+            rooms: Mutex::default(),
+            awaiting: Notify::new(),
+            clients: Mutex::default(),
+            registration: Mutex::default(),
+            seated: watch::Sender::new(false),
+            detector: Mutex::default(),
+            changed: Notify::new(),
+            questions: Mutex::default(),
+            next_question: AtomicU64::new(0),
+            gap_log,
+            counts: Counts::default(),
+        });
+        {
+            let mut rooms = inner.rooms.lock();
+            if rooms.listen_to_everyone(inner.listen(None)) {
+                inner.awaiting.notify_one();
+            }
+        }
+        let tasks = [
+            tokio::spawn(outgoing::run(inner.clone())),
+            tokio::spawn(registry::run(inner.clone())),
+            tokio::spawn(rooms::run(inner.clone())),
+        ];
+        Self { inner, tasks }
+    }
+}
+
+impl Drop for RedisBridge {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Inner {
+    /// The channel of a room, or of all connections.
+    fn channel(&self, room: Option<&str>) -> String {
+        match room {
+            Some(room) => self.redis.key("room", room, ""),
+            None => self.redis.key("all", "", ""),
+        }
+    }
+
+    /// Subscribes to what others push to a room, or to all connections.
+    fn listen(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
+        let (inner, heard) = (Arc::downgrade(self), Mutex::new(Heard::default()));
+        let channel = self.channel(room.map(|room| &**room));
+        let (name, room) = (channel.clone(), room.cloned());
+        self.redis.subscribe(Channel::Exact(channel), move |event| {
+            if let Some(inner) = inner.upgrade() {
+                inner.hear(&name, room.as_ref(), &heard, event);
+            }
+        })
+    }
+
+    /// Something came for a room, or for all connections.
+    fn hear(&self, channel: &str, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
+        let payload = match event {
+            Event::Up => return self.rooms.lock().settle(room),
+            Event::Down => {
+                self.rooms.lock().settle(room);
+                return self.gap(room);
+            }
+            Event::Refused => {
+                if self.rooms.lock().is_news(room) {
+                    self.gap(room);
+                }
+                return;
+            }
+            Event::Message { payload, .. } => payload,
+        };
+        let message = self.sealer.open(channel, payload);
+        let Some(Message { node, number, body: Body::Frame { frame } }) = message else {
+            self.sealer.refuse();
+            return;
+        };
+        if node == self.node {
+            return;
+        }
+        // Held until it is delivered: an old connection may still bring something while a new one does.
+        let mut heard = heard.lock();
+        match heard.hear(node, number) {
+            Told::Next => {}
+            Told::Missed(count) => {
+                self.counts.missed.fetch_add(count, Relaxed);
+                let room = room.map(ToString::to_string);
+                self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
+            }
+            Told::Renewed(count) => {
+                self.counts.gaps.fetch_add(1, Relaxed);
+                let room = room.map(ToString::to_string);
+                let gap = GapReport { room, node: Some(NodeId(node)), missed: None };
+                self.gap_log.tell(gap.clone());
+                if count > 0 {
+                    self.counts.missed.fetch_add(count, Relaxed);
+                    self.gap_log.tell(GapReport { missed: Some(count), ..gap });
+                }
+            }
+            Told::Again => {
+                self.sealer.refuse();
+                return;
+            }
+        }
+        self.counts.received.fetch_add(1, Relaxed);
+        let Some(shards) = self.shards.upgrade() else { return };
+        let core = match room {
+            None => Some(shards.everyone.clone()),
+            Some(room) => shards.rooms.existing(room),
+        };
+        if let Some(core) = core {
+            // A refusal is counted and reported by the room itself.
+            core.push_here(&frame).ignore();
+        }
+    }
+
+    /// Pushes of other nodes to a room, or to all connections, are missed until its subscription is active.
+    fn gap(&self, room: Option<&Arc<str>>) {
+        self.counts.gaps.fetch_add(1, Relaxed);
+        self.gap_log.tell(GapReport { room: room.map(ToString::to_string), node: None, missed: None });
+    }
+
+    /// Something came for this node alone.
+    fn hear_inbox(&self, seat: &Seat, heard: &Mutex<Once>, event: Event) {
+        let Event::Message { payload, .. } = event else { return };
+        let inbox = seat.inbox(&self.redis);
+        let message = if seat.is_held() { heard.lock().open(&self.sealer, &inbox, payload) } else { None };
+        let (Some(Message { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
+            self.sealer.refuse();
+            return;
+        };
+        match body {
+            Body::ToClient { client, frame } => {
+                self.counts.received.fetch_add(1, Relaxed);
+                for local in shards.clients.connections(&client) {
+                    Connection::new(shards.shard_of(local).clone(), local).push(frame.clone()).ignore();
+                }
+            }
+            Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
+                let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
+                let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
+                let mut connections = shards.local_connections(group);
+                connections.retain(|&connection| connection > from);
+                let page = PAGE.min(limit as usize);
+                if page < connections.len() {
+                    // A large room is not sorted for each page: other messages wait meanwhile.
+                    connections.select_nth_unstable(page);
+                    connections.truncate(page);
+                }
+                connections.sort_unstable();
+                let answer = self.sealer.message(&to, Body::Answer { id, connections });
+                self.out.push(to, answer);
+            }
+            Body::Answer { id, connections } => {
+                if let Some(asker) = self.questions.lock().remove(&id) {
+                    let _ = asker.send(connections); // whoever asked may have gone
+                }
+            }
+            Body::Ask { .. } | Body::Frame { .. } | Body::Bus { .. } => {
+                self.sealer.refuse();
+            }
+        }
+    }
+
+    /// Who has connections of that kind, and how many: without this node, and without those whose lease is over.
+    async fn owners(&self, group: Group<'_>) -> Result<Vec<(Seat, usize)>> {
+        let mut read = redis::cmd("HGETALL");
+        read.arg(self.counts_key(group));
+        let (counts, seats) = tokio::join!(self.redis.run::<Vec<(String, usize)>>(&read), self.seats());
+        let seats = seats?;
+        let theirs = |(field, count): (String, usize)| {
+            let seat = seats.iter().find(|seat| seat.field() == field)?;
+            (seat.node() != self.node && count > 0).then(|| (seat.clone(), count))
+        };
+        let mut owners: Vec<_> = counts?.into_iter().filter_map(theirs).collect();
+        owners.sort_by_key(|(seat, _)| seat.node());
+        Ok(owners)
+    }
+
+    /// The key of how many connections of that kind each node has.
+    fn counts_key(&self, group: Group<'_>) -> String {
+        match group {
+            Group::Room(room) => self.redis.key("room", room, ":nodes"),
+            Group::Client(client) => self.redis.key("client", client, ":nodes"),
+        }
+    }
+
+    /// Publishes at once, and waits for how many nodes took it. What is too large for their connections is counted, and goes to
+    /// none.
+    async fn publish(&self, channel: &str, body: Body) -> Result<usize> {
+        let message = self.sealer.message(channel, body);
+        if !self.out.may_pass(message.len()) {
+            return Ok(0);
+        }
+        let mut publish = redis::cmd(self.redis.publish_command());
+        publish.arg(channel).arg(&message[..]);
+        self.redis.run(&publish).await
+    }
+
+    /// Asks a node which connections of that kind it has, behind that one.
+    async fn ask(&self, seat: &Seat, group: Group<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
+        let own = self.registration.lock().seat.clone();
+        let own = own.ok_or_else(|| crate::BackendError::Unavailable {
+            reason: "this node is not registered".into(),
+        })?;
+        let id = self.next_question.fetch_add(1, Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut questions = self.questions.lock();
+            questions.retain(|_, asker| !asker.is_closed());
+            if questions.len() >= QUESTIONS {
+                return Err(Error::Overloaded {
+                    what: "the number of questions to other nodes",
+                    limit: QUESTIONS,
+                });
+            }
+            questions.insert(id, sender);
+        }
+        let (is_room, name) = match group {
+            Group::Room(room) => (true, room.to_owned()),
+            Group::Client(client) => (false, client.to_owned()),
+        };
+        let to = own.field().to_owned();
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let question = Body::Ask { to, id, is_room, name, from, limit };
+        let asked = Instant::now();
+        while self.publish(&seat.inbox(&self.redis), question.clone()).await? == 0 {
+            // Either it has gone, or its subscriptions are on their way back.
+            if asked.elapsed() > RETURN {
+                return Ok(Vec::new());
+            }
+            sleep(RETURN / 10).await;
+        }
+        match timeout(TIME_LIMIT, answer).await {
+            Ok(Ok(connections)) => Ok(connections),
+            _ => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+        }
+    }
+
+    /// Notes that the registry is to be told.
+    fn touch(&self, item: Item) {
+        if self.registration.lock().touch(item) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Bridge for RedisBridge {
+    fn push(&self, room: Option<&Arc<str>>, frame: &Frame) {
+        let inner = &self.inner;
+        let channel = inner.channel(room.map(|room| &**room));
+        inner.out.push_frame(inner.node, &inner.sealer, room, channel, frame);
+    }
+
+    fn room_changed(&self, room: &Arc<str>, members: usize) {
+        let inner = &self.inner;
+        if inner.rooms.lock().change(room, members, || inner.listen(Some(room))) {
+            inner.awaiting.notify_one();
+        }
+        inner.touch(Item::Room(room.clone()));
+    }
+
+    fn client_changed(&self, client: &Arc<str>, connections: usize) {
+        let mut clients = self.inner.clients.lock();
+        if connections == 0 {
+            clients.remove(client);
+        } else {
+            clients.insert(client.clone(), connections);
+        }
+        drop(clients);
+        self.inner.touch(Item::Client(client.clone()));
+    }
+
+    fn ready(&self) -> Later<'_, ()> {
+        Box::pin(async {
+            let everyone = self.inner.rooms.lock().ready(None);
+            if let Some(everyone) = everyone {
+                everyone.await?;
+            }
+            let mut seated = self.inner.seated.subscribe();
+            match timeout(TIME_LIMIT, seated.wait_for(|&seated| seated)).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+            }
+        })
+    }
+
+    fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>> {
+        Box::pin(async move {
+            let reached = match group {
+                Group::Room(room) => {
+                    let ready = self.inner.rooms.lock().ready(Some(room));
+                    match ready {
+                        Some(ready) => ready.await,
+                        None => Err(Error::Closed), // it has left meanwhile
+                    }
+                }
+                Group::Client(client) => self.inner.registered(client).await,
+            };
+            match reached {
+                Ok(()) => Reach::AllNodes,
+                Err(error) => {
+                    limited!(DEBUG, %error, "a connection can't be reached by the other nodes yet");
+                    Reach::ThisNode
+                }
+            }
+        })
+    }
+
+    fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize> {
+        Box::pin(async move { Ok(self.inner.owners(group).await?.into_iter().map(|(_, count)| count).sum()) })
+    }
+
+    fn nodes<'a>(&'a self, group: Group<'a>) -> Later<'a, Vec<NodeId>> {
+        Box::pin(async move {
+            Ok(self.inner.owners(group).await?.into_iter().map(|(seat, _)| NodeId(seat.node())).collect())
+        })
+    }
+
+    fn connections<'a>(
+        &'a self,
+        group: Group<'a>,
+        from: Place,
+        limit: usize,
+    ) -> Later<'a, Vec<ConnectionId>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for (seat, _) in self.inner.owners(group).await? {
+                let node = seat.node();
+                let mut behind = if node == from.0 { from.1 } else { 0 };
+                while node >= from.0 && found.len() < limit {
+                    let page = self.inner.ask(&seat, group, behind, PAGE.min(limit - found.len())).await?;
+                    let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
+                    behind = last;
+                    found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn push_to_client<'a>(&'a self, client: &'a str, frame: Frame) -> Later<'a, usize> {
+        Box::pin(async move {
+            let inner = &self.inner;
+            let mut read = redis::cmd("HGETALL");
+            read.arg(inner.counts_key(Group::Client(client)));
+            let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
+            let body = Body::ToClient { client: client.to_owned(), frame };
+            let mut reached = 0;
+            for (field, count) in owners {
+                let Some(seat) = Seat::parse(&field) else { continue };
+                // Nobody listens at the seat of a node that has gone, or that had to take another one.
+                if seat.node() != inner.node
+                    && inner.publish(&seat.inbox(&inner.redis), body.clone()).await? > 0
+                {
+                    reached += count;
+                    inner.out.count_sent(1);
+                }
+            }
+            Ok(reached)
+        })
+    }
+
+    fn all_nodes(&self) -> Later<'_, Vec<NodeId>> {
+        Box::pin(async move {
+            let mut nodes: Vec<_> =
+                self.inner.seats().await?.iter().map(|seat| NodeId(seat.node())).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            Ok(nodes)
+        })
+    }
+
+    fn stats(&self) -> RemoteStats {
+        let Inner { out, counts, redis, sealer, .. } = &*self.inner;
+        let mut stats = RemoteStats {
+            degraded: redis.is_degraded(),
+            received: counts.received.load(Relaxed),
+            missed: counts.missed.load(Relaxed),
+            gaps: counts.gaps.load(Relaxed),
+            refused: sealer.refused(),
+            unconfirmed: self.inner.rooms.lock().unconfirmed(),
+            ..RemoteStats::default()
+        };
+        out.report(&mut stats);
+        stats
+    }
+
+    fn leave(&self) -> Later<'_, ()> {
+        self.tasks[1].abort(); // it would take another seat
+        Box::pin(self.inner.leave())
+    }
+}

@@ -1,0 +1,238 @@
+//! Detects failed nodes from the heartbeats that nodes count in Redis. Each node holds a seat under a lease.
+//!
+//! This uses no clock of Redis or of another node: a seat has expired when this node has seen its count unchanged for
+//! the whole lease, by its own monotonic clock. So setting a clock has no effect. A seat whose count is 0 was given up,
+//! and has expired at once.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::redis_client::Redis;
+
+/// Lease duration without a heartbeat.
+pub(super) const LEASE: Duration = Duration::from_secs(20);
+/// Time between two heartbeats.
+pub(super) const BEAT: Duration = Duration::from_secs(5);
+/// Longest interval between two reads of the counts that is trusted. After a longer one, this node was suspended or
+/// Redis was unavailable, and this node can't tell whether others were able to send heartbeats: all leases start again.
+const BLIND: Duration = Duration::from_secs(10);
+/// The number of seats that a node observes: far more than there are nodes. Any others count as alive until some of
+/// these are removed.
+const SEATS: usize = 16_384;
+
+/// The seat of a node.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    node: u64,
+    /// Its name: the node, a dot, and a number that is new each time.
+    field: Arc<str>,
+    /// Until when this node itself believes that it holds it, in ms after `BEGIN`; for its own seat.
+    held: Arc<AtomicU64>,
+}
+
+/// The beginning of this process's time, for leases.
+pub(super) static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Seat {
+    /// Returns a new one.
+    pub(super) fn new(node: u64) -> Self {
+        let number = RandomState::new().hash_one(node);
+        Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }
+    }
+
+    /// Returns one of another node, by its name.
+    pub(super) fn parse(field: &str) -> Option<Self> {
+        let (node, number) = field.split_once('.')?;
+        let is_whole = node.len() == 16 && number.len() == 16;
+        let node = u64::from_str_radix(node, 16).ok().filter(|_| is_whole)?;
+        Some(Self { node, field: field.into(), held: Arc::default() })
+    }
+
+    /// The node.
+    pub(super) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// Its name.
+    pub(super) fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// The channel of what is for this node alone.
+    pub(super) fn inbox(&self, redis: &Redis) -> String {
+        redis.key("seat", &self.field, "")
+    }
+
+    /// Whether its own node may still act under it. It stops before any other node can have seen the whole lease pass.
+    pub(super) fn is_held(&self) -> bool {
+        BEGIN.elapsed().as_millis() < u128::from(self.held.load(Relaxed))
+    }
+
+    /// Holds it for a lease that begins when the heartbeat was sent.
+    pub(super) fn hold(&self, sent: Instant) {
+        let until = sent.saturating_duration_since(*BEGIN) + LEASE;
+        self.held.store(until.as_millis() as u64, Relaxed);
+    }
+
+    /// Ends what [`hold`](Self::hold) began.
+    pub(super) fn release(&self) {
+        self.held.store(0, Relaxed);
+    }
+}
+
+/// Decides from heartbeats which nodes are alive.
+#[derive(Default)]
+pub(super) struct FailureDetector {
+    /// The count of each seat, and since when it has been seen unchanged.
+    seen: HashMap<String, (u64, Instant)>,
+    /// When the last look was sent.
+    looked: Option<Instant>,
+}
+
+/// The outcome of a look at all heartbeats.
+#[derive(Default)]
+pub(super) struct Look {
+    /// The seats whose lease lasts.
+    pub(super) lasting: Vec<Seat>,
+    /// The seats whose lease is over, and the count at which each is.
+    pub(super) over: Vec<(Seat, u64)>,
+}
+
+impl FailureDetector {
+    /// Takes the counts of all seats, from a request sent and answered at these times.
+    pub(super) fn look(
+        &mut self,
+        sent: Instant,
+        answered: Instant,
+        counts: &HashMap<String, String>,
+    ) -> Look {
+        let is_blind = self.looked.is_none_or(|looked| sent.saturating_duration_since(looked) > BLIND);
+        // Answers may overtake each other.
+        self.looked = self.looked.max(Some(sent));
+        self.seen.retain(|field, _| counts.contains_key(field));
+        let mut look = Look::default();
+        for (field, count) in counts {
+            let (Some(seat), Ok(count)) = (Seat::parse(field), count.parse::<u64>()) else { continue };
+            let is_full = self.seen.len() >= SEATS;
+            let quiet = match self.seen.get_mut(field) {
+                Some((known, since)) if *known == count && !is_blind => {
+                    sent.saturating_duration_since(*since)
+                }
+                Some(known) => {
+                    *known = (count, answered);
+                    Duration::ZERO
+                }
+                None => {
+                    if !is_full {
+                        self.seen.insert(field.clone(), (count, answered));
+                    }
+                    Duration::ZERO
+                }
+            };
+            if count == 0 || quiet >= LEASE {
+                look.over.push((seat, count));
+            } else {
+                look.lasting.push(seat);
+            }
+        }
+        look
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_reads_back_and_is_new_each_time() {
+        let (one, two) = (Seat::new(7), Seat::new(7));
+        assert_ne!(one.field(), two.field());
+        let read = Seat::parse(one.field()).unwrap();
+        assert_eq!((read.node(), read.field()), (7, one.field()));
+        assert!(Seat::parse("7.8").is_none() && Seat::parse("").is_none());
+    }
+
+    #[test]
+    fn a_seat_is_held_for_the_lease_and_no_longer() {
+        LazyLock::force(&BEGIN);
+        let seat = Seat::new(1);
+        assert!(!seat.is_held(), "nobody has confirmed it");
+        seat.hold(Instant::now());
+        assert!(seat.is_held());
+        seat.release();
+        assert!(!seat.is_held());
+    }
+
+    const ONE: &str = "0000000000000001.0000000000000001";
+    const TWO: &str = "0000000000000002.0000000000000002";
+
+    /// Looks at that second; the nodes of the seats that last, and of those that are over.
+    fn look(
+        detector: &mut FailureDetector,
+        begin: Instant,
+        second: u64,
+        counts: &[(&str, &str)],
+    ) -> (Vec<u64>, Vec<u64>) {
+        let now = begin + Duration::from_secs(second);
+        let counts = counts.iter().map(|(field, count)| ((*field).to_owned(), (*count).to_owned())).collect();
+        let Look { lasting, over } = detector.look(now, now, &counts);
+        let (mut lasting, mut over): (Vec<_>, Vec<_>) =
+            (lasting.iter().map(Seat::node).collect(), over.iter().map(|(seat, _)| seat.node()).collect());
+        lasting.sort_unstable();
+        over.sort_unstable();
+        (lasting, over)
+    }
+
+    #[test]
+    fn a_seat_is_over_when_it_was_seen_unchanged_for_the_lease() {
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
+        let mut at = |second, counts: &[_]| look(&mut detector, begin, second, counts);
+        assert_eq!(at(0, &[(ONE, "1"), (TWO, "900")]), (vec![1, 2], vec![]));
+        for (second, count) in [(5, "2"), (10, "3"), (15, "4"), (19, "5")] {
+            assert_eq!(at(second, &[(ONE, count), (TWO, "900")]), (vec![1, 2], vec![]));
+        }
+        assert_eq!(at(20, &[(ONE, "5"), (TWO, "900")]), (vec![1], vec![2]));
+        // Any change is a heartbeat: after a failover the count may be lower.
+        assert_eq!(at(25, &[(ONE, "6"), (TWO, "899")]), (vec![1, 2], vec![]));
+        assert_eq!(at(26, &[(ONE, "6"), (TWO, "0")]), (vec![1], vec![2]), "it was given up");
+        assert_eq!(at(27, &[(ONE, "6")]), (vec![1], vec![]));
+        assert_eq!(at(28, &[(ONE, "x"), ("nonsense", "1")]), (vec![], vec![]));
+        assert!(detector.seen.len() <= 1, "nothing is kept of what is no longer there");
+    }
+
+    #[test]
+    fn a_node_that_was_suspended_judges_nobody_by_what_it_saw_before() {
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
+        let mut at = |second| look(&mut detector, begin, second, &[(ONE, "1")]).1;
+        assert!(at(0).is_empty() && at(9).is_empty());
+        assert!(at(60).is_empty(), "others may have been suspended with it");
+        assert!(at(65).is_empty() && at(70).is_empty() && at(75).is_empty());
+        assert_eq!(at(80), [1], "now it has watched for the whole lease");
+    }
+
+    #[test]
+    fn a_node_that_is_suspended_while_it_looks_judges_nobody_either() {
+        let (mut detector, begin) = (FailureDetector::default(), Instant::now());
+        let counts = HashMap::from([(ONE.to_owned(), "1".to_owned())]);
+        let second = |second| begin + Duration::from_secs(second);
+        assert!(detector.look(second(0), second(0), &counts).over.is_empty());
+        assert!(detector.look(second(9), second(60), &counts).over.is_empty());
+        assert!(detector.look(second(61), second(61), &counts).over.is_empty());
+    }
+
+    #[test]
+    fn the_detector_has_a_limit() {
+        let (mut detector, now) = (FailureDetector::default(), Instant::now());
+        let field = |number: usize| format!("{number:016x}.{number:016x}");
+        let counts = (0..SEATS + 10).map(|number| (field(number), "1".to_owned())).collect();
+        assert_eq!(detector.look(now, now, &counts).lasting.len(), SEATS + 10);
+        assert_eq!(detector.seen.len(), SEATS);
+    }
+}

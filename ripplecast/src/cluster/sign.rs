@@ -1,0 +1,219 @@
+//! Signatures: with a shared secret, a node believes only what another node that knows it has sent, on that channel, just now,
+//! and once.
+//!
+//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name, prefix
+//! included: a message of one application is worth nothing on the channels of another with the same secret. A message
+//! that is older than [`WINDOW`] is refused, and so is a repeated one: in rooms it is detected by its number, elsewhere
+//! by a window over the last numbers, as IPsec has it (RFC 4303, section 3.4.3).
+//!
+//! The time limits how long a recording can be replayed; it never orders messages. Clocks of nodes must not differ by more than the
+//! window: beyond it messages are refused and counted, never reordered or believed.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{BufMut as _, Bytes};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+
+use super::{
+    sequence::{FIRST_SERIES, Number, Window},
+    wire::{Body, Message},
+};
+use crate::{Error, Result};
+
+/// How old a message may be, and how much clocks may differ.
+const WINDOW: Duration = Duration::from_secs(30);
+/// The shortest secret, in bytes: what can't be guessed.
+const SECRET: usize = 16;
+/// Bytes of the signature and the time before it.
+const SEAL: usize = 32 + 8;
+/// Senders that a listener keeps the windows of: far more than there are nodes.
+const SENDERS: usize = 1024;
+
+/// Signs what a node sends, if there is a secret.
+pub(crate) struct Sealer {
+    /// The node.
+    node: u64,
+    /// The secret, ready for use.
+    mac: Option<Hmac<Sha256>>,
+    /// The number of the next message that is not a frame of a room.
+    next: AtomicU64,
+    /// Messages that were refused.
+    refused: AtomicU64,
+}
+
+/// Checks the secret that nodes share.
+///
+/// # Errors
+/// [`Error::Setting`] when it is too short.
+pub(crate) fn check_secret(secret: &[u8]) -> Result<()> {
+    if secret.len() < SECRET {
+        let reason = format!("at least {SECRET} bytes are needed, such as `openssl rand -hex 32` prints");
+        return Err(Error::setting("node_secret", format!("{} bytes", secret.len()), reason));
+    }
+    Ok(())
+}
+
+impl Sealer {
+    /// Signs as that node.
+    pub(crate) fn new(node: u64, secret: Option<&[u8]>) -> Self {
+        let mac = secret.and_then(|secret| Hmac::new_from_slice(secret).ok());
+        Self { node, mac, next: AtomicU64::new(1), refused: AtomicU64::new(0) }
+    }
+
+    /// Whether there is a secret.
+    pub(crate) fn is_on(&self) -> bool {
+        self.mac.is_some()
+    }
+
+    /// Counts a message that was thrown away.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Messages that were thrown away.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// A message in bytes, for that channel, with the next number of those that are no frames of rooms.
+    pub(crate) fn message(&self, channel: &str, body: Body) -> Bytes {
+        let number = Number { series: FIRST_SERIES, number: self.next.fetch_add(1, Relaxed) };
+        self.seal(channel, &Message { node: self.node, number, body })
+    }
+
+    /// A message in bytes, for that channel.
+    pub(super) fn seal(&self, channel: &str, message: &Message) -> Bytes {
+        let mut bytes = message.encode();
+        if let Some(mac) = &self.mac {
+            bytes.put_u64(now());
+            let signature = signed(mac, channel, &bytes).finalize().into_bytes();
+            bytes.extend_from_slice(&signature);
+        }
+        bytes.into()
+    }
+
+    /// A message that came on a channel; none if it makes no sense, or was not signed as it must be.
+    pub(super) fn open(&self, channel: &str, mut bytes: Bytes) -> Option<Message> {
+        if let Some(mac) = &self.mac {
+            let body = bytes.len().checked_sub(SEAL)?;
+            let signature = bytes.split_off(bytes.len() - 32);
+            signed(mac, channel, &bytes).verify_slice(&signature).ok()?; // takes the same time for every wrong one
+            let sent = u64::from_be_bytes(bytes[body..].try_into().ok()?);
+            if now().abs_diff(sent) > WINDOW.as_millis() as u64 {
+                return None;
+            }
+            bytes.truncate(body);
+        }
+        Message::decode(bytes)
+    }
+}
+
+/// What is signed: the channel, behind its length, and all that comes before the signature.
+fn signed(mac: &Hmac<Sha256>, channel: &str, bytes: &[u8]) -> Hmac<Sha256> {
+    let mut mac = mac.clone();
+    mac.update(&(channel.len() as u64).to_be_bytes());
+    mac.update(channel.as_bytes());
+    mac.update(bytes);
+    mac
+}
+
+/// The time, in ms since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// What a listener has heard of messages that are no frames of rooms: each counts once.
+#[derive(Default)]
+pub(crate) struct Once(HashMap<u64, Window>);
+
+impl Once {
+    /// A message that came on a channel; none if it is refused. Without a secret nothing is heard twice anyway.
+    pub(crate) fn open(&mut self, sealer: &Sealer, channel: &str, bytes: Bytes) -> Option<Message> {
+        let message = sealer.open(channel, bytes)?;
+        if sealer.is_on() {
+            if self.0.len() >= SENDERS && !self.0.contains_key(&message.node) {
+                self.0.clear();
+            }
+            if !self.0.entry(message.node).or_default().is_new(message.number) {
+                return None;
+            }
+        }
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"0123456789abcdef";
+
+    fn body() -> Body {
+        Body::ToClient { client: "ann".into(), frame: "hello".into() }
+    }
+
+    #[test]
+    fn only_what_was_signed_for_the_channel_just_now_is_believed() {
+        let (one, two) = (Sealer::new(1, Some(KEY)), Sealer::new(2, Some(KEY)));
+        let bytes = one.message("c", body());
+        let opened = two.open("c", bytes.clone()).unwrap();
+        assert_eq!((opened.node, opened.body), (1, body()));
+        assert!(two.open("d", bytes.clone()).is_none(), "another channel");
+        assert!(
+            Sealer::new(2, Some(b"another secret!!")).open("c", bytes.clone()).is_none(),
+            "another secret"
+        );
+        assert!(two.open("c", Sealer::new(1, None).message("c", body())).is_none(), "not signed");
+        assert!(two.open("c", Bytes::new()).is_none());
+        for at in 0..bytes.len() {
+            let mut forged = bytes.to_vec();
+            forged[at] ^= 1;
+            assert!(two.open("c", forged.into()).is_none(), "byte {at} was changed");
+        }
+        // Without a secret, what is signed is not understood either, rather than half of it.
+        let unsigned = Sealer::new(3, None).open("c", bytes);
+        assert_ne!(unsigned.map(|message| message.body), Some(body()));
+    }
+
+    #[test]
+    fn an_old_message_is_refused() {
+        let sealer = Sealer::new(1, Some(KEY));
+        let message = Message { node: 1, number: Number { series: 1, number: 1 }, body: body() };
+        let sealed_at = |time: u64| {
+            let mut bytes = message.encode();
+            bytes.put_u64(time);
+            let signature = signed(sealer.mac.as_ref().unwrap(), "c", &bytes).finalize().into_bytes();
+            bytes.extend_from_slice(&signature);
+            Bytes::from(bytes)
+        };
+        assert!(sealer.open("c", sealed_at(now())).is_some());
+        assert!(sealer.open("c", sealed_at(now() - 60_000)).is_none());
+        assert!(sealer.open("c", sealed_at(now() + 60_000)).is_none());
+    }
+
+    #[test]
+    fn a_repeated_message_is_refused() {
+        let (one, two) = (Sealer::new(1, Some(KEY)), Sealer::new(2, Some(KEY)));
+        let mut heard = Once::default();
+        let (first, second) = (one.message("c", body()), one.message("c", body()));
+        assert!(heard.open(&two, "c", second.clone()).is_some());
+        assert!(heard.open(&two, "c", first.clone()).is_some(), "it was overtaken, and is new all the same");
+        assert!(heard.open(&two, "c", first).is_none());
+        assert!(heard.open(&two, "c", second).is_none());
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        assert!(check_secret(KEY).is_ok());
+        let error = check_secret(b"secret").unwrap_err().to_string();
+        assert!(
+            error.contains("node_secret") && error.contains("openssl") && !error.contains("\"secret\""),
+            "{error}"
+        );
+    }
+}

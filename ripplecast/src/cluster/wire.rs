@@ -1,0 +1,260 @@
+//! How messages between nodes look. They are read by other processes, and anybody who can write to the backend can send
+//! them: reading never panics, and believes nothing.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+
+use super::sequence::Number;
+use crate::{Frame, limits::NAME};
+
+/// The version of the form; another one is refused.
+const VERSION: u8 = 1;
+
+/// One message.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Message {
+    /// The node that sent it.
+    pub(crate) node: u64,
+    /// Its number: of a room's frame on its channel, else among all that are none.
+    pub(super) number: Number,
+    /// What it says.
+    pub(crate) body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Body {
+    /// A frame for the members of the channel's room, or for all connections.
+    Frame {
+        /// The frame.
+        frame: Frame,
+    },
+    /// A frame for the connections of a client.
+    ToClient {
+        /// The client.
+        client: String,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A question: which connections of that kind there are.
+    Ask {
+        /// Where the answer is wanted: the seat of a node.
+        to: String,
+        /// The number of the question.
+        id: u64,
+        /// Whether a room is meant, or else a client.
+        is_room: bool,
+        /// Its name.
+        name: String,
+        /// Behind which connection to begin.
+        from: u64,
+        /// Connections at the most.
+        limit: u32,
+    },
+    /// Something on the bus, where messages are signed.
+    Bus {
+        /// What was published.
+        payload: Bytes,
+    },
+    /// The answer.
+    Answer {
+        /// The number of the question.
+        id: u64,
+        /// The connections, in order.
+        connections: Vec<u64>,
+    },
+}
+
+impl Message {
+    /// In bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size());
+        out.put_u8(VERSION);
+        out.put_u64(self.node);
+        out.put_u64(self.number.series);
+        out.put_u64(self.number.number);
+        match &self.body {
+            Body::Frame { frame } => {
+                out.put_u8(b'f');
+                put_frame(&mut out, frame);
+            }
+            Body::Bus { payload } => {
+                out.put_u8(b'b');
+                out.put_slice(payload);
+            }
+            Body::ToClient { client, frame } => {
+                out.put_u8(b'c');
+                put_text(&mut out, client);
+                put_frame(&mut out, frame);
+            }
+            Body::Ask { to, id, is_room, name, from, limit } => {
+                out.put_u8(b'q');
+                put_text(&mut out, to);
+                out.put_u64(*id);
+                out.put_u8(u8::from(*is_room));
+                put_text(&mut out, name);
+                out.put_u64(*from);
+                out.put_u32(*limit);
+            }
+            Body::Answer { id, connections } => {
+                out.put_u8(b'a');
+                out.put_u64(*id);
+                connections.iter().for_each(|&connection| out.put_u64(connection));
+            }
+        }
+        out
+    }
+
+    /// About as many bytes as it has.
+    fn size(&self) -> usize {
+        let frame = |frame: &Frame| {
+            frame.len() + [frame.key(), frame.event()].into_iter().flatten().map(str::len).sum::<usize>() + 96
+        };
+        match &self.body {
+            Body::Frame { frame: f } => frame(f),
+            Body::Bus { payload } => payload.len() + 96,
+            Body::ToClient { client, frame: f } => client.len() + frame(f),
+            Body::Ask { to, name, .. } => to.len() + name.len() + 64,
+            Body::Answer { connections, .. } => 8 * connections.len() + 32,
+        }
+    }
+
+    /// From bytes; none if they are no message.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let node = bytes.try_get_u64().ok()?;
+        let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
+        let body = match bytes.try_get_u8().ok()? {
+            b'f' => Body::Frame { frame: get_frame(bytes)? },
+            b'b' => Body::Bus { payload: bytes },
+            b'c' => Body::ToClient { client: get_text(&mut bytes)?, frame: get_frame(bytes)? },
+            b'q' => Body::Ask {
+                to: get_text(&mut bytes)?,
+                id: bytes.try_get_u64().ok()?,
+                is_room: bytes.try_get_u8().ok()? == 1,
+                name: get_text(&mut bytes)?,
+                from: bytes.try_get_u64().ok()?,
+                limit: bytes.try_get_u32().ok()?,
+            },
+            b'a' => {
+                let id = bytes.try_get_u64().ok()?;
+                let connections = std::iter::from_fn(|| bytes.try_get_u64().ok()).collect();
+                Body::Answer { id, connections }
+            }
+            _ => return None,
+        };
+        Some(Self { node, number, body })
+    }
+}
+
+/// Writes a text behind its length.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let end = text.floor_char_boundary(usize::from(u16::MAX));
+    out.put_u16(end as u16);
+    out.put_slice(&text.as_bytes()[..end]);
+}
+
+/// Reads a text.
+fn get_text(bytes: &mut Bytes) -> Option<String> {
+    let len = usize::from(bytes.try_get_u16().ok()?);
+    if bytes.len() < len {
+        return None;
+    }
+    String::from_utf8(bytes.split_to(len).into()).ok()
+}
+
+/// Bits of what a frame is.
+const TEXT: u8 = 1;
+const KEY: u8 = 2;
+const EVENT: u8 = 4;
+
+/// Writes a frame: what it is, its key, its event, and its payload to the end.
+fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
+    // What no name could be is of no use elsewhere either.
+    let short = |text: &&str| text.len() <= usize::from(u16::MAX);
+    let (key, event) = (frame.key().filter(short), frame.event().filter(short));
+    let bit = |bit: u8, is_set: bool| if is_set { bit } else { 0 };
+    out.put_u8(bit(TEXT, frame.is_text()) | bit(KEY, key.is_some()) | bit(EVENT, event.is_some()));
+    [key, event].into_iter().flatten().for_each(|text| put_text(out, text));
+    out.put_slice(frame.as_bytes());
+}
+
+/// Reads a frame, whose payload stays where it is.
+fn get_frame(mut bytes: Bytes) -> Option<Frame> {
+    let flags = bytes.try_get_u8().ok()?;
+    let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };
+    let event = if flags & EVENT == 0 { String::new() } else { get_text(&mut bytes)? };
+    let frame = if flags & TEXT == 0 {
+        Frame::binary(bytes)
+    } else if simdutf8::basic::from_utf8(&bytes).is_ok() {
+        Frame::from_checked_text(bytes)
+    } else {
+        return None;
+    };
+    let frame = frame.with_event(&event);
+    Some(match key {
+        Some(key) => frame.with_key(key),
+        None => frame,
+    })
+}
+
+/// Whether a name can be that of a room or a client.
+pub(super) fn is_name(name: &str) -> bool {
+    name.len() <= NAME
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let payload = prop_oneof![".{0,40}".prop_map(Frame::text), any::<Vec<u8>>().prop_map(Frame::binary)];
+        (payload, proptest::option::of(".{0,20}"), ".{0,9}").prop_map(|(frame, key, event)| {
+            let frame = frame.with_event(&event);
+            match key {
+                Some(key) => frame.with_key(key),
+                None => frame,
+            }
+        })
+    }
+
+    fn bodies() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            frames().prop_map(|frame| Body::Frame { frame }),
+            any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
+            (".{0,20}", frames()).prop_map(|(client, frame)| Body::ToClient { client, frame }),
+            (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
+                |(to, id, is_room, name, from, limit)| Body::Ask { to, id, is_room, name, from, limit }
+            ),
+            (any::<u64>(), proptest::collection::vec(any::<u64>(), 0..9))
+                .prop_map(|(id, connections)| Body::Answer { id, connections }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
+            let message = Message { node, number: Number { series, number }, body };
+            prop_assert_eq!(Message::decode(message.encode().into()), Some(message));
+        }
+
+        #[test]
+        fn reading_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
+            let whole = Bytes::from(Message { node, number: Number { series: 1, number: 2 }, body }.encode());
+            let _ = Message::decode(whole.slice(..cut % (whole.len() + 1)));
+            let _ = Message::decode(bytes.clone().into());
+            let _ = Message::decode([&[VERSION], &bytes[..]].concat().into());
+        }
+    }
+
+    #[test]
+    fn text_that_is_none_is_refused() {
+        let body = Body::ToClient { client: "a".into(), frame: "ö".into() };
+        let mut bytes = Message { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
+        *bytes.last_mut().unwrap() = 0xff;
+        assert_eq!(Message::decode(bytes.into()), None);
+    }
+}

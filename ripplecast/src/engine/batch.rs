@@ -1,0 +1,330 @@
+//! A room's frames, encoded once for each transport and joined, so that each member costs one write.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+
+use super::{
+    budget::Ledger,
+    outbox::{Key, Overflow},
+    position::{Cursor, Snapshot, Source},
+};
+use crate::{
+    Frame,
+    codec::{self, Opcode},
+    limits::{COMMANDS_PER_TURN, READ_BUFFER},
+};
+
+/// How a transport writes a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dialect {
+    /// RFC 6455.
+    WebSocket = 0,
+    /// The event stream format of the HTML standard, section 9.2.
+    Sse = 1,
+    /// RFC 6455 with permessage-deflate, RFC 7692.
+    Deflate = 2,
+    /// As [`Sse`](Self::Sse), each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A client that
+    /// reads a body without chunks in blocks would see nothing until a block is full. Where another server writes the
+    /// body, it makes the chunks.
+    SseChunked = 3,
+}
+
+/// How many dialects there are.
+pub(crate) const DIALECTS: usize = 4;
+
+impl Dialect {
+    /// All of them, each at its own index.
+    pub(crate) const ALL: [Self; DIALECTS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
+
+    /// Whether it is an event stream, which is one-way.
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::Sse | Self::SseChunked)
+    }
+
+    /// Appends a part of an event stream.
+    pub(crate) fn encode_raw(self, part: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(part);
+        if self == Self::SseChunked {
+            chunk(start, out);
+        }
+    }
+
+    /// Returns what ends a body after its last frame: the last chunk.
+    pub(crate) fn last_chunk(self) -> &'static [u8] {
+        if self == Self::SseChunked { b"0\r\n\r\n" } else { b"" }
+    }
+
+    /// Appends `frame` to `out`; compressed, where that is spoken, if it is longer than `compress_above` bytes or has a
+    /// compressed form that is shared.
+    pub(crate) fn encode(
+        self,
+        frame: &Frame,
+        cursor: Option<Cursor>,
+        compress_above: usize,
+        out: &mut Vec<u8>,
+    ) {
+        let opcode = if frame.is_text() { Opcode::Text } else { Opcode::Binary };
+        match self {
+            Self::WebSocket => codec::encode_frame(out, opcode, frame.as_bytes()),
+            Self::Deflate => match frame.deflated(compress_above) {
+                Some(deflated) => codec::encode_compressed(out, opcode, &deflated),
+                None => codec::encode_frame(out, opcode, frame.as_bytes()),
+            },
+            Self::Sse => encode_event(frame, cursor, out),
+            Self::SseChunked => {
+                let start = out.len();
+                encode_event(frame, cursor, out);
+                chunk(start, out);
+            }
+        }
+    }
+}
+
+/// Makes what is in `out` from `start` on a chunk: its size in hexadecimal digits before it, and an end of line behind it.
+fn chunk(start: usize, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let len = out.len() - start;
+    let digits = (len.max(1).ilog2() / 4 + 1) as usize;
+    let size = (0..digits).rev().map(|digit| DIGITS[(len >> (4 * digit)) & 0xf]);
+    out.splice(start..start, size.chain(*b"\r\n"));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name `binary`
+/// unless they have another.
+fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
+    if let Some(Cursor { epoch, offset }) = cursor {
+        out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
+    }
+    let text = frame.as_text();
+    if let Some(name) = frame.event().or_else(|| text.is_none().then_some("binary")) {
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'\n');
+    }
+    match text {
+        Some(text) => {
+            // A lone carriage return ends a line of the format too.
+            for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
+                out.extend_from_slice(b"data: ");
+                out.extend_from_slice(line.as_bytes());
+                out.push(b'\n');
+            }
+        }
+        None => {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(frame.as_bytes());
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(encoded.as_bytes());
+            out.push(b'\n');
+        }
+    }
+    out.push(b'\n');
+}
+
+/// What an outbox has to know of a frame that waits in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tag {
+    /// Which frames replace each other.
+    pub(crate) key: Option<Key>,
+    /// What happens when it does not fit; `None` for what the endpoint says.
+    pub(crate) overflow: Option<Overflow>,
+    /// From here on nothing of this scope takes the place of what was queued before.
+    pub(crate) barrier: Option<u64>,
+}
+
+impl Tag {
+    /// That of a frame that was pushed to one connection, perhaps as a part of a room's state.
+    pub(crate) fn of(frame: &Frame, of: Option<Snapshot>) -> Self {
+        let source = of.map_or(Source { scope: 0, overflow: None }, |of| of.source);
+        let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
+        Self { barrier, ..source.tag(frame.shared_key()) }
+    }
+}
+
+/// Encoded frames for one connection, joined, so that they leave in one write.
+#[derive(Default)]
+pub(crate) struct Joined {
+    /// The frames.
+    pub(crate) bytes: Vec<u8>,
+    /// Where each ends.
+    pub(crate) ends: Vec<(usize, Tag)>,
+}
+
+impl Joined {
+    /// Appends a frame.
+    pub(crate) fn push(
+        &mut self,
+        dialect: Dialect,
+        frame: &Frame,
+        of: Option<Snapshot>,
+        compress_above: usize,
+    ) {
+        dialect.encode(frame, of.and_then(|of| of.cursor), compress_above, &mut self.bytes);
+        self.ends.push((self.bytes.len(), Tag::of(frame, of)));
+    }
+
+    /// Ends a frame that was appended to `bytes`.
+    pub(crate) fn end(&mut self, tag: Tag) {
+        self.ends.push((self.bytes.len(), tag));
+    }
+
+    /// Moves all that is in `other` behind what is here.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        if self.bytes.is_empty() {
+            std::mem::swap(self, other);
+            return;
+        }
+        let start = self.bytes.len();
+        self.bytes.append(&mut other.bytes);
+        self.ends.extend(other.ends.drain(..).map(|(end, tag)| (start + end, tag)));
+    }
+
+    /// Empties it, and keeps its memory unless that is large.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.bytes.shrink_to(READ_BUFFER);
+        self.ends.shrink_to(COMMANDS_PER_TURN);
+    }
+}
+
+/// Frames that wait in a room, in one buffer for each transport that has members.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// While the batch grows.
+    open: [Vec<u8>; DIALECTS],
+    /// Once it is being delivered: shared by all outboxes that it has to wait in.
+    sealed: [Bytes; DIALECTS],
+    /// Where each frame ends in the buffers, with its stamp.
+    marks: Vec<Mark>,
+}
+
+/// The end of a frame.
+struct Mark {
+    /// The stamp of the push.
+    stamp: u64,
+    /// Where the frame ends, by transport.
+    ends: [usize; DIALECTS],
+    /// The key that it was pushed with.
+    key: Option<Arc<str>>,
+}
+
+/// A frame of a batch, for one connection.
+pub(crate) struct Part<'a> {
+    /// The stamp of the push.
+    pub(crate) stamp: u64,
+    /// The frame, encoded.
+    pub(crate) bytes: &'a [u8],
+    /// The key that it was pushed with.
+    pub(crate) key: Option<&'a Arc<str>>,
+    /// What its room says.
+    pub(crate) source: Source,
+}
+
+impl Part<'_> {
+    /// What an outbox has to know of it.
+    pub(crate) fn tag(&self) -> Tag {
+        self.source.tag(self.key)
+    }
+}
+
+impl Source {
+    /// What an outbox has to know of a frame of this room.
+    fn tag(self, key: Option<&Arc<str>>) -> Tag {
+        let key = key.map(|name| Key { scope: self.scope, name: name.clone() });
+        Tag { key, overflow: self.overflow, barrier: None }
+    }
+}
+
+impl Batch {
+    /// Appends a frame for one transport.
+    pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
+        // Whether it is compressed has been decided for all: then it has a compressed form to share.
+        dialect.encode(frame, cursor, usize::MAX, &mut self.open[dialect as usize]);
+    }
+
+    /// Ends a frame, in all buffers.
+    pub(crate) fn mark(&mut self, stamp: u64, key: Option<Arc<str>>) {
+        self.marks.push(Mark { stamp, ends: self.open.each_ref().map(Vec::len), key });
+    }
+
+    /// Makes it ready to be shared.
+    pub(crate) fn seal(mut self, ledger: &Arc<Ledger>) -> Self {
+        self.sealed = self.open.map(|buffer| ledger.share(buffer));
+        self.open = Default::default();
+        self
+    }
+
+    /// All of it, for one transport; empty before it is sealed.
+    pub(crate) fn of(&self, dialect: Dialect) -> &Bytes {
+        &self.sealed[dialect as usize]
+    }
+
+    /// Where each frame ends, for one transport.
+    pub(crate) fn ends(&self, dialect: Dialect, source: Source) -> impl Iterator<Item = (usize, Tag)> {
+        self.marks.iter().map(move |mark| (mark.ends[dialect as usize], source.tag(mark.key.as_ref())))
+    }
+
+    /// The stamp of its first frame.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.marks.first().map(|mark| mark.stamp)
+    }
+
+    /// The stamp of its last frame; 0, which is none, when it is empty.
+    pub(crate) fn last(&self) -> u64 {
+        self.marks.last().map_or(0, |mark| mark.stamp)
+    }
+
+    /// Whether it has no frames.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// Bytes that it holds, over all transports.
+    pub(crate) fn bytes(&self) -> usize {
+        self.open.iter().map(Vec::len).sum::<usize>() + self.sealed.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Appends to `parts` the frames with a stamp above `seen`.
+    pub(crate) fn since<'a>(
+        &'a self,
+        seen: u64,
+        dialect: Dialect,
+        source: Source,
+        parts: &mut Vec<Part<'a>>,
+    ) {
+        let index = dialect as usize;
+        let bytes: &[u8] =
+            if self.sealed[index].is_empty() { &self.open[index] } else { &self.sealed[index] };
+        let first = self.marks.partition_point(|mark| mark.stamp <= seen);
+        let mut start = first.checked_sub(1).map_or(0, |before| self.marks[before].ends[index]);
+        for mark in &self.marks[first..] {
+            let end = mark.ends[index];
+            if end > start {
+                let (stamp, key) = (mark.stamp, mark.key.as_ref());
+                parts.push(Part { stamp, bytes: &bytes[start..end], key, source });
+            }
+            start = end;
+        }
+    }
+}
+
+#[cfg(all(test, not(ripplecast_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_says_how_long_its_event_is() {
+        for len in [0, 1, 9, 10, 246, 247, 4086, 4087, 65_526, 65_527, 1 << 20] {
+            let frame = Frame::text("x".repeat(len));
+            let (mut bare, mut chunked) = (Vec::new(), b"before".to_vec());
+            Dialect::Sse.encode(&frame, None, usize::MAX, &mut bare);
+            Dialect::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);
+            let wanted = [format!("before{:x}\r\n", bare.len()).as_bytes(), &bare, b"\r\n"].concat();
+            assert!(chunked == wanted, "{len}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Sending to one connection: at once as far as the socket takes it, and the rest into its outbox.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::{Core, Fault};
+use crate::{
+    Frame,
+    engine::{
+        batch::{Batch, Dialect, Joined, Tag},
+        outbox::{Admission, Outbox, Overflow, Piece, Wire},
+        position::{Snapshot, Source},
+    },
+    id::Local,
+    outcome::Dropped,
+};
+
+impl<W: Wire> Core<W> {
+    /// Sends a frame to one connection, behind what its rooms have for it.
+    pub(crate) fn push(&mut self, who: Local, frame: &Frame, of: Option<Snapshot>) {
+        if !self.is_open(who) || self.is_mute(who.slot) {
+            return;
+        }
+        let dialect = self.dialect(who.slot);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.gather(who.slot, None, &mut scratch);
+        let profile = self.slots[who.slot as usize].profile;
+        scratch.push(dialect, frame, of, self.profiles[usize::from(profile)].compress_above);
+        self.send_scratch(who.slot, scratch);
+    }
+
+    /// Sends encoded frames to one connection, behind what its rooms have for it.
+    pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Joined) {
+        if frames.bytes.is_empty() {
+            return;
+        }
+        if self.slots[slot as usize].wire.is_none() || self.is_mute(slot) {
+            frames.clear();
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.gather(slot, None, &mut scratch);
+        scratch.append(frames);
+        self.send_scratch(slot, scratch);
+    }
+
+    /// Sends one connection all that its rooms have for it, so that something else may follow.
+    pub(crate) fn catch_up(&mut self, slot: u32) {
+        self.catch_up_visiting(slot, None);
+    }
+
+    /// The same, where the walk of room `visiting` has come to the connection.
+    pub(super) fn catch_up_visiting(&mut self, slot: u32, visiting: Option<u32>) {
+        if self.dirty.is_empty() || self.is_mute(slot) || self.has_had(slot, visiting) {
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.gather(slot, visiting, &mut scratch);
+        self.send_scratch(slot, scratch);
+    }
+
+    /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
+    pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.is_tapped(slot) {
+            self.tell_sent(slot, bytes);
+        }
+        let written = match (&self.slots[slot as usize].outbox, &self.slots[slot as usize].wire) {
+            (_, None) => return,
+            (Some(_), _) => Ok(0),
+            (None, Some(wire)) => write_some(wire, bytes),
+        };
+        match written {
+            Ok(n) if n == bytes.len() => {}
+            Ok(n) => {
+                let rest = self.ledger.share(bytes[n..].to_vec());
+                let piece = self.piece(rest, 1, Overflow::Disconnect);
+                match &mut self.slots[slot as usize].outbox {
+                    Some(outbox) => outbox.append(piece),
+                    None => self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece))),
+                }
+            }
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
+    pub(crate) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
+        if let Some(outbox) = &mut self.slots[slot as usize].outbox {
+            let dropped = outbox.discard();
+            self.note_drop(slot, reason, dropped);
+        }
+    }
+
+    /// Bytes that wait in the connection's outbox.
+    pub(crate) fn backlog(&self, slot: u32) -> usize {
+        self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// The socket takes more: writes what waits.
+    pub(crate) fn flush(&mut self, slot: u32) {
+        let target = &mut self.slots[slot as usize];
+        let (Some(outbox), Some(wire)) = (&mut target.outbox, &target.wire) else { return };
+        match outbox.flush(wire) {
+            Ok(true) => target.outbox = None,
+            Ok(false) => {}
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Sends what was put together in `scratch`, and keeps its memory.
+    fn send_scratch(&mut self, slot: u32, mut scratch: Joined) {
+        if !scratch.bytes.is_empty() {
+            if self.is_tapped(slot) {
+                self.tell_sent(slot, &scratch.bytes);
+            }
+            let target = &mut self.slots[slot as usize];
+            let written = match (&target.outbox, &target.wire) {
+                (None, Some(wire)) => write_some(wire, &scratch.bytes),
+                _ => Ok(0),
+            };
+            match written {
+                Ok(n) if n == scratch.bytes.len() => {}
+                Ok(n) => {
+                    // A small frame must not hold on to the buffer of large ones for as long as the peer does not read.
+                    if scratch.bytes.capacity() > 2 * scratch.bytes.len() {
+                        scratch.bytes.shrink_to_fit();
+                    }
+                    let bytes = self.ledger.share(std::mem::take(&mut scratch.bytes));
+                    self.enqueue(slot, &bytes, n, scratch.ends.drain(..));
+                }
+                Err(_) => self.fault(slot, Fault::Lost),
+            }
+        }
+        scratch.clear();
+        self.scratch = scratch;
+    }
+
+    /// Writes a room's frames, and queues what the socket does not take.
+    #[inline]
+    pub(super) fn send(&mut self, slot: u32, batch: &Batch, dialect: Dialect, source: Source) {
+        let target = &mut self.slots[slot as usize];
+        let bytes = batch.of(dialect);
+        let written = match (&target.outbox, &target.wire) {
+            (None, Some(wire)) => match write_some(wire, bytes) {
+                Ok(n) if n == bytes.len() => return,
+                other => other,
+            },
+            _ => Ok(0),
+        };
+        match written {
+            Ok(n) => self.enqueue(slot, bytes, n, batch.ends(dialect, source)),
+            Err(_) => self.fault(slot, Fault::Lost),
+        }
+    }
+
+    /// Puts into the outbox what the socket did not take of `bytes`, which are frames that end at `ends`. Frames that share
+    /// a fate stay together, as long as they fit: one write, and one place in the queue.
+    #[cold]
+    fn enqueue(
+        &mut self,
+        slot: u32,
+        bytes: &Bytes,
+        written: usize,
+        ends: impl Iterator<Item = (usize, Tag)>,
+    ) {
+        if self.slots[slot as usize].wire.is_none() {
+            return;
+        }
+        let profile = self.profiles[usize::from(self.slots[slot as usize].profile)];
+        let mut run: Option<Piece> = None;
+        let (mut start, mut run_start, mut refused) = (0, 0, 0);
+        for (end, tag) in ends {
+            let begin = std::mem::replace(&mut start, end);
+            if end <= written {
+                continue;
+            }
+            if refused > 0 {
+                refused += 1;
+                continue;
+            }
+            let overflow = tag.overflow.unwrap_or(profile.overflow);
+            let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey).map(Box::new);
+            // What may wait for long by itself must not hold on to a much larger buffer.
+            let own = |from: usize| {
+                let part = bytes.slice(from..end);
+                let small = part.len() < bytes.len() / 4;
+                if small { self.ledger.share(part.to_vec()) } else { part }
+            };
+            if begin < written {
+                let piece = Piece { key, ..self.piece(own(written), 1, overflow) };
+                self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece)));
+                continue;
+            }
+            let space =
+                self.slots[slot as usize].outbox.as_ref().map_or(profile.outbox, |o| o.space(profile.outbox));
+            if let Some(joined) = &mut run
+                && key.is_none()
+                && tag.barrier.is_none()
+                && joined.key.is_none()
+                && joined.overflow == overflow
+                && end - run_start <= space
+            {
+                joined.bytes = bytes.slice(run_start..end);
+                joined.frames += 1;
+                continue;
+            }
+            let part = if key.is_some() { own(begin) } else { bytes.slice(begin..end) };
+            let ready = run.replace(Piece { key, ..self.piece(part, 1, overflow) });
+            run_start = begin;
+            if let Some(ready) = ready
+                && let Some(frames) = self.offer(slot, ready, profile.outbox)
+            {
+                refused += frames + 1;
+                run = None;
+            }
+            if let Some(scope) = tag.barrier
+                && let Some(outbox) = &mut self.slots[slot as usize].outbox
+            {
+                outbox.forget_keys(scope);
+            }
+        }
+        if let Some(ready) = run {
+            refused += self.offer(slot, ready, profile.outbox).unwrap_or(0);
+        }
+        if refused > 0 {
+            self.note_drop(slot, Dropped::SlowConsumer, refused);
+            self.fault(slot, Fault::SlowConsumer);
+        }
+        let cost = self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.cost());
+        if cost > self.slowest {
+            self.slowest = cost;
+            self.ledger.set_slowest(self.shard, cost); // at once: another shard may be about to look
+        }
+    }
+
+    /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
+    fn offer(&mut self, slot: u32, piece: Piece, limit: usize) -> Option<u32> {
+        let frames = piece.frames;
+        match self.slots[slot as usize].outbox.get_or_insert_default().offer(piece, limit) {
+            Admission::Queued { dropped } => self.note_drop(slot, Dropped::OutboxFull, dropped),
+            Admission::Replaced => self.note_drop(slot, Dropped::Replaced, 1),
+            Admission::Dropped => self.note_drop(slot, Dropped::OutboxFull, frames),
+            Admission::Full => return Some(frames),
+        }
+        None
+    }
+
+    /// A piece for an outbox.
+    fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
+        Piece { bytes, frames, overflow, key: None, _charge: self.ledger.charge_piece() }
+    }
+
+    /// Counts frames that were dropped for a connection.
+    pub(super) fn note_drop(&mut self, slot: u32, reason: Dropped, frames: u32) {
+        if frames == 0 {
+            return;
+        }
+        self.counts.drops.add(reason, u64::from(frames));
+        if let Some(reports) = &mut self.drop_reports {
+            let generation = self.slots[slot as usize].generation;
+            reports.push((Local { shard: self.shard, slot, generation }, reason, frames));
+        }
+    }
+}
+
+/// Writes what the socket takes; none when it takes nothing now.
+fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match wire.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

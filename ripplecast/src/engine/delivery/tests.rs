@@ -1,0 +1,110 @@
+//! The core against a naive model: whatever happens in whatever order, each connection gets exactly the frames that it
+//! should, in one order, and the core's own books agree with each other.
+
+mod books;
+mod ends;
+mod expected;
+mod ids;
+mod ops;
+mod peer;
+mod walks;
+mod world;
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+use proptest::prelude::*;
+
+use self::{
+    books::check_books,
+    expected::{Expected, Phase},
+    ops::{CONNECTIONS, CROWD, LIMIT, Op, ROOMS, any_op, calm, churn},
+    peer::{Peer, encoded, in_a_chunk, units},
+    world::World,
+};
+use super::*;
+use crate::{
+    Error, Frame,
+    engine::{
+        batch::Tag,
+        budget::PIECE,
+        command::Command,
+        mailbox::Mailbox,
+        outbox::Overflow,
+        position::Cursor,
+        room::{Registry, RoomCore},
+        tap::Tap,
+    },
+    id::ConnectionId,
+    limits::SENDS_PER_TURN,
+    outcome::Sent,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_connection_gets_its_frames_in_order(ops in prop::collection::vec(any_op(), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(op);
+            world.check();
+        }
+        world.finish();
+    }
+
+    /// Without anything that ends a connection, so that each has to get everything.
+    #[test]
+    fn who_reads_gets_everything(ops in prop::collection::vec(calm(Just(false)), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(match op {
+                Op::Open { sse, lossy, .. } => Op::Open { sse, lossy, space: usize::MAX },
+                Op::Space { who, .. } => Op::CatchUp { who },
+                op => op,
+            });
+            world.check();
+        }
+        world.finish();
+        assert!(world.all.iter().all(|expected| !expected.cut));
+        assert_eq!(world.core.counts.drops.total(), 0);
+    }
+
+    #[test]
+    fn members_come_and_go_during_a_walk(ops in prop::collection::vec(churn(), 1..120)) {
+        let mut world = crowd(8, 2);
+        world.max = CROWD;
+        world.run(Op::Cast { room: 0, len: 1 });
+        for op in ops {
+            world.run(op);
+            world.check();
+        }
+        world.finish();
+        assert!(world.all.iter().all(|expected| !expected.cut || expected.phase >= Phase::Detached));
+    }
+
+    #[test]
+    fn what_is_dropped_by_policy_is_counted(ops in prop::collection::vec(calm(Just(true)), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(op);
+            world.check();
+        }
+        let missing = world.finish();
+        assert_eq!(world.core.counts.drops.total(), missing as u64);
+    }
+}
+
+/// A core with `sockets` WebSockets and `streams` event streams, all in the first room.
+fn crowd(sockets: usize, streams: usize) -> World {
+    let mut world = World::new();
+    for n in 0..sockets + streams {
+        let dialect = if n < sockets { Dialect::WebSocket } else { Dialect::Sse };
+        world.open(dialect, Overflow::Disconnect, usize::MAX);
+        world.rooms[0].join(world.all[n].who, None).unwrap();
+    }
+    world.apply(usize::MAX);
+    world
+}

@@ -1,0 +1,510 @@
+//! The way into a shard from every other thread: commands in order, and which connections are alive.
+//!
+//! Three promises rest on this one lock. *Order*: commands are applied in the order in which they were posted.
+//! *Liveness*: whether a connection is open is decided under the lock that posts to it, so nothing is queued for one
+//! that is gone. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a command
+//! posted at that moment either is seen or wakes it (the second look).
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+use super::extras::Details;
+use crate::{
+    Error, Result,
+    id::Local,
+    limits::{MAILBOX_BYTES, MAILBOX_COMMANDS, MAILBOX_CROWDED},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// What can be posted.
+pub(crate) trait Posted {
+    /// Returns the payload bytes that it holds on to.
+    fn bytes(&self) -> usize;
+    /// Whether a connection joins a room by it.
+    fn is_join(&self) -> bool;
+}
+
+/// What wakes a shard that sleeps outside tokio.
+pub(crate) trait Alarm: Send + Sync {
+    /// Ends the sleep; called without any lock held.
+    fn ring(&self);
+}
+
+#[cfg(ripplecast_loom)]
+std::thread_local! {
+    /// Takes the second look out, for a model that must then fail. loom runs all threads of a model on one.
+    pub(crate) static NO_SECOND_LOOK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// A shard's queue of commands; see the module.
+pub(crate) struct Mailbox<C> {
+    /// Everything that has to change together.
+    state: Mutex<State<C>>,
+    /// Commands that were posted and not yet taken up by the shard. Lets a handler see, without the lock, whether its
+    /// own push may go straight to the socket or must queue behind what came before it.
+    waiting: AtomicUsize,
+    /// How many of them are joins. A connection that closes while it is above 0 has to look for its own among them.
+    joins: AtomicUsize,
+}
+
+/// What the lock guards.
+pub(crate) struct State<C> {
+    /// Commands in the order in which they came.
+    commands: Vec<C>,
+    /// Payload bytes of `commands`.
+    bytes: usize,
+    /// By slot: the generation of the open connection, or 0.
+    live: Vec<u32>,
+    /// By slot: how many rooms the open connection is in, that of all connections aside.
+    rooms: Vec<u32>,
+    /// What few connections have: user state, a client id, somebody who waits for the close.
+    pub(crate) details: Details,
+    /// How to wake the shard when it sleeps.
+    sleeper: Option<Sleeper>,
+    /// Whether the shard has ended; nothing is taken any more.
+    ended: bool,
+}
+
+/// A shard that sleeps.
+enum Sleeper {
+    /// As a task.
+    Task(Waker),
+    /// As a thread, in its poller.
+    Thread(std::sync::Arc<dyn Alarm>),
+}
+
+/// Wakes the shard when dropped; keep it until the locks are released.
+#[must_use = "the shard is woken when this is dropped, which must be after the locks"]
+pub(crate) struct Wake(Option<Sleeper>);
+
+impl Wake {
+    /// Whether the shard sleeps at all.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Sleeper::Task(waker)) => waker.wake(),
+            Some(Sleeper::Thread(alarm)) => alarm.ring(),
+            None => {}
+        }
+    }
+}
+
+/// A locked mailbox.
+pub(crate) struct Locked<'a, C> {
+    /// The guard.
+    pub(crate) state: MutexGuard<'a, State<C>>,
+    /// The mailbox that it belongs to.
+    mailbox: &'a Mailbox<C>,
+}
+
+impl<C: Posted> Mailbox<C> {
+    /// An empty mailbox.
+    pub(crate) fn new() -> Self {
+        let state = State {
+            commands: Vec::new(),
+            bytes: 0,
+            live: Vec::new(),
+            rooms: Vec::new(),
+            details: Details::default(),
+            sleeper: None,
+            ended: false,
+        };
+        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0), joins: AtomicUsize::new(0) }
+    }
+
+    /// Locks it. Lock order: a room's state first, then mailboxes by the number of their shard.
+    pub(crate) fn lock(&self) -> Locked<'_, C> {
+        Locked { state: self.state.lock(), mailbox: self }
+    }
+
+    /// Posts a command that is always taken: control, of which a connection has a few at the most.
+    pub(crate) fn post(&self, command: C) {
+        drop(self.try_post(command));
+    }
+
+    /// The same. Returns the command when the shard has ended.
+    pub(crate) fn try_post(&self, command: C) -> Result<(), C> {
+        let mut locked = self.lock();
+        if locked.state.ended {
+            return Err(command); // not dropped under the lock: what it holds may run code of the application's
+        }
+        let wake = locked.post(command);
+        drop(locked);
+        drop(wake);
+        Ok(())
+    }
+
+    /// Whether every posted command has been taken up.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.waiting() == 0
+    }
+
+    /// Commands that have not been taken up.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Whether so much waits that the shard should not read what adds to it.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.waiting() >= MAILBOX_CROWDED
+    }
+
+    /// Whether the connection is open.
+    pub(crate) fn is_live(&self, local: Local) -> bool {
+        self.state.lock().is_live(local)
+    }
+
+    /// The shard takes all waiting commands, in order; they count as waiting until [`Mailbox::taken_up`]. None as long as
+    /// some of the last ones are left in `todo`: beyond the mailbox they have no bounds.
+    pub(crate) fn drain_into(&self, todo: &mut VecDeque<C>) {
+        if !todo.is_empty() || self.is_quiet() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.bytes = 0;
+        todo.extend(state.commands.drain(..));
+        if state.commands.capacity() > MAILBOX_COMMANDS / 16 {
+            state.commands = Vec::new();
+        }
+    }
+
+    /// One drained command is about to be applied.
+    pub(crate) fn taken_up(&self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The command that is about to be applied is a join.
+    pub(crate) fn join_taken_up(&self) {
+        self.joins.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether a join has been posted that is not taken up yet.
+    pub(crate) fn has_joins(&self) -> bool {
+        self.joins.load(Ordering::Acquire) > 0
+    }
+
+    /// Ready when there is a command; else the task is woken by the next.
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.second_look() {
+            return Poll::Ready(());
+        }
+        state.sleeper = Some(Sleeper::Task(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether a thread may sleep in its poller; if so, the next command rings the alarm.
+    pub(crate) fn try_sleep(&self, alarm: &std::sync::Arc<dyn Alarm>) -> bool {
+        let mut state = self.state.lock();
+        if state.second_look() {
+            return false;
+        }
+        state.sleeper = Some(Sleeper::Thread(alarm.clone()));
+        true
+    }
+
+    /// The shard is awake: no one need wake it.
+    pub(crate) fn awake(&self) {
+        self.state.lock().sleeper = None;
+    }
+
+    /// The shard has ended: refuses everything from now on. Returns what waits.
+    pub(crate) fn end(&self) -> Vec<C> {
+        let mut state = self.state.lock();
+        state.ended = true;
+        state.live.clear();
+        let commands = std::mem::take(&mut state.commands);
+        state.bytes = 0;
+        drop(state);
+        self.waiting.fetch_sub(commands.len(), Ordering::AcqRel);
+        commands
+    }
+}
+
+impl<C> State<C> {
+    /// Whether the connection is open.
+    pub(crate) fn is_live(&self, local: Local) -> bool {
+        self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
+    }
+
+    /// Commands that wait, in order.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &C> {
+        self.commands.iter()
+    }
+
+    /// The shard opens a connection.
+    pub(crate) fn open(&mut self, local: Local) {
+        let slot = local.slot as usize;
+        if self.live.len() <= slot {
+            self.live.resize(slot + 1, 0);
+            self.rooms.resize(slot + 1, 0);
+        }
+        self.live[slot] = local.generation;
+        self.rooms[slot] = 0;
+    }
+
+    /// How many rooms an open connection is in: the count that its joins and leaves keep.
+    pub(crate) fn rooms(&mut self, local: Local) -> Option<&mut u32> {
+        if self.is_live(local) { self.rooms.get_mut(local.slot as usize) } else { None }
+    }
+
+    /// From now on the connection is closed for everybody. Whether it was open until now.
+    pub(crate) fn close(&mut self, local: Local) -> bool {
+        let was_live = self.is_live(local);
+        if was_live {
+            self.live[local.slot as usize] = 0;
+            self.details.closed(local);
+        }
+        was_live
+    }
+
+    /// Open connections from slot `from` on, at most `limit` slots looked at.
+    pub(crate) fn live_from(&self, from: u32, limit: u32) -> impl Iterator<Item = (u32, u32)> {
+        let start = (from as usize).min(self.live.len());
+        let end = (start + limit as usize).min(self.live.len());
+        let slots = self.live[start..end].iter().enumerate();
+        slots.filter(|(_, generation)| **generation != 0).map(move |(i, g)| ((start + i) as u32, *g))
+    }
+
+    /// Number of slots that were ever used.
+    pub(crate) fn slots(&self) -> u32 {
+        self.live.len() as u32
+    }
+
+    /// The look at the mailbox after the shard has found nothing more to do, under the lock that also takes the waker.
+    fn second_look(&self) -> bool {
+        #[cfg(ripplecast_loom)]
+        if NO_SECOND_LOOK.get() {
+            return false;
+        }
+        !self.commands.is_empty()
+    }
+}
+
+impl<C: Posted> Locked<'_, C> {
+    /// Whether a command that carries `bytes` fits.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when it doesn't; [`Error::Closed`] when the shard has ended.
+    pub(crate) fn check(&self, bytes: usize) -> Result<()> {
+        let state = &*self.state;
+        if state.ended {
+            return Err(Error::Closed);
+        }
+        if state.commands.len() >= MAILBOX_COMMANDS {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in commands,",
+                limit: MAILBOX_COMMANDS,
+            });
+        }
+        // A single message larger than the bound still passes through an empty mailbox.
+        if state.bytes > 0 && state.bytes + bytes > MAILBOX_BYTES {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in bytes,",
+                limit: MAILBOX_BYTES,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a join fits: control has space of its own beyond that of the frames.
+    ///
+    /// # Errors
+    /// As [`Locked::check`].
+    pub(crate) fn check_control(&self) -> Result<()> {
+        if self.state.ended {
+            return Err(Error::Closed);
+        }
+        if self.state.commands.len() >= 2 * MAILBOX_COMMANDS {
+            return Err(Error::Overloaded {
+                what: "the mailbox of a shard, in commands,",
+                limit: 2 * MAILBOX_COMMANDS,
+            });
+        }
+        Ok(())
+    }
+
+    /// Appends a command, whatever the bounds.
+    pub(crate) fn post(&mut self, command: C) -> Wake {
+        if self.state.ended {
+            return Wake(None);
+        }
+        self.state.bytes += command.bytes();
+        let is_join = command.is_join();
+        self.state.commands.push(command);
+        self.mailbox.waiting.fetch_add(1, Ordering::AcqRel);
+        if is_join {
+            self.mailbox.joins.fetch_add(1, Ordering::AcqRel);
+        }
+        Wake(self.state.sleeper.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something of that many bytes; control has none.
+    struct Item(usize);
+
+    impl Posted for Item {
+        fn bytes(&self) -> usize {
+            self.0
+        }
+
+        fn is_join(&self) -> bool {
+            false
+        }
+    }
+
+    const WHO: Local = Local { shard: 0, slot: 3, generation: 7 };
+
+    fn is_full(mailbox: &Mailbox<Item>, bytes: usize) -> bool {
+        match mailbox.lock().check(bytes) {
+            Ok(()) => false,
+            Err(Error::Overloaded { .. }) => true,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let mailbox = Mailbox::new();
+        mailbox.post(Item(MAILBOX_BYTES - 10));
+        assert!(!is_full(&mailbox, 10));
+        assert!(is_full(&mailbox, 11));
+        let mut todo = VecDeque::new();
+        mailbox.drain_into(&mut todo);
+        assert!(!is_full(&mailbox, 11));
+    }
+
+    #[test]
+    fn one_message_larger_than_the_bound_passes_through_an_empty_mailbox() {
+        let mailbox = Mailbox::new();
+        assert!(!is_full(&mailbox, MAILBOX_BYTES + 1));
+        mailbox.post(Item(MAILBOX_BYTES + 1));
+        assert!(is_full(&mailbox, 1));
+    }
+
+    #[test]
+    fn commands_are_bounded_save_those_that_control() {
+        let mailbox = Mailbox::new();
+        for _ in 0..MAILBOX_COMMANDS {
+            assert!(!is_full(&mailbox, 0));
+            mailbox.post(Item(0));
+        }
+        assert!(is_full(&mailbox, 0));
+        mailbox.post(Item(0));
+        let mut todo = VecDeque::new();
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), MAILBOX_COMMANDS + 1);
+        assert!(
+            mailbox.lock().state.commands.capacity() == 0,
+            "an empty mailbox keeps no memory of how full it was"
+        );
+    }
+
+    /// What is drained has left the bounds of the mailbox behind.
+    #[test]
+    fn nothing_is_taken_while_earlier_commands_are_left() {
+        let mailbox = Mailbox::new();
+        let mut todo = VecDeque::new();
+        mailbox.post(Item(1));
+        mailbox.post(Item(2));
+        mailbox.drain_into(&mut todo);
+        mailbox.post(Item(3));
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), 2);
+        todo.clear();
+        mailbox.drain_into(&mut todo);
+        assert_eq!(todo.len(), 1);
+    }
+
+    #[test]
+    fn it_is_quiet_when_everything_was_taken_up() {
+        let mailbox = Mailbox::new();
+        let mut todo = VecDeque::new();
+        mailbox.post(Item(1));
+        mailbox.post(Item(1));
+        assert!(!mailbox.is_quiet());
+        mailbox.drain_into(&mut todo);
+        mailbox.taken_up();
+        assert!(!mailbox.is_quiet());
+        mailbox.taken_up();
+        assert!(mailbox.is_quiet());
+    }
+
+    #[test]
+    fn nothing_is_taken_by_one_that_has_ended() {
+        let mailbox = Mailbox::new();
+        mailbox.lock().state.open(WHO);
+        mailbox.post(Item(1));
+        mailbox.end();
+        assert!(!mailbox.is_live(WHO));
+        mailbox.post(Item(1));
+        assert!(mailbox.is_quiet());
+        assert!(matches!(mailbox.lock().check(1), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_connection_is_live_from_its_opening_to_its_close_and_its_successor_is_another() {
+        let mailbox = Mailbox::<Item>::new();
+        assert!(!mailbox.is_live(WHO));
+        let mut locked = mailbox.lock();
+        locked.state.open(WHO);
+        let next = Local { generation: WHO.generation + 1, ..WHO };
+        assert!(locked.state.is_live(WHO) && !locked.state.is_live(next));
+        assert!(locked.state.close(WHO));
+        assert!(!locked.state.close(WHO), "it is closed once");
+        locked.state.open(next);
+        assert!(!locked.state.close(WHO), "a late close does not reach the successor");
+        assert!(locked.state.is_live(next) && !locked.state.is_live(WHO));
+    }
+
+    #[test]
+    fn live_connections_are_listed_page_by_page() {
+        let mailbox = Mailbox::<Item>::new();
+        let mut locked = mailbox.lock();
+        for slot in [0, 2, 5] {
+            locked.state.open(Local { shard: 0, slot, generation: slot + 1 });
+        }
+        let page = |from| locked.state.live_from(from, 3).collect::<Vec<_>>();
+        assert_eq!(page(0), [(0, 1), (2, 3)]);
+        assert_eq!(page(3), [(5, 6)]);
+        assert_eq!(page(6), []);
+        assert_eq!(locked.state.slots(), 6);
+    }
+
+    #[test]
+    fn a_command_wakes_whoever_sleeps_once() {
+        struct Bell(AtomicUsize);
+        impl Alarm for Bell {
+            fn ring(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let mailbox = Mailbox::new();
+        let bell = std::sync::Arc::new(Bell(AtomicUsize::new(0)));
+        let alarm: std::sync::Arc<dyn Alarm> = bell.clone();
+        assert!(mailbox.try_sleep(&alarm));
+        mailbox.post(Item(1));
+        mailbox.post(Item(1));
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+        assert!(!mailbox.try_sleep(&alarm));
+        mailbox.drain_into(&mut VecDeque::new());
+        assert!(mailbox.try_sleep(&alarm));
+        mailbox.awake();
+        mailbox.post(Item(1));
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    }
+}

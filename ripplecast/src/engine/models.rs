@@ -1,0 +1,159 @@
+//! Models of the concurrent core: what threads may do to each other, in every order (up to three preemptions of each run).
+//!
+//! They run the types that ship; only the shard's turn is written down here once more, without sockets and callbacks. Run
+//! them with `cargo xtask test --only models`.
+
+mod handles;
+mod rooms;
+mod shard;
+mod slow;
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
+};
+
+use ::loom::{model::Builder, sync::Notify, thread};
+use bytes::Bytes;
+
+use self::shard::{Pipe, Shard, mailboxes, one_shard, push};
+use super::{
+    adoption::Socket,
+    batch::Dialect,
+    budget::Ledger,
+    command::Command,
+    delivery::{Core, Fault},
+    mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
+    node::{Counters, ShardHandle},
+    outbox::{Overflow, Profile, Wire},
+    room::{RoomCore, registry::Registry},
+    users::Clients,
+};
+use crate::{CloseCode, Error, Frame, hub::Connection, id::Local, limits::MAILBOX_BYTES, outcome::Sent};
+
+/// Tries every interleaving.
+fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let mut builder = Builder::new();
+    builder.preemption_bound.get_or_insert(3);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    let runs = runs.load(Ordering::Relaxed);
+    println!("{name}: {runs} interleavings");
+    assert!(runs > 1, "nothing races in this model");
+}
+
+// ----- no command is left unseen -----
+
+fn wakeups(name: &str, run: fn(Shard) -> Shard) {
+    explore(name, move || {
+        let (mut shard, _registry) = one_shard();
+        let (who, pipe) = shard.open();
+        let mailbox = shard.mailbox.clone();
+        let shard = thread::spawn(move || run(shard));
+        let other = mailbox.clone();
+        let poster = thread::spawn(move || push(&other, who, "a"));
+        push(&mailbox, who, "b");
+        poster.join().unwrap();
+        mailbox.post(Command::Shutdown);
+        // A shard that sleeps on would be found as a deadlock here.
+        let shard = shard.join().unwrap();
+        assert!(shard.mailbox.is_quiet());
+        let mut received = pipe.received();
+        received.sort();
+        assert_eq!(received, ["a", "b"]);
+    });
+}
+
+#[test]
+fn wakeups_of_a_task() {
+    wakeups("wakeups_of_a_task", Shard::run_as_task);
+}
+
+#[test]
+fn wakeups_of_a_thread() {
+    wakeups("wakeups_of_a_thread", Shard::run_as_thread);
+}
+
+/// Proves that the look is needed, and that these models would notice a lost wake-up.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wakeups_of_a_task_need_the_second_look() {
+    NO_SECOND_LOOK.set(true);
+    wakeups("wakeups_of_a_task_need_the_second_look", Shard::run_as_task);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wakeups_of_a_thread_need_the_second_look() {
+    NO_SECOND_LOOK.set(true);
+    wakeups("wakeups_of_a_thread_need_the_second_look", Shard::run_as_thread);
+}
+
+/// A handler's own push goes straight to the socket when the mailbox is quiet. Then everything that was posted before,
+/// by whatever the handler has heard from, must have been taken up.
+#[test]
+fn quiet_means_taken_up() {
+    explore("quiet_means_taken_up", || {
+        let (mut shard, _registry) = one_shard();
+        let (who, _pipe) = shard.open();
+        let mailbox = shard.mailbox.clone();
+        let taken = Arc::new(::loom::sync::atomic::AtomicUsize::new(0));
+        let posters = ["a", "b"].map(|text| {
+            let (mailbox, taken) = (mailbox.clone(), taken.clone());
+            thread::spawn(move || {
+                push(&mailbox, who, text);
+                if mailbox.is_quiet() {
+                    // Its own was taken up at the least.
+                    assert!(taken.load(Ordering::Relaxed) > 0);
+                }
+            })
+        });
+        for _ in 0..2 {
+            shard.mailbox.drain_into(&mut shard.todo);
+            while shard.todo.pop_front().is_some() {
+                taken.fetch_add(1, Ordering::Relaxed);
+                shard.mailbox.taken_up();
+            }
+        }
+        for poster in posters {
+            poster.join().unwrap();
+        }
+        let all_taken = taken.load(Ordering::Relaxed) == 2;
+        assert_eq!(mailbox.is_quiet(), all_taken);
+        shard.turn();
+        assert!(mailbox.is_quiet());
+    });
+}
+
+#[test]
+fn the_end_of_a_shard_races_posts() {
+    explore("the_end_of_a_shard_races_posts", || {
+        let (mut shard, registry) = one_shard();
+        let (who, _pipe) = shard.open();
+        let mailbox = shard.mailbox.clone();
+        let room = registry.room("a");
+        let joiner = thread::spawn(move || {
+            let joined = room.join(who, None);
+            assert!(joined.is_ok() || matches!(joined, Err(Error::Closed)));
+        });
+        let poster = thread::spawn(move || push(&mailbox, who, "a"));
+        shard.finish(who);
+        shard.mailbox.end();
+        joiner.join().unwrap();
+        poster.join().unwrap();
+        assert!(shard.mailbox.is_quiet(), "what was dropped does not wait");
+        assert!(matches!(shard.mailbox.lock().check(1), Err(Error::Closed)));
+        assert_eq!(registry.len(), 0);
+    });
+}
+
+// ----- slow readers -----

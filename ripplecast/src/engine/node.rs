@@ -1,0 +1,244 @@
+//! All shards of a node, and what they share.
+
+use std::sync::{Arc, Weak, atomic::Ordering};
+
+use tokio::sync::watch;
+
+use super::{
+    admission::Admissions,
+    adoption::Socket,
+    bridge::Group,
+    budget::Ledger,
+    command::Command,
+    mailbox::Mailbox,
+    room::{Registry, RoomCore, Setup},
+    users::Clients,
+};
+use crate::{
+    Result,
+    id::{ConnectionId, Local},
+    sync::atomic::{AtomicU64, AtomicUsize},
+};
+
+/// What is kept of a shard outside of it.
+pub(crate) struct ShardHandle {
+    /// The way in.
+    pub(crate) mailbox: Arc<Mailbox<Command<Socket>>>,
+    /// The node, in this run of it.
+    pub(crate) node: u64,
+    /// The other shards.
+    pub(crate) shards: Weak<Shards>,
+    /// What the shard counts.
+    pub(crate) counters: Counters,
+    /// What all rooms share.
+    pub(crate) setup: Arc<Setup>,
+}
+
+/// What a shard counts; written by the shard alone.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// `on_open` calls.
+    pub(crate) opened: AtomicU64,
+    /// `on_close` calls.
+    pub(crate) closed: AtomicU64,
+    /// Messages received.
+    pub(crate) messages: AtomicU64,
+    /// Frames that were replaced by newer ones with their key.
+    pub(crate) replaced: AtomicU64,
+    /// Frames dropped because an outbox was full.
+    pub(crate) outbox_full: AtomicU64,
+    /// Frames for connections that were closed because their outbox was full.
+    pub(crate) slow_consumer: AtomicU64,
+    /// Frames dropped because too much waited on the hub.
+    pub(crate) shed: AtomicU64,
+    /// Frames encoded for rooms.
+    pub(crate) encoded_frames: AtomicU64,
+    /// Messages compressed.
+    pub(crate) compressed_frames: AtomicU64,
+    /// Connections closed because their outbox was full, or too much waited on the hub.
+    pub(crate) slow_consumers: AtomicU64,
+    /// Callbacks that held the shard for too long.
+    pub(crate) slow_callbacks: AtomicU64,
+    /// Callbacks that failed, panicked or were cancelled.
+    pub(crate) failed_callbacks: AtomicU64,
+    /// Frames that broke the protocol.
+    pub(crate) protocol_errors: AtomicU64,
+}
+
+/// Adds to a counter of the shard's own.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// See the module.
+pub(crate) struct Shards {
+    /// The node, in this run of it: a random number.
+    pub(crate) node: u64,
+    /// By number.
+    pub(crate) handles: Arc<[Arc<ShardHandle>]>,
+    /// Rooms by name.
+    pub(crate) rooms: Arc<Registry<Socket>>,
+    /// The room of all connections.
+    pub(crate) everyone: Arc<RoomCore<Socket>>,
+    /// Clients by id.
+    pub(crate) clients: Clients,
+    /// How many connections there may be, and are.
+    pub(crate) admissions: Arc<Admissions>,
+    /// What waits for slow readers, on all shards.
+    pub(crate) ledger: Arc<Ledger>,
+    /// What all rooms share, with the report of drops.
+    pub(crate) setup: Arc<Setup>,
+    /// The shard that gets the next connection.
+    next: AtomicUsize,
+    /// Whether the node is shutting down.
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Accepted connections whose sockets are on their way from a server that is not ours.
+    pub(crate) arriving: watch::Sender<usize>,
+    /// Shards that still run.
+    pub(crate) running: watch::Sender<usize>,
+}
+
+impl Shards {
+    /// Shards without connections; they have to be started.
+    pub(crate) fn new(
+        node: u64,
+        shards: usize,
+        admissions: Admissions,
+        ledger: Ledger,
+        setup: Setup,
+    ) -> Arc<Self> {
+        let setup = Arc::new(setup);
+        let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
+        let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
+        let everyone =
+            RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::<Registry<Socket>>::new());
+        let everyone = Arc::new(everyone.unlisted());
+        Arc::new_cyclic(|weak: &Weak<Self>| {
+            let handle = |mailbox: &Arc<Mailbox<Command<Socket>>>| {
+                Arc::new(ShardHandle {
+                    mailbox: mailbox.clone(),
+                    node,
+                    shards: weak.clone(),
+                    counters: Counters::default(),
+                    setup: setup.clone(),
+                })
+            };
+            Self {
+                node,
+                handles: mailboxes.iter().map(handle).collect(),
+                rooms,
+                everyone,
+                clients: Clients::new(setup.clone()),
+                admissions: Arc::new(admissions),
+                ledger: Arc::new(ledger),
+                setup: setup.clone(),
+                next: AtomicUsize::new(0),
+                stopping: watch::Sender::new(false),
+                arriving: watch::Sender::new(0),
+                running: watch::Sender::new(shards),
+            }
+        })
+    }
+
+    /// The shard for the next connection; they take turns.
+    pub(crate) fn next(&self) -> &Arc<ShardHandle> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.handles[turn % self.handles.len()]
+    }
+
+    /// The connections of that kind on this node, packed, in no order.
+    pub(crate) fn local_connections(&self, group: Group<'_>) -> Vec<u64> {
+        let found = match group {
+            Group::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
+            Group::Client(client) => self.clients.connections(client),
+        };
+        found.into_iter().map(Local::pack).collect()
+    }
+
+    /// Up to so many connections of that kind, on all nodes, in the order of their ids, from behind that one on.
+    pub(crate) async fn connections_after(
+        &self,
+        group: Group<'_>,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Result<Vec<ConnectionId>> {
+        let own = self.local_connections(group).into_iter().map(|local| ConnectionId::of(self.node, local));
+        let mut found: Vec<_> = own.filter(|&id| after.is_none_or(|after| id > after)).collect();
+        if let Some(bridge) = self.setup.bridge() {
+            let from = after.map_or((0, 0), |after| (after.node().0, after.packed()));
+            found.extend(bridge.connections(group, from, limit).await?);
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// All connections of that kind, on all nodes, in the order of their ids.
+    pub(crate) async fn all_connections(&self, group: Group<'_>) -> Result<Vec<ConnectionId>> {
+        self.connections_after(group, None, usize::MAX).await
+    }
+
+    /// How many connections of that kind there are, on all nodes.
+    pub(crate) async fn count(&self, group: Group<'_>) -> Result<usize> {
+        let here = match group {
+            Group::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
+            Group::Client(client) => self.clients.connections(client).len(),
+        };
+        match self.setup.bridge() {
+            Some(bridge) => Ok(here + bridge.len(group).await?),
+            None => Ok(here),
+        }
+    }
+
+    /// Notes that a socket is on its way, until what is returned is dropped.
+    pub(crate) fn arrival(self: &Arc<Self>) -> Arrival {
+        self.arriving.send_modify(|arriving| *arriving += 1);
+        Arrival(self.clone())
+    }
+
+    /// Tells every shard to close its connections and end; once.
+    pub(crate) fn stop(&self) {
+        if !self.stopping.send_replace(true) {
+            for handle in self.handles.iter() {
+                handle.mailbox.post(Command::Shutdown);
+            }
+        }
+    }
+
+    /// The shard of a connection of this node.
+    pub(crate) fn shard_of(&self, who: Local) -> &Arc<ShardHandle> {
+        &self.handles[who.shard() % self.handles.len()]
+    }
+
+    /// Open connections, shard by shard; a mailbox is locked for a page at a time only.
+    pub(crate) fn connections(self: &Arc<Self>) -> impl Iterator<Item = Local> + use<> {
+        const PAGE: u32 = 1024;
+        let shards = self.clone();
+        let mut page = Vec::new();
+        let (mut shard, mut slot) = (0, 0);
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(local) = page.pop() {
+                    return Some(local);
+                }
+                let handle = shards.handles.get(shard)?;
+                let mailbox = handle.mailbox.lock();
+                let live = mailbox.state.live_from(slot, PAGE);
+                page.extend(live.map(|(slot, generation)| Local { shard: shard as u8, slot, generation }));
+                slot += PAGE;
+                if slot >= mailbox.state.slots() {
+                    (shard, slot) = (shard + 1, 0);
+                }
+            }
+        })
+    }
+}
+
+/// A socket that is on its way from a server to a shard.
+pub(crate) struct Arrival(Arc<Shards>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.arriving.send_modify(|arriving| *arriving -= 1);
+    }
+}

@@ -1,0 +1,110 @@
+//! What is set for rooms, by patterns of their names, and what else all rooms of a hub share.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{
+    Frame,
+    engine::{bridge::Bridge, drops::DropLog, outbox::Overflow},
+    glob::Pattern,
+    limits::ROOMS_PER_CONNECTION,
+};
+
+/// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+/// use ripplecast::{Frame, Hub, Overflow, RoomOptions};
+///
+/// let hub = Hub::builder()
+///     .rooms("cursors:*", RoomOptions::new().overflow(Overflow::LatestPerKey))
+///     .build()?;
+/// hub.room("cursors:page-7").push(Frame::text("x=3,y=4").with_key("ada")).ignore();
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
+pub struct RoomOptions {
+    /// What happens when a frame does not fit an outbox.
+    overflow: Option<Overflow>,
+}
+
+impl RoomOptions {
+    /// Nothing is set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What happens when a frame of the room does not fit the outbox of a member; default what the member's endpoint says.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+}
+
+/// What all rooms of a hub share.
+pub(crate) struct Setup {
+    /// What was said of rooms by their names.
+    pub(crate) rules: RoomRules,
+    /// Where refused pushes are reported.
+    pub(crate) drops: DropLog,
+    /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
+    pub(crate) compress_above: AtomicUsize,
+    /// How many rooms one connection may be in.
+    pub(super) rooms_per_connection: usize,
+    /// The way to other nodes; none when this node is alone.
+    bridge: OnceLock<Arc<dyn Bridge>>,
+}
+
+impl Setup {
+    /// Nothing is compressed, until an endpoint wants it.
+    pub(crate) fn new(rules: RoomRules, drops: DropLog, rooms_per_connection: usize) -> Self {
+        let compress_above = AtomicUsize::new(usize::MAX);
+        Self { rules, drops, compress_above, rooms_per_connection, bridge: OnceLock::new() }
+    }
+
+    /// Whether a frame for many is worth compressing, if one of them has negotiated it.
+    pub(crate) fn compresses(&self, frame: &Frame) -> bool {
+        frame.len() > self.compress_above.load(Ordering::Relaxed)
+    }
+
+    /// The way to other nodes; none when this node is alone.
+    pub(crate) fn bridge(&self) -> Option<&Arc<dyn Bridge>> {
+        self.bridge.get()
+    }
+
+    /// From now on there are other nodes; once.
+    pub(crate) fn set_bridge(&self, bridge: Arc<dyn Bridge>) {
+        let _ = self.bridge.set(bridge); // a second one would be a second node of the same name
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new(RoomRules::default(), DropLog::default(), ROOMS_PER_CONNECTION)
+    }
+}
+
+/// Settings of rooms by patterns of their names; the first that matches holds.
+#[derive(Clone, Default)]
+pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
+
+impl RoomRules {
+    /// Adds settings behind those that are there.
+    pub(crate) fn add(&mut self, pattern: &str, options: RoomOptions) {
+        self.0.push((Arc::new(Pattern::parse(pattern)), options));
+    }
+
+    /// The policy of a room.
+    pub(super) fn overflow(&self, name: &str) -> Option<Overflow> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(name)).and_then(|(_, options)| options.overflow)
+    }
+}
+
+impl std::fmt::Debug for RoomRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, options)| options)).finish()
+    }
+}

@@ -1,0 +1,543 @@
+//! A shard: its connections' sockets, what they send, and when their callbacks are called.
+//!
+//! It is driven in turns by [`crate::engine::event_loop`]. A turn is bounded: so many events, commands, reads and sends, and then
+//! everybody else of the runtime has a turn.
+
+mod calls;
+mod closing;
+mod input;
+mod sweep;
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime, task::AbortHandle};
+
+use self::calls::Callback;
+use super::{
+    adoption::Adoption,
+    batch::Joined,
+    command::Command,
+    delivery::{Core, Fault},
+    drops::DropReport,
+    mailbox::Mailbox,
+    node::{ShardHandle, Shards, count},
+    outbox::Wire,
+    poller::{Event, Poller},
+    route::{Callbacks, Route},
+};
+use crate::{
+    Close, CloseCode,
+    codec::{Decoder, deflate::take_compressed},
+    id::{ConnectionId, Local},
+    limits::{COMMANDS_PER_TURN, EVENTS_PER_TURN, PENDING_BYTES, READ_BUFFER, SLOTS, TICK},
+    log::limited,
+    outcome::Dropped,
+};
+
+impl Wire for TcpStream {
+    #[inline]
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&mut &*self).write(bytes)
+    }
+}
+
+/// What a turn has left.
+pub(crate) struct Turn {
+    /// There is more to do at once.
+    pub(crate) more: bool,
+    /// The poller had no more events.
+    pub(crate) drained: bool,
+}
+
+/// What a shard keeps of a connection beside the core's slot: what is not touched when a room is walked.
+#[derive(Default)]
+struct Peer {
+    /// Which endpoint it belongs to; an index of `Shard::endpoints`.
+    endpoint: usize,
+    /// When the peer last showed life, its timers began again, or it was last pinged.
+    since: Tick,
+    /// Whether it has been pinged and has shown no life since.
+    pinged: bool,
+    /// Its state.
+    phase: Phase,
+    /// The peer has closed its side while a callback waited; what it sent before is still to be read.
+    hung_up: bool,
+    /// The peer has closed its side; no further event will say so.
+    ended: bool,
+    /// The socket may have more to read.
+    unread_socket: bool,
+    /// It is in `Shard::again`.
+    again: bool,
+    /// Bytes of the line break that the client of an event stream has sent behind its request; at most 2.
+    stray: u8,
+    /// What it has sent of a message so far; empty between messages.
+    decoder: Decoder,
+    /// What only some have.
+    held: Option<Box<Held>>,
+    /// Its place among the connections.
+    _permit: Option<crate::engine::admission::Permit>,
+}
+
+/// Every idle connection has one.
+const _: () = assert!(size_of::<Peer>() <= 64);
+
+/// What a connection holds on to for a while.
+#[derive(Default)]
+struct Held {
+    /// Input that came behind a message whose callback waits.
+    unread: Vec<u8>,
+    /// The callback that waits.
+    waiting: Option<AbortHandle>,
+    /// How it closes, and when that began.
+    closing: Option<(Close, Tick)>,
+    /// How it is to close as soon as what was pushed before has been sent.
+    ending: Option<(Close, Phase)>,
+    /// When the unfinished message began.
+    unfinished: Option<Tick>,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    /// It is open.
+    #[default]
+    Open,
+    /// It is about to close, behind commands that wait. Messages are discarded.
+    Ending,
+    /// We have sent a close frame; the peer's answer is awaited. Messages are discarded.
+    Closing,
+    /// As `Closing`, but the peer broke the protocol or is through: whatever it sends is discarded until it closes.
+    Draining,
+    /// The peer has closed: as soon as everything is written, the socket goes.
+    Finishing,
+    /// `on_close` is called, or has been and waits.
+    Closed,
+}
+
+/// Milliseconds of the shard's clock; they wrap after 49 days, so only differences count.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Tick(u32);
+
+impl Tick {
+    /// That much earlier.
+    fn before(self, time: Duration) -> Self {
+        Self(self.0.wrapping_sub(time.as_millis() as u32))
+    }
+
+    /// Time since `earlier`.
+    fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
+    }
+}
+
+/// An endpoint on this shard.
+struct Endpoint {
+    /// What all shards share of it.
+    route: Arc<Route>,
+    /// Its callbacks, with the boxes of this shard.
+    callbacks: Box<dyn Callbacks>,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    /// What others see of it.
+    handle: Arc<ShardHandle>,
+    /// All shards.
+    shards: Arc<Shards>,
+    /// Slots, rooms, outboxes.
+    core: Core<TcpStream>,
+    /// By slot: the rest of each connection.
+    peers: Vec<Peer>,
+    /// By the route's number: the endpoints that have had connections here.
+    endpoints: Vec<Option<Endpoint>>,
+    /// Readiness of the sockets.
+    poller: Poller,
+    /// Events of this turn.
+    events: Vec<Event>,
+    /// Commands taken from the mailbox and not yet applied.
+    todo: VecDeque<Command<TcpStream>>,
+    /// Connections whose sockets may hold more input, and how many commands must be processed before each is read
+    /// again.
+    again: VecDeque<(Local, u64)>,
+    /// Commands that were taken up.
+    taken_up: u64,
+    /// As many must have been taken up before peers are read; see [`Shard::may_read`].
+    reads_from: u64,
+    /// What is read goes here, for whichever connection.
+    buffer: Vec<u8>,
+    /// Control frames are put together here.
+    control: Joined,
+    /// Where callbacks that wait go on.
+    runtime: runtime::Handle,
+    /// When the clock was started.
+    started: Instant,
+    /// The time of this turn.
+    now: Tick,
+    /// How often the sweep is due.
+    sweep_interval: Duration,
+    /// When it was last begun.
+    swept: Tick,
+    /// The slot at which it goes on; `usize::MAX` when it is through.
+    sweep_at: usize,
+    /// Connections that were opened and not yet released.
+    occupied: usize,
+    /// Since when the shard is shutting down.
+    stopping: Option<Tick>,
+}
+
+/// A shard that has ended accepts nothing, even if it was dropped with its runtime, in which case `on_close` is not
+/// called.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {
+            if let Command::Adopt(adoption) = command {
+                adoption.refuse();
+            }
+        }
+        self.shards.running.send_modify(|running| *running -= 1);
+    }
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub(crate) fn new(index: usize, shards: &Arc<Shards>, runtime: runtime::Handle) -> io::Result<Self> {
+        Ok(Self {
+            handle: shards.handles[index].clone(),
+            shards: shards.clone(),
+            core: Core::new(index as u8, shards.ledger.clone(), shards.setup.drops.is_heard()),
+            peers: Vec::new(),
+            endpoints: Vec::new(),
+            poller: Poller::new()?,
+            events: Vec::new(),
+            todo: VecDeque::new(),
+            again: VecDeque::new(),
+            taken_up: 0,
+            reads_from: 0,
+            buffer: vec![0; READ_BUFFER],
+            control: Joined::default(),
+            runtime,
+            started: Instant::now(),
+            now: Tick::default(),
+            sweep_interval: TICK,
+            swept: Tick::default(),
+            sweep_at: usize::MAX,
+            occupied: 0,
+            stopping: None,
+        })
+    }
+
+    /// The poller, for the driver to wait on.
+    pub(crate) fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// The mailbox, for the driver to wait on.
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox<Command<TcpStream>>> {
+        &self.handle.mailbox
+    }
+
+    /// How often there must be a turn, whatever happens.
+    pub(crate) fn tick(&self) -> Duration {
+        self.sweep_interval
+    }
+
+    /// Whether it has been shut down, and every `on_close` has returned.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stopping.is_some() && self.occupied == 0
+    }
+
+    /// One bounded turn. The poller is asked only if `poll`, for at most `timeout`.
+    pub(crate) fn turn(&mut self, poll: bool, timeout: Duration) -> Turn {
+        let mut drained = false;
+        // With much to deliver, nobody may add to it: what peers send waits in their sockets.
+        if poll && self.core.waiting() < PENDING_BYTES {
+            drained = self.poller.poll(timeout, &mut self.events);
+        }
+        self.now = Tick(self.started.elapsed().as_millis() as u32);
+        self.take_events();
+        self.read_again();
+        self.take_commands();
+        self.core.walk();
+        self.close_faulty();
+        self.sweep();
+        let slower = self.core.shed_if_over();
+        self.pass_on(slower);
+        self.publish_counts();
+        let more = !self.todo.is_empty()
+            || self.core.is_dirty()
+            || !self.again.is_empty()
+            || self.sweep_at != usize::MAX
+            || (poll && !drained);
+        Turn { more, drained }
+    }
+
+    fn take_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            let who = Local { shard: self.shard(), slot: event.slot, generation: event.generation };
+            self.make_quiet();
+            if !self.core.is_open(who) {
+                continue;
+            }
+            if event.writable {
+                self.flush(who);
+            }
+            if event.readable && self.core.is_open(who) {
+                if event.hung_up {
+                    self.peers[who.slot as usize].ended = true;
+                    if self.is_deaf(who) {
+                        self.finish_as_begun(who); // it has gone without taking our close frame
+                        continue;
+                    }
+                    if self.is_waiting(who.slot as usize) {
+                        self.hung_up(who);
+                    }
+                }
+                self.read(who, event.hung_up);
+            }
+        }
+        self.events = events;
+    }
+
+    fn read_again(&mut self) {
+        // Each at most once a turn. Those whose turn it was when the mailbox became crowded come first in the next.
+        for _ in 0..self.again.len() {
+            if self.core.waiting() >= PENDING_BYTES || !self.may_read() {
+                return;
+            }
+            self.make_quiet();
+            let Some((who, due)) = self.again.pop_front() else { return };
+            if !self.core.is_open(who) {
+                continue;
+            }
+            if self.taken_up < due {
+                self.again.push_back((who, due));
+            } else {
+                self.peers[who.slot as usize].again = false;
+                self.read(who, true);
+            }
+        }
+        if self.again.is_empty() && self.again.capacity() > EVENTS_PER_TURN {
+            self.again = VecDeque::new();
+        }
+    }
+
+    /// Takes up commands before a peer is read: while any wait, what its callbacks push goes behind them one by one instead of
+    /// straight to its socket, and a new connection would wait for all peers that are ready to be read.
+    fn make_quiet(&mut self) {
+        if !self.handle.mailbox.is_quiet() {
+            self.take_commands();
+        }
+    }
+
+    fn take_commands(&mut self) {
+        self.handle.mailbox.drain_into(&mut self.todo);
+        for _ in 0..COMMANDS_PER_TURN {
+            if self.core.waiting() >= PENDING_BYTES {
+                return;
+            }
+            let Some(command) = self.todo.pop_front() else { break };
+            self.handle.mailbox.taken_up();
+            self.taken_up += 1;
+            if matches!(command, Command::Join { .. }) {
+                self.handle.mailbox.join_taken_up();
+            }
+            self.apply(command);
+        }
+        if self.todo.is_empty() && self.todo.capacity() > 4 * COMMANDS_PER_TURN {
+            self.todo = VecDeque::new();
+        }
+    }
+
+    fn apply(&mut self, command: Command<TcpStream>) {
+        match command {
+            Command::Adopt(adoption) => self.adopt(*adoption),
+            Command::Push { to, frame, of } => self.core.push(to, &frame, of),
+            Command::Cast { room, frame, offset } => self.core.cast(&room, &frame, offset),
+            Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
+            Command::Join { who, room } => self.core.join(who, &room),
+            Command::Leave { who, room } => self.core.leave(who, &room),
+            Command::Tap { who, ear } => self.core.tap(who, ear),
+            Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
+            Command::End { who } => self.end_in_order(who),
+            Command::Done { who, outcome } => self.done(who, outcome),
+            Command::Shed => {
+                let slower = self.core.shed();
+                self.pass_on(slower);
+            }
+            Command::Shutdown => self.begin_shutdown(),
+        }
+    }
+
+    /// Closes what was shed, and tells the shard that has a slower connection.
+    fn pass_on(&mut self, slower: Option<usize>) {
+        self.close_faulty();
+        if let Some(shard) = slower {
+            self.shards.handles[shard].mailbox.post(Command::Shed);
+        }
+    }
+
+    fn close_faulty(&mut self) {
+        while let Some((who, fault)) = self.core.next_fault() {
+            if !self.core.is_open(who) {
+                continue;
+            }
+            match fault {
+                Fault::Lost => self.finish(who, Close::new(CloseCode::ABNORMAL, "")),
+                Fault::SlowConsumer => {
+                    if self.peers[who.slot as usize].phase != Phase::Open {
+                        continue; // it closes already, and its close frame waits in the backlog
+                    }
+                    count(&self.handle.counters.slow_consumers, 1);
+                    self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
+                    self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
+                }
+                Fault::Unfinished => {
+                    let close =
+                        Close::new(CloseCode::TRY_AGAIN, "the server holds too many unfinished messages");
+                    let peer = &mut self.peers[who.slot as usize];
+                    peer.decoder = Decoder::default();
+                    if let Some(held) = &mut peer.held {
+                        held.unread = Vec::new();
+                    }
+                    if matches!(peer.phase, Phase::Open | Phase::Ending) {
+                        self.begin_close(who, close, Phase::Draining);
+                    } else {
+                        self.finish(who, close);
+                    }
+                }
+                Fault::Shed | Fault::Cut => {
+                    let was_open = self.peers[who.slot as usize].phase == Phase::Open;
+                    count(&self.handle.counters.slow_consumers, u64::from(was_open));
+                    let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
+                    if was_open && fault == Fault::Shed {
+                        self.begin_close(who, close, Phase::Closing);
+                    } else {
+                        self.finish(who, close);
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish_counts(&mut self) {
+        let counts = std::mem::take(&mut self.core.counts);
+        let compressed = take_compressed(); // by this thread, in this turn
+        if compressed > 0 {
+            count(&self.handle.counters.compressed_frames, compressed);
+        }
+        if counts.encoded_frames > 0 {
+            count(&self.handle.counters.encoded_frames, counts.encoded_frames);
+        }
+        if counts.drops.total() > 0 {
+            let counters = &self.handle.counters;
+            count(&counters.replaced, counts.drops.replaced);
+            count(&counters.outbox_full, counts.drops.outbox_full);
+            count(&counters.slow_consumer, counts.drops.slow_consumer);
+            count(&counters.shed, counts.drops.shed);
+        }
+        let Some(reports) = &mut self.core.drop_reports else { return };
+        for (who, reason, frames) in reports.drain(..) {
+            let connection = Some(ConnectionId::new(self.handle.node, who));
+            self.handle.setup.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
+        }
+    }
+
+    fn adopt(&mut self, adoption: Adoption<TcpStream>) {
+        if self.stopping.is_some() {
+            adoption.refuse();
+            return;
+        }
+        let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
+        let Some(who) = self.core.reserve(SLOTS) else {
+            limited!(ERROR, limit = SLOTS, "a shard has no slot left; a connection was dropped");
+            return;
+        };
+        if let Err(error) = self.poller.watch(&wire, who) {
+            limited!(ERROR, %error, "a socket can't be watched; the connection was dropped");
+            self.core.release(who);
+            return;
+        }
+        let endpoint = self.endpoint(&route);
+        self.core.open(who, wire, dialect, route.profile);
+        let slot = who.slot as usize;
+        if self.peers.len() <= slot {
+            self.peers.resize_with(slot + 1, Peer::default);
+        }
+        let first_ping =
+            route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval * 3 / 8));
+        self.peers[slot] =
+            Peer { endpoint, since: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
+        self.occupied += 1;
+        let mut mailbox = self.handle.mailbox.lock();
+        mailbox.state.open(who);
+        for state in states {
+            mailbox.state.details.set_state(who, state);
+        }
+        drop(mailbox);
+        self.shards.everyone.enter(who);
+        self.core.join(who, &self.shards.everyone);
+        count(&self.handle.counters.opened, 1);
+        if !preface.is_empty() {
+            self.core.append(who.slot, &preface);
+        }
+        self.call(who, Callback::Open);
+        // What came together with the request for an event stream is bounded, and not held against the client.
+        if !rest.is_empty() && !dialect.is_stream() {
+            self.feed(who, &mut rest.to_vec());
+        }
+        self.cork(who);
+    }
+
+    /// The index of an endpoint; it gets callbacks of this shard if it has none.
+    fn endpoint(&mut self, route: &Arc<Route>) -> usize {
+        if self.endpoints.len() <= route.id {
+            self.endpoints.resize_with(route.id + 1, || None);
+        }
+        let endpoint = &mut self.endpoints[route.id];
+        if endpoint.is_none() {
+            let callbacks = (route.callbacks)(usize::from(self.core.shard()));
+            *endpoint = Some(Endpoint { route: route.clone(), callbacks });
+            let pings = [route.ping_interval, route.pong_timeout].into_iter().flatten();
+            let shortest = pings.fold(route.message_timeout, Duration::min) / 4;
+            self.sweep_interval = self.sweep_interval.min(shortest).max(Duration::from_millis(10));
+        }
+        route.id
+    }
+
+    /// Its number.
+    fn shard(&self) -> u8 {
+        self.core.shard()
+    }
+
+    /// Whether a callback of the connection waits.
+    fn is_waiting(&self, slot: usize) -> bool {
+        self.peers[slot].held.as_ref().is_some_and(|held| held.waiting.is_some())
+    }
+
+    /// What a connection holds on to for a while.
+    fn held(&mut self, slot: usize) -> &mut Held {
+        self.peers[slot].held.get_or_insert_default()
+    }
+
+    /// Gives the memory back when nothing is held any more.
+    fn let_go(&mut self, slot: usize) {
+        let peer = &mut self.peers[slot];
+        let empty = |held: &Held| {
+            held.unread.is_empty()
+                && held.waiting.is_none()
+                && held.closing.is_none()
+                && held.ending.is_none()
+                && held.unfinished.is_none()
+        };
+        if peer.held.as_deref().is_some_and(empty) {
+            peer.held = None;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Calls callbacks, and goes on when one that had to wait is done.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+
+use super::{Phase, Shard};
+use crate::{
+    Close, CloseCode, Error, Frame,
+    engine::{
+        command::{Command, Outcome},
+        cork,
+        node::{ShardHandle, count},
+        route::{Called, Waiting},
+    },
+    id::{ConnectionId, Local},
+    limits::SLOW_HANDLER,
+    log::{cut, limited},
+    panics::{guarded, panic_message},
+};
+
+impl Shard {
+    /// Calls a callback. What it pushes to its own connection stays in `current` until [`Shard::cork`].
+    pub(super) fn call(&mut self, who: Local, callback: Callback) {
+        let slot = who.slot as usize;
+        let endpoint_index = self.peers[slot].endpoint;
+        let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
+        let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
+        let before = Instant::now();
+        let (dialect, compress_above) = (self.core.dialect(who.slot), endpoint.route.profile.compress_above);
+        let entered = cork::enter(self.handle.node, who, dialect, compress_above, open);
+        let called = match callback {
+            Callback::Open => endpoint.callbacks.open(who),
+            Callback::Message(frame) => endpoint.callbacks.message(who, frame),
+            Callback::Close(close) => endpoint.callbacks.close(who, close),
+        };
+        drop(entered);
+        let took = before.elapsed();
+        match called {
+            Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
+            Called::Returned(Err(error)) => {
+                let outcome = log_failure(&self.handle, &endpoint.route.name, who, &error);
+                guarded(move || drop(error)); // it is the application's, and so is its destructor
+                self.returned(who, outcome);
+            }
+            Called::Panicked(message) => {
+                log_panic(&self.handle, &endpoint.route.name, who, &message);
+                self.returned(who, Outcome::Failed);
+            }
+            Called::Waits(future) => self.wait_for(who, future),
+        }
+        if took >= SLOW_HANDLER {
+            self.note_slow_callback(endpoint_index, took);
+        }
+    }
+
+    /// Counts and logs a callback that held the shard for long. Where cores are scarce, time passes also for those who do
+    /// nothing wrong.
+    #[cold]
+    fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
+        count(&self.handle.counters.slow_callbacks, 1);
+        let Some(endpoint) = &self.endpoints[endpoint] else { return };
+        let route = &endpoint.route.name;
+        let milliseconds = took.as_millis() as u64;
+        limited!(
+            WARN,
+            route,
+            milliseconds,
+            "a callback held its shard; if it blocks, use .await or tokio::task::spawn_blocking"
+        );
+    }
+
+    /// A callback has returned in place.
+    pub(super) fn returned(&mut self, who: Local, outcome: Outcome) {
+        let slot = who.slot as usize;
+        if self.peers[slot].phase == Phase::Closed {
+            self.release(who);
+            return;
+        }
+        let close = match outcome {
+            Outcome::Good => return,
+            Outcome::Failed => Close::new(CloseCode::INTERNAL, "the handler failed"),
+            Outcome::Unavailable => Close::new(CloseCode::TRY_AGAIN, "try again later"),
+        };
+        self.cork(who);
+        self.close_in_order(who, close, Phase::Closing);
+    }
+
+    /// A callback waits: the runtime drives it on, and the connection is not read until it is done.
+    pub(super) fn wait_for(&mut self, who: Local, future: Waiting) {
+        let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
+        let (handle, route) = (self.handle.clone(), endpoint.route.clone());
+        // Made here, so that it reports also when the task is cancelled before it has run at all.
+        let report = Report { handle, who, outcome: Outcome::Failed, ended: false };
+        let task = self.runtime.spawn(async move {
+            let mut report = report;
+            let ended = AssertUnwindSafe(future).catch_unwind().await;
+            report.ended = true;
+            match ended {
+                Ok(Ok(())) => report.outcome = Outcome::Good,
+                Ok(Err(error)) => report.outcome = log_failure(&report.handle, &route.name, who, &error),
+                Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
+            }
+        });
+        let slot = who.slot as usize;
+        self.held(slot).waiting = Some(task.abort_handle());
+        // Its end may have come together with the message: then no event will tell of it while the callback waits.
+        if self.peers[slot].ended && self.peers[slot].phase != Phase::Closed {
+            self.hung_up(who);
+        }
+    }
+
+    /// A callback that had to wait has ended.
+    pub(super) fn done(&mut self, who: Local, outcome: Outcome) {
+        let slot = who.slot as usize;
+        self.held(slot).waiting = None;
+        if self.peers[slot].phase == Phase::Closed {
+            self.returned(who, outcome);
+            return;
+        }
+        if !self.core.is_open(who) {
+            self.call_on_close(who);
+            return;
+        }
+        self.shows_life(slot); // its timers stood still meanwhile
+        let now = self.now;
+        let held = self.held(slot);
+        if held.unfinished.is_some() {
+            held.unfinished = Some(now);
+        }
+        self.returned(who, outcome);
+        if !self.core.is_open(who) {
+            return;
+        }
+        let mut unread = std::mem::take(&mut self.held(slot).unread);
+        self.feed(who, &mut unread);
+        if self.core.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
+            self.peers[slot].unread_socket = false;
+            self.read(who, true);
+        }
+        self.cork(who);
+        if self.core.is_open(who) {
+            self.let_go(slot);
+        }
+    }
+}
+
+/// Which callback is to be called.
+pub(super) enum Callback {
+    Open,
+    Message(Frame),
+    Close(Close),
+}
+
+/// Says to the shard that a callback has ended, also when its task was cancelled.
+struct Report {
+    handle: Arc<ShardHandle>,
+    who: Local,
+    outcome: Outcome,
+    /// Whether the callback came to its end; if not, it was cancelled.
+    ended: bool,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.ended {
+            count(&self.handle.counters.failed_callbacks, 1);
+            let id = ConnectionId::new(self.handle.node, self.who);
+            limited!(WARN, %id, "a callback still waited at the end of the shutdown, and was cancelled");
+        }
+        self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
+    }
+}
+
+/// Logs what a callback returned. Returns what becomes of its connection.
+fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> Outcome {
+    if error.is_closed() && !handle.mailbox.is_live(who) {
+        limited!(DEBUG, route, "a callback used its connection after it was closed");
+        return Outcome::Failed;
+    }
+    count(&handle.counters.failed_callbacks, 1);
+    let id = ConnectionId::new(handle.node, who);
+    // An error of the application's own says what caused it, in code of the application's.
+    if let Some(error) = guarded(|| error.backend()).flatten() {
+        limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
+        return Outcome::Unavailable;
+    }
+    // The error is the application's own, and so is what it says of itself.
+    let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
+    limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
+    Outcome::Failed
+}
+
+fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
+    count(&handle.counters.failed_callbacks, 1);
+    let id = ConnectionId::new(handle.node, who);
+    limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
+}

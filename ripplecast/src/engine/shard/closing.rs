@@ -1,0 +1,181 @@
+//! The end of a connection, for whatever reason: one `on_close`, exactly once, when no other callback waits.
+
+use std::time::Duration;
+
+use super::{Peer, Phase, Shard, calls::Callback};
+use crate::{
+    Close, CloseCode,
+    codec::{self, Decoder},
+    engine::{command::Command, node::count},
+    id::Local,
+    panics::guarded,
+};
+
+impl Shard {
+    /// Sends a close frame behind everything that was pushed, and waits for the peer's in the given phase.
+    pub(super) fn begin_close(&mut self, who: Local, close: Close, phase: Phase) {
+        let slot = who.slot as usize;
+        if !self.core.is_open(who) {
+            return;
+        }
+        if self.peers[slot].phase == Phase::Ending {
+            self.peers[slot].phase = Phase::Open;
+        }
+        // Another reason was first, and with it what the peer has sent or will send.
+        let ending = self.peers[slot].held.as_mut().and_then(|held| held.ending.take());
+        let (close, phase) = ending.unwrap_or((close, phase));
+        if self.peers[slot].phase != Phase::Open {
+            // The answer to our own close frame, or a second reason: the first one stands.
+            if phase == Phase::Finishing {
+                self.peers[slot].phase = Phase::Finishing;
+                if self.core.backlog(who.slot) == 0 {
+                    self.finish_as_begun(who);
+                }
+            }
+            return;
+        }
+        self.core.catch_up(who.slot);
+        self.no_longer_live(who);
+        let dialect = self.core.dialect(who.slot);
+        if dialect.is_stream() {
+            self.core.append(who.slot, dialect.last_chunk());
+        } else {
+            let mut frame = std::mem::take(&mut self.control);
+            let code = close.code.on_the_wire();
+            codec::encode_close(&mut frame.bytes, code, &close.reason);
+            self.core.append(who.slot, &frame.bytes);
+            frame.clear();
+            self.control = frame;
+        }
+        self.core.mute(who.slot);
+        let now = self.now;
+        self.held(slot).closing = Some((close, now));
+        self.peers[slot].phase = if dialect.is_stream() { Phase::Finishing } else { phase };
+        if self.core.backlog(who.slot) == 0 {
+            match self.peers[slot].phase {
+                Phase::Finishing => self.finish_as_begun(who),
+                Phase::Draining => self.shut_down_writing(who.slot),
+                _ => {}
+            }
+        }
+    }
+
+    /// The same, behind what is on its way to the connection through the mailbox, such as what its callback just pushed.
+    pub(super) fn close_in_order(&mut self, who: Local, close: Close, phase: Phase) {
+        let slot = who.slot as usize;
+        if self.ending(slot) == Some(Phase::Closing) {
+            // The close that is on its way stands, but after this one the peer sends no other.
+            if let Some((_, ending)) = &mut self.held(slot).ending {
+                *ending = phase;
+            }
+            return;
+        }
+        if self.handle.mailbox.is_quiet() || self.peers[slot].phase != Phase::Open {
+            self.begin_close(who, close, phase);
+            return;
+        }
+        self.held(slot).ending = Some((close, phase));
+        self.peers[slot].phase = Phase::Ending;
+        self.handle.mailbox.post(Command::End { who });
+    }
+
+    /// The phase in which a close waits for what is to come before it.
+    pub(super) fn ending(&self, slot: usize) -> Option<Phase> {
+        let held = self.peers[slot].held.as_ref()?;
+        held.ending.as_ref().map(|&(_, phase)| phase)
+    }
+
+    /// What was to come before the close has come.
+    pub(super) fn end_in_order(&mut self, who: Local) {
+        let slot = who.slot as usize;
+        if !self.core.is_open(who) || self.peers[slot].phase != Phase::Ending {
+            return;
+        }
+        if let Some((close, phase)) = self.held(slot).ending.take() {
+            self.peers[slot].phase = Phase::Open;
+            self.begin_close(who, close, phase);
+        }
+    }
+
+    /// From now on it is closed for everybody, and a member of nothing.
+    pub(super) fn no_longer_live(&mut self, who: Local) {
+        let mut mailbox = self.handle.mailbox.lock();
+        mailbox.state.close(who);
+        let client = mailbox.state.details.client(who);
+        let mut joining = Vec::new();
+        if self.handle.mailbox.has_joins() {
+            // Joins that were posted and not applied yet: the rooms count it already.
+            joining.extend(
+                self.todo.iter().chain(mailbox.state.commands()).filter_map(|command| command.joins(who)),
+            );
+        }
+        drop(mailbox);
+        for room in joining {
+            room.forget(who);
+        }
+        if let Some(client) = client {
+            self.shards.clients.remove(&client, who);
+        }
+        self.core.leave_all(who);
+    }
+
+    /// Whether the connection is on its way out, so that it must not join anything any more.
+    pub(super) fn is_leaving(&self, who: Local) -> bool {
+        self.core.is_open(who) && (self.core.is_mute(who.slot) || self.peers[who.slot as usize].hung_up)
+    }
+
+    /// Drops the socket, with the close that was begun.
+    pub(super) fn finish_as_begun(&mut self, who: Local) {
+        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+    }
+
+    /// Drops the socket, and calls `on_close` as soon as no other callback waits. A close that was begun stands.
+    pub(super) fn finish(&mut self, who: Local, close: Close) {
+        if !self.core.is_open(who) {
+            return;
+        }
+        self.no_longer_live(who);
+        drop(self.core.detach(who));
+        let slot = who.slot as usize;
+        let now = self.now;
+        let held = self.held(slot);
+        let close = held.ending.take().map_or(close, |(first, _)| first);
+        held.closing.get_or_insert((close, now));
+        self.peers[slot].decoder = Decoder::default();
+        if !self.is_waiting(slot) {
+            self.call_on_close(who);
+        }
+    }
+
+    pub(super) fn call_on_close(&mut self, who: Local) {
+        let peer = &mut self.peers[who.slot as usize];
+        peer.phase = Phase::Closed;
+        let closing = peer.held.as_mut().and_then(|held| held.closing.take());
+        let close = closing.map_or_else(|| Close::new(CloseCode::ABNORMAL, ""), |(close, _)| close);
+        count(&self.handle.counters.closed, 1);
+        self.call(who, Callback::Close(close));
+    }
+
+    /// `on_close` has returned: the slot is free for the next connection.
+    pub(super) fn release(&mut self, who: Local) {
+        let details = self.handle.mailbox.lock().state.details.remove(who);
+        guarded(move || drop(details)); // the state that was kept is the application's
+        self.peers[who.slot as usize] = Peer::default();
+        self.core.release(who);
+        self.occupied -= 1;
+    }
+
+    pub(super) fn begin_shutdown(&mut self) {
+        self.stopping = Some(self.now);
+        self.sweep_interval = self.sweep_interval.min(Duration::from_millis(100));
+        for slot in 0..self.peers.len() {
+            if let Some(who) = self.core.current(slot as u32) {
+                self.begin_close(
+                    who,
+                    Close::new(CloseCode::GOING_AWAY, "the server is shutting down"),
+                    Phase::Closing,
+                );
+            }
+        }
+    }
+}

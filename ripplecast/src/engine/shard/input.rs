@@ -1,0 +1,333 @@
+//! What peers send: read into the shard's one buffer, decoded in place, handed to the callbacks.
+
+use std::{
+    io::{self, Read},
+    net::Shutdown,
+};
+
+use super::{Phase, Shard, calls::Callback};
+use crate::{
+    Close, CloseCode, Frame,
+    codec::{self, Event as Received, Opcode, Payload, ProtocolError, deflate::inflate},
+    engine::{batch::Dialect, cork, node::count, route::Takes},
+    id::Local,
+    limits::{CROWDED_READ, MAILBOX_SHARE, READS_PER_TURN},
+    log::limited,
+};
+
+impl Shard {
+    /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
+    ///
+    /// What a peer sends often becomes commands in the shard's mailbox. A peer whose input caused many is read again
+    /// once these have been processed. So one peer can't fill the mailbox so far that no peer is read.
+    pub(super) fn read(&mut self, who: Local, to_end: bool) {
+        let slot = who.slot as usize;
+        if self.peers[slot].again {
+            self.shows_life(slot); // it has sent something, and is read when its turn comes
+            return;
+        }
+        if self.is_waiting(slot) {
+            self.peers[slot].unread_socket = true;
+            return;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut reads = 0;
+        let before = self.handle.mailbox.waiting();
+        loop {
+            if self.is_deaf(who) {
+                self.peers[slot].unread_socket = true;
+                break;
+            }
+            let waiting = self.handle.mailbox.waiting();
+            let much = self.has_caused_much(before);
+            if reads == READS_PER_TURN || much || !self.may_read() {
+                self.shows_life(slot); // it has sent something, though nobody has read it yet
+                self.peers[slot].again = true;
+                let due = if much { self.taken_up + waiting as u64 } else { 0 };
+                self.again.push_back((who, due));
+                break;
+            }
+            reads += 1;
+            let Some(wire) = self.core.wire(who.slot) else { break };
+            let most = if waiting > MAILBOX_SHARE { CROWDED_READ } else { buffer.len() };
+            match (&mut &*wire).read(&mut buffer[..most]) {
+                Ok(0) => {
+                    self.cork(who);
+                    self.input_ended(who);
+                    break;
+                }
+                Ok(n) => {
+                    self.shows_life(slot);
+                    self.feed(who, &mut buffer[..n]);
+                    if self.is_waiting(slot) {
+                        self.peers[slot].unread_socket = true;
+                        break;
+                    }
+                    if !self.core.is_open(who) || (n < most && !to_end && !self.has_caused_much(before)) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        self.cork(who);
+    }
+
+    /// Whether peers may be read: not from when the mailbox is crowded until all that waits then has been taken up.
+    ///
+    /// If they were read as soon as it is a little less crowded, it would stay crowded for as long as they send: a reply
+    /// finds commands waiting and becomes a command itself. And everybody else would wait behind them.
+    pub(super) fn may_read(&mut self) -> bool {
+        let mailbox = &self.handle.mailbox;
+        if self.taken_up >= self.reads_from && mailbox.is_crowded() {
+            self.reads_from = self.taken_up + mailbox.waiting() as u64;
+        }
+        self.taken_up >= self.reads_from
+    }
+
+    /// Whether the mailbox holds a share more than the `before` that it held.
+    fn has_caused_much(&self, before: usize) -> bool {
+        self.handle.mailbox.waiting() >= before + MAILBOX_SHARE
+    }
+
+    /// Whether the connection closes and the peer has not taken our close frame yet: until then, or until the time is up,
+    /// what it sends stays in its socket. A peer that only sends is not listened to for as long as it likes.
+    pub(super) fn is_deaf(&self, who: Local) -> bool {
+        let closing = matches!(self.peers[who.slot as usize].phase, Phase::Closing | Phase::Draining);
+        closing && self.core.is_open(who) && self.core.backlog(who.slot) > 0
+    }
+
+    /// Notes a sign of life: the peer sent something, or read some of its backlog.
+    pub(super) fn shows_life(&mut self, slot: usize) {
+        let peer = &mut self.peers[slot];
+        peer.since = self.now;
+        peer.pinged = false;
+    }
+
+    /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
+    pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
+        let slot = who.slot as usize;
+        let dialect = self.core.dialect(who.slot);
+        if dialect.is_stream() {
+            self.stray(who, input);
+            return;
+        }
+        let deflate = dialect == Dialect::Deflate;
+        let max_message =
+            self.endpoints[self.peers[slot].endpoint].as_ref().map_or(0, |e| e.route.max_message);
+        let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
+        let mut message_ended = false;
+        let mut at = 0;
+        while at < input.len() && self.core.is_open(who) {
+            match self.peers[slot].phase {
+                Phase::Open | Phase::Closing => {}
+                Phase::Ending if self.ending(slot) == Some(Phase::Closing) => {} // the peer's close may come as well
+                Phase::Ending | Phase::Draining | Phase::Finishing | Phase::Closed => break,
+            }
+            if self.is_waiting(slot) {
+                self.held(slot).unread.extend_from_slice(&input[at..]);
+                break;
+            }
+            let decoded = if deflate {
+                decoder.decode_deflate(&mut input[at..], max_message)
+            } else {
+                decoder.decode(&mut input[at..], max_message)
+            };
+            match decoded {
+                Ok((n, event)) => {
+                    at += n;
+                    if let Some(event) = event {
+                        message_ended |= matches!(
+                            event,
+                            Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
+                        );
+                        if self.core.is_tapped(who.slot) {
+                            self.received_and_told(who, event, max_message);
+                        } else {
+                            self.received(who, event, max_message);
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.protocol_error(who, &error);
+                    break;
+                }
+            }
+        }
+        if !self.core.is_open(who) {
+            return;
+        }
+        let now = self.now;
+        let idle = decoder.is_idle();
+        let peer = &mut self.peers[slot];
+        if !idle || peer.held.is_some() {
+            let unread = peer.held.as_ref().map_or(0, |held| held.unread.capacity());
+            self.core.set_incoming(who.slot, decoder.held_bytes() + unread);
+        }
+        peer.decoder = decoder;
+        if !idle {
+            let held = peer.held.get_or_insert_default();
+            if message_ended || held.unfinished.is_none() {
+                held.unfinished = Some(now);
+            }
+        } else if let Some(held) = &mut peer.held {
+            held.unfinished = None;
+        }
+        self.let_go(slot);
+    }
+
+    /// Ends an event stream whose client sends something behind its request: to read that without end would cost CPU and serve
+    /// nobody. One line break is ignored, as in front of a request (RFC 9112, section 2.2).
+    fn stray(&mut self, who: Local, input: &[u8]) {
+        let seen = &mut self.peers[who.slot as usize].stray;
+        let line_break = &b"\r\n"[usize::from(*seen)..];
+        if line_break.starts_with(input) {
+            *seen += input.len() as u8;
+            return;
+        }
+        count(&self.handle.counters.protocol_errors, 1);
+        limited!(DEBUG, "a client sent data on an event stream, which was ended");
+        self.finish(who, Close::new(CloseCode::PROTOCOL, "an event stream takes no data"));
+    }
+
+    /// One event of the codec.
+    pub(super) fn received(&mut self, who: Local, event: Received<'_>, max_message: usize) {
+        let closing = self.peers[who.slot as usize].phase != Phase::Open;
+        match event {
+            Received::Text(_) | Received::Binary(_) | Received::Compressed { .. } | Received::Ping(_)
+                if closing => {}
+            Received::Compressed { text, payload } => match inflated(text, &payload, max_message) {
+                Ok(event) => self.received(who, event, max_message),
+                Err(error) => self.protocol_error(who, &error),
+            },
+            Received::Text(_) if self.takes(who) == Takes::Binary => {
+                self.unsupported(who, "this endpoint takes binary messages only");
+            }
+            Received::Binary(_) if self.takes(who) == Takes::Text => {
+                self.unsupported(who, "this endpoint takes text messages only");
+            }
+            Received::Text(payload) => {
+                count(&self.handle.counters.messages, 1);
+                self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
+            }
+            Received::Binary(payload) => {
+                count(&self.handle.counters.messages, 1);
+                self.call(who, Callback::Message(Frame::binary(payload.into_bytes())));
+            }
+            Received::Ping(payload) => {
+                self.cork(who);
+                codec::encode_frame(&mut self.control.bytes, Opcode::Pong, &payload);
+                self.send_control(who);
+            }
+            Received::Pong(_) => {}
+            Received::Close { code, reason } => {
+                let code = code.map_or(CloseCode::NO_STATUS, CloseCode::from_peer);
+                let close = Close::new(code, reason.into_owned());
+                self.cork(who);
+                self.close_in_order(who, close, Phase::Finishing);
+            }
+        }
+    }
+
+    /// The same, of a connection that somebody looks into.
+    #[cold]
+    fn received_and_told(&mut self, who: Local, event: Received<'_>, max_message: usize) {
+        self.core.tell_received(who, &event);
+        self.received(who, event, max_message);
+    }
+
+    /// The peer sends no more.
+    pub(super) fn input_ended(&mut self, who: Local) {
+        self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
+    }
+
+    /// The peer has gone while a callback waits: it counts as closed at once, and what it sent before is still handled.
+    pub(super) fn hung_up(&mut self, who: Local) {
+        let peer = &mut self.peers[who.slot as usize];
+        if !std::mem::replace(&mut peer.hung_up, true) {
+            self.no_longer_live(who);
+        }
+    }
+
+    /// Which kinds of messages the connection's endpoint takes.
+    fn takes(&self, who: Local) -> Takes {
+        let endpoint = &self.endpoints[self.peers[who.slot as usize].endpoint];
+        endpoint.as_ref().map_or(Takes::All, |endpoint| endpoint.route.takes)
+    }
+
+    /// A kind of message came that the endpoint doesn't take.
+    fn unsupported(&mut self, who: Local, reason: &'static str) {
+        count(&self.handle.counters.protocol_errors, 1);
+        self.cork(who);
+        self.close_in_order(who, Close::new(CloseCode::UNSUPPORTED, reason), Phase::Draining);
+    }
+
+    pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
+        count(&self.handle.counters.protocol_errors, 1);
+        limited!(DEBUG, code = error.code, reason = error.reason, "a peer broke the protocol");
+        let close = Close::new(CloseCode::from_peer(error.code), error.reason);
+        self.cork(who);
+        self.close_in_order(who, close, Phase::Draining);
+    }
+
+    /// Sends what a callback pushed to its own connection, in one write.
+    pub(super) fn cork(&mut self, who: Local) {
+        let mut frames = cork::take();
+        if !frames.bytes.is_empty() && self.core.is_open(who) {
+            self.core.send_encoded(who.slot, &mut frames);
+        }
+        cork::give_back(frames);
+    }
+
+    /// The socket takes more.
+    pub(super) fn flush(&mut self, who: Local) {
+        let before = self.core.backlog(who.slot);
+        self.core.flush(who.slot);
+        let backlog = self.core.backlog(who.slot);
+        if backlog < before {
+            // The full socket took more, so the peer has acknowledged some. Its answer to a ping is still far off if the ping
+            // is at the end of a long backlog.
+            self.shows_life(who.slot as usize);
+        }
+        let phase = self.peers[who.slot as usize].phase;
+        if backlog == 0 {
+            match phase {
+                Phase::Finishing => self.finish_as_begun(who),
+                Phase::Draining => self.shut_down_writing(who.slot),
+                _ => {}
+            }
+            let slot = who.slot as usize;
+            if phase != Phase::Open
+                && self.core.is_open(who)
+                && !self.is_waiting(slot)
+                && self.peers[slot].unread_socket
+            {
+                self.peers[slot].unread_socket = false;
+                self.read(who, true);
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more will come, while we still read.
+    pub(super) fn shut_down_writing(&self, slot: u32) {
+        if let Some(wire) = self.core.wire(slot) {
+            let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
+        }
+    }
+}
+
+/// A message that came compressed, as it was before.
+fn inflated(text: bool, compressed: &[u8], max_message: usize) -> Result<Received<'static>, ProtocolError> {
+    let bytes = inflate(compressed, max_message)?;
+    match text {
+        true if simdutf8::basic::from_utf8(&bytes).is_err() => Err(ProtocolError::INVALID_UTF8),
+        true => Ok(Received::Text(Payload::Owned(bytes))),
+        false => Ok(Received::Binary(Payload::Owned(bytes))),
+    }
+}

@@ -1,0 +1,291 @@
+//! A tap: what one connection sends and is sent, for whoever looks into it. (The name is that of a wire tap: Hohpe and
+//! Woolf, Enterprise Integration Patterns, 2003.)
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::batch::Dialect;
+use crate::{
+    codec::{Event, deflate::inflate},
+    limits::{TAP_FRAMES, TAP_HEAD, TAP_INFLATE},
+};
+
+/// Which way a frame went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// The peer sent it.
+    In,
+    /// It was sent to the peer.
+    Out,
+}
+
+/// What a frame was.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum FrameKind {
+    /// A text message.
+    Text,
+    /// A binary message.
+    Binary,
+    /// A ping; a pong answers it.
+    Ping,
+    /// A pong.
+    Pong,
+    /// A close frame. Its head is the reason, and [`TappedFrame::code`] the code.
+    Close,
+    /// An event of an event stream, or a comment that keeps it alive. Its head is as it was written: `id:` and `data:` lines.
+    Event,
+}
+
+/// A frame that a [`Tap`] has seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct TappedFrame {
+    /// Which way it went.
+    pub direction: Direction,
+    /// What it was.
+    pub kind: FrameKind,
+    /// Bytes of its payload, as they went: compressed, if it was sent so.
+    pub len: usize,
+    /// The first of its payload, inflated: 256 bytes at the most. Text may be cut in the middle of a character.
+    pub head: Bytes,
+    /// Whether it was sent compressed.
+    pub compressed: bool,
+    /// Of a close frame: the code, if it had one.
+    pub code: Option<u16>,
+    /// Bytes that already waited for the peer when it was sent; 0 for what came in.
+    pub waiting: usize,
+}
+
+impl TappedFrame {
+    /// The longest [`head`](Self::head), in bytes.
+    pub const HEAD: usize = TAP_HEAD;
+}
+
+/// The frames of one connection, as they go; made by [`Connection::tap`](crate::Connection::tap), and over when dropped.
+///
+/// **Under overload:** 256 frames wait for whoever looks, and their heads; what does not fit is [counted](Self::missed) and
+/// not kept. The connection and everybody else go on as without it.
+#[derive(Debug)]
+pub struct Tap {
+    frames: mpsc::Receiver<TappedFrame>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Tap {
+    /// A tap, and what tells it.
+    pub(crate) fn new() -> (Self, Ear) {
+        let (sender, frames) = mpsc::channel(TAP_FRAMES);
+        let missed = Arc::new(AtomicU64::new(0));
+        (Self { frames, missed: missed.clone() }, Ear { sender, missed })
+    }
+
+    /// The next frame; `None` once the connection has closed, or enough newer taps were made (see
+    /// [`Connection::tap`](crate::Connection::tap)). Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<TappedFrame> {
+        self.frames.recv().await
+    }
+
+    /// Frames so far that were not kept, since too many waited.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+}
+
+/// The shard's end of a tap.
+pub(crate) struct Ear {
+    sender: mpsc::Sender<TappedFrame>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Ear {
+    /// Whether nobody listens any more.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Tells of frames that go to the peer: whole ones, as they are written.
+    pub(crate) fn sent(&self, dialect: Dialect, bytes: &[u8], waiting: usize) {
+        if dialect.is_stream() {
+            let tell = |event: &[u8]| {
+                self.tell(Direction::Out, FrameKind::Event, event, Form { waiting, ..Form::default() });
+            };
+            match dialect {
+                Dialect::SseChunked => chunks(bytes).for_each(|chunk| events(chunk).for_each(tell)),
+                _ => events(bytes).for_each(tell),
+            }
+            return;
+        }
+        for Written { first, payload } in frames(bytes) {
+            let compressed = first & 0x40 != 0;
+            let form = Form { waiting, compressed, ..Form::default() };
+            match first & 0x0f {
+                0x1 => self.tell(Direction::Out, FrameKind::Text, payload, form),
+                0x2 => self.tell(Direction::Out, FrameKind::Binary, payload, form),
+                0x9 => self.tell(Direction::Out, FrameKind::Ping, payload, form),
+                0xa => self.tell(Direction::Out, FrameKind::Pong, payload, form),
+                _ => {
+                    let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                    let reason = payload.get(2..).unwrap_or_default();
+                    self.tell(Direction::Out, FrameKind::Close, reason, Form { code, ..form });
+                }
+            }
+        }
+    }
+
+    /// Tells of what the peer has sent. A message that was compressed is told as it came.
+    pub(crate) fn received(&self, event: &Event<'_>) {
+        let form = Form::default();
+        match event {
+            Event::Text(payload) => self.tell(Direction::In, FrameKind::Text, payload, form),
+            Event::Binary(payload) => self.tell(Direction::In, FrameKind::Binary, payload, form),
+            Event::Compressed { text, payload } => {
+                let kind = if *text { FrameKind::Text } else { FrameKind::Binary };
+                self.tell(Direction::In, kind, payload, Form { compressed: true, ..form });
+            }
+            Event::Ping(payload) => self.tell(Direction::In, FrameKind::Ping, payload, form),
+            Event::Pong(payload) => self.tell(Direction::In, FrameKind::Pong, payload, form),
+            Event::Close { code, reason } => {
+                let form = Form { code: *code, ..form };
+                self.tell(Direction::In, FrameKind::Close, reason.as_bytes(), form);
+            }
+        }
+    }
+
+    fn tell(&self, direction: Direction, kind: FrameKind, payload: &[u8], form: Form) {
+        let Ok(place) = self.sender.try_reserve() else {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let Form { compressed, code, waiting } = form;
+        let head = if compressed { head_of_compressed(payload) } else { head(payload) };
+        place.send(TappedFrame { direction, kind, len: payload.len(), head, compressed, code, waiting });
+    }
+}
+
+/// What else there is to say of a frame.
+#[derive(Clone, Copy, Default)]
+struct Form {
+    compressed: bool,
+    code: Option<u16>,
+    waiting: usize,
+}
+
+/// The first of a payload.
+fn head(payload: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(&payload[..payload.len().min(TAP_HEAD)])
+}
+
+/// The first of what was compressed; empty if that would cost too much, or it can't be inflated.
+fn head_of_compressed(payload: &[u8]) -> Bytes {
+    inflate(payload, TAP_INFLATE).map_or_else(|_| Bytes::new(), |inflated| head(&inflated))
+}
+
+/// A frame as a server writes it (RFC 6455, section 5.2): whole, and without a mask.
+struct Written<'a> {
+    /// The first byte of the header.
+    first: u8,
+    payload: &'a [u8],
+}
+
+/// The frames in what is written.
+fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
+    std::iter::from_fn(move || {
+        let (&[first, second], rest) = bytes.split_first_chunk()?;
+        let (len, rest) = match second {
+            126 => rest.split_first_chunk().map(|(len, rest)| (u64::from(u16::from_be_bytes(*len)), rest))?,
+            127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len), rest))?,
+            len => (u64::from(len), rest),
+        };
+        let (payload, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+        bytes = rest;
+        Some(Written { first, payload })
+    })
+}
+
+/// What the chunks hold that are written; nothing of the last one, which is empty.
+fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+        let len = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).ok()?, 16).ok()?;
+        let (chunk, rest) = bytes[end + 2..].split_at_checked(len)?;
+        bytes = rest.strip_prefix(b"\r\n")?;
+        Some(chunk)
+    })
+}
+
+/// The events in what is written, without the empty line that ends each.
+fn events(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let end = bytes.windows(2).position(|pair| pair == b"\n\n")?;
+        let event = &bytes[..end];
+        bytes = &bytes[end + 2..];
+        Some(event)
+    })
+}
+
+#[cfg(all(test, not(ripplecast_loom)))]
+mod tests {
+    use crate::codec::{self, Opcode};
+
+    use super::*;
+
+    fn told(tap: &mut Tap) -> Vec<TappedFrame> {
+        std::iter::from_fn(|| tap.frames.try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn frames_are_told_whatever_their_length() {
+        let (mut tap, ear) = Tap::new();
+        let mut bytes = Vec::new();
+        let lengths = [0, 1, 125, 126, 65_535, 65_536];
+        for len in lengths {
+            codec::encode_frame(&mut bytes, Opcode::Text, &vec![b'x'; len]);
+        }
+        codec::encode_close(&mut bytes, Some(1001), "going away");
+        ear.sent(Dialect::WebSocket, &bytes, 7);
+        let told = told(&mut tap);
+        assert_eq!(
+            told.iter().map(|frame| frame.len).collect::<Vec<_>>(),
+            [0, 1, 125, 126, 65_535, 65_536, 10]
+        );
+        assert!(told.iter().all(|frame| frame.head.len() == frame.len.min(TAP_HEAD) && frame.waiting == 7));
+        assert_eq!(
+            (told[6].kind, told[6].code, &told[6].head[..]),
+            (FrameKind::Close, Some(1001), &b"going away"[..])
+        );
+    }
+
+    #[test]
+    fn events_are_told_one_by_one() {
+        let (mut tap, ear) = Tap::new();
+        let forms = [
+            (Dialect::Sse, &b"id: 1:2\ndata: a\ndata: b\n\n: \n\n"[..]),
+            (Dialect::SseChunked, b"19\r\nid: 1:2\ndata: a\ndata: b\n\n\r\n4\r\n: \n\n\r\n0\r\n\r\n"),
+        ];
+        for (dialect, bytes) in forms {
+            ear.sent(dialect, bytes, 0);
+            let told = told(&mut tap);
+            assert_eq!(
+                told.iter().map(|event| &event.head[..]).collect::<Vec<_>>(),
+                [&b"id: 1:2\ndata: a\ndata: b"[..], b": "]
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let (mut tap, ear) = Tap::new();
+        for _ in 0..TAP_FRAMES + 3 {
+            ear.received(&Event::Text(codec::Payload::Borrowed(b"hello")));
+        }
+        assert_eq!((told(&mut tap).len(), tap.missed()), (TAP_FRAMES, 3));
+        drop(tap);
+        assert!(ear.is_deaf());
+    }
+}

@@ -1,0 +1,96 @@
+//! Which connections of this node each client holds.
+
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
+
+use super::{
+    mailbox::{Mailbox, Posted},
+    room::Setup,
+};
+use crate::{
+    Error, Result,
+    id::Local,
+    limits::ROOM_STRIPES,
+    sync::{Mutex, RandomState},
+};
+
+/// Which connections each client has on this node.
+pub(crate) struct Clients {
+    /// Striped by the hash of the id.
+    stripes: Box<[Stripe]>,
+    /// Chooses the stripe.
+    hasher: RandomState,
+    /// The way to other nodes, which are told who is here.
+    setup: Arc<Setup>,
+}
+
+/// Clients whose ids have the same hash.
+type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
+
+impl Clients {
+    /// No clients.
+    pub(crate) fn new(setup: Arc<Setup>) -> Self {
+        Self {
+            stripes: (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect(),
+            hasher: RandomState::new(),
+            setup,
+        }
+    }
+
+    /// Notes that a connection is of this client, and no longer of another.
+    pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, client: &str) -> Result<()> {
+        let client: Arc<str> = client.into();
+        // All of it under the mailbox's lock, so that two calls can't undo each other's half.
+        let mut mailbox = mailbox.lock();
+        if !mailbox.state.is_live(who) {
+            return Err(Error::Closed);
+        }
+        let former = mailbox.state.details.set_client(who, client.clone());
+        if former.as_ref() != Some(&client) {
+            self.add(&client, who);
+            if let Some(former) = former {
+                self.remove(&former, who);
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is of this client no more.
+    pub(crate) fn remove(&self, client: &str, who: Local) {
+        let mut stripe = self.stripe(client).lock();
+        let Some(connections) = stripe.get_mut(client) else { return };
+        connections.retain(|&connection| connection != who);
+        let left = connections.len();
+        if left == 0 {
+            stripe.remove(client);
+        }
+        self.changed(&client.into(), left);
+    }
+
+    /// The connections of a client.
+    pub(crate) fn connections(&self, client: &str) -> Vec<Local> {
+        self.stripe(client).lock().get(client).cloned().unwrap_or_default()
+    }
+
+    /// Adds a connection to a client, once.
+    fn add(&self, client: &Arc<str>, who: Local) {
+        let mut stripe = self.stripe(client).lock();
+        let connections = stripe.entry(client.clone()).or_default();
+        if !connections.contains(&who) {
+            connections.push(who);
+            let count = connections.len();
+            self.changed(client, count);
+        }
+    }
+
+    /// Tells the other nodes how many connections a client has here. Called under the lock of its stripe, so in order.
+    fn changed(&self, client: &Arc<str>, connections: usize) {
+        if let Some(bridge) = self.setup.bridge() {
+            bridge.client_changed(client, connections);
+        }
+    }
+
+    /// The stripe of an id.
+    fn stripe(&self, client: &str) -> &Stripe {
+        &self.stripes[self.hasher.hash_one(client) as usize % self.stripes.len()]
+    }
+}

@@ -1,0 +1,249 @@
+//! The streams within this process: they live as long as it does. A stream's messages and groups are in `memory/log.rs`.
+
+mod log;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use self::log::{Entry, Log, State};
+use super::{
+    DEAD, DEAD_LETTERS,
+    backend::{Again, Consumer, Delivery, StreamBackend},
+    id::StreamId,
+    message::{DeadLetter, StreamMessage, StreamStatus},
+    options::ReliableOptions,
+    runner::Control,
+};
+use crate::{Error, Result, reply::Reply};
+
+/// Streams at the most, without those of dead letters: each is kept until it is deleted. More than a program names; a stream
+/// for each of its users is too many.
+const STREAMS: usize = 10_000;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The streams by name; shared with the consumers, which find dead letters here.
+    logs: Arc<Logs>,
+    /// The number of the next consumer.
+    next: AtomicU64,
+}
+
+/// The streams by name.
+#[derive(Default)]
+struct Logs(Mutex<HashMap<Arc<str>, Arc<Log>>>);
+
+impl Logs {
+    /// The stream of that name, made if need be.
+    fn open(&self, name: &str) -> Result<Arc<Log>> {
+        let mut logs = self.0.lock();
+        if let Some(log) = logs.get(name) {
+            return Ok(Arc::clone(log));
+        }
+        // Dead letters must find a place.
+        if logs.len() >= STREAMS && !name.ends_with(DEAD) {
+            return Err(Error::Overloaded { what: "the memory for streams", limit: STREAMS });
+        }
+        let (name, log): (Arc<str>, _) = (name.into(), Arc::<Log>::default());
+        logs.insert(name, Arc::clone(&log));
+        Ok(log)
+    }
+
+    /// The stream of that name, if there is one.
+    fn find(&self, name: &str) -> Option<Arc<Log>> {
+        self.0.lock().get(name).cloned()
+    }
+}
+
+impl StreamBackend for Memory {
+    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
+        let published = self.logs.open(stream).and_then(|log| {
+            let id = log.state.lock().publish(stream, payload, max_len)?;
+            log.changed.notify_waiters();
+            Ok(id)
+        });
+        Reply::now(published)
+    }
+
+    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
+        let mut status = self.logs.find(stream).map(|log| log.state.lock().status()).unwrap_or_default();
+        let dead = self.logs.find(&format!("{stream}{DEAD}"));
+        status.dead = dead.map_or(0, |log| log.state.lock().len() as u64);
+        Reply::now::<Error>(Ok(status))
+    }
+
+    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
+        let removed = self.logs.find(stream).is_some_and(|log| {
+            let removed = log.state.lock().remove_group(group);
+            log.changed.notify_waiters(); // subscriptions of it begin anew
+            removed
+        });
+        Reply::now::<Error>(Ok(removed))
+    }
+
+    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool> {
+        let mut logs = self.logs.0.lock();
+        let Some(log) = logs.get(stream) else { return Reply::now::<Error>(Ok(false)) };
+        let existed = log.state.lock().clear();
+        // Subscriptions hold the log, and go on with it.
+        if Arc::strong_count(log) == 1 {
+            logs.remove(stream);
+        }
+        Reply::now::<Error>(Ok(existed))
+    }
+
+    fn join<'a>(
+        &'a self,
+        stream: &'a Arc<str>,
+        group: &'a Arc<str>,
+        _options: &'a ReliableOptions,
+        control: &'a Arc<Control>,
+    ) -> Reply<'a, Arc<dyn Consumer>> {
+        let joined = self.logs.open(stream).map(|log| {
+            log.state.lock().group(group).consumers += 1;
+            let member = Member {
+                number: self.next.fetch_add(1, Relaxed),
+                stream: Arc::clone(stream),
+                group: Arc::clone(group),
+                log,
+                logs: Arc::clone(&self.logs),
+                control: Arc::clone(control),
+                stopped: AtomicBool::new(false),
+            };
+            Arc::new(member) as Arc<dyn Consumer>
+        });
+        Reply::now(joined)
+    }
+}
+
+/// A consumer of a group.
+struct Member {
+    /// What tells it from the others.
+    number: u64,
+    /// The stream's name.
+    stream: Arc<str>,
+    /// The group's.
+    group: Arc<str>,
+    /// The stream.
+    log: Arc<Log>,
+    /// All streams, for the dead letters.
+    logs: Arc<Logs>,
+    /// What it shares with the handle.
+    control: Arc<Control>,
+    /// Whether it takes no more.
+    stopped: AtomicBool,
+}
+
+impl Member {
+    /// Up to `count` messages that are there now.
+    fn take_now(&self, count: usize) -> Vec<Delivery> {
+        let mut state = self.log.state.lock();
+        let taken = state.take(&self.group, self.number, count);
+        drop(state);
+        self.control.counters.trimmed.fetch_add(taken.trimmed, Relaxed);
+        let message = |entry: &Entry, deliveries| StreamMessage {
+            id: entry.id,
+            stream: Arc::clone(&self.stream),
+            payload: entry.payload.clone(),
+            deliveries,
+            dead: entry.dead.clone(),
+        };
+        let deliveries = taken.entries.iter();
+        deliveries
+            .map(|(entry, deliveries)| Delivery {
+                message: message(entry, *deliveries),
+                claimed: *deliveries > 1,
+                fault: None,
+            })
+            .collect()
+    }
+
+    /// Does something to the stream, under its lock.
+    fn with<T: Unpin>(&self, change: impl FnOnce(&mut State) -> T) -> Reply<'_, T> {
+        Reply::now::<Error>(Ok(change(&mut self.log.state.lock())))
+    }
+}
+
+impl Consumer for Member {
+    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+        Box::pin(async move {
+            loop {
+                let mut changed = pin!(self.log.changed.notified());
+                changed.as_mut().enable(); // what changes from here on is not missed
+                if self.stopped.load(Relaxed) {
+                    return Vec::new();
+                }
+                let taken = self.take_now(count);
+                if !taken.is_empty() {
+                    return taken;
+                }
+                changed.await;
+            }
+        })
+    }
+
+    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
+        self.with(|state| state.again(&self.group, self.number, message.id))
+    }
+
+    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
+        self.with(|state| state.acknowledge(&self.group, message.id))
+    }
+
+    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
+        let buried = self.logs.open(&format!("{}{DEAD}", self.stream)).map(|dead| {
+            // Both locks: it is on one of the two streams, whoever looks. A stream's comes before that of its dead letters.
+            let mut state = self.log.state.lock();
+            if !state.is_last_chance(&self.group, self.number, message.id) {
+                return false;
+            }
+            let letter = DeadLetter {
+                id: message.id,
+                group: self.group.to_string(),
+                reason: reason.to_owned(),
+                deliveries: message.deliveries,
+            };
+            dead.state.lock().bury(message.payload.clone(), letter, DEAD_LETTERS);
+            state.acknowledge(&self.group, message.id);
+            drop(state);
+            dead.changed.notify_waiters();
+            true
+        });
+        Reply::now(buried)
+    }
+
+    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
+        self.log.state.lock().release(&self.group, self.number, message.id, seen);
+        self.log.changed.notify_waiters();
+        Reply::now::<Error>(Ok(()))
+    }
+
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.stopped.store(true, Relaxed);
+        self.log.changed.notify_waiters();
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Done when the member is dropped, since its task may be as well.
+    fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// What it holds is free again, also when its runtime went away under it.
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.log.state.lock().leave(&self.group, self.number);
+        self.log.changed.notify_waiters();
+    }
+}

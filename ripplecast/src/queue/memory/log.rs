@@ -1,0 +1,341 @@
+//! One stream in memory: its messages, and what each group has of them. All of it behind one lock; nothing here waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    StreamError,
+    queue::{
+        backend::Again,
+        id::StreamId,
+        message::{DeadLetter, GroupStatus, StreamStatus},
+    },
+};
+
+/// Bytes of payload that a stream keeps at the most: its messages may be large, and this is one process's memory.
+const BYTES: usize = 64 << 20;
+
+/// A stream.
+#[derive(Default)]
+pub(super) struct Log {
+    /// Its messages and groups.
+    pub(super) state: Mutex<State>,
+    /// Wakes those who wait for messages.
+    pub(super) changed: Notify,
+}
+
+/// A message that is kept.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// Its id.
+    pub(super) id: StreamId,
+    /// What was published.
+    pub(super) payload: Bytes,
+    /// Why it is here, on a stream of dead letters.
+    pub(super) dead: Option<DeadLetter>,
+}
+
+/// A stream's messages and groups.
+#[derive(Default)]
+pub(super) struct State {
+    /// The messages, oldest first.
+    entries: VecDeque<Entry>,
+    /// The size of their payloads.
+    bytes: usize,
+    /// How many were ever published.
+    published: u64,
+    /// The newest id that was given away.
+    last: StreamId,
+    /// The groups by name. As many as the program names, each by subscribing.
+    groups: BTreeMap<Box<str>, Group>,
+}
+
+/// What a group has of a stream.
+#[derive(Default)]
+pub(super) struct Group {
+    /// Subscriptions.
+    pub(super) consumers: u64,
+    /// The newest message that was delivered.
+    delivered: StreamId,
+    /// What was delivered and is not handled.
+    pending: BTreeMap<StreamId, Pending>,
+    /// Those of `pending` that nobody holds.
+    free: BTreeSet<StreamId>,
+}
+
+impl Group {
+    /// Whether the message is handled.
+    fn has_handled(&self, id: StreamId) -> bool {
+        id <= self.delivered && !self.pending.contains_key(&id)
+    }
+
+    /// Whether that consumer holds the message.
+    fn holds(&self, consumer: u64, id: StreamId) -> bool {
+        !self.free.contains(&id) && self.pending.get(&id).is_some_and(|pending| pending.consumer == consumer)
+    }
+}
+
+/// A message that was delivered and is not handled.
+struct Pending {
+    /// How often it was delivered.
+    deliveries: u32,
+    /// Who holds it, or held it last.
+    consumer: u64,
+}
+
+/// What a consumer was given.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// The messages, and the how manieth delivery this is.
+    pub(super) entries: Vec<(Entry, u32)>,
+    /// Messages that were to be delivered again and are gone.
+    pub(super) trimmed: u64,
+}
+
+impl State {
+    /// How many messages are kept.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The group of that name, made if need be, also after it was removed; a new one begins with the oldest message.
+    pub(super) fn group(&mut self, name: &str) -> &mut Group {
+        if !self.groups.contains_key(name) {
+            self.groups.insert(name.into(), Group::default());
+        }
+        self.groups.get_mut(name).expect("it was just made")
+    }
+
+    /// Appends a message, in the place of handled ones if there is no other.
+    pub(super) fn publish(
+        &mut self,
+        stream: &str,
+        payload: Bytes,
+        max_len: usize,
+    ) -> Result<StreamId, StreamError> {
+        loop {
+            let (limit, unit) = match (self.entries.len() >= max_len, self.bytes + payload.len() > BYTES) {
+                (false, false) => return Ok(self.append(payload, None)),
+                (true, _) => (max_len, "messages"),
+                (false, true) => (BYTES, "bytes"),
+            };
+            let oldest = self.entries.front().map_or(StreamId::default(), |entry| entry.id);
+            let behind = self.groups.iter().find(|(_, group)| !group.has_handled(oldest));
+            if let (Some(_), _) | (None, true) = (behind, self.groups.is_empty()) {
+                let group = behind.map(|(name, _)| name.to_string());
+                return Err(StreamError::Full { stream: stream.to_owned(), limit, unit, group });
+            }
+            self.drop_oldest();
+        }
+    }
+
+    /// Appends a dead letter, and drops the oldest beyond the bounds.
+    pub(super) fn bury(&mut self, payload: Bytes, letter: DeadLetter, max_len: usize) {
+        while self.entries.len() >= max_len
+            || (self.bytes + payload.len() > BYTES && !self.entries.is_empty())
+        {
+            self.drop_oldest();
+        }
+        self.append(payload, Some(letter));
+    }
+
+    /// Appends a message.
+    fn append(&mut self, payload: Bytes, dead: Option<DeadLetter>) -> StreamId {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last = self.last.next(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
+        self.published += 1;
+        self.bytes += payload.len();
+        self.entries.push_back(Entry { id: self.last, payload, dead });
+        self.last
+    }
+
+    /// Drops the oldest message.
+    fn drop_oldest(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= entry.payload.len();
+        }
+    }
+
+    /// Where the messages after `id` begin.
+    fn position_after(&self, id: StreamId) -> usize {
+        self.entries.partition_point(|entry| entry.id <= id)
+    }
+
+    /// The message of that id.
+    fn find(&self, id: StreamId) -> Option<&Entry> {
+        let position = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        self.entries.get(position)
+    }
+
+    /// Gives a consumer up to `count` messages: first those that others gave up, then new ones.
+    pub(super) fn take(&mut self, group: &str, consumer: u64, count: usize) -> Taken {
+        let mut taken = Taken::default();
+        while taken.entries.len() < count
+            && let Some(id) = self.group(group).free.pop_first()
+        {
+            let Some(entry) = self.find(id).cloned() else {
+                self.group(group).pending.remove(&id);
+                taken.trimmed += 1;
+                continue;
+            };
+            if let Some(pending) = self.group(group).pending.get_mut(&id) {
+                *pending = Pending { deliveries: pending.deliveries.saturating_add(1), consumer };
+                taken.entries.push((entry, pending.deliveries));
+            }
+        }
+        let delivered = self.group(group).delivered;
+        let from = self.position_after(delivered);
+        let more = count - taken.entries.len();
+        let new: Vec<Entry> = self.entries.range(from..).take(more).cloned().collect();
+        let group = self.group(group);
+        for entry in new {
+            group.delivered = entry.id;
+            group.pending.insert(entry.id, Pending { deliveries: 1, consumer });
+            taken.entries.push((entry, 1));
+        }
+        taken
+    }
+
+    /// See [`Consumer::again`](crate::queue::backend::Consumer::again).
+    pub(super) fn again(&mut self, group: &str, consumer: u64, id: StreamId) -> Again {
+        let kept = self.find(id).is_some();
+        let Some(group) = self.groups.get_mut(group) else {
+            return if kept { Again::Theirs } else { Again::Gone };
+        };
+        let held = group.holds(consumer, id);
+        match group.pending.get_mut(&id) {
+            Some(pending) if held && kept => {
+                pending.deliveries = pending.deliveries.saturating_add(1);
+                Again::Ours { deliveries: pending.deliveries }
+            }
+            Some(_) if held => {
+                group.pending.remove(&id);
+                Again::Gone
+            }
+            None if !kept => Again::Gone,
+            _ => Again::Theirs,
+        }
+    }
+
+    /// The message is handled.
+    pub(super) fn acknowledge(&mut self, group: &str, id: StreamId) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.pending.remove(&id);
+            group.free.remove(&id);
+        }
+    }
+
+    /// Whether nobody but that consumer can still handle the message: it holds it, or the stream has lost it.
+    pub(super) fn is_last_chance(&self, group: &str, consumer: u64, id: StreamId) -> bool {
+        let kept = self.find(id).is_some();
+        let Some(group) = self.groups.get(group) else { return !kept };
+        group.holds(consumer, id) || (!kept && !group.pending.contains_key(&id))
+    }
+
+    /// The consumer gives the message up; a delivery that no handler saw doesn't count.
+    pub(super) fn release(&mut self, group: &str, consumer: u64, id: StreamId, seen: bool) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        if group.holds(consumer, id)
+            && let Some(pending) = group.pending.get_mut(&id)
+        {
+            pending.deliveries -= u32::from(!seen);
+            group.free.insert(id);
+        }
+    }
+
+    /// The consumer leaves, and gives up whatever it holds.
+    pub(super) fn leave(&mut self, group: &str, consumer: u64) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        group.consumers = group.consumers.saturating_sub(1);
+        let held = group.pending.iter().filter(|(_, pending)| pending.consumer == consumer);
+        group.free.extend(held.map(|(id, _)| *id));
+    }
+
+    /// Forgets a group; whether there was one.
+    pub(super) fn remove_group(&mut self, group: &str) -> bool {
+        self.groups.remove(group).is_some()
+    }
+
+    /// Forgets everything but the newest id; whether there was anything.
+    pub(super) fn clear(&mut self) -> bool {
+        let existed = self.published > 0 || !self.groups.is_empty();
+        *self = Self { last: self.last, ..Self::default() };
+        existed
+    }
+
+    /// See [`StreamStatus`], less the dead letters.
+    pub(super) fn status(&self) -> StreamStatus {
+        let of = |name: &str, group: &Group| GroupStatus {
+            name: name.to_owned(),
+            consumers: group.consumers,
+            pending: group.pending.len() as u64,
+            lag: Some((self.entries.len() - self.position_after(group.delivered)) as u64),
+            delivered: group.delivered,
+        };
+        StreamStatus {
+            length: self.entries.len() as u64,
+            published: self.published,
+            last: self.last,
+            dead: 0,
+            groups: self.groups.iter().map(|(name, group)| of(name, group)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The deliveries of what a consumer is given.
+    fn take(state: &mut State, consumer: u64) -> Vec<u32> {
+        state.take("g", consumer, 10).entries.iter().map(|(_, deliveries)| *deliveries).collect()
+    }
+
+    #[test]
+    fn a_delivery_counts_when_a_handler_saw_it() {
+        let mut state = State::default();
+        let id = state.publish("s", "x".into(), 10).unwrap();
+        assert_eq!(take(&mut state, 1), [1]);
+        state.release("g", 2, id, true);
+        assert_eq!(take(&mut state, 2), [] as [u32; 0], "only who holds it can give it up");
+        state.release("g", 1, id, false);
+        assert_eq!(take(&mut state, 2), [1]);
+        state.release("g", 2, id, true);
+        assert_eq!(take(&mut state, 1), [2]);
+        state.leave("g", 1);
+        assert_eq!(take(&mut state, 2), [3]);
+    }
+
+    #[test]
+    fn the_oldest_dead_letter_makes_space() {
+        let mut state = State::default();
+        let letter =
+            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+        for payload in ["1", "2", "3"] {
+            state.bury(payload.into(), letter.clone(), 2);
+        }
+        let kept: Vec<_> = state.entries.iter().map(|entry| &entry.payload[..]).collect();
+        assert_eq!(kept, [b"2", b"3"]);
+        assert_eq!((state.bytes, state.published), (2, 3));
+    }
+
+    #[test]
+    fn a_group_that_lost_a_dead_letter_while_nobody_held_it_goes_on() {
+        let mut state = State::default();
+        let letter =
+            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+        state.bury("1".into(), letter.clone(), 1);
+        assert_eq!(take(&mut state, 1), [1]);
+        state.leave("g", 1);
+        state.bury("2".into(), letter, 1);
+        let taken = state.take("g", 2, 10);
+        assert_eq!((taken.trimmed, taken.entries.len()), (1, 1));
+        assert_eq!(state.status().groups[0].pending, 1);
+    }
+}

@@ -1,0 +1,596 @@
+//! Streams on Redis: a Redis stream for each, with its consumer groups. What is several steps is one script; they stand in
+//! `redis/*.lua`.
+//!
+//! A subscription is a consumer. It reads on a connection of its own, since its reads wait; all else goes over the node's.
+//! Redis has no delivery that waits: a message that failed stays with its consumer, which delivers it again. `leases.rs` renews
+//! what consumers hold. What a consumer gives up belongs to the consumer `released` until another takes it.
+
+/// A script, and its text.
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));
+    };
+}
+
+mod entry;
+mod leases;
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::{Script, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+
+use self::{
+    entry::{Entry, entries, read_reply},
+    leases::{Membership, Renewer},
+};
+use super::{
+    DEAD, DEAD_LETTERS,
+    backend::{Again, Consumer, Delivery, StreamBackend},
+    id::StreamId,
+    message::{GroupStatus, StreamMessage, StreamStatus},
+    options::ReliableOptions,
+    pause::Pause,
+    runner::Control,
+};
+use crate::{
+    Result, StreamError,
+    error::BackendError,
+    log::limited,
+    redis_client::{Link, Redis, TIME_LIMIT},
+    reply::Reply,
+};
+
+/// How long a read waits for messages. It bounds how late a claim is, and the end of a subscription that Redis doesn't hear of.
+const BLOCK: Duration = Duration::from_secs(1);
+/// How often a read is tried on a Cluster, where no connection of its own can wait for it.
+const POLL: Duration = Duration::from_millis(50);
+/// The least difference at which the server's clock is considered set: a round trip on a busy machine may take that
+/// long.
+const LEAST_TOLERANCE: Duration = Duration::from_millis(100);
+/// Messages that are looked through after an answer may have been lost: more than one subscription can hold.
+const RECOVERED: usize = 4096;
+
+script!(PUBLISH, "redis/publish.lua");
+script!(CLAIM, "redis/claim.lua");
+script!(RECOVER, "redis/recover.lua");
+script!(HOLD, "redis/hold.lua");
+script!(BURY, "redis/bury.lua");
+script!(STATUS, "redis/status.lua");
+
+/// See the module.
+pub(super) struct Remote {
+    /// The node's connections.
+    redis: Redis,
+    /// What the consumers of this process are called by; no other process has it.
+    node: u64,
+    /// The number of the next consumer.
+    next: AtomicU64,
+    /// What renews the leases of the consumers; none while there is no consumer.
+    renewer: Mutex<Weak<Renewer>>,
+}
+
+impl Remote {
+    /// Streams on that Redis.
+    pub(super) fn new(redis: Redis) -> Self {
+        let node = RandomState::new().hash_one(std::process::id());
+        Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
+    }
+}
+
+/// The key of a stream. Its dead letters, and theirs, are in the same hash slot.
+fn key(redis: &Redis, stream: &str) -> String {
+    let name = stream.trim_end_matches(DEAD);
+    redis.key("s", name, &stream[name.len()..])
+}
+
+/// The key of a stream's dead letters.
+fn dead_key(redis: &Redis, stream: &str) -> String {
+    key(redis, stream) + DEAD
+}
+
+/// An answer that comes later.
+fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a, T> {
+    Reply::Later(Box::pin(answer))
+}
+
+impl StreamBackend for Remote {
+    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
+        later(async move {
+            let key = key(&self.redis, stream);
+            let mut script = PUBLISH.key(&key);
+            script.arg(&payload[..]).arg(max_len);
+            let (id, group): (String, String) = self.redis.script(&key, &script).await?;
+            if id.is_empty() {
+                let group = Some(group).filter(|group| !group.is_empty());
+                let stream = stream.to_owned();
+                return Err(StreamError::Full { stream, limit: max_len, unit: "messages", group }.into());
+            }
+            id.parse()
+        })
+    }
+
+    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
+        later(async move {
+            type Group = (String, u64, u64, i64, String);
+            let key = key(&self.redis, stream);
+            let mut script = STATUS.key(&key);
+            script.key(dead_key(&self.redis, stream));
+            let (length, published, last, dead, groups): (u64, u64, String, u64, Vec<Group>) =
+                self.redis.script(&key, &script).await?;
+            let group = |(name, consumers, pending, lag, delivered): Group| {
+                let (lag, delivered) = (u64::try_from(lag).ok(), delivered.parse()?);
+                Ok(GroupStatus { name, consumers, pending, lag, delivered })
+            };
+            let groups = groups.into_iter().map(group).collect::<Result<_>>()?;
+            Ok(StreamStatus { length, published, last: last.parse()?, dead, groups })
+        })
+    }
+
+    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
+        later(async move {
+            let mut command = redis::cmd("XGROUP");
+            command.arg("DESTROY").arg(key(&self.redis, stream)).arg(group);
+            match self.redis.run::<u8>(&command).await {
+                Ok(removed) => Ok(removed > 0),
+                // There is not even a stream.
+                Err(error) if is_refusal(&error, "requires the key to exist") => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool> {
+        later(async move {
+            let mut command = redis::cmd("UNLINK");
+            command.arg(key(&self.redis, stream));
+            Ok(self.redis.run::<u64>(&command).await? > 0)
+        })
+    }
+
+    fn join<'a>(
+        &'a self,
+        stream: &'a Arc<str>,
+        group: &'a Arc<str>,
+        options: &'a ReliableOptions,
+        control: &'a Arc<Control>,
+    ) -> Reply<'a, Arc<dyn Consumer>> {
+        later(async move {
+            let membership = Arc::new(Membership {
+                key: key(&self.redis, stream),
+                group: Arc::clone(group),
+                name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
+            });
+            make_group(&self.redis, &membership).await?;
+            let renewer = Renewer::shared(&self.renewer, &self.redis)?;
+            let member = Member {
+                redis: self.redis.clone(),
+                renewal: renewer.keep(Arc::clone(&membership), options.claim_after),
+                renewer,
+                has_left: AtomicBool::new(false),
+                membership,
+                dead_key: dead_key(&self.redis, stream),
+                stream: Arc::clone(stream),
+                claim_after: options.claim_after,
+                control: Arc::clone(control),
+                held: Mutex::default(),
+                reader: tokio::sync::Mutex::new(Reader::new(&self.redis)),
+                client: AtomicI64::new(0),
+                stopped: AtomicBool::new(false),
+                stop: Notify::new(),
+            };
+            Ok(Arc::new(member) as Arc<dyn Consumer>)
+        })
+    }
+}
+
+/// Whether Redis refused with a message that holds this text.
+fn is_refusal(error: &crate::Error, text: &str) -> bool {
+    matches!(error, crate::Error::Backend(BackendError::Refused { message }) if message.contains(text))
+}
+
+/// A consumer of a group.
+struct Member {
+    /// The node's connections.
+    redis: Redis,
+    /// Its part of the group.
+    membership: Arc<Membership>,
+    /// The key of the stream's dead letters.
+    dead_key: String,
+    /// The stream's name.
+    stream: Arc<str>,
+    /// Renews what it holds.
+    renewal: AbortHandle,
+    /// The thread that does so.
+    renewer: Arc<Renewer>,
+    /// Whether it has released what it held, or tried to.
+    has_left: AtomicBool,
+    /// The silence after which a message is taken over.
+    claim_after: Duration,
+    /// What it shares with the handle.
+    control: Arc<Control>,
+    /// What it was given and has not settled.
+    held: Mutex<HashSet<StreamId>>,
+    /// What reads; locked by the one call of `take` that there is.
+    reader: tokio::sync::Mutex<Reader>,
+    /// The id of the reading connection, so that its read can be ended; 0 for none.
+    client: AtomicI64,
+    /// Whether it takes no more.
+    stopped: AtomicBool,
+    /// Wakes a reader that waits for Redis to come back.
+    stop: Notify,
+}
+
+/// What reads.
+struct Reader {
+    /// How it reads; none when it has to connect.
+    source: Option<Source>,
+    /// Tells when the node gives up its own connection, perhaps for another master.
+    link: watch::Receiver<Link>,
+    /// When to look next for messages to take over.
+    next_claim: Instant,
+    /// The time from which a message's silence, by the server's clock, counts against its holder. Before that, live
+    /// holders may not have renewed their messages yet.
+    believed_from: Instant,
+    /// The last reading of the server's clock; none if there is none yet.
+    clock: Option<Clock>,
+    /// Where that look begins.
+    cursor: String,
+    /// How long to wait before the next attempt; set while Redis is away, which was then logged.
+    away: Option<Pause>,
+}
+
+/// A reading of the server's clock.
+#[derive(Clone, Copy)]
+struct Clock {
+    /// The server's time, in ms since 1970.
+    millis: u64,
+    /// When it was asked, by our own clock, which is never set.
+    asked: Instant,
+    /// When its answer came.
+    answered: Instant,
+}
+
+impl Clock {
+    /// What it may say now, and a bit later when the question arrives, unless it is set meanwhile: from and to, in ms.
+    fn expected(self, now: Instant, tolerance: Duration) -> (u64, u64) {
+        let after = |elapsed| self.millis.saturating_add(millis(elapsed));
+        let least = after(now.saturating_duration_since(self.answered)).saturating_sub(millis(tolerance));
+        (least, after(now.saturating_duration_since(self.asked) + tolerance))
+    }
+}
+
+/// How messages are read.
+enum Source {
+    /// On a connection of its own, where a read waits.
+    Own(MultiplexedConnection),
+    /// Over the node's, now and again.
+    Polled,
+}
+
+impl Reader {
+    /// One that has not read yet.
+    fn new(redis: &Redis) -> Self {
+        let now = Instant::now();
+        let (link, cursor) = (redis.link(), "0-0".to_owned());
+        Self { source: None, link, next_claim: now, believed_from: now, clock: None, cursor, away: None }
+    }
+}
+
+/// Makes the group if need be; a new one begins with the oldest message.
+async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
+    let mut command = redis::cmd("XGROUP");
+    command.arg("CREATE").arg(&membership.key).arg(&*membership.group).arg("0").arg("MKSTREAM");
+    match redis.run::<()>(&command).await {
+        Err(error) if !is_refusal(&error, "BUSYGROUP") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Member {
+    /// Connects, and looks for messages whose delivery did not arrive.
+    async fn connect(&self, reader: &mut Reader) -> Result<Vec<Delivery>> {
+        // What the link tells from here on is of later than the connection that is made now.
+        let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
+        reader.link.mark_unchanged();
+        make_group(&self.redis, &self.membership).await?;
+        let source = if self.redis.is_cluster() {
+            Source::Polled
+        } else {
+            let mut conn = self.redis.dedicated().await?;
+            conn.set_response_timeout(BLOCK + TIME_LIMIT);
+            let id: i64 = redis::cmd("CLIENT")
+                .arg("ID")
+                .query_async(&mut conn)
+                .await
+                .map_err(|error| unavailable(&error))?;
+            self.client.store(id, Relaxed);
+            Source::Own(conn)
+        };
+        if was_away {
+            // Redis counts its own downtime as silence, and may be another server with another clock.
+            reader.clock = None;
+        }
+        let mut script = RECOVER.key(&self.membership.key);
+        script.arg(&*self.membership.group).arg(&self.membership.name).arg(RECOVERED);
+        let (found, trimmed): (Value, u64) = self.redis.script(&self.membership.key, &script).await?;
+        reader.source = Some(source);
+        Ok(self.accept(entries(&found), trimmed, true))
+    }
+
+    /// Takes over what others left, if it is time for it.
+    async fn claim(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+        if Instant::now() < reader.next_claim {
+            return Ok(Vec::new());
+        }
+        let asked = Instant::now();
+        let (least, greatest) =
+            reader.clock.map_or((u64::MAX, 0), |clock| clock.expected(asked, self.clock_tolerance()));
+        let mut script = CLAIM.key(&self.membership.key);
+        script
+            .arg(&*self.membership.group)
+            .arg(&self.membership.name)
+            .arg(millis(self.claim_after))
+            .arg(&reader.cursor)
+            .arg(count);
+        script.arg(u8::from(asked >= reader.believed_from)).arg(least).arg(greatest);
+        let (cursor, found, trimmed, now): (String, Value, u64, u64) =
+            self.redis.script(&self.membership.key, &script).await?;
+        let answered = Instant::now();
+        if now < least || now > greatest {
+            if reader.clock.is_some() {
+                let (stream, group) = (&*self.stream, &*self.membership.group);
+                tracing::warn!(
+                    stream,
+                    group,
+                    "Redis's clock was set, or Redis stood still: messages of silent subscriptions are taken over later"
+                );
+            }
+            reader.believed_from = answered + self.claim_after / 2;
+        }
+        reader.clock = Some(Clock { millis: now, asked, answered });
+        reader.cursor = cursor;
+        reader.next_claim = answered + self.claim_every();
+        let found = entries(&found);
+        let own: Vec<StreamId> = {
+            let held = self.held.lock();
+            found.iter().map(|entry| entry.id).filter(|id| held.contains(id)).collect()
+        };
+        for id in own {
+            // This process was suspended for so long that its messages looked given up. Nobody gets them once more.
+            self.hold(id, "undo").await?;
+        }
+        Ok(self.accept(found, trimmed, true))
+    }
+
+    /// Reads new messages; waits for them for as long as there is nothing else to do.
+    async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+        let wait = reader.next_claim.saturating_duration_since(Instant::now()).min(BLOCK);
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(&*self.membership.group).arg(&self.membership.name).arg("COUNT").arg(count);
+        let found: Value = match &mut reader.source {
+            Some(Source::Own(conn)) => {
+                // A wait of 0 ms would be one without end.
+                command
+                    .arg("BLOCK")
+                    .arg(millis(wait).max(1))
+                    .arg("STREAMS")
+                    .arg(&self.membership.key)
+                    .arg(">");
+                command.query_async(conn).await.map_err(|error| unavailable(&error))?
+            }
+            _ => {
+                command.arg("STREAMS").arg(&self.membership.key).arg(">");
+                let found = self.redis.run(&command).await?;
+                if matches!(found, Value::Nil) {
+                    let _ = timeout(POLL, self.stop.notified()).await;
+                }
+                found
+            }
+        };
+        Ok(self.accept(read_reply(&found), 0, false))
+    }
+
+    /// The messages among what was found that this consumer doesn't have already.
+    fn accept(&self, found: Vec<Entry>, trimmed: u64, claimed: bool) -> Vec<Delivery> {
+        if trimmed > 0 {
+            self.control.counters.trimmed.fetch_add(trimmed, Relaxed);
+            limited!(
+                ERROR,
+                stream = &*self.stream,
+                group = &*self.membership.group,
+                messages = trimmed,
+                "messages that were not handled are not on the stream any more: somebody deleted them"
+            );
+        }
+        let mut held = self.held.lock();
+        let new = found.into_iter().filter(|entry| held.insert(entry.id));
+        new.map(|entry| entry.into_delivery(&self.stream, claimed)).collect()
+    }
+
+    /// One attempt to get messages.
+    async fn attempt(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+        if matches!(reader.source, Some(Source::Own(_))) && reader.link.has_changed().unwrap_or(false) {
+            // What is published goes to another server now, perhaps, and the one that is read has no reason to say so.
+            reader.source = None;
+        }
+        if reader.source.is_none() {
+            let found = self.connect(reader).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        let found = self.claim(reader, count).await?;
+        if found.is_empty() { self.read(reader, count).await } else { Ok(found) }
+    }
+
+    /// Waits after a failed attempt; the first of several is logged.
+    async fn wait(&self, reader: &mut Reader, error: &crate::Error) {
+        reader.source = None;
+        self.client.store(0, Relaxed);
+        if reader.away.is_none() {
+            let (stream, group) = (&*self.stream, &*self.membership.group);
+            tracing::warn!(stream, group, %error, "a stream can't be read; trying again until it can");
+        }
+        let wait = reader.away.get_or_insert(Pause::reconnect()).next();
+        let _ = timeout(wait, self.stop.notified()).await;
+    }
+
+    /// How far the server's clock may have diverged from ours since the last reading before it is considered set. The
+    /// rest of the silence is left for renewals, which come every third of it.
+    fn clock_tolerance(&self) -> Duration {
+        (self.claim_after / 3).max(LEAST_TOLERANCE)
+    }
+
+    /// How often to look for messages to take over.
+    fn claim_every(&self) -> Duration {
+        (self.claim_after / 4).min(BLOCK)
+    }
+
+    /// Runs the script that delivers a message again or releases it; its answer.
+    async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
+        let mut script = HOLD.key(&self.membership.key);
+        script.arg(&*self.membership.group).arg(&self.membership.name).arg(id.to_string()).arg(what);
+        self.redis.script(&self.membership.key, &script).await
+    }
+
+    /// The message is no longer this consumer's concern.
+    fn forget(&self, id: StreamId) {
+        self.held.lock().remove(&id);
+    }
+}
+
+/// What an error on the reading connection means.
+fn unavailable(error: &redis::RedisError) -> crate::Error {
+    BackendError::Unavailable { reason: error.to_string() }.into()
+}
+
+/// A time as Redis takes it.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Consumer for Member {
+    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+        Box::pin(async move {
+            let mut reader = self.reader.lock().await;
+            while !self.stopped.load(Relaxed) {
+                match self.attempt(&mut reader, count).await {
+                    Ok(found) => {
+                        if reader.away.take().is_some() {
+                            tracing::info!(
+                                stream = &*self.stream,
+                                group = &*self.membership.group,
+                                "the stream is read again"
+                            );
+                        }
+                        if !found.is_empty() {
+                            return found;
+                        }
+                    }
+                    Err(error) => self.wait(&mut reader, &error).await,
+                }
+            }
+            Vec::new()
+        })
+    }
+
+    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
+        later(async move {
+            Ok(match self.hold(message.id, "again").await? {
+                0 => Again::Gone,
+                deliveries => match u32::try_from(deliveries) {
+                    Ok(deliveries) => Again::Ours { deliveries },
+                    Err(_) => {
+                        self.forget(message.id);
+                        Again::Theirs
+                    }
+                },
+            })
+        })
+    }
+
+    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
+        later(async move {
+            let mut command = redis::cmd("XACK");
+            command.arg(&self.membership.key).arg(&*self.membership.group).arg(message.id.to_string());
+            self.redis.run::<u64>(&command).await?;
+            self.forget(message.id);
+            Ok(())
+        })
+    }
+
+    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
+        later(async move {
+            let mut script = BURY.key(&self.membership.key);
+            script
+                .key(&self.dead_key)
+                .arg(&*self.membership.group)
+                .arg(&self.membership.name)
+                .arg(message.id.to_string());
+            script.arg(&message.payload[..]).arg(reason).arg(message.deliveries).arg(DEAD_LETTERS);
+            let buried: u8 = self.redis.script(&self.membership.key, &script).await?;
+            self.forget(message.id);
+            Ok(buried > 0)
+        })
+    }
+
+    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
+        later(async move {
+            self.hold(message.id, if seen { "release" } else { "return" }).await?;
+            self.forget(message.id);
+            Ok(())
+        })
+    }
+
+    fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            self.stopped.store(true, Relaxed);
+            self.stop.notify_one();
+            let client = self.client.swap(0, Relaxed);
+            if client != 0 {
+                // Where it can't be told, the read ends by itself after `BLOCK`.
+                let mut command = redis::cmd("CLIENT");
+                command.arg("UNBLOCK").arg(client);
+                let _ = self.redis.run::<u64>(&command).await;
+            }
+        })
+    }
+
+    fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            self.has_left.store(true, Relaxed);
+            self.renewal.abort();
+            if let Err(error) = self.membership.leave(&self.redis).await {
+                let (stream, group) = (&*self.stream, &*self.membership.group);
+                tracing::debug!(stream, group, %error, "a stream can't be told of a subscription's end; others notice it");
+            }
+        })
+    }
+}
+
+/// What it holds is released, also when its runtime has ended under it.
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        if !*self.has_left.get_mut() {
+            self.renewer.release(Arc::clone(&self.membership));
+        }
+    }
+}

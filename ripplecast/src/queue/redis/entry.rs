@@ -1,0 +1,100 @@
+//! What Redis says about messages, read without trust: anybody may have written to the stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::queue::{
+    backend::Delivery,
+    id::StreamId,
+    message::{DeadLetter, StreamMessage},
+};
+
+/// A message as Redis tells it.
+pub(super) struct Entry {
+    /// Its id.
+    pub(super) id: StreamId,
+    /// Its fields and their values.
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How often it was delivered.
+    deliveries: u32,
+}
+
+impl Entry {
+    /// The message as a handler gets it; with a fault when it is none of ours.
+    pub(super) fn into_delivery(self, stream: &Arc<str>, claimed: bool) -> Delivery {
+        let dead = self.dead();
+        let payload = self.field(b"p").map(Bytes::copy_from_slice);
+        let fault = payload.is_none().then(|| {
+            "it has no field `p`, and so was not published by this library; XADD by hand needs that field"
+                .to_owned()
+        });
+        let message = StreamMessage {
+            id: self.id,
+            stream: Arc::clone(stream),
+            payload: payload.unwrap_or_default(),
+            deliveries: self.deliveries,
+            dead,
+        };
+        Delivery { message, claimed, fault }
+    }
+
+    /// Where a dead letter comes from.
+    fn dead(&self) -> Option<DeadLetter> {
+        let text = |name: &[u8]| self.field(name).map(|value| String::from_utf8_lossy(value).into_owned());
+        Some(DeadLetter {
+            id: text(b"i")?.parse().ok()?,
+            group: text(b"g")?,
+            reason: text(b"r")?,
+            deliveries: text(b"n")?.parse().ok()?,
+        })
+    }
+
+    /// The value of a field.
+    fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| &value[..])
+    }
+}
+
+/// The messages of a script's answer: id, fields and deliveries of each.
+pub(super) fn entries(found: &Value) -> Vec<Entry> {
+    items(found).iter().filter_map(entry).collect()
+}
+
+/// The messages of the answer to `XREADGROUP` with one stream: all of them are delivered for the first time.
+pub(super) fn read_reply(found: &Value) -> Vec<Entry> {
+    let of_stream = match found {
+        Value::Map(streams) => streams.first().map(|(_, entries)| entries),
+        Value::Array(streams) => streams.first().and_then(|stream| items(stream).get(1)),
+        _ => None, // nothing came
+    };
+    of_stream.map(entries).unwrap_or_default()
+}
+
+/// One message: its id, its fields, and how often it was delivered, once if that is left out.
+fn entry(value: &Value) -> Option<Entry> {
+    let [id, fields, rest @ ..] = items(value) else { return None };
+    let deliveries = match rest.first() {
+        Some(Value::Int(deliveries)) => u32::try_from(*deliveries).unwrap_or(u32::MAX),
+        _ => 1,
+    };
+    let id = std::str::from_utf8(bytes(id)?).ok()?.parse().ok()?;
+    let fields = items(fields).chunks_exact(2);
+    let fields = fields.filter_map(|pair| Some((bytes(&pair[0])?.to_vec(), bytes(&pair[1])?.to_vec())));
+    Some(Entry { id, fields: fields.collect(), deliveries })
+}
+
+/// The items of an array; none of anything else.
+fn items(value: &Value) -> &[Value] {
+    if let Value::Array(items) = value { items } else { &[] }
+}
+
+/// The bytes of a string.
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}

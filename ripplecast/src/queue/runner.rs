@@ -1,0 +1,487 @@
+//! Runs a subscription, whatever keeps its stream: takes messages, calls the handler, and settles what came of it.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    backend::{Again, Consumer, Delivery, Handler},
+    message::{ReliableCounts, StreamMessage},
+    options::ReliableOptions,
+    pause::Pause,
+};
+use crate::{
+    Result, limits,
+    log::{cut, limited},
+    panics::{caught, guarded},
+    reply::Reply,
+};
+
+/// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
+const REASON: usize = 1024;
+/// A handler that blocks its thread for longer than this is counted and logged, because everything else on that thread
+/// waits meanwhile. Longer than the limit for a connection's callback, since a handler has a task of its own, and other
+/// threads can take over the rest.
+const SLOW_HANDLER: Duration = Duration::from_millis(100);
+/// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread never stops.
+const CANCEL_LIMIT: Duration = Duration::from_millis(250);
+/// Time that the backend has to release the messages of a subscription that ends at shutdown. With `HANDLER_GRACE`,
+/// `CANCEL_LIMIT` and the 2 s for the other nodes, a shutdown stays below the 8.5 s of `server.rs`.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
+tokio::task_local! {
+    /// The subscription whose handler runs in this task, by the address of its [`Control`].
+    static HANDLER_OF: usize;
+}
+
+/// Whether a handler of that subscription is asking.
+pub(super) fn is_own_handler(control: &Arc<Control>) -> bool {
+    HANDLER_OF.try_with(|running| *running == address(control)).unwrap_or(false)
+}
+
+/// What tells subscriptions apart.
+fn address(control: &Arc<Control>) -> usize {
+    Arc::as_ptr(control).addr()
+}
+
+/// What a subscription and its handle share.
+pub(super) struct Control {
+    /// True once the subscription is to end.
+    pub(super) stop: watch::Sender<bool>,
+    /// What has been counted.
+    pub(super) counters: Counters,
+}
+
+impl Control {
+    /// That of a subscription which begins.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
+    }
+}
+
+/// What a subscription has counted; see [`ReliableCounts`].
+#[derive(Default)]
+pub(super) struct Counters {
+    /// Messages that were handled.
+    handled: AtomicU64,
+    /// Deliveries that failed.
+    failed: AtomicU64,
+    /// Messages that were moved to the dead letters.
+    dead: AtomicU64,
+    /// Messages taken over from others.
+    claimed: AtomicU64,
+    /// Messages that were trimmed away while somebody held them.
+    pub(super) trimmed: AtomicU64,
+    /// Times that a handler held its thread.
+    slow: AtomicU64,
+}
+
+impl Counters {
+    /// What they say now.
+    pub(super) fn read(&self) -> ReliableCounts {
+        ReliableCounts {
+            handled: self.handled.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            dead: self.dead.load(Relaxed),
+            claimed: self.claimed.load(Relaxed),
+            trimmed: self.trimmed.load(Relaxed),
+            slow: self.slow.load(Relaxed),
+        }
+    }
+}
+
+/// What all subscriptions of a hub share.
+pub(super) struct Life {
+    /// True once the hub shuts down.
+    closing: watch::Sender<bool>,
+    /// Subscriptions whose tasks have not ended.
+    running: watch::Sender<usize>,
+}
+
+impl Life {
+    /// That of a new hub.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { closing: watch::Sender::new(false), running: watch::Sender::new(0) })
+    }
+
+    /// Ends all subscriptions, those that come later too.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until all subscriptions have ended, or for as long as they have at shutdown.
+    pub(super) async fn ended(&self) {
+        let mut running = self.running.subscribe();
+        // Fails only if the sender is gone, which `self` holds.
+        let ended = running.wait_for(|&running| running == 0);
+        let _ = timeout(limits::HANDLER_GRACE + CANCEL_LIMIT + LEAVE_LIMIT, ended).await;
+    }
+
+    /// One more subscription runs, until the answer is dropped.
+    fn begin(self: &Arc<Self>) -> Running {
+        self.running.send_modify(|running| *running += 1);
+        Running(Arc::clone(self))
+    }
+}
+
+/// Counts a subscription as running.
+pub(super) struct Running(Arc<Life>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Waits until it is true, or nobody can make it so any more.
+async fn is_true(receiver: &mut watch::Receiver<bool>) {
+    let _ = receiver.wait_for(|&is| is).await;
+}
+
+/// A subscription at work.
+pub(super) struct Runner {
+    /// The stream's name.
+    pub(super) stream: Arc<str>,
+    /// The group's.
+    pub(super) group: Arc<str>,
+    /// The application's handler.
+    pub(super) handler: Handler,
+    /// Its settings.
+    pub(super) options: ReliableOptions,
+    /// Its part of the group.
+    pub(super) consumer: Arc<dyn Consumer>,
+    /// What it shares with its handle.
+    pub(super) control: Arc<Control>,
+}
+
+impl Runner {
+    /// Starts the subscription's task.
+    pub(super) fn start(self, life: &Arc<Life>) -> tokio::task::JoinHandle<()> {
+        let (running, closing) = (life.begin(), life.closing.subscribe());
+        tokio::spawn(async move {
+            Arc::new(self).run(closing).await;
+            drop(running);
+        })
+    }
+
+    /// The subscription's task: a task more for each message that is handled, as many as may be at once.
+    async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
+        let mut stop = self.control.stop.subscribe();
+        let mut closed = closing.clone();
+        let mut too_late = pin!(async move {
+            is_true(&mut closed).await;
+            sleep(limits::HANDLER_GRACE).await;
+        });
+        let mut jobs = JoinSet::new();
+        // Never dropped before its end: messages may be on their way in it.
+        let mut reading: Option<Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>> = None;
+        let mut ending = false;
+        while !(ending && jobs.is_empty() && reading.is_none()) {
+            let free = self.options.concurrency - jobs.len();
+            if reading.is_none() && free > 0 && !ending {
+                reading = Some(self.consumer.take(free));
+            }
+            let read = async {
+                match &mut reading {
+                    Some(reading) => reading.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased; // a subscription that has ended takes nothing more
+                () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
+                    ending = true;
+                    self.control.stop.send_replace(true);
+                    // Its time starts now, even if Redis hangs and the next line takes long.
+                    let _ = too_late.as_mut().now_or_never();
+                    self.consumer.stop().await;
+                }
+                () = &mut too_late => break,
+                Some(_) = jobs.join_next() => {}
+                deliveries = read => {
+                    reading = None;
+                    for delivery in deliveries {
+                        jobs.spawn(Arc::clone(&self).job(delivery));
+                    }
+                }
+            }
+        }
+        drop(reading); // what it may still receive is released with the rest
+        if !jobs.is_empty() {
+            let (stream, group, messages) = (&*self.stream, &*self.group, jobs.len());
+            tracing::warn!(
+                stream,
+                group,
+                messages,
+                "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and they \
+                 go to other subscriptions of the group"
+            );
+            jobs.abort_all();
+            let _ = timeout(CANCEL_LIMIT, async { while jobs.join_next().await.is_some() {} }).await;
+        }
+        if *closing.borrow() {
+            let _ = timeout(LEAVE_LIMIT, self.consumer.leave()).await;
+        } else {
+            self.consumer.leave().await;
+        }
+    }
+
+    /// One message, from its delivery until it is handled, dead or somebody else's.
+    async fn job(self: Arc<Self>, delivery: Delivery) {
+        let Delivery { mut message, claimed, mut fault } = delivery;
+        let counters = &self.control.counters;
+        counters.claimed.fetch_add(claimed.into(), Relaxed);
+        if message.deliveries > self.options.max_deliveries {
+            let ended = format!("it was delivered {} times before, and not handled", message.deliveries - 1);
+            fault.get_or_insert(ended);
+        }
+        loop {
+            if let Some(fault) = fault {
+                return self.bury(&message, &fault).await;
+            }
+            if *self.control.stop.borrow() {
+                return self.release(&message, false).await;
+            }
+            let handled = self.call(message.clone()).await;
+            let Err(reason) = handled else {
+                counters.handled.fetch_add(1, Relaxed);
+                self.settle("acknowledge a message", || self.consumer.acknowledge(&message)).await;
+                return;
+            };
+            counters.failed.fetch_add(1, Relaxed);
+            if message.deliveries >= self.options.max_deliveries {
+                return self.bury(&message, &reason).await;
+            }
+            let wait = self.options.wait_after(message.deliveries);
+            self.log_failure(&message, &reason, wait);
+            if !self.wait(wait).await {
+                return self.release(&message, true).await;
+            }
+            match self.settle("deliver a message again", || self.consumer.again(&message)).await {
+                Some(Again::Ours { deliveries }) => message.deliveries = deliveries,
+                Some(Again::Gone) => {
+                    counters.trimmed.fetch_add(1, Relaxed);
+                    message.deliveries += 1;
+                }
+                Some(Again::Theirs) | None => return,
+            }
+            // Others may have had it in between.
+            fault = (message.deliveries > self.options.max_deliveries).then_some(reason);
+        }
+    }
+
+    /// Calls the handler; else why it failed.
+    async fn call(&self, message: StreamMessage) -> Result<(), String> {
+        let mut call = pin!(HANDLER_OF.scope(address(&self.control), caught(|| (self.handler)(message))));
+        let timed = poll_fn(|cx| {
+            let before = Instant::now();
+            let polled = call.as_mut().poll(cx);
+            let took = before.elapsed();
+            if took >= SLOW_HANDLER {
+                self.note_slow(took);
+            }
+            polled
+        });
+        match timed.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let text = guarded(|| error.to_string());
+                guarded(move || drop(error)); // it is the application's, and so is its destructor
+                Err(text.unwrap_or_else(|| "an error that can't be shown".to_owned()))
+            }
+            Err(panic) => Err(format!("the handler panicked: {panic}")),
+        }
+    }
+
+    /// A handler held its thread for long.
+    #[cold]
+    fn note_slow(&self, took: Duration) {
+        self.control.counters.slow.fetch_add(1, Relaxed);
+        limited!(
+            WARN,
+            stream = &*self.stream,
+            group = &*self.group,
+            milliseconds = took.as_millis() as u64,
+            "a handler of a stream held its thread; if it blocks, use .await or tokio::task::spawn_blocking"
+        );
+    }
+
+    /// Waits before another delivery; false when the subscription ends first.
+    async fn wait(&self, wait: Duration) -> bool {
+        let mut stop = self.control.stop.subscribe();
+        tokio::select! {
+            () = sleep(wait) => true,
+            () = is_true(&mut stop) => false,
+        }
+    }
+
+    /// Moves a message to the dead letters.
+    async fn bury(&self, message: &StreamMessage, reason: &str) {
+        let reason = shortened(reason);
+        limited!(
+            ERROR,
+            stream = &*self.stream,
+            group = &*self.group,
+            id = %message.id,
+            deliveries = message.deliveries,
+            reason = %cut(reason),
+            "a message could not be handled, and goes to the dead letters"
+        );
+        let buried =
+            self.settle("move a message to the dead letters", || self.consumer.bury(message, reason)).await;
+        self.control.counters.dead.fetch_add(u64::from(buried == Some(true)), Relaxed);
+    }
+
+    /// Gives a message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    async fn release(&self, message: &StreamMessage, seen: bool) {
+        self.settle("give up a message", || self.consumer.release(message, seen)).await;
+    }
+
+    /// Does one step at the backend, again and again until its outcome is known. None when the subscription ended and the
+    /// backend stayed away for as long as handlers have at shutdown; then the message is delivered again to somebody.
+    async fn settle<'a, T>(&'a self, what: &'static str, step: impl Fn() -> Reply<'a, T>) -> Option<T>
+    where
+        T: Unpin,
+    {
+        let mut stop = self.control.stop.subscribe();
+        let too_late = async {
+            is_true(&mut stop).await;
+            sleep(limits::HANDLER_GRACE).await;
+        };
+        let insist = async {
+            let mut pause = Pause::reconnect();
+            let mut logged = false;
+            loop {
+                match step().await {
+                    Ok(done) => return done,
+                    Err(error) if !std::mem::replace(&mut logged, true) => {
+                        let (stream, group) = (&*self.stream, &*self.group);
+                        limited!(WARN, stream, group, error = %cut(error), "can't {what} yet; trying again until it is done");
+                    }
+                    Err(_) => {}
+                }
+                sleep(pause.next()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = insist => Some(done),
+            () = too_late => None,
+        }
+    }
+
+    /// Says that a delivery failed.
+    fn log_failure(&self, message: &StreamMessage, reason: &str, wait: Duration) {
+        limited!(
+            WARN,
+            stream = &*self.stream,
+            group = &*self.group,
+            id = %message.id,
+            deliveries = message.deliveries,
+            reason = %cut(reason),
+            "a message was not handled; it is tried again in {wait:?}"
+        );
+    }
+}
+
+/// What is kept of a reason.
+fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON)]
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::Error;
+
+    /// A consumer that was given one message, and whose backend hangs when the subscription ends.
+    struct Hanging(Mutex<Option<StreamMessage>>);
+
+    /// Less than the handlers' time, so that the test sees the rest of it.
+    const HANGS: Duration = Duration::from_secs(3);
+
+    impl Consumer for Hanging {
+        fn take(&self, _: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+            let message = self.0.lock().take();
+            Box::pin(async {
+                match message {
+                    Some(message) => vec![Delivery { message, claimed: false, fault: None }],
+                    None => std::future::pending().await,
+                }
+            })
+        }
+
+        fn again<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, Again> {
+            Reply::now(Ok::<_, Error>(Again::Theirs))
+        }
+
+        fn acknowledge<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, ()> {
+            Reply::now(Ok::<_, Error>(()))
+        }
+
+        fn bury<'a>(&'a self, _: &'a StreamMessage, _: &'a str) -> Reply<'a, bool> {
+            Reply::now(Ok::<_, Error>(true))
+        }
+
+        fn release<'a>(&'a self, _: &'a StreamMessage, _: bool) -> Reply<'a, ()> {
+            Reply::now(Ok::<_, Error>(()))
+        }
+
+        fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(sleep(HANGS))
+        }
+
+        fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(async {})
+        }
+    }
+
+    /// Uses tokio's paused clock, so the times are exact however busy the machine is.
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_hangs_at_shutdown_gives_handlers_no_more_time() {
+        let message = StreamMessage {
+            id: "1-1".parse().unwrap(),
+            stream: "orders".into(),
+            payload: "x".into(),
+            deliveries: 1,
+            dead: None,
+        };
+        let (life, begun) = (Life::new(), Arc::new(Notify::new()));
+        let notify = Arc::clone(&begun);
+        let handler: Handler = Box::new(move |_| {
+            notify.notify_one();
+            Box::pin(std::future::pending())
+        });
+        let runner = Runner {
+            stream: "orders".into(),
+            group: "g".into(),
+            handler,
+            options: ReliableOptions::new(),
+            consumer: Arc::new(Hanging(Mutex::new(Some(message)))),
+            control: Control::new(),
+        };
+        let task = runner.start(&life);
+        begun.notified().await;
+        let closed = tokio::time::Instant::now();
+        life.close();
+        task.await.unwrap();
+        let took = closed.elapsed();
+        assert!(took >= limits::HANDLER_GRACE && took < limits::HANDLER_GRACE + HANGS / 2, "{took:?}");
+    }
+}

@@ -1,0 +1,407 @@
+//! Redis: the connections of a node, and what keeps them. All of the crate's knowledge of Redis is here and in the files
+//! named after it beside the interfaces that they implement.
+
+mod address;
+mod backoff;
+mod connect;
+mod link;
+mod servers;
+mod slot;
+mod subscriber;
+
+pub(crate) use self::{
+    address::Address,
+    backoff::Backoff,
+    link::{Link, TIME_LIMIT},
+    servers::Subscribed,
+    subscriber::{Channel, Event},
+};
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{FromRedisValue, RedisError, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use self::{
+    connect::{Conn, Fault},
+    servers::{Server, Servers},
+};
+use crate::{Error, Result, error::BackendError};
+
+/// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
+/// second these are 160 ms of work.
+const COMMANDS: usize = 16_384;
+
+/// Time before a command is sent again that a Cluster has refused because its slot is, or goes, elsewhere.
+const FOLLOW: Duration = Duration::from_millis(20);
+
+/// What is asked of Redis.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// One command.
+    Command(&'a redis::Cmd),
+    /// Several, in one round trip.
+    Pipeline(&'a redis::Pipeline),
+    /// A script.
+    Script(&'a redis::ScriptInvocation<'a>),
+}
+
+impl Work<'_> {
+    /// Asks it, once.
+    async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
+        match self {
+            Self::Command(command) => command.query_async(&mut conn.0).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(&mut conn.0).await,
+            Self::Script(script) => script.invoke_async(&mut conn.0).await,
+        }
+    }
+}
+
+/// A handle to Redis. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Redis {
+    /// What all handles share.
+    inner: Arc<Inner>,
+    /// Whether its commands are not bounded.
+    is_unbounded: bool,
+}
+
+/// What all handles share.
+struct Inner {
+    /// Where it is.
+    address: Address,
+    /// The servers, and the connections to them.
+    servers: Arc<Servers>,
+    /// Bounds the commands under way.
+    commands: Semaphore,
+    /// Looks after the servers.
+    task: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.servers.stop();
+    }
+}
+
+impl Redis {
+    /// Connects, and looks whether the server can be used.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] that names the address and says what to do: nobody answers (not if it is `optional`), the server
+    /// is too old or a replica, it refuses the password, a permission is missing.
+    pub(crate) async fn connect(address: &Address, optional: bool) -> Result<Self> {
+        let (servers, all_there) = Servers::connect(address, optional).await.map_err(|fault| {
+            let reason = match fault {
+                Fault::Away(reason) => format!(
+                    "Redis can't be reached: {reason}. Start it or correct the address; --backend-optional or \
+                     RIPPLECAST_BACKEND_OPTIONAL=1 starts without it"
+                ),
+                Fault::Wrong(reason) => reason,
+            };
+            Error::setting("backend", address, reason)
+        })?;
+        let task = tokio::spawn(servers.clone().run());
+        let commands = Semaphore::new(COMMANDS);
+        let inner = Inner { address: address.clone(), servers, commands, task };
+        let redis = Self { inner: Arc::new(inner), is_unbounded: false };
+        if all_there && timeout(TIME_LIMIT, redis.inner.servers.wait_until_up()).await.is_err() {
+            let reason = "its second connection, for subscriptions, can't be made; see the log";
+            return Err(Error::setting("backend", address, reason));
+        }
+        Ok(redis)
+    }
+
+    /// A handle for what the node does by itself, a few commands at a time: callers who have too many under way don't get in
+    /// its way.
+    pub(crate) fn unbounded(&self) -> Self {
+        Self { inner: self.inner.clone(), is_unbounded: true }
+    }
+
+    /// A handle with connections of its own to the same servers, for commands alone. Tasks of the current runtime keep them, and
+    /// connect in the background.
+    pub(crate) fn apart(&self) -> Self {
+        let address = self.inner.address.clone();
+        let servers = Servers::apart(&address);
+        let task = tokio::spawn(servers.clone().run());
+        let inner = Inner { address, servers, commands: Semaphore::new(COMMANDS), task };
+        Self { inner: Arc::new(inner), is_unbounded: true }
+    }
+
+    /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
+    /// Cluster.
+    pub(crate) fn key(&self, kind: &str, name: &str, suffix: &str) -> String {
+        format!("{}:{kind}:{{{}}}{suffix}", self.inner.address.prefix(), tag(name))
+    }
+
+    /// A pattern, in the server's way of writing them, of the channels of that kind whose names match one.
+    pub(crate) fn pattern(&self, kind: &str, names: &str) -> String {
+        let mut prefix = String::new();
+        for c in self.inner.address.prefix().chars() {
+            if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+                prefix.push('\\');
+            }
+            prefix.push(c);
+        }
+        format!("{prefix}:{kind}:{{{}}}", tag(names))
+    }
+
+    /// The name of the channel of that kind: the reverse of [`key`](Self::key).
+    pub(crate) fn name(&self, kind: &str, channel: &[u8]) -> Option<String> {
+        let channel = std::str::from_utf8(channel).ok()?;
+        let rest = channel.strip_prefix(self.inner.address.prefix())?.strip_prefix(':')?;
+        let name = rest.strip_prefix(kind)?.strip_prefix(":{")?.strip_suffix('}')?;
+        Some(name.replace("%7D", "}").replace("%25", "%"))
+    }
+
+    /// Runs several commands in their order, as few round trips as can be, and throws the answers away.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); some of them may have been done.
+    pub(crate) async fn all(&self, commands: &[redis::Cmd]) -> Result<()> {
+        match commands {
+            [] => Ok(()),
+            [one] => self.run(one).await,
+            _ if self.is_cluster() => {
+                // Each goes to its own shard. Those of one slot stay in order.
+                let mut slots: Vec<(u16, Vec<&redis::Cmd>)> = Vec::new();
+                let mut place = std::collections::HashMap::new();
+                for command in commands {
+                    let slot = slot::of(key_of(command));
+                    let at = *place.entry(slot).or_insert(slots.len());
+                    if at == slots.len() {
+                        slots.push((slot, Vec::new()));
+                    }
+                    slots[at].1.push(command);
+                }
+                let runs = slots.iter().map(|(_, commands)| self.all_of_one_slot(commands));
+                // All of them, also when one fails: its shard may be away, and the others are not.
+                futures_util::future::join_all(runs).await.into_iter().collect()
+            }
+            _ => self.pipe(&pipeline(commands)).await,
+        }
+    }
+
+    /// Runs commands of one slot of a Cluster, in their order.
+    async fn all_of_one_slot(&self, commands: &[&redis::Cmd]) -> Result<()> {
+        if let [one] = commands {
+            return self.run(one).await;
+        }
+        match self.pipe(&pipeline(commands.iter().copied())).await {
+            // The slot has moved, perhaps, which is followed for single commands alone. Who hears some twice sees it by their
+            // numbers.
+            Err(Error::Backend(BackendError::Refused { .. })) => {
+                for command in commands {
+                    self.run::<()>(command).await?;
+                }
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// The slot of a key or channel on a Cluster; 0 where there are none.
+    pub(crate) fn slot(&self, key: &[u8]) -> u16 {
+        if self.is_cluster() { slot::of(key) } else { 0 }
+    }
+
+    /// The command that publishes: on a Cluster, to the channel's own shard.
+    pub(crate) fn publish_command(&self) -> &'static str {
+        if self.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// Whether it is a Cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.inner.address.is_cluster()
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
+    /// command may have been done, or be done later.
+    pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
+        self.with(self.slot(key_of(command)), Work::Command(command)).await
+    }
+
+    /// Runs several commands in one round trip; on a Cluster they must be of one slot.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
+        let slot = pipeline.cmd_iter().next().map_or(0, |command| self.slot(key_of(command)));
+        self.with(slot, Work::Pipeline(pipeline)).await
+    }
+
+    /// Runs a script, of which that is one key; its text is sent only when the server doesn't have it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn script<T: FromRedisValue>(
+        &self,
+        key: &str,
+        script: &redis::ScriptInvocation<'_>,
+    ) -> Result<T> {
+        self.with(self.slot(key.as_bytes()), Work::Script(script)).await
+    }
+
+    /// Does something with the connection to the server of a slot, within the limits.
+    async fn with<T: FromRedisValue>(&self, slot: u16, work: Work<'_>) -> Result<T> {
+        let (mut server, mut conn) = self.there(slot)?;
+        let permit = || {
+            self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
+                what: "the number of commands on their way to Redis",
+                limit: COMMANDS,
+            })
+        };
+        let _permit = if self.is_unbounded { None } else { Some(permit()?) };
+        let work = async {
+            loop {
+                match work.run(&mut conn).await {
+                    Err(error) if is_elsewhere(&error) => {
+                        self.inner.servers.is_stale();
+                        sleep(FOLLOW).await;
+                        (server, conn) = self.there(slot)?;
+                    }
+                    done => return done.map_err(|error| failed(&server, &error)),
+                }
+            }
+        };
+        match timeout(TIME_LIMIT, work).await {
+            Ok(done) => done,
+            Err(_) => {
+                if let Some(server) = self.inner.servers.server(slot) {
+                    server.keeper.suspect();
+                }
+                Err(BackendError::TimedOut { after: TIME_LIMIT }.into())
+            }
+        }
+    }
+
+    /// Whether the server of that key is known to be away.
+    pub(crate) fn is_away(&self, key: &str) -> bool {
+        self.there(self.slot(key.as_bytes())).is_err()
+    }
+
+    /// The server of a slot and the connection to it.
+    fn there(&self, slot: u16) -> Result<(Arc<Server>, Conn)> {
+        let server = self.inner.servers.server(slot);
+        let there = server.and_then(|server| server.keeper.conn().map(|conn| (server, conn)));
+        there.ok_or_else(|| {
+            let reason = format!("Redis at {} is not reachable", self.inner.address);
+            BackendError::Unavailable { reason }.into()
+        })
+    }
+
+    /// A connection of its own, for reads that wait. On a Cluster it is not for use: there is no one server.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection> {
+        let conn = connect::connect(&self.inner.address, None).await;
+        conn.map(|conn| conn.0).map_err(|fault| {
+            let (Fault::Away(reason) | Fault::Wrong(reason)) = fault;
+            BackendError::Unavailable { reason }.into()
+        })
+    }
+
+    /// Changes when Redis goes or comes back; on a Cluster, when all shards are away, and when any of them is back.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.inner.servers.link()
+    }
+
+    /// Whether a connection is away; on a Cluster, that to any shard.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.inner.servers.is_degraded()
+    }
+
+    /// Subscribes on the one connection for that to the channel's server; there is one subscription for each channel. Dropping the answer
+    /// ends it. `sink` runs on the connection's task: it must be quick, and never wait.
+    pub(crate) fn subscribe(
+        &self,
+        channel: Channel,
+        sink: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Subscribed {
+        self.inner.servers.subscribe(channel, Box::new(sink))
+    }
+}
+
+/// Commands as one round trip, whose answers are thrown away.
+fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
+    let mut pipeline = redis::Pipeline::new();
+    for command in commands {
+        pipeline.add_command(command.clone()).ignore();
+    }
+    pipeline
+}
+
+/// What an answer of a server that is an error means.
+fn failed(server: &Server, error: &RedisError) -> Error {
+    let is_away = error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
+    if is_away {
+        server.keeper.suspect();
+        return BackendError::Unavailable { reason: error.to_string() }.into();
+    }
+    BackendError::Refused { message: error.to_string() }.into()
+}
+
+/// The key or channel of a command: what follows its name, in all but a few.
+fn key_of(command: &redis::Cmd) -> &[u8] {
+    let mut words = command.args_iter().map(|word| match word {
+        redis::Arg::Simple(word) => word,
+        _ => &[],
+    });
+    let key = match words.next() {
+        Some(b"XGROUP" | b"XINFO") => words.nth(1),
+        Some(b"XREADGROUP") => words.find(|word| *word == b"STREAMS").and_then(|_| words.next()),
+        _ => words.next(),
+    };
+    key.unwrap_or_default()
+}
+
+/// Whether a shard of a Cluster has refused a command, which it has not done, because the slot of its keys is on another one or
+/// on its way there.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN"))
+}
+
+/// A name as a hash tag, which ends at the first closing brace: one in the name is written as `%7D`, so that the whole name
+/// counts, and a percent sign as `%25`, so that no two names become one.
+fn tag(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.contains(['}', '%']) { name.replace('%', "%25").replace('}', "%7D").into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{key_of, tag};
+
+    #[test]
+    fn the_key_of_a_command_is_found() {
+        let key = |words: &str| {
+            let mut command = redis::Cmd::new();
+            for word in words.split(' ') {
+                command.arg(word);
+            }
+            String::from_utf8(key_of(&command).to_vec()).unwrap()
+        };
+        assert_eq!(key("HSET k f v"), "k");
+        assert_eq!(key("XGROUP CREATE k g 0 MKSTREAM"), "k");
+        assert_eq!(key("XREADGROUP GROUP g m COUNT 1 STREAMS k >"), "k");
+        assert_eq!(key("PING"), "");
+    }
+
+    #[test]
+    fn no_two_names_have_one_tag_and_none_ends_early() {
+        assert_eq!(tag("plain"), "plain");
+        assert_eq!(tag("a}b"), "a%7Db");
+        assert_ne!(tag("a}b"), tag("a%7Db"));
+    }
+}

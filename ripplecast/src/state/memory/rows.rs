@@ -1,0 +1,507 @@
+//! A table's rows in memory: sharded maps, each over slots that a walk can return to.
+//!
+//! A row keeps its slot while it lives, whatever is written around it. A walk goes from slot to slot and holds a shard's
+//! lock for one page at a time. Each row knows the version at which it was born; a walk leaves out those born after it
+//! began, so it sees each row that is there all the time exactly once, no key twice, and ends under any load.
+//!
+//! No timer runs. Every operation first deletes the rows whose time is up, wherever in the table they are.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::{
+    Clock, SHARDS,
+    deadlines::{Deadlines, NEVER},
+    shard_of,
+};
+use crate::{
+    StoreError,
+    reply::Reply,
+    state::{
+        Observation, Observers, RawPage, TableBackend, TableObserver, Version,
+        row::{Row, RowRef, Value},
+        schema::Schema,
+        table::Cursor,
+    },
+};
+
+/// Slots that a walk looks at under one lock: short enough that a writer doesn't notice.
+const SLOTS_PER_LOCK: usize = 512;
+/// Keys of expired rows that are copied at once, so that a great many need no great copy.
+const EXPIRED_AT_ONCE: usize = 64;
+
+/// The rows of one table.
+pub(in crate::state) struct Rows {
+    /// The columns and the capacity.
+    schema: Arc<Schema>,
+    /// Spreads the keys; seeded, so that nobody outside can choose keys that collide.
+    hasher: RandomState,
+    /// The rows, spread by hash. Whoever takes several locks takes them in order.
+    shards: Box<[Mutex<Shard>]>,
+    /// How many rows there are. Room is reserved here before a row is added, so that the capacity is exact.
+    len: AtomicUsize,
+    /// Number of the last change. Changes of a row are numbered under its shard's lock, so in order.
+    version: AtomicU64,
+    /// Who hears of changes.
+    observers: RwLock<Observers<TableObserver>>,
+    /// How many there are, ended ones included: spares writers the lock while nobody listens. A relaxed read is enough:
+    /// an observer that reads the table after it registered takes the shard's lock after or before the writer does.
+    observed: AtomicUsize,
+    /// When rows expire.
+    deadlines: Deadlines,
+}
+
+/// One shard.
+#[derive(Default)]
+struct Shard {
+    /// From a key to its slot.
+    index: HashTable<usize>,
+    /// The rows; a slot is empty after its row was deleted.
+    slots: Vec<Option<Entry>>,
+    /// The empty slots.
+    free: Vec<usize>,
+}
+
+/// One row.
+struct Entry {
+    /// The key's hash, for when the map grows.
+    hash: u64,
+    /// The key.
+    key: Box<str>,
+    /// The values.
+    row: Row,
+    /// The version at which the row was made.
+    born: u64,
+    /// When it expires, or [`NEVER`].
+    expires: u64,
+}
+
+impl Shard {
+    /// The slot of a key.
+    fn find(&self, hash: u64, key: &str) -> Option<usize> {
+        self.index.find(hash, |&slot| matches!(&self.slots[slot], Some(entry) if *entry.key == *key)).copied()
+    }
+
+    /// The row of a key.
+    fn get(&self, hash: u64, key: &str) -> Option<&Row> {
+        self.find(hash, key).and_then(|slot| self.slots[slot].as_ref()).map(|entry| &entry.row)
+    }
+
+    /// The row of a key with all that belongs to it, to change.
+    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
+        self.find(hash, key).and_then(|slot| self.slots[slot].as_mut())
+    }
+
+    /// Adds a row whose key is not there.
+    fn insert(&mut self, entry: Entry) {
+        let hash = entry.hash;
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(Some(entry));
+        } else {
+            self.slots[slot] = Some(entry);
+        }
+        let slots = &self.slots;
+        self.index.insert_unique(hash, slot, |&slot| slots[slot].as_ref().map_or(0, |entry| entry.hash));
+    }
+
+    /// Removes a row, if it is there.
+    fn remove(&mut self, hash: u64, key: &str) -> Option<Entry> {
+        let slots = &self.slots;
+        let same = |slot: &usize| matches!(&slots[*slot], Some(entry) if *entry.key == *key);
+        let (slot, _) = self.index.find_entry(hash, same).ok()?.remove();
+        let entry = self.slots[slot].take();
+        self.free.push(slot);
+        if self.index.is_empty() {
+            *self = Self::default();
+        }
+        entry
+    }
+}
+
+/// Where a walk is.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The version at which it began.
+    began: u64,
+    /// The shard.
+    shard: usize,
+    /// The next slot in it.
+    slot: usize,
+}
+
+impl Place {
+    /// Reads it from a cursor.
+    fn parse(cursor: &str) -> Option<Self> {
+        let mut parts = cursor.split('-');
+        let place = Self {
+            began: parts.next()?.parse().ok()?,
+            shard: parts.next()?.parse().ok()?,
+            slot: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(place)
+    }
+}
+
+impl From<Place> for Cursor {
+    fn from(Place { began, shard, slot }: Place) -> Self {
+        Self::new(format!("{began}-{shard}-{slot}"))
+    }
+}
+
+impl Rows {
+    /// No rows.
+    pub(super) fn new(schema: Arc<Schema>, clock: Clock) -> Self {
+        Self {
+            schema,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            len: AtomicUsize::new(0),
+            version: AtomicU64::new(0),
+            observers: RwLock::default(),
+            observed: AtomicUsize::new(0),
+            deadlines: Deadlines::new(clock),
+        }
+    }
+
+    /// A key's hash, and its shard locked.
+    fn lock(&self, key: &str) -> (u64, MutexGuard<'_, Shard>) {
+        let hash = self.hasher.hash_one(key);
+        (hash, self.shards[shard_of(hash)].lock())
+    }
+
+    /// The shards of several keys locked, in order; the others are none.
+    fn lock_many(&self, hashes: impl Iterator<Item = u64>) -> Vec<Option<MutexGuard<'_, Shard>>> {
+        let mut wanted = [false; SHARDS];
+        for hash in hashes {
+            wanted[shard_of(hash)] = true;
+        }
+        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| shard.lock())).collect()
+    }
+
+    /// Makes room for that many more rows.
+    fn reserve(&self, rows: usize) -> Result<(), StoreError> {
+        let capacity = self.schema.capacity();
+        let more = |len: usize| len.checked_add(rows).filter(|&len| len <= capacity);
+        match self.len.fetch_update(Relaxed, Relaxed, more) {
+            Ok(_) => Ok(()),
+            Err(len) => Err(StoreError::TableFull {
+                table: self.schema.table().to_owned(),
+                capacity,
+                rows: len.saturating_add(rows),
+            }),
+        }
+    }
+
+    /// Numbers a change of a row and tells the observers. The row's shard is locked.
+    fn changed(&self, key: &str, row: Option<&Row>) -> u64 {
+        let version = self.version.fetch_add(1, Relaxed) + 1;
+        if self.observed.load(Relaxed) > 0 {
+            let row = row.map(|row| RowRef { schema: &self.schema, row });
+            self.observers.read().each(|observer| observer(key, row, Version::of_memory(version)));
+        }
+        version
+    }
+
+    /// Writes a row for which there is room: its own, or one that was reserved.
+    fn put(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) {
+        let version = self.changed(key, Some(&row));
+        match shard.get_mut(hash, key) {
+            Some(entry) => {
+                entry.row = row;
+                let expired = std::mem::replace(&mut entry.expires, NEVER);
+                self.deadlines.replace(key, expired, NEVER);
+            }
+            None => shard.insert(Entry { hash, key: key.into(), row, born: version, expires: NEVER }),
+        }
+    }
+
+    /// Writes a row if there is room.
+    fn write(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) -> Result<(), StoreError> {
+        if shard.find(hash, key).is_none() {
+            self.reserve(1)?;
+        }
+        self.put(shard, hash, key, row);
+        Ok(())
+    }
+
+    /// Removes a row; whether it was there.
+    fn remove(&self, shard: &mut Shard, hash: u64, key: &str) -> bool {
+        let Some(entry) = shard.remove(hash, key) else { return false };
+        self.len.fetch_sub(1, Relaxed);
+        self.deadlines.replace(key, entry.expires, NEVER);
+        self.changed(key, None);
+        true
+    }
+
+    /// Deletes the rows whose time is up.
+    fn purge(&self) {
+        if let Some(now) = self.deadlines.due() {
+            self.purge_at(now);
+        }
+    }
+
+    /// See [`Self::purge`]. It ends: deadlines that are added meanwhile lie behind `now`, and a row that somebody else
+    /// deletes or changes first is no longer among the first.
+    #[cold]
+    fn purge_at(&self, now: u64) {
+        loop {
+            let due = self.deadlines.first(now, EXPIRED_AT_ONCE);
+            if due.is_empty() {
+                return;
+            }
+            for key in due {
+                let (hash, mut shard) = self.lock(&key);
+                if shard.get_mut(hash, &key).is_some_and(|entry| entry.expires <= now) {
+                    self.remove(&mut shard, hash, &key);
+                }
+            }
+        }
+    }
+
+    /// Sets when a row expires, or deletes it at once; whether it is there.
+    fn expire_row(&self, key: &str, after: Duration) -> bool {
+        let (hash, mut shard) = self.lock(key);
+        if after.is_zero() {
+            return self.remove(&mut shard, hash, key);
+        }
+        self.date(&mut shard, hash, key, after)
+    }
+
+    /// Sets when a row expires; whether it is there.
+    fn date(&self, shard: &mut Shard, hash: u64, key: &str, after: Duration) -> bool {
+        let Some(entry) = shard.get_mut(hash, key) else { return false };
+        let deadline = self.deadlines.at(after);
+        let replaced = std::mem::replace(&mut entry.expires, deadline);
+        self.deadlines.replace(key, replaced, deadline);
+        true
+    }
+
+    /// Adds to a column; the new value.
+    fn add_to(&self, key: &str, index: usize, by: i128) -> Result<i128, StoreError> {
+        let column = &self.schema.columns()[index];
+        let (hash, mut shard) = self.lock(key);
+        let value = shard.get(hash, key).map_or(Some(0), |row| row[index].as_integer()).unwrap_or(0);
+        let sum = value.checked_add(by).and_then(|sum| Some((sum, column.kind.integer(sum)?)));
+        let (sum, new) = sum.ok_or_else(|| StoreError::ColumnOverflow {
+            table: self.schema.table().to_owned(),
+            key: key.to_owned(),
+            column: column.name,
+            kind: column.kind.name(),
+            value,
+            by,
+        })?;
+        match shard.get_mut(hash, key) {
+            Some(entry) => {
+                Arc::make_mut(&mut entry.row)[index] = new;
+                self.changed(key, Some(&entry.row));
+            }
+            None => {
+                let mut row = self.schema.zero_row();
+                Arc::make_mut(&mut row)[index] = new;
+                self.write(&mut shard, hash, key, row)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Writes several rows in one step.
+    fn write_many(&self, rows: Vec<(Box<str>, Row)>) -> Result<(), StoreError> {
+        let hashes: Vec<u64> = rows.iter().map(|(key, _)| self.hasher.hash_one(&**key)).collect();
+        let mut shards = self.lock_many(hashes.iter().copied());
+        let mut fresh = std::collections::HashSet::new();
+        for ((key, _), &hash) in rows.iter().zip(&hashes) {
+            if shards[shard_of(hash)].as_ref().is_some_and(|shard| shard.find(hash, key).is_none()) {
+                fresh.insert(&**key);
+            }
+        }
+        self.reserve(fresh.len())?;
+        drop(fresh);
+        for ((key, row), hash) in rows.into_iter().zip(hashes) {
+            if let Some(shard) = &mut shards[shard_of(hash)] {
+                self.put(shard, hash, &key, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to `limit` rows from `place` on.
+    fn page(&self, mut place: Place, limit: usize) -> RawPage {
+        let mut rows = Vec::new();
+        while place.shard < SHARDS {
+            let shard = self.shards[place.shard].lock();
+            let end = shard.slots.len().min(place.slot.saturating_add(SLOTS_PER_LOCK));
+            while place.slot < end {
+                if rows.len() == limit {
+                    return RawPage { rows, next: Some(place.into()) };
+                }
+                if let Some(entry) = &shard.slots[place.slot]
+                    && entry.born <= place.began
+                {
+                    rows.push((entry.key.clone(), Arc::clone(&entry.row)));
+                }
+                place.slot += 1;
+            }
+            if place.slot >= shard.slots.len() {
+                place = Place { shard: place.shard + 1, slot: 0, ..place };
+            }
+        }
+        RawPage { rows, next: None }
+    }
+}
+
+impl TableBackend for Rows {
+    fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()> {
+        self.purge();
+        let (hash, mut shard) = self.lock(key);
+        let written = self.write(&mut shard, hash, key, row);
+        if let (Ok(()), Some(after)) = (&written, expires) {
+            self.date(&mut shard, hash, key, after);
+        }
+        Reply::now(written)
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {
+        self.purge();
+        let (hash, shard) = self.lock(key);
+        Reply::now::<StoreError>(Ok(shard.get(hash, key).cloned()))
+    }
+
+    fn get_field<'a>(&'a self, key: &'a str, column: usize) -> Reply<'a, Option<Value>> {
+        self.purge();
+        let (hash, shard) = self.lock(key);
+        Reply::now::<StoreError>(Ok(shard.get(hash, key).map(|row| row[column].clone())))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
+        self.purge();
+        let (hash, mut shard) = self.lock(key);
+        Reply::now::<StoreError>(Ok(self.remove(&mut shard, hash, key)))
+    }
+
+    fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
+        self.purge();
+        let (hash, shard) = self.lock(key);
+        Reply::now::<StoreError>(Ok(shard.find(hash, key).is_some()))
+    }
+
+    fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128> {
+        self.purge();
+        Reply::now(self.add_to(key, column, by))
+    }
+
+    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
+        self.purge();
+        Reply::now::<StoreError>(Ok(self.expire_row(key, after)))
+    }
+
+    fn len(&self) -> Reply<'_, usize> {
+        self.purge();
+        Reply::now::<StoreError>(Ok(self.len.load(Relaxed)))
+    }
+
+    fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage> {
+        self.purge();
+        let place = match cursor {
+            None => Some(Place { began: self.version.load(Relaxed), shard: 0, slot: 0 }),
+            Some(cursor) => Place::parse(cursor.as_str()),
+        };
+        let unknown = || StoreError::UnknownCursor {
+            table: self.schema.table().to_owned(),
+            cursor: cursor.map(ToString::to_string).unwrap_or_default(),
+        };
+        Reply::now(place.ok_or_else(unknown).map(|place| self.page(place, limit)))
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Box<str>]) -> Reply<'a, Vec<Option<Row>>> {
+        self.purge();
+        let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
+        let shards = self.lock_many(hashes.iter().copied());
+        let row = |hash: u64, key: &str| shards[shard_of(hash)].as_ref()?.get(hash, key).cloned();
+        Reply::now::<StoreError>(Ok(keys.iter().zip(hashes).map(|(key, hash)| row(hash, key)).collect()))
+    }
+
+    fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()> {
+        self.purge();
+        Reply::now(self.write_many(rows))
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Row>,
+        new: Option<Row>,
+    ) -> Reply<'a, bool> {
+        self.purge();
+        let (hash, mut shard) = self.lock(key);
+        if shard.get(hash, key) != expected.as_ref() {
+            return Reply::now::<StoreError>(Ok(false));
+        }
+        let done = match new {
+            Some(row) => self.write(&mut shard, hash, key, row),
+            None => {
+                self.remove(&mut shard, hash, key);
+                Ok(())
+            }
+        };
+        Reply::now(done.map(|()| true))
+    }
+
+    fn clear(&self) -> Reply<'_, usize> {
+        self.purge();
+        let mut shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        let mut removed = 0;
+        for shard in &mut shards {
+            for entry in std::mem::take(&mut **shard).slots.into_iter().flatten() {
+                removed += 1;
+                self.changed(&entry.key, None);
+            }
+        }
+        self.len.fetch_sub(removed, Relaxed);
+        self.deadlines.clear();
+        Reply::now::<StoreError>(Ok(removed))
+    }
+
+    fn observe(&self, observer: Arc<TableObserver>) -> Observation {
+        let mut observers = self.observers.write();
+        let observation = observers.add(observer);
+        self.observed.store(observers.list.len(), Relaxed);
+        observation
+    }
+
+    fn ready(&self) -> Reply<'_, ()> {
+        Reply::Now(Some(Ok(())))
+    }
+
+    fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {
+        self.purge();
+        let (hash, shard) = self.lock(key);
+        let version = Version::of_memory(self.version.load(Relaxed));
+        look(shard.get(hash, key).map(|row| RowRef { schema: &self.schema, row }), version);
+    }
+
+    fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version)) {
+        self.purge();
+        for shard in &self.shards {
+            for first in (0..).step_by(SLOTS_PER_LOCK) {
+                let shard = shard.lock();
+                let version = Version::of_memory(self.version.load(Relaxed));
+                for entry in shard.slots.iter().skip(first).take(SLOTS_PER_LOCK).flatten() {
+                    look(&entry.key, RowRef { schema: &self.schema, row: &entry.row }, version);
+                }
+                if first + SLOTS_PER_LOCK >= shard.slots.len() {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Counters on Redis: one script for all operations (`lua/counter.lua`).
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use redis::{Script, Value as Raw};
+
+use super::{
+    Shared, as_text,
+    history::{Basis, Model, Moment},
+    invalid, later, milliseconds,
+    watch::{Source, Watch},
+};
+use crate::{
+    Result, StoreError,
+    reply::Reply,
+    state::{Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Version},
+};
+
+/// One step of a counter.
+static STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/counter.lua")));
+
+/// A counter on Redis.
+pub(super) struct RedisCounter {
+    /// Where it is.
+    place: Place,
+}
+
+/// Where a counter is.
+#[derive(Clone)]
+struct Place {
+    /// The connection.
+    shared: Arc<Shared>,
+    /// Its name.
+    name: Arc<str>,
+    /// Its key, and the channel that its changes are published on.
+    key: Arc<str>,
+}
+
+/// What a step of a counter answers.
+struct Step {
+    value: i64,
+    /// 0 if its condition was not met, 2 if it would overflow, else 1.
+    done: i64,
+    /// None if there is no history: the counter was never changed, or is forgotten.
+    epoch: Option<Epoch>,
+    number: u64,
+    /// Time until it expires; none if it does not.
+    expires_in: Option<Duration>,
+}
+
+/// A time as the script takes it.
+fn or_never(after: Option<Duration>) -> String {
+    after.map_or_else(|| "never".to_owned(), milliseconds)
+}
+
+impl RedisCounter {
+    /// The counter of that name.
+    pub(super) fn new(shared: &Arc<Shared>, name: &str) -> Self {
+        let key = shared.redis.key("c", name, "").into();
+        Self { place: Place { shared: Arc::clone(shared), name: name.into(), key } }
+    }
+
+    /// The counter as observers know it, if there are any.
+    fn watched(&self) -> Option<Arc<Watch<WatchedCounter>>> {
+        self.place.shared.counters.lock().get(&self.place.name)
+    }
+
+    /// The same, made if need be.
+    fn watch(&self) -> Arc<Watch<WatchedCounter>> {
+        let Place { shared, name, key } = &self.place;
+        let mut counters = shared.counters.lock();
+        if let Some(watch) = counters.get(name) {
+            return watch;
+        }
+        let source = WatchedCounter { place: self.place.clone() };
+        let watch = Watch::new(shared, key.to_string(), source, Value::default());
+        counters.add(name, &watch);
+        watch
+    }
+}
+
+impl Place {
+    /// Does one step.
+    async fn step(&self, operation: &str, operands: &[String]) -> Result<Step> {
+        let mut call = STEP.prepare_invoke();
+        call.key(&*self.key).arg(self.shared.publish()).arg(Epoch::random().to_string());
+        call.arg(operation).arg(operands);
+        let answer: Vec<Raw> = self.shared.redis.script(&self.key, &call).await?;
+        let read = || match &answer[..] {
+            [value, Raw::Int(done), epoch, number, expires_in] => Some(Step {
+                value: as_text(value)?.parse().ok()?,
+                done: *done,
+                epoch: as_text(epoch)?.parse().ok(),
+                number: as_text(number)?.parse().ok()?,
+                expires_in: as_text(expires_in)?.parse().ok().map(Duration::from_millis),
+            }),
+            _ => None,
+        };
+        read().ok_or_else(|| invalid("a counter is not a number"))
+    }
+
+    /// Does an operation.
+    async fn apply(&self, op: CounterOp) -> Result<Counted> {
+        let (operation, operands) = match op {
+            CounterOp::Get => ("get", vec![]),
+            CounterOp::Add(by) => ("add", vec![by.to_string()]),
+            CounterOp::Set(value) => ("set", vec![value.to_string()]),
+            CounterOp::CompareAndSet { expected, new, expires } => {
+                ("swap", vec![expected.to_string(), new.to_string(), or_never(expires)])
+            }
+            CounterOp::IncrementBelow { max, window } => ("below", vec![max.to_string(), or_never(window)]),
+            CounterOp::Expire(after) => ("expire", vec![milliseconds(after)]),
+        };
+        let Step { value, done, expires_in, .. } = self.step(operation, &operands).await?;
+        match (done, op) {
+            (2, CounterOp::Add(by)) => {
+                Err(StoreError::CounterOverflow { name: self.name.to_string(), value, by }.into())
+            }
+            _ => Ok(Counted { value, applied: done == 1, expires_in }),
+        }
+    }
+}
+
+impl CounterBackend for RedisCounter {
+    fn apply(&self, op: CounterOp) -> Reply<'_, Counted> {
+        later(self.place.apply(op))
+    }
+
+    fn observe(&self, observer: Arc<CounterObserver>) -> Observation {
+        let watch = self.watch();
+        let observation = watch.known.lock().model.observers.add(observer);
+        observation.and_keep(watch)
+    }
+
+    fn ready(&self) -> Reply<'_, ()> {
+        match self.watched() {
+            Some(watch) => later(async move { watch.ready().await }),
+            None => Reply::Now(Some(Ok(()))),
+        }
+    }
+
+    fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>)) {
+        let Some(watch) = self.watched() else { return look(None) };
+        let mut known = watch.known.lock();
+        let version = known.version_or_await();
+        look(known.model.value.zip(version));
+    }
+}
+
+/// A counter that somebody observes.
+pub(super) struct WatchedCounter {
+    place: Place,
+}
+
+impl Source for WatchedCounter {
+    type Model = Value;
+    /// A third of the time for which the history of a counter at 0 is kept: so it is never forgotten while it is watched.
+    const RENEW: Duration = Duration::from_secs(300);
+
+    async fn read(&self, Basis { at, digest }: Basis) -> Result<(Moment, i64)> {
+        let (epoch, number) =
+            at.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
+        let Step { value, epoch, number, .. } = self.place.step("look", &[epoch, number, digest]).await?;
+        let epoch = epoch.ok_or_else(|| invalid("a counter has no history"))?;
+        Ok((Moment { epoch, number }, value))
+    }
+
+    fn name(&self) -> &str {
+        &self.place.name
+    }
+}
+
+/// The value of a counter, and its observers.
+#[derive(Default)]
+pub(super) struct Value {
+    /// None until the first read.
+    value: Option<i64>,
+    observers: Observers<CounterObserver>,
+}
+
+impl Model for Value {
+    type Change<'a> = i64;
+    type State = i64;
+
+    fn parse(payload: &[u8]) -> Option<i64> {
+        std::str::from_utf8(payload).ok()?.parse().ok()
+    }
+
+    fn agrees(&self, &value: &i64) -> bool {
+        Some(value) == self.value
+    }
+
+    fn apply(&mut self, value: i64, version: Version) {
+        self.value = Some(value);
+        self.observers.each(|observer| observer(value, version));
+    }
+
+    fn replace(&mut self, value: i64, version: Version, is_news: bool) {
+        let before = self.value.replace(value);
+        if is_news && before != Some(value) {
+            self.observers.each(|observer| observer(value, version));
+        }
+    }
+
+    fn digest(&self) -> String {
+        self.value.map(|value| value.to_string()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,177 @@
+//! The rows of a table that somebody on this node observes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Place,
+    change::{self, Change},
+};
+use crate::{
+    Result,
+    log::{cut, limited},
+    state::{
+        Observers, TableObserver, Version,
+        redis::{
+            history::{Basis, Model, Moment},
+            watch::{Source, Watch},
+        },
+        row::{Row, RowRef},
+        schema::Schema,
+    },
+};
+
+/// Rows that are shown under one lock: short enough that the connection on which changes come is not kept waiting.
+const ROWS_PER_LOCK: usize = 512;
+
+/// A table that somebody observes.
+pub(super) struct WatchedTable {
+    pub(super) place: Arc<Place>,
+}
+
+impl Source for WatchedTable {
+    type Model = Rows;
+    /// Never: a table's history is not forgotten, and to read all rows has a price.
+    const RENEW: Duration = Duration::MAX;
+
+    async fn read(&self, Basis { at, .. }: Basis) -> Result<(Moment, Vec<(Box<str>, Row)>)> {
+        self.place.snapshot(at).await
+    }
+
+    fn name(&self) -> &str {
+        self.place.schema.table()
+    }
+}
+
+impl Watch<WatchedTable> {
+    /// Shows one row; see [`Table::inspect_row`](crate::Table::inspect_row).
+    pub(super) fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {
+        let mut known = self.known.lock();
+        if let Some(version) = known.version_or_await() {
+            let Rows { schema, rows, .. } = &known.model;
+            look(rows.get(key).map(|row| RowRef { schema, row }), version);
+        }
+    }
+
+    /// Shows the rows; see [`Table::inspect`](crate::Table::inspect).
+    pub(super) fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version)) {
+        let mut from = Bound::Unbounded;
+        loop {
+            let mut known = self.known.lock();
+            let Some(version) = known.version_or_await() else { return };
+            let Some(last) = known.model.show(from, version, look) else { return };
+            from = Bound::Excluded(last);
+        }
+    }
+}
+
+/// The rows of a table, and their observers.
+pub(super) struct Rows {
+    schema: Arc<Schema>,
+    /// At most as many as the table may hold.
+    rows: BTreeMap<Box<str>, Row>,
+    pub(super) observers: Observers<TableObserver>,
+}
+
+impl Rows {
+    /// No rows.
+    pub(super) fn new(schema: Arc<Schema>) -> Self {
+        Self { schema, rows: BTreeMap::new(), observers: Observers::default() }
+    }
+
+    /// Shows some rows. Returns the key of the last one if there may be more.
+    fn show(
+        &self,
+        from: Bound<Box<str>>,
+        version: Version,
+        look: &mut dyn FnMut(&str, RowRef<'_>, Version),
+    ) -> Option<Box<str>> {
+        for (shown, (key, row)) in (1..).zip(self.rows.range::<Box<str>, _>((from, Bound::Unbounded))) {
+            look(key, RowRef { schema: &self.schema, row }, version);
+            if shown == ROWS_PER_LOCK {
+                return Some(key.clone());
+            }
+        }
+        None
+    }
+
+    fn tell(&self, key: &str, row: Option<&Row>, version: Version) {
+        let row = row.map(|row| RowRef { schema: &self.schema, row });
+        self.observers.each(|observer| observer(key, row, version));
+    }
+
+    /// Writes a row, and notifies the observers.
+    fn put(&mut self, key: &str, row: Row, version: Version) {
+        self.tell(key, Some(&row), version);
+        match self.rows.get_mut(key) {
+            Some(old) => *old = row,
+            None => drop(self.rows.insert(key.into(), row)),
+        }
+    }
+}
+
+impl Model for Rows {
+    type Change<'a> = Change<'a>;
+    type State = Vec<(Box<str>, Row)>;
+
+    fn parse(payload: &[u8]) -> Option<Change<'_>> {
+        Change::parse(payload)
+    }
+
+    fn agrees(&self, change: &Change<'_>) -> bool {
+        match change {
+            // A row that can't be read is not kept.
+            Change::Set { key, fields } => {
+                change::row(&self.schema, key, fields).ok().as_ref() == self.rows.get(*key)
+            }
+            Change::Deleted(key) => !self.rows.contains_key(*key),
+            Change::Cleared => self.rows.is_empty(),
+            Change::Epoch => true,
+        }
+    }
+
+    fn apply(&mut self, change: Change<'_>, version: Version) {
+        match change {
+            Change::Set { key, fields } => match change::row(&self.schema, key, &fields) {
+                Ok(row) => self.put(key, row, version),
+                Err(error) => limited!(ERROR, error = %cut(error), "a change is not published"),
+            },
+            Change::Deleted(key) => {
+                self.rows.remove(key);
+                self.tell(key, None, version);
+            }
+            Change::Cleared => {
+                for key in std::mem::take(&mut self.rows).into_keys() {
+                    self.tell(&key, None, version);
+                }
+            }
+            Change::Epoch => {}
+        }
+    }
+
+    fn replace(&mut self, rows: Vec<(Box<str>, Row)>, version: Version, is_news: bool) {
+        if !is_news {
+            self.rows = rows.into_iter().collect();
+            return;
+        }
+        let there: HashSet<&str> = rows.iter().map(|(key, _)| &**key).collect();
+        let gone: Vec<Box<str>> = self.rows.keys().filter(|key| !there.contains(&***key)).cloned().collect();
+        for key in gone {
+            self.rows.remove(&key);
+            self.tell(&key, None, version);
+        }
+        for (key, row) in rows {
+            if self.rows.get(&key) != Some(&row) {
+                self.put(&key, row, version);
+            }
+        }
+    }
+
+    fn digest(&self) -> String {
+        String::new()
+    }
+}
