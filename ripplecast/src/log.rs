@@ -232,7 +232,7 @@ mod tests {
         const FILES: [&str; 20] = [
             "app.rs",
             "bus/memory.rs",
-            "driven.rs",
+            "relay.rs",
             "engine/delivery.rs",
             "cluster/gaps.rs",
             "engine/shard.rs",
@@ -247,7 +247,7 @@ mod tests {
             "server/files.rs",
             "headers/forwarded.rs",
             "sse.rs",
-            "takeover.rs",
+            "hand_off.rs",
             "ws/handshake.rs",
             "ws/upgrade.rs",
         ];
