@@ -31,6 +31,7 @@ mod server;
 pub mod sse;
 mod state;
 mod sync;
+mod text;
 pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};

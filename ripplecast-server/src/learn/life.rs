@@ -120,7 +120,7 @@ impl<H> Observed<H> {
 
 /// What the page is told.
 fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -> Result<Frame> {
-    let with = &with[..with.floor_char_boundary(SHOWN)];
+    let with = with.char_indices().nth(SHOWN).map_or(with, |(end, _)| &with[..end]);
     Frame::json(&Called { callback, id: alias(id), with, earlier })
 }
 

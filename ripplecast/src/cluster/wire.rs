@@ -4,7 +4,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::sequence::Number;
-use crate::{Frame, limits::NAME};
+use crate::{Frame, limits::NAME, text::prefix};
 
 /// The version of the form; another one is refused.
 const VERSION: u8 = 1;
@@ -150,9 +150,9 @@ impl Message {
 
 /// Writes a text behind its length.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    let end = text.floor_char_boundary(usize::from(u16::MAX));
-    out.put_u16(end as u16);
-    out.put_slice(&text.as_bytes()[..end]);
+    let text = prefix(text, usize::from(u16::MAX));
+    out.put_u16(text.len() as u16);
+    out.put_slice(text.as_bytes());
 }
 
 /// Reads a text.

@@ -1,7 +1,7 @@
 //! A server's frames: never masked, never fragmented.
 
 use super::header::{MAX_HEADER, Opcode};
-use crate::limits::CLOSE_REASON;
+use crate::{limits::CLOSE_REASON, text::prefix};
 
 /// Appends the header of a whole server frame with a payload of `len` bytes. The payload is to follow.
 ///
@@ -79,7 +79,7 @@ pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, deflated: &[u8]) {
 /// ```
 pub fn encode_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
     let Some(code) = code else { return encode_header(out, Opcode::Close, 0) };
-    let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON)];
+    let reason = prefix(reason, CLOSE_REASON);
     encode_header(out, Opcode::Close, 2 + reason.len());
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());

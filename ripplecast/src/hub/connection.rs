@@ -9,6 +9,7 @@ use crate::{
     limits::CLOSE_REASON,
     name::check_name,
     outcome::Sent,
+    text::prefix,
 };
 
 /// A handle to one open socket or event stream; cheap to clone, and to keep: it holds nothing of the connection open.
@@ -69,7 +70,7 @@ impl Connection {
     /// From now on the connection counts as closed. Says [`Sent::Closed`] when it already was.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> Sent {
         let mut reason: String = reason.into();
-        reason.truncate(reason.floor_char_boundary(CLOSE_REASON));
+        reason.truncate(prefix(&reason, CLOSE_REASON).len());
         let close = Close::new(code, reason);
         let mut mailbox = self.shard.mailbox.lock();
         if !mailbox.state.close(self.local) {

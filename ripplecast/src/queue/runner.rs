@@ -28,6 +28,7 @@ use crate::{
     log::{cut, limited},
     panics::{caught, guarded},
     reply::Reply,
+    text::prefix,
 };
 
 /// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
@@ -399,7 +400,7 @@ impl Runner {
 
 /// What is kept of a reason.
 fn shortened(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(REASON)]
+    prefix(reason, REASON)
 }
 
 #[cfg(test)]
