@@ -103,7 +103,7 @@ scenario("the rate limit is explained in words, and can be enforced on loopback"
       document.querySelector("[data-part=form]").requestSubmit();
     }
   });
-  await a.locator("[data-part=problem]").getByText(/more than this demo takes from one address; try again in \d+ seconds?\./).waitFor();
+  await a.locator("[data-part=problem]").getByText(/^Too many requests from your address; try again in \d+ seconds?\./).waitFor();
 });
 
 scenario("dashboard: counts this tab and the next", async (tools) => {

@@ -1,22 +1,22 @@
-//! What visitors see in place of the ids of nodes and connections, which are for operators.
+//! Public aliases of node and connection ids, which only operators may see.
 
 use std::fmt::{Display, Write as _};
 
 use sha2::{Digest as _, Sha256};
 
-/// Bytes of an alias, before they are written in hexadecimal. Enough that two never meet by chance.
+/// Bytes in an alias, before hexadecimal encoding. Enough to make collisions negligible.
 const BYTES: usize = 8;
 
-/// Returns the name under which visitors know an id: the same on all nodes, and no way back to the id.
+/// Returns the public alias of an id. It is the same on all nodes, and does not reveal the id.
 pub(crate) fn alias(id: impl Display) -> String {
     let hash = Sha256::digest(format!("ripplecast alias {id}"));
     hash[..BYTES].iter().fold(String::with_capacity(2 * BYTES), |mut alias, byte| {
-        let _ = write!(alias, "{byte:02x}"); // writing to a String can't fail
+        let _ = write!(alias, "{byte:02x}"); // writing to a String cannot fail
         alias
     })
 }
 
-/// Whether a text is an alias, as [`alias`] writes it.
+/// Returns whether `text` has the format of an alias.
 pub(crate) fn is_alias(text: &str) -> bool {
     text.len() == 2 * BYTES && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_stands_for_one_id_and_tells_nothing_of_it() {
+    fn an_alias_identifies_one_id_without_revealing_it() {
         let id = "3f9a2c7e51b0d846-010000030000002a";
         assert!(is_alias(&alias(id)) && alias(id) == alias(id));
         assert_ne!(alias(id), alias("3f9a2c7e51b0d846-010000030000002b"));

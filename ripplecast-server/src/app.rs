@@ -1,4 +1,4 @@
-//! The app that the binary serves: the counter, the demos, the lesson, the inspector, and the pages.
+//! The app that the binary serves: the counter, the demos, the lesson, the inspector and the pages.
 
 use axum::{
     http::{
@@ -17,17 +17,16 @@ use crate::{
     learn, metrics, sample,
 };
 
-/// What the app has to know beside the builder's settings.
+/// Options other than the builder's settings.
 pub(crate) struct Options {
-    /// Whether the demos' limits hold for loopback too.
+    /// Whether the demos' limits also apply to loopback.
     pub(crate) demo_limits: bool,
     /// Whether nodes share a backend.
     pub(crate) is_shared: bool,
-    /// Who may look at the inspector and the metrics.
+    /// Controls access to the inspector and the metrics.
     pub(crate) gate: Gate,
 }
 
-/// Builds the app.
 pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<ripplecast::App> {
     sample::begin();
     let app = builder.build().await?;
@@ -37,13 +36,13 @@ pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<rippl
     let app = learn::add(app, &demos, options.is_shared, &options.gate)?;
     let app = inspect::add(app, &demos, &options.gate);
     let app = metrics::add(app, &options.gate);
-    // Whatever changes something is refused to other sites' pages.
+    // Requests that change something are rejected when they come from other sites' pages.
     let check = SameOrigin::new(&app.hub());
     let app = app.layer(map_response(guard)).layer(check);
     Ok(app.merge(ripplecast_site::router()))
 }
 
-/// Keeps browsers from guessing at types, and caches from keeping what is true for a moment only.
+/// Keeps browsers from sniffing types, and caches from storing live values.
 async fn guard(mut response: Response) -> Response {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();

@@ -1,4 +1,4 @@
-//! Flags and environment variables. Whatever is wrong with them is said in one line that names the setting.
+//! Flags and environment variables. Each error is one line that names the setting.
 
 use std::{
     ffi::OsString,
@@ -14,28 +14,28 @@ use tracing_subscriber::EnvFilter;
 
 use crate::bench::{backend::BenchBackend, hostile::BenchHostile, load::BenchLoad, soak::BenchSoak};
 
-/// Where the server listens unless told otherwise: reachable from this machine alone.
+/// The default listen address: reachable from this machine only.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// The port unless told otherwise.
+/// The default port.
 const PORT: u16 = 8080;
-/// What is logged unless told otherwise.
+/// The default log filter.
 const LOG: &str = "warn";
 
-/// The settings that are read by the crate itself, and have no flag.
+/// Help for the environment variables that the library reads, and for the operators' endpoints.
 const MORE: &str = "\
 Also read from the environment: RIPPLECAST_SHARDS, RIPPLECAST_MAX_CONNECTIONS,
 RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS, RIPPLECAST_IPV6_PREFIX, RIPPLECAST_BODY_TIMEOUT, RIPPLECAST_WRITE_TIMEOUT,
 RIPPLECAST_MIN_RATE, RIPPLECAST_NODE_SECRET and RIPPLECAST_HSTS; and RIPPLECAST_BACKEND_OPTIONAL=1, which is
 --backend-optional.
 
-Addresses for operators: /health says {\"status\":\"ok\"}, or \"degraded\" while the backend is away; /metrics has
-figures for Prometheus, and /inspect shows what goes on. The last two are open on this machine alone while
-the server listens on loopback, has no --trusted-proxies and no proxy is in between, and to whoever has the
-token of --inspect-token.";
+Endpoints for operators: /health returns {\"status\":\"ok\"}, or \"degraded\" while the backend is unavailable;
+/metrics serves metrics for Prometheus, and /inspect shows live traffic. /metrics and /inspect are available from
+this machine only, when the server listens on loopback, has no --trusted-proxies and is reached directly; and
+from anywhere with the token set by --inspect-token.";
 
-/// Keeps every open tab in step. Without a command it serves the demo page.
+/// Keeps every open tab in step. Without a command, serves the demo pages.
 ///
-/// A flag wins over its environment variable; an empty variable counts as unset.
+/// Flags override environment variables; an empty variable counts as unset.
 #[derive(Parser)]
 #[command(name = "ripplecast", version, after_help = MORE, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -45,7 +45,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// The settings as they were written; `resolve` reads them.
+/// The settings as written; `resolve` parses them.
 #[derive(Args)]
 struct Settings {
     /// Address to listen on [default: 127.0.0.1]
@@ -54,80 +54,82 @@ struct Settings {
     /// Port to listen on; 0 picks a free one [default: 8080]
     #[arg(long, value_name = "PORT", env = "RIPPLECAST_PORT", hide_env_values = true)]
     port: Option<String>,
-    /// Proxies whose X-Forwarded-* headers are believed: addresses, networks, `loopback`, `private`; or `hops:N` alone, the last N of
-    /// each request [default: none]
+    /// Proxies whose X-Forwarded-* headers are trusted: addresses, networks, `loopback`, `private`; or `hops:N` alone,
+    /// for the last N proxies of each request [default: none]
     #[arg(long, value_name = "LIST", env = "RIPPLECAST_TRUSTED_PROXIES", hide_env_values = true)]
     trusted_proxies: Option<String>,
-    /// PEM file of the certificate and its chain: speak TLS (https, wss); needs --tls-key [default: no TLS]
+    /// PEM file with the certificate chain; enables TLS (https, wss), needs --tls-key [default: no TLS]
     #[arg(long, value_name = "FILE", env = "RIPPLECAST_TLS_CERT", hide_env_values = true)]
     tls_cert: Option<String>,
-    /// PEM file of the certificate's private key; needs --tls-cert
+    /// PEM file with the certificate's private key; needs --tls-cert
     #[arg(long, value_name = "FILE", env = "RIPPLECAST_TLS_KEY", hide_env_values = true)]
     tls_key: Option<String>,
-    /// Where shared state lives: `memory`, or a Redis that several nodes share, such as redis://127.0.0.1:6379 [default: memory]
+    /// Backend for shared state: `memory`, or a Redis that several nodes share, such as redis://127.0.0.1:6379
+    /// [default: memory]
     #[arg(long, value_name = "URL", env = "RIPPLECAST_BACKEND", hide_env_values = true)]
     backend: Option<String>,
-    /// Start also while the backend can't be reached, and join the other nodes when it can
+    /// Start even if the backend is unavailable, and join the other nodes when it becomes available
     #[arg(long)]
     backend_optional: bool,
-    /// Path below which everything is served as well, such as /rt, for a proxy that passes it on [default: none]
+    /// Path prefix under which everything is also served, such as /rt, for a proxy that does not strip it [default:
+    /// none]
     #[arg(long, value_name = "PATH", env = "RIPPLECAST_BASE_PATH", hide_env_values = true)]
     base_path: Option<String>,
-    /// Opens /inspect and /metrics to whoever sends this token, also from other machines [default: this machine alone]
+    /// Token that grants access to /inspect and /metrics, also from other machines [default: this machine only]
     #[arg(long, value_name = "TOKEN", env = "RIPPLECAST_INSPECT_TOKEN", hide_env_values = true)]
     inspect_token: Option<String>,
-    /// File whose one line is the token of --inspect-token, which would show in the list of processes
+    /// File with the token for --inspect-token on one line; a flag is visible in the process list
     #[arg(long, value_name = "FILE", env = "RIPPLECAST_INSPECT_TOKEN_FILE", hide_env_values = true)]
     inspect_token_file: Option<String>,
-    /// Limits what this machine may do in the demos, too, as behind --trusted-proxies; others are always limited
+    /// Apply the demos' limits to this machine too, as happens with --trusted-proxies; others are always limited
     #[arg(long)]
     demo_limits: bool,
-    /// What to log to standard error, such as `info` or `ripplecast=debug` [default: warn]
+    /// Log filter for standard error, such as `info` or `ripplecast=debug` [default: warn]
     #[arg(long, value_name = "FILTER", env = "RIPPLECAST_LOG", hide_env_values = true)]
     log: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure: a bare server, a generator of load for any server, a soak test, attacks, and what Redis behind it costs
+    /// Measure: a bare server, a load generator for any server, a soak test, attacks, and the cost of Redis
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
 }
 
 #[derive(Subcommand)]
 enum Bench {
-    /// A bare server: text frames on /bc go to everyone there, every frame on /echo comes back
+    /// Run a bare server: text frames sent to /bc are broadcast to all connections there, and /echo returns every frame
     Serve(BenchServe),
-    /// Open many WebSockets to a server, and measure how it does
+    /// Open many WebSockets to a server and measure its performance
     ///
-    /// It connects to the address that is given, and to nothing else. Each message carries a number, and order and loss
-    /// are checked on every one: the exit code is 1 if any was lost or out of order, or a connection died. Ctrl-C shows
-    /// what was measured until then. Run it on another core than the server, or another machine.
+    /// Connects only to the given address. Every message carries a number, which is used to check order and loss. The
+    /// exit code is 1 if a message was lost or out of order, or a connection failed. Ctrl-C stops and shows the results
+    /// so far. Run it on a different core or machine than the server.
     Load(Box<BenchLoad>),
-    /// Start servers, give them all that goes wrong in a day, and check that nothing is lost and nothing leaks
+    /// Put servers under every kind of stress, and check that nothing is lost or leaked
     ///
-    /// It starts and restarts `bench serve` on loopback, while connections come, go, read slowly, vanish and break the
-    /// protocol. Each message that should have come is checked, and after each cycle the server's memory, descriptors,
-    /// threads and counts. The exit code is 1 if anything was wrong. Ctrl-C ends it with what was seen until then. It needs
-    /// Linux.
+    /// Starts and restarts `bench serve` on loopback, while connections open, close, read slowly, disappear and violate
+    /// the protocol. Checks every expected message and, after each cycle, the server's memory, descriptors, threads and
+    /// counters. The exit code is 1 if a check failed. Ctrl-C stops and shows the results so far. Linux only.
     Soak(BenchSoak),
-    /// Attack a server on this machine, and measure how long well-behaved clients wait meanwhile
+    /// Attack a server on this machine, and measure how long well-behaved clients wait during the attack
     ///
-    /// First it measures well-behaved clients alone: WebSockets that send a ping, new WebSockets and pages. Then it opens
-    /// hostile connections, which open again as soon as the server ends them, and measures the same again; and once more
-    /// after the attack. It refuses any address that is not loopback. Without an address it starts a server of its own, with
-    /// a token for the inspector and --demo-limits. The attacks aim at the endpoints of this program. The exit code is 1 if a p99 grew by
-    /// --max-ratio or more. A visit that fails counts as a wait of 30 seconds. Ctrl-C shows what was measured until then.
+    /// First measures well-behaved clients alone: WebSockets that send pings, new WebSockets, and page loads. Then
+    /// opens hostile connections, which reconnect as soon as the server closes them, and measures again; and once more
+    /// after the attack. Accepts only loopback addresses. Without an address, starts its own server, with an inspector
+    /// token and --demo-limits. The attacks target this program's endpoints. The exit code is 1 if a p99 grew by a
+    /// factor of --max-ratio or more. A failed request counts as a wait of 30 seconds. Ctrl-C stops and shows the
+    /// results so far.
     Hostile(BenchHostile),
-    /// Measure what Redis behind a hub costs, beside what that Redis does alone
+    /// Measure what a Redis backend costs, compared with Redis alone
     ///
-    /// Four parts, one after the other: operations of counters and tables with 1, 16 and 256 tasks at once, and the plain
-    /// commands by redis-benchmark beside them; the time from a publish or a push on one node to its receiver on another, at a
-    /// pace; pushes as fast as they are taken; and what a push costs Redis and each node. The nodes are processes that it starts
-    /// itself. All in all it takes a minute for each second of --seconds. Each message carries a number, and the exit code is 1 if
-    /// any was lost or out of order, or an operation failed. Its keys have a prefix of their own, and are deleted at the end; but
-    /// the load is all that this Redis can take, so don't measure one that others need. Ctrl-C ends the measurement under
-    /// way and shows what there is.
+    /// Runs four parts in sequence: counter and table operations from 1, 16 and 256 concurrent tasks, compared with the
+    /// plain commands as measured by redis-benchmark; the latency from a publish or push on one node to its receiver on
+    /// another, at a fixed rate; the maximum push rate; and the cost of a push for Redis and for each node. It starts
+    /// the nodes itself, as processes. In total it takes one minute per second of --seconds. Every message carries a
+    /// number. The exit code is 1 if a message was lost or out of order, or an operation failed. Its keys have a prefix
+    /// of their own, and are deleted at the end. The load saturates Redis, so do not run it against a Redis that others
+    /// use. Ctrl-C stops the current measurement and shows the results so far.
     Backend(Box<BenchBackend>),
 }
 
@@ -140,70 +142,61 @@ pub(crate) struct BenchServe {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = HOST, value_parser = address)]
     pub(crate) host: IpAddr,
-    /// Silence in seconds after which a ping is sent; 0 sends none
+    /// Seconds of silence after which a ping is sent; 0 disables pings
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub(crate) ping: Duration,
     /// Shards of the hub [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) shards: Option<u8>,
-    /// Compress messages longer than this, with clients that offer it [default: never]
+    /// Compress messages longer than this, for clients that offer compression [default: never]
     #[arg(long, value_name = "BYTES")]
     pub(crate) compress_above: Option<usize>,
-    /// Adds the endpoints of the soak test, and ends when standard input does
+    /// Adds the endpoints of the soak test, and exits when standard input closes
     #[arg(long, hide = true)]
     pub(crate) soak: bool,
 }
 
-/// What the program was asked to do.
+/// The parsed command.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// The demo page.
     Serve(Serve),
-    /// The server for measurements.
     BenchServe(BenchServe),
-    /// The generator of load.
     BenchLoad(Box<BenchLoad>),
-    /// The soak test.
     BenchSoak(BenchSoak),
-    /// Attacks on a server.
     BenchHostile(BenchHostile),
-    /// What Redis costs.
     BenchBackend(Box<BenchBackend>),
 }
 
-/// The settings of the server, read.
+/// The parsed settings of the server.
 #[derive(Debug)]
 pub(crate) struct Serve {
-    /// Address to listen on.
     pub(crate) host: IpAddr,
-    /// Port to listen on.
     pub(crate) port: u16,
-    /// Proxies whose headers are believed.
     pub(crate) trusted_proxies: TrustedProxies,
-    /// Certificate and key, where TLS is spoken.
+    /// Certificate and key files, if TLS is enabled.
     pub(crate) tls: Option<(String, String)>,
-    /// Where shared state lives, and under which name that was set.
+    /// The name of the setting, and the backend.
     pub(crate) backend: Option<(String, String)>,
-    /// Whether it may be away at the start.
+    /// Whether the server may start without its backend.
     pub(crate) backend_optional: bool,
-    /// Below which path everything is served as well, and under which name that was set.
+    /// The name of the setting, and the path prefix.
     pub(crate) base_path: Option<(String, String)>,
-    /// What others have to know to see the inspector.
+    /// The token for the inspector and the metrics.
     pub(crate) inspect_token: Option<String>,
-    /// Whether the demos' limits hold for loopback too.
+    /// Whether the demos' limits also apply to loopback.
     pub(crate) demo_limits: bool,
 }
 
-/// Why there is nothing to do.
+/// Why the program stops before it has started.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The help or the version was asked for, and is printed.
+    /// The help or the version was requested, and has been printed.
     Shown,
-    /// What was asked can't be done; one line says why.
+    /// A usage error, described in one line.
     Wrong(String),
 }
 
-/// Reads the command line and the environment: what to do, and what to log meanwhile.
+/// Parses the command line and the environment. Returns the action and the log filter.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, EnvFilter), Stop> {
     let matches = Cli::command().try_get_matches_from(args).map_err(|error| stop(&error))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error))?;
@@ -252,11 +245,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
     Ok((action, log))
 }
 
-/// A certificate and its key: both, or neither.
+/// Returns the certificate and its key: both or neither.
 fn tls(cert: Option<String>, key: Option<String>) -> Result<Option<(String, String)>, Stop> {
     let missing = |missing: &str, given: &str| {
         let flag = |name: &str| format!("--{name} (or RIPPLECAST_{})", name.replace('-', "_").to_uppercase());
-        Err(Stop::Wrong(format!("{} is missing: {} is of no use without it", flag(missing), flag(given))))
+        Err(Stop::Wrong(format!("{} is missing; {} requires it", flag(missing), flag(given))))
     };
     match (cert, key) {
         (None, None) => Ok(None),
@@ -266,45 +259,45 @@ fn tls(cert: Option<String>, key: Option<String>) -> Result<Option<(String, Stri
     }
 }
 
-/// The inspector's token, from where it was given: at most one of both.
+/// Returns the inspector's token, from at most one of its two settings.
 fn one_token(given: Setting, file: Setting) -> Result<Option<String>, Stop> {
     if given.written.is_some() && file.written.is_some() {
-        let line = format!("{} and {} are both set; give the token once", given.name, file.name);
+        let line = format!("{} and {} are both set; set only one of them", given.name, file.name);
         return Err(Stop::Wrong(line));
     }
     Ok(given.read_secret(token)?.or(file.read(token_file)?))
 }
 
-/// A token that is the one line of a file.
+/// Reads a token from a file with one line.
 fn token_file(path: &str) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     token(text.trim_end_matches(['\r', '\n']))
 }
 
-/// A token that can't be guessed, and that fits a header and a cookie.
+/// Checks that a token is hard to guess, and valid in a header and a cookie.
 fn token(written: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     if (16..=128).contains(&written.len()) && written.bytes().all(fits) {
         return Ok(written.to_owned());
     }
-    Err("a token has 16 to 128 letters, digits, and - _ . ~; `openssl rand -hex 16` makes one".to_owned())
+    Err("expected 16 to 128 letters, digits, and - _ . ~; create one with `openssl rand -hex 16`".to_owned())
 }
 
-/// A text as it is.
+/// Accepts any text.
 fn text(written: &str) -> Result<String, String> {
     Ok(written.to_owned())
 }
 
-/// One setting as it was written.
+/// A setting as written.
 struct Setting {
-    /// The flag or the variable, whichever it came from.
+    /// The name of the flag or the variable that set it.
     name: String,
-    /// Its value; `None` when it was not set.
+    /// The value, or `None` if the setting is unset.
     written: Option<String>,
 }
 
 impl Setting {
-    /// The setting whose field is called `id`.
+    /// Creates the setting for the field `id`.
     fn new(id: &str, written: Option<String>, from_env: bool) -> Self {
         if from_env {
             let written = written.filter(|value| !value.is_empty());
@@ -313,20 +306,20 @@ impl Setting {
         Self { name: format!("--{}", id.replace('_', "-")), written }
     }
 
-    /// The setting's name and what was written, if it was set.
+    /// Returns the setting's name and value, if it is set.
     fn named(self) -> Option<(String, String)> {
         let Self { name, written } = self;
         written.map(|written| (name, written))
     }
 
-    /// The value, or a line that names the setting, what stands in it and what should.
+    /// Parses the value. An error names the setting, the value, and what is expected.
     fn read<T>(self, reader: fn(&str) -> Result<T, String>) -> Result<Option<T>, Stop> {
         self.read_shown(reader, |written| format!("{written:?}"))
     }
 
-    /// The same, for what may stand in no log.
+    /// Like `read`, for values that must not appear in a log.
     fn read_secret<T>(self, reader: fn(&str) -> Result<T, String>) -> Result<Option<T>, Stop> {
-        self.read_shown(reader, |written| format!("what was given, of {} bytes", written.len()))
+        self.read_shown(reader, |written| format!("this value of {} bytes", written.len()))
     }
 
     fn read_shown<T>(
@@ -342,24 +335,22 @@ impl Setting {
     }
 }
 
-/// An address; a name would need a resolver, and could mean several.
+/// Parses an address. Host names are not accepted: they need a resolver, and can have several addresses.
 fn address(written: &str) -> Result<IpAddr, String> {
     if written.eq_ignore_ascii_case("localhost") {
         return Ok(HOST);
     }
     let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(written);
     bare.parse().map_err(|_| {
-        "that is no IP address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all networks"
-            .to_owned()
+        "not an IP address; use 127.0.0.1 for this machine only, 0.0.0.0 or :: for all networks".to_owned()
     })
 }
 
-/// A port.
 fn port_number(written: &str) -> Result<u16, String> {
-    written.parse().map_err(|_| "that is no port; use a number from 0 (any free one) to 65535".to_owned())
+    written.parse().map_err(|_| "not a valid port; use a number from 0 (any free one) to 65535".to_owned())
 }
 
-/// A list of proxies. The error names the entry that is wrong.
+/// Parses a list of proxies. An error names the invalid entry.
 fn proxies(written: &str) -> Result<TrustedProxies, String> {
     written.parse().map_err(|error| match error {
         ripplecast::Error::Setting { reason, .. } => reason,
@@ -367,30 +358,28 @@ fn proxies(written: &str) -> Result<TrustedProxies, String> {
     })
 }
 
-/// What to log.
 fn filter(written: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(written)
         .map_err(|error| format!("{error}; use error, warn, info, debug, trace, or TARGET=LEVEL with commas"))
 }
 
-/// Whole seconds.
 fn seconds(written: &str) -> Result<Duration, String> {
-    written.parse().map(Duration::from_secs).map_err(|_| "that is no number of whole seconds".to_owned())
+    written.parse().map(Duration::from_secs).map_err(|_| "expected a whole number of seconds".to_owned())
 }
 
-/// Prints what clap has to show, or makes one line of its complaint.
+/// Prints the help or the version, or converts clap's error to one line.
 fn stop(error: &clap::Error) -> Stop {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A closed standard output leaves nobody to tell.
+        // If standard output is closed, there is no one to report to.
         let _ = error.print();
         return Stop::Shown;
     }
     let text = error.render().to_string();
-    // The complaint ends at the first empty line; tips and usage follow.
+    // The message ends at the first empty line. Tips and usage follow it.
     let complaint = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>();
     let complaint = complaint.join(" ");
     let complaint = complaint.strip_prefix("error: ").unwrap_or(&complaint);
-    Stop::Wrong(format!("{complaint}; `ripplecast --help` lists what there is"))
+    Stop::Wrong(format!("{complaint}; `ripplecast --help` lists all options"))
 }
 
 #[cfg(test)]
@@ -410,12 +399,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn flags_are_read() {
+    fn flags_are_parsed() {
         let args = ["--host", "[::1]", "--port", "0", "--trusted-proxies", "loopback"];
         let Action::Serve(serve) = action(&args) else { panic!("not serve") };
         assert_eq!((serve.host.to_string().as_str(), serve.port), ("::1", 0));
@@ -427,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn bench_serve_is_read() {
+    fn bench_serve_is_parsed() {
         let Action::BenchServe(bench) = action(&["bench", "serve", "--port", "0"]) else {
             panic!("not bench")
         };
@@ -438,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line_that_names_it() {
+    fn errors_are_one_line_and_name_the_setting() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["--port", "abc"], &["--port", "\"abc\"", "0", "65535"]),
             (&["--port", "65536"], &["--port", "65536"]),
@@ -449,7 +438,7 @@ mod tests {
             (&["--trusted-proxies", "hops:0"], &["--trusted-proxies", "\"hops:0\"", "hops:N"]),
             (&["--trusted-proxies", "hops:2,loopback"], &["--trusted-proxies", "nothing beside it"]),
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
-            (&["--inspect-token", "secret"], &["--inspect-token", "of 6 bytes", "16"]),
+            (&["--inspect-token", "secret"], &["--inspect-token", "6 bytes", "16"]),
             (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),
             (
                 &["--inspect-token-file", "/nowhere/token"],
@@ -457,7 +446,7 @@ mod tests {
             ),
             (
                 &["--inspect-token", "0123456789abcdef", "--inspect-token-file", "/nowhere/token"],
-                &["--inspect-token", "--inspect-token-file", "once"],
+                &["--inspect-token", "--inspect-token-file", "only one"],
             ),
             (&["--nonsense"], &["--nonsense", "--help"]),
             (&["--prot", "1"], &["--prot", "--help"]),
@@ -499,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_may_stand_in_a_file() {
+    fn a_token_can_be_read_from_a_file() {
         let file = std::env::temp_dir().join(format!("ripplecast-token-{}", std::process::id()));
         let path = file.display().to_string();
         std::fs::write(&file, "0123456789abcdef\r\n").unwrap();
@@ -512,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_refused_is_not_printed() {
+    fn a_rejected_token_is_not_printed() {
         for token in ["hush", "hush-hush-hush-hush; hush"] {
             let line = wrong(&["--inspect-token", token]);
             assert!(!line.contains("hush"), "{line}");

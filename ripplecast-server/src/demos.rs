@@ -1,4 +1,4 @@
-//! The demos: each one page, one file here, and one script in `site/assets`. The page shows the file.
+//! The demos. Each is one page, one file here, and one script in `site/assets`. The page shows both files.
 
 mod chat;
 mod cursors;
@@ -22,47 +22,46 @@ use crate::{
 };
 use limit::{Limiter, Limits, TooMuch};
 
-/// What all demos share; cheap to clone.
+/// State shared by all demos; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Demos {
-    /// Rooms, connections, state.
     pub(crate) hub: Hub,
-    /// How much one address may do.
+    /// Limits what one address may do.
     limits: Limits,
-    /// The counter's connections that a page watches.
+    /// The counter's connections, for the pages that watch them.
     pub(crate) watched: Watched,
 }
 
-/// Noted with a connection that has been let in.
+/// Connection state: the connection has been admitted.
 struct Admitted;
 
 impl Demos {
-    /// The demos of a hub; whether their limits hold for loopback too.
+    /// Creates the demos of a hub. `limit_loopback` applies their limits to loopback too.
     pub(crate) fn new(hub: Hub, limit_loopback: bool) -> Self {
         Self { hub, limits: Limits::new(limit_loopback), watched: Watched::default() }
     }
 
-    /// Accepts a connection, and notes whose it is and of what.
+    /// Accepts a connection, and records its visitor and its endpoint.
     pub(crate) fn accept(&self, request: &Request, what: &'static str) -> Accept {
         Accept::new().state(Visitor::of(&self.hub, request.parts())).state(Seen::now(what))
     }
 
-    /// Takes one action of what the sender of a plain request has left.
+    /// Takes one action from the allowance of the request's sender.
     ///
     /// # Errors
-    /// The response to give instead.
+    /// Returns the response to send if the allowance is used up.
     pub(crate) fn allow(&self, parts: &Parts) -> Result<(), TooMuch> {
         self.limits.actions.take(Visitor::of(&self.hub, parts))
     }
 
-    /// Whether a connection may come into a room that holds `most`. If not, it is told why, and closed.
+    /// Returns whether a connection may enter a room of at most `most` members. If not, notifies and closes it.
     pub(crate) fn admit(&self, conn: &Connection, room: &str, most: usize) -> bool {
         let refusal = match check(&self.limits.actions, conn) {
             Err(too_much) => too_much.to_string(),
             Ok(()) if self.hub.room(room).len_here() >= most => {
-                format!("This room is full: {most} are here. Try again later, or another one.")
+                format!("This room is full ({most} people). Try again later, or choose another room.")
             }
-            // Whoever has closed meanwhile need not come in.
+            // Fails if the connection has closed in the meantime.
             Ok(()) => return conn.set_state(Admitted).is_ok(),
         };
         notice(conn, &refusal);
@@ -70,31 +69,33 @@ impl Demos {
         false
     }
 
-    /// Whether a connection has been let in. One that was refused leaves nothing behind, and nobody has to hear of it.
+    /// Returns whether a connection was admitted. A rejected connection leaves no state behind, and is announced to no
+    /// one.
     pub(crate) fn is_in(&self, conn: &Connection) -> bool {
         conn.state::<Admitted>().is_some()
     }
 
-    /// Whether a connection may do one thing more; if not, it is told why.
+    /// Takes one action from a connection's allowance. If there is none left, notifies the connection and returns
+    /// false.
     pub(crate) fn may_act(&self, conn: &Connection) -> bool {
         check(&self.limits.actions, conn).map_err(|too_much| notice(conn, &too_much.to_string())).is_ok()
     }
 
-    /// Whether a connection may move once more.
+    /// Takes one move from a connection's allowance, and returns whether there was one.
     pub(crate) fn may_move(&self, conn: &Connection) -> bool {
         check(&self.limits.moves, conn).is_ok()
     }
 }
 
 fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
-    // Whoever is not known is nobody from this machine.
+    // An unknown visitor counts as a stranger.
     limiter.take(
         conn.state::<Visitor>()
             .map_or(Visitor { addr: None, network: None, is_loopback: false }, |visitor| *visitor),
     )
 }
 
-/// A layer for routes that do what people do: one address may do so much of it, and is refused before the body is read.
+/// Layer for routes that perform a person's actions: limits each address, before the body is read.
 pub(crate) async fn limit_actions(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match demos.allow(&parts) {
@@ -103,7 +104,7 @@ pub(crate) async fn limit_actions(State(demos): State<Demos>, request: HttpReque
     }
 }
 
-/// A layer for routes that change or ask little: what one address may do of that in a second is what a mouse may.
+/// Layer for small requests: limits each address to the rate of mouse moves.
 pub(crate) async fn limit(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match demos.limits.moves.take(Visitor::of(&demos.hub, &parts)) {
@@ -112,7 +113,7 @@ pub(crate) async fn limit(State(demos): State<Demos>, request: HttpRequest, next
     }
 }
 
-/// Tells one connection something in words.
+/// Sends a notice to one connection.
 pub(crate) fn notice(conn: &Connection, text: &str) {
     #[derive(Serialize)]
     struct Notice<'a> {
@@ -123,8 +124,8 @@ pub(crate) fn notice(conn: &Connection, text: &str) {
     }
 }
 
-/// Returns what a person wrote, without invisible characters and space around it; `None` when nothing is left, or more than
-/// `most` characters. Control characters become spaces.
+/// Returns a person's input, trimmed and without invisible characters. Control characters become spaces. Returns `None`
+/// if nothing is left, or more than `most` characters.
 pub(crate) fn written(text: &str, most: usize) -> Option<String> {
     let seen = text.chars().filter(|&c| !is_invisible(c));
     let text: String = seen.map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -132,8 +133,8 @@ pub(crate) fn written(text: &str, most: usize) -> Option<String> {
     (!text.is_empty() && text.chars().count() <= most).then(|| text.to_owned())
 }
 
-/// Whether a character shows nothing by itself, but changes how others are shown, or makes two names look alike: marks of
-/// direction, zero-width characters, fillers, and tags. Emoji that are joined by such characters fall apart into their parts.
+/// Returns whether a character is invisible but changes how others are displayed, or makes two names look alike:
+/// direction marks, zero-width characters, fillers and tags. Emoji joined by such characters split into their parts.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -141,7 +142,7 @@ fn is_invisible(c: char) -> bool {
         | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Puts all demos on the app.
+/// Adds all demos to the app.
 pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> Result<App> {
     let app = chat::add(app, demos)?;
     let app = cursors::add(app, demos);
@@ -154,14 +155,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_trimmed_and_bounded() {
+    fn user_text_is_trimmed_and_bounded() {
         assert_eq!(written("  hi\n\u{7}there ", 20).as_deref(), Some("hi  there"));
         assert_eq!(written("Ad\u{202e}a\u{200b}\u{2066}\u{feff}", 3).as_deref(), Some("Ada"));
-        assert_eq!(written("\u{200b}\u{202e}\u{2069}\u{200d}", 20), None, "nothing to see");
+        assert_eq!(written("\u{200b}\u{202e}\u{2069}\u{200d}", 20), None, "nothing visible");
         assert_eq!(
             written("👍🏽 مرحبا שלום", 20).as_deref(),
             Some("👍🏽 مرحبا שלום"),
-            "letters of all directions stay"
+            "letters of both directions are kept"
         );
         assert_eq!(written("ééé", 3).as_deref(), Some("ééé"));
         assert_eq!(written("éééé", 3), None);

@@ -1,4 +1,4 @@
-//! The inspector: what goes on in this node, for whoever runs it.
+//! The inspector: live connections, rooms and traffic of this node, for its operator.
 
 mod frames;
 
@@ -34,103 +34,102 @@ use crate::{
     visitor::{Visitor, asks_for_loopback},
 };
 
-/// Time between two pictures.
+/// The interval between snapshots.
 const EVERY: Duration = Duration::from_secs(1);
-/// Connections and rooms that are listed.
+/// The most connections, and the most rooms, in a snapshot.
 const LISTED: usize = 100;
-/// Those who look at once.
+/// The most inspectors at once.
 const PEOPLE: usize = 20;
-/// What the connections of the inspector itself are of.
+/// The endpoint name of the inspector's own connections.
 const INSPECTOR: &str = "inspector";
-/// The longest message that the page may send, in bytes: it asks for the frames of a connection.
+/// The longest message from the page, in bytes: a request for the frames of a connection.
 const MAX_MESSAGE: usize = 256;
 /// The cookie of a browser that has sent the token.
 const COOKIE: &str = "ripplecast_inspect";
-/// The same over TLS.
+/// The name of the cookie over TLS.
 const SECURE_COOKIE: &str = "__Host-ripplecast_inspect";
-/// Wrong tokens from one address: a person who mistypes, not a program that guesses.
+/// Wrong tokens from one address: enough for a person who mistypes, too few for a program that guesses.
 const WRONG_OF_ADDRESS: Rate = Rate { burst: 10.0, per_second: 0.5 };
-/// Wrong tokens in all.
+/// Wrong tokens from all addresses together.
 const WRONG_IN_ALL: Rate = Rate { burst: 100.0, per_second: 5.0 };
-/// Addresses that are remembered to have given the right token: operators, and what reads the metrics.
+/// The most addresses remembered for having sent the right token: operators and metrics scrapers.
 const KNOWN: usize = 100;
 
-/// What a connection is of, and since when; kept with each.
+/// Connection state: its endpoint, and when it was opened.
 pub(crate) struct Seen {
-    /// What it is of, in a word.
+    /// The name of the endpoint.
     pub(crate) what: &'static str,
-    /// When it was opened.
     since: Instant,
 }
 
 impl Seen {
-    /// A connection that is being opened.
+    /// Describes a connection that is being opened.
     pub(crate) fn now(what: &'static str) -> Self {
         Self { what, since: Instant::now() }
     }
 }
 
-/// Decides who may look. Cheap to clone.
+/// Decides who has access. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    /// Whether the server is reached from this machine alone: it listens on loopback, and knows of no proxy.
+    /// Whether the server is reachable only from this machine: it listens on loopback, and has no trusted proxies.
     is_local: bool,
-    /// What others have to know.
+    /// The token that grants access from elsewhere.
     token: Option<Arc<Token>>,
-    /// Whether the server speaks TLS itself, so that the cookie may be kept to it.
+    /// Whether the server itself speaks TLS, so that the cookie can be restricted to TLS.
     tls: bool,
 }
 
-/// The token, and who has tried to guess it.
+/// The token, and the limits on guessing it.
 struct Token {
-    /// A key that only the token leads to.
+    /// Keyed with the token: computes the cookie and compares tokens.
     key: HmacSha256,
-    /// What the cookie holds: derived from the token, so that a stolen cookie does not give the token away.
+    /// The cookie's value. It is derived from the token, so a stolen cookie does not reveal the token.
     cookie: String,
-    /// Wrong tokens of one address.
+    /// Limits wrong tokens from one address.
     of_address: Limiter,
-    /// Wrong tokens in all, all at one place.
+    /// Limits wrong tokens from all addresses together, under one key.
     in_all: Limiter,
-    /// Addresses that have given the right one: a flood of wrong ones from elsewhere does not keep them out.
+    /// Addresses that have sent the right token: a flood of wrong ones from elsewhere does not lock them out.
     known: Mutex<HashSet<IpAddr>>,
 }
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// Whether a request may see the inspector.
+/// The result of checking a request's access.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Look {
-    /// They may.
+    /// Access is granted.
     Open,
-    /// They may not: they gave no token, or a wrong one.
+    /// Access is denied: the token is missing or wrong.
     Closed,
-    /// There were too many wrong tokens, so that this one was not even looked at.
+    /// Too many wrong tokens were sent, so this one was not checked.
     TooMany,
 }
 
-/// What a request gives as its token.
+/// The token in a request.
 enum Given<'a> {
     Nothing,
-    /// As a bearer token.
+    /// A bearer token.
     Bearer(&'a str),
-    /// As the cookie's value.
+    /// A cookie's value.
     Cookie(&'a str),
-    /// Several, of which one may be right: that is guessing.
+    /// Several tokens, one of which may be right: a guessing attempt.
     Several,
 }
 
 impl Gate {
-    /// Whoever is at this machine may look, if the server is reached from nowhere else; and whoever has the token.
+    /// Creates a gate. It admits this machine if `is_local`, and everyone who has the token.
     pub(crate) fn new(is_local: bool, token: Option<&str>, tls: bool) -> Self {
         Self { is_local, token: token.map(|token| Arc::new(Token::new(token))), tls }
     }
 
-    /// Whether the sender of a request may look.
+    /// Returns whether the sender of a request has access.
     pub(crate) fn opens(&self, hub: &Hub, parts: &Parts) -> bool {
         self.look(hub, parts) == Look::Open
     }
 
-    /// Whether the sender of a request may look; counts a wrong token.
+    /// Checks the access of a request's sender, and counts a wrong token.
     fn look(&self, hub: &Hub, parts: &Parts) -> Look {
         let visitor = Visitor::of(hub, parts);
         if self.is_local && visitor.is_loopback && asks_for_loopback(hub, parts) {
@@ -145,17 +144,17 @@ impl Gate {
         }
     }
 
-    /// Whether the browser keeps a cookie of ours to TLS.
+    /// Returns whether the browser restricts our cookie to TLS.
     fn is_secure(&self, headers: &HeaderMap) -> bool {
         self.tls || came_over_tls(headers)
     }
 
-    /// The cookie's name. Over TLS, browsers take one with this prefix from this very host alone.
+    /// Returns the cookie's name. Over TLS, browsers accept a cookie with this prefix only from this exact host.
     fn cookie_name(&self, headers: &HeaderMap) -> &'static str {
         if self.is_secure(headers) { SECURE_COOKIE } else { COOKIE }
     }
 
-    /// The response to those who may not look; none if they may.
+    /// Returns the response to a request without access, or `None` if it has access.
     pub(crate) fn refusal(&self, hub: &Hub, parts: &Parts) -> Option<Response> {
         match self.look(hub, parts) {
             Look::Open => None,
@@ -164,21 +163,22 @@ impl Gate {
         }
     }
 
-    /// What to tell those who may not.
+    /// Explains how to get access.
     fn advice(&self) -> &'static str {
         if self.token.is_some() {
-            "This is for whoever has the token of --inspect-token: send it as `Authorization: Bearer TOKEN`.\n"
+            "Access requires the token set by --inspect-token: send it as `Authorization: Bearer TOKEN`.\n"
         } else {
-            "This is open on the server's own machine only, while it listens on loopback and is \
-             told of no proxy. To open it to others, start the server with --inspect-token.\n"
+            "Access is limited to the server's own machine, when the server listens on loopback and has \\
+             no trusted proxies. To allow access from elsewhere, start the server with --inspect-token.
+"
         }
     }
 }
 
 impl Token {
     fn new(token: &str) -> Self {
-        // HMAC takes keys of any length.
-        let key = HmacSha256::new_from_slice(token.as_bytes()).expect("a key of any length");
+        // HMAC accepts keys of any length.
+        let key = HmacSha256::new_from_slice(token.as_bytes()).expect("HMAC accepts any key length");
         let cookie = key.clone().chain_update("ripplecast inspector cookie").finalize().into_bytes();
         Self {
             key,
@@ -189,7 +189,7 @@ impl Token {
         }
     }
 
-    /// Whether this is the token; takes the same time for each wrong one of its length.
+    /// Compares `given` with the token. The time taken depends only on the length of `given`.
     fn is(&self, given: &str) -> bool {
         const QUESTION: &str = "is it the same?";
         let ours = self.key.clone().chain_update(QUESTION).finalize().into_bytes();
@@ -197,7 +197,7 @@ impl Token {
             .is_ok_and(|key| key.chain_update(QUESTION).verify_slice(&ours).is_ok())
     }
 
-    /// Has a token looked at, unless there were too many wrong ones; counts and logs it if it is wrong.
+    /// Checks a token, unless too many wrong ones were sent. Counts and logs a wrong one.
     fn judge(&self, visitor: Visitor, is_right: impl FnOnce() -> bool) -> Look {
         static WRONG: log::Limit = log::Limit::new();
         const IN_ALL: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -219,25 +219,25 @@ impl Token {
         let _ = self.of_address.take_at(address, now);
         let _ = self.in_all.take_at(IN_ALL, now);
         if let Some(suppressed) = WRONG.admit() {
-            tracing::warn!(%address, suppressed, "a wrong token for the inspector was given");
+            tracing::warn!(%address, suppressed, "wrong inspector token");
         }
         Look::Closed
     }
 }
 
-/// Whether two texts are the same; the time that it takes tells the length and no more.
+/// Compares two texts. The time taken depends only on their lengths.
 fn is_same(given: &str, ours: &str) -> bool {
     let differences = ours.bytes().zip(given.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
     ours.len() == given.len() && differences == 0
 }
 
-/// The token that a request gives: as a bearer token, or as the cookie of that name.
+/// Returns the token in a request: a bearer token, or the cookie named `cookie`.
 fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
     let lines = headers.get_all(header::COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii);
     let mut cookies = pairs.filter_map(|pair| pair.strip_prefix(cookie.as_bytes())?.strip_prefix(b"="));
     let first = cookies.next();
-    // A browser that has been given it below two paths sends it twice.
+    // A browser that received the cookie under two paths sends it twice.
     let others = cookies.any(|other| Some(other) != first);
     let authorizations = headers.get_all(header::AUTHORIZATION).iter().count();
     match (ripplecast::bearer_token(headers), first) {
@@ -249,44 +249,42 @@ fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
     }
 }
 
-/// The response to one more token when there were too many wrong ones.
+/// Returns the response to a token after too many wrong ones.
 fn too_many() -> Response {
     let wait = [(header::RETRY_AFTER, "10")];
-    (StatusCode::TOO_MANY_REQUESTS, wait, "There were too many wrong tokens; try again in a moment.\n")
-        .into_response()
+    (StatusCode::TOO_MANY_REQUESTS, wait, "Too many wrong tokens; try again in a moment.\n").into_response()
 }
 
-/// Whether a proxy says that the browser came over TLS. Whoever writes that without one gets a cookie that their browser
-/// keeps to itself, so it need not be a trusted proxy's word.
+/// Returns whether a proxy reports that the browser used TLS. The header need not come from a trusted proxy: a client
+/// that forges it only gets a cookie that its browser will not send.
 fn came_over_tls(headers: &HeaderMap) -> bool {
     headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
-/// What the inspector shows.
+/// A snapshot for the inspector.
 #[derive(Serialize)]
 struct Picture {
     figures: Sample,
-    /// Some of the connections of this node.
+    /// Up to [`LISTED`] connections of this node.
     connections: Vec<Open>,
     /// The largest rooms of this node.
     rooms: Vec<Members>,
 }
 
-/// An open connection.
 #[derive(Serialize)]
 struct Open {
     id: String,
-    /// What it is of.
+    /// Its endpoint.
     what: &'static str,
-    /// The address that it came from.
+    /// The address of the peer.
     addr: Option<String>,
-    /// The client that it was identified as.
+    /// The user that it was identified as.
     client: Option<String>,
-    /// Seconds that it has been open.
+    /// How long it has been open, in seconds.
     seconds: Option<u64>,
 }
 
-/// A room.
+/// A room and its local member count.
 #[derive(Serialize)]
 struct Members {
     name: String,
@@ -322,12 +320,12 @@ impl Picture {
     }
 }
 
-/// The inspector's side of the server; cheap to clone.
+/// The endpoint of the inspector; cheap to clone.
 #[derive(Clone)]
 struct Inspector {
     demos: Demos,
     gate: Gate,
-    /// The room of this node.
+    /// This node's room of inspectors.
     room: String,
 }
 
@@ -348,7 +346,7 @@ impl Handler for Inspector {
     }
 }
 
-/// Pushes pictures while somebody looks.
+/// Pushes snapshots while anyone is watching.
 async fn tick(hub: Hub, room: String) {
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -373,7 +371,7 @@ async fn page(State(inspector): State<Inspector>, parts: Parts) -> Response {
     }
 }
 
-/// What the form for the token sends.
+/// The submitted token form.
 #[derive(Deserialize)]
 struct LogIn {
     token: String,
@@ -390,7 +388,8 @@ async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): F
         Look::TooMany => return too_many(),
     }
     let name = gate.cookie_name(&parts.headers);
-    // The prefix of its name in TLS requires the root (RFC 6265bis, section 4.1.3.2). Otherwise the cookie stays with the site.
+    // Over TLS, the cookie's name prefix requires the root path (RFC 6265bis, section 4.1.3.2). Otherwise the cookie is
+    // limited to the site's path.
     let (path, secure) = match gate.is_secure(&parts.headers) {
         true => (String::new(), "; Secure"),
         false => (demos.hub.base_path(&parts), ""),
@@ -399,7 +398,7 @@ async fn log_in(State(inspector): State<Inspector>, parts: Parts, Form(given): F
     ([(header::SET_COOKIE, cookie)], Redirect::to("inspect")).into_response()
 }
 
-/// Puts the inspector on the app.
+/// Adds the inspector to the app.
 pub(crate) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
     let room = format!("inspect:{}", demos.hub.node());
     tokio::spawn(tick(demos.hub.clone(), room.clone()));
@@ -425,7 +424,7 @@ mod tests {
     use super::*;
 
     fn look(gate: &Gate, peer: &str, headers: &[(&str, &str)]) -> Look {
-        // One for all: a test may look thousands of times.
+        // Shared by all checks: a test may make thousands.
         static HUB: LazyLock<Hub> = LazyLock::new(|| Hub::builder().build().unwrap());
         let mut request = Request::get("/inspect");
         for (name, value) in headers {
@@ -444,49 +443,61 @@ mod tests {
     const HOST: (&str, &str) = ("host", "127.0.0.1:8080");
 
     #[tokio::test]
-    async fn it_is_open_where_listener_peer_and_host_are_loopback() {
+    async fn access_is_open_if_listener_peer_and_host_are_loopback() {
         let here = Gate::new(true, None, false);
         assert!(opens(&here, "127.0.0.1:5", &[HOST]));
         assert!(!opens(&here, "192.0.2.7:5", &[HOST]));
-        assert!(!opens(&here, "127.0.0.1:5", &[("host", "evil.example")]), "a name that was led here");
+        assert!(
+            !opens(&here, "127.0.0.1:5", &[("host", "evil.example")]),
+            "a name that resolves to this machine"
+        );
         assert!(!opens(&here, "127.0.0.1:5", &[]), "no host");
         assert!(!opens(&here, "127.0.0.1:5", &[HOST, ("x-forwarded-for", "127.0.0.1")]), "a proxy");
-        assert!(!opens(&Gate::new(false, None, false), "127.0.0.1:5", &[HOST]), "the listener is not");
+        assert!(
+            !opens(&Gate::new(false, None, false), "127.0.0.1:5", &[HOST]),
+            "the listener is not on loopback"
+        );
     }
 
     const TOKEN: &str = "open-sesame";
 
     #[tokio::test]
-    async fn a_token_opens_it_to_others() {
+    async fn a_token_grants_access_to_others() {
         let gate = Gate::new(false, Some(TOKEN), false);
         let cookie = gate.token.as_ref().unwrap().cookie.clone();
         let with =
             |name, value: &str| opens(&gate, "192.0.2.7:5", &[("host", "shop.example"), (name, value)]);
         assert!(with("authorization", "Bearer open-sesame"));
         assert!(with("cookie", &format!("a=b; ripplecast_inspect={cookie}")));
-        assert!(!with("cookie", "ripplecast_inspect=open-sesame"), "the token itself is in no cookie");
-        assert!(!with("authorization", &format!("Bearer {cookie}")), "a cookie is no token");
+        assert!(
+            !with("cookie", "ripplecast_inspect=open-sesame"),
+            "the cookie does not hold the token itself"
+        );
+        assert!(!with("authorization", &format!("Bearer {cookie}")), "a cookie's value is not a token");
         assert!(with("authorization", "bearer open-sesame"), "the case of the scheme does not matter");
-        assert!(with("cookie", &format!("name=Jos\u{e9}; ripplecast_inspect={cookie}")), "beside any bytes");
+        assert!(
+            with("cookie", &format!("name=Jos\u{e9}; ripplecast_inspect={cookie}")),
+            "next to arbitrary bytes"
+        );
         let twice = format!("ripplecast_inspect={cookie}; ripplecast_inspect={cookie}");
-        assert!(with("cookie", &twice), "of two paths");
+        assert!(with("cookie", &twice), "one cookie from each of two paths");
         for wrong in ["", "open", "open-sesame2", "open-sesamf"] {
             assert!(!with("authorization", &format!("Bearer {wrong}")), "{wrong}");
         }
         let none = Gate::new(false, None, false);
         assert!(
             !opens(&none, "192.0.2.7:5", &[HOST, ("authorization", "Bearer ")]),
-            "no token opens nothing"
+            "without a configured token, none is accepted"
         );
     }
 
     #[tokio::test]
-    async fn over_tls_the_cookie_is_this_host_s_own() {
+    async fn over_tls_the_cookie_is_bound_to_the_host() {
         let gate = Gate::new(false, Some(TOKEN), true);
         let cookie = gate.token.as_ref().unwrap().cookie.clone();
         let with = |name: &str| opens(&gate, "192.0.2.7:5", &[("cookie", &format!("{name}={cookie}"))]);
         assert!(with(SECURE_COOKIE));
-        assert!(!with(COOKIE), "any subdomain could have set it");
+        assert!(!with(COOKIE), "any subdomain could have set this cookie");
     }
 
     #[tokio::test]
@@ -510,23 +521,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn guesses_are_limited_by_address_and_in_all() {
+    async fn guesses_are_limited_per_address_and_in_total() {
         let gate = Gate::new(false, Some(TOKEN), false);
         let try_from = |address: &str, token: &str| {
             look(&gate, &format!("{address}:5"), &[("authorization", &format!("Bearer {token}"))])
         };
         assert_eq!(try_from("203.0.113.1", TOKEN), Look::Open);
-        // One address: ten, and then not even the right one is looked at.
+        // One address gets ten guesses. After that, not even the right token is checked.
         let looked = (0..1_000).filter(|_| try_from("192.0.2.7", "wrong") == Look::Closed).count();
-        assert!((10..20).contains(&looked), "{looked} of 1,000 guesses were looked at");
+        assert!((10..20).contains(&looked), "{looked} of 1,000 guesses were checked");
         assert_eq!(try_from("192.0.2.7", TOKEN), Look::TooMany);
-        // Requests without a token guess nothing.
+        // Requests without a token are not guesses.
         assert_eq!(look(&gate, "192.0.2.7:5", &[]), Look::Closed);
-        // Many addresses: a hundred.
+        // Many addresses together get a hundred.
         let many = |n: u32| try_from(&Ipv4Addr::from_bits(0x0a00_0000 + n).to_string(), "wrong");
         let looked = (0..5_000).filter(|&n| many(n) == Look::Closed).count();
-        assert!((80..150).contains(&looked), "{looked} of 5,000 guesses were looked at");
+        assert!((80..150).contains(&looked), "{looked} of 5,000 guesses were checked");
         assert_eq!(try_from("203.0.113.2", TOKEN), Look::TooMany);
-        assert_eq!(try_from("203.0.113.1", TOKEN), Look::Open, "who had it before is not kept out");
+        assert_eq!(try_from("203.0.113.1", TOKEN), Look::Open, "a known operator is not locked out");
     }
 }

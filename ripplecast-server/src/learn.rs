@@ -1,4 +1,4 @@
-//! What moves on the lesson's page beside the counter.
+//! The live parts of the lesson other than the counter.
 
 mod job;
 pub(crate) mod life;
@@ -10,7 +10,8 @@ use ripplecast::{App, Result};
 
 use crate::{demos::Demos, inspect::Gate};
 
-/// Puts all of it on the app; whether the nodes share a backend.
+/// Adds the lesson's endpoints and routes to the app. `is_shared`: whether nodes share
+/// a backend.
 pub(crate) fn add(app: App, demos: &Demos, is_shared: bool, gate: &Gate) -> Result<App> {
     let app = life::add(app, demos);
     let app = poll::add(app, demos);

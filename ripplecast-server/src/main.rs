@@ -1,4 +1,5 @@
-//! The `ripplecast` binary: the lesson and the demos by default, a bare server to measure, generators of load, and a soak test.
+//! The `ripplecast` binary: by default the lesson and the demos; also a bare benchmark server, load generators and a
+//! soak test.
 
 mod alias;
 mod app;
@@ -26,9 +27,9 @@ use tracing_subscriber::EnvFilter;
 use cli::{Action, BenchServe, Serve};
 use inspect::Gate;
 
-/// The settings, or the way they were written, are wrong.
+/// Exit code for a usage error.
 const USAGE: u8 = 2;
-/// The system refused something.
+/// Exit code for a runtime error.
 const RUNTIME: u8 = 1;
 
 fn main() -> ExitCode {
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         Err(cli::Stop::Shown) => return ExitCode::SUCCESS,
         Err(cli::Stop::Wrong(line)) => return fail(&line, USAGE),
     };
-    // Writes what is left of the log when it goes.
+    // Flushes the log when dropped.
     let _log = start_log(log);
     let outcome = match action {
         Action::Serve(options) => run(serve(options)),
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the server to its end. What handlers left running in the background is not waited for.
+/// Runs the server until it ends. Does not wait for background tasks that handlers have started.
 fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let outcome = runtime.block_on(server);
@@ -78,11 +79,11 @@ fn run(server: impl Future<Output = Result<()>>) -> Result<()> {
     outcome
 }
 
-/// Serves the demo page until a signal comes.
+/// Serves the demo pages until a signal arrives.
 async fn serve(options: Serve) -> Result<()> {
-    // Before the address is printed: whoever reads it may send a signal at once.
+    // Before the address is printed: whoever reads it may send a signal immediately.
     let stop = ripplecast::shutdown_signal()?;
-    // Where there is a proxy, whoever comes from this machine may be anybody: not each proxy writes a header that says so.
+    // With a proxy, a peer on this machine can be anyone, because some proxies add no forwarding header.
     let behind_proxy = options.trusted_proxies != TrustedProxies::default();
     let mut builder = AppBuilder::from_env()?.trusted_proxies(options.trusted_proxies);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
@@ -102,7 +103,7 @@ async fn serve(options: Serve) -> Result<()> {
         builder = builder.backend_optional(true);
     }
     let app = app::build(builder, app).await.map_err(|error| match error {
-        // It can't be reached, or can't be used.
+        // The backend is unreachable or unusable.
         Error::Setting { name: ref which, .. } if which == "backend" => renamed(error, name),
         error => error,
     })?;
@@ -112,13 +113,13 @@ async fn serve(options: Serve) -> Result<()> {
     };
     let bound = app.bind((options.host, options.port)).await?;
     let mut out = io::stdout();
-    // A closed standard output is no reason not to serve.
+    // Serve even if standard output is closed.
     let _ = writeln!(out, "Ripplecast listens on {scheme}://{}", bound.local_addr());
     let _ = out.flush();
     bound.serve_with_shutdown(stop).await
 }
 
-/// The error of a setting, under the name by which it was set.
+/// Renames the setting in an error to the flag or variable that set it.
 fn renamed(error: Error, name: String) -> Error {
     match error {
         Error::Setting { value, reason, .. } => Error::Setting { name: name.into(), value, reason },
@@ -126,26 +127,26 @@ fn renamed(error: Error, name: String) -> Error {
     }
 }
 
-/// Serves the measurements until a signal comes.
+/// Runs the benchmark server until a signal arrives.
 async fn bench_serve(options: BenchServe) -> Result<()> {
     let stop = ripplecast::shutdown_signal()?;
     bench::serve::serve(options, stop).await
 }
 
-/// Lines that wait for a slow reader of the log; some hundred bytes each. Further lines are dropped and counted: a
-/// server of thousands must not wait for the reader of its log.
+/// The most log lines queued for a slow reader, at a few hundred bytes each. Further lines are dropped and counted: a
+/// server with thousands of connections must not wait for the reader of its log.
 const LOG_LINES: usize = 8_192;
 
-/// Counts lines of the log that were dropped.
+/// Counts dropped log lines.
 static LOG_DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Lines of the log that were dropped so far.
+/// Returns the number of log lines dropped so far.
 fn log_dropped() -> u64 {
     LOG_DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Writes the log to standard error, from a thread of its own; standard output is for the address alone. What is left is
-/// written when the guard is dropped.
+/// Logs to standard error from a separate thread; standard output is reserved for the address. Dropping the guard
+/// flushes the log.
 fn start_log(filter: EnvFilter) -> WorkerGuard {
     let colours = io::stderr().is_terminal();
     let (log, guard) =
@@ -155,7 +156,7 @@ fn start_log(filter: EnvFilter) -> WorkerGuard {
     guard
 }
 
-/// Says in one line why the program ends.
+/// Prints why the program ends, in one line.
 fn fail(line: &str, code: u8) -> ExitCode {
     let _ = writeln!(io::stderr(), "ripplecast: {line}");
     ExitCode::from(code)

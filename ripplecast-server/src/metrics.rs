@@ -1,4 +1,4 @@
-//! `/health`, and `/metrics` in the text format that Prometheus reads.
+//! `/health`, and `/metrics` in the Prometheus text format.
 
 use std::fmt::Write as _;
 
@@ -17,17 +17,18 @@ use crate::{
     sample::{memory, uptime},
 };
 
-/// The media type of Prometheus' text format.
+/// The media type of the Prometheus text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The answer of `/health`.
+/// The response of `/health`.
 #[derive(Serialize)]
 struct Health {
     /// `ok`, or `degraded` while the backend is unavailable.
     status: &'static str,
 }
 
-/// 200 for as long as the node serves: without its backend, a node still serves its own tabs.
+/// Returns 200 as long as the node runs: without its backend, a node still serves its own
+/// tabs.
 async fn health(State(hub): State<Hub>) -> Json<Health> {
     Json(Health { status: if hub.stats().remote.degraded { "degraded" } else { "ok" } })
 }
@@ -39,7 +40,7 @@ async fn metrics(State((hub, gate)): State<(Hub, Gate)>, parts: Parts) -> Respon
     ([(CONTENT_TYPE, TEXT)], text(&hub)).into_response()
 }
 
-/// All figures.
+/// Returns all metrics.
 fn text(hub: &Hub) -> String {
     let stats = hub.stats();
     let (drops, remote) = (stats.drops, stats.remote);
@@ -49,63 +50,78 @@ fn text(hub: &Hub) -> String {
         &mut out,
         "ripplecast_build_info",
         "gauge",
-        "What runs; always 1.",
+        "The version that is running; always 1.",
         [(format!("{{version=\"{version}\",node=\"{}\"}}", hub.node()), 1)],
     );
     let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
         family(&mut out, name, kind, help, [(String::new(), value)]);
     };
-    plain("ripplecast_uptime_seconds", "gauge", "Time since the start.", uptime() as u64);
+    plain("ripplecast_uptime_seconds", "gauge", "Time since startup.", uptime() as u64);
     plain("ripplecast_connections", "gauge", "Open connections.", stats.connections as u64);
     plain("ripplecast_rooms", "gauge", "Rooms that have members or handles.", stats.rooms as u64);
-    plain("ripplecast_queued_bytes", "gauge", "Bytes that wait for slow readers.", stats.queued_bytes as u64);
-    plain("ripplecast_opened_total", "counter", "Connections that were opened.", stats.opened);
-    plain("ripplecast_closed_total", "counter", "Connections that were closed.", stats.closed);
+    plain("ripplecast_queued_bytes", "gauge", "Bytes queued for slow readers.", stats.queued_bytes as u64);
+    plain("ripplecast_opened_total", "counter", "Connections opened.", stats.opened);
+    plain("ripplecast_closed_total", "counter", "Connections closed.", stats.closed);
     plain("ripplecast_messages_total", "counter", "Messages received.", stats.messages);
     plain("ripplecast_encoded_frames_total", "counter", "Frames encoded for rooms.", stats.encoded_frames);
     plain("ripplecast_compressed_frames_total", "counter", "Messages compressed.", stats.compressed_frames);
     plain(
         "ripplecast_slow_consumers_total",
         "counter",
-        "Connections closed as too slow.",
+        "Connections closed for reading too slowly.",
         stats.slow_consumers,
     );
     plain(
         "ripplecast_slow_callbacks_total",
         "counter",
-        "Callbacks that held their shard.",
+        "Callbacks that blocked their shard for too long.",
         stats.slow_callbacks,
     );
     plain("ripplecast_failed_callbacks_total", "counter", "Callbacks that failed.", stats.failed_callbacks);
     plain(
         "ripplecast_protocol_errors_total",
         "counter",
-        "Peers that broke the protocol.",
+        "Connections closed for protocol violations.",
         stats.protocol_errors,
     );
     plain("ripplecast_degraded", "gauge", "1 while the backend is unavailable.", remote.degraded.into());
     plain("ripplecast_remote_sent_total", "counter", "Messages sent to other nodes.", remote.sent);
-    plain("ripplecast_remote_unsent_total", "counter", "Messages that could not be sent.", remote.unsent);
-    plain("ripplecast_remote_received_total", "counter", "Messages of other nodes.", remote.received);
-    plain("ripplecast_remote_missed_total", "counter", "Messages known to be missed.", remote.missed);
-    plain("ripplecast_remote_gaps_total", "counter", "Subscriptions lost, refused or late.", remote.gaps);
+    plain(
+        "ripplecast_remote_unsent_total",
+        "counter",
+        "Messages that could not be sent to other nodes.",
+        remote.unsent,
+    );
+    plain(
+        "ripplecast_remote_received_total",
+        "counter",
+        "Messages received from other nodes.",
+        remote.received,
+    );
+    plain("ripplecast_remote_missed_total", "counter", "Messages known to have been missed.", remote.missed);
+    plain("ripplecast_remote_gaps_total", "counter", "Subscriptions lost, rejected or late.", remote.gaps);
     plain(
         "ripplecast_remote_unconfirmed",
         "gauge",
-        "Members of rooms whose subscription is not active.",
+        "Room members whose subscription is not active.",
         remote.unconfirmed as u64,
     );
-    plain("ripplecast_remote_refused_total", "counter", "Messages thrown away as wrong.", remote.refused);
+    plain(
+        "ripplecast_remote_refused_total",
+        "counter",
+        "Messages from other nodes rejected as invalid.",
+        remote.refused,
+    );
     plain(
         "ripplecast_remote_queued_bytes",
         "gauge",
-        "Bytes that wait for others.",
+        "Bytes queued for other nodes.",
         remote.queued_bytes as u64,
     );
     plain(
         "ripplecast_log_dropped_lines_total",
         "counter",
-        "Lines the log had no space for.",
+        "Log lines dropped because the log's queue was full.",
         crate::log_dropped(),
     );
     if let Some(memory) = memory() {
@@ -118,13 +134,13 @@ fn text(hub: &Hub) -> String {
         ("slow_consumer", drops.slow_consumer),
         ("shed", drops.shed),
     ];
-    let help = "Frames dropped, for each connection, by reason.";
+    let help = "Frames dropped, counted per connection, by reason.";
     let by_reason = by_reason.map(|(reason, frames)| (format!("{{reason=\"{reason}\"}}"), frames));
     family(&mut out, "ripplecast_dropped_frames_total", "counter", help, by_reason);
     out
 }
 
-/// Writes one metric with its values.
+/// Writes a metric with its values.
 fn family(
     out: &mut String,
     name: &str,
@@ -132,14 +148,14 @@ fn family(
     help: &str,
     values: impl IntoIterator<Item = (String, u64)>,
 ) {
-    // Writing to a String can't fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in values {
         let _ = writeln!(out, "{name}{labels} {value}");
     }
 }
 
-/// Puts both on the app.
+/// Adds both routes to the app.
 pub(crate) fn add(app: App, gate: &Gate) -> App {
     let hub = app.hub();
     app.route("/health", get(health).with_state(hub.clone()))
@@ -151,7 +167,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_value_stands_under_its_help_and_type() {
+    async fn each_value_follows_its_help_and_type() {
         let text = text(&Hub::builder().build().unwrap());
         let mut declared = String::new();
         for line in text.lines() {
@@ -177,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_documentation_has_each_name_with_its_type_and_labels() {
+    async fn the_documentation_lists_each_metric_with_its_type_and_labels() {
         let page = include_str!("../../docs/metrics.md");
         let table = page.split("## `/metrics` of the binary").nth(1).unwrap().split("\n## ").next().unwrap();
         let mut documented: Vec<String> = table

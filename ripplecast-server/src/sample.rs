@@ -8,60 +8,52 @@ use std::{
 use ripplecast::Hub;
 use serde::Serialize;
 
-/// When the program began; forced at the start.
+/// When the program started. `begin` initializes it.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Notes when the program began.
+/// Records the start time of the program.
 pub(crate) fn begin() {
     LazyLock::force(&BEGUN);
 }
 
-/// What goes on, for everybody to see. Figures that only grow are counted from the start.
+/// The public figures. Totals count from startup.
 #[derive(Serialize)]
 pub(crate) struct Traffic {
     /// Milliseconds since 1970.
     at: u64,
-    /// Seconds that the server has been up.
+    /// Seconds since startup.
     uptime: u64,
-    /// Open connections.
     connections: usize,
     /// Rooms that have members or handles.
     rooms: usize,
-    /// Connections opened so far.
     opened: u64,
-    /// Connections closed so far.
     closed: u64,
-    /// Messages received so far.
     messages: u64,
-    /// Frames encoded for rooms so far.
+    /// Frames encoded for rooms.
     encoded: u64,
 }
 
-/// All figures of this node at one moment, for those who may see `/metrics`.
+/// All figures of this node at one moment, for clients that may see `/metrics`.
 #[derive(Serialize)]
 pub(crate) struct Sample {
     #[serde(flatten)]
     traffic: Traffic,
-    /// This node.
     node: String,
-    /// The memory of the process, in bytes, where the system says.
+    /// The resident memory of the process in bytes, if known.
     memory: Option<u64>,
-    /// Bytes that wait.
+    /// Bytes queued for slow readers.
     queued_bytes: usize,
-    /// Frames dropped so far.
     dropped: Dropped,
-    /// The way to other nodes.
     remote: Remote,
-    /// Connections closed as too slow so far.
+    /// Connections closed for reading too slowly.
     slow_consumers: u64,
-    /// Callbacks that were slow, and that failed, so far.
     slow_callbacks: u64,
     failed_callbacks: u64,
-    /// Peers that broke the protocol so far.
+    /// Connections closed for protocol violations.
     protocol_errors: u64,
 }
 
-/// Frames that were dropped, by reason.
+/// Frames dropped, by reason.
 #[derive(Serialize)]
 struct Dropped {
     overloaded: u64,
@@ -71,7 +63,7 @@ struct Dropped {
     shed: u64,
 }
 
-/// The way to other nodes.
+/// Traffic with other nodes.
 #[derive(Serialize)]
 struct Remote {
     degraded: bool,
@@ -86,7 +78,7 @@ struct Remote {
 }
 
 impl Traffic {
-    /// The figures now.
+    /// Takes the current figures.
     pub(crate) fn take(hub: &Hub) -> Self {
         let stats = hub.stats();
         Self {
@@ -103,7 +95,7 @@ impl Traffic {
 }
 
 impl Sample {
-    /// The figures now.
+    /// Takes the current figures.
     pub(crate) fn take(hub: &Hub) -> Self {
         let stats = hub.stats();
         let (drops, remote) = (stats.drops, stats.remote);
@@ -138,12 +130,12 @@ impl Sample {
     }
 }
 
-/// Seconds that the server has been up.
+/// Returns the seconds since startup.
 pub(crate) fn uptime() -> f64 {
     BEGUN.elapsed().as_secs_f64()
 }
 
-/// The resident memory of this process, in bytes; known on Linux.
+/// Returns the resident memory of this process in bytes, on Linux.
 pub(crate) fn memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,5 +1,5 @@
-//! How many tabs are open, told to all of them: a broadcast in a file of its own, for
-//! any page that wants it.
+//! The number of open tabs, pushed to all of them: your own broadcast, in one file, for
+//! any page.
 
 use std::{
     sync::{Arc, Weak},
@@ -9,27 +9,27 @@ use std::{
 use ripplecast::{Connection, Frame, Hub, LiveCounter, Result, Room};
 use tokio::sync::Notify;
 
-/// Time after which is counted again although nobody has come or gone here: on another
-/// node somebody may have.
+/// The interval between recounts when no tab opens or closes here: one may have on
+/// another node.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Time between two counts at the least, however many come and go.
+/// The shortest time between two counts, however many tabs open and close.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The number of members of a room, pushed as `{"tabs":N}` to whoever asks for it.
+/// The number of members of a room, pushed as `{"tabs":N}` to all who subscribe.
 ///
-/// It is counted, and not added up: where a node is killed, nobody is left to subtract
-/// its tabs.
+/// It counts the members instead of keeping a running total: if a node is killed,
+/// nothing is left to subtract its tabs.
 pub(crate) struct Tabs {
-    /// Who is counted.
+    /// The room whose members are counted.
     room: Room,
-    /// What is shown; setting it is what pushes it.
+    /// The published count; setting it pushes it.
     shown: LiveCounter,
-    /// Says that somebody came or went.
+    /// Signals that a tab has opened or closed.
     changed: Notify,
 }
 
 impl Tabs {
-    /// Counts the members of `room` from now on.
+    /// Starts to count the members of `room`.
     pub(crate) fn of(hub: &Hub, room: &Room) -> Result<Arc<Self>> {
         let listeners = hub.room(format!("{}:tabs", room.name()));
         let message = |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#));
@@ -40,17 +40,17 @@ impl Tabs {
         Ok(tabs)
     }
 
-    /// Somebody came or went: counts soon.
+    /// Requests a recount after a tab has opened or closed.
     pub(crate) fn changed(&self) {
         self.changed.notify_one();
     }
 
-    /// Tells a connection the number now, and whenever it changes.
+    /// Sends a connection the number now, and whenever it changes.
     pub(crate) async fn tell(&self, conn: &Connection) -> Result<()> {
         self.shown.join(conn).await
     }
 
-    /// Counts, on all nodes, and tells it where it differs from what was told.
+    /// Counts the members on all nodes, and publishes the number if it changed.
     async fn count(&self) -> Result<()> {
         let tabs = i64::try_from(self.room.len().await?).unwrap_or(i64::MAX);
         if self.shown.get().await? != tabs {
@@ -60,12 +60,11 @@ impl Tabs {
     }
 }
 
-/// Counts whenever something changed, and now and then, for as long as anybody has use
-/// for it.
+/// Recounts after each change and at intervals, until `Tabs` is dropped.
 async fn keep_counting(tabs: Weak<Tabs>) {
     while let Some(tabs) = tabs.upgrade() {
         if let Err(error) = tabs.count().await {
-            tracing::debug!(%error, "the tabs are counted again in a moment");
+            tracing::debug!(%error, "failed to count the tabs; trying again soon");
         }
         let _ = tokio::time::timeout(AGAIN, tabs.changed.notified()).await;
         tokio::time::sleep(PAUSE).await;

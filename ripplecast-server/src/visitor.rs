@@ -1,11 +1,11 @@
-//! Who asks: the address that limits are counted by, and whether it is this very machine.
+//! The visitor who sends a request: the address that limits count by, and whether it is this machine.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{extract::ConnectInfo, http::request::Parts};
 use ripplecast::Hub;
 
-/// Headers that a proxy adds. With one of them, a peer on loopback is a proxy and not a person at this machine.
+/// Headers that a proxy adds. With any of them, a loopback peer is a proxy, not a person at this machine.
 const FORWARDING: [&str; 8] = [
     "forwarded",
     "via",
@@ -17,19 +17,19 @@ const FORWARDING: [&str; 8] = [
     "cf-connecting-ip",
 ];
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Visitor {
-    /// The address, through trusted proxies; `None` when the server does not know it.
+    /// The address, as reported by trusted proxies; `None` if unknown.
     pub(crate) addr: Option<IpAddr>,
-    /// What that address counts as in limits.
+    /// The network that limits count this address under.
     pub(crate) network: Option<IpAddr>,
-    /// Whether the peer is loopback itself and no proxy's header came.
+    /// Whether the peer is on loopback and sent no forwarding header.
     pub(crate) is_loopback: bool,
 }
 
 impl Visitor {
-    /// Who sent this request.
+    /// Returns the sender of a request.
     pub(crate) fn of(hub: &Hub, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
         let forwarded = FORWARDING.iter().any(|name| parts.headers.contains_key(*name));
@@ -42,8 +42,8 @@ impl Visitor {
     }
 }
 
-/// Whether the request is for this machine. A page of another site whose name resolves to this machine (DNS rebinding)
-/// names another host.
+/// Returns whether the request addresses this machine. A page of another site whose name resolves to this machine (DNS
+/// rebinding) names a different host.
 pub(crate) fn asks_for_loopback(hub: &Hub, parts: &Parts) -> bool {
     matches!(hub.authority(parts), Ok(Some(authority)) if authority.is_loopback())
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_bare_loopback_peer_is_this_machine() {
+    async fn only_a_loopback_peer_without_a_proxy_is_this_machine() {
         let hub = Hub::builder().build().unwrap();
         for (peer, headers, expected) in [
             ("127.0.0.1:5", &[][..], true),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_visitor_counts_as_the_network_of_its_home() {
+    async fn a_visitor_counts_under_its_home_network() {
         let hub = Hub::builder().build().unwrap();
         let network = |peer| Visitor::of(&hub, &parts(peer, &[])).network;
         assert_eq!(network("[2001:db8:1:2:3::4]:5"), network("[2001:db8:1:2::9]:5"));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_request_for_this_machine_asks_for_it() {
+    async fn asks_for_loopback_checks_the_requested_host() {
         let hub = Hub::builder().build().unwrap();
         let asks = |target: &str, hosts: &[&'static str]| {
             let mut request = Request::get(target).body(()).unwrap();

@@ -1,4 +1,4 @@
-//! `ripplecast bench backend` against a real Redis, for a short time.
+//! `ripplecast bench backend` against a real Redis, in short runs.
 
 mod support;
 
@@ -17,10 +17,11 @@ fn texts(output: &Output) -> (String, String) {
     (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
 }
 
-/// What a run that must succeed reports, and what is left behind by it.
+/// Returns the report of a run that must succeed, after checking that it left no keys
+/// behind.
 fn measure(args: &[&str]) -> Value {
     let redis = Redis::start();
-    redis.ask::<()>(&["SET", "ripplecast:c:{counter}", "somebody else's"]);
+    redis.ask::<()>(&["SET", "ripplecast:c:{counter}", "another application's"]);
     let output = bench(&redis.url(), &[&["--json"], args].concat()).output().unwrap();
     let (out, err) = texts(&output);
     assert!(output.status.success(), "{args:?}: {err}");
@@ -28,7 +29,7 @@ fn measure(args: &[&str]) -> Value {
     assert_eq!(
         redis.ask::<Vec<String>>(&["KEYS", "*"]),
         ["ripplecast:c:{counter}"],
-        "it leaves no key behind"
+        "the run left keys behind"
     );
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["interrupted"], false);
@@ -36,7 +37,7 @@ fn measure(args: &[&str]) -> Value {
     report
 }
 
-/// All messages came, in order, and their times were taken.
+/// Checks that all messages arrived in order and were timed.
 #[track_caller]
 fn assert_whole(series: &Value) {
     let count = series["messages"].as_u64().unwrap();
@@ -49,7 +50,7 @@ fn assert_whole(series: &Value) {
 }
 
 #[test]
-fn operations_stand_beside_the_plain_commands() {
+fn operations_are_reported_with_the_plain_commands() {
     let report = measure(&["--only", "operations", "--seconds", "0.1", "--tasks", "1,4"]);
     let operations = report["operations"].as_array().unwrap();
     let names: Vec<_> =
@@ -60,7 +61,7 @@ fn operations_stand_beside_the_plain_commands() {
         assert!(operation["latency_us"]["count"].as_u64() > Some(0), "{operation}");
         assert!(operation["per_second"].as_f64() > Some(0.0) && operation["failed"] == 0, "{operation}");
     }
-    // It comes with the server, in Debian's package redis-tools.
+    // redis-benchmark is part of the server, in Debian's package redis-tools.
     let has_tool = Command::new("redis-benchmark").arg("--version").stdout(Stdio::null()).status().is_ok();
     assert_eq!(!report["raw_tool"].is_null(), has_tool, "{report}");
     for operation in operations.iter().filter(|_| has_tool) {
@@ -74,16 +75,16 @@ fn operations_stand_beside_the_plain_commands() {
 }
 
 #[test]
-fn without_redis_benchmark_a_line_says_so() {
+fn without_redis_benchmark_the_report_says_so() {
     let redis = Redis::start();
     let args = ["--only", "operations", "--seconds", "0.05", "--tasks", "1"];
     let output = bench(&redis.url(), &args).env("PATH", "").output().unwrap();
     let (out, err) = texts(&output);
-    assert!(output.status.success() && out.contains("no redis-benchmark is on the PATH"), "{out}{err}");
+    assert!(output.status.success() && out.contains("redis-benchmark is not on the PATH"), "{out}{err}");
 }
 
 #[test]
-fn messages_reach_the_other_node_whole_and_in_order() {
+fn messages_reach_the_other_node_complete_and_in_order() {
     let report = measure(&["--only", "latency,throughput", "--seconds", "0.3", "--rate", "200"]);
     let names = ["publish to subscription", "push to WebSocket"];
     let latency = report["latency"].as_array().unwrap();
@@ -101,13 +102,13 @@ fn messages_reach_the_other_node_whole_and_in_order() {
 }
 
 #[test]
-fn nodes_without_members_get_nothing() {
+fn nodes_without_members_receive_nothing() {
     let report = measure(&["--only", "nodes", "--seconds", "0.2"]);
     let mut kib_out = Vec::new();
     for case in report["nodes"].as_array().unwrap() {
         let (pushes, with_members) =
             (case["pushes"].as_u64().unwrap(), case["with_members"].as_u64().unwrap());
-        assert_eq!(case["subscribers"], with_members, "as Redis says: {case}");
+        assert_eq!(case["subscribers"], with_members, "as reported by Redis: {case}");
         let nodes = case["nodes"].as_array().unwrap();
         for (number, node) in nodes.iter().enumerate() {
             let is_member = (1..=with_members).contains(&(number as u64));
@@ -117,7 +118,7 @@ fn nodes_without_members_get_nothing() {
             assert_whole(member);
         }
         if pushes > 0 {
-            assert_eq!(case["published"].as_f64(), Some(pushes as f64), "one message for each push: {case}");
+            assert_eq!(case["published"].as_f64(), Some(pushes as f64), "one message per push: {case}");
             kib_out.push((nodes.len(), with_members, case["redis_bytes_out"].as_f64().unwrap()));
         }
     }
@@ -125,13 +126,13 @@ fn nodes_without_members_get_nothing() {
     assert_eq!([two, three, both, none].map(|it| (it.0, it.1)), [(2, 1), (3, 1), (3, 2), (3, 0)]);
     assert!(
         both.2 > 1.5 * three.2 && three.2 > 1.5 * none.2,
-        "it grows with those who have members: {kib_out:?}"
+        "traffic grows with the nodes that have members: {kib_out:?}"
     );
-    assert!(three.2 < 1.5 * two.2, "and not with the others: {kib_out:?}");
+    assert!(three.2 < 1.5 * two.2, "traffic does not grow with the other nodes: {kib_out:?}");
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn an_unreachable_redis_is_reported() {
     let url = format!("redis://:secret@127.0.0.1:{}", free_port());
     let output = bench(&url, &[]).output().unwrap();
     let (out, err) = texts(&output);

@@ -1,4 +1,4 @@
-//! `ripplecast bench load` against `ripplecast bench serve`, and against servers that do it wrong; `ripplecast bench hostile`.
+//! `ripplecast bench load` against `ripplecast bench serve` and against faulty servers; `ripplecast bench hostile`.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -9,10 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-/// Connections of each run.
+/// Connections in each run.
 const CONNECTIONS: u64 = 50;
 
-/// The binary, without any setting of whoever runs the tests.
+/// The binary, without the environment's settings.
 fn ripplecast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
     for (name, _) in std::env::vars_os() {
@@ -24,10 +24,10 @@ fn ripplecast() -> Command {
     command
 }
 
-/// A running `bench serve`, killed at the end.
+/// A running `bench serve`, killed on drop.
 struct Server {
     process: Child,
-    /// Kept open, so that printing can't fail.
+    /// Kept open, so that the server can always print.
     _out: BufReader<ChildStdout>,
     addr: String,
 }
@@ -45,14 +45,14 @@ impl Server {
         Self { process, _out: out, addr }
     }
 
-    /// A load of a few connections.
+    /// Creates a load of a few connections.
     fn load(&self, path: &str, args: &[&str]) -> Command {
         let mut command = load(&format!("ws://{}{path}", self.addr));
         command.args(["--server-pid", &self.process.id().to_string()]).args(args);
         command
     }
 
-    /// What a load that must succeed reports.
+    /// Returns the report of a load that must succeed.
     fn measure(&self, path: &str, args: &[&str]) -> Value {
         let output = self.load(path, &[&["--json"], args].concat()).output().unwrap();
         let (out, err) = texts(&output);
@@ -86,7 +86,7 @@ fn texts(output: &Output) -> (String, String) {
     (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
 }
 
-/// Checks that a load fails with one line on standard error that holds each of `names`.
+/// Checks that a load fails with one line on standard error that contains each of `names`.
 fn assert_fails(command: &mut Command, code: i32, names: &[&str]) -> String {
     let output = command.output().unwrap();
     let (out, err) = texts(&output);
@@ -98,7 +98,7 @@ fn assert_fails(command: &mut Command, code: i32, names: &[&str]) -> String {
     out
 }
 
-/// The percentiles are in order, and there are as many values as there should be.
+/// Checks that the percentiles are in order and the number of values is `count`.
 fn assert_times(times: &Value, count: u64) {
     assert_eq!(times["count"], count, "{times}");
     let at = |name: &str| times[name].as_f64().unwrap();
@@ -106,7 +106,7 @@ fn assert_times(times: &Value, count: u64) {
     assert!(all.is_sorted() && all[0] > 0.0, "{times}");
 }
 
-/// A server that answers each connection with `answer` and what comes after, once it has read a request.
+/// Starts a server that reads a request, sends `answer`, and continues with `serve`.
 fn impostor(serve: impl Fn(TcpStream, String) + Send + Sync + Clone + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/bc", listener.local_addr().unwrap());
@@ -129,7 +129,7 @@ fn impostor(serve: impl Fn(TcpStream, String) + Send + Sync + Clone + 'static) -
     url
 }
 
-/// The answer that makes a request a WebSocket.
+/// Returns the response that upgrades a request to a WebSocket.
 fn upgrade(request: &str) -> String {
     let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
@@ -139,7 +139,7 @@ fn upgrade(request: &str) -> String {
 }
 
 #[test]
-fn every_broadcast_comes_to_everyone() {
+fn every_broadcast_reaches_everyone() {
     let server = Server::start();
     for (args, messages) in [
         (&["--messages", "40"][..], 40),
@@ -161,14 +161,14 @@ fn every_broadcast_comes_to_everyone() {
 }
 
 #[test]
-fn a_duration_ends_it_too() {
+fn a_run_can_end_after_a_duration() {
     let report = Server::start().measure("/bc", &["--duration", "0.3", "--rate", "100"]);
     assert_eq!(report["traffic"]["messages"], 30);
     assert_eq!(report["traffic"]["deliveries"], 30 * CONNECTIONS);
 }
 
 #[test]
-fn every_echo_comes_back() {
+fn every_message_is_echoed() {
     let server = Server::start();
     for args in [
         &["--mode", "echo", "--messages", "1000"][..],
@@ -183,7 +183,7 @@ fn every_echo_comes_back() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_server_is_measured_too() {
+fn the_servers_own_figures_are_reported() {
     let server = Server::start();
     let report = server.measure("/bc", &["--messages", "200"]);
     assert!(report["traffic"]["server_cpu_seconds_per_million"].as_f64().unwrap() > 0.0, "{report}");
@@ -198,7 +198,7 @@ fn the_server_is_measured_too() {
 }
 
 #[test]
-fn connections_that_are_cut_come_back() {
+fn dropped_connections_reconnect() {
     let args =
         ["--mode", "jitter", "--duration", "1", "--rate", "100", "--cut-every", "0.3", "--pause", "0.1"];
     let report = Server::start().measure("/bc", &[&args[..], &["--seed", "7"]].concat());
@@ -212,7 +212,7 @@ fn connections_that_are_cut_come_back() {
 }
 
 #[test]
-fn all_come_back_after_a_storm() {
+fn all_connections_return_after_a_storm() {
     let report = Server::start().measure("/bc", &["--mode", "storm"]);
     assert_eq!(report["storm"]["reconnected"], CONNECTIONS);
     assert_times(&report["storm"]["back_us"], CONNECTIONS);
@@ -223,7 +223,7 @@ fn all_come_back_after_a_storm() {
 }
 
 #[test]
-fn slow_readers_are_counted_apart() {
+fn slow_readers_are_counted_separately() {
     let server = Server::start();
     for bytes in ["0", "100000"] {
         let args =
@@ -237,7 +237,7 @@ fn slow_readers_are_counted_apart() {
 }
 
 #[test]
-fn without_json_there_is_a_table() {
+fn without_json_the_report_is_a_table() {
     let output = Server::start().load("/bc", &["--messages", "20"]).output().unwrap();
     let (out, err) = texts(&output);
     assert!(output.status.success() && err.is_empty(), "{err}");
@@ -247,22 +247,22 @@ fn without_json_there_is_a_table() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_one_line() {
-    // Port 1, which no kernel gives to anybody.
+fn an_unreachable_server_is_reported_in_one_line() {
+    // Port 1 is never assigned by the kernel.
     let out = assert_fails(load("ws://127.0.0.1:1/bc").arg("--json"), 1, &["refused", "running"]);
     assert_eq!(out, "");
 }
 
 #[test]
-fn a_wrong_path_is_one_line() {
+fn a_wrong_path_is_reported_in_one_line() {
     let server = Server::start();
     assert_fails(&mut server.load("/nothing", &[]), 1, &["404", "/nothing", "101"]);
-    // The endpoint is there, but does something else.
+    // The endpoint exists, but does something else.
     assert_fails(&mut server.load("/echo", &["--messages", "5"]), 1, &["49 of 50", "--mode echo"]);
 }
 
 #[test]
-fn wrong_settings_are_one_line() {
+fn wrong_settings_are_reported_in_one_line() {
     assert_fails(ripplecast().args(["bench", "load"]), 2, &["URL"]);
     assert_fails(&mut load("wss://127.0.0.1/"), 2, &["wss://127.0.0.1/", "TLS"]);
     assert_fails(&mut load("127.0.0.1:80"), 2, &["ws://"]);
@@ -281,7 +281,7 @@ fn a_limit_on_open_files_is_explained() {
 }
 
 #[test]
-fn a_wrong_accept_key_is_refused() {
+fn a_wrong_accept_key_is_rejected() {
     let url = impostor(|mut stream, _| {
         let _ =
             stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: nonsense\r\n\r\n");
@@ -290,12 +290,12 @@ fn a_wrong_accept_key_is_refused() {
     assert_fails(&mut load(&url), 1, &["Sec-WebSocket-Accept"]);
 }
 
-/// A server that echoes the first `good` frames to their sender, the only connection, and then does `bad`.
+/// Starts a load against a server that echoes the first `good` frames to its only connection, and then does `bad`.
 fn unreliable(good: usize, bad: impl Fn(&mut TcpStream, &[u8]) + Send + Sync + Clone + 'static) -> Command {
     let url = impostor(move |mut stream, request| {
         stream.write_all(upgrade(&request).as_bytes()).unwrap();
         for count in 0.. {
-            // A masked text frame of 64 bytes.
+            // A masked text frame with 64 bytes of payload.
             let mut frame = [0; 2 + 4 + 64];
             if stream.read_exact(&mut frame).is_err() {
                 return;
@@ -315,21 +315,21 @@ fn unreliable(good: usize, bad: impl Fn(&mut TcpStream, &[u8]) + Send + Sync + C
 }
 
 #[test]
-fn what_is_lost_is_a_failure() {
-    // Nothing more comes: it waits, and gives up.
+fn a_lost_message_is_a_failure() {
+    // Nothing more arrives: the load waits, and gives up.
     let out = assert_fails(&mut unreliable(10, |_, _| {}), 1, &["1 deliveries were lost"]);
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&report["checks"]["lost"], &report["traffic"]["deliveries"]), (&1.into(), &7.into()));
 }
 
 #[test]
-fn what_comes_twice_is_a_failure() {
+fn a_duplicate_message_is_a_failure() {
     let twice = |stream: &mut TcpStream, back: &[u8]| stream.write_all(&[back, back].concat()).unwrap();
     assert_fails(&mut unreliable(10, twice), 1, &["out of order or twice"]);
 }
 
 #[test]
-fn a_connection_that_dies_is_a_failure() {
+fn a_failed_connection_is_a_failure() {
     let close = |stream: &mut TcpStream, _: &[u8]| stream.write_all(&[0x88, 2, 0x03, 0xF3]).unwrap();
     assert_fails(&mut unreliable(10, close), 1, &["1 connections died", "1011"]);
     let end = |stream: &mut TcpStream, _: &[u8]| stream.shutdown(std::net::Shutdown::Both).unwrap();
@@ -340,11 +340,11 @@ fn a_connection_that_dies_is_a_failure() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_shows_what_there_is() {
+fn ctrl_c_shows_the_results_so_far() {
     let server = Server::start();
     let args = ["--json", "--rate", "100", "--duration", "600"];
     let mut load = server.load("/bc", &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It runs once the server hears a broadcast: another member of the room says so.
+    // The load is running once another member of the room receives a broadcast.
     let stream = TcpStream::connect(&server.addr).unwrap();
     let (mut member, _) = tungstenite::client(format!("ws://{}/bc", server.addr), stream).unwrap();
     for _ in 0..20 {
@@ -362,16 +362,16 @@ fn ctrl_c_shows_what_there_is() {
 
 #[cfg(unix)]
 #[test]
-fn everyone_is_told_when_the_server_ends() {
+fn everyone_receives_a_close_when_the_server_stops() {
     let mut server = Server::start();
     let stream = TcpStream::connect(&server.addr).unwrap();
     let (mut member, _) = tungstenite::client(format!("ws://{}/bc", server.addr), stream).unwrap();
     let pid = server.process.id().to_string();
     assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
     let told = member.read().unwrap();
-    let tungstenite::Message::Close(Some(close)) = told else { panic!("it was told {told:?}") };
+    let tungstenite::Message::Close(Some(close)) = told else { panic!("expected a close, got {told:?}") };
     assert_eq!(u16::from(close.code), 1001);
-    // Answers, and finds the connection closed.
+    // Answers the close, and finds the connection closed.
     while member.read().is_ok() {}
     assert!(server.process.wait().unwrap().success());
 }
@@ -412,7 +412,7 @@ fn help_names_every_mode_and_setting() {
     }
 }
 
-/// Kinds of attack.
+/// The kinds of attack.
 const ATTACKS: [&str; 10] = [
     "protocols",
     "origins",
@@ -426,9 +426,9 @@ const ATTACKS: [&str; 10] = [
     "forwarded",
 ];
 
-/// A short attack on a server that `bench hostile` starts. How long anybody waits is nothing to check on a busy machine.
+/// A short attack on a server that `bench hostile` starts. Waiting times are not checked: the machine may be busy.
 #[test]
-fn every_kind_of_attack_is_made_and_reported() {
+fn every_kind_of_attack_runs_and_is_reported() {
     let args = ["bench", "hostile", "--connections", "25", "--clients", "2", "--duration", "0.5"];
     let output = ripplecast().args(args).args(["--max-ratio", "1e9", "--json"]).output().unwrap();
     let (out, err) = texts(&output);
@@ -461,11 +461,11 @@ fn every_kind_of_attack_is_made_and_reported() {
 }
 
 #[test]
-fn nobody_else_is_attacked() {
+fn only_loopback_is_attacked() {
     for elsewhere in ["192.0.2.1:80", "[2001:db8::1]:80", "0.0.0.0:80"] {
         assert_fails(ripplecast().args(["bench", "hostile", elsewhere]), 2, &["ADDRESS", "loopback"]);
     }
-    // Port 1, which no kernel gives to anybody.
+    // Port 1 is never assigned by the kernel.
     let mut nobody = ripplecast();
     nobody.args(["bench", "hostile", "127.0.0.1:1", "--duration", "0.3", "--clients", "1"]);
     assert_fails(&mut nobody, 1, &["without attackers"]);

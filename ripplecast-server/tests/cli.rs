@@ -1,4 +1,4 @@
-//! The real binary: what it prints, how it refuses, and how it ends.
+//! The real binary: its output, its error messages and its exit codes.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longer than an orderly end may take, so that a hang fails instead of waiting for the harness.
+/// Longer than an orderly shutdown may take, so that a hang fails instead of waiting for the test harness.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary, without any setting of whoever runs the tests.
+/// The binary, without the environment's settings.
 fn ripplecast() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_ripplecast")))
 }
@@ -25,12 +25,12 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-/// Runs something that must end by itself.
+/// Runs a command that must end by itself.
 fn output(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// Checks that the command refuses to start, with one line on standard error that holds each of `names`.
+/// Checks that the command refuses to start, with one line on standard error that contains each of `names`.
 fn assert_refuses(command: &mut Command, code: i32, names: &[&str]) {
     let output = output(command);
     let line = String::from_utf8(output.stderr).unwrap();
@@ -43,12 +43,12 @@ fn assert_refuses(command: &mut Command, code: i32, names: &[&str]) {
     }
 }
 
-/// A running server, killed if a test fails.
+/// A running server, killed on drop.
 struct Server {
     process: Child,
-    /// Kept open, so that printing can't fail.
+    /// Kept open, so that the server can always print.
     out: BufReader<ChildStdout>,
-    /// What the first line said after `http://`.
+    /// The address in the first line, after `http://`.
     addr: String,
 }
 
@@ -63,7 +63,7 @@ impl Server {
         Self { process, out, addr }
     }
 
-    /// The status and the rest of what a GET brings.
+    /// Returns the whole response to a GET request.
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -80,14 +80,14 @@ impl Server {
         assert!(status.success());
     }
 
-    /// Waits for the end: the exit code, and what was printed after the first line.
+    /// Waits for the exit. Returns the exit code, and the output after the first line.
     fn wait(mut self) -> (Option<i32>, String) {
         let begin = Instant::now();
         let status = loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 break status;
             }
-            assert!(begin.elapsed() < PATIENCE, "the server does not end");
+            assert!(begin.elapsed() < PATIENCE, "the server does not stop");
             std::thread::sleep(Duration::from_millis(10));
         };
         let mut rest = String::new();
@@ -111,7 +111,7 @@ fn port_0_picks_a_free_one_and_prints_it() {
 }
 
 #[test]
-fn the_environment_sets_what_no_flag_does() {
+fn environment_variables_are_used_without_flags() {
     let server = Server::start(ripplecast().env("RIPPLECAST_HOST", "::1").env("RIPPLECAST_PORT", "0"));
     assert!(server.addr.starts_with("[::1]:"), "{}", server.addr);
     let server = Server::start(ripplecast().env("RIPPLECAST_PORT", "abc").args(["--port", "0"]));
@@ -126,26 +126,27 @@ fn an_empty_variable_counts_as_unset() {
     }
     let server = Server::start(command.args(["--port", "0"]));
     assert!(server.addr.starts_with("127.0.0.1:"));
-    // The port, too, falls back to its default, which this keeps taken whether or not somebody else has it.
+    // The port falls back to its default, which is kept taken here, whether by this test or by another
+    // program.
     let _taken = TcpListener::bind("127.0.0.1:8080");
     assert_refuses(ripplecast().env("RIPPLECAST_PORT", ""), 1, &["127.0.0.1:8080"]);
 }
 
 #[test]
-fn a_taken_port_is_named() {
+fn a_port_in_use_is_reported() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     assert_refuses(ripplecast().args(["--port", &port]), 1, &[&port, "--port", "another port"]);
 }
 
 #[test]
-fn an_address_of_another_machine_is_named() {
+fn an_address_of_another_machine_is_reported() {
     let command = &mut ripplecast();
     assert_refuses(command.args(["--port", "0", "--host", "192.0.2.1"]), 1, &["192.0.2.1", "--host"]);
 }
 
 #[test]
-fn unreadable_settings_are_named() {
+fn invalid_settings_are_reported() {
     for (name, value, advice) in [
         ("RIPPLECAST_PORT", "abc", "65535"),
         ("RIPPLECAST_PORT", "65536", "65535"),
@@ -166,13 +167,13 @@ fn unreadable_settings_are_named() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_no_text_is_refused() {
+fn a_variable_that_is_not_utf8_is_rejected() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     assert_refuses(ripplecast().env("RIPPLECAST_PORT", OsStr::from_bytes(b"\xff")), 2, &["UTF-8"]);
 }
 
 #[test]
-fn unknown_flags_and_commands_are_named() {
+fn unknown_flags_and_commands_are_reported() {
     assert_refuses(ripplecast().arg("--nonsense"), 2, &["--nonsense", "--help"]);
     assert_refuses(ripplecast().arg("nonsense"), 2, &["nonsense", "--help"]);
     assert_refuses(ripplecast().args(["bench", "serve"]), 2, &["--port"]);
@@ -209,7 +210,7 @@ fn help_and_version_are_printed() {
 #[cfg(unix)]
 type Client = tungstenite::WebSocket<TcpStream>;
 
-/// A browser tab in all but the browser, which has got its first value.
+/// Opens a WebSocket as a tab does, and waits for its first value.
 #[cfg(unix)]
 fn open_web_socket(server: &Server) -> Client {
     let stream = TcpStream::connect(&server.addr).unwrap();
@@ -230,7 +231,7 @@ fn a_signal_closes_web_sockets_with_1001_and_ends_in_order() {
         let mut client = open_web_socket(&server);
         server.signal(signal);
         let close = loop {
-            // What comes before it, such as a count of the open tabs, is not what this is about.
+            // Skip earlier messages, such as the number of open tabs.
             if let Message::Close(close) = client.read().unwrap() {
                 break close.expect("a close with a code");
             }
@@ -244,13 +245,13 @@ fn a_signal_closes_web_sockets_with_1001_and_ends_in_order() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_stops_immediately() {
     const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
 
     let server = Server::start(ripplecast().args(["--port", "0"]));
     let mut client = open_web_socket(&server);
     server.signal("TERM");
-    // The close has come, and is left unanswered: the orderly end now waits for this client.
+    // The close frame has arrived and stays unanswered, so the orderly shutdown waits for this client.
     let mut got = Vec::new();
     while !got.windows(2).any(|bytes| bytes == GOING_AWAY) {
         let mut byte = [0];
@@ -258,12 +259,12 @@ fn a_second_signal_ends_at_once() {
         got.extend(byte);
     }
     server.signal("TERM");
-    assert_eq!(server.wait(), (Some(143), String::new()), "128 and the number of the signal");
+    assert_eq!(server.wait(), (Some(143), String::new()), "128 plus the number of the signal");
 }
 
 #[cfg(unix)]
 #[test]
-fn running_out_of_descriptors_is_survived() {
+fn the_server_survives_running_out_of_descriptors() {
     let mut command = clean(Command::new("sh"));
     let script = r#"ulimit -n 40 && exec "$0" --port 0"#;
     command.args(["-c", script, env!("CARGO_BIN_EXE_ripplecast")]).stderr(Stdio::piped());
@@ -277,9 +278,9 @@ fn running_out_of_descriptors_is_survived() {
     assert!(server.get("/api/counter").contains("200 OK"));
 }
 
-/// The log says much, and nobody reads it: the server serves on, and counts what it dropped.
+/// The server logs a lot, and nothing reads its log. It keeps serving, and counts the lines it dropped.
 #[test]
-fn a_log_that_nobody_reads_stalls_nothing() {
+fn an_unread_log_does_not_stall_the_server() {
     let mut command = ripplecast();
     command.args(["--port", "0", "--log", "trace"]).stderr(Stdio::piped());
     let mut server = Server::start(&mut command);

@@ -1,4 +1,4 @@
-//! The counter that every open tab shares, by the real program: HTTP, WebSocket and event stream.
+//! The counter that all open tabs share, in the real program: HTTP, WebSocket and event stream.
 
 #[path = "support/program.rs"]
 mod program;
@@ -17,7 +17,7 @@ use tungstenite::{Message, WebSocket};
 
 const TAB: &str = "/ws/counter-demo";
 
-/// Many requests over one connection, as a browser makes them; or an event stream.
+/// A keep-alive connection for many requests, as in a browser, or for an event stream.
 struct Http(BufReader<TcpStream>);
 
 impl Http {
@@ -33,11 +33,11 @@ impl Http {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "it has ended");
+        assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the connection has ended");
         line
     }
 
-    /// The body of the next answer, which is a 200.
+    /// Returns the body of the next response, which must be a 200.
     fn body(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -50,7 +50,7 @@ impl Http {
         String::from_utf8(body).unwrap()
     }
 
-    /// The data of the next event.
+    /// Returns the data of the next event.
     fn event(&mut self) -> String {
         loop {
             if let Some(data) = self.line().strip_prefix("data: ") {
@@ -60,7 +60,7 @@ impl Http {
     }
 }
 
-/// The value in a message; none if it is about something else.
+/// Returns the value in a message, or `None` for other messages.
 fn value(text: &str) -> Option<i64> {
     text.strip_prefix(r#"{"value":"#)?.strip_suffix('}')?.parse().ok()
 }
@@ -69,12 +69,12 @@ fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").unwrap().1
 }
 
-/// The value that the server tells.
+/// Returns the value that the server reports.
 fn shown(server: &Server) -> i64 {
     value(body(&server.get("/api/counter", &[]))).unwrap()
 }
 
-/// The next message of a tab that `read` finds something in.
+/// Returns the result of `read` for the next message of a tab for which it returns one.
 fn next<T>(tab: &mut WebSocket<TcpStream>, read: impl Fn(&str) -> Option<T>) -> T {
     loop {
         if let Message::Text(text) = tab.read().unwrap()
@@ -118,7 +118,7 @@ fn two_tabs_and_a_stream_follow_every_change() {
 }
 
 #[test]
-fn the_number_of_tabs_is_told_to_those_who_ask() {
+fn the_number_of_tabs_is_pushed_to_subscribers() {
     let server = Server::start(&[]);
     let mut one = server.open(TAB);
     for message in ["what?", "tabs"] {
@@ -134,7 +134,7 @@ fn the_number_of_tabs_is_told_to_those_who_ask() {
     shows(r#"{"tabs":1}"#);
     let three = server.open(TAB);
     shows(r#"{"tabs":2}"#);
-    drop(three); // without a word
+    drop(three); // without a close frame
     shows(r#"{"tabs":1}"#);
 }
 
@@ -164,11 +164,12 @@ fn the_counter_stays_right_under_64_concurrent_bumpers() {
         bumpers.into_iter().flat_map(|bumper| bumper.join().unwrap()).collect()
     });
     answers.sort_unstable();
-    assert!(answers.into_iter().eq(1..=LAST), "each bump has its own answer");
+    assert!(answers.into_iter().eq(1..=LAST), "each bump has its own value");
     assert_eq!(shown(&server), LAST);
 }
 
-/// A tab that opens in the middle of it sees each value from its first one on.
+/// Follows the values on a tab that opens in the middle, and checks that it receives each one
+/// from its first on.
 fn follow(tab: &mut WebSocket<TcpStream>, last: i64) {
     let mut shown = next(tab, value);
     while shown < last {

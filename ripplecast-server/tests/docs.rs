@@ -1,4 +1,4 @@
-//! The documentation beside what it is about: the settings beside the binary's help, and the threats beside their tests.
+//! Compares the documentation with the program: the settings with the binary's help, and the threats with their tests.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
 const SETTINGS: &str = include_str!("../../docs/settings.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 
-/// The words of a text that begin so: flags, or variables.
+/// Returns the words in a text with a prefix: flags, or variables.
 fn words(text: &str, prefix: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let words = text
@@ -20,7 +20,7 @@ fn words(text: &str, prefix: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_settings_in_the_documentation_are_those_of_the_help() {
+fn the_documented_settings_match_the_help() {
     let output = Command::new(env!("CARGO_BIN_EXE_ripplecast")).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let table = SETTINGS.split("### Addresses").next().unwrap();
@@ -34,7 +34,7 @@ fn words_are_found() {
     assert_eq!(found, ["--port", "--tls-cert"]);
 }
 
-/// The Rust files below a directory.
+/// Collects the Rust files under a directory.
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -46,7 +46,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names of all functions that are tests.
+/// Returns the names of all test functions.
 fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
@@ -62,7 +62,7 @@ fn tests() -> BTreeSet<String> {
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         for after in ["#[test]", "#[tokio::test"].iter().flat_map(|attribute| text.split(attribute).skip(1)) {
-            // Further attributes and comments may come between.
+            // More attributes and comments may follow.
             let name = after.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
             names.extend(name.map(|(name, _)| name.trim().to_owned()));
         }
@@ -70,7 +70,7 @@ fn tests() -> BTreeSet<String> {
     names
 }
 
-/// The threat model names tests that guard against each threat. A test that has another name now is named by that.
+/// The threat model names the tests that guard against each threat. This catches tests that were renamed.
 #[test]
 fn each_threat_names_tests_that_exist() {
     let tests = tests();
@@ -80,9 +80,9 @@ fn each_threat_names_tests_that_exist() {
     for row in rows {
         let column = row.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap();
         let names: Vec<_> = column.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
-        assert!(!names.is_empty(), "no test is named in {row}");
+        assert!(!names.is_empty(), "no test named in {row}");
         for name in names {
-            assert!(tests.contains(name), "there is no test {name:?}, which SECURITY.md names");
+            assert!(tests.contains(name), "SECURITY.md names the test {name:?}, which does not exist");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Two processes of the real binary as nodes on one Redis, and what the start says when there is none.
+//! Two processes of the real binary as nodes on one Redis, and startup without one.
 
 mod support;
 
@@ -12,25 +12,25 @@ use std::{
 use support::{PATIENCE, Redis, free_port, ripplecast};
 use tungstenite::Message;
 
-/// Time in which the others must have noticed that a node has died: its lease, and then a look at the list.
+/// The time for other nodes to notice a dead node: its lease, and then the next check of the list.
 const SWEPT: Duration = Duration::from_secs(60);
-/// The nodes that are there, or were until their lease ended.
+/// The live nodes, including dead ones whose lease has not expired.
 const NODES: &str = "ripplecast:seats:{}";
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < patience, "waited in vain for {what}");
+        assert!(begin.elapsed() < patience, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// A running node, killed at the end.
+/// A running node, killed on drop.
 struct Node {
     process: Child,
-    /// Kept open, so that printing can't fail.
+    /// Kept open, so that the node can always print.
     _out: BufReader<ChildStdout>,
     addr: String,
 }
@@ -47,13 +47,13 @@ impl Node {
         Self { process, _out: out, addr }
     }
 
-    /// A node on that Redis.
+    /// Starts a node on a Redis.
     #[track_caller]
     fn on(redis: &Redis) -> Self {
         Self::start(ripplecast().args(["--backend", &redis.url()]))
     }
 
-    /// The status line, and the body.
+    /// Returns the status line and the body.
     fn request(&self, method: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -65,14 +65,14 @@ impl Node {
         (head.lines().next().unwrap().to_owned(), body.to_owned())
     }
 
-    /// +1.
+    /// Adds one, and returns the value.
     #[track_caller]
     fn bump(&self, value: i64) {
         let (status, body) = self.request("POST", "/api/counter/bump");
         assert_eq!((status.as_str(), body), ("HTTP/1.1 200 OK", format!(r#"{{"value":{value}}}"#)));
     }
 
-    /// A tab that has the value.
+    /// Opens a tab, and waits for its value.
     #[track_caller]
     fn tab(&self, value: i64) -> Tab {
         let stream = TcpStream::connect(&self.addr).unwrap();
@@ -83,7 +83,7 @@ impl Node {
         tab
     }
 
-    /// Ends it from one moment to the next.
+    /// Kills the process immediately.
     fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -97,18 +97,18 @@ impl Drop for Node {
     }
 }
 
-/// A browser's tab in all but the browser.
+/// A WebSocket that behaves like a browser tab.
 struct Tab(tungstenite::WebSocket<TcpStream>);
 
 impl Tab {
-    /// The next value that it is told.
+    /// Returns the next value received.
     #[track_caller]
     fn next(&mut self) -> i64 {
         loop {
             if let Message::Text(text) = self.0.read().unwrap()
                 && let Some(rest) = text.strip_prefix(r#"{"value":"#)
             {
-                // The value of a join also names the epoch.
+                // The value sent on joining also carries the epoch.
                 return rest.split([',', '}']).next().unwrap().parse().unwrap();
             }
         }
@@ -116,7 +116,7 @@ impl Tab {
 }
 
 #[test]
-fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
+fn an_increment_reaches_the_tabs_of_both_nodes_and_one_survives_the_other() {
     let redis = Redis::start();
     let (mut first, second) = (Node::on(&redis), Node::on(&redis));
     let (mut here, mut there) = (first.tab(0), second.tab(0));
@@ -129,12 +129,12 @@ fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
 
     first.kill();
     second.bump(21);
-    assert_eq!(there.next(), 21, "the other goes on");
+    assert_eq!(there.next(), 21, "the other node continues");
     eventually("the dead node to be swept", SWEPT, || redis.ask::<u64>(&["HLEN", NODES]) == 1);
     second.bump(22);
     assert_eq!(there.next(), 22);
 
-    // What the dead node had is the new one's, too.
+    // A new node takes over the dead node's value.
     let third = Node::on(&redis);
     let mut newcomer = third.tab(22);
     third.bump(23);
@@ -142,20 +142,20 @@ fn a_press_on_one_node_moves_the_tabs_of_both_and_one_outlives_the_other() {
 }
 
 #[test]
-fn the_metrics_say_whether_redis_is_away() {
+fn the_metrics_report_an_unavailable_redis() {
     let redis = Redis::start();
     let node = Node::on(&redis);
     let says = |value: u8| {
         let (_, body) = node.request("GET", "/metrics");
         body.lines().any(|line| line == format!("ripplecast_degraded {value}"))
     };
-    eventually("the node to say that all is well", PATIENCE, || says(0));
+    eventually("the node to report that it is healthy", PATIENCE, || says(0));
     drop(redis);
-    eventually("the node to say that Redis is away", PATIENCE, || says(1));
+    eventually("the node to report that Redis is unavailable", PATIENCE, || says(1));
 }
 
 #[test]
-fn the_start_says_when_messages_are_not_signed() {
+fn startup_warns_when_messages_are_not_signed() {
     let redis = Redis::start();
     let says = |secret: Option<&str>| {
         let mut command = ripplecast();
@@ -201,22 +201,23 @@ fn two_nodes_share_the_counter_over_tls() {
 }
 
 #[test]
-fn a_redis_whose_certificate_nobody_trusts_ends_the_start() {
+fn an_untrusted_redis_certificate_ends_startup() {
     let (redis, other) = (Redis::start_tls(), Redis::start_tls());
     let url = redis.url();
     let names = ["--backend:", &url, "certificate"];
-    // Neither the system nor another's authority has signed it.
+    // Neither the system nor the other certificate authority has signed it.
     assert_refuses(ripplecast().args(["--backend", &url]).env_remove("SSL_CERT_FILE"), &names);
     assert_refuses(ripplecast().args(["--backend", &url]).env("SSL_CERT_FILE", other.authority()), &names);
 }
 
-/// Checks that the command refuses to start, with a last line on standard error that holds each of `names`.
+/// Checks that the command refuses to start, with a last line on standard error that contains each of
+/// `names`.
 #[track_caller]
 fn assert_refuses(command: &mut Command, names: &[&str]) {
     let output = command.args(["--port", "0"]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
-    assert!(output.stdout.is_empty(), "{command:?}: it says that it listens");
+    assert!(output.stdout.is_empty(), "{command:?}: it printed an address");
     let line = err.lines().last().unwrap_or_default();
     assert!(line.starts_with("ripplecast: "), "{command:?}: {err}");
     for name in names {
@@ -225,7 +226,7 @@ fn assert_refuses(command: &mut Command, names: &[&str]) {
 }
 
 #[test]
-fn a_wrong_url_ends_the_start() {
+fn an_invalid_url_ends_startup() {
     for (url, advice) in
         [("reddis://127.0.0.1", "redis://"), ("redis://", "host"), ("redis://127.0.0.1?prefixx=a", "prefix")]
     {
@@ -235,7 +236,7 @@ fn a_wrong_url_ends_the_start() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_ends_the_start() {
+fn an_unreachable_redis_ends_startup() {
     let url = format!("redis://127.0.0.1:{}", free_port());
     let advice = ["Start it", "--backend-optional"];
     let names = |setting| [&["ripplecast: setting", setting, &url], &advice[..]].concat();
@@ -244,7 +245,7 @@ fn a_redis_that_is_not_there_ends_the_start() {
 }
 
 #[test]
-fn an_optional_redis_may_come_later() {
+fn an_optional_redis_can_become_available_later() {
     let port = free_port();
     let node = Node::start(ripplecast().args([
         "--backend",
@@ -253,7 +254,7 @@ fn an_optional_redis_may_come_later() {
     ]));
     assert!(node.request("GET", "/learn/websocket").0.contains("200"), "the page is served");
     let (status, _) = node.request("POST", "/api/counter/bump");
-    assert!(status.contains(" 503 "), "there is no counter yet: {status}");
+    assert!(status.contains(" 503 "), "the counter is not available yet: {status}");
     let (status, health) = node.request("GET", "/health");
     assert!(status.contains("200") && health == r#"{"status":"degraded"}"#, "{status}: {health}");
 
@@ -261,7 +262,7 @@ fn an_optional_redis_may_come_later() {
     eventually("the node to join", PATIENCE, || redis.ask::<u64>(&["HLEN", NODES]) == 1);
     let other = Node::on(&redis);
     let mut tab = other.tab(0);
-    eventually("the counter to be there", PATIENCE, || {
+    eventually("the counter to be available", PATIENCE, || {
         node.request("GET", "/api/counter").1 == r#"{"value":0}"#
     });
     node.bump(1);

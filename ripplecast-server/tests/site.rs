@@ -1,4 +1,4 @@
-//! What the binary serves beside the counter, as a client meets it that is no browser.
+//! The endpoints that the binary serves beside the counter, as used by a client that is not a browser.
 
 #[path = "support/program.rs"]
 mod program;
@@ -19,7 +19,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
-/// Reads until a message holds `text`.
+/// Reads until a message contains `text`.
 fn until(socket: &mut tungstenite::WebSocket<TcpStream>, text: &str) -> String {
     loop {
         if let Message::Text(message) = socket.read().unwrap()
@@ -31,11 +31,11 @@ fn until(socket: &mut tungstenite::WebSocket<TcpStream>, text: &str) -> String {
 }
 
 #[test]
-fn health_and_metrics_are_there() {
+fn health_and_metrics_are_served() {
     let server = Server::start(&[]);
     assert!(server.get("/health", &[]).ends_with(r#"{"status":"ok"}"#));
     let mut tab = server.open("/ws/counter-demo");
-    // The answer to the handshake is sent before the connection is counted; its first message is sent after.
+    // The handshake's response is sent before the connection is counted, the first message after.
     until(&mut tab, "value");
     let metrics = server.get("/metrics", &[]);
     assert!(
@@ -45,7 +45,7 @@ fn health_and_metrics_are_there() {
 }
 
 #[test]
-fn the_inspector_is_for_this_machine_alone() {
+fn the_inspector_is_open_to_this_machine_only() {
     let server = Server::start(&[]);
     let paths = ["/inspect", "/metrics", "/ws/inspect"];
     for path in paths {
@@ -67,13 +67,13 @@ fn the_inspector_is_for_this_machine_alone() {
         assert_eq!(
             status(&server.send(&target, &["host: 127.0.0.1"], "")),
             "403",
-            "{path}: the target counts"
+            "{path}: the request target counts"
         );
         assert_eq!(status(&server.get(path, &["host: 127.0.0.1", "host: 127.0.0.1"])), "400", "{path}");
     }
     let behind = Server::start(&["--trusted-proxies", "loopback"]);
     for path in ["/inspect", "/metrics"] {
-        // As a proxy sends it that passes `Host` on and writes nothing, or writes a `Host` of its own.
+        // As sent by a proxy that forwards `Host`, or sets its own, and adds no header.
         assert_eq!(status(&behind.get(path, &["host: localhost"])), "403", "{path}");
     }
     let mut picture = server.open("/ws/inspect");
@@ -99,10 +99,10 @@ fn the_inspector_shows_the_frames_of_one_connection() {
     ask(id("inspector"));
     ask("nonsense");
     ask(id("counter"));
-    for wrong in ["can’t be looked into", "not the id"] {
+    for wrong in ["can’t be watched", "Not a connection id"] {
         assert!(until(&mut inspector, "refused").contains(wrong));
     }
-    // Until it looks, nothing is shown; so the tab says something until it is.
+    // Frames appear once the connection is observed, so the tab keeps sending until then.
     let mut told = String::new();
     while !(told.contains(r#""received":true"#) && told.contains(r#""received":false"#)) {
         counter.send(Message::text("ping")).unwrap();
@@ -116,7 +116,7 @@ fn the_inspector_shows_the_frames_of_one_connection() {
 }
 
 #[test]
-fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
+fn a_server_on_all_addresses_requires_the_inspector_token() {
     let closed = Server::start(&["--host", "0.0.0.0"]);
     assert_eq!(status(&closed.get("/inspect", &[])), "403");
     let form = "content-type: application/x-www-form-urlencoded";
@@ -135,7 +135,7 @@ fn a_server_that_listens_everywhere_opens_it_to_the_token_only() {
         |token: &str, over: &str| server.send("POST /inspect", &[form, over], &format!("token={token}"));
     let wrong = log_in("0123456789abcdeg", "accept: */*");
     assert!(status(&wrong) == "401" && wrong.contains("Wrong token."), "{wrong}");
-    assert!(!asked.contains("Wrong token."), "nobody has said anything yet");
+    assert!(!asked.contains("Wrong token."), "no token has been sent yet");
     let over_tls = log_in(TOKEN, "x-forwarded-proto: https");
     assert!(over_tls.contains("set-cookie: __Host-ripplecast_inspect="), "{over_tls}");
     assert!(over_tls.contains("; Path=/; ") && over_tls.contains("SameSite=Strict; Secure"), "{over_tls}");
@@ -170,7 +170,7 @@ fn wrong_tokens_are_limited_wherever_they_are_checked() {
     }
     let looked_at = answers.iter().filter(|answer| matches!(status(answer), "401" | "403")).count();
     let refused = answers.iter().filter(|answer| status(answer) == "429").count();
-    assert!(looked_at < 40 && looked_at + refused == 80, "{looked_at} looked at, {refused} refused");
+    assert!(looked_at < 40 && looked_at + refused == 80, "{looked_at} checked, {refused} rejected");
     assert!(answers[76..].iter().all(|answer| status(answer) == "429"), "all four share the limit");
 }
 
@@ -193,7 +193,7 @@ fn visitors_see_traffic_and_aliases_and_operators_see_all() {
     }
     let told = server.get("/api/nodes", &[&operator]);
     assert!(told.contains(r#""backend":"memory""#) && !told.contains(&node), "{told}");
-    // On this machine, all is shown to whoever runs the server.
+    // On this machine, everything is shown to the operator.
     let here = Server::start(&[]);
     let figures = until(&mut here.open("/ws/demos/dashboard"), "connections");
     assert!(figures.contains("\"memory\"") && figures.contains("\"dropped\""), "{figures}");
@@ -222,7 +222,7 @@ fn pages_of_other_origins_change_nothing() {
 }
 
 #[test]
-fn live_answers_are_neither_kept_nor_guessed_at() {
+fn live_responses_are_neither_cached_nor_sniffed() {
     let server = Server::start(&[]);
     for path in ["/metrics", "/health", "/api/counter", "/api/nodes", "/api/learn/poll", "/inspect"] {
         let answer = server.get(path, &[]);
@@ -232,16 +232,16 @@ fn live_answers_are_neither_kept_nor_guessed_at() {
 }
 
 #[test]
-fn a_poll_knows_what_it_cost() {
+fn a_poll_reports_its_own_size() {
     let server = Server::start(&[]);
     let answer = server.get("/api/learn/poll", &[]);
-    // `connection: close` is asked for here, and answered with a header that a browser's poll has not.
+    // This request asks for `connection: close`, which adds a header that a browser's poll does not have.
     let length = answer.replace("connection: close\r\n", "").len();
     assert!(answer.contains(&format!(r#""response":{length}"#)), "{length}: {answer}");
 }
 
 #[test]
-fn strangers_are_limited_and_told_so() {
+fn strangers_are_limited_with_an_explanation() {
     let server = Server::start(&["--trusted-proxies", "loopback"]);
     let notify = |from: &str, text: &str| {
         let headers = ["content-type: application/json", from];
@@ -252,13 +252,13 @@ fn strangers_are_limited_and_told_so() {
     assert_eq!(status(&refused), "429");
     assert!(refused.contains("retry-after: 1") && refused.contains("try again in 1 second."), "{refused}");
     assert_eq!(status(&notify(another, "x")), "202");
-    // A proxy that writes no header brings strangers, too.
+    // A proxy without forwarding headers also forwards strangers.
     let bare = (0..200).map(|_| notify("accept: */*", "x")).find(|answer| status(answer) != "202").unwrap();
     assert_eq!(status(&bare), "429");
 }
 
 #[test]
-fn limits_are_taken_before_the_body_is_read() {
+fn limits_apply_before_the_body_is_read() {
     let server = Server::start(&["--trusted-proxies", "loopback", "--inspect-token", TOKEN]);
     for (path, from) in [("/api/demos/notifications", "192.0.2.7"), ("/inspect", "192.0.2.8")] {
         let head = format!(
@@ -274,13 +274,13 @@ fn limits_are_taken_before_the_body_is_read() {
                 stream
             })
             .collect();
-        // The last ones are refused, and do not wait for a body that never comes.
+        // The last ones are rejected, without waiting for a body that never arrives.
         let refused = waiting.into_iter().rev().any(|mut stream| {
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             status(&answer) == "429"
         });
-        assert!(refused, "{path}: all of them waited for their bodies");
+        assert!(refused, "{path}: every request waited for its body");
     }
 }
 
@@ -298,7 +298,7 @@ fn this_machine_is_not_limited() {
 }
 
 #[test]
-fn a_chat_is_bounded_in_names_rooms_and_texts() {
+fn a_chat_bounds_names_rooms_and_texts() {
     let server = Server::start(&[]);
     let mut odd = server.open("/ws/demos/chat?room=No%20Such%20Room&name=%20%0a");
     let who = until(&mut odd, "people");
@@ -309,7 +309,7 @@ fn a_chat_is_bounded_in_names_rooms_and_texts() {
     assert_eq!(
         until(&mut roomless, "people").matches("name").count(),
         2,
-        "the lobby, without whoever is in rust"
+        "the lobby, without the people in rust"
     );
     let mut ada = server.open("/ws/demos/chat?room=lobby&name=Ada");
     until(&mut odd, "Ada");
@@ -324,7 +324,7 @@ fn a_chat_is_bounded_in_names_rooms_and_texts() {
 }
 
 #[test]
-fn a_full_room_says_so() {
+fn a_full_room_reports_it() {
     let server = Server::start(&[]);
     let mut here: Vec<_> = (0..50)
         .map(|_| {
@@ -333,12 +333,12 @@ fn a_full_room_says_so() {
             socket
         })
         .collect();
-    // Each told the room who is there; the first has heard all of them.
+    // Each newcomer updated the room's member list; the first has received all updates.
     for _ in 0..here.len() {
         until(&mut here[0], "people");
     }
     let mut late = server.open("/ws/demos/chat?room=full&name=late");
-    assert!(until(&mut late, "notice").contains("50 are here"));
+    assert!(until(&mut late, "notice").contains("50 people"));
     let close = loop {
         if let Message::Close(close) = late.read().unwrap() {
             break close.unwrap();
@@ -346,7 +346,7 @@ fn a_full_room_says_so() {
     };
     assert_eq!(u16::from(close.code), 1013);
     while late.read().is_ok() {}
-    // Nobody hears of one who was refused: the next thing is what is said next.
+    // A rejected connection is announced to no one: the next message is the next one sent.
     here[0].send(Message::text(r#"{"say":"hello"}"#)).unwrap();
     let next = until(&mut here[0], "");
     assert!(next.contains("hello"), "{next}");
@@ -355,11 +355,11 @@ fn a_full_room_says_so() {
 }
 
 #[test]
-fn nobody_hears_of_a_pointer_that_was_refused() {
+fn a_rejected_pointer_is_announced_to_no_one() {
     let server = Server::start(&["--demo-limits"]);
     let mut first = server.open("/ws/demos/cursors");
     until(&mut first, "you");
-    // As many as one address may open, and some that are refused and close.
+    // As many as one address may open, and some more, which are rejected and close.
     let mut admitted = Vec::new();
     for _ in 0..40 {
         let mut next = server.open("/ws/demos/cursors");
@@ -374,18 +374,18 @@ fn nobody_hears_of_a_pointer_that_was_refused() {
     let id = told.split('"').nth(3).unwrap();
     last.close(None).unwrap();
     let gone = until(&mut first, "gone");
-    assert!(gone.contains(id), "{gone}, and not {id}");
+    assert!(gone.contains(id), "expected {id} in {gone}");
 }
 
 #[test]
-fn a_stranger_can_not_keep_the_counter_busy() {
+fn a_stranger_cannot_keep_the_counter_busy() {
     const REQUESTS: usize = 500;
     let server = Server::start(&["--trusted-proxies", "loopback"]);
     let requests =
         ["POST /api/counter/bump", "POST /api/counter/reset", "GET /api/nodes", "GET /api/learn/poll"];
     for (n, request) in requests.iter().enumerate() {
         let from = format!("x-forwarded-for: 192.0.2.{n}");
-        // All at once over one connection, so that next to nothing is given back meanwhile.
+        // All at once over one connection, so that the limit hardly refills meanwhile.
         let each = format!("{request} HTTP/1.1\r\nhost: a\r\n{from}\r\ncontent-length: 0\r\n");
         let all = format!("{each}\r\n").repeat(REQUESTS - 1) + &each + "connection: close\r\n\r\n";
         let mut stream = TcpStream::connect(&server.addr).unwrap();
@@ -398,7 +398,7 @@ fn a_stranger_can_not_keep_the_counter_busy() {
 }
 
 #[test]
-fn nodes_are_listed_and_a_message_to_nobody_reaches_nobody() {
+fn nodes_are_listed_and_a_message_to_an_unknown_tab_reaches_no_one() {
     let server = Server::start(&[]);
     let nodes = server.get("/api/nodes", &[]);
     assert!(nodes.contains(r#""backend":"memory","degraded":false,"tabs":{}"#), "{nodes}");
@@ -414,5 +414,5 @@ fn a_job_runs_once_at_a_time() {
     let start = || server.send("POST /api/learn/job", &[], "");
     assert_eq!(status(&start()), "202");
     let again = start();
-    assert!(status(&again) == "409" && again.contains("watch it"), "{again}");
+    assert!(status(&again) == "409" && again.contains("already running"), "{again}");
 }

@@ -1,4 +1,4 @@
-//! A short soak: the test itself works, and its server survives.
+//! A short soak test: the test itself works, and its server survives.
 
 #![cfg(target_os = "linux")]
 
@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The soak test, without any setting of whoever runs the tests.
+/// The soak test, without the environment's settings.
 fn soak(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ripplecast"));
     for (name, _) in std::env::vars_os() {
@@ -20,7 +20,7 @@ fn soak(args: &[&str]) -> Command {
 }
 
 #[test]
-fn a_short_soak_is_clean() {
+fn a_short_soak_passes() {
     let output = soak(&["--minutes", "0.1", "--seed", "1"]).output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
@@ -30,11 +30,11 @@ fn a_short_soak_is_clean() {
 }
 
 #[test]
-fn ctrl_c_shows_what_there_is_and_leaves_no_server_behind() {
+fn ctrl_c_shows_the_results_so_far_and_leaves_no_server_behind() {
     let mut process = soak(&["--minutes", "60"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(process.stdout.take().unwrap());
     let mut text = String::new();
-    // The first line, the names of the columns, the first cycle.
+    // The first line, the column names, the first cycle.
     for _ in 0..3 {
         out.read_line(&mut text).unwrap();
     }
@@ -44,5 +44,5 @@ fn ctrl_c_shows_what_there_is_and_leaves_no_server_behind() {
     out.read_to_string(&mut text).unwrap();
     assert!(process.wait().unwrap().success(), "{text}");
     assert!(text.contains("\nclean until it was interrupted\n"), "{text}");
-    assert!(!std::fs::exists(format!("/proc/{server}")).unwrap(), "the server is still there");
+    assert!(!std::fs::exists(format!("/proc/{server}")).unwrap(), "the server is still running");
 }

@@ -1,4 +1,4 @@
-//! The binary with the certificate that docs/tls.md makes, asked by a client that knows it.
+//! The binary with the certificate that docs/tls.md creates, and a client that trusts it.
 
 #[path = "support/program.rs"]
 mod program;
@@ -14,7 +14,7 @@ use program::{PATIENCE, ripplecast};
 
 const PAGE: &str = include_str!("../../docs/tls.md");
 
-/// What must not outlive the test: a directory, and a server.
+/// Removes the directory and stops the server on drop.
 struct Gone(PathBuf, Option<Child>);
 
 impl Drop for Gone {
@@ -28,12 +28,17 @@ impl Drop for Gone {
 }
 
 #[test]
-fn the_page_makes_a_certificate_that_the_server_takes() {
+fn the_documented_certificate_works_with_the_server() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let mut gone = Gone(dir.clone(), None);
-    let lines =
-        PAGE.split("```sh\nopenssl ").nth(1).expect("the page shows how").split("```").next().unwrap();
+    let lines = PAGE
+        .split("```sh\nopenssl ")
+        .nth(1)
+        .expect("the page shows the command")
+        .split("```")
+        .next()
+        .unwrap();
     let made =
         Command::new("sh").args(["-c", &format!("openssl {lines}")]).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&made.stderr);

@@ -1,4 +1,4 @@
-//! A chat with rooms, who is there, and who is typing. This is its whole server side; the page shows this file.
+//! A chat with rooms, presence and typing indicators. This is the whole server side, as shown on the page.
 
 use std::{future::ready, sync::Arc};
 
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::{Demos, notice, written};
 use crate::alias::alias;
 
-/// People in one room, on this node.
+/// The most people in one room on this node.
 const PEOPLE: usize = 50;
-/// People in all rooms of all nodes; so there are no more rooms than that.
+/// The most people in all rooms on all nodes, which also bounds the number of rooms.
 const EVERYBODY: usize = 2_000;
-/// Characters of what is said at once, of a name, and of a room's name.
+/// The most characters in a message, in a name, and in a room's name.
 const TEXT: usize = 500;
 const NAME: usize = 24;
 
-/// Somebody in a room: a row of the table, under the id of the connection.
+/// A person in a room: a row of the table, keyed by the connection's id.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Person {
@@ -27,7 +27,7 @@ struct Person {
     name: String,
 }
 
-/// What a tab may ask.
+/// A request from a tab.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Ask {
@@ -36,7 +36,7 @@ enum Ask {
     Who,
 }
 
-/// What tabs are told.
+/// A message to tabs.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Tell<'a> {
@@ -46,20 +46,19 @@ enum Tell<'a> {
     Typing { id: ConnectionText, name: &'a str },
 }
 
-/// The alias of a connection: its id is for operators.
+/// The alias of a connection. Its id is for operators only.
 type ConnectionText = String;
 
-/// One of those who are there.
+/// A member in the list of people.
 #[derive(Serialize)]
 struct Entry {
     id: ConnectionText,
     name: String,
 }
 
-/// The chat.
 struct Chat {
     demos: Demos,
-    /// Who everybody is, on all nodes.
+    /// The people on all nodes.
     people: Table<Person>,
 }
 
@@ -72,9 +71,9 @@ impl Handler for Chat {
         match self.people.set(conn.id(), &person).await {
             Err(Error::Store(StoreError::TableFull { .. })) => {
                 self.forget_the_dead().await;
-                let _ = self.people.set(conn.id(), &person).await; // or this one stays without a name
+                let _ = self.people.set(conn.id(), &person).await; // if this fails too, the person has no name
             }
-            // Without the shared table the chat goes on; this person just has no name in the list.
+            // Without the shared table, the chat continues, but this person has no name in the list.
             Err(error) if !error.is_unavailable() => return Err(error),
             _ => {}
         }
@@ -93,8 +92,8 @@ impl Handler for Chat {
                         .push(Frame::json(&Tell::Said { id, name, text: &text })?)
                         .ignore();
                 }
-                Some(_) => {} // the tab has been told why
-                None => notice(&conn, &format!("Say something, in at most {TEXT} characters.")),
+                Some(_) => {} // the tab has been notified
+                None => notice(&conn, &format!("Send a message of at most {TEXT} characters.")),
             },
             Some(Ok(Ask::Typing)) if self.demos.may_move(&conn) => {
                 self.room(&person.room).push(Frame::json(&Tell::Typing { id, name })?).ignore();
@@ -103,7 +102,7 @@ impl Handler for Chat {
                 conn.push(self.who(&person.room).await?).ignore();
             }
             Some(Ok(_)) => {}
-            _ => notice(&conn, "This chat takes {\"say\":…}, \"typing\" and \"who\"."),
+            _ => notice(&conn, "Expected {\"say\":…}, \"typing\" or \"who\"."),
         }
         Ok(())
     }
@@ -114,14 +113,14 @@ impl Handler for Chat {
         if let Err(error) = self.people.delete(conn.id()).await
             && STAYS.admit().is_some()
         {
-            tracing::debug!(error = %log::cut(error), "somebody's row stays until it is needed");
+            tracing::debug!(error = %log::cut(error), "failed to delete a row; it stays until the table is full");
         }
         self.tell_who(&person.room).await
     }
 }
 
 impl Chat {
-    /// Who is at the other end, if they were let in.
+    /// Returns the person behind a connection, if it was admitted.
     fn person(&self, conn: &Connection) -> Option<Arc<Person>> {
         conn.state::<Person>().filter(|_| self.demos.is_in(conn))
     }
@@ -130,14 +129,14 @@ impl Chat {
         self.demos.hub.room(room_name(name))
     }
 
-    /// Tells a room who is there.
+    /// Sends the list of members to a room.
     async fn tell_who(&self, room: &str) -> Result<()> {
         self.room(room).push(self.who(room).await?).ignore();
         Ok(())
     }
 
-    /// Who is in a room, on all nodes. The room knows who is there, the table what they are called: so nobody stays on
-    /// the list whose node has died.
+    /// Returns the members of a room on all nodes. The room knows who is connected, the table their names, so people
+    /// on a dead node do not stay on the list.
     async fn who(&self, room: &str) -> Result<Frame> {
         let people = match self.room(room).members().await {
             Ok(ids) => {
@@ -146,14 +145,14 @@ impl Chat {
                 let names = rows.into_iter().map(name).chain(std::iter::repeat("somebody".into()));
                 ids.iter().zip(names).map(|(id, name)| Entry { id: alias(id), name }).collect()
             }
-            // The other nodes are out of reach: those of this one.
+            // Other nodes are unreachable: list the members on this node.
             Err(error) if error.is_unavailable() => self.who_is_here(room),
             Err(error) => return Err(error),
         };
         Frame::json(&Tell::People(people))
     }
 
-    /// Who is in a room, on this node.
+    /// Returns the members of a room on this node.
     fn who_is_here(&self, room: &str) -> Vec<Entry> {
         let entry = |id: ConnectionId| {
             let person = self.demos.hub.connection(id)?.state::<Person>()?;
@@ -162,24 +161,24 @@ impl Chat {
         self.room(room).members_here().into_iter().filter_map(entry).take(PEOPLE).collect()
     }
 
-    /// Takes rows out whose node has died before it could.
+    /// Deletes the rows of nodes that died before they could delete them.
     async fn forget_the_dead(&self) {
         let Ok(alive) = self.demos.hub.nodes().await else { return };
         let mut rows = self.people.iter();
         while let Ok(Some((key, _))) = rows.next().await {
             if key.parse().is_ok_and(|id: ConnectionId| !alive.contains(&id.node())) {
-                let _ = self.people.delete(key).await; // the next one tries again
+                let _ = self.people.delete(key).await; // the next attempt may succeed
             }
         }
     }
 }
 
-/// The hub's name for a room of the chat.
+/// Returns the hub's name of a chat room.
 fn room_name(room: &str) -> String {
     format!("demo:chat:{room}")
 }
 
-/// Who wants in where: `?room=lobby&name=Ada`. What is missing or wrong gets a default.
+/// Reads the room and the name: `?room=lobby&name=Ada`. Missing or invalid values get a default.
 fn person(request: &Request) -> Person {
     let Person { room, name } = request.query().unwrap_or_default();
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -190,7 +189,7 @@ fn person(request: &Request) -> Person {
     }
 }
 
-/// Puts the chat on the app.
+/// Adds the chat to the app.
 pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
     let people = demos.hub.table::<Person>("demo_chat_people", EVERYBODY)?;
     let chat = Chat { demos: demos.clone(), people };

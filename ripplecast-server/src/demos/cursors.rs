@@ -1,5 +1,5 @@
-//! Everybody's pointer on one board. A slow tab gets the newest place of each pointer, and no backlog of old ones. This
-//! is its whole server side; the page shows this file.
+//! Everyone's pointer on one board. A slow tab receives only the latest position of each pointer. This is the whole
+//! server side, as shown on the page.
 
 use std::future::ready;
 
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::Demos;
 use crate::alias::alias;
 
-/// Where all pointers are.
+/// The room of all pointers.
 const ROOM: &str = "demo:cursors";
-/// Pointers on this node.
+/// The most pointers on this node.
 const PEOPLE: usize = 100;
 
-/// A place on the board: from 0 to 1 both ways, so that boards may differ in size.
+/// A position on the board, from 0 to 1 on both axes, so that boards can differ in size.
 #[derive(Deserialize)]
 struct Place {
     x: f32,
     y: f32,
 }
 
-/// What tabs are told.
+/// A message to tabs.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Tell {
@@ -30,7 +30,6 @@ enum Tell {
     Gone(String),
 }
 
-/// The board.
 struct Cursors {
     demos: Demos,
 }
@@ -52,7 +51,7 @@ impl Handler for Cursors {
         {
             let id = alias(conn.id());
             let at = Tell::At { id: id.clone(), x: x.clamp(0.0, 1.0), y: y.clamp(0.0, 1.0) };
-            // The key says whose place it is: a newer one takes the place of an older one that still waits.
+            // The key identifies the pointer: a newer position replaces an older one that is still queued.
             self.demos.hub.room(ROOM).push(Frame::json(&at)?.with_key(id)).ignore();
         }
         Ok(())
@@ -68,7 +67,7 @@ impl Handler for Cursors {
     }
 }
 
-/// Puts the board on the app.
+/// Adds the board to the app.
 pub(super) fn add(app: App, demos: &Demos) -> App {
     let visitors = demos.clone();
     let board = ws::endpoint(Cursors { demos: demos.clone() })

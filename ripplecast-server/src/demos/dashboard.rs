@@ -1,5 +1,5 @@
-//! A live dashboard of the server itself. Once a second, and only while somebody looks, it counts and pushes. This is its
-//! whole server side; the page shows this file.
+//! A live dashboard of the server itself. It takes and pushes figures once a second, only while someone is watching.
+//! This is the whole server side, as shown on the page.
 
 use std::{future::ready, time::Duration};
 
@@ -11,27 +11,27 @@ use crate::{
     sample::{Sample, Traffic},
 };
 
-/// Time between two figures.
+/// The interval between pushes.
 const EVERY: Duration = Duration::from_secs(1);
-/// Those who look at this node.
+/// The most viewers on this node.
 const PEOPLE: usize = 200;
 
-/// The callbacks of a tab that looks.
+/// The callbacks of a viewer's connection.
 struct Dashboard {
     demos: Demos,
     rooms: Rooms,
 }
 
-/// The rooms of this node; each node shows itself.
+/// This node's rooms; each node shows its own figures.
 #[derive(Clone)]
 struct Rooms {
-    /// Where everybody is told what goes on.
+    /// Receives the public figures.
     everybody: String,
-    /// Where those who may see `/metrics` are told all.
+    /// Receives all figures: viewers that may see `/metrics`.
     operators: String,
 }
 
-/// State of a connection whose user may see `/metrics`.
+/// Connection state: the viewer may see `/metrics`.
 struct Operator;
 
 impl Handler for Dashboard {
@@ -39,13 +39,13 @@ impl Handler for Dashboard {
         let is_operator = conn.state::<Operator>().is_some();
         let room = if is_operator { &self.rooms.operators } else { &self.rooms.everybody };
         if self.demos.admit(&conn, room, PEOPLE) {
-            conn.join_with(room, figures(&self.demos, is_operator)?)?; // the first figures at once
+            conn.join_with(room, figures(&self.demos, is_operator)?)?; // send the first figures immediately
         }
         Ok(())
     }
 }
 
-/// The newest figures. A slow tab gets the newest only, since all have one key.
+/// Returns the current figures. All have the same key, so a slow tab receives only the latest.
 fn figures(demos: &Demos, is_operator: bool) -> Result<Frame> {
     let hub = &demos.hub;
     let figures =
@@ -70,7 +70,7 @@ async fn tick(demos: Demos, rooms: Rooms) {
     }
 }
 
-/// Puts the dashboard on the app.
+/// Adds the dashboard to the app.
 pub(super) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
     let everybody = format!("demo:dashboard:{}", demos.hub.node());
     let rooms = Rooms { operators: format!("{everybody}:operators"), everybody };

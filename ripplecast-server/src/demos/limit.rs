@@ -1,4 +1,4 @@
-//! How much one address may do in the public demos.
+//! Per-address rate limits for the public demos.
 
 use std::{
     collections::HashMap,
@@ -9,66 +9,64 @@ use std::{
 
 use crate::visitor::Visitor;
 
-/// Addresses that are remembered at once; some 500 KiB. One that has been quiet is forgotten first.
+/// The most addresses remembered at once, about 500 KiB. The quiet ones are forgotten first.
 const ADDRESSES: usize = 10_000;
 
-/// Least time between two looks at all of them.
+/// The shortest time between two sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// One kind of thing that may be done so often.
+/// The rate limit of one kind of action.
 #[derive(Clone, Copy)]
 pub(crate) struct Rate {
-    /// How many at once.
     pub(crate) burst: f64,
-    /// How many a second after that.
+    /// The refill rate after the burst.
     pub(crate) per_second: f64,
 }
 
-/// Things that a person does: opening a connection, saying something.
+/// A person's actions: opening a connection, sending a message.
 const ACTIONS: Rate = Rate { burst: 20.0, per_second: 2.0 };
-/// Things that a mouse does, and what a page asks by itself.
+/// Mouse moves, and a page's automatic requests.
 const MOVES: Rate = Rate { burst: 120.0, per_second: 60.0 };
 
-/// The limits of all demos. A clone is a handle to the same.
+/// The limits of all demos. Clones share the same state.
 #[derive(Clone)]
 pub(crate) struct Limits {
-    /// What people do.
+    /// A person's actions.
     pub(crate) actions: Limiter,
-    /// What mice do, and small requests.
+    /// Mouse moves and small requests.
     pub(crate) moves: Limiter,
 }
 
 impl Limits {
-    /// The limits; whether they hold for loopback too.
+    /// Creates the limits. `loopback_too` applies them to loopback as well.
     pub(crate) fn new(loopback_too: bool) -> Self {
         Self { actions: Limiter::new(ACTIONS, loopback_too), moves: Limiter::new(MOVES, loopback_too) }
     }
 }
 
-/// Counts one kind of thing by address.
+/// Limits one kind of action per address.
 #[derive(Clone)]
 pub(crate) struct Limiter {
-    /// How often.
     rate: Rate,
-    /// Whether it holds for loopback too.
+    /// Whether the limit also applies to loopback.
     loopback_too: bool,
-    /// What each address has left.
     buckets: Arc<Mutex<Buckets>>,
 }
 
-/// What each address has left.
+/// The remaining allowance of each address.
 #[derive(Default)]
 struct Buckets {
     by_address: HashMap<IpAddr, Bucket>,
-    /// When quiet addresses were last forgotten.
+    /// When quiet addresses were last removed.
     swept: Option<Instant>,
-    /// Buckets looked at for that so far.
+    /// The number of buckets inspected by sweeps so far.
     #[cfg(test)]
     looked_at: usize,
 }
 
 impl Buckets {
-    /// Forgets quiet addresses, at most once every [`SWEEP_EVERY`]: it takes a look at each, while all others wait.
+    /// Removes quiet addresses, at most once every [`SWEEP_EVERY`]: a sweep inspects every bucket while all requests
+    /// wait.
     fn sweep(&mut self, now: Instant, is_quiet: impl Fn(&Bucket) -> bool) {
         if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_EVERY) {
             return;
@@ -82,11 +80,11 @@ impl Buckets {
     }
 }
 
-/// What an address has left.
+/// The remaining allowance of an address.
 struct Bucket {
-    /// Things that it may do at once.
+    /// The actions left.
     left: f64,
-    /// When that was counted.
+    /// When `left` was computed.
     at: Instant,
 }
 
@@ -95,10 +93,10 @@ impl Limiter {
         Self { rate, loopback_too, buckets: Arc::default() }
     }
 
-    /// Takes one of what the visitor has left.
+    /// Takes one action from the visitor's allowance.
     ///
     /// # Errors
-    /// A sentence for the visitor, when there is nothing left.
+    /// Returns a sentence for the visitor if the allowance is used up.
     pub(crate) fn take(&self, visitor: Visitor) -> Result<(), TooMuch> {
         if visitor.is_loopback && !self.loopback_too {
             return Ok(());
@@ -106,10 +104,11 @@ impl Limiter {
         self.take_at(key(visitor), Instant::now())
     }
 
-    /// Whether [`take`](Self::take) would find something left; takes nothing. Who has taken nothing so far has all left.
+    /// Checks whether [`take`](Self::take) would succeed, without taking anything. A new address has its full
+    /// allowance.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
+    /// See [`take`](Self::take).
     pub(crate) fn check_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bucket) = buckets.by_address.get(&key) else { return Ok(()) };
@@ -143,17 +142,17 @@ impl Limiter {
     }
 }
 
-/// Under what a visitor is counted. Who is not known shares one place with all who are not.
+/// Returns the address that a visitor is counted under. All unknown visitors share one.
 pub(crate) fn key(visitor: Visitor) -> IpAddr {
     visitor.network.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
 }
 
-/// The visitor has to wait this long.
+/// How long the visitor has to wait.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TooMuch(Duration);
 
 impl TooMuch {
-    /// Whole seconds to wait.
+    /// Returns the wait in whole seconds.
     fn seconds(&self) -> u64 {
         self.0.as_secs() + 1
     }
@@ -163,7 +162,7 @@ impl std::fmt::Display for TooMuch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = self.seconds();
         let unit = if seconds == 1 { "second" } else { "seconds" };
-        write!(f, "That is more than this demo takes from one address; try again in {seconds} {unit}.")
+        write!(f, "Too many requests from your address; try again in {seconds} {unit}.")
     }
 }
 
@@ -186,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_so_many_a_second() {
+    fn a_burst_is_allowed_and_then_a_steady_rate() {
         let limiter = Limiter::new(RATE, true);
         let (start, a) = (Instant::now(), addr("192.0.2.1"));
         let take = |after: f64| limiter.take_at(a, start + Duration::from_secs_f64(after)).is_ok();
         assert!(take(0.0) && take(0.0) && !take(0.0));
         assert!(!take(0.5) && take(1.0) && !take(1.0));
-        assert!(take(60.0) && take(60.0) && !take(60.0), "no more than the burst is saved up");
-        assert!(limiter.take_at(addr("192.0.2.2"), start).is_ok(), "another address has its own");
+        assert!(take(60.0) && take(60.0) && !take(60.0), "no more than the burst accumulates");
+        assert!(limiter.take_at(addr("192.0.2.2"), start).is_ok(), "another address has its own allowance");
     }
 
     #[test]
-    fn the_sentence_says_how_long() {
+    fn the_sentence_names_the_wait() {
         let limiter = Limiter::new(RATE, true);
         let visitor = Visitor { addr: None, network: Some(addr("192.0.2.1")), is_loopback: false };
         assert!(limiter.take(visitor).is_ok() && limiter.take(visitor).is_ok());
@@ -206,24 +205,24 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_free_unless_asked_for() {
+    fn loopback_is_limited_only_on_request() {
         let here = Visitor { addr: None, network: Some(addr("127.0.0.1")), is_loopback: true };
         let (free, counted) = (Limiter::new(RATE, false), Limiter::new(RATE, true));
         assert!((0..100).all(|_| free.take(here).is_ok()));
         assert!(!(0..100).all(|_| counted.take(here).is_ok()));
-        // A proxy on this machine brings strangers.
+        // A proxy on this machine forwards strangers.
         let behind = Visitor { addr: None, network: Some(addr("127.0.0.1")), is_loopback: false };
         assert!(!(0..100).all(|_| free.take(behind).is_ok()));
     }
 
     #[test]
-    fn strangers_at_a_full_limiter_cost_no_look_at_all_others() {
+    fn strangers_at_a_full_limiter_do_not_cause_a_sweep_each() {
         let limiter = Limiter::new(RATE, true);
         let start = Instant::now();
         for n in 0..(3 * ADDRESSES) as u32 {
             let _ = limiter.take_at(IpAddr::V4(n.into()), start);
         }
-        assert_eq!(limiter.buckets.lock().unwrap().looked_at, ADDRESSES, "one look, and not one a stranger");
+        assert_eq!(limiter.buckets.lock().unwrap().looked_at, ADDRESSES, "one sweep, not one per stranger");
     }
 
     #[test]
@@ -234,11 +233,11 @@ mod tests {
         for n in 0..ADDRESSES as u32 {
             assert!(limiter.take_at(nth(n), start).is_ok());
         }
-        assert!(limiter.take_at(nth(u32::MAX), start).is_err(), "all places are taken");
-        assert!(limiter.take_at(nth(5), start).is_ok(), "who has one keeps it");
+        assert!(limiter.take_at(nth(u32::MAX), start).is_err(), "the limiter is full");
+        assert!(limiter.take_at(nth(5), start).is_ok(), "a known address keeps its bucket");
         assert!(
             limiter.take_at(nth(u32::MAX), start + Duration::from_secs(9)).is_ok(),
-            "quiet ones are forgotten"
+            "quiet addresses are removed"
         );
         assert_eq!(limiter.buckets.lock().unwrap().by_address.len(), 1);
     }

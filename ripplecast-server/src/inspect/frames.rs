@@ -1,4 +1,4 @@
-//! The live log of one connection's frames, for one who looks into it.
+//! The live log of a connection's frames, for an inspector that watches it.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,24 +11,25 @@ use tokio::task::AbortHandle;
 
 use super::{INSPECTOR, Seen};
 
-/// Time between two reports, so that a busy connection is one message and not hundreds.
+/// The interval between reports: a busy connection produces one message instead of
+/// hundreds.
 const EVERY: Duration = Duration::from_millis(200);
-/// Frames in one report. What comes faster than that is counted, and not shown.
+/// The most frames in one report. Frames beyond that are counted but not shown.
 const LISTED: usize = 100;
 
-/// What the page may ask for.
+/// A request from the page.
 #[derive(Deserialize)]
 struct Asked {
-    /// The connection to look into; none to look into no more.
+    /// The connection to watch, or `None` to stop watching.
     frames_of: Option<String>,
 }
 
-/// What is kept with the connection of one who looks: the log that it gets.
+/// Connection state of an inspector: the log that it receives.
 #[derive(Default)]
 pub(super) struct Log(Mutex<Option<AbortHandle>>);
 
 impl Log {
-    /// Replaces the log by another one, or by none.
+    /// Replaces the current log with another one, or with none.
     fn replace(&self, with: Option<AbortHandle>) {
         let former = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), with);
         if let Some(former) = former {
@@ -43,39 +44,35 @@ impl Drop for Log {
     }
 }
 
-/// One report.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// The connection that is looked into.
+    /// The watched connection.
     frames_of: &'a str,
-    /// Its frames, in order.
     frames: Vec<Entry>,
-    /// Frames that are not shown, since there were too many at once.
+    /// Frames not shown, because there were too many at once.
     missed: u64,
-    /// Whether it has closed, so that no more will come.
+    /// Whether the connection has closed, so that no more reports follow.
     ended: bool,
-    /// What is wrong with what was asked for.
+    /// Why the request was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<&'static str>,
 }
 
-/// One frame.
 #[derive(Serialize)]
 struct Entry {
-    /// When it was told, in milliseconds since 1970.
+    /// When the frame was observed, in milliseconds since 1970.
     at: u64,
-    /// Whether the peer sent it.
     received: bool,
     kind: &'static str,
-    /// Bytes of its payload.
+    /// The length of the payload.
     bytes: usize,
     compressed: bool,
     code: Option<u16>,
-    /// Bytes that waited for the peer before it.
+    /// Bytes queued for the peer before this frame.
     waiting: usize,
-    /// The first of it.
+    /// The start of the payload.
     head: String,
-    /// Whether that is not all.
+    /// Whether `head` is only part of the payload.
     cut: bool,
 }
 
@@ -105,7 +102,7 @@ impl Entry {
     }
 }
 
-/// Text that may end in the middle of a character.
+/// Decodes text that may end in the middle of a character.
 fn text(head: &[u8]) -> String {
     match std::str::from_utf8(head) {
         Ok(text) => text.to_owned(),
@@ -113,11 +110,11 @@ fn text(head: &[u8]) -> String {
     }
 }
 
-/// The page of `conn` has said something.
+/// Handles a message from the page of `conn`.
 pub(super) fn asked(hub: &Hub, conn: &Connection, message: &Frame) {
     let Some(log) = conn.state::<Log>() else { return };
     let Some(Asked { frames_of }) = message.as_text().and_then(|text| serde_json::from_str(text).ok()) else {
-        refuse(conn, "", "The message is not understood.");
+        refuse(conn, "", "Invalid message.");
         return;
     };
     log.replace(None);
@@ -131,21 +128,23 @@ pub(super) fn asked(hub: &Hub, conn: &Connection, message: &Frame) {
     }
 }
 
-/// Looks into a connection.
+/// Starts to observe a connection.
 fn open(hub: &Hub, id: &str) -> Result<Tap, &'static str> {
-    let id: ConnectionId = id.parse().map_err(|_| "This is not the id of a connection.")?;
-    let target = hub.connection(id).ok_or("It has closed.")?;
+    let id: ConnectionId = id.parse().map_err(|_| "Not a connection id.")?;
+    let target = hub.connection(id).ok_or("The connection is closed.")?;
     if target.state::<Seen>().is_some_and(|seen| seen.what == INSPECTOR) {
-        return Err("An inspector can’t be looked into: each frame of its log would be one more.");
+        return Err("An inspector can’t be watched: each frame of its log would create another.");
     }
-    target.tap().map_err(|error| if error.is_closed() { "It has closed." } else { "The node is overloaded." })
+    target.tap().map_err(|error| {
+        if error.is_closed() { "The connection is closed." } else { "The node is overloaded." }
+    })
 }
 
 fn refuse(conn: &Connection, id: &str, why: &'static str) {
     send(conn, &Report { frames_of: id, frames: Vec::new(), missed: 0, ended: true, refused: Some(why) });
 }
 
-/// Reports what a tap tells, until it ends.
+/// Sends reports of a tap until it ends.
 async fn follow(conn: Connection, id: &str, mut tap: Tap) {
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_is_cut_in_a_character_stays_text() {
+    fn text_cut_inside_a_character_stays_text() {
         assert_eq!(text("só".as_bytes()), "só");
         assert_eq!(text(&"só".as_bytes()[..2]), "s");
     }

@@ -1,4 +1,4 @@
-//! A long job that everybody sees the progress of: a counter from 0 to 100 and the lines of a log, as an event stream.
+//! A long job whose progress everyone can watch: a counter from 0 to 100 and log lines, as an event stream.
 
 use std::{future::ready, time::Duration};
 
@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::demos::Demos;
 
-/// Time for one percent.
+/// The time per percent.
 const STEP: Duration = Duration::from_millis(60);
-/// Time after which a job counts as dead whose node has died, and another may begin.
+/// The longest a job can run. After that, it counts as dead, and a new one can start: its node may have died.
 const AT_MOST: Duration = Duration::from_secs(30);
-/// Those who watch on this node.
+/// The most viewers on this node.
 const PEOPLE: usize = 1_000;
-/// What the job says that it does, and from what percentage on.
+/// The log lines, each with the percentage at which it appears.
 const LOG: [(i64, &str); 6] = [
     (1, "checking the list of things to do"),
     (18, "18 things found, none of them done"),
@@ -35,35 +35,36 @@ struct Line<'a> {
     line: &'a str,
 }
 
-/// Starts the job, unless it runs already.
+/// Starts the job, unless it is already running.
 async fn start(State((demos, job)): State<(Demos, LiveCounter)>, parts: Parts) -> Result<Response> {
     if let Err(too_much) = demos.allow(&parts) {
         return Ok(too_much.into_response());
     }
     let now = job.get().await?;
-    // Of two who start it at once, one does. Its end is set in the same step: this handler may be dropped with its client.
+    // If two requests start it at once, only one succeeds. The same step sets the expiry, because this handler may be
+    // dropped with its client.
     if !(now == 0 || now == 100) || job.compare_and_set_for(now, 1, AT_MOST).await?.is_err() {
-        return Ok((StatusCode::CONFLICT, "It runs already: watch it.\n").into_response());
+        return Ok((StatusCode::CONFLICT, "The job is already running.\n").into_response());
     }
     tokio::spawn(async move {
         static EARLY: log::Limit = log::Limit::new();
         if let Err(error) = run(&demos, &job).await
             && let Some(suppressed) = EARLY.admit()
         {
-            tracing::warn!(error = %log::cut(error), suppressed, "the lesson's job ended early");
+            tracing::warn!(error = %log::cut(error), suppressed, "the lesson's job failed");
         }
     });
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// Counts to 100, and says what it does meanwhile.
+/// Counts to 100, and pushes the log lines.
 async fn run(demos: &Demos, job: &LiveCounter) -> Result<()> {
     let mut step = tokio::time::interval(STEP);
     for percent in 1..=100 {
         step.tick().await;
         match percent {
-            1 => {} // where it stands already
-            // Adding keeps the expiry, so that a job whose node dies ends too; setting ends it.
+            1 => {} // already at 1
+            // Incrementing keeps the expiry, so that a job ends even if its node dies. Setting removes the expiry.
             2..100 => drop(job.increment().await?),
             _ => drop(job.set(percent).await?),
         }
@@ -74,7 +75,7 @@ async fn run(demos: &Demos, job: &LiveCounter) -> Result<()> {
     Ok(())
 }
 
-/// Puts the stream and the button's route on the app.
+/// Adds the event stream and the start route to the app.
 pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
     let job = demos.hub.counter("learn-job").publish_to(&demos.hub.room("learn:job"))?;
     let listeners = demos.clone();
@@ -82,7 +83,7 @@ pub(super) fn add(app: App, demos: &Demos) -> Result<App> {
         let is_full = listeners.hub.room("learn:job").len_here() >= PEOPLE;
         let accept = listeners.accept(&request, "lesson: job");
         ready(if is_full {
-            Err((StatusCode::SERVICE_UNAVAILABLE, "Too many watch already; try again later.\n"))
+            Err((StatusCode::SERVICE_UNAVAILABLE, "Too many viewers; try again later.\n"))
         } else {
             Ok(accept)
         })

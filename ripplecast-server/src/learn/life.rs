@@ -1,4 +1,4 @@
-//! The life of a connection, as it happens: which of its callbacks the server calls, told to the page that it belongs to.
+//! Live view of a connection's callbacks, for the page that the connection belongs to.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{alias::alias, demos::Demos, inspect::Seen, visitor::Visitor};
 
-/// Characters of a message or a reason that are shown.
+/// The number of characters shown of a message or a reason.
 const SHOWN: usize = 40;
-/// Pages that may watch one tab; a tab has one.
+/// The most connections that can watch one tab. A tab normally has one watcher.
 const WATCHERS: usize = 4;
 
-/// The number that a tab has given itself, at random, so that its page can watch its socket: `?tab=…`.
+/// The random id that a tab gives itself, so that its page can watch its socket: `?tab=…`.
 struct Tab(String);
 
 /// A callback that the server has called.
@@ -27,21 +27,19 @@ struct Tab(String);
 struct Called<'a> {
     callback: &'static str,
     id: String,
-    /// What it was called with.
+    /// The argument of the call, for display.
     with: &'a str,
-    /// Whether that was before the page began to watch.
+    /// Whether the call happened before the page started watching.
     earlier: bool,
 }
 
-/// Callbacks that are told of when they are called.
+/// Callbacks whose calls are reported to watchers.
 pub(crate) struct Observed<H> {
-    /// The callbacks themselves.
     handler: H,
-    /// Where the watchers are.
     demos: Demos,
 }
 
-/// The counter's connections on this node, by the tab that they belong to. A clone is a handle to the same.
+/// The counter's connections on this node, by tab. Clones share the same map.
 #[derive(Clone, Default)]
 pub(crate) struct Watched(Arc<Mutex<HashMap<String, Vec<ConnectionId>>>>);
 
@@ -50,7 +48,7 @@ impl Watched {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a connection of a tab. A tab has one as a rule; beyond [`WATCHERS`] no more are noted.
+    /// Records a connection of a tab. A tab normally has one; beyond [`WATCHERS`], further ones are ignored.
     fn add(&self, tab: &Tab, id: ConnectionId) {
         let mut tabs = self.lock();
         let own = tabs.entry(tab.0.clone()).or_default();
@@ -59,7 +57,7 @@ impl Watched {
         }
     }
 
-    /// Forgets a connection of a tab.
+    /// Removes a connection of a tab.
     fn remove(&self, tab: &Tab, id: ConnectionId) {
         let mut tabs = self.lock();
         if let Some(own) = tabs.get_mut(&tab.0) {
@@ -70,13 +68,13 @@ impl Watched {
         }
     }
 
-    /// Returns the connections of a tab, without a look at any other.
+    /// Returns the connections of a tab. The cost does not depend on other tabs.
     fn of(&self, tab: &Tab) -> Vec<ConnectionId> {
         self.lock().get(&tab.0).cloned().unwrap_or_default()
     }
 }
 
-/// An endpoint whose callbacks the page can watch.
+/// Creates an endpoint whose callbacks the page can watch.
 pub(crate) fn endpoint<H: Handler>(demos: &Demos, handler: H) -> Endpoint<Observed<H>> {
     let visitors = demos.hub.clone();
     ws::endpoint(Observed { handler, demos: demos.clone() }).on_upgrade(move |request: Request| {
@@ -85,7 +83,7 @@ pub(crate) fn endpoint<H: Handler>(demos: &Demos, handler: H) -> Endpoint<Observ
     })
 }
 
-/// The tab of a request, if it names one.
+/// Returns the tab named in a request, if any.
 fn tab(request: &Request) -> Option<Tab> {
     #[derive(Deserialize)]
     struct Query {
@@ -95,7 +93,7 @@ fn tab(request: &Request) -> Option<Tab> {
     (tab.len() == 32 && tab.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(Tab(tab))
 }
 
-/// Notes the tab of a request, if it names one.
+/// Attaches the request's tab to the connection, if it names one.
 fn with_tab(accept: Accept, request: &Request) -> Accept {
     match tab(request) {
         Some(tab) => accept.state(tab),
@@ -103,13 +101,13 @@ fn with_tab(accept: Accept, request: &Request) -> Accept {
     }
 }
 
-/// Where the page listens that watches it.
+/// Returns the name of the room in which watchers of a tab listen.
 fn watch_room(tab: &Tab) -> String {
     format!("learn:life:{}", tab.0)
 }
 
 impl<H> Observed<H> {
-    /// Tells the page that a callback is called.
+    /// Reports a call to the watchers.
     fn tell(&self, conn: &Connection, callback: &'static str, with: &str) {
         let Some(tab) = conn.state::<Tab>() else { return };
         if let Ok(frame) = called(callback, conn.id(), with, false) {
@@ -118,7 +116,7 @@ impl<H> Observed<H> {
     }
 }
 
-/// What the page is told.
+/// Encodes the report of a call.
 fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -> Result<Frame> {
     let with = with.char_indices().nth(SHOWN).map_or(with, |(end, _)| &with[..end]);
     Frame::json(&Called { callback, id: alias(id), with, earlier })
@@ -147,7 +145,7 @@ impl<H: Handler> Handler for Observed<H> {
     }
 }
 
-/// The callbacks of the page that watches.
+/// The callbacks of a watching page.
 struct Watcher {
     demos: Demos,
 }
@@ -155,7 +153,7 @@ struct Watcher {
 impl Handler for Watcher {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         let Some(tab) = conn.state::<Tab>() else {
-            conn.close(CloseCode::POLICY, "the address names no tab").ignore();
+            conn.close(CloseCode::POLICY, "missing tab id").ignore();
             return Ok(());
         };
         if !self.demos.admit(&conn, &watch_room(&tab), WATCHERS) {
@@ -168,14 +166,14 @@ impl Handler for Watcher {
         Ok(())
     }
 
-    /// The page asks the server to close the tab's own connection.
+    /// The page asks the server to close the tab's counter connection.
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
         if let Some(tab) = conn.state::<Tab>()
             && frame.as_text() == Some("close")
             && self.demos.may_act(&conn)
         {
             for own in self.connections(&tab) {
-                own.close(CloseCode::RESTART, "you asked for it").ignore();
+                own.close(CloseCode::RESTART, "closed on request").ignore();
             }
         }
         Ok(())
@@ -183,13 +181,13 @@ impl Handler for Watcher {
 }
 
 impl Watcher {
-    /// The tab's own connections on this node: none or one, as a rule.
+    /// Returns the tab's counter connections on this node, normally none or one.
     fn connections(&self, tab: &Tab) -> Vec<Connection> {
         self.demos.watched.of(tab).into_iter().filter_map(|id| self.demos.hub.connection(id)).collect()
     }
 }
 
-/// Puts the watchers' endpoint on the app.
+/// Adds the watchers' endpoint to the app.
 pub(super) fn add(app: App, demos: &Demos) -> App {
     let visitors = demos.clone();
     let endpoint = ws::endpoint(Watcher { demos: demos.clone() }).text_only().max_message(256);
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tab_s_connections_are_found_by_the_tab_and_bounded() {
+    fn connections_of_a_tab_are_indexed_and_bounded() {
         let watched = Watched::default();
         let tab = |n: usize| Tab(format!("{n:032x}"));
         for n in 0..1_000 {
@@ -216,7 +214,7 @@ mod tests {
         }
         assert_eq!(watched.of(&tab(7)), [id(7)]);
         assert!(watched.of(&tab(1_000)).is_empty());
-        // Somebody opens one tab's connection again and again.
+        // A client opens one tab's connection over and over.
         for n in 2_000..3_000 {
             watched.add(&tab(7), id(n));
         }
@@ -224,6 +222,6 @@ mod tests {
         for n in (0..1_000).map(|n| (n, n)).chain((2_000..3_000).map(|n| (7, n))) {
             watched.remove(&tab(n.0), id(n.1));
         }
-        assert!(watched.lock().is_empty(), "nothing is kept of connections that are closed");
+        assert!(watched.lock().is_empty(), "closed connections leave nothing behind");
     }
 }

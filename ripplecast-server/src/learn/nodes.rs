@@ -1,4 +1,4 @@
-//! The nodes, whose tabs are where, and the way that a message takes.
+//! The nodes, the tabs on each, and the path that a message takes.
 
 use std::{collections::BTreeMap, future::ready};
 
@@ -19,80 +19,80 @@ use crate::{
     inspect::Gate,
 };
 
-/// Where the tabs are that show the panel.
+/// The room of tabs that show the panel.
 const ROOM: &str = "learn:nodes";
-/// Tabs of this node.
+/// The most tabs on this node.
 const PEOPLE: usize = 500;
-/// Tabs that are listed.
+/// The most tabs listed.
 const LISTED: usize = 200;
-/// Tabs up to which each tells all others that a message has come: with more it would be a flood.
+/// Tabs acknowledge a message to all others only while there are at most this many: more would cause a flood.
 const ANSWERS: usize = 20;
 
-/// The panel's side of the server; cheap to clone.
+/// The panel's endpoint; cheap to clone.
 #[derive(Clone)]
 struct Panel {
     demos: Demos,
     /// Whether the nodes share a backend.
     is_shared: bool,
-    /// Who is told of the backend.
+    /// Controls who sees the backend.
     gate: Gate,
 }
 
-/// The answer of `/api/nodes`. It has aliases: ids of nodes and connections are for operators.
+/// The response of `/api/nodes`. It contains aliases, because node and connection ids are for operators only.
 #[derive(Serialize)]
 struct Nodes {
-    /// The node that answers.
+    /// The responding node.
     node: String,
-    /// All nodes, this one among them; only this one while the backend is away.
+    /// All nodes, including this one. Only this node while the backend is unavailable.
     nodes: Vec<String>,
-    /// `memory` or `redis`, for those who may see `/metrics`.
+    /// `memory` or `redis`, for clients that may see `/metrics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<&'static str>,
-    /// Whether the backend is away.
+    /// Whether the backend is unavailable.
     degraded: bool,
     /// The tabs that show the panel, by node.
     tabs: BTreeMap<String, Vec<String>>,
 }
 
-/// What a tab may ask of its socket.
+/// A message from a tab.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Ask {
-    /// A message with that number has come.
+    /// Acknowledges the message with this number.
     Got(u64),
 }
 
-/// What tabs are told.
+/// A message to tabs.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Tell {
-    /// Their own id and node.
+    /// The tab's own id and node.
     You { id: String, node: String },
-    /// A message: its number, and the node that took it from its sender.
+    /// A message: its number, and the node that accepted it.
     Message { number: u64, posted: String, one: bool },
-    /// A tab has got the message of that number, over that node.
+    /// An acknowledgement: a tab on `node` received the message with this number.
     Got { number: u64, id: String, node: String },
 }
 
-/// A message that is to be sent.
+/// A request to send a message.
 #[derive(Deserialize)]
 struct Send {
-    /// The sender's own number for it.
+    /// The sender's own number for the message.
     number: u64,
-    /// The one tab that it is for; none for all.
+    /// The receiving tab, or `None` for all.
     to: Option<TabId>,
 }
 
-/// An id as it stands in JSON.
+/// The id of a tab, as JSON.
 #[derive(Deserialize)]
 struct TabId(String);
 
-/// Where a message went.
+/// The route of a sent message.
 #[derive(Serialize)]
 struct SentTo {
-    /// The node that took it.
+    /// The node that accepted it.
     posted: String,
-    /// Connections that took it, for a message to one.
+    /// The number of connections reached, for a message to one tab.
     reached: Option<usize>,
     /// The nodes that the one tab is connected to.
     owners: Vec<String>,
@@ -133,8 +133,7 @@ impl Panel {
             hub.room(ROOM).push(message(false)?).ignore();
             return Ok(SentTo { posted: self.node(), reached: None, owners: Vec::new() });
         };
-        // Each tab of the panel is a client of its own, under the alias that the server has given it. Whatever node it is
-        // connected to, this reaches it.
+        // Each tab that shows the panel is a user of its own, under its alias, so this push reaches it on any node.
         let client = hub.client(&id);
         let reached = client.push(message(true)?).await?;
         let owners = client.nodes().await?;
@@ -178,18 +177,18 @@ async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) 
         return Ok(too_much.into_response());
     }
     if send.to.as_ref().is_some_and(|id| !is_alias(&id.0)) {
-        return Ok((StatusCode::UNPROCESSABLE_ENTITY, "That is no id of a tab.\n").into_response());
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, "Not a tab id.\n").into_response());
     }
     match panel.send(send).await {
         Err(error) if error.is_unavailable() => {
-            let text = "Redis is away: only tabs of this node can be reached until it is back.\n";
+            let text = "Redis is unavailable: until it returns, only tabs on this node can be reached.\n";
             Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
         }
         sent => Ok(Json(sent?).into_response()),
     }
 }
 
-/// Puts the panel's endpoint and routes on the app.
+/// Adds the panel's endpoint and routes to the app.
 pub(super) fn add(app: App, demos: &Demos, is_shared: bool, gate: &Gate) -> App {
     let panel = Panel { demos: demos.clone(), is_shared, gate: gate.clone() };
     let visitors = demos.clone();

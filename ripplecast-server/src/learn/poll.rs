@@ -1,4 +1,4 @@
-//! What a poll costs: the value of the counter, with the bytes that asking for it took.
+//! The cost of polling: returns the counter's value with the bytes of the request and the response.
 
 use axum::{
     extract::State,
@@ -11,24 +11,25 @@ use ripplecast::{App, Counter, Result};
 
 use crate::demos::{self, Demos};
 
-/// `HTTP/1.1 200 OK` and the end of the line.
+/// The length of `HTTP/1.1 200 OK` and its line ending.
 const STATUS_LINE: usize = 17;
-/// What the server adds by itself: `date: Tue, 24 Nov 2026 12:00:00 GMT` and the end of the line.
+/// The length of the header that the server adds: `date: Tue, 24 Nov 2026 12:00:00 GMT` and its line
+/// ending.
 const DATE: usize = 37;
 
-/// The bytes of a request line: method, address, and ` HTTP/1.1` with the spaces and the end of the line.
+/// Returns the length of a request line: method, path, and ` HTTP/1.1` with its spaces and line ending.
 fn request_line(parts: &Parts) -> usize {
     let address = parts.uri.path_and_query().map_or(1, |address| address.as_str().len());
     parts.method.as_str().len() + address + 12
 }
 
-/// The bytes of headers, and of the empty line behind them.
+/// Returns the length of the headers and the empty line after them.
 fn bytes(headers: &HeaderMap) -> usize {
     let lines = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     lines.sum::<usize>() + 2
 }
 
-/// `{"value":N,"request":BYTES,"response":BYTES}`.
+/// Responds with `{"value":N,"request":BYTES,"response":BYTES}`.
 async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> {
     let value = counter.get().await?;
     let request = request_line(&parts) + bytes(&parts.headers);
@@ -36,7 +37,7 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // The length of the answer is part of the answer; it is the same whatever three digits stand there.
+    // The response contains its own length, which stays the same for any three digits.
     let answer =
         |response: usize| format!(r#"{{"value":{value},"request":{request},"response":{response:>3}}}"#);
     let length = answer(0).len();
@@ -45,7 +46,7 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
     Ok((headers, answer(response)).into_response())
 }
 
-/// Puts it on the app.
+/// Adds the route to the app.
 pub(super) fn add(app: App, demos: &Demos) -> App {
     let counter = app.hub().counter("demo");
     let limit = from_fn_with_state(demos.clone(), demos::limit);

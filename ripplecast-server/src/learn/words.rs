@@ -1,4 +1,4 @@
-//! The words of one answer, as they come. Such a stream belongs to one request and to nobody else, so it is axum's own.
+//! Streams one answer word by word. The stream belongs to a single request, so it uses axum's own SSE.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,13 +16,12 @@ use ripplecast::App;
 
 use crate::demos::Demos;
 
-/// Time for a word.
+/// The time per word.
 const WORD: Duration = Duration::from_millis(90);
-/// The answer.
 const ANSWER: &str = "A stream of events is one answer that does not end. The server writes a word, then the next, and \
                       the page shows each as it comes, so you read while it is still being written.";
 
-/// The answer word by word, and then an event called `end`. (A browser hears of no event without data.)
+/// Streams the answer word by word, and then an event named `end`. (Browsers ignore events without data.)
 async fn words(State(demos): State<Demos>, parts: Parts) -> Response {
     if let Err(too_much) = demos.allow(&parts) {
         return too_much.into_response();
@@ -37,7 +36,7 @@ async fn words(State(demos): State<Demos>, parts: Parts) -> Response {
     Sse::new(paced).into_response()
 }
 
-/// Puts it on the app.
+/// Adds the route to the app.
 pub(super) fn add(app: App, demos: &Demos) -> App {
     app.route("/api/learn/words", get(words).with_state(demos.clone()))
 }

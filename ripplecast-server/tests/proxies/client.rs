@@ -1,4 +1,4 @@
-//! A client of the site, by way of a proxy.
+//! A client of the site behind a proxy.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -14,24 +14,23 @@ use tungstenite::{
 
 use crate::{program::PATIENCE, proxy::SITE};
 
-/// A client of the site behind a proxy.
 pub(crate) struct Client {
-    /// Where the proxy listens.
+    /// The address of the proxy.
     proxy: SocketAddr,
-    /// What stands in `Host`: the site, with the proxy's port as a browser writes it.
+    /// The `Host` header: the site, with the proxy's port as a browser writes it.
     pub(crate) host: String,
-    /// The address that it has.
+    /// The client's own address.
     pub(crate) from: Ipv4Addr,
 }
 
 impl Client {
-    /// A client at the address that the proxy itself has.
+    /// Creates a client with the proxy's own address.
     pub(crate) fn of(proxy: &str) -> Self {
         let proxy: SocketAddr = proxy.parse().unwrap();
         Self { proxy, host: format!("{SITE}:{}", proxy.port()), from: Ipv4Addr::LOCALHOST }
     }
 
-    /// A connection from its address to the proxy.
+    /// Connects from the client's address to the proxy.
     fn connect(&self) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((self.from, 0)).into())?;
@@ -40,7 +39,7 @@ impl Client {
         Ok(socket.into())
     }
 
-    /// Sends a request, and leaves the answer to be read.
+    /// Sends a request, and leaves the response to be read.
     fn send(&self, request: &str, connection: &str) -> io::Result<TcpStream> {
         let mut stream = self.connect()?;
         let host = &self.host;
@@ -51,31 +50,31 @@ impl Client {
         Ok(stream)
     }
 
-    /// The whole answer to a request.
+    /// Returns the whole response to a request.
     fn answer(&self, request: &str) -> io::Result<String> {
         let mut answer = String::new();
         self.send(request, "close")?.read_to_string(&mut answer)?;
         Ok(answer)
     }
 
-    /// The whole answer to a GET.
+    /// Returns the whole response to a GET request.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> String {
         self.try_get(path).unwrap()
     }
 
-    /// The same, where nobody may listen.
+    /// Like `get`, but returns an error if nothing is listening.
     pub(crate) fn try_get(&self, path: &str) -> io::Result<String> {
         self.answer(&format!("GET {path}"))
     }
 
-    /// The whole answer to a POST with nothing in it.
+    /// Returns the whole response to a POST request without a body.
     #[track_caller]
     pub(crate) fn post(&self, path: &str) -> String {
         self.answer(&format!("POST {path}")).unwrap()
     }
 
-    /// The whole answer to a form, with one more header.
+    /// Returns the whole response to a form submission with one additional header.
     #[track_caller]
     pub(crate) fn form(&self, path: &str, form: &str, header: &str) -> String {
         let mut stream = self.connect().unwrap();
@@ -91,13 +90,13 @@ impl Client {
         answer
     }
 
-    /// An event stream.
+    /// Opens an event stream.
     #[track_caller]
     pub(crate) fn events(&self, path: &str) -> Events {
         Events { stream: self.send(&format!("GET {path}"), "keep-alive").unwrap(), read: String::new() }
     }
 
-    /// A WebSocket with these headers, or the status with which it is refused.
+    /// Opens a WebSocket with these headers, or returns the status of the rejection.
     #[track_caller]
     pub(crate) fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<WebSocket<TcpStream>, u16> {
         let mut request = format!("ws://{}{path}", self.host).into_client_request().unwrap();
@@ -113,14 +112,14 @@ impl Client {
     }
 }
 
-/// An event stream, as far as it has been read.
+/// An event stream and the text read so far.
 pub(crate) struct Events {
     stream: TcpStream,
     read: String,
 }
 
 impl Events {
-    /// Reads until this is there; what else comes, such as the sizes of chunks, is passed over.
+    /// Reads until this text arrives, skipping everything else, such as chunk sizes.
     #[track_caller]
     pub(crate) fn until(&mut self, text: &str) {
         let mut piece = [0; 4096];

@@ -1,4 +1,4 @@
-"""Reads an event stream with clients that the project did not write: each must see every value of the counter at once."""
+"""Reads an event stream with independent clients: each must receive every value of the counter immediately."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ def bump():
 
 
 def follow(client, values):
-    """Bumps the counter, and reads on until the value has come. A client that waits for more bytes is ended by the alarm: its own
-    time-out begins again with each ping."""
+    """Bumps the counter, and reads until the value arrives. The alarm ends a client that waits for more bytes: its own timeout
+    starts again with each ping."""
     signal.alarm(TIMEOUT)
     value = next(values)
     for wanted in range(value + 1, value + 4):
@@ -33,7 +33,7 @@ def follow(client, values):
 
 
 def numbers(data):
-    """The values in events that have data."""
+    """Returns the values in events with data."""
     return (json.loads(text)["value"] for text in data if text)
 
 

@@ -1,8 +1,8 @@
-// Reads an event stream with the fetch of Node.js: each value of the counter must come at once.
+// Reads an event stream with Node.js's fetch: each value of the counter must arrive immediately.
 import dns from "node:dns";
 
 const [base] = process.argv.slice(2);
-// The name in the proxies' configurations leads to this machine: fetch sends the host of the address, whatever it is told.
+// Resolves the name in the proxies' configurations to this machine: fetch always sends the URL's host as `Host`.
 const address = "127.0.0.1", family = 4;
 dns.lookup = (_name, options, found) =>
   options.all ? found(null, [{ address, family }]) : found(null, address, family);

@@ -1,4 +1,4 @@
-//! Event streams, read by clients of other languages, from the server and through each proxy.
+//! Event streams, read by clients in other languages, directly and through each proxy.
 
 use std::{
     io::Read as _,
@@ -15,21 +15,21 @@ use crate::{
     server::Server,
 };
 
-/// Where `cargo xtask test` puts the Python packages that tests/python.txt names.
+/// The directory in which `cargo xtask test` installs the Python packages of tests/python.txt.
 const PACKAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/packages");
-/// The packages, with their versions.
+/// The required packages and their versions.
 const WANTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python.txt");
-/// Those that read event streams. All of them keep connections to the server.
+/// The proxies tested with event streams. All of them keep connections to the server alive.
 const PROXIES: [Kind; 3] = [Kind::Nginx, Kind::Haproxy, Kind::Caddy];
 
 #[test]
-fn event_streams_reach_clients_of_other_languages_at_once() {
+fn event_streams_reach_clients_in_other_languages_immediately() {
     let server = Server::start(&[]);
     check(&server.addr, &server.addr);
 }
 
 #[test]
-fn event_streams_reach_clients_of_other_languages_through_proxies() {
+fn event_streams_reach_clients_in_other_languages_through_proxies() {
     for kind in PROXIES {
         let server = Server::start(&["--trusted-proxies", "loopback"]);
         let proxy = Proxy::start(kind, &server.addr);
@@ -37,7 +37,7 @@ fn event_streams_reach_clients_of_other_languages_through_proxies() {
     }
 }
 
-/// Each client sees each value of the counter at once.
+/// Checks that each client receives each value of the counter immediately.
 #[track_caller]
 fn check(addr: &str, host: &str) {
     let base = format!("http://{addr}");
@@ -69,7 +69,7 @@ fn python(base: &str, host: &str) {
     assert_eq!(clients, ["requests, sseclient", "requests, iter_lines", "httpx-sse", "aiohttp"]);
 }
 
-/// What a program writes that ends well.
+/// Returns the output of a program that must succeed.
 #[track_caller]
 fn said(command: &mut Command, install: &str) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}. {install}"));
@@ -79,7 +79,7 @@ fn said(command: &mut Command, install: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// curl without the settings of whoever runs the tests. It gives up before the tests do.
+/// Runs curl without the user's settings. It gives up before the tests do.
 fn curl(args: &[&str], host: &str) -> Command {
     let mut command = Command::new("curl");
     command.args(["--disable", "--silent", "--show-error", "--fail", "--fail-early", "--noproxy", "*"]);
@@ -88,7 +88,7 @@ fn curl(args: &[&str], host: &str) -> Command {
     command
 }
 
-/// A running curl, killed at the end.
+/// A running curl, killed on drop.
 struct Curl {
     process: Child,
     written: String,
@@ -102,7 +102,7 @@ impl Curl {
         Self { process, written: String::new() }
     }
 
-    /// The next value of the counter that it writes.
+    /// Returns the next value of the counter in its output.
     #[track_caller]
     fn value(&mut self) -> i64 {
         loop {
@@ -131,10 +131,10 @@ impl Drop for Curl {
     }
 }
 
-/// A stream that the server ends is whole, and the connection that the client has to the proxy, and the one that the proxy
-/// keeps to the server, serve the next request.
+/// When the server ends a stream, the stream is complete. The next request can reuse both the client's connection to
+/// the proxy and the proxy's to the server.
 #[test]
-fn a_stream_that_ends_is_whole_and_others_follow_it_through_proxies() {
+fn a_finished_stream_is_complete_and_its_connection_is_reused_through_proxies() {
     const TIMES: usize = 8;
     const EVENTS: &str = "retry: 3000\n\ndata: one\n\ndata: two\n\n";
     const HEALTH: &str = r#"{"status":"ok"}"#;

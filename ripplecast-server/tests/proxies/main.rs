@@ -1,5 +1,5 @@
-//! The proxies of docs/deploy.md and docs/tls.md, with the configurations as they stand there: the real nginx, HAProxy and Caddy
-//! in front of the real binary.
+//! The proxies of docs/deploy.md and docs/tls.md with their documented configurations: the real nginx, HAProxy and
+//! Caddy in front of the real binary.
 
 mod client;
 mod foreign;
@@ -19,46 +19,46 @@ use proxy::{BELOW, Kind, Proxy, SITE};
 use server::Server;
 use tungstenite::{Message, WebSocket};
 
-/// What opens the inspector where there is a proxy.
+/// The token for the inspector, which is closed behind a proxy.
 const TOKEN: &str = "0123456789abcdef";
-/// An address of loopback beside the proxy's own, so that it can be told from it.
+/// A loopback address that differs from the proxy's own.
 const SOMEBODY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 #[test]
-fn nginx_passes_everything_on() {
+fn nginx_forwards_everything() {
     check(Kind::Nginx);
 }
 
 #[test]
-fn nginx_with_the_location_of_the_tls_page_passes_everything_on() {
+fn nginx_with_the_location_of_the_tls_page_forwards_everything() {
     check(Kind::NginxLocation);
 }
 
 #[test]
-fn haproxy_passes_everything_on() {
+fn haproxy_forwards_everything() {
     check(Kind::Haproxy);
 }
 
 #[test]
-fn caddy_passes_everything_on() {
+fn caddy_forwards_everything() {
     check(Kind::Caddy);
 }
 
 #[test]
-fn nginx_serves_it_below_a_path_that_it_removes() {
+fn nginx_serves_the_site_under_a_prefix_that_it_strips() {
     let server = Server::start(&["--trusted-proxies", "loopback", "--inspect-token", TOKEN]);
     below(Kind::NginxBelow, &server);
 }
 
 #[test]
-fn nginx_serves_it_below_a_path_that_it_passes_on() {
+fn nginx_serves_the_site_under_a_prefix_that_it_forwards() {
     let args = ["--trusted-proxies", "loopback", "--inspect-token", TOKEN, "--base-path", BELOW];
     let server = Server::start(&args);
     below(Kind::NginxBelowAsItIs, &server);
-    assert_eq!(status(&server.get("/health", &[])), "200", "past the proxy, without the path");
+    assert_eq!(status(&server.get("/health", &[])), "200", "without the proxy and without the prefix");
 }
 
-/// Pages, what they name, redirects, WebSockets and event streams below a path.
+/// Checks pages, the files they name, redirects, WebSockets and event streams under a path prefix.
 #[track_caller]
 fn below(kind: Kind, server: &Server) {
     let proxy = Proxy::start(kind, &server.addr);
@@ -66,7 +66,7 @@ fn below(kind: Kind, server: &Server) {
     page_and_counter(&client, kind.prefix());
 
     for (path, leads_to) in [
-        ("", format!("http://{}{BELOW}/", client.host)), // by nginx
+        ("", format!("http://{}{BELOW}/", client.host)), // redirected by nginx
         ("/", "learn/websocket".to_owned()),
         ("/learn", "learn/websocket".to_owned()),
         ("/docs/", "../docs".to_owned()),
@@ -79,7 +79,7 @@ fn below(kind: Kind, server: &Server) {
         assert_eq!(location, Some(&*leads_to), "{path}: {answer}");
     }
     cookie_is_for(&client, BELOW);
-    // The way from each page to the root, and what it names below it.
+    // The path from each page to the root, and the addresses it names.
     for (page, root) in [
         ("/learn/websocket", "../"),
         ("/demos", "./"),
@@ -92,7 +92,7 @@ fn below(kind: Kind, server: &Server) {
         let mark = format!("=\"{root}");
         let named = html.split(&*mark).skip(1).filter_map(|rest| rest.split(['"', '#']).next());
         let named: std::collections::BTreeSet<&str> =
-            named.filter(|path| !path.starts_with("docs/") && *path != "inspect").collect(); // it needs a token
+            named.filter(|path| !path.starts_with("docs/") && *path != "inspect").collect(); // needs a token
         assert!(named.len() >= 4, "{page} names {named:?}");
         for path in named {
             let answer = client.get(&format!("{BELOW}/{path}"));
@@ -101,7 +101,7 @@ fn below(kind: Kind, server: &Server) {
     }
 }
 
-/// What the page says that a proxy must do.
+/// Checks everything that docs/deploy.md requires of a proxy.
 fn check(kind: Kind) {
     let server = Server::start(&["--trusted-proxies", "loopback"]);
     let proxy = Proxy::start(kind, &server.addr);
@@ -111,13 +111,13 @@ fn check(kind: Kind) {
     inspector_is_closed(&server, &proxy);
     drop((proxy, server));
 
-    // The client is on loopback too, as the proxy is; so only the proxy's own address is trusted here.
+    // The client is on loopback, like the proxy, so only the proxy's own address is trusted here.
     let server = Server::start(&["--trusted-proxies", "127.0.0.1", "--inspect-token", TOKEN]);
     let proxy = Proxy::start(kind, &server.addr);
     addresses(&server, &proxy);
 }
 
-/// The page, a WebSocket and an event stream; each change reaches both, one by one.
+/// Checks the page, a WebSocket and an event stream: each change reaches both immediately.
 #[track_caller]
 fn page_and_counter(client: &Client, prefix: &str) {
     let page = client.get(&format!("{prefix}/learn/websocket"));
@@ -135,7 +135,7 @@ fn page_and_counter(client: &Client, prefix: &str) {
     }
 }
 
-/// Only the site's own pages may open a WebSocket, whatever a client says about forwarding.
+/// Only the site's own pages may open a WebSocket, whatever forwarding headers a client sends.
 #[track_caller]
 fn origins(client: &Client) {
     let refused = |headers: &[(&str, &str)]| client.open("/ws/counter-demo", headers).err();
@@ -145,23 +145,24 @@ fn origins(client: &Client) {
     assert_eq!(refused(&[foreign, ("forwarded", "host=evil.example")]), Some(403), "a forged host");
 }
 
-/// What is open to this machine is closed to whoever comes through the proxy, whichever host they ask for.
+/// Whatever is open to this machine is closed to clients behind the proxy, whichever host they request.
 #[track_caller]
 fn inspector_is_closed(server: &Server, proxy: &Proxy) {
     let mut client = Client::of(&proxy.addr);
     for path in ["/inspect", "/metrics"] {
-        // Nor is it open past the proxy: the server can't tell that from a proxy that writes no header.
-        assert_eq!(status(&server.get(path, &[])), "403", "{path} past the proxy");
+        // It is closed without the proxy too: the server cannot tell such a request from one by a proxy without
+        // headers.
+        assert_eq!(status(&server.get(path, &[])), "403", "{path} without the proxy");
         client.host = format!("{SITE}:{}", port(proxy));
         assert_eq!(status(&client.get(path)), "403", "{path}");
-        // Caddy has nothing under another name, and says so with an empty page.
+        // Caddy answers requests for other names with an empty page.
         client.host = format!("127.0.0.1:{}", port(proxy));
         let answer = client.get(path);
         assert!(status(&answer) == "403" || answer.ends_with("\r\n\r\n"), "{path}: {answer}");
     }
 }
 
-/// The inspector's cookie is valid below the site's own path, whatever path a client says that it sees.
+/// The inspector's cookie is limited to the site's own path, whatever path a client claims to see.
 #[track_caller]
 fn cookie_is_for(client: &Client, path: &str) {
     let forged = "x-forwarded-prefix: /evil";
@@ -170,7 +171,7 @@ fn cookie_is_for(client: &Client, path: &str) {
     assert!(cookie.is_some_and(|cookie| cookie.contains(&format!("; Path={path}/; "))), "{answer}");
 }
 
-/// The server knows who is behind the proxy, and believes nobody who says to be somebody else.
+/// The server knows the clients behind the proxy, and does not trust addresses that they claim.
 #[track_caller]
 fn addresses(server: &Server, proxy: &Proxy) {
     let mut client = Client::of(&proxy.addr);
@@ -204,7 +205,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
-/// Reads until a message holds `text`.
+/// Reads until a message contains `text`.
 #[track_caller]
 fn until(socket: &mut WebSocket<TcpStream>, text: &str) -> String {
     loop {

@@ -1,9 +1,9 @@
-//! The configurations, as the pages show them.
+//! The configurations as shown in the documentation.
 
 pub(crate) const DEPLOY: &str = include_str!("../../../docs/deploy.md");
 pub(crate) const TLS: &str = include_str!("../../../docs/tls.md");
 
-/// The one block of a page in that language that holds `text`.
+/// Returns the one code block of a page in `language` that contains `text`.
 #[track_caller]
 pub(crate) fn block(page: &str, language: &str, text: &str) -> String {
     let fence = format!("```{language}\n");
@@ -13,7 +13,7 @@ pub(crate) fn block(page: &str, language: &str, text: &str) -> String {
     block.to_owned()
 }
 
-/// The text with one thing changed that a test can't leave as it is; it must be there, once.
+/// Returns the text with one replacement. The original must occur exactly once.
 #[track_caller]
 pub(crate) fn with(text: &str, there: &str, here: &str) -> String {
     assert_eq!(text.matches(there).count(), 1, "{there:?} is not once in\n{text}");
@@ -21,7 +21,7 @@ pub(crate) fn with(text: &str, there: &str, here: &str) -> String {
 }
 
 #[test]
-fn a_block_ends_where_its_fence_does() {
+fn a_block_ends_with_its_fence() {
     assert_eq!(block("a\n```x\none\ntwo\n```\nb\n```x\nthree\n```\n", "x", "two"), "one\ntwo\n");
     assert_eq!(with("listen 80;", "80", "81"), "listen 81;");
 }

@@ -1,4 +1,4 @@
-//! A proxy that runs for as long as its test, in front of a server.
+//! A proxy in front of a server, for the duration of a test.
 
 use std::{
     env, fs,
@@ -15,32 +15,30 @@ use crate::{
     program::PATIENCE,
 };
 
-/// The name in the pages, which the proxies answer to.
+/// The site's name in the documentation, which the proxies serve.
 pub(crate) const SITE: &str = "example.com";
-/// The path below which one of them serves it.
+/// The path prefix in some configurations.
 pub(crate) const BELOW: &str = "/rt";
-/// Where Debian puts servers; it is not on everybody's `PATH`.
+/// Debian's directory for servers, which is not always on the `PATH`.
 const SERVERS: &str = "/usr/sbin";
 
-/// A configuration of the documentation.
+/// A configuration in the documentation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// The one of nginx in docs/deploy.md.
+    /// nginx, from docs/deploy.md.
     Nginx,
-    /// The one of nginx in docs/tls.md: a location alone.
+    /// nginx, from docs/tls.md: only a location.
     NginxLocation,
-    /// The one of nginx below a path.
+    /// nginx with a path prefix.
     NginxBelow,
-    /// The same without the slash that removes the path.
+    /// The same, without the slash that strips the prefix.
     NginxBelowAsItIs,
-    /// The one of HAProxy.
     Haproxy,
-    /// The one of Caddy.
     Caddy,
 }
 
 impl Kind {
-    /// The path below which it serves the site.
+    /// Returns the path prefix under which it serves the site.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::NginxBelow | Self::NginxBelowAsItIs => BELOW,
@@ -48,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// The program, which is also the name of Debian's package.
+    /// Returns the program, which is also the name of Debian's package.
     fn program(self) -> &'static str {
         match self {
             Self::Nginx | Self::NginxLocation | Self::NginxBelow | Self::NginxBelowAsItIs => "nginx",
@@ -57,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// The page's block, with other ports, and around it what the page leaves to the system.
+    /// Returns the documented block with different ports, completed with what the page leaves to the system.
     fn configuration(self, dir: &Path, port: u16, server: &str) -> String {
         let listen = format!("127.0.0.1:{port}");
         match self {
@@ -89,7 +87,7 @@ impl Kind {
                 with(&block, "one 127.0.0.1:8080\n", &format!("one {server}\n"))
             }
             Self::Caddy => {
-                // No certificate can be had for it here, and its control socket would be a port that nobody picked.
+                // A certificate cannot be obtained here, and Caddy's admin endpoint would use a fixed port.
                 let site = format!("http://{SITE}:{port} {{");
                 let block = with(&block(DEPLOY, "caddy", SITE), &format!("{SITE} {{"), &site);
                 let block = with(&block, "127.0.0.1:8080", server);
@@ -98,7 +96,7 @@ impl Kind {
         }
     }
 
-    /// How it is started with that configuration, so that it stays in the foreground and is one process.
+    /// Returns the command that starts it in the foreground, as one process.
     fn command(self, dir: &Path, file: &Path) -> Command {
         let mut command = Command::new(find(self.program()));
         match self {
@@ -113,7 +111,7 @@ impl Kind {
     }
 }
 
-/// What stands around a server of nginx: where it may write, and that it is one process.
+/// Wraps servers in an nginx configuration that sets writable directories and a single process.
 fn nginx(dir: &Path, servers: &str) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {}/{what};\n", dir.display()))
@@ -124,17 +122,17 @@ fn nginx(dir: &Path, servers: &str) -> String {
     )
 }
 
-/// A running proxy, killed at the end.
+/// A running proxy, killed on drop.
 pub(crate) struct Proxy {
-    /// Where it listens.
+    /// Its listen address.
     pub(crate) addr: String,
     process: Child,
-    /// Its configuration, and what it writes.
+    /// The directory of its configuration and output.
     dir: PathBuf,
 }
 
 impl Proxy {
-    /// Starts one in front of a server, on a free port, and waits until it passes requests on.
+    /// Starts a proxy in front of a server on a free port, and waits until it forwards requests.
     #[track_caller]
     pub(crate) fn start(kind: Kind, server: &str) -> Self {
         let mut said = String::new();
@@ -144,10 +142,10 @@ impl Proxy {
                 Err(why) => said = why,
             }
         }
-        panic!("{kind:?} does not stay; it says:\n{said}");
+        panic!("{kind:?} exited with:\n{said}");
     }
 
-    /// Starts one on that port; or what it said before it ended, as when somebody else has taken the port.
+    /// Starts a proxy on a port. Returns its output if it exits, for instance because the port is taken.
     fn start_at(kind: Kind, server: &str, port: u16) -> Result<Self, String> {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{}-{port}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -171,7 +169,7 @@ impl Proxy {
                 return Ok(proxy);
             }
             let said = fs::read_to_string(&log).unwrap();
-            assert!(begin.elapsed() < PATIENCE, "{kind:?} passes nothing on; it says:\n{said}");
+            assert!(begin.elapsed() < PATIENCE, "{kind:?} forwards nothing; its output:\n{said}");
             thread::sleep(Duration::from_millis(10));
         }
         Err(fs::read_to_string(&log).unwrap())
@@ -186,7 +184,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The program among the directories of `PATH`, and where Debian puts servers. Its mere name where it is nowhere.
+/// Returns the program's path in `PATH` or in Debian's directory, or only its name if it is in neither.
 fn find(program: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut places = env::split_paths(&path).chain([SERVERS.into()]).map(|dir| dir.join(program));

@@ -1,4 +1,4 @@
-//! What the tests with a Redis share: the binary, and a Redis of their own.
+//! Shared by the tests with a Redis: the binary, and a Redis for each test.
 
 mod ports;
 mod program;
@@ -17,28 +17,28 @@ use ports::TRIES;
 pub(crate) use ports::free_port;
 pub(crate) use program::{PATIENCE, ripplecast};
 
-/// A Redis of its own, in memory, killed at the end.
+/// A private Redis in memory, killed on drop.
 pub(crate) struct Redis {
     process: Child,
     port: u16,
-    /// What it needs to speak TLS; none if it does not.
+    /// Its TLS files, if it speaks TLS.
     tls: Option<Tls>,
 }
 
 impl Redis {
-    /// Starts one on a free port, and waits until it answers.
+    /// Starts a Redis on a free port, and waits until it responds.
     #[track_caller]
     pub(crate) fn start() -> Self {
         (0..TRIES).find_map(|_| Self::start_at(free_port())).expect("no port is free for a Redis")
     }
 
-    /// Starts one on that port; none if it does not stay.
+    /// Starts a Redis on a port. Returns `None` if it exits.
     #[track_caller]
     pub(crate) fn start_at(port: u16) -> Option<Self> {
         Self::launch(port, &["--port", &port.to_string()], None)
     }
 
-    /// Starts one on a free port that speaks TLS and nothing else.
+    /// Starts a Redis on a free port that accepts only TLS.
     #[allow(dead_code, reason = "only some of the tests need it")]
     #[track_caller]
     pub(crate) fn start_tls() -> Self {
@@ -54,13 +54,13 @@ impl Redis {
         (0..TRIES).find_map(start).expect("no port is free for a Redis")
     }
 
-    /// Starts one with those arguments, and waits until it answers; none if it does not stay.
+    /// Starts a Redis with the given arguments, and waits until it responds. Returns `None` if it exits.
     #[track_caller]
     fn launch(port: u16, args: &[&str], tls: Option<Tls>) -> Option<Self> {
         let program = std::env::var_os("RIPPLECAST_TEST_REDIS").filter(|path| !path.is_empty());
         let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
         command.args(args).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        command.arg("--dir").arg(std::env::temp_dir()); // where it writes nothing
+        command.arg("--dir").arg(std::env::temp_dir()); // it writes nothing there
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.unwrap_or_else(|error| {
             panic!(
@@ -70,32 +70,31 @@ impl Redis {
         });
         let mut redis = Self { process, port, tls };
         let begin = Instant::now();
-        // Only its own answer counts: another program may have taken the port.
+        // Only its own response counts: another program may have taken the port.
         while redis.process.try_wait().unwrap().is_none() {
             let info =
                 redis.connect().and_then(|mut it| redis::cmd("INFO").arg("server").query::<String>(&mut it));
             if info.is_ok_and(|info| info.contains(&format!("process_id:{}\r", redis.process.id()))) {
                 return Some(redis);
             }
-            assert!(begin.elapsed() < PATIENCE, "redis-server does not answer");
+            assert!(begin.elapsed() < PATIENCE, "redis-server does not respond");
             std::thread::sleep(Duration::from_millis(10));
         }
         None
     }
 
-    /// The backend.
+    /// Returns the URL for --backend.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    /// The file with the certificate of who has signed the server's own.
+    /// The file with the certificate of the authority that signed the server's.
     #[allow(dead_code, reason = "only some of the tests need it")]
     pub(crate) fn authority(&self) -> PathBuf {
-        self.tls.as_ref().expect("it does not speak TLS").dir.join(Tls::AUTHORITY)
+        self.tls.as_ref().expect("this Redis does not use TLS").dir.join(Tls::AUTHORITY)
     }
 
-    /// Runs a command.
     #[track_caller]
     pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut connection = self.connect().unwrap();
@@ -122,16 +121,17 @@ impl Drop for Redis {
     }
 }
 
-/// A certificate for this machine, its key, and that of who has signed it: as files that go with this value.
+/// A certificate for this machine, its key, and its authority's certificate, as files that are deleted on
+/// drop.
 struct Tls {
-    /// Where the files are.
+    /// The directory of the files.
     dir: PathBuf,
-    /// The certificate of who has signed, as PEM.
+    /// The certificate of the authority, as PEM.
     root: String,
 }
 
 impl Tls {
-    /// The name of the file with the certificate of who has signed.
+    /// The name of the file with the authority's certificate.
     const AUTHORITY: &str = "authority.pem";
 
     fn new() -> Self {

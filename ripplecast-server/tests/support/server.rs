@@ -1,4 +1,4 @@
-//! A running server, and how a client that is no browser talks with it.
+//! A running server, and a client that is not a browser.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -10,17 +10,17 @@ use tungstenite::client::IntoClientRequest as _;
 
 use crate::program::{PATIENCE, ripplecast};
 
-/// A running server, killed at the end.
+/// A running server, killed on drop.
 pub(crate) struct Server {
     process: Child,
-    /// Kept open, so that printing can't fail.
+    /// Kept open, so that the server can always print.
     _out: BufReader<ChildStdout>,
-    /// Where it listens.
+    /// Its listen address.
     pub(crate) addr: String,
 }
 
 impl Server {
-    /// Starts one with these arguments, on a port that it picks.
+    /// Starts a server with these arguments, on a port that it picks.
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = ripplecast();
         let command = command.args(["--port", "0"]).args(args).stdout(Stdio::piped());
@@ -32,7 +32,7 @@ impl Server {
         Self { process, _out: out, addr }
     }
 
-    /// The whole answer to a request with more headers and a body.
+    /// Returns the whole response to a request with additional headers and a body.
     pub(crate) fn send(&self, request: &str, headers: &[&str], body: &str) -> String {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -50,12 +50,11 @@ impl Server {
         answer
     }
 
-    /// The whole answer to a GET.
+    /// Returns the whole response to a GET request.
     pub(crate) fn get(&self, path: &str, headers: &[&str]) -> String {
         self.send(&format!("GET {path}"), headers, "")
     }
 
-    /// A WebSocket.
     #[allow(dead_code, reason = "only some of the tests need it")]
     pub(crate) fn open(&self, path: &str) -> tungstenite::WebSocket<TcpStream> {
         let stream = TcpStream::connect(&self.addr).unwrap();

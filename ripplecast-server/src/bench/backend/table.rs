@@ -51,7 +51,7 @@ fn operations(out: &mut String, report: &Report) {
         );
         line(out, "many under way (`ratio` is to that one), and over as many connections");
     } else {
-        line(out, "operations of one hub; no redis-benchmark is on the PATH, so nothing stands beside them");
+        line(out, "operations of one hub; redis-benchmark is not on the PATH, so there is no comparison");
         line(out, "(on Debian: apt-get install redis-tools)");
     }
     let head = format!(
@@ -174,7 +174,7 @@ mod tests {
         };
         let report = Report { interrupted: true, operations: vec![operation], ..Report::default() };
         let text = table(&report);
-        for part in ["(interrupted)", "no redis-benchmark", "1,234", "64xHGETALL"] {
+        for part in ["(interrupted)", "redis-benchmark is not", "1,234", "64xHGETALL"] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
     }
