@@ -53,7 +53,7 @@ impl AppBuilder {
         }
         if let Some(shards) = number("RIPPLECAST_SHARDS")? {
             if shards > SHARDS {
-                let reason = format!("at most {SHARDS} are possible");
+                let reason = format!("expected at most {SHARDS}");
                 return Err(Error::setting("RIPPLECAST_SHARDS", shards, reason));
             }
             builder.hub = builder.hub.shards(shards);

@@ -1,4 +1,4 @@
-//! The settings of a hub, and how one is made of them.
+//! The settings of a hub, and building one from them.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -29,33 +29,23 @@ use crate::{
 /// Settings for a new [`Hub`]. All have safe defaults.
 #[derive(Clone)]
 pub struct HubBuilder {
-    /// Number of shards; 0 for one per core.
+    /// 0 means one per core.
     shards: usize,
-    /// Whether each shard has a thread of its own.
+    /// Whether each shard runs on its own thread.
     threads: bool,
-    /// Connections at the most.
     max_connections: usize,
-    /// Connections from one address at the most.
     max_connections_per_address: usize,
-    /// Leading bits of an IPv6 address that count for it.
     ipv6_prefix: u8,
-    /// The number of rooms that one connection may be in.
     max_rooms_per_connection: usize,
-    /// Bytes that may wait for slow readers.
     max_queued_bytes: usize,
-    /// Settings of rooms.
     rooms: RoomRules,
-    /// Who wants to hear of dropped frames.
     on_drop: Option<DropHook>,
-    /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
-    /// Where shared state lives.
     backend: Backend,
-    /// Whether the hub starts also while its backend is away.
+    /// Whether the hub starts while its backend is unavailable.
     backend_optional: bool,
-    /// The secret that nodes share, to sign their messages.
+    /// Signs messages between nodes.
     node_secret: Option<Vec<u8>>,
-    /// Who wants to hear of gaps.
     on_gap: Option<GapHook>,
 }
 
@@ -99,48 +89,52 @@ impl Default for HubBuilder {
 }
 
 impl HubBuilder {
-    /// Number of shards, each of which has its own part of the connections; default 0, which is one per core.
+    /// Sets the number of shards. Each one serves its own part of the connections. The default is 0, one per
+    /// core.
     #[must_use]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
         self
     }
 
-    /// Gives each shard a thread of its own, and not a task of the runtime; default false. A little faster for a single
-    /// client, and a callback that blocks stops nobody but its shard.
+    /// Runs each shard on its own thread instead of a task of the runtime; default false. This is a little
+    /// faster for a single connection, and a callback that blocks holds up only its own shard.
     #[must_use]
     pub fn dedicated_threads(mut self, on: bool) -> Self {
         self.threads = on;
         self
     }
 
-    /// Connections at the most; default 100,000. Beyond that an upgrade is refused with 503.
+    /// Sets the maximum number of connections; default 100,000. Further upgrades are rejected with 503.
     #[must_use]
     pub fn max_connections(mut self, max: usize) -> Self {
         self.max_connections = max;
         self
     }
 
-    /// Connections from one address at the most, loopback aside; default 1,000. Beyond that an upgrade is refused with
-    /// 429. Behind a proxy, set [`trusted_proxies`](Self::trusted_proxies), or all clients count as one.
+    /// Sets the maximum number of connections from one address, not counting loopback; default 1,000. Further
+    /// upgrades are rejected with 429. Behind a proxy, set [`trusted_proxies`](Self::trusted_proxies);
+    /// otherwise all of its clients count as one address.
     #[must_use]
     pub fn max_connections_per_address(mut self, max: usize) -> Self {
         self.max_connections_per_address = max;
         self
     }
 
-    /// Sets how many leading bits of an IPv6 address count for the limits by address; default 64, the network that a home or
-    /// a server has. From 1 to 128, where 128 counts single addresses. An IPv4 address always counts by itself.
+    /// Sets how many leading bits of an IPv6 address identify its network in limits per address; default 64,
+    /// the usual network of a home or a server. The range is 1 to 128; 128 counts single addresses. IPv4
+    /// addresses are always counted individually.
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
         self
     }
 
-    /// Sets how many rooms one connection may be in; default 1,000. A further [`join`](crate::Connection::join) fails
-    /// with [`Error::TooManyRooms`] and changes nothing: a client that chooses the names of its rooms can't fill the
-    /// memory of this node or of the backend. Check which rooms such a client may join, and handle the error: a
-    /// callback that returns it closes the connection with 1011.
+    /// Sets how many rooms one connection may be in; default 1,000. A further
+    /// [`join`](crate::Connection::join) fails with [`Error::TooManyRooms`] and changes nothing, so a client
+    /// that chooses its own room names can't fill the memory of this node or of the backend. Check which
+    /// rooms such a client may join, and handle the error: a callback that returns it closes the connection
+    /// with 1011.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -153,31 +147,35 @@ impl HubBuilder {
         self
     }
 
-    /// Bytes that may wait for slow readers on the whole hub, with what unfinished incoming messages hold; default 256 MiB, at
-    /// least 1 MiB, and better several times the longest [message](crate::ws::Endpoint::max_message). What many connections
-    /// wait for is counted once, for each shard and transport. Beyond that, the connections with the most waiting
-    /// lose what their [`Overflow`](crate::Overflow) policies allow to be dropped, or else are closed with 1013,
-    /// until an eighth is free again. A peer that holds the most by an unfinished message is closed with 1013.
+    /// Sets how many bytes may wait for slow readers across the hub, including unfinished incoming messages;
+    /// default 256 MiB, at least 1 MiB. Use several times the longest
+    /// [message](crate::ws::Endpoint::max_message). A frame that many connections wait for is counted once
+    /// per shard and transport.
     ///
-    /// What has been handed to the kernel is not counted; of that, at most 256 KiB for each connection have not been sent.
+    /// Above the limit, the connections with the most queued bytes lose whatever their
+    /// [`Overflow`](crate::Overflow) policies allow to be dropped, or are closed with 1013, until an eighth
+    /// is free again. If an unfinished message holds the most, its connection is closed with 1013.
+    ///
+    /// Bytes already handed to the kernel are not counted; at most 256 KiB of them are unsent per connection.
     #[must_use]
     pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
         self.max_queued_bytes = bytes;
         self
     }
 
-    /// Settings for the rooms whose names match a pattern, in which `*` stands for any characters and `?` for one. Of
-    /// several patterns that match, the one which was given first holds.
+    /// Sets options for the rooms whose names match `pattern`, in which `*` stands for any characters and `?`
+    /// for exactly one. If several patterns match, the first one added applies.
     #[must_use]
     pub fn rooms(mut self, pattern: &str, options: RoomOptions) -> Self {
         self.rooms.add(pattern, options);
         self
     }
 
-    /// Is told of frames that were dropped: for whom, why, how many. It runs on the shard, or in the push that was
-    /// refused, so it must be quick, must not block, and must not use counters and tables, whose lock may be held. It
-    /// is not told of what is dropped of its own pushes. Frames that were dropped in one turn for one reason may be
-    /// told at once. [`Stats::drops`](crate::Stats::drops) counts them in any case.
+    /// Sets a hook that is called when frames are dropped, with the connection, the reason and the number of
+    /// frames. It runs on the shard, or in the push that was rejected, so it must be quick and must not
+    /// block. It must not use counters or tables, whose lock may be held. Drops of the hook's own pushes are
+    /// not reported. Drops with the same reason in one turn may be reported in one call.
+    /// [`Stats::drops`](crate::Stats::drops) counts all of them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -192,64 +190,68 @@ impl HubBuilder {
         self
     }
 
-    /// The proxies whose `Forwarded` and `X-Forwarded-*` headers are believed, by their networks or their number; default none.
+    /// Sets the proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted, by network or by number;
+    /// default none.
     #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
         self
     }
 
-    /// Where shared state and messages between nodes live: `memory`, the default, or the URL of a Redis, 7.0 or newer, or
-    /// Valkey. All nodes with the same one share tables, counters, rooms, clients and the bus.
+    /// Sets where shared state and messages between nodes live: `memory`, the default, or the URL of Redis
+    /// 7.0 or newer, or of Valkey. Nodes with the same backend share tables, counters, rooms, users and the
+    /// bus.
     ///
-    /// | URL | what |
+    /// | URL | meaning |
     /// |---|---|
     /// | `redis://[user:password@]host[:6379][/database]` | one server |
     /// | `rediss://…` | the same over TLS, with the system's root certificates |
-    /// | `redis+unix:///path/of/the.sock[?db=1]` | one server, by its socket |
-    /// | `redis-cluster://a,b:7001,c` | a Cluster; some of its nodes are enough. `rediss-cluster://` for TLS |
-    /// | `redis-sentinel://a,b,c/service[/database]` | the master that sentinels name. `rediss-sentinel://` for TLS |
+    /// | `redis+unix:///path/of/the.sock[?db=1]` | one server, over a Unix socket |
+    /// | `redis-cluster://a,b:7001,c` | a Redis Cluster; some of its nodes are enough. `rediss-cluster://` for TLS |
+    /// | `redis-sentinel://a,b,c/service[/database]` | the master reported by the sentinels. `rediss-sentinel://` for TLS |
     ///
-    /// `valkey` means the same as `redis` in all of them, and case does not matter. A user without a password logs in
-    /// with an empty password. `?prefix=NAME` sets what all keys and channels begin with; default `ripplecast`.
+    /// `valkey` means the same as `redis` in every scheme, and case does not matter. A user without a
+    /// password logs in with an empty password. `?prefix=NAME` sets the prefix of all keys and channels;
+    /// default `ripplecast`.
     ///
     /// # Errors
-    /// [`Error::Setting`] for any other text. Whether the server can be reached is seen by [`connect`](Self::connect).
+    /// [`Error::Setting`] for any other text. This does not contact the server; [`connect`](Self::connect)
+    /// does.
     pub fn backend(mut self, backend: &str) -> Result<Self> {
         self.backend = backend.parse()?;
         Ok(self)
     }
 
-    /// Whether the hub starts also while its backend can't be reached; default false. It then continues on its own,
-    /// reports it, and joins the others when the backend is there.
+    /// Sets whether the hub starts even if its backend can't be reached; default false. If so, it logs a
+    /// warning, works alone, and joins the other nodes once the backend is available.
     #[must_use]
     pub fn backend_optional(mut self, optional: bool) -> Self {
         self.backend_optional = optional;
         self
     }
 
-    /// A secret that all nodes share, of 16 bytes or more: messages between them are signed with it (HMAC-SHA-256),
-    /// and what is not, is old, or comes again, is thrown away and counted in
-    /// [`RemoteStats::refused`](crate::RemoteStats::refused). Default: none, and whoever can write to the backend can
-    /// send to every connection.
+    /// Sets a secret of at least 16 bytes that all nodes share. Messages between nodes are signed with it
+    /// (HMAC-SHA-256). Messages that are unsigned, old or replayed are dropped and counted in
+    /// [`RemoteStats::refused`](crate::RemoteStats::refused). By default there is no secret, and anyone who
+    /// can write to the backend can send to every connection.
     ///
-    /// It holds for pushes, broadcasts, clients and the bus, on which then only nodes can publish. Tables, counters and
-    /// streams are as safe as the backend: whoever can write to it can change them. The clocks of the nodes must not
-    /// differ by more than 30 s.
+    /// The signature covers pushes, broadcasts, messages to users, and the bus, on which only nodes can then
+    /// publish. Tables, counters and streams are only as safe as the backend: anyone who can write to it can
+    /// change them. The nodes' clocks must not differ by more than 30 s.
     #[must_use]
     pub fn node_secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.node_secret = Some(secret.as_ref().to_vec());
         self
     }
 
-    /// Sets a hook that is called when messages of other nodes were or may be missed: see [`GapReport`]. It runs on the task
-    /// that reads from the backend, so it must be quick and must not block. [`Stats::remote`](crate::Stats::remote) counts
-    /// them in any case.
+    /// Sets a hook that is called when messages from other nodes were or may have been missed; see
+    /// [`GapReport`]. It runs on the task that reads from the backend, so it must be quick and must not
+    /// block. [`Stats::remote`](crate::Stats::remote) counts all of them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
     /// let hub = ripplecast::Hub::builder()
-    ///     .on_gap(|gap| eprintln!("room {:?} missed {:?} messages of {:?}", gap.room, gap.missed, gap.node))
+    ///     .on_gap(|gap| eprintln!("room {:?} missed {:?} messages from {:?}", gap.room, gap.missed, gap.node))
     ///     .build()?;
     /// # let _ = hub; Ok(()) }
     /// ```
@@ -259,12 +261,13 @@ impl HubBuilder {
         self
     }
 
-    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. When this returns,
-    /// the node is one of [`Hub::nodes`], and broadcasts of other nodes reach its connections.
+    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. Once this
+    /// returns, the node is listed in [`Hub::nodes`], and broadcasts from other nodes reach its connections.
     ///
     /// # Errors
-    /// As [`build`](Self::build); [`Error::Setting`] when the backend can't be reached or does not take this node within
-    /// 2 s (unless it is [optional](Self::backend_optional)), is too old, refuses the password or lacks a permission.
+    /// Those of [`build`](Self::build), and [`Error::Setting`] when the backend is too old, rejects the
+    /// password or lacks a permission, or, unless it is [optional](Self::backend_optional), when it can't be
+    /// reached or this node can't join within 2 s.
     ///
     /// ```no_run
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -278,8 +281,8 @@ impl HubBuilder {
         let redis = Redis::connect(&address, is_optional).await?;
         if self.node_secret.is_none() {
             tracing::warn!(
-                "messages between nodes are not signed: whoever can write to Redis can send to every connection. \
-                 RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) signs them"
+                "messages between nodes are not signed: anyone who can write to Redis can send to every connection. \
+                 Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
             );
         }
         let hub = self.assemble(Some(redis))?;
@@ -287,40 +290,40 @@ impl HubBuilder {
             && let Err(error) = bridge.ready().await
         {
             if !is_optional {
-                let reason = format!("this node can't join the others: {error}");
+                let reason = format!("this node can't join the other nodes: {error}");
                 return Err(Error::setting("backend", address, reason));
             }
-            tracing::warn!(redis = %address, %error, "this node starts alone, and joins the others once it can");
+            tracing::warn!(redis = %address, %error, "this node starts alone; joining the other nodes continues in the background");
         }
         Ok(hub)
     }
 
-    /// Builds the hub, and starts its shards on the current tokio runtime. For the memory backend; every other one has to be
-    /// [connected](Self::connect) to.
+    /// Builds the hub, and starts its shards on the current tokio runtime. This is for the memory backend;
+    /// with any other, call [`connect`](Self::connect).
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, less than 1 MiB of
-    /// [queued bytes](Self::max_queued_bytes), or a backend that has to be connected to; [`Error::Io`] when the
-    /// system has no poller or thread left.
+    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, less than 1 MiB
+    /// of [queued bytes](Self::max_queued_bytes), or a backend that needs [`connect`](Self::connect);
+    /// [`Error::Io`] when the system can't create another poller or thread.
     pub fn build(self) -> Result<Hub> {
         if let Backend::Redis(address) = &self.backend {
-            let reason = "this backend has to be connected to: call connect().await in the place of build()";
+            let reason = "this backend needs a connection: call connect().await instead of build()";
             return Err(Error::setting("backend", address, reason));
         }
         self.assemble(None)
     }
 
-    /// Builds the hub.
+    /// Builds the hub on the backend that `redis` is connected to, or in memory.
     fn assemble(self, redis: Option<Redis>) -> Result<Hub> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
-            return Err(Error::setting("shards", self.shards, format!("at most {SHARDS} are possible")));
+            return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
         }
         if !(1..=128).contains(&self.ipv6_prefix) {
             return Err(Error::setting("ipv6_prefix", self.ipv6_prefix, "expected a number from 1 to 128"));
         }
         if self.max_queued_bytes < LEAST_QUEUED_BYTES {
-            let why = format!("at least {LEAST_QUEUED_BYTES} bytes are needed");
+            let why = format!("expected at least {LEAST_QUEUED_BYTES} bytes");
             return Err(Error::setting("max_queued_bytes", self.max_queued_bytes, why));
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
