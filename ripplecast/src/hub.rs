@@ -1,4 +1,4 @@
-//! The hub: the handle that anything can hold, to rooms, connections, shared state and the bus.
+//! The hub: a handle to rooms, connections, shared state and the bus.
 
 mod builder;
 mod bus;
@@ -27,9 +27,9 @@ use crate::{
     state::Store,
 };
 
-/// The handle to everything: rooms, connections, clients, counters, tables and the bus. Cheap to clone.
+/// A handle to everything: rooms, connections, users, counters, tables and the bus. Cheap to clone.
 ///
-/// An [`App`](crate::App) has one. For an axum application of your own, build one and take its endpoints:
+/// An [`App`](crate::App) has one. For your own axum application, build a hub and use its endpoints:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -50,27 +50,23 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Hub {
-    /// What all handles share.
     inner: Arc<Inner>,
 }
 
-/// What all handles share.
+/// The state shared by all clones of a [`Hub`].
 struct Inner {
-    /// Connections, rooms and clients.
+    /// Connections, rooms and users.
     shards: Arc<Shards>,
-    /// Counters and tables.
     store: Store,
-    /// Messages between parts of the application, and later between nodes.
+    /// Messages between parts of the application, on this node and on others.
     bus: Bus,
-    /// Messages that are kept until they are handled.
+    /// Messages kept until they are handled.
     streams: Streams,
-    /// Whose forwarding headers are believed.
     trusted_proxies: TrustedProxies,
-    /// The number of the next endpoint.
     next_route: AtomicUsize,
 }
 
-/// When nobody holds the hub any more, its connections are closed and its shards end.
+/// Dropping the last handle closes the connections and ends the shards.
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shards.stop();
@@ -80,18 +76,18 @@ impl Drop for Inner {
 }
 
 impl Hub {
-    /// Settings for a new hub.
+    /// Creates a builder with the default settings.
     pub fn builder() -> HubBuilder {
         HubBuilder::default()
     }
 
-    /// The room of that name.
+    /// Returns the room called `name`.
     pub fn room(&self, name: impl AsRef<str>) -> Room {
         Room { core: self.inner.shards.rooms.room(name.as_ref()), shards: self.inner.shards.clone() }
     }
 
-    /// The rooms that have members or handles on this node, in no order. For an overview: one that is made or goes meanwhile
-    /// may or may not be among them.
+    /// Returns the rooms that have members or handles on this node, in no particular order. This is for an
+    /// overview: a room created or removed during the iteration may or may not be included.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -105,15 +101,16 @@ impl Hub {
         shards.rooms.all().into_iter().map(move |core| Room { core, shards: shards.clone() })
     }
 
-    /// Sends a frame to every connection of the hub, WebSockets and event streams alike. Never waits.
+    /// Sends a frame to every connection, WebSockets and event streams alike. Never waits.
     ///
-    /// Like a push to a [`Room`]: one order for all, refused by all or by none. It reaches every node whose
-    /// [`connect`](HubBuilder::connect) has returned.
+    /// As with a push to a [`Room`], all connections see broadcasts in one order, and a broadcast is rejected
+    /// for all of them or for none. It reaches every node whose [`connect`](HubBuilder::connect) has
+    /// returned.
     pub fn broadcast(&self, frame: impl Into<Frame>) -> Sent {
         self.inner.shards.everyone.push(&frame.into())
     }
 
-    /// The connection with that id; `None` when it is closed, or is not of this node.
+    /// Returns the connection with this id, or `None` if it is closed or belongs to another node.
     pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
         let shards = &self.inner.shards;
         let local = id.on(shards.node)?;
@@ -121,19 +118,19 @@ impl Hub {
         connection.is_open().then_some(connection)
     }
 
-    /// The open connections of this node. Cheap: none is locked out while you go through them, and one which opens or
-    /// closes meanwhile may or may not be among them.
+    /// Returns the open connections of this node. The iterator holds no lock; a connection that opens or
+    /// closes during the iteration may or may not be included.
     pub fn connections(&self) -> impl Iterator<Item = Connection> + use<> {
         let shards = self.inner.shards.clone();
         shards.connections().map(move |local| Connection::new(shards.shard_of(local).clone(), local))
     }
 
-    /// A client: all connections that were [identified](Connection::identify) as `id`.
+    /// Returns the user `id`: all connections that were [identified](Connection::identify) with this id.
     pub fn client(&self, id: impl AsRef<str>) -> Client {
         Client { id: id.as_ref().into(), shards: self.inner.shards.clone() }
     }
 
-    /// What has been counted since the hub was built.
+    /// Returns what the hub has counted since it was built.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
             connections: self.inner.shards.everyone.len(),
@@ -163,18 +160,19 @@ impl Hub {
         stats
     }
 
-    /// Closes every connection with 1001, and waits until each `on_close` has returned. Subscriptions end; handlers of
-    /// [streams](Self::stream) that are running have 5 s to finish. New connections are refused with 503 from now on. A
-    /// callback that still waits after 5 s is cancelled. What was pushed before, also by an `on_close`, has left for
-    /// the other nodes when this returns, unless Redis is unavailable or takes longer than 2 s. Takes at most 10 s,
-    /// even if the runtime that built the hub has ended or nothing drives it; then `on_close` is not called. (The
-    /// server of an [`App`](crate::App) waits for at most 8.5 s of that.) Returns at once when called again afterwards.
+    /// Closes every connection with 1001 and waits until each `on_close` has returned. Subscriptions end, and
+    /// new connections are rejected with 503. A callback that is still waiting after 5 s is cancelled. So is
+    /// a [stream](Self::stream) handler, and its message is released to the group's other subscriptions.
     ///
-    /// A handler of a stream that still runs after its 5 s is cancelled, and its message released to other subscriptions of the
-    /// group.
+    /// What was pushed before, including by an `on_close`, has been sent to the other nodes when this
+    /// returns, unless Redis is unavailable or takes longer than 2 s.
     ///
-    /// [`App::run`](crate::App::run) does it for you. With an `axum::serve` of your own, do it inside the signal that ends
-    /// it: axum waits for open event streams, and these end here.
+    /// This takes at most 10 s, even if the runtime that built the hub has ended or is not being polled; in
+    /// that case `on_close` is not called. The server of an [`App`](crate::App) waits for at most 8.5 s of
+    /// it. Later calls return at once.
+    ///
+    /// [`App::run`](crate::App::run) calls this for you. With your own `axum::serve`, call it inside the
+    /// shutdown signal: axum waits for open event streams, and this call ends them.
     ///
     /// ```no_run
     /// # async fn serve(hub: ripplecast::Hub, listener: tokio::net::TcpListener, router: axum::Router) -> ripplecast::Result<()> {
@@ -196,10 +194,11 @@ impl Hub {
         self.inner.bus.close();
         self.inner.streams.close();
         let connections = async {
-            // Fails only if the sender is gone, and `shards` holds it.
+            // This fails only if the sender is dropped, and `shards` holds it.
             let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
         };
-        // A server may have answered with 101 already; its peer gets the close frame before the process ends.
+        // A server may already have answered with 101. Its peer still gets a close frame before the process
+        // ends.
         let arrivals = async {
             let mut arriving = shards.arriving.subscribe();
             let _ = tokio::time::timeout(ARRIVAL_LIMIT, arriving.wait_for(|&arriving| arriving == 0)).await;
@@ -212,25 +211,27 @@ impl Hub {
             let shards = *shards.running.borrow();
             tracing::warn!(
                 shards,
-                "some shards have not ended; does anything drive the runtime that made the hub?"
+                "some shards have not ended; is the runtime that built the hub still running?"
             );
         }
         if let Some(bridge) = shards.setup.bridge()
             && let Err(error) = bridge.leave().await
         {
-            tracing::debug!(%error, "the other nodes could not be told of the end; they will notice it");
+            tracing::debug!(%error, "can't notify the other nodes of the shutdown; they will detect it themselves");
         }
     }
 
-    /// This node, in this run of it.
+    /// Returns this node's id, which is new each time the process starts.
     pub fn node(&self) -> NodeId {
         NodeId(self.inner.shards.node)
     }
 
-    /// All nodes that share the backend, this one among them, in order. With the memory backend there is no other.
+    /// Returns all nodes that share the backend, including this one, in order of id. With the memory backend
+    /// this is the only one.
     ///
     /// # Errors
-    /// None with the memory backend; [`Error::Backend`](crate::Error::Backend) when a shared one is away.
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory
+    /// backend.
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
         match self.inner.shards.setup.bridge() {
             Some(bridge) => bridge.all_nodes().await,
@@ -238,29 +239,25 @@ impl Hub {
         }
     }
 
-    /// All shards.
     pub(crate) fn shards(&self) -> &Arc<Shards> {
         &self.inner.shards
     }
 
-    /// Counters and tables.
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
     }
 
-    /// The bus.
     pub(crate) fn bus(&self) -> &Bus {
         &self.inner.bus
     }
 
-    /// Messages that are kept until they are handled.
     pub(crate) fn streams(&self) -> &Streams {
         &self.inner.streams
     }
 
-    /// Returns what an address counts as in the limits by address: an IPv4 address as itself, an IPv6 address as its network of
-    /// [`ipv6_prefix`](HubBuilder::ipv6_prefix) bits, and an IPv4 address written as IPv6 as the IPv4 address. Use it as the key
-    /// of limits of your own.
+    /// Returns the address that `address` is counted as in limits per address: an IPv4 address is counted as
+    /// itself, an IPv6 address as its network of [`ipv6_prefix`](HubBuilder::ipv6_prefix) bits, and an
+    /// IPv4-mapped IPv6 address as the IPv4 address. Use the result as the key of your own limits.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -274,17 +271,15 @@ impl Hub {
         self.shards().admissions.network(address)
     }
 
-    /// Leading bits of an IPv6 address that count.
     pub(crate) fn ipv6_prefix(&self) -> u8 {
         self.shards().admissions.ipv6_prefix()
     }
 
-    /// Whose forwarding headers are believed.
     pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {
         &self.inner.trusted_proxies
     }
 
-    /// A number for one more endpoint.
+    /// Returns an unused endpoint number.
     pub(crate) fn next_route(&self) -> usize {
         self.inner.next_route.fetch_add(1, Ordering::Relaxed)
     }
@@ -296,13 +291,13 @@ impl std::fmt::Debug for Hub {
     }
 }
 
-/// What a hub has counted since it was built.
+/// Counts that a hub has kept since it was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Open connections.
     pub connections: usize,
-    /// Rooms that have members or handles.
+    /// Rooms with members or handles.
     pub rooms: usize,
     /// Connections that were opened: calls of `on_open`.
     pub opened: u64,
@@ -310,18 +305,18 @@ pub struct Stats {
     pub closed: u64,
     /// Messages received.
     pub messages: u64,
-    /// Bytes that are being delivered to rooms, wait in outboxes, or are held by unfinished incoming messages now. What many connections of a shard wait for is
-    /// counted once for each transport.
+    /// Bytes currently in delivery to rooms, in outboxes or in unfinished incoming messages. A frame that
+    /// many connections of a shard wait for is counted once per transport.
     pub queued_bytes: usize,
-    /// Frames that were dropped, by reason.
+    /// Dropped frames, by reason.
     pub drops: Drops,
-    /// What went to other nodes, and what came from them.
+    /// Messages to and from other nodes.
     pub remote: RemoteStats,
-    /// Frames encoded for rooms: one for each push, shard and transport that has members, however many they are.
+    /// Frames encoded for rooms: one per push, shard and transport with members, regardless of their number.
     pub encoded_frames: u64,
-    /// Messages compressed: one for each push, however many members the room has.
+    /// Messages compressed: one per push, regardless of the number of members.
     pub compressed_frames: u64,
-    /// Connections closed with 1013 because their outbox was full, or because too much waited on the whole hub.
+    /// Connections closed with 1013 because their outbox, or the budget of the whole hub, was full.
     pub slow_consumers: u64,
     /// Callbacks that held their shard for 5 ms or more.
     pub slow_callbacks: u64,

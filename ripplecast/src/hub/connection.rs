@@ -1,4 +1,4 @@
-//! A connection as the application sees it, its id, and what `push` says.
+//! A connection, as the application sees it.
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
@@ -12,34 +12,35 @@ use crate::{
     text::prefix,
 };
 
-/// A handle to one open socket or event stream; cheap to clone, and to keep: it holds nothing of the connection open.
+/// A handle to one open socket or event stream. It is cheap to clone and to keep, and does not keep the
+/// connection open.
 ///
-/// Everything may be called from any thread and any callback. Frames arrive in the order in which they were pushed.
+/// Every method may be called from any thread and any callback. Frames arrive in the order in which they were
+/// pushed.
 ///
-/// **On close.** After the peer has gone, [`push`](Self::push) says [`Sent::Closed`] and [`join`](Self::join) is an error;
-/// nothing can reach another connection instead, as ids are never used again.
+/// **On close.** After the peer has disconnected, [`push`](Self::push) returns [`Sent::Closed`] and
+/// [`join`](Self::join) fails. Ids are never reused, so nothing can reach another connection instead.
 #[derive(Clone)]
 pub struct Connection {
-    /// The shard that it belongs to.
     shard: Arc<ShardHandle>,
-    /// Which of its connections it is.
     local: Local,
 }
 
 impl Connection {
-    /// A connection of that shard.
+    /// Creates a handle to a connection of `shard`.
     pub(crate) fn new(shard: Arc<ShardHandle>, local: Local) -> Self {
         Self { shard, local }
     }
 
-    /// Its id.
+    /// Returns the connection's id.
     pub fn id(&self) -> ConnectionId {
         ConnectionId::new(self.shard.node, self.local)
     }
 
     /// Sends a frame. Never waits.
     ///
-    /// Inside a callback of the connection itself, what is pushed goes out together when the callback returns or waits.
+    /// Frames pushed inside a callback of the same connection are sent together when the callback returns or
+    /// waits.
     pub fn push(&self, frame: impl Into<Frame>) -> Sent {
         let frame = frame.into();
         if let Some(sent) = cork::push(&self.shard, self.local, &frame) {
@@ -63,11 +64,12 @@ impl Connection {
         Sent::Queued
     }
 
-    /// Begins to close: what was pushed before still goes out, then a close frame with the code and the reason (cut to
-    /// the 123 bytes that fit), then the socket closes when the peer has answered, or after 5 s. `on_close` is called
-    /// with this code. An event stream has no close frame; it just ends, and the browser reconnects.
+    /// Starts to close the connection: frames pushed before are still sent, then a close frame with the code
+    /// and the reason (cut to the 123 bytes that fit). The socket closes once the peer has answered, or after
+    /// 5 s. `on_close` is called with this code. An event stream has no close frame; it ends, and the browser
+    /// reconnects.
     ///
-    /// From now on the connection counts as closed. Says [`Sent::Closed`] when it already was.
+    /// From now on the connection counts as closed. Returns [`Sent::Closed`] if it already was.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> Sent {
         let mut reason: String = reason.into();
         reason.truncate(prefix(&reason, CLOSE_REASON).len());
@@ -82,13 +84,14 @@ impl Connection {
         Sent::Queued
     }
 
-    /// Whether it is open. A dead WebSocket peer is noticed within its endpoint's `ping_interval` and
-    /// `pong_timeout`, and a second: 36 s by default.
+    /// Returns whether the connection is open. A dead WebSocket peer is detected within its endpoint's
+    /// `ping_interval` plus `pong_timeout` plus one second: 36 s by default.
     pub fn is_open(&self) -> bool {
         self.shard.mailbox.is_live(self.local)
     }
 
-    /// Ends when the connection closes; at once if it is closed. For a handler that waits for something else as well.
+    /// Completes when the connection closes, or at once if it is closed. Use it in a handler that also waits
+    /// for something else.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut mailbox = self.shard.mailbox.lock();
         let live = mailbox.state.is_live(self.local);
@@ -102,85 +105,90 @@ impl Connection {
 
     /// Joins a room. Never waits. Joining a room twice has no further effect.
     ///
-    /// **Several nodes.** Whatever this node pushes to the room after the call arrives. Pushes of other nodes arrive
-    /// once this node's subscription to the room is active, which takes a round trip to Redis for the first member on a
-    /// node. Until then they are missed, and can't be counted. If that matters, await
-    /// [`join_confirmed`](Self::join_confirmed). [`RemoteStats::unconfirmed`](crate::RemoteStats::unconfirmed) counts
-    /// such joins, and [`on_gap`](crate::HubBuilder::on_gap) reports those that take longer than 1 s.
+    /// **Several nodes.** Everything that this node pushes to the room after the call arrives. Pushes from
+    /// other nodes arrive once this node's subscription to the room is active, which takes a round trip to
+    /// Redis for the first member on a node. Until then they are missed and can't be counted. If that
+    /// matters, await [`join_confirmed`](Self::join_confirmed).
+    /// [`RemoteStats::unconfirmed`](crate::RemoteStats::unconfirmed) counts such joins, and
+    /// [`on_gap`](crate::HubBuilder::on_gap) reports those that take longer than 1 s.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed; [`Error::TooManyRooms`] when it is in 1,000 rooms, or as many as
-    /// [`HubBuilder::max_rooms_per_connection`](crate::HubBuilder::max_rooms_per_connection) allows; [`Error::Overloaded`]
-    /// when its shard is so far behind that its mailbox is full; [`Error::NameTooLong`] above 255 bytes.
+    /// [`Error::Closed`] when the connection is closed; [`Error::TooManyRooms`] when it is already in as many
+    /// rooms as [`HubBuilder::max_rooms_per_connection`](crate::HubBuilder::max_rooms_per_connection) allows,
+    /// 1,000 by default; [`Error::Overloaded`] when the mailbox of its shard is full; [`Error::NameTooLong`]
+    /// above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room name", room)?;
         let shards = self.shards()?;
         shards.rooms.room(room).join(self.local, None)
     }
 
-    /// Joins a room, as [`join`](Self::join) does, and waits until pushes of all nodes reach this connection: whatever
-    /// any node pushes after this returns arrives. Costs no more than a `join` if the node has a member already.
+    /// Joins a room, as [`join`](Self::join) does, and waits until pushes from all nodes reach this
+    /// connection. Everything that any node pushes after this returns arrives. If the node already has a
+    /// member in the room, this costs no more than `join`.
     ///
-    /// To send a snapshot of state that other nodes change, take it after this has returned, and send it with
+    /// To send a snapshot of state that other nodes change, take it after this has returned and send it with
     /// [`join_with`](Self::join_with).
     ///
-    /// While Redis is unavailable this does not fail: the connection is a member on this node, this returns
-    /// [`Reach::ThisNode`], and pushes of other nodes arrive once Redis is back. It waits for at most 2 s, and not at
-    /// all while Redis is known to be unavailable.
+    /// This does not fail while Redis is unavailable: the connection is a member on this node, this returns
+    /// [`Reach::ThisNode`], and pushes from other nodes arrive once Redis is back. It waits for at most 2 s,
+    /// and not at all while Redis is known to be unavailable.
     ///
     /// # Errors
-    /// As [`join`](Self::join); [`Error::Closed`] also when the connection closes meanwhile.
+    /// Those of [`join`](Self::join); [`Error::Closed`] also when the connection closes during the wait.
     ///
     /// # Cancellation
-    /// Once the future was polled, the connection is a member, even if the future is dropped.
+    /// Once the future has been polled, the connection is a member, even if the future is dropped.
     pub async fn join_confirmed(&self, room: &str) -> Result<Reach> {
         self.join(room)?;
         self.reach(Group::Room(room)).await
     }
 
-    /// Makes it a member of a room and sends it `snapshot`, in one step: the snapshot is the first frame that it gets of
-    /// that room. Of what this node pushes to the room, nothing earlier comes after it, and nothing later is missed. Take
-    /// the snapshot under the same lock under which the room is pushed to; a [`LiveCounter`](crate::LiveCounter) does, on
-    /// all nodes.
+    /// Joins a room and sends `snapshot` to this connection in one step: the snapshot is the first frame it
+    /// receives from that room. No push that this node made before the snapshot arrives after it, and no
+    /// later push is missed. Take the snapshot under the same lock under which you push to the room. A
+    /// [`LiveCounter`](crate::LiveCounter) does so across all nodes.
     ///
-    /// What other nodes push may be missed at first, as with [`join`](Self::join). If the connection is a member already, only
-    /// the snapshot is sent.
+    /// Pushes from other nodes may be missed at first, as with [`join`](Self::join). If the connection is
+    /// already a member, only the snapshot is sent.
     ///
     /// # Errors
-    /// As [`join`](Self::join).
+    /// Those of [`join`](Self::join).
     pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
         check_name("room name", room)?;
         let shards = self.shards()?;
         shards.rooms.room(room).join(self.local, Some(snapshot.into()))
     }
 
-    /// Makes it no member of a room. What was pushed to the room before still arrives. Whether it was a member.
+    /// Leaves a room. Frames pushed to the room before still arrive. Returns whether the connection was a
+    /// member.
     pub fn leave(&self, room: &str) -> bool {
         self.shards().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
     }
 
-    /// Identifies the connection as a client's: [`hub.client(id)`](crate::Hub::client) reaches it on this node at once,
-    /// and on every node when this returns [`Reach::AllNodes`]. The id must come from your own check of a session or
-    /// token, never from the peer itself. A second call changes the client.
+    /// Identifies the connection as one of a user's. [`hub.client(id)`](crate::Hub::client) then reaches it,
+    /// on this node at once and on every node once this returns [`Reach::AllNodes`]. The id must come from
+    /// your own check of a session or token, never from the peer itself. A second call changes the user.
     ///
-    /// With Redis this waits until the other nodes can find the client: a round trip, shared by up to 256 that are
-    /// identified at the same time. While Redis is unavailable it does not fail: it returns [`Reach::ThisNode`], and
-    /// the other nodes find the client once Redis is back. It waits for at most 2 s, and not at all while Redis is
-    /// known to be unavailable.
+    /// With Redis this waits until the other nodes can find the user: one round trip, shared by up to 256
+    /// connections that are identified at the same time. It does not fail while Redis is unavailable: it
+    /// returns [`Reach::ThisNode`], and the other nodes find the user once Redis is back. It waits for at
+    /// most 2 s, and not at all while Redis is known to be unavailable.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed, or closes meanwhile; [`Error::NameTooLong`] above 255 bytes.
+    /// [`Error::Closed`] when the connection is closed or closes during the wait; [`Error::NameTooLong`]
+    /// above 255 bytes.
     ///
     /// # Cancellation
-    /// Once the future was polled, the connection is identified, and is registered for the other nodes as soon as
-    /// possible, even if the future is dropped.
+    /// Once the future has been polled, the connection is identified, and is registered for the other nodes
+    /// as soon as possible, even if the future is dropped.
     pub async fn identify(&self, client_id: &str) -> Result<Reach> {
         check_name("client id", client_id)?;
         self.shards()?.clients.identify(&self.shard.mailbox, self.local, client_id)?;
         self.reach(Group::Client(client_id)).await
     }
 
-    /// Waits until other nodes reach it as a member of that group.
+    /// Waits until other nodes can reach the connection as a member of `group`.
     async fn reach(&self, group: Group<'_>) -> Result<Reach> {
         let shards = self.shards()?;
         let Some(bridge) = shards.setup.bridge() else { return Ok(Reach::AllNodes) };
@@ -188,12 +196,12 @@ impl Connection {
         if self.is_open() { Ok(reach) } else { Err(Error::Closed) }
     }
 
-    /// The client that it was identified as.
+    /// Returns the id of the user that the connection was [identified](Self::identify) as.
     pub fn client_id(&self) -> Option<Arc<str>> {
         self.shard.mailbox.lock().state.details.client(self.local)
     }
 
-    /// Keeps a value with the connection, one of each type, until `on_close` has returned.
+    /// Stores a value with the connection, one of each type, until `on_close` has returned.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed.
@@ -209,7 +217,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The value of that type that was kept with the connection, by [`set_state`](Self::set_state) or the upgrade hook.
+    /// Returns the value of type `T` stored by [`set_state`](Self::set_state) or by the upgrade hook.
     pub fn state<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let mailbox = self.shard.mailbox.lock();
         let state = mailbox.state.details.state(self.local, std::any::TypeId::of::<T>())?;
@@ -217,11 +225,11 @@ impl Connection {
         state.downcast().ok()
     }
 
-    /// Looks into the connection: every frame that it sends and is sent from now on, with its first bytes. What is on
-    /// its way while this is called may be missed. For a tool that shows what goes on; messages are for the endpoint's callbacks.
+    /// Observes every frame sent or received from now on, with its first bytes. Frames already in transit may
+    /// be missed. This is for inspection tools; to receive messages, use the endpoint's callbacks.
     ///
-    /// While somebody looks, what rooms send to this connection takes a dearer way. Of each of the hub's threads, 16
-    /// connections are looked into at once: one more ends the oldest.
+    /// Room delivery to a tapped connection is slower. Each shard allows 16 taps at once; another one ends
+    /// the oldest.
     ///
     /// ```
     /// # async fn example(conn: ripplecast::Connection) -> ripplecast::Result<()> {
@@ -234,8 +242,8 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when its shard is so far behind that its
-    /// mailbox is full.
+    /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when the mailbox of its shard
+    /// is full.
     pub fn tap(&self) -> Result<Tap> {
         let (tap, ear) = Tap::new();
         let mut mailbox = self.shard.mailbox.lock();
@@ -249,7 +257,7 @@ impl Connection {
         Ok(tap)
     }
 
-    /// Keeps something alive for as long as it is open.
+    /// Keeps `thing` alive while the connection is open.
     pub(crate) fn keep(&self, thing: Arc<dyn Any + Send + Sync>) {
         let mut mailbox = self.shard.mailbox.lock();
         if mailbox.state.is_live(self.local) {
@@ -257,12 +265,12 @@ impl Connection {
         }
     }
 
-    /// Which connection of the node it is.
+    /// Returns the connection's id within its node.
     pub(crate) fn local(&self) -> Local {
         self.local
     }
 
-    /// All that a call to another part of the node needs.
+    /// Returns the node's shards, unless they have ended.
     pub(crate) fn shards(&self) -> Result<Arc<Shards>> {
         self.shard.shards.upgrade().ok_or(Error::Closed)
     }

@@ -9,19 +9,20 @@ use crate::{
     outcome::Sent,
 };
 
-/// A named set of connections; what is pushed to it reaches each of them once.
+/// A named set of connections. A frame pushed to it reaches each of them once.
 ///
-/// The handle is cheap to clone and to make. A room exists while it has members or handles; it need not be made or
-/// removed.
+/// The handle is cheap to clone and to create. A room exists while it has members or handles; you don't need
+/// to create or remove it.
 ///
-/// **Order.** All members see a room's messages in one order, whichever task, shard or core they were pushed from. A
-/// push to one member after a push to its room does not overtake it. (Save a slow member under
-/// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey): there a newer frame comes in the place of the older one
-/// with its key.)
+/// **Order.** All members receive a room's messages in the same order, whichever task, shard or core they
+/// were pushed from. A push to one member after a push to its room does not overtake it, with one exception:
+/// under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow member receives a newer frame in
+/// place of the older one with the same key.
 ///
-/// **Overload.** When a shard of the node is so far behind that its mailbox is full, a push is refused on all shards:
-/// [`Sent::Dropped`]. What happens to a member that does not read says the [`Overflow`](crate::Overflow) policy of
-/// the room, if it has [one](RoomOptions::overflow), or of the member's endpoint. It slows nobody.
+/// **Overload.** When the mailbox of any shard is full, a push is rejected on all shards and returns
+/// [`Sent::Dropped`]. The room's [`Overflow`](crate::Overflow) policy decides what happens to a member that
+/// stops reading; without [one](RoomOptions::overflow), that of the member's endpoint applies. Such a member
+/// slows down no other.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -35,41 +36,41 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Room {
-    /// What the handles share.
     pub(crate) core: Arc<RoomCore<Socket>>,
-    /// The connections of the node, and the way to others.
     pub(super) shards: Arc<Shards>,
 }
 
 impl Room {
-    /// Its name.
+    /// Returns the room's name.
     pub fn name(&self) -> &str {
         &self.core.name
     }
 
-    /// Pushes a frame to every member. Never waits; the frame is encoded once per shard, however many members there are.
+    /// Pushes a frame to every member. Never waits. The frame is encoded once per shard, regardless of the
+    /// number of members.
     ///
-    /// Members on other nodes get it through Redis, if their node is subscribed to the room by then: see
+    /// Members on other nodes receive it through Redis, if their node has subscribed to the room by then; see
     /// [`Connection::join`](crate::Connection::join).
     pub fn push(&self, frame: impl Into<Frame>) -> Sent {
         self.core.push(&frame.into())
     }
 
-    /// Number of members, on all nodes. A connection's own `join` is visible to its next call on the same node, and to others
-    /// some milliseconds later.
+    /// Returns the number of members on all nodes. A `join` is visible to the next call on the same node, and
+    /// to other nodes some milliseconds later.
     ///
     /// # Errors
-    /// None with the memory backend; [`Error::Backend`] when a shared one is away.
+    /// [`Error::Backend`] when a shared backend is unavailable; none with the memory backend.
     pub async fn len(&self) -> Result<usize> {
         self.shards.count(Group::Room(&self.core.name)).await
     }
 
-    /// Number of members on this node alone; what is shared is not asked.
+    /// Returns the number of members on this node, without asking the backend.
     pub fn len_here(&self) -> usize {
         self.core.len()
     }
 
-    /// Returns the members on this node alone, ordered by id. Asks no other node, and costs as much as there are members here.
+    /// Returns the members on this node, ordered by id, without asking other nodes. The cost is proportional
+    /// to their number.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -85,29 +86,29 @@ impl Room {
         members
     }
 
-    /// Whether the room has no members.
+    /// Returns whether the room has no members on any node.
     ///
     /// # Errors
-    /// As [`Room::len`].
+    /// Those of [`Room::len`].
     pub async fn is_empty(&self) -> Result<bool> {
         Ok(self.len().await? == 0)
     }
 
-    /// The members, on all nodes, in the order of their ids, as they are at this moment. One that
-    /// [`close`](crate::Connection::close) was called on is among them until its shard has taken note.
+    /// Returns the current members on all nodes, ordered by id. A connection that is being
+    /// [closed](crate::Connection::close) is included until its shard has processed the close.
     ///
     /// # Errors
-    /// As [`Room::len`], and when another node does not answer.
+    /// Those of [`Room::len`]; also when another node does not answer.
     pub async fn members(&self) -> Result<Vec<ConnectionId>> {
         self.shards.all_connections(Group::Room(&self.core.name)).await
     }
 
-    /// A page of the members: up to `limit` behind that one, in the order of their ids. Fewer than `limit` only at the end;
-    /// begin with `None`, and go on with the last of the page. Whoever is a member from the first page to the last is seen
-    /// once.
+    /// Returns up to `limit` members ordered by id, with ids greater than `after`. Start with `None` and
+    /// continue with the last id of each page. A page has fewer than `limit` members only at the end. A
+    /// connection that remains a member throughout is returned exactly once.
     ///
     /// # Errors
-    /// As [`Room::members`].
+    /// Those of [`Room::members`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {

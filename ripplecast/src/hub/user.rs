@@ -1,4 +1,4 @@
-//! A client: an identity with all of its connections.
+//! A user and all of the user's connections.
 
 use std::sync::Arc;
 
@@ -10,35 +10,34 @@ use crate::{
     outcome::Sent,
 };
 
-/// A client: an identity, such as a user, with all of its connections.
+/// A user: an identity, such as a person or a device, with all of its connections.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
 /// let hub = ripplecast::Hub::builder().build()?;
 /// let reached = hub.client("user:7").push("your order has left").await?;
-/// assert_eq!(reached, 0); // not here at the moment
+/// assert_eq!(reached, 0); // not connected at the moment
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    /// Its id.
     pub(crate) id: Arc<str>,
-    /// The node's connections.
     pub(crate) shards: Arc<Shards>,
 }
 
 impl Client {
-    /// Its id.
+    /// Returns the user's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Sends a frame to every connection of the client, on whatever node it is. How many took it; 0 when the client is not
-    /// connected. Of other nodes it is the number that they last told, if they are there.
+    /// Sends a frame to every connection of the user, on any node. Returns how many connections accepted it;
+    /// 0 when the user is not connected. For other nodes this is the number they last reported, if they are
+    /// available.
     ///
     /// # Errors
-    /// None with the memory backend. With a shared one, [`Error::Backend`](crate::Error::Backend) when it is away: then the connections of this
-    /// node have got the frame, and no others.
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; the frame was then
+    /// sent to the connections of this node only. None with the memory backend.
     pub async fn push(&self, frame: impl Into<Frame>) -> Result<usize> {
         let mut frame = frame.into();
         if self.shards.setup.compresses(&frame) {
@@ -52,18 +51,19 @@ impl Client {
         }
     }
 
-    /// The ids of its connections, on all nodes, in order.
+    /// Returns the ids of the user's connections on all nodes, in order.
     ///
     /// # Errors
-    /// None with the memory backend; [`Error::Backend`](crate::Error::Backend) when a shared one, or another node, does not answer.
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend or another node does not answer; none
+    /// with the memory backend.
     pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
         self.shards.all_connections(Group::Client(&self.id)).await
     }
 
-    /// The nodes that have connections of the client.
+    /// Returns the nodes that the user is connected to.
     ///
     /// # Errors
-    /// As [`Client::connections`].
+    /// Those of [`Client::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
         let mut nodes = match self.shards.setup.bridge() {
             Some(bridge) => bridge.nodes(Group::Client(&self.id)).await?,
@@ -76,7 +76,7 @@ impl Client {
         Ok(nodes)
     }
 
-    /// Its connections on this node.
+    /// Returns the user's connections on this node.
     fn local_connections(&self) -> impl Iterator<Item = Connection> {
         let connection = |local| Connection::new(self.shards.shard_of(local).clone(), local);
         self.shards.clients.connections(&self.id).into_iter().map(connection)
