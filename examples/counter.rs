@@ -11,7 +11,7 @@ use ripplecast::{App, Result, SameOrigin, ws};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    tracing_subscriber::fmt().init(); // says where it listens, and what fails in a handler
+    tracing_subscriber::fmt().init(); // logs the address, and failures of handlers
     let port = std::env::args().nth(1).unwrap_or("8080".into());
     let app = App::from_env().await?;
     let hub = app.hub(); // clone it into any handler
@@ -21,7 +21,7 @@ async fn main() -> Result<()> {
     let tab = ws::handlers()
         .with_state(counter)
         .on_open(async |counter, conn| counter.join(&conn).await) // joins the room, and gets the current value
-        .on_message(async |_, conn, frame| conn.push(frame)) // echoes what the tab says
+        .on_message(async |_, conn, frame| conn.push(frame)) // echoes each message of the tab
         .on_close(async |_, conn, close| println!("{} closed: {close}", conn.id()));
 
     let bound = app
