@@ -133,10 +133,11 @@ mod tests {
         if std::env::var_os(VICTIM).is_some() {
             or_abort(|| panic!("index out of order"));
         }
-        let name = "hub::driver::tests::a_panic_in_a_shard_is_loud_and_fatal";
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let name = format!("{module}::a_panic_in_a_shard_is_loud_and_fatal");
         let itself = std::env::current_exe().unwrap();
         let output =
-            Command::new(itself).args(["--exact", name, "--nocapture"]).env(VICTIM, "1").output().unwrap();
+            Command::new(itself).args(["--exact", &name, "--nocapture"]).env(VICTIM, "1").output().unwrap();
         const ABORTED: i32 = 6; // SIGABRT
         assert_eq!(output.status.signal(), Some(ABORTED));
         let said = String::from_utf8_lossy(&output.stderr);
