@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, Flags, LocalRoom, Membership, Walk};
+use super::{Core, LocalRoom, Walk, memberships::Membership, slots::Flags};
 use crate::{
     Frame,
     engine::{
@@ -28,17 +28,17 @@ impl<W: Wire> Core<W> {
             return;
         }
         let place = self.place(room);
-        let target = &mut self.slots[who.slot as usize];
-        if target.membership(place).is_some() {
+        let target = self.slots.get_mut(who.slot);
+        if target.memberships().get(place).is_some() {
             return;
         }
         let local = &mut self.rooms[place as usize];
         let index = local.members.len() as u32;
-        target.add(Membership { room: place, index, seen: self.stamp });
+        target.join(Membership::new(place, index, self.stamp));
         if !local.pending.is_empty() {
-            target.flags.set(Flags::AHEAD, true);
+            target.set_ahead(true);
         }
-        local.speakers[target.flags.dialect() as usize] += 1;
+        local.speakers[target.flags().dialect() as usize] += 1;
         local.members.push(who.slot);
     }
 
@@ -47,15 +47,15 @@ impl<W: Wire> Core<W> {
         if !self.is_open(who) {
             return;
         }
-        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        let Some(place) = room.place(usize::from(self.slots.shard())) else { return };
         self.catch_up(who.slot);
         self.remove_member(who.slot, place);
     }
 
     /// Takes a connection out of all rooms, here and where they are counted.
     pub(crate) fn leave_all(&mut self, who: Local) {
-        for membership in self.slots[who.slot as usize].remove_all() {
-            if let Some(shared) = &self.rooms[membership.room as usize].shared {
+        for membership in self.slots.get_mut(who.slot).leave_all() {
+            if let Some(shared) = &self.rooms[membership.room() as usize].shared {
                 shared.forget(who);
             }
             self.take_out(who.slot, membership);
@@ -64,7 +64,7 @@ impl<W: Wire> Core<W> {
 
     /// A room's frame, to be delivered to its members here.
     pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Frame, offset: u64) {
-        let Some(place) = room.place(usize::from(self.shard)) else { return };
+        let Some(place) = room.place(usize::from(self.slots.shard())) else { return };
         self.stamp += 1;
         let local = &mut self.rooms[place as usize];
         let before = local.pending.bytes();
@@ -114,7 +114,7 @@ impl<W: Wire> Core<W> {
             while walk.next < walk.end && budget > 0 {
                 budget -= 1;
                 let slot = self.rooms[place as usize].members[walk.next];
-                let flags = self.slots[slot as usize].flags;
+                let flags = self.slots.get(slot).flags();
                 if flags.has(care) {
                     self.rooms[place as usize].walk = Some(walk);
                     self.catch_up_visiting(slot, Some(place));
@@ -140,13 +140,13 @@ impl<W: Wire> Core<W> {
     /// this, each of the others would look at all of them again. Where few can wait, the look is cheap, and is taken to see
     /// whether the member is still ahead.
     pub(super) fn has_had(&self, slot: u32, visiting: Option<u32>) -> bool {
-        let (Some(place), target) = (visiting, &self.slots[slot as usize]) else { return false };
-        if self.dirty.len().min(target.room_count()) <= FEW_ROOMS {
+        let (Some(place), target) = (visiting, self.slots.get(slot)) else { return false };
+        if self.dirty.len().min(target.memberships().len()) <= FEW_ROOMS {
             return false;
         }
         let walk = self.rooms[place as usize].walk.as_ref();
-        walk.zip(target.membership(place))
-            .is_some_and(|(walk, membership)| walk.batch.last() <= membership.seen)
+        walk.zip(target.memberships().get(place))
+            .is_some_and(|(walk, membership)| walk.batch.last() <= membership.seen())
     }
 
     /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
@@ -157,42 +157,41 @@ impl<W: Wire> Core<W> {
         }
         let dialect = self.dialect(slot);
         let stamp = self.stamp;
-        let (rooms, dirty, target) = (&self.rooms, &self.dirty, &mut self.slots[slot as usize]);
+        let (rooms, dirty, target) = (&self.rooms, &self.dirty, self.slots.get_mut(slot));
         // The rooms of its own that wait are found among its rooms or among those that wait, whichever are fewer.
-        let few_wait = dirty.len() < target.room_count();
+        let few_wait = dirty.len() < target.memberships().len();
         // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
         // long as messages never cease, whoever was ahead once would be so for ever.
         let alone = visiting.is_some_and(|visiting| {
             if few_wait {
-                !dirty.iter().any(|&place| place != visiting && target.membership(place).is_some())
+                !dirty.iter().any(|&place| place != visiting && target.memberships().get(place).is_some())
             } else {
-                !target.memberships().any(|m| m.room != visiting && rooms[m.room as usize].queued)
+                !target.memberships().iter().any(|m| m.room() != visiting && rooms[m.room() as usize].queued)
             }
         });
         let mut parts: Vec<Part<'_>> = Vec::new();
         let mut ahead = false;
         let mut take = |membership: &mut Membership| {
-            let room = &rooms[membership.room as usize];
+            let room = &rooms[membership.room() as usize];
             if !room.queued {
                 return;
             }
             let source = room.source();
             let mut up_to = stamp;
             if let Some(walk) = &room.walk {
-                let index = membership.index as usize;
-                if (walk.next..walk.end).contains(&index) {
-                    ahead |= visiting != Some(membership.room);
-                    walk.batch.since(membership.seen, dialect, source, &mut parts);
+                if (walk.next..walk.end).contains(&membership.index()) {
+                    ahead |= visiting != Some(membership.room());
+                    walk.batch.since(membership.seen(), dialect, source, &mut parts);
                     if alone {
                         up_to = walk.batch.last();
                     }
                 }
             }
             if !alone {
-                room.pending.since(membership.seen, dialect, source, &mut parts);
+                room.pending.since(membership.seen(), dialect, source, &mut parts);
             }
-            membership.seen = membership.seen.max(up_to);
-            ahead |= room.pending.first().is_some_and(|first| first <= membership.seen);
+            membership.note_seen(up_to);
+            ahead |= room.pending.first().is_some_and(|first| first <= membership.seen());
         };
         if few_wait {
             dirty.iter().for_each(|&place| {
@@ -203,7 +202,7 @@ impl<W: Wire> Core<W> {
         } else {
             target.memberships_mut().for_each(take);
         }
-        target.flags.set(Flags::AHEAD, ahead);
+        target.set_ahead(ahead);
         parts.sort_by_key(|part| part.stamp);
         for part in &parts {
             out.bytes.extend_from_slice(part.bytes);
@@ -213,7 +212,7 @@ impl<W: Wire> Core<W> {
 
     /// The place of a room on this shard; it gets one if it has none.
     pub(super) fn place(&mut self, room: &Arc<RoomCore<W>>) -> u32 {
-        let shard = usize::from(self.shard);
+        let shard = usize::from(self.slots.shard());
         if let Some(place) = room.place(shard) {
             return place;
         }
@@ -247,28 +246,30 @@ impl<W: Wire> Core<W> {
         }
         if let Some(shared) = room.shared.take() {
             room.members = Vec::new();
-            shared.set_place(usize::from(self.shard), None);
+            shared.set_place(usize::from(self.slots.shard()), None);
             self.free_rooms.push(place);
         }
     }
 
     /// Takes a connection out of a room.
     fn remove_member(&mut self, slot: u32, place: u32) {
-        if let Some(membership) = self.slots[slot as usize].remove(place) {
+        if let Some(membership) = self.slots.get_mut(slot).leave(place) {
             self.take_out(slot, membership);
         }
     }
 
     /// Takes a former member out of the dense array, keeping its three parts apart.
     fn take_out(&mut self, slot: u32, membership: Membership) {
-        let place = membership.room;
+        let place = membership.room();
         let room = &mut self.rooms[place as usize];
-        room.speakers[self.slots[slot as usize].flags.dialect() as usize] -= 1;
-        let mut hole = membership.index as usize;
+        room.speakers[self.slots.get(slot).flags().dialect() as usize] -= 1;
+        let mut hole = membership.index();
         let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
             if from != *hole {
                 members[*hole] = members[from];
-                self.slots[members[*hole] as usize].moved(place, *hole as u32);
+                if let Some(moved) = self.slots.get_mut(members[*hole]).membership_mut(place) {
+                    moved.move_to(*hole);
+                }
                 *hole = from;
             }
         };

@@ -9,7 +9,7 @@ use crate::{
     Frame,
     engine::{
         batch::{Batch, Dialect, Joined, Tag},
-        outbox::{Admission, Outbox, Overflow, Piece, Wire},
+        outbox::{Admission, Overflow, Piece, Wire},
         position::{Snapshot, Source},
     },
     id::Local,
@@ -25,8 +25,7 @@ impl<W: Wire> Core<W> {
         let dialect = self.dialect(who.slot);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.gather(who.slot, None, &mut scratch);
-        let profile = self.slots[who.slot as usize].profile;
-        scratch.push(dialect, frame, of, self.profiles[usize::from(profile)].compress_above);
+        scratch.push(dialect, frame, of, self.slots.profile(who.slot).compress_above);
         self.send_scratch(who.slot, scratch);
     }
 
@@ -35,7 +34,7 @@ impl<W: Wire> Core<W> {
         if frames.bytes.is_empty() {
             return;
         }
-        if self.slots[slot as usize].wire.is_none() || self.is_mute(slot) {
+        if !self.slots.get(slot).is_open() || self.is_mute(slot) {
             frames.clear();
             return;
         }
@@ -68,19 +67,20 @@ impl<W: Wire> Core<W> {
         if self.is_tapped(slot) {
             self.tell_sent(slot, bytes);
         }
-        let written = match (&self.slots[slot as usize].outbox, &self.slots[slot as usize].wire) {
-            (_, None) => return,
-            (Some(_), _) => Ok(0),
-            (None, Some(wire)) => write_some(wire, bytes),
+        let target = self.slots.get(slot);
+        let written = match target.ready_wire() {
+            Some(wire) => write_some(wire, bytes),
+            None if target.is_open() => Ok(0),
+            None => return,
         };
         match written {
             Ok(n) if n == bytes.len() => {}
             Ok(n) => {
                 let rest = self.ledger.share(bytes[n..].to_vec());
                 let piece = self.piece(rest, 1, Overflow::Disconnect);
-                match &mut self.slots[slot as usize].outbox {
+                match self.slots.get_mut(slot).outbox_mut() {
                     Some(outbox) => outbox.append(piece),
-                    None => self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece))),
+                    None => self.slots.get_mut(slot).begin_outbox(piece),
                 }
             }
             Err(_) => self.fault(slot, Fault::Lost),
@@ -89,7 +89,7 @@ impl<W: Wire> Core<W> {
 
     /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
     pub(crate) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
-        if let Some(outbox) = &mut self.slots[slot as usize].outbox {
+        if let Some(outbox) = self.slots.get_mut(slot).outbox_mut() {
             let dropped = outbox.discard();
             self.note_drop(slot, reason, dropped);
         }
@@ -97,17 +97,13 @@ impl<W: Wire> Core<W> {
 
     /// Bytes that wait in the connection's outbox.
     pub(crate) fn backlog(&self, slot: u32) -> usize {
-        self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+        self.slots.get(slot).outbox().map_or(0, |outbox| outbox.bytes())
     }
 
     /// The socket takes more: writes what waits.
     pub(crate) fn flush(&mut self, slot: u32) {
-        let target = &mut self.slots[slot as usize];
-        let (Some(outbox), Some(wire)) = (&mut target.outbox, &target.wire) else { return };
-        match outbox.flush(wire) {
-            Ok(true) => target.outbox = None,
-            Ok(false) => {}
-            Err(_) => self.fault(slot, Fault::Lost),
+        if self.slots.get_mut(slot).flush().is_err() {
+            self.fault(slot, Fault::Lost);
         }
     }
 
@@ -117,10 +113,9 @@ impl<W: Wire> Core<W> {
             if self.is_tapped(slot) {
                 self.tell_sent(slot, &scratch.bytes);
             }
-            let target = &mut self.slots[slot as usize];
-            let written = match (&target.outbox, &target.wire) {
-                (None, Some(wire)) => write_some(wire, &scratch.bytes),
-                _ => Ok(0),
+            let written = match self.slots.get(slot).ready_wire() {
+                Some(wire) => write_some(wire, &scratch.bytes),
+                None => Ok(0),
             };
             match written {
                 Ok(n) if n == scratch.bytes.len() => {}
@@ -142,14 +137,13 @@ impl<W: Wire> Core<W> {
     /// Writes a room's frames, and queues what the socket does not take.
     #[inline]
     pub(super) fn send(&mut self, slot: u32, batch: &Batch, dialect: Dialect, source: Source) {
-        let target = &mut self.slots[slot as usize];
         let bytes = batch.of(dialect);
-        let written = match (&target.outbox, &target.wire) {
-            (None, Some(wire)) => match write_some(wire, bytes) {
+        let written = match self.slots.get(slot).ready_wire() {
+            Some(wire) => match write_some(wire, bytes) {
                 Ok(n) if n == bytes.len() => return,
                 other => other,
             },
-            _ => Ok(0),
+            None => Ok(0),
         };
         match written {
             Ok(n) => self.enqueue(slot, bytes, n, batch.ends(dialect, source)),
@@ -167,10 +161,10 @@ impl<W: Wire> Core<W> {
         written: usize,
         ends: impl Iterator<Item = (usize, Tag)>,
     ) {
-        if self.slots[slot as usize].wire.is_none() {
+        if !self.slots.get(slot).is_open() {
             return;
         }
-        let profile = self.profiles[usize::from(self.slots[slot as usize].profile)];
+        let profile = self.slots.profile(slot);
         let mut run: Option<Piece> = None;
         let (mut start, mut run_start, mut refused) = (0, 0, 0);
         for (end, tag) in ends {
@@ -192,11 +186,10 @@ impl<W: Wire> Core<W> {
             };
             if begin < written {
                 let piece = Piece { key, ..self.piece(own(written), 1, overflow) };
-                self.slots[slot as usize].outbox = Some(Box::new(Outbox::begun_with(piece)));
+                self.slots.get_mut(slot).begin_outbox(piece);
                 continue;
             }
-            let space =
-                self.slots[slot as usize].outbox.as_ref().map_or(profile.outbox, |o| o.space(profile.outbox));
+            let space = self.slots.get(slot).outbox().map_or(profile.outbox, |o| o.space(profile.outbox));
             if let Some(joined) = &mut run
                 && key.is_none()
                 && tag.barrier.is_none()
@@ -218,7 +211,7 @@ impl<W: Wire> Core<W> {
                 run = None;
             }
             if let Some(scope) = tag.barrier
-                && let Some(outbox) = &mut self.slots[slot as usize].outbox
+                && let Some(outbox) = self.slots.get_mut(slot).outbox_mut()
             {
                 outbox.forget_keys(scope);
             }
@@ -230,17 +223,17 @@ impl<W: Wire> Core<W> {
             self.note_drop(slot, Dropped::SlowConsumer, refused);
             self.fault(slot, Fault::SlowConsumer);
         }
-        let cost = self.slots[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.cost());
+        let cost = self.slots.get(slot).outbox().map_or(0, |outbox| outbox.cost());
         if cost > self.slowest {
             self.slowest = cost;
-            self.ledger.set_slowest(self.shard, cost); // at once: another shard may be about to look
+            self.ledger.set_slowest(self.slots.shard(), cost); // at once: another shard may be about to look
         }
     }
 
     /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
     fn offer(&mut self, slot: u32, piece: Piece, limit: usize) -> Option<u32> {
         let frames = piece.frames;
-        match self.slots[slot as usize].outbox.get_or_insert_default().offer(piece, limit) {
+        match self.slots.get_mut(slot).outbox_or_new().offer(piece, limit) {
             Admission::Queued { dropped } => self.note_drop(slot, Dropped::OutboxFull, dropped),
             Admission::Replaced => self.note_drop(slot, Dropped::Replaced, 1),
             Admission::Dropped => self.note_drop(slot, Dropped::OutboxFull, frames),
@@ -261,8 +254,7 @@ impl<W: Wire> Core<W> {
         }
         self.counts.drops.add(reason, u64::from(frames));
         if let Some(reports) = &mut self.drop_reports {
-            let generation = self.slots[slot as usize].generation;
-            reports.push((Local { shard: self.shard, slot, generation }, reason, frames));
+            reports.push((self.slots.id(slot), reason, frames));
         }
     }
 }

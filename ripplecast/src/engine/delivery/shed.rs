@@ -25,7 +25,7 @@ impl<W: Wire> Core<W> {
         }
         if bytes > self.slowest {
             self.slowest = bytes;
-            self.ledger.set_slowest(self.shard, bytes);
+            self.ledger.set_slowest(self.slots.shard(), bytes);
         }
     }
 
@@ -42,16 +42,16 @@ impl<W: Wire> Core<W> {
     /// number is returned: it is to be told. What a shard says of its slowest may be out of date, but then it is too much: a
     /// shard that is told in vain says what is true, and the word goes on.
     pub(crate) fn shed(&mut self) -> Option<usize> {
-        self.ledger.begins(self.shard);
-        let slots = self.slots.iter().enumerate();
-        let with_outbox = slots
-            .filter_map(|(slot, state)| Some((state.outbox.as_ref()?.cost(), slot as u32, Held::Outbox)));
+        self.ledger.begins(self.slots.shard());
+        let slots = self.slots.iter();
+        let with_outbox =
+            slots.filter_map(|(slot, state)| Some((state.outbox()?.cost(), slot, Held::Outbox)));
         let incoming = self.incoming.iter().map(|(&slot, &bytes)| (bytes, slot, Held::Incoming));
         let mut backlogs: Vec<_> = with_outbox.chain(incoming).collect();
         backlogs.sort_unstable();
         loop {
             self.slowest = backlogs.last().map_or(0, |(bytes, ..)| *bytes);
-            self.ledger.set_slowest(self.shard, self.slowest);
+            self.ledger.set_slowest(self.slots.shard(), self.slowest);
             if self.ledger.is_eased() {
                 return None;
             }
@@ -70,7 +70,7 @@ impl<W: Wire> Core<W> {
 
     /// Drops what waits for a connection: as its policies allow, or else all of it, and then it is to be closed.
     fn shed_one(&mut self, slot: u32) {
-        let Some(outbox) = &mut self.slots[slot as usize].outbox else { return };
+        let Some(outbox) = self.slots.get_mut(slot).outbox_mut() else { return };
         let (mut dropped, more) = outbox.discard_droppable();
         if more {
             dropped += outbox.discard();
@@ -78,12 +78,12 @@ impl<W: Wire> Core<W> {
         // A frame that is half written can't be dropped alone. Where it is all there is, or is large and its connection
         // is closed anyway, the socket has to go.
         let fault = if dropped == 0 || (more && outbox.bytes() > READ_BUFFER) {
-            self.slots[slot as usize].outbox = None;
+            self.slots.get_mut(slot).drop_outbox();
             dropped += 1;
             Some(Fault::Cut)
         } else {
             if outbox.bytes() == 0 {
-                self.slots[slot as usize].outbox = None;
+                self.slots.get_mut(slot).drop_outbox();
             }
             more.then_some(Fault::Shed)
         };

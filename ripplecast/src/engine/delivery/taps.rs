@@ -1,7 +1,7 @@
 //! Connections that somebody looks into. A member with a tap is sent its rooms' frames by the careful way, so that the others
 //! cost nothing more.
 
-use super::{Core, Flags};
+use super::{Core, slots::Flags};
 use crate::{
     codec::Event,
     engine::{outbox::Wire, tap::Ear},
@@ -21,13 +21,13 @@ impl<W: Wire> Core<W> {
             self.still_tapped(oldest.0);
         }
         self.taps.push((who, ear));
-        self.slots[who.slot as usize].flags.set(Flags::TAPPED, true);
+        self.slots.get_mut(who.slot).set_tapped(true);
     }
 
     /// Whether somebody looks into the connection.
     #[inline]
     pub(crate) fn is_tapped(&self, slot: u32) -> bool {
-        self.slots[slot as usize].flags.has(Flags::TAPPED)
+        self.slots.get(slot).flags().has(Flags::TAPPED)
     }
 
     /// The peer has sent this.
@@ -65,6 +65,6 @@ impl<W: Wire> Core<W> {
     /// Notes whether somebody still looks into the connection.
     fn still_tapped(&mut self, who: Local) {
         let tapped = self.taps.iter().any(|(tapped, _)| *tapped == who);
-        self.slots[who.slot as usize].flags.set(Flags::TAPPED, tapped);
+        self.slots.get_mut(who.slot).set_tapped(tapped);
     }
 }

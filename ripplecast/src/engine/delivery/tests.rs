@@ -24,7 +24,10 @@ use self::{
     peer::{Peer, encoded, in_a_chunk, units},
     world::World,
 };
-use super::*;
+use super::{
+    memberships::{Membership, work},
+    *,
+};
 use crate::{
     Error, Frame,
     engine::{

@@ -26,7 +26,7 @@ pub(super) fn check_books<W: Wire>(core: &Core<W>) {
         };
         assert!(!room.members.is_empty() || room.queued, "a room is kept for nothing");
         assert!(room.queued || (room.pending.is_empty() && room.walk.is_none()));
-        assert_eq!(shared.place(usize::from(core.shard)), Some(place));
+        assert_eq!(shared.place(usize::from(core.shard())), Some(place));
         for dialect in Dialect::ALL {
             let speakers = room.members.iter().filter(|&&slot| core.dialect(slot) == dialect).count();
             assert_eq!(room.speakers[dialect as usize] as usize, speakers);
@@ -35,51 +35,35 @@ pub(super) fn check_books<W: Wire>(core: &Core<W>) {
             assert!(walk.next <= walk.end && walk.end <= room.members.len());
         }
         for (index, &slot) in room.members.iter().enumerate() {
-            let mut of_room = core.slots[slot as usize].memberships().filter(|m| m.room == place);
-            assert_eq!(of_room.next().map(|m| m.index as usize), Some(index));
+            let mut of_room = core.slots.get(slot).memberships().iter().filter(|m| m.room() == place);
+            assert_eq!(of_room.next().map(|m| m.index()), Some(index));
             assert!(of_room.next().is_none());
         }
     }
     assert_eq!(core.waiting, waiting);
-    for (number, slot) in core.slots.iter().enumerate() {
-        let tapped = core.taps.iter().any(|(who, _)| {
-            *who == Local { shard: core.shard, slot: number as u32, generation: slot.generation }
-        });
-        assert_eq!(slot.flags.has(Flags::TAPPED), tapped);
-    }
-    for (number, slot) in core.slots.iter().enumerate() {
-        let number = number as u32;
-        let mut count = 0;
-        for membership in slot.memberships() {
-            count += 1;
-            let room = &core.rooms[membership.room as usize];
-            assert_eq!(room.members.get(membership.index as usize), Some(&number));
-            assert!(membership.seen <= core.stamp);
-            if !slot.flags.has(Flags::AHEAD | Flags::MUTE) {
+    core.slots.assert_consistent();
+    for (number, slot) in core.slots.iter() {
+        let tapped = core.taps.iter().any(|(who, _)| *who == core.slots.id(number));
+        assert_eq!(slot.flags().has(Flags::TAPPED), tapped);
+        for membership in slot.memberships().iter() {
+            let room = &core.rooms[membership.room() as usize];
+            assert_eq!(room.members.get(membership.index()), Some(&number));
+            assert!(membership.seen() <= core.stamp);
+            if !slot.flags().has(Flags::AHEAD | Flags::MUTE) {
                 check_fast_path(core, number, membership);
             }
         }
-        assert_eq!(slot.flags.has(Flags::SEVERAL), count > 1);
-        assert!(slot.more_rooms.as_ref().is_none_or(|more| !more.0.is_empty()), "memory is kept for nothing");
-        assert!(
-            slot.outbox.as_ref().is_none_or(|outbox| outbox.bytes() > 0),
-            "an outbox is kept for nothing"
-        );
-        if slot.wire.is_none() {
-            assert!(count == 0 && slot.outbox.is_none());
-        }
-        assert!(!core.free.contains(&number) || slot.wire.is_none());
     }
 }
 
 /// Who is not ahead is to get every frame that waits for it, since a walk gives it all without a look at the stamps.
 pub(super) fn check_fast_path<W: Wire>(core: &Core<W>, slot: u32, membership: &Membership) {
-    let room = &core.rooms[membership.room as usize];
+    let room = &core.rooms[membership.room() as usize];
     let walk = room.walk.as_ref();
-    let to_visit = walk.filter(|walk| (walk.next..walk.end).contains(&(membership.index as usize)));
+    let to_visit = walk.filter(|walk| (walk.next..walk.end).contains(&membership.index()));
     for batch in [Some(&room.pending), to_visit.map(|walk| &walk.batch)].into_iter().flatten() {
         let mut parts = Vec::new();
-        batch.since(membership.seen, core.dialect(slot), room.source(), &mut parts);
+        batch.since(membership.seen(), core.dialect(slot), room.source(), &mut parts);
         assert_eq!(parts.len(), batch.ends(core.dialect(slot), room.source()).count());
     }
 }

@@ -33,25 +33,6 @@ fn a_join_that_arrives_while_the_connection_closes_is_forgotten() {
 }
 
 #[test]
-fn a_slot_whose_generations_are_used_up_is_retired() {
-    let mut world = World::new();
-    let first = world.core.reserve(2).unwrap();
-    world.core.slots[first.slot as usize].generation = u32::MAX - 1;
-    world.core.slots[first.slot as usize].wire = None;
-    let last_but_one = Local { generation: u32::MAX - 1, ..first };
-    world.core.release(last_but_one);
-    let last = world.core.reserve(2).unwrap();
-    assert_eq!(last, Local { generation: u32::MAX, ..first });
-    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
-    world.core.open(last, Peer::default(), Dialect::WebSocket, profile);
-    assert!(world.core.detach(last).is_some());
-    world.core.release(last);
-    let next = world.core.reserve(2).unwrap();
-    assert_ne!(next.slot, first.slot);
-    assert!(world.core.reserve(2).is_none(), "a retired slot still counts as one");
-}
-
-#[test]
 fn what_the_scratch_buffer_held_is_not_kept_for_ever() {
     let mut world = crowd(1, 0);
     world.all[0].peer.take();
