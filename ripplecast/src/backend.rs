@@ -1,16 +1,15 @@
-//! Where shared state and messages live.
+//! Where shared state and messages are kept.
 
 use std::str::FromStr;
 
 use crate::{Error, redis_client::Address};
 
-/// Where shared state and messages live.
+/// Where shared state and messages are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Backend {
-    /// In this process.
     #[default]
     Memory,
-    /// In Redis, where other nodes share it.
+    /// In Redis, shared with other nodes.
     Redis(Address),
 }
 

@@ -1,7 +1,7 @@
-//! Publish and subscribe: messages on named channels, at most once.
+//! Publish and subscribe: messages on named channels, delivered at most once.
 //!
-//! [`Bus`] is what a hub holds. Behind it stands a [`BusBackend`]: `bus/memory.rs`, which also hands messages to the
-//! subscriptions of this process wherever they come from, and `bus/redis.rs`, which brings them from other nodes.
+//! A hub holds a [`Bus`], which uses a [`BusBackend`]. `bus/memory.rs` delivers messages to the subscriptions
+//! of this process, wherever the messages come from. `bus/redis.rs` exchanges them with other nodes.
 
 mod memory;
 mod redis;
@@ -18,24 +18,25 @@ const QUEUE_MESSAGES: usize = 1024;
 /// Bytes that may wait for one subscription's handler, and the largest payload.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// A message that was published on the bus.
+/// A message published on the bus.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct BusMessage {
-    /// The channel that it was published on.
+    /// The channel on which it was published.
     pub channel: Arc<str>,
-    /// What was published.
+    /// The published bytes.
     pub payload: Bytes,
 }
 
-/// A handler with its future boxed, as the subscription's task calls it.
+/// A handler with a boxed future, as called by the subscription's task.
 type Handler = Box<dyn Fn(BusMessage) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// What carries messages. One per hub.
+/// Carries messages. One per hub.
 trait BusBackend: Send + Sync {
-    /// Hands a message to the subscriptions of its channel; how many took it. Messages of one caller keep their order.
+    /// Publishes a message. Returns how many subscriptions received it, as
+    /// [`Hub::publish`](crate::Hub::publish) counts them. Messages of one caller keep their order.
     fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize>;
-    /// Starts a subscription, which gets every message that is published after the answer.
+    /// Starts a subscription, which receives every message published after the reply.
     fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription>;
     /// Ends all subscriptions.
     fn close(&self);
@@ -44,23 +45,22 @@ trait BusBackend: Send + Sync {
 /// The bus of a hub. Clones are handles of the same bus.
 #[derive(Clone)]
 pub(crate) struct Bus {
-    /// What carries the messages.
     backend: Arc<dyn BusBackend>,
 }
 
 impl Bus {
-    /// A bus within this process.
+    /// Creates a bus within this process.
     pub(crate) fn memory() -> Self {
         Self { backend: Arc::new(memory::Memory::default()) }
     }
 
-    /// A bus over that Redis.
+    /// Creates a bus over Redis.
     pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
         Self { backend: Arc::new(redis::RedisBus::new(redis, sealer)) }
     }
 
-    /// Ends all subscriptions, those that come later too; their handlers finish what they have begun. To be called when
-    /// the hub shuts down, since a handler that holds the hub would keep it alive.
+    /// Ends all current and future subscriptions; running handlers finish. Called when the hub shuts down,
+    /// since a handler that holds the hub would keep it alive.
     pub(crate) fn close(&self) {
         self.backend.close();
     }
@@ -100,24 +100,23 @@ fn check_channel(channel: &str) -> Result<()> {
     }
 }
 
-/// A subscription's handle; see [`Hub::subscribe`](crate::Hub::subscribe). Dropping it ends the subscription, unless it is
-/// [detached](Self::detach).
+/// A handle that keeps a subscription alive; see [`Hub::subscribe`](crate::Hub::subscribe). Dropping it ends
+/// the subscription, unless it is [detached](Self::detach).
 ///
-/// Messages that still wait are then thrown away; a handler that is running finishes.
+/// When the subscription ends, waiting messages are dropped; a running handler finishes.
 #[must_use = "dropping a Subscription ends it; call detach() to keep it as long as the hub lives"]
 pub struct Subscription {
-    /// The messages that wait; closing it ends the task.
+    /// Waiting messages; closing the queue ends the task.
     queue: Arc<Queue>,
-    /// Runs the handler.
     task: tokio::task::JoinHandle<()>,
-    /// Takes the subscription off the bus; none once that is not wanted any more.
+    /// Removes the subscription from the bus; `None` after that or once detached.
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,
-    /// Sees to it that it lasts as long as the bus, if that takes anything.
+    /// Makes the subscription last as long as the bus, if that requires anything.
     keep: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Subscription {
-    /// One that does something more when it leaves, and when it is to last.
+    /// Adds an action for the end of the subscription and one for [`detach`](Self::detach).
     fn with(
         mut self,
         leave: impl FnOnce() + Send + Sync + 'static,
@@ -132,28 +131,30 @@ impl Subscription {
         self
     }
 
-    /// How many messages were thrown away because too many waited for the handler.
+    /// Returns how many messages were dropped because the handler's queue was full.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 
-    /// Ends the subscription and waits for the handler, if it is running. Afterwards it runs no more.
+    /// Ends the subscription and waits for a running handler. The handler is not called again afterwards.
     ///
-    /// Called by the handler itself it doesn't wait. A handler that waits for a task that calls this waits for ever.
+    /// Does not wait when the handler itself calls it. A handler that waits for another task that calls this
+    /// deadlocks.
     ///
     /// # Cancellation
-    /// The subscription ends, also if the future is dropped.
+    /// The subscription ends even if the future is dropped.
     pub async fn unsubscribe(mut self) {
         self.end();
         if tokio::task::try_id() != Some(self.task.id()) {
-            // The task can't panic, so the only error is that the runtime is going down: it runs no more either way.
+            // The task can't panic. The only possible error is a runtime that is shutting down, which ends
+            // the task as well.
             let _ = (&mut self.task).await;
         }
     }
 
     /// Keeps the subscription for as long as the hub lives.
     ///
-    /// A handler that owns a clone of the hub keeps that alive in turn, until it shuts down.
+    /// A handler that owns a clone of the hub keeps the hub alive in turn, until it is shut down.
     pub fn detach(mut self) {
         self.keep.take().into_iter().for_each(|keep| keep());
         self.leave = None;

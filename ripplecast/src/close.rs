@@ -8,43 +8,43 @@ use crate::{Error, Result};
 ///
 /// | range | who defines it | can be sent |
 /// |---|---|---|
-/// | 1000–1015 | RFC 6455 and IANA's registry | the constants below, save [`NO_STATUS`](Self::NO_STATUS) and [`ABNORMAL`](Self::ABNORMAL) |
+/// | 1000–1015 | RFC 6455 and IANA's registry | the constants below, except [`NO_STATUS`](Self::NO_STATUS) and [`ABNORMAL`](Self::ABNORMAL) |
 /// | 3000–3999 | libraries and frameworks, registered with IANA | yes |
 /// | 4000–4999 | your application | yes |
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: the purpose of the connection is fulfilled.
+    /// 1000: the connection has served its purpose.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the page is left, or the server is going down. Clients should reconnect.
+    /// 1001: the user left the page, or the server is shutting down. Clients should reconnect.
     pub const GOING_AWAY: Self = Self(1001);
-    /// 1002: the peer broke the protocol.
+    /// 1002: the peer violated the protocol.
     pub const PROTOCOL: Self = Self(1002);
-    /// 1003: a kind of data that this endpoint doesn't take.
+    /// 1003: the endpoint does not accept this kind of data.
     pub const UNSUPPORTED: Self = Self(1003);
     /// 1005: the peer's close frame had no code. Never sent.
     pub const NO_STATUS: Self = Self(1005);
     /// 1006: the connection was lost without a close frame. Never sent.
     pub const ABNORMAL: Self = Self(1006);
-    /// 1007: text that is not UTF-8.
+    /// 1007: text that is not valid UTF-8.
     pub const INVALID_DATA: Self = Self(1007);
-    /// 1008: a rule of this server was broken, such as a message left unfinished for too long.
+    /// 1008: the peer broke a rule of this server, for example by leaving a message unfinished for too long.
     pub const POLICY: Self = Self(1008);
     /// 1009: a message larger than the endpoint allows.
     pub const TOO_BIG: Self = Self(1009);
     /// 1011: a handler failed or panicked.
     pub const INTERNAL: Self = Self(1011);
-    /// 1012: the service restarts. Clients should reconnect after a random delay.
+    /// 1012: the service is restarting. Clients should reconnect after a random delay.
     pub const RESTART: Self = Self(1012);
-    /// 1013: try again later. Sent to a slow consumer whose outbox is full, and when a handler returns an [`Error::Backend`],
-    /// as it is or wrapped.
+    /// 1013: try again later. Sent to a slow consumer whose outbox is full, and when a handler returns an
+    /// [`Error::Backend`], directly or wrapped.
     pub const TRY_AGAIN: Self = Self(1013);
 
-    /// A code that an application may send: one of 1000, 1001, 1003, 1007 to 1014, or 3000 to 4999.
+    /// Creates a code that an application may send: 1000, 1001, 1003, 1007 to 1014, or 3000 to 4999.
     ///
     /// # Errors
-    /// [`Error::CloseCode`] for every other number.
+    /// [`Error::CloseCode`] for any other number.
     ///
     /// ```
     /// use ripplecast::CloseCode;
@@ -59,12 +59,13 @@ impl CloseCode {
         }
     }
 
-    /// A code that a peer sent, already checked by the decoder.
+    /// Wraps a code sent by a peer. The decoder has already checked it.
     pub(crate) const fn from_peer(code: u16) -> Self {
         Self(code)
     }
 
-    /// What is written into a close frame: nothing for 1005, and 1001 in place of 1006, as neither may be sent.
+    /// Returns the code to put into a close frame: none for 1005, and 1001 instead of 1006, because neither
+    /// may be sent.
     pub(crate) fn on_the_wire(self) -> Option<u16> {
         match self {
             Self::NO_STATUS => None,
@@ -73,7 +74,7 @@ impl CloseCode {
         }
     }
 
-    /// The number.
+    /// Returns the code as a number.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -95,14 +96,14 @@ impl fmt::Display for CloseCode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Close {
-    /// The code: the peer's if it closed, ours if we did, 1006 if the connection was lost.
+    /// The peer's code if the peer closed, ours if we closed, or 1006 if the connection was lost.
     pub code: CloseCode,
-    /// The reason that came with the code; often empty, at most 123 bytes.
+    /// The reason sent with the code; often empty, at most 123 bytes.
     pub reason: Cow<'static, str>,
 }
 
 impl Close {
-    /// A close with its reason.
+    /// Creates a close with a reason.
     pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code, reason: reason.into() }
     }

@@ -1,4 +1,4 @@
-//! Every error.
+//! The error types.
 
 mod bus;
 mod queue;
@@ -8,38 +8,38 @@ pub use self::{bus::BusError, queue::StreamError, state::StoreError};
 
 use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
 
-/// The crate's result.
+/// A result whose error is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Links of a chain of sources that are searched. Far more than applications wrap; a chain may be endless.
+/// Errors of a source chain that are searched. Far more than applications wrap; a chain may be endless.
 const CHAIN: usize = 32;
 
-/// What can go wrong. The wording is free to change; ask the methods, or match the variants.
+/// What can go wrong. The wording may change; use the methods or match the variants.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting can't be used.
+    /// A setting is not valid.
     #[error("setting {name}: {reason} (it is {value:?})")]
     Setting {
         /// The setting, as the user wrote it: an environment variable, a flag or a method.
         name: Cow<'static, str>,
-        /// The value that was given.
+        /// The value that was set.
         value: String,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and what is expected.
         reason: String,
     },
-    /// The address can't be listened on.
+    /// Listening on the address failed.
     #[error("can't listen on {addr}: {source}{}", listen_advice(source))]
     Listen {
-        /// The address that was asked for.
+        /// The requested address.
         addr: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A hub was built outside a tokio runtime.
     #[error("a Hub needs a running tokio runtime with I/O and time enabled; build it inside #[tokio::main]")]
     NoRuntime,
-    /// The connection is closed, or closing. To push to one is no error: see [`Sent`](crate::Sent).
+    /// The connection is closed or closing. A push to one is not an error: see [`Sent`](crate::Sent).
     #[error("the connection is closed")]
     Closed,
     /// A queue inside the node is full. The call changed nothing; slow down and try again.
@@ -50,7 +50,7 @@ pub enum Error {
         /// Its limit, in the unit that `what` names.
         limit: usize,
     },
-    /// The connection is in as many rooms as one connection may be in. The call changed nothing.
+    /// The connection is in the maximum number of rooms. The call changed nothing.
     #[error(
         "the connection is in {limit} rooms, the maximum; leave a room first, or raise \
          HubBuilder::max_rooms_per_connection"
@@ -69,40 +69,41 @@ pub enum Error {
         /// The longest allowed, in bytes.
         limit: usize,
     },
-    /// A close code that an application may not send; see [`CloseCode::application`](crate::CloseCode::application).
+    /// An application must not send this close code; see
+    /// [`CloseCode::application`](crate::CloseCode::application).
     #[error("close code {0} can't be sent; use one of CloseCode's constants or 3000 to 4999")]
     CloseCode(u16),
-    /// An operation on a [`Table`](crate::Table) or a [`Counter`](crate::Counter) was refused.
+    /// A [`Table`](crate::Table) or [`Counter`](crate::Counter) rejected an operation.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A channel or a message of the bus was refused.
+    /// The bus rejected a channel or a message.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// A message of a stream, or the name of one, was refused.
+    /// A stream rejected a message or its own name.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// The backend behind shared state and the bus did not do it.
+    /// The backend behind shared state and the bus failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// A value can't be written as JSON, or read from it.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The operating system refused something.
+    /// An operating system call failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The peer's request is not valid. As a response it is 400.
+    /// The peer's request is not valid. The HTTP response is 400.
     #[error("the request is not valid: {reason}")]
     BadRequest {
         /// What is wrong with it.
         reason: String,
     },
-    /// An error of the application's own; see [`Error::other`].
+    /// An application error; see [`Error::other`].
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
-    /// Wraps an error of the application's own, so that a handler can return it.
+    /// Wraps an application error, so that a handler can return it.
     ///
     /// ```
     /// let error = ripplecast::Error::other("the order is already paid");
@@ -112,39 +113,40 @@ impl Error {
         Self::Other(error.into())
     }
 
-    /// Whether the connection was closed.
+    /// Returns whether the connection was closed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
 
-    /// Whether a limit inside the node was reached; the same call may succeed later.
+    /// Returns whether a limit inside the node was reached. The same call may succeed later.
     pub fn is_overloaded(&self) -> bool {
         matches!(self, Self::Overloaded { .. } | Self::Stream(StreamError::Full { .. }))
     }
 
-    /// Whether the backend is unavailable or did not answer in time; the same call may succeed later. After a
-    /// [time-out](Self::is_timeout) the operation may have been done all the same.
+    /// Returns whether the backend is unavailable or did not answer in time. The same call may succeed later.
+    /// After a
+    /// [time-out](Self::is_timeout) the operation may have been done nevertheless.
     ///
-    /// Finds such an error inside [one of the application's own](Self::other), too.
+    /// Also finds such an error inside [an application error](Self::other).
     ///
     /// ```
     /// use ripplecast::{BackendError, Error};
     ///
-    /// let away = Error::from(BackendError::Unavailable { reason: "it restarts".into() });
-    /// assert!(away.is_unavailable());
-    /// assert!(Error::other(std::io::Error::other(away)).is_unavailable());
+    /// let down = Error::from(BackendError::Unavailable { reason: "it is restarting".into() });
+    /// assert!(down.is_unavailable());
+    /// assert!(Error::other(std::io::Error::other(down)).is_unavailable());
     /// ```
     pub fn is_unavailable(&self) -> bool {
         matches!(self.backend(), Some(BackendError::Unavailable { .. } | BackendError::TimedOut { .. }))
     }
 
-    /// Whether the backend did not answer in time: the operation may have been done, or be done later. Looks inside errors of
-    /// the application's own as [`is_unavailable`](Self::is_unavailable) does.
+    /// Returns whether the backend did not answer in time: the operation may have been done, or may be done
+    /// later. Looks inside application errors as [`is_unavailable`](Self::is_unavailable) does.
     pub fn is_timeout(&self) -> bool {
         matches!(self.backend(), Some(BackendError::TimedOut { .. }))
     }
 
-    /// Returns the backend's error: this one, or one that an error of the application's own wraps.
+    /// Returns the backend's error: this error, or one that an application error wraps.
     pub(crate) fn backend(&self) -> Option<&BackendError> {
         let mut error: &(dyn std::error::Error + 'static) = match self {
             Self::Backend(error) => return Some(error),
@@ -157,7 +159,8 @@ impl Error {
                 return Some(backend);
             }
             error = match error.downcast_ref() {
-                // These show what they hold as themselves, so their sources leave it out; so does an I/O error.
+                // These variants display the error they hold as their own, so `source` skips it. I/O errors
+                // do the same.
                 Some(Self::Backend(backend)) => return Some(backend),
                 Some(Self::Other(inner)) => &**inner,
                 Some(Self::Io(inner)) => inner,
@@ -170,7 +173,7 @@ impl Error {
         None
     }
 
-    /// A setting that can't be used.
+    /// Creates the error for a setting that is not valid.
     pub(crate) fn setting(
         name: impl Into<Cow<'static, str>>,
         value: impl fmt::Display,
@@ -180,8 +183,8 @@ impl Error {
     }
 }
 
-/// Why the backend behind shared state and the bus did not do what it was asked to; found in [`Error::Backend`]. Never with
-/// the memory backend.
+/// Why the backend behind shared state and the bus did not do an operation; found in [`Error::Backend`].
+/// Never occurs with the memory backend.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
@@ -189,31 +192,33 @@ pub enum BackendError {
     /// while it was in progress.
     #[error("the backend is unavailable ({reason}); operations that need it fail at once until it is back")]
     Unavailable {
-        /// What is known of it.
+        /// What is known about the cause.
         reason: String,
     },
-    /// It did not answer in time. The operation may have been done, or may be done later.
-    #[error("the backend did not answer within {after:?}; the operation may have been done or not")]
+    /// No answer in time. The operation may have been done, or may be done later.
+    #[error("the backend did not answer within {after:?}; the operation may or may not have been done")]
     TimedOut {
-        /// How long was waited.
+        /// The time waited.
         after: Duration,
     },
-    /// It refused: a permission is missing, its memory is full, or a key holds what somebody else wrote.
+    /// Refused: a permission is missing, the backend's memory is full, or a key holds data of another
+    /// program.
     #[error("the backend refused: {message}")]
     Refused {
-        /// What it said.
+        /// The backend's message.
         message: String,
     },
 }
 
-/// As [`Display`](fmt::Display): a `main` that returns an error prints it so, and should say what to do.
+/// The same as [`Display`](fmt::Display): a `main` that returns an error prints `Debug`, and the user should
+/// see what to do.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// What to do about an address that can't be listened on.
+/// Returns advice for an address that can't be listened on.
 fn listen_advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; choose another port, or 0 for a free one",
@@ -227,7 +232,7 @@ fn listen_advice(error: &std::io::Error) -> &'static str {
 mod tests {
     use super::*;
 
-    /// An application's error with a cause, or with itself as its cause for ever.
+    /// An application error with a cause, or with itself as its own endless cause.
     #[derive(Debug, thiserror::Error)]
     enum Own {
         #[error("the order can't be saved")]
@@ -252,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_backend_is_found_wherever_it_is_wrapped() {
-        let backend = || BackendError::Unavailable { reason: "it restarts".into() };
+    fn a_wrapped_backend_error_is_found() {
+        let backend = || BackendError::Unavailable { reason: "it is restarting".into() };
         let caused = |error: Box<dyn std::error::Error + Send + Sync>| Own::Caused(error);
         for error in [
             Error::Backend(backend()),
@@ -272,7 +277,7 @@ mod tests {
         assert!(Error::other(caused(late.into())).is_timeout());
         for error in [
             Error::Closed,
-            Error::other("the backend is away"),
+            Error::other("the backend is unavailable"),
             Error::other(Own::None),
             Error::other(caused(Error::Closed.into())),
             Error::other(Endless),

@@ -1,4 +1,4 @@
-//! One message, shared by reference by everyone that it goes to.
+//! One message, shared by reference among all its recipients.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::{
     codec::deflate::{Deflated, compress},
 };
 
-/// One message, text or binary. Cloning it is cheap: the clones share the payload.
+/// A text or binary message. Cloning is cheap: clones share the payload.
 ///
-/// Strings convert into text frames, so `conn.push("pong")` works; bytes convert into binary frames.
+/// Strings convert into text frames, so `conn.push("pong")` works. Bytes convert into binary frames.
 ///
 /// ```
 /// use ripplecast::Frame;
@@ -26,31 +26,31 @@ use crate::{
 pub struct Frame {
     /// Whether the payload is UTF-8 text; decides the WebSocket opcode.
     text: bool,
-    /// What the message says, not yet framed for any transport.
+    /// The content, before any transport's framing.
     payload: Bytes,
-    /// What it is the newest value of.
+    /// Identifies the value that this frame updates; see [`with_key`](Self::with_key).
     key: Option<Arc<str>>,
-    /// What an event stream calls it.
+    /// The event name in an event stream.
     event: Option<Arc<str>>,
-    /// Its compressed form, where many want it.
+    /// The compressed form, cached for clones when many connections need it.
     deflated: Option<Arc<Deflated>>,
 }
 
 impl Frame {
-    /// A text frame.
+    /// Creates a text frame.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: true, payload: Bytes::from(text.into()), key: None, event: None, deflated: None }
     }
 
-    /// A binary frame.
+    /// Creates a binary frame.
     pub fn binary(payload: impl Into<Bytes>) -> Self {
         Self { text: false, payload: payload.into(), key: None, event: None, deflated: None }
     }
 
-    /// A text frame with `value` as JSON.
+    /// Creates a text frame with `value` as JSON.
     ///
     /// # Errors
-    /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map whose keys are no strings.
+    /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map with keys that are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         Ok(Self {
             text: true,
@@ -61,15 +61,16 @@ impl Frame {
         })
     }
 
-    /// A text frame from bytes that a decoder has found to be UTF-8.
+    /// Creates a text frame from bytes that a decoder has checked to be UTF-8.
     pub(crate) fn from_checked_text(payload: Bytes) -> Self {
         debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
         Self { text: true, payload, key: None, event: None, deflated: None }
     }
 
-    /// Says what this is the newest value of. Where [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey) holds, it
-    /// takes the place of a frame with the same key that still waits for a slow reader; elsewhere the key makes no
-    /// difference. It is not sent. Keys of different rooms are different. At most a few dozen bytes are sensible.
+    /// Sets the key of the value that this frame updates. Under
+    /// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), the frame replaces a waiting frame with the same key in a
+    /// slow reader's outbox. Other policies ignore the key. The key is not sent, and keys of different rooms
+    /// are distinct. Keep it to a few dozen bytes.
     ///
     /// ```
     /// use ripplecast::Frame;
@@ -83,15 +84,15 @@ impl Frame {
         self
     }
 
-    /// What this is the newest value of, if anybody said so.
+    /// Returns the key set with [`with_key`](Self::with_key), if any.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// Names the event that it is in an event stream (`event:`, HTML standard, section 9.2): a page hears it with
-    /// `addEventListener(name, …)`, htmx with `sse-swap="name"`. Without a name it is a `message`, and bytes are `binary`. A
-    /// WebSocket has no such names, so there it makes no difference. What follows a line break in the name is left out, and an
-    /// empty name is none.
+    /// Sets the event name used in an event stream (`event:`, HTML standard, section 9.2). A page receives it
+    /// with `addEventListener(name, …)`, htmx with `sse-swap="name"`. Without a name, text is a `message`
+    /// event and bytes are a `binary` event. WebSockets have no event names and ignore it. The name ends at
+    /// its first line break. An empty name removes the name.
     ///
     /// ```
     /// use ripplecast::Frame;
@@ -107,19 +108,19 @@ impl Frame {
         self
     }
 
-    /// What an event stream calls it, if anybody said so.
+    /// Returns the event name set with [`with_event`](Self::with_event), if any.
     pub fn event(&self) -> Option<&str> {
         self.event.as_deref()
     }
 
-    /// Makes its clones share one compressed form.
+    /// Makes this frame and its future clones share one compressed form.
     pub(crate) fn with_shared_deflated(mut self) -> Self {
         self.deflated.get_or_insert_default();
         self
     }
 
-    /// Its payload compressed: if its clones share that, or else if it is longer than `above`. `None` when it is to be sent
-    /// as it is.
+    /// Returns the compressed payload if clones share one or the payload is longer than `above`. Returns
+    /// `None` if the frame is to be sent uncompressed.
     pub(crate) fn deflated(&self, above: usize) -> Option<Bytes> {
         match &self.deflated {
             Some(shared) => shared.of(&self.payload),
@@ -128,43 +129,43 @@ impl Frame {
         }
     }
 
-    /// The key, to be shared.
+    /// Returns the key for sharing.
     pub(crate) fn shared_key(&self) -> Option<&Arc<str>> {
         self.key.as_ref()
     }
 
-    /// Whether this is a text frame.
+    /// Returns whether this is a text frame.
     pub fn is_text(&self) -> bool {
         self.text
     }
 
-    /// The payload as text; `None` for a binary frame.
+    /// Returns the payload as text, or `None` for a binary frame.
     pub fn as_text(&self) -> Option<&str> {
         if self.text { simdutf8::basic::from_utf8(&self.payload).ok() } else { None }
     }
 
-    /// The payload, of a text or a binary frame.
+    /// Returns the payload of a text or binary frame.
     pub fn as_bytes(&self) -> &[u8] {
         &self.payload
     }
 
-    /// The payload, without a copy.
+    /// Returns the payload without copying it.
     pub fn into_bytes(self) -> Bytes {
         self.payload
     }
 
-    /// Length of the payload in bytes.
+    /// Returns the length of the payload in bytes.
     pub fn len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Whether the payload is empty.
+    /// Returns whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.payload.is_empty()
     }
 }
 
-/// Frames are equal when their kinds, payloads, keys and events are.
+/// Frames are equal when their kinds, payloads, keys and event names are equal.
 impl PartialEq for Frame {
     fn eq(&self, other: &Self) -> bool {
         (self.text, &self.payload, &self.key, &self.event)

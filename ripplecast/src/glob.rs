@@ -1,15 +1,15 @@
-//! Channel patterns: `*`, `?`, and `\` before a character that is meant as it is.
+//! Channel patterns: `*`, `?`, and `\` before a literal character.
 
 /// What a subscription listens to.
 pub(crate) enum Pattern {
-    /// One channel.
+    /// A single channel.
     Channel(Box<str>),
-    /// All channels that it matches.
+    /// All channels that match.
     Glob(Glob),
 }
 
 impl Pattern {
-    /// Whether it matches the whole name.
+    /// Returns whether the whole name matches.
     pub(crate) fn matches(&self, name: &str) -> bool {
         match self {
             Self::Channel(channel) => **channel == *name,
@@ -17,13 +17,13 @@ impl Pattern {
         }
     }
 
-    /// Reads a pattern. A `\` at the end stands for itself.
+    /// Parses a pattern. A trailing `\` stands for itself.
     pub(crate) fn parse(pattern: &str) -> Self {
         let mut tokens = Vec::new();
         let mut chars = pattern.chars();
         while let Some(c) = chars.next() {
             match c {
-                // Two stars match what one does.
+                // Consecutive stars match the same as one.
                 '*' if tokens.last() == Some(&Token::Any) => {}
                 '*' => tokens.push(Token::Any),
                 '?' => tokens.push(Token::One),
@@ -42,23 +42,23 @@ impl Pattern {
 /// A part of a pattern.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
-    /// This character.
+    /// Exactly this character.
     Char(char),
-    /// One character, whichever.
+    /// Any one character.
     One,
-    /// Any characters, none too.
+    /// Any number of characters, including none.
     Any,
 }
 
 /// A pattern that may match more than one channel.
 pub(crate) struct Glob {
-    /// Its parts, no two stars side by side.
+    /// Never contains two consecutive stars.
     tokens: Box<[Token]>,
 }
 
 impl Glob {
-    /// A pattern as Redis writes them that matches all which this matches, and perhaps more: there `?` is a byte, and
-    /// brackets mean something.
+    /// Returns a Redis pattern that matches at least the same names. It may match more, because in Redis `?`
+    /// stands for one byte and brackets are special.
     pub(super) fn to_redis(&self) -> String {
         let mut pattern = String::new();
         for token in &self.tokens {
@@ -72,8 +72,9 @@ impl Glob {
         pattern
     }
 
-    /// Whether it matches the whole name. When a part doesn't fit, only the last star is stretched: an earlier one never
-    /// has to be. So the time is at most the product of the lengths, which are 255 or less.
+    /// Returns whether the whole name matches. On a mismatch only the last star is extended; extending an
+    /// earlier one is never necessary. Time is therefore at most the product of the two lengths, which are at
+    /// most 255.
     pub(super) fn matches(&self, name: &str) -> bool {
         let (mut tokens, mut rest) = (&self.tokens[..], name.chars());
         // What follows the last star, and the part of the name that was tried for it.
@@ -89,7 +90,7 @@ impl Glob {
                 }
                 (Some((Token::One, after)), Some(_)) => tokens = after,
                 (Some((Token::Char(wanted), after)), Some(c)) if *wanted == c => tokens = after,
-                // The name ended before the pattern: a longer star would only make it end sooner.
+                // The name ended before the pattern. Extending a star would only make it end sooner.
                 (Some(_), None) => return false,
                 (_, Some(_)) => {
                     let Some((after, tried)) = &mut star else { return false };
@@ -108,7 +109,7 @@ mod tests {
 
     use super::Pattern;
 
-    /// Whether the pattern, parsed, matches.
+    /// Parses the pattern and returns whether it matches.
     fn matches(pattern: &str, name: &str) -> bool {
         match Pattern::parse(pattern) {
             Pattern::Channel(channel) => *channel == *name,
@@ -116,7 +117,7 @@ mod tests {
         }
     }
 
-    /// The same, by its definition, in exponential time.
+    /// The definition of a match, in exponential time.
     fn matches_by_definition(pattern: &[char], name: &[char]) -> bool {
         match (pattern, name) {
             ([], name) => name.is_empty(),

@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use crate::{Error, Result};
 
-/// One process that runs a hub, in this run of it: a random number, never used again.
+/// The id of one run of a process with a hub: a random number that is never reused.
 ///
-/// It prints as text, and is the first half of the id of each of its [connections](crate::ConnectionId).
+/// Its text form is the first half of the id of each of its [connections](crate::ConnectionId).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub(crate) u64);
 
@@ -35,21 +35,20 @@ impl FromStr for NodeId {
 /// A connection within its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Local {
-    /// Its shard.
     pub(crate) shard: u8,
-    /// Its slot in the shard; below 2^24.
+    /// The slot within the shard; below 2^24.
     pub(crate) slot: u32,
-    /// Which connection of that slot it is; from 1, never used twice.
+    /// Distinguishes the connections that used this slot; starts at 1 and is never reused.
     pub(crate) generation: u32,
 }
 
 impl Local {
-    /// All in one number.
+    /// Packs all parts into one number.
     pub(crate) fn pack(self) -> u64 {
         u64::from(self.shard) << 56 | u64::from(self.slot) << 32 | u64::from(self.generation)
     }
 
-    /// The reverse of [`Local::pack`].
+    /// Reverses [`Local::pack`].
     pub(crate) fn unpack(packed: u64) -> Self {
         Self {
             shard: (packed >> 56) as u8,
@@ -58,15 +57,15 @@ impl Local {
         }
     }
 
-    /// Its shard, as an index.
+    /// Returns the shard as an index.
     pub(crate) fn shard(self) -> usize {
         usize::from(self.shard)
     }
 }
 
-/// The id of one open socket or event stream. It is never used again, not even by another node or after a restart.
+/// The id of an open socket or event stream. It is never reused, not even by another node or after a restart.
 ///
-/// It prints as text, for the key of a table row or a log, and reads back.
+/// Its text form suits table keys and logs, and can be parsed back.
 ///
 /// ```
 /// use ripplecast::ConnectionId;
@@ -77,34 +76,33 @@ impl Local {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
-    /// The node, in this run of it.
     node: u64,
     /// The connection within the node, packed.
     local: u64,
 }
 
 impl ConnectionId {
-    /// The id of a connection of a node.
+    /// Creates the id of a connection on a node.
     pub(crate) fn new(node: u64, local: Local) -> Self {
         Self { node, local: local.pack() }
     }
 
-    /// The id of a connection of a node, packed already.
+    /// Creates the id from a packed local id.
     pub(crate) fn of(node: u64, local: u64) -> Self {
         Self { node, local }
     }
 
-    /// The node that it is a connection of.
+    /// Returns the node that owns the connection.
     pub fn node(self) -> NodeId {
         NodeId(self.node)
     }
 
-    /// The connection within its node, packed.
+    /// Returns the packed local id.
     pub(crate) fn packed(self) -> u64 {
         self.local
     }
 
-    /// The connection, if it is one of this node.
+    /// Returns the local id if the connection belongs to `node`.
     pub(crate) fn on(self, node: u64) -> Option<Local> {
         (self.node == node).then(|| Local::unpack(self.local))
     }

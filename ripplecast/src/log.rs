@@ -1,8 +1,8 @@
-//! Log lines that a peer can cause: at a bounded rate, with bounded values.
+//! Log lines that a peer can cause: rate-limited, with bounded values.
 //!
-//! A peer that makes a server write a line per request can fill its disk, and stall it while the log is slow.
-//! Ripplecast limits such lines with a [`Limit`] for each kind of line, and shortens what the peer sent with [`cut`].
-//! Use both in your own handlers.
+//! A peer that makes a server write a line per request can fill its disk, and stall it while logging is slow.
+//! Ripplecast limits such lines with one [`Limit`] for each kind of line, and shortens what the peer sent
+//! with [`cut`]. Use both in your own handlers.
 //!
 //! ```
 //! use ripplecast::{Connection, Frame, Result, log};
@@ -12,7 +12,7 @@
 //!     let Some(text) = message.as_text().filter(|text| text.starts_with('{')) else {
 //!         if let Some(suppressed) = NOT_JSON.admit() {
 //!             let text = log::cut(message.as_text().unwrap_or_default());
-//!             tracing::warn!(id = %conn.id(), %text, suppressed, "a client sends something other than JSON");
+//!             tracing::warn!(id = %conn.id(), %text, suppressed, "a client sent something other than JSON");
 //!         }
 //!         return Ok(());
 //!     };
@@ -30,19 +30,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Least time between two lines of one kind, so that the log stays readable while a problem lasts.
+/// Minimum time between two lines of one kind, so that the log stays readable while a problem lasts.
 const EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a value that are shown. Enough for an origin, an address, or the start of an error.
 const SHOWN: usize = 100;
 
-/// Limits one kind of log line to one every 10 s for the whole process, and counts the lines left out.
+/// Limits one kind of log line to one every 10 s for the whole process, and counts the omitted lines.
 ///
-/// Put it in a `static` beside the line. Safe to use from any thread; never blocks.
+/// Put it in a `static` next to the line. Safe to use from any thread; never blocks.
 #[derive(Debug, Default)]
 pub struct Limit {
-    /// When the next line may be written, in milliseconds of this process. 0: no line was written yet.
+    /// When the next line may be written, in milliseconds since the process began to log; 0 before the first
+    /// line.
     next: AtomicU64,
-    /// Lines left out since the last one.
+    /// Lines omitted since the last one written.
     suppressed: AtomicU64,
 }
 
@@ -52,19 +53,19 @@ impl Limit {
         Self { next: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
-    /// Returns how many lines were left out since the last one if a line may be written now, and `None` if this one must be
-    /// left out, too.
+    /// Returns the number of lines omitted since the last one if a line may be written now. Returns `None` if
+    /// this line must be omitted as well.
     pub fn admit(&self) -> Option<u64> {
         static BEGAN: OnceLock<Instant> = OnceLock::new();
         self.admit_at(BEGAN.get_or_init(Instant::now).elapsed())
     }
 
-    /// [`admit`](Self::admit), `now` after the process began to log.
+    /// Implements [`admit`](Self::admit) at `now`, measured from when the process began to log.
     fn admit_at(&self, now: Duration) -> Option<u64> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let next = self.next.load(Relaxed);
         if millis(now) < next
-            // Of several threads at once, one writes the line.
+            // If several threads arrive at once, only one writes the line.
             || self.next.compare_exchange(next, millis(now + EVERY), Relaxed, Relaxed).is_err()
         {
             self.suppressed.fetch_add(1, Relaxed);
@@ -74,15 +75,16 @@ impl Limit {
     }
 }
 
-/// Shows the first 100 bytes of a value, followed by `…` if that is not all of it. Escapes control characters and invisible
-/// ones, so that a value can neither start a line of its own nor send commands to a terminal.
+/// Shows the first 100 bytes of a value, followed by `…` if it is longer. Escapes control and invisible
+/// characters, so that a value can neither start a new line nor send commands to a terminal.
 ///
-/// Never cuts a character in two. Stops formatting the value at the limit, so a long value costs no more than a short one.
+/// Never cuts a character in two. Formatting stops at the limit, so a long value costs no more than a short
+/// one.
 pub fn cut<T: Display>(value: T) -> Cut<T> {
     Cut(value)
 }
 
-/// A value that is shown in part; see [`cut`].
+/// A value shown in part; see [`cut`].
 #[derive(Clone, Copy, Debug)]
 pub struct Cut<T>(T);
 
@@ -96,7 +98,7 @@ impl<T: Display> Display for Cut<T> {
     }
 }
 
-/// Passes on what fits, and fails at the first character that doesn't.
+/// Passes on what fits, and fails at the first character that does not.
 struct Shortened<'a, 'b> {
     out: &'a mut fmt::Formatter<'b>,
     /// Bytes that still fit.
@@ -133,19 +135,20 @@ impl Shortened<'_, '_> {
     }
 }
 
-/// Whether a character may stand in a line as it is: it is visible, or a space.
+/// Returns whether a character may appear unescaped: it is visible or a space.
 fn is_plain(char: char) -> bool {
-    // What `escape_debug` escapes beside quotes and backslashes: controls, separators, and characters without a shape.
+    // Besides quotes and backslashes, `escape_debug` escapes controls, separators and invisible characters.
     matches!(char, '\'' | '"' | '\\') || char.escape_debug().len() == 1
 }
 
-/// Writes a log line that a peer can cause: one of its kind every 10 s, with `suppressed` if lines were left out.
+/// Writes a log line that a peer can cause: at most one of its kind every 10 s, with `suppressed` if lines
+/// were omitted.
 ///
-/// `limited!(WARN, fields, "message")`. Values that a peer chooses go through [`cut`].
+/// `limited!(WARN, fields, "message")`. Wrap values that a peer chooses in [`cut`].
 macro_rules! limited {
     ($level:ident, $($line:tt)+) => {{
         static LIMIT: $crate::log::Limit = $crate::log::Limit::new();
-        // A line below the enabled level must not use up the place of one that is written.
+        // A line below the enabled level must not count against the limit.
         if ::tracing::enabled!(::tracing::Level::$level)
             && let Some(suppressed) = LIMIT.admit()
         {
@@ -207,7 +210,7 @@ mod tests {
         }
     }
 
-    /// A value that counts how often it is asked for more.
+    /// Counts how often more of the value is requested.
     struct Endless<'a>(&'a AtomicU64);
 
     impl Display for Endless<'_> {
@@ -226,7 +229,7 @@ mod tests {
         assert_eq!(asked.load(Relaxed), 11);
     }
 
-    /// The code that peers drive writes no line without a limit.
+    /// Code that peers drive writes every log line through a limit.
     #[test]
     fn what_serves_peers_logs_through_limits_alone() {
         const FILES: [&str; 20] = [
@@ -251,7 +254,7 @@ mod tests {
             "ws/handshake.rs",
             "ws/upgrade.rs",
         ];
-        /// Lines that no peer causes.
+        /// Lines that peers cannot cause.
         const ONCE: [&str; 1] = ["\"listening\""];
         for file in FILES {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);

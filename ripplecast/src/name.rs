@@ -1,8 +1,8 @@
-//! The check that all names pass.
+//! The length check shared by all names.
 
 use crate::{Error, Result, limits::NAME};
 
-/// Refuses a name that is too long.
+/// Rejects a name that is too long.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
     if name.len() > NAME {
         return Err(Error::NameTooLong { what, len: name.len(), limit: NAME });

@@ -1,4 +1,4 @@
-//! Code of the application's own that may panic: run so that the panic goes no further.
+//! Runs application code that may panic and contains the panic.
 
 use std::{
     any::Any,
@@ -10,8 +10,8 @@ use std::{
 
 use crate::log::{cut, limited};
 
-/// Runs a future of the application's own to its end, or until it panics; then it says what the panic said. Making the
-/// future may panic too, and so may the drop of what it holds.
+/// Runs an application future to completion, or returns the message of its panic. Creating the future and
+/// dropping what it holds may panic, too.
 pub(crate) async fn caught<F>(make: impl FnOnce() -> Pin<Box<F>>) -> Result<F::Output, String>
 where
     F: Future + ?Sized,
@@ -35,7 +35,7 @@ where
     }
 }
 
-/// Runs code of the application's own, such as a destructor; `None` when it panics, which is logged and goes no further.
+/// Runs application code such as a destructor. A panic is logged and contained; the result is then `None`.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(value) => Some(value),
@@ -46,7 +46,7 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()
@@ -57,7 +57,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     }
 }
 
-/// What a panic said that nobody needs any more.
+/// Consumes a panic that is no longer needed and returns its message.
 fn said(panic: Box<dyn Any + Send>) -> String {
     let message = panic_message(&*panic);
     std::mem::forget(panic); // its destructor could panic again

@@ -1,4 +1,4 @@
-//! The answer of a backend.
+//! The reply of a backend.
 
 use std::{
     future::Future,
@@ -8,16 +8,15 @@ use std::{
 
 use crate::Result;
 
-/// A backend's answer: there already, or on its way.
+/// A backend's reply: either ready or pending.
 pub(crate) enum Reply<'a, T> {
-    /// The answer; taken by the first poll.
+    /// The result; taken by the first poll.
     Now(Option<Result<T>>),
-    /// An answer to wait for.
     Later(Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>),
 }
 
 impl<T> Reply<'_, T> {
-    /// An answer that is there already.
+    /// Creates a reply that is ready.
     pub(crate) fn now<E: Into<crate::Error>>(answer: Result<T, E>) -> Self {
         Self::Now(Some(answer.map_err(Into::into)))
     }

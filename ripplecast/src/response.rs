@@ -1,12 +1,12 @@
-//! Responses of one sentence.
+//! Single-sentence responses.
 
 use axum::{body::Body, response::Response};
 use http::header;
 
-/// The answer to requests while the node shuts down.
+/// The response to requests during shutdown.
 pub(crate) const STOPPING: &str = "The server is shutting down; try again in a moment.\n";
 
-/// A response of one sentence.
+/// Creates a plain-text response.
 pub(crate) fn plain(status: u16, text: &'static str) -> Response {
     let response =
         Response::builder().status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");

@@ -1,7 +1,7 @@
-//! Shared state: tables of typed rows, and counters.
+//! Shared state: counters and tables of typed rows.
 //!
-//! [`Store`] is what a hub holds. Behind it stands a [`Backend`]: `state/memory.rs` or `state/redis.rs`. A backend that has
-//! to ask a server answers later ([`Reply::Later`]); memory answers at once and allocates no future.
+//! A hub holds a [`Store`], which uses a [`Backend`]: `state/memory.rs` or `state/redis.rs`. A backend that
+//! queries a server replies later ([`Reply::Later`]). Memory replies at once and allocates no future.
 
 mod counter;
 mod memory;
@@ -37,52 +37,58 @@ use self::{
 };
 use crate::{Result, StoreError, limits, reply::Reply};
 
-/// Where shared state lives. One per hub.
+/// Where shared state is kept. One per hub.
 pub(crate) trait Backend: Send + Sync {
-    /// The counter of that name, whose length was checked.
+    /// Returns the counter with that name, whose length has been checked.
     fn counter(&self, name: &str) -> Arc<dyn CounterBackend>;
-    /// The rows of a table that is declared for the first time.
+    /// Returns the rows of a table that is declared for the first time.
     fn table(&self, schema: &Arc<Schema>) -> Arc<dyn TableBackend>;
 }
 
-/// The shortest expiry that is set together with a value: Redis keeps times to the millisecond.
+/// The shortest expiry that can be set together with a value. Redis keeps times to the millisecond.
 const LEAST_EXPIRY: Duration = Duration::from_millis(1);
 
-/// What can be done to a counter in one atomic step.
+/// An atomic operation on a counter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CounterOp {
-    /// Only look.
     Get,
-    /// Add; overflow is an error.
+    /// Adds; overflow is an error.
     Add(i64),
-    /// Replace the value, and forget an expiry.
+    /// Replaces the value and clears an expiry.
     Set(i64),
-    /// `Set` when the value is the expected one, with an expiry of its own if that is given.
-    CompareAndSet { expected: i64, new: i64, expires: Option<Duration> },
-    /// Add 1 while the value is below `max`. A value other than 0 that does not expire then expires after the window, if one is
-    /// given.
-    IncrementBelow { max: i64, window: Option<Duration> },
-    /// Back to 0 after that time.
+    /// `Set` if the value is the expected one, with an optional expiry.
+    CompareAndSet {
+        expected: i64,
+        new: i64,
+        expires: Option<Duration>,
+    },
+    /// Adds 1 while the value is below `max`. A nonzero value without an expiry then expires after `window`,
+    /// if given.
+    IncrementBelow {
+        max: i64,
+        window: Option<Duration>,
+    },
+    /// Returns the counter to 0 after that time.
     Expire(Duration),
 }
 
-/// What became of a [`CounterOp`].
+/// The result of a [`CounterOp`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted {
-    /// The value after the step.
+    /// The value after the operation.
     pub(crate) value: i64,
-    /// Whether a condition that the step had was met; true for steps without one.
+    /// Whether the operation's condition was met; true for operations without one.
     pub(crate) applied: bool,
-    /// Time until it expires; none if it does not.
     pub(crate) expires_in: Option<Duration>,
 }
 
-/// The id of a history of changes: random, so that one which was lost is not taken for an older part of another.
+/// The id of a history of changes. It is random, so that a lost history is never taken for an earlier part of
+/// another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Epoch(u64);
 
 impl Epoch {
-    /// One that was never used before.
+    /// Creates an epoch that was never used before.
     fn random() -> Self {
         Self(RandomState::new().hash_one(()))
     }
@@ -110,81 +116,81 @@ impl Serialize for Epoch {
     }
 }
 
-/// Which change made a value.
+/// Identifies the change that set a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Version {
-    /// How many changes there were until then, with this one.
+    /// Changes so far, including this one.
     pub(crate) number: u64,
-    /// The epoch in which they are counted, where a reader is to be told it: with a state that is inspected, and with changes
-    /// after the epoch was replaced. In memory there is one history, which ends with the process, and none is named.
+    /// The epoch of `number`, where a reader must learn it: with an inspected state, and with changes after
+    /// the epoch was replaced. Always `None` in memory, where the only history ends with the process.
     pub(crate) epoch: Option<Epoch>,
 }
 
 impl Version {
-    /// In memory.
+    /// Creates a version of the memory backend.
     fn of_memory(number: u64) -> Self {
         Self { number, epoch: None }
     }
 }
 
-/// What a counter tells its observers: the value, and the change that made it.
+/// Called with the new value of a counter and the change that set it.
 pub(crate) type CounterObserver = dyn Fn(i64, Version) + Send + Sync;
 
-/// One counter, behind a [`Counter`].
+/// A single counter, behind a [`Counter`].
 pub(crate) trait CounterBackend: Send + Sync {
-    /// Does one step.
+    /// Runs one operation.
     fn apply(&self, op: CounterOp) -> Reply<'_, Counted>;
     /// See [`Counter::observe`].
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation;
     /// See [`Counter::ready`].
     fn ready(&self) -> Reply<'_, ()>;
-    /// See [`Counter::inspect`]. Calls `look` once, with nothing when the value is not known here.
+    /// See [`Counter::inspect`]. Calls `look` once, with `None` if this node does not know the value.
     fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>));
 }
 
-/// What a table tells its observers: the key, the row (none when it was deleted), and the change's version.
+/// Called with the key of a changed row, the row (`None` if it was deleted), and the change's version.
 pub(crate) type TableObserver = dyn Fn(&str, Option<RowRef<'_>>, Version) + Send + Sync;
 
-/// Some rows of a table, undecoded, and where to go on.
+/// Some rows of a table, not decoded, and where to continue.
 pub(crate) struct RawPage {
     /// The rows with their keys.
     pub(crate) rows: Vec<(Box<str>, Row)>,
-    /// Where the next page begins; none at the end.
+    /// Where the next page begins; `None` at the end.
     pub(crate) next: Option<Cursor>,
 }
 
-/// The rows of one table, behind a [`Table`]. Keys and values were checked against the schema.
+/// The rows of one table, behind a [`Table`]. Keys and values have been checked against the schema.
 pub(crate) trait TableBackend: Send + Sync {
-    /// Writes a whole row, which expires after that time, if one is given.
+    /// Writes a whole row, which expires after `expires`, if given.
     fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()>;
     /// Reads a whole row.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>>;
     /// Reads one column.
     fn get_field<'a>(&'a self, key: &'a str, column: usize) -> Reply<'a, Option<Value>>;
-    /// Removes a row; says whether it was there.
+    /// Removes a row and returns whether it existed.
     fn delete<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
-    /// Whether the row is there.
+    /// Returns whether the row exists.
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
-    /// Adds to an integer column, of a new row of zeros if there is none; the new value.
+    /// Adds to an integer column, in a new row of zeros if there is none. Returns the new value.
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128>;
-    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    /// Deletes a row after that time, or at once if it is zero. Returns whether the row exists.
     fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool>;
-    /// How many rows there are.
+    /// Returns the number of rows.
     fn len(&self) -> Reply<'_, usize>;
-    /// Up to `limit` rows from the cursor on.
+    /// Returns up to `limit` rows, starting at the cursor.
     fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage>;
-    /// Rows of several keys, as they were at one moment.
+    /// Returns the rows of several keys as of one moment.
     fn get_many<'a>(&'a self, keys: &'a [Box<str>]) -> Reply<'a, Vec<Option<Row>>>;
     /// Writes several rows in one step, all or none.
     fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()>;
-    /// Writes or deletes a row when it is the expected one; says whether it was.
+    /// Writes or deletes a row if it is the expected one, and returns whether it was.
     fn compare_and_set<'a>(
         &'a self,
         key: &'a str,
         expected: Option<Row>,
         new: Option<Row>,
     ) -> Reply<'a, bool>;
-    /// Removes all rows in one step; how many there were.
+    /// Removes all rows in one step and returns their number.
     fn clear(&self) -> Reply<'_, usize>;
     /// See [`Table::observe`].
     fn observe(&self, observer: Arc<TableObserver>) -> Observation;
@@ -192,30 +198,31 @@ pub(crate) trait TableBackend: Send + Sync {
     fn ready(&self) -> Reply<'_, ()>;
     /// See [`Table::inspect`].
     fn inspect(&self, look: &mut dyn FnMut(&str, RowRef<'_>, Version));
-    /// See [`Table::inspect_row`]. Calls `look` once, or not at all when the rows are not known here.
+    /// See [`Table::inspect_row`]. Calls `look` once, or not at all if this node does not know the rows.
     fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version));
 }
 
-/// Keeps an observer registered; dropping it ends that. A call that runs meanwhile may still finish.
+/// Keeps an observer registered until dropped. A call already in progress may still finish.
 #[must_use = "dropping an Observation ends it"]
 pub(crate) struct Observation {
-    /// The only strong reference to the observer's entry; the lists hold weak ones, so that a drop takes no lock.
+    /// The only strong reference to the observer's entry. The lists hold weak ones, so that dropping it takes
+    /// no lock.
     _entry: Arc<dyn Any + Send + Sync>,
 }
 
 impl Observation {
-    /// Keeps something else as well, for as long as the observer.
+    /// Ties the lifetime of `kept` to that of the observation.
     fn and_keep(self, kept: Arc<impl Send + Sync + 'static>) -> Self {
         Self { _entry: Arc::new((self, kept)) }
     }
 }
 
-/// One registered observer.
+/// A registered observer.
 struct Observer<F: ?Sized>(Arc<F>);
 
-/// Those who want to hear of changes, in the order in which they came.
+/// Observers of changes, in order of registration.
 struct Observers<F: ?Sized> {
-    /// Weak, so that an [`Observation`] ends by being dropped.
+    /// Weak, so that dropping an [`Observation`] unregisters its observer.
     list: Vec<Weak<Observer<F>>>,
 }
 
@@ -226,7 +233,7 @@ impl<F: ?Sized> Default for Observers<F> {
 }
 
 impl<F: ?Sized + Send + Sync + 'static> Observers<F> {
-    /// Adds one, and drops those that ended.
+    /// Adds an observer and removes those that have ended.
     fn add(&mut self, observer: Arc<F>) -> Observation {
         self.list.retain(|entry| entry.strong_count() > 0);
         let entry = Arc::new(Observer(observer));
@@ -234,61 +241,58 @@ impl<F: ?Sized + Send + Sync + 'static> Observers<F> {
         Observation { _entry: entry }
     }
 
-    /// Calls each of them.
+    /// Calls `call` with each observer.
     fn each(&self, mut call: impl FnMut(&F)) {
         for entry in self.list.iter().filter_map(Weak::upgrade) {
             call(&entry.0);
         }
     }
 
-    /// Whether nobody listens.
+    /// Returns whether nobody observes.
     fn is_empty(&self) -> bool {
         self.list.iter().all(|entry| entry.strong_count() == 0)
     }
 }
 
-/// A declared table: what [`Store::declare`] finds again by name.
+/// A declared table, as found again by [`Store::declare`].
 #[derive(Clone)]
 struct Declared {
     /// Columns, sizes and capacity.
     schema: Arc<Schema>,
-    /// The rows.
     rows: Arc<dyn TableBackend>,
 }
 
 /// The shared state of a hub. Clones are handles of the same state.
 #[derive(Clone)]
 pub(crate) struct Store {
-    /// What all clones share.
     shared: Arc<Shared>,
 }
 
-/// See [`Store`].
+/// The state shared by the clones of a [`Store`].
 struct Shared {
-    /// Where the state lives.
     backend: Box<dyn Backend>,
-    /// The declared tables. As many as the program's source declares, so they are never forgotten.
+    /// Declared tables. Never removed, since their number is fixed by the program's source.
     tables: Mutex<HashMap<Box<str>, Declared>>,
 }
 
 impl Store {
-    /// A store in this process's memory.
+    /// Creates a store in this process's memory.
     pub(crate) fn memory() -> Self {
         Self::with(memory::Memory::new())
     }
 
-    /// A store on that backend.
+    /// Creates a store on that backend.
     fn with(backend: impl Backend + 'static) -> Self {
         Self { shared: Arc::new(Shared { backend: Box::new(backend), tables: Mutex::default() }) }
     }
 
-    /// The counter of that name; a wrong name is reported by its operations.
+    /// Returns the counter with that name. The counter's operations reject an invalid name.
     pub(crate) fn counter(&self, name: &str) -> Counter {
         let cell = check_name("counter", name).is_ok().then(|| self.shared.backend.counter(name));
         Counter::new(name, cell)
     }
 
-    /// The table of that schema, declared now or before.
+    /// Declares a table, or returns the table already declared with this schema.
     fn declare(&self, schema: Schema) -> Result<Declared, StoreError> {
         let mut tables = self.shared.tables.lock();
         if let Some(declared) = tables.get(schema.table()) {
@@ -307,7 +311,7 @@ impl Store {
         Ok(declared)
     }
 
-    /// The table of that name, if its columns are those of `T`.
+    /// Returns the table with that name, if its columns are the fields of `T`.
     pub(crate) fn find<T: DeserializeOwned>(&self, name: &str) -> Result<Table<T>, StoreError> {
         let declared = self.shared.tables.lock().get(name).cloned();
         let declared = declared.ok_or_else(|| StoreError::TableNotDeclared { name: name.to_owned() })?;

@@ -1,7 +1,7 @@
 //! Locks and atomics of the concurrent core: `parking_lot` and `std` in a build, `loom` in a model.
 //!
-//! `--cfg ripplecast_loom` swaps them, so that the models run the very types that ship. The keys of hashes are swapped too:
-//! they are random in a build, and a model must run the same way each time.
+//! `--cfg ripplecast_loom` swaps them, so that the models run the same types that ship. It also replaces the
+//! random hash keys of a build by fixed ones, because a model must run the same way each time.
 
 #[cfg(not(ripplecast_loom))]
 pub(crate) use {
@@ -35,7 +35,7 @@ mod model {
         }
     }
 
-    /// `std`'s, with the same keys in every run.
+    /// A substitute for `std`'s `RandomState`, with the same keys in every run.
     #[derive(Clone, Debug, Default)]
     pub(crate) struct RandomState;
 

@@ -1,4 +1,4 @@
-//! The bus within this process: who listens to what, and their queues.
+//! The bus within this process: subscriptions and their queues.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -21,30 +21,30 @@ use crate::{
     reply::Reply,
 };
 
-/// Channels of one pattern whose messages are handled at once: enough that a slow one does not hold up the others, and few
-/// enough for a handler that asks a database.
+/// Channels of one pattern that are handled at once: enough that a slow one does not hold up the others, and
+/// few enough for a handler that queries a database.
 const CHANNELS_AT_ONCE: usize = 16;
 
-/// See the module.
+/// Delivers messages to the subscriptions of this process.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Who listens to what; shared with the subscriptions, which take themselves off it.
+    /// Shared with the subscriptions, which remove themselves.
     listeners: Arc<RwLock<Listeners>>,
 }
 
-/// Who listens to what.
+/// The current subscriptions.
 #[derive(Default)]
 struct Listeners {
-    /// Those of one channel, by its name.
+    /// Subscriptions to a single channel, by its name.
     channels: HashMap<Box<str>, Vec<Arc<Queue>>>,
-    /// Those with a pattern; each is tried for each message.
+    /// Subscriptions to a pattern; each is tried for each message.
     patterns: Vec<(Glob, Arc<Queue>)>,
-    /// Whether the bus takes no more subscriptions.
+    /// Whether new subscriptions are refused.
     closed: bool,
 }
 
 impl Listeners {
-    /// Takes one off.
+    /// Removes a subscription.
     fn remove(&mut self, channel: Option<&str>, queue: &Arc<Queue>) {
         let Some(channel) = channel else {
             self.patterns.retain(|(_, other)| !Arc::ptr_eq(other, queue));
@@ -58,7 +58,7 @@ impl Listeners {
         }
     }
 
-    /// Ends all.
+    /// Ends all subscriptions.
     fn close(&mut self) {
         self.closed = true;
         let patterns = self.patterns.drain(..).map(|(_, queue)| queue);
@@ -86,7 +86,7 @@ impl BusBackend for Memory {
                 Pushed::Dropped { first: false } => {}
             }
         }
-        // Logged without the lock: who knows what a log does.
+        // Log without holding the lock: a log subscriber may do anything.
         drop(listeners);
         for queue in overflowing {
             limited!(
@@ -134,41 +134,39 @@ impl Drop for Memory {
     }
 }
 
-/// What became of a message at one subscription.
+/// What happened to a message at one subscription.
 enum Pushed {
-    /// It waits for the handler.
+    /// Queued for the handler.
     Taken,
-    /// It was thrown away, the first of a burst or a later one.
+    /// Dropped, either the first of a burst or a later one.
     Dropped { first: bool },
 }
 
-/// A subscription's messages that wait for its handler.
+/// Messages of a subscription that wait for its handler.
 pub(super) struct Queue {
-    /// What was subscribed to, for the log.
+    /// For the log.
     pattern: Box<str>,
-    /// The messages.
     waiting: Mutex<Waiting>,
-    /// Wakes the task after a push or a close. It keeps a wake-up that comes while the task isn't waiting.
+    /// Wakes the task after a push or a close. Stores the wake-up if the task is not waiting.
     wake: Notify,
-    /// How many messages were thrown away.
+    /// Messages dropped so far.
     dropped: AtomicU64,
 }
 
-/// See [`Queue`].
+/// The state of a [`Queue`].
 #[derive(Default)]
 struct Waiting {
     /// Oldest first.
     messages: VecDeque<BusMessage>,
-    /// The size of their payloads.
+    /// Total size of the payloads.
     bytes: usize,
-    /// Whether messages are thrown away and that was logged; ends when the queue is half empty.
+    /// Whether messages are being dropped, which has been logged. Reset when the queue is half empty.
     overflowing: bool,
-    /// Whether the subscription has ended.
     closed: bool,
 }
 
 impl Queue {
-    /// An empty one.
+    /// Creates an empty queue.
     fn new(pattern: Box<str>) -> Self {
         Self { pattern, waiting: Mutex::default(), wake: Notify::new(), dropped: AtomicU64::new(0) }
     }
@@ -191,7 +189,8 @@ impl Queue {
         Pushed::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
     }
 
-    /// The oldest message of a channel that is not busy; waits for one. None once the subscription has ended.
+    /// Waits for a message of a channel that is not busy and returns the oldest. Returns `None` once the
+    /// subscription has ended.
     async fn pop(&self, busy: &HashSet<Arc<str>>) -> Option<BusMessage> {
         loop {
             {
@@ -213,7 +212,7 @@ impl Queue {
         }
     }
 
-    /// Throws away what waits, and ends the task after the message that it is at.
+    /// Drops all waiting messages. The task ends after its current message.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();
         *waiting = Waiting { closed: true, ..Waiting::default() };
@@ -221,13 +220,14 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// How many messages were thrown away.
+    /// Returns how many messages were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 }
 
-/// A subscription's task: the handler for one message of a channel after the other, and for so many channels at once.
+/// Runs a subscription's task: one message of each channel at a time, and up to `at_once` channels in
+/// parallel.
 async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
     let (mut running, mut busy) = (FuturesUnordered::new(), HashSet::new());
     loop {
@@ -243,13 +243,13 @@ async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
                 running.push(handle(&handler, message));
             }
         }
-        // Others get their turn, also while messages never run out and the handler never waits.
+        // Lets other tasks run even if messages never run out and the handler never waits.
         tokio::task::coop::consume_budget().await;
     }
     while running.next().await.is_some() {}
 }
 
-/// Runs the handler for a message, and returns its channel.
+/// Runs the handler for a message and returns the message's channel.
 async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
     let channel = Arc::clone(&message.channel);
     if let Err(panic) = caught(|| handler(message)).await {
@@ -257,7 +257,7 @@ async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
             ERROR,
             channel = %cut(&channel),
             panic = %cut(panic),
-            "a bus handler panicked; it goes on with the next message"
+            "a bus handler panicked; continuing with the next message"
         );
     }
     channel
@@ -269,7 +269,8 @@ mod tests {
 
     use crate::bus::{Bus, Handler, Subscription};
 
-    /// Subscribes with a handler that holds the sender of the receiver: that ends when the handler is gone.
+    /// Subscribes with a handler that owns the receiver's sender, so the receiver ends when the handler is
+    /// dropped.
     async fn listen(bus: &Bus, pattern: &str) -> (Subscription, tokio::sync::mpsc::UnboundedReceiver<()>) {
         let (sender, receiver) = unbounded_channel();
         let handler: Handler = Box::new(move |_| {

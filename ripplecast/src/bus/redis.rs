@@ -1,5 +1,5 @@
-//! The bus over Redis: publish and subscribe. What is published comes back through Redis also to the subscriptions of the
-//! node itself, so all nodes see one order of a channel.
+//! The bus over Redis publish and subscribe. A published message returns through Redis even to the
+//! subscriptions of its own node, so all nodes see the same order of messages on a channel.
 
 use std::{
     collections::HashMap,
@@ -18,33 +18,32 @@ use crate::{
     reply::Reply,
 };
 
-/// See the module.
+/// The bus over Redis.
 pub(super) struct RedisBus {
-    /// The way.
     redis: Redis,
-    /// Signs what is published, where nodes share a secret.
+    /// Signs published messages if nodes share a secret.
     sealer: Arc<Sealer>,
-    /// What this node is subscribed to; none once the bus is closed.
+    /// Subscriptions of this node; `None` once the bus is closed.
     shared: Mutex<Option<HashMap<Channel, Weak<Shared>>>>,
-    /// What is to be kept until the bus ends.
+    /// Subscriptions kept until the bus ends.
     kept: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
 
-/// One subscription at Redis, shared by those of this node to the same channel or pattern.
+/// A subscription at Redis, shared by all subscriptions of this node to the same channel or pattern.
 struct Shared {
-    /// Hands messages to them.
+    /// Delivers messages to the subscriptions of this node.
     local: Memory,
-    /// Brings them.
     subscribed: Mutex<Option<Arc<Subscribed>>>,
 }
 
 impl RedisBus {
-    /// A bus over that Redis.
+    /// Creates a bus over Redis.
     pub(super) fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
         Self { redis, sealer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
     }
 
-    /// The channel or pattern at Redis, and the subscription that stands for it, made if need be; none once the bus is closed.
+    /// Returns the Redis channel or pattern and its shared subscription, created if necessary. Returns `None`
+    /// once the bus is closed.
     fn shared(&self, pattern: &str) -> Option<(Arc<Shared>, Arc<Subscribed>)> {
         let channel = match Pattern::parse(pattern) {
             Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
@@ -75,7 +74,7 @@ impl RedisBus {
                 Some(payload)
             };
             if let Some(payload) = payload {
-                // It answers at once; what a full queue drops, it counts and logs.
+                // This completes at once. Messages dropped by a full queue are counted and logged.
                 drop(shared.local.publish(&name, payload));
             } else {
                 sealer.refuse();
@@ -112,9 +111,10 @@ impl BusBackend for RedisBus {
             let Some((shared, subscribed)) = self.shared(&pattern) else {
                 let local = Memory::default();
                 local.close();
-                return local.subscribe(&pattern, handler).await; // one that has ended, as everywhere
+                return local.subscribe(&pattern, handler).await; // already ended, as in every closed bus
             };
-            // Before Redis confirms, so that nothing is missed that is published after the answer.
+            // Subscribe locally before Redis confirms, so that no message published after the reply is
+            // missed.
             let subscription = shared.local.subscribe(&pattern, handler).await?;
             subscribed.ready().await?;
             let kept = self.kept.clone();
@@ -127,7 +127,7 @@ impl BusBackend for RedisBus {
         let all = self.shared.lock().take().unwrap_or_default();
         for shared in all.into_values().filter_map(|shared| shared.upgrade()) {
             shared.local.close();
-            drop(shared.subscribed.lock().take()); // a handle that is still held must not keep the connection
+            drop(shared.subscribed.lock().take()); // a handle still held must not keep the connection open
         }
         self.kept.lock().clear();
     }

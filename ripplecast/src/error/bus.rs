@@ -1,27 +1,27 @@
 //! Errors of the bus.
 
-/// What a publish or a subscription was refused for; found in [`Error::Bus`](crate::Error::Bus).
+/// Why a publish or a subscribe was rejected; found in [`Error::Bus`](crate::Error::Bus).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
     /// The name of a channel is empty.
-    #[error("the name of a channel can't be empty; give it one")]
+    #[error("a channel name must not be empty")]
     EmptyChannel,
-    /// A payload is larger than a subscription's whole queue.
+    /// A payload is larger than a subscription's entire queue.
     #[error(
-        "a payload on channel `{channel}` has {len} bytes and may have {limit}; publish where it lies instead"
+        "a payload on channel `{channel}` has {len} bytes; at most {limit} are allowed; publish a reference to it instead"
     )]
     PayloadTooLong {
         /// The channel.
         channel: String,
         /// The payload's length in bytes.
         len: usize,
-        /// The longest allowed, in bytes.
+        /// The maximum, in bytes.
         limit: usize,
     },
-    /// A pattern was subscribed to on a Redis Cluster, whose channels are spread over its shards.
+    /// A pattern subscription on a Redis Cluster, whose channels are spread over its shards.
     #[error(
-        "`{pattern}` is a pattern, and a Redis Cluster has none for what it spreads over its shards; subscribe to the channels \
+        "`{pattern}` is a pattern, which a Redis Cluster does not support for sharded channels; subscribe to the channels \
          by name, or use one Redis with replicas (redis-sentinel://)"
     )]
     PatternOnCluster {

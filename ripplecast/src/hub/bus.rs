@@ -6,31 +6,31 @@ use crate::{BusMessage, Hub, Result, Subscription};
 
 /// The bus: messages on named channels, at most once.
 impl Hub {
-    /// Publishes a message on a channel, and returns how many subscriptions received it.
+    /// Publishes a message on a channel and returns the number of subscriptions that received it.
     ///
-    /// With the memory backend these are the subscriptions of this hub whose queues accepted the message. With Redis they
-    /// are the subscriptions at Redis: one for the channel and one for each matching pattern that a node is subscribed to,
-    /// however many handlers share it, and those of other programs.
+    /// The memory backend counts the subscriptions of this hub whose queues accepted the message. Redis
+    /// counts its own subscriptions instead: per node, one for the channel and one for each matching pattern,
+    /// however many handlers share it, plus those of other programs.
     ///
-    /// Messages that one task publishes on a channel, one after the other, reach each subscription in that order. A
-    /// channel needs no declaration; its name has 1 to 255 bytes. With Redis the payload goes out as it is, on the channel
-    /// `PREFIX:bus:{CHANNEL}`, so other programs may listen and publish too.
+    /// Messages that one task publishes on a channel, one after the other, reach each subscription in that
+    /// order. A channel needs no declaration; its name has 1 to 255 bytes. With Redis the payload is sent
+    /// unchanged on the channel `PREFIX:bus:{CHANNEL}`, so other programs may subscribe and publish too.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a channel's name above 255 bytes;
-    /// [`BusError`](crate::BusError), in [`Error::Bus`](crate::Error::Bus), for an empty name and a payload above 16
-    /// MiB; [`Error::Backend`](crate::Error::Backend) when Redis is unavailable: then no subscriber received it, or,
-    /// after a time-out, perhaps all.
+    /// [`Error::NameTooLong`](crate::Error::NameTooLong) if the channel's name exceeds 255 bytes.
+    /// [`BusError`](crate::BusError), in [`Error::Bus`](crate::Error::Bus), if the name is empty or the payload exceeds 16 MiB.
+    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable: no subscriber received the message. After a
+    /// time-out, some or all subscribers may have received it.
     ///
     /// # Overload
-    /// Publishing never waits for a handler. A subscription whose queue is full doesn't get the message. The memory backend
-    /// doesn't count it; Redis can't tell, and counts its node.
+    /// Publishing never waits for a handler. A subscription whose queue is full does not receive the message.
+    /// The memory backend does not count such a subscription; Redis does, because it cannot see the queues.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> ripplecast::Result<()> {
     /// # let hub = ripplecast::Hub::builder().build()?;
-    /// assert_eq!(hub.publish("orders", "4711").await?, 0); // nobody listens
+    /// assert_eq!(hub.publish("orders", "4711").await?, 0); // no subscribers
     /// # Ok(())
     /// # }
     /// ```
@@ -38,18 +38,21 @@ impl Hub {
         self.bus().publish(channel.as_ref(), payload.into()).await
     }
 
-    /// Calls `handler` with each message on a channel, or on all channels that a pattern names.
+    /// Calls `handler` with each message on a channel, or on every channel that matches a pattern.
     ///
-    /// In a pattern `*` stands for any characters, none too, `?` for one, and `\` takes the meaning from the character
-    /// after it; a name without `*` and `?` is that channel alone. The subscription is in effect when this returns, and
-    /// lasts as long as the [`Subscription`] is kept. Two subscriptions get each message twice, once each.
+    /// In a pattern, `*` matches any number of characters including none, `?` matches one, and `\` makes the
+    /// next character literal. A name without `*` and `?` is a single channel. The subscription is in effect
+    /// when this returns and lasts as long as you keep the [`Subscription`]. Each subscription receives its
+    /// own copy of a message.
     ///
-    /// With Redis it gets what is published on all nodes. When Redis goes away and comes back, the subscription is made
-    /// again by itself; what was published meanwhile is missed. For what may not be missed there are streams.
+    /// With Redis, a subscription receives what any node publishes. After Redis was unavailable, the
+    /// subscription is restored automatically; messages published meanwhile are missed. Use streams for
+    /// messages that must not be missed.
     ///
-    /// A subscription has a task, on the runtime in which this is called, that runs the handler for one message of a
-    /// channel after the other. Of the channels of a pattern, up to 16 are handled at once, so a slow one does not hold
-    /// up the others. A handler that panics is logged, and goes on with the next message.
+    /// A subscription's task, on the runtime in which this is called, runs the handler for one message of a
+    /// channel at a time. For a pattern, up to 16 channels are handled at once, so that a slow one does not
+    /// hold up the others. If the handler panics, the panic is logged and the task continues with the next
+    /// message.
     ///
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`](crate::BusError), in
@@ -60,8 +63,9 @@ impl Hub {
     /// Outside a tokio runtime.
     ///
     /// # Overload
-    /// Up to 1,024 messages and 16 MiB wait for a handler. What comes when they are full is thrown away, for this
-    /// subscription only, counted in [`Subscription::dropped`], and logged once until the queue is half empty again.
+    /// Up to 1,024 messages and 16 MiB wait for a handler. Further messages are dropped for this subscription
+    /// only and counted in [`Subscription::dropped`]. The drop is logged once until the queue is half empty
+    /// again.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

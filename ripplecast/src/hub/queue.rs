@@ -6,9 +6,9 @@ use crate::{Hub, ReliableStream, ReliableSubscription, Result, StreamId, StreamM
 
 /// Streams: messages that are delivered at least once.
 impl Hub {
-    /// A stream, to publish with another bound, subscribe with other settings, or see how it is.
+    /// Returns a stream, to publish with another bound, subscribe with other settings, or read its status.
     ///
-    /// A stream needs no declaration; its name has 1 to 250 bytes. Another one is reported by the operations.
+    /// A stream needs no declaration. Its name has 1 to 250 bytes; the operations reject any other.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -25,25 +25,27 @@ impl Hub {
         self.streams().stream(name.as_ref())
     }
 
-    /// Publishes a message on a stream, to be handled at least once by each of its groups; the message's id.
+    /// Publishes a message on a stream and returns the message's id. Each group of the stream handles it at
+    /// least once.
     ///
-    /// Once this returns `Ok` the message is kept, until every group has handled it or moved it to the dead letters, and
-    /// at least one group there must be. It is kept where the hub keeps its state: in memory for as long as this process
-    /// lives, on Redis for as long as that keeps its data. Messages that one task publishes, one after the other, are on
-    /// the stream in that order.
+    /// Once this returns `Ok`, the message is kept until every group, and at least one, has handled it or
+    /// moved it to the dead letters. It is kept where the hub keeps its state: in memory for as long as this
+    /// process lives, on Redis for as long as Redis keeps its data. Messages that one task publishes, one
+    /// after the other, keep that order in the stream.
     ///
     /// # Errors
     /// [`StreamError`](crate::StreamError), in [`Error::Stream`](crate::Error::Stream), for an empty name, a payload
-    /// above 1 MiB and a full stream; [`Error::NameTooLong`](crate::Error::NameTooLong) for a name above 250 bytes. If
-    /// the backend is unavailable or too slow, its error; after a timeout the message may still be on the stream, and
-    /// be there twice if it is published again.
+    /// above 1 MiB and a full stream. [`Error::NameTooLong`](crate::Error::NameTooLong) for a name above 250
+    /// bytes. The backend's error if it is unavailable or too slow. After a timeout the message may still be
+    /// in the stream; publishing it again may then duplicate it.
     ///
     /// # Overload
-    /// A stream keeps up to 100,000 messages, or what [`ReliableStream::max_len`] says. Beyond that, handled ones make
-    /// space; while the oldest is not handled, publishing fails with [`StreamError::Full`](crate::StreamError::Full).
+    /// A stream keeps up to 100,000 messages, or the number set with [`ReliableStream::max_len`]. Beyond
+    /// that, handled messages make room. While the oldest message is unhandled, publishing fails with
+    /// [`StreamError::Full`](crate::StreamError::Full).
     ///
     /// # Cancellation
-    /// A future that is dropped may or may not have published the message.
+    /// If the future is dropped, the message may or may not have been published.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -64,26 +66,27 @@ impl Hub {
 
     /// Calls `handler` with each message of a stream, at least once, as a member of a group.
     ///
-    /// Each group gets every message; the subscriptions of one group share them. A group that is new begins with the
-    /// oldest message that is kept. A handler that returns `Ok` acknowledges its message. After an error or a panic the
-    /// message is tried again, first after some 100 ms, then after twice as long each time; after 5 deliveries it goes
-    /// to the dead letters, the stream `NAME.dead`, with the reason. What a subscription held whose process ended goes
-    /// to another of its group. So a handler must bear to see a message twice.
+    /// Each group receives every message; the subscriptions of one group share them. A new group starts with
+    /// the oldest message that is kept. A handler that returns `Ok` acknowledges its message. After an error
+    /// or a panic, the message is delivered again, first after about 100 ms and then after twice as long each
+    /// time. After 5 deliveries it is moved to the dead letters, the stream `NAME.dead`, with the reason. If
+    /// a process dies, the messages of its subscriptions are delivered to other members of the group. A
+    /// handler must therefore tolerate duplicates.
     ///
-    /// One handler runs at a time, with one message after the other in the order of the stream;
-    /// [`ReliableStream::subscribe_with`] changes all of this. The subscription lasts as long as the
-    /// [`ReliableSubscription`] is kept. Its tasks run on the runtime in which this is called.
+    /// One handler runs at a time and receives messages in the order of the stream;
+    /// [`ReliableStream::subscribe_with`] changes all of this. The subscription lasts as long as you keep the
+    /// [`ReliableSubscription`]. Its tasks run on the runtime in which this is called.
     ///
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a stream above 250 bytes or a group above 255;
-    /// [`StreamError::EmptyName`](crate::StreamError::EmptyName); and when the backend is away. When it goes away
-    /// later, the subscription waits for it and goes on.
+    /// [`StreamError::EmptyName`](crate::StreamError::EmptyName); and the backend's error if it is unavailable. If the
+    /// backend becomes unavailable later, the subscription waits for it and then continues.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     ///
     /// # Overload
-    /// No more is taken from the stream than handlers are free, so nothing queues up in the process.
+    /// A message is taken from the stream only when a handler is free, so nothing queues up in the process.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! Shared state: counters and tables of a hub.
+//! Shared state of a hub: counters and tables.
 
 use serde::de::DeserializeOwned;
 
@@ -6,9 +6,10 @@ use crate::{Counter, Hub, Result, Table, TableBuilder};
 
 /// Shared state: counters and tables.
 impl Hub {
-    /// The counter of that name, which starts at 0. The same name is the same counter, wherever it is asked for.
+    /// Returns the counter with that name, which starts at 0. The same name always refers to the same
+    /// counter.
     ///
-    /// A name has 1 to 255 bytes; another one is reported by the counter's operations.
+    /// A name has 1 to 255 bytes; the counter's operations reject any other.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -24,16 +25,17 @@ impl Hub {
         self.store().counter(name.as_ref())
     }
 
-    /// Declares a table of at most `capacity` rows, whose columns are the fields of `T`, or finds it if it was declared
-    /// the same way before.
+    /// Declares a table of at most `capacity` rows, with the fields of `T` as columns. Returns the existing
+    /// table if it was declared identically before.
     ///
-    /// `T` is a struct with named fields that derives serde's `Serialize` and `Deserialize`. A field is an integer of at
-    /// most 64 bits, a `bool`, a float, a `String` or bytes (`Vec<u8>`); strings and bytes may have 255 bytes, or what
-    /// [`table_builder`](Self::table_builder) says.
+    /// `T` is a struct with named fields that derives serde's `Serialize` and `Deserialize`. A field is an
+    /// integer of at most 64 bits, a `bool`, a float, a `String` or bytes (`Vec<u8>`). Strings and bytes may
+    /// have up to 255 bytes, unless
+    /// [`table_builder`](Self::table_builder) sets another size.
     ///
     /// # Errors
     /// [`StoreError`](crate::StoreError), when the name is empty or longer than 255 bytes, the capacity is 0, `T` has
-    /// other fields, or the table is declared differently already.
+    /// fields of another type, or the table is already declared differently.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -54,7 +56,7 @@ impl Hub {
         self.table_builder(name, capacity).build()
     }
 
-    /// Declares a table whose string or bytes columns may be larger (or smaller) than 255 bytes.
+    /// Returns a builder for a table whose string or bytes columns hold more (or fewer) than 255 bytes.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -77,12 +79,11 @@ impl Hub {
         TableBuilder::new(self.store().clone(), name.into(), capacity)
     }
 
-    /// Finds a table that was declared before.
+    /// Returns a table that has already been declared.
     ///
     /// # Errors
-    /// [`StoreError::TableNotDeclared`](crate::StoreError::TableNotDeclared) when none was,
-    /// [`StoreError::DeclaredDifferently`](crate::StoreError::DeclaredDifferently) when its columns are not the fields
-    /// of `T`.
+    /// [`StoreError::TableNotDeclared`](crate::StoreError::TableNotDeclared) if there is none.
+    /// [`StoreError::DeclaredDifferently`](crate::StoreError::DeclaredDifferently) if its columns are not the fields of `T`.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]

@@ -1,4 +1,4 @@
-//! Counters: 64-bit integers that many change at once.
+//! Counters: 64-bit integers that many tasks change at once.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,22 +7,23 @@ use super::{
 };
 use crate::{Error, Result, error::BackendError};
 
-/// A shared 64-bit signed integer with a name; see [`Hub::counter`](crate::Hub::counter). Clones are handles of the same
-/// counter.
+/// A named, shared, signed 64-bit integer; see [`Hub::counter`](crate::Hub::counter). Clones are handles of
+/// the same counter.
 ///
-/// Each operation is one atomic step, whoever else works on the counter, and returns the value after it. An overflow is
-/// an error that changes nothing, never a wrap. A counter that is 0 and that nobody holds takes no memory, so names may
-/// be made up as you go (`format!("logins:{address}")`).
+/// Each operation is one atomic step and returns the value after it. An overflow is an error and changes
+/// nothing; values never wrap. A counter that is 0 and has no handle takes no memory, so you can make up
+/// names as you go (`format!("logins:{address}")`).
 ///
 /// # Errors
-/// Every operation reports a name that is empty or longer than 255 bytes as a [`StoreError`](crate::StoreError): then it has
-/// changed nothing. On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit: when
-/// Redis is known to be away nothing was done; when the time was up or the connection was lost meanwhile, the change may have
-/// been made or not. `set` and `compare_and_set` may simply be tried again; `increment` and `add` would then count twice.
+/// Every operation reports a name that is empty or longer than 255 bytes as a
+/// [`StoreError`](crate::StoreError) and changes nothing. On Redis each may also fail with
+/// [`Error::Backend`](crate::Error::Backend), within its time limit. If Redis was known to be unavailable,
+/// nothing was done. After a timeout or a lost connection, the change may or may not have been made. You can
+/// simply repeat `set` and `compare_and_set`; `increment` and `add` would then count twice.
 ///
 /// # Cancellation
-/// In memory an operation is done at its first poll. A future that is dropped before has done nothing. On Redis, one that
-/// is dropped after its first poll may have been done or not.
+/// In memory an operation completes at its first poll; a future that is dropped earlier has done nothing. On
+/// Redis, an operation dropped after its first poll may or may not have been done.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -37,19 +38,19 @@ use crate::{Error, Result, error::BackendError};
 /// ```
 #[derive(Clone)]
 pub struct Counter {
-    /// For messages, and to tell again what is wrong with it.
+    /// For error messages, and to repeat the check of a name that is not valid.
     name: Arc<str>,
-    /// The counter itself; none if the name is wrong.
+    /// `None` if the name is not valid.
     cell: Option<Arc<dyn CounterBackend>>,
 }
 
 impl Counter {
-    /// A handle; `cell` is none if the name is wrong.
+    /// Creates a handle; `cell` is `None` if the name is not valid.
     pub(super) fn new(name: &str, cell: Option<Arc<dyn CounterBackend>>) -> Self {
         Self { name: name.into(), cell }
     }
 
-    /// The counter's name.
+    /// Returns the counter's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -73,40 +74,41 @@ impl Counter {
     /// Adds `n`, which may be negative.
     ///
     /// # Errors
-    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) when the sum is no `i64`.
+    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) when the sum does not fit an
+    /// `i64`.
     pub async fn add(&self, n: i64) -> Result<i64> {
         Ok(self.apply(CounterOp::Add(n)).await?.value)
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     pub async fn get(&self) -> Result<i64> {
         Ok(self.apply(CounterOp::Get).await?.value)
     }
 
-    /// Replaces the value. The counter then no longer [expires](Self::expire).
+    /// Replaces the value. Clears any [expiry](Self::expire).
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     pub async fn set(&self, value: i64) -> Result<i64> {
         Ok(self.apply(CounterOp::Set(value)).await?.value)
     }
 
-    /// Back to 0; the same as `set(0)`.
+    /// Resets the counter to 0; the same as `set(0)`.
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     pub async fn reset(&self) -> Result<i64> {
         self.set(0).await
     }
 
-    /// Replaces the value by `new` if it is `expected`: `Ok(new)`, or else `Err` with the value that it is instead. Like
-    /// [`set`](Self::set), one that succeeds ends an expiry.
+    /// Replaces the value with `new` if it is `expected`. Returns `Ok(new)`, or `Err` with the actual value.
+    /// Like [`set`](Self::set), a successful call clears any expiry.
     ///
     /// # Errors
-    /// The outer result: only a wrong name.
+    /// The outer result: only for an invalid name.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -114,7 +116,7 @@ impl Counter {
     /// # let hub = ripplecast::Hub::builder().build()?;
     /// let leader = hub.counter("leader");
     /// assert_eq!(leader.compare_and_set(0, 7).await?, Ok(7));
-    /// assert_eq!(leader.compare_and_set(0, 8).await?, Err(7)); // somebody was faster
+    /// assert_eq!(leader.compare_and_set(0, 8).await?, Err(7)); // another node won
     /// # Ok(())
     /// # }
     /// ```
@@ -123,12 +125,12 @@ impl Counter {
         Ok(if applied { Ok(value) } else { Err(value) })
     }
 
-    /// As [`compare_and_set`](Self::compare_and_set), and lets the counter return to 0 after that time, in the same
-    /// step. Use it for a lock that expires if its holder dies: between two separate steps, a handler may be dropped,
-    /// or its process may end.
+    /// Like [`compare_and_set`](Self::compare_and_set), but also returns the counter to 0 after that time, in
+    /// the same step. Use it for a lock that expires if its holder dies. Two separate steps are not safe: the
+    /// handler may be dropped, or its process may end, between them.
     ///
     /// # Errors
-    /// The outer result: only a wrong name.
+    /// The outer result: only for an invalid name.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -157,10 +159,10 @@ impl Counter {
         self.apply(CounterOp::CompareAndSet { expected, new, expires }).await
     }
 
-    /// Adds 1 if the value is below `max`; none if it isn't, and then nothing changes.
+    /// Adds 1 if the value is below `max`. Otherwise returns `None` and changes nothing.
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -179,20 +181,21 @@ impl Counter {
         Ok(applied.then_some(value))
     }
 
-    /// Allows `max` increments in each window of time: adds 1 if the value is below `max`, or returns the time until the
-    /// window ends.
+    /// Allows `max` increments in each window of time. Adds 1 if the value is below `max`; otherwise returns
+    /// the time until the window ends.
     ///
-    /// The first increment begins the window: a counter that does not [expire](Self::expire) then returns to 0 after
-    /// `window`. Later calls leave the end of the window where it is. All of this is one step, so neither a
-    /// handler that is dropped nor a process that ends leaves a counter that never returns to 0. A counter that is refused and
-    /// does not expire, since it was made in another way, expires after `window` as well.
+    /// The first increment starts the window: a counter without an [expiry](Self::expire) then returns to 0
+    /// after `window`. Later calls do not move the end of the window. All of this is one step, so neither a
+    /// dropped handler nor an ended process leaves a counter that never returns to 0. If the increment is
+    /// refused and the counter has no expiry, because it was set by other means, it also expires after
+    /// `window`.
     ///
-    /// The outer result is that of the operation; the inner one is `Ok` with the new value, or `Err` with the time to wait. It is
-    /// [`Duration::MAX`] for a `window` that is too long for the clock, and for a `max` of 0 or less. A `window` is at least
+    /// The inner result is `Ok` with the new value, or `Err` with the time to wait. That time is
+    /// [`Duration::MAX`] if `window` is too long for the clock or `max` is 0 or less. A `window` is at least
     /// a millisecond.
     ///
     /// # Errors
-    /// The outer result: only a wrong name.
+    /// The outer result: only for an invalid name.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -214,60 +217,63 @@ impl Counter {
         Ok(if applied { Ok(value) } else { Err(expires_in.unwrap_or(Duration::MAX)) })
     }
 
-    /// Lets the counter return to 0 after that time, and returns its value; a zero time does it at once.
+    /// Returns the counter to 0 after that time, or at once if the time is zero. Returns the current value.
     ///
-    /// To let a counter expire that is changed at the same time, use
-    /// [`increment_bounded_for`](Self::increment_bounded_for) or [`compare_and_set_for`](Self::compare_and_set_for): between
-    /// two steps, a handler may be dropped, or its process end.
+    /// To change a counter and set its expiry in one step, use
+    /// [`increment_bounded_for`](Self::increment_bounded_for) or
+    /// [`compare_and_set_for`](Self::compare_and_set_for). Between two steps, the handler may be dropped or
+    /// its process may end.
     ///
-    /// As in Redis, additions keep the expiry, and `set`, `reset`, a `compare_and_set` that succeeds and the expiry itself
-    /// end it; a second `expire` replaces the first. A time too long for the clock means never. No timer runs:
-    /// the expiry is noticed by the next operation on the counter, and only then do those who watch it hear of it.
-    /// Redis keeps times to the millisecond, by its own clock: if that clock jumps, the counter expires early or late. It
-    /// forgets a counter 15 minutes after it expired.
+    /// As in Redis, additions keep the expiry. `set`, `reset`, a successful `compare_and_set` and the expiry
+    /// itself clear it. A second `expire` replaces the first. A time too long for the clock means never. No
+    /// timer runs: the next operation on the counter detects the expiry, and only then are observers
+    /// notified. Redis keeps times to the millisecond by its own clock, so if that clock jumps, the counter
+    /// expires early or late. Redis forgets a counter 15 minutes after it expired.
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     pub async fn expire(&self, after: Duration) -> Result<i64> {
         Ok(self.apply(CounterOp::Expire(after)).await?.value)
     }
 
-    /// Calls `observer` with the value and the version for each change through any handle, under the counter's own lock:
-    /// in order, the version 1 higher each time. A `set` to the same value is a change; an expiry is one when it is
-    /// noticed and the value was not 0. The observer must be quick, and must not use this counter.
+    /// Calls `observer` with the value and the version for each change through any handle, in order, under
+    /// the counter's own lock. Each version is 1 higher than the last. Setting the same value is a change. An
+    /// expiry of a nonzero value is a change once it is detected. The observer must be quick and must not use
+    /// this counter.
     pub(crate) fn observe(&self, observer: Arc<CounterObserver>) -> Result<Observation> {
         Ok(self.cell()?.observe(observer))
     }
 
-    /// Waits until what [`inspect`](Self::inspect) shows is known on this node: at once in memory, and wherever it was known
-    /// before, even if its backend is away by now.
+    /// Waits until this node knows the value that [`inspect`](Self::inspect) shows. Completes at once in
+    /// memory, and also if the value was known before, even if the backend is unavailable by now.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.cell()?.ready().await
     }
 
-    /// Runs `look` with the value and its version under the counter's own lock: no change and no observer's call runs
-    /// meanwhile. It must be quick, and must not use this counter.
+    /// Calls `look` with the value and its version under the counter's own lock, so no change and no observer
+    /// call runs meanwhile. It must be quick and must not use this counter.
     ///
-    /// `look` gets nothing if the value is not known, as the counter is not in memory and not observed and
-    /// [`ready`](Self::ready). Then the observers will be called with the first value that becomes known.
+    /// `look` receives `None` if the value is not known, which means that the counter is not in memory and
+    /// not both observed and [`ready`](Self::ready). The observers will then be called with the first value
+    /// that becomes known.
     ///
     /// # Errors
-    /// Only a wrong name.
+    /// Only for an invalid name.
     pub(crate) fn inspect<R>(&self, look: impl FnOnce(Option<(i64, Version)>) -> R) -> Result<R> {
         let (mut look, mut seen) = (Some(look), None);
         self.cell()?.inspect(&mut |known| seen = look.take().map(|look| look(known)));
         seen.ok_or_else(|| {
-            let reason = format!("the value of counter `{}` was not read yet; try again", self.name);
+            let reason = format!("the value of counter `{}` has not been read yet; try again", self.name);
             Error::Backend(BackendError::Unavailable { reason })
         })
     }
 
-    /// Does one step.
+    /// Runs one operation.
     async fn apply(&self, op: CounterOp) -> Result<Counted> {
         self.cell()?.apply(op).await
     }
 
-    /// The counter itself, or what is wrong with its name.
+    /// Returns the counter itself, or the error of its name.
     fn cell(&self) -> Result<&Arc<dyn CounterBackend>> {
         check_name("counter", &self.name)?;
         Ok(self.cell.as_ref().expect("a counter with a right name has a cell"))

@@ -1,4 +1,4 @@
-//! The backend in this process's memory. Rows are in `memory/rows.rs`, counters here.
+//! The backend in this process's memory. Counters are here, rows in `memory/rows.rs`.
 
 mod deadlines;
 mod rows;
@@ -18,47 +18,49 @@ use super::{
 };
 use crate::{StoreError, reply::Reply};
 
-/// Locks over the counters' names, and over a table's rows: more than the cores that usually meet at one.
+/// Locks that counter names and a table's rows are spread over: more than the cores that usually contend for
+/// one.
 const SHARDS: usize = 16;
-/// Counters of one shard before the first look for those that can be forgotten; later looks wait for twice what is left.
+/// Counters of one shard before the first sweep. Later sweeps wait until the remaining number has doubled.
 const SWEEP_AT: usize = 64;
 
-/// What time it is. Tests bring their own.
+/// Returns the current time. Tests provide their own.
 pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// See the module.
+/// The memory backend.
 pub(super) struct Memory {
-    /// The counters by name, spread by hash.
+    /// By name, spread by hash.
     counters: Box<[Mutex<Counters>]>,
-    /// Spreads the names; seeded, so that nobody outside can choose names that collide.
+    /// Seeded, so that outsiders cannot choose names that collide.
     hasher: RandomState,
-    /// What time it is, for expiry.
+    /// For expiry.
     clock: Clock,
 }
 
 /// One shard of the counters.
 struct Counters {
-    /// The counters that anybody holds or that are not 0.
+    /// Counters that have a handle or are not 0.
     cells: HashMap<Box<str>, Arc<Cell>>,
-    /// How many may be there before the next sweep.
+    /// Number of counters that triggers the next sweep.
     sweep_at: usize,
-    /// Highest version of a counter that was forgotten; new ones start there, so that a name's versions never go back.
+    /// Highest version among forgotten counters. New counters start there, so that the versions of a name
+    /// never decrease.
     version: u64,
 }
 
 impl Memory {
-    /// An empty one.
+    /// Creates an empty backend.
     pub(super) fn new() -> Self {
         Self::with_clock(Arc::new(Instant::now))
     }
 
-    /// An empty one that lives by that clock.
+    /// Creates an empty backend with that clock.
     pub(super) fn with_clock(clock: Clock) -> Self {
         let shard = || Mutex::new(Counters { cells: HashMap::new(), sweep_at: SWEEP_AT, version: 0 });
         Self { counters: (0..SHARDS).map(|_| shard()).collect(), hasher: RandomState::new(), clock }
     }
 
-    /// The counter of that name, made if need be.
+    /// Returns the counter with that name, created if necessary.
     pub(super) fn cell(&self, name: &str) -> Arc<Cell> {
         let mut shard = self.counters[shard_of(self.hasher.hash_one(name))].lock();
         if let Some(cell) = shard.cells.get(name) {
@@ -75,7 +77,7 @@ impl Memory {
         cell
     }
 
-    /// How many counters are kept.
+    /// Returns the number of counters kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.counters.iter().map(|shard| shard.lock().cells.len()).sum()
@@ -83,8 +85,9 @@ impl Memory {
 }
 
 impl Counters {
-    /// Forgets counters that nobody holds or observes and that are 0 or expired. Handles come only from this map, whose
-    /// lock is held, or from other handles; so one that is only in the map stays so meanwhile.
+    /// Removes counters that nobody holds or observes and that are 0 or expired. A handle can only be cloned
+    /// from another handle or from this map, whose lock is held, so a counter with no other handle cannot
+    /// gain one meanwhile.
     fn sweep(&mut self, now: Instant) {
         let mut version = self.version;
         self.cells.retain(|_, cell| {
@@ -103,7 +106,7 @@ impl Counters {
     }
 }
 
-/// The shard of a hash. Not of its highest bits, which the hash tables below use.
+/// Returns the shard of a hash. Avoids the highest bits, which the hash tables below use.
 fn shard_of(hash: u64) -> usize {
     (hash >> 40) as usize % SHARDS
 }
@@ -118,35 +121,34 @@ impl Backend for Memory {
     }
 }
 
-/// One counter.
+/// A counter in memory.
 pub(super) struct Cell {
-    /// For the overflow's message.
+    /// For the overflow error.
     name: Box<str>,
-    /// Everything that changes. Observers are called under this lock: that is their order.
+    /// Observers are called under this lock, which orders their calls.
     state: Mutex<CellState>,
-    /// What time it is, for expiry.
+    /// For expiry.
     clock: Clock,
 }
 
-/// See [`Cell`].
+/// The mutable state of a [`Cell`].
 struct CellState {
-    /// The value, if it has not expired.
+    /// Valid unless expired.
     value: i64,
-    /// Goes up by 1 with each change.
+    /// Increases by 1 with each change.
     version: u64,
     /// When the value returns to 0.
     expires: Option<Instant>,
-    /// Who hears of changes.
     observers: Observers<CounterObserver>,
 }
 
 impl CellState {
-    /// Whether the time is up.
+    /// Returns whether the counter has expired.
     fn expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| now >= expires)
     }
 
-    /// Returns to 0 if the time is up.
+    /// Resets the counter to 0 if it has expired.
     fn expire(&mut self, clock: &Clock) {
         if self.expires.is_some() && self.expired(clock()) {
             self.expires = None;
@@ -156,14 +158,14 @@ impl CellState {
         }
     }
 
-    /// Writes a value and tells the observers.
+    /// Writes a value and notifies the observers.
     fn change(&mut self, value: i64) {
         self.value = value;
         self.version += 1;
         self.observers.each(|observer| observer(self.value, Version::of_memory(self.version)));
     }
 
-    /// Writes a value that does not expire, and tells the observers.
+    /// Writes a value without an expiry and notifies the observers.
     fn set(&mut self, value: i64) {
         self.expires = None;
         self.change(value);
@@ -171,7 +173,7 @@ impl CellState {
 }
 
 impl Cell {
-    /// Does one step.
+    /// Runs one operation.
     fn step(&self, op: CounterOp) -> Result<Counted, StoreError> {
         let mut state = self.state.lock();
         state.expire(&self.clock);

@@ -1,12 +1,12 @@
-//! The backend on Redis: counters and tables that all nodes share.
+//! The backend on Redis: counters and tables shared by all nodes.
 //!
-//! Every operation is one Lua script, so one atomic step, and publishes what it changed in that step, with its number
-//! in the history of the counter or table (`redis/history.rs`). All keys of a counter or a table are in one hash slot.
-//! What a node's observers receive comes from the channel of the counter or table, in the order of the changes
-//! (`redis/watch.rs`).
+//! Every operation is a Lua script, so one atomic step. In the same step it publishes what it changed, with
+//! the change's number in the history of the counter or table (`redis/history.rs`). All keys of a counter or
+//! a table are in one hash slot. Observers on a node are notified from the channel of the counter or table,
+//! in the order of the changes (`redis/watch.rs`).
 //!
-//! Redis's clock decides when counters and rows expire, and nothing else. A clock that is set back lets them live longer, and
-//! one that jumps ahead lets them expire early; the order of changes does not depend on it.
+//! Redis's clock decides when counters and rows expire, and nothing else. If the clock is set back, they live
+//! longer; if it jumps ahead, they expire early. The order of changes does not depend on it.
 
 mod counter;
 mod history;
@@ -33,68 +33,66 @@ use self::{
 use super::{Backend, CounterBackend, Store, TableBackend, schema::Schema};
 use crate::{Error, Result, error::BackendError, redis_client::Redis, reply::Reply};
 
-/// Counters and tables that are read at once after a connection was lost: each observed one is, and Redis has others to
-/// serve, too.
+/// Counters and tables that are read at once after a lost connection. Every observed one is read, and Redis
+/// must serve others, too.
 const READS_AT_ONCE: usize = 64;
-/// Entries of observed counters before the first look for those that nobody observes any more; later looks wait for twice
-/// what is left.
+/// Entries of observed counters before the first sweep of those no longer observed. Later sweeps wait until
+/// the remaining number has doubled.
 const SWEEP_AT: usize = 64;
-/// Times in milliseconds from here on are never: numbers of milliseconds stay exact in Lua.
+/// Times in milliseconds that count as never. Smaller numbers stay exact in Lua.
 const NEVER: u128 = 1 << 52;
 
 impl Store {
-    /// A store on that Redis. To be called on the runtime that the hub runs on.
+    /// Creates a store on Redis. Call it on the hub's runtime.
     pub(crate) fn redis(redis: Redis) -> Self {
         Self::with(OnRedis { shared: Arc::new(Shared::new(redis)) })
     }
 }
 
-/// See the module.
+/// The Redis backend.
 struct OnRedis {
-    /// What counters and tables share.
     shared: Arc<Shared>,
 }
 
-/// What counters and tables share.
+/// State shared by counters and tables.
 struct Shared {
-    /// The connection.
     redis: Redis,
     /// Where observed counters and tables are read again after a gap.
     runtime: Handle,
-    /// Bounds how many of them are read at once.
+    /// Limits how many of them are read at once.
     reads: Arc<Semaphore>,
-    /// The observed counters by name.
+    /// By name.
     counters: Mutex<Observed>,
 }
 
-/// See [`Shared::counters`].
+/// The observed counters.
 struct Observed {
-    /// The counters; those that nobody observes any more are gone.
+    /// Dead once nobody observes the counter.
     watches: HashMap<Box<str>, Weak<Watch<WatchedCounter>>>,
-    /// How many may be there before the next sweep.
+    /// Number of entries that triggers the next sweep.
     sweep_at: usize,
 }
 
 impl Shared {
-    /// Nothing observed yet.
+    /// Creates the state without observed counters.
     fn new(redis: Redis) -> Self {
         let counters = Mutex::new(Observed { watches: HashMap::new(), sweep_at: SWEEP_AT });
         Self { redis, runtime: Handle::current(), reads: Arc::new(Semaphore::new(READS_AT_ONCE)), counters }
     }
 
-    /// The command that publishes a change in the step that makes it.
+    /// Returns the command that a script uses to publish the change it makes.
     fn publish(&self) -> &'static str {
         self.redis.publish_command()
     }
 }
 
 impl Observed {
-    /// The counter of that name, if somebody observes it.
+    /// Returns the counter with that name if it is observed.
     fn get(&self, name: &str) -> Option<Arc<Watch<WatchedCounter>>> {
         self.watches.get(name)?.upgrade()
     }
 
-    /// Adds a counter, and forgets those that nobody observes any more.
+    /// Adds a counter and removes those no longer observed.
     fn add(&mut self, name: &str, watch: &Arc<Watch<WatchedCounter>>) {
         if self.watches.len() >= self.sweep_at {
             self.watches.retain(|_, watch| watch.strong_count() > 0);
@@ -114,12 +112,12 @@ impl Backend for OnRedis {
     }
 }
 
-/// An answer that comes later.
+/// Wraps a future as a reply.
 fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a, T> {
     Reply::Later(Box::pin(answer))
 }
 
-/// A time as the scripts take it: milliseconds, rounded up; 0 for at once; or never.
+/// Formats a time for the scripts: milliseconds, rounded up; 0 for at once; or `never`.
 fn milliseconds(after: Duration) -> String {
     match after.as_nanos().div_ceil(1_000_000) {
         never if never >= NEVER => "never".to_owned(),
@@ -127,12 +125,12 @@ fn milliseconds(after: Duration) -> String {
     }
 }
 
-/// An answer that no script gives.
+/// Returns the error for an answer that no script gives.
 fn invalid(what: &str) -> Error {
     Error::Backend(BackendError::Refused { message: what.to_owned() })
 }
 
-/// Text in an answer.
+/// Reads text in an answer.
 fn as_text(raw: &Raw) -> Option<&str> {
     match raw {
         Raw::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
@@ -141,7 +139,7 @@ fn as_text(raw: &Raw) -> Option<&str> {
     }
 }
 
-/// A number of things in an answer.
+/// Reads a count in an answer.
 fn as_count(raw: &Raw) -> Option<usize> {
     match raw {
         Raw::Int(count) => usize::try_from(*count).ok(),

@@ -1,4 +1,4 @@
-//! Rows as a table holds them: one value per column, and the way from a struct to that and back.
+//! Rows as stored by a table: one value per column. Converts between structs and rows.
 
 use std::{fmt, sync::Arc};
 
@@ -12,25 +12,23 @@ use serde::{
 use super::schema::{Column, ColumnType, Schema};
 use crate::StoreError;
 
-/// A row's values, in the order of the columns. Shared: a reader takes a reference under the lock and decodes after it.
+/// A row's values, in the order of the columns. Shared, so that a reader clones a reference under the lock
+/// and decodes afterwards.
 pub(crate) type Row = Arc<[Value]>;
 
-/// One value.
+/// A stored value.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// An integer that fits, of any integer column, or a bool as 0 or 1.
+    /// A value of an integer column that fits, or a bool as 0 or 1.
     Int(i64),
-    /// An integer above `i64::MAX`, of a `u64` column.
+    /// A value above `i64::MAX` of a `u64` column.
     Uint(u64),
-    /// A float.
     Float(f64),
-    /// A string.
     Text(Box<str>),
-    /// Bytes.
     Bytes(Box<[u8]>),
 }
 
-/// Floats by their bits, so that a row with a NaN in it equals itself.
+/// Compares floats by their bits, so that a row with a NaN equals itself.
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -45,7 +43,7 @@ impl PartialEq for Value {
 }
 
 impl Value {
-    /// The number of an integer column's value.
+    /// Returns the number of an integer column's value.
     pub(super) fn as_integer(&self) -> Option<i128> {
         match self {
             Self::Int(number) => Some((*number).into()),
@@ -60,7 +58,7 @@ impl Value {
 pub(crate) enum RowError {
     /// A value is larger than its column.
     TooLong { column: &'static str, size: usize, limit: usize },
-    /// Anything else.
+    /// Any other reason.
     Other(String),
 }
 
@@ -87,17 +85,17 @@ impl de::Error for RowError {
     }
 }
 
-/// The struct as a row of that schema.
+/// Encodes a struct as a row of the schema.
 pub(super) fn encode<T: Serialize + ?Sized>(schema: &Schema, row: &T) -> Result<Row, StoreError> {
     row.serialize(RowEncoder(schema)).map_err(|error| schema.error(error))
 }
 
-/// The struct of that row.
+/// Decodes a row into a struct.
 pub(super) fn decode<T: DeserializeOwned>(schema: &Schema, row: &Row) -> Result<T, StoreError> {
     T::deserialize(RowDecoder { schema, row }).map_err(|error| schema.error(error))
 }
 
-/// One value as the type that the caller wants.
+/// Decodes one value into the type that the caller asks for.
 pub(super) fn decode_field<V: DeserializeOwned>(
     schema: &Schema,
     column: usize,
@@ -109,7 +107,7 @@ pub(super) fn decode_field<V: DeserializeOwned>(
     V::deserialize(ValueDecoder { kind, value }).map_err(wrong)
 }
 
-/// Refuses what a row or a column can't be.
+/// Rejects what a row or a column can't be.
 macro_rules! refuse {
     ($($method:ident($($arg:ty),*) -> $ok:ty;)*) => {$(
         fn $method(self, $(_: $arg),*) -> Result<$ok, RowError> {
@@ -118,7 +116,7 @@ macro_rules! refuse {
     )*};
 }
 
-/// Refuses the shapes that neither a row nor a column can have.
+/// Rejects the shapes that neither a row nor a column can have.
 macro_rules! refuse_shapes {
     () => {
         refuse! {
@@ -158,13 +156,13 @@ macro_rules! refuse_shapes {
     };
 }
 
-/// Turns a struct into a [`Row`].
+/// Encodes a struct as a [`Row`].
 struct RowEncoder<'a>(&'a Schema);
 
 impl RowEncoder<'_> {
-    /// The error for a type that serializes as something else than it deserializes from.
+    /// Returns the error for a type whose `Serialize` and `Deserialize` disagree.
     fn unexpected(&self) -> RowError {
-        RowError::Other("the row doesn't serialize as the struct that it deserializes from".to_owned())
+        RowError::Other("the row does not serialize as the struct that it deserializes from".to_owned())
     }
 }
 
@@ -204,11 +202,9 @@ impl<'a> Serializer for RowEncoder<'a> {
 
 /// Collects a struct's fields.
 struct FieldsEncoder<'a> {
-    /// The columns.
     schema: &'a Schema,
-    /// The column that probably comes next: fields come in the order in which they were declared.
+    /// The most likely next column: fields are serialized in declaration order.
     next: usize,
-    /// What there is so far.
     values: Vec<Option<Value>>,
 }
 
@@ -225,7 +221,7 @@ impl ser::SerializeStruct for FieldsEncoder<'_> {
         let index = match columns.get(self.next) {
             Some(column) if column.name == name => self.next,
             _ => columns.iter().position(|column| column.name == name).ok_or_else(|| {
-                RowError::Other(format!("the row has a field `{name}` that it doesn't deserialize from"))
+                RowError::Other(format!("the row serializes a field `{name}` that it does not deserialize"))
             })?,
         };
         self.values[index] = Some(value.serialize(ValueEncoder(&columns[index]))?);
@@ -238,7 +234,7 @@ impl ser::SerializeStruct for FieldsEncoder<'_> {
         let value = |(value, column): (Option<Value>, &Column)| {
             value.ok_or_else(|| {
                 RowError::Other(format!(
-                    "the row left out `{}`; a row has all its columns (serde's alias, skip_serializing and \
+                    "the row omits `{}`; a row must have all its columns (serde's alias, skip_serializing and \
                      skip_serializing_if don't work here)",
                     column.name
                 ))
@@ -248,11 +244,11 @@ impl ser::SerializeStruct for FieldsEncoder<'_> {
     }
 }
 
-/// Turns one field into a [`Value`] of its column.
+/// Encodes a field as a [`Value`] of its column.
 struct ValueEncoder<'a>(&'a Column);
 
 impl ValueEncoder<'_> {
-    /// The error for a field that serializes as something else than it deserializes from.
+    /// Returns the error for a field whose `Serialize` and `Deserialize` disagree.
     fn unexpected(&self) -> RowError {
         let Column { name, kind, .. } = self.0;
         RowError::Other(format!(
@@ -261,7 +257,7 @@ impl ValueEncoder<'_> {
         ))
     }
 
-    /// An integer.
+    /// Encodes an integer.
     fn integer(&self, number: i128) -> Result<Value, RowError> {
         self.0.kind.integer(number).ok_or_else(|| self.unexpected())
     }
@@ -351,9 +347,8 @@ impl<'a> Serializer for ValueEncoder<'a> {
 
 /// Collects a sequence of `u8`.
 struct BytesEncoder<'a> {
-    /// The column.
     column: ValueEncoder<'a>,
-    /// What there is so far, at most one byte more than the column's size.
+    /// At most one byte more than the column's size.
     bytes: Vec<u8>,
 }
 
@@ -374,11 +369,9 @@ impl ser::SerializeSeq for BytesEncoder<'_> {
     }
 }
 
-/// Reads a struct out of a [`Row`].
+/// Decodes a struct from a [`Row`].
 struct RowDecoder<'a> {
-    /// The columns.
     schema: &'a Schema,
-    /// The values.
     row: &'a [Value],
 }
 
@@ -403,11 +396,11 @@ impl<'de> Deserializer<'de> for RowDecoder<'_> {
     }
 }
 
-/// A row's fields, one after the other.
+/// Decodes a row's fields in order.
 struct FieldsDecoder<'a, I> {
-    /// What is left.
+    /// The remaining fields.
     fields: I,
-    /// The field whose key was read.
+    /// The field whose key has been read.
     current: Option<(&'a Column, &'a Value)>,
 }
 
@@ -421,17 +414,15 @@ impl<'de, 'a, I: Iterator<Item = (&'a Column, &'a Value)>> de::MapAccess<'de> fo
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, RowError> {
         let (column, value) =
-            self.current.take().ok_or_else(|| de::Error::custom("a value is read after its key"))?;
+            self.current.take().ok_or_else(|| de::Error::custom("a value must be read after its key"))?;
         seed.deserialize(ValueDecoder { kind: column.kind, value })
             .map_err(|error| RowError::Other(format!("column `{}`: {error}", column.name)))
     }
 }
 
-/// Reads one value.
+/// Decodes one value.
 struct ValueDecoder<'a> {
-    /// The column's type.
     kind: ColumnType,
-    /// The value.
     value: &'a Value,
 }
 
@@ -474,12 +465,10 @@ impl<'de> Deserializer<'de> for ValueDecoder<'_> {
     }
 }
 
-/// A row with its column names, for those who watch a table; serializes as a map, so as a JSON object.
+/// A row with its column names, for observers of a table. Serializes as a map, so as a JSON object.
 #[derive(Clone, Copy)]
 pub(crate) struct RowRef<'a> {
-    /// The columns.
     pub(super) schema: &'a Schema,
-    /// The values.
     pub(super) row: &'a [Value],
 }
 
@@ -489,7 +478,8 @@ impl Serialize for RowRef<'_> {
     }
 }
 
-/// A row whose columns of 64-bit integers are serialized as decimal text: a browser's `JSON.parse` rounds such numbers.
+/// A row that serializes its 64-bit integers as decimal text, because a browser's `JSON.parse` rounds such
+/// numbers.
 #[derive(Clone, Copy)]
 pub(crate) struct TextRow<'a>(pub(crate) RowRef<'a>);
 

@@ -1,8 +1,9 @@
-//! What a table's columns are, read from the row type's `Deserialize`.
+//! A table's columns, discovered from the row type's `Deserialize`.
 //!
-//! A derived `Deserialize` tells its deserializer the names of the fields, and for each field the type that it wants.
-//! [`Schema::of`] drives it with a deserializer that only listens: once for the names, then once per field, so that a
-//! field's type that refuses the made-up value (a zero, an empty string) ends only its own run.
+//! A derived `Deserialize` passes its deserializer the names of the fields, and requests a type for each
+//! field. [`Schema::of`] drives it with a deserializer that only records these calls: once for the names,
+//! then once per field. If a field's type rejects the made-up value (a zero, an empty string), this ends only
+//! the run for that field.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::StoreError;
 
-/// Largest string or bytes value, in bytes, where the declaration says nothing: a name, an address, a title.
+/// Default maximum of a string or bytes value, in bytes: fits a name, an address, a title.
 const COLUMN_SIZE: usize = 255;
 
 /// The type of a column.
@@ -25,34 +26,23 @@ const COLUMN_SIZE: usize = 255;
 pub(crate) enum ColumnType {
     /// `bool`, stored as 0 or 1.
     Bool,
-    /// A signed integer.
     I8,
-    /// A signed integer.
     I16,
-    /// A signed integer.
     I32,
-    /// A signed integer.
     I64,
-    /// An unsigned integer.
     U8,
-    /// An unsigned integer.
     U16,
-    /// An unsigned integer.
     U32,
-    /// An unsigned integer.
     U64,
-    /// A float, stored as `f64`, which holds each `f32`.
+    /// Stored as `f64`, which represents every `f32`.
     F32,
-    /// A float.
     F64,
-    /// A string.
     Text,
-    /// Bytes.
     Bytes,
 }
 
 impl ColumnType {
-    /// Its name in Rust.
+    /// Returns the type's name in Rust.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -71,7 +61,7 @@ impl ColumnType {
         }
     }
 
-    /// The least and the greatest value; none if it is no integer.
+    /// Returns the minimum and maximum of an integer type.
     pub(super) fn range(self) -> Option<(i128, i128)> {
         match self {
             Self::I8 => Some((i8::MIN.into(), i8::MAX.into())),
@@ -86,7 +76,7 @@ impl ColumnType {
         }
     }
 
-    /// The value of that number; none if it is out of range, or the column no integer.
+    /// Returns the number as a value; `None` if it is out of range or this is not an integer type.
     pub(super) fn integer(self, number: i128) -> Option<Value> {
         let (min, max) = self.range()?;
         if number < min || number > max {
@@ -95,12 +85,12 @@ impl ColumnType {
         i64::try_from(number).map(Value::Int).or_else(|_| u64::try_from(number).map(Value::Uint)).ok()
     }
 
-    /// Whether it is an integer.
+    /// Returns whether this is an integer type.
     pub(super) fn is_integer(self) -> bool {
         self.range().is_some()
     }
 
-    /// What a row that an increment made holds.
+    /// Returns the value of this column in a row created by an increment.
     pub(super) fn zero(self) -> Value {
         match self {
             Self::F32 | Self::F64 => Value::Float(0.0),
@@ -111,30 +101,27 @@ impl ColumnType {
     }
 }
 
-/// One column.
+/// A column of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Column {
-    /// Its name.
     pub(super) name: &'static str,
-    /// Its type.
     pub(super) kind: ColumnType,
-    /// Largest size of a string or bytes value, in bytes; unused for numbers.
+    /// Maximum size of a string or bytes value, in bytes; unused for numbers.
     pub(super) size: usize,
 }
 
 /// The declaration of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Schema {
-    /// The table's name.
     table: Box<str>,
-    /// The columns, in the order of the struct's fields.
+    /// In the order of the struct's fields.
     columns: Box<[Column]>,
-    /// Most rows that the table may hold.
+    /// Maximum number of rows.
     capacity: usize,
 }
 
 impl Schema {
-    /// The declaration whose columns are the fields of `T`.
+    /// Creates a declaration with the fields of `T` as columns.
     pub(crate) fn of<T: DeserializeOwned>(table: &str, capacity: usize) -> Result<Self, StoreError> {
         check_name("table", table)?;
         if capacity == 0 {
@@ -169,22 +156,22 @@ impl Schema {
         Ok(())
     }
 
-    /// The table's name.
+    /// Returns the table's name.
     pub(crate) fn table(&self) -> &str {
         &self.table
     }
 
-    /// The columns.
+    /// Returns the columns.
     pub(super) fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// Most rows that the table may hold.
+    /// Returns the maximum number of rows.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Where that column is.
+    /// Returns the index of a column.
     pub(super) fn column_index(&self, column: &str) -> Result<usize, StoreError> {
         self.columns.iter().position(|found| found.name == column).ok_or_else(|| StoreError::UnknownColumn {
             table: self.table.to_string(),
@@ -193,18 +180,18 @@ impl Schema {
         })
     }
 
-    /// Whether names and types of the columns are the same; sizes and capacity may differ.
+    /// Returns whether names and types of the columns are equal; sizes and capacity may differ.
     pub(super) fn has_columns_of(&self, other: &Self) -> bool {
         let columns = |schema: &Self| schema.columns.iter().map(|c| (c.name, c.kind)).collect::<Vec<_>>();
         columns(self) == columns(other)
     }
 
-    /// A row of zeros and empty values.
+    /// Returns a row of zeros and empty values.
     pub(super) fn zero_row(&self) -> Row {
         self.columns.iter().map(|column| column.kind.zero()).collect()
     }
 
-    /// The error for a row that the table can't take or give.
+    /// Converts the error of a row that can't be encoded or decoded.
     pub(super) fn error(&self, error: RowError) -> StoreError {
         let table = self.table.to_string();
         match error {
@@ -230,18 +217,18 @@ impl fmt::Display for Schema {
     }
 }
 
-/// What one run of a row type's `Deserialize` told.
+/// What one run of a row type's `Deserialize` revealed.
 #[derive(Default)]
 struct Heard {
-    /// The field whose type is asked for.
+    /// Index of the field whose type is sought.
     field: usize,
-    /// The names of the fields, once the type has said that it is a struct.
+    /// The names of the fields, once the type has turned out to be a struct.
     names: Option<&'static [&'static str]>,
-    /// The type that the field wants, or what it is that can't be a column.
+    /// The field's column type, or a description of what can't be a column.
     column: Option<Result<ColumnType, String>>,
 }
 
-/// The names of the fields of `T`, or what it is instead of a struct with some.
+/// Returns the field names of `T`, or a description of a `T` that is not a struct with fields.
 fn field_names<T: DeserializeOwned>() -> Result<&'static [&'static str], String> {
     let mut heard = Heard { field: usize::MAX, ..Heard::default() };
     let refused = T::deserialize(RowListener(&mut heard)).err();
@@ -253,12 +240,12 @@ fn field_names<T: DeserializeOwned>() -> Result<&'static [&'static str], String>
     }
 }
 
-/// The type of that field of `T`, or what it is instead of one that can be a column.
+/// Returns the type of a field of `T`, or a description of a type that can't be a column.
 fn column_type<T: DeserializeOwned>(field: usize) -> Result<ColumnType, String> {
     let mut heard = Heard { field, ..Heard::default() };
-    // The run always ends early, and with an error that says nothing: what counts was heard before.
+    // The run always ends early with a meaningless error. The result was recorded before.
     let _ = T::deserialize(RowListener(&mut heard));
-    heard.column.unwrap_or_else(|| Err("a field that its struct doesn't read".to_owned()))
+    heard.column.unwrap_or_else(|| Err("a field that its struct does not read".to_owned()))
 }
 
 /// Ends a run.
@@ -266,10 +253,10 @@ fn stop() -> RowError {
     RowError::Other("the run is over".to_owned())
 }
 
-/// Listens to what a row type wants.
+/// Records what a row type requests.
 struct RowListener<'a>(&'a mut Heard);
 
-/// Deserializer methods that stand for something that a row can't be.
+/// Deserializer methods for what a row can't be.
 macro_rules! refuse_row {
     ($($method:ident($($arg:ident: $type:ty),*) $what:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, $($arg: $type,)* _: V) -> Result<V::Value, RowError> {
@@ -333,11 +320,11 @@ impl<'de> Deserializer<'de> for RowListener<'_> {
     }
 }
 
-/// A struct's map with the one field that is asked for.
+/// A map for the struct with only the requested field.
 struct OneField<'a> {
-    /// The field's name; taken when its key is read.
+    /// Taken when the key is read.
     name: Option<&'static str>,
-    /// Where to note its type.
+    /// Where to record the field's type.
     heard: &'a mut Heard,
 }
 
@@ -354,10 +341,10 @@ impl<'de> de::MapAccess<'de> for OneField<'_> {
     }
 }
 
-/// Listens to what a field wants, and answers with a zero or something empty.
+/// Records the type that a field requests, and returns a zero or empty value.
 struct ColumnListener<'a>(&'a mut Option<Result<ColumnType, String>>);
 
-/// Deserializer methods that stand for a column type.
+/// Deserializer methods for column types.
 macro_rules! hear {
     ($($method:ident $kind:ident $visit:ident($zero:expr);)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
@@ -367,7 +354,7 @@ macro_rules! hear {
     )*};
 }
 
-/// Deserializer methods that stand for something that a column can't be.
+/// Deserializer methods for what a column can't be.
 macro_rules! refuse_column {
     ($($method:ident($($arg:ident: $type:ty),*) $what:literal;)*) => {$(
         fn $method<V: Visitor<'de>>(self, $($arg: $type,)* _: V) -> Result<V::Value, RowError> {
@@ -412,7 +399,7 @@ impl<'de> Deserializer<'de> for ColumnListener<'_> {
         *self.0 = Some(match item {
             Some(Ok(ColumnType::U8)) => Ok(ColumnType::Bytes),
             Some(Ok(other)) => Err(format!("a sequence of {}", other.name())),
-            Some(Err(other)) => Err(format!("a sequence with {other} in it")),
+            Some(Err(other)) => Err(format!("a sequence that contains {other}")),
             None => Err("a sequence".to_owned()),
         });
         ended
@@ -420,7 +407,7 @@ impl<'de> Deserializer<'de> for ColumnListener<'_> {
 
     refuse_column! {
         deserialize_any() "a value of any shape";
-        deserialize_option() "an Option (choose a value of the type that stands for none)";
+        deserialize_option() "an Option (choose a value of the type that means none)";
         deserialize_map() "a map";
         deserialize_struct(_name: &'static str, _fields: &'static [&'static str]) "a struct";
         deserialize_enum(_name: &'static str, _variants: &'static [&'static str]) "an enum";
@@ -440,7 +427,7 @@ impl<'de> Deserializer<'de> for ColumnListener<'_> {
 struct OneItem<'a> {
     /// Whether the item was read.
     done: bool,
-    /// Where to note the item's type.
+    /// Where to record the item's type.
     item: &'a mut Option<Result<ColumnType, String>>,
 }
 

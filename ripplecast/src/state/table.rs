@@ -1,4 +1,4 @@
-//! Tables: named, typed rows of bounded number and size.
+//! Tables: named, typed rows, limited in number and size.
 
 use std::{
     borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc,
@@ -14,33 +14,38 @@ use super::{
 };
 use crate::{Result, StoreError, limits};
 
-/// Longest key, in bytes: an id, an address, a path. It is copied with each row, and is a name elsewhere.
+/// Longest key in bytes: fits an id, an address, a path. It is copied with each row and used as a name
+/// elsewhere.
 const KEY: usize = limits::NAME;
-/// Most rows of a page, however many are asked for.
+/// Maximum number of rows in a page, however many are requested.
 const PAGE: usize = 1000;
 /// Rows that an iterator fetches at once.
 const BATCH: usize = 64;
 
-/// Shared rows of type `T` under string keys; see [`Hub::table`](crate::Hub::table). Clones are handles of the same table.
+/// Shared rows of type `T` under string keys; see [`Hub::table`](crate::Hub::table). Clones are handles of
+/// the same table.
 ///
-/// A key is anything that prints as a string of at most 255 bytes: a `&str`, a number, a
-/// [`ConnectionId`](crate::ConnectionId). Each operation is one atomic step: nobody sees half a row, an increment is never lost.
+/// A key is anything whose `Display` is at most 255 bytes long: a `&str`, a number, a
+/// [`ConnectionId`](crate::ConnectionId). Each operation is one atomic step: no reader sees half a row, and
+/// no increment is lost.
 ///
 /// # Errors
-/// Operations report a [`StoreError`] that names the table; one that failed has changed nothing. Each may report
-/// [`StoreError::KeyTooLong`]; those that write, [`StoreError::ValueTooLong`] and [`StoreError::TableFull`]; those that
-/// read, [`StoreError::Row`] when `T` refuses what is stored.
+/// Operations report a [`StoreError`] that names the table. A failed operation has changed nothing. Each may
+/// report [`StoreError::KeyTooLong`]. Writes may report [`StoreError::ValueTooLong`] and
+/// [`StoreError::TableFull`]. Reads may report [`StoreError::Row`] if the stored row does not deserialize
+/// into `T`.
 ///
-/// On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit: when Redis is known to
-/// be away nothing was done; when the time was up or the connection was lost meanwhile, the change may have been made or not,
-/// but never half of it. `set` and `delete` may simply be tried again; `increment` would then count twice.
+/// On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit. If
+/// Redis was known to be unavailable, nothing was done. After a timeout or a lost connection, the change may
+/// or may not have been made, but never half of it. You can simply repeat `set` and `delete`; `increment`
+/// would then count twice.
 ///
 /// # Overload
-/// A full table refuses new rows, and goes on taking changes to those it has. Nothing is ever evicted.
+/// A full table rejects new rows and still accepts changes to existing ones. Nothing is ever evicted.
 ///
 /// # Cancellation
-/// In memory an operation is done at its first poll. A future that is dropped before has done nothing. On Redis, one that
-/// is dropped after its first poll may have been done or not.
+/// In memory an operation completes at its first poll; a future that is dropped earlier has done nothing. On
+/// Redis, an operation dropped after its first poll may or may not have been done.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -59,45 +64,44 @@ const BATCH: usize = 64;
 /// # }
 /// ```
 pub struct Table<T> {
-    /// Columns, sizes and capacity.
     schema: Arc<Schema>,
-    /// The rows.
     rows: Arc<dyn TableBackend>,
     /// The row type, which the handle neither holds nor borrows.
     row: PhantomData<fn() -> T>,
 }
 
 impl<T> Table<T> {
-    /// A handle.
+    /// Creates a handle.
     pub(super) fn new(Declared { schema, rows }: Declared) -> Self {
         Self { schema, rows, row: PhantomData }
     }
 
-    /// The table's name.
+    /// Returns the table's name.
     pub fn name(&self) -> &str {
         self.schema.table()
     }
 
-    /// Most rows that it may hold.
+    /// Returns the maximum number of rows.
     pub fn capacity(&self) -> usize {
         self.schema.capacity()
     }
 
-    /// Removes a row; whether it was there.
+    /// Removes a row and returns whether it existed.
     pub async fn delete(&self, key: impl fmt::Display) -> Result<bool> {
         self.rows.delete(self.key(key)?.as_str()).await
     }
 
-    /// Whether there is a row of that key.
+    /// Returns whether there is a row with that key.
     pub async fn exists(&self, key: impl fmt::Display) -> Result<bool> {
         self.rows.exists(self.key(key)?.as_str()).await
     }
 
-    /// One column of a row, as a type that it reads into: its own, or another integer that holds the value. None if there
-    /// is no such row.
+    /// Returns one column of a row, decoded into its own type or another that fits, such as a wider integer.
+    /// Returns `None` if there is no such row.
     ///
     /// # Errors
-    /// Also [`StoreError::UnknownColumn`], and [`StoreError::Row`] for a type that the value doesn't read into.
+    /// Also [`StoreError::UnknownColumn`], and [`StoreError::Row`] if the value does not deserialize into
+    /// `V`.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -121,18 +125,19 @@ impl<T> Table<T> {
         Ok(value.map(|value| decode_field(&self.schema, column, &value)).transpose()?)
     }
 
-    /// Adds `by`, which may be negative, to an integer column, and returns the new value.
+    /// Adds `by`, which may be negative, to an integer column and returns the new value.
     ///
-    /// A row that isn't there is made, with zeros, empty strings and `false` in its other columns.
+    /// Creates the row if there is none, with zeros, empty strings and `false` in its other columns.
     ///
     /// # Errors
-    /// Also [`StoreError::ColumnOverflow`] when the sum leaves the range of the column's type, [`StoreError::NotAnInteger`]
-    /// and [`StoreError::UnknownColumn`].
+    /// Also [`StoreError::ColumnOverflow`] when the sum is outside the range of the column's type,
+    /// [`StoreError::NotAnInteger`] and [`StoreError::UnknownColumn`].
     pub async fn increment(&self, key: impl fmt::Display, column: &str, by: i64) -> Result<i128> {
         self.add(key, column, by.into()).await
     }
 
-    /// Subtracts `by` from an integer column, and returns the new value; else as [`increment`](Self::increment).
+    /// Subtracts `by` from an integer column and returns the new value. Otherwise like
+    /// [`increment`](Self::increment).
     ///
     /// # Errors
     /// As [`increment`](Self::increment).
@@ -140,14 +145,15 @@ impl<T> Table<T> {
         self.add(key, column, -i128::from(by)).await
     }
 
-    /// Deletes a row after that time, at once if it is zero; whether it is there.
+    /// Deletes a row after that time, or at once if the time is zero. Returns whether the row exists.
     ///
-    /// To write a row that expires, use [`set_for`](Self::set_for), which is one step.
-    /// [`set`](Self::set), [`set_many`](Self::set_many) and a [`compare_and_set`](Self::compare_and_set) that succeeds end
-    /// an expiry, [`increment`](Self::increment) keeps it, and a second `expire` replaces the first. A time too long for
-    /// the clock means never. Whoever uses the table after the row's time finds it gone, from all of its rows, its
-    /// [`len`](Self::len) and its capacity. No timer runs: the next operation on the table notices what has expired, and
-    /// only then do those who watch the table hear of it. Times are kept to the millisecond on Redis, and by its clock.
+    /// To write a row that expires in one step, use [`set_for`](Self::set_for). [`set`](Self::set),
+    /// [`set_many`](Self::set_many) and a successful [`compare_and_set`](Self::compare_and_set) clear an
+    /// expiry. [`increment`](Self::increment) keeps it, and a second `expire` replaces it. A time too long
+    /// for the clock means never. After its time a row no longer appears in any operation, in
+    /// [`len`](Self::len) or against the capacity. No timer runs: the next operation on the table removes
+    /// what has expired, and only then are observers notified. Redis keeps times to the millisecond, by its
+    /// own clock.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -160,7 +166,7 @@ impl<T> Table<T> {
     ///
     /// sessions.set("s1", &Session { user: "Ada".into() }).await?;
     /// assert!(sessions.expire("s1", Duration::from_secs(3600)).await?); // an hour from now
-    /// assert!(!sessions.expire("s2", Duration::from_secs(3600)).await?); // there is none
+    /// assert!(!sessions.expire("s2", Duration::from_secs(3600)).await?); // no such row
     /// assert!(sessions.expire("s1", Duration::ZERO).await?); // at once
     /// assert!(sessions.is_empty().await?);
     /// # Ok(())
@@ -170,48 +176,50 @@ impl<T> Table<T> {
         self.rows.expire(self.key(key)?.as_str(), after).await
     }
 
-    /// How many rows there are, without those that expired. As cheap for a million as for one.
+    /// Returns the number of rows, without expired ones. The cost does not depend on the number.
     pub async fn len(&self) -> Result<usize> {
         self.rows.len().await
     }
 
-    /// Whether there are none.
+    /// Returns whether the table is empty.
     pub async fn is_empty(&self) -> Result<bool> {
         Ok(self.len().await? == 0)
     }
 
-    /// Removes all rows in one step, and returns how many there were. On Redis everybody else waits meanwhile, some
-    /// microseconds a row.
+    /// Removes all rows in one step and returns how many there were. On Redis this blocks all other commands
+    /// for a few microseconds per row.
     pub async fn clear(&self) -> Result<usize> {
         self.rows.clear().await
     }
 
-    /// Calls `observer` with the key, the row (none if it was deleted) and the change's version for each change, under
-    /// the lock of the row: in order per key, the version higher each time (versions are the table's, so one key's have
-    /// gaps). It must be quick, and must not use this table.
+    /// Calls `observer` with the key, the row (`None` if it was deleted) and the change's version for each
+    /// change, under the lock of the row. Calls for one key are in order, with increasing versions. Versions
+    /// belong to the whole table, so those of one key have gaps. The observer must be quick and must not use
+    /// this table.
     pub(crate) fn observe(&self, observer: Arc<TableObserver>) -> Observation {
         self.rows.observe(observer)
     }
 
-    /// Waits until what [`inspect`](Self::inspect) shows is known on this node: at once in memory, and wherever it was known
-    /// before, even if its backend is away by now.
+    /// Waits until this node knows the rows that [`inspect`](Self::inspect) shows. Completes at once in
+    /// memory, and also if they were known before, even if the backend is unavailable by now.
     pub(crate) async fn ready(&self) -> Result<()> {
         self.rows.ready().await
     }
 
-    /// Calls `look` with each row and a version that is not below that of its last change, under the lock of the row: no
-    /// change of it and no observer's call for it run meanwhile. Rows that come or go during the walk may be left out. A
-    /// table that is not in memory must be observed and [`ready`](Self::ready).
+    /// Calls `look` with each row and a version that is at least that of its last change. Holds the lock of
+    /// the row, so neither a change of it nor an observer call for it runs meanwhile. Rows added or removed
+    /// during the scan may be left out. A table that is not in memory must be observed and
+    /// [`ready`](Self::ready).
     pub(crate) fn inspect(&self, mut look: impl FnMut(&str, RowRef<'_>, Version)) {
         self.rows.inspect(&mut look);
     }
 
-    /// The same rows, for those who don't decode them.
+    /// Returns a handle of the same rows for callers that do not decode them.
     pub(crate) fn untyped(&self) -> Table<()> {
         Table { schema: Arc::clone(&self.schema), rows: Arc::clone(&self.rows), row: PhantomData }
     }
 
-    /// Calls `look` with one row, none if it is not there, as [`inspect`](Self::inspect) does.
+    /// Calls `look` with one row, or `None` if it does not exist, as [`inspect`](Self::inspect) does.
     pub(crate) fn inspect_row(&self, key: &str, mut look: impl FnMut(Option<RowRef<'_>>, Version)) {
         self.rows.inspect_row(key, &mut look);
     }
@@ -229,7 +237,7 @@ impl<T> Table<T> {
         self.rows.add(self.key(key)?.as_str(), index, by).await
     }
 
-    /// The key as a string, without an allocation.
+    /// Formats the key as a string, without an allocation.
     fn key(&self, key: impl fmt::Display) -> Result<Key, StoreError> {
         let mut written = Key { bytes: [0; KEY], len: 0 };
         write!(written, "{key}").map_err(|_| StoreError::Row {
@@ -248,14 +256,15 @@ impl<T> Table<T> {
 }
 
 impl<T: Serialize> Table<T> {
-    /// Writes a whole row, new or in the place of an old one.
+    /// Writes a whole row, new or replacing an existing one.
     pub async fn set(&self, key: impl fmt::Display, row: &T) -> Result<()> {
         let row = encode(&self.schema, row)?;
         self.rows.set(self.key(key)?.as_str(), row, None).await
     }
 
-    /// Writes a whole row that is deleted after that time, in one step. For sessions and leases: between a `set` and an
-    /// [`expire`](Self::expire) a handler may be dropped, or its process end, and the row would stay for ever.
+    /// Writes a whole row that is deleted after that time, in one step. Use it for sessions and leases:
+    /// between a `set` and an [`expire`](Self::expire) the handler may be dropped, or its process may end,
+    /// and the row would remain for ever.
     ///
     /// The time is at least a millisecond; one too long for the clock means never.
     ///
@@ -276,8 +285,8 @@ impl<T: Serialize> Table<T> {
         self.rows.set(self.key(key)?.as_str(), row, Some(expires.max(LEAST_EXPIRY))).await
     }
 
-    /// Writes several rows in one step: all, or none if a key or a value is too long or they don't all fit. Of one key
-    /// twice, the later wins.
+    /// Writes several rows in one step. Writes none if a key or a value is too long or the rows do not all
+    /// fit. If a key appears twice, the later row wins.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -302,8 +311,8 @@ impl<T: Serialize> Table<T> {
         self.rows.set_many(rows).await
     }
 
-    /// Writes `new` if the row is `expected`, in one step; whether it was. None stands for no row: it expects that there
-    /// is none, or deletes.
+    /// Writes `new` if the row is `expected`, in one step. Returns whether it was. `None` means no row: an
+    /// expected `None` requires that the row does not exist, and a new `None` deletes it.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -313,7 +322,7 @@ impl<T: Serialize> Table<T> {
     /// # let hub = ripplecast::Hub::builder().build()?;
     /// # let players = hub.table::<Player>("players", 100)?;
     /// let (old, new) = (Player { name: "Ada".into(), points: 1 }, Player { name: "Ada".into(), points: 2 });
-    /// assert!(players.compare_and_set("ada", None, Some(&old)).await?); // only if nobody has taken the name
+    /// assert!(players.compare_and_set("ada", None, Some(&old)).await?); // only if the name is free
     /// assert!(players.compare_and_set("ada", Some(&old), Some(&new)).await?);
     /// assert!(!players.compare_and_set("ada", Some(&old), None).await?);
     /// # Ok(())
@@ -332,13 +341,13 @@ impl<T: Serialize> Table<T> {
 }
 
 impl<T: DeserializeOwned> Table<T> {
-    /// A row; none if there is none of that key.
+    /// Returns a row, or `None` if there is none with that key.
     pub async fn get(&self, key: impl fmt::Display) -> Result<Option<T>> {
         let row = self.rows.get(self.key(key)?.as_str()).await?;
         Ok(row.map(|row| decode(&self.schema, &row)).transpose()?)
     }
 
-    /// The rows of several keys, in the order of the keys, all as they were at one moment.
+    /// Returns the rows of several keys, in the order of the keys, all as of one moment.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -364,11 +373,11 @@ impl<T: DeserializeOwned> Table<T> {
         rows.into_iter().map(decoded).collect()
     }
 
-    /// A walk over the rows, in no order, while others read and write.
+    /// Returns an iterator over the rows, in no particular order, while others read and write.
     ///
-    /// It sees each row that is there from its first step to its last exactly once, as it was at a moment of the walk; no
-    /// key twice; and none that was made after it began. Between its steps it holds no lock, so it keeps nobody waiting,
-    /// and may be kept as long as you like.
+    /// It returns each row that exists from the first step to the last exactly once, as of some moment in
+    /// between. It returns no key twice, and no row that was created after it began. It holds no lock between
+    /// its steps, so it blocks nobody, and you can keep it as long as you like.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -388,8 +397,9 @@ impl<T: DeserializeOwned> Table<T> {
         TableIter { table: self.clone(), batch: VecDeque::new(), cursor: None, ended: false }
     }
 
-    /// One page of the walk that [`iter`](Self::iter) does: up to `limit` rows (at least 1, at most 1,000), and a cursor
-    /// for the next page. Begin with `None`; the cursor prints as a string, so it may go out to a browser and come back.
+    /// Returns one page of the scan that [`iter`](Self::iter) performs: up to `limit` rows (at least 1, at
+    /// most 1,000), and a cursor for the next page. Start with `None`. The cursor converts to and from a
+    /// string, so you can send it to a browser and back.
     ///
     /// # Errors
     /// Also [`StoreError::UnknownCursor`].
@@ -428,16 +438,16 @@ impl<T> fmt::Debug for Table<T> {
     }
 }
 
-/// A key, written out.
+/// A formatted key.
 struct Key {
-    /// Its bytes, whole strings of UTF-8.
+    /// Contains only whole UTF-8 strings.
     bytes: [u8; KEY],
-    /// How many were written, also of those that didn't fit.
+    /// Bytes written, including those that did not fit.
     len: usize,
 }
 
 impl Key {
-    /// The key, which is not too long.
+    /// Returns the key. It must not be too long.
     fn as_str(&self) -> &str {
         str::from_utf8(&self.bytes[..self.len]).expect("only whole strings are copied")
     }
@@ -454,23 +464,22 @@ impl fmt::Write for Key {
     }
 }
 
-/// A walk over a table's rows; see [`Table::iter`]. Dropping it early is fine.
+/// An iterator over a table's rows; see [`Table::iter`]. You may drop it at any time.
 pub struct TableIter<T> {
-    /// The table.
     table: Table<T>,
-    /// Rows that were fetched and not yet given out.
+    /// Rows fetched but not yet returned.
     batch: VecDeque<(Box<str>, Row)>,
-    /// Where the next batch begins; none before the first.
+    /// Where the next batch begins; `None` before the first.
     cursor: Option<Cursor>,
     /// Whether the last batch was fetched.
     ended: bool,
 }
 
 impl<T: DeserializeOwned> TableIter<T> {
-    /// The next row with its key; none at the end.
+    /// Returns the next row with its key, or `None` at the end.
     ///
     /// # Errors
-    /// [`StoreError::Row`] when `T` refuses the row; the walk may go on after it.
+    /// [`StoreError::Row`] if the row does not deserialize into `T`. You can continue after it.
     ///
     /// # Cancellation
     /// Dropping the future loses no row.
@@ -492,27 +501,27 @@ impl<T> fmt::Debug for TableIter<T> {
     }
 }
 
-/// Some rows of a table, and where to go on; see [`Table::scan`].
+/// Some rows of a table, and where to continue; see [`Table::scan`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Page<T> {
     /// The rows with their keys.
     pub rows: Vec<(String, T)>,
-    /// Where the next page begins; none after the last one.
+    /// Where the next page begins; `None` after the last one.
     pub next: Option<Cursor>,
 }
 
-/// Where a page begins; see [`Table::scan`]. What it says is the table's own affair and no secret.
+/// Where a page begins; see [`Table::scan`]. Its content is opaque, but not secret.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Cursor(Box<str>);
 
 impl Cursor {
-    /// One that the backend can read back.
+    /// Creates a cursor that the backend can parse.
     pub(super) fn new(place: String) -> Self {
         Self(place.into())
     }
 
-    /// What the backend wrote.
+    /// Returns the text that the backend wrote.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
@@ -535,20 +544,16 @@ impl str::FromStr for Cursor {
 /// A table to be declared; see [`Hub::table_builder`](crate::Hub::table_builder).
 #[must_use = "a table is declared by build()"]
 pub struct TableBuilder<T> {
-    /// Where it will live.
     store: Store,
-    /// Its name.
     name: String,
-    /// Its capacity.
     capacity: usize,
-    /// The sizes that were set, by column.
+    /// By column.
     sizes: Vec<(String, usize)>,
-    /// The row type.
     row: PhantomData<fn() -> T>,
 }
 
 impl<T> TableBuilder<T> {
-    /// Sets the largest size of a string or bytes column, in bytes. The default is 255.
+    /// Sets the maximum size of a string or bytes column, in bytes. The default is 255.
     pub fn column(mut self, name: impl Into<String>, max_size: usize) -> Self {
         self.sizes.push((name.into(), max_size));
         self
@@ -556,16 +561,16 @@ impl<T> TableBuilder<T> {
 }
 
 impl<T: DeserializeOwned> TableBuilder<T> {
-    /// A table without settings of its own.
+    /// Creates a builder with default settings.
     pub(crate) fn new(store: Store, name: String, capacity: usize) -> Self {
         Self { store, name, capacity, sizes: Vec::new(), row: PhantomData }
     }
 
-    /// Declares the table, or finds it if it was declared the same way before.
+    /// Declares the table. Returns the existing table if it was declared identically before.
     ///
     /// # Errors
-    /// As [`Hub::table`](crate::Hub::table), and [`StoreError::UnknownColumn`] or [`StoreError::ColumnHasNoSize`] for a
-    /// column that was named wrongly.
+    /// As [`Hub::table`](crate::Hub::table). Also [`StoreError::UnknownColumn`] or
+    /// [`StoreError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
     pub fn build(self) -> Result<Table<T>> {
         let mut schema = Schema::of::<T>(&self.name, self.capacity)?;
         for (column, size) in &self.sizes {

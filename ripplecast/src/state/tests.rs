@@ -1,4 +1,4 @@
-//! What can't be seen from outside: observers, versions, expiry by a clock of the test's own, forgotten counters.
+//! What can't be seen from outside: observers, versions, expiry by a test clock, forgotten counters.
 
 use std::{
     sync::{
@@ -18,12 +18,11 @@ use super::{
     table::{Table, TableBuilder},
 };
 
-/// A clock that stands still until the test moves it.
+/// A clock that advances only when the test says so.
 #[derive(Clone)]
 struct TestClock {
-    /// Where it began.
     start: Instant,
-    /// Milliseconds since.
+    /// In milliseconds.
     elapsed: Arc<AtomicU64>,
 }
 
@@ -42,15 +41,15 @@ impl TestClock {
     }
 }
 
-/// What a counter's observer was told.
+/// Values and version numbers that a counter's observer received.
 type Log = Arc<Mutex<Vec<(i64, u64)>>>;
 
-/// The value of a counter and the number of its version.
+/// Returns the value of a counter and the number of its version.
 fn known(counter: &Counter) -> (i64, u64) {
     counter.inspect(|known| known.map(|(value, version)| (value, version.number))).unwrap().unwrap()
 }
 
-/// Writes down what the counter tells.
+/// Records what the counter's observer receives.
 fn watch(counter: &Counter) -> (Observation, Log) {
     let log = Log::default();
     let writer = Arc::clone(&log);
@@ -69,11 +68,11 @@ async fn a_counter_expires_by_the_clock() {
     clock.advance(99);
     assert_eq!(counter.increment().await.unwrap(), 6, "an addition keeps the expiry");
     clock.advance(1);
-    assert_eq!(log.lock().len(), 2, "nobody has looked yet");
+    assert_eq!(log.lock().len(), 2, "expiry is detected only by the next operation");
     assert_eq!(counter.increment().await.unwrap(), 1);
     assert_eq!(*log.lock(), [(5, 1), (6, 2), (0, 3), (1, 4)]);
     clock.advance(1_000_000);
-    assert_eq!(counter.get().await.unwrap(), 1, "it expires once");
+    assert_eq!(counter.get().await.unwrap(), 1, "the counter expires only once");
 }
 
 #[tokio::test]
@@ -90,7 +89,11 @@ async fn writes_end_the_expiry_and_a_second_expire_replaces_the_first() {
     clock.advance(20);
     assert_eq!(counter.get().await.unwrap(), 2);
     counter.expire(soon).await.unwrap();
-    assert_eq!(counter.compare_and_set(1, 3).await.unwrap(), Err(2), "a refused one changes nothing");
+    assert_eq!(
+        counter.compare_and_set(1, 3).await.unwrap(),
+        Err(2),
+        "a failed compare_and_set changes nothing"
+    );
     counter.expire(Duration::from_millis(30)).await.unwrap();
     clock.advance(20);
     assert_eq!(counter.get().await.unwrap(), 2);
@@ -121,7 +124,7 @@ async fn observers_see_each_version_in_order() {
             })
         })
         .collect();
-    // A late observer: what it is told continues what it has inspected, without a gap.
+    // A late observer: its calls continue from the inspected state, without a gap.
     let (_late, late) = watch(&counter);
     let (value, version) = known(&counter);
     for task in tasks {
@@ -153,7 +156,7 @@ async fn only_what_happened_is_observed_and_only_while_observed() {
     counter.increment().await.unwrap();
     assert_eq!(*log.lock(), [(i64::MAX, 1), (0, 2), (0, 3)]);
     assert_eq!(known(&counter).1, 4);
-    assert_eq!(Arc::strong_count(&log), 1, "the observer went with its observation");
+    assert_eq!(Arc::strong_count(&log), 1, "the observer is dropped with its observation");
 }
 
 #[tokio::test]
@@ -207,10 +210,10 @@ async fn counters_that_nobody_needs_are_forgotten_and_versions_go_on() {
     assert_eq!(log.lock().len(), 1);
     let again = Counter::new("gone", Some(memory.cell("gone")));
     let (value, now) = known(&again);
-    assert!(value == 0 && now > version, "its version never goes back");
+    assert!(value == 0 && now > version, "the version never decreases");
 }
 
-/// A row with a column of each kind that prints differently.
+/// A row with a column of each kind that is formatted differently.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 struct Sample {
     big: u64,
@@ -221,18 +224,17 @@ struct Sample {
     data: Vec<u8>,
 }
 
-/// A table of samples.
+/// Creates a table of samples.
 fn samples() -> Table<Sample> {
     TableBuilder::new(Store::memory(), "samples".into(), 1000).build().unwrap()
 }
 
-/// A table of at most three samples that lives by a clock.
+/// Creates a table of at most three samples with a test clock.
 fn timed() -> (Table<Sample>, TestClock) {
     let clock = TestClock::new();
     (TableBuilder::new(Store::with(clock.memory()), "timed".into(), 3).build().unwrap(), clock)
 }
 
-/// Milliseconds.
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -327,7 +329,7 @@ async fn rows_expire_by_the_clock_and_every_operation_notices() {
     clock.advance(49);
     assert_eq!(table.len().await.unwrap(), 3);
     clock.advance(1);
-    assert_eq!(log.lock().len(), 3, "nobody has looked yet");
+    assert_eq!(log.lock().len(), 3, "expiry is detected only by the next operation");
     assert_eq!(table.len().await.unwrap(), 2);
     assert_eq!(log.lock()[3..], [("b".to_owned(), false)]);
     clock.advance(50);
@@ -366,7 +368,7 @@ async fn no_operation_sees_an_expired_row() {
         table.set_many([("a", sample(7)), ("b", sample(7))]).await.unwrap();
         table.expire("a", ms(10)).await.unwrap();
         clock.advance(10);
-        assert!(look(&table).await, "{name} saw a row that had expired");
+        assert!(look(&table).await, "{name} saw an expired row");
     }
 }
 
@@ -388,7 +390,7 @@ async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first()
     table.expire("a", soon).await.unwrap();
     table.expire("a", ms(30)).await.unwrap();
     clock.advance(20);
-    assert_eq!(table.increment("a", "big", 1).await.unwrap(), 5, "the second expire counts");
+    assert_eq!(table.increment("a", "big", 1).await.unwrap(), 5, "the second expire replaces the first");
     assert!(!table.compare_and_set("a", None, Some(&sample(9))).await.unwrap());
     clock.advance(10);
     assert_eq!(
@@ -405,12 +407,16 @@ async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first()
     table.set("a", &sample(1)).await.unwrap();
     table.expire("b", soon).await.unwrap();
     clock.advance(20);
-    assert_eq!(table.len().await.unwrap(), 1, "a deleted row's expiry is not that of its successor");
+    assert_eq!(
+        table.len().await.unwrap(),
+        1,
+        "a deleted row's expiry does not apply to a new row with its key"
+    );
     table.expire("a", soon).await.unwrap();
     assert_eq!(table.clear().await.unwrap(), 1);
     table.set("a", &sample(1)).await.unwrap();
     clock.advance(20);
-    assert_eq!(table.len().await.unwrap(), 1, "nor is that of a cleared one");
+    assert_eq!(table.len().await.unwrap(), 1, "clear removes the expiry");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,10 +1,11 @@
-//! A table's rows in memory: sharded maps, each over slots that a walk can return to.
+//! A table's rows in memory: sharded maps, each over slots at which a scan can resume.
 //!
-//! A row keeps its slot while it lives, whatever is written around it. A walk goes from slot to slot and holds a shard's
-//! lock for one page at a time. Each row knows the version at which it was born; a walk leaves out those born after it
-//! began, so it sees each row that is there all the time exactly once, no key twice, and ends under any load.
+//! A row keeps its slot as long as it exists, whatever is written around it. A scan goes from slot to slot
+//! and holds a shard's lock for one page at a time. Each row records the version at which it was created. A
+//! scan skips rows created after it began. It therefore returns each row that exists throughout exactly once
+//! and no key twice, and ends under any load.
 //!
-//! No timer runs. Every operation first deletes the rows whose time is up, wherever in the table they are.
+//! No timer runs. Every operation first deletes the expired rows, wherever in the table they are.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -34,40 +35,39 @@ use crate::{
     },
 };
 
-/// Slots that a walk looks at under one lock: short enough that a writer doesn't notice.
+/// Slots that a scan reads under one lock: short enough that writers are not delayed noticeably.
 const SLOTS_PER_LOCK: usize = 512;
-/// Keys of expired rows that are copied at once, so that a great many need no great copy.
+/// Keys of expired rows that are copied at once, so that many expired rows need no large copy.
 const EXPIRED_AT_ONCE: usize = 64;
 
 /// The rows of one table.
 pub(in crate::state) struct Rows {
-    /// The columns and the capacity.
     schema: Arc<Schema>,
-    /// Spreads the keys; seeded, so that nobody outside can choose keys that collide.
+    /// Seeded, so that outsiders cannot choose keys that collide.
     hasher: RandomState,
-    /// The rows, spread by hash. Whoever takes several locks takes them in order.
+    /// Spread by hash. Several shards are always locked in order.
     shards: Box<[Mutex<Shard>]>,
-    /// How many rows there are. Room is reserved here before a row is added, so that the capacity is exact.
+    /// Number of rows. Space is reserved here before a row is added, so that the capacity is exact.
     len: AtomicUsize,
-    /// Number of the last change. Changes of a row are numbered under its shard's lock, so in order.
+    /// Number of the last change. A change of a row is numbered under its shard's lock, so each row's numbers
+    /// are ordered.
     version: AtomicU64,
-    /// Who hears of changes.
     observers: RwLock<Observers<TableObserver>>,
-    /// How many there are, ended ones included: spares writers the lock while nobody listens. A relaxed read is enough:
-    /// an observer that reads the table after it registered takes the shard's lock after or before the writer does.
+    /// Number of observers, including ended ones. Saves writers the lock while nobody observes. A relaxed
+    /// read is enough: an observer that reads the table after it registered takes the shard's lock before or
+    /// after the writer does.
     observed: AtomicUsize,
-    /// When rows expire.
     deadlines: Deadlines,
 }
 
-/// One shard.
+/// One shard of the rows.
 #[derive(Default)]
 struct Shard {
     /// From a key to its slot.
     index: HashTable<usize>,
-    /// The rows; a slot is empty after its row was deleted.
+    /// Rows; a slot is empty after its row was deleted.
     slots: Vec<Option<Entry>>,
-    /// The empty slots.
+    /// Empty slots.
     free: Vec<usize>,
 }
 
@@ -75,33 +75,31 @@ struct Shard {
 struct Entry {
     /// The key's hash, for when the map grows.
     hash: u64,
-    /// The key.
     key: Box<str>,
-    /// The values.
     row: Row,
-    /// The version at which the row was made.
+    /// The version at which the row was created.
     born: u64,
-    /// When it expires, or [`NEVER`].
+    /// The deadline, or [`NEVER`].
     expires: u64,
 }
 
 impl Shard {
-    /// The slot of a key.
+    /// Returns the slot of a key.
     fn find(&self, hash: u64, key: &str) -> Option<usize> {
         self.index.find(hash, |&slot| matches!(&self.slots[slot], Some(entry) if *entry.key == *key)).copied()
     }
 
-    /// The row of a key.
+    /// Returns the row of a key.
     fn get(&self, hash: u64, key: &str) -> Option<&Row> {
         self.find(hash, key).and_then(|slot| self.slots[slot].as_ref()).map(|entry| &entry.row)
     }
 
-    /// The row of a key with all that belongs to it, to change.
+    /// Returns the entry of a key for changes.
     fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
         self.find(hash, key).and_then(|slot| self.slots[slot].as_mut())
     }
 
-    /// Adds a row whose key is not there.
+    /// Adds a row whose key does not exist yet.
     fn insert(&mut self, entry: Entry) {
         let hash = entry.hash;
         let slot = self.free.pop().unwrap_or(self.slots.len());
@@ -114,7 +112,7 @@ impl Shard {
         self.index.insert_unique(hash, slot, |&slot| slots[slot].as_ref().map_or(0, |entry| entry.hash));
     }
 
-    /// Removes a row, if it is there.
+    /// Removes a row if it exists.
     fn remove(&mut self, hash: u64, key: &str) -> Option<Entry> {
         let slots = &self.slots;
         let same = |slot: &usize| matches!(&slots[*slot], Some(entry) if *entry.key == *key);
@@ -128,19 +126,18 @@ impl Shard {
     }
 }
 
-/// Where a walk is.
+/// The position of a scan.
 #[derive(Clone, Copy)]
 struct Place {
-    /// The version at which it began.
+    /// The version at which the scan began.
     began: u64,
-    /// The shard.
     shard: usize,
-    /// The next slot in it.
+    /// The next slot in the shard.
     slot: usize,
 }
 
 impl Place {
-    /// Reads it from a cursor.
+    /// Parses a cursor.
     fn parse(cursor: &str) -> Option<Self> {
         let mut parts = cursor.split('-');
         let place = Self {
@@ -159,7 +156,7 @@ impl From<Place> for Cursor {
 }
 
 impl Rows {
-    /// No rows.
+    /// Creates an empty table.
     pub(super) fn new(schema: Arc<Schema>, clock: Clock) -> Self {
         Self {
             schema,
@@ -173,13 +170,13 @@ impl Rows {
         }
     }
 
-    /// A key's hash, and its shard locked.
+    /// Returns a key's hash and its locked shard.
     fn lock(&self, key: &str) -> (u64, MutexGuard<'_, Shard>) {
         let hash = self.hasher.hash_one(key);
         (hash, self.shards[shard_of(hash)].lock())
     }
 
-    /// The shards of several keys locked, in order; the others are none.
+    /// Locks the shards of several keys, in order; the others are `None`.
     fn lock_many(&self, hashes: impl Iterator<Item = u64>) -> Vec<Option<MutexGuard<'_, Shard>>> {
         let mut wanted = [false; SHARDS];
         for hash in hashes {
@@ -188,7 +185,7 @@ impl Rows {
         self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| shard.lock())).collect()
     }
 
-    /// Makes room for that many more rows.
+    /// Reserves space for that many more rows.
     fn reserve(&self, rows: usize) -> Result<(), StoreError> {
         let capacity = self.schema.capacity();
         let more = |len: usize| len.checked_add(rows).filter(|&len| len <= capacity);
@@ -202,7 +199,7 @@ impl Rows {
         }
     }
 
-    /// Numbers a change of a row and tells the observers. The row's shard is locked.
+    /// Numbers a change of a row and notifies the observers. The row's shard is locked.
     fn changed(&self, key: &str, row: Option<&Row>) -> u64 {
         let version = self.version.fetch_add(1, Relaxed) + 1;
         if self.observed.load(Relaxed) > 0 {
@@ -212,7 +209,7 @@ impl Rows {
         version
     }
 
-    /// Writes a row for which there is room: its own, or one that was reserved.
+    /// Writes a row into its existing space or into space reserved before.
     fn put(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) {
         let version = self.changed(key, Some(&row));
         match shard.get_mut(hash, key) {
@@ -225,7 +222,7 @@ impl Rows {
         }
     }
 
-    /// Writes a row if there is room.
+    /// Writes a row if there is space.
     fn write(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) -> Result<(), StoreError> {
         if shard.find(hash, key).is_none() {
             self.reserve(1)?;
@@ -234,7 +231,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Removes a row; whether it was there.
+    /// Removes a row and returns whether it existed.
     fn remove(&self, shard: &mut Shard, hash: u64, key: &str) -> bool {
         let Some(entry) = shard.remove(hash, key) else { return false };
         self.len.fetch_sub(1, Relaxed);
@@ -243,15 +240,15 @@ impl Rows {
         true
     }
 
-    /// Deletes the rows whose time is up.
+    /// Deletes the expired rows.
     fn purge(&self) {
         if let Some(now) = self.deadlines.due() {
             self.purge_at(now);
         }
     }
 
-    /// See [`Self::purge`]. It ends: deadlines that are added meanwhile lie behind `now`, and a row that somebody else
-    /// deletes or changes first is no longer among the first.
+    /// See [`Self::purge`]. Terminates, because deadlines added meanwhile lie after `now`, and a row that
+    /// another task deletes or changes first is no longer among the earliest.
     #[cold]
     fn purge_at(&self, now: u64) {
         loop {
@@ -268,7 +265,7 @@ impl Rows {
         }
     }
 
-    /// Sets when a row expires, or deletes it at once; whether it is there.
+    /// Sets when a row expires, or deletes it at once. Returns whether it exists.
     fn expire_row(&self, key: &str, after: Duration) -> bool {
         let (hash, mut shard) = self.lock(key);
         if after.is_zero() {
@@ -277,7 +274,7 @@ impl Rows {
         self.date(&mut shard, hash, key, after)
     }
 
-    /// Sets when a row expires; whether it is there.
+    /// Sets when a row expires. Returns whether it exists.
     fn date(&self, shard: &mut Shard, hash: u64, key: &str, after: Duration) -> bool {
         let Some(entry) = shard.get_mut(hash, key) else { return false };
         let deadline = self.deadlines.at(after);
@@ -286,7 +283,7 @@ impl Rows {
         true
     }
 
-    /// Adds to a column; the new value.
+    /// Adds to a column and returns the new value.
     fn add_to(&self, key: &str, index: usize, by: i128) -> Result<i128, StoreError> {
         let column = &self.schema.columns()[index];
         let (hash, mut shard) = self.lock(key);
@@ -334,7 +331,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Up to `limit` rows from `place` on.
+    /// Returns up to `limit` rows, starting at `place`.
     fn page(&self, mut place: Place, limit: usize) -> RawPage {
         let mut rows = Vec::new();
         while place.shard < SHARDS {

@@ -1,4 +1,4 @@
-//! Counters on Redis: one script for all operations (`lua/counter.lua`).
+//! Counters on Redis. One script implements all operations (`lua/counter.lua`).
 
 use std::{
     sync::{Arc, LazyLock},
@@ -19,56 +19,52 @@ use crate::{
     state::{Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Version},
 };
 
-/// One step of a counter.
+/// The script for every operation.
 static STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/counter.lua")));
 
 /// A counter on Redis.
 pub(super) struct RedisCounter {
-    /// Where it is.
     place: Place,
 }
 
-/// Where a counter is.
+/// Where a counter is stored.
 #[derive(Clone)]
 struct Place {
-    /// The connection.
     shared: Arc<Shared>,
-    /// Its name.
     name: Arc<str>,
-    /// Its key, and the channel that its changes are published on.
+    /// The counter's key, which is also the channel of its changes.
     key: Arc<str>,
 }
 
-/// What a step of a counter answers.
+/// The answer of the counter script.
 struct Step {
     value: i64,
-    /// 0 if its condition was not met, 2 if it would overflow, else 1.
+    /// 0 if the condition was not met, 2 on overflow, else 1.
     done: i64,
-    /// None if there is no history: the counter was never changed, or is forgotten.
+    /// `None` if there is no history: the counter was never changed or has been forgotten.
     epoch: Option<Epoch>,
     number: u64,
-    /// Time until it expires; none if it does not.
     expires_in: Option<Duration>,
 }
 
-/// A time as the script takes it.
+/// Formats an optional time for the script.
 fn or_never(after: Option<Duration>) -> String {
     after.map_or_else(|| "never".to_owned(), milliseconds)
 }
 
 impl RedisCounter {
-    /// The counter of that name.
+    /// Creates a handle for the counter with that name.
     pub(super) fn new(shared: &Arc<Shared>, name: &str) -> Self {
         let key = shared.redis.key("c", name, "").into();
         Self { place: Place { shared: Arc::clone(shared), name: name.into(), key } }
     }
 
-    /// The counter as observers know it, if there are any.
+    /// Returns the counter's watch, if it is observed.
     fn watched(&self) -> Option<Arc<Watch<WatchedCounter>>> {
         self.place.shared.counters.lock().get(&self.place.name)
     }
 
-    /// The same, made if need be.
+    /// Returns the counter's watch, created if necessary.
     fn watch(&self) -> Arc<Watch<WatchedCounter>> {
         let Place { shared, name, key } = &self.place;
         let mut counters = shared.counters.lock();
@@ -83,7 +79,7 @@ impl RedisCounter {
 }
 
 impl Place {
-    /// Does one step.
+    /// Runs the script.
     async fn step(&self, operation: &str, operands: &[String]) -> Result<Step> {
         let mut call = STEP.prepare_invoke();
         call.key(&*self.key).arg(self.shared.publish()).arg(Epoch::random().to_string());
@@ -102,7 +98,7 @@ impl Place {
         read().ok_or_else(|| invalid("a counter is not a number"))
     }
 
-    /// Does an operation.
+    /// Runs one operation.
     async fn apply(&self, op: CounterOp) -> Result<Counted> {
         let (operation, operands) = match op {
             CounterOp::Get => ("get", vec![]),
@@ -150,14 +146,15 @@ impl CounterBackend for RedisCounter {
     }
 }
 
-/// A counter that somebody observes.
+/// An observed counter.
 pub(super) struct WatchedCounter {
     place: Place,
 }
 
 impl Source for WatchedCounter {
     type Model = Value;
-    /// A third of the time for which the history of a counter at 0 is kept: so it is never forgotten while it is watched.
+    /// A third of the time for which the history of a counter at 0 is kept, so that it is never forgotten
+    /// while observed.
     const RENEW: Duration = Duration::from_secs(300);
 
     async fn read(&self, Basis { at, digest }: Basis) -> Result<(Moment, i64)> {
@@ -176,7 +173,7 @@ impl Source for WatchedCounter {
 /// The value of a counter, and its observers.
 #[derive(Default)]
 pub(super) struct Value {
-    /// None until the first read.
+    /// `None` until the first read.
     value: Option<i64>,
     observers: Observers<CounterObserver>,
 }

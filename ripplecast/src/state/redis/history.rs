@@ -1,73 +1,75 @@
-//! What a node knows of a counter's or a table's history, and which messages about it are applied.
+//! A node's knowledge of the history of a counter or table, and the decision which messages about it to
+//! apply.
 //!
-//! A history is an epoch, which is a random id, and the changes that are counted in it. A change that directly follows
-//! the known state is applied. A message after a gap, or of another epoch, is never applied: it is a reason to read the
-//! state, and a read is authoritative. So a forged value, from a sender that knows the epoch and number, lasts until
-//! the next change or read.
+//! A history consists of an epoch, which is a random id, and the numbered changes in it. A change that
+//! directly follows the known state is applied. A message after a gap or of another epoch is never applied.
+//! Instead it causes a read of the state, and a read is authoritative. A forged value, from a sender that
+//! knows the epoch and number, therefore lasts only until the next change or read.
 //!
-//! During a read, messages wait. Afterwards they are judged by what was read.
+//! During a read, messages wait. Afterwards they are compared with the result of the read.
 
 use std::str::FromStr as _;
 
 use crate::state::{Epoch, Version};
 
-/// Bytes of messages that may wait during a read. It is far more than comes during a round trip; beyond it the state is read
-/// again. 64 reads run at once, so at most 64 MiB wait.
+/// Bytes of messages that may wait during a read. Far more than arrives during a round trip; beyond it the
+/// state is read again. 64 reads run at once, so at most 64 MiB wait.
 const WAITING: usize = 1 << 20;
-/// What a waiting message costs beside its own bytes.
+/// Cost of a waiting message in addition to its own bytes.
 const OVERHEAD: usize = 64;
-/// The message that says that the history is lost.
+/// The message published when the history is lost.
 const LOST: &[u8] = b"?";
 
-/// A moment of a history: after that many changes in that epoch.
+/// A point in a history: an epoch, and how many changes it has had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Moment {
     pub(super) epoch: Epoch,
     pub(super) number: u64,
 }
 
-/// What has a history: the values that a node knows, and those who observe them.
+/// Something with a history: the values known to a node, and their observers.
 pub(super) trait Model: Send + 'static {
     /// A published change.
     type Change<'a>;
-    /// The state that a read returns.
+    /// The state returned by a read.
     type State: Send;
 
-    /// Reads a published change; none if it is not one.
+    /// Parses a published change; returns `None` for anything else.
     fn parse(payload: &[u8]) -> Option<Self::Change<'_>>;
-    /// Whether the known state may be the one after this change.
+    /// Returns whether the known state may be the one after this change.
     fn agrees(&self, change: &Self::Change<'_>) -> bool;
     /// Applies a change and notifies the observers.
     fn apply(&mut self, change: Self::Change<'_>, version: Version);
-    /// Replaces the state. With `is_news`, notifies the observers of what differs.
+    /// Replaces the state. With `is_news`, notifies the observers of the differences.
     fn replace(&mut self, state: Self::State, version: Version, is_news: bool);
-    /// The state in a few bytes, so that Redis can tell whether it has the same; empty if it has no such form.
+    /// Returns the state in a few bytes, so that Redis can tell whether it has the same state. Empty if there
+    /// is no such form.
     fn digest(&self) -> String;
 }
 
 /// Why a message is not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Doubt {
-    /// Changes are missing before it, it is of another history, or it contradicts what is known.
+    /// It follows missing changes, belongs to another history, or contradicts the known state.
     Read,
-    /// It is not a message of this library.
+    /// It was not written by this library.
     Foreign,
 }
 
-/// See the module.
+/// The known state, and the messages that wait during a read.
 pub(super) struct Known<M: Model> {
     pub(super) model: M,
-    /// The moment whose state is known; none until the first read.
+    /// The point of the known state; `None` until the first read.
     at: Option<Moment>,
-    /// Whether the epoch has changed since the first read: then versions carry it.
+    /// Whether the epoch has changed since the first read. Versions carry the epoch from then on.
     has_turned: bool,
-    /// Whether an observer waits for the first state, without having read it.
+    /// Whether an observer waits for the first state because it found none.
     is_awaited: bool,
-    /// The messages that wait, while a read is under way.
+    /// Waiting messages, while a read is in progress.
     waiting: Option<Waiting>,
 }
 
-/// See [`Known::waiting`].
+/// Messages that wait for the end of a read.
 #[derive(Default)]
 struct Waiting {
     messages: Vec<Box<[u8]>>,
@@ -76,7 +78,7 @@ struct Waiting {
     is_full: bool,
 }
 
-/// What the reader knew when it began to read.
+/// What the reader knew when the read began.
 pub(super) struct Basis {
     pub(super) at: Option<Moment>,
     /// See [`Model::digest`].
@@ -84,24 +86,24 @@ pub(super) struct Basis {
 }
 
 impl<M: Model> Known<M> {
-    /// Nothing known yet.
+    /// Creates a history of which nothing is known.
     pub(super) fn new(model: M) -> Self {
         Self { model, at: None, has_turned: false, is_awaited: false, waiting: None }
     }
 
-    /// Whether the state was ever read.
+    /// Returns whether the state has ever been read.
     pub(super) fn is_known(&self) -> bool {
         self.at.is_some()
     }
 
-    /// The version of the known state, with its epoch. None if nothing is known: then the observers are notified of the
-    /// first state, which they otherwise are not.
+    /// Returns the version of the known state, with its epoch. If nothing is known, returns `None` and
+    /// notifies the observers of the first state, which they otherwise do not receive.
     pub(super) fn version_or_await(&mut self) -> Option<Version> {
         self.is_awaited |= self.at.is_none();
         self.at.map(|Moment { epoch, number }| Version { number, epoch: Some(epoch) })
     }
 
-    /// Takes a message.
+    /// Receives a message.
     pub(super) fn hear(&mut self, payload: &[u8]) -> Result<(), Doubt> {
         let Some(waiting) = &mut self.waiting else { return self.judge(payload) };
         let bytes = waiting.bytes + payload.len() + OVERHEAD;
@@ -124,7 +126,7 @@ impl<M: Model> Known<M> {
         match self.at {
             Some(at) if at.epoch != moment.epoch => Err(Doubt::Read),
             Some(at) if moment.number < at.number => Ok(()),
-            // The one that led to what is known, unless it has led elsewhere.
+            // This change led to the known state, unless the values differ.
             Some(at) if moment.number == at.number => {
                 if self.model.agrees(&change) {
                     Ok(())
@@ -139,22 +141,23 @@ impl<M: Model> Known<M> {
                 Ok(())
             }
             Some(_) => Err(Doubt::Read),
-            None => Ok(()), // the first read is still to come
+            None => Ok(()), // the first read is still pending
         }
     }
 
-    /// The version that observers get: with the epoch if a tab must learn it.
+    /// Returns the version for observers, with the epoch if a tab must learn it.
     fn news(&self, Moment { epoch, number }: Moment) -> Version {
         Version { number, epoch: self.has_turned.then_some(epoch) }
     }
 
-    /// A read begins: messages wait until [`end`](Self::end).
+    /// Begins a read. Messages wait until [`end`](Self::end).
     pub(super) fn begin(&mut self) -> Basis {
         self.waiting = Some(Waiting::default());
         Basis { at: self.at, digest: self.model.digest() }
     }
 
-    /// Takes what was read: it is the truth, whatever is known. Returns whether the history is another one than before.
+    /// Accepts the result of a read, which overrides whatever is known. Returns whether the epoch has
+    /// changed.
     pub(super) fn take(&mut self, moment: Moment, state: M::State) -> bool {
         let before = self.at.replace(moment);
         let is_other = before.is_some_and(|before| before.epoch != moment.epoch);
@@ -168,7 +171,7 @@ impl<M: Model> Known<M> {
         is_other
     }
 
-    /// The read is over, successful or not: judges the messages that came meanwhile.
+    /// Ends a read, successful or not, and processes the messages that arrived meanwhile.
     pub(super) fn end(&mut self) -> Result<(), Doubt> {
         let waiting = self.waiting.take().unwrap_or_default();
         let mut outcome = if waiting.is_full { Err(Doubt::Read) } else { Ok(()) };
@@ -182,7 +185,7 @@ impl<M: Model> Known<M> {
     }
 }
 
-/// A message: `EPOCH NUMBER CHANGE`. Numbers begin with 1.
+/// Parses a message: `EPOCH NUMBER CHANGE`. Numbers start at 1.
 fn parse(payload: &[u8]) -> Option<(Moment, &[u8])> {
     let mut parts = payload.splitn(3, |byte| *byte == b' ');
     let epoch = Epoch::from_str(std::str::from_utf8(parts.next()?).ok()?).ok()?;

@@ -1,5 +1,5 @@
-//! Tables on Redis: a hash for each row, an index that numbers them, and the deadlines of those that expire; a script for
-//! each operation (`lua/*.lua`).
+//! Tables on Redis: a hash for each row, an index that numbers the rows, and the deadlines of rows that
+//! expire. Each operation is a script (`lua/*.lua`).
 
 mod change;
 mod rows;
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// A script of a table: what they all begin with, and its own part.
+/// A table script: the common prefix and its own part.
 macro_rules! script {
     ($name:ident, $file:literal) => {
         #[doc = concat!("See `lua/", $file, "`.")]
@@ -49,43 +49,39 @@ script!(LEN, "len.lua");
 script!(CLEAR, "clear.lua");
 script!(SCAN, "scan.lua");
 
-/// What each cursor of a walk on Redis begins with.
+/// Prefix of each scan cursor on Redis.
 const CURSOR: &str = "r";
 
 /// A table on Redis.
 pub(super) struct RedisTable {
-    /// Where it is.
     place: Arc<Place>,
-    /// The table as observers know it, if there are any.
+    /// The table's watch, alive while the table is observed.
     watch: Mutex<Weak<Watch<WatchedTable>>>,
 }
 
-/// Where a table is, and what it looks like.
+/// Where a table is stored, and its declaration.
 struct Place {
-    /// The connection.
     shared: Arc<Shared>,
-    /// The columns and the capacity.
     schema: Arc<Schema>,
     /// The keys of the index, the deadlines, and the history.
     keys: [String; 3],
-    /// The channel that changes are published on.
+    /// The channel on which changes are published.
     channel: String,
 }
 
-/// What a script answered.
+/// The answer of a script.
 enum Answer {
-    /// It is done.
     Done(Vec<Raw>),
-    /// The table would hold that many rows.
+    /// The number of rows the table would hold.
     Full(usize),
-    /// The sum with this value is out of range.
+    /// The current value; the sum is out of range.
     OutOfRange(i128),
-    /// The walk belongs to another history.
+    /// The scan belongs to another history.
     OtherHistory,
 }
 
 impl RedisTable {
-    /// The table of that schema.
+    /// Creates a table with that schema.
     pub(super) fn new(shared: &Arc<Shared>, schema: &Arc<Schema>) -> Self {
         let key = |suffix| shared.redis.key("t", schema.table(), suffix);
         let place = Place {
@@ -97,7 +93,7 @@ impl RedisTable {
         Self { place: Arc::new(place), watch: Mutex::default() }
     }
 
-    /// The table as observers know it, made if need be.
+    /// Returns the table's watch, created if necessary.
     fn watch(&self) -> Arc<Watch<WatchedTable>> {
         let mut slot = self.watch.lock();
         if let Some(watch) = slot.upgrade() {
@@ -112,7 +108,7 @@ impl RedisTable {
 }
 
 impl Place {
-    /// A call of that script.
+    /// Prepares a call of that script.
     fn call(&self, script: &'static LazyLock<Script>) -> ScriptInvocation<'static> {
         let mut call = script.prepare_invoke();
         call.key(&self.keys[..]);
@@ -120,7 +116,7 @@ impl Place {
         call
     }
 
-    /// A call of a script that also takes the number of columns and their names.
+    /// Adds the number of columns and their names to a call.
     fn call_with(&self, call: &mut ScriptInvocation<'static>, columns: &[Column]) {
         call.arg(columns.len());
         for column in columns {
@@ -128,11 +124,11 @@ impl Place {
         }
     }
 
-    /// Runs a script, again while more rows have expired than one call deletes: within the time that one operation has, and
-    /// the next one goes on with it.
+    /// Runs a script, and repeats it while more rows have expired than one call deletes. Stops at the time
+    /// limit of one operation; the next operation then continues the deletion.
     async fn run(&self, call: &ScriptInvocation<'_>) -> Result<Answer> {
         let (redis, end) = (&self.shared.redis, Instant::now() + TIME_LIMIT);
-        // The first has its own limit.
+        // The first call has its own time limit.
         let mut answer: Vec<Raw> = redis.script(&self.keys[0], call).await?;
         loop {
             let status = match answer.first() {
@@ -158,7 +154,7 @@ impl Place {
         }
     }
 
-    /// The answer of a script that can't run into a limit other than the capacity.
+    /// Runs a script that can't exceed any limit except the capacity.
     async fn done(&self, call: &ScriptInvocation<'_>) -> Result<Vec<Raw>> {
         match self.run(call).await? {
             Answer::Done(answer) => Ok(answer),
@@ -167,7 +163,7 @@ impl Place {
         }
     }
 
-    /// The answer of a script that answers with one number.
+    /// Runs a script that returns a single number.
     async fn count(&self, call: &ScriptInvocation<'_>) -> Result<usize> {
         match &self.done(call).await?[..] {
             [count] => as_count(count).ok_or_else(|| self.invalid()),
@@ -175,18 +171,21 @@ impl Place {
         }
     }
 
-    /// The error for a table that is full.
+    /// Returns the error for a full table.
     fn full(&self, rows: usize) -> Error {
         let (table, capacity) = (self.schema.table().to_owned(), self.schema.capacity());
         StoreError::TableFull { table, capacity, rows }.into()
     }
 
-    /// The error for an answer that no script gives.
+    /// Returns the error for an answer that no script gives.
     fn invalid(&self) -> Error {
-        invalid(&format!("table `{}`: its keys in Redis are not this library's", self.schema.table()))
+        invalid(&format!(
+            "table `{}`: its keys in Redis hold data that this library did not write",
+            self.schema.table()
+        ))
     }
 
-    /// Writes rows, all or none, which expire after that time, if one is given.
+    /// Writes rows, all or none, which expire after `expires`, if given.
     async fn set(
         &self,
         rows: impl IntoIterator<Item = (&str, &Row)>,
@@ -203,7 +202,7 @@ impl Place {
         self.done(&call).await.map(drop)
     }
 
-    /// The values of some columns of several rows.
+    /// Reads some columns of several rows.
     async fn get(&self, keys: impl IntoIterator<Item = &str>, columns: &[Column]) -> Result<Vec<Raw>> {
         let mut call = self.call(&GET);
         self.call_with(&mut call, columns);
@@ -218,7 +217,7 @@ impl Place {
         }
     }
 
-    /// A row of an answer; none if there is none.
+    /// Parses a row of an answer; `None` if there is none.
     fn row(&self, key: &str, raw: &Raw) -> Result<Option<Row>> {
         match raw {
             Raw::Nil => Ok(None),
@@ -229,7 +228,7 @@ impl Place {
         }
     }
 
-    /// One column of a row.
+    /// Reads one column of a row.
     async fn get_field(&self, key: &str, column: usize) -> Result<Option<Value>> {
         let column = &self.schema.columns()[column];
         match &self.get([key], std::slice::from_ref(column)).await?[..] {
@@ -246,7 +245,7 @@ impl Place {
         }
     }
 
-    /// Adds to a column; the sum.
+    /// Adds to a column and returns the sum.
     async fn add(&self, key: &str, column: usize, by: i128) -> Result<i128> {
         let &Column { name, kind, .. } = &self.schema.columns()[column];
         let (least, greatest) = kind.range().unwrap_or_default();
@@ -272,7 +271,7 @@ impl Place {
         }
     }
 
-    /// Replaces a row by another, or by none, if it is the expected one.
+    /// Replaces or deletes a row if it is the expected one.
     async fn replace(&self, key: &str, expected: Option<Row>, new: Option<Row>) -> Result<bool> {
         let mut call = self.call(&REPLACE);
         call.arg(self.schema.capacity()).arg(key);
@@ -294,8 +293,8 @@ impl Place {
         Ok(self.count(&call).await? > 0)
     }
 
-    /// Up to `limit` rows that were made after the change `after`, of a walk that began at `began`. None if the walk is of
-    /// another history. `known` is the epoch and the number that the reader knows.
+    /// Returns up to `limit` rows created after the change `after`, in a scan that began at `began`. Returns
+    /// `None` if the scan belongs to another history. `known` is the epoch and number known to the reader.
     async fn walk(
         &self,
         began: &str,
@@ -324,7 +323,7 @@ impl Place {
         let moment = moment().ok_or_else(|| self.invalid())?;
         let walked = rows.chunks_exact(3).map(|row| {
             let key = as_text(&row[0])?;
-            // Redis may print it with an exponent. It is far below 2^53.
+            // Redis may format it with an exponent. It is far below 2^53.
             let born = as_text(&row[1])?.parse::<f64>().ok()? as u64;
             Some(Walked { key: key.into(), born, row: self.row(key, &row[2]) })
         });
@@ -332,14 +331,14 @@ impl Place {
         Ok(Some((moment, walked)))
     }
 
-    /// A page of a walk.
+    /// Returns a page of a scan.
     async fn page(&self, cursor: Option<&Cursor>, limit: usize) -> Result<RawPage> {
         let unknown = || StoreError::UnknownCursor {
             table: self.schema.table().to_owned(),
             cursor: cursor.map(Cursor::to_string).unwrap_or_default(),
         };
         let place = cursor.map(|cursor| parse_cursor(cursor.as_str()).ok_or_else(unknown)).transpose()?;
-        // One more than wanted says whether there is another page.
+        // One extra row shows whether there is another page.
         let most = Some(limit.saturating_add(1));
         let walk = match place {
             None => self.walk("begin", 0, most, ("", "")).await?,
@@ -360,8 +359,8 @@ impl Place {
         Ok(RawPage { rows, next })
     }
 
-    /// All rows at one moment. One that can't be read is left out, and logged. Begins an epoch if changes are missing that
-    /// the reader knows.
+    /// Returns all rows as of one moment. A row that can't be parsed is logged and left out. Begins an epoch
+    /// if Redis lacks changes known to the reader.
     async fn snapshot(&self, known: Option<Moment>) -> Result<(Moment, Vec<(Box<str>, Row)>)> {
         let (epoch, number) =
             known.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
@@ -372,29 +371,31 @@ impl Place {
             match row {
                 Ok(Some(row)) => rows.push((key, row)),
                 Ok(None) => {}
-                Err(error) => limited!(ERROR, error = %cut(error), "a row is not published"),
+                Err(error) => {
+                    limited!(ERROR, error = %cut(error), "a row can't be read and is not published")
+                }
             }
         }
         Ok((moment, rows))
     }
 }
 
-/// A row that a walk came by.
+/// A row returned by a scan.
 struct Walked {
-    /// Its key.
     key: Box<str>,
-    /// The number of the change that made it.
+    /// The number of the change that created the row.
     born: u64,
-    /// Its values, if they can be read.
+    /// An error if the values can't be parsed.
     row: Result<Option<Row>>,
 }
 
-/// The cursor of a walk that began at that moment and has come to the row that was made by that change.
+/// Returns the cursor of a scan that began at that point and last returned the row created by the change
+/// `after`.
 fn cursor_at(Moment { epoch, number }: Moment, after: u64) -> Cursor {
     Cursor::new(format!("{CURSOR}-{epoch}-{number}-{after}"))
 }
 
-/// Reads it back.
+/// Parses the cursor.
 fn parse_cursor(cursor: &str) -> Option<(Moment, u64)> {
     let mut parts = cursor.split('-');
     if parts.next() != Some(CURSOR) {
@@ -412,7 +413,7 @@ fn add_values(call: &mut ScriptInvocation<'static>, row: &Row) {
     }
 }
 
-/// Bytes in an answer.
+/// Reads bytes in an answer.
 fn as_bytes(raw: &Raw) -> Option<&[u8]> {
     match raw {
         Raw::BulkString(bytes) => Some(bytes),

@@ -1,4 +1,5 @@
-//! Values as Redis keeps them: decimals, the shortest decimals that read back the same, and bytes as they are.
+//! Values as stored in Redis: integers in decimal, floats in the shortest decimal that reads back the same,
+//! and bytes unchanged.
 
 use std::fmt::Write as _;
 
@@ -10,10 +11,11 @@ use crate::{
     },
 };
 
-/// What stands before the bits of a float that is no number: it may carry more than that.
+/// Prefix for the bits of a NaN, which may carry a payload.
 const NAN: &str = "NaN:";
 
-/// A value as text or bytes. Of two values of a column, the texts are the same if and only if the values are.
+/// Returns a value as text or bytes. The texts of two values of a column are equal if and only if the values
+/// are.
 pub(super) fn write(value: &Value) -> Vec<u8> {
     match value {
         Value::Int(number) => number.to_string().into(),
@@ -25,7 +27,7 @@ pub(super) fn write(value: &Value) -> Vec<u8> {
     }
 }
 
-/// The value of a column of that type; none if it can't be one.
+/// Parses a value of that column type; returns `None` if it is not one.
 pub(super) fn read(kind: ColumnType, bytes: &[u8]) -> Option<Value> {
     if kind == ColumnType::Bytes {
         return Some(Value::Bytes(bytes.into()));
@@ -39,7 +41,7 @@ pub(super) fn read(kind: ColumnType, bytes: &[u8]) -> Option<Value> {
     }
 }
 
-/// A float.
+/// Parses a float.
 fn float(text: &str) -> Option<f64> {
     match text.strip_prefix(NAN) {
         Some(bits) => u64::from_str_radix(bits, 16).ok().map(f64::from_bits),
@@ -47,8 +49,8 @@ fn float(text: &str) -> Option<f64> {
     }
 }
 
-/// A row of the values that there are, in the order of the columns; what is missing is zero or empty, so that a column may
-/// be added while nodes without it still run.
+/// Builds a row from the stored values, in the order of the columns. A missing value is zero or empty, so
+/// that a column can be added while nodes without it still run.
 pub(super) fn read_row<'a>(
     schema: &Schema,
     key: &str,
@@ -62,7 +64,7 @@ pub(super) fn read_row<'a>(
     schema.columns().iter().zip(zeros.iter()).zip(values).map(value).collect()
 }
 
-/// The value of one column of a row.
+/// Parses the value of one column of a row.
 pub(super) fn read_value(
     schema: &Schema,
     key: &str,
@@ -72,7 +74,8 @@ pub(super) fn read_value(
     read(column.kind, bytes).ok_or_else(|| unreadable(schema, key, column, bytes))
 }
 
-/// The error for a value that is not of its column's type: another version of the program wrote it, or somebody else.
+/// Returns the error for a value that does not match its column's type. Another version of the program or
+/// somebody else wrote it.
 fn unreadable(schema: &Schema, key: &str, column: &Column, bytes: &[u8]) -> StoreError {
     let mut shown = String::new();
     for byte in bytes.iter().take(40) {
@@ -81,7 +84,7 @@ fn unreadable(schema: &Schema, key: &str, column: &Column, bytes: &[u8]) -> Stor
     StoreError::Row {
         table: schema.table().to_owned(),
         reason: format!(
-            "row `{key}` holds \"{shown}\" in column `{}`, which is no {}; delete the row, or give the column another name \
+            "row `{key}` holds \"{shown}\" in column `{}`, which is not a valid {}; delete the row, or give the column another name \
              when you change its type",
             column.name,
             column.kind.name()

@@ -1,9 +1,9 @@
-//! Follows a counter or a table that somebody on this node observes.
+//! Follows a counter or a table that is observed on this node.
 //!
-//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. It reads the
-//! state whenever the subscription is active again, and whenever it receives a message that it can't apply
-//! (`history.rs`). One read of an object runs at a time, and reads in quick succession are spaced, so forged messages
-//! cause a bounded number of them.
+//! A [`Watch`] is subscribed to the channel on which every change is published in the step that makes it. It
+//! reads the state whenever the subscription becomes active, and whenever it receives a message that it can't
+//! apply (`history.rs`). Each object has one read at a time, and reads in quick succession are spaced out, so
+//! forged messages cause a bounded number of reads.
 
 use std::{
     future::Future,
@@ -29,42 +29,42 @@ use crate::{
 
 /// First pause between two reads. The first read itself is immediate.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause: after Redis was unavailable, observers lag for at most this much longer.
+/// Longest pause: after Redis was unavailable, observers lag by at most this much longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// After a time without a read the next one is immediate again.
+/// After this time without a read, the next one is immediate again.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What is watched.
+/// The counter or table to watch.
 pub(super) trait Source: Send + Sync + 'static {
-    /// What is known of it.
     type Model: Model;
-    /// A state is read again after that time without a reason.
+    /// The state is read again after this time even without a reason.
     const RENEW: Duration;
-    /// Reads the current state and its moment. Redis begins an epoch if it lacks changes that `basis` has.
+    /// Reads the current state and its point in the history. Redis begins a new epoch if it lacks changes
+    /// that `basis` has.
     fn read(
         &self,
         basis: Basis,
     ) -> impl Future<Output = Result<(Moment, <Self::Model as Model>::State)>> + Send;
-    /// Its name, for the log.
+    /// Returns the name, for the log.
     fn name(&self) -> &str;
 }
 
-/// See the module. It lives as long as somebody observes.
+/// Follows one counter or table for as long as it is observed.
 pub(super) struct Watch<S: Source> {
     source: S,
-    /// What is known. Observers are called under this lock: that is their order.
+    /// Observers are called under this lock, which orders their calls.
     pub(super) known: Mutex<Known<S::Model>>,
-    /// Held while it is read: one read is enough for all who wait for it.
+    /// Held during a read, so that one read serves all who wait for it.
     reading: AsyncMutex<()>,
     shared: Arc<Shared>,
     /// Notified when there is a reason to read, or when the watch is dropped.
     wake: Arc<Notify>,
-    /// The subscription; set right after the watch was made.
+    /// Set right after the watch was created.
     subscribed: OnceLock<Subscribed>,
 }
 
 impl<S: Source> Watch<S> {
-    /// Begins to watch.
+    /// Starts watching.
     pub(super) fn new(shared: &Arc<Shared>, channel: String, source: S, model: S::Model) -> Arc<Self> {
         let watch = Arc::new(Self {
             source,
@@ -91,7 +91,7 @@ impl<S: Source> Watch<S> {
         watch
     }
 
-    /// Waits until the state is known. If it was known before, that is enough, even if Redis is unavailable.
+    /// Waits until the state is known. A state that was known before suffices, even if Redis is unavailable.
     pub(super) async fn ready(&self) -> Result<()> {
         if self.known.lock().is_known() {
             return Ok(());
@@ -119,14 +119,14 @@ impl<S: Source> Watch<S> {
             limited!(
                 WARN,
                 name = self.source.name(),
-                "the history of a counter or table began again in Redis, perhaps after a failover: tabs may see an older value \
+                "the history of a counter or table restarted in Redis, perhaps after a failover: tabs may see an older value \
                  after a newer one"
             );
         }
         Ok(())
     }
 
-    /// What came of a message.
+    /// Handles the outcome of a message.
     fn settle(&self, heard: Result<(), Doubt>) {
         let name = self.source.name();
         match heard {
@@ -135,12 +135,16 @@ impl<S: Source> Watch<S> {
                 limited!(
                     INFO,
                     name,
-                    "a message on the channel of a counter or table does not follow on what is known; reading the state"
+                    "a message on the channel of a counter or table does not follow the known state; reading the state"
                 );
                 self.wake.notify_one();
             }
             Err(Doubt::Foreign) => {
-                limited!(WARN, name, "a message on the channel of a counter or table is not of this library");
+                limited!(
+                    WARN,
+                    name,
+                    "a message on the channel of a counter or table was not written by this library"
+                );
             }
         }
     }
@@ -152,7 +156,7 @@ impl<S: Source> Drop for Watch<S> {
     }
 }
 
-/// Ends a read, also one that was cancelled.
+/// Ends a read when dropped, even if the read was cancelled.
 struct End<'a, S: Source>(&'a Watch<S>);
 
 impl<S: Source> Drop for End<'_, S> {
@@ -162,12 +166,12 @@ impl<S: Source> Drop for End<'_, S> {
     }
 }
 
-/// Reads the state for each reason, until the watch is dropped.
+/// Reads the state for each reason until the watch is dropped.
 async fn heal<S: Source>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
     let (mut last, mut pause, mut has_failed) = (None::<Instant>, FIRST_PAUSE, false);
     loop {
         if !has_failed {
-            let _ = timeout(S::RENEW, wake.notified()).await; // either way it is read
+            let _ = timeout(S::RENEW, wake.notified()).await; // read in either case
         }
         if let Some(last) = last {
             pause = if last.elapsed() < QUIET { LONGEST_PAUSE.min(pause * 2) } else { FIRST_PAUSE };
@@ -178,7 +182,7 @@ async fn heal<S: Source>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
         last = Some(Instant::now());
         has_failed = outcome.is_err();
         if let Err(error) = outcome {
-            tracing::debug!(%error, "shared state can't be read; trying again");
+            tracing::debug!(%error, "failed to read shared state; retrying");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What a node believes, beside a model of Redis: messages come late or never, reads are under way meanwhile, changes are lost
-//! by failovers, and anybody may publish. In the end the node knows what is true, and an observer is never told an older value
-//! after a newer one of the same epoch.
+//! Compares what a node knows with a model of Redis. Messages arrive late or never, reads are in progress
+//! meanwhile, failovers lose changes, and anybody may publish. In the end the node knows the true state, and
+//! an observer never receives an older value after a newer one of the same epoch.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What observers were told.
+/// What observers received.
 type Told = Arc<Mutex<Vec<(u64, Version)>>>;
 
-/// A value, and what was told of it.
+/// A value and the log of its observer.
 #[derive(Default)]
 struct Number {
     value: Option<u64>,
@@ -48,7 +48,7 @@ impl Model for Number {
     }
 }
 
-/// An epoch that is the same each time.
+/// Returns an epoch that is the same each time.
 fn epoch(number: u64) -> Epoch {
     format!("{number:016x}").parse().unwrap()
 }
@@ -61,7 +61,7 @@ fn message(of: u64, number: u64, value: u64) -> Vec<u8> {
     format!("{} {number} {value}", epoch(of)).into_bytes()
 }
 
-/// A value that was read.
+/// Creates a history whose value has been read.
 fn known(at: Moment, value: u64) -> (Known<Number>, Told) {
     let model = Number::default();
     let told = Arc::clone(&model.told);
@@ -69,7 +69,7 @@ fn known(at: Moment, value: u64) -> (Known<Number>, Told) {
     let _ = known.begin();
     assert!(!known.take(at, value));
     assert_eq!(known.end(), Ok(()));
-    assert!(told.lock().is_empty(), "where it begins is not a change");
+    assert!(told.lock().is_empty(), "the first state is not a change");
     (known, told)
 }
 
@@ -83,7 +83,7 @@ fn the_next_change_is_believed_and_an_old_one_ignored() {
     for (number, value) in [(6, 60), (6, 60), (5, 50), (1, 10), (7, 60), (8, 80)] {
         assert_eq!(known.hear(&message(1, number, value)), Ok(()), "{number}");
     }
-    assert_eq!(values(&told), [60, 60, 80], "set to the same value is a change");
+    assert_eq!(values(&told), [60, 60, 80], "setting the same value is a change");
     assert!(told.lock().iter().all(|(_, version)| version.epoch.is_none()));
 }
 
@@ -123,9 +123,9 @@ fn messages_wait_during_a_read_and_are_judged_by_it() {
     }
     assert!(values(&told).is_empty());
     assert!(!known.take(moment(1, 8), 80));
-    assert_eq!(known.end(), Err(Doubt::Read), "the one of another epoch");
+    assert_eq!(known.end(), Err(Doubt::Read), "a message of another epoch");
     assert_eq!(values(&told), [80, 90, 100]);
-    // One that fails changes nothing.
+    // A read that fails changes nothing.
     let _ = known.begin();
     assert_eq!(known.hear(&message(1, 11, 110)), Ok(()));
     assert_eq!(known.end(), Ok(()));
@@ -136,7 +136,7 @@ fn messages_wait_during_a_read_and_are_judged_by_it() {
 fn a_read_overrules_what_is_known_and_another_epoch_is_told() {
     let (mut known, told) = known(moment(1, 5), 50);
     let _ = known.begin();
-    assert!(known.take(moment(2, 3), 30), "another history");
+    assert!(known.take(moment(2, 3), 30), "the epoch has changed");
     assert_eq!(known.end(), Ok(()));
     assert_eq!(known.hear(&message(1, 6, 60)), Err(Doubt::Read));
     assert_eq!(known.hear(&message(2, 4, 40)), Ok(()));
@@ -149,7 +149,7 @@ fn who_waits_for_the_first_state_is_told_it() {
     let model = Number::default();
     let told = Arc::clone(&model.told);
     let mut known = Known::new(model);
-    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()), "the first read is still to come");
+    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()), "the first read is still pending");
     assert_eq!(known.version_or_await(), None);
     let _ = known.begin();
     assert!(!known.take(moment(1, 7), 70));
@@ -170,32 +170,32 @@ fn only_so_much_waits_during_a_read() {
     assert!(known.waiting.as_ref().unwrap().messages.is_empty());
     assert_eq!(known.hear(&message(1, 7, 70)), Ok(()));
     assert!(!known.take(moment(1, 6), 60));
-    assert_eq!(known.end(), Err(Doubt::Read), "some were not kept");
+    assert_eq!(known.end(), Err(Doubt::Read), "some messages were dropped");
     assert_eq!(values(&told), [60]);
 }
 
-// ----- beside a model of Redis -----
+// ----- compared with a model of Redis -----
 
-/// What Redis, the network, an attacker or the node does next.
+/// The next action of Redis, the network, an attacker or the node.
 #[derive(Clone, Debug)]
 enum Step {
     /// The value changes.
     Change(u64),
     /// The next message arrives.
     Hear,
-    /// The node reads, if it has a reason, and Redis answers.
+    /// The node reads if it has a reason, and Redis answers.
     Ask,
     /// The answer arrives.
     Answer,
     /// The read fails.
     Fail,
-    /// The subscription is lost, with what was on its way.
+    /// The subscription is lost, with the messages in transit.
     Lose,
-    /// A failover to a replica that lacks so many of the last changes. The subscription is lost, too.
+    /// A failover to a replica that lacks that many of the last changes. The subscription is lost, too.
     Rewind(usize),
-    /// The key is gone. The subscription is not lost.
+    /// The key is removed. The subscription is not lost.
     Forget,
-    /// Somebody publishes: an epoch, a distance from the number, and a value.
+    /// Somebody publishes an epoch, a distance from the number, and a value.
     Forge(bool, i8),
 }
 
@@ -213,14 +213,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What Redis keeps: the moment and the value.
+/// The point and value stored in Redis.
 type Stored = Option<(Moment, u64)>;
 
 struct World {
     stored: Stored,
-    /// What it kept before each of the last changes.
+    /// The stored state before each of the last changes.
     past: Vec<Stored>,
-    /// The last epoch that was given.
+    /// The last epoch assigned.
     epochs: u64,
     published: VecDeque<Vec<u8>>,
     answer: Option<(Moment, u64)>,
@@ -257,7 +257,7 @@ impl World {
         self.published.push_back(format!("{} {} {value}", at.epoch, at.number).into_bytes());
     }
 
-    /// As `counter.lua` does it.
+    /// Mirrors `counter.lua`.
     fn change(&mut self, value: u64) {
         let at = match self.stored {
             Some((Moment { epoch, number }, _)) => Moment { epoch, number: number + 1 },
@@ -266,7 +266,7 @@ impl World {
         self.write(at, value);
     }
 
-    /// The same.
+    /// Mirrors `look` of `counter.lua`.
     fn look(&mut self, basis: &Basis) -> (Moment, u64) {
         let known = basis.at.unwrap();
         let (is_lost, number, value) = match self.stored {
@@ -346,14 +346,14 @@ impl World {
         }
     }
 
-    /// The connection is lost, and with it the answer of a read.
+    /// Loses the connection, and with it the answer of a read.
     fn lose(&mut self) {
         self.published.clear();
         self.answer(false);
         self.must_read = true;
     }
 
-    /// Everything arrives, and the node reads as long as it has a reason. Returns how often.
+    /// Delivers everything and reads as long as the node has a reason. Returns the number of reads.
     fn calm(&mut self) -> usize {
         let mut reads = 0;
         loop {
@@ -366,7 +366,7 @@ impl World {
             }
             self.ask();
             reads += 1;
-            assert!(reads < 10, "it reads without end");
+            assert!(reads < 10, "the reads never end");
         }
     }
 }
@@ -379,7 +379,7 @@ proptest! {
             world.step(step);
         }
         world.calm();
-        // What somebody forged as the next change may stand until the next one: then it does not any more.
+        // A value forged as the next change may last until the next real change, but not longer.
         for value in [7, 8, 9] {
             world.change(value);
         }
@@ -403,7 +403,7 @@ proptest! {
             if version.epoch == epoch {
                 prop_assert!(version.number > number, "{} after {}", version.number, number);
             } else {
-                prop_assert!(version.epoch.is_some(), "an epoch that was told is told from then on");
+                prop_assert!(version.epoch.is_some(), "once a version carries an epoch, all later ones do");
             }
             (epoch, number) = (version.epoch, version.number);
         }

@@ -1,8 +1,8 @@
--- Adds to an integer column, of a new row if there is none; the sum.
--- ARGV  4 capacity, 5 key, 6 column, 7 what to add, 8 the column's least value, 9 its greatest
+-- Adds to an integer column, in a new row if there is none. Returns the sum.
+-- ARGV  4 capacity, 5 key, 6 column, 7 addend, 8 the column's minimum, 9 its maximum
 local capacity, key, column = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 
--- A decimal as three signed numbers of seven digits, the highest first.
+-- Splits a decimal into three signed numbers of seven digits, the highest first.
 local function limbs(text)
   local sign = 1
   if string.sub(text, 1, 1) == '-' then
@@ -16,7 +16,7 @@ local function limbs(text)
   return sign * tonumber(high, 10), sign * tonumber(middle, 10), sign * tonumber(low, 10)
 end
 
--- Carries, so that the lower two are from 0 to 9999999 and the highest has the sign.
+-- Normalizes so that the lower two are from 0 to 9999999 and the highest has the sign.
 local function carry(high, middle, low)
   local up = math.floor(low / 10000000)
   low, middle = low - up * 10000000, middle + up
@@ -24,7 +24,7 @@ local function carry(high, middle, low)
   return high + up, middle - up * 10000000, low
 end
 
--- The sum of two decimals, as a decimal.
+-- Returns the sum of two decimals, as a decimal.
 local function sum(a, b)
   local a1, a2, a3 = limbs(a)
   local b1, b2, b3 = limbs(b)
@@ -39,7 +39,7 @@ local function sum(a, b)
   return sign .. digits
 end
 
--- Whether a decimal is less than another.
+-- Returns whether one decimal is less than another.
 local function less(a, b)
   return string.sub(sum(a, string.sub(b, 1, 1) == '-' and string.sub(b, 2) or '-' .. b), 1, 1) == '-'
 end

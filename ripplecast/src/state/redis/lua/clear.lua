@@ -1,6 +1,6 @@
--- Deletes all rows; how many there were. Those who watch are told once.
+-- Deletes all rows and returns their number. Observers are notified once.
 local count = redis.call('ZCARD', index)
--- As many as Lua passes to one call without fear.
+-- A number of arguments that Lua safely passes to one call.
 local STEP = 1000
 for from = 0, count - 1, STEP do
   local names = redis.call('ZRANGE', index, from, from + STEP - 1)

@@ -1,18 +1,18 @@
--- Does one operation of a counter, and publishes what the counter became.
+-- Runs one operation on a counter and publishes the result if the counter changed.
 --
--- KEYS  1 the counter, and the channel of its changes: a hash of v, its value; n, how many changes it has had; e, the epoch
---         in which they are counted; x, when it expires in milliseconds
--- ARGV  1 PUBLISH or SPUBLISH, 2 an epoch for a history that begins now, 3 the operation, from 4 on what it takes
--- Answer: the value; 1 if it was done, 0 if its condition was not met, 2 if it would overflow; the epoch; the number;
---         in how many milliseconds it expires, or nothing.
+-- KEYS  1 the counter, and the channel of its changes. A hash: v, the value; n, the number of changes so far; e, the epoch
+--         in which they are counted; x, the expiry in milliseconds
+-- ARGV  1 PUBLISH or SPUBLISH, 2 an epoch for a new history, 3 the operation, from 4 on its operands
+-- Returns the value; 1 if done, 0 if the condition was not met, 2 on overflow; the epoch; the number of changes; the time
+--         until it expires in milliseconds, or an empty string.
 --
--- Values are decimal text and never Lua's numbers, which are exact up to 2^53 only. Numbers of changes count from 1 in each
--- epoch, so they stay far below that.
+-- Values are decimal text and never Lua numbers, which are exact only up to 2^53. Changes are counted from 1 in each epoch,
+-- so their number stays far below that.
 --
--- A message is "EPOCH NUMBER VALUE", or "?" if the history is lost: whoever follows the counter must read it.
+-- A message is "EPOCH NUMBER VALUE", or "?" if the history is lost: every node that follows the counter must then read it.
 --
--- Time is used for expiries alone: a clock that jumps makes a counter expire early or late, and a key be forgotten early or
--- late. A forgotten key is safe, as the next change begins an epoch. Nothing is ordered by time.
+-- Time is used only for expiry. If the clock jumps, a counter expires, and its key is forgotten, early or late. Forgetting a
+-- key is safe, because the next change begins a new epoch. Nothing is ordered by time.
 
 local key, publish, fresh, operation = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 -- How long the history of a counter that is 0 or has expired is kept after its last use, in milliseconds.
@@ -34,14 +34,14 @@ local function change(new)
   tell()
 end
 
--- Sets when it expires; nil is never.
+-- Sets the expiry; nil means never.
 local function date(new)
   if new ~= expires then
     expires, redated = new, true
   end
 end
 
--- Adds on the server, which is exact; false if that would overflow.
+-- Adds on the server, which is exact; returns false on overflow.
 local function add(by)
   local sum = redis.pcall('HINCRBY', key, 'v', by)
   if type(sum) == 'table' and sum.err then
@@ -54,7 +54,7 @@ local function add(by)
   return true
 end
 
--- Whether a decimal is less than another.
+-- Returns whether one decimal is less than another.
 local function less(a, b)
   local a_negative, b_negative = string.sub(a, 1, 1) == '-', string.sub(b, 1, 1) == '-'
   if a_negative ~= b_negative then
@@ -96,7 +96,7 @@ elseif operation == 'below' then
   if not (less(value, ARGV[4]) and add('1')) then
     done = 0
   end
-  -- A window begins with its first increment, and once for a counter that was made without one.
+  -- A window starts with its first increment. It also starts for a counter that has a value but no expiry.
   if ARGV[5] ~= 'never' and value ~= '0' and not expires then
     date(millis + ARGV[5])
   end
@@ -112,9 +112,10 @@ elseif operation == 'expire' then
     date(millis + ARGV[4])
   end
 elseif operation == 'look' then
-  -- ARGV 4 to 6: the epoch, the number and the value that the reader knows, or three empty words. If the same epoch has
-  -- fewer changes here, or another value after as many, changes were lost. Then an epoch begins, which all hear of. Its
-  -- numbers begin above those that the reader knows, so that they rise for its tabs.
+  -- ARGV 4 to 6: the epoch, number and value known to the reader, or three empty strings. If the same epoch
+  -- has fewer changes here, or another value after the same number of changes, then changes were lost. A new
+  -- epoch begins and is published. Its numbers start above those the reader knows, so that they only increase
+  -- for the reader's tabs.
   local known, at = ARGV[4], tonumber(ARGV[5]) or 0
   local is_lost = epoch == known and (number < at or (number == at and value ~= ARGV[6]))
   if is_lost or not epoch then

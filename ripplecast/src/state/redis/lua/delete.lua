@@ -1,4 +1,4 @@
--- Deletes a row; 1 if it was there.
+-- Deletes a row. Returns 1 if it existed.
 -- ARGV  4 key
 if redis.call('EXISTS', rows .. ARGV[4]) == 0 then
   return done(0, 0)

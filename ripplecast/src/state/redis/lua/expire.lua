@@ -1,5 +1,5 @@
--- Sets when a row expires; 1 if it is there.
--- ARGV  4 key, 5 in how many milliseconds, 0 for at once, or never
+-- Sets when a row expires. Returns 1 if the row exists.
+-- ARGV  4 key, 5 the time in milliseconds, 0 for at once, or never
 local key, after = ARGV[4], ARGV[5]
 if redis.call('EXISTS', rows .. key) == 0 then
   return done(0, 0)

@@ -1,4 +1,4 @@
--- Reads rows: the values of each, or nothing where there is none.
+-- Reads rows. Returns the values of each, or nothing where there is no row.
 -- ARGV  4 number of columns, their names; then the keys
 local width = tonumber(ARGV[4])
 local names, found = arguments(5, width), {}

@@ -1,2 +1,2 @@
--- How many rows there are.
+-- Returns the number of rows.
 return done(0, redis.call('ZCARD', index))

@@ -1,26 +1,26 @@
--- The beginning of each script of a table.
+-- The prefix of each table script.
 --
--- KEYS  1 the index: keys scored by the number of the change that made the row
---       2 the deadlines: keys scored by when they expire, in milliseconds
---       3 the history: the epoch, and how many changes there were in it, as "EPOCH NUMBER"
--- ARGV  1 PUBLISH or SPUBLISH, 2 the channel, 3 an epoch for a history that begins now; more from 4 on
--- Answer: 0 and what there is to say, or
---         1 more has expired than is deleted at once: nothing was done, call again
---         2 the table is full: how many rows it would hold
---         3 the sum is out of range: the value as it stays
---         4 the cursor is of another history
+-- KEYS  1 the index: keys scored by the number of the change that created the row
+--       2 the deadlines: keys scored by their expiry in milliseconds
+--       3 the history: the epoch, and the number of changes in it, as "EPOCH NUMBER"
+-- ARGV  1 PUBLISH or SPUBLISH, 2 the channel, 3 an epoch for a new history; more from 4 on
+-- Returns 0 and the script's result, or
+--         1 more rows have expired than one call deletes: nothing was done, call again
+--         2 the table is full: the number of rows it would hold
+--         3 the sum is out of range: the unchanged value
+--         4 the cursor belongs to another history
 --
--- A row is a hash of its columns: integers in decimals, floats in the shortest decimals that read back the same, texts and
--- bytes as they are. A column that a row doesn't have reads as zero or empty. Integers are never Lua's numbers, which are
--- exact up to 2^53 only. Numbers of changes count by ones, so they stay far below that.
+-- A row is a hash of its columns: integers in decimal, floats in the shortest decimal that reads back the same, text and
+-- bytes unchanged. A column missing from a row reads as zero or empty. Integers are never Lua numbers, which are exact only
+-- up to 2^53. Changes are counted one by one, so their number stays far below that.
 --
--- Time is used for deadlines alone: a clock that jumps makes rows expire early or late. Nothing is ordered by time.
+-- Time is used only for deadlines: if the clock jumps, rows expire early or late. Nothing is ordered by time.
 
 local index, deadlines, numbers = KEYS[1], KEYS[2], KEYS[3]
 local publish, channel, fresh = ARGV[1], ARGV[2], ARGV[3]
--- What the keys of the rows' hashes begin with: the index is ...:i, a row ...:r:KEY.
+-- Prefix of the rows' hashes: the index is ...:i, a row ...:r:KEY.
 local rows = string.sub(index, 1, -2) .. 'r:'
--- Expired rows that are deleted by one call: more would keep other clients waiting.
+-- Expired rows deleted by one call. More would keep other clients waiting.
 local AT_ONCE = 100
 
 local time = redis.call('TIME')
@@ -31,7 +31,8 @@ local function decimal(number)
   return string.format('%.0f', number)
 end
 
--- The number of the last change. Where the history is not known, it is above all rows that are there.
+-- Returns the number of the last change. If the history is not known, the result is at least that of the
+-- newest row.
 local function last()
   if not number then
     local found, count = string.match(redis.call('GET', numbers) or '', '^(%x+) (%d+)$')
@@ -45,14 +46,14 @@ local function last()
   return number
 end
 
--- Counts a change. Returns its number.
+-- Counts a change and returns its number.
 local function next_number()
   number, changed = last() + 1, true
   epoch = epoch or fresh
   return decimal(number)
 end
 
--- Ends the script with that answer.
+-- Ends the script with that result.
 local function done(...)
   if changed then
     redis.call('SET', numbers, epoch .. ' ' .. decimal(number))
@@ -60,7 +61,7 @@ local function done(...)
   return { ... }
 end
 
--- Publishes the last change: epoch and number; a letter; then each item with its length before it.
+-- Publishes the last change: epoch and number; a letter; then each item, prefixed with its length.
 local function tell(letter, ...)
   local parts = { epoch, ' ', decimal(number), ' ', letter }
   for _, item in ipairs({ ... }) do
@@ -69,8 +70,8 @@ local function tell(letter, ...)
   redis.call(publish, channel, table.concat(parts))
 end
 
--- Begins an epoch if there is none, or if the known one had more changes than are here: then some were lost. Its numbers
--- begin above the known ones.
+-- Begins an epoch if there is none, or if the known epoch had more changes than are here, which means that
+-- some were lost. The new numbers start above the known ones.
 local function settle(known, at)
   at = tonumber(at or 0) or 0
   last()
@@ -81,7 +82,7 @@ local function settle(known, at)
   tell('N')
 end
 
--- Deletes a row that is there.
+-- Deletes an existing row.
 local function remove(key)
   redis.call('DEL', rows .. key)
   redis.call('ZREM', index, key)
@@ -107,7 +108,7 @@ local function put(key, names, values, width)
   tell('S', key, unpack(fields))
 end
 
--- The values of a row, with false for those that it doesn't have; false if there is no row.
+-- Returns the values of a row, with false for missing ones; returns false if there is no row.
 local function read(key, names)
   if #names > 0 then
     local values = redis.call('HMGET', rows .. key, unpack(names))
@@ -121,7 +122,7 @@ local function read(key, names)
   return redis.call('EXISTS', rows .. key) == 1 and {}
 end
 
--- `count` arguments from `from` on.
+-- Returns `count` arguments, starting at `from`.
 local function arguments(from, count)
   local found = {}
   for i = 0, count - 1 do

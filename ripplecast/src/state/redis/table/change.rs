@@ -1,45 +1,44 @@
-//! A change of a table as it is published: a letter, then items, each with its length before it (`5:hello`). `S` is followed
-//! by the key, and the names and values of the columns; `D` by the key of a row that was deleted. `C` stands alone when all
-//! rows were deleted, and `N` when an epoch begins.
+//! The published form of a table's changes: a letter, then items, each prefixed with its length (`5:hello`).
+//! `S` is followed by the key, and the names and values of the columns; `D` by the key of a deleted row. `C`
+//! alone means that all rows were deleted, and `N` that an epoch begins.
 
 use crate::{
     StoreError,
     state::{redis::text, row::Row, schema::Schema},
 };
 
-/// A published change, before its row is read.
+/// A published change, before its row is parsed.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Change<'a> {
     /// A row was written.
     Set {
-        /// Its key.
         key: &'a str,
-        /// Names and values of the columns that it has.
+        /// Names and values of the stored columns.
         fields: Vec<(&'a [u8], &'a [u8])>,
     },
-    /// The row of that key was deleted.
+    /// The row with that key was deleted.
     Deleted(&'a str),
     /// All rows were deleted.
     Cleared,
-    /// An epoch begins: the rows are as before.
+    /// An epoch begins; the rows are unchanged.
     Epoch,
 }
 
-/// The first item, and what comes after it.
+/// Splits off the first item.
 fn item(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = rest.iter().position(|byte| *byte == b':')?;
     let length: usize = std::str::from_utf8(&rest[..colon]).ok()?.parse().ok()?;
     rest[colon + 1..].split_at_checked(length)
 }
 
-/// The same, as text.
+/// Splits off the first item as text.
 fn text_item(rest: &[u8]) -> Option<(&str, &[u8])> {
     let (text, rest) = item(rest)?;
     Some((std::str::from_utf8(text).ok()?, rest))
 }
 
 impl<'a> Change<'a> {
-    /// Reads a change; none if it is not one.
+    /// Parses a change; returns `None` for anything else.
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
         let (letter, rest) = payload.split_first()?;
         let (change, rest) = match letter {
@@ -59,7 +58,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// All names and values.
+/// Parses all names and values.
 fn fields(mut rest: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let mut fields = Vec::new();
     while !rest.is_empty() {
@@ -71,10 +70,10 @@ fn fields(mut rest: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     Some(fields)
 }
 
-/// The row of a key with those fields. Columns that the table doesn't have are left out, as a newer version of the program may
-/// have more.
+/// Parses the row of a key from those fields. Skips columns that the table does not have, since a newer
+/// version of the program may have more.
 pub(super) fn row(schema: &Schema, key: &str, fields: &[(&[u8], &[u8])]) -> Result<Row, StoreError> {
-    // They come in the order of the columns, unless a column was added.
+    // The fields are in the order of the columns, unless a column was added.
     let value = |(index, name): (usize, &str)| match fields.get(index) {
         Some((found, value)) if *found == name.as_bytes() => Some(*value),
         _ => fields.iter().find(|(found, _)| *found == name.as_bytes()).map(|(_, value)| *value),

@@ -1,4 +1,4 @@
-//! The rows of a table that somebody on this node observes.
+//! The rows of a table that is observed on this node.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,17 +25,17 @@ use crate::{
     },
 };
 
-/// Rows that are shown under one lock: short enough that the connection on which changes come is not kept waiting.
+/// Rows shown under one lock: short enough not to delay the connection that receives changes.
 const ROWS_PER_LOCK: usize = 512;
 
-/// A table that somebody observes.
+/// An observed table.
 pub(super) struct WatchedTable {
     pub(super) place: Arc<Place>,
 }
 
 impl Source for WatchedTable {
     type Model = Rows;
-    /// Never: a table's history is not forgotten, and to read all rows has a price.
+    /// Never: a table's history is not forgotten, and reading all rows is expensive.
     const RENEW: Duration = Duration::MAX;
 
     async fn read(&self, Basis { at, .. }: Basis) -> Result<(Moment, Vec<(Box<str>, Row)>)> {
@@ -72,13 +72,13 @@ impl Watch<WatchedTable> {
 /// The rows of a table, and their observers.
 pub(super) struct Rows {
     schema: Arc<Schema>,
-    /// At most as many as the table may hold.
+    /// At most the capacity of the table.
     rows: BTreeMap<Box<str>, Row>,
     pub(super) observers: Observers<TableObserver>,
 }
 
 impl Rows {
-    /// No rows.
+    /// Creates an empty set of rows.
     pub(super) fn new(schema: Arc<Schema>) -> Self {
         Self { schema, rows: BTreeMap::new(), observers: Observers::default() }
     }
@@ -104,7 +104,7 @@ impl Rows {
         self.observers.each(|observer| observer(key, row, version));
     }
 
-    /// Writes a row, and notifies the observers.
+    /// Writes a row and notifies the observers.
     fn put(&mut self, key: &str, row: Row, version: Version) {
         self.tell(key, Some(&row), version);
         match self.rows.get_mut(key) {
@@ -124,7 +124,7 @@ impl Model for Rows {
 
     fn agrees(&self, change: &Change<'_>) -> bool {
         match change {
-            // A row that can't be read is not kept.
+            // A row that can't be parsed is not kept.
             Change::Set { key, fields } => {
                 change::row(&self.schema, key, fields).ok().as_ref() == self.rows.get(*key)
             }
@@ -138,7 +138,9 @@ impl Model for Rows {
         match change {
             Change::Set { key, fields } => match change::row(&self.schema, key, &fields) {
                 Ok(row) => self.put(key, row, version),
-                Err(error) => limited!(ERROR, error = %cut(error), "a change is not published"),
+                Err(error) => {
+                    limited!(ERROR, error = %cut(error), "a change can't be read and is not published")
+                }
             },
             Change::Deleted(key) => {
                 self.rows.remove(key);
