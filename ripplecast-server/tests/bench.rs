@@ -435,6 +435,7 @@ fn every_kind_of_attack_runs_and_is_reported() {
     assert!(output.status.success() && err.is_empty(), "{err}");
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["interrupted"], false, "{report}");
+    assert_eq!(report["low_priority"], cfg!(target_os = "linux"), "{report}");
     let visitors = report["visitors"].as_array().unwrap();
     for (visitor, what) in visitors.iter().zip(["round trip", "new WebSocket", "page"]) {
         assert_eq!(visitor["what"], what, "{report}");

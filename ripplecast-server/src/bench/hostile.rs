@@ -22,6 +22,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use super::load::{descriptors, print, stop_button};
 use attack::{Attack, Attackers};
@@ -52,7 +53,7 @@ pub(crate) struct BenchHostile {
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: u32,
     /// Seconds of each measurement: before the attack, during it and after it
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     duration: Duration,
     /// Fails if a p99 during the attack is this many times the p99 without it, or more
     #[arg(long, value_name = "RATIO", default_value = "10", value_parser = ratio)]
@@ -83,6 +84,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
         thread::sleep(Duration::from_millis(10));
     }
     let attacked = visit(addr, options, &stop)?;
+    let low_priority = attackers.are_yielding();
     let attacks = attackers.stop();
     let interrupted = stop.load(Ordering::Relaxed);
     if !interrupted {
@@ -97,6 +99,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
         clients: options.clients,
         seconds: options.duration.as_secs_f64(),
         interrupted,
+        low_priority,
         visitors: report::compare(&alone, &attacked),
         attacks,
     };
@@ -110,10 +113,9 @@ fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Re
     visitors::measure(addr, options.clients, options.duration, stop)
 }
 
-/// A runtime on the calling thread.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    let told = |error: io::Error| format!("can't start a runtime: {error}");
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)
+/// The runtime, or the error as a sentence.
+fn started(runtime: io::Result<Runtime>) -> Result<Runtime> {
+    runtime.map_err(|error| format!("can't start a runtime: {error}"))
 }
 
 /// The address of a server on this machine. The error says why another one is refused.

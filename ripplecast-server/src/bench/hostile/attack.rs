@@ -6,9 +6,8 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread,
     time::Duration,
 };
 
@@ -16,11 +15,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::oneshot,
+    runtime::{Builder, Runtime},
     time::sleep,
 };
 
-use super::{Result, peer::Peer, runtime};
+use super::{Result, peer::Peer, started};
 use crate::bench::load::frames::{self, TEXT};
 
 /// Pause after a connection that the system refused: only such a pause keeps the loop from running dry.
@@ -88,16 +87,19 @@ struct Tally {
     closed: AtomicU64,
 }
 
-/// The attack under way, on a thread of its own. Dropping it ends the attack.
+/// The attack under way, on threads of its own. Dropping it ends the attack.
 pub(super) struct Attackers {
     tallies: Vec<(Attack, Arc<Tally>)>,
-    /// Ends the attack when it is dropped.
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    yielding: Arc<AtomicBool>,
+    /// Stops its threads and drops the connections when it is dropped.
+    _runtime: Runtime,
 }
 
 impl Attackers {
     /// Starts so many connections, spread evenly over the kinds.
+    ///
+    /// Real attackers have machines of their own. These share one with the server and the visitors, so they take only CPU time
+    /// that neither wants: the wait of a visitor shows what the server grants the attackers, not what the attackers cost.
     pub(super) fn start(addr: SocketAddr, connections: u32, kinds: &[Attack]) -> Result<Self> {
         let (count, connections) = (kinds.len() as u64, u64::from(connections));
         let tally = |(index, kind): (usize, &Attack)| {
@@ -105,21 +107,25 @@ impl Attackers {
             (*kind, Arc::new(Tally { connections: connections / count + more, ..Tally::default() }))
         };
         let tallies: Vec<_> = kinds.iter().enumerate().map(tally).collect();
-        let (end, ended) = oneshot::channel::<()>();
-        let (runtime, of_thread) = (runtime()?, tallies.clone());
-        let body = move || {
-            runtime.block_on(async move {
-                for (kind, tally) in of_thread {
-                    for _ in 0..tally.connections {
-                        tokio::spawn(attacker(kind, addr, Arc::clone(&tally)));
-                    }
-                }
-                let _ = ended.await;
-            });
+        let yielding = Arc::new(AtomicBool::new(true));
+        let all_yield = Arc::clone(&yielding);
+        let lower = move || {
+            all_yield.fetch_and(lower_priority(), Relaxed);
         };
-        let thread = thread::Builder::new().name("hostile".to_owned()).spawn(body);
-        let thread = thread.map_err(|error| format!("can't start a thread: {error}"))?;
-        Ok(Self { tallies, end: Some(end), thread: Some(thread) })
+        // A thread for each core, as tokio does by default: one alone could not use up what is left of the CPU.
+        let mut builder = Builder::new_multi_thread();
+        let runtime = started(builder.thread_name("hostile").on_thread_start(lower).enable_all().build())?;
+        for (kind, tally) in &tallies {
+            for _ in 0..tally.connections {
+                runtime.spawn(attacker(*kind, addr, Arc::clone(tally)));
+            }
+        }
+        Ok(Self { tallies, yielding, _runtime: runtime })
+    }
+
+    /// Whether the threads of the attack run at the lowest CPU priority, as far as they have started.
+    pub(super) fn are_yielding(&self) -> bool {
+        self.yielding.load(Relaxed)
     }
 
     /// Whether each connection has been tried.
@@ -144,13 +150,19 @@ impl Attackers {
     }
 }
 
-impl Drop for Attackers {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Gives the calling thread the lowest CPU priority. Returns whether it has it now.
+#[cfg(target_os = "linux")]
+fn lower_priority() -> bool {
+    /// The highest "nice" value: a thread with the default of 0 gets 68 times the CPU time.
+    const NICEST: i32 = 19;
+    // On Linux "this process" is the calling thread.
+    rustix::process::setpriority_process(None, NICEST).is_ok()
+}
+
+/// Elsewhere the priority belongs to the process, and the visitors are in it.
+#[cfg(not(target_os = "linux"))]
+const fn lower_priority() -> bool {
+    false
 }
 
 impl Attack {
@@ -313,5 +325,20 @@ impl Tally {
         if status >= 400 {
             self.refused.fetch_add(1, Relaxed);
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn only_the_thread_that_asks_has_the_lowest_priority() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let lowered = thread::spawn(move || (lower_priority(), nice())).join().unwrap();
+        assert_eq!((lowered, nice()), ((true, 19), before));
     }
 }

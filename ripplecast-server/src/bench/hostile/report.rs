@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) seconds: f64,
     /// Whether it was stopped before its end.
     pub(super) interrupted: bool,
+    /// Whether the attackers' threads ran at the lowest CPU priority.
+    pub(super) low_priority: bool,
     pub(super) visitors: Vec<Compared>,
     pub(super) attacks: Vec<Outcome>,
 }
@@ -102,12 +104,18 @@ impl Report {
     /// The report as lines.
     pub(super) fn table(&self) -> String {
         let mut text = String::new();
-        let Self { target, connections, clients, seconds, interrupted, .. } = self;
+        let Self { target, connections, clients, seconds, interrupted, low_priority, .. } = self;
         let interrupted = if *interrupted { "  (interrupted)" } else { "" };
+        let priority = match low_priority {
+            true => "",
+            false => {
+                "\nno low CPU priority on this system: the waits contain CPU time that the attackers took\n"
+            }
+        };
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "{target}  {connections} hostile connections  {clients} clients of each kind  {seconds} s{interrupted}\n\n\
+            "{target}  {connections} hostile connections  {clients} clients of each kind  {seconds} s{interrupted}\n{priority}\n\
              {:14}{:>10}{:>10}{:>14}{:>14}{:>8}{:>8}",
             "wait", "p50 alone", "p99 alone", "p50 attacked", "p99 attacked", "ratio", "failed"
         );
@@ -168,6 +176,7 @@ mod tests {
             clients: 1,
             seconds: 1.0,
             interrupted: false,
+            low_priority: true,
             visitors: compare(&alone, &attacked),
             attacks: Vec::new(),
         };
@@ -178,6 +187,9 @@ mod tests {
         }
         let table = report.table();
         assert!(table.contains("the first failure: reset"), "{table}");
+        assert!(!table.contains("priority"), "{table}");
+        report.low_priority = false;
+        assert!(report.table().contains("no low CPU priority"), "{}", report.table());
         report.interrupted = true;
         assert!(report.verdict(9.0).is_ok());
     }

@@ -12,11 +12,12 @@ use std::{
 
 use hdrhistogram::Histogram;
 use tokio::{
+    runtime::Builder,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Result, peer::Peer, runtime};
+use super::{Result, peer::Peer, started};
 use crate::bench::load::measure::histogram;
 
 /// Time between two actions of a client.
@@ -60,14 +61,14 @@ pub(super) struct Wait {
 /// The waits of each kind, as in [`Visit::ALL`].
 pub(super) type Waits = [Wait; 3];
 
-/// Lets `clients` of each kind act at their pace for a time, or until `stop`.
+/// Lets `clients` of each kind act at their pace for a time, or until `stop`. They share the calling thread and nothing else.
 pub(super) fn measure(
     addr: SocketAddr,
     clients: u32,
     time: Duration,
     stop: &Arc<AtomicBool>,
 ) -> Result<Waits> {
-    runtime()?.block_on(async {
+    started(Builder::new_current_thread().enable_all().build())?.block_on(async {
         let begin = Instant::now();
         let mut tasks = JoinSet::new();
         for visit in Visit::ALL {
