@@ -11,9 +11,6 @@ use std::{
 /// Documents in the root of the repository.
 const AT_THE_ROOT: [&str; 4] = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 
-/// The front page of the crate's own documentation, whose links only rustdoc can follow.
-const FOR_RUSTDOC: &str = "docs/crate.md";
-
 fn main() {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("..");
     let docs = root.join("docs");
@@ -21,9 +18,8 @@ fn main() {
     let mut files: Vec<String> = AT_THE_ROOT.iter().map(ToString::to_string).collect();
     for entry in fs::read_dir(&docs).expect("docs/ is next to site/") {
         let name = entry.expect("a file of docs/").file_name().into_string().expect("its name is UTF-8");
-        let path = format!("docs/{name}");
-        if name.ends_with(".md") && path != FOR_RUSTDOC {
-            files.push(path);
+        if name.ends_with(".md") {
+            files.push(format!("docs/{name}"));
         }
     }
     write_list("documents.rs", "include_str", files.into_iter().map(|path| (path.clone(), root.join(path))));

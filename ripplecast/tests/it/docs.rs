@@ -16,21 +16,6 @@ fn read(path: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The documents in `docs/`: path and text.
-fn documents() -> Vec<(String, String)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let names =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let paths = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
-    paths.map(|path| (path.clone(), read(&path))).collect()
-}
-
-/// The info strings of a document's code blocks.
-fn code_blocks(text: &str) -> Vec<&str> {
-    let fences = text.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
-    fences.step_by(2).collect() // every other one closes a block
-}
-
 /// The names of the public methods that set something: `pub fn name(mut self, …`.
 fn setters(source: &str) -> Vec<&str> {
     let code = source.split("\nmod tests {").next().unwrap();
@@ -62,30 +47,6 @@ fn assert_names<N: AsRef<str>>(path: &str, names: impl IntoIterator<Item = N>) {
         count += 1;
     }
     assert!(count > 0, "nothing to compare {path} with");
-}
-
-#[test]
-fn every_document_with_rust_code_is_among_the_doctests() {
-    let lib = read("ripplecast/src/lib.rs");
-    for (path, text) in documents() {
-        if code_blocks(&text).iter().any(|info| info.starts_with("rust")) {
-            let line = format!("include_str!(\"../../{path}\")");
-            assert!(
-                lib.contains(&line),
-                "{path} has Rust code: add it to `mod guides` in ripplecast/src/lib.rs"
-            );
-        }
-    }
-}
-
-#[test]
-fn every_code_block_says_what_it_is_and_rust_is_compiled() {
-    for (path, text) in documents() {
-        for info in code_blocks(&text) {
-            assert!(!info.is_empty(), "{path}: a code block without a language would be taken for Rust");
-            assert!(!info.contains("ignore"), "{path}: a Rust block that is not compiled");
-        }
-    }
 }
 
 #[test]

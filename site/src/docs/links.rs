@@ -63,7 +63,7 @@ mod tests {
             ("docs/tls.md", "../SECURITY.md", address("/docs/security")),
             ("SECURITY.md", "docs/tls.md", address("/docs/tls")),
             ("docs/tls.md", "../bench/README.md#x", repository("bench/README.md")),
-            ("docs/tls.md", "crate.md", repository("docs/crate.md")),
+            ("docs/tls.md", "none.md", repository("docs/none.md")),
             ("docs/tls.md", "../../../etc/passwd", repository("etc/passwd")),
             ("docs/tls.md", "/examples/counter.rs", repository("examples/counter.rs")),
             ("docs/tls.md", "https://docs.rs/axum", address("https://docs.rs/axum")),
