@@ -3,16 +3,14 @@
 use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
 };
 
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind, parser::ValueSource,
 };
 use ripplecast::TrustedProxies;
+use ripplecast_bench::{Bench, address};
 use tracing_subscriber::EnvFilter;
-
-use crate::bench::{backend::BenchBackend, hostile::BenchHostile, load::BenchLoad, soak::BenchSoak};
 
 /// The default listen address: reachable from this machine only.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -96,75 +94,11 @@ enum Command {
     Bench(Bench),
 }
 
-#[derive(Subcommand)]
-enum Bench {
-    /// Run a bare server: text frames sent to /bc are broadcast to all connections there, and /echo returns every frame
-    Serve(BenchServe),
-    /// Open many WebSockets to a server and measure its performance
-    ///
-    /// Connects only to the given address. Every message carries a number, which is used to check order and loss. The
-    /// exit code is 1 if a message was lost or out of order, or a connection failed. Ctrl-C stops and shows the results
-    /// so far. Run it on a different core or machine than the server.
-    Load(Box<BenchLoad>),
-    /// Put servers under every kind of stress, and check that nothing is lost or leaked
-    ///
-    /// Starts and restarts `bench serve` on loopback, while connections open, close, read slowly, disappear and violate
-    /// the protocol. Checks every expected message and, after each cycle, the server's memory, descriptors, threads and
-    /// counters. The exit code is 1 if a check failed. Ctrl-C stops and shows the results so far. Linux only.
-    Soak(BenchSoak),
-    /// Attack a server on this machine, and measure how long well-behaved clients wait during the attack
-    ///
-    /// First measures well-behaved clients alone: WebSockets that send pings, new WebSockets, and page loads. Then
-    /// opens hostile connections, which reconnect as soon as the server closes them, and measures again; and once more
-    /// after the attack. Accepts only loopback addresses. Without an address, starts its own server, with an inspector
-    /// token and --demo-limits. The attacks target this program's endpoints. The exit code is 1 if a p99 grew by a
-    /// factor of --max-ratio or more. A failed request counts as a wait of 30 seconds. Ctrl-C stops and shows the
-    /// results so far.
-    Hostile(BenchHostile),
-    /// Measure what a Redis backend costs, compared with Redis alone
-    ///
-    /// Runs four parts in sequence: counter and table operations from 1, 16 and 256 concurrent tasks, compared with the
-    /// plain commands as measured by redis-benchmark; the latency from a publish or push on one node to its receiver on
-    /// another, at a fixed rate; the maximum push rate; and the cost of a push for Redis and for each node. It starts
-    /// the nodes itself, as processes. In total it takes one minute per second of --seconds. Every message carries a
-    /// number. The exit code is 1 if a message was lost or out of order, or an operation failed. Its keys have a prefix
-    /// of their own, and are deleted at the end. The load saturates Redis, so do not run it against a Redis that others
-    /// use. Ctrl-C stops the current measurement and shows the results so far.
-    Backend(Box<BenchBackend>),
-}
-
-/// The settings of `ripplecast bench serve`.
-#[derive(Args, Debug)]
-pub(crate) struct BenchServe {
-    /// Port to listen on; 0 picks a free one
-    #[arg(long)]
-    pub(crate) port: u16,
-    /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value_t = HOST, value_parser = address)]
-    pub(crate) host: IpAddr,
-    /// Seconds of silence after which a ping is sent; 0 disables pings
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-    pub(crate) ping: Duration,
-    /// Shards of the hub [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) shards: Option<u8>,
-    /// Compress messages longer than this, for clients that offer compression [default: never]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) compress_above: Option<usize>,
-    /// Adds the endpoints of the soak test, and exits when standard input closes
-    #[arg(long, hide = true)]
-    pub(crate) soak: bool,
-}
-
 /// The parsed command.
 #[derive(Debug)]
 pub(crate) enum Action {
     Serve(Serve),
-    BenchServe(BenchServe),
-    BenchLoad(Box<BenchLoad>),
-    BenchSoak(BenchSoak),
-    BenchHostile(BenchHostile),
-    BenchBackend(Box<BenchBackend>),
+    Bench(Bench),
 }
 
 /// The parsed settings of the server.
@@ -219,14 +153,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action,
 
     let log = setting("log", log).read(filter)?.map_or_else(|| filter(LOG), Ok).map_err(Stop::Wrong)?;
     let action = match cli.command {
-        Some(Command::Bench(Bench::Serve(options))) => Action::BenchServe(options),
-        Some(Command::Bench(Bench::Load(options))) => {
-            options.check().map_err(Stop::Wrong)?;
-            Action::BenchLoad(options)
+        Some(Command::Bench(bench)) => {
+            bench.check().map_err(Stop::Wrong)?;
+            Action::Bench(bench)
         }
-        Some(Command::Bench(Bench::Soak(options))) => Action::BenchSoak(options),
-        Some(Command::Bench(Bench::Hostile(options))) => Action::BenchHostile(options),
-        Some(Command::Bench(Bench::Backend(options))) => Action::BenchBackend(options),
         None => Action::Serve(Serve {
             host: setting("host", host).read(address)?.unwrap_or(HOST),
             port: setting("port", port).read(port_number)?.unwrap_or(PORT),
@@ -335,17 +265,6 @@ impl Setting {
     }
 }
 
-/// Parses an address. Host names are not accepted: they need a resolver, and can have several addresses.
-fn address(written: &str) -> Result<IpAddr, String> {
-    if written.eq_ignore_ascii_case("localhost") {
-        return Ok(HOST);
-    }
-    let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(written);
-    bare.parse().map_err(|_| {
-        "not an IP address; use 127.0.0.1 for this machine only, 0.0.0.0 or :: for all networks".to_owned()
-    })
-}
-
 fn port_number(written: &str) -> Result<u16, String> {
     written.parse().map_err(|_| "not a valid port; use a number from 0 (any free one) to 65535".to_owned())
 }
@@ -361,10 +280,6 @@ fn proxies(written: &str) -> Result<TrustedProxies, String> {
 fn filter(written: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(written)
         .map_err(|error| format!("{error}; use error, warn, info, debug, trace, or TARGET=LEVEL with commas"))
-}
-
-fn seconds(written: &str) -> Result<Duration, String> {
-    written.parse().map(Duration::from_secs).map_err(|_| "expected a whole number of seconds".to_owned())
 }
 
 /// Prints the help or the version, or converts clap's error to one line.
@@ -413,17 +328,6 @@ mod tests {
         assert_eq!(serve.trusted_proxies, TrustedProxies::hops(2));
         let Action::Serve(serve) = action(&["--host=localhost", "--port=65535"]) else { panic!("not serve") };
         assert_eq!((serve.host, serve.port), (HOST, 65535));
-    }
-
-    #[test]
-    fn bench_serve_is_parsed() {
-        let Action::BenchServe(bench) = action(&["bench", "serve", "--port", "0"]) else {
-            panic!("not bench")
-        };
-        assert_eq!((bench.port, bench.host, bench.ping, bench.shards), (0, HOST, Duration::ZERO, None));
-        let args = ["bench", "serve", "--port", "9000", "--host", "::", "--ping", "25", "--shards", "2"];
-        let Action::BenchServe(bench) = action(&args) else { panic!("not bench") };
-        assert_eq!((bench.ping, bench.shards), (Duration::from_secs(25), Some(2)));
     }
 
     #[test]

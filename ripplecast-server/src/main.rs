@@ -3,7 +3,6 @@
 
 mod alias;
 mod app;
-mod bench;
 mod cli;
 mod counter;
 mod demos;
@@ -21,10 +20,11 @@ use std::{
 };
 
 use ripplecast::{AppBuilder, Error, Result, TrustedProxies};
+use ripplecast_bench::Failure;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use cli::{Action, BenchServe, Serve};
+use cli::{Action, Serve};
 use inspect::Gate;
 
 /// Exit code for a usage error.
@@ -42,23 +42,11 @@ fn main() -> ExitCode {
     let _log = start_log(log);
     let outcome = match action {
         Action::Serve(options) => run(serve(options)),
-        Action::BenchServe(options) => run(bench_serve(options)),
-        Action::BenchLoad(options) => {
-            return bench::load::run(*options)
-                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
-        }
-        Action::BenchSoak(options) => {
-            return bench::soak::run(&options)
-                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
-        }
-        Action::BenchHostile(options) => {
-            return bench::hostile::run(&options)
-                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
-        }
-        Action::BenchBackend(options) => {
-            return bench::backend::run(*options)
-                .map_or_else(|line| fail(&line, RUNTIME), |()| ExitCode::SUCCESS);
-        }
+        Action::Bench(bench) => match bench.run() {
+            Ok(()) => Ok(()),
+            Err(Failure::Server(error)) => Err(error),
+            Err(Failure::Other(line)) => return fail(&line, RUNTIME),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -125,12 +113,6 @@ fn renamed(error: Error, name: String) -> Error {
         Error::Setting { value, reason, .. } => Error::Setting { name: name.into(), value, reason },
         other => other,
     }
-}
-
-/// Runs the benchmark server until a signal arrives.
-async fn bench_serve(options: BenchServe) -> Result<()> {
-    let stop = ripplecast::shutdown_signal()?;
-    bench::serve::serve(options, stop).await
 }
 
 /// The most log lines queued for a slow reader, at a few hundred bytes each. Further lines are dropped and counted: a

@@ -1,0 +1,173 @@
+//! `ripplecast bench hostile`: attacks a server on this machine, and measures how long well-behaved clients wait meanwhile.
+//!
+//! `visitors` are the well-behaved clients, measured alone and then during the attack. `attack` has the hostile connections,
+//! one function for each kind, and `peer` what both send and receive. `server` is the process that is attacked unless an
+//! address is given, `report` what is printed.
+
+mod attack;
+mod peer;
+mod report;
+mod server;
+mod visitors;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::load::{descriptors, print, stop_button};
+use attack::{Attack, Attackers};
+use report::Report;
+use server::Server;
+
+/// What ends a run: a sentence for a person.
+type Result<T, E = String> = std::result::Result<T, E>;
+
+/// Time in which each hostile connection must have tried to connect once.
+const START: Duration = Duration::from_secs(60);
+/// Part of the measured time that passes before measuring begins.
+const WARM_UP: f64 = 0.1;
+
+/// The settings of `ripplecast bench hostile`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchHostile {
+    /// Server to attack, on a loopback address, such as 127.0.0.1:8080 [default: starts one]
+    #[arg(value_name = "ADDRESS", value_parser = loopback)]
+    target: Option<SocketAddr>,
+    /// Hostile connections, spread evenly over the kinds
+    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connections: u32,
+    /// Kinds of attack [default: all]
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    only: Vec<Attack>,
+    /// Well-behaved clients of each kind
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    clients: u32,
+    /// Seconds of each measurement: before the attack, during it and after it
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    duration: Duration,
+    /// Fails if a p99 during the attack is this many times the p99 without it, or more
+    #[arg(long, value_name = "RATIO", default_value = "10", value_parser = ratio)]
+    max_ratio: f64,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs to its end, or until Ctrl-C, and prints what was found. The error is one line.
+pub(crate) fn run(options: &BenchHostile) -> Result<()> {
+    // Visitors and attackers; a server that is started inherits the limit.
+    descriptors::allow((options.connections + 3 * options.clients) as usize)?;
+    let stop = stop_button()?;
+    let server = options.target.is_none().then(Server::start).transpose()?;
+    let addr = server.as_ref().map(|server| server.addr).or(options.target);
+    let addr = addr.ok_or("no server to attack")?;
+    let kinds = if options.only.is_empty() { Attack::all() } else { options.only.clone() };
+
+    let mut alone = visit(addr, options, &stop)?;
+    report::can_compare(&alone)?;
+    let attackers = Attackers::start(addr, options.connections, &kinds)?;
+    let begin = Instant::now();
+    while !attackers.have_begun() && !stop.load(Ordering::Relaxed) {
+        if begin.elapsed() > START {
+            return Err(format!("the hostile connections did not start within {} s", START.as_secs()));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let attacked = visit(addr, options, &stop)?;
+    let low_priority = attackers.are_yielding();
+    let attacks = attackers.stop();
+    let interrupted = stop.load(Ordering::Relaxed);
+    if !interrupted {
+        // A second time, since what else the machine does comes and goes, and a p99 with it.
+        for (wait, after) in alone.iter_mut().zip(visit(addr, options, &stop)?) {
+            wait.add(after);
+        }
+    }
+    let report = Report {
+        target: addr.to_string(),
+        connections: options.connections,
+        clients: options.clients,
+        seconds: options.duration.as_secs_f64(),
+        interrupted,
+        low_priority,
+        visitors: report::compare(&alone, &attacked),
+        attacks,
+    };
+    print(&report, options.json, Report::table)?;
+    report.verdict(options.max_ratio)
+}
+
+/// Measures the well-behaved clients once.
+fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Result<visitors::Waits> {
+    visitors::measure(addr, options.clients, options.duration.mul_f64(WARM_UP), stop)?;
+    visitors::measure(addr, options.clients, options.duration, stop)
+}
+
+/// The runtime, or the error as a sentence.
+fn started(runtime: io::Result<Runtime>) -> Result<Runtime> {
+    runtime.map_err(|error| format!("can't start a runtime: {error}"))
+}
+
+/// The address of a server on this machine. The error says why another one is refused.
+fn loopback(written: &str) -> Result<SocketAddr> {
+    let bare = written.strip_prefix("http://").unwrap_or(written).trim_end_matches('/');
+    let mut found = bare.to_socket_addrs().map_err(|error| format!("{error}; use 127.0.0.1:PORT"))?;
+    let addr = found.next().ok_or("no address; use 127.0.0.1:PORT")?;
+    if is_loopback(addr.ip()) {
+        return Ok(addr);
+    }
+    let ip = addr.ip();
+    Err(format!(
+        "{ip} is not a loopback address: this is an attack, run it on the machine of your own server"
+    ))
+}
+
+/// Whether only this machine has the address.
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Seconds, also parts of one.
+fn seconds(written: &str) -> Result<Duration> {
+    let number = written.parse().ok().filter(|seconds: &f64| (0.1..=3600.0).contains(seconds));
+    number.map(Duration::from_secs_f64).ok_or_else(|| "use a number of seconds from 0.1 to 3600".to_owned())
+}
+
+/// A number above 1.
+fn ratio(written: &str) -> Result<f64> {
+    let number = written.parse().ok().filter(|ratio: &f64| *ratio > 1.0 && ratio.is_finite());
+    number.ok_or_else(|| "use a number above 1, such as 10".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_attacked() {
+        for here in
+            ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "http://127.0.0.1:80/"]
+        {
+            assert!(loopback(here).is_ok(), "{here}");
+        }
+        for elsewhere in
+            ["192.0.2.1:80", "[2001:db8::1]:80", "0.0.0.0:80", "[::]:80", "[::ffff:192.0.2.1]:80"]
+        {
+            let line = loopback(elsewhere).unwrap_err();
+            assert!(line.contains("loopback"), "{elsewhere}: {line}");
+        }
+        for wrong in ["", "127.0.0.1", "127.0.0.1:x"] {
+            assert!(loopback(wrong).unwrap_err().contains("127.0.0.1:PORT"), "{wrong}");
+        }
+    }
+}

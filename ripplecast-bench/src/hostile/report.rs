@@ -1,0 +1,196 @@
+//! What a run found out. The names in the JSON are stable: scripts read them.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{
+    Result,
+    attack::Outcome,
+    visitors::{Visit, Wait, Waits},
+};
+use crate::load::{
+    measure::Times,
+    table::{Micros, count},
+};
+
+/// Everything that a run found out.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) target: String,
+    /// Hostile connections.
+    pub(super) connections: u32,
+    /// Well-behaved clients of each kind.
+    pub(super) clients: u32,
+    /// Measured time, of each run.
+    pub(super) seconds: f64,
+    /// Whether it was stopped before its end.
+    pub(super) interrupted: bool,
+    /// Whether the attackers' threads ran at the lowest CPU priority.
+    pub(super) low_priority: bool,
+    pub(super) visitors: Vec<Compared>,
+    pub(super) attacks: Vec<Outcome>,
+}
+
+/// Waits of one kind of visitor, without and with attackers.
+#[derive(Debug, Serialize)]
+pub(super) struct Compared {
+    pub(super) what: &'static str,
+    pub(super) alone_us: Option<Times>,
+    pub(super) attacked_us: Option<Times>,
+    /// Visits that failed. Each also counts as a wait of 30 s.
+    pub(super) alone_failed: u64,
+    pub(super) attacked_failed: u64,
+    /// What the first visit that failed failed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_failure: Option<String>,
+    /// The p99 with attackers over the p99 without.
+    pub(super) ratio: Option<f64>,
+}
+
+/// Fails if visits failed without any attacker: then there is nothing to compare with.
+pub(super) fn can_compare(alone: &Waits) -> Result<()> {
+    for (visit, wait) in Visit::ALL.into_iter().zip(alone) {
+        if let Some(failure) = &wait.first_failure {
+            let (failed, all, what) = (wait.failed, wait.times.len(), visit.name());
+            return Err(format!("{failed} of {all} visits failed without attackers ({what}: {failure})"));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the waits of both runs side by side.
+pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
+    let compared = |(visit, (alone, attacked)): (Visit, (&Wait, &Wait))| {
+        let [before, during] = [alone, attacked].map(|wait| Times::of(&wait.times));
+        let ratio = before.zip(during).map(|(before, during)| during.p99 / before.p99.max(0.1));
+        Compared {
+            what: visit.name(),
+            alone_us: before,
+            attacked_us: during,
+            alone_failed: alone.failed,
+            attacked_failed: attacked.failed,
+            first_failure: alone.first_failure.clone().or_else(|| attacked.first_failure.clone()),
+            ratio: ratio.map(|ratio| (ratio * 100.0).round() / 100.0),
+        }
+    };
+    Visit::ALL.into_iter().zip(alone.iter().zip(attacked)).map(compared).collect()
+}
+
+impl Report {
+    /// Fails if any kind of visitor waited `most` times as long as without attackers.
+    pub(super) fn verdict(&self, most: f64) -> Result<()> {
+        if self.interrupted {
+            return Ok(());
+        }
+        for visit in &self.visitors {
+            let Compared { what, alone_us, attacked_us, ratio, .. } = visit;
+            let (Some(alone), Some(attacked), Some(ratio)) = (alone_us, attacked_us, ratio) else {
+                return Err(format!("no {what} was measured"));
+            };
+            if *ratio >= most {
+                return Err(format!(
+                    "a {what} took {ratio:.1} times as long with {} hostile connections (p99 {}, {} without them), \
+                     and --max-ratio is {most}",
+                    self.connections,
+                    Micros(attacked.p99),
+                    Micros(alone.p99),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The report as lines.
+    pub(super) fn table(&self) -> String {
+        let mut text = String::new();
+        let Self { target, connections, clients, seconds, interrupted, low_priority, .. } = self;
+        let interrupted = if *interrupted { "  (interrupted)" } else { "" };
+        let priority = match low_priority {
+            true => "",
+            false => {
+                "\nno low CPU priority on this system: the waits contain CPU time that the attackers took\n"
+            }
+        };
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "{target}  {connections} hostile connections  {clients} clients of each kind  {seconds} s{interrupted}\n{priority}\n\
+             {:14}{:>10}{:>10}{:>14}{:>14}{:>8}{:>8}",
+            "wait", "p50 alone", "p99 alone", "p50 attacked", "p99 attacked", "ratio", "failed"
+        );
+        for visit in &self.visitors {
+            let at = |times: Option<Times>, of: fn(Times) -> f64| {
+                times.map_or_else(|| "-".to_owned(), |times| Micros(of(times)).to_string())
+            };
+            let ratio = visit.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
+            let _ = writeln!(
+                text,
+                "{:14}{:>10}{:>10}{:>14}{:>14}{ratio:>8}{:>8}",
+                visit.what,
+                at(visit.alone_us, |times| times.p50),
+                at(visit.alone_us, |times| times.p99),
+                at(visit.attacked_us, |times| times.p50),
+                at(visit.attacked_us, |times| times.p99),
+                count(visit.alone_failed + visit.attacked_failed),
+            );
+        }
+        for failure in self.visitors.iter().filter_map(|visit| visit.first_failure.as_ref()) {
+            let _ = writeln!(text, "the first failure: {failure}");
+        }
+        let _ = writeln!(
+            text,
+            "\n{:14}{:>12}{:>10}{:>10}{:>10}{:>10}",
+            "attack", "connections", "opened", "refused", "closed", "held"
+        );
+        for outcome in &self.attacks {
+            let Outcome { attack, connections, opened, refused, closed, held } = outcome;
+            let [connections, opened, refused, closed, held] =
+                [connections, opened, refused, closed, held].map(|number| count(*number));
+            let name = attack.name();
+            let _ =
+                writeln!(text, "{name:14}{connections:>12}{opened:>10}{refused:>10}{closed:>10}{held:>10}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::measure::histogram;
+
+    fn wait(millis: u64, failed: u64) -> Wait {
+        let mut times = histogram();
+        times.saturating_record(millis * 1_000_000);
+        Wait { times, failed, first_failure: (failed > 0).then(|| "reset".to_owned()) }
+    }
+
+    #[test]
+    fn the_longest_wait_decides() {
+        let alone = [wait(1, 0), wait(2, 0), wait(3, 0)];
+        let attacked = [wait(2, 0), wait(18, 1), wait(3, 0)];
+        let mut report = Report {
+            target: String::new(),
+            connections: 7,
+            clients: 1,
+            seconds: 1.0,
+            interrupted: false,
+            low_priority: true,
+            visitors: compare(&alone, &attacked),
+            attacks: Vec::new(),
+        };
+        assert!(report.verdict(10.0).is_ok());
+        let line = report.verdict(9.0).unwrap_err();
+        for part in ["new WebSocket", "9.0 times", "7 hostile", "18.0", "2.00 ms", "--max-ratio"] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+        let table = report.table();
+        assert!(table.contains("the first failure: reset"), "{table}");
+        assert!(!table.contains("priority"), "{table}");
+        report.low_priority = false;
+        assert!(report.table().contains("no low CPU priority"), "{}", report.table());
+        report.interrupted = true;
+        assert!(report.verdict(9.0).is_ok());
+    }
+}

@@ -1,0 +1,57 @@
+//! The server under attack: the product as it starts by default, in a process of its own.
+
+use std::{
+    io::{self, BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use super::Result;
+use crate::load::random::Random;
+
+/// A running server, killed at the end.
+pub(super) struct Server {
+    process: Child,
+    pub(super) addr: SocketAddr,
+    /// Kept open, so that printing can't fail.
+    _out: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Starts one on a port that it picks. Its limits hold for this machine too, as they hold for strangers, and its inspector
+    /// has a token to guess.
+    pub(super) fn start() -> Result<Self> {
+        let told = |error: io::Error| format!("can't start the server: {error}");
+        let mut command = Command::new(std::env::current_exe().map_err(told)?);
+        // Not the settings of whoever measures: a backend would be attacked with the server.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RIPPLECAST_") {
+                command.env_remove(name);
+            }
+        }
+        let mut random = Random::new(Random::fresh_seed());
+        command.env("RIPPLECAST_INSPECT_TOKEN", format!("{:016x}{:016x}", random.next(), random.next()));
+        command.args(["--port", "0", "--demo-limits"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().map_err(told)?;
+        let mut line = String::new();
+        let mut out = process.stdout.take().map(BufReader::new).ok_or("the server has no output")?;
+        let read = out.read_line(&mut line);
+        let addr = line.trim_end().rsplit("http://").next().and_then(|addr| addr.parse().ok());
+        match (read, addr) {
+            (Ok(_), Some(addr)) => Ok(Self { process, addr, _out: out }),
+            _ => {
+                let _ = process.kill();
+                let _ = process.wait();
+                Err("the server did not start; `ripplecast --port 0` shows why".to_owned())
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,162 @@
+//! Well-behaved clients, and how long they wait.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use tokio::{
+    runtime::Builder,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Result, peer::Peer, started};
+use crate::load::measure::histogram;
+
+/// Time between two actions of a client.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Time after which a client gives up. What fails counts as a wait as long as this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// An endpoint that anybody may open.
+const ENDPOINT: &str = "/ws/counter-demo";
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Visit {
+    /// Sends a ping on an open WebSocket, and waits for its pong.
+    Message,
+    /// Opens a WebSocket.
+    Open,
+    /// Loads a page over a new connection.
+    Page,
+}
+
+impl Visit {
+    pub(super) const ALL: [Self; 3] = [Self::Message, Self::Open, Self::Page];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Message => "round trip",
+            Self::Open => "new WebSocket",
+            Self::Page => "page",
+        }
+    }
+}
+
+/// How long the clients of one kind waited, in nanoseconds, and how many visits failed.
+pub(super) struct Wait {
+    pub(super) times: Histogram<u64>,
+    pub(super) failed: u64,
+    /// What the first failed visit failed with.
+    pub(super) first_failure: Option<String>,
+}
+
+/// The waits of each kind, as in [`Visit::ALL`].
+pub(super) type Waits = [Wait; 3];
+
+/// Lets `clients` of each kind act at their pace for a time, or until `stop`. They share the calling thread and nothing else.
+pub(super) fn measure(
+    addr: SocketAddr,
+    clients: u32,
+    time: Duration,
+    stop: &Arc<AtomicBool>,
+) -> Result<Waits> {
+    started(Builder::new_current_thread().enable_all().build())?.block_on(async {
+        let begin = Instant::now();
+        let mut tasks = JoinSet::new();
+        for visit in Visit::ALL {
+            for index in 0..clients {
+                let first = begin + PERIOD * index / clients;
+                tasks.spawn(client(visit, addr, first, begin + time, Arc::clone(stop)));
+            }
+        }
+        let mut waits = Visit::ALL.map(|_| Wait::new());
+        while let Some(ended) = tasks.join_next().await {
+            let (visit, wait) = ended.map_err(|error| format!("a client ended: {error}"))?;
+            waits[visit as usize].add(wait);
+        }
+        Ok(waits)
+    })
+}
+
+/// One client. An action that is late because the one before took long counts from when it was due.
+async fn client(
+    visit: Visit,
+    addr: SocketAddr,
+    first: Instant,
+    end: Instant,
+    stop: Arc<AtomicBool>,
+) -> (Visit, Wait) {
+    let (mut wait, mut socket, mut due) = (Wait::new(), None, first);
+    while due < end && !stop.load(Ordering::Relaxed) {
+        let is_late = Instant::now() > due;
+        sleep_until(due).await;
+        let begin = if is_late { due } else { Instant::now() };
+        let outcome = match end + PATIENCE > begin {
+            true => {
+                timeout(PATIENCE, act(visit, addr, &mut socket)).await.unwrap_or_else(|late| Err(late.into()))
+            }
+            false => Err(io::ErrorKind::TimedOut.into()),
+        };
+        match outcome {
+            Ok(()) => wait.times.saturating_record(begin.elapsed().as_nanos() as u64),
+            Err(error) => {
+                socket = None;
+                wait.fail(&error);
+            }
+        }
+        due += PERIOD;
+    }
+    (visit, wait)
+}
+
+/// Does what a client came for.
+async fn act(visit: Visit, addr: SocketAddr, socket: &mut Option<Peer>) -> io::Result<()> {
+    if visit == Visit::Message
+        && let Some(socket) = socket
+    {
+        return socket.round_trip().await;
+    }
+    let mut peer = Peer::connect(addr, false).await?;
+    match visit {
+        Visit::Message => {
+            peer.upgrade(ENDPOINT).await?;
+            socket.insert(peer).round_trip().await
+        }
+        Visit::Open => peer.upgrade(ENDPOINT).await,
+        Visit::Page => {
+            peer.send(format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes()).await?;
+            match peer.answer().await?.status {
+                200..400 => Ok(()),
+                status => Err(io::Error::other(format!("the page was answered with {status}"))),
+            }
+        }
+    }
+}
+
+impl Wait {
+    fn new() -> Self {
+        Self { times: histogram(), failed: 0, first_failure: None }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.failed += 1;
+        self.first_failure.get_or_insert_with(|| error.to_string());
+        self.times.saturating_record(PATIENCE.as_nanos() as u64);
+    }
+
+    /// Adds the visits of another time.
+    pub(super) fn add(&mut self, other: Self) {
+        // Both have the same bounds.
+        let _ = self.times.add(&other.times);
+        self.failed += other.failed;
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+    }
+}

@@ -1,0 +1,98 @@
+//! What `bench serve` offers to the soak test: one room by several ways, and the hub's counts.
+
+use std::{io::Read as _, time::Duration};
+
+use axum::{Json, routing::get};
+use ripplecast::{App, Connection, Frame, Hub, Overflow, Result, Room, sse, ws};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::message::JOINED;
+
+/// The room that everyone is in.
+const ROOM: &str = "soak";
+/// Outbox of a reader that must get everything: a burst fits even if the driver reads none of it meanwhile.
+const ROOMY: usize = 64 << 20;
+/// Outbox of a reader that is to be too slow.
+const TIGHT: usize = 64 << 10;
+/// Longest message; a longer one is the client's fault.
+pub(super) const LONGEST: usize = 16 << 10;
+
+/// What `/stats` says: those of the hub's counts that are looked at.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Counts {
+    pub(super) connections: u64,
+    pub(super) rooms: u64,
+    pub(super) opened: u64,
+    pub(super) closed: u64,
+    pub(super) messages: u64,
+    pub(super) slow_consumers: u64,
+    pub(super) failed_callbacks: u64,
+    pub(super) protocol_errors: u64,
+}
+
+/// Adds the endpoints.
+pub(crate) fn add(app: App, ping: Duration) -> App {
+    let hub = app.hub();
+    let endpoint = |outbox: usize, overflow: Overflow| {
+        ws::endpoint(Member { room: hub.room(ROOM) })
+            .max_message(LONGEST)
+            .outbox(outbox)
+            .overflow(overflow)
+            .ping_interval(ping)
+    };
+    let events = sse::room(ROOM).outbox(ROOMY).on_open(async |conn: Connection| conn.push(JOINED).ignore());
+    let counted = hub.clone();
+    app.ws("/soak", endpoint(ROOMY, Overflow::Disconnect))
+        .ws("/soak/tight", endpoint(TIGHT, Overflow::Disconnect))
+        .ws("/soak/newest", endpoint(TIGHT, Overflow::DropOldest))
+        .sse("/soak/events", events)
+        .route("/stats", get(async move || Json(counts(&counted))))
+}
+
+/// Resolves at the end of standard input: whoever started this server is gone.
+pub(crate) async fn parent_is_gone() {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while std::io::stdin().read(&mut byte).is_ok_and(|read| read > 0) {}
+        let _ = tell.send(());
+    });
+    let _ = told.await;
+}
+
+fn counts(hub: &Hub) -> Counts {
+    let stats = hub.stats();
+    Counts {
+        connections: stats.connections as u64,
+        rooms: stats.rooms as u64,
+        opened: stats.opened,
+        closed: stats.closed,
+        messages: stats.messages,
+        slow_consumers: stats.slow_consumers,
+        failed_callbacks: stats.failed_callbacks,
+        protocol_errors: stats.protocol_errors,
+    }
+}
+
+/// Sends each message to everyone.
+struct Member {
+    /// Everyone.
+    room: Room,
+}
+
+impl ws::Handler for Member {
+    async fn on_open(&self, conn: Connection) -> Result<()> {
+        conn.join(self.room.name())?;
+        // A room of its own, so that rooms come and go as well.
+        conn.join(&conn.id().to_string())?;
+        // Whatever is sent once this has come must come too.
+        conn.push(JOINED).ignore();
+        Ok(())
+    }
+
+    async fn on_message(&self, _conn: Connection, frame: Frame) -> Result<()> {
+        self.room.push(frame).ignore();
+        Ok(())
+    }
+}
