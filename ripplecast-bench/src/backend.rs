@@ -1,9 +1,9 @@
-//! `ripplecast bench backend`: what Redis behind a hub costs, beside what Redis alone does in the same run.
+//! `ripplecast bench backend`: what Redis behind a hub costs, compared with Redis alone in the same run.
 //!
-//! `options` says what to do; `operations`, `latency`, `throughput` and `spread` are the four parts, and `raw` runs
-//! `redis-benchmark` beside the first. `node` is another process of this program, with a hub that does what `order` says; `peer` is
-//! its handle. `mark` tells messages apart and `member` reads them from a WebSocket. `server` asks Redis itself, `report` is what
-//! comes out, and `table` prints it.
+//! `options` defines the settings. `operations`, `latency`, `throughput` and `spread` are the four parts, and `raw`
+//! runs `redis-benchmark` for comparison with the first. `node` is another process of this program, with a hub that
+//! executes the commands defined in `order`; `peer` is the handle to it. `mark` identifies messages, and `member` reads
+//! them from a WebSocket. `server` queries Redis itself, `report` holds the results, and `table` prints them.
 
 mod latency;
 mod mark;
@@ -40,15 +40,15 @@ use peer::Peer;
 use report::Report;
 use server::Server;
 
-/// What ends a run: a sentence for a person.
+/// The error that ends a run, as a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Pushes that a new member is tried with before it counts as unreachable, 20 ms apart.
+/// The most pushes sent to a new member before it counts as unreachable, 20 ms apart.
 const TRIES: usize = 500;
-/// Messages that go before those that are measured: connections, caches and the allocator are warm then.
+/// Messages sent before the measurement, to warm up connections, caches and the allocator.
 const WARM_UP: u64 = 200;
 
-/// Runs to its end, or until Ctrl-C, and prints what was found. The error is one line.
+/// Runs to its end, or until Ctrl-C, and prints the results. An error is one line.
 pub(crate) fn run(options: BenchBackend) -> Result<()> {
     if let Some(prefix) = &options.node {
         return node::run(&options.backend, prefix);
@@ -60,31 +60,29 @@ pub(crate) fn run(options: BenchBackend) -> Result<()> {
     let prefix = format!("ripplecast-bench-{:08x}", Random::fresh_seed() as u32);
     let mut bench = Bench { options, prefix, stop, server, report, runs: 0 };
     let outcome = bench.measure();
-    // Its own keys, also after an error, which is then what there is to say.
+    // Always delete the run's keys. An error of the run takes precedence.
     let cleared = bench.server.clear(&bench.prefix);
     outcome.and(cleared)?;
     print(&bench.report, bench.options.json, table::table)?;
     bench.report.complaint().map_or(Ok(()), Err)
 }
 
-/// A run.
+/// The state of a run.
 struct Bench {
-    /// What to do.
     options: BenchBackend,
-    /// What all keys and channels of the run begin with.
+    /// The prefix of all keys and channels of the run.
     prefix: String,
-    /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
-    /// Redis itself.
+    /// The connection for queries to Redis itself.
     server: Server,
-    /// What was found so far.
+    /// The results so far.
     report: Report,
-    /// Series of messages so far: each has a number of its own.
+    /// The number of message series so far. Each series has its own number.
     runs: u32,
 }
 
 impl Bench {
-    /// One part after the other.
+    /// Runs one part after the other.
     fn measure(&mut self) -> Result<()> {
         for part in [Part::Operations, Part::Latency, Part::Throughput, Part::Nodes] {
             if !self.options.has(part) || self.is_over() {
@@ -101,20 +99,20 @@ impl Bench {
         Ok(())
     }
 
-    /// Whether Ctrl-C was pressed.
+    /// Returns whether Ctrl-C was pressed.
     fn is_over(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Says on a terminal what is being done.
+    /// Shows progress on a terminal.
     fn say(&self, what: &str) {
         if !self.options.json && std::io::stderr().is_terminal() {
-            // Nobody else is to be told if that fails.
+            // Progress is optional, so errors are ignored.
             let _ = writeln!(std::io::stderr(), "{what}");
         }
     }
 
-    /// The backend, as the hubs of this run have it.
+    /// Returns the backend URL for the hubs of this run.
     fn backend(&self) -> String {
         format!("{}?prefix={}", self.options.backend.as_str(), self.prefix)
     }
@@ -124,13 +122,13 @@ impl Bench {
         Peer::start(&self.options.backend, &self.prefix)
     }
 
-    /// A number for a series of messages.
+    /// Returns the number of the next series of messages.
     fn next_run(&mut self) -> u32 {
         self.runs += 1;
         self.runs
     }
 
-    /// A member of the room on a node, which pushes on another one reach.
+    /// Opens a member of the room on a node, and waits until pushes on the other node reach it.
     fn member(&mut self, from: &mut Peer, on: &Peer) -> Result<Member> {
         let member = Member::connect(on.addr)?;
         let run = self.next_run();
@@ -146,12 +144,12 @@ impl Bench {
                 return Ok(member);
             }
         }
-        Err("no push of one node reaches a member on the other; RIPPLECAST_LOG=ripplecast=debug may say why"
+        Err("pushes on one node do not reach a member on the other; set RIPPLECAST_LOG=ripplecast=debug for details"
             .to_owned())
     }
 }
 
-/// What a series of messages came to, seen by its reader.
+/// Summarizes a series of messages as its reader saw it.
 fn judged(seen: &Seen, sent: u64) -> report::Series {
     report::Series {
         messages: sent,

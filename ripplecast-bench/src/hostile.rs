@@ -1,8 +1,9 @@
-//! `ripplecast bench hostile`: attacks a server on this machine, and measures how long well-behaved clients wait meanwhile.
+//! `ripplecast bench hostile`: attacks a server on this machine, and measures how long well-behaved clients wait during
+//! the attack.
 //!
-//! `visitors` are the well-behaved clients, measured alone and then during the attack. `attack` has the hostile connections,
-//! one function for each kind, and `peer` what both send and receive. `server` is the process that is attacked unless an
-//! address is given, `report` what is printed.
+//! `visitors` are the well-behaved clients, measured alone and during the attack. `attack` contains the hostile
+//! connections, one function for each kind, and `peer` the connection that both use. `server` is the process under
+//! attack unless an address is given, and `report` prints the results.
 
 mod attack;
 mod peer;
@@ -29,12 +30,12 @@ use attack::{Attack, Attackers};
 use report::Report;
 use server::Server;
 
-/// What ends a run: a sentence for a person.
+/// The error that ends a run, as a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Time in which each hostile connection must have tried to connect once.
+/// The time limit for each hostile connection's first attempt to connect.
 const START: Duration = Duration::from_secs(60);
-/// Part of the measured time that passes before measuring begins.
+/// The fraction of the measured time that is spent warming up.
 const WARM_UP: f64 = 0.1;
 
 /// The settings of `ripplecast bench hostile`.
@@ -43,7 +44,7 @@ pub struct BenchHostile {
     /// Server to attack, on a loopback address, such as 127.0.0.1:8080 [default: starts one]
     #[arg(value_name = "ADDRESS", value_parser = loopback)]
     target: Option<SocketAddr>,
-    /// Hostile connections, spread evenly over the kinds
+    /// Hostile connections, distributed evenly over the kinds of attack
     #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
     /// Kinds of attack [default: all]
@@ -55,7 +56,7 @@ pub struct BenchHostile {
     /// Seconds of each measurement: before the attack, during it and after it
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     duration: Duration,
-    /// Fails if a p99 during the attack is this many times the p99 without it, or more
+    /// Fail if a p99 during the attack is at least this many times the p99 without it
     #[arg(long, value_name = "RATIO", default_value = "10", value_parser = ratio)]
     max_ratio: f64,
     /// Print one line of JSON
@@ -63,9 +64,9 @@ pub struct BenchHostile {
     json: bool,
 }
 
-/// Runs to its end, or until Ctrl-C, and prints what was found. The error is one line.
+/// Runs to its end, or until Ctrl-C, and prints the results. An error is one line.
 pub(crate) fn run(options: &BenchHostile) -> Result<()> {
-    // Visitors and attackers; a server that is started inherits the limit.
+    // For visitors and attackers. A server started here inherits the limit.
     descriptors::allow((options.connections + 3 * options.clients) as usize)?;
     let stop = stop_button()?;
     let server = options.target.is_none().then(Server::start).transpose()?;
@@ -79,7 +80,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
     let begin = Instant::now();
     while !attackers.have_begun() && !stop.load(Ordering::Relaxed) {
         if begin.elapsed() > START {
-            return Err(format!("the hostile connections did not start within {} s", START.as_secs()));
+            return Err(format!("the hostile connections did not all start within {} s", START.as_secs()));
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -88,7 +89,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
     let attacks = attackers.stop();
     let interrupted = stop.load(Ordering::Relaxed);
     if !interrupted {
-        // A second time, since what else the machine does comes and goes, and a p99 with it.
+        // Measured again after the attack, because the load of the machine varies, and a p99 with it.
         for (wait, after) in alone.iter_mut().zip(visit(addr, options, &stop)?) {
             wait.add(after);
         }
@@ -113,12 +114,12 @@ fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Re
     visitors::measure(addr, options.clients, options.duration, stop)
 }
 
-/// The runtime, or the error as a sentence.
+/// Returns the runtime, or the error as a sentence.
 fn started(runtime: io::Result<Runtime>) -> Result<Runtime> {
     runtime.map_err(|error| format!("can't start a runtime: {error}"))
 }
 
-/// The address of a server on this machine. The error says why another one is refused.
+/// Parses the address of a server on this machine. An error explains why other addresses are rejected.
 fn loopback(written: &str) -> Result<SocketAddr> {
     let bare = written.strip_prefix("http://").unwrap_or(written).trim_end_matches('/');
     let mut found = bare.to_socket_addrs().map_err(|error| format!("{error}; use 127.0.0.1:PORT"))?;
@@ -127,26 +128,26 @@ fn loopback(written: &str) -> Result<SocketAddr> {
         return Ok(addr);
     }
     let ip = addr.ip();
-    Err(format!(
-        "{ip} is not a loopback address: this is an attack, run it on the machine of your own server"
-    ))
+    Err(format!("{ip} is not a loopback address; this is an attack: run it on your own server's machine"))
 }
 
-/// Whether only this machine has the address.
+/// Returns whether an address is reachable only from this machine.
 fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Seconds, also parts of one.
+/// Parses seconds, which may be fractional.
 fn seconds(written: &str) -> Result<Duration> {
     let number = written.parse().ok().filter(|seconds: &f64| (0.1..=3600.0).contains(seconds));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "use a number of seconds from 0.1 to 3600".to_owned())
+    number
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected a number of seconds from 0.1 to 3600".to_owned())
 }
 
-/// A number above 1.
+/// Parses a number above 1.
 fn ratio(written: &str) -> Result<f64> {
     let number = written.parse().ok().filter(|ratio: &f64| *ratio > 1.0 && ratio.is_finite());
-    number.ok_or_else(|| "use a number above 1, such as 10".to_owned())
+    number.ok_or_else(|| "expected a number above 1, such as 10".to_owned())
 }
 
 #[cfg(test)]
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_attacked() {
+    fn only_this_machine_can_be_attacked() {
         for here in
             ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "http://127.0.0.1:80/"]
         {

@@ -1,11 +1,11 @@
-//! `ripplecast bench load`: opens many WebSockets to a server, sends, checks what comes, and measures it.
+//! `ripplecast bench load`: opens many WebSockets to a server, sends messages, checks and measures what arrives.
 //!
-//! One thread and one poller, nothing kept for a connection but its socket and a few numbers: the generator has to cost
-//! less than the server, or it measures itself.
+//! One thread, one poller, and only a socket and a few numbers per connection: the generator has to cost less than the
+//! server, or it measures itself.
 //!
-//! `options` says what to do, a module for each mode does it. `session` is what they share; `pool` has the connections
-//! (`target`, `conn`, `handshake`, `frames`), `cast` and `echo` check what comes, `pace` says when to send, `report` is
-//! what comes out (`measure`, `table`).
+//! `options` defines the settings, and each mode has its own module. `session` holds what the modes share. `pool` owns
+//! the connections (`target`, `conn`, `handshake`, `frames`), `cast` and `echo` check what arrives, `pace` schedules
+//! messages, and `report` holds the results (`measure`, `table`).
 
 mod cast;
 mod conn;
@@ -47,10 +47,10 @@ use report::Report;
 use session::Session;
 use target::Target;
 
-/// What ends a run: a sentence for a person.
+/// The error that ends a run, as a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Runs to its end, or until Ctrl-C, and prints what was found. The error is one line.
+/// Runs to its end, or until Ctrl-C, and prints the results. An error is one line.
 pub(crate) fn run(options: BenchLoad) -> Result<()> {
     let stop = stop_button()?;
     let mut session = prepare(options, stop)?;
@@ -68,7 +68,7 @@ pub(crate) fn run(options: BenchLoad) -> Result<()> {
     session.report.checks.complaint().map_or(Ok(()), Err)
 }
 
-/// Everything that can be wrong before the first connection.
+/// Does everything that can fail before the first connection.
 fn prepare(options: BenchLoad, stop: Arc<AtomicBool>) -> Result<Session> {
     descriptors::allow(options.connections)?;
     let server = options.server_pid.map(Process::of_server).transpose()?;
@@ -89,9 +89,9 @@ fn prepare(options: BenchLoad, stop: Arc<AtomicBool>) -> Result<Session> {
     Ok(Session::new(options, pool, report, server, stop))
 }
 
-/// Set by the first Ctrl-C; the second ends the process.
+/// Returns a flag that the first Ctrl-C sets. The second ends the process.
 pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
-    let told = |error: std::io::Error| format!("can't wait for Ctrl-C: {error}");
+    let told = |error: std::io::Error| format!("failed to handle Ctrl-C: {error}");
     let signal = ripplecast::shutdown_signal().map_err(told)?;
     let stop = Arc::new(AtomicBool::new(false));
     let button = Arc::clone(&stop);
@@ -105,14 +105,15 @@ pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Prints a report as one line of JSON, or as its table. An error of standard output is ignored, as there is nobody to report it to.
+/// Prints a report as one line of JSON, or as a table. Errors of standard output are ignored: there is no one to report
+/// them to.
 pub(crate) fn print<R: serde::Serialize>(
     report: &R,
     json: bool,
     table: impl FnOnce(&R) -> String,
 ) -> Result<()> {
     let text = if json {
-        serde_json::to_string(report).map_err(|error| format!("no JSON: {error}"))? + "\n"
+        serde_json::to_string(report).map_err(|error| format!("failed to encode the report: {error}"))? + "\n"
     } else {
         table(report)
     };

@@ -1,4 +1,4 @@
-//! A bare server to measure: `/bc` sends each text frame to everyone there, `/echo` sends each frame back.
+//! A bare server for benchmarks: `/bc` broadcasts each text frame to all connections there, `/echo` echoes each frame.
 
 use std::{
     io::Write as _,
@@ -12,13 +12,13 @@ use tokio::runtime::Runtime;
 
 use crate::soak::endpoints;
 
-/// Where the server listens by default: reachable from this machine alone.
+/// The default listen address: reachable from this machine only.
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Longest message, and the size of an outbox, in bytes: a measurement must not end because of a limit.
+/// The longest message, and the size of an outbox, in bytes: a measurement must not end because of a limit.
 const LARGE: usize = 64 << 20;
 
-/// Bytes that may wait for all connections: a measurement on a busy machine is not to end because of that, either.
+/// The node-wide limit of queued bytes: a measurement on a busy machine must not end because of it either.
 const QUEUED: usize = 1 << 30;
 
 /// The settings of `ripplecast bench serve`.
@@ -53,7 +53,7 @@ pub(crate) fn run(options: BenchServe) -> Result<()> {
     outcome
 }
 
-/// Serves until `stop`; then every connection is closed with 1001, as in any server.
+/// Serves until `stop`. Then closes every connection with 1001, like any server.
 async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()> {
     let shards = usize::from(options.shards.unwrap_or(0));
     let builder = App::builder()
@@ -70,7 +70,7 @@ async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()
     }
     let bound = app.bind((options.host, options.port)).await?;
     let mut out = std::io::stdout();
-    // A closed standard output is no reason not to serve.
+    // Serve even if standard output is closed.
     let _ = writeln!(out, "Ripplecast measures on http://{}", bound.local_addr());
     let _ = out.flush();
     bound
@@ -83,7 +83,7 @@ async fn serve(options: BenchServe, stop: impl Future<Output = ()>) -> Result<()
         .await
 }
 
-/// An endpoint with the settings of a measurement.
+/// Creates an endpoint with the settings for benchmarks.
 fn endpoint<H: ws::Handler>(options: &BenchServe, handler: H) -> ws::Endpoint<H> {
     let compression = options.compress_above.map_or(ws::Compression::Off, ws::Compression::Above);
     ws::endpoint(handler)
@@ -94,9 +94,8 @@ fn endpoint<H: ws::Handler>(options: &BenchServe, handler: H) -> ws::Endpoint<H>
         .origins(ws::OriginPolicy::Any)
 }
 
-/// Sends each text frame to everyone on the path, the sender included.
+/// Broadcasts each text frame to everyone on the path, including the sender.
 struct Everyone {
-    /// Everyone on the path.
     room: Room,
 }
 
@@ -113,7 +112,7 @@ impl ws::Handler for Everyone {
     }
 }
 
-/// Sends each frame back.
+/// Echoes each frame.
 struct Echo;
 
 impl ws::Handler for Echo {

@@ -1,9 +1,8 @@
-//! `ripplecast bench soak`: starts servers, gives them all that goes wrong in a day, and checks that nothing is lost and
-//! nothing leaks.
+//! `ripplecast bench soak`: starts servers, puts them under every kind of stress, and checks that nothing is lost or
+//! leaked.
 //!
-//! `plan` says which lives the server has, `cycle` what happens in one, `crowd` and `client` are the connections,
-//! `message` knows what must come, `server` is the process with `endpoints` inside, `judge` what is wrong, `report` what
-//! is printed.
+//! `plan` decides which lives the server has, and `cycle` runs one. `crowd` and `client` are the connections, `message`
+//! knows what must arrive, `server` is the process with `endpoints` inside, `judge` finds faults, and `report` prints.
 
 mod client;
 mod crowd;
@@ -25,34 +24,35 @@ use cycle::Run;
 use plan::Plan;
 use report::Report;
 
-/// What ends a run: a sentence for a person.
+/// The error that ends a run, as a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Silence after which the server sends a ping: short, so that idle phases have some,
-/// and long enough for the driver to have a turn before the pong time-out is over.
+/// The silence after which the server sends a ping: short, so that idle phases include some, and long enough for the
+/// driver to get a turn before the pong timeout.
 const PING: Duration = Duration::from_secs(6);
 
 /// The settings of `ripplecast bench soak`.
 #[derive(Args, Debug)]
 pub struct BenchSoak {
-    /// How long, about
+    /// Approximate duration in minutes
     #[arg(long, value_name = "N", default_value = "10", value_parser = minutes)]
     minutes: f64,
     /// Connections at the peak
     #[arg(long, value_name = "N", default_value = "1500", value_parser = clap::value_parser!(u32).range(50..=20_000))]
     connections: u32,
-    /// Chooses who goes when and how; a run prints its own, to be repeated [default: another one each time]
+    /// Seed for which connections leave when and how; each run prints its seed, so that it can be repeated [default: a
+    /// new one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
-/// Runs to its end, or until Ctrl-C. The error is one line.
+/// Runs to its end, or until Ctrl-C. An error is one line.
 pub(crate) fn run(options: &BenchSoak) -> Result<()> {
     if !cfg!(target_os = "linux") {
-        return Err("the soak test reads /proc, and so needs Linux".to_owned());
+        return Err("the soak test reads /proc and requires Linux".to_owned());
     }
     let connections = options.connections as usize;
-    // Those that go and those that come in their place are there at the same time.
+    // Leaving connections and their replacements overlap.
     descriptors::allow(connections * 2)?;
     let stop = stop_button()?;
     let seed = options.seed.unwrap_or_else(Random::fresh_seed);
@@ -68,9 +68,9 @@ pub(crate) fn run(options: &BenchSoak) -> Result<()> {
     run.report.verdict(&run.crowd.faults)
 }
 
-/// Minutes.
+/// Parses minutes.
 fn minutes(written: &str) -> Result<f64, String> {
-    let wrong = || "use a number of minutes from 0.1 to 10000".to_owned();
+    let wrong = || "expected a number of minutes from 0.1 to 10000".to_owned();
     let minutes: f64 = written.parse().map_err(|_| wrong())?;
     if (0.1..=10_000.0).contains(&minutes) { Ok(minutes) } else { Err(wrong()) }
 }

@@ -24,7 +24,7 @@ fn a_short_soak_passes() {
     let output = soak(&["--minutes", "0.1", "--seed", "1"]).output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
-    for part in ["--seed 1", "ended by SIGTERM; 60 were told", "ended by SIGKILL", "\nclean\n"] {
+    for part in ["--seed 1", "ended by SIGTERM; 60 were notified", "ended by SIGKILL", "\nclean\n"] {
         assert!(out.contains(part), "no {part:?} in {out}");
     }
 }

@@ -1,4 +1,5 @@
-//! From a publish or a push on one node to its receiver on another, at a pace.
+//! Latency from a publish or a push on one node to its receiver on another, at a fixed
+//! rate.
 
 use std::{
     thread,
@@ -10,12 +11,12 @@ use super::{
     report::{Latency, Series},
 };
 
-/// Bytes of a message.
+/// Bytes per message.
 const SIZE: usize = 64;
-/// Silence after which what has not come counts as lost.
+/// Silence after which missing messages count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Measures both ways.
+/// Measures both paths.
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let (mut from, mut to) = (bench.node()?, bench.node()?);
     bench.say("from a publish to a subscription on the other node");
@@ -35,20 +36,20 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Notes a result.
+/// Adds a result to the report.
 fn add(bench: &mut Bench, name: &'static str, series: Series) {
     let rate = bench.options.rate;
     bench.report.latency.push(Latency { name, rate, size: SIZE, series });
 }
 
-/// The messages of a measurement.
+/// Returns the messages of a measurement.
 fn load(bench: &mut Bench) -> Load {
     let rate = bench.options.rate;
     let count = (rate * bench.options.seconds.as_secs_f64()).ceil() as u64;
     Load { run: bench.next_run(), first: 0, count, size: SIZE, rate: Some(rate) }
 }
 
-/// Over the bus.
+/// Measures the path over the bus.
 fn bus(bench: &mut Bench, from: &mut Peer, to: &mut Peer) -> Result<Series> {
     let run = bench.next_run();
     to.listen(run)?;

@@ -1,4 +1,4 @@
-//! The messages of a run: what is in them, and what their reader makes of it.
+//! The messages of a run: their contents, and statistics of their reader.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,32 +7,32 @@ use hdrhistogram::Histogram;
 use super::order::Heard;
 use crate::load::measure::{Times, histogram};
 
-/// Bytes of a mark, and so the shortest message.
+/// The length of a mark in bytes, and so the shortest message.
 pub(super) const MARK: usize = 40;
 
-/// What tells a message from all others, in hexadecimal at its beginning.
+/// Identifies a message, in hexadecimal at its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// The run.
+    /// The number of the run.
     pub(super) run: u32,
-    /// Its number in the run.
+    /// The number of the message in the run.
     pub(super) number: u64,
-    /// When it was sent, in nanoseconds of the system's clock.
+    /// When it was sent, in nanoseconds of the system clock.
     pub(super) sent: u64,
 }
 
 impl Mark {
-    /// A message of that many bytes.
+    /// Returns a message of `size` bytes.
     pub(super) fn message(self, size: usize) -> String {
         let Self { run, number, sent } = self;
         let mut text = String::with_capacity(size);
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{run:08x}{number:016x}{sent:016x}"));
         text.extend(std::iter::repeat_n('x', size.saturating_sub(MARK)));
         text
     }
 
-    /// Reads a message.
+    /// Parses a message.
     pub(super) fn of(message: &[u8]) -> Option<Self> {
         let mark = std::str::from_utf8(message.get(..MARK)?).ok()?;
         let hex = |from: usize, to: usize| u64::from_str_radix(mark.get(from..to)?, 16).ok();
@@ -40,40 +40,41 @@ impl Mark {
     }
 }
 
-/// Now, in nanoseconds of the clock that all processes of a machine share.
+/// Returns the current time in nanoseconds, from a clock that all processes on a machine
+/// share.
 pub(super) fn now() -> u64 {
-    // A clock before 1970 makes every message come before it was sent, which is counted.
+    // With a clock before 1970, every message seems to arrive before it was sent, which
+    // is counted.
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
-/// What one reader has seen of a run.
+/// What one reader has received of a run.
 pub(super) struct Seen {
-    /// The run; what is of another is not looked at.
+    /// The run. Messages of other runs are ignored.
     run: u32,
-    /// The number after the highest that came.
+    /// One more than the highest number received.
     next: u64,
-    /// Messages that came.
     pub(super) received: u64,
-    /// Numbers that were left out.
+    /// The number of messages skipped.
     gaps: u64,
-    /// Messages that came late or twice.
+    /// Messages that arrived late or twice.
     pub(super) order_errors: u64,
-    /// Messages that came before they were sent: somebody set the clock.
+    /// Messages that arrived before they were sent: the clock was changed.
     pub(super) clock_errors: u64,
-    /// From when each was sent, in nanoseconds.
+    /// Time from sending to receiving, in nanoseconds.
     times: Histogram<u64>,
-    /// When the first and the last came.
+    /// When the first and the last message arrived.
     span: Option<(Instant, Instant)>,
 }
 
 impl Seen {
-    /// Nothing yet.
+    /// Creates empty statistics.
     pub(super) fn new(run: u32) -> Self {
         let times = histogram();
         Self { run, next: 0, received: 0, gaps: 0, order_errors: 0, clock_errors: 0, times, span: None }
     }
 
-    /// A message came.
+    /// Records a message.
     pub(super) fn take(&mut self, message: &[u8]) {
         let Some(mark) = Mark::of(message).filter(|mark| mark.run == self.run) else { return };
         let at = Instant::now();
@@ -92,22 +93,22 @@ impl Seen {
         }
     }
 
-    /// How many of so many never came.
+    /// Returns how many of `sent` messages never arrived.
     pub(super) fn lost(&self, sent: u64) -> u64 {
         self.gaps + sent.saturating_sub(self.next)
     }
 
-    /// From when each was sent.
+    /// Returns the time from sending to receiving.
     pub(super) fn latency(&self) -> Option<Times> {
         Times::of(&self.times)
     }
 
-    /// From the first to the last.
+    /// Returns the time from the first to the last message.
     pub(super) fn span(&self) -> Duration {
         self.span.map_or(Duration::ZERO, |(first, last)| last - first)
     }
 
-    /// The same for another process.
+    /// Returns the statistics in serializable form.
     pub(super) fn heard(&self) -> Heard {
         Heard {
             received: self.received,
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_and_order_are_seen() {
+    fn loss_and_order_are_detected() {
         let mut seen = Seen::new(1);
         let mut take = |run, number, sent| seen.take(Mark { run, number, sent }.message(64).as_bytes());
         for number in [0, 1, 4, 3] {
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(
             (seen.lost(6), seen.lost(8)),
             (2, 4),
-            "3 came too late, 2 never, and what is behind the last"
+            "3 arrived late, 2 never did, nor did those after the last"
         );
         assert_eq!(seen.latency().unwrap().count, 4);
     }

@@ -15,40 +15,38 @@ use crate::load::{
     random::Random,
 };
 
-/// Time in which the node must answer the handshake.
+/// The time limit for the node's handshake response.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Silence after which what has not come counts as lost.
+/// Silence after which missing messages count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Bytes read at once, and the longest message.
+/// The size of a read in bytes, and the longest message.
 const BUFFER: usize = 256 << 10;
 
-/// A member of the room.
 pub(super) struct Member {
-    /// Its socket; the thread has another handle.
+    /// Its socket. The thread has another handle.
     socket: TcpStream,
-    /// What the thread shares.
     shared: Arc<Shared>,
-    /// Reads.
+    /// The reading thread.
     reader: Option<JoinHandle<()>>,
 }
 
-/// What the thread shares.
+/// State shared with the reading thread.
 struct Shared {
-    /// What has come.
+    /// The messages received.
     seen: Mutex<Seen>,
-    /// Why no more comes.
+    /// Why reading ended.
     ended: Mutex<Option<String>>,
 }
 
-/// A lock that nobody can have poisoned: nothing panics under it.
+/// Locks a mutex. Nothing panics while holding it, so it is never poisoned.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Member {
-    /// Opens one at the node of that address.
+    /// Opens a member at the node with this address.
     pub(super) fn connect(addr: SocketAddr) -> Result<Self> {
-        let told = |error: std::io::Error| format!("a member could not be opened at {addr}: {error}");
+        let told = |error: std::io::Error| format!("failed to connect a member to {addr}: {error}");
         let mut socket = TcpStream::connect_timeout(&addr, ANSWER).map_err(told)?;
         socket.set_nodelay(true).map_err(told)?;
         socket.set_read_timeout(Some(ANSWER)).map_err(told)?;
@@ -78,22 +76,22 @@ impl Member {
         Ok(Self { socket, shared, reader: Some(reader) })
     }
 
-    /// Looks at the messages of that run from now on.
+    /// Starts counting the messages of `run`.
     pub(super) fn begin(&self, run: u32) {
         *lock(&self.shared.seen) = Seen::new(run);
     }
 
-    /// How many have come.
+    /// Returns the number of messages received.
     pub(super) fn received(&self) -> u64 {
         lock(&self.shared.seen).received
     }
 
-    /// What has come.
+    /// Returns the statistics and resets them.
     pub(super) fn finish(&self) -> Seen {
         std::mem::replace(&mut *lock(&self.shared.seen), Seen::new(0))
     }
 
-    /// Waits for that many, or until nothing has come for some seconds.
+    /// Waits for `count` messages, or until none has arrived for several seconds.
     pub(super) fn wait(&self, count: u64) -> Result<()> {
         let (mut last, mut at) = (self.received(), Instant::now());
         while last < count && at.elapsed() < SILENCE {
@@ -106,13 +104,13 @@ impl Member {
         Ok(())
     }
 
-    /// Lets some time go by, a fraction of what a round of orders takes; an error if the connection has ended.
+    /// Waits a moment, much shorter than a round of commands. Fails if the connection has ended.
     pub(super) fn wait_a_moment(&self) -> Result<()> {
         thread::sleep(Duration::from_millis(20));
         self.check()
     }
 
-    /// An error if the connection has ended.
+    /// Fails if the connection has ended.
     pub(super) fn check(&self) -> Result<()> {
         lock(&self.shared.ended).clone().map_or(Ok(()), Err)
     }
@@ -120,7 +118,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The connection may have ended already.
         let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -128,7 +126,7 @@ impl Drop for Member {
     }
 }
 
-/// Reads to the end.
+/// Reads until the connection ends.
 fn read(mut socket: TcpStream, mut bytes: Vec<u8>, shared: &Shared) {
     let mut buffer = vec![0; BUFFER];
     let ended = loop {
@@ -144,14 +142,14 @@ fn read(mut socket: TcpStream, mut bytes: Vec<u8>, shared: &Shared) {
         };
         drop(seen);
         if let Some(error) = wrong {
-            break format!("a member's node broke the protocol: {error}");
+            break format!("a node violated the protocol: {error}");
         }
         let used = bytes.len() - rest.len();
         bytes.drain(..used);
         match socket.read(&mut buffer) {
             Ok(0) => break "a node closed its member's connection".to_owned(),
             Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            Err(error) => break format!("a member's connection broke: {error}"),
+            Err(error) => break format!("a member's connection failed: {error}"),
         }
     };
     *lock(&shared.ended) = Some(ended);

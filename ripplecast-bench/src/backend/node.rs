@@ -1,4 +1,4 @@
-//! A node of a run: a hub with one room and one channel, which does what standard input says until that ends.
+//! A node of a run: a hub with one room and one topic, which executes commands from standard input until it closes.
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -18,16 +18,15 @@ use super::{
     order::Counts,
 };
 
-/// The room of all members.
 pub(super) const ROOM: &str = "members";
-/// The channel of the bus.
+/// The topic on the bus.
 const CHANNEL: &str = "listeners";
-/// Outbox of a member: a measurement must not end because of a limit.
+/// The outbox of a member: a measurement must not end because of a limit.
 const OUTBOX: usize = 64 << 20;
 
-/// Serves until the end of standard input.
+/// Serves until standard input closes.
 pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
-    let told = |error: std::io::Error| format!("no runtime: {error}");
+    let told = |error: std::io::Error| format!("failed to start a runtime: {error}");
     let runtime = Runtime::new().map_err(told)?;
     let url = format!("{}?prefix={prefix}", backend.as_str());
     let bound = runtime.block_on(async {
@@ -40,8 +39,9 @@ pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
     answer(&Answer::Ready { addr: bound.local_addr() })?;
     node.runtime.spawn(bound.serve_with_shutdown(std::future::pending()));
     for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|error| format!("no orders: {error}"))?;
-        let order = serde_json::from_str(&line).map_err(|error| format!("no order: {line:?}: {error}"))?;
+        let line = line.map_err(|error| format!("failed to read a command: {error}"))?;
+        let order =
+            serde_json::from_str(&line).map_err(|error| format!("invalid command {line:?}: {error}"))?;
         let done = node.obey(order).unwrap_or_else(Answer::Failed);
         answer(&done)?;
     }
@@ -50,25 +50,26 @@ pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints an answer.
+/// Prints a response.
 fn answer(answer: &Answer) -> Result<()> {
-    let line = serde_json::to_string(answer).map_err(|error| format!("no JSON: {error}"))? + "\n";
+    let line = serde_json::to_string(answer)
+        .map_err(|error| format!("failed to encode a response: {error}"))?
+        + "\n";
     let mut out = std::io::stdout();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| format!("no answer: {error}"))
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| format!("failed to write a response: {error}"))
 }
 
-/// The node.
 struct Node {
-    /// Runs the hub.
     runtime: Runtime,
-    /// The hub.
     hub: Hub,
-    /// What was heard on the bus, and the subscription that hears it.
+    /// The messages received on the bus, and the subscription that receives them.
     heard: Option<(Arc<Mutex<Seen>>, Subscription)>,
 }
 
 impl Node {
-    /// Does something.
+    /// Executes a command.
     fn obey(&mut self, order: Order) -> Result<Answer> {
         match order {
             Order::Listen { run } => {
@@ -84,7 +85,7 @@ impl Node {
                 Ok(Answer::Done { taken: 0 })
             }
             Order::Heard => {
-                let (seen, _) = self.heard.as_ref().ok_or("it does not listen")?;
+                let (seen, _) = self.heard.as_ref().ok_or("not subscribed to the bus")?;
                 Ok(Answer::Heard(seen.lock().unwrap_or_else(PoisonError::into_inner).heard()))
             }
             Order::Publish(load) => send(load, |message| {
@@ -107,10 +108,10 @@ impl Node {
     }
 }
 
-/// Sends messages, at their pace; how many were taken.
+/// Sends messages at their rate. Returns how many were accepted.
 ///
-/// What has a pace carries the time at which it was sent; or that at which it was due, if the one before was in its way. How
-/// late a thread wakes that sleeps until then is not the way's doing.
+/// At a fixed rate, each message carries its time of sending, or the time at which it was due if the previous message
+/// delayed it. The delay with which a sleeping thread wakes up is not part of the latency.
 fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Answer> {
     let Load { run, first, count, size, rate } = load;
     let (begin, began) = (Instant::now(), now());
@@ -130,7 +131,6 @@ fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Answ
     Ok(Answer::Done { taken })
 }
 
-/// A member of the room.
 struct Member;
 
 impl ws::Handler for Member {

@@ -1,5 +1,5 @@
-//! Operations a second of a counter and a table, with more and more tasks at once; and what `redis-benchmark` does with the plain
-//! commands that come nearest.
+//! Counter and table operations per second with an increasing number of concurrent tasks, compared with
+//! `redis-benchmark` for the most similar plain commands.
 
 use std::{
     sync::{
@@ -21,20 +21,19 @@ use super::{
 };
 use crate::load::measure::{Times, histogram};
 
-/// Rows of the table.
 const ROWS: u64 = 1000;
-/// Rows that are read at once.
+/// Rows read by one `get_many`.
 const MANY: u64 = 64;
-/// Part of a measurement's time that goes before it, unmeasured.
+/// The fraction of a measurement's time that is spent warming up.
 const WARM_UP: u32 = 10;
-/// Most commands that `redis-benchmark` has under way on a connection: beyond that it measures its own buffers.
+/// The most commands in flight per connection of `redis-benchmark`: beyond that, it measures its own buffers.
 const PIPELINE: u64 = 1024;
-/// Commands of its first run, which says how many fill the time.
+/// The commands of its first run, which determines how many fill the measurement's time.
 const COMMANDS: u64 = 2000;
-/// Most commands that it is given.
+/// The most commands in a run.
 const MOST_COMMANDS: f64 = 1e8;
 
-/// A row: each kind of column that is usual.
+/// A row with the usual kinds of columns.
 #[derive(Deserialize, Serialize)]
 struct Row {
     name: String,
@@ -43,13 +42,13 @@ struct Row {
 }
 
 impl Row {
-    /// The one that all are.
+    /// Creates the row that all keys hold.
     fn new() -> Self {
         Self { name: "Ada Lovelace".to_owned(), points: 4711, online: true }
     }
 }
 
-/// What is done.
+/// A kind of operation.
 #[derive(Clone, Copy)]
 enum Kind {
     /// A counter's `increment`.
@@ -67,7 +66,7 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 5] = [Self::Counter, Self::Set, Self::Get, Self::Add, Self::Many];
 
-    /// Its name in the report.
+    /// Returns its name in the report.
     const fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter increment",
@@ -78,7 +77,7 @@ impl Kind {
         }
     }
 
-    /// The plain command that comes nearest, without any script.
+    /// Returns the most similar plain command, without a script.
     const fn plain(self) -> &'static str {
         match self {
             Self::Counter => "INCR",
@@ -88,7 +87,7 @@ impl Kind {
         }
     }
 
-    /// That command with what it takes.
+    /// Returns that command with its arguments.
     fn command(self, prefix: &str) -> Vec<String> {
         let rest: &[&str] = match self {
             Self::Counter => return vec!["INCR".to_owned(), format!("{prefix}:raw:counter")],
@@ -101,7 +100,7 @@ impl Kind {
         command
     }
 
-    /// Plain commands that one operation stands for.
+    /// Returns the number of plain commands equivalent to one operation.
     const fn commands(self) -> u64 {
         match self {
             Self::Many => MANY,
@@ -110,17 +109,15 @@ impl Kind {
     }
 }
 
-/// What it is done to.
+/// The objects of the operations.
 #[derive(Clone)]
 struct Subject {
-    /// The counter.
     counter: Counter,
-    /// The table.
     table: Table<Row>,
 }
 
 impl Subject {
-    /// Does it once.
+    /// Executes one operation.
     async fn act(&self, kind: Kind, turn: u64) -> ripplecast::Result<()> {
         let key = turn % ROWS;
         match kind {
@@ -133,10 +130,9 @@ impl Subject {
     }
 }
 
-/// Measures all operations.
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let told = |error: ripplecast::Error| error.to_string();
-    let runtime = Runtime::new().map_err(|error| format!("no runtime: {error}"))?;
+    let runtime = Runtime::new().map_err(|error| format!("failed to start a runtime: {error}"))?;
     let backend = bench.backend();
     let hub = runtime.block_on(async { Hub::builder().backend(&backend)?.connect().await }).map_err(told)?;
     let table = hub.table("rows", ROWS as usize * 2).map_err(told)?;
@@ -150,7 +146,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             if bench.is_over() {
                 break;
             }
-            bench.say(&format!("{}, {tasks} at once", kind.name()));
+            bench.say(&format!("{}, {tasks} concurrent", kind.name()));
             let measured = runtime.block_on(measure(bench, &subject, kind, tasks));
             let operation = finish(bench, tool, kind, tasks, measured)?;
             bench.report.operations.push(operation);
@@ -161,25 +157,24 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// What the tasks found.
+/// The results of the tasks.
 struct Measured {
-    /// Times of the operations, in nanoseconds.
+    /// Durations of the operations, in nanoseconds.
     times: Histogram<u64>,
-    /// Operations that failed.
     failed: u64,
-    /// Why the first did.
+    /// The first failure.
     why: Option<String>,
-    /// How long it took.
+    /// The duration of the measurement.
     time: Duration,
 }
 
-/// Has so many tasks do it over and over.
+/// Runs operations in `tasks` concurrent tasks.
 async fn measure(bench: &Bench, subject: &Subject, kind: Kind, tasks: u64) -> Measured {
     let begin = Instant::now() + bench.options.seconds / WARM_UP;
     let end = begin + bench.options.seconds;
     let tasks: Vec<_> = (0..tasks)
         .map(|task| {
-            // Each begins at another row, and they are far apart.
+            // Each task starts at a different row, far from the others.
             let first = task.wrapping_mul(ROWS / 2 + 117);
             tokio::spawn(repeat(subject.clone(), kind, first, (begin, end), bench.stop.clone()))
         })
@@ -196,7 +191,7 @@ async fn measure(bench: &Bench, subject: &Subject, kind: Kind, tasks: u64) -> Me
     all
 }
 
-/// One task.
+/// Runs one task.
 async fn repeat(
     subject: Subject,
     kind: Kind,
@@ -218,7 +213,7 @@ async fn repeat(
             Err(error) => {
                 found.failed += 1;
                 found.why.get_or_insert_with(|| error.to_string());
-                // Redis may be away, which is said at once.
+                // Redis may be unavailable, in which case operations fail immediately.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
@@ -227,7 +222,7 @@ async fn repeat(
     found
 }
 
-/// Puts the plain command beside it.
+/// Adds the result of the plain command.
 fn finish(
     bench: &Bench,
     tool: Option<Tool>,
@@ -244,7 +239,7 @@ fn finish(
             let command = kind.command(&bench.prefix);
             tool.run(&bench.options.backend, &command, (clients, pipeline), commands)
         };
-        // It is told how many, and not how long.
+        // redis-benchmark takes a number of commands, not a duration.
         let first = run(COMMANDS.max(clients * pipeline))?;
         let wanted = (first.per_second * bench.options.seconds.as_secs_f64()).min(MOST_COMMANDS) as u64;
         if wanted > 2 * COMMANDS { run(wanted).map(Some) } else { Ok(Some(first)) }

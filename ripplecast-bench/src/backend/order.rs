@@ -1,4 +1,4 @@
-//! What a run tells its nodes, and what they answer: a line of JSON each.
+//! Commands to a run's nodes and their responses, one line of JSON each.
 
 use std::net::SocketAddr;
 
@@ -6,91 +6,84 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::measure::Times;
 
-/// What a node is to do. It answers one after the other.
+/// A command to a node. Commands are answered in order.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) enum Order {
-    /// Listen on the bus for the messages of that run.
+    /// Subscribe on the bus to the messages of a run.
     Listen {
-        /// The run.
         run: u32,
     },
-    /// Say what was heard on the bus.
+    /// Report what was received on the bus.
     Heard,
-    /// Publish on the bus.
     Publish(Load),
-    /// Push to the room.
     Push(Load),
-    /// Say what was counted.
+    /// Report the node's counters.
     Counts,
 }
 
-/// Messages to be sent.
+/// A series of messages to send.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Load {
-    /// The run that they belong to.
     pub(super) run: u32,
-    /// The number of the first.
+    /// The number of the first message.
     pub(super) first: u64,
-    /// How many.
+    /// The number of messages.
     pub(super) count: u64,
-    /// Bytes of each.
+    /// Bytes per message.
     pub(super) size: usize,
-    /// Messages a second; none for as fast as it goes.
+    /// Messages per second, or `None` for as fast as possible.
     pub(super) rate: Option<f64>,
 }
 
 impl Load {
-    /// One message.
+    /// Returns a single message.
     pub(super) const fn once() -> Self {
         Self { run: 0, first: 0, count: 1, size: 64, rate: None }
     }
 }
 
-/// What a node says.
+/// A response of a node.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum Answer {
-    /// It is there, and serves WebSockets.
+    /// The node has started, and serves WebSockets.
     Ready {
-        /// Where.
         addr: SocketAddr,
     },
-    /// It is done.
+    /// The command was executed.
     Done {
-        /// Messages that were taken.
+        /// The number of messages accepted.
         taken: u64,
     },
-    /// What was heard on the bus so far.
+    /// What was received on the bus so far.
     Heard(Heard),
-    /// What was counted.
     Counts(Counts),
-    /// It can't be done.
+    /// The command failed.
     Failed(String),
 }
 
-/// What was heard on the bus so far.
+/// What was received on the bus so far.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Heard {
-    /// Messages.
     pub(super) received: u64,
-    /// The number after the last.
+    /// One more than the highest number received.
     pub(super) next: u64,
-    /// Messages that were left out before that.
+    /// Messages skipped before `next`.
     pub(super) gaps: u64,
-    /// Messages that came late or twice.
+    /// Messages that arrived late or twice.
     pub(super) order_errors: u64,
-    /// Messages that came before they were sent.
+    /// Messages that arrived before they were sent.
     pub(super) clock_errors: u64,
-    /// From when each was sent, in microseconds.
+    /// Time from sending to receiving, in microseconds.
     pub(super) latency: Option<Times>,
 }
 
-/// What a node has counted.
+/// A node's counters.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Counts {
-    /// Messages that came from other nodes.
+    /// Messages received from other nodes.
     pub(super) received: u64,
-    /// Messages that went to Redis.
+    /// Messages sent to Redis.
     pub(super) sent: u64,
-    /// Messages that did not.
+    /// Messages that could not be sent.
     pub(super) unsent: u64,
 }

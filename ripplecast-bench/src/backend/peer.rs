@@ -1,4 +1,4 @@
-//! A node in a process of its own, as the run sees it.
+//! A handle to a node in its own process.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -15,29 +15,29 @@ use super::{
 };
 use crate::load::measure::Process;
 
-/// Time that it has to say goodbye at the end.
+/// The time a node has for a graceful exit.
 const END: Duration = Duration::from_secs(5);
 
-/// A node in a process of its own. It ends when this is dropped, or when this process ends.
+/// A node in its own process. It stops when this is dropped, or when this process ends.
 pub(super) struct Peer {
-    /// The process.
     process: Child,
-    /// What it is told; none once it is to end.
+    /// The node's standard input, or `None` once it is to stop.
     orders: Option<ChildStdin>,
-    /// What it answers.
+    /// The node's standard output.
     answers: BufReader<ChildStdout>,
-    /// Where it serves WebSockets.
+    /// The address of its WebSocket endpoint.
     pub(super) addr: SocketAddr,
 }
 
 impl Peer {
-    /// Starts one.
+    /// Starts a node.
     pub(super) fn start(backend: &Url, prefix: &str) -> Result<Self> {
-        let told = |error: io::Error| format!("a node could not be started: {error}");
+        let told = |error: io::Error| format!("failed to start a node: {error}");
         let mut command = Command::new(std::env::current_exe().map_err(told)?);
         command.args(["bench", "backend", "--backend", backend.as_str(), "--node", prefix]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // A group of its own: the terminal's Ctrl-C is for the run, which then ends the node.
+        // A separate process group: the terminal's Ctrl-C is for the run, which then stops
+        // the node.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.spawn().map_err(told)?;
@@ -53,12 +53,12 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Its process, to be measured.
+    /// Returns its process, for measurements.
     pub(super) fn process(&self) -> Process {
         Process::of(self.process.id())
     }
 
-    /// Has it send messages; all of them must be taken.
+    /// Sends messages from this node. All of them must be accepted.
     pub(super) fn load(&mut self, order: &Order) -> Result<()> {
         let wanted = match order {
             Order::Publish(load) | Order::Push(load) => load.count,
@@ -66,17 +66,17 @@ impl Peer {
         };
         match self.ask(order)? {
             Answer::Done { taken } if taken == wanted => Ok(()),
-            Answer::Done { taken } => Err(format!("a node took {taken} of {wanted} messages")),
+            Answer::Done { taken } => Err(format!("a node accepted {taken} of {wanted} messages")),
             other => Err(strange(&other)),
         }
     }
 
-    /// Has it listen on the bus.
+    /// Subscribes on the bus.
     pub(super) fn listen(&mut self, run: u32) -> Result<()> {
         self.load(&Order::Listen { run })
     }
 
-    /// What it has heard on the bus.
+    /// Returns what it has received on the bus.
     pub(super) fn heard(&mut self) -> Result<Heard> {
         match self.ask(&Order::Heard)? {
             Answer::Heard(heard) => Ok(heard),
@@ -84,7 +84,7 @@ impl Peer {
         }
     }
 
-    /// What it has counted.
+    /// Returns its counters.
     pub(super) fn counts(&mut self) -> Result<Counts> {
         match self.ask(&Order::Counts)? {
             Answer::Counts(counts) => Ok(counts),
@@ -92,33 +92,37 @@ impl Peer {
         }
     }
 
-    /// Tells it something, and waits for the answer.
+    /// Sends a command, and waits for the response.
     fn ask(&mut self, order: &Order) -> Result<Answer> {
-        let line = serde_json::to_string(order).map_err(|error| format!("no JSON: {error}"))? + "\n";
+        let line = serde_json::to_string(order)
+            .map_err(|error| format!("failed to encode a command: {error}"))?
+            + "\n";
         if let Some(orders) = &mut self.orders {
-            orders.write_all(line.as_bytes()).map_err(|error| format!("a node takes no orders: {error}"))?;
+            orders
+                .write_all(line.as_bytes())
+                .map_err(|error| format!("failed to send a command to a node: {error}"))?;
         }
         self.answer()
     }
 
-    /// The next answer.
+    /// Returns the next response.
     fn answer(&mut self) -> Result<Answer> {
         let mut line = String::new();
         match self.answers.read_line(&mut line) {
-            Ok(0) => Err("a node has ended; its reason stands above, if it gave one".to_owned()),
+            Ok(0) => Err("a node has exited; see its output above".to_owned()),
             Ok(_) => match serde_json::from_str(&line) {
-                Ok(Answer::Failed(error)) => Err(format!("a node could not do its part: {error}")),
+                Ok(Answer::Failed(error)) => Err(format!("a node reported an error: {error}")),
                 Ok(answer) => Ok(answer),
-                Err(error) => Err(format!("a node gave no answer but {line:?}: {error}")),
+                Err(error) => Err(format!("invalid response {line:?} from a node: {error}")),
             },
-            Err(error) => Err(format!("a node's answer could not be read: {error}")),
+            Err(error) => Err(format!("failed to read a node's response: {error}")),
         }
     }
 }
 
-/// An answer to another question.
+/// Describes an unexpected response.
 fn strange(answer: &Answer) -> String {
-    format!("a node gave an answer that was not asked for: {answer:?}")
+    format!("unexpected response from a node: {answer:?}")
 }
 
 impl Drop for Peer {

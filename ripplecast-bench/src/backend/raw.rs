@@ -1,4 +1,4 @@
-//! `redis-benchmark`, or Valkey's: what Redis does without a hub in front of it.
+//! `redis-benchmark`, or Valkey's: the performance of Redis without a hub.
 
 use std::process::Command;
 
@@ -6,41 +6,39 @@ use serde::Serialize;
 
 use super::{Result, options::Url};
 
-/// The program, under the names that it has.
+/// The names of the program.
 const PROGRAMS: [&str; 2] = ["redis-benchmark", "valkey-benchmark"];
 
-/// The program where it was found.
+/// The program found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tool(&'static str);
 
-/// What it found.
+/// A result of the program.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Raw {
-    /// Connections.
     pub(super) clients: u64,
-    /// Commands that each had under way at a time.
+    /// Commands in flight per connection.
     pub(super) pipeline: u64,
-    /// Commands a second.
+    /// Commands per second.
     pub(super) per_second: f64,
-    /// Time of a command, in microseconds: of the whole batch where several are under way.
+    /// The median latency in microseconds. With a pipeline, the latency of the whole batch.
     pub(super) p50: f64,
-    /// The same for the slowest in a hundred.
+    /// The same for the 99th percentile.
     pub(super) p99: f64,
 }
 
 impl Tool {
-    /// Looks on the PATH.
+    /// Looks for the program on the PATH.
     pub(super) fn find() -> Option<Self> {
         let there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
         PROGRAMS.into_iter().find(there).map(Self)
     }
 
-    /// Its name.
     pub(super) const fn name(self) -> &'static str {
         self.0
     }
 
-    /// Runs a command so many times, over so many connections, each with so many under way.
+    /// Runs a command `times` times over `clients` connections, with `pipeline` in flight on each.
     pub(super) fn run(
         self,
         url: &Url,
@@ -51,21 +49,23 @@ impl Tool {
         let mut tool = Command::new(self.0);
         tool.args(["-u", url.as_str(), "--csv", "--precision", "3", "-c", &clients.to_string()]);
         tool.args(["-P", &pipeline.to_string(), "-n", &times.to_string()]).args(command);
-        let output = tool.output().map_err(|error| format!("{} could not be started: {error}", self.0))?;
+        let output = tool.output().map_err(|error| format!("failed to start {}: {error}", self.0))?;
         let out = String::from_utf8_lossy(&output.stdout);
         let figures = out.lines().last().and_then(figures).filter(|_| output.status.success());
         let Some([per_second, p50, p99]) = figures else {
             let err = String::from_utf8_lossy(&output.stderr);
             let said = err.lines().chain(out.lines()).next().unwrap_or("nothing");
-            return Err(format!("{} ({}) gave no figures, but said: {said}", self.0, output.status));
+            return Err(format!("{} ({}) reported no figures; its output: {said}", self.0, output.status));
         };
         Ok(Raw { clients, pipeline, per_second, p50: p50 * 1000.0, p99: p99 * 1000.0 })
     }
 }
 
-/// Commands a second, median and 99th percentile in milliseconds, from the line with the figures.
+/// Parses the line of figures. Returns the commands per second, and the median and 99th percentile in
+/// milliseconds.
 fn figures(line: &str) -> Option<[f64; 3]> {
-    // The command comes first, and may hold anything: test, rps, average, least, p50, p95, p99, most.
+    // The command comes first, and can contain anything. The fields are: test, rps, avg, min, p50,
+    // p95, p99, max.
     let fields: Vec<f64> =
         line.rsplitn(8, ',').take(7).map_while(|field| field.trim_matches('"').parse().ok()).collect();
     match fields[..] {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_read() {
+    fn figures_are_parsed() {
         let line = r#""HSET a,"b" 1","92592.59","0.011","0.008","0.010","0.015","0.023","0.210""#;
         assert_eq!(figures(line), Some([92592.59, 0.010, 0.023]));
         let head = r#""test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms""#;

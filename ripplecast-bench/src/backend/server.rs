@@ -1,4 +1,4 @@
-//! Redis itself: what it says of its own work.
+//! Queries Redis itself for its version and counters.
 
 use std::time::Duration;
 
@@ -6,34 +6,31 @@ use redis::{Connection, FromRedisValue, RedisError};
 
 use super::{Result, options::Url};
 
-/// Time in which it must answer.
+/// The time limit for a response.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Keys that are looked at in one step when the run's own are deleted.
+/// The number of keys scanned per step when the run's keys are deleted.
 const STEP: usize = 1000;
 
-/// Redis itself.
 pub(super) struct Server {
-    /// A connection of its own.
+    /// A separate connection.
     connection: Connection,
-    /// Where it is, for messages.
+    /// Its address, for messages.
     shown: String,
 }
 
-/// What it has done since it was started.
+/// Its counters since startup.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
-    /// Bytes that it received.
+    /// Bytes received.
     pub(super) bytes_in: f64,
-    /// Bytes that it sent.
+    /// Bytes sent.
     pub(super) bytes_out: f64,
-    /// Messages that were published.
+    /// Messages published.
     pub(super) published: f64,
-    /// CPU time in seconds.
     pub(super) cpu: f64,
 }
 
 impl Server {
-    /// Connects.
     pub(super) fn connect(url: &Url) -> Result<Self> {
         let told = |error: RedisError| {
             format!(
@@ -46,7 +43,7 @@ impl Server {
         Ok(Self { connection, shown: url.to_string() })
     }
 
-    /// What it is.
+    /// Returns its version and address.
     pub(super) fn version(&mut self) -> Result<String> {
         let info: String = self.ask(redis::cmd("INFO").arg("server"))?;
         let version = field(&info, "valkey_version").map(|version| format!("Valkey {version}"));
@@ -54,7 +51,7 @@ impl Server {
         Ok(format!("{} at {}", version.unwrap_or_default(), self.shown))
     }
 
-    /// What it has done so far.
+    /// Returns its current counters.
     pub(super) fn work(&mut self) -> Result<Work> {
         let mut info = String::new();
         for section in ["stats", "cpu", "commandstats"] {
@@ -62,19 +59,20 @@ impl Server {
         }
         let number = |name: &str| {
             let number = field(&info, name).and_then(|number| number.parse::<f64>().ok());
-            number.ok_or_else(|| format!("its INFO has no number {name:?}"))
+            number.ok_or_else(|| format!("Redis INFO has no number {name:?}"))
         };
         let calls = field(&info, "cmdstat_publish").and_then(|calls| calls.strip_prefix("calls="));
         let calls = calls.and_then(|calls| calls.split(',').next()).and_then(|calls| calls.parse().ok());
         Ok(Work {
             bytes_in: number("total_net_input_bytes")?,
             bytes_out: number("total_net_output_bytes")?,
-            published: calls.unwrap_or(0.0), // absent before the first
+            published: calls.unwrap_or(0.0), // missing until the first publish
             cpu: number("used_cpu_user")? + number("used_cpu_sys")?,
         })
     }
 
-    /// How many nodes are subscribed to the one channel whose name begins and ends like this.
+    /// Returns how many nodes are subscribed to the one channel whose name begins with
+    /// `prefix` and ends with `name`.
     pub(super) fn subscribers(&mut self, prefix: &str, name: &str) -> Result<u64> {
         let pattern = format!("{prefix}:*{name}}}");
         let channels: Vec<String> = self.ask(redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern))?;
@@ -102,12 +100,12 @@ impl Server {
 
     /// Runs a command.
     fn ask<T: FromRedisValue>(&mut self, command: &mut redis::Cmd) -> Result<T> {
-        let told = |error: RedisError| format!("{} did not answer as it should: {error}", self.shown);
+        let told = |error: RedisError| format!("{} gave an unexpected response: {error}", self.shown);
         command.query(&mut self.connection).map_err(told)
     }
 }
 
-/// A field of its description.
+/// Returns a field of the INFO text.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }

@@ -1,4 +1,4 @@
-//! What a push costs Redis and each node: with two and three nodes, of which some have members.
+//! The cost of a push for Redis and for each node: with two and three nodes, of which some have members.
 
 use std::{
     thread,
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::load::measure::Process;
 
-/// Pushes a second.
+/// Pushes per second.
 const RATE: f64 = 1000.0;
-/// Bytes of a message.
+/// Bytes per message.
 const SIZE: usize = 64;
-/// Nodes, and how many of them have a member. The first node pushes and has none.
+/// The number of nodes, and how many of them have a member. The first node pushes and has none.
 const CASES: [(usize, usize); 4] = [(2, 1), (3, 1), (3, 2), (3, 0)];
-/// Time until Redis has heard that a member has gone.
+/// The time limit for Redis to process members' unsubscriptions.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Measures each case, and then the time without any push.
+/// Measures each case, and then the cost without pushes.
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let mut nodes = Vec::new();
     for (count, with_members) in CASES {
@@ -28,7 +28,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             nodes.push(bench.node()?);
         }
         for pushes in [true, false] {
-            // At rest once, with the most nodes: the cost of their being there.
+            // Measure the idle cost once, with the most nodes.
             if bench.is_over() || (!pushes && (count, with_members) != (3, 1)) {
                 continue;
             }
@@ -41,7 +41,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// One case.
+/// Measures one case.
 fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool) -> Result<Spread> {
     let mut members = Vec::new();
     if let [first, others @ ..] = nodes {
@@ -57,7 +57,7 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
     let count = if pushes { (RATE * seconds).ceil() as u64 } else { 0 };
     let theirs_before = costs(nodes)?;
     let sent_before = nodes[0].counts()?.sent;
-    // What asking costs Redis is not the pushes' doing.
+    // Query twice, so that the first query's own cost is not attributed to the pushes.
     let (earlier, before) = (bench.server.work()?, bench.server.work()?);
     let began = Instant::now();
     if pushes {
@@ -72,7 +72,7 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
     let (mut after, theirs_after) = (bench.server.work()?, costs(nodes)?);
     after.bytes_in -= before.bytes_in - earlier.bytes_in;
     after.bytes_out -= before.bytes_out - earlier.bytes_out;
-    // At rest, a second stands for 1,000 pushes: that is their pace.
+    // Idle costs are per second, in which 1,000 pushes would be sent.
     let thousands = if pushes { count as f64 / 1000.0 } else { took * RATE / 1000.0 };
     let each = |before: f64, after: f64| (after - before) / thousands;
     let nodes =
@@ -93,19 +93,19 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
     })
 }
 
-/// Waits until Redis knows which nodes have members: those of the case before have gone.
+/// Waits until Redis knows which nodes have members, after those of the previous case have left.
 fn settle(bench: &mut Bench, with_members: u64) -> Result<()> {
     let until = Instant::now() + SETTLE;
     while bench.server.subscribers(&bench.prefix, node::ROOM)? != with_members {
         if Instant::now() > until {
-            return Err(format!("the nodes with members should be {with_members}, and Redis has others"));
+            return Err(format!("Redis does not report the expected {with_members} nodes with members"));
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-/// Waits until a node has handed that many messages to Redis: where there are no members, nobody else tells.
+/// Waits until a node has sent `count` messages to Redis. Without members, nothing else shows that.
 fn depart(node: &mut Peer, count: u64) -> Result<()> {
     let until = Instant::now() + SETTLE;
     loop {
@@ -115,19 +115,20 @@ fn depart(node: &mut Peer, count: u64) -> Result<()> {
         }
         if Instant::now() > until {
             return Err(
-                "a node's pushes don't reach Redis; RIPPLECAST_LOG=ripplecast=debug may say why".to_owned()
+                "a node's pushes do not reach Redis; set RIPPLECAST_LOG=ripplecast=debug for details"
+                    .to_owned(),
             );
         }
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Waits until all members have all.
+/// Waits until all members have received all messages.
 fn wait(members: &[Member], count: u64) -> Result<()> {
     members.iter().try_for_each(|member| member.wait(count))
 }
 
-/// CPU seconds of each node so far, and the messages that came to it.
+/// Returns the CPU seconds of each node so far, and the number of messages it has received.
 fn costs(nodes: &mut [Peer]) -> Result<Vec<(Option<f64>, u64)>> {
     nodes.iter_mut().map(|node| Ok((Process::cpu_seconds(node.process()), node.counts()?.received))).collect()
 }

@@ -1,4 +1,4 @@
-//! A report for people.
+//! The report as text.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::load::{
     table::{Micros, count},
 };
 
-/// The report as one table for each part.
+/// Formats the report, one table for each part.
 pub(super) fn table(report: &Report) -> String {
     let mut out = String::new();
     let interrupted = if report.interrupted { "  (interrupted)" } else { "" };
@@ -28,13 +28,13 @@ pub(super) fn table(report: &Report) -> String {
     out
 }
 
-/// Adds a line.
+/// Appends a line.
 fn line(out: &mut String, text: &str) {
-    // Writing to a string can't fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(out, "{}", text.trim_end());
 }
 
-/// Two percentiles in columns; dashes where nothing was measured.
+/// Formats two percentiles in columns, with dashes if nothing was measured.
 fn median_and_p99(times: Option<&Times>) -> String {
     let [p50, p99] = times.map_or(["-".to_owned(), "-".to_owned()], |times| {
         [times.p50, times.p99].map(|micros| Micros(micros).to_string())
@@ -49,7 +49,7 @@ fn operations(out: &mut String, report: &Report) {
             out,
             &format!("operations of one hub, and the plain command by {tool}: over one connection with as"),
         );
-        line(out, "many under way (`ratio` is to that one), and over as many connections");
+        line(out, "many in flight (`ratio` compares with this one), and over as many connections");
     } else {
         line(out, "operations of one hub; redis-benchmark is not on the PATH, so there is no comparison");
         line(out, "(on Debian: apt-get install redis-tools)");
@@ -61,7 +61,7 @@ fn operations(out: &mut String, report: &Report) {
     line(out, &head);
     for operation in &report.operations {
         let Operation { name, tasks, per_second, latency_us, failed, plain, commands, .. } = operation;
-        // As many of the operation's kind.
+        // In operations' worth of commands.
         let whole = |raw: Option<super::raw::Raw>| {
             raw.map_or_else(|| "-".to_owned(), |raw| count((raw.per_second / *commands as f64) as u64))
         };
@@ -80,7 +80,7 @@ fn operations(out: &mut String, report: &Report) {
     }
 }
 
-/// What is wrong with a series, where something is.
+/// Formats the faults of a series.
 fn faults(series: &Series) -> String {
     let Series { lost, order_errors, clock_errors, .. } = *series;
     let clock = if clock_errors > 0 { format!("  clock errors {clock_errors}") } else { String::new() };
@@ -103,7 +103,7 @@ fn latency(out: &mut String, all: &[Latency]) {
 
 fn throughput(out: &mut String, all: &[Throughput]) {
     line(out, "");
-    line(out, "room pushes as fast as a member on the other node takes them");
+    line(out, "room pushes at the maximum rate of a member on the other node");
     line(
         out,
         &format!(
@@ -123,7 +123,7 @@ fn nodes(out: &mut String, all: &[Spread]) {
     line(out, "");
     line(
         out,
-        "what 1,000 pushes of 64 bytes cost, at 1,000 a second (at rest: what a second costs); CPU in ms; the first node",
+        "what 1,000 pushes of 64 bytes cost, at 1,000 a second (idle: cost per second); CPU in ms; the first node",
     );
     line(out, "pushes and has no members");
     let head = format!(
@@ -138,8 +138,7 @@ fn nodes(out: &mut String, all: &[Spread]) {
         };
         let cpus = spread.nodes.iter().map(cpu).collect::<Vec<_>>().join(" / ");
         let got = spread.nodes.iter().map(|node| count(node.received)).collect::<Vec<_>>().join(" / ");
-        let sends =
-            if spread.pushes == 0 { "at rest".to_owned() } else { format!("to {}", spread.subscribers) };
+        let sends = if spread.pushes == 0 { "idle".to_owned() } else { format!("to {}", spread.subscribers) };
         let (bytes_in, bytes_out) = (kib(spread.redis_bytes_in), kib(spread.redis_bytes_out));
         let Spread { with_members, redis_cpu_ms, .. } = spread;
         let count = spread.nodes.len();
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_early_end_and_a_missing_tool_are_said() {
+    fn an_early_end_and_a_missing_tool_are_shown() {
         let operation = Operation {
             name: "table get_many of 64",
             tasks: 16,

@@ -1,4 +1,4 @@
-//! Messages a second through one Redis: pushes on one node, as fast as a member on the other takes them.
+//! Messages per second through one Redis: pushes on one node, at the maximum rate of a member on the other.
 
 use std::{
     thread,
@@ -7,20 +7,19 @@ use std::{
 
 use super::{Bench, Load, Order, Result, judged, report::Throughput};
 
-/// Bytes of a message.
+/// Message sizes in bytes.
 const SIZES: [usize; 2] = [64, 1024];
-/// Pushes between two looks at what has come.
+/// Pushes between two checks of what has arrived.
 const CHUNK: u64 = 512;
-/// Messages that may be on their way: far more than one round trip takes, and less than any queue on the way holds.
+/// The most messages in flight: far more than a round trip needs, and fewer than any queue on the way holds.
 const WINDOW: u64 = 16_384;
-/// The same in bytes: Redis cuts a subscriber that has 32 MiB waiting.
+/// The same limit in bytes: Redis disconnects a subscriber with 32 MiB queued.
 const WINDOW_BYTES: u64 = 8 << 20;
-/// Time without any message after which the rest counts as lost.
+/// Silence after which missing messages count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks when nothing may be pushed.
+/// The pause between two checks while no message may be pushed.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Measures each size.
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let (mut from, to) = (bench.node()?, bench.node()?);
     let member = bench.member(&mut from, &to)?;

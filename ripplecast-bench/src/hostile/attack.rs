@@ -1,4 +1,4 @@
-//! The hostile connections. Each opens again at once when the server ends it.
+//! The hostile connections. Each reconnects immediately when the server closes it.
 
 use std::{
     fmt::Write as _,
@@ -22,62 +22,60 @@ use tokio::{
 use super::{Result, peer::Peer, started};
 use crate::load::frames::{self, TEXT};
 
-/// Pause after a connection that the system refused: only such a pause keeps the loop from running dry.
+/// The pause after a failed attempt to connect, which keeps the loop from spinning.
 const REFUSED: Duration = Duration::from_millis(10);
-/// Subprotocols that fit a head of 16 KiB.
+/// The number of subprotocols that fit in a head of 16 KiB.
 const PROTOCOLS: u32 = 3_000;
-/// Bytes of an `Origin` that a head of 16 KiB has room for.
+/// The length of an `Origin` header that fits in a head of 16 KiB.
 const ORIGIN: usize = 14_000;
-/// The longest message of the endpoint that takes the longest.
+/// The longest message of the endpoint with the longest limit.
 const LONGEST_MESSAGE: usize = 4 << 10;
-/// Messages that are sent before the answers are read.
+/// Messages sent before their responses are read.
 const BURST: usize = 100;
-/// Bytes that are sent on an event stream at once.
+/// Bytes sent at once on an event stream.
 const CHUNK: usize = 64 << 10;
 
-/// A kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Attack {
-    /// Upgrades that offer 3,000 subprotocols
+    /// Upgrade requests that offer 3,000 subprotocols
     Protocols,
-    /// Upgrades with a foreign origin of 14 KB, to fill the log
+    /// Upgrade requests with a foreign origin of 14 KB, which fill the log
     Origins,
-    /// Requests whose body never ends
+    /// Requests with a body that never ends
     Bodies,
-    /// Requests for pages that are read at a byte a second
+    /// Page requests whose responses are read at a byte per second
     Readers,
-    /// WebSocket messages that miss their last byte
+    /// WebSocket messages that never send their last byte
     Unfinished,
-    /// WebSockets that each join another room
+    /// WebSockets that each join a different room
     Rooms,
-    /// Small WebSocket messages without end
+    /// An endless stream of small WebSocket messages
     Messages,
     /// Data sent on an event stream
     Events,
-    /// Wrong tokens of the inspector
+    /// Wrong inspector tokens
     Tokens,
-    /// Requests that change something, each with another forged X-Forwarded-For
+    /// State-changing requests, each with a different forged X-Forwarded-For
     Forwarded,
 }
 
-/// What became of the connections of one kind.
+/// What happened to the connections of one kind.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome {
     pub(super) attack: Attack,
-    /// Connections at a time.
+    /// Concurrent connections.
     pub(super) connections: u64,
-    /// Connections opened in all.
+    /// Connections opened in total.
     pub(super) opened: u64,
-    /// Responses with an error status, 400 and above.
+    /// Responses with an error status (400 and above).
     pub(super) refused: u64,
-    /// Connections that the server ended.
+    /// Connections closed by the server.
     pub(super) closed: u64,
-    /// Connections open at the end.
     pub(super) held: u64,
 }
 
-/// Counts of one kind.
+/// Counters of one kind.
 #[derive(Default)]
 struct Tally {
     connections: u64,
@@ -87,16 +85,16 @@ struct Tally {
     closed: AtomicU64,
 }
 
-/// The attack under way, on threads of its own. Dropping it ends the attack.
+/// A running attack on separate threads. Dropping it stops the attack.
 pub(super) struct Attackers {
     tallies: Vec<(Attack, Arc<Tally>)>,
     yielding: Arc<AtomicBool>,
-    /// Stops its threads and drops the connections when it is dropped.
+    /// Stops the threads and drops the connections when dropped.
     _runtime: Runtime,
 }
 
 impl Attackers {
-    /// Starts so many connections, spread evenly over the kinds.
+    /// Starts `connections` connections, distributed evenly over the kinds.
     ///
     /// Real attackers have machines of their own. These share one with the server and the visitors, so they take only CPU time
     /// that neither wants: the wait of a visitor shows what the server grants the attackers, not what the attackers cost.
@@ -128,12 +126,12 @@ impl Attackers {
         self.yielding.load(Relaxed)
     }
 
-    /// Whether each connection has been tried.
+    /// Returns whether each connection has made its first attempt.
     pub(super) fn have_begun(&self) -> bool {
         self.tallies.iter().all(|(_, tally)| tally.tried.load(Relaxed) >= tally.connections)
     }
 
-    /// What became of them until now; ends the attack.
+    /// Stops the attack, and returns its outcome so far.
     pub(super) fn stop(self) -> Vec<Outcome> {
         let outcome = |(attack, tally): &(Attack, Arc<Tally>)| {
             let (closed, opened) = (tally.closed.load(Relaxed), tally.opened.load(Relaxed));
@@ -175,7 +173,7 @@ impl Attack {
     }
 }
 
-/// One hostile connection, which comes back for as long as the attack lasts.
+/// Runs one hostile connection, which reconnects as long as the attack lasts.
 async fn attacker(kind: Attack, addr: SocketAddr, tally: Arc<Tally>) {
     loop {
         let connected = Peer::connect(addr, kind == Attack::Readers).await;
@@ -187,7 +185,7 @@ async fn attacker(kind: Attack, addr: SocketAddr, tally: Arc<Tally>) {
         tally.opened.fetch_add(1, Relaxed);
         let _ = attack(kind, peer, addr, &tally).await;
         tally.closed.fetch_add(1, Relaxed);
-        // A server that accepts and closes at once must not keep this thread from the others.
+        // A server that accepts and closes immediately must not keep the other tasks from running.
         tokio::task::yield_now().await;
     }
 }
@@ -209,7 +207,7 @@ async fn attack(kind: Attack, mut peer: Peer, addr: SocketAddr, tally: &Tally) -
             repeat(&mut peer, tally, |_| upgrade(addr, &field)).await
         }
         Attack::Tokens => {
-            // Not the name of this machine, whose own people need no token.
+            // Not a loopback name, for which this machine needs no token.
             let request = |n| {
                 format!(
                     "GET /inspect HTTP/1.1\r\nHost: demo.example\r\nAuthorization: Bearer wrong-{n:016x}\r\n\r\n"
@@ -246,7 +244,7 @@ async fn attack(kind: Attack, mut peer: Peer, addr: SocketAddr, tally: &Tally) -
         Attack::Rooms => {
             let room = peer.random.next();
             peer.upgrade(&format!("/ws/demos/chat?room={room:x}")).await?;
-            // The first frame shows that it has joined, or why it has not.
+            // The first frame confirms that it has joined, or explains why it could not.
             peer.frame(|_| true).await.map(drop)
         }
         Attack::Messages => {
@@ -272,7 +270,7 @@ async fn attack(kind: Attack, mut peer: Peer, addr: SocketAddr, tally: &Tally) -
     }
 }
 
-/// Sends one request after the other on one connection, as long as the server reads them.
+/// Sends requests one after the other on one connection, as long as the server reads them.
 async fn repeat(peer: &mut Peer, tally: &Tally, request: impl Fn(u64) -> String) -> io::Result<()> {
     loop {
         let request = request(peer.random.next());
@@ -285,7 +283,7 @@ async fn repeat(peer: &mut Peer, tally: &Tally, request: impl Fn(u64) -> String)
     }
 }
 
-/// An upgrade with one header field or more.
+/// Returns an upgrade request with additional header fields.
 fn upgrade(addr: SocketAddr, fields: &str) -> String {
     format!(
         "GET /ws/counter-demo HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -293,7 +291,7 @@ fn upgrade(addr: SocketAddr, fields: &str) -> String {
     )
 }
 
-/// Asks for pages for as long as the server takes requests, and reads a byte a second.
+/// Requests pages as long as the server accepts requests, and reads one byte per second.
 async fn read_slowly(peer: &mut Peer, addr: SocketAddr) -> io::Result<()> {
     let requests = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").repeat(50);
     let (mut read, mut write) = peer.stream.split();

@@ -13,29 +13,28 @@ use crate::load::{
     random::Random,
 };
 
-/// Longest head, body or frame that is read, in bytes.
+/// The longest head, body or frame accepted, in bytes.
 const LONGEST: usize = 4 << 20;
-/// Receive buffer of a peer that reads slowly, so that the kernel does not read in its place.
+/// The receive buffer of a slow reader, small so that the kernel does not buffer for it.
 const SMALL_BUFFER: u32 = 4 << 10;
 
-/// A connection.
 pub(super) struct Peer {
     pub(super) stream: TcpStream,
     host: String,
-    /// Bytes received and not yet used.
+    /// Bytes received and not yet processed.
     received: Vec<u8>,
     pub(super) random: Random,
 }
 
-/// A response, without its body.
+/// A response without its body.
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// Whether the server reads a further request on the connection.
+    /// Whether the server accepts another request on this connection.
     pub(super) stays: bool,
 }
 
 impl Peer {
-    /// Connects. Closing the connection resets it, so that no port waits for its time.
+    /// Connects. Closing the connection resets it, so that its port is not kept in TIME_WAIT.
     pub(super) async fn connect(addr: SocketAddr, slow: bool) -> io::Result<Self> {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if slow {
@@ -52,7 +51,6 @@ impl Peer {
         self.stream.write_all(bytes).await
     }
 
-    /// Opens a WebSocket.
     pub(super) async fn upgrade(&mut self, path: &str) -> io::Result<()> {
         let mut request = Vec::new();
         let accept = handshake::request(path, &self.host, &mut self.random, &mut request);
@@ -66,7 +64,7 @@ impl Peer {
         }
     }
 
-    /// Waits until the answer to a ping has come.
+    /// Sends a ping, and waits for the response.
     pub(super) async fn round_trip(&mut self) -> io::Result<()> {
         let (payload, key) = (self.random.next().to_ne_bytes(), self.random.key());
         let mut frame = Vec::new();
@@ -76,7 +74,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Receives a frame, and returns what `is` says of it.
+    /// Receives a frame, and returns the result of `is`.
     pub(super) async fn frame(&mut self, is: impl Fn(&frames::Frame<'_>) -> bool) -> io::Result<bool> {
         loop {
             let mut rest = self.received.as_slice();
@@ -122,10 +120,10 @@ impl Peer {
         }
     }
 
-    /// Reads once; the end of the stream is an error.
+    /// Reads once. The end of the stream is an error.
     async fn receive(&mut self) -> io::Result<()> {
         if self.received.len() > 2 * LONGEST {
-            return Err(io::Error::other("the server sent more than is read"));
+            return Err(io::Error::other("the server sent more than the limit"));
         }
         match self.stream.read_buf(&mut self.received).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),

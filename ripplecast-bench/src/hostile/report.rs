@@ -1,4 +1,4 @@
-//! What a run found out. The names in the JSON are stable: scripts read them.
+//! The results of a run. The JSON field names are stable, because scripts read them.
 
 use std::fmt::Write as _;
 
@@ -14,17 +14,15 @@ use crate::load::{
     table::{Micros, count},
 };
 
-/// Everything that a run found out.
+/// All results of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) target: String,
-    /// Hostile connections.
     pub(super) connections: u32,
     /// Well-behaved clients of each kind.
     pub(super) clients: u32,
-    /// Measured time, of each run.
+    /// Seconds per measurement.
     pub(super) seconds: f64,
-    /// Whether it was stopped before its end.
     pub(super) interrupted: bool,
     /// Whether the attackers' threads ran at the lowest CPU priority.
     pub(super) low_priority: bool,
@@ -38,17 +36,17 @@ pub(super) struct Compared {
     pub(super) what: &'static str,
     pub(super) alone_us: Option<Times>,
     pub(super) attacked_us: Option<Times>,
-    /// Visits that failed. Each also counts as a wait of 30 s.
+    /// Failed visits. Each also counts as a wait of 30 s.
     pub(super) alone_failed: u64,
     pub(super) attacked_failed: u64,
-    /// What the first visit that failed failed with.
+    /// The error of the first failed visit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first_failure: Option<String>,
-    /// The p99 with attackers over the p99 without.
+    /// The p99 with attackers divided by the p99 without.
     pub(super) ratio: Option<f64>,
 }
 
-/// Fails if visits failed without any attacker: then there is nothing to compare with.
+/// Fails if visits failed without attackers: then there is no baseline.
 pub(super) fn can_compare(alone: &Waits) -> Result<()> {
     for (visit, wait) in Visit::ALL.into_iter().zip(alone) {
         if let Some(failure) = &wait.first_failure {
@@ -59,7 +57,7 @@ pub(super) fn can_compare(alone: &Waits) -> Result<()> {
     Ok(())
 }
 
-/// Puts the waits of both runs side by side.
+/// Combines the waits of both runs.
 pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
     let compared = |(visit, (alone, attacked)): (Visit, (&Wait, &Wait))| {
         let [before, during] = [alone, attacked].map(|wait| Times::of(&wait.times));
@@ -78,7 +76,8 @@ pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
 }
 
 impl Report {
-    /// Fails if any kind of visitor waited `most` times as long as without attackers.
+    /// Fails if a kind of visitor waited at least `most` times as long as without
+    /// attackers.
     pub(super) fn verdict(&self, most: f64) -> Result<()> {
         if self.interrupted {
             return Ok(());
@@ -101,7 +100,7 @@ impl Report {
         Ok(())
     }
 
-    /// The report as lines.
+    /// Formats the report.
     pub(super) fn table(&self) -> String {
         let mut text = String::new();
         let Self { target, connections, clients, seconds, interrupted, low_priority, .. } = self;
@@ -112,7 +111,7 @@ impl Report {
                 "\nno low CPU priority on this system: the waits contain CPU time that the attackers took\n"
             }
         };
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "{target}  {connections} hostile connections  {clients} clients of each kind  {seconds} s{interrupted}\n{priority}\n\

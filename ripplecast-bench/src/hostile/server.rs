@@ -1,4 +1,4 @@
-//! The server under attack: the product as it starts by default, in a process of its own.
+//! The server under attack: this program with its default settings, in a separate process.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -9,21 +9,21 @@ use std::{
 use super::Result;
 use crate::load::random::Random;
 
-/// A running server, killed at the end.
+/// A running server, killed on drop.
 pub(super) struct Server {
     process: Child,
     pub(super) addr: SocketAddr,
-    /// Kept open, so that printing can't fail.
+    /// Kept open, so that the server can always print.
     _out: BufReader<ChildStdout>,
 }
 
 impl Server {
-    /// Starts one on a port that it picks. Its limits hold for this machine too, as they hold for strangers, and its inspector
-    /// has a token to guess.
+    /// Starts a server on a port that it picks. Its limits also apply to loopback, as they do to strangers, and its
+    /// inspector has a token to guess.
     pub(super) fn start() -> Result<Self> {
-        let told = |error: io::Error| format!("can't start the server: {error}");
+        let told = |error: io::Error| format!("failed to start the server: {error}");
         let mut command = Command::new(std::env::current_exe().map_err(told)?);
-        // Not the settings of whoever measures: a backend would be attacked with the server.
+        // Not with the environment's settings: a configured backend would be attacked with the server.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RIPPLECAST_") {
                 command.env_remove(name);
@@ -43,7 +43,7 @@ impl Server {
             _ => {
                 let _ = process.kill();
                 let _ = process.wait();
-                Err("the server did not start; `ripplecast --port 0` shows why".to_owned())
+                Err("the server did not start; run `ripplecast --port 0` to see why".to_owned())
             }
         }
     }

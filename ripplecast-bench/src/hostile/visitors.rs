@@ -20,14 +20,14 @@ use tokio::{
 use super::{Result, peer::Peer, started};
 use crate::load::measure::histogram;
 
-/// Time between two actions of a client.
+/// The interval between two actions of a client.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Time after which a client gives up. What fails counts as a wait as long as this.
+/// The time after which a client gives up. A failure counts as a wait this long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// An endpoint that anybody may open.
+/// An endpoint that anyone may open.
 const ENDPOINT: &str = "/ws/counter-demo";
 
-/// What a client does.
+/// An action of a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Visit {
     /// Sends a ping on an open WebSocket, and waits for its pong.
@@ -50,15 +50,15 @@ impl Visit {
     }
 }
 
-/// How long the clients of one kind waited, in nanoseconds, and how many visits failed.
+/// The waits of the clients of one kind in nanoseconds, and the number of failed visits.
 pub(super) struct Wait {
     pub(super) times: Histogram<u64>,
     pub(super) failed: u64,
-    /// What the first failed visit failed with.
+    /// The error of the first failed visit.
     pub(super) first_failure: Option<String>,
 }
 
-/// The waits of each kind, as in [`Visit::ALL`].
+/// The waits of each kind, in the order of [`Visit::ALL`].
 pub(super) type Waits = [Wait; 3];
 
 /// Lets `clients` of each kind act at their pace for a time, or until `stop`. They share the calling thread and nothing else.
@@ -79,14 +79,15 @@ pub(super) fn measure(
         }
         let mut waits = Visit::ALL.map(|_| Wait::new());
         while let Some(ended) = tasks.join_next().await {
-            let (visit, wait) = ended.map_err(|error| format!("a client ended: {error}"))?;
+            let (visit, wait) = ended.map_err(|error| format!("a client failed: {error}"))?;
             waits[visit as usize].add(wait);
         }
         Ok(waits)
     })
 }
 
-/// One client. An action that is late because the one before took long counts from when it was due.
+/// Runs one client. If an action is delayed by the one before, its wait counts from when it was
+/// due.
 async fn client(
     visit: Visit,
     addr: SocketAddr,
@@ -117,7 +118,7 @@ async fn client(
     (visit, wait)
 }
 
-/// Does what a client came for.
+/// Performs a client's action.
 async fn act(visit: Visit, addr: SocketAddr, socket: &mut Option<Peer>) -> io::Result<()> {
     if visit == Visit::Message
         && let Some(socket) = socket
@@ -135,7 +136,7 @@ async fn act(visit: Visit, addr: SocketAddr, socket: &mut Option<Peer>) -> io::R
             peer.send(format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes()).await?;
             match peer.answer().await?.status {
                 200..400 => Ok(()),
-                status => Err(io::Error::other(format!("the page was answered with {status}"))),
+                status => Err(io::Error::other(format!("the page returned status {status}"))),
             }
         }
     }
@@ -152,7 +153,7 @@ impl Wait {
         self.times.saturating_record(PATIENCE.as_nanos() as u64);
     }
 
-    /// Adds the visits of another time.
+    /// Adds the waits of another measurement.
     pub(super) fn add(&mut self, other: Self) {
         // Both have the same bounds.
         let _ = self.times.add(&other.times);

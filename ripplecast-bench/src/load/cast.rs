@@ -1,4 +1,4 @@
-//! Broadcasts: what was sent, who has it, in which order it came.
+//! Broadcasts: what was sent, who has received it, and in which order.
 
 use std::collections::VecDeque;
 
@@ -13,39 +13,39 @@ use super::{
     report::Checks,
 };
 
-/// Messages whose times are kept when it is not known who should get them.
+/// The number of messages whose times are kept when the set of receivers is unknown.
 const KEPT: usize = 1 << 16;
-/// Bytes that a publisher's socket may owe before it gets no more.
+/// The most bytes a publisher's socket may have queued before it gets no more messages.
 const BACKLOG: usize = 16 << 20;
 
-/// Who should get a message.
+/// The expected receivers of a message.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Audience {
-    /// Every reader, so that it is known when a message has come to all.
+    /// Every reader, so that it is known when all have received a message.
     All,
-    /// Whoever is there.
+    /// Whichever readers are connected.
     Whoever,
 }
 
-/// What a mode with cuts wants to hear of.
+/// An event for the modes that cut connections.
 pub(super) enum News {
-    /// A connection is open.
+    /// A connection has opened.
     Opened { index: usize, now: u64 },
-    /// The first message came to a connection that had been away, after it missed some.
+    /// A connection has received its first message after reconnecting and missing some.
     Rejoined { index: usize, now: u64, missed: u32 },
 }
 
-/// The figures of the part that is measured.
+/// The figures of the measured part.
 pub(super) struct Figures {
     pub(super) deliveries: u64,
     pub(super) latency: Histogram<u64>,
-    /// To the last delivery of each message.
+    /// Time to the last delivery of each message.
     pub(super) last: Histogram<u64>,
-    /// When the last delivery was.
+    /// Time of the last delivery.
     pub(super) end: u64,
 }
 
-/// What the slow readers got.
+/// What the slow readers received.
 #[derive(Default)]
 pub(super) struct SlowFigures {
     pub(super) read: u64,
@@ -53,20 +53,20 @@ pub(super) struct SlowFigures {
     pub(super) closed: u64,
 }
 
-/// Broadcasts, and who has them. Message `n` is sent by publisher `n % publishers`.
+/// Broadcasts and their deliveries. Message `n` is sent by publisher `n % publishers`.
 pub(super) struct Cast {
     messages: Messages,
     publishers: u32,
-    /// Connections below this read all they get.
+    /// Connections with a lower index read everything they receive.
     readers: usize,
-    /// Readers that have not died.
+    /// Readers whose connection has not failed.
     alive: u32,
     audience: Audience,
-    /// For each connection, and in it for each publisher.
+    /// For each connection, one entry per publisher.
     seen: Vec<Seen>,
-    /// How many of `seen` have joined, of readers.
+    /// The number of readers' entries in `seen` that have joined.
     joined: usize,
-    /// Messages under way, from number `base` on.
+    /// The messages in flight, from number `base` on.
     flight: VecDeque<Flight>,
     base: u32,
     /// The number of the next message.
@@ -75,26 +75,26 @@ pub(super) struct Cast {
     pub(super) figures: Figures,
     pub(super) slow: SlowFigures,
     pub(super) checks: Checks,
-    /// Messages that were passed over, and those of them that came after all, or others twice.
+    /// Messages skipped, and messages that arrived late or twice.
     skipped: u64,
     late: u64,
-    /// `None` when nobody wants to hear.
+    /// Pending events, or `None` if nothing consumes them.
     pub(super) news: Option<Vec<News>>,
 }
 
-/// What a connection has got from one publisher.
+/// What a connection has received from one publisher.
 #[derive(Clone, Copy, Default)]
 struct Seen {
-    /// The number that comes next; once it has joined.
+    /// The next expected number, once joined.
     next: u32,
     joined: bool,
 }
 
-/// A message under way.
+/// A message in flight.
 struct Flight {
-    /// When its latency began.
+    /// The start of its latency.
     since: u64,
-    /// How many are to get it yet.
+    /// How many readers have yet to receive it.
     due: u32,
 }
 
@@ -127,7 +127,7 @@ impl Cast {
         }
     }
 
-    /// Forgets the figures so far, and what is under way. Order and loss are checked on.
+    /// Resets the figures and the messages in flight. The order and loss checks continue.
     pub(super) fn begin(&mut self) {
         self.figures = Figures::new();
         self.flight.clear();
@@ -135,12 +135,12 @@ impl Cast {
         self.under_way = 0;
     }
 
-    /// Whether all publishers are there.
+    /// Returns whether all publishers are connected.
     pub(super) fn can_publish(&self, pool: &Pool) -> bool {
         (0..self.publishers as usize).all(|index| pool.is_open(index))
     }
 
-    /// Sends what is due.
+    /// Sends the messages that are due.
     pub(super) fn publish(&mut self, pool: &mut Pool, schedule: &mut Schedule, now: u64) {
         let (first, mut count) = (self.next, 0);
         while let Some(since) = schedule.due(now, self.under_way) {
@@ -157,7 +157,7 @@ impl Cast {
         }
     }
 
-    /// One message from each publisher that can.
+    /// Sends one message from each publisher that is able to.
     pub(super) fn probe(&mut self, pool: &mut Pool, now: u64) {
         for _ in 0..self.publishers {
             let publisher = (self.next % self.publishers) as usize;
@@ -185,19 +185,19 @@ impl Cast {
         }
     }
 
-    /// Messages that somebody should get yet.
+    /// Returns the number of messages that are not fully delivered.
     pub(super) const fn under_way(&self) -> usize {
         self.under_way
     }
 
-    /// Readers that have got no message since they came.
+    /// Returns the number of readers without a message since they connected.
     pub(super) fn waiting(&self) -> usize {
         (self.alive as usize * self.publishers as usize)
             .saturating_sub(self.joined)
             .div_ceil(self.publishers as usize)
     }
 
-    /// A connection is cut by us: what it misses from now on is not lost.
+    /// Records that we cut a connection: messages it misses from now on are not lost.
     pub(super) fn leave(&mut self, index: usize) {
         for seen in self.of(index) {
             let joined = std::mem::take(&mut self.seen[seen].joined);
@@ -205,31 +205,32 @@ impl Cast {
         }
     }
 
-    /// Whether all that was sent has come to all readers that joined.
+    /// Returns whether all joined readers have received everything.
     pub(super) fn is_settled(&self) -> bool {
         self.missing() == 0
     }
 
-    /// The end: what was passed over is lost; and what has not come by now, unless it was `interrupted`.
+    /// Ends the checks. Skipped messages are lost, and so are undelivered ones unless the run was
+    /// `interrupted`.
     pub(super) fn settle(&mut self, interrupted: bool) {
         let missing = if interrupted { 0 } else { self.missing() };
         self.checks.lost = (self.skipped + missing).saturating_sub(self.late);
     }
 
-    /// Deliveries that those who joined have not got.
+    /// Returns the number of deliveries that joined readers have not received.
     fn missing(&self) -> u64 {
         let readers = &self.seen[..self.readers * self.publishers as usize];
         let behind = |seen: &Seen| u64::from(self.next.saturating_sub(seen.next).div_ceil(self.publishers));
         readers.iter().filter(|seen| seen.joined).map(behind).sum()
     }
 
-    /// Where a connection's state is.
+    /// Returns the range of a connection's entries in `seen`.
     fn of(&self, index: usize) -> std::ops::Range<usize> {
         let publishers = self.publishers as usize;
         index * publishers..(index + 1) * publishers
     }
 
-    /// One less is to get message `number`.
+    /// Records one delivery of message `number`.
     #[inline]
     fn release(&mut self, number: u32, now: u64) {
         let Some(flight) = self.flight.get_mut(number.wrapping_sub(self.base) as usize) else { return };
@@ -248,7 +249,7 @@ impl Cast {
         }
     }
 
-    /// The first message since a connection came.
+    /// Handles the first message after a connection has joined.
     #[cold]
     fn join(&mut self, index: usize, place: usize, number: u32, now: u64) {
         let seen = &mut self.seen[place];
@@ -263,7 +264,7 @@ impl Cast {
         }
     }
 
-    /// A message that is not the next one. `false` when it came before, or is late.
+    /// Handles a message other than the expected one. Returns false if it is late or a duplicate.
     #[cold]
     fn out_of_turn(&mut self, index: usize, expected: u32, number: u32) -> bool {
         if number < expected {
@@ -324,7 +325,7 @@ impl Sink for Cast {
         for place in self.of(index) {
             let Seen { next, joined } = self.seen[place];
             if joined {
-                // Nobody waits for what it would have got.
+                // Messages that it would have received are no longer expected.
                 let step = self.publishers as usize;
                 (next..self.next).step_by(step).for_each(|number| self.release(number, 0));
             }
@@ -339,11 +340,11 @@ impl Figures {
     }
 }
 
-/// The sentence for a server that does not do what fan-out needs.
+/// Returns the error for a server that does not broadcast.
 pub(super) fn nobody_heard(waiting: usize, of: usize, url: &str) -> Result<()> {
     Err(format!(
-        "{waiting} of {of} connections got no message: {url} must send each text frame to everyone there (for a path that \
-         sends frames back, use --mode echo)"
+        "{waiting} of {of} connections received no message: {url} must broadcast each text frame to all connections (for a path that \
+         echoes frames, use --mode echo)"
     ))
 }
 
@@ -352,7 +353,7 @@ mod tests {
     use super::*;
     use crate::load::random::Random;
 
-    /// Two readers, one publisher, and the means to hand it any message.
+    /// Two readers and one publisher, with direct delivery of any message.
     struct Bed {
         cast: Cast,
         plain: Vec<u8>,
@@ -368,7 +369,7 @@ mod tests {
             Self { cast: Cast::new(messages, 2, 2, 1, Audience::All), plain }
         }
 
-        /// As if `count` messages had been sent.
+        /// Marks `count` messages as sent.
         fn sent(&mut self, count: u32) {
             for _ in 0..count {
                 self.cast.flight.push_back(Flight { since: 0, due: self.cast.alive });
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn all_in_order_is_no_fault() {
+    fn complete_ordered_delivery_has_no_faults() {
         let mut bed = Bed::new();
         bed.sent(3);
         assert_eq!(bed.cast.waiting(), 2);
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_lost() {
+    fn undelivered_messages_are_lost() {
         let mut bed = Bed::new();
         bed.sent(4);
         for number in [0, 1, 3] {
@@ -410,13 +411,13 @@ mod tests {
         bed.cast.settle(true);
         assert_eq!(bed.cast.checks.lost, 1);
         bed.cast.settle(false);
-        // Number 2 at the first, 1 to 3 at the second.
+        // Number 2 at the first reader, 1 to 3 at the second.
         assert_eq!((bed.cast.checks.lost, bed.cast.checks.order_errors), (4, 0));
         assert_eq!(bed.cast.under_way(), 3);
     }
 
     #[test]
-    fn what_comes_late_or_twice_is_out_of_order() {
+    fn late_and_duplicate_messages_are_out_of_order() {
         let mut bed = Bed::new();
         bed.sent(3);
         for number in [0, 2, 1] {
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_one_that_died() {
+    fn nothing_is_expected_at_a_dead_connection() {
         let mut bed = Bed::new();
         bed.sent(2);
         for number in [0, 1] {
@@ -447,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_has_missed_and_not_lost() {
+    fn a_reader_that_was_cut_has_missed_messages_not_lost_them() {
         let mut bed = Bed::new();
         bed.cast.news = Some(Vec::new());
         bed.sent(1);

@@ -1,4 +1,4 @@
-//! One connection, as small as it can be.
+//! One connection, with as little state as possible.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -6,46 +6,45 @@ use mio::net::TcpStream;
 
 use super::handshake::Accept;
 
-/// How far a connection is.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Phase {
-    /// There is none.
+    /// Not connected.
     Away,
-    /// The SYN is out.
+    /// The SYN is sent.
     Connecting,
-    /// The request is out.
+    /// The request is sent.
     Upgrading,
     Open,
 }
 
-/// One connection.
 pub(super) struct Conn {
     pub(super) socket: Option<TcpStream>,
     pub(super) phase: Phase,
-    /// Reads only when told.
+    /// Whether it reads only on request.
     pub(super) slow: bool,
-    /// When it began to connect.
+    /// When it started to connect.
     pub(super) began: u64,
-    /// What the answer to its request must hold.
+    /// The expected `Sec-WebSocket-Accept`.
     pub(super) accept: Accept,
-    /// The start of what has not all come yet.
+    /// Bytes of an incomplete frame.
     pub(super) part: Vec<u8>,
-    /// What the socket has not taken yet.
+    /// Bytes that the socket has not accepted yet.
     pub(super) out: Vec<u8>,
 }
 
-/// What reading brought.
+/// The result of a read.
 pub(super) enum Read {
     Nothing,
     Some {
-        /// Bytes in the buffer, with those that were kept from before.
+        /// Bytes in the buffer, including those kept from before.
         total: usize,
-        /// Bytes that are new.
+        /// New bytes.
         new: usize,
-        /// Whether there may be more.
+        /// Whether more may be available.
         more: bool,
     },
-    /// Why there is no more. It goes on from "the server".
+    /// Why the connection ended, to be prefixed with "the server".
     End(String),
 }
 
@@ -62,7 +61,7 @@ impl Conn {
         }
     }
 
-    /// Closes the socket, which resets the connection, and forgets what was under way. Returns how far it was.
+    /// Closes the socket, which resets the connection, and clears its buffers. Returns the previous phase.
     pub(super) fn drop_socket(&mut self) -> Phase {
         self.socket = None;
         self.part = Vec::new();
@@ -70,7 +69,7 @@ impl Conn {
         std::mem::replace(&mut self.phase, Phase::Away)
     }
 
-    /// Whether the connection is made.
+    /// Returns whether the TCP connection is established.
     pub(super) fn connected(&self) -> io::Result<bool> {
         let Some(socket) = &self.socket else { return Ok(false) };
         if let Some(error) = socket.take_error()? {
@@ -83,7 +82,7 @@ impl Conn {
         }
     }
 
-    /// Reads once, behind what was kept from before; at most `most` bytes.
+    /// Reads once, after the bytes kept from before; at most `most` bytes.
     #[inline]
     pub(super) fn read(&mut self, buffer: &mut [u8], most: usize) -> Read {
         let Some(socket) = &mut self.socket else { return Read::Nothing };
@@ -104,12 +103,12 @@ impl Conn {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return Read::End("reset it".to_owned());
                 }
-                Err(error) => return Read::End(format!("is gone: {error}")),
+                Err(error) => return Read::End(format!("disconnected: {error}")),
             }
         }
     }
 
-    /// Sends what the socket takes. Returns how much that was.
+    /// Writes what the socket accepts, and returns the number of bytes.
     pub(super) fn flush(&mut self) -> io::Result<usize> {
         let Some(socket) = &mut self.socket else { return Ok(0) };
         let mut sent = 0;

@@ -1,11 +1,12 @@
-//! Open files: every connection is one.
+//! Open files: every connection needs one.
 
 use super::Result;
 
-/// Files that are open besides the connections.
+/// Open files other than the connections.
 const OTHERS: u64 = 64;
 
-/// Raises the limit on open files as far as `connections` need; the error says how a person can.
+/// Raises the limit on open files as far as `connections` needs. An error explains how to raise
+/// it further.
 pub(crate) fn allow(connections: usize) -> Result<()> {
     let needed = connections as u64 + OTHERS;
     let limit = rlimit::increase_nofile_limit(needed).unwrap_or(0);
@@ -13,7 +14,7 @@ pub(crate) fn allow(connections: usize) -> Result<()> {
         return Ok(());
     }
     Err(format!(
-        "{connections} connections need {needed} open files, and this process may have {limit}: run `ulimit -n {needed}` in \
+        "{connections} connections need {needed} open files, and this process is limited to {limit}: run `ulimit -n {needed}` in \
          this shell first (as root, or after raising the hard limit in /etc/security/limits.conf), or use fewer \
          --connections"
     ))
@@ -22,7 +23,7 @@ pub(crate) fn allow(connections: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_no_machine_allows_is_refused_with_advice() {
+    fn an_impossible_limit_is_rejected_with_advice() {
         assert!(super::allow(1).is_ok());
         let line = super::allow(usize::MAX >> 8).unwrap_err();
         assert!(line.contains("ulimit -n") && line.contains("--connections"), "{line}");

@@ -1,4 +1,4 @@
-//! Each connection gets its own messages back.
+//! Each connection receives its own messages back.
 
 use std::collections::VecDeque;
 
@@ -14,29 +14,30 @@ use super::{
     session::{PATIENCE, Session},
 };
 
-/// Messages that may be under way, however many are due: a server that stops reading must not fill the memory here.
+/// The most messages in flight, however many are due: a server that stops reading must not fill this process's
+/// memory.
 const MOST: usize = 1 << 20;
 
-/// Messages that wait for their answers.
+/// Messages waiting for their echoes.
 struct Echoes {
     messages: Messages,
-    /// For each connection: numbers, and when their latency began.
+    /// For each connection: the numbers in flight, and the start of their latency.
     under_way: Vec<VecDeque<(u32, u64)>>,
-    /// Messages under way at all connections.
+    /// The messages in flight on all connections.
     total: usize,
-    /// Connections that may send, as often as they may.
+    /// Connections that may send, once for each message they may send.
     ready: VecDeque<usize>,
-    /// Those that were sent to since the last flush.
+    /// Connections with messages since the last flush.
     unsent: Vec<usize>,
     next: u32,
     answers: u64,
     latency: Histogram<u64>,
-    /// When the last answer came.
+    /// Time of the last echo.
     end: u64,
     checks: Checks,
 }
 
-/// Opens, warms up, measures.
+/// Connects, warms up and measures.
 pub(super) fn run(session: &mut Session) -> Result<()> {
     let mut echoes = Echoes::new(session);
     let outcome = measure(session, &mut echoes);
@@ -53,7 +54,7 @@ fn measure(session: &mut Session, echoes: &mut Echoes) -> Result<()> {
     if echoes.total > 0 && !session.stopped() {
         let url = session.options.url.as_str();
         return Err(format!(
-            "{} of {count} messages did not come back: {url} must send each text frame back to its sender",
+            "{} of {count} messages were not echoed: {url} must send each text frame back to its sender",
             echoes.total
         ));
     }
@@ -86,7 +87,7 @@ fn measure(session: &mut Session, echoes: &mut Echoes) -> Result<()> {
     Ok(())
 }
 
-/// Sends what the schedule says, and waits until all is back, or nothing more comes.
+/// Sends the scheduled messages, and waits until all are echoed, or nothing more arrives.
 fn send(session: &mut Session, echoes: &mut Echoes, mut schedule: Schedule) -> Result<Schedule> {
     let mut progress = (session.pool.now(), 0);
     let rated = session.options.pace().is_some();
@@ -125,7 +126,7 @@ impl Echoes {
         }
     }
 
-    /// Sends what is due, on the connections that may.
+    /// Sends the messages that are due, on the connections that may send.
     fn publish(&mut self, pool: &mut Pool, schedule: &mut Schedule, now: u64, rated: bool) {
         while let Some(since) = schedule.due(now, self.total) {
             if self.total >= MOST {
@@ -173,7 +174,7 @@ impl Sink for Echoes {
     fn closed(&mut self, index: usize, why: &str) {
         self.checks.dead += 1;
         self.checks.first_death.get_or_insert_with(|| why.to_owned());
-        // Nobody waits for answers to one that died.
+        // Echoes to a dead connection are no longer expected.
         self.total -= std::mem::take(&mut self.under_way[index]).len();
     }
 }

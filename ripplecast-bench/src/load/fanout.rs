@@ -1,4 +1,5 @@
-//! A message to one comes to all; also while some read slowly, or never.
+//! One connection's messages are broadcast to all, optionally while some read slowly or
+//! never.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::{
 /// Nanoseconds between two reads of the slow readers.
 const TICK: u64 = 50_000_000;
 
-/// Opens, warms up, measures.
+/// Connects, warms up and measures.
 pub(super) fn run(session: &mut Session) -> Result<()> {
     let mut cast = new_cast(session, Audience::All);
     let outcome = measure(session, &mut cast);
@@ -24,7 +25,7 @@ pub(super) fn run(session: &mut Session) -> Result<()> {
     outcome
 }
 
-/// Broadcasts as the options want them.
+/// Creates the broadcasts for the options.
 pub(super) fn new_cast(session: &mut Session, audience: Audience) -> Cast {
     let messages = Messages::new(session.options.size, session.pool.random());
     let options = &session.options;
@@ -66,7 +67,8 @@ fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
     Ok(())
 }
 
-/// Sends what the schedule says, and waits until all have it, or nothing more comes.
+/// Sends the scheduled messages, and waits until all are delivered, or nothing more
+/// arrives.
 fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule) -> Result<()> {
     let mut progress = (session.pool.now(), 0);
     let mut slow = SlowReads::new(session);
@@ -90,9 +92,9 @@ fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule) -> Resu
     Ok(())
 }
 
-/// Reads for those that read slowly.
+/// Reads for the slow readers.
 struct SlowReads {
-    /// Bytes for each at a time.
+    /// The most bytes for each reader at a time.
     most: usize,
     due: u64,
 }
@@ -104,7 +106,7 @@ impl SlowReads {
         Self { most: if reads { each.max(1) as usize } else { 0 }, due: 0 }
     }
 
-    /// Reads if it is time to; returns how long until then.
+    /// Reads if it is due. Returns the time until the next read.
     fn read(&mut self, session: &mut Session, cast: &mut Cast, now: u64) -> Result<Duration> {
         if self.most == 0 {
             return Ok(Duration::MAX);

@@ -1,25 +1,25 @@
-//! As much of RFC 6455 as a generator of load needs: masked frames out, whole frames in, and the mark in each message.
+//! The parts of RFC 6455 that a load generator needs: masked frames out, whole frames in, and a mark in each message.
 
 use super::random::Random;
 
-/// What a frame is.
+/// The opcode of a text frame.
 pub(crate) const TEXT: u8 = 1;
 pub(super) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
-/// Bytes of a mark, and so the shortest message.
+/// The length of a mark in bytes, and so the shortest message.
 pub(super) const MARK: usize = 16;
 
-/// Writes and reads the messages of one run: `@`, seven digits for the run, eight for the number, padding.
+/// Writes and parses the messages of one run: `@`, seven digits for the run, eight for the number, padding.
 pub(super) struct Messages {
-    /// The message as it was last written.
+    /// The message as last written.
     text: Vec<u8>,
 }
 
 impl Messages {
-    /// Messages of `size` bytes, told apart from those of any other run.
+    /// Creates messages of `size` bytes, distinct from those of any other run.
     pub(super) fn new(size: usize, random: &mut Random) -> Self {
         let mut text = format!("@{:07x}{:08x}", random.next() & 0xFFF_FFFF, 0).into_bytes();
         text.resize(size.max(MARK), b'x');
@@ -34,7 +34,7 @@ impl Messages {
         encode(TEXT, &self.text, key, out);
     }
 
-    /// The number of a message; `None` for what is not of this run, or not as it was sent.
+    /// Returns the number of a message, or `None` if it is from another run or was altered.
     #[inline]
     pub(super) fn number(&self, payload: &[u8]) -> Option<u32> {
         if payload.len() != self.text.len() || payload[..8] != self.text[..8] {
@@ -73,17 +73,18 @@ pub(crate) fn encode(opcode: u8, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>
 #[derive(Debug, PartialEq)]
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: u8,
-    /// Whether the message ends with it.
+    /// Whether it is the last frame of its message.
     pub(crate) last: bool,
     pub(crate) payload: &'a [u8],
 }
 
-/// Takes the first frame off `bytes`; `None` when it is not all there. The error says what the server did wrong.
+/// Takes the first frame off `bytes`, or returns `None` if it is incomplete. An error describes the server's
+/// violation.
 #[inline]
 pub(crate) fn decode<'a>(bytes: &mut &'a [u8], longest: usize) -> Result<Option<Frame<'a>>, String> {
     let [first, second, rest @ ..] = *bytes else { return Ok(None) };
     if first & 0x70 != 0 || second & 0x80 != 0 {
-        return Err("it sent a frame that is masked or uses an extension".to_owned());
+        return Err("the server sent a frame that is masked or uses an extension".to_owned());
     }
     let (length, rest) = match second & 0x7F {
         126 => match rest.split_first_chunk::<2>() {
@@ -98,7 +99,7 @@ pub(crate) fn decode<'a>(bytes: &mut &'a [u8], longest: usize) -> Result<Option<
     };
     let length = usize::try_from(length).ok().filter(|length| *length <= longest);
     let Some(length) = length else {
-        return Err(format!("it sent a frame of more than {longest} bytes"));
+        return Err(format!("the server sent a frame of more than {longest} bytes"));
     };
     let Some((payload, rest)) = rest.split_at_checked(length) else { return Ok(None) };
     *bytes = rest;
@@ -109,7 +110,7 @@ pub(crate) fn decode<'a>(bytes: &mut &'a [u8], longest: usize) -> Result<Option<
 mod tests {
     use super::*;
 
-    /// The frame as the server would send it on: without its mask.
+    /// Returns the frame as the server would forward it: unmasked.
     fn unmask(frame: &[u8]) -> Vec<u8> {
         let header = match frame[1] & 0x7F {
             126 => 4,
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_back_with_their_numbers() {
+    fn messages_keep_their_numbers() {
         let mut random = Random::new(1);
         for size in [MARK, 64, 125, 126, 0xFFFF, 0x10000] {
             let mut messages = Messages::new(size, &mut random);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_run_has_no_number() {
+    fn a_message_of_another_run_has_no_number() {
         let mut random = Random::new(2);
         let (ours, theirs) = (Messages::new(64, &mut random), Messages::new(64, &mut random));
         assert_eq!(ours.number(&theirs.text), None);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_may_send_is_refused() {
+    fn invalid_server_frames_are_rejected() {
         assert!(decode(&mut &[0x81, 0x80, 0, 0, 0, 0][..], 10).is_err());
         assert!(decode(&mut &[0xC1, 0][..], 10).is_err());
     }

@@ -5,23 +5,23 @@ use sha1::{Digest as _, Sha1};
 
 use super::random::Random;
 
-/// Longest head of an answer, in bytes.
+/// The longest response head, in bytes.
 const LONGEST: usize = 16 << 10;
-/// Bytes of a `Sec-WebSocket-Accept`.
+/// The length of a `Sec-WebSocket-Accept`.
 const ACCEPT: usize = 28;
 
-/// What the answer to a request must hold.
+/// The expected `Sec-WebSocket-Accept` of a response.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Accept([u8; ACCEPT]);
 
 impl Accept {
-    /// What no answer holds.
+    /// Creates a value that matches no response.
     pub(crate) const fn new() -> Self {
         Self([0; ACCEPT])
     }
 }
 
-/// Appends a request with a fresh key, and says what its answer must hold.
+/// Appends a request with a fresh key, and returns the expected accept value.
 pub(crate) fn request(path: &str, host: &str, random: &mut Random, out: &mut Vec<u8>) -> Accept {
     let mut nonce = [0; 16];
     nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
@@ -35,21 +35,22 @@ pub(crate) fn request(path: &str, host: &str, random: &mut Random, out: &mut Vec
     accept(key.as_bytes())
 }
 
-/// The answer to a key.
+/// Returns the accept value of a key.
 fn accept(key: &[u8]) -> Accept {
     let digest =
         Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     let mut text = [0; ACCEPT];
-    // 20 bytes are always 28 characters.
+    // 20 bytes always encode to 28 characters.
     let _ = STANDARD.encode_slice(digest, &mut text);
     Accept(text)
 }
 
-/// How long a good answer at the start of `bytes` is; `None` when it has not ended. The error goes on from "the server".
+/// Returns the length of a valid response at the start of `bytes`, or `None` if it is incomplete. An error continues
+/// the words "the server".
 pub(crate) fn check(bytes: &[u8], accept: Accept) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
         if bytes.len() > LONGEST {
-            return Err("sent a head without an end".to_owned());
+            return Err("sent a response head that is too long".to_owned());
         }
         return Ok(None);
     };
@@ -88,15 +89,15 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_named() {
+    fn other_responses_are_reported() {
         let check = |answer: &[u8]| check(answer, Accept::new()).unwrap_err();
         assert!(check(b"HTTP/1.1 404 Not Found\r\n\r\n").contains("404 Not Found"));
         assert!(check(b"220 mail.example ESMTP\r\n\r\n").contains("HTTP/1.1"));
-        assert!(check(&vec![b'a'; LONGEST + 1]).contains("end"));
+        assert!(check(&vec![b'a'; LONGEST + 1]).contains("too long"));
     }
 
     #[test]
-    fn every_request_has_a_key_of_its_own() {
+    fn every_request_has_its_own_key() {
         let (mut random, mut out) = (Random::new(3), Vec::new());
         let first = request("/bc?a=1", "localhost:80", &mut random, &mut out);
         assert_ne!(first, request("/bc", "localhost:80", &mut random, &mut out));

@@ -1,4 +1,4 @@
-//! Connections that are held open, and what they cost meanwhile.
+//! Connections that are held open, and their cost.
 
 use super::{
     Result,
@@ -7,7 +7,7 @@ use super::{
     session::Session,
 };
 
-/// Hears nothing but deaths.
+/// Receives only failures.
 #[derive(Default)]
 struct Deaths(Checks);
 
@@ -20,7 +20,7 @@ impl Sink for Deaths {
     }
 }
 
-/// Opens, and waits.
+/// Connects, and waits.
 pub(super) fn run(session: &mut Session) -> Result<()> {
     let mut deaths = Deaths::default();
     session.open_all(&mut deaths)?;

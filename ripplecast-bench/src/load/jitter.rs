@@ -1,4 +1,5 @@
-//! Fan-out while connections are cut at random and come back. The first connection sends, and stays.
+//! Fan-out while random connections are cut and reconnect. The first connection sends, and is never
+//! cut.
 
 use std::{
     cmp::Reverse,
@@ -20,14 +21,14 @@ use super::{
     storm::settle,
 };
 
-/// Most messages that one absence can miss, for the histogram.
+/// The most messages that one absence can miss, for the histogram.
 const MISSED: u64 = 1 << 40;
 
-/// Cuts and returns that are to come, and what was seen of those that were.
+/// Scheduled cuts and reconnections, and what was measured of past ones.
 struct Cuts {
-    /// What is to happen next, and when.
+    /// The next actions and their times.
     agenda: BinaryHeap<Reverse<(u64, usize, Act)>>,
-    /// Connections that are not back yet: when they were cut, and when they began to come back.
+    /// Connections that have not recovered: when they were cut, and when they started to reconnect.
     away: HashMap<usize, (u64, u64)>,
     cuts: u64,
     recovered: u64,
@@ -43,7 +44,7 @@ enum Act {
     Return,
 }
 
-/// Opens, sends and cuts, waits for all to be back.
+/// Connects, sends and cuts, and waits until all connections have recovered.
 pub(super) fn run(session: &mut Session) -> Result<()> {
     let mut cast = new_cast(session, Audience::Whoever);
     let outcome = measure(session, &mut cast);
@@ -96,7 +97,7 @@ fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule, cuts: &
     Ok(())
 }
 
-/// Cuts no more, and sends until all are back and have got a message.
+/// Stops cutting, and sends until all connections are back and have received a message.
 fn all_back(session: &mut Session, cast: &mut Cast, cuts: &mut Cuts, rate: f64) -> Result<()> {
     cuts.agenda.retain(|Reverse((_, _, act))| *act == Act::Return);
     let begin = session.pool.now();
@@ -139,7 +140,7 @@ impl Cuts {
         self.agenda.push(Reverse((now + after, index, Act::Cut)));
     }
 
-    /// Does what is due.
+    /// Performs the actions that are due.
     fn act(&mut self, session: &mut Session, cast: &mut Cast, now: u64) {
         while let Some(Reverse((at, index, act))) = self.agenda.peek().copied()
             && at <= now
@@ -161,13 +162,13 @@ impl Cuts {
         }
     }
 
-    /// How long until something is due.
+    /// Returns the time until the next action.
     fn rest(&self, now: u64) -> Duration {
         let due = self.agenda.peek().map(|Reverse((at, _, _))| at.saturating_sub(now));
         due.map_or(Duration::MAX, Duration::from_nanos)
     }
 
-    /// Notes who is back, and plans the next cuts.
+    /// Records recoveries, and schedules the next cuts.
     fn hear(&mut self, session: &mut Session, cast: &mut Cast, go_on: bool) {
         let mut all = cast.news.take().unwrap_or_default();
         for news in all.drain(..) {

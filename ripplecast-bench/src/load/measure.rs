@@ -1,4 +1,4 @@
-//! Figures: histograms of times, and what the server costs.
+//! Measurements: histograms of times, and the cost of the server.
 
 use std::fs;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 
-/// Longest time that a histogram tells from longer ones, in nanoseconds: five minutes.
+/// The longest time that a histogram distinguishes, in nanoseconds: five minutes.
 const LONGEST: u64 = 300_000_000_000;
 
-/// An empty histogram of nanoseconds, true to three digits.
+/// Creates an empty histogram of nanoseconds, with a precision of three digits.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are in order")
 }
 
-/// What a histogram of nanoseconds says, in microseconds.
+/// Percentiles of a histogram of nanoseconds, in microseconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Times {
     pub(crate) count: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// `None` when nothing was recorded.
+    /// Returns `None` if nothing was recorded.
     pub(crate) fn of(times: &Histogram<u64>) -> Option<Self> {
         let micros = |nanos: u64| (nanos as f64 / 100.0).round() / 10.0;
         let at = |quantile| micros(times.value_at_quantile(quantile));
@@ -49,28 +49,29 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The process of the server; an error when there is nothing to read.
+    /// Returns the server's process. Fails if it cannot be read.
     pub(super) fn of_server(pid: u32) -> Result<Self> {
         let process = Self { pid };
         match process.cpu_seconds() {
             Some(_) => Ok(process),
-            None => {
-                Err(format!("--server-pid {pid}: no CPU times in /proc/{pid}/task; is it running, and here?"))
-            }
+            None => Err(format!(
+                "--server-pid {pid}: no CPU times in /proc/{pid}/task; is it running on this machine?"
+            )),
         }
     }
 
-    /// This process.
+    /// Returns this process.
     pub(super) fn own() -> Self {
         Self::of(std::process::id())
     }
 
-    /// The process of that number, whether or not there is anything to read.
+    /// Returns the process with this id, whether or not it can be read.
     pub(crate) const fn of(pid: u32) -> Self {
         Self { pid }
     }
 
-    /// CPU time of all threads that there are. Those that have ended are missing; a server has few of those.
+    /// Returns the CPU time of all current threads. Threads that have ended are missing; a server has few of
+    /// those.
     pub(crate) fn cpu_seconds(self) -> Option<f64> {
         let mut total = None;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten() {
@@ -81,7 +82,7 @@ impl Process {
         total
     }
 
-    /// Memory in use, in KiB, with what the kernel counts for the process but not its sockets.
+    /// Returns the resident memory in KiB, without the kernel's memory for sockets.
     pub(super) fn rss_kib(self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -112,7 +113,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_own_process_costs_something() {
+    fn this_process_has_costs() {
         let own = Process::own();
         assert!(own.cpu_seconds().unwrap() > 0.0 && own.rss_kib().unwrap() > 100);
         assert!(Process::of_server(u32::MAX).unwrap_err().contains("--server-pid"));

@@ -1,31 +1,29 @@
-//! When the next message is to be sent.
+//! Schedules when the next message is sent.
 
 use std::time::Duration;
 
-/// What decides when a message is sent.
+/// What determines when a message is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pace {
-    /// As soon as fewer than so many are under way.
+    /// As soon as fewer than this many are in flight.
     Window(usize),
-    /// So many a second, whatever became of those before.
+    /// This many per second, whatever happened to earlier ones.
     Rate(f64),
 }
 
-/// A part of a run: how fast, how much, how long.
+/// A part of a run: its pace, number of messages and duration.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     pace: Pace,
-    /// When it began, in nanoseconds like all times here.
+    /// When it started, in nanoseconds like all times here.
     begin: u64,
-    /// When it ends.
     until: Option<u64>,
-    /// Messages after which it ends.
+    /// The number of messages after which it ends.
     most: Option<u32>,
-    /// Messages sent so far.
     pub(super) sent: u32,
 }
 
-/// How long a schedule may overrun its time to send what had been due before, in nanoseconds.
+/// How long a schedule may overrun to send messages that were due earlier, in nanoseconds.
 const GRACE: u64 = 10_000_000_000;
 
 impl Schedule {
@@ -34,19 +32,19 @@ impl Schedule {
         Self { pace, begin: now, until, most, sent: 0 }
     }
 
-    /// The time from which the latency of the next message counts, if it is to be sent now.
+    /// Returns the start of the next message's latency, if it is to be sent now.
     pub(super) fn due(&self, now: u64, under_way: usize) -> Option<u64> {
         if self.is_over(now) {
             return None;
         }
         match self.pace {
             Pace::Window(window) => (under_way < window).then_some(now),
-            // Not when it is sent: a message that had to wait for the ones before it is late already.
+            // Not the time of sending: a message delayed by earlier ones is already late.
             Pace::Rate(rate) => Some(self.intended(rate)).filter(|intended| *intended <= now),
         }
     }
 
-    /// Whether no more messages are to be sent.
+    /// Returns whether no more messages are to be sent.
     pub(super) fn is_over(&self, now: u64) -> bool {
         if self.most.is_some_and(|most| self.sent >= most) || self.sent == u32::MAX {
             return true;
@@ -58,7 +56,8 @@ impl Schedule {
         }
     }
 
-    /// How long there is nothing to do, if nothing comes. The last millisecond is not slept, since sleep is coarse.
+    /// Returns how long there is nothing to do unless something arrives. Does not sleep for the last millisecond,
+    /// because sleep is imprecise.
     pub(super) fn rest(&self, now: u64) -> Duration {
         match self.pace {
             Pace::Rate(rate) if !self.is_over(now) => {
@@ -68,7 +67,7 @@ impl Schedule {
         }
     }
 
-    /// How much of it is done, from 0 to 1.
+    /// Returns the progress from 0 to 1.
     pub(super) fn done(&self, now: u64) -> f64 {
         let by_count = self.most.map_or(0.0, |most| f64::from(self.sent) / f64::from(most));
         let passed = now.saturating_sub(self.begin) as f64;
@@ -76,7 +75,7 @@ impl Schedule {
         by_count.max(by_time)
     }
 
-    /// When the next message is due.
+    /// Returns when the next message is due.
     fn intended(&self, rate: f64) -> u64 {
         self.begin + (f64::from(self.sent) / rate * 1e9) as u64
     }
@@ -89,7 +88,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn a_window_waits_for_what_is_under_way() {
+    fn a_window_waits_for_messages_in_flight() {
         let mut schedule = Schedule::new(Pace::Window(2), 5, Some(3), None);
         assert_eq!(schedule.due(7, 1), Some(7));
         assert_eq!(schedule.due(7, 2), None);
@@ -103,7 +102,7 @@ mod tests {
         schedule.sent = 1;
         assert_eq!(schedule.due(SECOND / 20, 0), None);
         assert_eq!(schedule.rest(SECOND / 20), Duration::from_millis(50));
-        // The generator was held up: what should have gone out meanwhile is late by as much.
+        // The generator was delayed: messages due in the meantime are late by as much.
         assert_eq!(schedule.due(SECOND / 2, 1000), Some(SECOND / 10));
         schedule.sent = 9;
         assert_eq!(schedule.due(2 * SECOND, 0), Some(9 * SECOND / 10));

@@ -1,4 +1,5 @@
-//! All connections of a run: opens them a few at a time, reads and writes what is ready. One thread, no task each.
+//! All connections of a run: opens them a few at a time, and reads and writes what is ready. One thread, no task per
+//! connection.
 
 use std::{
     collections::VecDeque,
@@ -19,45 +20,42 @@ use super::{
     target::{Target, Url},
 };
 
-/// Events taken at a time.
+/// Events per poll.
 const EVENTS: usize = 1024;
-/// Connections in the making at a time, unless all come at once.
+/// The most connections being opened at a time, unless all are opened at once.
 const MAKING: usize = 64;
-/// Bytes read at a time, if messages are not longer.
+/// Bytes per read, unless messages are longer.
 const BUFFER: usize = 256 << 10;
-/// Longest sleep, so that a Ctrl-C is seen soon.
+/// The longest sleep, so that Ctrl-C is noticed soon.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
-/// How long a connection that failed waits for its next attempt.
+/// The pause before the next attempt after a failed connection.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What a mode wants to hear of.
+/// Receives the events of a pool.
 pub(super) trait Sink {
-    /// A connection is open.
+    /// A connection has opened.
     fn opened(&mut self, _index: usize, _now: u64) {}
-    /// A message came; `now` is when it was read, in nanoseconds since the run began.
+    /// A message has arrived; `now` is when it was read, in nanoseconds since the run started.
     fn message(&mut self, index: usize, payload: &[u8], now: u64);
-    /// A connection that was open is gone, and not by our doing.
+    /// An open connection has ended, and we did not end it.
     fn closed(&mut self, index: usize, why: &str);
 }
 
-/// What to do when a connection can't be made.
+/// What to do when a connection fails to open.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum OnFailure {
-    /// End the run.
     Stop,
-    /// Try again after a pause.
     Retry,
 }
 
-/// All connections of a run.
 pub(super) struct Pool {
     poll: Poll,
-    /// Filled by the poller; kept to save its allocation.
+    /// Filled by the poller; kept to avoid reallocation.
     events: Events,
     conns: Vec<Conn>,
-    /// Bytes as they were read, for whichever connection has its turn.
+    /// The read buffer, shared by all connections.
     buffer: Vec<u8>,
-    /// Longest frame that fits.
+    /// The longest frame that fits.
     longest: usize,
     target: Target,
     url: Url,
@@ -66,20 +64,20 @@ pub(super) struct Pool {
     opener: Opener,
     /// Times from the first SYN to the 101, in nanoseconds.
     pub(super) handshakes: Histogram<u64>,
-    /// Bytes read and written, with handshakes and headers.
+    /// Bytes read and written, including handshakes and headers.
     pub(super) bytes: (u64, u64),
 }
 
 /// Which connections are still to be opened, and how fast.
 struct Opener {
     waiting: VecDeque<usize>,
-    /// Failed, and to be tried again at a time. In order of that time.
+    /// Failed connections, ordered by the time of their next attempt.
     later: VecDeque<(u64, usize)>,
-    /// Connections on their way.
+    /// Connections being opened.
     making: usize,
     most: usize,
     ramp: Option<f64>,
-    /// When the ramp began, and how many have been started since.
+    /// When the ramp started, and how many connections were started since.
     since: (u64, u64),
     on_failure: OnFailure,
     retries: u64,
@@ -107,10 +105,10 @@ impl Pool {
             open: 0,
         };
         Ok(Self {
-            poll: Poll::new().map_err(|error| format!("no poller: {error}"))?,
+            poll: Poll::new().map_err(|error| format!("failed to create a poller: {error}"))?,
             events: Events::with_capacity(EVENTS),
             conns: Vec::new(),
-            // A frame's header and the start of the next fit too.
+            // With space for a frame's header and the start of the next frame.
             buffer: vec![0; longest + (64 << 10)],
             longest,
             target,
@@ -123,7 +121,7 @@ impl Pool {
         })
     }
 
-    /// Nanoseconds since the run began.
+    /// Returns the nanoseconds since the run started.
     pub(super) fn now(&self) -> u64 {
         nanos(self.begin)
     }
@@ -132,7 +130,7 @@ impl Pool {
         &mut self.random
     }
 
-    /// Connections that are open.
+    /// Returns the number of open connections.
     pub(super) const fn open_count(&self) -> usize {
         self.opener.open
     }
@@ -145,14 +143,14 @@ impl Pool {
         self.conns[index].phase == Phase::Open
     }
 
-    /// Adds connections, which are opened in the turns that follow. From `slow_from` on they read only when told.
+    /// Adds connections, which the following turns open. Those from index `slow_from` on read only on request.
     pub(super) fn add(&mut self, count: usize, slow_from: usize) {
         self.conns.extend((0..count).map(|index| Conn::new(index >= slow_from)));
         self.opener.waiting.extend(0..count);
         self.opener.since = (self.now(), 0);
     }
 
-    /// From now on: how many connections may be in the making, and what a failure means.
+    /// Sets how many connections may be opened at a time, and what a failure means.
     pub(super) const fn reopen_with(&mut self, most: Option<usize>, on_failure: OnFailure) {
         self.opener.most = match most {
             Some(most) => most,
@@ -161,7 +159,7 @@ impl Pool {
         self.opener.on_failure = on_failure;
     }
 
-    /// Resets a connection, whatever it is doing.
+    /// Resets a connection in any phase.
     pub(super) fn cut(&mut self, index: usize) {
         match self.conns[index].drop_socket() {
             Phase::Open => self.opener.open -= 1,
@@ -170,7 +168,7 @@ impl Pool {
         }
     }
 
-    /// Opens a connection again, in the turns that follow.
+    /// Reopens a connection in the following turns.
     pub(super) fn reopen(&mut self, index: usize) {
         if self.opener.waiting.is_empty() {
             self.opener.since = (self.now(), 0);
@@ -178,12 +176,12 @@ impl Pool {
         self.opener.waiting.push_back(index);
     }
 
-    /// Writes message `number` to a connection; `flush` sends it.
+    /// Writes message `number` to a connection's buffer; `flush` sends it.
     pub(super) fn write(&mut self, index: usize, messages: &mut Messages, number: u32) {
         messages.write(number, self.random.key(), &mut self.conns[index].out);
     }
 
-    /// Bytes that a connection's socket would not take yet.
+    /// Returns the number of bytes that a connection's socket has not accepted yet.
     pub(super) fn backlog(&self, index: usize) -> usize {
         self.conns[index].out.len()
     }
@@ -196,7 +194,7 @@ impl Pool {
         }
     }
 
-    /// One round: opens, polls for at most `wait`, reads and writes.
+    /// Runs one turn: opens connections, polls for at most `wait`, reads and writes.
     pub(super) fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> Result<()> {
         let mut wait = wait.min(LONGEST_SLEEP);
         if !self.opener.waiting.is_empty() || !self.opener.later.is_empty() {
@@ -223,7 +221,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Reads at most `most` bytes of a connection that reads only when told.
+    /// Reads at most `most` bytes from a connection that reads only on request.
     pub(super) fn read_slowly(&mut self, index: usize, most: usize, sink: &mut impl Sink) -> Result<()> {
         if self.is_open(index) && most > 0 {
             let most = most.min(self.buffer.len() / 2);
@@ -232,7 +230,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Starts the connections that are due; returns how long until the next is.
+    /// Starts the connections that are due. Returns the time until the next one.
     fn start_due(&mut self) -> Result<Duration> {
         let now = self.now();
         while self.opener.later.front().is_some_and(|(at, _)| *at <= now) {
@@ -254,7 +252,7 @@ impl Pool {
         Ok(retry.map_or(LONGEST_SLEEP, |(at, _)| Duration::from_nanos(at.saturating_sub(now))))
     }
 
-    /// Begins to connect.
+    /// Starts to connect.
     fn start(&mut self, index: usize) -> Result<()> {
         let now = self.now();
         let conn = &mut self.conns[index];
@@ -304,8 +302,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Reads until a read comes back short, or `most` bytes have come; on to the very end if it is known to have `ended`,
-    /// since no further event will tell.
+    /// Reads until a read is short, or `most` bytes have arrived. If the connection is known to have `ended`, reads to
+    /// the very end, because no further event follows.
     fn read(&mut self, index: usize, most: usize, ended: bool, sink: &mut impl Sink) -> Result<()> {
         loop {
             let conn = &mut self.conns[index];
@@ -330,7 +328,7 @@ impl Pool {
         }
     }
 
-    /// Handles the first `total` bytes of the buffer, and keeps what is left over.
+    /// Handles the first `total` bytes of the buffer, and keeps the incomplete rest.
     fn take(&mut self, index: usize, total: usize, sink: &mut impl Sink) -> Result<()> {
         let now = nanos(self.begin);
         let conn = &mut self.conns[index];
@@ -370,7 +368,7 @@ impl Pool {
         Ok(())
     }
 
-    /// A connection has ended: the end of one that was open, or a failure to open it.
+    /// Handles the end of an open connection, or a failure to open one.
     fn lose_or_fail(&mut self, index: usize, why: &str, sink: &mut impl Sink) -> Result<()> {
         match self.conns[index].phase {
             Phase::Upgrading => self.fail(index, &format!("{}: the server {why}", self.url.as_str())),
@@ -381,7 +379,7 @@ impl Pool {
         }
     }
 
-    /// An open connection is gone.
+    /// Handles the end of an open connection.
     fn lose(&mut self, index: usize, why: &str, sink: &mut impl Sink) {
         let was_open = self.is_open(index);
         self.cut(index);
@@ -392,7 +390,7 @@ impl Pool {
         }
     }
 
-    /// A connection could not be made.
+    /// Handles a failure to open a connection.
     fn fail(&mut self, index: usize, why: &str) -> Result<()> {
         self.cut(index);
         if self.opener.on_failure == OnFailure::Retry {
@@ -411,30 +409,30 @@ impl Pool {
         self.opener.later.push_back((self.now() + RETRY.as_nanos() as u64, index));
     }
 
-    /// Where the connections go, for messages.
+    /// Returns the server's address, for messages.
     pub(super) fn addr(&self) -> String {
         self.target.addr().to_string()
     }
 }
 
-/// Nanoseconds since `begin`.
+/// Returns the nanoseconds since `begin`.
 fn nanos(begin: Instant) -> u64 {
     begin.elapsed().as_nanos() as u64
 }
 
-/// A sentence for an attempt that failed, with what can be done about it.
+/// Returns a message for a failed attempt, with advice.
 fn connect_error(error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::ConnectionRefused => "; is the server running?",
         io::ErrorKind::AddrNotAvailable => {
-            "; no port is left, or a --source is not of this machine: give more with --source"
+            "; no port is free, or a --source is not an address of this machine: add addresses with --source"
         }
         _ => "",
     };
-    format!("can't connect: {error}{advice}")
+    format!("failed to connect: {error}{advice}")
 }
 
-/// What a close frame says, to go on from "the server".
+/// Describes a close frame, to be prefixed with "the server".
 fn close_reason(payload: &[u8]) -> String {
     match payload.split_first_chunk::<2>() {
         Some((code, [])) => format!("closed it with {}", u16::from_be_bytes(*code)),

@@ -1,4 +1,4 @@
-//! A progress bar on a terminal, and nothing elsewhere.
+//! A progress bar, shown only on a terminal.
 
 use std::io::{self, IsTerminal as _};
 
@@ -7,16 +7,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Nanoseconds between two updates.
 const EVERY: u64 = 100_000_000;
 
-/// How far the run is.
 pub(super) struct Progress {
-    /// `None` where nobody looks.
+    /// `None` if not shown.
     bar: Option<ProgressBar>,
     /// When the next update is due.
     due: u64,
 }
 
 impl Progress {
-    /// Shown on a terminal, unless `quiet`.
+    /// Creates a progress bar, shown on a terminal unless `quiet`.
     pub(super) fn new(quiet: bool) -> Self {
         let shown = !quiet && io::stderr().is_terminal();
         let bar = shown.then(|| {
@@ -27,7 +26,7 @@ impl Progress {
         Self { bar, due: 0 }
     }
 
-    /// A new part of the run begins.
+    /// Starts a new part of the run.
     pub(super) fn part(&mut self, name: &'static str) {
         if let Some(bar) = &self.bar {
             bar.reset();
@@ -36,7 +35,7 @@ impl Progress {
         self.due = 0;
     }
 
-    /// `done` of this part is done, from 0 to 1; `now` is in nanoseconds.
+    /// Shows the progress of this part from 0 to 1; `now` is in nanoseconds.
     pub(super) fn show(&mut self, now: u64, done: f64) {
         if let Some(bar) = &self.bar
             && now >= self.due
@@ -46,7 +45,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Removes the progress bar.
     pub(super) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Cheap random numbers: for masking keys, pauses and the choice of a victim. Nothing here is a secret.
+//! Fast random numbers for masking keys, pauses and random choices. Not for secrets.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use std::time::Duration;
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same numbers.
+    /// Creates a generator. The same seed produces the same numbers.
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A seed that differs from run to run.
+    /// Returns a different seed for each run.
     pub(crate) fn fresh_seed() -> u64 {
         use std::hash::{BuildHasher as _, RandomState};
         RandomState::new().hash_one(0_u8)
@@ -26,23 +26,23 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A masking key.
+    /// Returns a masking key.
     pub(crate) fn key(&mut self) -> [u8; 4] {
-        // The low half is as good as any.
+        // The low half is as random as the high half.
         (self.next() as u32).to_ne_bytes()
     }
 
-    /// From 0 up to, and without, 1.
+    /// Returns a number from 0 (inclusive) to 1 (exclusive).
     fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Evenly spread below `longest`.
+    /// Returns a uniformly distributed duration below `longest`.
     pub(crate) fn up_to(&mut self, longest: Duration) -> Duration {
         longest.mul_f64(self.fraction())
     }
 
-    /// The time to the next of events that come independently, every `mean` on average.
+    /// Returns the time to the next of independent events with this mean interval.
     pub(crate) fn gap(&mut self, mean: Duration) -> Duration {
         mean.mul_f64(-(1.0 - self.fraction()).ln())
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_have_the_mean_that_was_asked_for() {
+    fn gaps_have_the_requested_mean() {
         let mut random = Random::new(7);
         let total: Duration = (0..10_000).map(|_| random.gap(Duration::from_secs(1))).sum();
         assert!((9_500..10_500).contains(&total.as_secs()), "{total:?}");

@@ -1,10 +1,10 @@
-//! What a run found out. The names in the JSON are stable: scripts read them.
+//! The results of a run. The JSON field names are stable, because scripts read them.
 
 use serde::Serialize;
 
 use super::measure::Times;
 
-/// Everything that a run found out.
+/// All results of a run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
     pub(super) url: String,
@@ -16,15 +16,14 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rate: Option<f64>,
     pub(super) seed: u64,
-    /// Whether it was stopped before its end.
     pub(super) interrupted: bool,
     /// How the connections were opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) connect: Option<Connect>,
-    /// The measured part of the messages.
+    /// The measured messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) traffic: Option<Traffic>,
-    /// A time in which nothing was sent.
+    /// A period in which nothing was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<Idle>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,25 +50,25 @@ pub(super) struct Connect {
     pub(super) per_second: f64,
     /// From the first SYN to the 101.
     pub(super) handshake_us: Option<Times>,
-    /// Attempts that failed and were repeated.
+    /// Failed attempts that were repeated.
     pub(super) retries: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) server_cpu_us_each: Option<f64>,
 }
 
-/// The measured part of the messages.
+/// The measured messages.
 #[derive(Debug, Serialize)]
 pub(super) struct Traffic {
     /// From the first message to the last delivery.
     pub(super) seconds: f64,
-    /// Messages sent.
     pub(super) messages: u64,
-    /// Messages received, each counted at each connection.
+    /// Messages received, counted once per connection.
     pub(super) deliveries: u64,
     pub(super) deliveries_per_second: f64,
-    /// Bytes of the messages that were received, without headers.
+    /// Payload bytes of the messages received.
     pub(super) payload_bytes: u64,
-    /// From when a message was sent, or due to be sent with a rate, to each delivery.
+    /// From sending a message, or from when it was due at a fixed rate, to each
+    /// delivery.
     pub(super) latency_us: Option<Times>,
     /// The same to the last delivery of each message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,46 +81,46 @@ pub(super) struct Traffic {
     pub(super) generator_cpu_seconds: Option<f64>,
 }
 
-/// A time in which nothing was sent.
+/// A period in which nothing was sent.
 #[derive(Debug, Serialize)]
 pub(super) struct Idle {
     pub(super) seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) server_cpu_seconds: Option<f64>,
-    /// Of one core.
+    /// As a percentage of one core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) server_cpu_percent: Option<f64>,
 }
 
-/// Connections that were cut and came back.
+/// Connections that were cut and reconnected.
 #[derive(Debug, Serialize)]
 pub(super) struct Jitter {
     pub(super) cuts: u64,
-    /// Connections that were back and got messages again.
+    /// Connections that reconnected and received messages again.
     pub(super) recovered: u64,
     pub(super) retries: u64,
-    /// From the cut, over the pause, until it was open again.
+    /// From the cut to the next open, including the pause.
     pub(super) away_us: Option<Times>,
     /// From the first SYN after the pause to the 101.
     pub(super) reconnect_us: Option<Times>,
     /// From the end of the pause to the first message.
     pub(super) recovery_us: Option<Times>,
-    /// Messages that went by while connections were away or about to join.
+    /// Messages sent while connections were cut or about to join.
     pub(super) missed: u64,
     pub(super) missed_each_p50: u64,
     pub(super) missed_each_max: u64,
 }
 
-/// All connections cut at once, and back.
+/// All connections cut at once and reconnected.
 #[derive(Debug, Serialize)]
 pub(super) struct Storm {
     pub(super) reconnected: usize,
-    /// Until the last was open again.
+    /// Until the last one was open again.
     pub(super) seconds: f64,
     pub(super) per_second: f64,
-    /// From the cut until each was open again.
+    /// From the cut until each one was open again.
     pub(super) back_us: Option<Times>,
-    /// Until a message came to all again.
+    /// Until all had received a message again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) all_receive_seconds: Option<f64>,
     pub(super) retries: u64,
@@ -129,14 +128,14 @@ pub(super) struct Storm {
     pub(super) server_cpu_us_each: Option<f64>,
 }
 
-/// Connections that read slowly, or never.
+/// Connections that read slowly or never.
 #[derive(Debug, Serialize)]
 pub(super) struct Slow {
     pub(super) connections: usize,
     pub(super) bytes_per_second: u64,
-    /// Messages that they read.
+    /// Messages they read.
     pub(super) read: u64,
-    /// Messages that the server left out for them, as far as they have read.
+    /// Messages the server dropped for them, as far as they have read.
     pub(super) left_out: u64,
     /// How many of them the server closed.
     pub(super) closed_by_server: u64,
@@ -149,46 +148,46 @@ pub(super) struct Memory {
     /// With all connections open.
     pub(super) idle_kib: Option<u64>,
     pub(super) idle_kib_per_connection: Option<f64>,
-    /// After each got a message.
+    /// After each one has received a message.
     pub(super) after_message_kib: Option<u64>,
     pub(super) after_message_kib_per_connection: Option<f64>,
     pub(super) end_kib: Option<u64>,
-    /// The most that was seen, at ten looks a second.
+    /// The highest of ten samples per second.
     pub(super) peak_kib: u64,
 }
 
-/// What must all be zero.
+/// Failures. All must be zero.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Checks {
-    /// Messages that never came to a connection that was there.
+    /// Messages that a connected reader never received.
     pub(super) lost: u64,
-    /// Messages that came late or twice.
+    /// Messages that arrived late or twice.
     pub(super) order_errors: u64,
-    /// Connections that ended, and not by our doing.
+    /// Connections that ended, and that we did not end.
     pub(super) dead: u64,
-    /// Connections that did not come back.
+    /// Connections that did not reconnect.
     pub(super) missing: u64,
-    /// What became of the first that died.
+    /// Why the first of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first_death: Option<String>,
 }
 
 impl Checks {
-    /// One line that says what is wrong.
+    /// Returns one line that lists the failures, if any.
     pub(super) fn complaint(&self) -> Option<String> {
         let mut parts = Vec::new();
         if self.lost > 0 {
             parts.push(format!("{} deliveries were lost", self.lost));
         }
         if self.order_errors > 0 {
-            parts.push(format!("{} messages came out of order or twice", self.order_errors));
+            parts.push(format!("{} messages arrived out of order or twice", self.order_errors));
         }
         if self.dead > 0 {
-            let why = self.first_death.as_deref().unwrap_or("no reason is known");
+            let why = self.first_death.as_deref().unwrap_or("unknown reason");
             parts.push(format!("{} connections died (the first: {why})", self.dead));
         }
         if self.missing > 0 {
-            parts.push(format!("{} connections did not come back", self.missing));
+            parts.push(format!("{} connections did not reconnect", self.missing));
         }
         (!parts.is_empty()).then(|| parts.join(", "))
     }
@@ -199,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_names_all_that_is_wrong() {
+    fn a_complaint_lists_all_failures() {
         assert_eq!(Checks::default().complaint(), None);
         let checks = Checks {
             lost: 1,

@@ -1,4 +1,4 @@
-//! What all modes share: the connections, the server's process, the report, and the stop button.
+//! State shared by all modes: the connections, the server's process, the report and the stop flag.
 
 use std::{
     sync::{
@@ -19,26 +19,24 @@ use super::{
     report::{Connect, Memory, Report, Traffic},
 };
 
-/// How long nothing may happen before it is given up.
+/// How long the run waits without any progress before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long nothing may happen while connecting: a lost SYN is sent again after 1, 3, 7 and 15 seconds.
+/// The same while connecting: a lost SYN is sent again after 1, 3, 7 and 15 seconds.
 pub(super) const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a probe waits for its answers before the next goes: a part for all, and a part for each connection.
+/// How long a probe waits for its deliveries before the next one: a fixed part, and a part per connection.
 const PROBE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_micros(10));
-/// Nanoseconds between two looks at the server's memory.
+/// Nanoseconds between two samples of the server's memory.
 const LOOK: u64 = 100_000_000;
 
-/// One run.
 pub(super) struct Session {
     pub(super) options: BenchLoad,
     pub(super) pool: Pool,
     pub(super) report: Report,
     pub(super) progress: Progress,
-    /// The server, when its process was named.
+    /// The server's process, if given.
     server: Option<Process>,
-    /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
-    /// When the server's memory is next looked at.
+    /// When the server's memory is sampled next.
     look: u64,
 }
 
@@ -60,12 +58,12 @@ impl Session {
         Self { options, pool, report, progress, server, stop, look: 0 }
     }
 
-    /// Whether to end with what there is.
+    /// Returns whether to stop and report the results so far.
     pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// One turn that may sleep.
+    /// Runs one turn, which may sleep.
     pub(super) fn turn(&mut self, wait: Duration, sink: &mut impl Sink) -> Result<()> {
         let now = self.pool.now();
         if now >= self.look {
@@ -75,12 +73,12 @@ impl Session {
         self.pool.turn(wait, sink)
     }
 
-    /// One turn of a measurement: it does not sleep if the user said so.
+    /// Runs one turn of a measurement, which does not sleep with --spin.
     pub(super) fn busy_turn(&mut self, wait: Duration, sink: &mut impl Sink) -> Result<()> {
         self.turn(if self.options.spin { Duration::ZERO } else { wait }, sink)
     }
 
-    /// Turns for a while.
+    /// Runs turns for a while.
     pub(super) fn turns(&mut self, time: Duration, sink: &mut impl Sink) -> Result<()> {
         let until = self.pool.now() + time.as_nanos() as u64;
         while !self.stopped() {
@@ -93,7 +91,7 @@ impl Session {
         Ok(())
     }
 
-    /// Opens all connections, reports how, and lets the server come to rest.
+    /// Opens all connections, reports how it went, and waits for the server to become idle.
     pub(super) fn open_all(&mut self, sink: &mut impl Sink) -> Result<()> {
         let count = self.options.connections;
         if let Some(before_kib) = self.rss() {
@@ -113,7 +111,7 @@ impl Session {
             retries: self.pool.retries(),
             server_cpu_us_each: self.spent(&spent).server.map(|cpu| cpu * 1e6 / open.max(1) as f64),
         });
-        // Many servers finish what an opening began after they have answered.
+        // Many servers finish work on new connections after they have responded.
         self.turns(Duration::from_millis(300) + Duration::from_micros(50) * count as u32, sink)?;
         if let Some(now) = self.rss()
             && let Some(memory) = &mut self.report.memory
@@ -124,7 +122,7 @@ impl Session {
         Ok(())
     }
 
-    /// Turns until all connections are open, or nothing more comes.
+    /// Runs turns until all connections are open, or no more open.
     pub(super) fn wait_open(&mut self, sink: &mut impl Sink) -> Result<()> {
         let count = self.options.connections;
         let (mut open, mut progress) = (self.pool.open_count(), self.pool.now());
@@ -139,14 +137,14 @@ impl Session {
             if now - progress > CONNECT_PATIENCE.as_nanos() as u64 {
                 let (addr, seconds) = (self.pool.addr(), CONNECT_PATIENCE.as_secs());
                 return Err(format!(
-                    "{open} of {count} connections to {addr} opened, and none for {seconds} seconds"
+                    "only {open} of {count} connections to {addr} opened, and none in the last {seconds} seconds"
                 ));
             }
         }
         Ok(())
     }
 
-    /// Sends messages until one has come to every connection. How many have got none yet.
+    /// Sends messages until every connection has received one. Returns how many have received none.
     pub(super) fn probe(&mut self, cast: &mut Cast) -> Result<usize> {
         let (mut progress, mut waiting) = (self.pool.now(), cast.waiting());
         let pause = PROBE.0 + PROBE.1 * self.options.connections as u32;
@@ -168,7 +166,7 @@ impl Session {
         Ok(waiting)
     }
 
-    /// The first messages: shows that the path does what fan-out needs, and what that costs in memory.
+    /// Sends the first messages: checks that the path broadcasts, and measures the memory that takes.
     pub(super) fn first_messages(&mut self, cast: &mut Cast) -> Result<()> {
         match self.probe(cast)? {
             0 => {}
@@ -178,7 +176,7 @@ impl Session {
         self.after_message(cast)
     }
 
-    /// Notes the memory after each connection got a message.
+    /// Records the memory after each connection has received a message.
     pub(super) fn after_message(&mut self, sink: &mut impl Sink) -> Result<()> {
         if self.server.is_none() {
             return Ok(());
@@ -192,24 +190,25 @@ impl Session {
         Ok(())
     }
 
-    /// Messages to send before anything is measured, so that caches are warm and buffers have grown.
+    /// Returns the number of messages to send before the measurement, so that caches are warm and buffers have
+    /// grown.
     pub(super) fn warm_up(&self, least: u32) -> u32 {
         self.options.messages.map_or(200, |messages| (messages / 10).min(200)).max(least)
     }
 
-    /// The measured part begins.
+    /// Returns the CPU time at the start of the measured part.
     pub(super) fn spend(&self) -> Spent {
         Spent { server: self.server.and_then(Process::cpu_seconds), own: Process::own().cpu_seconds() }
     }
 
-    /// What it cost since.
+    /// Returns the CPU time used since then.
     pub(super) fn spent(&self, since: &Spent) -> Spent {
         let now = self.spend();
         let difference = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
         Spent { server: difference(now.server, since.server), own: difference(now.own, since.own) }
     }
 
-    /// Fills in the report of a measured part, but for its figures' times.
+    /// Fills in the report of a measured part, except for its times.
     pub(super) fn traffic(
         &self,
         spent: &Spent,
@@ -234,7 +233,7 @@ impl Session {
         }
     }
 
-    /// The last touches to the report.
+    /// Completes the report.
     pub(super) fn finish(&mut self) {
         self.progress.clear();
         self.see_peak();
@@ -264,7 +263,7 @@ impl Spent {
     }
 }
 
-/// KiB for each connection.
+/// Returns the KiB per connection.
 fn per_connection(before: u64, now: u64, count: usize) -> f64 {
     (now as f64 - before as f64) / count as f64
 }

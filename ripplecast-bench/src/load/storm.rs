@@ -1,4 +1,4 @@
-//! All connections are cut at once, and all come back at once.
+//! All connections are cut at once, and reconnect at once.
 
 use hdrhistogram::Histogram;
 
@@ -12,7 +12,7 @@ use super::{
     session::{PATIENCE, Session},
 };
 
-/// Opens, cuts, waits for the last to be back.
+/// Connects, cuts, and waits until all have reconnected.
 pub(super) fn run(session: &mut Session) -> Result<()> {
     let mut cast = new_cast(session, Audience::Whoever);
     let outcome = measure(session, &mut cast);
@@ -68,7 +68,7 @@ fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
     Ok(())
 }
 
-/// How long each connection took to come back.
+/// Returns how long each connection took to reconnect.
 fn times_back(cast: &mut Cast, begin: u64) -> Histogram<u64> {
     let mut times = histogram();
     for news in cast.news.take().unwrap_or_default() {
@@ -79,7 +79,7 @@ fn times_back(cast: &mut Cast, begin: u64) -> Histogram<u64> {
     times
 }
 
-/// Waits until all have all that was sent, and counts what never came.
+/// Waits until everything is delivered, and counts what never arrived.
 pub(super) fn settle(session: &mut Session, cast: &mut Cast) -> Result<()> {
     let until = session.pool.now() + PATIENCE.as_nanos() as u64;
     while !session.stopped() && !cast.is_settled() && session.pool.now() < until {

@@ -1,4 +1,4 @@
-//! A report for people.
+//! The report as text.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -7,10 +7,10 @@ use super::{
     report::{Connect, Jitter, Memory, Report, Slow, Storm, Traffic},
 };
 
-/// Width of the first column.
+/// The width of the first column.
 const NAME: usize = 15;
 
-/// The report as lines: what was measured, then one figure or a few to a line.
+/// Formats the report: the settings, then one or a few figures per line.
 pub(super) fn table(report: &Report) -> String {
     let mut table = Table(String::new());
     table.title(report);
@@ -55,12 +55,12 @@ pub(super) fn table(report: &Report) -> String {
     table.0
 }
 
-/// Lines of a name and what there is to say.
+/// Lines of a name and a value.
 struct Table(String);
 
 impl Table {
     fn line(&mut self, name: &str, text: impl Display) {
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{name:NAME$}{text}");
     }
 
@@ -130,7 +130,7 @@ impl Table {
         self.times("reconnect", jitter.reconnect_us.as_ref());
         self.times("recovery", jitter.recovery_us.as_ref());
         let (missed, half, most) = (count(jitter.missed), jitter.missed_each_p50, jitter.missed_each_max);
-        self.line("missed", format_args!("{missed} while away  each p50 {half}  max {most}"));
+        self.line("missed", format_args!("{missed} while disconnected  each p50 {half}  max {most}"));
     }
 
     fn storm(&mut self, storm: &Storm) {
@@ -170,12 +170,12 @@ impl Table {
     }
 }
 
-/// Attempts that were repeated, where there were some.
+/// Formats the number of repeated attempts, if any.
 fn again(retries: u64) -> String {
     if retries == 0 { String::new() } else { format!("  {} attempts repeated", count(retries)) }
 }
 
-/// Microseconds, in the unit that reads best.
+/// Microseconds, in the most readable unit.
 pub(crate) struct Micros(pub(crate) f64);
 
 impl Display for Micros {
@@ -189,7 +189,7 @@ impl Display for Micros {
     }
 }
 
-/// A number with its thousands set apart.
+/// Formats a number with thousands separators.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -202,7 +202,7 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// Bytes, in the unit that reads best.
+/// Formats bytes in the most readable unit.
 fn bytes(bytes: u64) -> String {
     match bytes {
         0..10_240 => format!("{bytes} bytes"),
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_readable() {
+    fn numbers_are_formatted() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(
             [12.0, 1234.5, 250_000.0, 2e6].map(|us| Micros(us).to_string()),

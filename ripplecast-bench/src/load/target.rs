@@ -1,4 +1,4 @@
-//! Where to connect to, and from which addresses.
+//! The server's address, and the addresses to connect from.
 
 use std::{
     io,
@@ -9,40 +9,40 @@ use std::{
 use axum::http::Uri;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Connections for which the ports of one address are enough.
+/// The number of connections for which the ports of one address suffice.
 const PER_SOURCE: usize = 20_000;
-/// Fewest source addresses once one is not enough.
+/// The fewest source addresses once one is not enough.
 const SOURCES: usize = 4;
-/// Receive buffer of a reader that is to be slow, so that the kernel does not read in its place.
+/// The receive buffer of a slow reader, small so that the kernel does not buffer for it.
 const SMALL_BUFFER: usize = 4 << 10;
 
-/// A `ws://` address as it was written.
+/// A parsed `ws://` URL.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Url {
-    /// The whole, for messages.
+    /// The whole URL, for messages.
     written: String,
     /// The value of the Host header.
     host: String,
-    /// The path with its query.
+    /// The path and query.
     path: String,
-    /// The host alone, without brackets.
+    /// The host name, without brackets.
     name: String,
     port: u16,
 }
 
 impl Url {
-    /// Reads an address; the error says what would do.
+    /// Parses a URL. An error says what is accepted.
     pub(crate) fn parse(written: &str) -> Result<Self, String> {
-        let uri: Uri = written.parse().map_err(|_| "that is no URL; use ws://HOST:PORT/PATH".to_owned())?;
+        let uri: Uri = written.parse().map_err(|_| "not a valid URL; use ws://HOST:PORT/PATH".to_owned())?;
         match uri.scheme_str() {
             Some("ws") => {}
             Some("wss") => {
-                return Err("there is no TLS here; measure the server behind the proxy with ws://".to_owned());
+                return Err("TLS is not supported; measure the server behind the proxy with ws://".to_owned());
             }
-            _ => return Err("use ws://HOST:PORT/PATH".to_owned()),
+            _ => return Err("expected ws://HOST:PORT/PATH".to_owned()),
         }
         let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
-            return Err("there is no host in it; use ws://HOST:PORT/PATH".to_owned());
+            return Err("the URL has no host; use ws://HOST:PORT/PATH".to_owned());
         };
         let authority = uri.authority().map_or(host, |authority| authority.as_str());
         let authority = authority.rsplit('@').next().unwrap_or(authority);
@@ -67,7 +67,7 @@ impl Url {
         &self.path
     }
 
-    /// The address that the name stands for.
+    /// Resolves the host name.
     fn resolve(&self) -> Result<SocketAddr, String> {
         let found = (self.name.as_str(), self.port).to_socket_addrs();
         let mut found = found.map_err(|error| format!("{} has no address: {error}", self.name))?;
@@ -75,21 +75,22 @@ impl Url {
     }
 }
 
-/// Makes sockets that are on their way to the server.
+/// Creates sockets that are connecting to the server.
 #[derive(Debug)]
 pub(super) struct Target {
     addr: SocketAddr,
-    /// Addresses to connect from, in turn; none leaves it to the system.
+    /// Addresses to connect from, in turn. If empty, the system chooses.
     sources: Vec<IpAddr>,
 }
 
 impl Target {
-    /// Resolves `url`; `sources` are used in turn, and by themselves where loopback would run out of ports.
+    /// Resolves `url`. `sources` are used in turn; without any, several are chosen if loopback would run out
+    /// of ports.
     pub(super) fn new(url: &Url, sources: &[IpAddr], connections: usize) -> Result<Self, String> {
         let addr = url.resolve()?;
         let mut sources = sources.to_vec();
         if let Some(other) = sources.iter().find(|source| source.is_ipv4() != addr.is_ipv4()) {
-            return Err(format!("--source {other} and {addr} are of different kinds, IPv4 and IPv6"));
+            return Err(format!("--source {other} and {addr} are not both IPv4 or both IPv6"));
         }
         let loopback = matches!(addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
         if sources.is_empty() && loopback && connections > PER_SOURCE {
@@ -103,7 +104,8 @@ impl Target {
         self.addr
     }
 
-    /// A socket that is being connected. Closing it resets the connection, so that no port waits for its time.
+    /// Creates a connecting socket. Closing it resets the connection, so that its port is not kept in
+    /// TIME_WAIT.
     pub(super) fn connect(&self, index: usize, slow: bool) -> io::Result<mio::net::TcpStream> {
         let socket = Socket::new(Domain::for_address(self.addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -123,7 +125,7 @@ impl Target {
     }
 }
 
-/// Whether the connection is on its way.
+/// Returns whether the connection is in progress.
 fn is_pending(error: &io::Error) -> bool {
     // `io::ErrorKind::InProgress` is not stable yet.
     #[cfg(unix)]
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_read() {
+    fn urls_are_parsed() {
         let url = Url::parse("ws://localhost:8080/bc?room=1").unwrap();
         assert_eq!((url.host(), url.path()), ("localhost:8080", "/bc?room=1"));
         assert_eq!((url.name.as_str(), url.port), ("localhost", 8080));
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn many_connections_to_loopback_come_from_several_addresses() {
+    fn many_connections_to_loopback_use_several_addresses() {
         let sources = |written: &str, connections| {
             Target::new(&Url::parse(written).unwrap(), &[], connections).unwrap().sources.len()
         };

@@ -1,4 +1,4 @@
-//! One connection of the test, and the part that it plays.
+//! One connection of the test, and its role.
 
 use std::{
     io::{self, Write as _},
@@ -16,34 +16,32 @@ use crate::load::{
     random::Random,
 };
 
-/// Receive buffer of a reader that is to be slow, so that the kernel does not read in its place.
+/// The receive buffer of a slow reader, small so that the kernel does not buffer for it.
 const SMALL_BUFFER: usize = 4 << 10;
 
-/// The part that a connection plays.
+/// The role of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Sends, and reads like any other.
+    /// Sends, and reads like any other connection.
     Publisher(u8),
-    /// Reads.
     Reader,
-    /// Reads an event stream.
     Stream,
-    /// Never reads once it is in the room, and is to be closed for it.
+    /// Never reads once it is in the room, and must be closed for it.
     Never,
-    /// Reads nothing until told, and is to be closed for it: with 1013.
+    /// Does not read until told to, and must be closed for it with 1013.
     Stalled,
     /// Reads a little at a time.
     Sluggish,
-    /// Reads nothing until told, and loses the oldest messages for it.
+    /// Does not read until told to, and loses the oldest messages.
     Newest,
-    /// Breaks the protocol.
+    /// Violates the protocol.
     Breaker(Breach),
-    /// Sends half a request, and goes.
+    /// Sends half a request, and disconnects.
     Rude,
 }
 
 impl Role {
-    /// Its path.
+    /// Returns its path.
     pub(super) const fn path(self) -> &'static str {
         match self {
             Self::Publisher(_) | Self::Reader | Self::Breaker(_) | Self::Rude => "/soak",
@@ -53,28 +51,28 @@ impl Role {
         }
     }
 
-    /// Whether the server has no reason to close it, and owes it everything.
+    /// Returns whether the server has no reason to close it, and must deliver everything.
     pub(super) const fn is_careful(self) -> bool {
         matches!(self, Self::Publisher(_) | Self::Reader | Self::Stream)
     }
 
-    /// Whether it reads less than it could.
+    /// Returns whether it reads less than it could.
     pub(super) const fn is_slow(self) -> bool {
         matches!(self, Self::Never | Self::Stalled | Self::Sluggish | Self::Newest)
     }
 
-    /// Whether the server may close it for being slow.
+    /// Returns whether the server may close it for being slow.
     pub(super) const fn may_be_too_slow(self) -> bool {
         matches!(self, Self::Never | Self::Stalled | Self::Sluggish)
     }
 
-    /// Whether it connects again after a restart of the server.
+    /// Returns whether it reconnects after a restart of the server.
     pub(super) const fn comes_back(self) -> bool {
         matches!(self, Self::Reader | Self::Stream)
     }
 }
 
-/// A way to break the protocol.
+/// A way to violate the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Breach {
     Unmasked,
@@ -101,7 +99,7 @@ impl Breach {
         Self::TooLong,
     ];
 
-    /// What the server must close it with.
+    /// Returns the code with which the server must close it.
     pub(super) const fn code(self) -> u16 {
         match self {
             Self::NotUtf8 => 1007,
@@ -110,7 +108,7 @@ impl Breach {
         }
     }
 
-    /// What is sent.
+    /// Returns the bytes to send.
     pub(super) fn bytes(self, random: &mut Random) -> Vec<u8> {
         let key = random.key();
         let mut out = Vec::new();
@@ -133,63 +131,61 @@ impl Breach {
     }
 }
 
-/// A way to go.
+/// A way to disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
-    /// With a close frame, as it should be.
+    /// Sends a close frame.
     Close,
-    /// Sends no more, and waits for the server to close.
+    /// Closes its sending side, and waits for the server to close.
     Half,
-    /// Closes the socket.
     Drop,
     /// Resets the connection.
     Reset,
 }
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The SYN is out.
+    /// The SYN is sent.
     Connecting,
-    /// The request is out.
+    /// The request is sent.
     Upgrading,
-    /// The server has accepted, and has not said yet that it is in the room.
+    /// The server has accepted, but not yet confirmed the join.
     Joining,
     Open,
-    /// We, or the server, want it to end.
+    /// We or the server have started to close it.
     Ending,
 }
 
-/// One connection.
 pub(super) struct Client {
     pub(super) socket: TcpStream,
     pub(super) role: Role,
     pub(super) stage: Stage,
-    /// When it came so far.
+    /// When it reached this stage.
     pub(super) since: Instant,
-    /// What the answer to its request must hold.
+    /// The expected `Sec-WebSocket-Accept`.
     pub(super) accept: Accept,
-    /// The start of what has not all come yet.
+    /// Bytes of an incomplete frame.
     pub(super) part: Vec<u8>,
-    /// What the socket has not taken yet.
+    /// Bytes that the socket has not accepted yet.
     pub(super) out: Vec<u8>,
-    /// What it has had, once it is in the room.
+    /// What it has received since it joined the room.
     pub(super) track: Option<Track>,
-    /// Whether a slow one has been told to read.
+    /// Whether a slow reader has been told to read.
     pub(super) awake: bool,
-    /// How it goes, if that is our doing.
+    /// How it leaves, if we decided that.
     pub(super) leave: Option<Leave>,
-    /// The server's close code; 1005 when it gave none.
+    /// The server's close code; 1005 if it sent none.
     pub(super) code: Option<u16>,
 }
 
 impl Client {
-    /// One that is being connected.
+    /// Starts a connection.
     pub(super) fn connect(role: Role, addr: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        // So that no port waits for its time. Those that leave in another way say so.
+        // So that its port is not kept in TIME_WAIT. `close_softly` undoes this.
         socket.set_linger(Some(Duration::ZERO))?;
         if role.is_slow() {
             socket.set_recv_buffer_size(SMALL_BUFFER)?;
@@ -213,13 +209,13 @@ impl Client {
         })
     }
 
-    /// The next stage.
+    /// Enters a stage.
     pub(super) fn enter(&mut self, stage: Stage) {
         self.stage = stage;
         self.since = Instant::now();
     }
 
-    /// Whether to read what comes.
+    /// Returns whether to read what arrives.
     pub(super) const fn reads(&self) -> bool {
         match self.role {
             Role::Never | Role::Stalled | Role::Newest | Role::Sluggish => {
@@ -229,12 +225,12 @@ impl Client {
         }
     }
 
-    /// Whether everything that was sent is to come to it.
+    /// Returns whether everything sent must reach it.
     pub(super) fn is_owed(&self) -> bool {
         self.stage == Stage::Open && (self.role.is_careful() || (self.role == Role::Newest && self.awake))
     }
 
-    /// Sends what the socket takes.
+    /// Writes what the socket accepts.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let mut sent = 0;
         let outcome = loop {
@@ -252,7 +248,7 @@ impl Client {
         outcome
     }
 
-    /// Sends no more.
+    /// Closes the sending side.
     pub(super) fn shut(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
@@ -263,7 +259,7 @@ impl Client {
     }
 }
 
-/// Whether the connection is on its way.
+/// Returns whether the connection is in progress.
 fn is_pending(error: &io::Error) -> bool {
     // `io::ErrorKind::InProgress` is not stable yet.
     #[cfg(unix)]

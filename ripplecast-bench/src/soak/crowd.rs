@@ -1,4 +1,5 @@
-//! All connections of the test: opens them, reads and writes what is ready, and checks everything that comes. One thread.
+//! All connections of the test: opens them, reads and writes what is ready, and checks everything that arrives. One
+//! thread.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,69 +19,65 @@ use super::{
 };
 use crate::load::{frames, handshake, random::Random};
 
-/// Connections in the making at a time.
+/// The most connections being opened at a time.
 const MAKING: usize = 128;
-/// Bytes read at a time.
+/// Bytes per read.
 const BUFFER: usize = 256 << 10;
-/// Bytes that a sluggish reader takes every `TICK`: less than a burst brings, more than comes otherwise.
+/// Bytes that a sluggish reader reads every `TICK`: less than a burst sends, more than arrives otherwise.
 const SIP: usize = 2 << 10;
-/// How often what depends on the clock is looked at.
+/// The interval of time-based checks.
 const TICK: Duration = Duration::from_millis(50);
-/// How often a slow reader shows that it is there, so that only its slowness can be held against it.
+/// The interval at which a slow reader sends a pong, so that it can only be closed for being slow.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-/// Time in which a connection must be in the room.
+/// The time limit for joining the room.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
-/// Time in which a connection must have ended: the server's own limit for its peer's close frame, and as much again.
+/// The time limit for closing a connection: twice the server's own limit for its peer's close frame.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// What may be expected of the server.
+/// What can be expected of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Everything.
     Up,
-    /// That it says goodbye.
+    /// That it closes connections properly.
     Stopping,
-    /// Nothing.
     Down,
 }
 
-/// What was done and seen, since the run or the life began.
+/// Counts of actions and observations since the start of the run or the life.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
-    /// Connections that were in the room.
+    /// Connections that joined the room.
     pub(super) opened: u64,
-    /// Messages that were sent.
     pub(super) sent: u64,
-    /// Messages that came, to all together.
+    /// Messages received, summed over all connections.
     pub(super) received: u64,
-    /// Slow readers that were told so, with 1013.
+    /// Slow readers closed with 1013.
     pub(super) slow: u64,
-    /// Breaches of the protocol that were answered as they should be.
+    /// Protocol violations answered correctly.
     pub(super) breaches: u64,
-    /// Connections that were told of a restart, or whose stream ended with one.
+    /// Connections that received a close for a restart, or whose stream ended with one.
     pub(super) farewells: u64,
 }
 
-/// All connections.
 pub(super) struct Crowd {
     poll: Poll,
-    /// Filled by the poller; kept to save its allocation.
+    /// Filled by the poller; kept to avoid reallocation.
     events: Events,
-    /// By their tokens, which are never used again.
+    /// By token. Tokens are never reused.
     clients: BTreeMap<usize, Client>,
     next_token: usize,
-    /// Bytes as they were read, for whichever connection has its turn.
+    /// The read buffer, shared by all connections.
     buffer: Vec<u8>,
     addr: SocketAddr,
-    /// The mark of the server's life.
+    /// The number of the server's life.
     life: u32,
     /// Messages sent in this life, by publisher.
     sent: [u32; PUBLISHERS],
     publishers: [Option<usize>; PUBLISHERS],
     pub(super) standing: Standing,
-    /// To be opened, when the server is up.
+    /// Connections to open when the server is up.
     waiting: VecDeque<Role>,
-    /// Connections on their way.
+    /// Connections being opened.
     making: usize,
     next_tick: Instant,
     next_sign: Instant,
@@ -93,7 +90,7 @@ impl Crowd {
     pub(super) fn new(random: Random) -> Result<Self> {
         let now = Instant::now();
         Ok(Self {
-            poll: Poll::new().map_err(|error| format!("no poller: {error}"))?,
+            poll: Poll::new().map_err(|error| format!("failed to create a poller: {error}"))?,
             events: Events::with_capacity(1024),
             clients: BTreeMap::new(),
             next_token: 0,
@@ -113,7 +110,7 @@ impl Crowd {
         })
     }
 
-    /// A new server is up. Those who were cut off come back, all at once.
+    /// Starts a new life: the server is up, and the connections that were cut off reconnect at once.
     pub(super) fn begin_life(&mut self, addr: SocketAddr) {
         self.addr = addr;
         self.life = self.random.next() as u32;
@@ -122,22 +119,22 @@ impl Crowd {
         self.tally = Tally::default();
     }
 
-    /// The server is gone. Whoever has not heard of it never will.
+    /// Ends a life: the server has exited. Connections that have not received a close never will.
     pub(super) fn end_life(&mut self) {
         for client in mem::take(&mut self.clients).into_values() {
-            self.gone(&client, "was still connected when the server had ended");
+            self.gone(&client, "was still connected when the server had exited");
         }
         self.standing = Standing::Down;
         self.publishers = [None; PUBLISHERS];
         self.making = 0;
     }
 
-    /// Opens connections in the turns that follow.
+    /// Queues connections, which the following turns open.
     pub(super) fn add(&mut self, role: Role, count: usize) {
         self.waiting.extend(std::iter::repeat_n(role, count));
     }
 
-    /// Opens the publishers that are missing.
+    /// Queues the missing publishers.
     pub(super) fn add_publishers(&mut self) {
         for index in 0..PUBLISHERS as u8 {
             if self.publishers[usize::from(index)].is_none() {
@@ -146,41 +143,42 @@ impl Crowd {
         }
     }
 
-    /// Connections that there are.
+    /// Returns the number of connections.
     pub(super) fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Connections that are still to be opened, or on their way into the room.
+    /// Returns the number of connections that are queued, or have not joined the room yet.
     pub(super) fn arriving(&self) -> usize {
         self.waiting.len() + self.making
     }
 
-    /// Those of a kind that are in the room.
+    /// Returns the connections of some roles that are in the room.
     pub(super) fn open(&self, which: impl Fn(Role) -> bool) -> Vec<usize> {
         let open =
             self.clients.iter().filter(|(_, client)| client.stage == Stage::Open && which(client.role));
         open.map(|(token, _)| *token).collect()
     }
 
-    /// Messages that have not come to someone to whom they should.
+    /// Returns the number of deliveries that are still expected.
     pub(super) fn owed(&self) -> u64 {
         let owed = self.clients.values().filter(|client| client.is_owed());
         owed.filter_map(|client| client.track.map(|track| u64::from(track.missing(&self.sent)))).sum()
     }
 
-    /// Notes what never came.
+    /// Records the deliveries that never happened as faults.
     pub(super) fn note_lost(&mut self) {
         for (token, client) in self.clients.iter().filter(|(_, client)| client.is_owed()) {
             let missing = client.track.map_or(0, |track| track.missing(&self.sent));
             if missing > 0 {
-                let example = format!("connection {token} ({:?}) never got the last {missing}", client.role);
+                let example =
+                    format!("connection {token} ({:?}) never received the last {missing}", client.role);
                 self.faults.add("messages lost", example);
             }
         }
     }
 
-    /// Sends a message from a publisher, if it is there.
+    /// Sends a message from a publisher, if it is connected.
     pub(super) fn publish(&mut self, publisher: usize, size: usize) {
         let Some(client) = self.publishers[publisher].and_then(|token| self.clients.get_mut(&token)) else {
             return;
@@ -192,11 +190,11 @@ impl Crowd {
         frames::encode(frames::TEXT, &mark.message(size), self.random.key(), &mut client.out);
         self.sent[publisher] += 1;
         self.tally.sent += 1;
-        // What fails here is seen when it is read.
+        // Errors show up when it is read.
         let _ = client.flush();
     }
 
-    /// Has one go.
+    /// Makes a connection leave.
     pub(super) fn leave(&mut self, token: usize, how: Leave) {
         let Some(mut client) = self.clients.remove(&token) else { return };
         if let Role::Publisher(index) = client.role {
@@ -218,7 +216,7 @@ impl Crowd {
         self.clients.insert(token, client);
     }
 
-    /// Tells slow readers of a kind to read.
+    /// Tells the slow readers with a role to read.
     pub(super) fn wake(&mut self, role: Role) {
         for token in self.open(|other| other == role) {
             if let Some(client) = self.clients.get_mut(&token) {
@@ -228,7 +226,7 @@ impl Crowd {
         }
     }
 
-    /// One round: opens, polls for at most `wait`, reads and writes.
+    /// Runs one turn: opens connections, polls for at most `wait`, reads and writes.
     pub(super) fn turn(&mut self, wait: Duration) -> Result<()> {
         self.start_waiting();
         let mut events = mem::replace(&mut self.events, Events::with_capacity(0));
@@ -250,7 +248,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Does something with a client, which goes away if that says why.
+    /// Runs `work` on a client, and removes the client if it returns an error.
     fn with(&mut self, token: usize, work: impl FnOnce(&mut Self, &mut Client) -> Result<()>) {
         let Some(mut client) = self.clients.remove(&token) else { return };
         let before = client.stage;
@@ -285,7 +283,7 @@ impl Crowd {
                     self.next_token += 1;
                     self.making += 1;
                 }
-                Err(error) => self.faults.add("connections that could not be made", error.to_string()),
+                Err(error) => self.faults.add("connections that failed to open", error.to_string()),
             }
         }
     }
@@ -307,7 +305,7 @@ impl Crowd {
     fn on_writable(&mut self, client: &mut Client) -> Result<()> {
         if client.stage == Stage::Connecting {
             if let Some(error) = client.socket.take_error().map_err(|error| error.to_string())? {
-                return Err(format!("could not connect: {error}"));
+                return Err(format!("failed to connect: {error}"));
             }
             if client.socket.peer_addr().is_err() {
                 return Ok(());
@@ -315,7 +313,7 @@ impl Crowd {
             self.request(client);
             client.enter(Stage::Upgrading);
         }
-        // What fails here is seen when it is read.
+        // Errors show up when it is read.
         let _ = client.flush();
         if client.role == Role::Rude && client.out.is_empty() {
             return Err("went".to_owned());
@@ -336,8 +334,8 @@ impl Crowd {
         }
     }
 
-    /// Reads until there is no more, or `most` bytes have come. The error is why the connection has ended; it goes on from
-    /// "it".
+    /// Reads until nothing more is available, or `most` bytes have arrived. An error says why the connection has ended,
+    /// as a phrase without a subject.
     fn read(&mut self, client: &mut Client, most: usize) -> Result<()> {
         let mut buffer = mem::take(&mut self.buffer);
         let outcome = self.read_into(&mut buffer, client, most);
@@ -350,7 +348,7 @@ impl Crowd {
             let kept = client.part.len();
             let room = most.min(buffer.len() - kept);
             if room == 0 {
-                return Err("got a frame without an end".to_owned());
+                return Err("received a frame that is too long".to_owned());
             }
             let new = match client.socket.read(&mut buffer[kept..kept + room]) {
                 Ok(0) => return Err("was closed".to_owned()),
@@ -364,14 +362,14 @@ impl Crowd {
             client.part.clear();
             let left = self.take(client, &buffer[..kept + new])?;
             client.part.extend_from_slice(left);
-            // One that has just become slow reads no further.
+            // A client that has just become slow stops reading.
             if most != usize::MAX || !client.reads() {
                 return Ok(());
             }
         }
     }
 
-    /// Handles what has come, and returns what is not whole yet.
+    /// Handles what has arrived, and returns the incomplete rest.
     fn take<'a>(&mut self, client: &mut Client, bytes: &'a [u8]) -> Result<&'a [u8]> {
         let mut rest = bytes;
         if client.stage == Stage::Upgrading {
@@ -428,7 +426,7 @@ impl Crowd {
         self.tally.received += 1;
         let Some(mark) = Mark::of(payload) else {
             let text = String::from_utf8_lossy(payload);
-            self.faults.add("messages that came mutilated", format!("{:?} got {text:?}", client.role));
+            self.faults.add("corrupted messages", format!("{:?} received {text:?}", client.role));
             return;
         };
         if mark.life != self.life {
@@ -437,20 +435,20 @@ impl Crowd {
         }
         match track.take(mark) {
             Ok(()) => {}
-            // It loses the oldest, by its own wish.
+            // It chose to lose the oldest messages.
             Err(Misplaced::Gap(_)) if client.role == Role::Newest => {}
             Err(Misplaced::Gap(count)) => {
-                let example = format!("{:?} got {mark:?}, and not the {count} before it", client.role);
+                let example = format!("{:?} received {mark:?} without the {count} before it", client.role);
                 self.faults.add("messages lost", example);
             }
             Err(Misplaced::Again) => {
-                let example = format!("{:?} got {mark:?} after it, or after a later one", client.role);
-                self.faults.add("messages that came twice or out of order", example);
+                let example = format!("{:?} received {mark:?} again, or after a later one", client.role);
+                self.faults.add("duplicate or reordered messages", example);
             }
         }
     }
 
-    /// The server says that a client is in the room.
+    /// Handles the server's confirmation that a client is in the room.
     fn joined(&mut self, client: &mut Client) {
         if client.stage != Stage::Joining {
             self.faults.add("connections that joined twice", format!("{:?}", client.role));
@@ -466,11 +464,11 @@ impl Crowd {
         }
     }
 
-    /// What depends on the clock.
+    /// Performs the time-based checks.
     fn tick(&mut self, now: Instant) {
         let sips = |client: &Client| match client.stage {
             Stage::Open => client.role == Role::Sluggish,
-            // The end may have come while it did not look.
+            // A slow reader may not have read the close yet.
             Stage::Ending => client.role.is_slow(),
             _ => false,
         };
@@ -493,7 +491,7 @@ impl Crowd {
         }
     }
 
-    /// Notes those for whom the server has taken too long, and lets them go.
+    /// Records connections for which the server took too long, and drops them.
     fn note_late(&mut self, now: Instant) {
         let late = self.clients.iter().filter(|(_, client)| {
             let limit = match client.stage {
@@ -508,15 +506,15 @@ impl Crowd {
             let Some(client) = self.clients.remove(&token) else { continue };
             let example = format!("{:?}, {:?}, leaving by {:?}", client.role, client.stage, client.leave);
             if client.stage == Stage::Ending {
-                self.faults.add("connections that the server did not end", example);
+                self.faults.add("connections that the server did not close", example);
             } else {
                 self.making = self.making.saturating_sub(1);
-                self.faults.add("connections that never came into the room", example);
+                self.faults.add("connections that never joined the room", example);
             }
         }
     }
 
-    /// A connection has ended, and not by closing our socket. Notes it if that is wrong.
+    /// Handles the end of a connection that we did not close. Records a fault if it is wrong.
     fn gone(&mut self, client: &Client, why: &str) {
         if let Role::Publisher(index) = client.role {
             self.publishers[usize::from(index)] = None;
@@ -529,7 +527,7 @@ impl Crowd {
         }
     }
 
-    /// What is wrong with an end, if anything is.
+    /// Returns what is wrong with the end of a connection, if anything.
     fn wrong_end(&mut self, client: &Client, why: &str) -> Option<(&'static str, String)> {
         let Client { role, stage, leave, code, .. } = *client;
         let example = match code {
@@ -539,41 +537,41 @@ impl Crowd {
         match (self.standing, role, code) {
             (Standing::Down, ..) | (_, Role::Rude, _) => None,
             (standing, ..) if !matches!(stage, Stage::Open | Stage::Ending) => (standing == Standing::Up)
-                .then(|| ("connections that never came into the room", format!("{stage:?}: {example}"))),
-            // The server was faster, as it should be with a slow reader.
+                .then(|| ("connections that never joined the room", format!("{stage:?}: {example}"))),
+            // The server closed first, as it should with a slow reader.
             (Standing::Up, role, Some(1013)) if role.may_be_too_slow() => {
                 self.tally.slow += 1;
                 None
             }
             (standing, ..) if leave.is_some() => {
-                // One that reads slowly may be closed meanwhile, and find the connection gone.
+                // A slow reader may have been closed in the meantime, and find the connection reset.
                 let sure = standing == Standing::Up && !role.may_be_too_slow();
                 let asked = sure && leave == Some(Leave::Close) && code != Some(1000);
-                asked.then_some(("close frames that were not answered with 1000", example))
+                asked.then_some(("close frames not answered with 1000", example))
             }
             (Standing::Up, Role::Breaker(breach), Some(code)) if code == breach.code() => {
                 self.tally.breaches += 1;
                 None
             }
             (Standing::Up, Role::Breaker(breach), _) => {
-                Some(("breaches that were answered wrongly", format!("{breach:?}: {example}")))
+                Some(("protocol violations answered incorrectly", format!("{breach:?}: {example}")))
             }
-            // One that reads too late finds the connection gone.
+            // A reader that reads too late finds the connection reset.
             (Standing::Up, role, None) if role.may_be_too_slow() => None,
-            (Standing::Up, ..) => Some(("connections that the server ended without a reason", example)),
+            (Standing::Up, ..) => Some(("connections that the server closed without a reason", example)),
             (Standing::Stopping, Role::Stream, _) | (Standing::Stopping, _, Some(1001 | 1012)) => {
                 self.tally.farewells += 1;
                 None
             }
             (Standing::Stopping, ..) if role.is_careful() => {
-                Some(("connections that were told nothing at a graceful restart", example))
+                Some(("connections without a close frame at a graceful restart", example))
             }
             (Standing::Stopping, ..) => None,
         }
     }
 }
 
-/// How long a good head of an event stream at the start of `bytes` is; `None` when it has not ended.
+/// Returns the length of a valid event-stream response head at the start of `bytes`, or `None` if it is incomplete.
 fn ok_head(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else { return Ok(None) };
     if bytes.starts_with(b"HTTP/1.1 200 ") {

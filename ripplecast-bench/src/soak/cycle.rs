@@ -1,4 +1,5 @@
-//! One life of the server, cycle by cycle: all come, come and go, are too slow, are silent, go; then the server is looked at.
+//! One life of the server, cycle by cycle: connections arrive, come and go, read too slowly, stay silent and leave;
+//! then the server is checked.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -17,47 +18,44 @@ use super::{
     server::{self, Server},
 };
 
-/// Time between two messages, when it is no burst: 40 a second.
+/// The interval between messages outside of bursts: 40 per second.
 const TRICKLE: Duration = Duration::from_millis(25);
-/// Messages of a burst, from all publishers together, and their size.
+/// The number of messages in a burst, from all publishers together, and their size.
 const BURST: (usize, usize) = (3_000, 512);
-/// Bursts after which a reader that never reads must have been closed.
+/// The number of bursts after which a reader that never reads must have been closed.
 const BURSTS: usize = 8;
-/// How long all connections may take to come, or to go: more than the limits of each, so that it is told which.
+/// The time limit for all connections to arrive, or to leave: longer than the limits of each one, so that faults name
+/// the connection.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long nothing may come before what has not come counts as lost.
+/// Silence after which missing messages count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long the server may take to count the last of its connections as closed: beyond its own limit for a close frame.
+/// The time limit for the server to count its last connections as closed: longer than its own limit for a close frame.
 const COUNT_LIMIT: Duration = Duration::from_secs(10);
-/// Mean time between two that leave while others come, if there are a thousand.
+/// The mean interval between two departures while others arrive, with a thousand connections.
 const LEAVE_EVERY: Duration = Duration::from_millis(40);
-/// Mean time between two that break the protocol, each with one that goes with half a request.
+/// The mean interval between two protocol violations, each together with a half-sent request.
 const BREAK_EVERY: Duration = Duration::from_millis(150);
 
-/// The test while it runs.
+/// The state of a run.
 pub(super) struct Run<'a> {
     pub(super) crowd: Crowd,
-    /// The server, while there is one.
     server: Option<Server>,
-    /// Its port, which it keeps.
+    /// Its port, which stays the same.
     port: u16,
-    /// Connections at the peak.
     connections: usize,
-    /// How long a cycle takes.
+    /// The duration of a cycle.
     cycle: Duration,
-    /// Set by Ctrl-C.
     stop: &'a AtomicBool,
     pub(super) report: Report,
     next_message: Instant,
-    /// The life, from 1.
+    /// The number of the current life, from 1.
     life: usize,
 }
 
 /// Why a life ends early.
 enum Halt {
-    /// Ctrl-C.
     Stopped,
-    /// The test can't go on.
+    /// The test cannot continue.
     Broken(String),
 }
 
@@ -79,11 +77,11 @@ impl<'a> Run<'a> {
         Self { crowd, server: None, port: 0, connections, cycle, stop, report, next_message, life: 0 }
     }
 
-    /// One life of the server. Whether to go on.
+    /// Runs one life of the server. Returns whether to continue.
     pub(super) fn life(&mut self, life: Life) -> bool {
         self.life += 1;
         let outcome = self.live(life);
-        // After an early end it may still be there.
+        // After an early end, it may still be running.
         self.server = None;
         match outcome {
             Ok(()) => true,
@@ -92,7 +90,7 @@ impl<'a> Run<'a> {
                 false
             }
             Err(Halt::Broken(why)) => {
-                self.crowd.faults.add("the test could not go on", why);
+                self.crowd.faults.add("the test could not continue", why);
                 false
             }
         }
@@ -127,7 +125,7 @@ impl<'a> Run<'a> {
         outcome
     }
 
-    /// All come, and all go.
+    /// Runs one cycle: all connections arrive, and all leave.
     fn one_cycle(&mut self, baseline: Option<Footprint>, rooms: u64) -> Result<Footprint, Halt> {
         let (before, faults) = (self.crowd.tally, self.crowd.faults.count());
         self.arrive()?;
@@ -156,11 +154,11 @@ impl<'a> Run<'a> {
         Ok(footprint)
     }
 
-    /// Fills up to the number of connections, while few messages go.
+    /// Opens all connections while few messages are sent.
     fn arrive(&mut self) -> Result<(), Halt> {
         let streams = self.connections / 8;
         let here = |crowd: &Crowd, wanted: Role| crowd.open(|role| role == wanted).len();
-        // Those that come back after a restart are on their way already.
+        // Connections from before a restart are already reconnecting.
         self.all_come()?;
         self.crowd.add_publishers();
         let readers = self.connections - streams - PUBLISHERS;
@@ -169,7 +167,7 @@ impl<'a> Run<'a> {
         self.all_come()
     }
 
-    /// Some go, in all ways that there are, and others come; some break the protocol.
+    /// Makes some connections leave in various ways while others arrive, and some violate the protocol.
     fn come_and_go(&mut self, time: Duration) -> Result<(), Halt> {
         let until = Instant::now() + time;
         let every = LEAVE_EVERY.mul_f64(1000.0 / self.connections as f64);
@@ -197,7 +195,8 @@ impl<'a> Run<'a> {
         self.all_come()
     }
 
-    /// Slow readers come, and bursts go on until those that read nothing have been closed. How many slow consumers there were.
+    /// Adds slow readers, and sends bursts until those that read nothing have been closed. Returns the number of slow
+    /// consumers.
     fn overrun(&mut self) -> Result<u64, Halt> {
         let count = self.connections / 100 + 1;
         let before = self.server()?.counts()?.slow_consumers;
@@ -214,7 +213,7 @@ impl<'a> Run<'a> {
             }
         }
         if closed < 2 * count as u64 {
-            let example = format!("of {} that read nothing, {closed} were closed", 2 * count);
+            let example = format!("{closed} of {} that read nothing were closed", 2 * count);
             self.crowd.faults.add("slow readers that were not closed", example);
         }
         self.crowd.wake(Role::Stalled);
@@ -222,7 +221,7 @@ impl<'a> Run<'a> {
         Ok(closed)
     }
 
-    /// Many messages at once; returns when they have come to all that read.
+    /// Sends many messages at once. Returns when all readers have received them.
     fn burst(&mut self) -> Result<(), Halt> {
         for _ in 0..BURST.0 / PUBLISHERS {
             for publisher in 0..PUBLISHERS {
@@ -232,7 +231,7 @@ impl<'a> Run<'a> {
         self.all_have_all()
     }
 
-    /// Turns until everything has come to whom it should, or nothing comes any more.
+    /// Runs turns until everything is delivered, or nothing more arrives.
     fn all_have_all(&mut self) -> Result<(), Halt> {
         let (mut received, mut progress) = (self.crowd.tally.received, Instant::now());
         while self.crowd.owed() > 0 && progress.elapsed() < SILENCE {
@@ -244,7 +243,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// A last word from each publisher; then everything must have come.
+    /// Sends a last message from each publisher. After that, everything must have been delivered.
     fn settle(&mut self) -> Result<(), Halt> {
         for publisher in 0..PUBLISHERS {
             self.crowd.publish(publisher, MARK);
@@ -254,20 +253,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// All go, in all ways that there are.
+    /// Makes all connections leave, in various ways.
     fn all_leave(&mut self) -> Result<(), Halt> {
         for who in self.crowd.open(|_| true) {
             let how = self.way();
             self.crowd.leave(who, how);
-            // A storm, but not one that only the kernel sees.
+            // Fast, but not so fast that only the kernel sees it.
             if who % 64 == 0 {
                 self.turn(Duration::ZERO, false)?;
             }
         }
-        self.wait("to go", false, Crowd::len)
+        self.wait("to leave", false, Crowd::len)
     }
 
-    /// The counts, as soon as everything that was opened is closed.
+    /// Returns the server's counts as soon as everything that was opened is closed.
     fn closed_counts(&mut self) -> Result<Counts, Halt> {
         let deadline = Instant::now() + COUNT_LIMIT;
         loop {
@@ -279,33 +278,33 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Compares what the server counted with what was done, and what it holds with what it held.
+    /// Compares the server's counts with the client's, and its footprint with the baseline.
     fn judge(&mut self, counts: Counts, baseline: Footprint, now: Footprint) {
         let tally = self.crowd.tally;
         let must = [
-            ("connections that are open", counts.connections, 0),
-            ("connections that were opened", counts.opened, tally.opened),
-            ("connections that were closed", counts.closed, tally.opened),
-            ("messages that it received", counts.messages, tally.sent),
-            ("breaches of the protocol", counts.protocol_errors, tally.breaches),
-            ("callbacks that failed", counts.failed_callbacks, 0),
+            ("open connections", counts.connections, 0),
+            ("connections opened", counts.opened, tally.opened),
+            ("connections closed", counts.closed, tally.opened),
+            ("messages received", counts.messages, tally.sent),
+            ("protocol violations", counts.protocol_errors, tally.breaches),
+            ("failed callbacks", counts.failed_callbacks, 0),
         ];
         for (what, counted, right) in must {
             if counted != right {
-                let example = format!("life {}: {counted} {what}, and {right} would be right", self.life);
-                self.crowd.faults.add("counts of the server that are wrong", example);
+                let example = format!("life {}: {counted} {what}, expected {right}", self.life);
+                self.crowd.faults.add("wrong counts", example);
             }
         }
         if tally.slow > counts.slow_consumers {
-            let example = format!("{} were told with 1013, {} counted", tally.slow, counts.slow_consumers);
-            self.crowd.faults.add("counts of the server that are wrong", example);
+            let example = format!("{} closed with 1013, {} counted", tally.slow, counts.slow_consumers);
+            self.crowd.faults.add("wrong counts", example);
         }
         for found in left_behind(baseline, now) {
-            self.crowd.faults.add("what was left behind", format!("life {}: {found}", self.life));
+            self.crowd.faults.add("resources left behind", format!("life {}: {found}", self.life));
         }
     }
 
-    /// The end of a life, in the middle of everything.
+    /// Ends a life in the middle of everything.
     fn finale(&mut self, end: End) -> Result<(), Halt> {
         self.arrive()?;
         self.come_and_go(self.cycle.mul_f64(0.1))?;
@@ -327,7 +326,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Asks the server to end, and sees that everyone is told and that it does.
+    /// Asks the server to stop, and checks that every connection receives a close and that the server exits.
     fn terminate(&mut self) -> Result<(), Halt> {
         let begin = Instant::now();
         self.crowd.standing = Standing::Stopping;
@@ -343,13 +342,13 @@ impl<'a> Run<'a> {
         };
         match status {
             Some(status) if status.success() => {}
-            Some(status) => self.crowd.faults.add("servers that ended badly", format!("{status}")),
+            Some(status) => self.crowd.faults.add("servers that exited with an error", format!("{status}")),
             None => {
-                let example = format!("it was still there {} s after SIGTERM", server::END_LIMIT.as_secs());
-                self.crowd.faults.add("servers that did not end", example);
+                let example = format!("still running {} s after SIGTERM", server::END_LIMIT.as_secs());
+                self.crowd.faults.add("servers that did not stop", example);
             }
         }
-        // What it has sent is still on its way through the kernel.
+        // Its last frames may still be in the kernel's buffers.
         let deadline = Instant::now() + SILENCE;
         while !self.crowd.open(Role::is_careful).is_empty() && Instant::now() < deadline {
             self.crowd.turn(Duration::from_millis(20))?;
@@ -358,12 +357,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Turns until everybody is in the room.
+    /// Runs turns until everyone is in the room.
     fn all_come(&mut self) -> Result<(), Halt> {
-        self.wait("to come", true, Crowd::arriving)
+        self.wait("to join", true, Crowd::arriving)
     }
 
-    /// Turns until nobody is left of those that are waited for.
+    /// Runs turns until `left` returns 0.
     fn wait(&mut self, what: &str, trickle: bool, left: impl Fn(&Crowd) -> usize) -> Result<(), Halt> {
         let deadline = Instant::now() + PATIENCE;
         while left(&self.crowd) > 0 {
@@ -379,7 +378,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Turns for a while.
+    /// Runs turns for a while.
     fn turns(&mut self, time: Duration, trickle: bool) -> Result<(), Halt> {
         let until = Instant::now() + time;
         while Instant::now() < until {
@@ -388,13 +387,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One turn, and a message if one is due.
+    /// Runs one turn, and sends a message if one is due.
     fn turn(&mut self, wait: Duration, trickle: bool) -> Result<(), Halt> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Halt::Stopped);
         }
         if let Some(status) = self.server()?.ended() {
-            return Err(Halt::Broken(format!("life {}: the server ended by itself: {status}", self.life)));
+            return Err(Halt::Broken(format!("life {}: the server exited: {status}", self.life)));
         }
         let now = Instant::now();
         if trickle && now >= self.next_message {
@@ -406,10 +405,10 @@ impl<'a> Run<'a> {
     }
 
     fn server(&mut self) -> Result<&mut Server, Halt> {
-        self.server.as_mut().ok_or_else(|| Halt::Broken("there is no server".to_owned()))
+        self.server.as_mut().ok_or_else(|| Halt::Broken("no server is running".to_owned()))
     }
 
-    /// A number below `count`.
+    /// Returns a random number below `count`.
     fn pick(&mut self, count: usize) -> usize {
         (self.crowd.random.next() % count as u64) as usize
     }

@@ -1,4 +1,4 @@
-//! What `bench serve` offers to the soak test: one room by several ways, and the hub's counts.
+//! The endpoints of `bench serve` for the soak test: one room with several paths, and the hub's counts.
 
 use std::{io::Read as _, time::Duration};
 
@@ -11,14 +11,15 @@ use super::message::JOINED;
 
 /// The room that everyone is in.
 const ROOM: &str = "soak";
-/// Outbox of a reader that must get everything: a burst fits even if the driver reads none of it meanwhile.
+/// The outbox of a reader that must receive everything: large enough for a burst that the driver does not
+/// read at all.
 const ROOMY: usize = 64 << 20;
-/// Outbox of a reader that is to be too slow.
+/// The outbox of a reader that must be too slow.
 const TIGHT: usize = 64 << 10;
-/// Longest message; a longer one is the client's fault.
+/// The longest message. Longer ones violate the endpoint's limit.
 pub(super) const LONGEST: usize = 16 << 10;
 
-/// What `/stats` says: those of the hub's counts that are looked at.
+/// The response of `/stats`: the counts of the hub that the test checks.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Counts {
     pub(super) connections: u64,
@@ -50,7 +51,7 @@ pub(crate) fn add(app: App, ping: Duration) -> App {
         .route("/stats", get(async move || Json(counts(&counted))))
 }
 
-/// Resolves at the end of standard input: whoever started this server is gone.
+/// Resolves when standard input closes: the parent process has exited.
 pub(crate) async fn parent_is_gone() {
     let (tell, told) = oneshot::channel();
     std::thread::spawn(move || {
@@ -75,18 +76,17 @@ fn counts(hub: &Hub) -> Counts {
     }
 }
 
-/// Sends each message to everyone.
+/// Broadcasts each message to everyone.
 struct Member {
-    /// Everyone.
     room: Room,
 }
 
 impl ws::Handler for Member {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         conn.join(self.room.name())?;
-        // A room of its own, so that rooms come and go as well.
+        // A room of its own, so that rooms are created and removed as well.
         conn.join(&conn.id().to_string())?;
-        // Whatever is sent once this has come must come too.
+        // Everything sent after the client has received this must reach it.
         conn.push(JOINED).ignore();
         Ok(())
     }

@@ -1,32 +1,33 @@
-//! What is wrong, and what would be.
+//! Faults, and the limits that define them.
 
 use std::{collections::BTreeMap, fmt};
 
-/// Memory that a life may leave behind beyond its first cycle's: so many KiB, or that share of it if this is more. What the
-/// allocator keeps of a burst depends on which thread freed it. A healthy life filled up from 5.3 to 7.9 MiB, then kept
-/// another 2.4 MiB from one cycle on. So the least of the last cycles counts, and only a lump that is larger by far. A leak is
-/// for `growth` to find.
+/// The memory that a life may leave behind beyond its first cycle's: this many KiB, or that fraction of it if that is
+/// more. How much the allocator keeps after a burst depends on which thread freed it. A healthy life grew from 5.3 to
+/// 7.9 MiB, and from one cycle on held another 2.4 MiB. So the minimum of the last cycles counts, and only a much
+/// larger lump is a fault. Finding a leak is the task of `growth`.
 const ALLOWANCE_KIB: u64 = 8192;
 const ALLOWANCE_SHARE: f64 = 0.5;
-/// The first cycles, as a share of all, in which the tables and the allocator's heap fill up to where they stay. They are
-/// left out of the trend. (A life of 42 cycles held 5.3 MiB after its second cycle and 7.1 MiB after its seventh.)
+/// The first cycles, as a fraction of all, in which the tables and the allocator's heap grow to their final size. They
+/// are excluded from the trend. (A life of 42 cycles held 5.3 MiB after its second cycle and 7.1 MiB after its
+/// seventh.)
 const WARM_UP_SHARE: f64 = 0.25;
-/// Growth over the rest of a life that is a finding, as a share of what it holds. 64 bytes that each connection leaves behind
-/// are 30 % in ten minutes with the default settings; the slow filling of a healthy life was at most 6 %.
+/// The growth over the rest of a life that counts as a fault, as a fraction of the memory in use. A leak of 64 bytes
+/// per connection is 30 % in ten minutes with the default settings; the slow growth of a healthy life was at most 6 %.
 const GROWTH_SHARE: f64 = 0.1;
-/// The same in KiB: below this, a share of a small server is a handful of pages.
+/// The same in KiB: below this, a fraction of a small server is a handful of pages.
 const GROWTH_KIB: f64 = 512.0;
-/// Cycles at the end of a life of which the least memory counts.
+/// The number of cycles at the end of a life over which the minimum is taken.
 const LAST: usize = 3;
-/// Cycles that a trend takes, after the warm-up.
+/// The fewest cycles for a trend, after the warm-up.
 const TREND: usize = 6;
-/// Points of which the trend is computed. Those of a longer life are medians of several cycles, so that comparing all with all
-/// stays cheap.
+/// The most points from which the trend is computed. In a longer life, each is the median of several cycles, so that
+/// comparing all pairs stays cheap.
 const POINTS: usize = 48;
-/// Examples that are kept of each kind of fault.
+/// The number of examples kept of each kind of fault.
 const EXAMPLES: usize = 3;
 
-/// All that was wrong, by kind, with the first few examples of each.
+/// All faults by kind, each with a count and the first examples.
 #[derive(Debug, Default)]
 pub(super) struct Faults(BTreeMap<&'static str, (u64, Vec<String>)>);
 
@@ -56,17 +57,17 @@ impl fmt::Display for Faults {
     }
 }
 
-/// What a server holds when nobody is connected.
+/// The resources of a server without connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Footprint {
-    /// Memory that is its own.
+    /// Private memory.
     pub(super) kib: u64,
     pub(super) descriptors: usize,
     pub(super) threads: usize,
     pub(super) rooms: u64,
 }
 
-/// What a cycle has left behind, beside the baseline; memory is judged at the end of a life.
+/// Returns what a cycle has left behind compared with the baseline. Memory is checked at the end of a life.
 pub(super) fn left_behind(baseline: Footprint, now: Footprint) -> Vec<String> {
     let mut found = Vec::new();
     let counts = [
@@ -76,26 +77,25 @@ pub(super) fn left_behind(baseline: Footprint, now: Footprint) -> Vec<String> {
     ];
     for (what, now, then) in counts {
         if now > then {
-            found.push(format!("{now} {what}, and {then} after the first cycle"));
+            found.push(format!("{now} {what}, {then} after the first cycle"));
         }
     }
     found
 }
 
-/// Whether a life ends with more memory than after its first cycle, beyond the allowance.
+/// Returns a description if a life ends with more memory than after its first cycle, beyond the allowance.
 pub(super) fn lump(kib: &[u64]) -> Option<String> {
     let (first, later) = kib.split_first()?;
     let least = later[later.len().saturating_sub(LAST)..].iter().min()?;
     let most = first + ALLOWANCE_KIB.max((*first as f64 * ALLOWANCE_SHARE) as u64);
-    (least > &most)
-        .then(|| format!("at the end no less than {least} KiB, and {first} KiB after the first cycle"))
+    (least > &most).then(|| format!("at least {least} KiB at the end, {first} KiB after the first cycle"))
 }
 
-/// Whether memory grew steadily over the cycles of one life.
+/// Returns a description if memory grew steadily over the cycles of one life.
 ///
-/// The trend is the median of the slopes between all pairs of cycles (Theil–Sen), which a few outliers don't move. One step up
-/// that stays is the allocator's: so for each place at which a step could be, only pairs on the same side of it count, and
-/// the least of these trends is judged. A leak shows wherever the step is assumed.
+/// The trend is the median of the slopes between all pairs of cycles (Theil–Sen), which a few outliers do not affect. A
+/// single step up that stays is due to the allocator. So for each possible position of a step, only pairs on the same
+/// side of it count, and the smallest of these trends is used. A leak shows wherever the step is assumed.
 pub(super) fn growth(kib: &[u64]) -> Option<String> {
     let warm_up = (kib.len() as f64 * WARM_UP_SHARE).ceil() as usize;
     let settled = &kib[warm_up..];
@@ -107,7 +107,7 @@ pub(super) fn growth(kib: &[u64]) -> Option<String> {
     let (grown, level) = (trend * points.len() as f64, median(settled));
     (grown > GROWTH_KIB.max(level * GROWTH_SHARE)).then(|| {
         format!(
-            "it grew by {grown:.0} KiB in the last {} of {} cycles, to {} KiB",
+            "grew by {grown:.0} KiB in the last {} of {} cycles, to {} KiB",
             settled.len(),
             kib.len(),
             settled.last().copied().unwrap_or(0)
@@ -115,7 +115,7 @@ pub(super) fn growth(kib: &[u64]) -> Option<String> {
     })
 }
 
-/// The median slope, in KiB a point, between all pairs of points of the same part.
+/// Returns the median slope between all pairs of points in the same part, in KiB per point.
 fn slope(before: &[f64], after: &[f64]) -> f64 {
     let mut slopes = Vec::new();
     for part in [before, after] {
@@ -141,7 +141,7 @@ mod tests {
     const FOOTPRINT: Footprint = Footprint { kib: 20_000, descriptors: 14, threads: 4, rooms: 2 };
 
     #[test]
-    fn what_is_left_behind_is_named() {
+    fn resources_left_behind_are_reported() {
         assert!(left_behind(FOOTPRINT, FOOTPRINT).is_empty());
         assert!(left_behind(FOOTPRINT, Footprint { kib: 20_500, descriptors: 13, ..FOOTPRINT }).is_empty());
         for (now, name) in [
@@ -156,23 +156,25 @@ mod tests {
 
     #[test]
     fn a_lump_that_stays_is_found() {
-        assert!(lump(&[5000, 5100, 13_300, 13_300, 13_400]).unwrap().contains("13300 KiB, and 5000 KiB"));
+        assert!(
+            lump(&[5000, 5100, 13_300, 13_300, 13_400]).unwrap().contains("13300 KiB at the end, 5000 KiB")
+        );
         assert!(lump(&[5000, 13_300]).is_some());
-        assert_eq!(lump(&[5000, 14_600, 13_600, 7000]), None, "it went away");
+        assert_eq!(lump(&[5000, 14_600, 13_600, 7000]), None, "it was released");
         assert_eq!(lump(&[5000]), None, "nothing to compare");
         assert_eq!(lump(&[20_000, 29_900, 29_900]), None, "within a half");
-        assert_eq!(lump(&STEP), None, "filled up, and a step of the allocator");
+        assert_eq!(lump(&STEP), None, "initial growth, and one step of the allocator");
     }
 
-    /// A healthy life of 24 cycles that failed for a step of the allocator: it filled up to 7.9 MiB, and held 10.3 MiB from one
-    /// cycle on.
+    /// A healthy life of 24 cycles that once failed because of a step of the allocator: it grew to 7.9 MiB, and held
+    /// 10.3 MiB from one cycle on.
     const STEP: [u64; 24] = [
         5410, 5480, 6120, 6890, 7120, 7350, 7610, 7800, 8090, 8010, 8050, 8120, 8040, 8190, 8060, 8110, 8050,
         10_540, 10_500, 10_620, 10_520, 10_580, 10_510, 10_550,
     ];
 
     #[test]
-    fn a_step_that_stays_is_no_growth_wherever_it_is() {
+    fn a_single_step_is_not_growth_at_any_position() {
         assert_eq!(growth(&STEP), None);
         for at in 0..24 {
             let step: Vec<u64> = (0..24).map(|cycle| if cycle < at { 8060 } else { 10_520 }).collect();
@@ -182,22 +184,22 @@ mod tests {
         }
     }
 
-    /// Ups and downs of a flat series, in KiB.
+    /// The fluctuation of a flat series, in KiB.
     const NOISE: [u64; 24] = [
         155, 0, 620, 210, 40, 475, 305, 15, 360, 655, 75, 270, 445, 105, 30, 560, 190, 350, 5, 635, 230, 45,
         415, 120,
     ];
 
     #[test]
-    fn a_steady_growth_is_found() {
+    fn steady_growth_is_found() {
         let leak: Vec<u64> = (0..12).map(|cycle| 20_000 + 1500 * cycle).collect();
         assert!(growth(&leak).unwrap().contains("13500 KiB in the last 9 of 12 cycles, to 36500 KiB"));
-        assert_eq!(growth(&leak[..6]), None, "too few to tell");
+        assert_eq!(growth(&leak[..6]), None, "too few cycles for a trend");
     }
 
-    /// What the default settings do in ten minutes: 24 cycles in the long life, each with some 1,800 connections.
+    /// A run of ten minutes with the default settings: 24 cycles in the long life, each with about 1,800 connections.
     #[test]
-    fn sixty_four_bytes_a_connection_are_found_in_noise_beside_a_step_and_in_a_long_life() {
+    fn a_leak_of_64_bytes_per_connection_is_found_despite_noise_and_a_step() {
         let leaked = |cycle: usize| (cycle * 1800 * 64 / 1024) as u64;
         let noisy: Vec<u64> =
             NOISE.iter().enumerate().map(|(cycle, noise)| 7200 + noise + leaked(cycle)).collect();
@@ -209,14 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn ups_and_downs_are_no_growth() {
+    fn fluctuation_is_not_growth() {
         let noise = [12_000, 20_000, 26_000, 21_000, 30_000, 20_500, 27_000, 29_000, 20_900, 30_000];
         assert_eq!(growth(&noise), None);
         let falling: Vec<u64> = (0..12).map(|cycle| 30_000 - 600 * cycle).collect();
         assert_eq!(growth(&falling), None);
         let filling =
             [5400, 5460, 6100, 6900, 7100, 7250, 7400, 7210, 8100, 7220, 7500, 7300, 7650, 7584, 8292, 7652];
-        assert_eq!(growth(&filling), None, "it filled up, and stayed");
+        assert_eq!(growth(&filling), None, "it grew at first, and stayed");
         assert_eq!(growth(&[800, 900, 950, 1000, 1050, 1080, 1100, 1120]), None, "a handful of pages");
         // Whichever cycle comes first.
         for turn in 0..24 {

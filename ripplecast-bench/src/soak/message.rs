@@ -1,18 +1,17 @@
-//! The messages of a run, and what a reader may see of them.
+//! The messages of a run, and what a reader may receive of them.
 
-/// Publishers of a life, each with numbers of its own.
+/// The number of publishers in a life, each with its own numbering.
 pub(super) const PUBLISHERS: usize = 4;
-/// What the server tells a connection that is in the room.
+/// The confirmation to a connection that it is in the room.
 pub(super) const JOINED: &str = "joined";
-/// Bytes of a mark, and so the shortest message.
+/// The length of a mark in bytes, and so the shortest message.
 pub(super) const MARK: usize = 23;
-/// Longest message.
 pub(super) const LONGEST: usize = 512;
 
-/// What fills a message up.
+/// The filler of messages.
 const FILLER: [u8; LONGEST] = [b'x'; LONGEST];
 
-/// What tells a message from all others: the server's life, the publisher, the number.
+/// Identifies a message: the server's life, the publisher and the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) life: u32,
@@ -21,7 +20,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// The message: `@`, the mark and the length in hexadecimal, filler.
+    /// Returns the message: `@`, the mark and the length in hexadecimal, filler.
     pub(super) fn message(self, size: usize) -> Vec<u8> {
         let Self { life, publisher, number } = self;
         let size = size.clamp(MARK, LONGEST);
@@ -30,7 +29,7 @@ impl Mark {
         text
     }
 
-    /// Reads a message; `None` if it is not whole, or not as it was sent.
+    /// Parses a message. Returns `None` if it is truncated or corrupted.
     pub(super) fn of(message: &[u8]) -> Option<Self> {
         let (mark, filler) = message.split_at_checked(MARK)?;
         let mark = std::str::from_utf8(mark).ok()?.strip_prefix('@')?;
@@ -45,36 +44,36 @@ impl Mark {
     }
 }
 
-/// What is wrong with a message's place.
+/// What is wrong with a message's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misplaced {
-    /// So many before it have not come.
+    /// This many messages before it are missing.
     Gap(u32),
-    /// It came before, or one after it did.
+    /// It is a duplicate, or arrived after a later one.
     Again,
 }
 
-/// What one reader has had from each publisher.
+/// What one reader has received from each publisher.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Track {
     next: [Next; PUBLISHERS],
 }
 
-/// The number that comes next from a publisher.
+/// The next expected number of a publisher.
 #[derive(Clone, Copy, Debug)]
 enum Next {
-    /// None has come. What had not been sent when the reader was in the room must come; some before it may.
+    /// Nothing was received yet. Messages sent after the reader joined must arrive; earlier ones may.
     AtMost(u32),
     Exactly(u32),
 }
 
 impl Track {
-    /// For a reader that is in the room when `sent` messages of each publisher have been sent.
+    /// Creates the state of a reader that joins when `sent` messages of each publisher have been sent.
     pub(super) fn since(sent: &[u32; PUBLISHERS]) -> Self {
         Self { next: sent.map(Next::AtMost) }
     }
 
-    /// A message has come.
+    /// Records a message.
     pub(super) fn take(&mut self, mark: Mark) -> Result<(), Misplaced> {
         let next = &mut self.next[usize::from(mark.publisher)];
         let (Next::AtMost(expected) | Next::Exactly(expected)) = *next;
@@ -86,7 +85,7 @@ impl Track {
         if mark.number > expected { Err(Misplaced::Gap(mark.number - expected)) } else { Ok(()) }
     }
 
-    /// How many of those that were `sent` have not come, at the end of what has.
+    /// Returns how many of the `sent` messages are missing after the last one received.
     pub(super) fn missing(&self, sent: &[u32; PUBLISHERS]) -> u32 {
         let missing = |(next, sent): (&Next, &u32)| {
             let (Next::AtMost(next) | Next::Exactly(next)) = *next;
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_back_as_they_were() {
+    fn messages_round_trip() {
         for (size, number) in [(0, 0), (MARK, 1), (100, 0xDEAD_BEEF), (LONGEST, u32::MAX)] {
             let message = mark(3, number).message(size);
             assert_eq!(message.len(), size.max(MARK));
@@ -126,11 +125,11 @@ mod tests {
         assert_eq!(track.take(mark(0, 0)), Ok(()));
         assert_eq!(track.take(mark(0, 3)), Err(Misplaced::Gap(2)));
         assert_eq!(track.take(mark(0, 4)), Ok(()));
-        assert_eq!(track.take(mark(1, 0)), Ok(()), "each publisher has numbers of its own");
+        assert_eq!(track.take(mark(1, 0)), Ok(()), "each publisher has its own numbering");
     }
 
     #[test]
-    fn what_comes_twice_or_late_is_found() {
+    fn duplicate_and_late_messages_are_found() {
         let mut track = Track::since(&[0; PUBLISHERS]);
         assert_eq!(track.take(mark(2, 0)), Ok(()));
         assert_eq!(track.take(mark(2, 0)), Err(Misplaced::Again));
@@ -139,20 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_after_joining_must_come_and_one_before_it_may() {
+    fn messages_after_joining_must_arrive_and_earlier_ones_may() {
         let sent = [10, 10, 10, 10];
         let mut track = Track::since(&sent);
-        assert_eq!(track.take(mark(0, 8)), Ok(()), "it was under way");
+        assert_eq!(track.take(mark(0, 8)), Ok(()), "it was in flight");
         assert_eq!(track.take(mark(1, 10)), Ok(()));
         assert_eq!(track.take(mark(2, 11)), Err(Misplaced::Gap(1)));
         assert_eq!(track.take(mark(0, 9)), Ok(()));
     }
 
     #[test]
-    fn what_never_came_is_missing() {
+    fn undelivered_messages_are_missing() {
         let mut track = Track::since(&[5, 0, 0, 0]);
         assert_eq!(track.missing(&[5, 0, 0, 0]), 0);
-        assert_eq!(track.missing(&[7, 1, 0, 0]), 3, "not one has come");
+        assert_eq!(track.missing(&[7, 1, 0, 0]), 3, "none has arrived");
         assert_eq!(track.take(mark(0, 5)), Ok(()));
         assert_eq!(track.take(mark(1, 0)), Ok(()));
         assert_eq!(track.missing(&[7, 1, 0, 0]), 1);

@@ -1,35 +1,32 @@
-//! Which lives the server has: one long one, and short ones before and after, which end in one way and the other.
+//! The server's lives: a long one, and short ones before and after it, which alternate between two ways to end.
 
 use std::time::Duration;
 
 use crate::load::random::Random;
 
-/// The long life's part of the time.
+/// The long life's fraction of the time.
 const LONG_SHARE: f64 = 0.55;
-/// Cycles that the long life should have.
+/// The number of cycles in the long life, if time allows.
 const CYCLES: u32 = 12;
-/// Shortest and longest time of a cycle.
+/// The shortest and longest duration of a cycle.
 const CYCLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(10));
-/// Fewest and most short lives.
+/// The fewest and most short lives.
 const SHORT_LIVES: (u32, u32) = (2, 8);
 
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// By SIGTERM.
     Term,
-    /// By SIGKILL.
     Kill,
 }
 
-/// One life of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Life {
     pub(super) time: Duration,
     pub(super) end: End,
 }
 
-/// The lives of a run, and how long a cycle takes.
+/// The lives of a run, and the duration of a cycle.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) lives: Vec<Life>,
@@ -41,7 +38,7 @@ impl Plan {
         let long = total.mul_f64(LONG_SHARE);
         let cycle = (long / CYCLES).clamp(CYCLE.0, CYCLE.1);
         let rest = total - long;
-        // One cycle, and time for the end.
+        // One cycle, plus time for the end.
         let count = (rest.as_secs_f64() / cycle.as_secs_f64() / 1.5) as u32;
         let count = count.clamp(SHORT_LIVES.0, SHORT_LIVES.1);
         let odd = random.next() as u32 & 1;
@@ -61,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_life_has_most_of_the_time_and_both_ends_come() {
+    fn one_life_gets_most_of_the_time_and_both_ends_occur() {
         for seed in 0..50 {
             for minutes in [0.3, 3.0, 10.0, 600.0] {
                 let total = Duration::from_secs_f64(minutes * 60.0);
@@ -80,6 +77,6 @@ mod tests {
             }
         }
         let plan = |seed| Plan::new(Duration::from_secs(60), &mut Random::new(seed)).lives;
-        assert_eq!(plan(3), plan(3), "the same seed plans the same");
+        assert_eq!(plan(3), plan(3), "the same seed gives the same plan");
     }
 }

@@ -1,4 +1,4 @@
-//! What is printed: a line for each cycle, a table of the lives, and the verdict.
+//! The output: a line for each cycle, a table of the lives, and the verdict.
 
 use std::{
     io::Write as _,
@@ -11,35 +11,34 @@ use super::{
     plan::End,
 };
 
-/// What has been printed, and what will be.
+/// What has been printed, and the figures for the final table.
 pub(super) struct Report {
     begin: Instant,
     cycles: usize,
     lives: Vec<LifeLine>,
-    /// By Ctrl-C.
+    /// Whether Ctrl-C was pressed.
     pub(super) interrupted: bool,
 }
 
-/// A cycle.
+/// The figures of a cycle.
 pub(super) struct Line {
     pub(super) life: usize,
-    /// Connections at the same time.
+    /// The most concurrent connections.
     pub(super) peak: usize,
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Slow consumers that the server closed.
+    /// Slow consumers closed by the server.
     pub(super) slow: u64,
-    /// Breaches of the protocol that it answered.
+    /// Protocol violations answered by the server.
     pub(super) breaches: u64,
-    /// Its memory after the burst.
+    /// The server's memory after the burst.
     pub(super) busy: u64,
-    /// What it held when all had gone.
+    /// The server's footprint after all connections had left.
     pub(super) footprint: Footprint,
-    /// What was wrong.
     pub(super) faults: u64,
 }
 
-/// A life.
+/// The figures of a life.
 pub(super) struct LifeLine {
     pub(super) life: usize,
     pub(super) time: Duration,
@@ -69,7 +68,7 @@ impl Report {
         Self { begin: Instant::now(), cycles: 0, lives: Vec::new(), interrupted: false }
     }
 
-    /// A cycle is over.
+    /// Prints a cycle.
     pub(super) fn line(&mut self, line: &Line) {
         self.cycles += 1;
         let Line { life, peak, sent, received, slow, breaches, busy, footprint, faults } = line;
@@ -81,14 +80,14 @@ impl Report {
         ));
     }
 
-    /// A life is over.
+    /// Prints a life.
     pub(super) fn life(&mut self, life: LifeLine) {
         let end = match life.end {
             End::Term => "SIGTERM",
             End::Kill => "SIGKILL",
         };
         say(&format!(
-            "{:>5.1} s {:>4} ended by {end}; {} were told",
+            "{:>5.1} s {:>4} ended by {end}; {} were notified",
             self.begin.elapsed().as_secs_f64(),
             life.life,
             life.tally.farewells
@@ -96,7 +95,7 @@ impl Report {
         self.lives.push(life);
     }
 
-    /// The table and the verdict. The error is one line.
+    /// Prints the table and the verdict. An error is one line.
     pub(super) fn verdict(&self, faults: &Faults) -> Result<(), String> {
         say(&format!(
             "\n{:>4} {:>8} {:>6} {:>12} {:>10} {:>12} {:>6}  end",
@@ -121,13 +120,14 @@ impl Report {
             }
             count => {
                 say(&format!("\nwrong{until}:\n{faults}"));
-                Err(format!("{count} things were wrong; the list is above"))
+                Err(format!("{count} faults found; see the list above"))
             }
         }
     }
 }
 
-/// Prints a line. A closed standard output leaves nobody to tell.
+/// Prints a line. Errors of standard output are ignored: there is no one to report them
+/// to.
 fn say(line: &str) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}");
