@@ -340,7 +340,7 @@ mod tests {
             (&["--host", "example.com"], &["--host", "example.com", "127.0.0.1"]),
             (&["--trusted-proxies", "10.0.0.0/8, x"], &["--trusted-proxies", "\"x\""]),
             (&["--trusted-proxies", "hops:0"], &["--trusted-proxies", "\"hops:0\"", "hops:N"]),
-            (&["--trusted-proxies", "hops:2,loopback"], &["--trusted-proxies", "nothing beside it"]),
+            (&["--trusted-proxies", "hops:2,loopback"], &["--trusted-proxies", "nothing else"]),
             (&["--log", "ripplecast=loud"], &["--log", "loud", "warn"]),
             (&["--inspect-token", "secret"], &["--inspect-token", "6 bytes", "16"]),
             (&["--inspect-token", "0123456789abcdef;"], &["--inspect-token", "letters"]),

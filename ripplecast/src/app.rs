@@ -1,4 +1,4 @@
-//! The app: routes and endpoints, and the server that runs them.
+//! The app: routes, endpoints and the server that runs them.
 
 mod builder;
 
@@ -32,7 +32,7 @@ use crate::{
     ws::IntoEndpoint,
 };
 
-/// Routes and endpoints around a [`Hub`]: builds an [`axum::Router`], or runs the server itself.
+/// Routes and endpoints around a [`Hub`]. Builds an [`axum::Router`], or runs the server itself.
 ///
 /// ```no_run
 /// use ripplecast::{App, Connection, Frame, Result, ws};
@@ -44,43 +44,40 @@ use crate::{
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "an app does nothing until it is run, or made into a router"]
+#[must_use = "an app does nothing until it is run or converted into a router"]
 pub struct App {
-    /// Rooms, connections, state.
     hub: Hub,
-    /// The routes so far.
     router: Router,
-    /// The paths that have an endpoint.
+    /// Paths that already have an endpoint.
     endpoints: HashSet<String>,
-    /// The settings of the accept loop.
     server: Server,
-    /// The header that keeps browsers to TLS.
+    /// The value of `Strict-Transport-Security`.
     hsts: Option<HeaderValue>,
 }
 
 impl App {
-    /// Settings for a new app.
+    /// Creates a builder with the default settings.
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
     }
 
-    /// An app with settings from the environment. Unset or empty variables leave the defaults.
+    /// Builds an app with settings from the environment. Unset and empty variables keep the defaults.
     ///
-    /// | variable | what | default |
+    /// | variable | meaning | default |
     /// |---|---|---|
-    /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory`, or a Redis; see [`HubBuilder::backend`](crate::HubBuilder::backend) | `memory` |
-    /// | `RIPPLECAST_BACKEND_OPTIONAL` | `1` starts also while the backend can't be reached | `0` |
+    /// | `RIPPLECAST_BACKEND` | where shared state lives: `memory` or the URL of a Redis; see [`HubBuilder::backend`](crate::HubBuilder::backend) | `memory` |
+    /// | `RIPPLECAST_BACKEND_OPTIONAL` | `1` starts even if the backend can't be reached | `0` |
     /// | `RIPPLECAST_NODE_SECRET` | signs messages between nodes; see [`HubBuilder::node_secret`](crate::HubBuilder::node_secret) | none |
     /// | `RIPPLECAST_SHARDS` | shards; 0 for one per core | 0 |
-    /// | `RIPPLECAST_MAX_CONNECTIONS` | connections at the most | 100000 |
-    /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | from one address at the most, loopback aside | 1000 |
+    /// | `RIPPLECAST_MAX_CONNECTIONS` | maximum number of connections | 100000 |
+    /// | `RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS` | maximum from one address, not counting loopback | 1000 |
     /// | `RIPPLECAST_IPV6_PREFIX` | leading bits of an IPv6 address that count as one address | 64 |
     /// | `RIPPLECAST_BODY_TIMEOUT` | seconds that a request's body may keep the server waiting; see [`AppBuilder::body_timeout`] | 30 |
-    /// | `RIPPLECAST_WRITE_TIMEOUT` | seconds that a response's reader may; see [`AppBuilder::write_timeout`] | 30 |
-    /// | `RIPPLECAST_MIN_RATE` | bytes that give a second of both back; see [`AppBuilder::min_rate`] | 500 |
-    /// | `RIPPLECAST_TRUSTED_PROXIES` | whose forwarding headers are believed; see [`TrustedProxies`](crate::TrustedProxies) | none |
+    /// | `RIPPLECAST_WRITE_TIMEOUT` | seconds that a response's reader may keep it waiting; see [`AppBuilder::write_timeout`] | 30 |
+    /// | `RIPPLECAST_MIN_RATE` | bytes that restore one second of either; see [`AppBuilder::min_rate`] | 500 |
+    /// | `RIPPLECAST_TRUSTED_PROXIES` | proxies whose forwarding headers are trusted; see [`TrustedProxies`](crate::TrustedProxies) | none |
     /// | `RIPPLECAST_TLS_CERT`, `RIPPLECAST_TLS_KEY` | PEM files of a certificate and its key; see [`AppBuilder::tls`] | no TLS |
-    /// | `RIPPLECAST_HSTS` | seconds for which browsers use TLS alone; see [`AppBuilder::hsts`] | none |
+    /// | `RIPPLECAST_HSTS` | seconds for which browsers use only TLS; see [`AppBuilder::hsts`] | none |
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that can't be used, and those of [`AppBuilder::build`].
@@ -88,29 +85,30 @@ impl App {
         AppBuilder::from_env()?.build().await
     }
 
-    /// The hub, to be cloned into any handler.
+    /// Returns the hub, to clone into any handler.
     pub fn hub(&self) -> Hub {
         self.hub.clone()
     }
 
-    /// The certificate, to have it loaded anew at once; `None` when no TLS is spoken.
+    /// Returns the certificate, to [reload](Tls::reload) it; `None` without TLS.
     pub fn tls(&self) -> Option<Tls> {
         self.server.certificate().cloned()
     }
 
-    /// Puts a WebSocket endpoint on a path: [handlers](crate::ws::handlers), a [`Handler`](crate::ws::Handler), or an
-    /// [`Endpoint`](crate::ws::Endpoint) with settings and hooks.
+    /// Serves a WebSocket endpoint on a path: [handlers](crate::ws::handlers), a
+    /// [`Handler`](crate::ws::Handler), or an [`Endpoint`](crate::ws::Endpoint) with settings and hooks.
     ///
     /// # Panics
-    /// As [`axum::Router::route`]: when the path is taken, or can't be a path. It happens at the start or never.
+    /// As [`axum::Router::route`]: if the path is taken or invalid. This happens at startup or never.
     #[track_caller]
     pub fn ws(self, path: &str, endpoint: impl IntoEndpoint) -> Self {
         let endpoint = self.hub.ws(endpoint);
         self.endpoint(path, endpoint)
     }
 
-    /// Puts an event stream on a path: of a room by its name, of a [`LiveCounter`](crate::LiveCounter), or an
-    /// [`Endpoint`](crate::sse::Endpoint) with settings and hooks.
+    /// Serves an event stream on a path: that of a room by its name, of a
+    /// [`LiveCounter`](crate::LiveCounter), or of an [`Endpoint`](crate::sse::Endpoint) with settings and
+    /// hooks.
     ///
     /// # Panics
     /// As [`App::ws`].
@@ -120,17 +118,17 @@ impl App {
         self.endpoint(path, endpoint)
     }
 
-    /// Puts an endpoint on a path that has none. Two on one path are a mistake that axum has no clear word for.
+    /// Serves an endpoint on a path that has none. For two on one path, axum has no clear error message.
     #[track_caller]
     fn endpoint(mut self, path: &str, endpoint: MethodRouter) -> Self {
         assert!(
             self.endpoints.insert(path.to_owned()),
-            "`{path}` has an endpoint already: give this one another path, or let one endpoint do both"
+            "`{path}` already has an endpoint: choose another path, or let one endpoint do both"
         );
         self.route(path, endpoint)
     }
 
-    /// Puts a plain HTTP route on a path, as axum does.
+    /// Adds a plain HTTP route, as axum does.
     ///
     /// # Panics
     /// As [`App::ws`].
@@ -140,7 +138,7 @@ impl App {
         self
     }
 
-    /// Adds all routes of another router.
+    /// Adds all the routes of another router.
     ///
     /// # Panics
     /// As [`App::ws`].
@@ -150,12 +148,12 @@ impl App {
         self
     }
 
-    /// Serves the files below a directory at all paths below `prefix`. Never a file outside of it, whatever the path says
-    /// and wherever a symbolic link leads; never a list of a directory. Names that begin with a dot (except `.well-known`) and
-    /// editors' backups are 404; [`App::files_with`] can allow them.
+    /// Serves the files in `root` at the paths below `prefix`. A file outside `root` is never served,
+    /// whatever the path or its symbolic links lead to, and directories are never listed. Names that begin
+    /// with a dot (except `.well-known`) and editors' backups are 404; [`App::files_with`] can allow them.
     ///
     /// # Errors
-    /// When `root` is no directory.
+    /// [`Error::Setting`] when `root` is not a directory that can be read.
     ///
     /// # Panics
     /// As [`App::ws`].
@@ -175,11 +173,12 @@ impl App {
         Ok(self)
     }
 
-    /// Also serves all routes added so far below a path such as `/rt`, for a proxy that passes the path on unchanged. A
-    /// proxy that removes the path doesn't need this, as long as the pages use relative addresses.
+    /// Also serves all routes added so far below a path such as `/rt`, for a proxy that forwards the path
+    /// unchanged. A proxy that removes the prefix doesn't need this, as long as the pages use relative
+    /// addresses.
     ///
-    /// Handlers see the path without the prefix. `/rt` redirects to `/rt/` (308), since relative addresses of its page
-    /// would otherwise lead outside it.
+    /// Handlers see the path without the prefix. `/rt` redirects to `/rt/` (308), because relative addresses
+    /// on that page would otherwise resolve outside the prefix.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -190,8 +189,8 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Setting`] when it is not a path: it begins with `/`, does not end with one, and each part between them is of
-    /// letters, digits, `-`, `.`, `_` and `~`, and not `.` or `..`.
+    /// [`Error::Setting`] unless the path starts with `/`, does not end with `/`, and consists of parts of
+    /// letters, digits, `-`, `.`, `_` and `~` other than `.` and `..`.
     pub fn base_path(mut self, path: &str) -> Result<Self> {
         self.router = base_path::below(path, self.router)?;
         Ok(self)
@@ -210,15 +209,16 @@ impl App {
         self
     }
 
-    /// The routes as a plain router, for a server of your own. The settings of the accept loop stay behind.
+    /// Converts the app into a plain router for your own server. The settings of the accept loop do not apply
+    /// there.
     pub fn into_router(self) -> Router {
         self.router
     }
 
-    /// Listens on an address, such as `"127.0.0.1:8080"`; port 0 picks a free one.
+    /// Listens on an address such as `"127.0.0.1:8080"`. Port 0 picks a free port.
     ///
     /// # Errors
-    /// [`Error::Setting`] when it is no address; [`Error::Listen`] when it can't be listened on.
+    /// [`Error::Setting`] when it is not an address; [`Error::Listen`] when listening on it fails.
     pub async fn bind(self, addr: impl ListenAddr) -> Result<Bound> {
         let addr = addr.listen_addr()?;
         let listener = listen(addr).map_err(|source| Error::Listen { addr, source })?;
@@ -226,8 +226,9 @@ impl App {
         Ok(Bound { app: self, listener, local_addr })
     }
 
-    /// Listens on an address and serves until Ctrl-C or SIGTERM: then it stops accepting, closes every connection with
-    /// 1001, waits for every `on_close`, and returns within 10 s. A second signal ends the process at once.
+    /// Listens on an address and serves until Ctrl-C or SIGTERM. Then it stops accepting, closes every
+    /// connection with 1001, waits for every `on_close`, and returns within 10 s. A second signal ends the
+    /// process at once.
     ///
     /// # Errors
     /// As [`App::bind`].
@@ -236,12 +237,12 @@ impl App {
     }
 }
 
-/// Something that says where to listen: a socket address, its text, or an address and a port.
+/// An address to listen on: a socket address, its text, or an IP address and a port.
 pub trait ListenAddr {
-    /// The address.
+    /// Converts into a socket address.
     ///
     /// # Errors
-    /// [`Error::Setting`] when it is none.
+    /// [`Error::Setting`] when it is not an address.
     fn listen_addr(self) -> Result<SocketAddr>;
 }
 
@@ -264,7 +265,7 @@ impl ListenAddr for &str {
             None => self.to_owned(),
         };
         text.parse().map_err(|_| {
-            Error::setting("address", self, "an IP address and a port are wanted, such as 127.0.0.1:8080")
+            Error::setting("address", self, "expected an IP address and a port, such as 127.0.0.1:8080")
         })
     }
 }
@@ -275,42 +276,40 @@ impl ListenAddr for String {
     }
 }
 
-/// Listens with a queue that holds a storm of reconnecting clients.
+/// Listens with a backlog that is large enough for many clients reconnecting at once.
 fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     const QUEUE: i32 = 4096;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?; // a restart need not wait for the last run's sockets to time out
+    socket.set_reuse_address(true)?; // a restart need not wait for the previous run's sockets to time out
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(QUEUE)?;
     TcpListener::from_std(socket.into())
 }
 
-/// An app that listens, and serves as soon as it is told to.
+/// An app that is listening but not yet serving.
 #[derive(Debug)]
-#[must_use = "a bound app answers nothing until it serves"]
+#[must_use = "a bound app does not answer until it serves"]
 pub struct Bound {
-    /// The app.
     app: App,
-    /// Its socket.
     listener: TcpListener,
-    /// Where it listens.
     local_addr: SocketAddr,
 }
 
 impl Bound {
-    /// The address, with the port that was picked.
+    /// Returns the address, with the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// The hub.
+    /// Returns the hub.
     pub fn hub(&self) -> Hub {
         self.app.hub.clone()
     }
 
-    /// Serves until Ctrl-C or SIGTERM, and ends as [`App::run`] does, which is [`App::bind`] and this.
+    /// Serves until Ctrl-C or SIGTERM, and shuts down as [`App::run`] does. [`App::run`] is [`App::bind`]
+    /// followed by this.
     ///
     /// ```no_run
     /// # async fn example(app: ripplecast::App) -> ripplecast::Result<()> {
@@ -328,11 +327,11 @@ impl Bound {
         self.serve_with_shutdown(signal).await
     }
 
-    /// Serves until `shutdown` ends; then as at the end of [`App::run`]. Dropping the future drops all plain HTTP
-    /// connections; what was upgraded belongs to the hub and stays until [`Hub::shutdown`].
+    /// Serves until `shutdown` completes, and shuts down as [`App::run`] does. Dropping the future drops all
+    /// plain HTTP connections; upgraded ones belong to the hub and stay open until [`Hub::shutdown`].
     ///
     /// # Errors
-    /// None so far: trouble with accepting is logged, and does not end it.
+    /// None at present: errors while accepting are logged and do not stop the server.
     pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Self { app: App { hub, router, server, hsts, .. }, listener, .. } = self;
         let router = match hsts {
@@ -347,8 +346,9 @@ impl Bound {
     }
 }
 
-/// Lets a route return the crate's [`Result`]: an invalid request is 400; something closed or overloaded, or a backend
-/// that is unavailable or does not answer, is 503 with `Retry-After`; any other error is logged and 500.
+/// Lets a route return the crate's [`Result`]. An invalid request gets 400. If something is closed or
+/// overloaded, or a backend is unavailable or does not answer, the response is 503 with `Retry-After`. Any
+/// other error is logged and gets 500.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         if let Self::BadRequest { reason } = &self {
@@ -357,13 +357,16 @@ impl IntoResponse for Error {
         if self.is_timeout() {
             return crate::response::plain(
                 503,
-                "The server got no answer in time; this may have been done or not.\n",
+                "The request timed out; it may or may not have taken effect.\n",
             );
         }
         if self.is_closed() || self.is_overloaded() || self.is_unavailable() {
-            return crate::response::plain(503, "The server can't do this now; try again later.\n");
+            return crate::response::plain(
+                503,
+                "The server can't handle this request now; try again later.\n",
+            );
         }
         limited!(ERROR, error = %cut(&self), "a route failed");
-        crate::response::plain(500, "The server failed at this; its log says why.\n")
+        crate::response::plain(500, "The request failed; the server's log contains the reason.\n")
     }
 }

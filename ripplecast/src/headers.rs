@@ -1,4 +1,4 @@
-//! What the headers of a request claim, checked without I/O: its host, its origin, and the addresses that proxies forward.
+//! Reads a request's headers without I/O: its host, its origin, and the addresses that proxies forward.
 
 mod authority;
 pub(crate) mod base_path;

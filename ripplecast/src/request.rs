@@ -1,4 +1,4 @@
-//! The request behind a connection, for the hook that accepts or refuses it.
+//! The request behind a connection, for the hook that accepts or rejects it.
 
 use std::{any::Any, net::IpAddr, sync::Arc};
 
@@ -19,22 +19,21 @@ use crate::{
     server::OverTls,
 };
 
-/// The request that asks for a WebSocket or an event stream: everything of it, before anything is accepted.
+/// A request for a WebSocket or an event stream, before it is accepted.
 #[derive(Debug)]
 pub struct Request {
-    /// Method, address, headers and extensions.
     parts: Parts,
-    /// The parts of the path that the route names.
+    /// The path parameters of the route.
     params: Vec<(String, String)>,
-    /// Who asks, as far as it can be known.
     pub(crate) peer: ForwardedPeer,
 }
 
 impl Request {
-    /// Reads what the route knows about a request.
+    /// Reads the path parameters of a request.
     ///
     /// # Errors
-    /// 400 if a part of the path is not valid UTF-8: if it were treated as missing, a hook might admit it by a default.
+    /// 400 if a path parameter is not valid UTF-8: if it were treated as missing, a hook might accept the
+    /// request by default.
     pub(crate) async fn new(peer: ForwardedPeer, mut parts: Parts) -> Result<Self, Response> {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let params = match RawPathParams::from_request_parts(&mut parts, &()).await {
@@ -42,28 +41,29 @@ impl Request {
             Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => {
                 return Err(plain(400, "A part of the path is not valid UTF-8.\n"));
             }
-            Err(_) => Vec::new(), // the endpoint is on no route of a router, so that there are none
+            Err(_) => Vec::new(), // the endpoint is not in a router, so there are none
         };
         Ok(Self { parts, params, peer })
     }
 
-    /// Its headers.
+    /// Returns the headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    /// Its address.
+    /// Returns the URI.
     pub fn uri(&self) -> &Uri {
         &self.parts.uri
     }
 
-    /// Returns the part of the path that the route calls `name`, decoded: with the route `/rooms/{room}`, `param("room")`.
-    /// `None` only if the route has no such name. A request with a part that is not valid UTF-8 gets 400 and reaches no hook.
+    /// Returns the decoded path parameter `name`: with the route `/rooms/{room}`, `param("room")`. `None`
+    /// only if the route has no such parameter. A request with a parameter that is not valid UTF-8 gets 400
+    /// and reaches no hook.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The query, read into a struct.
+    /// Deserializes the query into a struct.
     ///
     /// # Errors
     /// [`Error::BadRequest`] when it does not fit the struct.
@@ -83,14 +83,14 @@ impl Request {
         bearer_token(&self.parts.headers)
     }
 
-    /// The address of the client: through trusted proxies the one that they forward, else the socket's. `None` under a
-    /// server that does not say, such as `axum::serve` without `into_make_service_with_connect_info`.
+    /// Returns the client's address: the one forwarded by trusted proxies, otherwise the socket's. `None` if
+    /// the server does not provide it, such as `axum::serve` without `into_make_service_with_connect_info`.
     pub fn peer_addr(&self) -> Option<IpAddr> {
         self.peer.addr
     }
 
-    /// Returns the host that the client asked for, as [`Hub::authority`] does. `None` if it came with HTTP/1.0 and named no
-    /// host.
+    /// Returns the host that the client requested, as [`Hub::authority`] does. `None` if an HTTP/1.0 request
+    /// has no host.
     pub fn authority(&self) -> Option<&Authority> {
         self.peer.host.as_ref()
     }
@@ -100,14 +100,14 @@ impl Request {
         base_path(&self.peer, &self.parts)
     }
 
-    /// Method, address, headers and extensions, such as what a middleware has put there.
+    /// Returns the method, URI, headers and extensions, including those added by middleware.
     pub fn parts(&self) -> &Parts {
         &self.parts
     }
 }
 
-/// Returns the value of the first cookie of this name, as it was sent. `None` if there is none, or its value is not valid
-/// UTF-8. Other cookies don't matter, whatever bytes they hold.
+/// Returns the value of the first cookie called `name`, as it was sent. `None` if there is none, or its value
+/// is not valid UTF-8. Other cookies may contain any bytes.
 ///
 /// ```
 /// use axum::http::{HeaderMap, HeaderValue, header};
@@ -123,8 +123,8 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     std::str::from_utf8(value).ok()
 }
 
-/// Returns the token of `Authorization: Bearer TOKEN` (RFC 6750). The scheme's case does not matter. `None` if there is no
-/// such header, there are several, or the token is empty or holds anything but visible ASCII.
+/// Returns the token of `Authorization: Bearer TOKEN` (RFC 6750). The scheme's case does not matter. `None`
+/// if the header is missing or repeated, or the token is empty or contains anything but visible ASCII.
 ///
 /// ```
 /// use axum::http::{HeaderMap, HeaderValue, header};
@@ -145,8 +145,9 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Hub {
-    /// The address of the client behind a plain HTTP request, as [`Request::peer_addr`] has it for an upgrade: through
-    /// [trusted proxies](crate::HubBuilder::trusted_proxies) the one that they forward, else the socket's.
+    /// Returns the address of the client of a plain HTTP request, as [`Request::peer_addr`] does for an
+    /// upgrade: the one forwarded by [trusted proxies](crate::HubBuilder::trusted_proxies), otherwise the
+    /// socket's.
     ///
     /// ```
     /// use axum::http::request::Parts;
@@ -159,17 +160,19 @@ impl Hub {
         forwarded(self, parts).addr
     }
 
-    /// Returns the host that a request is for, validated: through [trusted proxies](crate::HubBuilder::trusted_proxies) the
-    /// one that they forward, otherwise the one of the request's target, otherwise that of the header `Host`.
+    /// Returns the validated host of a request: the one forwarded by [trusted
+    /// proxies](crate::HubBuilder::trusted_proxies), otherwise the one in the request's target, otherwise the
+    /// one in the header `Host`.
     ///
-    /// Use this instead of the header: in `GET http://evil.example/ HTTP/1.1` the target counts, whatever `Host`
-    /// contains (RFC 9112, section 3.2.2). `None` only for an HTTP/1.0 request that names no host, which that version
-    /// allows. Treat such a request as one for an unknown host.
+    /// Use this instead of the header: in `GET http://evil.example/ HTTP/1.1` the target counts, whatever
+    /// `Host` contains (RFC 9112, section 3.2.2). `None` only for an HTTP/1.0 request without a host, which
+    /// that version allows. Treat it as a request for an unknown host.
     ///
     /// # Errors
-    /// [`Error::BadRequest`], which is answered with 400: `Host` is missing (required since HTTP/1.1), there are several, or
-    /// the host is not valid. Ripplecast's own server has refused such a request before any route sees it; under another
-    /// server the endpoints of a hub refuse it, and other routes see it.
+    /// [`Error::BadRequest`], which is answered with 400, if `Host` is missing (it is required since
+    /// HTTP/1.1) or repeated, or the host is not valid. Ripplecast's own server rejects such a request before
+    /// it reaches any route. Under another server, the endpoints of a hub reject it, and other routes receive
+    /// it.
     ///
     /// ```
     /// use axum::{http::request::Parts, response::Redirect};
@@ -184,15 +187,16 @@ impl Hub {
         Ok(peer(self, parts)?.host)
     }
 
-    /// Returns the path below which the client sees the server, such as `/rt`, without a slash at its end; empty for the root.
+    /// Returns the path below which the client sees the server, such as `/rt`, without a trailing slash;
+    /// empty for the root.
     ///
-    /// Put it before a path that you write from the root: where a cookie is valid, where a redirect leads. Addresses on a page
-    /// are better relative, which needs no such path.
+    /// Prefix it to absolute paths, such as a cookie's path or a redirect's target. Addresses on a page are
+    /// better relative, which needs no prefix.
     ///
-    /// It is what a [trusted proxy](crate::HubBuilder::trusted_proxies) says in `X-Forwarded-Prefix`, otherwise the
-    /// [base path](crate::App::base_path) that the request came below. The header is ignored unless there is exactly one, it
-    /// has at most 256 bytes, and it is a path that [`App::base_path`](crate::App::base_path) takes, with or without a slash at
-    /// its end.
+    /// It is the `X-Forwarded-Prefix` of a [trusted proxy](crate::HubBuilder::trusted_proxies), otherwise the
+    /// [base path](crate::App::base_path) that the request was received below. The header is ignored if it is
+    /// repeated, longer than 256 bytes, or not a path that [`App::base_path`](crate::App::base_path) accepts,
+    /// with or without a trailing slash.
     ///
     /// ```
     /// use axum::{http::{header::SET_COOKIE, request::Parts}, response::IntoResponse};
@@ -213,7 +217,7 @@ fn base_path<'a>(peer: &'a ForwardedPeer, parts: &'a Parts) -> &'a str {
     peer.prefix.as_deref().or_else(own).unwrap_or_default()
 }
 
-/// Who asks, and for which host.
+/// Returns the client of a request and the requested host.
 pub(crate) fn peer(hub: &Hub, parts: &Parts) -> Result<ForwardedPeer, BadAuthority> {
     let own = Authority::of_parts(parts)?;
     let forwarded = forwarded(hub, parts);
@@ -221,13 +225,13 @@ pub(crate) fn peer(hub: &Hub, parts: &Parts) -> Result<ForwardedPeer, BadAuthori
     Ok(ForwardedPeer { host: forwarded.host.or(own), https, ..forwarded })
 }
 
-/// What the socket and trusted proxies say about who asks.
+/// Returns what the socket and trusted proxies report about the client.
 fn forwarded(hub: &Hub, parts: &Parts) -> ForwardedPeer {
     let socket = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
     hub.trusted_proxies().peer(socket.map(|info| info.0.ip()), &parts.headers)
 }
 
-/// What an upgrade hook says of a request that it accepts.
+/// Accepts a request, as returned by an upgrade hook.
 ///
 /// ```
 /// use ripplecast::{Accept, Request, ws};
@@ -244,27 +248,27 @@ fn forwarded(hub: &Hub, parts: &Parts) -> ForwardedPeer {
 #[derive(Default)]
 #[must_use]
 pub struct Accept {
-    /// What is kept with the connection.
+    /// Values to store with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
-    /// The subprotocol that was chosen, if not by the endpoint's list.
+    /// Overrides the endpoint's choice.
     pub(crate) subprotocol: Option<String>,
 }
 
 impl Accept {
-    /// Accepts.
+    /// Accepts the request.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps a value with the connection; [`Connection::state`](crate::Connection::state) finds it by its type. A second
-    /// value of a type replaces the first.
+    /// Stores a value with the connection. [`Connection::state`](crate::Connection::state) returns it by its
+    /// type. A second value of the same type replaces the first.
     pub fn state<T: Any + Send + Sync>(mut self, value: T) -> Self {
         self.states.retain(|known| !known.is::<T>());
         self.states.push(Arc::new(value));
         self
     }
 
-    /// Chooses a subprotocol, and not the endpoint's list. It must be one that the client offered.
+    /// Selects a subprotocol instead of the endpoint's list. It must be one that the client offered.
     pub fn subprotocol(mut self, protocol: impl Into<String>) -> Self {
         self.subprotocol = Some(protocol.into());
         self
@@ -277,15 +281,15 @@ impl std::fmt::Debug for Accept {
     }
 }
 
-/// An upgrade hook, its types erased.
+/// A type-erased upgrade hook.
 pub(crate) type Hook = Arc<dyn Fn(Request) -> BoxFuture<'static, Result<Accept, Response>> + Send + Sync>;
 
-/// What an upgrade hook may return: [`Accept`], or a `Result` whose error is any response of axum's.
+/// A value that an upgrade hook may return: [`Accept`], or a `Result` whose error is any axum response.
 pub trait IntoAccept {
-    /// As acceptance, or the response that refuses.
+    /// Converts into the acceptance or the rejecting response.
     #[expect(
         clippy::result_large_err,
-        reason = "the response goes straight to the client; a box would be unpacked at once"
+        reason = "the response goes straight to the client; a box would be unboxed at once"
     )]
     fn into_accept(self) -> Result<Accept, Response>;
 }
@@ -314,8 +318,8 @@ where
     })
 }
 
-/// Asks a hook whether it accepts a request. A shutdown that begins before it has decided refuses the request with 503, and
-/// drops the hook's future.
+/// Calls a hook. If a shutdown begins before the hook has decided, the hook's future is dropped and the
+/// request is rejected with 503.
 pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<Accept, Response> {
     let mut stopping = hub.shards().stopping.subscribe();
     tokio::select! {
@@ -325,10 +329,10 @@ pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<A
     }
 }
 
-/// A place among the connections, or the response that says that there is none.
+/// Counts a connection, or returns the response that rejects it.
 #[expect(
     clippy::result_large_err,
-    reason = "the response goes straight to the client; a box would be unpacked at once"
+    reason = "the response goes straight to the client; a box would be unboxed at once"
 )]
 pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
     if *hub.shards().stopping.borrow() {
@@ -338,8 +342,8 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
     hub.shards().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
-            limited!(WARN, limit, "a connection was refused: there are max_connections already");
-            plain(503, "The server has as many connections as it may have; try again later.\n")
+            limited!(WARN, limit, "a connection was rejected: the limit max_connections is reached");
+            plain(503, "The server has reached its limit of connections; try again later.\n")
         }
         Refused::TooManyFromAddress { limit } => {
             let addr = peer.addr.map(|addr| addr.to_string());
@@ -347,7 +351,7 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
                 WARN,
                 addr,
                 limit,
-                "a connection was refused: its address has max_connections_per_address already"
+                "a connection was rejected: its address has reached max_connections_per_address"
             );
             plain(429, "Too many connections from your address; close some, or try again later.\n")
         }
@@ -369,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_found_beside_any_bytes() {
+    fn a_cookie_is_found_next_to_any_bytes() {
         let cases: [(&[&[u8]], Option<&str>); 12] = [
             (&[b"session=abc"], Some("abc")),
             (&["name=Jos\u{e9}; session=abc".as_bytes()], Some("abc")),

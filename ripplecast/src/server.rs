@@ -1,7 +1,8 @@
-//! The accept loop: HTTP/1.1 with the limits that `axum::serve` leaves out, over TLS or not, and a shutdown that ends.
+//! The accept loop: HTTP/1.1 with the limits that `axum::serve` lacks, with or without TLS, and a bounded
+//! shutdown.
 //!
-//! Each connection is one task for as long as it speaks HTTP. A WebSocket endpoint takes the socket out of hyper, and
-//! the task ends there: what this file counts and drains are the connections that hyper still holds.
+//! Each connection is one task while it speaks HTTP. When a WebSocket endpoint takes the socket out of hyper,
+//! the task ends. This file counts and drains only the connections that hyper still holds.
 
 mod accepting;
 mod connection;
@@ -34,59 +35,57 @@ use crate::{
     ws::tune,
 };
 
-/// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Cookies and tokens fit, a flood does not.
+/// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Large enough for cookies and
+/// tokens, small enough to stop a flood.
 const MAX_HEADER: usize = 16 * 1024;
-/// Time in which a whole request head must come, and so the time that an idle connection is kept for its next
-/// request; before it, the same for a TLS handshake. Setting: `header_timeout`. A phone on a poor link needs two or
-/// three, a drip of bytes would take for ever.
+/// Time for a whole request head to arrive, which is also how long an idle connection is kept for its next
+/// request; the TLS handshake has the same limit. Setting: `header_timeout`. A phone on a poor connection
+/// needs two or three seconds, a byte at a time would take forever.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sockets that hyper may hold at once. Setting: `max_http_connections`. Each costs some 10 KiB; more wait in the
-/// kernel's queue until one ends. Open event streams count, upgraded WebSockets do not.
+/// Sockets that hyper may hold at once. Setting: `max_http_connections`. Each costs some 10 KiB; further ones
+/// wait in the kernel's queue. Open event streams count, upgraded WebSockets do not.
 const MAX_CONNECTIONS: usize = 65_536;
-/// Time that a request's body may keep the server waiting, and a response's reader; refilled by [`MIN_RATE`]. Settings:
-/// `body_timeout`, `write_timeout`. A phone in a tunnel comes back within it, a drip of bytes would take for ever.
+/// Time that a request's body or a response's reader may keep the server waiting; restored by [`MIN_RATE`].
+/// Settings: `body_timeout`, `write_timeout`. A phone in a tunnel recovers within it, a byte at a time would
+/// take forever.
 const PACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest that these may be: beyond it they protect nothing.
+/// Maximum of these settings: a longer time protects nothing.
 pub(crate) const PACE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Bytes that give a second of that time back. Setting: `min_rate`. The poorest link has some thousand a second.
+/// Bytes that restore one second of that time. Setting: `min_rate`. The slowest links carry some thousand
+/// bytes per second.
 const MIN_RATE: u32 = 500;
-/// Pause after the system had no descriptor or memory for a connection: time for others to give theirs back.
+/// Pause after the system had no descriptor or memory for a connection, so that others can release theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time in which requests in flight and the hub must finish once shutdown has begun. With `ABORT_LIMIT` it stays below
-/// the 10 s that supervisors commonly allow before they kill.
+/// Time for requests in flight and the hub to finish once shutdown has begun. Together with `ABORT_LIMIT` it
+/// stays below the 10 s that supervisors commonly allow before they kill a process.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
-/// Time in which the tasks that did not finish must have been dropped.
+/// Time for the remaining tasks to be dropped.
 const ABORT_LIMIT: Duration = Duration::from_millis(500);
-/// Time in which the last bytes of TLS connections must have left once all else has finished: a moment's work, except
-/// for peers that take nothing.
+/// Time for the last bytes of TLS connections to be sent once everything else has finished. Only peers that
+/// read nothing need more than a moment.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
-/// The least that hyper takes as the size of its buffer.
+/// The smallest buffer size that hyper accepts.
 const MIN_BUFFER: usize = 8 * 1024;
 
-/// The settings of the accept loop.
+/// The accept loop and its settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// Longest request head, in bytes.
+    /// In bytes.
     max_header: usize,
-    /// Time in which a whole request head must come.
     header_timeout: Duration,
-    /// How a request's body must come.
+    /// The pace required of a request's body.
     body: Pace,
-    /// How a response must be taken.
+    /// The pace required of a response's reader.
     write: Pace,
-    /// Sockets that hyper may hold at once.
     max_connections: usize,
-    /// The same of one address, save loopback and the trusted proxies.
+    /// From one address, not counting loopback and trusted proxies.
     max_per_address: usize,
-    /// Leading bits of an IPv6 address that count for it.
     ipv6_prefix: u8,
-    /// Proxies, whose clients are many.
     trusted: TrustedProxies,
-    /// Whether loopback is one address like others; only in tests, which have no other.
+    /// Whether loopback counts like any other address; for tests, which have no other.
     counts_loopback: bool,
-    /// Time in which everything must finish once shutdown has begun.
     drain_limit: Duration,
-    /// The certificate, where TLS is spoken.
+    /// `None` serves plain HTTP.
     tls: Option<Tls>,
 }
 
@@ -109,77 +108,78 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Longest request head, in bytes: request line and headers together.
+    /// Sets the longest request head, in bytes: request line and headers together.
     pub(crate) fn max_header(mut self, bytes: usize) -> Self {
         self.max_header = bytes;
         self
     }
 
-    /// Time in which a whole request head must come, counted from the end of the request before it.
+    /// Sets how long a request head may take to arrive, counted from the end of the previous request.
     pub(crate) fn header_timeout(mut self, time: Duration) -> Self {
         self.header_timeout = time;
         self
     }
 
-    /// Time that a request's body may keep the server waiting.
+    /// Sets how long a request's body may keep the server waiting.
     pub(crate) fn body_timeout(mut self, time: Duration) -> Self {
         self.body.time = time.min(PACE_TIMEOUT_MAX);
         self
     }
 
-    /// Time that a response's reader may keep the server waiting.
+    /// Sets how long a response's reader may keep the server waiting.
     pub(crate) fn write_timeout(mut self, time: Duration) -> Self {
         self.write.time = time.min(PACE_TIMEOUT_MAX);
         self
     }
 
-    /// Bytes, either way, that give a second of these times back.
+    /// Sets how many bytes, in either direction, restore one second of these times.
     pub(crate) fn min_rate(mut self, bytes: u32) -> Self {
         self.body.min_rate = bytes;
         self.write.min_rate = bytes;
         self
     }
 
-    /// Sockets that hyper may hold at once, at least one.
+    /// Sets how many sockets hyper may hold at once, at least one.
     pub(crate) fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self
     }
 
-    /// Sockets that hyper may hold at once from one address, save loopback and [trusted](Self::trusted) proxies.
+    /// Sets how many sockets hyper may hold at once from one address, not counting loopback and
+    /// [trusted](Self::trusted) proxies.
     pub(crate) fn max_per_address(mut self, connections: usize) -> Self {
         self.max_per_address = connections;
         self
     }
 
-    /// Leading bits of an IPv6 address that count for it.
+    /// Sets how many leading bits of an IPv6 address identify its network.
     pub(crate) fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
         self
     }
 
-    /// The proxies that may have more.
+    /// Sets the proxies that have no limit per address.
     pub(crate) fn trusted(mut self, proxies: TrustedProxies) -> Self {
         self.trusted = proxies;
         self
     }
 
-    /// Speaks TLS with this certificate.
+    /// Serves TLS with this certificate.
     pub(crate) fn tls(mut self, tls: Option<Tls>) -> Self {
         self.tls = tls;
         self
     }
 
-    /// The certificate, where TLS is spoken.
+    /// Returns the certificate; `None` without TLS.
     pub(crate) fn certificate(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    /// Serves `router` until `shutdown` resolves, then stops accepting, lets requests in flight finish while `drain`
-    /// runs, and returns when both are done, or after 9 s with what is left cut off.
+    /// Serves `router` until `shutdown` completes. Then it stops accepting, lets requests in flight finish
+    /// while `drain` runs, and returns when both are done. After 9 s it drops whatever is left.
     ///
-    /// Trouble with accepting never ends it. Dropping the future stops accepting and drops every connection that
-    /// hyper holds.
+    /// Errors while accepting never stop it. Dropping the future stops accepting and drops every connection
+    /// that hyper holds.
     pub(crate) async fn serve(
         self,
         listener: TcpListener,
@@ -192,7 +192,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(self.max_connections));
         let stage = watch::Sender::new(Stage::Serving);
         let goodbyes = Goodbyes::new();
-        // Turns every route into its final form now, not at each request.
+        // Finalizes every route now instead of at each request.
         let router = router.with_state(());
         tokio::select! {
             () = shutdown => {}
@@ -203,14 +203,14 @@ impl Server {
         stage.send_replace(Stage::Draining);
         let finished = async {
             tokio::join!(drain, self.all_ended(&places));
-            // The hub is done with its connections; a task may still be carrying their last bytes.
+            // The hub is done with its connections, but a task may still be sending their last bytes.
             let _ = timeout(GOODBYE_LIMIT, goodbyes.all_said()).await;
         };
         if timeout(self.drain_limit, finished).await.is_err() {
             let left = self.max_connections - places.available_permits();
-            tracing::warn!(left, "shutdown took too long; what is left is cut off");
+            tracing::warn!(left, "shutdown took too long; dropping the remaining connections");
             stage.send_replace(Stage::Aborting);
-            // Not more than a courtesy: a task that never yields can't be ended, and must not hold the process up.
+            // Best effort: a task that never yields can't be ended, and must not delay the exit.
             let _ = timeout(ABORT_LIMIT, self.all_ended(&places)).await;
         }
     }
@@ -246,10 +246,10 @@ impl Server {
             };
             let Ok(permit) = self.admit(&admissions, peer.ip()) else {
                 log_too_many(peer.ip(), self.max_per_address);
-                continue; // the socket is closed: to answer would cost more than the request
+                continue; // drops the socket: answering would cost more than the request
             };
             if !cfg!(target_os = "linux") {
-                tune(&stream); // elsewhere it is not handed down
+                tune(&stream); // other systems do not inherit the options from the listener
             }
             let connection = Connection {
                 stream,
@@ -259,7 +259,7 @@ impl Server {
                 place: Place { _all: place, _of_address: permit },
                 limits: Arc::clone(&limits),
             };
-            // Two kinds of tasks, so that plain ones do not have the size of those that hold a TLS connection.
+            // Two task types, so that plain connections do not pay for the size of TLS ones.
             match &self.tls {
                 None => tokio::spawn(connection.run_plain(http.clone())),
                 Some(tls) => {
@@ -275,7 +275,7 @@ impl Server {
         }
     }
 
-    /// Has a new certificate loaded whenever there is one.
+    /// Reloads the certificate whenever its files change.
     async fn watch_certificate(&self) -> Infallible {
         match &self.tls {
             Some(tls) => tls.watch().await,
@@ -283,7 +283,7 @@ impl Server {
         }
     }
 
-    /// A place for one more connection, waiting for one when all are taken.
+    /// Returns a place for one more connection, waiting until one is free.
     async fn place(&self, places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return place;
@@ -292,53 +292,56 @@ impl Server {
         Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Counts of sockets; none yet.
+    /// Creates the counts of sockets per address.
     fn admissions(&self) -> Arc<Admissions> {
         Arc::new(Admissions::new(self.max_connections, self.max_per_address, self.ipv6_prefix))
     }
 
-    /// Counts a socket for its address.
     fn admit(&self, admissions: &Arc<Admissions>, address: IpAddr) -> Result<Permit, Refused> {
         let is_one = !self.trusted.contains(address) && (self.counts_loopback || !is_loopback(address));
         admissions.admit(is_one.then_some(address))
     }
 
-    /// Resolves when no connection is left. Nobody else may be asking for places.
+    /// Completes when no connection is left. It acquires all places, so nothing else may acquire one
+    /// meanwhile.
     async fn all_ended(&self, places: &Semaphore) {
         let all = u32::try_from(self.max_connections).expect("max_connections keeps within u32");
         let _all = places.acquire_many(all).await.expect("the semaphore is never closed");
     }
 
-    /// What hyper is told about every connection.
+    /// Returns the settings of hyper for every connection.
     fn http(&self) -> http1::Builder {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_header_size(self.max_header)
-            // `max_headers` stays at hyper's 100, which has a fast path: any other number costs each request an allocation of
-            // 64 bytes a field. Browsers send some 20, proxies add some 10. A test holds it at that.
+            // `max_headers` stays at hyper's default of 100, which has a fast path: any other number costs
+            // each request an allocation of 64 bytes per field. Browsers send some 20, proxies add some 10. A
+            // test checks the limit.
             .max_buf_size(self.max_header.max(MIN_BUFFER))
             .keep_alive(true)
-            // A client may close its side behind its request, and still reads the answer. hyper doesn't read while it
-            // answers, so it notices a disconnected client when it writes. Over TLS it does read, since event streams
-            // stay with hyper there, and may have nothing to write for a long time.
+            // A client may close its sending side after the request and still read the response. hyper
+            // doesn't read while it responds, so it detects a disconnected client only when it writes. Over
+            // TLS it must read, because event streams stay with hyper there and may have nothing to write for
+            // a long time.
             .half_close(self.tls.is_none());
         http
     }
 }
 
-/// Among the extensions of a request that our own server has read from a TLS connection.
+/// A request extension: our own server received the request over TLS.
 #[derive(Clone, Copy)]
 pub(crate) struct OverTls;
 
-/// A connection's place among all, and among those of its address; given back when hyper lets the socket go.
+/// A connection's place in the total limit and in the limit of its address; released when hyper lets go of
+/// the socket.
 pub(crate) struct Place {
     _all: OwnedSemaphorePermit,
     _of_address: Permit,
 }
 
-/// Takes all the open files that the system allows this process: each connection is one, and the usual soft limit of
-/// 1,024 is meant for programs that use `select`.
+/// Raises the soft limit on open files to the hard limit: each connection needs one, and the usual soft limit
+/// of 1,024 exists for programs that use `select`.
 fn raise_file_limit() {
     #[cfg(unix)]
     match rlimit::increase_nofile_limit(u64::MAX) {

@@ -1,17 +1,18 @@
-//! Server-Sent Events: the rooms of the hub, for pages that only listen.
+//! Server-Sent Events: the hub's rooms for pages that only receive.
 //!
-//! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and is bounded by the
-//! same outbox. What it receives is written in the format of the HTML standard, section 9.2, so that a browser's
-//! `EventSource` reads it: text as `data:` lines, bytes as base64, each under the event name that [`Frame::with_event`](crate::Frame::with_event) gave it
-//! (bytes without one are `binary`). Messages of a room carry
-//! `id: epoch:offset`, where `offset` counts the messages of the room, and `epoch` changes when it is forgotten or the
-//! server restarts. (Resuming from such an id comes in a later version.)
+//! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and has
+//! the same bounded outbox. Frames are written in the format of the HTML standard, section 9.2, which a
+//! browser's `EventSource` reads: text as `data:` lines, bytes as base64, each under the event name set with
+//! [`Frame::with_event`](crate::Frame::with_event) (bytes without one are `binary`). Messages of a room carry
+//! `id: epoch:offset`, where `offset` counts the room's messages, and `epoch` changes when the room is
+//! forgotten or the server restarts. (Resuming from such an id will come in a later version.)
 //!
-//! **Cost.** Under ripplecast's own server ([`App::run`](crate::App::run)) a stream is as cheap as a WebSocket: the server
-//! takes the socket from hyper. Elsewhere (your own `axum::serve`, TLS) HTTP has no way for a handler to take the socket of
-//! a plain response, so hyper keeps the connection, and its body is fed through a socket pair: some KiB a stream and two
-//! more descriptors. `docs/performance.md` has the figures. For streams of one request, such as the words of one answer, use axum's
-//! own `axum::response::sse::Sse`.
+//! **Cost.** Under ripplecast's own server ([`App::run`](crate::App::run)) a stream is as cheap as a
+//! WebSocket: the server takes the socket from hyper. With TLS or your own `axum::serve`, a handler has no
+//! way to take the socket of a plain response. There hyper keeps the connection, and a socket pair feeds its
+//! body: some KiB and two more file descriptors per stream. See `docs/performance.md` for figures. For a
+//! stream that belongs to one request, such as the words of one answer, use axum's own
+//! `axum::response::sse::Sse`.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -37,19 +38,19 @@ use crate::{
     ws::{Handler, Outcome, callbacks, has_content},
 };
 
-/// Time after which a browser whose stream has ended connects again; it is told in the stream's first line.
+/// Default reconnection delay of a browser, sent in the stream's first line.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// What a stream is of; kept with its connection.
+/// What a stream sends; stored with its connection.
 enum Source {
     /// The messages of a room.
     Room(String),
-    /// The values of a counter: the one that it has comes first.
+    /// The values of a counter, starting with the current one.
     Counter(LiveCounter),
 }
 
 impl Source {
-    /// The room that a stream joins.
+    /// Returns the room that a stream joins.
     fn room(&self) -> &str {
         match self {
             Self::Room(name) => name,
@@ -57,7 +58,7 @@ impl Source {
         }
     }
 
-    /// Makes a connection a member that all nodes reach, so that a state which is pushed afterwards lacks nothing.
+    /// Joins the room so that pushes from all nodes arrive: a state pushed afterwards misses nothing.
     async fn join(&self, conn: &Connection) -> Result<()> {
         match self {
             Self::Room(name) => conn.join_confirmed(name).await.map(|_| ()),
@@ -66,9 +67,9 @@ impl Source {
     }
 }
 
-/// Finds what a request asks for.
+/// Returns what to send for a request.
 type SourceOf = Arc<dyn Fn(&Request) -> Option<Source> + Send + Sync>;
-/// What is called when a stream is open.
+/// Called when a stream is open.
 type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// An event stream endpoint. All settings have safe defaults.
@@ -91,33 +92,31 @@ type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + 
 #[derive(Clone)]
 #[must_use = "an endpoint does nothing until it is given to App::sse or Hub::sse"]
 pub struct Endpoint {
-    /// What a request asks for.
     source: SourceOf,
-    /// Accepts or refuses a request.
     hook: Option<Hook>,
-    /// Called when the stream is open and has joined its room.
+    /// Called after the stream has joined its room.
     on_open: Option<OnOpen>,
-    /// Silence after which a comment is sent.
+    /// Interval of comments on a silent stream.
     keep_alive: Option<Duration>,
-    /// What the browser is told to wait before it connects again.
+    /// Reconnection delay of the browser.
     retry: Duration,
-    /// Limit of an outbox, and what happens beyond it.
     profile: Profile,
 }
 
-/// The messages of one room.
+/// Creates an endpoint for the messages of one room.
 pub fn room(name: impl Into<String>) -> Endpoint {
     let name = name.into();
     room_by(move |_| Some(name.clone()))
 }
 
-/// The messages of a room that depends on the request, such as on its path. `None` is answered with 404.
+/// Creates an endpoint for the messages of a room that depends on the request, such as on its path. `None` is
+/// answered with 404.
 pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> Endpoint {
     Endpoint::new(move |request| room(request).map(Source::Room))
 }
 
-/// The values of a counter that depends on the request: the one that it has at once, and each change. `None` is answered
-/// with 404.
+/// Creates an endpoint for the values of a counter that depends on the request: the current one at once, then
+/// each change. `None` is answered with 404.
 ///
 /// ```
 /// # use std::{collections::HashMap, sync::Arc};
@@ -133,7 +132,7 @@ pub fn counter_by(counter: impl Fn(&Request) -> Option<LiveCounter> + Send + Syn
 }
 
 impl Endpoint {
-    /// With the default settings.
+    /// Creates an endpoint with the default settings.
     fn new(source: impl Fn(&Request) -> Option<Source> + Send + Sync + 'static) -> Self {
         Self {
             source: Arc::new(source),
@@ -145,7 +144,7 @@ impl Endpoint {
         }
     }
 
-    /// Looks at the whole request before the stream begins, and accepts it or refuses it with any response.
+    /// Sets a hook that accepts a request or rejects it with any response, before the stream begins.
     pub fn on_request<F, Fut>(mut self, accept: F) -> Self
     where
         F: Fn(Request) -> Fut + Send + Sync + 'static,
@@ -155,8 +154,9 @@ impl Endpoint {
         self
     }
 
-    /// Called when the stream is open and a member of its room: to send a first event. For a current value that must not
-    /// be older than what comes after it, give the endpoint a [`LiveCounter`].
+    /// Sets a callback that runs when the stream is open and has joined its room, such as to send a first
+    /// event. To send a current value that is never older than what follows it, use a [`LiveCounter`] as the
+    /// endpoint.
     pub fn on_open<F, Fut>(mut self, on_open: F) -> Self
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -169,29 +169,30 @@ impl Endpoint {
         self
     }
 
-    /// Sends a comment after this much silence, so that proxies keep the stream open; default 25 s. Zero sends none; a day is
-    /// the maximum.
+    /// Sets how long a stream may be silent before a comment is sent, which makes proxies keep it open;
+    /// default 25 s. Zero sends none; the maximum is one day.
     ///
-    /// A client can't answer a comment. The kernel reports a dead one when it has acknowledged nothing for 75 s (on Linux, and
-    /// on a socket that the shard has taken; elsewhere the server beneath decides).
+    /// A client can't answer a comment. On Linux, the kernel drops a dead client's connection once it has
+    /// acknowledged nothing for 75 s. This applies to sockets that a shard has taken over; elsewhere the
+    /// underlying server decides.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(interval.min(PING_INTERVAL_MAX)).filter(|interval| !interval.is_zero());
         self
     }
 
-    /// What the browser is told to wait before it connects again; default 3 s.
+    /// Sets the browser's reconnection delay; default 3 s.
     pub fn retry(mut self, time: Duration) -> Self {
         self.retry = time;
         self
     }
 
-    /// Bytes that may wait for a peer which reads too slowly; default 1 MiB.
+    /// Sets how many bytes may wait for a slow client; default 1 MiB.
     pub fn outbox(mut self, bytes: usize) -> Self {
         self.profile.outbox = bytes;
         self
     }
 
-    /// What happens when the outbox is full; default [`Overflow::Disconnect`], which ends the stream.
+    /// Sets what happens when the outbox is full; default [`Overflow::Disconnect`], which ends the stream.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.profile.overflow = overflow;
         self
@@ -221,7 +222,7 @@ impl From<String> for Endpoint {
     }
 }
 
-/// The values of a counter: the current one at once, and each change.
+/// The values of a counter: the current one at once, then each change.
 impl From<&LiveCounter> for Endpoint {
     fn from(counter: &LiveCounter) -> Self {
         let counter = counter.clone();
@@ -229,7 +230,7 @@ impl From<&LiveCounter> for Endpoint {
     }
 }
 
-/// What the shards call.
+/// The callbacks of an event stream.
 struct Callbacks {
     /// See [`Endpoint::on_open`].
     on_open: Option<OnOpen>,
@@ -248,8 +249,8 @@ impl Handler for Callbacks {
 }
 
 impl Hub {
-    /// An event stream endpoint, as a route of any axum application: of a room by its name, of a [`LiveCounter`], or an
-    /// [`Endpoint`] with settings and hooks.
+    /// Returns an event stream as a route for any axum application: that of a room by its name, of a
+    /// [`LiveCounter`], or of an [`Endpoint`] with settings and hooks.
     pub fn sse<S>(&self, endpoint: impl Into<Endpoint>) -> MethodRouter<S>
     where
         S: Clone + Send + Sync + 'static,
@@ -277,7 +278,7 @@ impl Hub {
 /// Answers a request for an event stream.
 async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: extract::Request) -> Response {
     let head = request.method() == http::Method::HEAD;
-    // A body is part of the request, and hyper's to deal with: on a socket of a shard, what a client sends ends the stream.
+    // hyper must read a request's body: on a shard's socket, anything the client sends ends the stream.
     let has_body = has_content(request.headers());
     let takeover = request.extensions().get::<Takeover>().filter(|_| !has_body).cloned();
     let (parts, _) = request.into_parts();
@@ -290,11 +291,11 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         Err(response) => return response,
     };
     let Some(source) = (endpoint.source)(&request) else {
-        return plain(404, "There is no such stream.\n");
+        return plain(404, "This event stream does not exist.\n");
     };
     if let Err(error) = crate::name::check_name("room name", source.room()) {
-        limited!(DEBUG, error = %cut(error), "an event stream was refused");
-        return plain(404, "There is no such stream.\n");
+        limited!(DEBUG, error = %cut(error), "an event stream was rejected");
+        return plain(404, "This event stream does not exist.\n");
     }
     let permit = match admit(&hub, &request.peer) {
         Ok(permit) => permit,
@@ -311,11 +312,11 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
-        // nginx would hold events back otherwise.
+        // Otherwise nginx buffers events.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     if head {
-        // Like GET, of no known length; an empty body would have one.
+        // Of unknown length, as for GET; an empty body would have a length.
         let body = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
         return (headers, body).into_response();
     }

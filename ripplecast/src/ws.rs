@@ -1,6 +1,6 @@
-//! WebSocket endpoints: three callbacks, on a path.
+//! WebSocket endpoints: three callbacks on a path.
 //!
-//! For small things there are [closures](handlers), for larger ones a [type](Handler) with three methods; an
+//! Use [closures](handlers) for small endpoints and a [type](Handler) with three methods for larger ones. An
 //! [`Endpoint`] adds settings and hooks to either.
 
 mod callbacks;
@@ -31,7 +31,7 @@ use crate::{
     request::{Hook, hook},
 };
 
-/// An endpoint: a handler with its settings and hooks. All settings have safe defaults.
+/// A handler with its settings and hooks. All settings have safe defaults.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,31 +47,26 @@ use crate::{
 #[derive(Clone)]
 #[must_use = "an endpoint does nothing until it is given to App::ws or Hub::ws"]
 pub struct Endpoint<H> {
-    /// The three callbacks.
     handler: Arc<H>,
-    /// Which kinds of messages it takes.
     takes: Takes,
-    /// Longest message, in bytes.
+    /// In bytes.
     max_message: usize,
-    /// Time in which a message must be complete.
     message_timeout: Duration,
-    /// Silence after which a ping is sent.
+    /// `None` sends no pings.
     ping_interval: Option<Duration>,
-    /// Time that a peer has to show life after a ping.
+    /// `None` never closes for a missing answer.
     pong_timeout: Option<Duration>,
-    /// Limit of an outbox, what happens beyond it, and what is compressed.
+    /// Outbox limit, overflow policy and compression threshold.
     profile: Profile,
-    /// Whether messages are compressed.
     compression: Compression,
-    /// Which pages may connect.
     origins: OriginPolicy,
-    /// Subprotocols that the endpoint speaks, by preference.
+    /// In order of preference.
     subprotocols: Vec<String>,
-    /// Accepts or refuses a request.
+    /// Accepts or rejects a request.
     hook: Option<Hook>,
 }
 
-/// An endpoint with the default settings.
+/// Creates an endpoint with the default settings.
 pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
     Endpoint {
         handler: Arc::new(handler),
@@ -89,11 +84,12 @@ pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
 }
 
 impl<H: Handler> Endpoint<H> {
-    /// Looks at the whole request before the upgrade, and accepts it or refuses it with any response: a session may be
-    /// looked up, a token checked, a user kept with the connection. It runs after the check of the origin.
+    /// Sets a hook that accepts a request or rejects it with any response. The hook sees the whole request
+    /// before the upgrade and runs after the origin check. Use it to look up a session, check a token, or
+    /// store a user with the connection.
     ///
-    /// The hook's future is dropped when the client disconnects under an `axum::serve`, and when the server shuts down: the
-    /// client gets 503.
+    /// The hook's future is dropped when the client disconnects under `axum::serve`. It is also dropped when
+    /// the server shuts down; the client then gets 503.
     ///
     /// ```
     /// use axum::http::StatusCode;
@@ -116,57 +112,58 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
-    /// Longest message taken, in bytes; default 1 MiB. A longer one closes its connection with 1009, before it is read.
+    /// Sets the longest message accepted, in bytes; default 1 MiB. A longer one closes the connection with
+    /// 1009 before it is read.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
     }
 
-    /// Takes text messages only: a binary one closes its connection with 1003.
+    /// Accepts only text messages: a binary one closes the connection with 1003.
     pub fn text_only(mut self) -> Self {
         self.takes = Takes::Text;
         self
     }
 
-    /// Takes binary messages only: a text one closes its connection with 1003.
+    /// Accepts only binary messages: a text one closes the connection with 1003.
     pub fn binary_only(mut self) -> Self {
         self.takes = Takes::Binary;
         self
     }
 
-    /// Time in which a frame or message that was begun must be complete; default 30 s. After that its connection is
-    /// closed with 1008.
+    /// Sets how long a frame or message may take to arrive completely; default 30 s. After that the
+    /// connection is closed with 1008.
     pub fn message_timeout(mut self, time: Duration) -> Self {
         self.message_timeout = time;
         self
     }
 
-    /// Sends a ping after this much silence; default 25 s, which is less than the 30 to 60 s after which proxies cut idle
-    /// links. Zero sends none; a day is the maximum. A peer that does not answer is closed after the
-    /// [`pong_timeout`](Self::pong_timeout).
+    /// Sets how long a connection may be silent before a ping is sent; default 25 s, less than the 30 to 60 s
+    /// after which proxies cut idle connections. Zero disables pings; the maximum is one day. A peer that
+    /// does not answer is closed after the [`pong_timeout`](Self::pong_timeout).
     ///
-    /// Each connection has its own place in the interval, so that many are not pinged at once: the first ping of a
-    /// connection is sent in its second half. A later one is sent up to an eighth of the interval, and up to one more second,
-    /// early.
+    /// Pings are spread over the interval so that many connections are not pinged at once. The first ping of
+    /// a connection is sent in the second half of its first interval. Later ones are sent early by up to an
+    /// eighth of the interval plus one second.
     pub fn ping_interval(mut self, time: Duration) -> Self {
         self.ping_interval = Some(time.min(PING_INTERVAL_MAX)).filter(|time| !time.is_zero());
         self
     }
 
-    /// Closes a connection whose peer shows no sign of life for this long after a ping; default 10 s. `on_close` then
-    /// reports [`CloseCode::ABNORMAL`](crate::CloseCode::ABNORMAL). So a dead peer is noticed within `ping_interval`,
-    /// `pong_timeout` and a second: 36 s by default. Zero never closes for a missing answer; a day is the maximum.
+    /// Sets how long a peer may show no sign of life after a ping before its connection is closed; default 10
+    /// s. `on_close` then reports [`CloseCode::ABNORMAL`](crate::CloseCode::ABNORMAL). A dead peer is
+    /// therefore detected within `ping_interval` plus `pong_timeout` plus one second: 36 s by default. Zero
+    /// never closes for a missing answer; the maximum is one day.
     ///
-    /// Anything that the peer sends is a sign of life, and so is progress while a backlog waits in its outbox. A peer
-    /// that reads nothing at all for this long after a ping is closed as well, whatever its
-    /// [`overflow`](Self::overflow) policy. Behind a proxy, progress is that of the proxy's socket; pongs come from the
-    /// client itself.
+    /// Anything the peer sends is a sign of life, and so is progress on a backlog in its outbox. A peer that
+    /// reads nothing for this long after a ping is closed whatever its [`overflow`](Self::overflow) policy.
+    /// Behind a proxy, progress is that of the proxy's socket, whereas pongs come from the client itself.
     ///
     /// ```
     /// use std::time::Duration;
     /// use ripplecast::ws;
     ///
-    /// // A dead peer is noticed within 15 + 5 + 1 s.
+    /// // A dead peer is detected within 15 + 5 + 1 s.
     /// let endpoint = ws::endpoint(ws::handlers())
     ///     .ping_interval(Duration::from_secs(15))
     ///     .pong_timeout(Duration::from_secs(5));
@@ -177,38 +174,40 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
-    /// Bytes that may wait for a peer which reads too slowly; default 1 MiB. A single frame may exceed it.
+    /// Sets how many bytes may wait for a slow peer; default 1 MiB. A single frame may exceed it.
     pub fn outbox(mut self, bytes: usize) -> Self {
         self.profile.outbox = bytes;
         self
     }
 
-    /// What happens when the outbox is full; default [`Overflow::Disconnect`].
+    /// Sets what happens when the outbox is full; default [`Overflow::Disconnect`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.profile.overflow = overflow;
         self
     }
 
-    /// Whether messages are compressed, with clients that offer it; default [`Compression::Off`]. In a room, a message is
-    /// compressed once for all members who have negotiated it, if it is longer than the least setting of any endpoint.
+    /// Sets whether messages are compressed for clients that offer it; default [`Compression::Off`]. In a
+    /// room, a message is compressed once for all members that negotiated it, if it is longer than the lowest
+    /// threshold of any endpoint.
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self
     }
 
-    /// Which web pages may connect; default [`OriginPolicy::Same`]. Others get 403 before the upgrade.
+    /// Sets which web pages may connect; default [`OriginPolicy::Same`]. Others get 403 before the upgrade.
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = origins;
         self
     }
 
-    /// Subprotocols that the endpoint speaks, the preferred one first. The first one that a client offers is chosen.
+    /// Sets the supported subprotocols, in order of preference. The first one that the client offers is
+    /// selected.
     pub fn subprotocols<P: Into<String>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.subprotocols = protocols.into_iter().map(Into::into).collect();
         self
     }
 
-    /// What the shards need to know of it.
+    /// Returns the part of the settings that the shards need.
     fn route(&self, hub: &Hub) -> Route {
         let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
         hub.shards().setup.compress_above.fetch_min(compress_above, Ordering::Relaxed);
@@ -242,12 +241,12 @@ impl<H> std::fmt::Debug for Endpoint<H> {
     }
 }
 
-/// What can be put on a path: an [`Endpoint`], or a [`Handler`] with the default settings.
+/// Something that can be served on a path: an [`Endpoint`], or a [`Handler`] with the default settings.
 pub trait IntoEndpoint {
-    /// Its handler.
+    /// The endpoint's handler.
     type Handler: Handler;
 
-    /// As an endpoint.
+    /// Converts into an endpoint.
     fn into_endpoint(self) -> Endpoint<Self::Handler>;
 }
 
@@ -268,15 +267,15 @@ impl<H: Handler> IntoEndpoint for Endpoint<H> {
 }
 
 impl Hub {
-    /// A WebSocket endpoint, as a route of any axum application, served by its own `axum::serve`.
+    /// Returns a WebSocket endpoint as a route for any axum application, served by your own `axum::serve`.
     ///
-    /// A request that is no upgrade is answered with what it should have been: 405, 426 or 400. Where the server beneath
-    /// has the raw TCP socket, it is taken; elsewhere (TLS) the connection is driven by a task of its own, and
-    /// behaves alike.
+    /// A request that is not a valid upgrade gets 405, 426 or 400 with an explanation. If the server holds a
+    /// raw TCP socket, the connection takes it over. Otherwise (TLS), a task relays between the server and
+    /// the connection, which behaves the same.
     ///
-    /// Under a server of your own, use `into_make_service_with_connect_info::<SocketAddr>()`, or peers' addresses, and with
-    /// them the limit per address, are not known; and end with [`Hub::shutdown`]. Where the type of the router is not yet
-    /// known, write `hub.ws::<()>(…)`.
+    /// With your own server, use `into_make_service_with_connect_info::<SocketAddr>()`; without it, peers'
+    /// addresses are unknown and the limit per address does not apply. End with [`Hub::shutdown`]. Where the
+    /// router's type is not yet known, write `hub.ws::<()>(…)`.
     pub fn ws<S>(&self, endpoint: impl IntoEndpoint) -> MethodRouter<S>
     where
         S: Clone + Send + Sync + 'static,

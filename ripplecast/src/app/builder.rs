@@ -17,20 +17,16 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct AppBuilder {
-    /// The settings of the hub.
     hub: HubBuilder,
-    /// The settings of the accept loop.
     server: Server,
-    /// The file of the certificate.
     tls_cert: Option<TlsFile>,
-    /// The file of its key.
     tls_key: Option<TlsFile>,
-    /// How long browsers are kept to TLS.
+    /// How long browsers must use TLS.
     hsts: Option<Duration>,
 }
 
 impl AppBuilder {
-    /// Settings from the environment; see [`App::from_env`].
+    /// Creates a builder with settings from the environment; see [`App::from_env`].
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that can't be used.
@@ -92,72 +88,76 @@ impl AppBuilder {
         Ok(builder)
     }
 
-    /// Where shared state lives: `memory`, which is the default, or the URL of a Redis; see [`HubBuilder::backend`].
+    /// Sets where shared state lives: `memory`, the default, or the URL of a Redis; see
+    /// [`HubBuilder::backend`].
     ///
     /// # Errors
-    /// [`Error::Setting`] for any other.
+    /// [`Error::Setting`] for any other value.
     pub fn backend(mut self, backend: &str) -> Result<Self> {
         self.hub = self.hub.backend(backend)?;
         Ok(self)
     }
 
-    /// Whether the app starts also while its backend can't be reached; default false.
+    /// Sets whether the app starts even if its backend can't be reached; default false. See
+    /// [`HubBuilder::backend_optional`].
     pub fn backend_optional(mut self, optional: bool) -> Self {
         self.hub = self.hub.backend_optional(optional);
         self
     }
 
-    /// Settings of the hub that the app does not repeat.
+    /// Changes settings of the hub that have no method here.
     pub fn hub(mut self, settings: impl FnOnce(HubBuilder) -> HubBuilder) -> Self {
         self.hub = settings(self.hub);
         self
     }
 
-    /// Connections at the most; see [`HubBuilder::max_connections`].
+    /// Sets the maximum number of connections; see [`HubBuilder::max_connections`].
     pub fn max_connections(mut self, max: usize) -> Self {
         self.hub = self.hub.max_connections(max);
         self
     }
 
-    /// Connections from one address at the most; see [`HubBuilder::max_connections_per_address`].
+    /// Sets the maximum number of connections from one address; see
+    /// [`HubBuilder::max_connections_per_address`].
     pub fn max_connections_per_address(mut self, max: usize) -> Self {
         self.hub = self.hub.max_connections_per_address(max);
         self
     }
 
-    /// Leading bits of an IPv6 address that count as one address, for every limit by address; see
+    /// Sets how many leading bits of an IPv6 address identify its network in limits per address; see
     /// [`HubBuilder::ipv6_prefix`].
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.hub = self.hub.ipv6_prefix(bits);
         self
     }
 
-    /// The proxies whose forwarding headers are believed; see [`HubBuilder::trusted_proxies`].
+    /// Sets the proxies whose forwarding headers are trusted; see [`HubBuilder::trusted_proxies`].
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.hub = self.hub.trusted_proxies(proxies);
         self
     }
 
-    /// Longest head of a request, in bytes; default 16 KiB. A longer one gets 431, as does one with more than 100 header
-    /// fields.
+    /// Sets the longest request head, in bytes; default 16 KiB. A longer one gets 431, as does one with more
+    /// than 100 header fields.
     pub fn max_header(mut self, bytes: usize) -> Self {
         self.server = self.server.max_header(bytes);
         self
     }
 
-    /// Time in which the whole head of a request must come, and before it the TLS handshake; default 10 s each. After
-    /// that its connection is closed.
+    /// Sets how long a request head may take to arrive, and before it the TLS handshake; default 10 s each.
+    /// After that the connection is closed.
     pub fn header_timeout(mut self, time: Duration) -> Self {
         self.server = self.server.header_timeout(time);
         self
     }
 
-    /// Time that the body of a request may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
-    /// request gets 408, unless its response has begun, and the connection is closed.
+    /// Sets how long the body of a request may keep the server waiting; default 30 s, at most one day, zero
+    /// for no limit. After that the connection is closed, and the request gets 408 unless its response has
+    /// begun.
     ///
-    /// Each byte gives some of the time back, up to the whole: a second for every [`min_rate`](Self::min_rate) bytes. So a body
-    /// that comes at that rate may take for as long as it likes, and one that stops is cut after this time. Only time in which
-    /// a handler waits for the body counts; one that drops the body is not held up by it.
+    /// Received bytes restore the time, up to the full amount: one second for every
+    /// [`min_rate`](Self::min_rate) bytes. A body that arrives at that rate may take any time, and one that
+    /// stalls is cut off after this time. Only time in which a handler waits for the body counts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -173,44 +173,50 @@ impl AppBuilder {
         self
     }
 
-    /// Time that the reader of a response may keep the server waiting; default 30 s, at most a day, zero for no limit. Then the
-    /// connection is reset. Bytes give time back as for [`body_timeout`](Self::body_timeout).
+    /// Sets how long the reader of a response may keep the server waiting; default 30 s, at most one day,
+    /// zero for no limit. After that the connection is reset. Bytes restore the time as in
+    /// [`body_timeout`](Self::body_timeout).
     ///
-    /// Only time in which bytes wait for the socket counts, not time in which a handler thinks or its stream has nothing to
-    /// send. WebSockets and this crate's event streams are not affected: their readers have an outbox. The system reports
-    /// what a reader takes in steps, on Linux of up to 128 KiB: the reader of a long response must take some 5 KB a second.
+    /// Only time in which bytes wait for the socket counts, not time in which a handler works or its stream
+    /// has nothing to send. WebSockets and this crate's event streams are not affected: their readers have an
+    /// outbox. The system reports a reader's progress in steps, on Linux of up to 128 KiB, so the reader of a
+    /// long response must read some 5 KB/s.
     pub fn write_timeout(mut self, time: Duration) -> Self {
         self.server = self.server.write_timeout(time);
         self
     }
 
-    /// Bytes that give a second of [`body_timeout`](Self::body_timeout) and [`write_timeout`](Self::write_timeout) back;
-    /// default 500. With zero none do, and a whole body must come within that time.
+    /// Sets how many bytes restore one second of [`body_timeout`](Self::body_timeout) and
+    /// [`write_timeout`](Self::write_timeout); default 500. With zero, bytes restore nothing, and a whole
+    /// body must arrive within that time.
     pub fn min_rate(mut self, bytes: u32) -> Self {
         self.server = self.server.min_rate(bytes);
         self
     }
 
-    /// Sockets that may speak plain HTTP at once; default 65,536. Upgraded WebSockets do not count.
+    /// Sets the maximum number of sockets in plain HTTP; default 65,536. Further ones wait until one closes.
+    /// Upgraded WebSockets do not count.
     pub fn max_http_connections(mut self, max: usize) -> Self {
         self.server = self.server.max_connections(max);
         self
     }
 
-    /// The same from one address; default 1,000. More are closed at once. Loopback and [trusted proxies](Self::trusted_proxies)
-    /// are not counted. Behind a trusted proxy it is the number of requests in progress from one forwarded address, of which
-    /// more get 429; a request is in progress until its response has been handed to the socket.
+    /// Sets the maximum number of such sockets from one address; default 1,000. Further ones are closed at
+    /// once. Loopback and [trusted proxies](Self::trusted_proxies) are not counted. Behind a trusted proxy,
+    /// the limit applies to the requests in progress from one forwarded address, and further ones get 429. A
+    /// request is in progress until its response has been handed to the socket.
     pub fn max_http_connections_per_address(mut self, max: usize) -> Self {
         self.server = self.server.max_per_address(max);
         self
     }
 
-    /// Speaks TLS 1.2 and 1.3: `https://` and `wss://` in place of `http://` and `ws://`. Default: no TLS.
+    /// Serves TLS 1.2 and 1.3: `https://` and `wss://` instead of `http://` and `ws://`. By default TLS is
+    /// off.
     ///
-    /// Both are PEM files, and may be the same one: the certificate followed by those that lead to its root, and its
-    /// private key in PKCS #8, PKCS #1 or SEC 1, not encrypted. They are loaded when the app is built, and again within
-    /// seconds of a change; connections that are open go on as they are. A new file that can't be used is logged, and the
-    /// old certificate stays.
+    /// Both are PEM files and may be the same file: the certificate followed by its chain, and its
+    /// unencrypted private key in PKCS #8, PKCS #1 or SEC 1. They are loaded when the app is built, and again
+    /// within seconds of a change. Open connections keep their certificate. If a new file can't be used, this
+    /// is logged and the old certificate stays in use.
     ///
     /// ```no_run
     /// # async fn example() -> ripplecast::Result<()> {
@@ -219,17 +225,18 @@ impl AppBuilder {
     /// # }
     /// ```
     ///
-    /// What it costs, and when a proxy in front is better, is in `docs/tls.md`.
+    /// See `docs/tls.md` for the cost, and for when a proxy in front is better.
     pub fn tls(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         self.tls_cert = Some(TlsFile::new("tls_cert", cert_file));
         self.tls_key = Some(TlsFile::new("tls_key", key_file));
         self
     }
 
-    /// Sends `Strict-Transport-Security` with every response: a browser that has seen it uses only `https` and `wss`
-    /// for this host and port, for this time. Default: not sent, since browsers can't reach a host that returns to
-    /// plain HTTP until the time has passed. Start with an hour, then increase it to a year. Needs [`AppBuilder::tls`];
-    /// behind a proxy that speaks TLS, let the proxy send it.
+    /// Sends `Strict-Transport-Security` with every response: a browser that has received it uses only
+    /// `https` and `wss` for this host and port during this time. By default it is not sent, because browsers
+    /// can't reach a host that returns to plain HTTP until the time has passed. Start with an hour, then
+    /// increase it to a year. Requires [`AppBuilder::tls`]; behind a proxy that terminates TLS, let the proxy
+    /// send it.
     ///
     /// ```no_run
     /// # async fn example() -> ripplecast::Result<()> {
@@ -252,7 +259,7 @@ impl AppBuilder {
     pub async fn build(self) -> Result<App> {
         let Self { hub, server, tls_cert, tls_key, hsts } = self;
         if let (Some(max_age), None) = (hsts, &tls_cert) {
-            return Err(Error::setting(HSTS, max_age.as_secs(), "it needs a certificate: set tls as well"));
+            return Err(Error::setting(HSTS, max_age.as_secs(), "requires a certificate: set tls as well"));
         }
         let hsts = hsts.map(|max_age| HeaderValue::try_from(format!("max-age={}", max_age.as_secs())));
         let hsts = hsts.transpose().map_err(Error::other)?;
@@ -268,7 +275,7 @@ impl AppBuilder {
     }
 }
 
-/// The error of a setting, under the name by which the user set it.
+/// Replaces the name in a setting's error with the one that the user set it by.
 fn renamed(error: Error, name: &'static str) -> Error {
     match error {
         Error::Setting { value, reason, .. } => Error::setting(name, value, reason),
@@ -276,19 +283,16 @@ fn renamed(error: Error, name: &'static str) -> Error {
     }
 }
 
-/// The variable that names the certificate.
 const TLS_CERT: &str = "RIPPLECAST_TLS_CERT";
-/// The variable that names its key.
 const TLS_KEY: &str = "RIPPLECAST_TLS_KEY";
-/// The variable that keeps browsers to TLS.
 const HSTS: &str = "RIPPLECAST_HSTS";
 
-/// One of two variables that go together is missing.
+/// Returns the error for a variable that is missing while its counterpart is set.
 fn missing(name: &'static str, other: &str) -> Error {
-    Error::setting(name, "", format!("{other} is set, and neither is of use without the other"))
+    Error::setting(name, "", format!("not set, but {other} is; set both or neither"))
 }
 
-/// An environment variable; `None` when it is unset or empty.
+/// Reads an environment variable; `None` if it is unset or empty.
 fn variable(name: &'static str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
@@ -300,7 +304,7 @@ fn variable(name: &'static str) -> Result<Option<String>> {
     }
 }
 
-/// An environment variable that is a number of seconds.
+/// Reads an environment variable that holds a number of seconds.
 fn seconds(name: &'static str, most: Duration) -> Result<Option<Duration>> {
     let Some(seconds) = number(name)? else { return Ok(None) };
     let time = Duration::from_secs(seconds as u64);
@@ -311,7 +315,7 @@ fn seconds(name: &'static str, most: Duration) -> Result<Option<Duration>> {
     Ok(Some(time))
 }
 
-/// An environment variable that is a number.
+/// Reads an environment variable that holds a whole number.
 fn number(name: &'static str) -> Result<Option<usize>> {
     let Some(value) = variable(name)? else { return Ok(None) };
     value.parse().map(Some).map_err(|_| Error::setting(name, value, "expected a whole number"))

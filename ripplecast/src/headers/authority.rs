@@ -1,8 +1,8 @@
 //! The host that a request is for (RFC 9110, section 7.2; RFC 9112, section 3.2).
 //!
-//! One function finds it, and everything that compares, trusts or repeats a host uses that function: the check of
-//! origins, the forwarded host, the loopback check of the inspector. If two places read it differently, a request could
-//! pass a check for one host and be served for another.
+//! One function determines it, and everything that compares, trusts or repeats a host uses that function: the
+//! origin check, the forwarded host, the loopback check of the inspector. If two places parsed it
+//! differently, a request could pass a check for one host and be served for another.
 
 use std::{fmt, net::IpAddr, net::Ipv6Addr};
 
@@ -11,43 +11,44 @@ use http::{HeaderMap, Uri, Version, header, request::Parts};
 
 use crate::{Error, log::limited, response::plain};
 
-/// The host that a request is for, and the port if it names one; in lower case.
+/// The host that a request is for, and the port if there is one, in lower case.
 ///
-/// It comes from [`Hub::authority`](crate::Hub::authority) or [`Request::authority`](crate::Request::authority), and is
-/// valid: a name as browsers write it, an IPv4 address, or an IPv6 address in brackets.
+/// Returned by [`Hub::authority`](crate::Hub::authority) and
+/// [`Request::authority`](crate::Request::authority). It is always valid: a name in the form that browsers
+/// send, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority {
     text: Box<str>,
-    /// Bytes of the host, with its brackets.
+    /// Length of the host, including brackets.
     host: usize,
     port: Option<u16>,
 }
 
 impl Authority {
-    /// Reads `host` or `host:port`.
+    /// Parses `host` or `host:port`.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         Named::parse(text).map(Self::from)
     }
 
-    /// Returns the authority that a request names.
+    /// Returns the authority of a request.
     ///
-    /// The target wins over the header `Host` when it names one, as in `GET http://example.com/ HTTP/1.1` and in
-    /// HTTP/2. `None` only for a request of HTTP/1.0, which need not name a host.
+    /// A host in the target, as in `GET http://example.com/ HTTP/1.1` and in HTTP/2, takes precedence over
+    /// the header `Host`. Returns `None` only for an HTTP/1.0 request, which need not have a host.
     pub(crate) fn of(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Option<Self>, BadAuthority> {
         Ok(Named::of(version, uri, headers)?.map(Self::from))
     }
 
-    /// [`of`](Self::of) without its result: whether there is one where there has to be. Costs each request no allocation.
+    /// Checks a request as [`of`](Self::of) does, without allocating.
     pub(crate) fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadAuthority> {
         Named::of(version, uri, headers).map(drop)
     }
 
-    /// [`of`](Self::of) for the parts of a request.
+    /// Like [`of`](Self::of), for the parts of a request.
     pub(crate) fn of_parts(parts: &Parts) -> Result<Option<Self>, BadAuthority> {
         Self::of(parts.version, &parts.uri, &parts.headers)
     }
 
-    /// Returns host and port as they stand in a URL.
+    /// Returns the host and port as in a URL.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -57,13 +58,13 @@ impl Authority {
         &self.text[..self.host]
     }
 
-    /// Returns the port if the request names one.
+    /// Returns the port if the request has one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Returns whether the host is this machine: `localhost` or an address of loopback. A page of another site whose
-    /// name resolves to this machine (DNS rebinding) names that site.
+    /// Returns whether the host is this machine: `localhost` or a loopback address. In a DNS rebinding
+    /// attack, another site's name resolves to this machine, but the host is still that name.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
@@ -78,10 +79,10 @@ impl From<Named<'_>> for Authority {
     }
 }
 
-/// An authority as the request has it: valid, and in any case.
+/// A valid authority as written in the request, in any case.
 struct Named<'a> {
     text: &'a str,
-    /// Bytes of the host, with its brackets.
+    /// Length of the host, including brackets.
     host: usize,
     port: Option<u16>,
 }
@@ -124,7 +125,7 @@ impl fmt::Display for Authority {
     }
 }
 
-/// Why a request has no authority that can be used. Answered with 400 (RFC 9112, section 3.2).
+/// Why a request has no valid authority. Answered with 400 (RFC 9112, section 3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BadAuthority {
     Missing,
@@ -133,13 +134,12 @@ pub(crate) enum BadAuthority {
 }
 
 impl BadAuthority {
-    /// What is wrong, and what would be right.
     fn reason(self) -> &'static str {
         match self {
-            Self::Missing => "the header Host is missing; send it once, with the host of the URL",
+            Self::Missing => "the Host header is missing; send it once, with the host of the URL",
             Self::Repeated => "there are several Host headers; send one, with the host of the URL",
             Self::Malformed => {
-                "the host is not valid; send a name or an address, and a port if it is not the usual one"
+                "the host is not valid; send a name or an address, and the port unless it is the default"
             }
         }
     }
@@ -153,22 +153,22 @@ impl From<BadAuthority> for Error {
 
 impl From<BadAuthority> for Response {
     fn from(bad: BadAuthority) -> Self {
-        limited!(DEBUG, ?bad, "a request was refused for its host");
+        limited!(DEBUG, ?bad, "a request had no valid host");
         plain(400, bad.reason())
     }
 }
 
-/// A host, by name or by address. `example.com` and `example.com.` differ, as they do for browsers.
+/// A host name or address. `example.com` and `example.com.` differ, as they do for browsers.
 #[derive(Debug)]
 pub(crate) enum Host<'a> {
-    /// A name or an IPv4 address; compared without regard to case.
+    /// A name or an IPv4 address, compared case-insensitively.
     Name(&'a str),
-    /// An IPv6 address, which has several spellings.
+    /// An IPv6 address, parsed because it has several spellings.
     V6(Ipv6Addr),
 }
 
 impl<'a> Host<'a> {
-    /// Reads `host` or `host:port`.
+    /// Parses `host` or `host:port`.
     pub(crate) fn parse_with_port(text: &'a str) -> Option<(Self, Option<u16>)> {
         let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
             let (address, port) = bracketed.split_once(']')?;
@@ -198,8 +198,8 @@ impl PartialEq for Host<'_> {
     }
 }
 
-/// Whether browsers keep a byte in the name of a host; none of those that end or divide an address. A table, because
-/// every byte of every request's host is checked.
+/// Whether browsers keep a byte in a host name; excludes bytes that end or divide an address. A table,
+/// because every byte of every request's host is checked.
 const HOST_BYTES: [bool; 256] = {
     let (mut table, more) = ([false; 256], b"-._~!$&'()+;=");
     let mut byte = 0;
@@ -215,7 +215,7 @@ const HOST_BYTES: [bool; 256] = {
     table
 };
 
-/// A port in decimal digits, without a sign.
+/// Parses a port in decimal digits, without a sign.
 fn parse_port(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_wins_over_the_header() {
+    fn the_target_takes_precedence_over_the_header() {
         let found = |target, hosts: &[&str]| of(Version::HTTP_11, target, hosts).unwrap().unwrap();
         assert_eq!(found("/", &["Here.example"]), "here.example");
         assert_eq!(found("/", &["here.example:"]), "here.example");
@@ -252,7 +252,7 @@ mod tests {
         use BadAuthority::{Malformed, Missing, Repeated};
         let bad = |target, hosts: &[&str]| of(Version::HTTP_11, target, hosts).unwrap_err();
         assert_eq!(bad("/", &[]), Missing);
-        assert_eq!(bad("http://here.example/", &[]), Missing, "HTTP/1.1 requires the header in any case");
+        assert_eq!(bad("http://here.example/", &[]), Missing, "HTTP/1.1 always requires the header");
         assert_eq!(of(Version::HTTP_2, "/", &[]), Err(Missing));
         assert_eq!(bad("/", &["a", "b"]), Repeated);
         assert_eq!(bad("/", &["a", "a"]), Repeated);
@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn http_1_0_need_not_name_a_host() {
+    fn an_http_1_0_request_needs_no_host() {
         assert_eq!(of(Version::HTTP_10, "/", &[]), Ok(None));
         assert_eq!(of(Version::HTTP_10, "/", &["a", "a"]), Err(BadAuthority::Repeated));
     }
 
     #[test]
-    fn host_and_port_are_told_apart() {
+    fn host_and_port_are_separated() {
         for (text, host, port) in [
             ("example.com", "example.com", None),
             ("example.com:80", "example.com", Some(80)),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_this_machine_by_name_or_address() {
+    fn loopback_hosts_are_recognized() {
         for (host, expected) in [
             ("localhost", true),
             ("LocalHost:8080", true),

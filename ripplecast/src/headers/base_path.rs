@@ -1,4 +1,4 @@
-//! Routes below a path, for a proxy that passes it on.
+//! Serves routes below a path, for a proxy that forwards the path unchanged.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tower_service::Service as _;
 
 use crate::{Error, Result};
 
-/// Among the extensions of a request that came below a base path: that path.
+/// A request extension: the base path that the request was received below.
 #[derive(Clone)]
 pub(crate) struct BasePath(pub(crate) Arc<str>);
 
-/// Whether `path` is one below which something can be served, such as `/rt`. Its characters mean nothing to a shell, in HTML or
-/// in a header.
+/// Returns whether `path` is a valid base path, such as `/rt`. Its characters are safe in a shell, in HTML
+/// and in headers.
 pub(super) fn is_path(path: &str) -> bool {
     let is_part = |part: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -22,10 +22,10 @@ pub(super) fn is_path(path: &str) -> bool {
     path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))
 }
 
-/// The routes at their own paths, and below `base` as well.
+/// Serves the routes at their own paths and also below `base`.
 pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
     if !is_path(base) {
-        let reason = "expected a path such as /rt, of letters, digits, `-`, `.`, `_` and `~`, without a slash at its end";
+        let reason = "expected a path such as /rt, made of letters, digits, `-`, `.`, `_` and `~`, without a trailing slash";
         return Err(Error::setting("base_path", base, reason));
     }
     let base = Arc::<str>::from(base);
@@ -44,28 +44,28 @@ pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
                     request.extensions_mut().insert(BasePath(base));
                 }
             }
-            // A router is always ready, and never fails.
+            // A router is always ready and never fails.
             routes.call(request).await.into_response()
         }
     }))
 }
 
-/// What a request is for.
+/// How a request's path relates to the base.
 #[derive(Debug, PartialEq, Eq)]
 enum Inner {
     /// A path that is not below the base.
     Elsewhere,
-    /// The base without the slash at its end; where it leads, with its query.
+    /// The base without a trailing slash. Contains the redirect's target, with the query.
     Root(String),
-    /// A path below the base, without it.
+    /// A path below the base. Contains the URI without the base.
     Below(Uri),
 }
 
-/// What a request for `uri` is for.
+/// Compares a request's URI with the base.
 fn inner(base: &str, uri: &Uri) -> Inner {
     let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
     match uri.path().strip_prefix(base) {
-        // Relative to it, so that it also holds behind a proxy that puts another path before this one.
+        // A relative target, so that it also works behind a proxy that adds another prefix.
         Some("") => Inner::Root(format!("{}/{query}", base.rsplit('/').next().unwrap_or_default())),
         Some(path) if path.starts_with('/') => {
             let mut parts = uri.clone().into_parts();
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_base_is_taken_off_whole_parts() {
+    fn the_base_matches_only_whole_parts() {
         let below = |uri: &'static str| Inner::Below(Uri::from_static(uri));
         for (uri, expected) in [
             ("/a/rt/", below("/")),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
+    fn invalid_base_paths_are_rejected() {
         for wrong in
             ["", "/", "rt", "/rt/", "//rt", "/a//b", "/a/../b", "/.", "/{x}", "/a b", "/%41", "/ü", "/a?b"]
         {

@@ -1,9 +1,9 @@
-//! Who asks, and for which host, when a proxy stands in front.
+//! The client's address and the requested host behind proxies.
 //!
-//! Anyone can write a forwarding header. It is believed only as far as it was written by trusted proxies: the header is
-//! walked from the right, where the nearest proxy wrote. Trusted proxies are named by their networks, and then the first
-//! address that is no trusted proxy is the client; or by their number, and then the client is that many entries from the
-//! right.
+//! Anyone can send a forwarding header, so it is trusted only as far as trusted proxies wrote it. Entries are
+//! read from the right, where the nearest proxy wrote. If trusted proxies are given as networks, the client
+//! is the first address that is not a trusted proxy. If they are given as a number of hops, the client is
+//! that many entries from the right.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,9 +17,9 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{authority::Authority, base_path::is_path};
 use crate::Error;
 
-/// The networks that the word `loopback` stands for.
+/// The networks of the keyword `loopback`.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
-/// The networks that the word `private` stands for (RFC 1918 and RFC 4193).
+/// The networks of the keyword `private` (RFC 1918 and RFC 4193).
 const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -27,12 +27,12 @@ const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_PREFIX: &str = "x-forwarded-prefix";
 const FORWARDED: &str = "forwarded";
-/// Bytes of a forwarded path at most. A longer one makes long answers of short requests.
+/// Maximum length of a forwarded path in bytes. A longer one would make long responses to short requests.
 const LONGEST_PREFIX: usize = 256;
 
-/// The proxies whose forwarding headers are believed. None by default.
+/// The proxies whose forwarding headers are trusted. None by default.
 ///
-/// Reads a list of addresses and networks, with the words `loopback` and `private` for the usual ones:
+/// Parses a list of addresses and networks, with the keywords `loopback` and `private` for common ones:
 ///
 /// ```
 /// use ripplecast::TrustedProxies;
@@ -43,20 +43,21 @@ const LONGEST_PREFIX: usize = 256;
 /// # Ok::<(), ripplecast::Error>(())
 /// ```
 ///
-/// `hops:N` trusts a number of proxies in place of networks, wherever they are; see [`TrustedProxies::hops`].
+/// `hops:N` trusts a number of proxies instead, whatever their networks; see [`TrustedProxies::hops`].
 ///
-/// A trusted proxy must set `X-Forwarded-For` (or add to it), and set `X-Forwarded-Host` and `X-Forwarded-Proto` or
-/// remove them. RFC 7239's `Forwarded` is read when none of the three is there, so a proxy that writes `Forwarded` must
-/// remove the others. It must also set or remove `X-Forwarded-Prefix`, the path below which the client sees the server.
+/// A trusted proxy must set or append to `X-Forwarded-For`, and set or remove `X-Forwarded-Host` and
+/// `X-Forwarded-Proto`. The standard header `Forwarded` (RFC 7239) is read only if none of these three is
+/// present, so a proxy that sends `Forwarded` must remove them. It must also set or remove
+/// `X-Forwarded-Prefix`, the path below which the client sees the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Trusted);
 
-/// How trusted proxies are known.
+/// How trusted proxies are identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Trusted {
-    /// By their addresses.
+    /// By address.
     Networks(Vec<IpNet>),
-    /// Each request comes through this many, at least one.
+    /// By their number: each request passes through this many, at least one.
     Hops(NonZeroU8),
 }
 
@@ -67,16 +68,18 @@ impl Default for Trusted {
 }
 
 impl TrustedProxies {
-    /// Trusts the last `hops` proxies of each request, whatever their addresses: for proxies whose addresses change, such as a
-    /// load balancer of a cloud. 0 trusts none.
+    /// Trusts the last `hops` proxies of each request, whatever their addresses. Use it for proxies whose
+    /// addresses change, such as a cloud load balancer. 0 trusts none.
     ///
-    /// The peer of the socket is the first hop. The client is the entry of `X-Forwarded-For` or `Forwarded` that is `hops`
-    /// from the right: with one proxy the last, which that proxy wrote. Where there are fewer, the leftmost is the client;
-    /// without any, the peer of the socket is. An entry that is not an address ends the walk at the entry to its right.
-    /// `X-Forwarded-Host`, `-Proto` and `-Prefix` are believed as the nearest proxy wrote them.
+    /// The socket's peer is the first hop. The client is the entry of `X-Forwarded-For` or `Forwarded` that
+    /// is `hops` from the right: with one proxy the last entry, which that proxy wrote. If there are fewer
+    /// entries, the leftmost is the client; without any, the socket's peer is. An entry that is not an
+    /// address ends the search at the entry to its right. `X-Forwarded-Host`, `-Proto` and `-Prefix` are
+    /// trusted as the nearest proxy wrote them.
     ///
-    /// **Nothing but those proxies may reach the server's port,** and each way to it must lead through exactly `hops`
-    /// proxies: a client that comes through fewer writes the entry that is believed, and so chooses its address.
+    /// **Only those proxies may reach the server's port,** and each path to it must lead through exactly
+    /// `hops` proxies. A client that passes through fewer writes the trusted entry itself and so chooses its
+    /// address.
     ///
     /// ```
     /// use ripplecast::TrustedProxies;
@@ -89,8 +92,8 @@ impl TrustedProxies {
         Self(NonZeroU8::new(hops).map_or_else(Trusted::default, Trusted::Hops))
     }
 
-    /// Whether `addr` is a trusted proxy. An IPv4 address inside an IPv6 one counts as the IPv4 address. With
-    /// [`hops`](Self::hops), each peer of a socket is one.
+    /// Returns whether `addr` is a trusted proxy. An IPv4-mapped IPv6 address counts as the IPv4 address.
+    /// With [`hops`](Self::hops), every socket peer is one.
     pub fn contains(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
         match &self.0 {
@@ -99,8 +102,8 @@ impl TrustedProxies {
         }
     }
 
-    /// Returns who asks, and for which host, by the forwarding headers where a trusted proxy wrote them. Otherwise the
-    /// address is the socket's, and the host is not known here.
+    /// Returns the client and the requested host from the forwarding headers if a trusted proxy sent them.
+    /// Otherwise the address is the socket's, and the host is `None`.
     pub(crate) fn peer(&self, socket_peer: Option<IpAddr>, headers: &HeaderMap) -> ForwardedPeer {
         let addr = socket_peer.map(|addr| addr.to_canonical());
         match addr {
@@ -111,7 +114,7 @@ impl TrustedProxies {
         }
     }
 
-    /// What the trusted proxy at `nearest` says.
+    /// Returns what the trusted proxy at `nearest` reports.
     fn forwarded(&self, nearest: IpAddr, headers: &HeaderMap) -> ForwardedPeer {
         if [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO].iter().any(|name| headers.contains_key(*name)) {
             let hops = from_the_right(headers, FORWARDED_FOR).map(|entry| node(entry?));
@@ -134,7 +137,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Walks from the nearest proxy outwards to the client, or to the last readable address.
+    /// Follows the entries from the nearest proxy to the client, or to the last valid address.
     fn client(&self, nearest: IpAddr, entries: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut entries = entries.map_while(|entry| entry);
         match self.0 {
@@ -156,10 +159,9 @@ impl FromStr for TrustedProxies {
     type Err = Error;
 
     fn from_str(list: &str) -> Result<Self, Error> {
-        /// What stands before a number of proxies.
         const HOPS: &str = "hops:";
         if let Some(hops) = list.trim().strip_prefix(HOPS) {
-            let reason = "expected hops:N with N from 1 to 255, and nothing beside it";
+            let reason = "expected hops:N with N from 1 to 255, and nothing else";
             let hops = hops.parse().map_err(|_| Error::setting("trusted_proxies", list, reason))?;
             return Ok(Self(Trusted::Hops(hops)));
         }
@@ -175,22 +177,22 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// Who asks, as far as it can be known.
+/// The client of a request, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ForwardedPeer {
-    /// The client's address; `None` when the server didn't say who is at the other end of the socket.
+    /// The client's address; `None` if the server did not provide the socket's peer.
     pub(crate) addr: Option<IpAddr>,
-    /// Whether the address comes from a proxy's header and not from the socket.
+    /// Whether the address comes from a proxy's header instead of the socket.
     pub(crate) is_forwarded: bool,
-    /// The host that the client asked for.
+    /// The host that the client requested.
     pub(crate) host: Option<Authority>,
-    /// Whether the client came over TLS; `None` when nobody said.
+    /// Whether the client uses TLS; `None` if unknown.
     pub(crate) https: Option<bool>,
-    /// The path below which the client sees the server, without a slash at its end; empty for the root.
+    /// The path below which the client sees the server, without a trailing slash; empty for the root.
     pub(crate) prefix: Option<Box<str>>,
 }
 
-/// The error for an entry that is neither an address, nor a network, nor a word.
+/// Returns the error for an invalid entry.
 fn bad_entry(entry: &str, list: &str) -> Error {
     Error::setting(
         "trusted_proxies",
@@ -202,9 +204,9 @@ fn bad_entry(entry: &str, list: &str) -> Error {
     )
 }
 
-/// A network, or an address as the network of itself alone.
+/// Parses a network, or an address as a network of one address.
 fn network(entry: &str) -> Option<IpNet> {
-    /// Bits of an IPv6 address that come before the IPv4 address inside.
+    /// Length of the prefix before the IPv4 address in an IPv4-mapped IPv6 address.
     const MAPPED: u8 = 96;
     let net = entry.parse().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).ok()?;
     match (net.addr().to_canonical(), net) {
@@ -216,10 +218,10 @@ fn network(entry: &str) -> Option<IpNet> {
     }
 }
 
-/// The entries of a list header from the last of the last line to the first; `None` for one that is no text.
+/// Returns the entries of a list header from right to left; `None` for one that is not valid UTF-8.
 ///
-/// A comma between quotes belongs to its entry (RFC 7239, section 4). Quotes are paired from the right as well: entries
-/// of proxies are read first, so that a client's unclosed quote can't hide them.
+/// A comma between quotes belongs to its entry (RFC 7239, section 4). Quotes are paired from the right, too,
+/// so a client's unclosed quote can't hide the entries of proxies.
 fn from_the_right<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
     let lines = headers.get_all(name).iter().rev();
     lines.flat_map(|line| {
@@ -234,7 +236,7 @@ fn from_the_right<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item 
     })
 }
 
-/// The last comma outside quotes.
+/// Finds the last comma outside quotes.
 fn last_comma(line: &[u8]) -> Option<usize> {
     let is_escaped = |at: usize| line[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
     let mut quoted = false;
@@ -248,12 +250,13 @@ fn last_comma(line: &[u8]) -> Option<usize> {
     None
 }
 
-/// The last entry of a list header: what the nearest proxy wrote.
+/// Returns the last entry of a list header, which the nearest proxy wrote.
 fn rightmost<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     from_the_right(headers, name).next().flatten()
 }
 
-/// The value of a parameter in one hop of a `Forwarded` header; `None` if it is missing or doubled, or the hop is badly quoted.
+/// Returns the value of a parameter in one hop of a `Forwarded` header; `None` if it is missing or repeated,
+/// or the hop's quotes are malformed.
 fn parameter(hop: &str, name: &str) -> Option<String> {
     let mut found = None;
     let mut rest = hop;
@@ -273,7 +276,8 @@ fn parameter(hop: &str, name: &str) -> Option<String> {
         };
         let behind = behind.trim_start();
         rest = if behind.is_empty() { behind } else { behind.strip_prefix(';')? };
-        // Where a proxy passes a quote on as it came, a client's own quote can pair with it and swallow the proxy's entry.
+        // If a proxy forwards a quote unescaped, a client's own quote can pair with it and swallow the
+        // proxy's entry.
         if value.contains(',') && value.to_ascii_lowercase().contains("for=") {
             return None;
         }
@@ -284,7 +288,8 @@ fn parameter(hop: &str, name: &str) -> Option<String> {
     found
 }
 
-/// Reads a quoted string behind its first quote; what it holds, and what follows it. `None` if it does not end.
+/// Parses a quoted string after its first quote. Returns its content and what follows; `None` if it does not
+/// end.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = quoted.char_indices();
@@ -297,11 +302,11 @@ fn unquote(quoted: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The address in an entry: plain, in brackets, with a port, or in quotes.
+/// Parses the address in an entry: plain, in brackets, with a port, or in quotes.
 fn node(entry: &str) -> Option<IpAddr> {
     let quoted = || entry.strip_prefix('"')?.strip_suffix('"');
     let entry = quoted().unwrap_or(entry);
-    // A port may be hidden (RFC 7239, section 6.3).
+    // A port may be obfuscated (RFC 7239, section 6.3).
     let entry = entry.rsplit_once(":_").map_or(entry, |(address, _)| address);
     let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     entry
@@ -312,13 +317,13 @@ fn node(entry: &str) -> Option<IpAddr> {
         .map(|addr| addr.to_canonical())
 }
 
-/// A host with or without a port; `None` if it is not valid.
+/// Parses a host with or without a port; `None` if it is not valid.
 fn host(value: &str) -> Option<Authority> {
     Authority::parse(value.as_bytes())
 }
 
-/// The path that a proxy says it has removed. `None` if it is not valid, or there are several: a proxy that adds a header
-/// beside that of its client vouches for neither.
+/// Returns the path that a proxy reports to have removed; `None` if it is not valid or the header is
+/// repeated. A proxy that appends its header to the client's has validated neither.
 fn prefix(headers: &HeaderMap) -> Option<Box<str>> {
     let mut lines = headers.get_all(FORWARDED_PREFIX).iter();
     let line = lines.next().filter(|_| lines.next().is_none())?.to_str().ok()?;
@@ -327,7 +332,7 @@ fn prefix(headers: &HeaderMap) -> Option<Box<str>> {
     is_valid.then(|| path.into())
 }
 
-/// Whether a scheme is a secure one.
+/// Returns whether a scheme is secure; `None` if it is unknown.
 fn https(scheme: &str) -> Option<bool> {
     const SECURE: [&str; 2] = ["https", "wss"];
     const PLAIN: [&str; 2] = ["http", "ws"];

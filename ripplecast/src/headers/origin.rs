@@ -1,4 +1,4 @@
-//! Which web pages may open a WebSocket here.
+//! Decides which web pages may open a WebSocket.
 
 use http::HeaderValue;
 
@@ -6,37 +6,41 @@ use super::authority::{Authority, Host};
 
 /// Which web pages may open a WebSocket.
 ///
-/// Browsers let any page connect to any server, and send the user's cookies along. So without a check, a stranger's page
-/// could act in the name of a user who has it open ("cross-site WebSocket hijacking"). But browsers also say from which
-/// page a connection comes, in the header `Origin`, and a page can't forge that.
+/// Browsers let any page connect to any server and send the user's cookies along. Without a check, another
+/// site's page could act in the name of a user who has it open ("cross-site WebSocket hijacking"). Browsers
+/// state the page's origin in the header `Origin`, which a page can't forge.
 ///
-/// Programs that are no browsers need not send the header. A request without it always passes: it carries no cookies that
-/// its sender doesn't have. This policy is no substitute for authentication.
+/// Programs other than browsers need not send the header. A request without it always passes: it carries no
+/// cookies that its sender doesn't have. This policy does not replace authentication.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub enum OriginPolicy {
-    /// Pages from the host and port to which they connect: those of the request's target where it names them, otherwise
-    /// of `Host`. The default. A request of HTTP/1.0 that names no host is refused if it has an `Origin`.
+    /// Pages from the host and port that they connect to: those in the request's target if it has them,
+    /// otherwise those in `Host`. This is the default. An HTTP/1.0 request without a host is rejected if it
+    /// has an `Origin`.
     ///
-    /// Behind a proxy that changes `Host`, let it pass the original on, or use a [`List`](Self::List). The scheme must be
-    /// `https` where the server knows that the request came over TLS: because it speaks TLS itself, or because a
-    /// [trusted proxy](crate::HubBuilder::trusted_proxies) says so. Elsewhere `http` and `https` both match.
+    /// If a proxy changes `Host`, configure it to forward the original, or use a [`List`](Self::List). The
+    /// scheme must be `https` if the server knows that the request was sent over TLS: because it terminates
+    /// TLS itself, or because a [trusted proxy](crate::HubBuilder::trusted_proxies) reports it. Otherwise
+    /// both `http` and `https` match.
     #[default]
     Same,
-    /// Pages from anywhere. For public data; or where a token that only your own pages have, not a cookie, says who it is.
+    /// Pages from anywhere. Use this for public data, or if users are identified by a token that only your
+    /// own pages have, and not by a cookie.
     Any,
     /// Pages from these origins, each written as `https://example.com` or `http://localhost:3000`.
     ///
-    /// Build it with [`OriginPolicy::list`], which finds mistakes. An entry that is no origin matches nothing. The
-    /// server's own origin is not included unless it is listed.
+    /// Build it with [`OriginPolicy::list`], which reports mistakes. An entry that is not an origin matches
+    /// nothing. The server's own origin is included only if it is listed.
     List(Vec<String>),
 }
 
 impl OriginPolicy {
-    /// Pages from these origins: a scheme and a host, and a port unless it is the scheme's usual one.
+    /// Allows pages from these origins. Each has a scheme and a host, and a port unless it is the scheme's
+    /// default.
     ///
     /// # Errors
-    /// What is wrong with the first entry that is not an origin.
+    /// [`Error::Setting`](crate::Error::Setting) for the first entry that is not an origin, with the reason.
     pub fn list<O: Into<String>>(origins: impl IntoIterator<Item = O>) -> crate::Result<Self> {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
         for origin in &origins {
@@ -48,10 +52,11 @@ impl OriginPolicy {
     }
 }
 
-/// Whether a request with this `Origin`, for this host, may be upgraded.
+/// Returns whether a request with this `Origin` for this host may be upgraded.
 ///
-/// Without an `Origin` it comes from no page, and may. One that is `null` (a sandboxed frame, a local file) or can't be
-/// read is refused, unless any is allowed. A request that has the header twice should be given as one that can't be read.
+/// A request without an `Origin` comes from no page and is allowed. An origin that is `null` (a sandboxed
+/// frame, a local file) or can't be parsed is rejected unless any is allowed. Pass a repeated header as one
+/// that can't be parsed.
 pub(crate) fn allowed(
     policy: &OriginPolicy,
     origin: Option<&HeaderValue>,
@@ -70,7 +75,7 @@ pub(crate) fn allowed(
     }
 }
 
-/// What a person who wrote this entry of a list may have got wrong. `None`: it is an origin.
+/// Returns what is wrong with an entry of a list; `None` if it is an origin.
 fn mistake(entry: &str) -> Option<&'static str> {
     if Origin::parse(entry).is_some() {
         return None;
@@ -78,35 +83,33 @@ fn mistake(entry: &str) -> Option<&'static str> {
     let Some((_, rest)) = entry.split_once("://") else {
         return Some(match entry {
             "*" => "to allow any origin, use OriginPolicy::Any",
-            "null" => "null stands for pages without an origin, which only OriginPolicy::Any lets in",
+            "null" => "null stands for pages without an origin, which only OriginPolicy::Any allows",
             _ => "it must start with a scheme, as in https://example.com",
         });
     };
     Some(match rest {
         "" => "it has no host",
-        _ if rest.contains('*') => "wildcards are not known, list each host",
-        _ if rest.contains('@') => "it must not name a user",
+        _ if rest.contains('*') => "wildcards are not supported, list each host",
+        _ if rest.contains('@') => "it must not contain a user",
         _ if rest.contains(['/', '?', '#']) => {
             "it must end after the host and port, without a path or a slash"
         }
-        _ if !rest.is_ascii() => "a host with other letters than ASCII must be written in its xn-- form",
+        _ if !rest.is_ascii() => "a host with non-ASCII letters must be written in its xn-- form",
         _ => "write it as https://example.com, or with a port as http://localhost:3000",
     })
 }
 
-/// An origin: what is the same for all pages that may see each other's data (RFC 6454).
+/// An origin (RFC 6454). Pages with the same origin may see each other's data.
 #[derive(Debug)]
 struct Origin<'a> {
-    /// How the page was fetched, such as `https`.
     scheme: &'a str,
-    /// From which host.
     host: Host<'a>,
-    /// From which port; the scheme's usual one if none was written and the scheme has one.
+    /// The scheme's default port if the origin has none and the scheme has one.
     port: Option<u16>,
 }
 
 impl<'a> Origin<'a> {
-    /// Reads `scheme://host` or `scheme://host:port`, and nothing that has more to it.
+    /// Parses exactly `scheme://host` or `scheme://host:port`.
     fn parse(text: &'a str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -115,12 +118,13 @@ impl<'a> Origin<'a> {
         is_scheme.then(|| Self { scheme, host, port: port.or_else(|| usual_port(scheme)) })
     }
 
-    /// Whether this is the origin of pages that come from the server at `host`, which may have a port.
+    /// Returns whether pages of this origin come from the server at `host`, which may have a port.
     ///
-    /// Only pages fetched over HTTP come from a server: a browser's extension with the same name does not.
+    /// Only pages fetched over HTTP come from a server: those of a browser extension with the same name do
+    /// not.
     ///
-    /// A page without TLS can be modified in transit, and so can its scripts: if the request came over TLS, the page
-    /// must have, too.
+    /// A page without TLS can be modified in transit, and so can its scripts. If the request was sent over
+    /// TLS, the page must have been, too.
     fn is_served_by(&self, host: &str, over_tls: bool) -> bool {
         let Some(usual) = usual_port(self.scheme) else { return false };
         if over_tls && !self.scheme.eq_ignore_ascii_case("https") {
@@ -151,7 +155,7 @@ mod tests {
     use super::*;
 
     fn allows(policy: &OriginPolicy, origin: &str, host: &str) -> bool {
-        let origin = HeaderValue::from_bytes(origin.as_bytes()).expect("a header's value");
+        let origin = HeaderValue::from_bytes(origin.as_bytes()).expect("a valid header value");
         allowed(policy, Some(&origin), Authority::parse(host.as_bytes()).as_ref(), false)
     }
 
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn others() {
         let cases: &[(&str, &str)] = &[
-            // Other hosts, other ports.
+            // Different hosts and ports.
             ("http://evil.org", "example.com"),
             ("http://sub.example.com", "example.com"),
             ("http://example.com", "sub.example.com"),
@@ -212,7 +216,7 @@ mod tests {
             ("http://evil.org%2eexample.com", "example.com"),
             ("http://example.com%00.evil.org", "example.com"),
             ("http://example.com:80@evil.org", "example.com"),
-            // No origin as browsers write it.
+            // Not an origin in the form that browsers send.
             ("null", "example.com"),
             ("null", "null"),
             ("", "example.com"),
@@ -241,7 +245,7 @@ mod tests {
             ("http://[::1]x:80", "[::1]"),
             ("http://[example.com]", "[example.com]"),
             ("http://exämple.com", "exämple.com"),
-            // A Host that is none.
+            // Invalid `Host` headers.
             ("http://example.com", ""),
             ("http://example.com", "user@example.com"),
             ("http://example.com", "example.com/"),
@@ -268,7 +272,7 @@ mod tests {
         assert!(!allowed(&OriginPolicy::Same, Some(&origin), None, false));
         assert!(allowed(&OriginPolicy::Any, Some(&origin), None, false));
         assert!(allowed(&list, Some(&origin), None, false));
-        let unreadable = HeaderValue::from_bytes(b"https://example.com\xff").expect("a header's value");
+        let unreadable = HeaderValue::from_bytes(b"https://example.com\xff").expect("a valid header value");
         assert!(!allowed(&list, Some(&unreadable), Authority::parse(b"example.com").as_ref(), false));
         assert_eq!(OriginPolicy::default(), OriginPolicy::Same);
     }
@@ -290,7 +294,7 @@ mod tests {
             ("http://intra", true),
             ("https://[0::1]:8443", true),
             ("tauri://localhost", true),
-            ("http://example.com", false), // Another scheme.
+            ("http://example.com", false), // A different scheme.
             ("http://example.com:443", false),
             ("https://example.com:8443", false),
             ("https://www.example.com", false),

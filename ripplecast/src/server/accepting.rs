@@ -1,17 +1,17 @@
-//! Trouble with accepting connections: whose it is, and what the log says of it.
+//! Errors while accepting connections: their cause and their log lines.
 
 use std::{io, net::IpAddr};
 
 use crate::log::limited;
 
-/// Logs that the system had nothing to accept with.
+/// Logs an error while accepting, with advice.
 pub(super) fn log_failed(error: &io::Error) {
     limited!(WARN, "can't accept a connection: {error}{}", accept_advice(error));
 }
 
-/// Logs that every place is taken.
+/// Logs that the limit of connections is reached.
 pub(super) fn log_full(limit: usize) {
-    limited!(WARN, limit, "all places for connections are taken; new ones wait (max_http_connections)");
+    limited!(WARN, limit, "too many plain connections; new ones wait (max_http_connections)");
 }
 
 /// Logs that one address has too many connections.
@@ -20,22 +20,22 @@ pub(super) fn log_too_many(address: IpAddr, limit: usize) {
         WARN,
         %address,
         limit,
-        "too many plain connections from one address; more are closed (max_http_connections_per_address; if it is a proxy, \
-         name it in trusted_proxies)"
+        "too many plain connections from one address; further ones are closed (max_http_connections_per_address; if it is a proxy, \
+         add it to trusted_proxies)"
     );
 }
 
-/// Whether the connection was lost before it was accepted. The next one may be fine.
+/// Returns whether the connection was lost before it was accepted. The next one may succeed.
 pub(super) fn is_peers_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// What to do about a connection that can't be accepted.
+/// Returns advice for an error while accepting.
 fn accept_advice(error: &io::Error) -> &'static str {
-    /// The process has no descriptor left; the same number on every Unix.
+    /// The process has no file descriptor left; the same number on every Unix.
     const EMFILE: i32 = 24;
-    /// The machine has no descriptor left; the same number on every Unix.
+    /// The system has no file descriptor left; the same number on every Unix.
     const ENFILE: i32 = 23;
     match error.raw_os_error() {
         Some(EMFILE) if cfg!(unix) => {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_with_accepting_is_told_apart_and_explained() {
+    fn accept_errors_are_classified_and_explained() {
         assert!(is_peers_fault(&io::ErrorKind::ConnectionAborted.into()));
         assert!(!is_peers_fault(&io::ErrorKind::OutOfMemory.into()));
         if cfg!(unix) {

@@ -1,4 +1,4 @@
-//! One accepted socket: HTTP/1.1 on it, until a WebSocket or an event stream takes it away.
+//! One accepted socket: serves HTTP/1.1 until a WebSocket or an event stream takes the socket over.
 
 use std::{
     convert::Infallible,
@@ -38,32 +38,29 @@ use crate::{
     response::plain,
 };
 
-/// What the connections are told, and how far the server has come.
+/// The stage of the server's life, as its connections see it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Requests are taken.
+    /// Accepts requests.
     Serving,
-    /// Requests in flight finish, and nothing else begins.
+    /// Finishes requests in flight and accepts no new ones.
     Draining,
-    /// Whatever is left ends now.
+    /// Drops whatever is left.
     Aborting,
 }
 
-/// What is asked of each connection and its requests.
+/// Limits of each connection and its requests.
 pub(super) struct Limits {
-    /// How a request's body must come.
     pub(super) body: Pace,
-    /// How a response must be taken.
     pub(super) write: Pace,
-    /// Proxies, whose clients are many.
     pub(super) trusted: TrustedProxies,
-    /// Requests in progress that trusted proxies forward, by the address of the client.
+    /// Requests in progress through trusted proxies, by the client's address.
     pub(super) forwarded: Arc<Admissions>,
 }
 
 impl Limits {
-    /// Counts a request that a trusted proxy forwards, for its client: its socket is the proxy's, and counts for no
-    /// address.
+    /// Counts a request through a trusted proxy for the forwarded client: the socket belongs to the proxy and
+    /// counts for no address.
     #[expect(
         clippy::result_large_err,
         reason = "the response goes straight to the client; a box would be unpacked at once"
@@ -78,43 +75,44 @@ impl Limits {
             limited!(
                 WARN,
                 %address,
-                "too many requests of one address are in progress behind a proxy; more are refused \
+                "too many requests in progress from one address behind a proxy; further ones are rejected \
                  (max_http_connections_per_address)"
             );
-            plain(429, "Too many requests from your address are in progress; try again when some are done.\n")
+            plain(
+                429,
+                "Too many requests from your address are in progress; try again when some have finished.\n",
+            )
         })
     }
 }
 
-/// One accepted socket and what serving it takes.
+/// One accepted socket with everything that serving it needs.
 pub(super) struct Connection<S = TcpStream> {
-    /// The socket, or what is spoken over it.
+    /// The socket, or the TLS stream over it.
     pub(super) stream: S,
-    /// Who is at the other end.
     pub(super) peer: SocketAddr,
-    /// The application.
     pub(super) router: Router,
-    /// Tells when to finish. The sender going away means that nobody waits any more.
+    /// If the sender is dropped, nobody is waiting for the connection any more.
     pub(super) stage: watch::Receiver<Stage>,
-    /// Given back when hyper lets the socket go.
+    /// Released when hyper lets go of the socket.
     pub(super) place: Place,
-    /// What is asked of it.
     pub(super) limits: Arc<Limits>,
 }
 
 impl Connection {
-    /// Serves requests over the bare socket. A WebSocket or an event stream takes the socket along, and leaves nothing here.
+    /// Serves requests over the raw socket. A WebSocket or an event stream takes the socket over and ends
+    /// this task.
     pub(super) async fn run_plain(self, http: http1::Builder) {
         let Some(Freed { socket, rest, taken }) = self.serve(http, Some(Takeover::default())).await else {
             return;
         };
         match socket.into_std() {
             Ok(socket) => taken.accepted.begin(socket, rest, taken.preface),
-            Err(error) => limited!(WARN, %error, "the socket of a connection could not be taken over"),
+            Err(error) => limited!(WARN, %error, "can't take over the socket of a connection"),
         }
     }
 
-    /// Does the TLS handshake, here and not in the accept loop, and then serves requests inside.
+    /// Performs the TLS handshake, here rather than in the accept loop, and then serves requests over it.
     pub(super) async fn run_tls(self, tls: Tls, goodbye: Goodbye, limit: Duration, http: http1::Builder) {
         let Self { stream, peer, router, mut stage, place, limits } = self;
         let shaken = tokio::select! {
@@ -133,8 +131,8 @@ impl Connection {
 }
 
 impl<S: Socket> Connection<S> {
-    /// Serves requests until the peer, a limit, an upgrade or the server ends it, or until somebody has asked `takeover`
-    /// for the socket, which is then returned with what is to be done with it.
+    /// Serves requests until the peer, a limit, an upgrade or the server ends the connection. If an endpoint
+    /// has asked `takeover` for the socket, returns the socket and its new owner.
     async fn serve(self, http: http1::Builder, takeover: Option<Takeover>) -> Option<Freed<S>> {
         let Self { stream, peer, router, mut stage, place, limits } = self;
         let _place = place;
@@ -143,7 +141,7 @@ impl<S: Socket> Connection<S> {
         let notes = Notes { began: AtomicBool::new(false), free, takeover, taken: Mutex::new(None) };
         let requests = Requests { router, peer, limits: &limits, notes: &notes };
         let mut connection = http.serve_connection(TokioIo::new(stream), requests).with_upgrades();
-        // The connection goes first, so that a request that has come before the shutdown is seen.
+        // The connection is polled first, so that a request that arrived before the shutdown is served.
         let ended = tokio::select! {
             biased;
             ended = notes.drive(&mut connection) => Some(ended),
@@ -151,7 +149,7 @@ impl<S: Socket> Connection<S> {
         };
         let ended = match ended {
             Some(ended) => ended,
-            // Not one whole request head has come, and hyper would wait for the rest of it.
+            // No complete request head has arrived, and hyper would wait for the rest of it.
             None if !notes.began.load(Ordering::Relaxed) => return None,
             None => {
                 Pin::new(&mut connection).graceful_shutdown();
@@ -177,38 +175,37 @@ impl<S: Socket> Connection<S> {
     }
 }
 
-/// What is noted of one connection while hyper serves it.
+/// The state of one connection while hyper serves it.
 struct Notes {
-    /// Set at the first request: hyper doesn't tell a connection that serves one from one with half a head.
+    /// Set at the first request. hyper doesn't distinguish a connection that is serving one from one with
+    /// half a head.
     began: AtomicBool,
-    /// Shared with the socket: set while its peer need not keep [pace](Paced).
+    /// Shared with the socket; set while its peer need not keep [pace](Paced).
     free: Arc<AtomicBool>,
-    /// Where the socket may be asked for; not where TLS is spoken on it.
+    /// Lets endpoints ask for the socket; `None` over TLS.
     takeover: Option<Takeover>,
-    /// Who has asked. That request is never answered by hyper.
+    /// The endpoint that asked. hyper never answers its request.
     taken: Mutex<Option<Taken>>,
 }
 
-/// A socket that hyper has let go of.
+/// A socket that hyper has released.
 struct Freed<S> {
-    /// The socket.
     socket: S,
-    /// What was read from it behind the request.
+    /// Bytes read after the request.
     rest: Bytes,
-    /// Who gets it.
+    /// The new owner.
     taken: Taken,
 }
 
-/// How hyper's part of a connection ended.
 enum Ended {
-    /// It was closed, upgraded or failed.
+    /// The connection was closed, upgraded or failed.
     ByItself(hyper::Result<()>),
-    /// The socket goes to a shard.
+    /// A shard takes the socket over.
     Taken(Taken),
 }
 
 impl Notes {
-    /// Serves requests until one of the ends.
+    /// Serves requests until hyper's part ends.
     async fn drive(&self, connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin)) -> Ended {
         poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Ended::ByItself(ended)),
@@ -220,15 +217,12 @@ impl Notes {
     }
 }
 
-/// The application, as hyper calls it for one connection.
+/// The application as a hyper service for one connection.
 struct Requests<'a> {
-    /// The application.
     router: Router,
-    /// Who asks, for axum's `ConnectInfo`.
+    /// For axum's `ConnectInfo`.
     peer: SocketAddr,
-    /// What is asked of each request.
     limits: &'a Limits,
-    /// What is noted of the connection.
     notes: &'a Notes,
 }
 
@@ -263,13 +257,13 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
             let late = late.insert(Arc::new(AtomicBool::new(false)));
             Body::new(PacedBody::new(body, self.limits.body, Arc::clone(late)))
         });
-        // A clone is one count more; tower's `call` wants a router of its own.
+        // Cloning only increments a count; tower's `call` needs its own router.
         let answer = self.router.clone().call(request);
         let (notes, peer) = (self.notes, self.peer);
         Box::pin(async move {
             let mut response = answer.await?;
             if late.is_some_and(|late| late.load(Ordering::Relaxed)) {
-                limited!(DEBUG, %peer, "the body of a request came too slowly");
+                limited!(DEBUG, %peer, "the body of a request arrived too slowly");
                 return Ok(too_slow());
             }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -281,7 +275,7 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
                 let taken = poll_fn(|cx| Poll::Ready(takeover.taken(&mut response, cx))).await;
                 if taken.is_some() {
                     *notes.taken.lock() = taken;
-                    return pending().await; // hyper is left before it would write anything
+                    return pending().await; // the connection leaves hyper before it writes anything
                 }
             }
             Ok(match place {
@@ -292,9 +286,9 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
     }
 }
 
-/// The answer to a request whose body came too slowly, whatever the application made of that.
+/// Returns the response to a request whose body arrived too slowly, whatever the application answered.
 fn too_slow() -> Response {
-    let mut response = plain(408, "The body of the request came too slowly.\n");
+    let mut response = plain(408, "The request body arrived too slowly.\n");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,4 +1,4 @@
-//! Static files, never from outside their root.
+//! Serves static files, never from outside their root.
 
 use std::{
     convert::Infallible,
@@ -23,10 +23,10 @@ use crate::{
     log::{cut, limited},
 };
 
-/// The file that stands for its directory.
+/// The file served for its directory.
 const INDEX: &str = "index.html";
 
-/// What [`App::files_with`](crate::App::files_with) serves besides ordinary files.
+/// Options of [`App::files_with`](crate::App::files_with).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -41,7 +41,6 @@ const INDEX: &str = "index.html";
 #[non_exhaustive]
 #[must_use = "options do nothing until they are given to App::files_with"]
 pub struct FileOptions {
-    /// Whether names that begin with a dot, and backups, are served.
     hidden: bool,
 }
 
@@ -51,34 +50,34 @@ impl FileOptions {
         Self::default()
     }
 
-    /// Serves names that begin with a dot, such as `.env` and `.git`, and editors' backups (`~`, `.bak`, `.orig`, `.swp`,
-    /// `#…#`), too; default false. `.well-known` is always served.
+    /// Sets whether to serve names that begin with a dot, such as `.env` and `.git`, and editors' backups
+    /// (`~`, `.bak`, `.orig`, `.swp`, `#…#`); default false. `.well-known` is always served.
     pub fn hidden(mut self, hidden: bool) -> Self {
         self.hidden = hidden;
         self
     }
 }
 
-/// Serves the files under `root`.
+/// Creates a service for the files under `root`.
 ///
 /// # Errors
-/// When `root` is no directory that can be read.
+/// [`Error::Setting`] when `root` is not a directory that can be read.
 pub(crate) fn files(root: &Path, options: FileOptions) -> Result<Files> {
     let real =
         root.canonicalize().and_then(|real| std::fs::read_dir(&real).map(|_| real)).map_err(|error| {
-            Error::setting("files", root.display(), format!("can't serve files from there: {error}"))
+            Error::setting("files", root.display(), format!("can't read this directory: {error}"))
         })?;
     Ok(Files { root: Arc::from(real), options })
 }
 
 /// A service for the files under one root.
 ///
-/// A path is refused with 404 when it leads outside, however it is written: `..`, encoded slashes, backslashes, NUL, or
-/// a symbolic link. Links that stay inside are followed. A directory is its `index.html`; it is never listed. Hidden files and
-/// backups are 404 too, unless the options allow them.
+/// A path that leads outside gets 404, however it is written: `..`, encoded slashes, backslashes, NUL, or a
+/// symbolic link. Links that stay inside are followed. A directory is served as its `index.html` and never
+/// listed. Hidden files and backups get 404 too, unless the options allow them.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
-    /// The root, without any symbolic link in it.
+    /// With all symbolic links resolved.
     root: Arc<Path>,
     options: FileOptions,
 }
@@ -98,7 +97,6 @@ impl Service<Request<Body>> for Files {
     }
 }
 
-/// Answers one request.
 async fn respond(Files { root, options }: Files, request: Request<Body>) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response();
@@ -115,12 +113,12 @@ async fn respond(Files { root, options }: Files, request: Request<Body>) -> Resp
     }
 }
 
-/// Sends a file, minding ranges and `If-Modified-Since`.
+/// Sends a file, with support for ranges and `If-Modified-Since`.
 async fn send(path: &Path, request: Request<Body>) -> Response {
     match ServeFile::new(path).try_call(request).await {
         Ok(response) => {
             let mut response = response.map(Body::new);
-            // A browser must not take an uploaded picture for a script.
+            // A browser must not run an uploaded image as a script.
             let nosniff = HeaderValue::from_static("nosniff");
             response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
             response
@@ -133,8 +131,8 @@ async fn send(path: &Path, request: Request<Body>) -> Response {
     }
 }
 
-/// Sends a browser that asked for a directory without its slash to the one with it, so that relative links in the index
-/// work. The target is relative to the path asked for, so it can't lead to another host.
+/// Redirects a directory requested without its trailing slash, so that relative links in the index work. The
+/// target is relative to the requested path, so it can't lead to another host.
 fn with_slash(path: &str) -> Response {
     let last = path.rsplit('/').next().unwrap_or_default();
     match HeaderValue::from_str(&format!("./{last}/")) {
@@ -143,24 +141,24 @@ fn with_slash(path: &str) -> Response {
     }
 }
 
-/// A path below the root that a request asks for, made of plain names alone.
+/// A requested path below the root, made only of plain names.
 struct Wanted {
-    /// The way from the root.
+    /// Relative to the root.
     below: PathBuf,
-    /// Whether it was asked for as a directory.
+    /// Whether the path ends with a slash.
     slash: bool,
 }
 
-/// What is there.
+/// What a path leads to.
 enum Found {
     /// A file, with every symbolic link resolved, inside the root.
     File(PathBuf),
-    /// A directory with an index that was asked for without its slash.
+    /// A directory with an index, requested without the trailing slash.
     Directory,
 }
 
 impl Wanted {
-    /// Reads a URI's path; `None` if any part of it is not the plain name of a file.
+    /// Parses the path of a URI; `None` unless each part is the plain name of a file.
     fn parse(path: &str, options: FileOptions) -> Option<Self> {
         let path = path.strip_prefix('/').unwrap_or(path);
         let mut below = PathBuf::new();
@@ -179,7 +177,7 @@ impl Wanted {
         Some(Self { below, slash })
     }
 
-    /// Finds what is there, if it is inside the root.
+    /// Returns what the path leads to, if it is inside the root.
     fn find(&self, root: &Path) -> Option<Found> {
         let real = inside(root, &root.join(&self.below))?;
         let kind = std::fs::metadata(&real).ok()?;
@@ -197,7 +195,8 @@ impl Wanted {
     }
 }
 
-/// Whether a name belongs to a file that is not meant for visitors: secrets, a repository, an editor's backup.
+/// Returns whether a name belongs to a file that is not meant for visitors: secrets, a repository, an
+/// editor's backup.
 fn is_hidden(name: &str) -> bool {
     let ends_with = |ending: &str| {
         name.len()
@@ -210,7 +209,7 @@ fn is_hidden(name: &str) -> bool {
         || ["~", ".bak", ".orig", ".swp"].into_iter().any(ends_with)
 }
 
-/// The name itself, if it is a plain one: no way up, no separator of any system, no drive, no NUL.
+/// Returns the name if it is plain: not `..`, without any system's separator, a drive or NUL.
 fn plain(name: &str) -> Option<&str> {
     if name.contains(['/', '\\', '\0']) {
         return None;
@@ -222,7 +221,7 @@ fn plain(name: &str) -> Option<&str> {
     }
 }
 
-/// `path` with every symbolic link resolved, if that is inside `root`, which has none.
+/// Returns `path` with all symbolic links resolved, if the result is inside `root`, which has none.
 fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok().filter(|real| real.starts_with(root))
 }
@@ -236,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that goes away with the test: `public/` to serve, and `secret.txt` beside it.
+    /// A temporary directory: `public/` to serve, and `secret.txt` next to it.
     struct Place(PathBuf);
 
     impl Place {
@@ -393,7 +392,7 @@ mod tests {
         symlink("absolute.txt", public.join("twice.txt")).unwrap();
         symlink("loop", public.join("loop")).unwrap();
         symlink("nowhere", public.join("dangling")).unwrap();
-        // A neighbour whose name begins like the root's.
+        // A sibling whose name begins with the root's.
         fs::create_dir(place.0.join("public-not")).unwrap();
         fs::write(place.0.join("public-not/x.txt"), "secret").unwrap();
         symlink("../public-not/x.txt", public.join("neighbour.txt")).unwrap();
@@ -467,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_is_no_directory_is_named() {
+    fn an_error_names_a_root_that_is_not_a_directory() {
         let place = Place::new();
         for root in [place.0.join("nowhere"), place.0.join("secret.txt")] {
             let error = files(&root, FileOptions::new()).unwrap_err().to_string();

@@ -1,9 +1,11 @@
-//! How long a peer may keep plain HTTP waiting: for the rest of a request's body, and for a response that it does not take.
+//! Limits how long a peer may keep plain HTTP waiting: for the rest of a request's body, and for reading a
+//! response.
 //!
-//! Each has a budget of waiting time, as `body=30,MinRate=500` has in Apache's mod_reqtimeout. It begins full, runs out while
-//! the server waits for the peer, and is refilled by each byte. So a peer that keeps to the least rate is never cut, however
-//! long it takes, and one that stops is cut when the time is over, however quick it was before. Time in which the application
-//! works, or has nothing to send, costs nothing.
+//! Each has a budget of waiting time, like `body=30,MinRate=500` in Apache's mod_reqtimeout. The budget
+//! starts full, is used up while the server waits for the peer, and is restored by each byte. A peer that
+//! keeps to the minimum rate is never cut off, however long it takes. A peer that stalls is cut off when its
+//! budget is used up, however fast it was before. Time in which the application works or has nothing to send
+//! costs nothing.
 
 use std::{
     io,
@@ -27,22 +29,21 @@ use tokio::{
 
 use crate::engine::Permit;
 
-/// What is asked of a peer.
+/// The pace that a peer must keep.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Waiting time at most; zero for no limit.
+    /// Maximum waiting time; zero for no limit.
     pub(super) time: Duration,
-    /// Bytes that give a second of it back; zero when none do.
+    /// Bytes that restore one second; with zero, bytes restore nothing.
     pub(super) min_rate: u32,
 }
 
-/// The waiting time that a peer has left.
 struct Budget {
     pace: Pace,
     left: Duration,
-    /// Since when the peer is waited for.
+    /// When the current wait began.
     since: Option<Instant>,
-    /// Made when the peer is first waited for, which most are never.
+    /// Created at the first wait, which most connections never have.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -51,7 +52,7 @@ impl Budget {
         Self { pace, left: pace.time, since: None, alarm: None }
     }
 
-    /// The peer is waited for. Ready when its budget is spent.
+    /// Continues or starts a wait for the peer. Ready when the budget is used up.
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.pace.time.is_zero() {
             return Poll::Pending;
@@ -67,10 +68,10 @@ impl Budget {
         self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     }
 
-    /// The peer has sent or taken that many bytes, and is no longer waited for.
+    /// Ends the wait after the peer has sent or taken `bytes`.
     fn progress(&mut self, bytes: usize) {
         if self.alarm.is_none() {
-            return; // it was never waited for, so the budget is full
+            return; // there was no wait so far, so the budget is full
         }
         if let Some(since) = self.since.take() {
             self.left = self.left.saturating_sub(since.elapsed());
@@ -81,12 +82,12 @@ impl Budget {
     }
 }
 
-/// The body of a request, whose sender must keep pace while somebody waits for it.
+/// A request body whose sender must keep pace while the application reads it.
 pub(super) struct PacedBody<B> {
-    /// Dropped if the sender is too slow: hyper then stops reading it.
+    /// Dropped if the sender is too slow: hyper then stops reading.
     body: Option<B>,
     budget: Budget,
-    /// Set when the sender was too slow.
+    /// Set if the sender was too slow.
     late: Arc<AtomicBool>,
 }
 
@@ -114,7 +115,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for PacedBody<B>
         ready!(budget.poll_spent(cx));
         *body = None;
         late.store(true, Relaxed);
-        Poll::Ready(Some(Err("the body of the request came too slowly".into())))
+        Poll::Ready(Some(Err("the request body arrived too slowly".into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -126,8 +127,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for PacedBody<B>
     }
 }
 
-/// The body of a response that holds its request's place among those of its address, until all of it has been written: each
-/// piece holds it too, since hyper drops a body when it has the last piece.
+/// A response body that holds its request's place in the limit of its address until all of it has been
+/// written. Each piece holds the place too, because hyper drops a body as soon as it has the last piece.
 pub(super) struct PlacedBody<B> {
     body: B,
     place: Arc<Permit>,
@@ -173,23 +174,23 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PlacedBody<B> {
     }
 }
 
-/// What a [`Paced`] stream is spoken over.
+/// The transport of a [`Paced`] stream.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has the connection reset when it is dropped, so that the kernel does not hold what the peer never takes.
+    /// Makes the drop reset the connection, so that the kernel does not keep data that the peer never reads.
     fn reset_on_drop(&self);
 }
 
 impl Socket for TcpStream {
     fn reset_on_drop(&self) {
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)); // fails only if it has gone
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)); // fails only if the peer has disconnected
     }
 }
 
-/// A stream whose peer must keep pace in taking what is sent.
+/// A stream whose peer must keep pace in reading.
 pub(super) struct Paced<S> {
     stream: S,
     budget: Budget,
-    /// Set while what is sent has rules of its own: after an upgrade, and for an event stream of ours.
+    /// Set while other limits apply: after an upgrade, and for our own event streams.
     free: Arc<AtomicBool>,
 }
 
@@ -204,7 +205,8 @@ impl<S> Paced<S> {
 }
 
 impl<S: Socket> Paced<S> {
-    /// Ends the wait for a peer that is too slow. `bytes` is what it has taken of this write.
+    /// Fails a write that the peer keeps waiting for too long. `bytes` returns how many bytes the peer has
+    /// taken.
     fn keep<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -221,7 +223,7 @@ impl<S: Socket> Paced<S> {
         }
         ready!(self.budget.poll_spent(cx));
         self.stream.reset_on_drop();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes the response too slowly")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads the response too slowly")))
     }
 }
 
@@ -279,7 +281,7 @@ mod tests {
 
     const PACE: Pace = Pace { time: Duration::from_secs(30), min_rate: 500 };
 
-    /// How often a connection was to be reset.
+    /// Number of connections to be reset.
     static RESETS: AtomicUsize = AtomicUsize::new(0);
 
     impl Socket for DuplexStream {
@@ -288,7 +290,8 @@ mod tests {
         }
     }
 
-    /// Has a body sent in pieces of `bytes` every `every`, and reads it; how long that took, and whether all of it came.
+    /// Sends a body in pieces of `bytes` every `every`, and reads it. Returns how long that took and whether
+    /// all of it arrived.
     async fn send(pace: Pace, pieces: usize, bytes: usize, every: Duration) -> (Duration, bool) {
         let stream = futures_util::stream::unfold(0, move |piece| async move {
             if piece == pieces {
@@ -305,18 +308,18 @@ mod tests {
         (begin.elapsed(), read.is_ok_and(|all| all.to_bytes().len() == pieces * bytes))
     }
 
-    /// Waits for what takes half a minute, and in no case for ever.
+    /// Awaits something that takes half a minute, with a deadline far beyond.
     async fn ends<T>(future: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(600), future).await.expect("it hangs")
     }
 
-    /// Whether it took that many seconds; timers are exact to a millisecond.
+    /// Returns whether `time` is about `seconds`.
     fn is_about(time: Duration, seconds: u64) -> bool {
         (time.as_secs_f64() - seconds as f64).abs() < 0.5
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_may_take_hours_at_the_least_rate_and_half_a_minute_without() {
+    async fn a_body_may_take_hours_at_the_minimum_rate_and_half_a_minute_below_it() {
         let second = Duration::from_secs(1);
         assert!(send(PACE, 7200, 505, second).await.1);
         assert!(send(PACE, 100, 12_600, 25 * second).await.1, "in large pieces");
@@ -324,7 +327,7 @@ mod tests {
         assert!(!whole && is_about(time, 30), "{time:?}");
         let (time, whole) = send(PACE, 1, 1, 3600 * second).await;
         assert!(!whole && is_about(time, 30), "{time:?}");
-        // Half the rate: half of the waiting time comes back.
+        // At half the rate, half of the waiting time is restored.
         let (time, whole) = send(PACE, 1000, 250, second).await;
         assert!(!whole && time >= 59 * second && time <= 61 * second, "{time:?}");
         let (time, whole) = send(Pace { min_rate: 0, ..PACE }, 40, 1000, second).await;
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quick_beginning_buys_no_stall() {
+    async fn a_fast_start_does_not_allow_a_longer_stall() {
         assert!(send(PACE, 2, 1 << 20, Duration::from_secs(29)).await.1);
         let (tell, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
         let mut body = PacedBody::new(StreamBody::new(pieces_of(pieces)), PACE, Arc::default());
@@ -349,7 +352,7 @@ mod tests {
         assert!(body.frame().await.is_none());
     }
 
-    /// A stream of what comes through a channel.
+    /// Returns a stream of the pieces received from a channel.
     fn pieces_of(
         pieces: tokio::sync::mpsc::Receiver<Bytes>,
     ) -> Pin<Box<impl futures_util::Stream<Item = io::Result<Frame<Bytes>>>>> {
@@ -360,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_application_that_does_not_read_for_long_cuts_nobody() {
+    async fn an_application_that_pauses_reading_does_not_cut_off_the_sender() {
         let (tell, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
         let mut body = PacedBody::new(StreamBody::new(pieces_of(pieces)), PACE, Arc::default());
         for _ in 0..3 {
@@ -370,14 +373,14 @@ mod tests {
         }
     }
 
-    /// A stream that takes 1,000 bytes, and its peer.
+    /// Returns a stream that buffers 1,000 bytes, and its peer.
     fn stream(free: &Arc<AtomicBool>) -> (Paced<DuplexStream>, DuplexStream) {
         let (ours, peer) = duplex(1000);
         (Paced::new(ours, PACE, Arc::clone(free)), peer)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_may_read_for_hours_at_the_least_rate_and_is_cut_when_it_stops() {
+    async fn a_peer_may_read_for_hours_at_the_minimum_rate_and_is_cut_off_when_it_stops() {
         let (mut ours, mut peer) = stream(&Arc::default());
         let writer = tokio::spawn(async move {
             let sent = ours.write_all(&vec![b'x'; 10 << 20]).await;
@@ -396,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_drips_is_cut_and_a_slow_application_is_not() {
+    async fn a_peer_that_reads_byte_by_byte_is_cut_off_and_a_slow_application_is_not() {
         let (mut ours, mut peer) = stream(&Arc::default());
         for _ in 0..3 {
             sleep(Duration::from_secs(3600)).await;
@@ -421,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_rules_of_its_own_waits_as_long_as_they_say() {
+    async fn a_free_stream_may_wait_for_any_time() {
         let free = Arc::new(AtomicBool::new(true));
         let (mut ours, mut peer) = stream(&free);
         let writer = tokio::spawn(async move {
@@ -432,7 +435,7 @@ mod tests {
         ends(peer.read_exact(&mut [0; 1500])).await.unwrap();
         let (mut ours, sent) = writer.await.unwrap();
         sent.unwrap();
-        // The next response has the whole time again.
+        // The next response has the full time again.
         free.store(false, Relaxed);
         let begin = Instant::now();
         assert!(ends(ours.write_all(&[b'x'; 1500])).await.is_err());

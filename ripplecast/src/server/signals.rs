@@ -1,41 +1,40 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once.
+//! Handles Ctrl-C and SIGTERM: the first starts an orderly shutdown, the second ends the process at once.
 //!
-//! One thread serves the whole process from the first call on, and notifies every future that waits. The system's own handling
-//! can't be restored once a signal has been taken over, so the thread also does what the system did: if nothing waits, a signal
-//! ends the process.
+//! One thread serves the whole process from the first call on and notifies every waiting future. The system's
+//! default handling can't be restored once a signal has been caught, so the thread also does what the default
+//! did: if nothing waits, a signal ends the process.
 
 use std::{io, mem, process, sync::mpsc, thread};
 
 use parking_lot::Mutex;
 use tokio::{runtime, sync::oneshot};
 
-/// What a shell adds to the number of the signal that ended a program.
+/// A shell reports 128 plus the signal's number for a program ended by a signal.
 const SIGNALLED: i32 = 128;
 
-/// The subscribers of this process.
 static SUBSCRIBERS: Mutex<Subscribers> = Mutex::new(Subscribers { is_served: false, senders: Vec::new() });
 
 /// The futures that wait for a signal, shared with the thread that notifies them.
 struct Subscribers {
-    /// Whether the thread runs.
+    /// Whether the thread is running.
     is_served: bool,
-    /// Notify the futures. The next call removes those whose futures were dropped.
+    /// The next call removes senders whose futures were dropped.
     senders: Vec<oneshot::Sender<()>>,
 }
 
-/// Starts to watch for Ctrl-C and SIGTERM. The future resolves at the first one; the next one ends the process at once, with
-/// 128 plus the signal's number.
+/// Starts watching for Ctrl-C and SIGTERM. The future completes at the first one; the next one ends the
+/// process at once, with 128 plus the signal's number.
 ///
-/// Several futures may wait, one for each server of a process; the same signal resolves all of them. If none waits,
-/// because all were dropped or resolved, a signal ends the process, as it does without this function. An application
-/// that handles these signals itself should not call it:
+/// Several futures may wait, one for each server of a process; the same signal completes all of them. If none
+/// is waiting, because all were dropped or have completed, a signal ends the process, as it does without this
+/// function. An application that handles these signals itself should not call it:
 /// [`Bound::serve_with_shutdown`](crate::Bound::serve_with_shutdown) takes any future.
 ///
-/// All calls share one thread with a runtime of its own, so that the second signal works even while handlers block all threads
-/// of the server.
+/// All calls share one thread with its own runtime, so the second signal works even while handlers block all
+/// of the server's threads.
 ///
 /// # Errors
-/// If the system has no thread or descriptor left, at the first call.
+/// When the first call can't create a thread or a file descriptor.
 pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let (sender, signalled) = oneshot::channel();
     let mut subscribers = SUBSCRIBERS.lock();
@@ -50,8 +49,8 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> 
     })
 }
 
-/// Starts the thread, which lasts as long as the process, and waits until it has taken the signals over: without it, nothing
-/// would receive them.
+/// Starts the thread, which runs as long as the process, and waits until it has registered for the signals:
+/// without it, nothing would receive them.
 fn start() -> io::Result<()> {
     let (tell, told) = mpsc::sync_channel(1);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -63,7 +62,7 @@ fn start() -> io::Result<()> {
             Ok(registered) => registered,
             Err(error) => return drop(tell.send(Err(error))),
         };
-        let _ = tell.send(Ok(())); // the caller waits for it
+        let _ = tell.send(Ok(())); // the caller is waiting for it
         loop {
             let signal = runtime.block_on(signals.next());
             let senders = mem::take(&mut SUBSCRIBERS.lock().senders);
@@ -87,14 +86,14 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// Takes the signals over from the system. None is lost from here on.
+    /// Registers for the signals. None is lost from here on.
     fn register(runtime: &runtime::Runtime) -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let _entered = runtime.enter();
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Resolves at the next signal, with its number.
+    /// Completes at the next signal, with its number.
     async fn next(&mut self) -> i32 {
         use tokio::signal::unix::SignalKind;
         tokio::select! {
@@ -110,13 +109,13 @@ struct Signals(tokio::signal::windows::CtrlC);
 
 #[cfg(windows)]
 impl Signals {
-    /// Takes the signals over from the system. None is lost from here on.
+    /// Registers for the signals. None is lost from here on.
     fn register(runtime: &runtime::Runtime) -> io::Result<Self> {
         let _entered = runtime.enter();
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    /// Resolves at the next signal, with the number that Ctrl-C has elsewhere.
+    /// Completes at the next signal, with the number that Ctrl-C has on Unix.
     async fn next(&mut self) -> i32 {
         self.0.recv().await;
         2
@@ -139,10 +138,10 @@ mod tests {
 
     /// Set in a child process that runs a test again: its role.
     const ROLE: &str = "RIPPLECAST_TEST_SIGNALS";
-    /// Rounds after which the counts must no longer grow.
+    /// Rounds after which the counts must not grow any more.
     const WARM: usize = 20;
 
-    /// This test as a process of its own, in that role.
+    /// This test running again in a child process.
     struct Process {
         child: Child,
         lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -161,32 +160,32 @@ mod tests {
             Self { child, lines }
         }
 
-        /// Waits for a line that the process writes.
-        fn says(&mut self, wanted: &str) {
+        /// Waits for the process to print a line.
+        fn prints(&mut self, wanted: &str) {
             // The harness writes the test's name on the same line.
             let found = self.lines.by_ref().any(|line| line.unwrap().ends_with(wanted));
-            assert!(found, "the process ended before it said {wanted:?}");
+            assert!(found, "the process ended before it printed {wanted:?}");
         }
 
-        /// Sends it a signal, by its name.
+        /// Sends the process a signal, by name.
         fn signal(&self, signal: &str) {
             let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
             assert!(status.unwrap().success());
         }
 
-        /// Its exit code.
+        /// Returns the exit code.
         fn code(&mut self) -> Option<i32> {
             self.status().code()
         }
 
-        /// How it has ended.
+        /// Waits for the process to end.
         fn status(&mut self) -> ExitStatus {
             let deadline = Instant::now() + Duration::from_secs(60);
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     return status;
                 }
-                assert!(Instant::now() < deadline, "the process does not end");
+                assert!(Instant::now() < deadline, "the process did not end");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -205,13 +204,13 @@ mod tests {
         out.flush().unwrap();
     }
 
-    /// Threads and descriptors of this process.
+    /// Returns the numbers of threads and file descriptors of this process.
     fn counts() -> (usize, usize) {
         let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
         (count("task"), count("fd"))
     }
 
-    /// Serves for a moment, and shuts down; the future of the server is dropped, or ends.
+    /// Serves for a moment and shuts down. The server's future is dropped or ends.
     async fn round(is_dropped: bool) {
         let app = App::builder().hub(|hub| hub.shards(1)).build().await.unwrap();
         let bound = app.bind("127.0.0.1:0").await.unwrap();
@@ -230,7 +229,7 @@ mod tests {
         hub.shutdown().await;
     }
 
-    /// 300 rounds with 128 descriptors. Nothing may be left of one.
+    /// Runs 300 rounds with 128 file descriptors, none of which may leak.
     async fn rounds() {
         rlimit::setrlimit(rlimit::Resource::NOFILE, 128, 128).unwrap();
         let mut before = (0, 0);
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn many_rounds_leave_nothing_and_a_signal_then_ends_the_process() {
+    fn many_rounds_leak_nothing_and_a_signal_then_ends_the_process() {
         if std::env::var_os(ROLE).is_some() {
             block_on(async {
                 rounds().await;
@@ -268,13 +267,13 @@ mod tests {
             });
         }
         let mut process =
-            Process::start("many_rounds_leave_nothing_and_a_signal_then_ends_the_process", "rounds");
-        process.says("ready");
+            Process::start("many_rounds_leak_nothing_and_a_signal_then_ends_the_process", "rounds");
+        process.prints("ready");
         process.signal("TERM");
         assert_eq!(process.code(), Some(143));
     }
 
-    /// Calls with a resource limited, and lifts the limit again.
+    /// Runs `call` with a resource limit, and restores the old limit.
     fn limited<T>(resource: rlimit::Resource, limit: u64, call: impl FnOnce() -> T) -> T {
         let (soft, hard) = resource.get().unwrap();
         resource.set(limit, hard).unwrap();
@@ -284,23 +283,23 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_fails_takes_no_signal_over() {
-        const NAME: &str = "a_call_that_fails_takes_no_signal_over";
+    fn a_failed_call_keeps_the_default_signal_handling() {
+        const NAME: &str = "a_failed_call_keeps_the_default_signal_handling";
         if std::env::var_os(ROLE).is_some() {
             let before = counts();
             let pages: u64 =
                 fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
-            // Memory for errors, and none for a thread's stack.
+            // Enough memory for errors, not enough for a thread's stack.
             let memory = pages * 4096 + (1 << 20);
             assert!(
                 limited(rlimit::Resource::AS, memory, || shutdown_signal().is_err()),
-                "there is no thread for it"
+                "it needs a thread"
             );
             assert_eq!(counts(), before);
-            // As many as a process begins with; whatever is open stays open.
+            // As many as a process starts with; whatever is open stays open.
             assert!(
                 limited(rlimit::Resource::NOFILE, 3, || shutdown_signal().is_err()),
-                "there is no descriptor for it"
+                "it needs a file descriptor"
             );
             let deadline = Instant::now() + Duration::from_secs(60);
             while counts() != before {
@@ -317,13 +316,13 @@ mod tests {
             }
         }
         let mut process = Process::start(NAME, "fails");
-        process.says("ready");
+        process.prints("ready");
         process.signal("TERM");
         assert_eq!(process.status().signal(), Some(15), "the system itself ends the process");
     }
 
     #[test]
-    fn the_first_signal_is_told_to_all_and_the_second_ends_the_process() {
+    fn the_first_signal_notifies_all_and_the_second_ends_the_process() {
         if std::env::var_os(ROLE).is_some() {
             block_on(async {
                 drop(shutdown_signal().unwrap());
@@ -331,21 +330,21 @@ mod tests {
                 say("ready");
                 first.await;
                 second.await;
-                // Another server may start meanwhile, and is notified at the next signal.
+                // Another server may start meanwhile and is notified at the next signal.
                 let third = shutdown_signal().unwrap();
-                say("told");
+                say("notified");
                 third.await;
-                say("told again");
+                say("notified again");
                 std::future::pending::<()>().await;
             });
         }
         let mut process =
-            Process::start("the_first_signal_is_told_to_all_and_the_second_ends_the_process", "told");
-        process.says("ready");
+            Process::start("the_first_signal_notifies_all_and_the_second_ends_the_process", "twice");
+        process.prints("ready");
         process.signal("TERM");
-        process.says("told");
+        process.prints("notified");
         process.signal("INT");
-        process.says("told again");
+        process.prints("notified again");
         process.signal("INT");
         assert_eq!(process.code(), Some(130));
     }

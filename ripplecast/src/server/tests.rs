@@ -12,7 +12,7 @@ use tokio::{
 
 use super::*;
 
-/// A server on a free port of loopback.
+/// A server on a free loopback port.
 struct Running {
     addr: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -50,7 +50,7 @@ impl Running {
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
 
-/// Reads until `text` has come.
+/// Reads until `text` has arrived.
 async fn read_until(client: &mut TcpStream, text: &str) -> String {
     let mut got = Vec::new();
     while !String::from_utf8_lossy(&got).contains(text) {
@@ -61,7 +61,7 @@ async fn read_until(client: &mut TcpStream, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_upgrade_hands_over_the_bare_socket_and_gives_its_place_back() {
+async fn an_upgrade_hands_over_the_raw_socket_and_releases_its_place() {
     async fn upgrade(mut request: axum::extract::Request) -> Response {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -86,7 +86,7 @@ async fn an_upgrade_hands_over_the_bare_socket_and_gives_its_place_back() {
     upgraded.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut upgraded, "\r\n\r\nearly").await;
 
-    // The only place is free again while the upgraded socket lives on.
+    // The only place is free again while the upgraded socket stays open.
     let mut plain = server.client().await;
     plain.write_all(GET).await.unwrap();
     read_until(&mut plain, "hello").await;
@@ -98,7 +98,7 @@ async fn an_upgrade_hands_over_the_bare_socket_and_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_wait_for_a_place() {
+async fn connections_above_the_limit_wait_for_a_place() {
     let router = Router::new().route("/", get(async || "hello"));
     let server = Running::start(Server::default().max_connections(2), router).await;
     let mut first = server.client().await;
@@ -109,19 +109,19 @@ async fn more_connections_than_allowed_wait_for_a_place() {
     }
     let mut third = server.client().await;
     third.write_all(GET).await.unwrap();
-    // The two that are in go on as before; only then is a place given up.
+    // The two accepted ones continue to work until one of them closes.
     first.write_all(GET).await.unwrap();
     read_until(&mut first, "hello").await;
     let mut byte = [0];
     let early = timeout(Duration::from_millis(50), third.peek(&mut byte)).await;
-    assert!(early.is_err(), "served beyond the limit");
+    assert!(early.is_err(), "served above the limit");
     drop(second);
     read_until(&mut third, "hello").await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn shutdown_is_bounded_by_neither_a_request_nor_the_hub() {
+async fn neither_a_request_nor_the_hub_can_block_shutdown() {
     let router = Router::new().route("/", get(async || pending::<()>().await));
     let server = Server { drain_limit: Duration::from_millis(50), ..Server::default() };
     let begun = Arc::new(Notify::new());
@@ -137,7 +137,7 @@ async fn shutdown_is_bounded_by_neither_a_request_nor_the_hub() {
     client.write_all(GET).await.unwrap();
     begun.notified().await;
     server.stop().await;
-    assert_eq!(client.read(&mut [0; 16]).await.unwrap_or(0), 0, "cut off");
+    assert_eq!(client.read(&mut [0; 16]).await.unwrap_or(0), 0, "the connection is dropped");
 }
 
 #[tokio::test]
@@ -145,7 +145,8 @@ async fn the_hub_is_drained_while_requests_finish() {
     let drained = Arc::new(Notify::new());
     let begun = Arc::new(Notify::new());
     let (wait, tell) = (Arc::clone(&drained), Arc::clone(&begun));
-    // The request ends only when the hub is drained, and that begins only at shutdown: one after the other would hang.
+    // The request ends only when the hub is drained, and draining starts only at shutdown: one after the
+    // other would hang.
     let handler = async move || {
         tell.notify_one();
         wait.notified().await;
@@ -172,7 +173,7 @@ async fn dropping_the_server_drops_its_connections() {
 }
 
 #[tokio::test]
-async fn one_address_can_not_take_all_places() {
+async fn one_address_cannot_take_all_places() {
     let server = Server { counts_loopback: true, ..Server::default().max_per_address(2) };
     let router = Router::new().route("/", get(async || "hello"));
     let server = Running::start(server, router.clone()).await;
@@ -184,9 +185,9 @@ async fn one_address_can_not_take_all_places() {
     };
     let (one, _two) = (greeted(&server).await, greeted(&server).await);
     let mut three = server.client().await;
-    assert_eq!(three.read(&mut [0; 16]).await.unwrap_or(0), 0, "it is closed");
+    assert_eq!(three.read(&mut [0; 16]).await.unwrap_or(0), 0, "the connection is closed");
     drop(one);
-    // Until the server has seen that it has gone, more are closed.
+    // Until the server notices the disconnect, further connections are closed.
     loop {
         let mut next = server.client().await;
         if next.write_all(GET).await.is_ok() && next.read(&mut [0; 16]).await.is_ok_and(|n| n > 0) {

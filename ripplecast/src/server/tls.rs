@@ -1,6 +1,8 @@
-//! TLS for the accept loop: `https://` and `wss://` from a certificate and its key, loaded anew when their files change.
+//! TLS for the accept loop: `https://` and `wss://` from a certificate and its key, reloaded when their files
+//! change.
 //!
-//! A connection keeps the configuration that it began with, so that a new certificate disturbs nobody.
+//! A connection keeps the configuration that it started with, so a new certificate does not affect open
+//! connections.
 
 use std::{
     convert::Infallible,
@@ -40,73 +42,73 @@ use tokio_rustls::{
 use super::pace::Socket;
 use crate::{Error, Result};
 
-/// How often the files are looked at. Two `stat` calls; and a certificate is renewed days before the old one ends.
+/// How often the files are checked. A check is two `stat` calls, and a certificate is renewed days before the
+/// old one expires.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// Longest file read, in bytes. A chain has some 5 KiB; a path that leads to something else must not fill the memory.
+/// Maximum file size in bytes. A chain has some 5 KiB; a path to something else must not fill the memory.
 const MAX_FILE: u64 = 1 << 20;
-/// What is spoken inside. For WebSockets over HTTP/2 (RFC 8441), `h2` goes in front here, and `Connection::run_tls` picks
-/// hyper's server by what the client chose (`ServerConnection::alpn_protocol`).
+/// The protocol inside TLS. To support WebSockets over HTTP/2 (RFC 8441), add `h2` in front, and let
+/// `Connection::run_tls` select hyper's server by the negotiated protocol
+/// (`ServerConnection::alpn_protocol`).
 const ALPN: [&[u8]; 1] = [b"http/1.1"];
 
-/// Where the certificate and its key are, as the settings say.
+/// Paths of the certificate and its key, as set.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFiles {
-    /// The certificate with its chain.
     cert: TlsFile,
-    /// Its private key.
     key: TlsFile,
 }
 
-/// One of the two files.
+/// Path of one of the two files.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFile {
-    /// The setting that names it.
+    /// The setting that names the file.
     setting: &'static str,
-    /// Where it is.
     path: PathBuf,
 }
 
 impl TlsFile {
-    /// The file that a setting names.
+    /// Creates the path from a setting.
     pub(crate) fn new(setting: &'static str, path: impl Into<PathBuf>) -> Self {
         Self { setting, path: path.into() }
     }
 
-    /// Says what is wrong with it.
+    /// Returns an error about the file.
     fn error(&self, reason: impl Into<String>) -> Error {
         Error::setting(self.setting, self.path.display(), reason)
     }
 
-    /// Its content.
+    /// Reads the file.
     fn read(&self) -> Result<Vec<u8>> {
         let mut content = Vec::new();
         let mut open = || {
             let file = File::open(&self.path)?;
             if !file.metadata()?.is_file() {
-                return Err(io::Error::other("it is no file"));
+                return Err(io::Error::other("not a regular file"));
             }
             file.take(MAX_FILE + 1).read_to_end(&mut content)
         };
         match open() {
             Ok(read) if read as u64 > MAX_FILE => {
-                Err(self.error(format!("it is longer than {MAX_FILE} bytes, and no PEM file of this kind")))
+                Err(self.error(format!("not a certificate or key: it is longer than {MAX_FILE} bytes")))
             }
             Ok(_) => Ok(content),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.error("there is no such file")),
-            Err(error) => Err(self.error(format!("it can't be read: {error}"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(self.error("the file does not exist"))
+            }
+            Err(error) => Err(self.error(format!("can't read the file: {error}"))),
         }
     }
 
-    /// Its PEM sections.
+    /// Parses the PEM sections.
     fn sections(&self, content: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>> {
         <(SectionKind, Vec<u8>)>::pem_slice_iter(content)
             .collect::<Result<_, _>>()
-            .map_err(|_| self.error("it is broken: a PEM section in it does not end, or is no base64"))
+            .map_err(|_| self.error("not valid PEM: a section does not end, or is not base64"))
     }
 
-    /// What tells that it has changed: which file it is, its length and its times. `None` when it can't be looked at.
+    /// Returns the file's inode, length and times, which differ after a change; `None` if it can't be read.
     fn stamp(&self) -> Option<[i128; 4]> {
-        /// Nanoseconds of a second.
         const SECOND: i128 = 1_000_000_000;
         let meta = std::fs::metadata(&self.path).ok()?;
         let time = |seconds: i64, nanos: i64| i128::from(seconds) * SECOND + i128::from(nanos);
@@ -120,17 +122,17 @@ impl TlsFile {
 }
 
 impl TlsFiles {
-    /// A certificate and its key, each in a file; it may be the same file.
+    /// Creates the paths of a certificate and its key, which may be the same file.
     pub(crate) fn new(cert: TlsFile, key: TlsFile) -> Self {
         Self { cert, key }
     }
 
-    /// What tells that one of them has changed.
+    /// Returns a value that differs after either file has changed.
     fn stamp(&self) -> Stamp {
         [self.cert.stamp(), self.key.stamp()]
     }
 
-    /// Reads both, and checks that they belong together.
+    /// Loads both files and checks that they match.
     fn load(&self) -> Result<Arc<ServerConfig>> {
         let provider = ring::default_provider();
         let certified = CertifiedKey::new(self.chain()?, self.signing_key(&provider)?);
@@ -148,14 +150,15 @@ impl TlsFiles {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-        // Who comes back is spared the costly half of a handshake. The state is with the client, so that it costs no
-        // memory here; its key is new with each certificate, so that who comes back sees the new one.
+        // Session tickets save returning clients the costly half of a handshake. The client stores the state,
+        // so it needs no memory here. The ticket key is new with each certificate, so returning clients
+        // receive the new certificate.
         config.ticketer = ring::Ticketer::new().map_err(Error::other)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(config))
     }
 
-    /// The certificate, and those that lead to its root.
+    /// Reads the certificate and its chain.
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
         let sections = self.cert.sections(&self.cert.read()?)?;
         let is_key = |(kind, _): &(SectionKind, Vec<u8>)| private_key(*kind, &[]).is_some();
@@ -163,35 +166,35 @@ impl TlsFiles {
         let certs = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::Certificate);
         let chain: Vec<_> = certs.map(|(_, der)| CertificateDer::from(der)).collect();
         if chain.is_empty() {
-            let hint = if holds_key {
-                " but a key; is it the other file?"
+            let reason = if holds_key {
+                "it contains a key but no certificate; is it the other file?"
             } else {
-                " (-----BEGIN CERTIFICATE-----)"
+                "it contains no certificate (-----BEGIN CERTIFICATE-----)"
             };
-            return Err(self.cert.error(format!("there is no certificate in it{hint}")));
+            return Err(self.cert.error(reason));
         }
         Ok(chain)
     }
 
-    /// The key, ready to sign with.
+    /// Reads the private key.
     fn signing_key(&self, provider: &CryptoProvider) -> Result<Arc<dyn rustls::sign::SigningKey>> {
         let content = self.key.read()?;
         let sections = self.key.sections(&content)?;
         let Some(key) = sections.iter().find_map(|(kind, der)| private_key(*kind, der)) else {
             let encrypted = content.windows(9).any(|text| text == b"ENCRYPTED");
-            let hint = if encrypted {
-                " that is not encrypted; decrypt it with `openssl pkey`"
+            let reason = if encrypted {
+                "its private key is encrypted; decrypt it with `openssl pkey`"
             } else {
-                " (-----BEGIN PRIVATE KEY-----, or RSA or EC before PRIVATE)"
+                "it contains no private key (-----BEGIN PRIVATE KEY-----, or RSA or EC before PRIVATE)"
             };
-            return Err(self.key.error(format!("there is no private key in it{hint}")));
+            return Err(self.key.error(reason));
         };
         let load = provider.key_provider.load_private_key(key);
         load.map_err(|error| self.key.error(format!("its key can't be used: {error}")))
     }
 }
 
-/// A private key in any of the three encodings; `None` for any other section.
+/// Parses a private key in any of the three encodings; `None` for any other section.
 fn private_key(kind: SectionKind, der: &[u8]) -> Option<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem(kind, der.to_vec())
 }
@@ -199,42 +202,38 @@ fn private_key(kind: SectionKind, der: &[u8]) -> Option<PrivateKeyDer<'static>> 
 /// See [`TlsFiles::stamp`].
 type Stamp = [Option<[i128; 4]>; 2];
 
-/// The certificate of an app that speaks TLS, given by [`App::tls`](crate::App::tls). Cheap to clone.
+/// The certificate of an app that serves TLS, returned by [`App::tls`](crate::App::tls). Cheap to clone.
 ///
-/// The files are looked at every three seconds, so that nothing has to be done when a certificate is renewed. Who does not
-/// want to wait calls [`reload`](Self::reload).
+/// The files are checked every three seconds, so a renewed certificate needs no action. To load it without
+/// waiting, call [`reload`](Self::reload).
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
 
-/// What all handles share.
 struct Shared {
-    /// Where it came from.
     files: TlsFiles,
-    /// For new connections.
+    /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
-    /// What was found in the files when they were last looked at. Locked while they are read, so that what was read
-    /// earlier never replaces what was read later.
+    /// Locked while the files are read, so that an older version never replaces a newer one.
     seen: Mutex<Seen>,
 }
 
-/// What was found in the files.
+/// The result of the last check.
 struct Seen {
-    /// What tells that they have changed since.
     stamp: Stamp,
-    /// They could not be used. That is said only if it is still so at the next look: between the writing of one file and
-    /// the other they do not belong together.
+    /// Whether the files could not be used. This is logged only if it is still so at the next check: after
+    /// one file has been written and before the other has, they do not match.
     failed: bool,
 }
 
 impl Tls {
     /// Loads the files for the first time.
     pub(crate) fn load(files: TlsFiles) -> Result<Self> {
-        let stamp = files.stamp(); // before they are read, so that a later change is one
+        let stamp = files.stamp(); // taken before the files are read, so that a change during the read is detected
         let config = RwLock::new(files.load()?);
         Ok(Self(Arc::new(Shared { files, config, seen: Mutex::new(Seen { stamp, failed: false }) })))
     }
 
-    /// Loads the files anew at once. New connections get what is in them; those that are open go on as they are.
+    /// Reloads the files now. New connections get the new certificate; open ones keep theirs.
     ///
     /// ```no_run
     /// # async fn example() -> ripplecast::Result<()> {
@@ -249,28 +248,28 @@ impl Tls {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Setting`] when they can't be used; what was there before stays.
+    /// [`Error::Setting`] when the files can't be used; the old certificate then stays in use.
     pub async fn reload(&self) -> Result<()> {
         let shared = self.0.clone();
         let loaded = tokio::task::spawn_blocking(move || shared.load_anew(&mut shared.seen.lock()));
         loaded.await.map_err(Error::other)?
     }
 
-    /// Looks at the files every few seconds, and loads them when they have changed.
+    /// Checks the files every few seconds and reloads them when they have changed.
     pub(super) async fn watch(&self) -> Infallible {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
             let shared = self.0.clone();
-            // A file may be far away; nobody else is to wait for it.
+            // A file may be on a slow network drive, which must not block the runtime.
             if let Err(error) = tokio::task::spawn_blocking(move || shared.look()).await {
-                tracing::error!(%error, "the certificate files could not be looked at");
+                tracing::error!(%error, "can't check the certificate files");
             }
         }
     }
 
-    /// Does a client's handshake.
+    /// Performs the server side of the handshake.
     pub(super) async fn accept(&self, stream: TcpStream, goodbye: Goodbye) -> io::Result<Stream> {
         let config = self.0.config.read().clone();
         let tls = TlsAcceptor::from(config).accept(stream).await?;
@@ -285,7 +284,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Shared {
-    /// Loads the files if they have changed.
+    /// Reloads the files if they have changed.
     fn look(&self) {
         let mut seen = self.seen.lock();
         let changed = self.files.stamp() != seen.stamp;
@@ -294,17 +293,17 @@ impl Shared {
         }
         match self.load_anew(&mut seen) {
             Ok(()) => {
-                tracing::info!(cert = %self.files.cert.path.display(), "new connections get the new certificate");
+                tracing::info!(cert = %self.files.cert.path.display(), "loaded the new certificate; new connections use it");
             }
             Err(_) if changed => seen.failed = true,
             Err(error) => {
                 seen.failed = false;
-                tracing::error!(%error, "the new certificate can't be used; the old one stays");
+                tracing::error!(%error, "can't use the new certificate; the old one stays in use");
             }
         }
     }
 
-    /// Loads the files, whether they have changed or not.
+    /// Reloads the files, whether or not they have changed.
     fn load_anew(&self, seen: &mut Seen) -> Result<()> {
         *seen = Seen { stamp: self.files.stamp(), failed: false };
         *self.config.write() = self.files.load()?;
@@ -312,27 +311,25 @@ impl Shared {
     }
 }
 
-/// Counts the TLS connections that have not said goodbye: also those that a shard has taken over, whose last bytes are
-/// still on their way through the task that drives them.
+/// Counts the TLS connections that have not closed cleanly yet, including those that a shard has taken over,
+/// whose last bytes are still in the relay task.
 pub(super) struct Goodbyes(watch::Sender<()>);
 
-/// One such connection.
-pub(super) struct Goodbye(
-    #[expect(dead_code, reason = "its being there is what counts")] watch::Receiver<()>,
-);
+/// Represents one such connection while it is alive.
+pub(super) struct Goodbye(#[expect(dead_code, reason = "only its lifetime matters")] watch::Receiver<()>);
 
 impl Goodbyes {
-    /// No connection yet.
+    /// Creates an empty count.
     pub(super) fn new() -> Self {
         Self(watch::Sender::new(()))
     }
 
-    /// One connection more.
+    /// Counts one more connection until the result is dropped.
     pub(super) fn one_more(&self) -> Goodbye {
         Goodbye(self.0.subscribe())
     }
 
-    /// Resolves when there is none left.
+    /// Completes when no connection is left.
     pub(super) async fn all_said(&self) {
         self.0.closed().await;
     }
@@ -340,9 +337,8 @@ impl Goodbyes {
 
 /// A connection after its handshake.
 pub(super) struct Stream {
-    /// The connection.
     tls: TlsStream<TcpStream>,
-    /// Given up when everything has been sent, and the peer told that nothing more will come.
+    /// Dropped after `close_notify` has been sent.
     goodbye: Option<Goodbye>,
 }
 
@@ -398,7 +394,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of this test alone.
+    /// A temporary directory.
     struct Dir(PathBuf);
 
     impl Dir {
@@ -427,14 +423,15 @@ mod tests {
         }
     }
 
-    /// A certificate and its key.
+    /// Generates a certificate and its key.
     fn pair() -> (String, String) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         (cert.pem(), signing_key.serialize_pem())
     }
 
-    /// Looks, and says whether there is a new configuration, and whether what was found is to be tried again.
+    /// Checks the files. Returns whether the configuration is new and whether the files failed and will be
+    /// retried.
     fn look(tls: &Tls) -> (bool, bool) {
         let before = tls.0.config.read().clone();
         tls.0.look();
@@ -451,13 +448,14 @@ mod tests {
         let tls = dir.load().unwrap();
         assert_eq!(look(&tls), (false, false));
         assert_eq!(look(&tls), (false, false));
-        // One file after the other, with a look between: what does not belong together is not taken, and not yet said.
+        // One file after the other, with a check in between: files that do not match are not used, and not
+        // yet logged.
         dir.put("cert.pem", &second.0);
         assert_eq!(look(&tls), (false, true));
         dir.put("key.pem", &second.1);
         assert_eq!(look(&tls), (true, false));
         assert_eq!(look(&tls), (false, false));
-        // What stays broken is said at the second look, and then left alone until it changes.
+        // Files that stay broken are logged at the second check, and then ignored until they change.
         dir.put("key.pem", &first.1);
         assert_eq!(look(&tls), (false, true));
         assert_eq!(look(&tls), (false, false));
@@ -467,7 +465,7 @@ mod tests {
         assert_eq!(look(&tls), (false, false));
         dir.put("cert.pem", &first.0);
         assert_eq!(look(&tls), (true, false));
-        // In place and of the same length, as a text editor writes.
+        // In place and with the same length, as a text editor writes.
         let same_length = first.0.replacen("BEGIN", "begin", 1);
         std::fs::write(dir.0.join("cert.pem"), same_length).unwrap();
         assert_eq!(look(&tls), (false, true));

@@ -1,4 +1,5 @@
-//! Calls a handler: polled once in place, so that a callback which does not wait costs no task and no allocation.
+//! Calls a handler. Each future is first polled in place, so a callback that does not wait costs no task and
+//! no allocation.
 
 use std::{
     future::{Future, poll_fn},
@@ -16,15 +17,16 @@ use crate::{
     panics::{guarded, panic_message},
 };
 
-/// Makes the callbacks of a handler, for each of the shards.
+/// Returns a function that creates a handler's callbacks for each shard.
 pub(crate) fn callbacks<H: Handler>(shards: &Shards, handler: Arc<H>) -> MakeCallbacks {
     let handles = shards.handles.clone();
     Box::new(move |shard| of_shard(handles[shard].clone(), handler.clone()))
 }
 
-/// The callbacks of a handler for one shard.
+/// Creates a handler's callbacks for one shard.
 fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Callbacks> {
-    // A count of the shard's own: all shards clone it for each call, and one count would travel between the cores.
+    // A reference count per shard: the handler is cloned for each call, and a shared count would bounce
+    // between cores.
     let handler = Arc::new(handler);
     let (for_open, for_message, for_close) = (handler.clone(), handler.clone(), handler);
     Box::new(Erased {
@@ -44,7 +46,7 @@ fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Cal
     })
 }
 
-/// A handler whose three future types are known to the compiler and to nobody else.
+/// Hides the three future types of a handler.
 struct Erased<O, FO, M, FM, C, FC> {
     shard: Arc<ShardHandle>,
     open: Callback<O, FO>,
@@ -76,10 +78,9 @@ where
 
 /// One callback, and the box in which its futures are polled.
 struct Callback<F, Fut> {
-    /// Makes the future.
     make: F,
-    /// The box of the last future that did not have to wait: a future can't be moved once it has been polled, so that one
-    /// which has to wait takes its box along.
+    /// The box of the last future that did not have to wait. A future can't be moved once it has been polled,
+    /// so one that has to wait keeps its box.
     idle: Option<Pin<Box<Option<Fut>>>>,
 }
 
@@ -99,7 +100,8 @@ impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
         let polled = catch_unwind(AssertUnwindSafe(|| {
             cell.set(Some((self.make)(arguments)));
             let first_poll = poll_fn(|cx| poll_cell(cell.as_mut(), cx));
-            // Unconstrained: a poll in place must neither spend nor be failed by the budget of the shard's own task.
+            // Unconstrained: a poll in place must neither use up the cooperative budget of the shard's task
+            // nor be stopped by it.
             let polled =
                 pin!(tokio::task::unconstrained(first_poll)).poll(&mut Context::from_waker(Waker::noop()));
             if polled.is_ready() {
@@ -125,7 +127,6 @@ impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
     }
 }
 
-/// Polls the future in the cell.
 fn poll_cell<Fut: Future<Output = Result<()>>>(
     cell: Pin<&mut Option<Fut>>,
     cx: &mut Context<'_>,

@@ -4,25 +4,26 @@ use std::{fmt, future::Future, marker::PhantomData};
 
 use crate::{Close, Connection, Frame, Result, outcome::Sent};
 
-/// The three callbacks of an endpoint, as a type. Each may be left out.
+/// The three callbacks of an endpoint. Each is optional.
 ///
-/// **Order.** The messages of one connection are handled one at a time, in order. While a callback waits (`.await`), its
-/// connection is not read: the peer is slowed down, and nobody else.
+/// **Order.** The messages of one connection are handled one at a time, in order. While a callback waits
+/// (`.await`), its connection is not read. This slows down that peer only.
 ///
-/// **Close.** For each `on_open` there is exactly one `on_close`, whatever happens in between: the peer goes, a limit is
-/// reached, a callback panics or the server shuts down. It is called when no other callback of the connection waits, and
-/// [`Connection::state`] still has what was kept.
+/// **Close.** For each `on_open` there is exactly one `on_close`, whatever happens in between: the peer
+/// disconnects, a limit is reached, a callback panics or the server shuts down. It is called when no other
+/// callback of the connection is waiting. Values stored with the connection are still available through
+/// [`Connection::state`].
 ///
-/// **Errors.** A callback that returns an error or panics is logged (through the `tracing` crate), and its connection
-/// closed with 1011; with 1013 (try again later) if the error is an [`Error::Backend`](crate::Error::Backend), or wraps
-/// one, as [`Error::other`](crate::Error::other) does. So return an error for faults of the server; answer a client's bad
-/// input yourself, and return `Ok`.
+/// **Errors.** If a callback returns an error or panics, this is logged (through the `tracing` crate) and the
+/// connection is closed with 1011. If the error is or wraps an [`Error::Backend`](crate::Error::Backend), as
+/// with [`Error::other`](crate::Error::other), the code is 1013 (try again later). Return an error for faults
+/// of the server; answer a client's bad input yourself and return `Ok`.
 ///
-/// **Cancellation.** A callback whose peer has gone goes on; [`Connection::closed`] tells it. At shutdown it is cancelled
-/// after 5 s, at an `.await`.
+/// **Cancellation.** A callback continues after its peer has disconnected; use [`Connection::closed`] to
+/// detect that. At shutdown it is cancelled after 5 s, at an `.await`.
 ///
-/// **Blocking.** A callback that blocks its thread stops everybody else of its shard; use
-/// `tokio::task::spawn_blocking`. One that holds its shard for 5 ms or more is logged.
+/// **Blocking.** A callback that blocks its thread stops all other connections of its shard; use
+/// `tokio::task::spawn_blocking`. A callback that holds its shard for 5 ms or more is logged.
 ///
 /// ```
 /// use ripplecast::{Close, Connection, Frame, Hub, Result, ws::Handler};
@@ -46,33 +47,34 @@ use crate::{Close, Connection, Frame, Result, outcome::Sent};
 /// }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// A connection was opened.
+    /// Called when a connection has opened.
     fn on_open(&self, conn: Connection) -> impl Future<Output = Result<()>> + Send {
         let _ = conn;
         async { Ok(()) }
     }
 
-    /// A message came.
+    /// Called for each message received.
     fn on_message(&self, conn: Connection, frame: Frame) -> impl Future<Output = Result<()>> + Send {
         let _ = (conn, frame);
         async { Ok(()) }
     }
 
-    /// A connection was closed: pushes to it say so, it is a member of nothing, and its id will not be used again.
+    /// Called when a connection has closed. Pushes to it return [`Sent::Closed`], it has left all rooms, and
+    /// its id will not be reused.
     fn on_close(&self, conn: Connection, close: Close) -> impl Future<Output = Result<()>> + Send {
         let _ = (conn, close);
         async { Ok(()) }
     }
 }
 
-/// What a closure may return: nothing, a [`Result`], or what a push said. Errors of the application's own become one with
-/// [`Error::other`](crate::Error::other).
+/// A value that a closure may return: nothing, a [`Result`], or the [`Sent`] of a push. Convert your own
+/// errors with [`Error::other`](crate::Error::other).
 #[diagnostic::on_unimplemented(
-    message = "a callback returns `()`, `ripplecast::Result<()>` or `Sent`, and not `{Self}`",
-    note = "turn an error of your own into one of ripplecast's with `.map_err(ripplecast::Error::other)?`"
+    message = "a callback must return `()`, `ripplecast::Result<()>` or `Sent`, not `{Self}`",
+    note = "convert your own error with `.map_err(ripplecast::Error::other)?`"
 )]
 pub trait Outcome {
-    /// As the crate's result.
+    /// Converts into the crate's result.
     fn into_result(self) -> Result<()>;
 }
 
@@ -88,7 +90,7 @@ impl Outcome for Result<()> {
     }
 }
 
-/// What a push says makes no difference here: a peer may be gone at any time.
+/// Ignored: a peer may disconnect at any time.
 impl Outcome for Sent {
     fn into_result(self) -> Result<()> {
         Ok(())
@@ -97,18 +99,14 @@ impl Outcome for Sent {
 
 /// Callbacks as closures; see [`handlers`].
 pub struct Handlers<S, O, M, C> {
-    /// What is handed to each call.
     state: S,
-    /// `on_open`.
     open: O,
-    /// `on_message`.
     message: M,
-    /// `on_close`.
     close: C,
 }
 
-/// A builder for callbacks as closures: each is optional, takes its arguments by value, and returns a future of `()` or
-/// of a `Result`.
+/// Creates a builder for callbacks as closures. Each is optional, takes its arguments by value, and returns a
+/// future of `()`, a `Result` or a [`Sent`].
 ///
 /// ```
 /// use ripplecast::{Connection, Frame, ws};
@@ -117,8 +115,9 @@ pub struct Handlers<S, O, M, C> {
 /// # let _ = echo;
 /// ```
 ///
-/// With [state](Handlers::with_state), which is set before the callbacks, each call is handed a clone of it first. Give
-/// closures that need something of yours state: an async closure that captures it does not compile.
+/// With [state](Handlers::with_state), set before the callbacks, each call receives a clone of it as its
+/// first argument. Use state for values that closures need: an async closure that captures them does not
+/// compile.
 ///
 /// ```
 /// # async fn example(hub: ripplecast::Hub) -> ripplecast::Result<()> {
@@ -135,11 +134,11 @@ pub fn handlers() -> Handlers<Stateless, Unset, Unset, Unset> {
     Handlers { state: Stateless, open: Unset, message: Unset, close: Unset }
 }
 
-/// No state: closures are not handed any.
+/// No state.
 #[derive(Clone, Copy, Debug)]
 pub struct Stateless;
 
-/// State, of which each call is handed a clone.
+/// State that is cloned for each call.
 #[derive(Clone, Debug)]
 pub struct Shared<S>(S);
 
@@ -151,8 +150,8 @@ pub struct Unset;
 pub struct Set<F, Fut>(F, PhantomData<fn() -> Fut>);
 
 impl Handlers<Stateless, Unset, Unset, Unset> {
-    /// State that is handed to each callback, as its first argument; a clone each time, so keep it cheap to clone. To be
-    /// called before the callbacks are set.
+    /// Sets the state that each callback receives as its first argument. It is cloned for each call, so keep
+    /// it cheap to clone. Call this before setting the callbacks.
     pub fn with_state<S: Clone + Send + Sync + 'static>(
         self,
         state: S,
@@ -251,9 +250,10 @@ impl<S, O, M, C> fmt::Debug for Handlers<S, O, M, C> {
     }
 }
 
-/// A callback with state `S` and arguments `A`, set or not. Nothing to implement: the builder's types do.
+/// A callback with state `S` and arguments `A`, set or not. Implemented by the builder's types; there is
+/// nothing for you to implement.
 pub trait Callback<S, A>: Send + Sync + 'static {
-    /// Calls it.
+    /// Calls the callback.
     fn call(&self, state: &S, arguments: A) -> impl Future<Output = Result<()>> + Send;
 }
 
@@ -263,7 +263,7 @@ impl<S: Send + Sync, A: Send> Callback<S, A> for Unset {
     }
 }
 
-/// Callbacks of closures without state, and with.
+/// Implements [`Callback`] for closures without and with state.
 macro_rules! set_callback {
     ($($argument:ident: $type:ident),+) => {
         impl<F, Fut> Callback<Stateless, ($($type,)+)> for Set<F, Fut>

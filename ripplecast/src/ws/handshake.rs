@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455, section 4.2): pure functions over the types of `http`.
+//! The opening handshake (RFC 6455, section 4.2), as pure functions over the types of `http`.
 
 use std::borrow::Cow;
 
@@ -20,32 +20,33 @@ use http::{
 };
 use sha1::{Digest, Sha1};
 
-/// What a server appends to the client's key before hashing it (RFC 6455, section 1.3).
+/// The text that a server appends to the client's key before hashing it (RFC 6455, section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Reads keys as some clients write them: the four bits after the sixteenth byte needn't be 0.
+/// Accepts keys as some clients write them: the four bits after the sixteenth byte may be nonzero.
 const KEY_ENCODING: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// An upgrade request that may be answered with 101.
+/// A valid upgrade request.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     /// The value of `Sec-WebSocket-Accept`.
     pub(crate) accept: HeaderValue,
 }
 
-/// The most subprotocols that a client may offer. Clients offer a handful, and each more costs every upgrade.
+/// Maximum number of subprotocols in one request. Clients offer a handful, and each adds work to every
+/// upgrade.
 pub(crate) const MAX_PROTOCOLS: usize = 32;
 
 /// Checks an upgrade request, except for its [`protocols`].
 ///
-/// HTTP/2 has a handshake of its own, extended CONNECT (RFC 8441): no `Upgrade`, no key, a `:protocol` of `websocket`. It
-/// would branch off here, by the version.
+/// HTTP/2 has its own handshake, extended CONNECT (RFC 8441): no `Upgrade`, no key, a `:protocol` of
+/// `websocket`. Supporting it would branch here on the version.
 ///
 /// # Errors
-/// The first thing that is wrong, as the response to answer with.
+/// The first problem found, as the response to send.
 pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Handshake, Refusal> {
     if method != Method::GET {
         return Err(Refusal::Method);
@@ -71,15 +72,16 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
     Ok(Handshake { accept })
 }
 
-/// The subprotocol to speak: the first of `supported` that the client offered, so the server's order decides.
+/// Returns the first of `supported` that the client offered, so the server's order decides.
 ///
-/// Names are compared exactly, as RFC 6455 has them. `None`: they have none in common. The handshake may go on without
-/// one, and the client then decides whether it can live with that.
+/// Names are compared exactly, as RFC 6455 requires. Returns `None` if there is no common one; the client
+/// then decides whether to continue without.
 pub(crate) fn choose<'a>(offered: &[String], supported: &'a [String]) -> Option<&'a str> {
     supported.iter().find(|name| offered.contains(name)).map(String::as_str)
 }
 
-/// Returns the subprotocols that the client offered, in its order of preference. Stops reading at the first one too many.
+/// Returns the subprotocols that the client offered, in its order of preference. Stops reading at the first
+/// one beyond the limit.
 ///
 /// # Errors
 /// [`Refusal::Protocols`], [`Refusal::TooManyProtocols`].
@@ -102,7 +104,7 @@ pub(crate) fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     Ok(protocols)
 }
 
-/// The answer to a key, which must be 16 bytes in base64.
+/// Returns the answer to a key, or `None` unless the key is 16 bytes in base64.
 fn accept(key: &[u8]) -> Option<HeaderValue> {
     if KEY_ENCODING.decode(key).ok()?.len() != 16 {
         return None;
@@ -111,7 +113,7 @@ fn accept(key: &[u8]) -> Option<HeaderValue> {
     HeaderValue::try_from(BASE64_STANDARD.encode(hash)).ok()
 }
 
-/// Whether one of the headers of this name lists the token, in any case.
+/// Returns whether one of the headers with this name lists the token, in any case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
@@ -120,83 +122,76 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether a request with these headers has a body (RFC 9112, section 6.3). Its length has been validated by the server.
+/// Returns whether a request with these headers has a body (RFC 9112, section 6.3). The server has already
+/// validated its length.
 ///
-/// The connection changes its protocol behind the body (RFC 9110, section 7.8): a server that does not read the body first
-/// takes it for frames.
+/// The protocol changes after the body (RFC 9110, section 7.8). A server that does not read the body first
+/// would parse it as frames.
 pub(crate) fn has_content(headers: &HeaderMap) -> bool {
     let is_zero = |length: &HeaderValue| length.as_bytes().trim_ascii().iter().all(|&digit| digit == b'0');
     headers.contains_key(TRANSFER_ENCODING) || !headers.get_all(CONTENT_LENGTH).iter().all(is_zero)
 }
 
-/// The value of a header that must be there exactly once.
+/// Returns the value of a header, unless it is missing or occurs more than once.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a token may contain this byte (RFC 9110, section 5.6.2).
+/// Returns whether a token may contain this byte (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Why a request can't be upgraded. Converts into the response that says so.
+/// Why a request can't be upgraded. Converts into the response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
-    /// Another method than GET.
+    /// The method is not GET.
     Method,
-    /// Another version than HTTP/1.1.
+    /// The HTTP version is not 1.1.
     HttpVersion,
-    /// No upgrade to WebSocket was asked for; perhaps somebody opened the address in a browser.
+    /// There is no `Upgrade: websocket`; perhaps the address was opened in a browser.
     NoUpgrade,
-    /// `Connection` doesn't say that `Upgrade` is meant for this hop.
+    /// `Connection` does not list `Upgrade`.
     Connection,
     /// The request has a body.
     Content,
-    /// Another version of WebSocket than 13.
+    /// The WebSocket version is not 13.
     WebSocketVersion,
-    /// No key, several, or one that isn't 16 bytes in base64.
+    /// There is no key, more than one, or one that is not 16 bytes in base64.
     Key,
-    /// The subprotocols are not a list of tokens.
+    /// The subprotocols are not a valid list of tokens.
     Protocols,
-    /// More than [`MAX_PROTOCOLS`] subprotocols.
+    /// There are more than [`MAX_PROTOCOLS`] subprotocols.
     TooManyProtocols,
 }
 
 impl Refusal {
-    /// The status, what to do about it, and headers that belong to it.
+    /// Returns the status, the text of the response, and the headers that belong to it.
     fn parts(self) -> (StatusCode, &'static str, &'static [(HeaderName, &'static str)]) {
         const UPGRADE_TO: &[(HeaderName, &str)] = &[(UPGRADE, "websocket"), (CONNECTION, "Upgrade")];
         match self {
-            Self::Method => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "A WebSocket is opened with GET; send the upgrade request with that method.",
-                &[(ALLOW, "GET")],
-            ),
-            Self::HttpVersion => (
-                StatusCode::BAD_REQUEST,
-                "A WebSocket is opened over HTTP/1.1 here; send the upgrade request with that version.",
-                &[],
-            ),
+            Self::Method => {
+                (StatusCode::METHOD_NOT_ALLOWED, "A WebSocket upgrade must use GET.", &[(ALLOW, "GET")])
+            }
+            Self::HttpVersion => {
+                (StatusCode::BAD_REQUEST, "A WebSocket upgrade must use HTTP/1.1 on this server.", &[])
+            }
             Self::NoUpgrade => (
                 StatusCode::UPGRADE_REQUIRED,
-                "This address is for WebSocket connections: open it with a WebSocket client, such as \
-                 new WebSocket(address) in a page's script; if you did, a proxy on the way dropped the Upgrade header.",
+                "This address accepts only WebSocket connections. Open it with a WebSocket client, such as \
+                 new WebSocket(address) in a page's script. If you did, a proxy in between removed the Upgrade header.",
                 UPGRADE_TO,
             ),
             Self::Connection => (
                 StatusCode::BAD_REQUEST,
-                "The header \"Connection: Upgrade\" is missing; send it, and let proxies on the way pass it on.",
+                "The header \"Connection: Upgrade\" is missing. Send it, and configure proxies in between to forward it.",
                 &[],
             ),
-            Self::Content => (
-                StatusCode::BAD_REQUEST,
-                "An upgrade request must not have a body; send it without one.",
-                &[],
-            ),
+            Self::Content => (StatusCode::BAD_REQUEST, "An upgrade request must not have a body.", &[]),
             Self::WebSocketVersion => (
                 StatusCode::UPGRADE_REQUIRED,
-                "Only version 13 of WebSocket is spoken here; send \"Sec-WebSocket-Version: 13\".",
+                "Unsupported WebSocket version. Send \"Sec-WebSocket-Version: 13\".",
                 &[(SEC_WEBSOCKET_VERSION, "13"), (UPGRADE, "websocket"), (CONNECTION, "Upgrade")],
             ),
             Self::Key => (
@@ -206,7 +201,7 @@ impl Refusal {
             ),
             Self::Protocols => (
                 StatusCode::BAD_REQUEST,
-                "Send \"Sec-WebSocket-Protocol\" as names with commas between them, or leave it out.",
+                "\"Sec-WebSocket-Protocol\" is malformed. Send names separated by commas, or leave it out.",
                 &[],
             ),
             Self::TooManyProtocols => {
@@ -235,7 +230,7 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-    /// The headers of a request in order, such as a browser sends them.
+    /// The headers of a valid request, as a browser sends them.
     const GOOD: [(&str, &str); 5] = [
         ("host", "example.com"),
         ("upgrade", "websocket"),
@@ -244,14 +239,14 @@ mod tests {
         ("sec-websocket-key", KEY),
     ];
 
-    /// Good headers, but for one name that has these values.
+    /// Valid headers, except that the header `name` has these values.
     fn with(name: &'static str, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (good, value) in GOOD.into_iter().filter(|(good, _)| *good != name) {
-            headers.append(good, value.parse().expect("a header's value"));
+            headers.append(good, value.parse().expect("a valid header value"));
         }
         for value in values {
-            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header's value"));
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a valid header value"));
         }
         headers
     }
@@ -261,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn the_rfcs_key_gets_the_rfcs_answer() {
+    fn the_key_from_the_rfc_gets_the_answer_from_the_rfc() {
         let (handshake, protocols) = get(&with("host", &["example.com"])).expect("a good request");
         assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(protocols.is_empty());
     }
 
     #[test]
-    fn headers_that_pass_and_headers_that_do_not() {
+    fn invalid_headers_are_rejected() {
         let cases: &[(&str, &[&str], Option<Refusal>)] = &[
             ("upgrade", &["WebSocket"], None),
             ("upgrade", &["h2c, websocket"], None),
@@ -312,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_method_and_the_version() {
+    fn only_get_over_http_1_1_is_accepted() {
         let headers = with("host", &["example.com"]);
         for method in [Method::POST, Method::HEAD, Method::OPTIONS, Method::CONNECT] {
             assert_eq!(check(&method, Version::HTTP_11, &headers).err(), Some(Refusal::Method));
@@ -323,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn subprotocols() {
+    fn the_server_order_selects_the_subprotocol() {
         let headers = with("sec-websocket-protocol", &["chat, superchat,,chat", " v2.json\t"]);
         let (_, offered) = get(&headers).expect("a good request");
         assert_eq!(offered, ["chat", "superchat", "chat", "v2.json"]);
@@ -355,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_to_do() {
+    fn each_refusal_has_its_status_and_headers() {
         type Headers = &'static [(&'static str, &'static str)];
         let cases: [(Refusal, u16, Headers); 9] = [
             (Refusal::Method, 405, &[("allow", "GET")]),

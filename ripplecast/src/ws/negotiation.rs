@@ -1,25 +1,26 @@
-//! Which of a client's offers is accepted (RFC 7692, sections 5 and 7.1).
+//! Negotiates permessage-deflate (RFC 7692, sections 5 and 7.1).
 
 use http::{HeaderMap, header::SEC_WEBSOCKET_EXTENSIONS};
 
-/// The answer to an offer: neither side keeps a window from one message to the next.
+/// The usual answer: neither side keeps its window between messages.
 const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-/// The same to one that names our window, which is to be named in the answer (RFC 7692, section 7.1.2.1).
+/// The answer to an offer with `server_max_window_bits`, which must repeat that parameter (RFC 7692, section
+/// 7.1.2.1).
 const ACCEPTED_WITH_WINDOW: &str =
     "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
 
-/// The answer to a client that offers permessage-deflate in a way that we can speak. An offer that we can't, or that is
-/// malformed, is declined, and the next one looked at.
+/// Returns the answer to the first acceptable offer of permessage-deflate. Other offers and malformed ones
+/// are skipped.
 pub(super) fn accept(headers: &HeaderMap) -> Option<&'static str> {
     headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().find_map(|value| {
-        // A non-ASCII byte invalidates the offer that contains it, and no other.
+        // A non-ASCII byte invalidates only the offer that contains it.
         let offers = String::from_utf8_lossy(value.as_bytes());
         split(&offers, b',').find_map(answer)
     })
 }
 
-/// The answer to an offer of permessage-deflate, if we understand its parameters and can keep to them.
+/// Returns the answer to one offer, if it is permessage-deflate with parameters that we support.
 fn answer(offer: &str) -> Option<&'static str> {
     let mut parts = split(offer, b';').map(str::trim_ascii);
     if parts.next().is_none_or(|name| !name.eq_ignore_ascii_case("permessage-deflate")) {
@@ -36,9 +37,9 @@ fn answer(offer: &str) -> Option<&'static str> {
                 "server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits",
                 None,
             ) => true,
-            // The client's window may be any: ours for inflating is the full one.
+            // The client may use any window: we inflate with the largest one.
             ("client_max_window_bits", Some(bits)) => window_bits(bits).is_some(),
-            // Our window is the full one.
+            // We deflate with the largest window.
             ("server_max_window_bits", Some(bits)) => window_bits(bits) == Some(15),
             _ => false,
         };
@@ -50,17 +51,17 @@ fn answer(offer: &str) -> Option<&'static str> {
     Some(if seen.contains(&"server_max_window_bits") { ACCEPTED_WITH_WINDOW } else { ACCEPTED })
 }
 
-/// 8 to 15, without a leading zero.
+/// Parses a window size: 8 to 15, without a leading zero.
 fn window_bits(value: &str) -> Option<u8> {
     matches!(value, "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15").then(|| value.parse().ok())?
 }
 
-/// A value that may stand in quotes. What needs them is no number, so nothing else in them is looked at.
+/// Removes quotes from a value. Escapes are ignored: no valid value contains one.
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-/// The parts of a header between separators that are not in quotes.
+/// Splits a header at separators that are not in quotes.
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted() {
+    fn valid_offers_are_accepted() {
         for offer in [
             "permessage-deflate",
             "Permessage-Deflate",
@@ -120,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn our_window_is_named_to_who_names_it() {
+    fn our_window_is_named_only_if_the_client_names_it() {
         assert_eq!(answer("permessage-deflate; server_max_window_bits=15"), Some(ACCEPTED_WITH_WINDOW));
         assert_eq!(answer("permessage-deflate; client_max_window_bits=15"), Some(ACCEPTED));
     }
 
     #[test]
-    fn declined() {
+    fn unsupported_and_malformed_offers_are_declined() {
         for offer in [
             "",
             "foo",

@@ -1,4 +1,4 @@
-//! The way of a socket from the HTTP server to a shard.
+//! The upgrade: moves a socket from the HTTP server to a shard.
 
 use std::{io, net::TcpStream as StdTcpStream, os::fd::AsFd, sync::Arc};
 
@@ -26,23 +26,18 @@ use crate::{
     response::plain,
 };
 
-/// What stands before an endpoint.
+/// The settings and checks in front of an endpoint.
 pub(super) struct Gate {
-    /// Where connections go.
     pub(super) hub: Hub,
-    /// The endpoint, as the shards know it.
     pub(super) route: Arc<Route>,
-    /// Whether permessage-deflate is accepted.
     pub(super) deflate: bool,
-    /// Which pages may connect.
     pub(super) origins: OriginPolicy,
-    /// Subprotocols, by preference.
+    /// In order of preference.
     pub(super) subprotocols: Vec<String>,
-    /// Accepts or refuses a request.
     pub(super) hook: Option<Hook>,
 }
 
-/// Answers an upgrade request, and sends the socket on its way.
+/// Answers an upgrade request and passes the socket on.
 pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> Response {
     let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
         Ok(handshake) => handshake,
@@ -60,7 +55,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     if !origin_allowed(&gate.origins, &parts.headers, &peer) {
         return refuse_origin(&parts, &peer, "Endpoint::origins");
     }
-    // After the origin check, so that another site's page can't cause this work.
+    // This comes after the origin check, so that another site's page can't cause the work.
     let protocols = match handshake::protocols(&parts.headers) {
         Ok(protocols) => protocols,
         Err(refusal) => return refused(refusal, parts.uri.path()),
@@ -121,21 +116,21 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     response
 }
 
-/// Logs why a request can't be upgraded, and answers it.
+/// Logs why a request can't be upgraded and returns the response.
 fn refused(refusal: handshake::Refusal, path: &str) -> Response {
     limited!(DEBUG, ?refusal, path = %cut(path), "a request was not a valid WebSocket upgrade");
     refusal.into_response()
 }
 
-/// How the socket comes.
+/// How the socket is obtained.
 enum Way {
-    /// From our own server, before it has answered.
+    /// From our own server, before it answers.
     Takeover(Takeover),
-    /// From another, once it has.
+    /// From another server, after it has answered.
     Upgrade(OnUpgrade),
 }
 
-/// Whether the request comes from a page that may connect, or from no page at all.
+/// Returns whether the request comes from a page that may connect, or from no page at all.
 pub(crate) fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, peer: &ForwardedPeer) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
@@ -145,7 +140,8 @@ pub(crate) fn origin_allowed(policy: &OriginPolicy, headers: &http::HeaderMap, p
     origin::allowed(policy, origin, peer.host.as_ref(), peer.https == Some(true))
 }
 
-/// Logs that a page of another origin was refused, and returns the response. `setting` is the method that allows origins.
+/// Logs that a page of another origin was rejected, and returns the response. `setting` is the method that
+/// allows origins.
 pub(crate) fn refuse_origin(parts: &Parts, peer: &ForwardedPeer, setting: &str) -> Response {
     let origin = parts.headers.get(header::ORIGIN).map_or(&[][..], HeaderValue::as_bytes);
     limited!(
@@ -153,12 +149,12 @@ pub(crate) fn refuse_origin(parts: &Parts, peer: &ForwardedPeer, setting: &str) 
         origin = %cut(origin.escape_ascii()),
         host = %cut(peer.host.as_ref().map_or("", Authority::as_str)),
         path = %cut(parts.uri.path()),
-        "a page of another origin was refused; if it is yours, allow it with {setting}"
+        "a page of another origin was rejected; if it is yours, allow it with {setting}"
     );
     plain(403, "The server does not allow requests from this page's origin.\n")
 }
 
-/// Hands the socket to a shard once hyper has let go of it.
+/// Hands the socket to a shard once hyper has released it.
 async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
@@ -169,13 +165,13 @@ async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
     };
     match take_socket(upgraded) {
         Ok((wire, rest)) => accepted.begin(wire, rest, Vec::new()),
-        Err(error) => limited!(WARN, %error, "an upgraded connection could not be taken over"),
+        Err(error) => limited!(WARN, %error, "can't take over the socket of an upgraded connection"),
     }
 }
 
-/// The raw socket, with what was read from it already; or one that is driven, where there is none to take.
+/// Returns the raw socket with the bytes already read from it, or a relayed one if there is no raw socket.
 fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
-    // `axum::serve` has hyper-util's server between, which wraps the socket; others may serve it as it is.
+    // `axum::serve` goes through hyper-util's server, which wraps the socket; others may serve it directly.
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => return Ok((raw(parts.io)?, parts.read_buf)),
         Err(upgraded) => upgraded,
@@ -186,20 +182,21 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
     }
 }
 
-/// Sets a socket as connections want it; set on a listener, Linux hands it down to the sockets that are accepted, without
-/// another call for any of them.
+/// Sets the options of a connection's socket. On Linux, accepted sockets inherit them from the listener,
+/// which saves the system calls per connection.
 ///
-/// Frames are small and already joined: waiting for more of them only adds delay.
+/// `TCP_NODELAY`: frames are already coalesced, so waiting for more only adds delay.
 ///
-/// Has the kernel give a connection up whose peer acknowledges nothing for as long as three pings take. Our own pings notice
-/// a WebSocket's dead peer earlier; an event stream has no other way, and the kernel alone would try for a quarter of an hour.
+/// `TCP_USER_TIMEOUT`: the kernel drops a connection whose peer acknowledges nothing for three ping
+/// intervals. Our own pings detect a WebSocket's dead peer earlier. An event stream has no other way, and by
+/// default the kernel would retry for a quarter of an hour.
 ///
-/// And has it take no more from us than it can soon send: what a slow reader has to wait for stays in its outbox, where it
-/// is counted, and can still be replaced or dropped.
+/// `TCP_NOTSENT_LOWAT`: the kernel buffers no more than it can soon send. What a slow reader has to wait for
+/// stays in its outbox, where it is counted and can still be replaced or dropped.
 pub(crate) fn tune(socket: &impl AsFd) {
     let socket = socket2::SockRef::from(socket);
-    // A socket that its peer has already reset refuses this, and the first read will say so. A kernel that does not know
-    // an option still has limits of its own.
+    // Errors are ignored: a socket that its peer has reset fails at its first read, and a kernel that does
+    // not support an option has its own limits.
     let _ = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
     {
@@ -208,7 +205,7 @@ pub(crate) fn tune(socket: &impl AsFd) {
     }
 }
 
-/// Takes a socket away from tokio, so that its wakers let go of hyper's finished task.
+/// Removes a socket from tokio, which releases the wakers of hyper's finished task.
 fn raw(socket: TokioIo<TcpStream>) -> io::Result<StdTcpStream> {
     let socket = socket.into_inner();
     tune(&socket);
@@ -222,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_set_on_a_listener_is_handed_down() {
+    fn accepted_sockets_inherit_the_options_of_the_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         tune(&listener);
         let _client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -188,7 +188,7 @@ fn after_the_close_nothing_can_be_joined() {
 }
 
 #[test]
-fn a_connection_may_be_in_so_many_rooms_and_no_more() {
+fn a_connection_cannot_join_more_rooms_than_allowed() {
     let limited = App::builder().hub(|hub| hub.shards(1).max_rooms_per_connection(3));
     let server = TestServer::start(limited, |app| {
         let script = Script(app.hub());

@@ -1,4 +1,4 @@
-//! Whom the forwarding headers name, and when they are believed.
+//! Tests which client the forwarding headers yield, and when they are trusted.
 
 use http::{HeaderName, HeaderValue};
 
@@ -17,7 +17,7 @@ fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Socket peer, header lines, the client that must come out; the proxies are loopback and 10/8.
+/// Socket peer, header lines, expected client; the proxies are loopback and 10/8.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
 
 fn check(cases: &[Case]) {
@@ -35,9 +35,9 @@ fn the_client_is_the_first_untrusted_address_from_the_right() {
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, 10.0.0.9")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7,10.0.0.9 ,\t10.0.0.8")], "192.0.2.7"),
-        // All of them are trusted: the farthest is the client, a machine of our own.
+        // If all are trusted, the farthest one is the client, a machine of our own.
         ("127.0.0.1", &[("x-forwarded-for", "10.0.0.9, 10.0.0.8")], "10.0.0.9"),
-        // Repeated headers are one list, the later line nearer to us.
+        // Repeated headers form one list; later lines are nearer to us.
         ("::1", &[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-for", "10.0.0.9")], "192.0.2.7"),
         ("::1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
     ]);
@@ -46,25 +46,25 @@ fn the_client_is_the_first_untrusted_address_from_the_right() {
 #[test]
 fn a_client_cannot_choose_its_address() {
     check(&[
-        // The socket's own peer is no proxy, so nothing it says counts.
+        // The socket's peer is not a proxy, so nothing it sends is trusted.
         ("198.51.100.4", &[("x-forwarded-for", "192.0.2.7")], "198.51.100.4"),
         ("198.51.100.4", &[("x-forwarded-for", "127.0.0.1")], "198.51.100.4"),
         ("198.51.100.4", &[("forwarded", "for=192.0.2.7")], "198.51.100.4"),
-        // The client wrote the left part, the proxy added what it saw.
+        // The client wrote the left part; the proxy appended what it saw.
         ("127.0.0.1", &[("x-forwarded-for", "6.6.6.6, 192.0.2.7")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "127.0.0.1, 10.0.0.1, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
-        // A second header of the client's, beside the one that the proxy writes.
+        // A second header from the client, next to the proxy's.
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=6.6.6.6")], "192.0.2.7"),
         ("127.0.0.1", &[("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "https")], "127.0.0.1"),
-        // A quote left open swallows nothing that comes behind it.
+        // An unclosed quote does not swallow what follows it.
         ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=192.0.2.7")], "192.0.2.7"),
         ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=\"[2001:db8::1]:80\"")], "2001:db8::1"),
         ("127.0.0.1", &[("forwarded", "for=\"6.6.6.6, for=192.0.2.7;ext=\"x\"")], "192.0.2.7"),
         ("127.0.0.1", &[("forwarded", "for=6.6.6.6;a=\"\\, for=192.0.2.7;ext=\"x,y\"")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "\"6.6.6.6, 192.0.2.7")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "\", 192.0.2.7")], "192.0.2.7"),
-        // If a client's quote pairs with one that the proxy passed on unescaped, it hides the proxy's entry: no
-        // entry is trusted.
+        // If a client's quote pairs with one that the proxy forwarded unescaped, it hides the proxy's entry:
+        // no entry is trusted.
         ("127.0.0.1", &[("forwarded", "for=6.6.6.6;x=\", for=192.0.2.7;host=a\"")], "127.0.0.1"),
         ("127.0.0.1", &[("forwarded", "for=\"192.0.2.7\"x")], "127.0.0.1"),
         ("127.0.0.1", &[("forwarded", "for=192.0.2.7;for=6.6.6.6")], "127.0.0.1"),
@@ -73,7 +73,7 @@ fn a_client_cannot_choose_its_address() {
 }
 
 #[test]
-fn garbage_ends_the_walk_at_the_last_good_address() {
+fn garbage_ends_the_search_at_the_last_valid_address() {
     check(&[
         ("127.0.0.1", &[("x-forwarded-for", "unknown")], "127.0.0.1"),
         ("127.0.0.1", &[("x-forwarded-for", "")], "127.0.0.1"),
@@ -93,23 +93,23 @@ fn garbage_ends_the_walk_at_the_last_good_address() {
 }
 
 #[test]
-fn with_hops_the_client_is_so_many_entries_from_the_right() {
-    // Number of hops, header lines, the client that must come out; the socket's peer is 198.51.100.4.
+fn with_hops_the_client_is_that_many_entries_from_the_right() {
+    // Number of hops, header lines, expected client; the socket's peer is 198.51.100.4.
     type Lines = &'static [(&'static str, &'static str)];
     let cases: &[(u8, Lines, &str)] = &[
         (1, &[], "198.51.100.4"),
         (1, &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
-        // What the client wrote itself stands further left.
+        // Entries that the client wrote are further left.
         (1, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7")], "192.0.2.7"),
         (2, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
         (2, &[("x-forwarded-for", "127.0.0.1, 192.0.2.7"), ("x-forwarded-for", "10.0.0.9")], "192.0.2.7"),
         (3, &[("x-forwarded-for", "192.0.2.7, 203.0.113.5, 10.0.0.9")], "192.0.2.7"),
-        // Private addresses are clients as others are.
+        // Private addresses are clients like any others.
         (1, &[("x-forwarded-for", "127.0.0.1, 10.5.5.6")], "10.5.5.6"),
-        // Fewer than there should be: the leftmost.
+        // With fewer entries than hops, the leftmost is the client.
         (3, &[("x-forwarded-for", "192.0.2.7, 10.0.0.9")], "192.0.2.7"),
         (255, &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
-        // What is not an address ends the walk.
+        // An entry that is not an address ends the search.
         (1, &[("x-forwarded-for", "192.0.2.7, unknown")], "198.51.100.4"),
         (2, &[("x-forwarded-for", "192.0.2.7, unknown, 10.0.0.9")], "10.0.0.9"),
         (2, &[("x-forwarded-for", "unknown, 192.0.2.7, 10.0.0.9")], "192.0.2.7"),
@@ -128,7 +128,7 @@ fn with_hops_the_client_is_so_many_entries_from_the_right() {
     let lines = headers(&[("x-forwarded-host", "evil, shop.example"), ("x-forwarded-proto", "http, https")]);
     let peer = TrustedProxies::hops(2).peer(Some(addr("198.51.100.4")), &lines);
     let host = peer.host.as_ref().map(Authority::as_str);
-    assert_eq!((host, peer.https), (Some("shop.example"), Some(true)), "the nearest proxy's word");
+    assert_eq!((host, peer.https), (Some("shop.example"), Some(true)), "as the nearest proxy reports");
     let none = TrustedProxies::hops(0);
     assert_eq!(none, TrustedProxies::default());
     assert_eq!(none.peer(Some(addr("198.51.100.4")), &lines).host, None);
@@ -136,7 +136,7 @@ fn with_hops_the_client_is_so_many_entries_from_the_right() {
 }
 
 #[test]
-fn hops_stand_alone_in_the_list() {
+fn hops_cannot_be_combined_with_other_entries() {
     for (list, hops) in [("hops:1", 1), (" hops:2 ", 2), ("hops:255", 255)] {
         assert_eq!(list.parse::<TrustedProxies>().unwrap(), TrustedProxies::hops(hops), "{list}");
     }
@@ -157,7 +157,7 @@ fn hops_stand_alone_in_the_list() {
 }
 
 #[test]
-fn addresses_are_read_in_every_usual_form() {
+fn addresses_are_parsed_in_every_common_form() {
     check(&[
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7:4711")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "2001:db8::17")], "2001:db8::17"),
@@ -177,7 +177,7 @@ fn addresses_are_read_in_every_usual_form() {
         ("127.0.0.1", &[("forwarded", "for=192.0.2.7; proto=http;by=10.0.0.1")], "192.0.2.7"),
         ("127.0.0.1", &[("forwarded", "For=\"[2001:db8:cafe::17]:4711\"")], "2001:db8:cafe::17"),
         ("127.0.0.1", &[("forwarded", "for=192.0.2.7, FOR=\"10.0.0.9:80\"")], "192.0.2.7"),
-        // IPv4 inside IPv6, on the socket, as a hop and as the client.
+        // IPv4-mapped IPv6 addresses: on the socket, as a hop and as the client.
         ("::ffff:127.0.0.1", &[("x-forwarded-for", "192.0.2.7")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "192.0.2.7, ::ffff:10.0.0.9")], "192.0.2.7"),
         ("127.0.0.1", &[("x-forwarded-for", "::ffff:192.0.2.7")], "192.0.2.7"),
@@ -187,7 +187,7 @@ fn addresses_are_read_in_every_usual_form() {
 }
 
 #[test]
-fn a_prefix_is_a_trusted_proxys_word_and_a_path() {
+fn a_prefix_must_be_a_path_from_a_trusted_proxy() {
     let proxies: TrustedProxies = "loopback".parse().unwrap();
     let prefix = |socket: &str, lines: &[(&'static str, &str)]| {
         proxies.peer(Some(addr(socket)), &headers(lines)).prefix.map(String::from)
@@ -198,7 +198,7 @@ fn a_prefix_is_a_trusted_proxys_word_and_a_path() {
         [("/rt", "/rt"), ("/rt/", "/rt"), ("/a/b-c_d.e~1", "/a/b-c_d.e~1"), ("/", ""), (&longest, &longest)]
     {
         assert_eq!(prefix("127.0.0.1", &[(name, line)]).as_deref(), Some(expected), "{line}");
-        assert_eq!(prefix("198.51.100.4", &[(name, line)]), None, "a stranger's word");
+        assert_eq!(prefix("198.51.100.4", &[(name, line)]), None, "not from a trusted proxy");
         let beside = [(name, line), ("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https")];
         assert_eq!(prefix("127.0.0.1", &beside).as_deref(), Some(expected), "{line}");
     }
@@ -234,7 +234,7 @@ fn a_prefix_is_a_trusted_proxys_word_and_a_path() {
 }
 
 #[test]
-fn host_and_scheme_are_the_nearest_proxys_word() {
+fn host_and_scheme_come_from_the_nearest_proxy() {
     type HostCase =
         (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>, Option<bool>);
     let cases: &[HostCase] = &[
@@ -266,7 +266,7 @@ fn host_and_scheme_are_the_nearest_proxys_word() {
             Some("shop.example:8443"),
             Some(true),
         ),
-        // What a stranger says about host and scheme counts for nothing.
+        // Host and scheme from an untrusted peer are ignored.
         (
             "198.51.100.4",
             &[("host", "shop.example"), ("x-forwarded-host", "evil"), ("x-forwarded-proto", "https")],
@@ -274,7 +274,7 @@ fn host_and_scheme_are_the_nearest_proxys_word() {
             None,
         ),
         ("198.51.100.4", &[("host", "shop"), ("forwarded", "host=evil;proto=https")], None, None),
-        // A host that is none is not passed on.
+        // An invalid host is ignored.
         ("127.0.0.1", &[("host", "inner"), ("x-forwarded-host", "a b")], None, None),
         ("127.0.0.1", &[("x-forwarded-host", "user@evil")], None, None),
         ("127.0.0.1", &[("x-forwarded-host", "[::1]:8080")], Some("[::1]:8080"), None),
@@ -288,7 +288,7 @@ fn host_and_scheme_are_the_nearest_proxys_word() {
 }
 
 #[test]
-fn without_proxies_or_a_known_socket_nothing_is_believed() {
+fn without_proxies_or_a_known_socket_nothing_is_trusted() {
     let lines = headers(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-host", "evil"), ("host", "shop")]);
     let none = TrustedProxies::default().peer(Some(addr("127.0.0.1")), &lines);
     let seen = Some(addr("127.0.0.1"));
@@ -298,7 +298,7 @@ fn without_proxies_or_a_known_socket_nothing_is_believed() {
 }
 
 #[test]
-fn the_list_takes_addresses_networks_and_words() {
+fn the_list_accepts_addresses_networks_and_keywords() {
     let cases = [
         ("", "127.0.0.1", false),
         (" , ", "127.0.0.1", false),
@@ -326,7 +326,7 @@ fn the_list_takes_addresses_networks_and_words() {
 }
 
 #[test]
-fn a_bad_entry_is_named() {
+fn the_error_contains_the_invalid_entry() {
     for (list, entry) in [
         ("127.0.0.1, proxy.local", "proxy.local"),
         ("10.0.0.0/33", "10.0.0.0/33"),

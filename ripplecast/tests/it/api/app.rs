@@ -191,7 +191,7 @@ async fn a_backend_that_there_is_not_is_refused_by_name() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "`/ws` has an endpoint already")]
+#[should_panic(expected = "`/ws` already has an endpoint")]
 async fn two_endpoints_on_one_path_are_a_mistake_that_is_named() {
     let app = ripplecast::App::builder().build().await.unwrap();
     let _app = app.ws("/ws", ripplecast::ws::handlers()).sse("/ws", "room");

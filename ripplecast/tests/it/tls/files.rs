@@ -49,7 +49,7 @@ fn a_broken_new_certificate_keeps_the_old_one() {
         check_echo(&mut old);
     }
     std::fs::remove_file(site.dir.file("key.pem")).unwrap();
-    assert!(site.reload().unwrap_err().to_string().contains("no such file"));
+    assert!(site.reload().unwrap_err().to_string().contains("does not exist"));
     assert_eq!(certificate(&site.dial()), site.first.der);
     // The way out is to put it right.
     site.dir.put_pair(&other);
@@ -89,19 +89,19 @@ fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
 
     // The certificate, its key, the file that is named, what is said of it.
     let cases = [
-        (&missing, &key, &missing, "tls_cert: there is no such file"),
-        (&cert, &missing, &missing, "tls_key: there is no such file"),
-        (&dir.file(""), &key, &dir.file(""), "tls_cert: it can't be read"),
-        (&empty, &key, &empty, "tls_cert: there is no certificate in it"),
-        (&text, &key, &text, "tls_cert: there is no certificate in it"),
-        (&key, &cert, &key, "tls_cert: there is no certificate in it but a key"),
-        (&cut, &key, &cut, "tls_cert: it is broken"),
-        (&garbled, &key, &garbled, "tls_cert: it is broken"),
+        (&missing, &key, &missing, "tls_cert: the file does not exist"),
+        (&cert, &missing, &missing, "tls_key: the file does not exist"),
+        (&dir.file(""), &key, &dir.file(""), "tls_cert: can't read the file"),
+        (&empty, &key, &empty, "tls_cert: it contains no certificate"),
+        (&text, &key, &text, "tls_cert: it contains no certificate"),
+        (&key, &cert, &key, "tls_cert: it contains a key but no certificate"),
+        (&cut, &key, &cut, "tls_cert: not valid PEM"),
+        (&garbled, &key, &garbled, "tls_cert: not valid PEM"),
         (&no_der, &key, &no_der, "tls_cert: its certificate can't be used"),
-        (&long, &key, &long, "tls_cert: it is longer than"),
-        (&cert, &empty, &empty, "tls_key: there is no private key in it"),
-        (&cert, &cert, &cert, "tls_key: there is no private key in it"),
-        (&cert, &locked, &locked, "tls_key: there is no private key in it that is not encrypted"),
+        (&long, &key, &long, "tls_cert: not a certificate or key: it is longer than"),
+        (&cert, &empty, &empty, "tls_key: it contains no private key"),
+        (&cert, &cert, &cert, "tls_key: it contains no private key"),
+        (&cert, &locked, &locked, "tls_key: its private key is encrypted"),
         (&cert, &no_key, &no_key, "tls_key: its key can't be used"),
         (&cert, &other_key, &other_key, "tls_key: it is not the key of the certificate in"),
     ];
@@ -163,8 +163,8 @@ fn of_two_variables_the_missing_one_is_named() {
     let cases = [
         (cert.as_str(), "", "setting RIPPLECAST_TLS_KEY: RIPPLECAST_TLS_CERT is set"),
         ("", key.as_str(), "setting RIPPLECAST_TLS_CERT: RIPPLECAST_TLS_KEY is set"),
-        (&missing, &key, "setting RIPPLECAST_TLS_CERT: there is no such file"),
-        (&cert, &missing, "setting RIPPLECAST_TLS_KEY: there is no such file"),
+        (&missing, &key, "setting RIPPLECAST_TLS_CERT: the file does not exist"),
+        (&cert, &missing, "setting RIPPLECAST_TLS_KEY: the file does not exist"),
         (&cert, &key, "tls: true"),
         ("", "", "tls: false"),
     ];
