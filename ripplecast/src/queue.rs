@@ -1,7 +1,7 @@
-//! At least once: messages on named streams, kept until every group has handled them.
+//! Queues: messages on named streams, kept until every group has handled them at least once.
 //!
-//! [`Streams`] is what a hub holds. Behind it stands a [`StreamBackend`]; `queue/runner.rs` runs the subscriptions of each
-//! backend alike.
+//! A hub holds [`Streams`], which uses a [`StreamBackend`]. `queue/runner.rs` runs subscriptions in the same
+//! way for every backend.
 
 mod backend;
 mod id;
@@ -30,51 +30,52 @@ use self::{
 };
 use crate::{Error, Result, StreamError, limits};
 
-/// Longest payload, in bytes: a message names what happened. What is larger belongs where it can be fetched from.
+/// Longest payload, in bytes. A message names what happened; larger data belongs in a store, with a reference
+/// here.
 const PAYLOAD: usize = 1 << 20;
-/// Messages of a stream at the most. Setting: `max_len`. A night of a quiet application without anybody who handles them.
+/// Maximum messages of a stream. Setting: `max_len`. A night of a quiet application without any handler
+/// running.
 const MAX_LEN: usize = 100_000;
-/// Dead letters of a stream at the most; beyond that the oldest are dropped. More than anybody looks through.
+/// Maximum dead letters of a stream; the oldest are dropped beyond it. More than anyone reads.
 const DEAD_LETTERS: usize = 10_000;
-/// What the name of the stream of dead letters ends with.
+/// Suffix of the name of a stream of dead letters.
 const DEAD: &str = ".dead";
 
 /// The streams of a hub. Clones are handles of the same streams.
 #[derive(Clone)]
 pub(crate) struct Streams {
-    /// What keeps them.
     backend: Arc<dyn StreamBackend>,
-    /// What the subscriptions share.
+    /// State shared by the subscriptions.
     life: Arc<Life>,
 }
 
 impl Streams {
-    /// Streams within this process.
+    /// Creates streams within this process.
     pub(crate) fn memory() -> Self {
         Self::with(memory::Memory::default())
     }
 
-    /// Streams on that Redis.
+    /// Creates streams on Redis.
     pub(crate) fn redis(redis: crate::redis_client::Redis) -> Self {
         Self::with(self::redis::Remote::new(redis))
     }
 
-    /// Streams on that backend.
+    /// Creates streams on that backend.
     fn with(backend: impl StreamBackend + 'static) -> Self {
         Self { backend: Arc::new(backend), life: Life::new() }
     }
 
-    /// Ends all subscriptions, those that come later too. To be called when the hub shuts down.
+    /// Ends all current and future subscriptions. Called when the hub shuts down.
     pub(crate) fn close(&self) {
         self.life.close();
     }
 
-    /// Waits until all subscriptions have ended, at most for as long as handlers have at shutdown.
+    /// Waits until all subscriptions have ended, or until the time that handlers have at shutdown is over.
     pub(crate) async fn ended(&self) {
         self.life.ended().await;
     }
 
-    /// The stream of that name.
+    /// Returns the stream with that name.
     pub(crate) fn stream(&self, name: &str) -> ReliableStream {
         ReliableStream { streams: self.clone(), name: name.into(), max_len: MAX_LEN }
     }
@@ -89,33 +90,32 @@ fn check_name(what: &'static str, name: &str, limit: usize) -> Result<()> {
     }
 }
 
-/// A stream: messages that are kept until every group has handled them. See [`Hub::stream`](crate::Hub::stream). Cheap to
-/// clone.
+/// A stream: messages that are kept until every group has handled them. See
+/// [`Hub::stream`](crate::Hub::stream). Cheap to clone.
 #[derive(Clone)]
 pub struct ReliableStream {
-    /// The streams that it is one of.
     streams: Streams,
-    /// Its name; a wrong one is reported by the operations.
+    /// Not checked yet; the operations reject an invalid name.
     name: Arc<str>,
-    /// Messages at the most.
+    /// Maximum number of messages.
     max_len: usize,
 }
 
 impl ReliableStream {
-    /// The stream's name.
+    /// Returns the stream's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The stream with another bound: messages that it keeps at the most; default 100,000. It holds for what is published
-    /// through this handle, so give it wherever you publish.
+    /// Sets the maximum number of messages that the stream keeps; default 100,000. It applies to messages
+    /// published through this handle, so set it wherever you publish.
     #[must_use]
     pub fn max_len(mut self, messages: usize) -> Self {
         self.max_len = messages;
         self
     }
 
-    /// The stream of the dead letters of this one: `NAME.dead`.
+    /// Returns the stream of this stream's dead letters: `NAME.dead`.
     #[must_use]
     pub fn dead_letters(&self) -> Self {
         self.streams.stream(&format!("{}{DEAD}", self.name))
@@ -124,7 +124,8 @@ impl ReliableStream {
     /// Publishes a message; see [`Hub::publish_reliable`](crate::Hub::publish_reliable).
     ///
     /// # Errors
-    /// As there; also [`Error::Setting`] when [`max_len`](Self::max_len) is 0.
+    /// As [`Hub::publish_reliable`](crate::Hub::publish_reliable). Also [`Error::Setting`] if
+    /// [`max_len`](Self::max_len) is 0.
     pub async fn publish(&self, payload: impl Into<Bytes>) -> Result<StreamId> {
         self.check()?;
         let (payload, stream) = (payload.into(), self.name.to_string());
@@ -135,11 +136,7 @@ impl ReliableStream {
             return Err(StreamError::PayloadTooLong { stream, len: payload.len(), limit: PAYLOAD }.into());
         }
         if self.max_len == 0 {
-            return Err(Error::setting(
-                "max_len",
-                0,
-                "a stream that keeps nothing takes nothing; give 1 or more",
-            ));
+            return Err(Error::setting("max_len", 0, "expected 1 or more"));
         }
         self.streams.backend.publish(&self.name, payload, self.max_len).await
     }
@@ -147,7 +144,7 @@ impl ReliableStream {
     /// Handles the stream's messages; see [`Hub::subscribe_reliable`](crate::Hub::subscribe_reliable).
     ///
     /// # Errors
-    /// As there.
+    /// As [`Hub::subscribe_reliable`](crate::Hub::subscribe_reliable).
     pub async fn subscribe<H, F>(&self, group: impl AsRef<str>, handler: H) -> Result<ReliableSubscription>
     where
         H: Fn(StreamMessage) -> F + Send + Sync + 'static,
@@ -156,10 +153,10 @@ impl ReliableStream {
         self.subscribe_with(group, ReliableOptions::default(), handler).await
     }
 
-    /// As [`subscribe`](Self::subscribe), with other settings.
+    /// Handles the stream's messages with other settings; otherwise like [`subscribe`](Self::subscribe).
     ///
     /// # Errors
-    /// Also [`Error::Setting`], for settings that can't be.
+    /// Also [`Error::Setting`] if the settings are not valid.
     ///
     /// ```
     /// use ripplecast::{Error, ReliableOptions};
@@ -202,10 +199,10 @@ impl ReliableStream {
         Ok(ReliableSubscription { task: runner.start(&self.streams.life), control, detached: false })
     }
 
-    /// How the stream is now, and how far its groups are. A stream that nobody has used is empty.
+    /// Returns the state of the stream and the progress of its groups. A stream that was never used is empty.
     ///
     /// # Errors
-    /// For a wrong name, and when the backend is away.
+    /// If the name is not valid or the backend is unavailable.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -222,28 +219,28 @@ impl ReliableStream {
         self.streams.backend.status(&self.name).await
     }
 
-    /// Forgets a group: its messages need no handling any more, and no longer hold up those who publish. Whether there was
-    /// one. A subscription of it that still runs makes it anew, from the oldest message on that is kept.
+    /// Removes a group and returns whether it existed. Its messages no longer need handling and no longer
+    /// hold up publishers. A subscription of the group that still runs creates it again, starting with the
+    /// oldest message kept.
     ///
     /// # Errors
-    /// For wrong names, and when the backend is away.
+    /// If a name is not valid or the backend is unavailable.
     pub async fn remove_group(&self, group: impl AsRef<str>) -> Result<bool> {
         self.check()?;
         check_name("group", group.as_ref(), limits::NAME)?;
         self.streams.backend.remove_group(&self.name, group.as_ref()).await
     }
 
-    /// Deletes the stream, with its messages and groups. Whether there was one. Its dead letters stay; they are a stream of
-    /// their own.
+    /// Deletes the stream with its messages and groups, and returns whether it existed. Its dead letters
+    /// remain, because they are a separate stream.
     ///
     /// # Errors
-    /// For a wrong name, and when the backend is away.
+    /// If the name is not valid or the backend is unavailable.
     pub async fn delete(&self) -> Result<bool> {
         self.check()?;
         self.streams.backend.delete(&self.name).await
     }
 
-    /// Checks the name.
     fn check(&self) -> Result<()> {
         check_name("stream", &self.name, limits::NAME - DEAD.len())?;
         if self.name.trim_end_matches(DEAD).is_empty() {

@@ -1,4 +1,4 @@
-//! The interface of what keeps streams.
+//! The interface of queue backends.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{Result, reply::Reply};
 
-/// A handler with its future boxed, as the subscription's tasks call it.
+/// A handler with a boxed future, as called by the subscription's tasks.
 pub(super) type Handler =
     Box<dyn Fn(StreamMessage) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
-/// What keeps streams. One per hub. Names and payloads were checked.
+/// Stores streams. One per hub. Names and payloads have been checked.
 pub(super) trait StreamBackend: Send + Sync {
-    /// Appends a message, unless the stream is full of what is not handled.
+    /// Appends a message, unless the stream is full of unhandled ones.
     fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId>;
     /// See [`ReliableStream::status`].
     fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus>;
@@ -26,7 +26,7 @@ pub(super) trait StreamBackend: Send + Sync {
     fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool>;
     /// See [`ReliableStream::delete`].
     fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool>;
-    /// Makes the group if need be, and a consumer in it.
+    /// Creates the group if necessary, and a consumer in it.
     fn join<'a>(
         &'a self,
         stream: &'a Arc<str>,
@@ -36,41 +36,43 @@ pub(super) trait StreamBackend: Send + Sync {
     ) -> Reply<'a, Arc<dyn Consumer>>;
 }
 
-/// A subscription's part of a group. What it was given and has not settled is its own: nobody else gets that while it lives.
+/// A subscription's part of a group. Messages delivered to it and not settled are its own: nobody else
+/// receives them while it lives.
 pub(super) trait Consumer: Send + Sync {
-    /// Waits for messages, up to `count`; perhaps for none, so that it is called again. Never called twice at once. Backends
-    /// that are away are waited for.
+    /// Waits for up to `count` messages. May return none, and is then called again. Never called twice at
+    /// once. Waits while the backend is unavailable.
     fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>;
-    /// Another delivery of a message begins, if it is still this consumer's.
+    /// Begins another delivery of a message, if this consumer still owns it.
     fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again>;
-    /// The message is handled.
+    /// Marks the message as handled.
     fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
-    /// Moves the message to the dead letters, in one step; false when somebody else has it or has handled it.
+    /// Moves the message to the dead letters in one step. Returns false if another consumer owns or has
+    /// handled it.
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool>;
-    /// Gives the message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    /// Releases the message, so that another consumer can take it at once. A delivery that no handler saw
+    /// does not count.
     fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()>;
-    /// Lets [`take`](Self::take) return soon; nothing more will be taken.
+    /// Makes [`take`](Self::take) return soon; it is not called again.
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-    /// Leaves the group, and gives up whatever is still held.
+    /// Leaves the group and releases whatever is still held.
     fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// A message that a consumer was given.
+/// A message delivered to a consumer.
 pub(super) struct Delivery {
-    /// The message.
     pub(super) message: StreamMessage,
-    /// Whether another had it before.
+    /// Whether another consumer had it before.
     pub(super) claimed: bool,
-    /// Why no handler can have it.
+    /// Why no handler can receive it.
     pub(super) fault: Option<String>,
 }
 
-/// Whose a message is that is to be delivered again.
+/// The owner of a message that is to be delivered again.
 pub(super) enum Again {
-    /// Still this consumer's; how often it was delivered, with the delivery that begins.
+    /// Still this consumer. `deliveries` includes the delivery that now begins.
     Ours { deliveries: u32 },
-    /// Another's, or already handled.
+    /// Another consumer, or the message has been handled.
     Theirs,
-    /// It is not on the stream any more, so that only this consumer has it.
+    /// The stream no longer contains the message, so only this consumer has it.
     Gone,
 }

@@ -1,12 +1,12 @@
-//! Ids of messages: when they were published, and a number within that millisecond.
+//! Message ids: the time of publication, and a number within that millisecond.
 
 use std::{fmt, str::FromStr};
 
 use crate::StreamError;
 
-/// The id of a message on a stream. Ids of one stream ascend in the order in which its messages were published.
+/// The id of a message on a stream. Ids of one stream increase in the order of publication.
 ///
-/// It prints as Redis writes it, `1700000000000-0`, and is read back with `parse`.
+/// It has the text form used by Redis, `1700000000000-0`, and can be parsed from it.
 ///
 /// ```
 /// use ripplecast::StreamId;
@@ -18,30 +18,30 @@ use crate::StreamError;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StreamId {
-    /// Milliseconds since 1970.
+    /// Since 1970.
     millis: u64,
     /// The number within the millisecond.
     sequence: u64,
 }
 
 impl StreamId {
-    /// The id of those two parts.
+    /// Creates an id from its parts.
     pub(super) const fn new(millis: u64, sequence: u64) -> Self {
         Self { millis, sequence }
     }
 
-    /// When it was published, by the clock of whoever keeps the stream: milliseconds since 1970. Never less than that of
-    /// the message before it, also when a clock is set back.
+    /// Returns the time of publication in milliseconds since 1970, by the clock of the backend. It never
+    /// decreases within a stream, even if the clock is set back.
     pub const fn millis(self) -> u64 {
         self.millis
     }
 
-    /// Its number among the messages of that millisecond, from 0.
+    /// Returns the number among the messages of that millisecond, starting at 0.
     pub const fn sequence(self) -> u64 {
         self.sequence
     }
 
-    /// The id of a message that is published at `millis`, behind this one.
+    /// Returns the id of the next message, published at `millis`.
     pub(super) fn next(self, millis: u64) -> Self {
         if millis > self.millis {
             return Self::new(millis, 0);

@@ -1,4 +1,5 @@
-//! The streams within this process: they live as long as it does. A stream's messages and groups are in `memory/log.rs`.
+//! Streams within this process, which last as long as it does. A stream's messages and groups are in
+//! `memory/log.rs`.
 
 mod log;
 
@@ -26,14 +27,14 @@ use super::{
 };
 use crate::{Error, Result, reply::Reply};
 
-/// Streams at the most, without those of dead letters: each is kept until it is deleted. More than a program names; a stream
-/// for each of its users is too many.
+/// Maximum number of streams, without those of dead letters; each is kept until deleted. More than a program
+/// names, but too few for one stream per user.
 const STREAMS: usize = 10_000;
 
-/// See the module.
+/// The streams of this process.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The streams by name; shared with the consumers, which find dead letters here.
+    /// Shared with the consumers, which add dead letters here.
     logs: Arc<Logs>,
     /// The number of the next consumer.
     next: AtomicU64,
@@ -44,13 +45,13 @@ pub(super) struct Memory {
 struct Logs(Mutex<HashMap<Arc<str>, Arc<Log>>>);
 
 impl Logs {
-    /// The stream of that name, made if need be.
+    /// Returns the stream with that name, created if necessary.
     fn open(&self, name: &str) -> Result<Arc<Log>> {
         let mut logs = self.0.lock();
         if let Some(log) = logs.get(name) {
             return Ok(Arc::clone(log));
         }
-        // Dead letters must find a place.
+        // There must always be a place for dead letters.
         if logs.len() >= STREAMS && !name.ends_with(DEAD) {
             return Err(Error::Overloaded { what: "the memory for streams", limit: STREAMS });
         }
@@ -59,7 +60,7 @@ impl Logs {
         Ok(log)
     }
 
-    /// The stream of that name, if there is one.
+    /// Returns the stream with that name, if it exists.
     fn find(&self, name: &str) -> Option<Arc<Log>> {
         self.0.lock().get(name).cloned()
     }
@@ -85,7 +86,7 @@ impl StreamBackend for Memory {
     fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
         let removed = self.logs.find(stream).is_some_and(|log| {
             let removed = log.state.lock().remove_group(group);
-            log.changed.notify_waiters(); // subscriptions of it begin anew
+            log.changed.notify_waiters(); // its subscriptions start again
             removed
         });
         Reply::now::<Error>(Ok(removed))
@@ -95,7 +96,7 @@ impl StreamBackend for Memory {
         let mut logs = self.logs.0.lock();
         let Some(log) = logs.get(stream) else { return Reply::now::<Error>(Ok(false)) };
         let existed = log.state.lock().clear();
-        // Subscriptions hold the log, and go on with it.
+        // Subscriptions hold the log and continue with it.
         if Arc::strong_count(log) == 1 {
             logs.remove(stream);
         }
@@ -128,24 +129,20 @@ impl StreamBackend for Memory {
 
 /// A consumer of a group.
 struct Member {
-    /// What tells it from the others.
+    /// Identifies the consumer.
     number: u64,
-    /// The stream's name.
     stream: Arc<str>,
-    /// The group's.
     group: Arc<str>,
-    /// The stream.
     log: Arc<Log>,
     /// All streams, for the dead letters.
     logs: Arc<Logs>,
-    /// What it shares with the handle.
+    /// Shared with the handle.
     control: Arc<Control>,
-    /// Whether it takes no more.
     stopped: AtomicBool,
 }
 
 impl Member {
-    /// Up to `count` messages that are there now.
+    /// Takes up to `count` available messages.
     fn take_now(&self, count: usize) -> Vec<Delivery> {
         let mut state = self.log.state.lock();
         let taken = state.take(&self.group, self.number, count);
@@ -168,7 +165,7 @@ impl Member {
             .collect()
     }
 
-    /// Does something to the stream, under its lock.
+    /// Changes the stream under its lock.
     fn with<T: Unpin>(&self, change: impl FnOnce(&mut State) -> T) -> Reply<'_, T> {
         Reply::now::<Error>(Ok(change(&mut self.log.state.lock())))
     }
@@ -179,7 +176,7 @@ impl Consumer for Member {
         Box::pin(async move {
             loop {
                 let mut changed = pin!(self.log.changed.notified());
-                changed.as_mut().enable(); // what changes from here on is not missed
+                changed.as_mut().enable(); // no change from here on is missed
                 if self.stopped.load(Relaxed) {
                     return Vec::new();
                 }
@@ -202,7 +199,8 @@ impl Consumer for Member {
 
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
         let buried = self.logs.open(&format!("{}{DEAD}", self.stream)).map(|dead| {
-            // Both locks: it is on one of the two streams, whoever looks. A stream's comes before that of its dead letters.
+            // Locks both streams, so that the message is always seen on exactly one. A stream is locked
+            // before its dead letters.
             let mut state = self.log.state.lock();
             if !state.is_last_chance(&self.group, self.number, message.id) {
                 return false;
@@ -234,13 +232,13 @@ impl Consumer for Member {
         Box::pin(std::future::ready(()))
     }
 
-    /// Done when the member is dropped, since its task may be as well.
+    /// Does nothing: the member leaves when it is dropped, because its task may be dropped as well.
     fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
 }
 
-/// What it holds is free again, also when its runtime went away under it.
+/// Releases what the member holds, even if its runtime ended first.
 impl Drop for Member {
     fn drop(&mut self) {
         self.log.state.lock().leave(&self.group, self.number);

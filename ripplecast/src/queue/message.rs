@@ -1,4 +1,4 @@
-//! What is told of streams: messages, dead letters, and how a stream is.
+//! Messages, dead letters, and the status of streams.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use bytes::Bytes;
 
 use super::id::StreamId;
 
-/// A message of a stream, as a handler gets it.
+/// A message of a stream, as a handler receives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct StreamMessage {
-    /// Its id; the same at each delivery.
+    /// The message's id; the same at each delivery.
     pub id: StreamId,
-    /// The stream that it was published on.
+    /// The stream on which it was published.
     pub stream: Arc<str>,
-    /// What was published.
+    /// The published bytes.
     pub payload: Bytes,
-    /// The how manieth delivery to this group this is, from 1. Above 1 the message may have been handled before, in part
-    /// or in full.
+    /// The number of deliveries to this group, including this one. If it is above 1, the message may have
+    /// been handled before, in part or in full.
     pub deliveries: u32,
-    /// Where it comes from, and why it was given up, on a stream of dead letters.
+    /// On a stream of dead letters: the origin of the message and why it was given up.
     pub dead: Option<DeadLetter>,
 }
 
@@ -27,50 +27,50 @@ pub struct StreamMessage {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Its id on the stream that it was published on.
+    /// Its id on the stream on which it was published.
     pub id: StreamId,
     /// The group that could not handle it.
     pub group: String,
-    /// What the last delivery failed with; at most 1 KiB.
+    /// The error of the last delivery; at most 1 KiB.
     pub reason: String,
-    /// How often it was delivered.
+    /// The number of deliveries.
     pub deliveries: u32,
 }
 
-/// How a stream is, and how far its groups are.
+/// The state of a stream and the progress of its groups.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct StreamStatus {
-    /// Messages that are kept, handled ones too.
+    /// Messages kept, including handled ones.
     pub length: u64,
-    /// Messages that were ever published.
+    /// Messages ever published.
     pub published: u64,
-    /// The newest message's id; zero if there never was one.
+    /// The newest message's id; zero if there has never been a message.
     pub last: StreamId,
-    /// Dead letters that are kept.
+    /// Dead letters kept.
     pub dead: u64,
     /// The groups, by name.
     pub groups: Vec<GroupStatus>,
 }
 
-/// How far a group is.
+/// The progress of a group.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct GroupStatus {
-    /// Its name.
+    /// The group's name.
     pub name: String,
-    /// Its subscriptions, on all nodes; those that died may still be among them for a while.
+    /// Its subscriptions on all nodes. May include dead ones for a while.
     pub consumers: u64,
-    /// Messages that were delivered and are not handled yet.
+    /// Messages delivered but not yet handled.
     pub pending: u64,
-    /// Messages that were not delivered yet. None when the backend can't tell, because somebody deleted messages that the
-    /// group had not read.
+    /// Messages not yet delivered. `None` if the backend can't tell, because messages were deleted before the
+    /// group read them.
     pub lag: Option<u64>,
-    /// The newest message that was delivered.
+    /// The newest message delivered.
     pub delivered: StreamId,
 }
 
-/// What a subscription has counted.
+/// The counters of a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ReliableCounts {
@@ -78,11 +78,11 @@ pub struct ReliableCounts {
     pub handled: u64,
     /// Deliveries whose handler failed or panicked.
     pub failed: u64,
-    /// Messages that were moved to the dead letters.
+    /// Messages moved to the dead letters.
     pub dead: u64,
-    /// Messages that were taken over from a subscription which ended or fell silent.
+    /// Messages taken over from a subscription that ended or fell silent.
     pub claimed: u64,
-    /// Messages that vanished from the stream while somebody held them, such as by hand with `XTRIM`.
+    /// Messages that disappeared from the stream while a consumer held them, for example by a manual `XTRIM`.
     pub trimmed: u64,
     /// How often a handler blocked its thread for 100 ms or more before it returned or waited. Blocking work belongs in
     /// `tokio::task::spawn_blocking`.

@@ -1,26 +1,27 @@
-//! What a subscription may be told.
+//! Settings of a subscription.
 
 use std::time::Duration;
 
 use super::pause::Pause;
 use crate::{Error, Result};
 
-/// Deliveries of one message at the most: enough to outlast a restart of what the handler needs.
+/// Default of `max_deliveries`: enough to outlast a restart of what the handler depends on.
 const DELIVERIES: u32 = 5;
-/// The first wait before a message is tried again.
+/// Default of the first wait before redelivery.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// The longest.
+/// Default of the longest wait before redelivery.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// Silence after which another takes over: within the 90 s in which the other nodes sweep one that died.
+/// Silence after which another consumer takes over. Less than the 90 s within which the other nodes sweep a
+/// dead one.
 const CLAIM_AFTER: Duration = Duration::from_secs(60);
-/// The least setting of that: a holder needs time for a few round trips.
+/// Minimum of `claim_after`: a holder needs time for a few round trips.
 const LEAST_CLAIM_AFTER: Duration = Duration::from_millis(50);
-/// The greatest setting: longer than a day hides a fault.
+/// Maximum of `claim_after`: a longer silence only hides a fault.
 const GREATEST_CLAIM_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Handlers of one subscription that may run at once: each holds a message, and a task.
+/// Maximum number of handlers of one subscription that may run at once: each holds a message and a task.
 const CONCURRENCY: usize = 1024;
 
-/// How a subscription of a stream handles its messages; for
+/// Settings for handling the messages of a stream; see
 /// [`ReliableStream::subscribe_with`](crate::queue::ReliableStream::subscribe_with).
 ///
 /// ```
@@ -35,15 +36,11 @@ const CONCURRENCY: usize = 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ReliableOptions {
-    /// Deliveries of one message before it is dead.
     pub(super) max_deliveries: u32,
-    /// The first wait before a message is tried again.
+    /// The first wait before redelivery.
     backoff: Duration,
-    /// The longest.
     longest_backoff: Duration,
-    /// Silence after which another takes over.
     pub(super) claim_after: Duration,
-    /// How many handlers run at once.
     pub(super) concurrency: usize,
 }
 
@@ -60,21 +57,22 @@ impl Default for ReliableOptions {
 }
 
 impl ReliableOptions {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How often a message is delivered at the most; default 5. One whose last delivery fails is moved to the dead letters.
+    /// Sets the maximum number of deliveries of a message; default 5. A message whose last delivery fails is
+    /// moved to the dead letters.
     #[must_use]
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         self.max_deliveries = deliveries;
         self
     }
 
-    /// The wait before a message that failed is tried again; default 100 ms, doubled with each failure up to 30 s. Chance
-    /// shortens each wait, to no less than half of it.
+    /// Sets the wait before a failed message is delivered again; default 100 ms, doubled with each failure up
+    /// to 30 s. Each wait is shortened at random, to at least half.
     #[must_use]
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = first;
@@ -82,52 +80,53 @@ impl ReliableOptions {
         self
     }
 
-    /// The silence after which what a subscription holds goes to another of its group; default 60 s, possible 50 ms to a
-    /// day. A handler may run for longer, and block its thread: what a subscription holds is renewed three times in this
-    /// time, from a thread of the hub's own. Give all subscriptions of a group the same.
+    /// Sets the silence after which the messages of a subscription are delivered to another member of its
+    /// group; default 60 s, from 50 ms to a day. A handler may run longer than that and even block its
+    /// thread: a thread of the hub renews the lease of its messages three times in this period. Use the same
+    /// value for all subscriptions of a group.
     ///
-    /// In memory it has no effect: what a subscription held is free as soon as that is gone.
+    /// It has no effect in memory, where a subscription's messages are released as soon as it is dropped.
     #[must_use]
     pub fn claim_after(mut self, silence: Duration) -> Self {
         self.claim_after = silence;
         self
     }
 
-    /// How many handlers run at once; default 1, possible 1 to 1,024. With 1, messages are handled in their order: one that
-    /// waits to be tried again holds up those behind it. With more there is no order, and each that waits takes one place.
+    /// Sets how many handlers run at once; default 1, from 1 to 1,024. With 1, messages are handled in order,
+    /// and a message that waits for redelivery holds up those behind it. With more there is no order, and
+    /// each waiting message occupies one handler.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers;
         self
     }
 
-    /// Checks the settings.
     pub(super) fn check(&self) -> Result<()> {
         if self.max_deliveries == 0 {
-            return Err(Error::setting(
-                "max_deliveries",
-                0,
-                "a message is delivered at least once; give 1 or more",
-            ));
+            return Err(Error::setting("max_deliveries", 0, "expected 1 or more"));
         }
         if !(1..=CONCURRENCY).contains(&self.concurrency) {
-            let reason = format!("from 1 to {CONCURRENCY} handlers may run at once");
+            let reason = format!("expected 1 to {CONCURRENCY}");
             return Err(Error::setting("concurrency", self.concurrency, reason));
         }
         if self.longest_backoff < self.backoff {
             let value = format!("{:?}, {:?}", self.backoff, self.longest_backoff);
-            return Err(Error::setting("backoff", value, "the first wait can't be longer than the longest"));
+            return Err(Error::setting(
+                "backoff",
+                value,
+                "the first wait must not be longer than the longest",
+            ));
         }
         if !(LEAST_CLAIM_AFTER..=GREATEST_CLAIM_AFTER).contains(&self.claim_after) {
-            let reason = "from 50 ms to 24 h are possible; take more than a few round trips to the backend";
+            let reason = "expected 50 ms to 24 h; choose more than a few round trips to the backend";
             return Err(Error::setting("claim_after", format!("{:?}", self.claim_after), reason));
         }
         Ok(())
     }
 
-    /// How long a message waits after it failed that many times.
+    /// Returns how long a message waits after that many failures.
     pub(super) fn wait_after(&self, failures: u32) -> Duration {
-        // 2^31 times the least wait is beyond any longest one that makes sense.
+        // 2^31 times the minimum wait exceeds any sensible maximum.
         let doubled = self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(31));
         Pause::new(doubled, self.longest_backoff).next()
     }

@@ -1,31 +1,32 @@
-//! How long to wait before something is tried again.
+//! Waits between attempts.
 
 use std::{
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
-/// Waits that double up to a bound, each shortened by chance, so that those who failed together don't come back together.
+/// Waits that double up to a maximum. Each is shortened at random, so that those who failed together do not
+/// retry together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pause {
-    /// The next wait, before chance.
+    /// The next wait, before it is shortened.
     next: Duration,
-    /// The longest.
     longest: Duration,
 }
 
 impl Pause {
-    /// Waits from `first` to `longest`.
+    /// Creates waits from `first` to `longest`.
     pub(super) const fn new(first: Duration, longest: Duration) -> Self {
         Self { next: first, longest }
     }
 
-    /// While Redis is away: soon enough for a restart, seldom enough for an outage.
+    /// Creates the waits used while Redis is unavailable: short enough for a restart, long enough for an
+    /// outage.
     pub(super) const fn reconnect() -> Self {
         Self::new(Duration::from_millis(50), Duration::from_secs(2))
     }
 
-    /// The next wait: between half of it and all of it.
+    /// Returns the next wait: at least half of its full length.
     pub(super) fn next(&mut self) -> Duration {
         let wait = self.next.min(self.longest);
         self.next = wait.saturating_mul(2);

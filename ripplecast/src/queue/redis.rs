@@ -1,11 +1,12 @@
-//! Streams on Redis: a Redis stream for each, with its consumer groups. What is several steps is one script; they stand in
-//! `redis/*.lua`.
+//! Streams on Redis: one Redis stream each, with its consumer groups. Anything that takes several steps is a
+//! script in `redis/*.lua`.
 //!
-//! A subscription is a consumer. It reads on a connection of its own, since its reads wait; all else goes over the node's.
-//! Redis has no delivery that waits: a message that failed stays with its consumer, which delivers it again. `leases.rs` renews
-//! what consumers hold. What a consumer gives up belongs to the consumer `released` until another takes it.
+//! A subscription is a consumer. It reads on its own connection, because its reads block; everything else
+//! uses the node's connection. Redis has no delayed delivery, so a failed message stays with its consumer,
+//! which delivers it again. `leases.rs` renews what consumers hold. A released message belongs to the
+//! consumer `released` until another takes it.
 
-/// A script, and its text.
+/// Declares a script from its file.
 macro_rules! script {
     ($name:ident, $file:literal) => {
         static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));
@@ -57,14 +58,15 @@ use crate::{
     reply::Reply,
 };
 
-/// How long a read waits for messages. It bounds how late a claim is, and the end of a subscription that Redis doesn't hear of.
+/// How long a read blocks for messages. Limits the delay of a claim, and of the end of a subscription that
+/// can't notify Redis.
 const BLOCK: Duration = Duration::from_secs(1);
-/// How often a read is tried on a Cluster, where no connection of its own can wait for it.
+/// How often to read on a Cluster, where a blocking read on a separate connection is not possible.
 const POLL: Duration = Duration::from_millis(50);
-/// The least difference at which the server's clock is considered set: a round trip on a busy machine may take that
-/// long.
+/// The minimum difference at which the server's clock counts as having been set. A round trip on a busy
+/// machine may take that long.
 const LEAST_TOLERANCE: Duration = Duration::from_millis(100);
-/// Messages that are looked through after an answer may have been lost: more than one subscription can hold.
+/// Messages to search after a reply may have been lost: more than one subscription can hold.
 const RECOVERED: usize = 4096;
 
 script!(PUBLISH, "redis/publish.lua");
@@ -74,38 +76,38 @@ script!(HOLD, "redis/hold.lua");
 script!(BURY, "redis/bury.lua");
 script!(STATUS, "redis/status.lua");
 
-/// See the module.
+/// Streams on Redis.
 pub(super) struct Remote {
     /// The node's connections.
     redis: Redis,
-    /// What the consumers of this process are called by; no other process has it.
+    /// Prefix of the names of this process's consumers, unique to the process.
     node: u64,
     /// The number of the next consumer.
     next: AtomicU64,
-    /// What renews the leases of the consumers; none while there is no consumer.
+    /// Renews the leases of the consumers; dead while there is no consumer.
     renewer: Mutex<Weak<Renewer>>,
 }
 
 impl Remote {
-    /// Streams on that Redis.
+    /// Creates streams on Redis.
     pub(super) fn new(redis: Redis) -> Self {
         let node = RandomState::new().hash_one(std::process::id());
         Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
     }
 }
 
-/// The key of a stream. Its dead letters, and theirs, are in the same hash slot.
+/// Returns the key of a stream. Its dead letters, and theirs, are in the same hash slot.
 fn key(redis: &Redis, stream: &str) -> String {
     let name = stream.trim_end_matches(DEAD);
     redis.key("s", name, &stream[name.len()..])
 }
 
-/// The key of a stream's dead letters.
+/// Returns the key of a stream's dead letters.
 fn dead_key(redis: &Redis, stream: &str) -> String {
     key(redis, stream) + DEAD
 }
 
-/// An answer that comes later.
+/// Wraps a future as a reply.
 fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a, T> {
     Reply::Later(Box::pin(answer))
 }
@@ -149,7 +151,7 @@ impl StreamBackend for Remote {
             command.arg("DESTROY").arg(key(&self.redis, stream)).arg(group);
             match self.redis.run::<u8>(&command).await {
                 Ok(removed) => Ok(removed > 0),
-                // There is not even a stream.
+                // The stream itself does not exist.
                 Err(error) if is_refusal(&error, "requires the key to exist") => Ok(false),
                 Err(error) => Err(error),
             }
@@ -200,7 +202,7 @@ impl StreamBackend for Remote {
     }
 }
 
-/// Whether Redis refused with a message that holds this text.
+/// Returns whether Redis refused with a message that contains this text.
 fn is_refusal(error: &crate::Error, text: &str) -> bool {
     matches!(error, crate::Error::Backend(BackendError::Refused { message }) if message.contains(text))
 }
@@ -209,50 +211,46 @@ fn is_refusal(error: &crate::Error, text: &str) -> bool {
 struct Member {
     /// The node's connections.
     redis: Redis,
-    /// Its part of the group.
     membership: Arc<Membership>,
-    /// The key of the stream's dead letters.
     dead_key: String,
-    /// The stream's name.
     stream: Arc<str>,
-    /// Renews what it holds.
+    /// The task that renews what the consumer holds.
     renewal: AbortHandle,
-    /// The thread that does so.
+    /// The thread that runs the renewal.
     renewer: Arc<Renewer>,
-    /// Whether it has released what it held, or tried to.
+    /// Whether the consumer has released what it held, or tried to.
     has_left: AtomicBool,
     /// The silence after which a message is taken over.
     claim_after: Duration,
-    /// What it shares with the handle.
+    /// Shared with the handle.
     control: Arc<Control>,
-    /// What it was given and has not settled.
+    /// Messages delivered to this consumer and not settled.
     held: Mutex<HashSet<StreamId>>,
-    /// What reads; locked by the one call of `take` that there is.
+    /// Locked by the only call of `take`.
     reader: tokio::sync::Mutex<Reader>,
-    /// The id of the reading connection, so that its read can be ended; 0 for none.
+    /// The id of the reading connection, used to end its read; 0 if there is none.
     client: AtomicI64,
-    /// Whether it takes no more.
     stopped: AtomicBool,
-    /// Wakes a reader that waits for Redis to come back.
+    /// Wakes a reader that waits for Redis to become available.
     stop: Notify,
 }
 
-/// What reads.
+/// Reads messages from Redis.
 struct Reader {
-    /// How it reads; none when it has to connect.
+    /// `None` if the reader must connect first.
     source: Option<Source>,
-    /// Tells when the node gives up its own connection, perhaps for another master.
+    /// Changes when the node gives up its own connection, perhaps for another master.
     link: watch::Receiver<Link>,
     /// When to look next for messages to take over.
     next_claim: Instant,
-    /// The time from which a message's silence, by the server's clock, counts against its holder. Before that, live
-    /// holders may not have renewed their messages yet.
+    /// When to start counting a message's silence, by the server's clock, against its holder. Before that,
+    /// live holders may not have renewed their messages yet.
     believed_from: Instant,
-    /// The last reading of the server's clock; none if there is none yet.
+    /// The last reading of the server's clock, if any.
     clock: Option<Clock>,
-    /// Where that look begins.
+    /// Where the next claim begins.
     cursor: String,
-    /// How long to wait before the next attempt; set while Redis is away, which was then logged.
+    /// The wait before the next attempt. Set while Redis is unavailable, which has then been logged.
     away: Option<Pause>,
 }
 
@@ -261,14 +259,15 @@ struct Reader {
 struct Clock {
     /// The server's time, in ms since 1970.
     millis: u64,
-    /// When it was asked, by our own clock, which is never set.
+    /// When it was requested, by our monotonic clock.
     asked: Instant,
-    /// When its answer came.
+    /// When the reply arrived.
     answered: Instant,
 }
 
 impl Clock {
-    /// What it may say now, and a bit later when the question arrives, unless it is set meanwhile: from and to, in ms.
+    /// Returns the range in ms that the server's clock may show for a request sent now, unless it is set
+    /// meanwhile.
     fn expected(self, now: Instant, tolerance: Duration) -> (u64, u64) {
         let after = |elapsed| self.millis.saturating_add(millis(elapsed));
         let least = after(now.saturating_duration_since(self.answered)).saturating_sub(millis(tolerance));
@@ -278,14 +277,14 @@ impl Clock {
 
 /// How messages are read.
 enum Source {
-    /// On a connection of its own, where a read waits.
+    /// By blocking reads on a separate connection.
     Own(MultiplexedConnection),
-    /// Over the node's, now and again.
+    /// By regular reads on the node's connection.
     Polled,
 }
 
 impl Reader {
-    /// One that has not read yet.
+    /// Creates a reader that has not read yet.
     fn new(redis: &Redis) -> Self {
         let now = Instant::now();
         let (link, cursor) = (redis.link(), "0-0".to_owned());
@@ -293,7 +292,7 @@ impl Reader {
     }
 }
 
-/// Makes the group if need be; a new one begins with the oldest message.
+/// Creates the group if necessary. A new one starts with the oldest message.
 async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
     let mut command = redis::cmd("XGROUP");
     command.arg("CREATE").arg(&membership.key).arg(&*membership.group).arg("0").arg("MKSTREAM");
@@ -304,9 +303,9 @@ async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
 }
 
 impl Member {
-    /// Connects, and looks for messages whose delivery did not arrive.
+    /// Connects, and searches for messages whose delivery did not arrive.
     async fn connect(&self, reader: &mut Reader) -> Result<Vec<Delivery>> {
-        // What the link tells from here on is of later than the connection that is made now.
+        // Every change of the link from here on is later than the connection made now.
         let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
         reader.link.mark_unchanged();
         make_group(&self.redis, &self.membership).await?;
@@ -334,7 +333,7 @@ impl Member {
         Ok(self.accept(entries(&found), trimmed, true))
     }
 
-    /// Takes over what others left, if it is time for it.
+    /// Takes over abandoned messages, if the next claim is due.
     async fn claim(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
         if Instant::now() < reader.next_claim {
             return Ok(Vec::new());
@@ -359,7 +358,7 @@ impl Member {
                 tracing::warn!(
                     stream,
                     group,
-                    "Redis's clock was set, or Redis stood still: messages of silent subscriptions are taken over later"
+                    "Redis's clock was set, or Redis was suspended: messages of silent subscriptions are taken over later"
                 );
             }
             reader.believed_from = answered + self.claim_after / 2;
@@ -373,20 +372,21 @@ impl Member {
             found.iter().map(|entry| entry.id).filter(|id| held.contains(id)).collect()
         };
         for id in own {
-            // This process was suspended for so long that its messages looked given up. Nobody gets them once more.
+            // This process was suspended for so long that its messages looked abandoned. They must not be
+            // delivered again.
             self.hold(id, "undo").await?;
         }
         Ok(self.accept(found, trimmed, true))
     }
 
-    /// Reads new messages; waits for them for as long as there is nothing else to do.
+    /// Reads new messages. Blocks for as long as there is nothing else to do.
     async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
         let wait = reader.next_claim.saturating_duration_since(Instant::now()).min(BLOCK);
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(&*self.membership.group).arg(&self.membership.name).arg("COUNT").arg(count);
         let found: Value = match &mut reader.source {
             Some(Source::Own(conn)) => {
-                // A wait of 0 ms would be one without end.
+                // A timeout of 0 ms would block for ever.
                 command
                     .arg("BLOCK")
                     .arg(millis(wait).max(1))
@@ -407,7 +407,7 @@ impl Member {
         Ok(self.accept(read_reply(&found), 0, false))
     }
 
-    /// The messages among what was found that this consumer doesn't have already.
+    /// Returns the messages found, without those that this consumer already has.
     fn accept(&self, found: Vec<Entry>, trimmed: u64, claimed: bool) -> Vec<Delivery> {
         if trimmed > 0 {
             self.control.counters.trimmed.fetch_add(trimmed, Relaxed);
@@ -416,7 +416,7 @@ impl Member {
                 stream = &*self.stream,
                 group = &*self.membership.group,
                 messages = trimmed,
-                "messages that were not handled are not on the stream any more: somebody deleted them"
+                "unhandled messages have been deleted from the stream"
             );
         }
         let mut held = self.held.lock();
@@ -424,10 +424,10 @@ impl Member {
         new.map(|entry| entry.into_delivery(&self.stream, claimed)).collect()
     }
 
-    /// One attempt to get messages.
+    /// Tries once to get messages.
     async fn attempt(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
         if matches!(reader.source, Some(Source::Own(_))) && reader.link.has_changed().unwrap_or(false) {
-            // What is published goes to another server now, perhaps, and the one that is read has no reason to say so.
+            // Messages may now be published to another server, and the one we read from would not report it.
             reader.source = None;
         }
         if reader.source.is_none() {
@@ -440,20 +440,20 @@ impl Member {
         if found.is_empty() { self.read(reader, count).await } else { Ok(found) }
     }
 
-    /// Waits after a failed attempt; the first of several is logged.
+    /// Waits after a failed attempt. Logs the first of several.
     async fn wait(&self, reader: &mut Reader, error: &crate::Error) {
         reader.source = None;
         self.client.store(0, Relaxed);
         if reader.away.is_none() {
             let (stream, group) = (&*self.stream, &*self.membership.group);
-            tracing::warn!(stream, group, %error, "a stream can't be read; trying again until it can");
+            tracing::warn!(stream, group, %error, "failed to read a stream; retrying");
         }
         let wait = reader.away.get_or_insert(Pause::reconnect()).next();
         let _ = timeout(wait, self.stop.notified()).await;
     }
 
-    /// How far the server's clock may have diverged from ours since the last reading before it is considered set. The
-    /// rest of the silence is left for renewals, which come every third of it.
+    /// How far the server's clock may have diverged from ours since the last reading before it counts as
+    /// having been set. The rest of the silence is left for renewals, which come every third of it.
     fn clock_tolerance(&self) -> Duration {
         (self.claim_after / 3).max(LEAST_TOLERANCE)
     }
@@ -463,25 +463,25 @@ impl Member {
         (self.claim_after / 4).min(BLOCK)
     }
 
-    /// Runs the script that delivers a message again or releases it; its answer.
+    /// Runs the script that redelivers or releases a message, and returns its answer.
     async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
         let mut script = HOLD.key(&self.membership.key);
         script.arg(&*self.membership.group).arg(&self.membership.name).arg(id.to_string()).arg(what);
         self.redis.script(&self.membership.key, &script).await
     }
 
-    /// The message is no longer this consumer's concern.
+    /// Stops tracking a message.
     fn forget(&self, id: StreamId) {
         self.held.lock().remove(&id);
     }
 }
 
-/// What an error on the reading connection means.
+/// Converts an error of the reading connection.
 fn unavailable(error: &redis::RedisError) -> crate::Error {
     BackendError::Unavailable { reason: error.to_string() }.into()
 }
 
-/// A time as Redis takes it.
+/// Formats a time for Redis.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -497,7 +497,7 @@ impl Consumer for Member {
                             tracing::info!(
                                 stream = &*self.stream,
                                 group = &*self.membership.group,
-                                "the stream is read again"
+                                "reading the stream again"
                             );
                         }
                         if !found.is_empty() {
@@ -565,7 +565,7 @@ impl Consumer for Member {
             self.stop.notify_one();
             let client = self.client.swap(0, Relaxed);
             if client != 0 {
-                // Where it can't be told, the read ends by itself after `BLOCK`.
+                // If this fails, the read ends by itself after `BLOCK`.
                 let mut command = redis::cmd("CLIENT");
                 command.arg("UNBLOCK").arg(client);
                 let _ = self.redis.run::<u64>(&command).await;
@@ -579,13 +579,13 @@ impl Consumer for Member {
             self.renewal.abort();
             if let Err(error) = self.membership.leave(&self.redis).await {
                 let (stream, group) = (&*self.stream, &*self.membership.group);
-                tracing::debug!(stream, group, %error, "a stream can't be told of a subscription's end; others notice it");
+                tracing::debug!(stream, group, %error, "failed to release a subscription's messages; others take them over after the silence");
             }
         })
     }
 }
 
-/// What it holds is released, also when its runtime has ended under it.
+/// Releases what the consumer holds, even if its runtime ended first.
 impl Drop for Member {
     fn drop(&mut self) {
         self.renewal.abort();

@@ -1,4 +1,4 @@
-//! Runs a subscription, whatever keeps its stream: takes messages, calls the handler, and settles what came of it.
+//! Runs a subscription on any backend: takes messages, calls the handler, and settles the results.
 
 use std::{
     future::poll_fn,
@@ -31,13 +31,14 @@ use crate::{
     text::prefix,
 };
 
-/// Longest reason that is kept with a dead letter, in bytes: some lines of an error, not a dump.
+/// Longest reason kept with a dead letter, in bytes: a few lines of an error, not a dump.
 const REASON: usize = 1024;
-/// A handler that blocks its thread for longer than this is counted and logged, because everything else on that thread
-/// waits meanwhile. Longer than the limit for a connection's callback, since a handler has a task of its own, and other
-/// threads can take over the rest.
+/// Time above which a handler that blocks its thread is counted and logged, because everything else on that
+/// thread waits meanwhile. Longer than the limit for a connection's callback, since a handler has its own
+/// task and other threads can take over the rest.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
-/// Time that handlers have to stop once they are cancelled at shutdown. One that blocks its thread never stops.
+/// Time that handlers have to stop once they are cancelled at shutdown. A handler that blocks its thread
+/// never stops.
 const CANCEL_LIMIT: Duration = Duration::from_millis(250);
 /// Time that the backend has to release the messages of a subscription that ends at shutdown. With `HANDLER_GRACE`,
 /// `CANCEL_LIMIT` and the 2 s for the other nodes, a shutdown stays below the 8.5 s of `server.rs`.
@@ -48,50 +49,43 @@ tokio::task_local! {
     static HANDLER_OF: usize;
 }
 
-/// Whether a handler of that subscription is asking.
+/// Returns whether the caller is a handler of that subscription.
 pub(super) fn is_own_handler(control: &Arc<Control>) -> bool {
     HANDLER_OF.try_with(|running| *running == address(control)).unwrap_or(false)
 }
 
-/// What tells subscriptions apart.
+/// Identifies a subscription.
 fn address(control: &Arc<Control>) -> usize {
     Arc::as_ptr(control).addr()
 }
 
-/// What a subscription and its handle share.
+/// State shared by a subscription and its handle.
 pub(super) struct Control {
-    /// True once the subscription is to end.
+    /// True once the subscription must end.
     pub(super) stop: watch::Sender<bool>,
-    /// What has been counted.
     pub(super) counters: Counters,
 }
 
 impl Control {
-    /// That of a subscription which begins.
+    /// Creates the state of a new subscription.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
     }
 }
 
-/// What a subscription has counted; see [`ReliableCounts`].
+/// The counters of a subscription; see [`ReliableCounts`].
 #[derive(Default)]
 pub(super) struct Counters {
-    /// Messages that were handled.
     handled: AtomicU64,
-    /// Deliveries that failed.
     failed: AtomicU64,
-    /// Messages that were moved to the dead letters.
     dead: AtomicU64,
-    /// Messages taken over from others.
     claimed: AtomicU64,
-    /// Messages that were trimmed away while somebody held them.
     pub(super) trimmed: AtomicU64,
-    /// Times that a handler held its thread.
     slow: AtomicU64,
 }
 
 impl Counters {
-    /// What they say now.
+    /// Returns the current values.
     pub(super) fn read(&self) -> ReliableCounts {
         ReliableCounts {
             handled: self.handled.load(Relaxed),
@@ -104,41 +98,41 @@ impl Counters {
     }
 }
 
-/// What all subscriptions of a hub share.
+/// State shared by all subscriptions of a hub.
 pub(super) struct Life {
     /// True once the hub shuts down.
     closing: watch::Sender<bool>,
-    /// Subscriptions whose tasks have not ended.
+    /// Number of subscriptions whose tasks have not ended.
     running: watch::Sender<usize>,
 }
 
 impl Life {
-    /// That of a new hub.
+    /// Creates the state of a new hub.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { closing: watch::Sender::new(false), running: watch::Sender::new(0) })
     }
 
-    /// Ends all subscriptions, those that come later too.
+    /// Ends all current and future subscriptions.
     pub(super) fn close(&self) {
         self.closing.send_replace(true);
     }
 
-    /// Waits until all subscriptions have ended, or for as long as they have at shutdown.
+    /// Waits until all subscriptions have ended, or until their time at shutdown is over.
     pub(super) async fn ended(&self) {
         let mut running = self.running.subscribe();
-        // Fails only if the sender is gone, which `self` holds.
+        // This fails only if the sender is dropped, and `self` holds it.
         let ended = running.wait_for(|&running| running == 0);
         let _ = timeout(limits::HANDLER_GRACE + CANCEL_LIMIT + LEAVE_LIMIT, ended).await;
     }
 
-    /// One more subscription runs, until the answer is dropped.
+    /// Counts a subscription as running until the result is dropped.
     fn begin(self: &Arc<Self>) -> Running {
         self.running.send_modify(|running| *running += 1);
         Running(Arc::clone(self))
     }
 }
 
-/// Counts a subscription as running.
+/// A running subscription.
 pub(super) struct Running(Arc<Life>);
 
 impl Drop for Running {
@@ -147,24 +141,19 @@ impl Drop for Running {
     }
 }
 
-/// Waits until it is true, or nobody can make it so any more.
+/// Waits until the value is true or its sender is dropped.
 async fn is_true(receiver: &mut watch::Receiver<bool>) {
     let _ = receiver.wait_for(|&is| is).await;
 }
 
-/// A subscription at work.
+/// Runs a subscription.
 pub(super) struct Runner {
-    /// The stream's name.
     pub(super) stream: Arc<str>,
-    /// The group's.
     pub(super) group: Arc<str>,
-    /// The application's handler.
     pub(super) handler: Handler,
-    /// Its settings.
     pub(super) options: ReliableOptions,
-    /// Its part of the group.
     pub(super) consumer: Arc<dyn Consumer>,
-    /// What it shares with its handle.
+    /// Shared with the handle.
     pub(super) control: Arc<Control>,
 }
 
@@ -178,7 +167,7 @@ impl Runner {
         })
     }
 
-    /// The subscription's task: a task more for each message that is handled, as many as may be at once.
+    /// Runs the subscription, with one more task for each message being handled, up to the maximum.
     async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
         let mut stop = self.control.stop.subscribe();
         let mut closed = closing.clone();
@@ -187,7 +176,7 @@ impl Runner {
             sleep(limits::HANDLER_GRACE).await;
         });
         let mut jobs = JoinSet::new();
-        // Never dropped before its end: messages may be on their way in it.
+        // Never dropped before it completes, because it may be receiving messages.
         let mut reading: Option<Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>> = None;
         let mut ending = false;
         while !(ending && jobs.is_empty() && reading.is_none()) {
@@ -202,11 +191,11 @@ impl Runner {
                 }
             };
             tokio::select! {
-                biased; // a subscription that has ended takes nothing more
+                biased; // take nothing more once the subscription has ended
                 () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
                     ending = true;
                     self.control.stop.send_replace(true);
-                    // Its time starts now, even if Redis hangs and the next line takes long.
+                    // The time starts now, even if Redis hangs and the next line takes long.
                     let _ = too_late.as_mut().now_or_never();
                     self.consumer.stop().await;
                 }
@@ -220,15 +209,15 @@ impl Runner {
                 }
             }
         }
-        drop(reading); // what it may still receive is released with the rest
+        drop(reading); // anything it still receives is released with the rest
         if !jobs.is_empty() {
             let (stream, group, messages) = (&*self.stream, &*self.group, jobs.len());
             tracing::warn!(
                 stream,
                 group,
                 messages,
-                "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and they \
-                 go to other subscriptions of the group"
+                "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and the messages \
+                 are delivered to other subscriptions of the group"
             );
             jobs.abort_all();
             let _ = timeout(CANCEL_LIMIT, async { while jobs.join_next().await.is_some() {} }).await;
@@ -240,13 +229,13 @@ impl Runner {
         }
     }
 
-    /// One message, from its delivery until it is handled, dead or somebody else's.
+    /// Processes a message from its delivery until it is handled, dead or owned by another consumer.
     async fn job(self: Arc<Self>, delivery: Delivery) {
         let Delivery { mut message, claimed, mut fault } = delivery;
         let counters = &self.control.counters;
         counters.claimed.fetch_add(claimed.into(), Relaxed);
         if message.deliveries > self.options.max_deliveries {
-            let ended = format!("it was delivered {} times before, and not handled", message.deliveries - 1);
+            let ended = format!("it was delivered {} times and not handled", message.deliveries - 1);
             fault.get_or_insert(ended);
         }
         loop {
@@ -279,12 +268,12 @@ impl Runner {
                 }
                 Some(Again::Theirs) | None => return,
             }
-            // Others may have had it in between.
+            // Other consumers may have had it in between.
             fault = (message.deliveries > self.options.max_deliveries).then_some(reason);
         }
     }
 
-    /// Calls the handler; else why it failed.
+    /// Calls the handler and returns the reason of a failure.
     async fn call(&self, message: StreamMessage) -> Result<(), String> {
         let mut call = pin!(HANDLER_OF.scope(address(&self.control), caught(|| (self.handler)(message))));
         let timed = poll_fn(|cx| {
@@ -300,14 +289,14 @@ impl Runner {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 let text = guarded(|| error.to_string());
-                guarded(move || drop(error)); // it is the application's, and so is its destructor
-                Err(text.unwrap_or_else(|| "an error that can't be shown".to_owned()))
+                guarded(move || drop(error)); // its destructor is application code
+                Err(text.unwrap_or_else(|| "an error whose Display panicked".to_owned()))
             }
             Err(panic) => Err(format!("the handler panicked: {panic}")),
         }
     }
 
-    /// A handler held its thread for long.
+    /// Counts and logs a handler that blocked its thread.
     #[cold]
     fn note_slow(&self, took: Duration) {
         self.control.counters.slow.fetch_add(1, Relaxed);
@@ -316,11 +305,11 @@ impl Runner {
             stream = &*self.stream,
             group = &*self.group,
             milliseconds = took.as_millis() as u64,
-            "a handler of a stream held its thread; if it blocks, use .await or tokio::task::spawn_blocking"
+            "a stream handler blocked its thread; use .await or tokio::task::spawn_blocking"
         );
     }
 
-    /// Waits before another delivery; false when the subscription ends first.
+    /// Waits before another delivery. Returns false if the subscription ends first.
     async fn wait(&self, wait: Duration) -> bool {
         let mut stop = self.control.stop.subscribe();
         tokio::select! {
@@ -339,20 +328,22 @@ impl Runner {
             id = %message.id,
             deliveries = message.deliveries,
             reason = %cut(reason),
-            "a message could not be handled, and goes to the dead letters"
+            "a message could not be handled and moves to the dead letters"
         );
         let buried =
             self.settle("move a message to the dead letters", || self.consumer.bury(message, reason)).await;
         self.control.counters.dead.fetch_add(u64::from(buried == Some(true)), Relaxed);
     }
 
-    /// Gives a message up, so that another may have it at once. A delivery that no handler saw doesn't count.
+    /// Releases a message, so that another consumer can take it at once. A delivery that no handler saw does
+    /// not count.
     async fn release(&self, message: &StreamMessage, seen: bool) {
-        self.settle("give up a message", || self.consumer.release(message, seen)).await;
+        self.settle("release a message", || self.consumer.release(message, seen)).await;
     }
 
-    /// Does one step at the backend, again and again until its outcome is known. None when the subscription ended and the
-    /// backend stayed away for as long as handlers have at shutdown; then the message is delivered again to somebody.
+    /// Repeats an operation of the backend until its outcome is known. Returns `None` if the subscription
+    /// ended and the backend stayed unavailable for as long as handlers have at shutdown. The message is then
+    /// delivered again to some consumer.
     async fn settle<'a, T>(&'a self, what: &'static str, step: impl Fn() -> Reply<'a, T>) -> Option<T>
     where
         T: Unpin,
@@ -370,7 +361,7 @@ impl Runner {
                     Ok(done) => return done,
                     Err(error) if !std::mem::replace(&mut logged, true) => {
                         let (stream, group) = (&*self.stream, &*self.group);
-                        limited!(WARN, stream, group, error = %cut(error), "can't {what} yet; trying again until it is done");
+                        limited!(WARN, stream, group, error = %cut(error), "failed to {what}; retrying");
                     }
                     Err(_) => {}
                 }
@@ -384,7 +375,7 @@ impl Runner {
         }
     }
 
-    /// Says that a delivery failed.
+    /// Logs a failed delivery.
     fn log_failure(&self, message: &StreamMessage, reason: &str, wait: Duration) {
         limited!(
             WARN,
@@ -393,12 +384,12 @@ impl Runner {
             id = %message.id,
             deliveries = message.deliveries,
             reason = %cut(reason),
-            "a message was not handled; it is tried again in {wait:?}"
+            "a message was not handled; it is delivered again in {wait:?}"
         );
     }
 }
 
-/// What is kept of a reason.
+/// Returns the part of a reason that is kept.
 fn shortened(reason: &str) -> &str {
     prefix(reason, REASON)
 }
@@ -411,10 +402,10 @@ mod tests {
     use super::*;
     use crate::Error;
 
-    /// A consumer that was given one message, and whose backend hangs when the subscription ends.
+    /// A consumer that delivers one message and whose backend hangs when the subscription ends.
     struct Hanging(Mutex<Option<StreamMessage>>);
 
-    /// Less than the handlers' time, so that the test sees the rest of it.
+    /// Less than the handlers' time, so that the test observes the remainder.
     const HANGS: Duration = Duration::from_secs(3);
 
     impl Consumer for Hanging {

@@ -1,4 +1,5 @@
-//! One stream in memory: its messages, and what each group has of them. All of it behind one lock; nothing here waits.
+//! One stream in memory: its messages, and the progress of each group. One lock guards all of it, and nothing
+//! here waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,93 +19,89 @@ use crate::{
     },
 };
 
-/// Bytes of payload that a stream keeps at the most: its messages may be large, and this is one process's memory.
+/// Maximum bytes of payload in a stream. Messages may be large, and this is one process's memory.
 const BYTES: usize = 64 << 20;
 
-/// A stream.
 #[derive(Default)]
 pub(super) struct Log {
-    /// Its messages and groups.
     pub(super) state: Mutex<State>,
     /// Wakes those who wait for messages.
     pub(super) changed: Notify,
 }
 
-/// A message that is kept.
+/// A stored message.
 #[derive(Clone)]
 pub(super) struct Entry {
-    /// Its id.
     pub(super) id: StreamId,
-    /// What was published.
     pub(super) payload: Bytes,
-    /// Why it is here, on a stream of dead letters.
+    /// Set on a stream of dead letters.
     pub(super) dead: Option<DeadLetter>,
 }
 
 /// A stream's messages and groups.
 #[derive(Default)]
 pub(super) struct State {
-    /// The messages, oldest first.
+    /// Oldest first.
     entries: VecDeque<Entry>,
-    /// The size of their payloads.
+    /// Total size of the payloads.
     bytes: usize,
-    /// How many were ever published.
+    /// Number of messages ever published.
     published: u64,
-    /// The newest id that was given away.
+    /// The newest id assigned.
     last: StreamId,
-    /// The groups by name. As many as the program names, each by subscribing.
+    /// By name. As many as the program names, each created by subscribing.
     groups: BTreeMap<Box<str>, Group>,
 }
 
-/// What a group has of a stream.
+/// A group's progress in a stream.
 #[derive(Default)]
 pub(super) struct Group {
-    /// Subscriptions.
+    /// Number of subscriptions.
     pub(super) consumers: u64,
-    /// The newest message that was delivered.
+    /// The newest message delivered.
     delivered: StreamId,
-    /// What was delivered and is not handled.
+    /// Messages delivered but not handled.
     pending: BTreeMap<StreamId, Pending>,
-    /// Those of `pending` that nobody holds.
+    /// Messages of `pending` that no consumer holds.
     free: BTreeSet<StreamId>,
 }
 
 impl Group {
-    /// Whether the message is handled.
+    /// Returns whether the group has handled the message.
     fn has_handled(&self, id: StreamId) -> bool {
         id <= self.delivered && !self.pending.contains_key(&id)
     }
 
-    /// Whether that consumer holds the message.
+    /// Returns whether that consumer holds the message.
     fn holds(&self, consumer: u64, id: StreamId) -> bool {
         !self.free.contains(&id) && self.pending.get(&id).is_some_and(|pending| pending.consumer == consumer)
     }
 }
 
-/// A message that was delivered and is not handled.
+/// A message that was delivered but not handled.
 struct Pending {
-    /// How often it was delivered.
     deliveries: u32,
-    /// Who holds it, or held it last.
+    /// The consumer that holds it, or held it last.
     consumer: u64,
 }
 
-/// What a consumer was given.
+/// The result of taking messages.
 #[derive(Default)]
 pub(super) struct Taken {
-    /// The messages, and the how manieth delivery this is.
+    /// The messages, each with the number of its deliveries so far.
     pub(super) entries: Vec<(Entry, u32)>,
-    /// Messages that were to be delivered again and are gone.
+    /// Number of messages due for redelivery that the stream no longer contains.
     pub(super) trimmed: u64,
 }
 
 impl State {
-    /// How many messages are kept.
+    /// Returns the number of messages kept.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// The group of that name, made if need be, also after it was removed; a new one begins with the oldest message.
+    /// Returns the group with that name, created if necessary, even after it was removed. A new group starts
+    /// with the oldest message.
     pub(super) fn group(&mut self, name: &str) -> &mut Group {
         if !self.groups.contains_key(name) {
             self.groups.insert(name.into(), Group::default());
@@ -112,7 +109,7 @@ impl State {
         self.groups.get_mut(name).expect("it was just made")
     }
 
-    /// Appends a message, in the place of handled ones if there is no other.
+    /// Appends a message. Drops handled ones if there is no other space.
     pub(super) fn publish(
         &mut self,
         stream: &str,
@@ -135,7 +132,7 @@ impl State {
         }
     }
 
-    /// Appends a dead letter, and drops the oldest beyond the bounds.
+    /// Appends a dead letter, and drops the oldest beyond the limits.
     pub(super) fn bury(&mut self, payload: Bytes, letter: DeadLetter, max_len: usize) {
         while self.entries.len() >= max_len
             || (self.bytes + payload.len() > BYTES && !self.entries.is_empty())
@@ -162,18 +159,18 @@ impl State {
         }
     }
 
-    /// Where the messages after `id` begin.
+    /// Returns the position of the first message after `id`.
     fn position_after(&self, id: StreamId) -> usize {
         self.entries.partition_point(|entry| entry.id <= id)
     }
 
-    /// The message of that id.
+    /// Returns the message with that id.
     fn find(&self, id: StreamId) -> Option<&Entry> {
         let position = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
         self.entries.get(position)
     }
 
-    /// Gives a consumer up to `count` messages: first those that others gave up, then new ones.
+    /// Delivers up to `count` messages to a consumer: first those that others released, then new ones.
     pub(super) fn take(&mut self, group: &str, consumer: u64, count: usize) -> Taken {
         let mut taken = Taken::default();
         while taken.entries.len() < count
@@ -223,7 +220,7 @@ impl State {
         }
     }
 
-    /// The message is handled.
+    /// Marks the message as handled.
     pub(super) fn acknowledge(&mut self, group: &str, id: StreamId) {
         if let Some(group) = self.groups.get_mut(group) {
             group.pending.remove(&id);
@@ -231,14 +228,15 @@ impl State {
         }
     }
 
-    /// Whether nobody but that consumer can still handle the message: it holds it, or the stream has lost it.
+    /// Returns whether only that consumer can still handle the message: it holds it, or the stream has lost
+    /// it.
     pub(super) fn is_last_chance(&self, group: &str, consumer: u64, id: StreamId) -> bool {
         let kept = self.find(id).is_some();
         let Some(group) = self.groups.get(group) else { return !kept };
         group.holds(consumer, id) || (!kept && !group.pending.contains_key(&id))
     }
 
-    /// The consumer gives the message up; a delivery that no handler saw doesn't count.
+    /// Releases a message that the consumer holds. A delivery that no handler saw does not count.
     pub(super) fn release(&mut self, group: &str, consumer: u64, id: StreamId, seen: bool) {
         let Some(group) = self.groups.get_mut(group) else { return };
         if group.holds(consumer, id)
@@ -249,7 +247,7 @@ impl State {
         }
     }
 
-    /// The consumer leaves, and gives up whatever it holds.
+    /// Removes the consumer and releases whatever it holds.
     pub(super) fn leave(&mut self, group: &str, consumer: u64) {
         let Some(group) = self.groups.get_mut(group) else { return };
         group.consumers = group.consumers.saturating_sub(1);
@@ -257,19 +255,19 @@ impl State {
         group.free.extend(held.map(|(id, _)| *id));
     }
 
-    /// Forgets a group; whether there was one.
+    /// Removes a group and returns whether it existed.
     pub(super) fn remove_group(&mut self, group: &str) -> bool {
         self.groups.remove(group).is_some()
     }
 
-    /// Forgets everything but the newest id; whether there was anything.
+    /// Removes everything except the newest id, and returns whether there was anything.
     pub(super) fn clear(&mut self) -> bool {
         let existed = self.published > 0 || !self.groups.is_empty();
         *self = Self { last: self.last, ..Self::default() };
         existed
     }
 
-    /// See [`StreamStatus`], less the dead letters.
+    /// Returns the [`StreamStatus`] without the dead letters.
     pub(super) fn status(&self) -> StreamStatus {
         let of = |name: &str, group: &Group| GroupStatus {
             name: name.to_owned(),
@@ -292,7 +290,7 @@ impl State {
 mod tests {
     use super::*;
 
-    /// The deliveries of what a consumer is given.
+    /// Takes messages for a consumer and returns their delivery counts.
     fn take(state: &mut State, consumer: u64) -> Vec<u32> {
         state.take("g", consumer, 10).entries.iter().map(|(_, deliveries)| *deliveries).collect()
     }

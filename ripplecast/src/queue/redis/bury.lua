@@ -1,9 +1,9 @@
--- Moves a message to the dead letters, unless somebody else has it or has handled it.
+-- Moves a message to the dead letters, unless another consumer owns or has handled it.
 -- KEYS: the stream, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the deliveries, the
--- most dead letters.
--- Returns whether it did.
+-- maximum of dead letters.
+-- Returns whether the message was moved.
 local key, dead, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
-local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error when there is no such group
+local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error if the group does not exist
 if pending.err or not pending[1] then
   if redis.call('XRANGE', key, id, id)[1] then
     return 0

@@ -1,8 +1,8 @@
--- Takes over messages that were released, and messages whose holders have been silent; removes consumers that are gone.
--- KEYS: the stream. ARGV: the group, the own consumer, the silence in ms, the cursor, the most messages, whether the silence is
--- believed, and the least and the greatest time in ms that the server's clock is expected to say.
--- Returns the next cursor, the messages (id, fields, deliveries), how many were found that are not on the stream any more, and
--- what the server's clock says.
+-- Takes over released messages and those of silent consumers. Removes dead consumers.
+-- KEYS: the stream. ARGV: the group, our own consumer, the silence in ms, the cursor, the maximum of messages, whether to trust
+-- the silence, and the minimum and maximum in ms that the server's clock is expected to show.
+-- Returns the next cursor, the messages (id, fields, deliveries), the number of messages that the stream no longer contains,
+-- and the time of the server's clock.
 local key, group, me, silence = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local cursor, most = ARGV[4], tonumber(ARGV[5])
 local is_believed, least, greatest = ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -21,7 +21,7 @@ end
 
 if now < least or now > greatest then
   is_believed = false
-  -- Where the clock was set back, the last renewal of a message is in the future: its silence begins now.
+  -- If the clock was set back, the last renewal of a message is in the future. Its silence starts again now.
   for _, pending in ipairs(redis.call('XPENDING', key, group, '-', '+', 10000)) do
     if pending[3] == 0 and pending[2] ~= 'released' then
       redis.call('XCLAIM', key, group, pending[2], 0, pending[1], 'JUSTID')
@@ -32,7 +32,7 @@ if not is_believed then
   return { cursor, messages, trimmed, now }
 end
 
-for _ = 1, 100 do -- a bound: each looks at ten messages for each that is wanted
+for _ = 1, 100 do -- limits the work: each call scans ten messages for each one wanted
   if #messages >= most then
     break
   end
@@ -53,7 +53,7 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, group)) do
   for i = 1, #consumer, 2 do
     info[consumer[i]] = consumer[i + 1]
   end
-  -- One that lives and holds nothing loses nothing either: it is there again with its next read.
+  -- A live consumer that holds nothing loses nothing: its next read creates it again.
   local gone = info['name'] == 'released' or info['idle'] > 2 * silence
   if info['name'] ~= me and info['pending'] == 0 and gone then
     redis.call('XGROUP', 'DELCONSUMER', key, group, info['name'])

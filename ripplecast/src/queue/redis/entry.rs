@@ -1,4 +1,4 @@
-//! What Redis says about messages, read without trust: anybody may have written to the stream.
+//! Parses messages from Redis without trusting them: anybody may have written to the stream.
 
 use std::sync::Arc;
 
@@ -11,23 +11,21 @@ use crate::queue::{
     message::{DeadLetter, StreamMessage},
 };
 
-/// A message as Redis tells it.
+/// A message as Redis returns it.
 pub(super) struct Entry {
-    /// Its id.
     pub(super) id: StreamId,
-    /// Its fields and their values.
+    /// Names and values.
     fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// How often it was delivered.
     deliveries: u32,
 }
 
 impl Entry {
-    /// The message as a handler gets it; with a fault when it is none of ours.
+    /// Returns the message for a handler, with a fault if this library did not publish it.
     pub(super) fn into_delivery(self, stream: &Arc<str>, claimed: bool) -> Delivery {
         let dead = self.dead();
         let payload = self.field(b"p").map(Bytes::copy_from_slice);
         let fault = payload.is_none().then(|| {
-            "it has no field `p`, and so was not published by this library; XADD by hand needs that field"
+            "it has no field `p`, so this library did not publish it; a manual XADD must set that field"
                 .to_owned()
         });
         let message = StreamMessage {
@@ -40,7 +38,7 @@ impl Entry {
         Delivery { message, claimed, fault }
     }
 
-    /// Where a dead letter comes from.
+    /// Returns the origin of a dead letter.
     fn dead(&self) -> Option<DeadLetter> {
         let text = |name: &[u8]| self.field(name).map(|value| String::from_utf8_lossy(value).into_owned());
         Some(DeadLetter {
@@ -51,28 +49,29 @@ impl Entry {
         })
     }
 
-    /// The value of a field.
+    /// Returns the value of a field.
     fn field(&self, name: &[u8]) -> Option<&[u8]> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| &value[..])
     }
 }
 
-/// The messages of a script's answer: id, fields and deliveries of each.
+/// Parses the messages of a script's answer: id, fields and deliveries of each.
 pub(super) fn entries(found: &Value) -> Vec<Entry> {
     items(found).iter().filter_map(entry).collect()
 }
 
-/// The messages of the answer to `XREADGROUP` with one stream: all of them are delivered for the first time.
+/// Parses the messages of a reply to `XREADGROUP` with one stream. All of them are delivered for the first
+/// time.
 pub(super) fn read_reply(found: &Value) -> Vec<Entry> {
     let of_stream = match found {
         Value::Map(streams) => streams.first().map(|(_, entries)| entries),
         Value::Array(streams) => streams.first().and_then(|stream| items(stream).get(1)),
-        _ => None, // nothing came
+        _ => None, // no messages
     };
     of_stream.map(entries).unwrap_or_default()
 }
 
-/// One message: its id, its fields, and how often it was delivered, once if that is left out.
+/// Parses a message: id, fields, and the number of deliveries, 1 if missing.
 fn entry(value: &Value) -> Option<Entry> {
     let [id, fields, rest @ ..] = items(value) else { return None };
     let deliveries = match rest.first() {
@@ -85,12 +84,12 @@ fn entry(value: &Value) -> Option<Entry> {
     Some(Entry { id, fields: fields.collect(), deliveries })
 }
 
-/// The items of an array; none of anything else.
+/// Returns the items of an array, or none for anything else.
 fn items(value: &Value) -> &[Value] {
     if let Value::Array(items) = value { items } else { &[] }
 }
 
-/// The bytes of a string.
+/// Returns the bytes of a string.
 fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),

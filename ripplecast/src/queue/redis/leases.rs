@@ -1,7 +1,7 @@
-//! Leases: they tell Redis that a subscription is still working on the messages that it holds.
+//! Leases, which show Redis that a subscription is still working on the messages it holds.
 //!
-//! They are renewed by a thread with a runtime and a connection of its own: a handler that blocks the application's threads
-//! keeps its message for as long as it works. The thread exists while a subscription does.
+//! A thread with its own runtime and connection renews them, so a handler that blocks the application's
+//! threads keeps its message for as long as it works. The thread exists while there is a subscription.
 
 use std::{
     io, mem,
@@ -24,19 +24,18 @@ use crate::redis_client::Redis;
 
 script!(REASSIGN, "reassign.lua");
 
-/// A renewal that failed is tried again after this time at the latest: soon after Redis is back.
+/// Maximum wait before a failed renewal is repeated: soon after Redis is available again.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
-/// Time that Redis has to release the messages of subscriptions whose runtime has ended. The thread that drops that
-/// runtime waits for it.
+/// Time that Redis has to release the messages of subscriptions whose runtime has ended. The thread that
+/// drops the runtime waits for it.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
-/// Attempts within that time: the connection may not be there yet.
+/// Attempts within that time, because the connection may not exist yet.
 const RELEASE_TRIES: u32 = 20;
 
-/// A subscription's part of a group: its messages there are held under its name.
+/// A subscription's membership in a group. Its messages are held under its name.
 pub(super) struct Membership {
     /// The stream's key.
     pub(super) key: String,
-    /// The group.
     pub(super) group: Arc<str>,
     /// The consumer's name.
     pub(super) name: String,
@@ -48,12 +47,12 @@ impl Membership {
         self.reassign(redis, &self.name).await
     }
 
-    /// Releases whatever the consumer holds, and removes it.
+    /// Releases whatever the consumer holds, and removes the consumer.
     pub(super) async fn leave(&self, redis: &Redis) -> crate::Result<u64> {
         self.reassign(redis, "released").await
     }
 
-    /// Gives whatever the consumer holds to `owner`, and returns the number of messages.
+    /// Transfers whatever the consumer holds to `owner`, and returns the number of messages.
     async fn reassign(&self, redis: &Redis, owner: &str) -> crate::Result<u64> {
         let mut script = REASSIGN.key(&self.key);
         script.arg(&*self.group).arg(&self.name).arg(owner);
@@ -63,20 +62,19 @@ impl Membership {
 
 /// The thread that renews leases.
 pub(super) struct Renewer {
-    /// Its runtime.
     runtime: Handle,
-    /// Its connections, which live on that runtime.
+    /// Connections that live on that runtime.
     redis: Redis,
-    /// What is still being released. At most one for each subscription.
+    /// Releases in progress, at most one for each subscription.
     leaving: Mutex<Vec<JoinHandle<()>>>,
-    /// Ends the thread once the tasks that it is sent have ended.
+    /// Ends the thread once the tasks sent with it have ended.
     stop: Option<oneshot::Sender<Vec<JoinHandle<()>>>>,
     /// Disconnected once the thread has ended.
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Renewer {
-    /// The one that runs, or a new one.
+    /// Returns the running thread, or starts one.
     pub(super) fn shared(current: &Mutex<Weak<Self>>, redis: &Redis) -> io::Result<Arc<Self>> {
         let mut current = current.lock();
         if let Some(renewer) = current.upgrade() {
@@ -117,7 +115,7 @@ impl Renewer {
         })
     }
 
-    /// Renews what a consumer holds, until the answer is aborted. A renewal comes three times in `claim_after`.
+    /// Renews what a consumer holds, three times in `claim_after`, until the returned handle is aborted.
     pub(super) fn keep(&self, membership: Arc<Membership>, claim_after: Duration) -> AbortHandle {
         let (redis, every) = (self.redis.clone(), claim_after / 3);
         let task = self.runtime.spawn(async move {
@@ -130,7 +128,7 @@ impl Renewer {
         task.abort_handle()
     }
 
-    /// Releases what a consumer holds whose own runtime has ended.
+    /// Releases what a consumer holds after its own runtime has ended.
     pub(super) fn release(&self, membership: Arc<Membership>) {
         let redis = self.redis.clone();
         let task = self.runtime.spawn(async move {
@@ -140,7 +138,7 @@ impl Renewer {
                 }
                 sleep(RELEASE_LIMIT / RELEASE_TRIES).await;
             }
-            // The messages are taken over after the silence, as those of a killed process.
+            // If this fails, the messages are taken over after the silence, like those of a killed process.
         });
         self.leaving.lock().push(task);
     }

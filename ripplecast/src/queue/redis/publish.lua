@@ -1,21 +1,22 @@
--- Appends a message, in the place of handled ones if there is no other.
--- KEYS: the stream. ARGV: the payload, the most messages.
--- Returns the id; or, when the stream is full, an empty string and the group that holds it up (an empty string for none).
+-- Appends a message. Drops handled ones if there is no other space.
+-- KEYS: the stream. ARGV: the payload, the maximum of messages.
+-- Returns the id; or, if the stream is full, an empty string and the group that holds it up (an empty string for none).
 local key, most = KEYS[1], tonumber(ARGV[2])
 
--- Whether one number is less than another: as text, since Lua's own are not exact above 2^53.
+-- Returns whether one number is less than another. Compares text, since Lua numbers are not exact above 2^53.
 local function less(a, b)
   return #a < #b or (#a == #b and a < b)
 end
 
--- Whether one id is before another.
+-- Returns whether one id is before another.
 local function before(a, b)
   local a_time, a_number = string.match(a, '(%d+)-(%d+)')
   local b_time, b_number = string.match(b, '(%d+)-(%d+)')
   return less(a_time, b_time) or (a_time == b_time and less(a_number, b_number))
 end
 
--- The id right behind another; itself when its number is not exact in Lua, so that one message more is kept.
+-- Returns the id right after another. Returns the id itself if its number is not exact in Lua, which keeps
+-- one message more.
 local function behind(id)
   local time, number = string.match(id, '(%d+)-(%d+)')
   if #number > 15 then
@@ -24,7 +25,7 @@ local function behind(id)
   return time .. '-' .. string.format('%.0f', tonumber(number) + 1)
 end
 
--- The oldest id that a group still needs, and the group; nothing when there is no group.
+-- Returns the oldest id that a group still needs, and the group; returns nothing if there is no group.
 local function needed()
   local oldest, by
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
@@ -48,7 +49,8 @@ if redis.call('XLEN', key) >= most then
   if not oldest then
     return { '', '' }
   end
-  -- Whole nodes of the stream's tree first, which is cheap, so that it is not at its bound again with the next message.
+  -- First trim whole nodes of the stream's tree. This is cheap, and leaves space for more than the next
+  -- message.
   redis.call('XTRIM', key, 'MINID', '~', oldest, 'LIMIT', 1000)
   if redis.call('XLEN', key) >= most then
     redis.call('XTRIM', key, 'MINID', '=', oldest)

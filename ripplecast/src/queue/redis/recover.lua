@@ -1,6 +1,6 @@
--- What the consumer was given and has not settled: an answer may have been lost on its way.
--- KEYS: the stream. ARGV: the group, the consumer, the most messages.
--- Returns the messages (id, fields, deliveries), and how many were found that are not on the stream any more.
+-- Finds messages that were delivered to the consumer and not settled, because a reply may have been lost.
+-- KEYS: the stream. ARGV: the group, the consumer, the maximum of messages.
+-- Returns the messages (id, fields, deliveries), and the number of messages that the stream no longer contains.
 local key, group, me = KEYS[1], ARGV[1], ARGV[2]
 local messages, trimmed = {}, 0
 for _, pending in ipairs(redis.call('XPENDING', key, group, '-', '+', ARGV[3], me)) do

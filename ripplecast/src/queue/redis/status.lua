@@ -1,6 +1,6 @@
--- How a stream is. KEYS: the stream, its dead letters.
--- Returns its length, how many were ever published, the newest id, the number of dead letters, and the groups: name,
--- consumers, pending, lag (-1 for unknown), the newest id that was delivered.
+-- Reads the status of a stream. KEYS: the stream, its dead letters.
+-- Returns the length, the number of messages ever published, the newest id, the number of dead letters, and the groups: name,
+-- consumers, pending, lag (-1 for unknown), the newest id delivered.
 local key = KEYS[1]
 local dead = redis.call('XLEN', KEYS[2])
 if redis.call('EXISTS', key) == 0 then
@@ -22,7 +22,7 @@ for i, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
   if consumers > 0 then
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, group['name'])) do
       if named(consumer)['name'] == 'released' then
-        consumers = consumers - 1 -- it holds what nobody does
+        consumers = consumers - 1 -- it only holds released messages
       end
     end
   end
