@@ -1,21 +1,22 @@
 //! A WebSocket codec for servers (RFC 6455), without any I/O.
 //!
-//! [`Decoder`] turns the bytes that a client sent into [`Event`]s; the `encode_…` functions turn a server's answers into
-//! bytes. Neither knows a socket: read into any buffer, hand it over, write the bytes wherever they belong.
+//! [`Decoder`] turns the bytes sent by a client into [`Event`]s. The `encode_…` functions turn a server's
+//! answers into bytes. Neither knows about sockets: read into any buffer, pass it to the decoder, and write
+//! the bytes wherever they belong.
 //!
-//! - **Idle costs nothing.** Between messages a decoder is one null pointer. One buffer serves any number of connections,
-//!   because what is unfinished at the end of a read moves into the decoder, and nothing else does.
-//! - **No copy for the common frame.** A message that lies whole in the buffer is unmasked there and borrowed.
-//! - **Bounded.** A message's memory grows with the bytes that arrived, never with the length that a header claims, and a
-//!   header that claims too much is refused before its payload.
-//! - **Strict.** Every frame that RFC 6455 forbids ends with a [`ProtocolError`] whose code is the one to close with. Text
-//!   is checked as it streams in, also within a frame of which more must arrive.
+//! - **Idle costs nothing.** Between messages a decoder is one null pointer. One buffer serves any number of
+//!   connections, because only an unfinished frame or message moves into the decoder.
+//! - **No copy in the common case.** A message that is complete in the buffer is unmasked there and borrowed.
+//! - **Bounded.** A message's memory grows with the bytes received, never with the length in its header. A
+//!   header with a length above the limit is rejected before its payload.
+//! - **Strict.** Every frame that RFC 6455 forbids ends in a [`ProtocolError`] with the code to close with.
+//!   Text is validated as it arrives, even within an unfinished frame.
 //!
 //! # Example
 //! ```
 //! use ripplecast::codec::{Decoder, Event, Opcode, encode_close, encode_frame};
 //!
-//! /// Answers what a client sent, as an echo server would. False: the connection is over, write `out` and hang up.
+//! /// Echoes messages. Returns false when the connection is over: write `out` and close the socket.
 //! fn echo(decoder: &mut Decoder, received: &mut [u8], out: &mut Vec<u8>) -> bool {
 //!     let mut at = 0;
 //!     while at < received.len() {
@@ -31,7 +32,7 @@
 //!             Some(Event::Text(text)) => encode_frame(out, Opcode::Text, &text),
 //!             Some(Event::Binary(data)) => encode_frame(out, Opcode::Binary, &data),
 //!             Some(Event::Ping(data)) => encode_frame(out, Opcode::Pong, &data),
-//!             // Comes only where permessage-deflate was negotiated, and from `decode_deflate`.
+//!             // Returned only by `decode_deflate`, after permessage-deflate has been negotiated.
 //!             Some(Event::Compressed { .. }) => {}
 //!             Some(Event::Pong(_)) | None => {}
 //!             Some(Event::Close { code, .. }) => {
@@ -43,7 +44,7 @@
 //!     true
 //! }
 //!
-//! // "Hello", masked: the example of RFC 6455, section 5.7. It arrives in two pieces.
+//! // "Hello", masked: the example in RFC 6455, section 5.7. It arrives in two pieces.
 //! let mut frame = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
 //! let (mut decoder, mut out) = (Decoder::default(), Vec::new());
 //! assert!(echo(&mut decoder, &mut frame[..8], &mut out));
@@ -54,8 +55,9 @@
 //! ```
 //!
 //! # Closing
-//! After an [`Event::Close`] or an error nothing further that the client sent has a meaning: answer with [`encode_close`],
-//! and don't call [`Decoder::decode`] again. An unfinished message goes with the decoder.
+//! After an [`Event::Close`] or an error, ignore anything else the client sends: answer with
+//! [`encode_close`], and don't call [`Decoder::decode`] again. Dropping the decoder drops an unfinished
+//! message.
 
 pub(crate) mod deflate;
 mod encode;
@@ -74,33 +76,34 @@ pub use self::{
 
 use self::{header::Header, partial::Partial};
 
-/// What [`Decoder::decode`] took from the input, in bytes, and the event that this completed.
+/// The number of input bytes that [`Decoder::decode`] consumed, and the event they completed.
 pub type Decoded<'a> = (usize, Option<Event<'a>>);
 
-/// Decodes what one client sends. Eight bytes, as long as no frame or message is half done.
+/// Decodes the bytes of one client. Takes eight bytes of memory while no frame or message is unfinished.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The frame or message that is half done. `None` between messages, which is where a connection spends its life.
+    /// The unfinished frame or message. `None` between messages, which is the usual state.
     partial: Option<Box<Partial>>,
 }
 
 impl Decoder {
-    /// A decoder for a new connection.
+    /// Creates a decoder for a new connection.
     pub const fn new() -> Self {
         Self { partial: None }
     }
 
-    /// Decodes up to one event from `input`, whose first byte follows the last one that an earlier call took.
+    /// Decodes up to one event from `input`, which continues where the previous call stopped.
     ///
-    /// Returns how many bytes of `input` were taken, and the event if they complete one. Without an event all of `input`
-    /// was taken. So call it until the buffer is used up, and stop after any event to go on later with the rest, which is
-    /// left as it was. Payloads are unmasked in place, and a message that is whole in `input` is borrowed from it.
+    /// Returns how many bytes of `input` were consumed, and the event if they complete one. Without an event,
+    /// all of `input` was consumed. Call it until the buffer is empty, or stop after any event and continue
+    /// later with the rest, which is unchanged. Payloads are unmasked in place, and a message that is
+    /// complete in `input` is borrowed from it.
     ///
-    /// A message longer than `max_message` bytes is refused; control frames are not counted.
+    /// A message longer than `max_message` bytes is rejected. Control frames do not count.
     ///
     /// # Errors
-    /// A [`ProtocolError`] when the client broke the protocol. The events before it were already returned. The decoder
-    /// drops what it held; close the connection with the error's code.
+    /// A [`ProtocolError`] when the client violated the protocol. The events before it have already been
+    /// returned. The decoder drops its state; close the connection with the error's code.
     #[inline]
     pub fn decode<'a>(
         &mut self,
@@ -110,12 +113,12 @@ impl Decoder {
         self.decode_as(input, max_message, false)
     }
 
-    /// As [`decode`](Self::decode), for a connection that has negotiated permessage-deflate (RFC 7692): a message may be an
-    /// [`Event::Compressed`], whose length as it came is at most `max_message`. It is to be inflated by the caller, within a
-    /// limit, and a text is to be checked.
+    /// Decodes like [`decode`](Self::decode), for a connection that negotiated permessage-deflate (RFC 7692).
+    /// A message may be an [`Event::Compressed`], whose compressed length is at most `max_message`. The
+    /// caller must inflate it, within a limit, and validate text.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// Those of [`decode`](Self::decode).
     #[inline]
     pub fn decode_deflate<'a>(
         &mut self,
@@ -149,7 +152,7 @@ impl Decoder {
         self.decode_in_pieces(input, max_message, deflate)
     }
 
-    /// Decodes what is not one whole frame at the start of the input: the boxed state comes into being, and goes.
+    /// Decodes input that does not start with one complete frame, using the boxed state.
     fn decode_in_pieces<'a>(
         &mut self,
         input: &'a mut [u8],
@@ -167,13 +170,13 @@ impl Decoder {
         Ok(decoded)
     }
 
-    /// Whether no frame or message is half done, and so no memory is held.
+    /// Returns whether no frame or message is unfinished, so that no memory is held.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.partial.is_none()
     }
 
-    /// Bytes on the heap that this decoder holds for a frame or message that is half done.
+    /// Returns the heap bytes held for an unfinished frame or message.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.held_bytes())
     }

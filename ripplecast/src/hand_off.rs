@@ -1,8 +1,9 @@
-//! The way of a socket from ripplecast's own server to a shard.
+//! The hand-off of a socket from ripplecast's own server to a shard.
 //!
-//! hyper reads a request and the application accepts it. Then the socket is taken from hyper, which has not written a byte,
-//! and the head of the response is the first thing that the shard writes: whoever has read it is a member of the hub
-//! already. Other servers hand their sockets over by hyper's `OnUpgrade`, or by the body of the response.
+//! hyper reads a request and the application accepts it. The socket is then taken from hyper before hyper has
+//! written anything, and the shard writes the head of the response first: whoever receives it is already a
+//! member of the hub. Other servers hand over their sockets through hyper's `OnUpgrade` or through the body
+//! of the response.
 
 use std::{
     any::Any,
@@ -25,22 +26,19 @@ use crate::{
     relay,
 };
 
-/// An accepted connection that waits for its socket. It is boxed, since every request of a server has room for one.
+/// An accepted connection that waits for its socket. Boxed, because every request of a server has space for
+/// one.
 pub(crate) struct Accepted {
-    /// Where it goes.
     pub(crate) hub: Hub,
-    /// The endpoint, as the shards know it.
     pub(crate) route: Arc<Route>,
-    /// How its frames are encoded.
     pub(crate) dialect: Dialect,
-    /// Its place among the connections.
     pub(crate) permit: Permit,
-    /// What is to be kept with the connection.
+    /// Values to store with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Accepted {
-    /// Hands the socket to a shard, with what was read from it behind the request. `preface` is written first.
+    /// Hands the socket to a shard. `rest` is what was read after the request, `preface` is written first.
     pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, preface: Vec<u8>) {
         let Self { hub, route, dialect, permit, states } = self;
         let adoption = Adoption { wire, rest, preface: preface.into(), dialect, route, permit, states };
@@ -51,47 +49,47 @@ impl Accepted {
     }
 }
 
-/// Among the extensions of a request that ripplecast's own server has read from a bare socket: an endpoint that accepts
-/// the request leaves here what waits for the socket.
+/// A request extension set by ripplecast's own server for requests on a raw socket. An endpoint that accepts
+/// the request uses it to ask for the socket.
 #[derive(Clone, Default)]
 pub(crate) struct Takeover(Arc<Mutex<Option<Ask>>>);
 
-/// Among the extensions of a response whose reader is bounded by an outbox, however slow it is.
+/// A response extension: the response has an outbox, so its reader may be slow.
 #[derive(Clone, Copy)]
 pub(crate) struct OwnPace;
 
-/// Who asks for a socket.
+/// A request for the socket.
 enum Ask {
-    /// A WebSocket.
+    /// By a WebSocket.
     Upgrade(Box<Accepted>),
-    /// An event stream.
+    /// By an event stream.
     Stream {
-        /// Shared with the body of the response, which gets a socket pair where it is not taken out of here.
+        /// Shared with the body of the response, which uses a socket pair if this hand-off does not take the
+        /// connection.
         accepted: Weak<Mutex<Option<Box<Accepted>>>>,
         /// The first frame of that body.
         greeting: Bytes,
     },
 }
 
-/// An accepted connection that gets the socket.
+/// An accepted connection that takes the socket over.
 pub(crate) struct Taken {
-    /// The connection.
     pub(crate) accepted: Box<Accepted>,
-    /// What is written first: the head of the response, which hyper has not written, and the beginning of its body.
+    /// Written first: the head of the response, which hyper has not written, and the start of its body.
     pub(crate) preface: Vec<u8>,
 }
 
 impl Takeover {
-    /// Asks for the socket behind a 101.
+    /// Asks for the socket of a response with 101.
     pub(crate) fn ask(&self, accepted: Box<Accepted>) {
         *self.0.lock() = Some(Ask::Upgrade(accepted));
     }
 
-    /// Decides whether the socket goes to the connection that has asked for it. It does not if a layer around the endpoint
-    /// has given another answer, or has changed the body of an event stream, such as by compressing it: hyper sends what
-    /// the layer has made.
+    /// Returns the connection that asked for the socket, unless a layer around the endpoint has changed the
+    /// response, or has changed the body of an event stream, such as by compressing it. In that case hyper
+    /// sends the layer's response.
     ///
-    /// Polls the body of a response to find that out.
+    /// This polls the body of the response.
     pub(crate) fn taken(&self, response: &mut Response, cx: &mut Context<'_>) -> Option<Taken> {
         let asked = self.0.lock().take()?;
         match asked {
@@ -100,7 +98,7 @@ impl Takeover {
                 is_answer.then(|| Taken { accepted, preface: head(response) })
             }
             Ask::Stream { accepted, greeting } => {
-                let accepted = accepted.upgrade()?; // otherwise the body has been dropped
+                let accepted = accepted.upgrade()?; // `None` if the body has been dropped
                 let kind = response.headers().get(header::CONTENT_TYPE);
                 let is_answer = response.status() == StatusCode::OK
                     && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
@@ -117,8 +115,9 @@ impl Takeover {
     }
 }
 
-/// The body of an event stream that begins with `greeting`. Under ripplecast's own server, asks `takeover` for the socket.
-/// Where that is not granted, the connection begins when the body is read on, behind a socket pair.
+/// Returns the body of an event stream that starts with `greeting`. Under ripplecast's own server, it asks
+/// `takeover` for the socket. If that is not granted, the connection starts when the body is polled again,
+/// through a socket pair.
 pub(crate) fn stream(accepted: Box<Accepted>, greeting: String, takeover: Option<Takeover>) -> Body {
     let (accepted, greeting) = (Arc::new(Mutex::new(Some(accepted))), Bytes::from(greeting));
     if let Some(Takeover(asked)) = takeover {
@@ -133,9 +132,9 @@ pub(crate) fn stream(accepted: Box<Accepted>, greeting: String, takeover: Option
     })
 }
 
-/// Whether the first frame of `body` is `greeting` itself. A layer that compresses, encodes or replaces a body yields
-/// another frame or none; a layer that only observes, such as for a log, passes the frame through. A different frame is
-/// put back.
+/// Returns whether the first frame of `body` is `greeting` itself. A layer that compresses, encodes or
+/// replaces a body yields a different frame or none; a layer that only observes, such as for a log, forwards
+/// the frame. A different frame is put back.
 fn begins_with(body: &mut Body, greeting: &Bytes, cx: &mut Context<'_>) -> bool {
     let Poll::Ready(first) = Pin::new(&mut *body).poll_frame(cx) else { return false };
     let data = first.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
@@ -149,11 +148,9 @@ fn begins_with(body: &mut Body, greeting: &Bytes, cx: &mut Context<'_>) -> bool 
     false
 }
 
-/// A body whose first frame has been taken out.
+/// A body with its first frame put back.
 struct Peeked {
-    /// The frame.
     first: Option<Result<Frame<Bytes>, axum::Error>>,
-    /// What follows.
     rest: Body,
 }
 
@@ -172,8 +169,9 @@ impl hyper::body::Body for Peeked {
     }
 }
 
-/// The head of a response, as hyper would write it (RFC 9112, sections 2 and 4). A 101 has no body (RFC 9110, section 8.6).
-/// An event stream comes in chunks; its connection belongs to a shard from now on, and is not kept for another request.
+/// Encodes the head of a response as hyper would (RFC 9112, sections 2 and 4). A 101 has no body (RFC 9110,
+/// section 8.6). An event stream is chunked; its connection now belongs to a shard and is not reused for
+/// another request.
 fn head(response: &Response) -> Vec<u8> {
     let mut head = Vec::with_capacity(192); // most are shorter
     let headers = response.headers();
@@ -200,13 +198,15 @@ fn head(response: &Response) -> Vec<u8> {
     head
 }
 
-/// Whether a header describes the connection or the form of the body, which a layer can no longer decide.
+/// Returns whether a header describes the connection or the encoding of the body, which a layer can't control
+/// here.
 fn is_framing(name: &HeaderName) -> bool {
     [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
         || name == "keep-alive"
 }
 
-/// Appends the one `connection` header: `ours`, and what layers name in theirs, except whether the connection persists.
+/// Appends a single `connection` header: `ours`, and the options that layers have set, except those about
+/// persistence.
 fn connection(headers: &HeaderMap, ours: &str, head: &mut Vec<u8>) {
     head.extend_from_slice(b"connection: ");
     head.extend_from_slice(ours.as_bytes());

@@ -1,5 +1,5 @@
-//! Counters and tables that publish their changes to a room: a change and its push are one step, and so are a join and its
-//! snapshot.
+//! Counters and tables that publish their changes to a room. A change and its push are atomic, and so are a
+//! join and its snapshot.
 
 use std::{
     collections::BTreeSet,
@@ -27,21 +27,23 @@ use crate::{
 
 /// A [`Counter`] whose every change is pushed to a [`Room`], in the order of the changes.
 ///
-/// It does not matter through which handle the counter changes. What a member of the room sees never goes backwards: a
-/// change and its push are one step under the counter's lock, and so are [joining](Self::join) and reading the value.
+/// Changes through any handle of the counter are published. A member of the room never sees the value go
+/// backwards: a change and its push are atomic under the counter's lock, and so are [joining](Self::join) and
+/// reading the value.
 ///
-/// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs receive the older value that
-/// is now true. On Redis the value of a join is `{"value":N,"epoch":"E"}`; later values are `{"value":N}`. After a loss
-/// they name the new epoch, so that a page can detect it. The frames of [`publish_with`](Counter::publish_with) are
-/// your own, and name no epoch.
+/// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs receive the older
+/// value that is now current. On Redis, the value sent on a join is `{"value":N,"epoch":"E"}`, and later
+/// values are `{"value":N}`. After a loss they carry the new epoch, so that a page can detect it. The frames
+/// of [`publish_with`](Counter::publish_with) are your own and carry no epoch.
 ///
-/// Publishing goes on for as long as somebody holds this handle or a clone of it, and for as long as a connection is open
-/// that [joined](Self::join) by it. To [publish](Counter::publish_to) a counter to the same room again joins the publishing
-/// that is there; it does not push twice.
+/// Publishing continues while this handle or a clone exists, and while a connection that [joined](Self::join)
+/// through it is open. [Publishing](Counter::publish_to) a counter to the same room again shares the existing
+/// publisher; it does not push twice.
 ///
-/// **Overload.** When the node has more to deliver than it can, values in between may be left out; the newest is published
-/// as soon as there is space. Each frame has the [key](Frame::with_key) `counter NAME`, unless `render` gave it another: under
-/// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow tab gets the newest value and no backlog.
+/// **Overload.** When the node can't deliver fast enough, values in between may be skipped; the newest is
+/// published as soon as there is space. Each frame has the [key](Frame::with_key) `counter NAME` unless
+/// `render` sets another: under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow tab
+/// receives the newest value without a backlog.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -56,21 +58,19 @@ use crate::{
 /// # let _ = endpoint; Ok(()) }
 /// ```
 #[derive(Clone)]
-#[must_use = "publishing ends when the last handle is dropped and no connection has joined by it"]
+#[must_use = "publishing ends when the last handle is dropped and no connection has joined through it"]
 pub struct LiveCounter {
-    /// The counter.
     counter: Counter,
-    /// Where it publishes.
     room: Room,
-    /// Keeps the publishing going.
+    /// Publishing lasts while this is held.
     published: Arc<Published>,
 }
 
 impl Counter {
     /// Publishes every change to a room, as `{"value":N}`.
     ///
-    /// On Redis, the value that a connection gets when it joins is `{"value":N,"epoch":"E"}`. Later values have no epoch unless
-    /// another one has begun: see [`LiveCounter`].
+    /// On Redis, the value sent on a join is `{"value":N,"epoch":"E"}`. Later values carry no epoch unless it
+    /// has changed; see [`LiveCounter`].
     ///
     /// # Errors
     /// When the name of the counter or of the room is empty or too long.
@@ -78,13 +78,14 @@ impl Counter {
         self.publish_values(room, "counter", |value, epoch| Frame::text(value_and_epoch(value, epoch)))
     }
 
-    /// Publishes every change to a room, as `{"value":"N"}`: with the value as text.
+    /// Publishes every change to a room, as `{"value":"N"}`, with the value as text.
     ///
-    /// A browser's `JSON.parse` rounds integers beyond 2^53, so that 9007199254740993 becomes 9007199254740992. Use this for a
-    /// counter that may get there, and `BigInt(message.value)` in the page. Publish a counter to a room in one form only.
+    /// A browser's `JSON.parse` rounds integers above 2^53, so that 9007199254740993 becomes
+    /// 9007199254740992. Use this for a counter that may get that large, with `BigInt(message.value)` in the
+    /// page. Publish a counter to a room in only one form.
     ///
     /// # Errors
-    /// As [`publish_to`](Self::publish_to).
+    /// Those of [`publish_to`](Self::publish_to).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -111,11 +112,11 @@ impl Counter {
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
-    /// Publishes every change to a room, as the frame that `render` makes of the value. `render` runs under the counter's
-    /// lock: it must be quick, and must not use this counter. Each call begins a publishing of its own.
+    /// Publishes every change to a room as the frame that `render` returns for the value. `render` runs under
+    /// the counter's lock: it must be quick and must not use this counter. Each call creates a new publisher.
     ///
     /// # Errors
-    /// As [`publish_to`](Self::publish_to).
+    /// Those of [`publish_to`](Self::publish_to).
     pub fn publish_with(
         &self,
         room: &Room,
@@ -126,7 +127,7 @@ impl Counter {
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
-    /// Begins to publish.
+    /// Starts publishing.
     fn published(
         &self,
         room: &Room,
@@ -146,7 +147,7 @@ impl Counter {
     }
 }
 
-/// Treats an unavailable backend as success: a member that joins receives the state when the backend is back.
+/// Treats an unavailable backend as success: a member that joins receives the state once the backend is back.
 fn unless_unavailable(ready: Result<()>) -> Result<()> {
     match ready {
         Err(error) if error.is_unavailable() => Ok(()),
@@ -154,7 +155,7 @@ fn unless_unavailable(ready: Result<()>) -> Result<()> {
     }
 }
 
-/// What is published of a value.
+/// Encodes a value for publishing.
 fn value_and_epoch(value: impl fmt::Display, epoch: Option<Epoch>) -> String {
     match epoch {
         None => format!("{{\"value\":{value}}}"),
@@ -162,38 +163,35 @@ fn value_and_epoch(value: impl fmt::Display, epoch: Option<Epoch>) -> String {
     }
 }
 
-/// A counter that is being published. Publishing goes on for as long as somebody holds this.
+/// A counter being published. Publishing lasts while this is held.
 struct Published {
-    /// Pushes the values.
     publisher: Arc<Publisher>,
-    /// Hears of changes.
+    /// Receives the changes.
     _observation: Observation,
 }
 
-/// Time between two tries to publish what was left out because the node was overloaded.
+/// Interval between attempts to publish what was skipped during overload.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Pushes the values of a counter to its room.
 struct Publisher {
-    /// The room.
     room: Room,
-    /// Makes a frame of a value.
     render: Arc<dyn Fn(i64, Option<Epoch>) -> Frame + Send + Sync>,
-    /// The key of its frames, so that a newer value can replace one that waits.
+    /// The key of its frames, so that a newer value can replace a waiting one.
     key: Arc<str>,
-    /// Whether a value was refused, and a task tries to publish the newest one.
+    /// Whether a push was rejected, so that a task retries with the newest value.
     behind: AtomicBool,
 }
 
 impl Publisher {
-    /// The frame of a value.
+    /// Returns the frame of a value.
     fn frame(&self, value: i64, version: Version) -> Frame {
         let frame = (self.render)(value, version.epoch);
         if frame.key().is_some() { frame } else { frame.with_key(self.key.clone()) }
     }
 
-    /// Pushes a value; called under the counter's lock. When the node is overloaded, values are left out, and the newest
-    /// is published as soon as there is space: what tabs show may lag, but does not stay wrong.
+    /// Pushes a value; called under the counter's lock. During overload, values are skipped, and the newest
+    /// is published as soon as there is space. What tabs show may lag, but does not stay wrong.
     fn publish(self: &Arc<Self>, value: i64, version: Version, counter: &Counter) {
         if self.room.core.push_here(&self.frame(value, version)) != Sent::Dropped(Dropped::Overloaded) {
             return;
@@ -204,11 +202,11 @@ impl Publisher {
         limited!(
             WARN,
             room = %cut(self.room.name()),
-            "the node is overloaded: some changes of a counter are left out"
+            "the node is overloaded; skipping some changes of a counter"
         );
         let (publisher, counter) = (self.clone(), counter.clone());
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            self.behind.store(false, Ordering::Relaxed); // the next change tries again
+            self.behind.store(false, Ordering::Relaxed); // the next change retries
             return;
         };
         runtime.spawn(async move {
@@ -233,15 +231,16 @@ impl Publisher {
 }
 
 impl LiveCounter {
-    /// Makes a connection a member of the room, and sends it the current value: it misses no later change, and sees no
-    /// earlier value after this one.
+    /// Joins the room and sends the current value to the connection. It misses no later change and sees no
+    /// earlier value afterwards.
     ///
-    /// While Redis is unavailable, the connection gets the last value that this node knows. If this node knows none, the
-    /// connection gets the value as soon as Redis is back.
+    /// While Redis is unavailable, the connection receives the last value known to this node. If this node
+    /// knows none, the connection receives the value once Redis is back.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued for it;
-    /// [`Error::Backend`](crate::Error::Backend) when Redis refuses to show the counter.
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed;
+    /// [`Error::Overloaded`](crate::Error::Overloaded) when the value can't be queued;
+    /// [`Error::Backend`](crate::Error::Backend) when Redis denies access to the counter.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         conn.keep(self.published.clone());
         unless_unavailable(self.counter.ready().await)?;
@@ -252,7 +251,7 @@ impl LiveCounter {
         })?
     }
 
-    /// The room to which it publishes.
+    /// Returns the room that it publishes to.
     pub fn room(&self) -> &Room {
         &self.room
     }
@@ -275,18 +274,21 @@ impl fmt::Debug for LiveCounter {
     }
 }
 
-/// A [`Table`] whose every change is pushed to a [`Room`], as `{"key":K,"row":{…},"version":N}`, with a `row` of `null` when
-/// it was deleted. What a member sees of a row never goes backwards, and `version` is higher for each change of it.
+/// A [`Table`] whose every change is pushed to a [`Room`], as `{"key":K,"row":{…},"version":N}`, with a `row`
+/// of `null` for a deletion. A member never sees a row go backwards, and each change of a row has a higher
+/// `version`.
 ///
-/// On Redis the rows of a join, and all changes after Redis has lost some, also have an `"epoch":"E"`. Versions are those of one
-/// epoch; another epoch means that some of what the tab has seen may be lost. See [`LiveCounter`].
+/// On Redis, the rows sent on a join, and all changes after Redis has lost some, also carry an `"epoch":"E"`.
+/// Versions are comparable only within one epoch; a new epoch means that changes the tab has seen may be
+/// lost. See [`LiveCounter`].
 ///
-/// As with a [`LiveCounter`], it does not matter through which handle the table changes, publishing ends when the last
-/// clone of this handle is dropped, and a table should be published to a room once.
+/// As with a [`LiveCounter`], changes through any handle are published. Publishing ends when the last clone
+/// of this handle is dropped. Publish a table to a room only once.
 ///
-/// **Overload.** When the node has more to deliver than it can, changes in between may be left out, which is logged; each row
-/// as it is then is published as soon as there is space. (Up to 65,536 rows are remembered for that; members are behind in
-/// others until they change again.) Each frame has the [key](Frame::with_key) `row TABLE KEY`.
+/// **Overload.** When the node can't deliver fast enough, changes in between may be skipped, which is logged;
+/// the current version of each row is published as soon as there is space. Up to 65,536 skipped rows are
+/// remembered; others stay outdated for members until they change again. Each frame has the
+/// [key](Frame::with_key) `row TABLE KEY`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -306,17 +308,15 @@ impl fmt::Debug for LiveCounter {
 /// ```
 #[must_use = "publishing ends when this handle is dropped"]
 pub struct LiveTable<T> {
-    /// The table.
     table: Table<T>,
-    /// Where it publishes.
     room: Room,
-    /// Whether integers of 64 bits are published as text.
+    /// Whether 64-bit integers are published as text.
     as_text: bool,
-    /// Keeps the publishing going.
+    /// Publishing lasts while this is held.
     observation: Arc<Observation>,
 }
 
-/// What is pushed for a change.
+/// The JSON of a change.
 #[derive(Serialize)]
 struct Change<'a, R> {
     key: &'a str,
@@ -326,7 +326,7 @@ struct Change<'a, R> {
     epoch: Option<Epoch>,
 }
 
-/// The frame of a change; a newer one of the same row can replace it while it waits.
+/// Returns the frame of a change. While it waits, a newer change of the same row can replace it.
 fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version, as_text: bool) -> Result<Frame> {
     let Version { number: version, epoch } = version;
     let frame = if as_text {
@@ -337,42 +337,39 @@ fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version, as_
     Ok(frame.with_key(format!("row {table} {key}")))
 }
 
-/// Pushes the rows of a table to its room.
+/// Pushes a table's rows to its room.
 struct RowPublisher {
-    /// The table.
     table: Table<()>,
-    /// The room.
     room: Room,
-    /// Whether integers of 64 bits are published as text.
+    /// Whether 64-bit integers are published as text.
     as_text: bool,
-    /// Rows of which a change was refused.
+    /// Rows with a rejected change.
     behind: Mutex<Behind>,
 }
 
 /// See [`RowPublisher::behind`].
 #[derive(Default)]
 struct Behind {
-    /// Their keys.
     keys: BTreeSet<Box<str>>,
-    /// Whether there were more than are remembered.
+    /// Whether there were more rows than can be remembered.
     forgot: bool,
-    /// Whether a task tries to publish them.
+    /// Whether a task is retrying.
     retrying: bool,
 }
 
 impl RowPublisher {
-    /// Pushes a row; called under its lock. Whether the node was too overloaded for it.
+    /// Pushes a row; called under its lock. Returns whether the node was too overloaded to accept it.
     fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
         match change(self.table.name(), key, row, version, self.as_text) {
             Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {
-                limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "a change can't be published");
+                limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "can't publish a change");
                 false
             }
         }
     }
 
-    /// A change was refused: the row is published as it is then as soon as there is space.
+    /// Records a row with a rejected change. Its current version is published as soon as there is space.
     #[cold]
     fn is_behind(self: &Arc<Self>, key: &str) {
         let mut behind = self.behind.lock();
@@ -383,8 +380,8 @@ impl RowPublisher {
                 ERROR,
                 room = %cut(self.room.name()),
                 limit = ROWS_BEHIND,
-                "the node was overloaded for so long that the changes of some rows are lost: their next change, or joining \
-                 anew, brings them"
+                "the node was overloaded for too long: changes of some rows are skipped until the rows change again or clients \
+                 join again"
             );
         }
         if behind.retrying {
@@ -393,9 +390,9 @@ impl RowPublisher {
         limited!(
             WARN,
             room = %cut(self.room.name()),
-            "the node is overloaded: some changes of a table are left out"
+            "the node is overloaded; skipping some changes of a table"
         );
-        // Without a runtime the next change tries again.
+        // Without a runtime, the next change retries.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         behind.retrying = true;
         let publisher = self.clone();
@@ -409,7 +406,7 @@ impl RowPublisher {
         });
     }
 
-    /// Publishes rows that are behind, until the node is overloaded again. Whether there are none left.
+    /// Publishes the remembered rows until the node is overloaded again. Returns whether none are left.
     fn catch_up(&self) -> bool {
         loop {
             let mut behind = self.behind.lock();
@@ -436,7 +433,8 @@ impl<T> Table<T> {
 
     /// Publishes every change to a room, with the columns of 64-bit integers (`i64`, `u64`) as text.
     ///
-    /// A browser's `JSON.parse` rounds integers beyond 2^53. Use this for ids and other numbers that may get there.
+    /// A browser's `JSON.parse` rounds integers above 2^53. Use this for ids and other numbers that may get
+    /// that large.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -469,15 +467,16 @@ impl<T> Table<T> {
 }
 
 impl<T> LiveTable<T> {
-    /// Makes a connection a member of the room, and sends it every row: it misses no later change, and sees no older row
-    /// after a newer one. All rows go through its outbox at once, so this is for tables that fit there.
+    /// Joins the room and sends every row to the connection. It misses no later change and sees no older row
+    /// after a newer one. All rows enter its outbox at once, so use this for tables that fit in the outbox.
     ///
-    /// While Redis is unavailable, the connection gets the rows that this node knows. If this node knows none yet, the
-    /// connection gets the rows as soon as Redis is back.
+    /// While Redis is unavailable, the connection receives the rows known to this node. If this node knows
+    /// none yet, the connection receives the rows once Redis is back.
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed; [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued for it;
-    /// [`Error::Backend`](crate::Error::Backend) when Redis refuses to show the table.
+    /// [`Error::Closed`](crate::Error::Closed) when the connection is closed;
+    /// [`Error::Overloaded`](crate::Error::Overloaded) when the rows can't be queued;
+    /// [`Error::Backend`](crate::Error::Backend) when Redis denies access to the table.
     pub async fn join(&self, conn: &Connection) -> Result<()> {
         unless_unavailable(self.table.ready().await)?;
         conn.join(self.room.name())?;
@@ -495,7 +494,7 @@ impl<T> LiveTable<T> {
         outcome
     }
 
-    /// The room to which it publishes.
+    /// Returns the room that it publishes to.
     pub fn room(&self) -> &Room {
         &self.room
     }
@@ -535,7 +534,7 @@ mod tests {
     use crate::Hub;
 
     #[tokio::test]
-    async fn only_so_many_rows_that_were_left_out_are_remembered() {
+    async fn the_number_of_remembered_rows_is_limited() {
         let hub = Hub::builder().build().unwrap();
         let table = hub.table::<Row>("rows", 1).unwrap().untyped();
         let publisher =
@@ -545,14 +544,13 @@ mod tests {
             publisher.is_behind(&row.to_string());
         }
         assert_eq!(publisher.behind.lock().keys.len(), ROWS_BEHIND);
-        assert!(publisher.behind.lock().forgot, "one was too many, and that is logged");
+        assert!(publisher.behind.lock().forgot, "one row exceeds the limit, which is logged");
         publisher.is_behind("7");
         assert!(publisher.catch_up(), "there is space again");
         let behind = publisher.behind.lock();
         assert!(behind.keys.is_empty() && !behind.forgot);
     }
 
-    /// A row of some table.
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Row {
         n: u32,

@@ -1,7 +1,8 @@
-//! A connection whose socket can't be taken: TLS, a server of a kind of its own, an event stream in hyper.
+//! Relays a connection whose socket can't be taken over: TLS, a custom server, an event stream in hyper.
 //!
-//! It is put beside a socket pair: the shard has one end and treats it like any socket, with the same outbox and the same
-//! rules; the other end is driven by tokio. The price, measured, is in `docs/tls.md` and `docs/performance.md`.
+//! The relay uses a socket pair. The shard holds one end and treats it like any socket, with the same outbox
+//! and the same rules; a tokio task serves the other end. `docs/tls.md` and `docs/performance.md` have the
+//! measured cost.
 
 use std::{
     io,
@@ -21,29 +22,30 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Time that a peer has to close its side after we have closed ours, and the other way round.
+/// Time for the peer to close its side after we have closed ours, and vice versa.
 const LINGER: Duration = Duration::from_secs(5);
-/// Time that a peer has to take what was sent before its shard let go of it: what the socket pair and TLS hold, some
-/// 300 KiB, on a poor link.
+/// Time for the peer to read what was sent before its shard closed the socket: what the socket pair and TLS
+/// hold, some 300 KiB, on a poor connection.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// How often it is asked whether the shard has let go of a peer that takes nothing.
+/// Interval of checks whether the shard has dropped a stalled peer.
 const STALL_CHECK: Duration = Duration::from_secs(5);
-/// Bytes read at once, from either side; the most that a TLS record holds.
+/// Bytes per read, from either side: the maximum of a TLS record.
 const CHUNK: usize = 16 << 10;
 
-/// A pair: the end for the shard, and the end for tokio.
+/// Creates a socket pair: the shard's end and tokio's end.
 fn pair() -> io::Result<(TcpStream, UnixStream)> {
     let (shard, driven) = StdUnixStream::pair()?;
     shard.set_nonblocking(true)?;
     driven.set_nonblocking(true)?;
-    // Only reads, writes and shutdowns are done with it, which all stream sockets have.
+    // Only reads, writes and shutdowns are used, which all stream sockets support.
     Ok((TcpStream::from(OwnedFd::from(shard)), UnixStream::from_std(driven)?))
 }
 
-/// Carries bytes between `stream` and the socket that is returned, in a task of its own, until both sides have closed.
+/// Relays bytes between `stream` and the returned socket, in its own task, until both sides have closed.
 ///
-/// Backlog stays where it belongs: a chunk is read only when the one before it is written, so what a slow peer does not
-/// take fills the socket pair and then its outbox, and what a busy shard does not take stays with the peer.
+/// A chunk is read only after the previous one has been written, so backpressure works in both directions:
+/// what a slow peer does not read fills the socket pair and then its outbox, and what a busy shard does not
+/// read stays with the peer.
 pub(crate) fn drive(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<TcpStream> {
     let (shard, driven) = pair()?;
     tokio::spawn(async move {
@@ -54,39 +56,37 @@ pub(crate) fn drive(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io:
     Ok(shard)
 }
 
-/// Carries bytes between a peer's stream and its shard.
+/// Relays bytes between a peer's stream and its shard.
 struct Carrier {
-    /// The other end of it is the shard's.
+    /// The relay's end of the socket pair.
     shard: UnixStream,
     /// From the shard to the peer.
     out: Way,
     /// From the peer to the shard.
     input: Way,
-    /// The time limit, while there is one. An idle connection has none.
+    /// An idle connection has no time limit.
     limit: Option<Limit>,
 }
 
 /// A time limit.
 struct Limit {
-    /// What it is for.
     kind: LimitKind,
-    /// Ready when it is over.
     over: Pin<Box<Sleep>>,
 }
 
-/// What a time limit is for.
+/// The purpose of a time limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LimitKind {
-    /// The peer takes nothing: see now and then whether the shard has let go of it.
+    /// The peer reads nothing: check regularly whether the shard has dropped it.
     StallCheck,
-    /// The shard has let go of a peer that takes nothing.
+    /// The shard has dropped a peer that reads nothing.
     Farewell,
     /// One side has closed.
     Linger,
 }
 
 impl Limit {
-    /// A limit that begins now.
+    /// Starts a limit now.
     fn begin(kind: LimitKind) -> Self {
         let time = match kind {
             LimitKind::StallCheck => STALL_CHECK,
@@ -96,14 +96,14 @@ impl Limit {
         Self { kind, over: Box::pin(sleep(time)) }
     }
 
-    /// Whether the shard has been found to have let go.
+    /// Returns whether the shard is known to have dropped the peer.
     fn is_farewell(&self) -> bool {
         self.kind == LimitKind::Farewell
     }
 }
 
 impl Carrier {
-    /// Carries what can be carried; ready when it is over.
+    /// Relays what is available. Ready when both sides have closed or a limit has expired.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -138,40 +138,39 @@ impl Carrier {
     }
 }
 
-/// Whether the other end of the pair is closed. What it has written before may still be there to be read.
+/// Returns whether the other end of the pair is closed. Bytes written before may still be unread.
 fn is_gone(shard: &UnixStream) -> bool {
     let ready = shard.ready(Interest::WRITABLE).now_or_never();
     ready.is_some_and(|ready| ready.is_ok_and(Ready::is_write_closed))
 }
 
-/// One of the two ways of a connection.
+/// One direction of a connection.
 #[derive(Default)]
 struct Way {
-    /// How far it has come.
     stage: Stage,
-    /// Read, and not yet taken by the other side. Mostly empty: a chunk goes from the stack of one into the other.
+    /// Bytes read but not yet written. Usually empty: chunks are written from the stack.
     waiting: Bytes,
-    /// Something was written since the last flush.
+    /// Whether something was written since the last flush.
     unflushed: bool,
 }
 
-/// How far a way has come.
+/// The stage of a direction.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
-    /// It carries bytes.
+    /// Relays bytes.
     #[default]
     Carrying,
-    /// Its reader has gone. What comes is read and forgotten: a socket that is closed with unread bytes resets its
-    /// peer, which may then never see what was sent to it last.
+    /// The reader has disconnected. Further bytes are read and discarded, because closing a socket with
+    /// unread bytes resets the connection, and the peer might then lose what was sent last.
     Discarding,
-    /// No more comes, and the reader is being told.
+    /// The end was reached and is being passed to the reader.
     Closing,
-    /// It is over.
+    /// Done.
     Closed,
 }
 
 impl Way {
-    /// Carries what can be carried; ready when no more will come.
+    /// Relays what is available. Ready when no more bytes will arrive.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -190,14 +189,14 @@ impl Way {
                     }
                 }
                 Stage::Carrying | Stage::Discarding => {
-                    // On the stack, so that nothing is held while nothing comes.
+                    // On the stack, so that an idle connection holds no buffer.
                     let mut space = [MaybeUninit::uninit(); CHUNK];
                     let mut chunk = ReadBuf::uninit(&mut space);
                     match from.as_mut().poll_read(cx, &mut chunk) {
                         Poll::Ready(Ok(())) if !chunk.filled().is_empty() => {
                             self.pass_on(cx, chunk.filled(), to.as_mut());
                         }
-                        Poll::Ready(_) => self.stage = Stage::Closing, // an error is the end as well
+                        Poll::Ready(_) => self.stage = Stage::Closing, // an error ends the direction, too
                         Poll::Pending => {
                             if self.unflushed {
                                 self.unflushed = to.as_mut().poll_flush(cx).is_pending();
@@ -207,7 +206,7 @@ impl Way {
                     }
                 }
                 Stage::Closing => {
-                    let _ = ready!(to.as_mut().poll_shutdown(cx)); // whoever has gone needs no telling
+                    let _ = ready!(to.as_mut().poll_shutdown(cx)); // fails only if the reader has disconnected
                     self.stage = Stage::Closed;
                 }
                 Stage::Closed => return Poll::Ready(()),
@@ -215,7 +214,7 @@ impl Way {
         }
     }
 
-    /// Writes a chunk; what is not taken at once waits.
+    /// Writes a chunk and keeps what can't be written at once.
     fn pass_on(&mut self, cx: &mut Context<'_>, chunk: &[u8], to: Pin<&mut impl AsyncWrite>) {
         if self.stage == Stage::Discarding {
             return;
@@ -230,20 +229,20 @@ impl Way {
         }
     }
 
-    /// The reader has gone.
+    /// Discards everything from now on, after the reader has disconnected.
     fn discard(&mut self) {
         *self = Self { stage: Stage::Discarding, ..Self::default() };
     }
 
-    /// Whether its reader has not taken everything.
+    /// Returns whether bytes are waiting for the reader.
     fn is_blocked(&self) -> bool {
         self.unflushed || !self.waiting.is_empty() || self.stage == Stage::Closing
     }
 }
 
-/// A response body that yields `first`, and then what the shard writes. The shard receives its socket when the body is
-/// polled for more than `first`; a body that never is costs no socket. When the client disconnects, the body is
-/// dropped, and the shard sees its socket closed.
+/// Returns a response body that yields `first` and then what the shard writes. The shard receives its socket
+/// when the body is polled again after `first`; a body that is not costs no socket. When the client
+/// disconnects, the body is dropped, and the shard sees its socket closed.
 pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
     let chunks = futures_util::stream::try_unfold(Source::Unread(first, start), |source| async move {
         let mut driven = match source {
@@ -255,7 +254,7 @@ pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static)
             }
             Source::Open(driven) => driven,
         };
-        // The buffer is made when there is something to read, so that an idle stream holds none.
+        // The buffer is allocated when there is something to read, so that an idle stream holds none.
         driven.readable().await?;
         let mut chunk = Vec::with_capacity(CHUNK);
         if driven.read_buf(&mut chunk).await? == 0 {
@@ -266,13 +265,13 @@ pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static)
     axum::body::Body::from_stream(chunks)
 }
 
-/// Where a body's bytes come from.
+/// The source of a body's bytes.
 enum Source<F> {
-    /// Not polled yet: the first frame, and what gives the shard its socket.
+    /// Not polled yet: the first frame, and the function that passes the socket to the shard.
     Unread(Bytes, F),
-    /// Not polled after the first frame; this gives the shard its socket.
+    /// Polled once: the function that passes the socket to the shard.
     Unasked(F),
-    /// The other end of the shard's socket.
+    /// The relay's end of the socket pair.
     Open(UnixStream),
 }
 
@@ -290,8 +289,8 @@ mod tests {
 
     use super::*;
 
-    /// A stream that tells, by letting go of what it holds, when the task that drives it has ended.
-    struct Watched(DuplexStream, #[expect(dead_code, reason = "it is watched")] Arc<()>);
+    /// A stream that drops its `Arc` when the task that relays it has ended.
+    struct Watched(DuplexStream, #[expect(dead_code, reason = "only its lifetime matters")] Arc<()>);
 
     impl AsyncRead for Watched {
         fn poll_read(
@@ -321,7 +320,8 @@ mod tests {
         }
     }
 
-    /// The shard's socket, the peer's end, and what is there as long as the task between them.
+    /// Returns the shard's socket, the peer's end, and a reference that is valid while the task between them
+    /// runs.
     fn driven() -> (TcpStream, DuplexStream, Weak<()>) {
         let (peer, stream) = duplex(1000);
         let task = Arc::new(());
@@ -329,27 +329,27 @@ mod tests {
         (drive(Watched(stream, task)).unwrap(), peer, watched)
     }
 
-    /// Lets the other task do all that it can do now: the clock stands until nobody has anything to do.
+    /// Lets the other task run until it has nothing to do: only then does the paused clock advance.
     async fn settle() {
         sleep(Duration::from_millis(1)).await;
     }
 
-    /// The time until the task has ended.
+    /// Waits until the task has ended and returns how long it took.
     async fn time_to_end(task: &Weak<()>) -> Duration {
         let begin = Instant::now();
         while task.upgrade().is_some() {
-            assert!(begin.elapsed() < Duration::from_secs(600), "it does not end");
+            assert!(begin.elapsed() < Duration::from_secs(600), "the task did not end");
             sleep(Duration::from_millis(100)).await;
         }
         begin.elapsed()
     }
 
-    /// Bytes of which each is where it belongs.
+    /// Returns bytes whose order can be verified.
     fn pattern(len: usize) -> Vec<u8> {
         (0..=250).cycle().take(len).collect()
     }
 
-    /// Writes to the shard's socket until nothing more goes in, also after a while.
+    /// Writes to the shard's socket until it accepts no more, even after a pause.
     async fn fill(shard: &mut TcpStream, bytes: &[u8]) -> usize {
         let mut written = 0;
         loop {
@@ -367,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Reads all that is there for the shard.
+    /// Reads everything available to the shard.
     fn take(shard: &mut TcpStream) -> Vec<u8> {
         let (mut got, mut buffer) = (Vec::new(), [0; 5000]);
         while let Ok(read @ 1..) = shard.read(&mut buffer) {
@@ -377,18 +377,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_slow_peer_does_not_take_waits_with_the_shard() {
+    async fn bytes_for_a_slow_peer_wait_in_the_shard() {
         let (mut shard, mut peer, task) = driven();
         let sent = pattern(8 << 20);
         let taken = fill(&mut shard, &sent).await;
-        assert!(taken < 1 << 20, "{taken} bytes are held for a peer that takes nothing");
-        // As long as the shard holds on to it, so do we.
+        assert!(taken < 1 << 20, "{taken} bytes are held for a peer that reads nothing");
+        // The relay runs as long as the shard keeps the connection.
         sleep(Duration::from_secs(3600)).await;
         assert!(task.upgrade().is_some());
         let mut got = vec![0; taken];
         peer.read_exact(&mut got).await.unwrap();
         assert!(got == sent[..taken]);
-        // It goes on as if nothing had been.
+        // The connection continues as if nothing had happened.
         settle().await;
         assert_eq!(shard.write(b"more").unwrap(), 4);
         peer.read_exact(&mut got[..4]).await.unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_busy_shard_does_not_take_waits_with_the_peer() {
+    async fn bytes_for_a_busy_shard_wait_at_the_peer() {
         let (mut shard, mut peer, task) = driven();
         let sent = pattern(4 << 20);
         let mut written = 0;
@@ -406,14 +406,14 @@ mod tests {
         {
             written += more.unwrap();
         }
-        assert!(written < 1 << 20, "{written} bytes are held for a shard that takes nothing");
+        assert!(written < 1 << 20, "{written} bytes are held for a shard that reads nothing");
         let mut got = Vec::new();
         while got.len() < written {
             got.extend(take(&mut shard));
             settle().await;
         }
         assert!(got == sent[..written]);
-        // The peer's end reaches the shard, behind what it has sent.
+        // The peer's end reaches the shard after what it has sent.
         peer.write_all(b"last").await.unwrap();
         drop(peer);
         settle().await;
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_cut_off_some_time_after_its_shard_has_let_go() {
+    async fn a_peer_that_reads_nothing_is_cut_off_after_its_shard_has_dropped_it() {
         let (mut shard, peer, task) = driven();
         fill(&mut shard, &pattern(8 << 20)).await;
         sleep(Duration::from_secs(77)).await;
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_is_only_slow_gets_everything_after_its_shard_has_let_go() {
+    async fn a_slow_peer_receives_everything_after_its_shard_has_dropped_it() {
         let (mut shard, mut peer, task) = driven();
         let sent = pattern(8 << 20);
         let taken = fill(&mut shard, &sent).await;
@@ -449,28 +449,28 @@ mod tests {
         }
         assert_eq!(got.len(), taken);
         assert!(got == sent[..taken]);
-        // It has not closed its side, and is given some time for it.
+        // The peer has not closed its side and has some time to do so.
         let time = time_to_end(&task).await;
         assert!(time >= LINGER / 2 && time <= LINGER + Duration::from_secs(1), "{time:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_after_the_shard_has_let_go_is_read_and_forgotten() {
+    async fn bytes_that_arrive_after_the_shard_has_dropped_the_peer_are_discarded() {
         let (mut shard, mut peer, task) = driven();
         assert_eq!(shard.write(b"bye").unwrap(), 3);
         drop(shard);
-        // Far more than the stream holds: it must be read, or this would wait for ever.
+        // Far more than the stream holds: unless it is read, this waits forever.
         peer.write_all(&pattern(1 << 20)).await.unwrap();
         let mut got = Vec::new();
         peer.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"bye");
-        assert!(task.upgrade().is_some(), "it waits for the peer's end");
+        assert!(task.upgrade().is_some(), "the task waits for the peer's end");
         drop(peer);
         assert!(time_to_end(&task).await < Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_is_lost_is_noticed_by_the_shard() {
+    async fn the_shard_detects_a_lost_peer() {
         let (mut shard, peer, task) = driven();
         fill(&mut shard, &pattern(8 << 20)).await;
         drop(peer);

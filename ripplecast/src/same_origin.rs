@@ -1,4 +1,4 @@
-//! The origin check of upgrades, for plain requests that may change something.
+//! The origin check for plain requests that may change something.
 
 use std::{
     future::{Ready, ready},
@@ -20,7 +20,7 @@ use crate::{
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// A tower layer that refuses requests from other sites' pages with 403 if they may change something.
+/// A tower layer that rejects requests from other sites' pages with 403 if they may change something.
 ///
 /// A browser lets any page send a POST to any server, with that server's cookies. The layer accepts `GET`, `HEAD`,
 /// `OPTIONS` and `TRACE`, and any other method only if it comes from an allowed page, or from no page at all. It reads
@@ -49,8 +49,8 @@ pub struct SameOrigin {
 }
 
 impl SameOrigin {
-    /// Creates a layer that allows pages of the host that the request goes to, through the hub's
-    /// [trusted proxies](crate::HubBuilder::trusted_proxies).
+    /// Creates a layer that allows pages of the request's own host, with the hub's [trusted
+    /// proxies](crate::HubBuilder::trusted_proxies).
     pub fn new(hub: &Hub) -> Self {
         Self { hub: hub.clone(), origins: OriginPolicy::Same }
     }
@@ -107,7 +107,7 @@ where
     }
 }
 
-/// Whether a request that may change something comes from an allowed page, or from no page at all.
+/// Returns whether a request comes from an allowed page, or from no page at all.
 fn allowed(policy: &OriginPolicy, headers: &HeaderMap, peer: &ForwardedPeer) -> bool {
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter().peekable();
     let is_from_browser = sites.peek().is_some();
@@ -144,7 +144,7 @@ mod tests {
     async fn pages_of_other_origins_change_nothing() {
         let layer = SameOrigin::new(&Hub::builder().build().unwrap());
         let cases: &[(&[(&str, &str)], bool)] = &[
-            (&[], true), // no browser
+            (&[], true), // not a browser
             (&[("origin", "https://shop.example")], true),
             (&[("origin", "https://evil.example")], false),
             (&[("origin", "https://shop.example.evil.example")], false),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_and_any() {
+    async fn a_list_allows_its_origins_and_any_allows_all() {
         let hub = Hub::builder().build().unwrap();
         let list = SameOrigin::new(&hub).origins(OriginPolicy::list(["https://app.example"]).unwrap());
         let any = SameOrigin::new(&hub).origins(OriginPolicy::Any);

@@ -1,8 +1,8 @@
-//! permessage-deflate (RFC 7692), without context takeover on either side: each message is compressed by itself, so that it
-//! is compressed once for everybody, and no connection keeps a window.
+//! permessage-deflate (RFC 7692) without context takeover on either side. Messages are compressed
+//! independently, so each is compressed once for all receivers, and no connection keeps a window.
 //!
-//! A compressor and a decompressor are kept for each thread that has needed one, some 300 KiB together; a connection keeps
-//! none.
+//! Each thread that needs them keeps a compressor and a decompressor, some 300 KiB together. A connection
+//! keeps none.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,25 +17,27 @@ use crate::limits::{COMPRESS_ABOVE, FINAL_BLOCKS};
 
 /// Whether messages are compressed (permessage-deflate, RFC 7692); for [`Endpoint::compression`](crate::ws::Endpoint::compression).
 ///
-/// Where it is not [`Off`](Self::Off), it is negotiated with those clients that offer it, which browsers do. Each message
-/// is compressed by itself ("no context takeover"), so that one for a room is compressed once for all members, and nothing
-/// is kept for a connection. What does not get smaller is sent as it is. Compressed messages of clients are accepted
-/// whatever their length; [`max_message`](crate::ws::Endpoint::max_message) holds for them before and after inflating.
+/// Unless it is [`Off`](Self::Off), compression is negotiated with clients that offer it, which browsers do.
+/// Messages are compressed independently ("no context takeover"): a message to a room is compressed once for
+/// all members, and connections hold no state. A message that would not become shorter is sent uncompressed.
+/// Compressed messages from clients are accepted at any length;
+/// [`max_message`](crate::ws::Endpoint::max_message) applies before and after inflating.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Compression {
-    /// It is not negotiated. The default, since it costs CPU time, and since the length of what is compressed tells
-    /// something of it: a secret must not be in one message with text that somebody else may choose (CRIME, BREACH).
+    /// Not negotiated. This is the default because compression costs CPU time and because the compressed
+    /// length reveals information: a message must not combine a secret with text that someone else can choose
+    /// (CRIME, BREACH).
     #[default]
     Off,
-    /// Messages longer than 256 bytes are compressed: shorter ones are one packet either way.
+    /// Compresses messages longer than 256 bytes. Shorter ones fit in one packet either way.
     On,
-    /// Messages longer than so many bytes are compressed.
+    /// Compresses messages longer than this many bytes.
     Above(usize),
 }
 
 impl Compression {
-    /// The length in bytes above which messages are compressed; `None` when it is off.
+    /// Returns the length in bytes above which messages are compressed; `None` if off.
     pub(crate) fn threshold(self) -> Option<usize> {
         match self {
             Self::Off => None,
@@ -45,24 +47,24 @@ impl Compression {
     }
 }
 
-/// A payload's compressed form, made when it is first wanted and shared by everybody who wants it.
+/// The compressed form of a payload, created on first use and shared.
 #[derive(Debug, Default)]
 pub(crate) struct Deflated(OnceLock<Option<Bytes>>);
 
 impl Deflated {
-    /// The compressed form of `payload`; `None` when it is no shorter.
+    /// Returns the compressed form of `payload`; `None` if it is not shorter.
     pub(crate) fn of(&self, payload: &[u8]) -> Option<Bytes> {
         self.0.get_or_init(|| compress(payload).map(Bytes::from)).clone()
     }
 }
 
-/// What ends each compressed message and is not sent (RFC 7692, section 7.2.1).
+/// The end of each compressed message, which is not sent (RFC 7692, section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// That, and an empty final block. A message that is whole ends with it; one that is cut short takes it for data.
+/// The tail and an empty final block. A complete message ends with them; a truncated one treats them as data.
 const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// zlib's level: what higher ones gain in length on short messages is small beside what they cost.
+/// zlib's level. Higher levels shorten small messages little for what they cost.
 const LEVEL: u32 = 3;
 
 thread_local! {
@@ -71,17 +73,17 @@ thread_local! {
     static COMPRESSED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many messages this thread has compressed since it was asked last.
+/// Returns how many messages this thread has compressed since the last call.
 pub(crate) fn take_compressed() -> u64 {
     COMPRESSED.take()
 }
 
-/// Compresses a payload; `None` when that makes it no shorter.
+/// Compresses a payload; `None` if the result is not shorter.
 pub(crate) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
     COMPRESSED.set(COMPRESSED.get() + 1);
     COMPRESSOR.with_borrow_mut(|compressor| {
         compressor.reset();
-        // Whatever does not fit is not shorter. The tail, of which the flush leaves at least its four bytes, is cut off.
+        // Output that does not fit is not shorter. The flush leaves the tail of four bytes, which is cut off.
         let mut out = Vec::with_capacity(payload.len() + TAIL.len());
         let status = compressor.compress_vec(payload, &mut out, FlushCompress::Sync).ok()?;
         let whole = status == Status::Ok && compressor.total_in() == payload.len() as u64;
@@ -92,18 +94,19 @@ pub(crate) fn compress(payload: &[u8]) -> Option<Vec<u8>> {
         if out.len() >= payload.len() {
             return None;
         }
-        out.shrink_to_fit(); // it may be kept for long, and is counted as its length
+        out.shrink_to_fit(); // it may be kept for long and is counted by its length
         Some(out)
     })
 }
 
-/// Inflates a message of at most `max_message` bytes. More than that is never held, however much it would be.
+/// Inflates a message of at most `max_message` bytes. Never holds more, whatever the message would inflate
+/// to.
 ///
 /// # Errors
-/// 1009 when it is longer; 1007 when it can't be inflated, or is cut short.
+/// 1009 when the message is longer; 1007 when it is truncated or not valid deflate data.
 pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, ProtocolError> {
     if compressed.is_empty() {
-        return Ok(Vec::new()); // an empty message is one byte (RFC 7692, section 7.2.3.6), but who sends none means the same
+        return Ok(Vec::new()); // RFC 7692, section 7.2.3.6, sends one byte for an empty message, but no byte means the same
     }
     DECOMPRESSOR.with_borrow_mut(|decompressor| {
         let (mut input, mut out) = (compressed, Vec::new());
@@ -119,13 +122,13 @@ pub(crate) fn inflate(compressed: &[u8], max_message: usize) -> Result<Vec<u8>, 
                 let whole = ended && end.is_empty() && out.len() == len;
                 return if whole { Ok(trimmed(out)) } else { Err(ProtocolError::NOT_DEFLATE) };
             }
-            // Others may follow a final block (RFC 7692, section 7.2.3.4).
+            // Other blocks may follow a final one (RFC 7692, section 7.2.3.4).
         }
         Err(ProtocolError::NOT_DEFLATE)
     })
 }
 
-/// Inflates up to a final block or to the end of `input`. Whether it was a final block.
+/// Inflates up to a final block or the end of `input`. Returns whether it was a final block.
 fn inflate_stream(
     decompressor: &mut Decompress,
     input: &mut &[u8],
@@ -134,7 +137,7 @@ fn inflate_stream(
 ) -> Result<bool, ProtocolError> {
     loop {
         if out.len() == out.capacity() {
-            // Doubles, beginning with a usual ratio, up to one byte more than may be.
+            // Starts with a typical ratio and doubles, up to one byte above the limit.
             let left = max_message.saturating_add(1) - out.len();
             out.reserve_exact(out.len().max(4 * input.len()).max(64).min(left));
         }
@@ -149,7 +152,7 @@ fn inflate_stream(
         }
         match status {
             Status::StreamEnd => return Ok(true),
-            Status::Ok | Status::BufError if out.len() == out.capacity() => {} // there may be more to come out
+            Status::Ok | Status::BufError if out.len() == out.capacity() => {} // there may be more output
             Status::Ok | Status::BufError if input.is_empty() => return Ok(false),
             Status::Ok | Status::BufError if taken == 0 && made == 0 => {
                 return Err(ProtocolError::NOT_DEFLATE);
@@ -159,7 +162,7 @@ fn inflate_stream(
     }
 }
 
-/// A message must not hold on to much more than it is.
+/// Frees excess capacity, so that a message does not hold much more than its length.
 fn trimmed(mut message: Vec<u8>) -> Vec<u8> {
     if message.capacity() > 2 * message.len() {
         message.shrink_to_fit();
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rfcs_examples() {
+    fn the_examples_from_the_rfc_are_inflated() {
         // RFC 7692, sections 7.2.3.1, 7.2.3.3 (stored), 7.2.3.4 (final block) and 7.2.3.5 (two blocks).
         assert_eq!(inflated(b"\xf2\x48\xcd\xc9\xc9\x07\x00"), b"Hello");
         assert_eq!(inflated(b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"), b"Hello");
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gets_no_shorter_is_not_compressed() {
+    fn a_payload_that_does_not_shrink_is_not_compressed() {
         assert_eq!(compress(b""), None);
         assert_eq!(compress(b"abc"), None);
         let noise: Vec<u8> = (0..1000_u32).map(|n| (n.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_costs_no_more_than_the_limit() {
+    fn a_compression_bomb_is_stopped_at_the_limit() {
         let bomb = compress(&vec![0; 100 << 20]).unwrap();
         assert!(bomb.len() < 1 << 20);
         assert_eq!(inflate(&bomb, 1000), Err(ProtocolError::TOO_BIG));
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_message_holds_little_however_long_it_came() {
+    fn a_short_message_holds_little_memory_however_long_its_compressed_form() {
         let stored = b"\x00\x00\x00\xff\xff".repeat(10_000);
         let message = inflated(&[&stored[..], b"\x4a\x04\x00"].concat());
         assert_eq!(message, b"a");
@@ -222,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_deflate_is_refused() {
-        assert_eq!(inflate(b"\x07", 1000), Err(ProtocolError::NOT_DEFLATE), "a block of the reserved kind");
+    fn invalid_and_truncated_data_is_rejected() {
+        assert_eq!(inflate(b"\x07", 1000), Err(ProtocolError::NOT_DEFLATE), "a block of the reserved type");
         assert_eq!(inflate(b"\x00\x05\x00\x00\x00Hello", 1000), Err(ProtocolError::NOT_DEFLATE));
         let letters: Vec<u8> = (0..1000).map(|n| b'a' + (n % 7) as u8).collect();
         for message in [&b"Hello, hello"[..], &letters] {
@@ -234,13 +237,13 @@ mod tests {
                 assert_eq!(inflate(cut, 1000), Err(ProtocolError::NOT_DEFLATE), "{cut:x?}");
             }
         }
-        // Nine stored bytes are promised, and the four that end a flush must not be among them.
+        // Nine stored bytes are announced, and the four that end a flush must not be counted among them.
         assert_eq!(inflate(b"\x00\x09\x00\xf6\xffHello", 1000), Err(ProtocolError::NOT_DEFLATE));
-        // And the next message is not harmed by it.
+        // The next message is not affected.
         assert_eq!(inflated(b"\xf2\x48\xcd\xc9\xc9\x07\x00"), b"Hello");
     }
 
-    /// A compressed form, also where it is no shorter.
+    /// Compresses a payload even if the result is not shorter.
     fn compress_always(payload: &[u8]) -> Vec<u8> {
         let (mut compressor, mut out) = (
             Compress::new(flate2::Compression::new(LEVEL), false),
@@ -251,9 +254,9 @@ mod tests {
     }
 
     #[test]
-    fn final_blocks() {
+    fn up_to_the_limit_of_final_blocks_is_accepted() {
         let hello = b"\xf3\x48\xcd\xc9\xc9\x07\x00";
-        assert_eq!(inflated(hello), b"Hello", "with nothing behind it");
+        assert_eq!(inflated(hello), b"Hello", "with nothing after it");
         assert_eq!(inflated(&hello.repeat(3)), b"HelloHelloHello");
         assert_eq!(inflated(&[&hello.repeat(3)[..], b"\x00"].concat()), b"HelloHelloHello");
         assert_eq!(inflated(&hello.repeat(FINAL_BLOCKS)).len(), 5 * FINAL_BLOCKS);
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_compressed_once_for_everybody() {
+    fn a_payload_is_compressed_once_for_all_receivers() {
         take_compressed();
         let payload = [b'x'; 500];
         let deflated = Deflated::default();
@@ -275,7 +278,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_was_compressed_inflates(payload in prop::collection::vec(0_u8..4, 0..5000)) {
+        fn a_compressed_payload_inflates_to_itself(payload in prop::collection::vec(0_u8..4, 0..5000)) {
             if let Some(compressed) = compress(&payload) {
                 prop_assert!(compressed.len() < payload.len());
                 prop_assert_eq!(inflate(&compressed, payload.len()), Ok(payload.clone()));
@@ -284,7 +287,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_is_inflated_or_refused(compressed: Vec<u8>, max in 0_usize..2000) {
+        fn any_input_is_inflated_or_rejected(compressed: Vec<u8>, max in 0_usize..2000) {
             match inflate(&compressed, max) {
                 Ok(out) => prop_assert!(out.len() <= max && out.capacity() <= 2 * out.len()),
                 Err(error) => prop_assert!(matches!(error.code, 1007 | 1009)),

@@ -1,11 +1,11 @@
-//! A server's frames: never masked, never fragmented.
+//! Encodes a server's frames, which are never masked or fragmented.
 
 use super::header::{MAX_HEADER, Opcode};
 use crate::{limits::CLOSE_REASON, text::prefix};
 
-/// Appends the header of a whole server frame with a payload of `len` bytes. The payload is to follow.
+/// Appends the header of a server frame with a payload of `len` bytes, which must follow.
 ///
-/// One encoded frame serves any number of clients, because servers don't mask.
+/// One encoded frame can be sent to any number of clients, because servers don't mask.
 ///
 /// ```
 /// use ripplecast::codec::{Opcode, encode_header};
@@ -18,7 +18,7 @@ use crate::{limits::CLOSE_REASON, text::prefix};
 #[inline]
 pub fn encode_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     let first = 0x80 | opcode as u8;
-    // No type is wider than 64 bits here, so the casts lose nothing.
+    // `usize` has at most 64 bits, so the casts lose nothing.
     match len {
         0..=125 => out.extend_from_slice(&[first, len as u8]),
         126..=0xFFFF => {
@@ -32,9 +32,9 @@ pub fn encode_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     }
 }
 
-/// Appends a whole server frame.
+/// Appends a complete server frame.
 ///
-/// A control frame's payload must not be longer than 125 bytes, as a received ping's never is.
+/// The payload of a control frame must not be longer than 125 bytes; that of a received ping never is.
 ///
 /// ```
 /// use ripplecast::codec::{Opcode, encode_frame};
@@ -52,7 +52,8 @@ pub fn encode_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a whole server frame whose payload is compressed (RFC 7692): `deflated` without the four bytes that end a flush.
+/// Appends a complete server frame with a compressed payload (RFC 7692): `deflated` without the four bytes
+/// that end a flush.
 ///
 /// ```
 /// use ripplecast::codec::{Opcode, encode_compressed};
@@ -67,7 +68,8 @@ pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, deflated: &[u8]) {
     out[start] |= crate::codec::header::RSV1;
 }
 
-/// Appends a close frame. The reason is cut to the 123 bytes that fit, between characters; without a code there is none.
+/// Appends a close frame. The reason is cut to the 123 bytes that fit, between characters, and omitted
+/// without a code.
 ///
 /// ```
 /// use ripplecast::codec::encode_close;

@@ -1,4 +1,4 @@
-//! What a decoder hands out: events, payloads and errors.
+//! The output of a decoder: events, payloads and errors.
 
 use std::{borrow::Cow, fmt, ops::Deref};
 
@@ -6,35 +6,36 @@ use bytes::Bytes;
 
 use super::header::Opcode;
 
-/// Something complete that a client sent.
+/// A complete message or control frame from a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event<'a> {
-    /// A whole text message. Its bytes are UTF-8, checked.
+    /// A complete text message. Its bytes are valid UTF-8.
     Text(Payload<'a>),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(Payload<'a>),
-    /// A whole message, still compressed: only where [`decode_deflate`](crate::codec::Decoder::decode_deflate) was called.
+    /// A complete message that is still compressed. Returned only by
+    /// [`decode_deflate`](crate::codec::Decoder::decode_deflate).
     Compressed {
-        /// Whether it is text, which is to be checked once it is inflated.
+        /// Whether it is text, which must be validated once it is inflated.
         text: bool,
-        /// The compressed bytes, without the tail that RFC 7692 has removed.
+        /// The compressed bytes, without the tail that RFC 7692 removes.
         payload: Payload<'a>,
     },
-    /// A ping. Answer with a pong of the same payload, at most 125 bytes.
+    /// A ping. Answer with a pong with the same payload of at most 125 bytes.
     Ping(Payload<'a>),
-    /// A pong, asked for or not.
+    /// A pong, solicited or not.
     Pong(Payload<'a>),
-    /// The client closes. Answer with a close frame; nothing follows.
+    /// The client closes the connection. Answer with a close frame; nothing follows.
     Close {
-        /// The reason as a number, one that RFC 6455 allows to be sent; `None` when the frame was empty.
+        /// The close code, which RFC 6455 allows to be sent; `None` if the frame was empty.
         code: Option<u16>,
-        /// The reason in words, often empty.
+        /// The reason as text, often empty.
         reason: Cow<'a, str>,
     },
 }
 
 impl<'a> Event<'a> {
-    /// The event of a frame that is a message of its own, unmasked, with the checks of its content.
+    /// Creates the event of an unmasked, unfragmented frame and validates its content.
     #[inline]
     pub(super) fn whole(opcode: Opcode, payload: &'a [u8]) -> Result<Self, ProtocolError> {
         match opcode {
@@ -45,26 +46,26 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The event of a complete control frame.
+    /// Creates the event of a complete control frame.
     pub(super) fn control(opcode: Opcode, payload: Payload<'a>) -> Result<Self, ProtocolError> {
         match opcode {
             Opcode::Ping => Ok(Self::Ping(payload)),
             Opcode::Pong => Ok(Self::Pong(payload)),
             Opcode::Close => Self::close(payload),
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
-                unreachable!("{opcode:?} is no control frame")
+                unreachable!("{opcode:?} is not a control frame")
             }
         }
     }
 
-    /// Reads the payload of a close frame (RFC 6455, sections 5.5.1 and 7.4).
+    /// Parses the payload of a close frame (RFC 6455, sections 5.5.1 and 7.4).
     fn close(payload: Payload<'a>) -> Result<Self, ProtocolError> {
         let code = match *payload {
             [] => return Ok(Self::Close { code: None, reason: Cow::Borrowed("") }),
             [_] => return Err(ProtocolError::HALF_CODE),
             [high, low, ..] => u16::from_be_bytes([high, low]),
         };
-        // 1004 to 1006 and 1015 are never sent; 1012 to 1014 were registered after the RFC.
+        // 1004 to 1006 and 1015 must never be sent; 1012 to 1014 were registered after the RFC.
         if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
             return Err(ProtocolError::BAD_CODE);
         }
@@ -80,14 +81,14 @@ impl<'a> Event<'a> {
 /// The bytes of a message or a control frame.
 #[derive(Clone)]
 pub enum Payload<'a> {
-    /// The frame was whole in the input: these are its bytes there, unmasked.
+    /// The bytes in the input, unmasked: the frame was complete there.
     Borrowed(&'a [u8]),
-    /// The bytes came in pieces, and were put together.
+    /// The bytes, assembled from pieces.
     Owned(Vec<u8>),
 }
 
 impl Payload<'_> {
-    /// The bytes.
+    /// Returns the bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -96,7 +97,7 @@ impl Payload<'_> {
         }
     }
 
-    /// The bytes, to keep. Copies them if they are borrowed.
+    /// Converts into owned bytes, copying them if they are borrowed.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
@@ -120,7 +121,7 @@ impl AsRef<[u8]> for Payload<'_> {
     }
 }
 
-/// Payloads are equal when their bytes are, however they came.
+/// Payloads are equal if their bytes are, borrowed or owned.
 impl PartialEq for Payload<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.as_slice() == other.as_slice()
@@ -139,12 +140,13 @@ impl fmt::Debug for Payload<'_> {
     }
 }
 
-/// The client broke the protocol. Close the connection with this code and reason.
+/// A protocol violation by the client. Close the connection with this code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProtocolError {
-    /// 1002: a frame that RFC 6455 forbids; 1007: text that is not UTF-8, or data that can't be inflated; 1009: a message longer than allowed.
+    /// 1002 for a frame that RFC 6455 forbids, 1007 for text that is not UTF-8 or data that can't be
+    /// inflated, 1009 for a message above the limit.
     pub code: u16,
-    /// What was wrong, short enough for a close frame.
+    /// The problem, in a text short enough for a close frame.
     pub reason: &'static str,
 }
 
@@ -156,16 +158,16 @@ impl ProtocolError {
     pub(super) const FRAGMENTED_CONTROL: Self = Self::protocol("a control frame is fragmented");
     pub(super) const STRAY_CONTINUATION: Self = Self::protocol("a continuation without a message");
     pub(super) const UNFINISHED_MESSAGE: Self = Self::protocol("a new message inside an unfinished one");
-    pub(super) const PADDED_LENGTH: Self = Self::protocol("a length is longer than it need be");
+    pub(super) const PADDED_LENGTH: Self = Self::protocol("a length is not minimally encoded");
     pub(super) const NEGATIVE_LENGTH: Self = Self::protocol("a length has its top bit set");
-    pub(super) const HALF_CODE: Self = Self::protocol("half a close code");
+    pub(super) const HALF_CODE: Self = Self::protocol("an incomplete close code");
     pub(super) const BAD_CODE: Self = Self::protocol("a close code that must not be sent");
     pub(crate) const INVALID_UTF8: Self = Self { code: 1007, reason: "text is not UTF-8" };
     pub(super) const INVALID_REASON: Self = Self { code: 1007, reason: "a close reason is not UTF-8" };
     pub(crate) const NOT_DEFLATE: Self = Self { code: 1007, reason: "the message can't be inflated" };
     pub(crate) const TOO_BIG: Self = Self { code: 1009, reason: "the message is too long" };
 
-    /// A frame that the RFC forbids.
+    /// Creates the error for a frame that the RFC forbids.
     const fn protocol(reason: &'static str) -> Self {
         Self { code: 1002, reason }
     }

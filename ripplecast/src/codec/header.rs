@@ -1,36 +1,37 @@
-//! The header of a client's frame: what it says, and whether it may say so.
+//! Parses and validates the header of a client's frame.
 
 use super::event::ProtocolError;
 
-/// Longest header of a frame in bytes: two, a length of eight and a mask of four. A server's own is at most ten.
+/// Maximum length of a frame header in bytes: two, a length of eight and a mask of four. A server's own
+/// header has at most ten.
 pub const MAX_HEADER: usize = 14;
 
-/// Longest payload of a control frame (RFC 6455, section 5.5).
+/// Maximum payload of a control frame (RFC 6455, section 5.5).
 pub(super) const MAX_CONTROL: usize = 125;
 
-/// The bit of a frame's first byte that says that the message is compressed (RFC 7692, section 6).
+/// The bit of a frame's first byte that marks a compressed message (RFC 7692, section 6).
 pub(super) const RSV1: u8 = 0x40;
 
-/// What a frame is (RFC 6455, section 5.2).
+/// The type of a frame (RFC 6455, section 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Opcode {
-    /// A further part of a fragmented message.
+    /// A later fragment of a message.
     Continuation = 0,
-    /// A text message, or its first part.
+    /// A text message, or its first fragment.
     Text = 1,
-    /// A binary message, or its first part.
+    /// A binary message, or its first fragment.
     Binary = 2,
-    /// The end of the connection, from one side.
+    /// Starts or answers the close of the connection.
     Close = 8,
-    /// A question whether the other side is there.
+    /// Asks whether the peer is alive.
     Ping = 9,
-    /// The answer to a ping.
+    /// Answers a ping.
     Pong = 10,
 }
 
 impl Opcode {
-    /// The opcode in the low half of a frame's first byte.
+    /// Returns the opcode in the low half of a frame's first byte.
     #[inline]
     fn from_bits(first: u8) -> Option<Self> {
         Some(match first & 0x0F {
@@ -44,35 +45,34 @@ impl Opcode {
         })
     }
 
-    /// Whether frames of this kind may come in the middle of a message, and are short and whole.
+    /// Returns whether this is a control frame, which is short, not fragmented, and may arrive within a
+    /// fragmented message.
     #[inline]
     pub fn is_control(self) -> bool {
         self as u8 >= Self::Close as u8
     }
 }
 
-/// A header that obeys the rules, with its length within the limit.
+/// A valid header, with a length within the limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    /// Whether the frame ends its message.
     pub(super) fin: bool,
-    /// What the frame is.
     pub(super) opcode: Opcode,
-    /// Whether its message is compressed: RSV1 of permessage-deflate.
+    /// RSV1 of permessage-deflate.
     pub(super) compressed: bool,
-    /// What the payload is masked with.
     pub(super) mask: [u8; 4],
-    /// Length of the payload.
+    /// Length of the payload in bytes.
     pub(super) len: usize,
-    /// Length of the header itself.
+    /// Length of the header in bytes.
     pub(super) size: usize,
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`; `None` when more of it must arrive.
+    /// Parses the header at the start of `bytes`; `None` if it is incomplete.
     ///
-    /// With `deflate`, a message may be compressed. `open` is the length that a fragmented message has so far, `None` outside one. Each rule is checked with the first
-    /// byte that can break it, so the verdict depends on the bytes alone, never on the pieces in which they came.
+    /// With `deflate`, a message may be compressed. `open` is the length of the fragmented message so far,
+    /// `None` outside one. Each rule is checked at the first byte that can break it, so the result never
+    /// depends on how the bytes were split.
     #[inline]
     pub(super) fn parse(
         bytes: &[u8],
@@ -102,7 +102,8 @@ impl Header {
     }
 }
 
-/// Checks a frame's first byte: FIN, the reserved bits, the opcode, and whether its kind of frame may come now.
+/// Checks a frame's first byte: FIN, the reserved bits, the opcode, and whether this type of frame is allowed
+/// now.
 #[inline]
 fn check_first(first: u8, in_message: bool, deflate: bool) -> Result<(bool, Opcode, bool), ProtocolError> {
     let compressed = first & 0x70 == RSV1 && deflate;
@@ -111,7 +112,7 @@ fn check_first(first: u8, in_message: bool, deflate: bool) -> Result<(bool, Opco
     }
     let fin = first & 0x80 != 0;
     let opcode = Opcode::from_bits(first).ok_or(ProtocolError::UNKNOWN_OPCODE)?;
-    // Only the first frame of a message says that it is compressed (RFC 7692, section 6.1).
+    // Only the first frame of a message marks it as compressed (RFC 7692, section 6.1).
     if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
         return Err(ProtocolError::RESERVED_BITS);
     }
@@ -123,7 +124,8 @@ fn check_first(first: u8, in_message: bool, deflate: bool) -> Result<(bool, Opco
     }
 }
 
-/// The payload's length, and what follows it; `None` when more of it must arrive. `short` is the second byte's low part.
+/// Parses the payload's length and returns it with the bytes that follow; `None` if it is incomplete. `short`
+/// is the length in the second byte.
 #[inline]
 fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, ProtocolError> {
     let (len, rest, least) = match short {
@@ -132,7 +134,7 @@ fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, ProtocolErr
             (u64::from(u16::from_be_bytes(len)), rest, 126)
         }
         127 => {
-            // The top bit is the very first to arrive, and must be 0.
+            // The top bit arrives first and must be 0.
             if rest.first().is_some_and(|top| top & 0x80 != 0) {
                 return Err(ProtocolError::NEGATIVE_LENGTH);
             }

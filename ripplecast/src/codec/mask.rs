@@ -1,6 +1,6 @@
-//! Masking: every byte of a client's payload is XORed with one of four (RFC 6455, section 5.3).
+//! Masking: each byte of a client's payload is XORed with one of four bytes (RFC 6455, section 5.3).
 
-/// Unmasks (or masks) `bytes`, the first of which belongs to the mask's first byte.
+/// Unmasks (or masks) `bytes`, starting with the mask's first byte.
 #[inline]
 pub(super) fn apply(bytes: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
@@ -15,7 +15,7 @@ pub(super) fn apply(bytes: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// The mask for what follows after `taken` bytes.
+/// Returns the mask for the bytes after the first `taken` ones.
 #[inline]
 pub(super) fn advance(mut mask: [u8; 4], taken: usize) -> [u8; 4] {
     mask.rotate_left(taken % 4);

@@ -1,4 +1,4 @@
-//! What is half done: a header, a frame or a message of which more must arrive.
+//! An unfinished header, frame or message.
 
 use super::{
     Decoded,
@@ -7,64 +7,59 @@ use super::{
     mask,
 };
 
-/// The smallest buffer for a message in pieces, so that one that drips in is not moved at each byte.
+/// Initial buffer of a message in pieces, so that single bytes do not each cause a reallocation.
 const FIRST_CAPACITY: usize = 64;
 
-/// A decoder's memory of what has arrived in part.
+/// The unfinished part of a decoder's input.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
-    /// The first bytes of a header that isn't whole.
+    /// The first bytes of an incomplete header.
     header: [u8; MAX_HEADER],
-    /// How many of them there are.
     header_len: usize,
-    /// The frame whose payload isn't whole.
+    /// The frame whose payload is incomplete.
     frame: Option<Frame>,
-    /// The payload of a control frame that isn't whole. It may come in the middle of a message, so it has a place of its own.
+    /// The payload of an incomplete control frame. Separate from `message`, because it may arrive within one.
     control: Vec<u8>,
-    /// The message that isn't whole, in one frame or in several.
+    /// The incomplete message, in one frame or several.
     message: Option<Message>,
 }
 
-/// A frame whose header has been read.
+/// A frame whose header is complete.
 #[derive(Debug)]
 struct Frame {
-    /// Whether the frame ends its message.
     fin: bool,
-    /// What the frame is.
     opcode: Opcode,
-    /// Whether its message is compressed.
     compressed: bool,
-    /// What the rest of the payload is masked with, turned so that its first byte is the next to use.
+    /// The mask of the remaining payload, rotated so that its first byte is next.
     mask: [u8; 4],
-    /// How much of the payload has still to arrive.
+    /// Payload bytes still missing.
     remaining: usize,
 }
 
-/// A text or binary message that is being put together.
+/// A text or binary message that is being assembled.
 #[derive(Debug)]
 struct Message {
-    /// Whether it is text.
     text: bool,
-    /// Whether it is compressed, so that its bytes are no text yet.
+    /// If so, its bytes can't be validated as text yet.
     compressed: bool,
-    /// What has arrived of it, unmasked.
+    /// The unmasked bytes so far.
     bytes: Vec<u8>,
-    /// How many of these bytes are whole characters of text. At most three are not.
+    /// How many of these bytes are validated text. At most three trailing bytes are not.
     checked: usize,
 }
 
 impl Partial {
-    /// Whether nothing is half done.
+    /// Returns whether nothing is unfinished.
     pub(super) fn is_empty(&self) -> bool {
         self.header_len == 0 && self.frame.is_none() && self.message.is_none()
     }
 
-    /// Bytes on the heap, besides this struct's own.
+    /// Returns the heap bytes held, excluding this struct.
     pub(super) fn held_bytes(&self) -> usize {
         self.control.capacity() + self.message.as_ref().map_or(0, |message| message.bytes.capacity())
     }
 
-    /// Goes through `input` up to the first event. See [`Decoder::decode`](crate::codec::Decoder::decode).
+    /// Decodes `input` up to the first event. See [`Decoder::decode`](crate::codec::Decoder::decode).
     pub(super) fn decode<'a>(
         &mut self,
         input: &'a mut [u8],
@@ -98,7 +93,7 @@ impl Partial {
                         Some(Event::control(frame.opcode, Payload::Borrowed(&input[start..at]))?),
                     ));
                 }
-                // At most 125 bytes, which the header's check saw to.
+                // At most 125 bytes, as checked in the header.
                 self.control.reserve_exact(payload.len() + frame.remaining);
                 self.control.extend_from_slice(payload);
                 if frame.remaining == 0 {
@@ -110,14 +105,15 @@ impl Partial {
             }
 
             if frame.remaining > 0 {
-                // The input is used up.
+                // All input is consumed.
                 self.frame = Some(frame);
                 return Ok((at, None));
             }
         }
     }
 
-    /// Reads the next header, of which the first bytes may have come earlier. Returns how much of `input` it took.
+    /// Parses the next header, whose first bytes may have arrived earlier. Returns how many bytes of `input`
+    /// it consumed.
     fn next_frame(
         &mut self,
         input: &[u8],
@@ -154,7 +150,7 @@ impl Partial {
         Ok((taken, frame))
     }
 
-    /// Adds a piece of a data frame to its message. Returns the message if that is whole now.
+    /// Appends a piece of a data frame to its message. Returns the message if it is now complete.
     fn data<'a>(
         &mut self,
         frame: &Frame,
@@ -163,7 +159,7 @@ impl Partial {
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let message =
             self.message.get_or_insert_with(|| Message::new(frame.opcode == Opcode::Text, frame.compressed));
-        // The header was checked against the limit: a final frame says how long the message is going to be.
+        // The header has been checked against the limit, and a final frame determines the message's length.
         let end = message.bytes.len() + piece.len() + frame.remaining;
         message.append(piece, if frame.fin { end } else { max_message.max(end) })?;
         if !frame.fin || frame.remaining > 0 {
@@ -175,16 +171,16 @@ impl Partial {
 }
 
 impl Message {
-    /// A message of which nothing has arrived. Holds no memory of its own yet.
+    /// Creates an empty message, without allocating.
     const fn new(text: bool, compressed: bool) -> Self {
         Self { text, compressed, bytes: Vec::new(), checked: 0 }
     }
 
-    /// Adds unmasked bytes. The message will never be longer than `longest`.
+    /// Appends unmasked bytes. The message will not become longer than `longest`.
     fn append(&mut self, piece: &[u8], longest: usize) -> Result<(), ProtocolError> {
         let needed = self.bytes.len() + piece.len();
         if needed > self.bytes.capacity() {
-            // Doubles, so memory is at most twice what has arrived, and stops at the longest that it can become.
+            // Doubling uses at most twice the memory of what has arrived, up to the longest possible message.
             let capacity = (2 * self.bytes.capacity()).max(FIRST_CAPACITY).min(longest).max(needed);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
@@ -200,7 +196,7 @@ impl Message {
         Ok(())
     }
 
-    /// The whole message.
+    /// Returns the complete message.
     fn finish<'a>(self) -> Result<Event<'a>, ProtocolError> {
         if self.compressed {
             return Ok(Event::Compressed { text: self.text, payload: Payload::Owned(self.bytes) });

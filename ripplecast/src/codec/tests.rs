@@ -1,4 +1,5 @@
-//! Each rule of the codec by itself. Random input is compared with another implementation in `tests/it/codec.rs`.
+//! Tests each rule of the codec on its own. `tests/it/codec.rs` compares random input with another
+//! implementation.
 
 use super::*;
 
@@ -27,7 +28,7 @@ fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// What came out of a decoder, legibly.
+/// A decoder's output, in readable form.
 #[derive(Debug, PartialEq, Clone)]
 enum Got {
     Text(String),
@@ -50,7 +51,9 @@ fn failed(error: ProtocolError) -> Got {
 impl From<Event<'_>> for Got {
     fn from(event: Event<'_>) -> Self {
         match event {
-            Event::Text(payload) => Self::Text(String::from_utf8(payload.to_vec()).expect("text is checked")),
+            Event::Text(payload) => {
+                Self::Text(String::from_utf8(payload.to_vec()).expect("text is valid UTF-8"))
+            }
             Event::Binary(payload) => Self::Binary(payload.to_vec()),
             Event::Compressed { text, payload } => Self::Compressed(text, payload.to_vec()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
@@ -60,12 +63,12 @@ impl From<Event<'_>> for Got {
     }
 }
 
-/// Decodes `bytes`, which arrive in pieces of `piece` bytes, until all is read or an error ends it.
+/// Decodes `bytes` in pieces of `piece` bytes, to the end or the first error.
 fn decode_pieces(bytes: &[u8], piece: usize) -> (Vec<Got>, Decoder) {
     decode_pieces_as(bytes, piece, false)
 }
 
-/// The same, with permessage-deflate or without.
+/// Like [`decode_pieces`], with or without permessage-deflate.
 fn decode_pieces_as(bytes: &[u8], piece: usize, deflate: bool) -> (Vec<Got>, Decoder) {
     let (mut decoder, mut got) = (Decoder::new(), Vec::new());
     for piece in bytes.chunks(piece) {
@@ -85,11 +88,11 @@ fn decode_pieces_as(bytes: &[u8], piece: usize, deflate: bool) -> (Vec<Got>, Dec
                     at += taken;
                 }
                 Ok((taken, None)) => {
-                    assert_eq!(taken, left, "without an event all is taken");
+                    assert_eq!(taken, left, "without an event, all input is consumed");
                     at += taken;
                 }
                 Err(error) => {
-                    assert!(decoder.is_idle(), "an error frees what was held");
+                    assert!(decoder.is_idle(), "an error frees the held memory");
                     got.push(failed(error));
                     return (got, decoder);
                 }
@@ -99,7 +102,7 @@ fn decode_pieces_as(bytes: &[u8], piece: usize, deflate: bool) -> (Vec<Got>, Dec
     (got, decoder)
 }
 
-/// Decodes the frames, whole and in pieces of several sizes; what comes out must not depend on the pieces.
+/// Decodes the frames whole and in pieces of several sizes. The result must not depend on the pieces.
 #[track_caller]
 fn decode(frames: &[Vec<u8>]) -> Vec<Got> {
     let bytes = frames.concat();
@@ -111,7 +114,7 @@ fn decode(frames: &[Vec<u8>]) -> Vec<Got> {
 }
 
 #[test]
-fn whole_messages() {
+fn complete_messages_are_decoded() {
     let long = "x".repeat(126);
     let cases: &[(Vec<u8>, Got)] = &[
         (frame(TEXT, "Hello"), text("Hello")),
@@ -133,10 +136,10 @@ fn whole_messages() {
 }
 
 #[test]
-fn the_rfcs_examples() {
+fn the_examples_from_the_rfc_are_decoded() {
     let mut hello = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
     let mut decoder = Decoder::default();
-    let (taken, event) = decoder.decode(&mut hello, MAX).expect("it is the RFC's");
+    let (taken, event) = decoder.decode(&mut hello, MAX).expect("a valid frame from the RFC");
     assert_eq!((taken, event), (11, Some(Event::Text(Payload::Borrowed(b"Hello")))));
     assert_eq!(
         decode(&[b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58".to_vec()]),
@@ -145,9 +148,9 @@ fn the_rfcs_examples() {
 }
 
 #[test]
-fn a_message_in_parts_with_control_frames_between() {
+fn control_frames_may_arrive_within_a_fragmented_message() {
     let frames = [
-        frame(TEXT_PART, b"gr\xc3"), // A character is cut between frames.
+        frame(TEXT_PART, b"gr\xc3"), // A character is split between frames.
         frame(PING, "there?"),
         frame(PART, ""),
         frame(PART, b"\xbc\xc3\x9f"),
@@ -170,7 +173,7 @@ fn a_message_in_parts_with_control_frames_between() {
 }
 
 #[test]
-fn forbidden_frames() {
+fn forbidden_frames_are_rejected() {
     let unmasked = b"\x81\x02hi".to_vec();
     let half_code = frame(CLOSE, [3]);
     let text_part = frame(TEXT_PART, "a");
@@ -201,7 +204,7 @@ fn forbidden_frames() {
     for (frames, error) in cases {
         assert_eq!(decode(frames), [failed(*error)], "{frames:x?}");
     }
-    // What came before the fault is delivered.
+    // Events before the error are delivered.
     assert_eq!(
         decode(&[frame(TEXT, "a"), frame(PART, "")]),
         [text("a"), failed(ProtocolError::STRAY_CONTINUATION)]
@@ -209,7 +212,7 @@ fn forbidden_frames() {
 }
 
 #[test]
-fn a_fault_in_a_header_is_found_with_the_byte_that_has_it() {
+fn an_error_in_a_header_is_detected_at_the_byte_that_causes_it() {
     let cases: &[(&[u8], u16)] = &[
         (b"\xc1", 1002),
         (b"\x83", 1002),
@@ -232,7 +235,7 @@ fn a_fault_in_a_header_is_found_with_the_byte_that_has_it() {
 }
 
 #[test]
-fn close_codes() {
+fn only_close_codes_that_may_be_sent_are_accepted() {
     let allowed = |code| matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
     for code in 0..=u16::MAX {
         let mut bytes = frame(CLOSE, code.to_be_bytes());
@@ -247,13 +250,13 @@ fn close_codes() {
 }
 
 #[test]
-fn text_that_is_not_utf8() {
+fn text_that_is_not_utf8_is_rejected() {
     let cases: &[&[u8]] = &[
         b"\xff",
         b"abc\x80",
-        b"\xc0\xaf",         // Longer than need be.
+        b"\xc0\xaf",         // An overlong encoding.
         b"\xed\xa0\x80",     // A surrogate.
-        b"\xf4\x90\x80\x80", // Beyond the last character.
+        b"\xf4\x90\x80\x80", // Above the last code point.
         b"gr\xc3",           // Ends within a character.
         b"\xf0\x9f\x8c",
     ];
@@ -272,8 +275,8 @@ fn text_that_is_not_utf8() {
 }
 
 #[test]
-fn invalid_text_is_found_before_its_frame_is_whole() {
-    // (bytes of the payload, after how many of them it can't become valid any more)
+fn invalid_text_is_detected_before_its_frame_is_complete() {
+    // (payload, number of bytes after which it can't become valid any more)
     let cases: &[(&[u8], usize)] = &[
         (b"abc\xffdef", 4),
         (b"\xe2\x28\xa1", 2),
@@ -296,22 +299,22 @@ fn invalid_text_is_found_before_its_frame_is_whole() {
 }
 
 #[test]
-fn messages_that_are_too_long() {
+fn messages_above_the_limit_are_rejected() {
     let too_big = failed(ProtocolError::TOO_BIG);
     assert_eq!(decode(&[frame(BINARY, [0; MAX + 1])]), std::slice::from_ref(&too_big));
-    // The sum of the parts counts, and the part that goes beyond is refused at its header.
+    // The total of the fragments counts, and the fragment that exceeds the limit is rejected at its header.
     let mut last = frame(LAST_PART, [0; 501]);
     last.truncate(4);
     assert_eq!(decode(&[frame(BINARY_PART, [0; 500]), last]), [too_big]);
     let fits = decode(&[frame(BINARY_PART, [1; 500]), frame(PING, ""), frame(LAST_PART, [1; 500])]);
     assert_eq!(fits, [Got::Ping(vec![]), Got::Binary(vec![1; MAX])]);
-    // Control frames are no part of a message.
+    // Control frames do not count towards a message.
     let mut ping = frame(PING, [0; 125]);
     assert!(Decoder::new().decode(&mut ping, 0).is_ok());
 }
 
 #[test]
-fn memory_follows_the_bytes_that_arrived() {
+fn memory_grows_only_with_the_bytes_received() {
     let mut decoder = Decoder::new();
     assert_eq!(size_of::<Decoder>(), size_of::<usize>());
     assert_eq!(decoder.held_bytes(), 0);
@@ -331,7 +334,7 @@ fn memory_follows_the_bytes_that_arrived() {
 }
 
 #[test]
-fn memory_stops_at_the_messages_length() {
+fn memory_does_not_exceed_the_message_length() {
     let mut decoder = Decoder::new();
     let bytes = frame(BINARY, [0; MAX]);
     for piece in bytes[..bytes.len() - 1].chunks(90) {
@@ -341,7 +344,7 @@ fn memory_stops_at_the_messages_length() {
 }
 
 #[test]
-fn empty_fragments_cost_no_memory() {
+fn empty_fragments_use_no_memory() {
     let mut decoder = Decoder::new();
     let mut start = frame(BINARY_PART, "");
     assert_eq!(decoder.decode(&mut start, MAX), Ok((6, None)));
@@ -357,7 +360,7 @@ fn empty_fragments_cost_no_memory() {
 }
 
 #[test]
-fn nothing_is_held_between_messages() {
+fn no_memory_is_held_between_messages() {
     let frames = [frame(TEXT, "a"), frame(PING, "b"), frame(CLOSE, b"\x03\xe8bye")];
     for bytes in &frames {
         for cut in 1..bytes.len() {
@@ -365,7 +368,7 @@ fn nothing_is_held_between_messages() {
             let (mut head, mut tail) = (bytes[..cut].to_vec(), bytes[cut..].to_vec());
             assert_eq!(decoder.decode(&mut head, MAX), Ok((cut, None)));
             assert!(!decoder.is_idle());
-            let (taken, event) = decoder.decode(&mut tail, MAX).expect("it is valid");
+            let (taken, event) = decoder.decode(&mut tail, MAX).expect("valid");
             assert!(taken == bytes.len() - cut && event.is_some());
             assert!(decoder.is_idle());
             assert_eq!(decoder.held_bytes(), 0);
@@ -377,7 +380,7 @@ fn nothing_is_held_between_messages() {
 }
 
 #[test]
-fn a_whole_frame_is_not_copied() {
+fn a_complete_frame_is_not_copied() {
     let mut bytes = [frame(TEXT, "one"), frame(PING, "two")].concat();
     let all = bytes.as_ptr_range();
     let mut decoder = Decoder::new();
@@ -395,7 +398,7 @@ fn a_whole_frame_is_not_copied() {
 }
 
 #[test]
-fn unmasking_every_length() {
+fn every_length_is_unmasked() {
     for len in 0..100 {
         let plain: Vec<u8> = (0..len).map(|n| (n * 37) as u8).collect();
         let mut masked = frame(BINARY, &plain)[6..].to_vec();
@@ -412,7 +415,7 @@ fn unmasking_every_length() {
 }
 
 #[test]
-fn encoded_headers() {
+fn headers_are_encoded_with_the_shortest_length() {
     let cases: &[(Opcode, usize, &[u8])] = &[
         (Opcode::Text, 0, b"\x81\x00"),
         (Opcode::Binary, 125, b"\x82\x7d"),
@@ -442,11 +445,11 @@ fn encoded_close_frames_are_cut_between_characters() {
     }
 }
 
-/// The bit that says that a message is compressed.
+/// The bit that marks a compressed message.
 const RSV1: u8 = 0x40;
 
 #[test]
-fn compressed_messages_where_they_were_negotiated() {
+fn compressed_messages_need_negotiation() {
     // Not UTF-8, which compressed text need not be.
     let data = [0xff, 0xfe, 0xfd];
     let frames = [
@@ -481,7 +484,7 @@ fn compressed_messages_where_they_were_negotiated() {
 }
 
 #[test]
-fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
+fn only_the_first_frame_of_a_message_may_be_marked_as_compressed() {
     let part = frame(TEXT_PART | RSV1, "a");
     for (frames, what) in [
         (frame(PING | RSV1, ""), "a control frame"),
@@ -496,7 +499,7 @@ fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
             assert_eq!(got, [failed(ProtocolError::RESERVED_BITS)], "{what}");
         }
     }
-    // What is compressed may not be longer than a message, either.
+    // The compressed form must not exceed the limit of a message, either.
     let got = decode_pieces_as(&frame(BINARY | RSV1, vec![0; MAX + 1]), usize::MAX, true).0;
     assert_eq!(got, [failed(ProtocolError::TOO_BIG)]);
 }
