@@ -21,8 +21,11 @@ fn a_flood_of_refusals_writes_few_short_lines() {
         assert_eq!(status(&site, "/echo", ""), 503, "there is one already");
         assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: two words\r\n"), 400);
     }
-    for what in ["another origin was refused", "max_connections already", "was not a valid WebSocket upgrade"]
-    {
+    for what in [
+        "another origin was rejected",
+        "the limit max_connections is reached",
+        "was not a valid WebSocket upgrade",
+    ] {
         log.check_limited(what);
     }
     drop(_only);
