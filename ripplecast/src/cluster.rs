@@ -1,7 +1,7 @@
-//! The bridge between nodes: what is pushed on one reaches the members on all.
+//! Communication between nodes: a push on one node reaches the members on all nodes.
 //!
-//! What a hub asks of it stands in `engine/bridge.rs`. `cluster/wire.rs` says how messages look, `cluster/sequence.rs` how a gap is
-//! found, `cluster/sign.rs` how they are signed; `cluster/redis.rs` carries them.
+//! The interface for the engine is in `engine/bridge.rs`. `cluster/wire.rs` encodes the messages,
+//! `cluster/sequence.rs` detects gaps, `cluster/sign.rs` signs, and `cluster/redis.rs` transports them.
 
 mod gaps;
 mod redis;

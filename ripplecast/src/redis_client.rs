@@ -1,5 +1,5 @@
-//! Redis: the connections of a node, and what keeps them. All of the crate's knowledge of Redis is here and in the files
-//! named after it beside the interfaces that they implement.
+//! The connections of a node to Redis, and the tasks that maintain them. All of the crate's knowledge of
+//! Redis is here and in the files named `redis` next to the interfaces that they implement.
 
 mod address;
 mod backoff;
@@ -32,26 +32,24 @@ use self::{
 };
 use crate::{Error, Result, error::BackendError};
 
-/// Commands that may be on their way at once. Beyond that, callers are refused and not queued: at 100,000 commands a
-/// second these are 160 ms of work.
+/// Commands in flight at once. Beyond that, callers are refused rather than queued. At 100,000 commands a
+/// second this is 160 ms of work.
 const COMMANDS: usize = 16_384;
 
-/// Time before a command is sent again that a Cluster has refused because its slot is, or goes, elsewhere.
+/// Delay before a command is repeated that a Cluster refused because its slot has moved or is moving.
 const FOLLOW: Duration = Duration::from_millis(20);
 
-/// What is asked of Redis.
+/// A request to Redis.
 #[derive(Clone, Copy)]
 enum Work<'a> {
-    /// One command.
     Command(&'a redis::Cmd),
-    /// Several, in one round trip.
+    /// Several commands in one round trip.
     Pipeline(&'a redis::Pipeline),
-    /// A script.
     Script(&'a redis::ScriptInvocation<'a>),
 }
 
 impl Work<'_> {
-    /// Asks it, once.
+    /// Runs the request once.
     async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
         match self {
             Self::Command(command) => command.query_async(&mut conn.0).await,
@@ -64,21 +62,19 @@ impl Work<'_> {
 /// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Redis {
-    /// What all handles share.
     inner: Arc<Inner>,
-    /// Whether its commands are not bounded.
+    /// Whether the handle's commands are not limited.
     is_unbounded: bool,
 }
 
-/// What all handles share.
+/// State shared by all handles.
 struct Inner {
-    /// Where it is.
     address: Address,
-    /// The servers, and the connections to them.
+    /// The servers and the connections to them.
     servers: Arc<Servers>,
-    /// Bounds the commands under way.
+    /// Limits the commands in flight.
     commands: Semaphore,
-    /// Looks after the servers.
+    /// Maintains the servers.
     task: JoinHandle<()>,
 }
 
@@ -90,11 +86,11 @@ impl Drop for Inner {
 }
 
 impl Redis {
-    /// Connects, and looks whether the server can be used.
+    /// Connects and checks that the server is usable.
     ///
     /// # Errors
-    /// [`Error::Setting`] that names the address and says what to do: nobody answers (not if it is `optional`), the server
-    /// is too old or a replica, it refuses the password, a permission is missing.
+    /// [`Error::Setting`] that names the address and what to do: the server does not answer (unless it is
+    /// `optional`), is too old or a replica, refuses the password, or a permission is missing.
     pub(crate) async fn connect(address: &Address, optional: bool) -> Result<Self> {
         let (servers, all_there) = Servers::connect(address, optional).await.map_err(|fault| {
             let reason = match fault {
@@ -111,20 +107,20 @@ impl Redis {
         let inner = Inner { address: address.clone(), servers, commands, task };
         let redis = Self { inner: Arc::new(inner), is_unbounded: false };
         if all_there && timeout(TIME_LIMIT, redis.inner.servers.wait_until_up()).await.is_err() {
-            let reason = "its second connection, for subscriptions, can't be made; see the log";
+            let reason = "its second connection, for subscriptions, can't be opened; see the log";
             return Err(Error::setting("backend", address, reason));
         }
         Ok(redis)
     }
 
-    /// A handle for what the node does by itself, a few commands at a time: callers who have too many under way don't get in
-    /// its way.
+    /// Returns a handle for the node's own work, a few commands at a time. Callers with too many commands in
+    /// flight do not delay it.
     pub(crate) fn unbounded(&self) -> Self {
         Self { inner: self.inner.clone(), is_unbounded: true }
     }
 
-    /// A handle with connections of its own to the same servers, for commands alone. Tasks of the current runtime keep them, and
-    /// connect in the background.
+    /// Returns a handle with separate connections to the same servers, for commands only. Tasks of the
+    /// current runtime maintain them and connect in the background.
     pub(crate) fn apart(&self) -> Self {
         let address = self.inner.address.clone();
         let servers = Servers::apart(&address);
@@ -133,13 +129,13 @@ impl Redis {
         Self { inner: Arc::new(inner), is_unbounded: true }
     }
 
-    /// The name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Those of one kind and name are in one hash slot of a
-    /// Cluster.
+    /// Returns the name of a key or channel: `PREFIX:KIND:{NAME}SUFFIX`. Keys of one kind and name are in one
+    /// hash slot of a Cluster.
     pub(crate) fn key(&self, kind: &str, name: &str, suffix: &str) -> String {
         format!("{}:{kind}:{{{}}}{suffix}", self.inner.address.prefix(), tag(name))
     }
 
-    /// A pattern, in the server's way of writing them, of the channels of that kind whose names match one.
+    /// Returns a pattern in the server's syntax for the channels of that kind whose names match `names`.
     pub(crate) fn pattern(&self, kind: &str, names: &str) -> String {
         let mut prefix = String::new();
         for c in self.inner.address.prefix().chars() {
@@ -151,7 +147,7 @@ impl Redis {
         format!("{prefix}:{kind}:{{{}}}", tag(names))
     }
 
-    /// The name of the channel of that kind: the reverse of [`key`](Self::key).
+    /// Returns the name in a channel of that kind, which reverses [`key`](Self::key).
     pub(crate) fn name(&self, kind: &str, channel: &[u8]) -> Option<String> {
         let channel = std::str::from_utf8(channel).ok()?;
         let rest = channel.strip_prefix(self.inner.address.prefix())?.strip_prefix(':')?;
@@ -159,16 +155,16 @@ impl Redis {
         Some(name.replace("%7D", "}").replace("%25", "%"))
     }
 
-    /// Runs several commands in their order, as few round trips as can be, and throws the answers away.
+    /// Runs several commands in order, in as few round trips as possible, and discards the replies.
     ///
     /// # Errors
-    /// As [`run`](Self::run); some of them may have been done.
+    /// As [`run`](Self::run); some of the commands may have been done.
     pub(crate) async fn all(&self, commands: &[redis::Cmd]) -> Result<()> {
         match commands {
             [] => Ok(()),
             [one] => self.run(one).await,
             _ if self.is_cluster() => {
-                // Each goes to its own shard. Those of one slot stay in order.
+                // Each shard receives its own commands. Those of one slot stay in order.
                 let mut slots: Vec<(u16, Vec<&redis::Cmd>)> = Vec::new();
                 let mut place = std::collections::HashMap::new();
                 for command in commands {
@@ -180,21 +176,21 @@ impl Redis {
                     slots[at].1.push(command);
                 }
                 let runs = slots.iter().map(|(_, commands)| self.all_of_one_slot(commands));
-                // All of them, also when one fails: its shard may be away, and the others are not.
+                // Run all of them even if one fails: its shard may be unavailable while the others are not.
                 futures_util::future::join_all(runs).await.into_iter().collect()
             }
             _ => self.pipe(&pipeline(commands)).await,
         }
     }
 
-    /// Runs commands of one slot of a Cluster, in their order.
+    /// Runs commands of one slot of a Cluster in order.
     async fn all_of_one_slot(&self, commands: &[&redis::Cmd]) -> Result<()> {
         if let [one] = commands {
             return self.run(one).await;
         }
         match self.pipe(&pipeline(commands.iter().copied())).await {
-            // The slot has moved, perhaps, which is followed for single commands alone. Who hears some twice sees it by their
-            // numbers.
+            // The slot may have moved, and only single commands follow it. A receiver detects a repeated
+            // message by its sequence number.
             Err(Error::Backend(BackendError::Refused { .. })) => {
                 for command in commands {
                     self.run::<()>(command).await?;
@@ -205,17 +201,17 @@ impl Redis {
         }
     }
 
-    /// The slot of a key or channel on a Cluster; 0 where there are none.
+    /// Returns the slot of a key or channel on a Cluster, or 0 elsewhere.
     pub(crate) fn slot(&self, key: &[u8]) -> u16 {
         if self.is_cluster() { slot::of(key) } else { 0 }
     }
 
-    /// The command that publishes: on a Cluster, to the channel's own shard.
+    /// Returns the command that publishes: on a Cluster, to the channel's own shard.
     pub(crate) fn publish_command(&self) -> &'static str {
         if self.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
     }
 
-    /// Whether it is a Cluster.
+    /// Returns whether the address is that of a Cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.inner.address.is_cluster()
     }
@@ -223,13 +219,13 @@ impl Redis {
     /// Runs one command.
     ///
     /// # Errors
-    /// [`BackendError`]: at once while Redis is away, else within the time limit. After [`BackendError::TimedOut`] the
-    /// command may have been done, or be done later.
+    /// [`BackendError`]: at once while Redis is unavailable, else within the time limit. After [`BackendError::TimedOut`] the
+    /// command may have been done, or may be done later.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
         self.with(self.slot(key_of(command)), Work::Command(command)).await
     }
 
-    /// Runs several commands in one round trip; on a Cluster they must be of one slot.
+    /// Runs several commands in one round trip. On a Cluster they must be of one slot.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -238,7 +234,8 @@ impl Redis {
         self.with(slot, Work::Pipeline(pipeline)).await
     }
 
-    /// Runs a script, of which that is one key; its text is sent only when the server doesn't have it.
+    /// Runs a script; `key` is one of its keys. The script's text is sent only if the server does not have
+    /// it.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -250,12 +247,12 @@ impl Redis {
         self.with(self.slot(key.as_bytes()), Work::Script(script)).await
     }
 
-    /// Does something with the connection to the server of a slot, within the limits.
+    /// Runs a request on the connection to the server of a slot, within the limits.
     async fn with<T: FromRedisValue>(&self, slot: u16, work: Work<'_>) -> Result<T> {
         let (mut server, mut conn) = self.there(slot)?;
         let permit = || {
             self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
-                what: "the number of commands on their way to Redis",
+                what: "the number of commands in flight to Redis",
                 limit: COMMANDS,
             })
         };
@@ -283,22 +280,22 @@ impl Redis {
         }
     }
 
-    /// Whether the server of that key is known to be away.
+    /// Returns whether the server of that key is known to be unavailable.
     pub(crate) fn is_away(&self, key: &str) -> bool {
         self.there(self.slot(key.as_bytes())).is_err()
     }
 
-    /// The server of a slot and the connection to it.
+    /// Returns the server of a slot and the connection to it.
     fn there(&self, slot: u16) -> Result<(Arc<Server>, Conn)> {
         let server = self.inner.servers.server(slot);
         let there = server.and_then(|server| server.keeper.conn().map(|conn| (server, conn)));
         there.ok_or_else(|| {
-            let reason = format!("Redis at {} is not reachable", self.inner.address);
+            let reason = format!("Redis at {} is unreachable", self.inner.address);
             BackendError::Unavailable { reason }.into()
         })
     }
 
-    /// A connection of its own, for reads that wait. On a Cluster it is not for use: there is no one server.
+    /// Opens a separate connection, for blocking reads. Not for a Cluster, which is more than one server.
     ///
     /// # Errors
     /// [`BackendError::Unavailable`].
@@ -310,18 +307,20 @@ impl Redis {
         })
     }
 
-    /// Changes when Redis goes or comes back; on a Cluster, when all shards are away, and when any of them is back.
+    /// Returns a receiver that changes when Redis becomes unavailable or available. On a Cluster it changes
+    /// when all shards are unavailable, and when any of them is available again.
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.inner.servers.link()
     }
 
-    /// Whether a connection is away; on a Cluster, that to any shard.
+    /// Returns whether a connection is down; on a Cluster, that to any shard.
     pub(crate) fn is_degraded(&self) -> bool {
         self.inner.servers.is_degraded()
     }
 
-    /// Subscribes on the one connection for that to the channel's server; there is one subscription for each channel. Dropping the answer
-    /// ends it. `sink` runs on the connection's task: it must be quick, and never wait.
+    /// Subscribes on the shared connection to the channel's server, with at most one subscription per
+    /// channel. Dropping the result ends it. `sink` runs on the connection's task, so it must be quick and
+    /// never block.
     pub(crate) fn subscribe(
         &self,
         channel: Channel,
@@ -331,7 +330,7 @@ impl Redis {
     }
 }
 
-/// Commands as one round trip, whose answers are thrown away.
+/// Combines commands into one round trip whose replies are discarded.
 fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pipeline {
     let mut pipeline = redis::Pipeline::new();
     for command in commands {
@@ -340,7 +339,7 @@ fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pi
     pipeline
 }
 
-/// What an answer of a server that is an error means.
+/// Converts a server's error reply.
 fn failed(server: &Server, error: &RedisError) -> Error {
     let is_away = error.is_io_error()
         || error.is_connection_dropped()
@@ -353,7 +352,7 @@ fn failed(server: &Server, error: &RedisError) -> Error {
     BackendError::Refused { message: error.to_string() }.into()
 }
 
-/// The key or channel of a command: what follows its name, in all but a few.
+/// Returns the key or channel of a command: the word after its name, in all but a few commands.
 fn key_of(command: &redis::Cmd) -> &[u8] {
     let mut words = command.args_iter().map(|word| match word {
         redis::Arg::Simple(word) => word,
@@ -367,14 +366,14 @@ fn key_of(command: &redis::Cmd) -> &[u8] {
     key.unwrap_or_default()
 }
 
-/// Whether a shard of a Cluster has refused a command, which it has not done, because the slot of its keys is on another one or
-/// on its way there.
+/// Returns whether a shard of a Cluster refused a command, without doing it, because the slot of its keys is
+/// on another shard or is moving there.
 fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN"))
 }
 
-/// A name as a hash tag, which ends at the first closing brace: one in the name is written as `%7D`, so that the whole name
-/// counts, and a percent sign as `%25`, so that no two names become one.
+/// Escapes a name for a hash tag, which ends at the first closing brace. A closing brace becomes `%7D`, so
+/// that the whole name counts, and a percent sign becomes `%25`, so that distinct names stay distinct.
 fn tag(name: &str) -> std::borrow::Cow<'_, str> {
     if name.contains(['}', '%']) { name.replace('%', "%25").replace('}', "%7D").into() } else { name.into() }
 }

@@ -1,8 +1,10 @@
-//! The bridge over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of who is where.
+//! Cluster communication over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of
+//! which node has which.
 //!
-//! A node subscribes to a room only while it has members of it. What it publishes comes back to itself and is thrown away
-//! by its number: its own members have had it directly. `redis/outgoing.rs` is the queue to Redis, `redis/rooms.rs` knows which
-//! rooms are here and whether their subscriptions stand, `redis/registry.rs` says which node has what, under a lease.
+//! A node subscribes to a room only while it has members in it. Its own messages come back to it and are
+//! discarded by their node id, because its own members have already received them. `redis/outgoing.rs` is the
+//! queue to Redis. `redis/rooms.rs` tracks the rooms on this node and whether their subscriptions are active.
+//! `redis/registry.rs` records under a lease which node has what.
 
 mod leases;
 mod outgoing;
@@ -46,73 +48,69 @@ use crate::{
     redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
 };
 
-/// Time in which a node's subscriptions come back when only their connection was lost. A node that can't be asked for longer
-/// counts as gone: nothing else that is meant for it reaches it either.
+/// Time within which a node's subscriptions return if only their connection was lost. A node that can't be
+/// queried for longer counts as disconnected: nothing else sent to it arrives either.
 const RETURN: Duration = Duration::from_millis(500);
-/// Questions to other nodes that may wait for their answers. Each is a page of a list that somebody looks at.
+/// Queries to other nodes that may wait for their replies. Each is a page of a list that somebody views.
 const QUESTIONS: usize = 1024;
-/// Connections of one answer.
+/// Maximum connections in one reply.
 const PAGE: usize = 1000;
 
-/// See the module.
+/// Connects a node to the others over Redis.
 pub(crate) struct RedisBridge {
-    /// What its tasks share.
+    /// State shared by the tasks.
     inner: Arc<Inner>,
-    /// They end with it.
+    /// Aborted on drop.
     tasks: [JoinHandle<()>; 3],
 }
 
-/// What the tasks share.
+/// State shared by the tasks.
 struct Inner {
-    /// The way.
     redis: Redis,
-    /// The same, for what the node does by itself and must not be refused.
+    /// A handle without a limit on commands, for the node's own work, which must not be refused.
     own: Redis,
-    /// This node.
     node: u64,
-    /// Signs what it sends.
+    /// Signs outgoing messages.
     sealer: Arc<Sealer>,
-    /// Whose messages they are.
+    /// The local node, which receives the messages.
     shards: Weak<Shards>,
-    /// What is to be sent.
+    /// The queue of outgoing messages.
     out: Outgoing,
-    /// The rooms that have members here.
+    /// Rooms with members on this node.
     rooms: Mutex<Rooms>,
-    /// A room waits for its first confirmation, and none did before.
+    /// Notified when a room waits for its first confirmation and none did before.
     awaiting: Notify,
-    /// The clients that have connections here, and how many.
+    /// Clients with connections on this node, and the number of connections.
     clients: Mutex<HashMap<Arc<str>, usize>>,
-    /// What others know of this node.
+    /// What other nodes know about this node.
     registration: Mutex<registry::Registration>,
-    /// Whether there is a seat in it.
+    /// Whether this node holds a lease.
     seated: watch::Sender<bool>,
-    /// The heartbeats of all nodes.
+    /// Observes the heartbeats of all nodes.
     detector: Mutex<FailureDetector>,
-    /// The registration has something to do.
+    /// Notified when the registration has work.
     changed: Notify,
-    /// Questions that wait for their answers.
+    /// Queries that wait for their replies.
     questions: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
-    /// The number of the next question.
+    /// The id of the next query.
     next_question: AtomicU64,
-    /// Who wants to hear of gaps.
     gap_log: GapLog,
-    /// What is counted.
     counts: Counts,
 }
 
-/// What is counted.
+/// Counters for the statistics.
 #[derive(Default)]
 struct Counts {
     /// Messages of other nodes.
     received: AtomicU64,
-    /// Messages that were missed for certain.
+    /// Messages that were certainly missed.
     missed: AtomicU64,
     /// Subscriptions that were lost.
     gaps: AtomicU64,
 }
 
 impl RedisBridge {
-    /// The bridge of a node; its tasks run on the current runtime.
+    /// Creates the connection of a node to the others. Its tasks run on the current runtime.
     pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
         let inner = Arc::new(Inner {
             node: shards.node,
@@ -155,7 +153,7 @@ impl Drop for RedisBridge {
 }
 
 impl Inner {
-    /// The channel of a room, or of all connections.
+    /// Returns the channel of a room, or of broadcasts.
     fn channel(&self, room: Option<&str>) -> String {
         match room {
             Some(room) => self.redis.key("room", room, ""),
@@ -163,7 +161,7 @@ impl Inner {
         }
     }
 
-    /// Subscribes to what others push to a room, or to all connections.
+    /// Subscribes to what other nodes push to a room, or to broadcasts.
     fn listen(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
         let (inner, heard) = (Arc::downgrade(self), Mutex::new(Heard::default()));
         let channel = self.channel(room.map(|room| &**room));
@@ -175,7 +173,7 @@ impl Inner {
         })
     }
 
-    /// Something came for a room, or for all connections.
+    /// Handles an event of a room's channel, or of the broadcast channel.
     fn hear(&self, channel: &str, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
         let payload = match event {
             Event::Up => return self.rooms.lock().settle(room),
@@ -199,7 +197,7 @@ impl Inner {
         if node == self.node {
             return;
         }
-        // Held until it is delivered: an old connection may still bring something while a new one does.
+        // Held until delivery: an old connection may still deliver a message while a new one does.
         let mut heard = heard.lock();
         match heard.hear(node, number) {
             Told::Next => {}
@@ -230,18 +228,19 @@ impl Inner {
             Some(room) => shards.rooms.existing(room),
         };
         if let Some(core) = core {
-            // A refusal is counted and reported by the room itself.
+            // The room itself counts and reports a refusal.
             core.push_here(&frame).ignore();
         }
     }
 
-    /// Pushes of other nodes to a room, or to all connections, are missed until its subscription is active.
+    /// Reports that pushes of other nodes to a room, or broadcasts, are missed until its subscription is
+    /// active.
     fn gap(&self, room: Option<&Arc<str>>) {
         self.counts.gaps.fetch_add(1, Relaxed);
         self.gap_log.tell(GapReport { room: room.map(ToString::to_string), node: None, missed: None });
     }
 
-    /// Something came for this node alone.
+    /// Handles an event of this node's own channel.
     fn hear_inbox(&self, seat: &Seat, heard: &Mutex<Once>, event: Event) {
         let Event::Message { payload, .. } = event else { return };
         let inbox = seat.inbox(&self.redis);
@@ -264,7 +263,7 @@ impl Inner {
                 connections.retain(|&connection| connection > from);
                 let page = PAGE.min(limit as usize);
                 if page < connections.len() {
-                    // A large room is not sorted for each page: other messages wait meanwhile.
+                    // Avoid sorting a large room for each page, which would delay other messages.
                     connections.select_nth_unstable(page);
                     connections.truncate(page);
                 }
@@ -274,7 +273,7 @@ impl Inner {
             }
             Body::Answer { id, connections } => {
                 if let Some(asker) = self.questions.lock().remove(&id) {
-                    let _ = asker.send(connections); // whoever asked may have gone
+                    let _ = asker.send(connections); // the caller may have been dropped
                 }
             }
             Body::Ask { .. } | Body::Frame { .. } | Body::Bus { .. } => {
@@ -283,7 +282,8 @@ impl Inner {
         }
     }
 
-    /// Who has connections of that kind, and how many: without this node, and without those whose lease is over.
+    /// Returns which nodes have connections of a group, and how many, without this node and without expired
+    /// leases.
     async fn owners(&self, group: Group<'_>) -> Result<Vec<(Seat, usize)>> {
         let mut read = redis::cmd("HGETALL");
         read.arg(self.counts_key(group));
@@ -298,7 +298,7 @@ impl Inner {
         Ok(owners)
     }
 
-    /// The key of how many connections of that kind each node has.
+    /// Returns the key that holds the number of connections of a group on each node.
     fn counts_key(&self, group: Group<'_>) -> String {
         match group {
             Group::Room(room) => self.redis.key("room", room, ":nodes"),
@@ -306,8 +306,8 @@ impl Inner {
         }
     }
 
-    /// Publishes at once, and waits for how many nodes took it. What is too large for their connections is counted, and goes to
-    /// none.
+    /// Publishes at once, and returns how many nodes received the message. A message too large for their
+    /// connections is counted and not sent.
     async fn publish(&self, channel: &str, body: Body) -> Result<usize> {
         let message = self.sealer.message(channel, body);
         if !self.out.may_pass(message.len()) {
@@ -318,7 +318,7 @@ impl Inner {
         self.redis.run(&publish).await
     }
 
-    /// Asks a node which connections of that kind it has, behind that one.
+    /// Asks a node for its connections of a group after `from`.
     async fn ask(&self, seat: &Seat, group: Group<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
         let own = self.registration.lock().seat.clone();
         let own = own.ok_or_else(|| crate::BackendError::Unavailable {
@@ -331,7 +331,7 @@ impl Inner {
             questions.retain(|_, asker| !asker.is_closed());
             if questions.len() >= QUESTIONS {
                 return Err(Error::Overloaded {
-                    what: "the number of questions to other nodes",
+                    what: "the number of queries to other nodes",
                     limit: QUESTIONS,
                 });
             }
@@ -346,7 +346,7 @@ impl Inner {
         let question = Body::Ask { to, id, is_room, name, from, limit };
         let asked = Instant::now();
         while self.publish(&seat.inbox(&self.redis), question.clone()).await? == 0 {
-            // Either it has gone, or its subscriptions are on their way back.
+            // Either the node has disconnected, or its subscriptions are about to return.
             if asked.elapsed() > RETURN {
                 return Ok(Vec::new());
             }
@@ -358,7 +358,7 @@ impl Inner {
         }
     }
 
-    /// Notes that the registry is to be told.
+    /// Marks an item to be written to the registry.
     fn touch(&self, item: Item) {
         if self.registration.lock().touch(item) {
             self.changed.notify_one();
@@ -421,7 +421,7 @@ impl Bridge for RedisBridge {
             match reached {
                 Ok(()) => Reach::AllNodes,
                 Err(error) => {
-                    limited!(DEBUG, %error, "a connection can't be reached by the other nodes yet");
+                    limited!(DEBUG, %error, "a connection is not reachable from other nodes yet");
                     Reach::ThisNode
                 }
             }
@@ -470,7 +470,7 @@ impl Bridge for RedisBridge {
             let mut reached = 0;
             for (field, count) in owners {
                 let Some(seat) = Seat::parse(&field) else { continue };
-                // Nobody listens at the seat of a node that has gone, or that had to take another one.
+                // Nobody listens on the channel of a node that has disconnected or acquired a new lease.
                 if seat.node() != inner.node
                     && inner.publish(&seat.inbox(&inner.redis), body.clone()).await? > 0
                 {
@@ -508,7 +508,7 @@ impl Bridge for RedisBridge {
     }
 
     fn leave(&self) -> Later<'_, ()> {
-        self.tasks[1].abort(); // it would take another seat
+        self.tasks[1].abort(); // it would acquire a new lease
         Box::pin(self.inner.leave())
     }
 }

@@ -1,40 +1,42 @@
-//! Each node numbers what it sends on a channel, so that whoever listens finds out what it has missed.
+//! Sequence numbers of the messages on a channel, from which a receiver detects what it missed.
 
 use std::{collections::HashMap, sync::Arc};
 
-/// Channels that a sender keeps the numbers of. Beyond that it begins anew for all of them: some 10 MiB.
+/// Channels for which a sender keeps numbers, about 10 MiB. Beyond that it restarts the numbers of all
+/// channels.
 const CHANNELS: usize = 1 << 16;
-/// Senders that a listener keeps the numbers of, for one channel: far more than there are nodes.
+/// Senders for which a receiver keeps numbers, per channel: far more than there are nodes.
 const SENDERS: usize = 1024;
 
-/// The number of a message. Those of one sender ascend, a later series being above all of an earlier one.
+/// The sequence number of a message. Those of one sender increase, and a later epoch is above all of an
+/// earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Number {
-    /// Later series are higher. What was the last number of the one before, nobody can tell.
+    /// The epoch. Later epochs are higher. The last number of the previous epoch is unknown.
     pub(super) series: u64,
-    /// From 1, one more for each message.
+    /// The offset in the epoch: starts at 1 and increases by 1 with each message.
     pub(super) number: u64,
 }
 
-/// The first series of a node. The id of a node is new each time it starts, so no clock is needed to tell its series from those
-/// of the time before.
+/// The first epoch of a node. A node has a new id each time it starts, so no clock is needed to distinguish
+/// its epochs from those of an earlier run.
 pub(super) const FIRST_SERIES: u64 = 1;
 
-/// The numbers that a node gives.
+/// Assigns the sequence numbers of a node.
 pub(super) struct Given {
-    /// This series.
+    /// The current epoch.
     series: u64,
-    /// The last number, by channel; "" is that of all connections.
+    /// The last number, by channel; "" is the channel of broadcasts.
     last: HashMap<Arc<str>, u64>,
 }
 
 impl Given {
-    /// A new series.
+    /// Starts a new epoch.
     pub(super) fn new() -> Self {
         Self { series: FIRST_SERIES, last: HashMap::new() }
     }
 
-    /// The next number of a channel.
+    /// Returns the next number of a channel.
     pub(super) fn next(&mut self, channel: &Arc<str>) -> Number {
         if self.last.len() >= CHANNELS && !self.last.contains_key(channel) {
             self.series += 1;
@@ -46,34 +48,35 @@ impl Given {
     }
 }
 
-/// What a listener has heard on one channel.
+/// Tracks the numbers received on one channel.
 #[derive(Default)]
 pub(super) struct Heard {
     /// The last number, by sender.
     last: HashMap<u64, Number>,
 }
 
-/// What a number says.
+/// What a number reveals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Told {
-    /// It is the next, or the first that is heard of its sender.
+    /// It is the next one, or the first received from its sender.
     Next,
-    /// So many before it were missed.
+    /// That many messages before it were missed.
     Missed(u64),
-    /// A new series has begun, of which so many were missed; how many of the last one, nobody knows.
+    /// A new epoch has begun, and that many of its messages were missed. The number missed in the previous
+    /// epoch is unknown.
     Renewed(u64),
-    /// It was heard before.
+    /// It was received before.
     Again,
 }
 
 impl Heard {
-    /// A message came.
+    /// Records the number of a message.
     pub(super) fn hear(&mut self, sender: u64, now: Number) -> Told {
         if self.last.len() >= SENDERS && !self.last.contains_key(&sender) {
             self.last.clear();
         }
         match self.last.insert(sender, now) {
-            // An earlier series too: else recordings of two could be played in turn.
+            // This includes an earlier epoch, or recordings of two epochs could be replayed alternately.
             Some(last) if now <= last => {
                 self.last.insert(sender, last);
                 Told::Again
@@ -82,29 +85,29 @@ impl Heard {
                 0 => Told::Next,
                 count => Told::Missed(count),
             },
-            // A new series begins at 1, and this listener was there.
+            // A new epoch starts at 1, and this receiver was subscribed.
             Some(_) => Told::Renewed(now.number.saturating_sub(1)),
             None => Told::Next,
         }
     }
 }
 
-/// The last numbers of one sender, of messages that may overtake each other.
+/// The last numbers of one sender whose messages may overtake each other.
 #[derive(Default)]
 pub(super) struct Window {
-    /// Their series.
+    /// The epoch of the numbers.
     series: u64,
-    /// The highest that came.
+    /// The highest number received.
     highest: u64,
-    /// Which of those below it came; bit `n % BITS` is that of number `n`.
+    /// Which of the numbers below it were received. Bit `n % BITS` stands for number `n`.
     came: [u64; BITS as usize / 64],
 }
 
-/// Numbers that a window remembers: more than there are publishes under way at once on a node.
+/// Numbers that a window remembers: more than a node publishes concurrently.
 const BITS: u64 = 1024;
 
 impl Window {
-    /// Whether a number is new; from now on it is not. What is older than the window counts as heard.
+    /// Records a number and returns whether it is new. Anything older than the window counts as received.
     pub(super) fn is_new(&mut self, now: Number) -> bool {
         if now.series > self.series {
             *self = Self { series: now.series, ..Self::default() };
@@ -127,12 +130,12 @@ impl Window {
         is_new
     }
 
-    /// Whether a number within the window came.
+    /// Returns whether a number within the window was received.
     fn has(&self, number: u64) -> bool {
         self.came[(number % BITS / 64) as usize] >> (number % 64) & 1 == 1
     }
 
-    /// Notes whether it came.
+    /// Records whether a number was received.
     fn mark(&mut self, number: u64, came: bool) {
         let word = &mut self.came[(number % BITS / 64) as usize];
         *word = *word & !(1 << (number % 64)) | u64::from(came) << (number % 64);
@@ -150,16 +153,16 @@ mod tests {
         let (a1, b1, a2, a3, a4) = (numbers("a"), numbers("b"), numbers("a"), numbers("a"), numbers("a"));
         assert_eq!((a1.number, b1.number, a2.number), (1, 1, 2));
         assert_eq!(heard.hear(7, a1), Told::Next);
-        assert_eq!(heard.hear(8, a3), Told::Next, "another sender, and the first of it");
+        assert_eq!(heard.hear(8, a3), Told::Next, "the first message of another sender");
         assert_eq!(heard.hear(7, a4), Told::Missed(2));
         assert_eq!(heard.hear(7, a4), Told::Again);
         assert_eq!(heard.hear(7, a2), Told::Again);
         let later = Number { series: a1.series + 1, number: 3 };
-        assert_eq!(heard.hear(7, later), Told::Renewed(2), "a new series was missed from its beginning");
+        assert_eq!(heard.hear(7, later), Told::Renewed(2), "the start of a new epoch was missed");
         assert_eq!(heard.hear(7, Number { number: 0, ..later }), Told::Again);
-        assert_eq!(heard.hear(7, Number { number: 5, ..a4 }), Told::Again, "its former series is over");
+        assert_eq!(heard.hear(7, Number { number: 5, ..a4 }), Told::Again, "its former epoch has ended");
         let nonsense = Number { series: later.series + 1, number: 0 };
-        assert_eq!(heard.hear(7, nonsense), Told::Renewed(0), "nobody numbers so, and nothing breaks");
+        assert_eq!(heard.hear(7, nonsense), Told::Renewed(0), "numbers that no sender assigns are harmless");
         assert_eq!(heard.hear(7, later), Told::Again);
     }
 
@@ -167,14 +170,14 @@ mod tests {
     fn a_window_lets_each_number_in_once() {
         let mut window = Window::default();
         let mut is_new = |number| window.is_new(Number { series: 7, number });
-        assert!(is_new(1) && is_new(3) && is_new(2), "they may overtake each other");
+        assert!(is_new(1) && is_new(3) && is_new(2), "messages may overtake each other");
         assert!(!is_new(1) && !is_new(2) && !is_new(3) && !is_new(0));
         assert!(is_new(3000) && !is_new(3000));
         assert!(is_new(2999) && is_new(3000 - BITS + 1) && !is_new(2999));
-        assert!(!is_new(3000 - BITS), "too old to tell");
+        assert!(!is_new(3000 - BITS), "numbers older than the window count as received");
         assert!(is_new(u64::MAX) && !is_new(u64::MAX) && is_new(u64::MAX - 1));
-        assert!(window.is_new(Number { series: 8, number: 1 }), "a later series begins anew");
-        assert!(!window.is_new(Number { series: 7, number: 4000 }), "and the earlier one is over");
+        assert!(window.is_new(Number { series: 8, number: 1 }), "a later epoch starts again");
+        assert!(!window.is_new(Number { series: 7, number: 4000 }), "the earlier epoch has ended");
     }
 
     #[test]
@@ -200,7 +203,7 @@ mod tests {
         assert!(given.last.len() <= CHANNELS);
         assert!(
             given.next(&"first".into()).series > first.series,
-            "the numbers of the former series are forgotten"
+            "a new epoch begins when the numbers are dropped"
         );
         let mut heard = Heard::default();
         for sender in 0..5000 {

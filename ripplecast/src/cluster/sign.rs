@@ -1,13 +1,15 @@
-//! Signatures: with a shared secret, a node believes only what another node that knows it has sent, on that channel, just now,
-//! and once.
+//! Signatures: with a shared secret, a node accepts a message only if another node that knows the secret sent
+//! it, on that channel, recently, and only once.
 //!
-//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name, prefix
-//! included: a message of one application is worth nothing on the channels of another with the same secret. A message
-//! that is older than [`WINDOW`] is refused, and so is a repeated one: in rooms it is detected by its number, elsewhere
-//! by a window over the last numbers, as IPsec has it (RFC 4303, section 3.4.3).
+//! HMAC-SHA-256 (RFC 2104) over the channel, the message and its time. The channel is signed by its full name
+//! including the prefix, so a message of one application is not valid on the channels of another with the
+//! same secret. A message that is older than [`WINDOW`] is rejected. So is a repeated one: in rooms it is
+//! detected by its sequence number, elsewhere by a window over the last numbers, as in IPsec (RFC 4303,
+//! section 3.4.3).
 //!
-//! The time limits how long a recording can be replayed; it never orders messages. Clocks of nodes must not differ by more than the
-//! window: beyond it messages are refused and counted, never reordered or believed.
+//! The time limits how long a recording can be replayed; it never orders messages. Clocks of nodes must not
+//! differ by more than the window. If they do, messages are rejected and counted, but never reordered or
+//! wrongly accepted.
 
 use std::{
     collections::HashMap,
@@ -25,68 +27,69 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// How old a message may be, and how much clocks may differ.
+/// Maximum age of a message, and maximum difference of clocks.
 const WINDOW: Duration = Duration::from_secs(30);
-/// The shortest secret, in bytes: what can't be guessed.
+/// Minimum length of a secret in bytes, so that it can't be guessed.
 const SECRET: usize = 16;
 /// Bytes of the signature and the time before it.
 const SEAL: usize = 32 + 8;
-/// Senders that a listener keeps the windows of: far more than there are nodes.
+/// Senders for which a receiver keeps windows: far more than there are nodes.
 const SENDERS: usize = 1024;
 
 /// Signs what a node sends, if there is a secret.
 pub(crate) struct Sealer {
-    /// The node.
     node: u64,
-    /// The secret, ready for use.
+    /// The HMAC, keyed with the secret.
     mac: Option<Hmac<Sha256>>,
     /// The number of the next message that is not a frame of a room.
     next: AtomicU64,
-    /// Messages that were refused.
+    /// Messages rejected so far.
     refused: AtomicU64,
 }
 
 /// Checks the secret that nodes share.
 ///
 /// # Errors
-/// [`Error::Setting`] when it is too short.
+/// [`Error::Setting`] if it is too short.
 pub(crate) fn check_secret(secret: &[u8]) -> Result<()> {
     if secret.len() < SECRET {
-        let reason = format!("at least {SECRET} bytes are needed, such as `openssl rand -hex 32` prints");
+        let reason =
+            format!("expected at least {SECRET} bytes, such as the output of `openssl rand -hex 32`");
         return Err(Error::setting("node_secret", format!("{} bytes", secret.len()), reason));
     }
     Ok(())
 }
 
 impl Sealer {
-    /// Signs as that node.
+    /// Creates a signer for that node.
     pub(crate) fn new(node: u64, secret: Option<&[u8]>) -> Self {
         let mac = secret.and_then(|secret| Hmac::new_from_slice(secret).ok());
         Self { node, mac, next: AtomicU64::new(1), refused: AtomicU64::new(0) }
     }
 
-    /// Whether there is a secret.
+    /// Returns whether there is a secret.
     pub(crate) fn is_on(&self) -> bool {
         self.mac.is_some()
     }
 
-    /// Counts a message that was thrown away.
+    /// Counts a rejected message.
     pub(crate) fn refuse(&self) {
         self.refused.fetch_add(1, Relaxed);
     }
 
-    /// Messages that were thrown away.
+    /// Returns the number of rejected messages.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 
-    /// A message in bytes, for that channel, with the next number of those that are no frames of rooms.
+    /// Encodes and signs a message for that channel, with the next number of messages that are not frames of
+    /// rooms.
     pub(crate) fn message(&self, channel: &str, body: Body) -> Bytes {
         let number = Number { series: FIRST_SERIES, number: self.next.fetch_add(1, Relaxed) };
         self.seal(channel, &Message { node: self.node, number, body })
     }
 
-    /// A message in bytes, for that channel.
+    /// Encodes and signs a message for that channel.
     pub(super) fn seal(&self, channel: &str, message: &Message) -> Bytes {
         let mut bytes = message.encode();
         if let Some(mac) = &self.mac {
@@ -97,12 +100,12 @@ impl Sealer {
         bytes.into()
     }
 
-    /// A message that came on a channel; none if it makes no sense, or was not signed as it must be.
+    /// Decodes a message received on a channel. Returns `None` if it is malformed or not properly signed.
     pub(super) fn open(&self, channel: &str, mut bytes: Bytes) -> Option<Message> {
         if let Some(mac) = &self.mac {
             let body = bytes.len().checked_sub(SEAL)?;
             let signature = bytes.split_off(bytes.len() - 32);
-            signed(mac, channel, &bytes).verify_slice(&signature).ok()?; // takes the same time for every wrong one
+            signed(mac, channel, &bytes).verify_slice(&signature).ok()?; // compares in constant time
             let sent = u64::from_be_bytes(bytes[body..].try_into().ok()?);
             if now().abs_diff(sent) > WINDOW.as_millis() as u64 {
                 return None;
@@ -113,7 +116,7 @@ impl Sealer {
     }
 }
 
-/// What is signed: the channel, behind its length, and all that comes before the signature.
+/// Computes the signature over the channel, prefixed with its length, and everything before the signature.
 fn signed(mac: &Hmac<Sha256>, channel: &str, bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = mac.clone();
     mac.update(&(channel.len() as u64).to_be_bytes());
@@ -122,17 +125,18 @@ fn signed(mac: &Hmac<Sha256>, channel: &str, bytes: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// The time, in ms since 1970.
+/// Returns the time in ms since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// What a listener has heard of messages that are no frames of rooms: each counts once.
+/// Accepts each message that is not a frame of a room only once.
 #[derive(Default)]
 pub(crate) struct Once(HashMap<u64, Window>);
 
 impl Once {
-    /// A message that came on a channel; none if it is refused. Without a secret nothing is heard twice anyway.
+    /// Decodes a message received on a channel; `None` if it is rejected. Without a secret, no message is
+    /// received twice.
     pub(crate) fn open(&mut self, sealer: &Sealer, channel: &str, bytes: Bytes) -> Option<Message> {
         let message = sealer.open(channel, bytes)?;
         if sealer.is_on() {
@@ -175,7 +179,7 @@ mod tests {
             forged[at] ^= 1;
             assert!(two.open("c", forged.into()).is_none(), "byte {at} was changed");
         }
-        // Without a secret, what is signed is not understood either, rather than half of it.
+        // Without a secret, a signed message is rejected as a whole rather than half understood.
         let unsigned = Sealer::new(3, None).open("c", bytes);
         assert_ne!(unsigned.map(|message| message.body), Some(body()));
     }
@@ -202,7 +206,7 @@ mod tests {
         let mut heard = Once::default();
         let (first, second) = (one.message("c", body()), one.message("c", body()));
         assert!(heard.open(&two, "c", second.clone()).is_some());
-        assert!(heard.open(&two, "c", first.clone()).is_some(), "it was overtaken, and is new all the same");
+        assert!(heard.open(&two, "c", first.clone()).is_some(), "an overtaken message is still new");
         assert!(heard.open(&two, "c", first).is_none());
         assert!(heard.open(&two, "c", second).is_none());
     }

@@ -1,63 +1,52 @@
-//! How messages between nodes look. They are read by other processes, and anybody who can write to the backend can send
-//! them: reading never panics, and believes nothing.
+//! The wire format of messages between nodes. Other processes read them, and anybody who can write to the
+//! backend can send them, so decoding never panics and trusts nothing.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::sequence::Number;
 use crate::{Frame, limits::NAME, text::prefix};
 
-/// The version of the form; another one is refused.
+/// The version of the format; any other is rejected.
 const VERSION: u8 = 1;
 
-/// One message.
+/// A message between nodes.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Message {
-    /// The node that sent it.
+    /// The sender.
     pub(crate) node: u64,
-    /// Its number: of a room's frame on its channel, else among all that are none.
+    /// Its sequence number: counted on its channel for a room's frame, else among all messages that are not
+    /// frames.
     pub(super) number: Number,
-    /// What it says.
     pub(crate) body: Body,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Body {
     /// A frame for the members of the channel's room, or for all connections.
-    Frame {
-        /// The frame.
-        frame: Frame,
-    },
+    Frame { frame: Frame },
     /// A frame for the connections of a client.
-    ToClient {
-        /// The client.
-        client: String,
-        /// The frame.
-        frame: Frame,
-    },
-    /// A question: which connections of that kind there are.
+    ToClient { client: String, frame: Frame },
+    /// A query for the connections of a group.
     Ask {
-        /// Where the answer is wanted: the seat of a node.
+        /// Where to send the reply: the lease of a node.
         to: String,
-        /// The number of the question.
+        /// The id of the query.
         id: u64,
-        /// Whether a room is meant, or else a client.
+        /// Whether the group is a room rather than a client.
         is_room: bool,
-        /// Its name.
+        /// The name of the group.
         name: String,
-        /// Behind which connection to begin.
+        /// Return connections after this one.
         from: u64,
-        /// Connections at the most.
+        /// The maximum number of connections.
         limit: u32,
     },
-    /// Something on the bus, where messages are signed.
-    Bus {
-        /// What was published.
-        payload: Bytes,
-    },
-    /// The answer.
+    /// A message of the bus, if messages are signed.
+    Bus { payload: Bytes },
+    /// The reply to a query.
     Answer {
-        /// The number of the question.
+        /// The id of the query.
         id: u64,
         /// The connections, in order.
         connections: Vec<u64>,
@@ -65,7 +54,7 @@ pub(crate) enum Body {
 }
 
 impl Message {
-    /// In bytes.
+    /// Encodes the message.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.size());
         out.put_u8(VERSION);
@@ -104,7 +93,7 @@ impl Message {
         out
     }
 
-    /// About as many bytes as it has.
+    /// Estimates the encoded size in bytes.
     fn size(&self) -> usize {
         let frame = |frame: &Frame| {
             frame.len() + [frame.key(), frame.event()].into_iter().flatten().map(str::len).sum::<usize>() + 96
@@ -118,7 +107,7 @@ impl Message {
         }
     }
 
-    /// From bytes; none if they are no message.
+    /// Decodes a message; `None` if it is malformed.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
         if bytes.try_get_u8().ok()? != VERSION {
             return None;
@@ -148,7 +137,7 @@ impl Message {
     }
 }
 
-/// Writes a text behind its length.
+/// Writes a text, prefixed with its length.
 fn put_text(out: &mut Vec<u8>, text: &str) {
     let text = prefix(text, usize::from(u16::MAX));
     out.put_u16(text.len() as u16);
@@ -164,14 +153,14 @@ fn get_text(bytes: &mut Bytes) -> Option<String> {
     String::from_utf8(bytes.split_to(len).into()).ok()
 }
 
-/// Bits of what a frame is.
+/// Flags of a frame.
 const TEXT: u8 = 1;
 const KEY: u8 = 2;
 const EVENT: u8 = 4;
 
-/// Writes a frame: what it is, its key, its event, and its payload to the end.
+/// Writes a frame: flags, key, event, and the payload as the rest.
 fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
-    // What no name could be is of no use elsewhere either.
+    // A key or event too long to be a name has no use on other nodes either.
     let short = |text: &&str| text.len() <= usize::from(u16::MAX);
     let (key, event) = (frame.key().filter(short), frame.event().filter(short));
     let bit = |bit: u8, is_set: bool| if is_set { bit } else { 0 };
@@ -180,7 +169,7 @@ fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
     out.put_slice(frame.as_bytes());
 }
 
-/// Reads a frame, whose payload stays where it is.
+/// Reads a frame without copying its payload.
 fn get_frame(mut bytes: Bytes) -> Option<Frame> {
     let flags = bytes.try_get_u8().ok()?;
     let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };
@@ -199,7 +188,7 @@ fn get_frame(mut bytes: Bytes) -> Option<Frame> {
     })
 }
 
-/// Whether a name can be that of a room or a client.
+/// Returns whether this can be the name of a room or a client.
 pub(super) fn is_name(name: &str) -> bool {
     name.len() <= NAME
 }

@@ -1,4 +1,4 @@
-//! Where Redis is, and as whom: read from a URL.
+//! The address and credentials of Redis, parsed from a URL.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -7,86 +7,83 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVer
 
 use crate::{Error, Result};
 
-/// The port of a server, where the URL says none.
+/// Default port of a server.
 const PORT: u16 = 6379;
-/// The port of a sentinel, where the URL says none.
+/// Default port of a sentinel.
 const SENTINEL_PORT: u16 = 26379;
-/// What all keys and channels begin with, where the URL says nothing.
+/// Default prefix of all keys and channels.
 const PREFIX: &str = "ripplecast";
-/// Longest prefix, in bytes: it is part of every key.
+/// Longest prefix in bytes. It is part of every key.
 const PREFIX_LEN: usize = 64;
-/// Most hosts of a URL: a few are enough to find the others.
+/// Maximum hosts in a URL. A few are enough to find the others.
 const HOSTS: usize = 64;
-/// The forms that a URL can have, for the messages.
+/// The forms of a URL, for error messages.
 const FORMS: &str = "redis://[user:password@]host[:6379][/database][?prefix=NAME], rediss:// for TLS, redis+unix:///path, \
     redis-cluster://a,b,c or redis-sentinel://a,b,c/service; valkey means the same as redis";
 
-/// Where Redis is, and as whom.
+/// The address and credentials of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// The server, or those who know it.
     pub(super) servers: Servers,
-    /// Whether TLS is spoken.
+    /// Whether connections use TLS.
     tls: bool,
-    /// The login of the servers.
+    /// Credentials for the servers.
     login: Login,
-    /// The login of the sentinels.
+    /// Credentials for the sentinels.
     sentinel: Login,
-    /// The number of the database.
     database: i64,
-    /// What all keys and channels begin with.
+    /// Prefix of all keys and channels.
     prefix: String,
 }
 
-/// The user to log in as, and the password.
+/// A user and a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {
-    /// The user; none for `default`.
+    /// `None` for `default`.
     pub(super) user: Option<String>,
-    /// The password.
     password: Option<String>,
 }
 
 /// A host and its port.
 pub(super) type Host = (String, u16);
 
-/// One server, or those who know it.
+/// One server, or hosts that know the servers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Servers {
-    /// One server.
+    /// A single server.
     One(Host),
-    /// One server, by the path of its socket.
+    /// A single server, by the path of its socket.
     Unix(PathBuf),
-    /// Some of a Cluster.
+    /// Some servers of a Cluster.
     Cluster(Vec<Host>),
-    /// One master of a Cluster; never as a URL.
+    /// One master of a Cluster; never parsed from a URL.
     Shard(Host),
-    /// Sentinels, and the name of what they watch.
+    /// Sentinels, and the master that they monitor.
     Sentinels {
         /// The sentinels.
         hosts: Vec<Host>,
-        /// The name of the master that they watch.
+        /// The name of the master.
         service: String,
     },
 }
 
 impl Address {
-    /// What all keys and channels begin with.
+    /// Returns the prefix of all keys and channels.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Whether it is a Cluster.
+    /// Returns whether this is a Cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.servers, Servers::Cluster(_) | Servers::Shard(_))
     }
 
-    /// The address of one master of this Cluster.
+    /// Returns the address of one master of this Cluster.
     pub(super) fn shard(&self, host: &Host) -> Self {
         Self { servers: Servers::Shard(host.clone()), ..self.clone() }
     }
 
-    /// How to connect to that host, with this address's credentials.
+    /// Returns the connection settings for a host, with this address's credentials.
     pub(super) fn at(&self, (host, port): &Host) -> Result<ConnectionInfo, redis::RedisError> {
         let addr = if self.tls {
             ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
@@ -96,27 +93,27 @@ impl Address {
         self.with(addr)
     }
 
-    /// How to connect to the one server at the end of that socket.
+    /// Returns the connection settings for the server at that socket.
     pub(super) fn at_socket(&self, path: &std::path::Path) -> Result<ConnectionInfo, redis::RedisError> {
         self.with(ConnectionAddr::Unix(path.to_owned()))
     }
 
-    /// How to ask a sentinel: with its own credentials, not those of the servers.
+    /// Returns the connection settings for a sentinel, with the credentials for sentinels.
     pub(super) fn at_sentinel(&self, host: &Host) -> Result<ConnectionInfo, redis::RedisError> {
         Self { login: self.sentinel.clone(), database: 0, ..self.clone() }.at(host)
     }
 
-    /// The login of the servers.
+    /// Returns the credentials for the servers.
     pub(super) fn login(&self) -> &Login {
         &self.login
     }
 
-    /// Whether connections use TLS.
+    /// Returns whether connections use TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The scheme, or the one that differs from it only in TLS.
+    /// Returns the scheme, with or without TLS.
     pub(super) fn scheme(&self, tls: bool) -> &'static str {
         match (&self.servers, tls) {
             (Servers::Unix(_), _) => "redis+unix",
@@ -129,14 +126,14 @@ impl Address {
         }
     }
 
-    /// How to connect there.
+    /// Returns the connection settings for an address.
     fn with(&self, addr: ConnectionAddr) -> Result<ConnectionInfo, redis::RedisError> {
         let mut settings =
             RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.database);
         let Login { user, password } = &self.login;
         if let Some(user) = user {
-            // The client does not log in at all without a password, and would go on as `default`. An empty one is that of a
-            // user with `nopass`, and any other user refuses it.
+            // Without a password the client library does not log in at all and would continue as `default`. A
+            // user with `nopass` accepts an empty password, and any other user refuses it.
             settings = settings.set_username(user).set_password(password.as_deref().unwrap_or_default());
         } else if let Some(password) = password {
             settings = settings.set_password(password);
@@ -154,10 +151,10 @@ impl FromStr for Address {
     }
 }
 
-/// Reads a URL, or says what is wrong with it.
+/// Parses a URL, or returns what is wrong with it.
 fn parse(url: &str) -> Result<Address, String> {
     let (written, rest) =
-        url.split_once("://").ok_or_else(|| format!("no backend; use `memory` or {FORMS}"))?;
+        url.split_once("://").ok_or_else(|| format!("not a backend; expected `memory` or {FORMS}"))?;
     // Schemes are case-insensitive (RFC 3986, section 3.1).
     let scheme = written.to_ascii_lowercase();
     let scheme = match scheme.strip_prefix("valkey") {
@@ -171,7 +168,8 @@ fn parse(url: &str) -> Result<Address, String> {
     };
     if path.contains('@') || query.contains('@') {
         return Err(
-            "an @ stands behind the host; in a user or password write / as %2F, ? as %3F and @ as %40".into(),
+            "there is an @ after the host; in a user or password, write / as %2F, ? as %3F and @ as %40"
+                .into(),
         );
     }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -192,7 +190,7 @@ fn parse(url: &str) -> Result<Address, String> {
             "sentinel_password" => &mut sentinel.password,
             _ => {
                 return Err(format!(
-                    "the URL has no parameter `{name}`; there are prefix, db, user, password, sentinel_user and \
+                    "unknown parameter `{name}`; expected prefix, db, user, password, sentinel_user or \
                      sentinel_password"
                 ));
             }
@@ -202,11 +200,11 @@ fn parse(url: &str) -> Result<Address, String> {
         }
         *place = decoded(value)?;
         if place.is_none() && name.ends_with("user") {
-            return Err(format!("`{name}` is empty; leave it out to log in as `default`"));
+            return Err(format!("`{name}` is empty; omit it to log in as `default`"));
         }
     }
     if sentinel != Login::default() && !scheme.ends_with("-sentinel") {
-        return Err("sentinel_user and sentinel_password are for redis-sentinel://".into());
+        return Err("sentinel_user and sentinel_password are only for redis-sentinel://".into());
     }
     let tls = scheme.starts_with("rediss");
     let servers = match &scheme[..] {
@@ -221,7 +219,7 @@ fn parse(url: &str) -> Result<Address, String> {
             return Err("expected the absolute path of a socket, as in redis+unix:///run/redis.sock".into());
         }
         "redis-cluster" | "rediss-cluster" if !path.is_empty() || database.is_some() => {
-            return Err("a Cluster has one database and no path; leave it out".into());
+            return Err("a Cluster has one database and no path; omit both".into());
         }
         "redis-cluster" | "rediss-cluster" => Servers::Cluster(self::hosts(hosts, PORT)?),
         "redis-sentinel" | "rediss-sentinel" => {
@@ -232,11 +230,11 @@ fn parse(url: &str) -> Result<Address, String> {
             )?;
             Servers::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
         }
-        _ => return Err(format!("`{written}` is no backend; use `memory` or {FORMS}")),
+        _ => return Err(format!("`{written}` is not a backend; expected `memory` or {FORMS}")),
     };
     let database = match database {
         Some(number) => {
-            number.parse::<u16>().map_err(|_| format!("`{number}` is no number of a database"))?
+            number.parse::<u16>().map_err(|_| format!("`{number}` is not a valid database number"))?
         }
         None => 0,
     };
@@ -244,58 +242,60 @@ fn parse(url: &str) -> Result<Address, String> {
     if prefix.len() > PREFIX_LEN
         || prefix.chars().any(|c| matches!(c, '{' | '}') || c.is_whitespace() || c.is_control())
     {
-        return Err(format!("a prefix has at most {PREFIX_LEN} bytes, without braces and spaces"));
+        return Err(format!("expected a prefix of at most {PREFIX_LEN} bytes without braces and spaces"));
     }
     if database != 0 {
-        // Channels know of no database, so it is in their names, and in those of keys, to keep the two alike.
+        // Redis channels do not belong to a database, so their names include it. Key names include it, too,
+        // for consistency.
         prefix = format!("{prefix}@{database}");
     }
     Ok(Address { servers, tls, login, sentinel, database: database.into(), prefix })
 }
 
-/// A part of a URL without its percent signs; none if it is empty.
+/// Percent-decodes a part of a URL; `None` if it is empty.
 fn decoded(part: &str) -> Result<Option<String>, String> {
-    let decoded =
-        percent_decode_str(part).decode_utf8().map_err(|_| "a part of the URL is not UTF-8".to_owned())?;
+    let decoded = percent_decode_str(part)
+        .decode_utf8()
+        .map_err(|_| "a part of the URL is not valid UTF-8".to_owned())?;
     Ok(Some(decoded.into_owned()).filter(|decoded| !decoded.is_empty()))
 }
 
-/// Hosts with commas between them.
+/// Parses a comma-separated list of hosts.
 fn hosts(list: &str, port: u16) -> Result<Vec<Host>, String> {
     let hosts = list.split(',').map(|item| host(item, port)).collect::<Result<Vec<_>, _>>()?;
     if hosts.len() > HOSTS {
-        Err(format!("at most {HOSTS} hosts can be named; a few are enough"))
+        Err(format!("expected at most {HOSTS} hosts; a few are enough"))
     } else {
         Ok(hosts)
     }
 }
 
-/// A host with or without its port; an IPv6 address stands in brackets.
+/// Parses a host with an optional port. An IPv6 address is in brackets.
 fn host(text: &str, port: u16) -> Result<Host, String> {
     let (name, number) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, rest)) => (name, rest.strip_prefix(':')),
         None => text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number))),
     };
     if name.is_empty() {
-        return Err(format!("a host is missing; use {FORMS}"));
+        return Err(format!("a host is missing; expected {FORMS}"));
     }
     let port = match number {
-        Some(number) => number.parse().map_err(|_| format!("`{number}` is no port"))?,
+        Some(number) => number.parse().map_err(|_| format!("`{number}` is not a valid port"))?,
         None => port,
     };
     Ok((name.to_owned(), port))
 }
 
-/// A URL without its password, for messages.
+/// Returns a URL without its credentials, for messages.
 fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may hold what ends a host: all before the last @ is hidden.
+    // A password may contain characters that end a host, so everything before the last @ is hidden.
     let rest = rest.rfind('@').map_or_else(|| rest.to_owned(), |at| format!("…@{}", &rest[at + 1..]));
     let rest = rest.split_once("password=").map_or(rest.clone(), |(before, _)| format!("{before}password=…"));
     format!("{scheme}://{rest}")
 }
 
-/// The URL, without user and password: it goes into logs.
+/// The URL without user and password, for logs.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme(self.tls);
@@ -347,7 +347,7 @@ mod tests {
         let sentinels = read("redis-sentinel://:secret@a,b/main/1");
         assert_eq!(sentinels.to_string(), "redis-sentinel://a:26379,b:26379/main");
         assert_eq!((sentinels.database, sentinels.login.password.as_deref()), (1, Some("secret")));
-        assert!(sentinels.sentinel == Login::default(), "the servers' password is not for the sentinels");
+        assert!(sentinels.sentinel == Login::default(), "the servers' password is not sent to the sentinels");
         let guarded = read("redis-sentinel://a/main?sentinel_user=eve&sentinel_password=p%40ss");
         assert!(guarded.login == Login::default());
         let Login { user, password } = guarded.sentinel;
@@ -404,25 +404,25 @@ mod tests {
     #[test]
     fn a_wrong_one_is_named_and_its_password_is_not() {
         for (url, said) in [
-            ("redis", "no backend"),
-            ("mongodb://a", "`mongodb` is no backend"),
+            ("redis", "not a backend"),
+            ("mongodb://a", "`mongodb` is not a backend"),
             ("redis://", "a host is missing"),
-            ("redis://u:secret@a:port", "`port` is no port"),
-            ("redis://u:secret@a/x", "no number of a database"),
-            ("redis://a?password=secret&pool=3", "no parameter `pool`"),
+            ("redis://u:secret@a:port", "`port` is not a valid port"),
+            ("redis://u:secret@a/x", "not a valid database number"),
+            ("redis://a?password=secret&pool=3", "unknown parameter `pool`"),
             ("redis://u:se/cret@a", "%2F"),
             ("redis://u:se?cret@a", "%3F"),
             ("redis://a?prefix={b}", "without braces"),
             ("redis+unix://a", "absolute path"),
             ("redis-cluster://a/1", "one database"),
-            ("redis://a?sentinel_password=secret", "for redis-sentinel://"),
-            ("redis-sentinel://a/main?sentinel_password=secret&x=1", "no parameter `x`"),
+            ("redis://a?sentinel_password=secret", "only for redis-sentinel://"),
+            ("redis-sentinel://a/main?sentinel_password=secret&x=1", "unknown parameter `x`"),
             ("redis-sentinel://a,b", "that the sentinels monitor"),
             ("redis://a?user=", "`user` is empty"),
             ("redis-sentinel://a/main?sentinel_user=&sentinel_password=secret", "`sentinel_user` is empty"),
             ("redis://lim:secret@a?user=ada", "sets `user` twice"),
             ("redis://a?user=lim&password=secret&password=secret", "sets `password` twice"),
-            ("VALKEY-X://a", "`VALKEY-X` is no backend"),
+            ("VALKEY-X://a", "`VALKEY-X` is not a backend"),
         ] {
             let error = url.parse::<Address>().unwrap_err().to_string();
             assert!(

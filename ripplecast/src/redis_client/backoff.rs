@@ -1,16 +1,16 @@
-//! How long to wait before trying again: longer each time, and not all nodes at once.
+//! Waits between attempts: longer each time, and different on each node.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
     time::Duration,
 };
 
-/// The first wait. A restart that is over at once costs little.
+/// The first wait: short, because a restart may be over at once.
 const FIRST: Duration = Duration::from_millis(50);
-/// The longest wait: how long a server that is back may go unnoticed.
+/// The longest wait: how long an available server may go unnoticed.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Waits that double, each cut by a random part of up to a half.
+/// Waits that double, each shortened at random by up to half.
 #[derive(Default)]
 pub(crate) struct Backoff {
     /// Waits so far.
@@ -18,12 +18,12 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Whether there was no wait yet.
+    /// Returns whether there was no wait yet.
     pub(crate) fn is_first(&self) -> bool {
         self.waits == 0
     }
 
-    /// The next wait.
+    /// Returns the next wait.
     pub(crate) fn next(&mut self) -> Duration {
         let longest = FIRST.saturating_mul(1 << self.waits.min(16)).min(LONGEST);
         self.waits += 1;

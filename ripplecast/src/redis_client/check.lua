@@ -1,5 +1,5 @@
--- Does once what is done later, so that a permission that is missing shows at the start, by its name.
--- KEYS  five of one slot, which nobody else uses: a text, a hash, a sorted set, a set, a stream
+-- Runs every command that is used later once, so that a missing permission is reported by name at the start.
+-- KEYS  five unused keys of one slot: a string, a hash, a sorted set, a set, a stream
 local text, hash, sorted, set, stream = unpack(KEYS)
 local group = 'probe'
 redis.call('DEL', unpack(KEYS))

@@ -1,4 +1,4 @@
-//! How a connection is made, and what must be true of the server before it is used.
+//! Opens connections, and checks that a server is usable.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,34 +14,35 @@ use super::{
     slot,
 };
 
-/// Time in which a connection must be there.
+/// Time limit for opening a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// Time in which one of several hosts must answer, before the next is asked.
+/// Time that one of several hosts has to answer before the next is tried.
 pub(super) const HOST_LIMIT: Duration = Duration::from_secs(1);
-/// Commands that wait for the connection's task to take them: it takes them as fast as the socket does.
+/// Commands that may wait for the connection's task, which takes them as fast as the socket does.
 const BUFFERED_COMMANDS: usize = 1024;
-/// Names among which one is looked for whose slot a master has.
+/// Key names tried to find one whose slot a master has.
 const PROBES: u32 = 1000;
-/// The oldest server: sharded publish and subscribe, and functions that pass their effects on, came with it.
+/// The oldest supported version. It introduced sharded publish and subscribe, and functions that replicate
+/// their effects.
 const OLDEST_REDIS: (u32, u32) = (7, 0);
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// Nobody answers; trying again may help.
+    /// No answer; a retry may help.
     Away(String),
-    /// The server is there and can't be used; somebody has to do something.
+    /// The server answers but is not usable until somebody changes something.
     Wrong(String),
 }
 
-/// A connection to a server, shared by all who hold a clone; and the server, where sentinels named it.
+/// A connection to a server, shared by its clones; and the server, if sentinels named it.
 #[derive(Clone)]
 pub(super) struct Conn(pub(super) MultiplexedConnection, Option<Arc<Host>>);
 
-/// Hears what a server sends unasked.
+/// Receives what a server pushes.
 pub(super) type Push = Arc<dyn AsyncPushSender>;
 
-/// A connection to the server that the address names. What it sends unasked goes to `push`.
+/// Connects to the server that the address names. What the server pushes goes to `push`.
 pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Conn, Fault> {
     let named = match &address.servers {
         Servers::Sentinels { hosts, service } => Some(Arc::new(master(address, hosts, service).await?)),
@@ -51,23 +52,23 @@ pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Con
 }
 
 impl Conn {
-    /// The master that the sentinels named, to which it was made; none without sentinels.
+    /// Returns the connected master if sentinels named it.
     pub(super) fn named(&self) -> Option<&Host> {
         self.1.as_deref()
     }
 
-    /// Subscribes to channels; `sharded` are those of a Cluster, which are subscribed to one by one, as each may have a slot of
-    /// its own.
+    /// Subscribes to channels. `sharded` channels of a Cluster need one command each, because each may have a
+    /// different slot.
     pub(super) async fn subscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
         if sharded { self.each("SSUBSCRIBE", channels).await } else { self.0.subscribe(channels).await }
     }
 
-    /// The reverse.
+    /// Unsubscribes from channels.
     pub(super) async fn unsubscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
         if sharded { self.each("SUNSUBSCRIBE", channels).await } else { self.0.unsubscribe(channels).await }
     }
 
-    /// One command for each channel, in one round trip.
+    /// Sends one command for each channel, in one round trip.
     async fn each(&mut self, command: &str, channels: &[String]) -> RedisResult<()> {
         let mut pipeline = redis::Pipeline::new();
         for channel in channels {
@@ -77,22 +78,21 @@ impl Conn {
     }
 }
 
-/// Some slots of a Cluster, and who has them.
+/// A range of slots of a Cluster, and their master.
 pub(super) struct Range {
-    /// The last of them; the first is behind the last of the range before.
+    /// The last slot; the first one follows the previous range.
     pub(super) last: u16,
-    /// The master.
     pub(super) host: Host,
 }
 
-/// Asks a server of a Cluster who has which slots.
+/// Asks a server of a Cluster which server has which slots.
 pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Result<Vec<Range>, Fault> {
     let mut slots = redis::cmd("CLUSTER");
     slots.arg("SLOTS");
     let said: Vec<Vec<Value>> = slots.query_async(conn).await.map_err(|error| {
         let text = error.to_string();
         if text.contains("cluster support disabled") {
-            return Fault::Wrong("it is none of a Cluster; name it as redis://host".into());
+            return Fault::Wrong("it is not part of a Cluster; use redis://host".into());
         }
         meaning(&error)
     })?;
@@ -104,14 +104,14 @@ pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Re
             Value::SimpleString(name) => name,
             _ => "",
         };
-        // A server that does not know its own name says nothing, or so.
+        // A server that does not know its own name returns an empty one or a question mark.
         let name = if matches!(name, "" | "?") { &asked.0 } else { name };
         Some(Range { last: u16::try_from(*last).ok()?, host: (name.to_owned(), u16::try_from(*port).ok()?) })
     };
     Ok(said.iter().filter_map(range).collect())
 }
 
-/// A connection to the one server that the address names, or to the master that its sentinels `named`.
+/// Connects to the single server that the address names, or to the master that its sentinels `named`.
 async fn open_one(
     address: &Address,
     named: Option<&Host>,
@@ -125,12 +125,12 @@ async fn open_one(
     let info = info.map_err(|error| fault(&error, address))?;
     match timeout(CONNECT_LIMIT, open(info, push)).await {
         Ok(opened) => opened.map_err(|error| fault(&error, address)),
-        // A server without TLS waits for the end of what it takes for a command.
+        // A server without TLS waits for the rest of what it takes for a command.
         Err(_) => Err(Fault::Away(silent() + &tls_hint(address, address.is_tls()))),
     }
 }
 
-/// Opens a connection without limits of its own: ours are around it.
+/// Opens a connection without the library's time limits, because the callers apply ours.
 async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<MultiplexedConnection> {
     let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -142,7 +142,7 @@ async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<Multiplex
     Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// Where the sentinels say that the master is.
+/// Asks the sentinels for the master.
 pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
     let (mut said, mut is_wrong, mut may_be_tls) = (Vec::new(), false, false);
     for host in hosts {
@@ -154,7 +154,7 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
         };
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(Some(master))) => return Ok(master),
-            Ok(Ok(None)) => said.push(format!("{}:{} watches no `{service}`", host.0, host.1)),
+            Ok(Ok(None)) => said.push(format!("{}:{} does not monitor `{service}`", host.0, host.1)),
             Ok(Err(error)) => {
                 is_wrong |= refuses_us(&error);
                 may_be_tls |= is_as_of_tls(&error, address);
@@ -170,47 +170,48 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
     let reason = format!("no sentinel names the master ({}){hint}", said.join("; "));
     if is_wrong {
         return Err(Fault::Wrong(format!(
-            "{reason}; the sentinels' own user and password stand behind the service: \
+            "{reason}; set the sentinels' own user and password after the service: \
              ?sentinel_user=…&sentinel_password=…"
         )));
     }
     Err(Fault::Away(reason))
 }
 
-/// Whether the server refuses the user or the password.
+/// Returns whether the server refuses the user or the password.
 fn refuses_us(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
 }
 
-/// Returns what an error on the way to a connection means.
+/// Converts an error of opening a connection.
 fn fault(error: &RedisError, address: &Address) -> Fault {
     if refuses_us(error) || error.code() == Some("WRONGTYPE") {
         let user = address.login().user.as_deref();
         let user = user.map_or_else(|| "the default user".to_owned(), |user| format!("user `{user}`"));
         return Fault::Wrong(format!(
-            "the server refuses {user} or the password ({error}); both belong in the URL: redis://user:password@host"
+            "the server refuses {user} or the password ({error}); set both in the URL: redis://user:password@host"
         ));
     }
     match error.kind() {
         ErrorKind::RESP3NotSupported => Fault::Wrong(too_old("a server without RESP3")),
         ErrorKind::InvalidClientConfig => Fault::Wrong(error.to_string()),
         _ if error.to_string().contains("invalid peer certificate") => Fault::Away(format!(
-            "{error}; the system's root certificates are trusted, or those in the file that SSL_CERT_FILE names"
+            "{error}; trusted are the system's root certificates, or those in the file named by SSL_CERT_FILE"
         )),
         _ => Fault::Away(format!("{error}{}", tls_hint(address, is_as_of_tls(error, address)))),
     }
 }
 
-/// Whether an error is one that appears where only one of the two sides speaks TLS.
+/// Returns whether an error is typical of TLS on only one side.
 fn is_as_of_tls(error: &RedisError, address: &Address) -> bool {
     let is_end = error.is_connection_dropped() && !error.is_connection_refusal();
     let is_end = is_end || error.kind() == ErrorKind::Parse;
-    // What rustls calls an answer that is not TLS.
+    // rustls reports this for an answer that is not TLS.
     is_end || address.is_tls() && error.to_string().contains("InvalidContentType")
 }
 
-/// Returns the advice to try with TLS, or without it, for the end of a message; nothing if the error has another reason.
+/// Returns the advice to try with or without TLS, to append to a message. Empty if the error has another
+/// reason.
 pub(super) fn tls_hint(address: &Address, may_be_tls: bool) -> String {
     let tls = address.is_tls();
     if !may_be_tls || matches!(address.servers, Servers::Unix(_)) {
@@ -229,12 +230,12 @@ fn silent() -> String {
     format!("it did not answer within {} s", CONNECT_LIMIT.as_secs())
 }
 
-/// The message about a server that is too old.
+/// Returns the message about a server that is too old.
 fn too_old(what: &str) -> String {
-    format!("it is {what}; Redis {}.{} or newer is needed, or Valkey", OLDEST_REDIS.0, OLDEST_REDIS.1)
+    format!("it is {what}; use Redis {}.{} or newer, or Valkey", OLDEST_REDIS.0, OLDEST_REDIS.1)
 }
 
-/// Looks whether the server can be used: new enough, writable, and with every permission that is needed.
+/// Checks that the server is usable: new enough, writable, and with every permission required.
 pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     match timeout(CONNECT_LIMIT, checked(conn, address)).await {
         Ok(checked) => checked,
@@ -242,7 +243,7 @@ pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Faul
     }
 }
 
-/// See [`check`], without its limit.
+/// See [`check`], without its time limit.
 async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     let conn = &mut conn.0;
     let mut info = redis::cmd("INFO");
@@ -252,7 +253,7 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
     if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
         return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
     }
-    // Everything that is done later, done once: a permission that is missing shows now, by its name.
+    // Run everything that is used later once, so that a missing permission is reported by name now.
     let probe = probe(conn, address).await?;
     let (publish, subscribe, unsubscribe) = if address.is_cluster() {
         ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
@@ -265,7 +266,8 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         invocation.key(format!("{probe}:{kind}"));
     }
     let allowed = |done: RedisResult<()>| match done {
-        // The slot of the probe is that of another master, which has to do the same; this one would let us.
+        // The slot of the probe belongs to another master, which is checked as well. This one has permitted
+        // it.
         Err(error) if address.is_cluster() && error.code() == Some("MOVED") => Ok(()),
         done => done.map_err(|error| meaning(&error)),
     };
@@ -276,14 +278,15 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
         allowed(command.query_async(conn).await)?;
     }
     if !address.is_cluster() {
-        // For the reads of streams that wait.
+        // Used for blocking reads of streams.
         let mut id = redis::cmd("CLIENT");
         ask::<i64>(conn, id.arg("ID")).await?;
     }
     Ok(())
 }
 
-/// The key that nobody else uses, under which everything is tried; on a Cluster in a slot of this master, so that each tries it.
+/// Returns the unused key under which the check runs. On a Cluster it is in a slot of this master, so that
+/// each is checked.
 async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<String, Fault> {
     let name = |number: u32| format!("{}:{{probe{number}}}", address.prefix());
     let Servers::Shard(host) = &address.servers else { return Ok(name(0)) };
@@ -293,16 +296,16 @@ async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<St
         let at = ranges.partition_point(|range| range.last < slot::of(name.as_bytes()));
         ranges.get(at).is_some_and(|range| range.host == *host)
     };
-    // A master with one slot in a thousand is found in most cases; one without any has nothing to try.
+    // A master with one slot in a thousand is usually found. A master without slots has nothing to check.
     Ok((0..PROBES).map(name).find(is_ours).unwrap_or_else(|| name(0)))
 }
 
-/// Runs a command of the check, and says what its error means.
+/// Runs a command of the check and explains its error.
 async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, Fault> {
     command.query_async(conn).await.map_err(|error| meaning(&error))
 }
 
-/// What an error of the check means.
+/// Explains an error of the check.
 fn meaning(error: &RedisError) -> Fault {
     let text = error.to_string();
     if error.is_io_error() || error.is_connection_dropped() {
@@ -312,25 +315,23 @@ fn meaning(error: &RedisError) -> Fault {
         || text.contains("The user executing the script can't")
     {
         Fault::Wrong(format!(
-            "its user lacks a permission ({text}); keys and channels begin with the prefix, so this is enough: \
+            "its user lacks a permission ({text}); all keys and channels start with the prefix, so this is enough: \
                  ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
         ))
     } else if error.code() == Some("MOVED") {
-        Fault::Wrong("it is one of a Cluster; name it as redis-cluster://host".into())
+        Fault::Wrong("it is part of a Cluster; use redis-cluster://host".into())
     } else if error.code() == Some("NOAUTH") {
         Fault::Wrong(format!(
-            "it wants a password ({text}); it stands in the URL: redis://user:password@host"
+            "it requires a password ({text}); set it in the URL: redis://user:password@host"
         ))
     } else if error.code() == Some("READONLY") {
-        Fault::Wrong(
-            "it is a replica, which takes no writes; name its master, or use redis-sentinel://".into(),
-        )
+        Fault::Wrong("it is a replica, which rejects writes; use its master, or redis-sentinel://".into())
     } else {
         Fault::Away(text)
     }
 }
 
-/// The first two numbers of a version.
+/// Returns the first two numbers of a version.
 fn version_of(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.trim().split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

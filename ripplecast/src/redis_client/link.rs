@@ -1,4 +1,5 @@
-//! The connection for commands: kept by a task, so that nobody waits for a server that is known to be away.
+//! The connection for commands. A task maintains it, so that nobody waits for a server that is known to be
+//! unavailable.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -14,15 +15,14 @@ use super::{
     connect::{Conn, Fault, check, connect, master},
 };
 
-/// Time between two looks at whether the server still answers. With [`PING_LIMIT`] it bounds for how long a dead one is
-/// believed in.
+/// Interval between pings. Together with [`PING_LIMIT`], the time within which a dead server is detected.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
-/// Time that the server has for an answer. A script or a fork that holds it for longer looks like its end.
+/// Time that the server has to answer. A script or a fork that blocks it for longer looks like a failure.
 pub(super) const PING_LIMIT: Duration = Duration::from_secs(2);
-/// Time between two questions to the sentinels about who is the master.
+/// Interval between queries to the sentinels for the current master.
 const SENTINELS_EVERY: Duration = Duration::from_secs(3);
 
-/// Time in which Redis must answer a command. Far above what one takes, and below what a person waits for.
+/// Time limit for a command. Far more than a command takes, and less than a person waits.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// Whether Redis is connected.
@@ -37,31 +37,30 @@ pub(crate) enum Link {
     Down,
 }
 
-/// Wakes the task that looks after all servers.
+/// Wakes the task that maintains all servers.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// A server came or went, or subscriptions to it did.
+    /// A server, or its subscriptions, became available or unavailable.
     pub(super) servers: Notify,
     /// A server answered that a slot is elsewhere.
     pub(super) slots: Notify,
 }
 
-/// The connection, and those who look after it.
+/// Maintains the connection for commands.
 pub(super) struct Keeper {
-    /// Where Redis is.
     address: Address,
-    /// The connection; none while Redis is away.
+    /// `None` while Redis is unavailable.
     current: Mutex<Option<Conn>>,
-    /// Tells whether Redis is there.
+    /// Whether Redis is connected.
     link: watch::Sender<Link>,
-    /// Somebody had to wait too long, or saw the connection break.
+    /// Notified when a caller waited too long or saw the connection break.
     suspicion: Notify,
-    /// Told when the server comes or goes.
+    /// Notified when the server becomes available or unavailable.
     changes: Arc<Changes>,
 }
 
 impl Keeper {
-    /// A keeper of a connection that is there already, or not yet.
+    /// Creates a keeper, with a connection if one exists already.
     pub(super) fn new(address: Address, conn: Option<Conn>, changes: Arc<Changes>) -> Arc<Self> {
         let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
         Arc::new(Self {
@@ -73,28 +72,28 @@ impl Keeper {
         })
     }
 
-    /// The connection; none while Redis is away.
+    /// Returns the connection; `None` while Redis is unavailable.
     pub(super) fn conn(&self) -> Option<Conn> {
         self.current.lock().clone()
     }
 
-    /// Changes when Redis goes or comes back.
+    /// Returns a receiver that changes when Redis becomes available or unavailable.
     pub(super) fn link(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
     }
 
-    /// Says that something is wrong; the keeper looks at once.
+    /// Reports a suspected failure. The keeper checks at once.
     pub(super) fn suspect(&self) {
         self.suspicion.notify_one();
     }
 
-    /// Looks after the connection, until it is aborted.
+    /// Maintains the connection until aborted.
     pub(super) async fn keep(self: Arc<Self>) {
         let mut connects = u64::from(self.conn().is_some());
         loop {
             if let Some(conn) = self.conn() {
                 let reason = self.watch(conn).await;
-                tracing::warn!(redis = %self.address, reason, "Redis is unavailable: this node continues without it, and keeps trying to connect");
+                tracing::warn!(redis = %self.address, reason, "Redis is unavailable; this node continues without it and keeps trying to connect");
                 *self.current.lock() = None;
                 self.link.send_replace(Link::Down);
                 self.changes.servers.notify_one();
@@ -104,12 +103,12 @@ impl Keeper {
             *self.current.lock() = Some(conn);
             self.link.send_replace(Link::Up { connects });
             self.changes.servers.notify_one();
-            tracing::info!(redis = %self.address, "Redis is back");
+            tracing::info!(redis = %self.address, "Redis is available again");
         }
     }
 
-    /// Returns when the server no longer answers or is no longer the one, with the reason. Sentinels that take their time hold
-    /// up no look at the server.
+    /// Returns, with the reason, when the server no longer answers or is no longer the right one. Slow
+    /// sentinels do not delay the pings.
     async fn watch(&self, conn: Conn) -> String {
         tokio::select! {
             reason = self.ping(conn.clone()) => reason,
@@ -117,7 +116,7 @@ impl Keeper {
         }
     }
 
-    /// Returns when the server no longer answers, with what it said last.
+    /// Returns the last error when the server no longer answers.
     async fn ping(&self, mut conn: Conn) -> String {
         loop {
             tokio::select! {
@@ -127,7 +126,8 @@ impl Keeper {
             match timeout(PING_LIMIT, self.look(&mut conn)).await {
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(reason))) => return reason,
-                // It is there, and has no memory or disk left for a write: what needs none goes on.
+                // The server answers but lacks memory or disk space for a write. Commands that need neither
+                // still work.
                 Ok(Err(error)) if matches!(error.code(), Some("OOM" | "MISCONF")) => {}
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
@@ -135,41 +135,42 @@ impl Keeper {
         }
     }
 
-    /// Looks whether the server answers and is a master; if it is none, why it can't be used.
+    /// Checks that the server answers and is a master. Otherwise returns why it is not usable.
     async fn look(&self, conn: &mut Conn) -> redis::RedisResult<Option<String>> {
         if self.address.is_cluster() {
-            // Which keys it has may change, so none is written.
+            // The keys of a Cluster master may change, so none is written.
             return match is_master(conn).await {
-                Ok(false) => Ok(Some("it is a master no more".into())),
+                Ok(false) => Ok(Some("it is no longer a master".into())),
                 Err(error) if error.code() != Some("NOPERM") => Err(error),
                 _ => Ok(None),
             };
         }
-        // A write, so that a server which lost its role is found out too.
+        // Use a write, which also detects a server that lost its role.
         let mut look = redis::cmd("SET");
         look.arg(format!("{}:alive", self.address.prefix())).arg("1").arg("PX").arg(10_000);
         look.query_async::<()>(&mut conn.0).await.map(|()| None)
     }
 
-    /// Returns when the server that we speak to is no longer the master: by the word of the sentinels, since one that is cut
-    /// off from them still thinks that it is, or by its own. Never without sentinels.
+    /// Returns when the connected server is no longer the master. The sentinels decide, because a server cut
+    /// off from them still considers itself the master; otherwise its own role decides. Never returns without
+    /// sentinels.
     async fn follow(&self, mut conn: Conn) -> String {
         let Servers::Sentinels { hosts, service } = &self.address.servers else { return pending().await };
         loop {
             sleep(SENTINELS_EVERY).await;
-            // Sentinels that are away don't make a master that is there go away.
+            // Unavailable sentinels must not make an available master unavailable.
             let Ok(now) = master(&self.address, hosts, service).await else { continue };
             if Some(&now) != conn.named() {
                 return format!("the sentinels name another master, {}:{}", now.0, now.1);
             }
-            // Whatever else it answers, or if it does not, is for the pings to find.
+            // The pings detect any other answer, or none.
             if let Ok(Ok(false)) = timeout(PING_LIMIT, is_master(&mut conn)).await {
-                return "it is a master no more".into();
+                return "it is no longer a master".into();
             }
         }
     }
 
-    /// A connection, however long it takes.
+    /// Returns a connection, however long it takes.
     async fn connected(&self) -> Conn {
         let mut backoff = Backoff::default();
         loop {
@@ -180,7 +181,7 @@ impl Keeper {
                 }
                 Err(Fault::Wrong(reason)) => {
                     if backoff.is_first() {
-                        tracing::error!(redis = %self.address, reason, "Redis answers, but can't be used");
+                        tracing::error!(redis = %self.address, reason, "Redis answers but is not usable");
                     }
                 }
             }
@@ -189,13 +190,13 @@ impl Keeper {
     }
 }
 
-/// Whether a server says that it is a master.
+/// Returns whether a server reports that it is a master.
 async fn is_master(conn: &mut Conn) -> redis::RedisResult<bool> {
     let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(&mut conn.0).await?;
     Ok(matches!(role.first(), Some(redis::Value::BulkString(text)) if text == b"master"))
 }
 
-/// Connects and looks at the server, once.
+/// Connects and checks the server, once.
 pub(super) async fn attempt(address: &Address) -> Result<Conn, Fault> {
     let mut conn = connect(address, None).await?;
     check(&mut conn, address).await?;

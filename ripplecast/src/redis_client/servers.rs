@@ -1,5 +1,5 @@
-//! The servers of a node: one, or the masters of a Cluster. Each has its own connections and its own task that keeps them, so
-//! that one which is away is away alone.
+//! The servers of a node: one, or the masters of a Cluster. Each has its own connections and its own task
+//! that maintains them, so that an unavailable one does not affect the others.
 
 use std::{
     sync::{
@@ -26,28 +26,28 @@ use super::{
 };
 use crate::error::{BackendError, Result};
 
-/// Time between two looks at which master has which slots, while nothing says that they have changed.
+/// Interval between queries for the slot layout, while nothing suggests a change.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The same while a master is away: another one may take its place.
+/// The same while a master is unavailable, because another one may replace it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Time between two such looks in any case.
+/// Minimum interval between such queries.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// One server, its connections, and who keeps them.
+/// A server, its connections, and the tasks that maintain them.
 pub(super) struct Server {
-    /// Where it is; none if the address says it.
+    /// `None` if the address names it.
     host: Option<Host>,
-    /// Keeps the connection for commands.
+    /// Maintains the connection for commands.
     pub(super) keeper: Arc<Keeper>,
-    /// Keeps the connection for subscriptions.
+    /// Maintains the connection for subscriptions.
     pub(super) subscriber: Arc<Subscriber>,
-    /// The tasks of both; of the first alone if nothing subscribes.
+    /// The tasks of both, or only of the first if nothing subscribes.
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Keeps connections to a server; that for commands may be there already. The one for subscriptions is made if something
-    /// `subscribes`.
+    /// Starts maintaining connections to a server. The one for commands may exist already. The one for
+    /// subscriptions is opened only if something `subscribes`.
     fn start(
         address: &Address,
         host: Option<Host>,
@@ -65,7 +65,7 @@ impl Server {
         Arc::new(Self { host, keeper, subscriber, tasks })
     }
 
-    /// Whether the connection for commands is there.
+    /// Returns whether the connection for commands is up.
     fn is_up(&self) -> bool {
         *self.keeper.link().borrow() != Link::Down
     }
@@ -82,17 +82,15 @@ impl Drop for Server {
     }
 }
 
-/// See the module.
+/// The servers of a node.
 pub(super) struct Servers {
-    /// Where Redis is.
     address: Address,
-    /// Which server has which slots.
     layout: RwLock<Layout>,
-    /// Tells whether any of them is there.
+    /// Whether any server is connected.
     link: watch::Sender<Link>,
-    /// What is told to those who look after them.
+    /// Wakes the task that maintains the servers.
     changes: Arc<Changes>,
-    /// Whom the next look asks first.
+    /// Which server the next query asks first.
     next: AtomicUsize,
     /// Whether something subscribes to channels.
     subscribes: bool,
@@ -100,14 +98,13 @@ pub(super) struct Servers {
 
 /// Which server has which slots.
 struct Layout {
-    /// The servers.
     servers: Vec<Arc<Server>>,
-    /// The last slot of each range, and the number of its server, in order.
+    /// The last slot of each range and the index of its server, in order.
     ranges: Vec<(u16, usize)>,
 }
 
 impl Layout {
-    /// The server of a slot; none if no range has it.
+    /// Returns the server of a slot; `None` if no range contains it.
     fn server(&self, slot: u16) -> Option<&Arc<Server>> {
         let at = self.ranges.partition_point(|&(last, _)| last < slot);
         self.servers.get(self.ranges.get(at)?.1)
@@ -115,10 +112,10 @@ impl Layout {
 }
 
 impl Servers {
-    /// Connects to all of them; if it is `optional`, they may be away.
+    /// Connects to all servers. If `optional`, they may be unavailable.
     ///
     /// # Errors
-    /// What is wrong with one of them; that one is away, unless it is optional.
+    /// What is wrong with one of them. An unavailable server is an error unless `optional`.
     pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
         let changes = Arc::<Changes>::default();
         let start = |host, conn| Server::start(address, host, conn, &changes, true);
@@ -147,7 +144,7 @@ impl Servers {
         Ok((Arc::new(servers), all_there))
     }
 
-    /// The servers, for commands alone; they are connected to in the background.
+    /// Creates connections for commands only, opened in the background.
     pub(super) fn apart(address: &Address) -> Arc<Self> {
         let changes = Arc::<Changes>::default();
         // Until a server reports which server has which slots, the first one receives all commands.
@@ -159,51 +156,51 @@ impl Servers {
         Arc::new(Self::new(address, Layout { servers, ranges: vec![(SLOTS - 1, 0)] }, changes, false))
     }
 
-    /// These servers.
     fn new(address: &Address, layout: Layout, changes: Arc<Changes>, subscribes: bool) -> Self {
         let (link, layout) = (watch::Sender::new(Link::Down), RwLock::new(layout));
         Self { address: address.clone(), layout, link, changes, next: AtomicUsize::new(0), subscribes }
     }
 
-    /// The server of a slot; none while nobody has it.
+    /// Returns the server of a slot; `None` if no server has it.
     pub(super) fn server(&self, slot: u16) -> Option<Arc<Server>> {
         self.layout.read().server(slot).cloned()
     }
 
-    /// All servers.
+    /// Returns all servers.
     fn all(&self) -> Vec<Arc<Server>> {
         self.layout.read().servers.clone()
     }
 
-    /// Waits until the connections for subscriptions are there.
+    /// Waits until the connections for subscriptions are up.
     pub(super) async fn wait_until_up(&self) {
         let all = self.all();
         join_all(all.iter().map(|server| server.subscriber.wait_until_up())).await;
     }
 
-    /// Whether a connection to one of them is away, or nobody has some slots.
+    /// Returns whether the connection to any server is down, or some slots have no server.
     pub(super) fn is_degraded(&self) -> bool {
         let layout = self.layout.read();
         let is_whole = layout.ranges.last().is_some_and(|&(last, _)| last == SLOTS - 1);
         !is_whole || !layout.servers.iter().all(|server| server.is_up() && server.subscriber.is_up())
     }
 
-    /// Changes when the first of them comes or the last of them goes, and when one is back.
+    /// Returns a receiver that changes when the first server becomes available, the last one becomes
+    /// unavailable, or one reconnects.
     pub(super) fn link(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
     }
 
-    /// Somebody was told that a slot is elsewhere: they are asked anew.
+    /// Reports that a slot is elsewhere, which triggers a query for the slot layout.
     pub(super) fn is_stale(&self) {
         self.changes.slots.notify_one();
     }
 
-    /// Ends all tasks but [`run`](Self::run).
+    /// Ends all tasks except [`run`](Self::run).
     pub(super) fn stop(&self) {
         self.layout.read().servers.iter().for_each(|server| server.stop());
     }
 
-    /// Looks after what is known of them, until it is aborted.
+    /// Maintains the slot layout until aborted.
     pub(super) async fn run(self: Arc<Self>) {
         let (mut known, mut connects) = (Vec::new(), 0);
         let is_cluster = matches!(self.address.servers, Hosts::Cluster(_));
@@ -224,7 +221,7 @@ impl Servers {
         }
     }
 
-    /// Tells whether any of them is there, and counts how often one came. Whether all are there.
+    /// Publishes whether any server is available, and counts connections. Returns whether all are available.
     fn tell(&self, known: &mut Vec<(Weak<Server>, u64)>, connects: &mut u64) -> bool {
         let mut up = 0;
         let all = self.all();
@@ -247,7 +244,7 @@ impl Servers {
         up == known.len()
     }
 
-    /// Asks who has which slots.
+    /// Queries the slot layout.
     async fn look_again(&self) {
         let all = self.all();
         let first = self.next.fetch_add(1, Relaxed);
@@ -266,11 +263,11 @@ impl Servers {
         }
     }
 
-    /// Takes over who has which slots, and moves the subscriptions along.
+    /// Adopts a slot layout and moves the subscriptions accordingly.
     fn apply(&self, found: Vec<Range>) {
         let (hosts, ranges) = numbered(found);
         if ranges.is_empty() {
-            return; // it knows nothing
+            return; // it does not know the layout
         }
         let mut strays = Vec::new();
         let former = {
@@ -280,7 +277,7 @@ impl Servers {
                 .map(|host| {
                     let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
                     known.cloned().unwrap_or_else(|| {
-                        tracing::info!(redis = %self.address, host = %host.0, port = host.1, "a master of the Cluster is new");
+                        tracing::info!(redis = %self.address, host = %host.0, port = host.1, "the Cluster has a new master");
                         Server::start(&self.address, Some(host), None, &self.changes, self.subscribes)
                     })
                 })
@@ -296,15 +293,15 @@ impl Servers {
             }
             former
         };
-        drop(former); // the tasks of those that are masters no more
+        drop(former); // ends the tasks of former masters
         for (channel, entry) in strays {
-            // Under no lock: whoever hears it may subscribe to something.
+            // Called without a lock, because the sink may subscribe to something.
             entry.lose();
             self.put(&channel, &entry);
         }
     }
 
-    /// Wants a channel where its slot is, unless nobody wants it any more or another subscription does.
+    /// Subscribes to a channel at the server of its slot, unless it was unsubscribed or replaced.
     fn put(&self, channel: &Channel, entry: &Arc<Entry>) {
         let layout = self.layout.read();
         let server = layout.server(channel.slot()).or(layout.servers.first());
@@ -316,7 +313,7 @@ impl Servers {
         }
     }
 
-    /// Wants a channel; a former subscription of it hears no more.
+    /// Subscribes to a channel, replacing any earlier subscription.
     pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<Sink>) -> Subscribed {
         let entry = Arc::new(Entry::new(sink));
         let layout = self.layout.read();
@@ -327,19 +324,19 @@ impl Servers {
     }
 }
 
-/// What was tried, or nothing if it is away and may be.
+/// Returns the result of an attempt, or `None` if the server is unavailable and `optional`.
 fn accepted<T>(outcome: Result<T, Fault>, address: &Address, optional: bool) -> Result<Option<T>, Fault> {
     match outcome {
         Ok(done) => Ok(Some(done)),
         Err(Fault::Away(reason)) if optional => {
-            tracing::warn!(redis = %address, reason, "Redis is unavailable: this node starts on its own, and keeps trying to connect");
+            tracing::warn!(redis = %address, reason, "Redis is unavailable; this node starts without it and keeps trying to connect");
             Ok(None)
         }
         Err(fault) => Err(fault),
     }
 }
 
-/// Asks the hosts of the address, one after the other, who has which slots.
+/// Asks the hosts of the address in turn for the slot layout.
 async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
     let mut said = Vec::new();
     for seed in seeds {
@@ -349,7 +346,7 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
         };
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(found)) if found.is_empty() => {
-                said.push(format!("{}:{} knows nobody who has slots", seed.0, seed.1));
+                said.push(format!("{}:{} knows no server with slots", seed.0, seed.1));
             }
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(Fault::Wrong(reason))) => return Err(Fault::Wrong(reason)),
@@ -364,7 +361,7 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
     Err(Fault::Away(said.join("; ")))
 }
 
-/// The hosts, each once, and the last slot of each range with the number of its host, in order.
+/// Returns the distinct hosts, and the last slot of each range with the index of its host, in order.
 fn numbered(mut found: Vec<Range>) -> (Vec<Host>, Vec<(u16, usize)>) {
     found.sort_unstable_by_key(|range| range.last);
     let mut hosts: Vec<Host> = Vec::new();
@@ -382,28 +379,27 @@ fn numbered(mut found: Vec<Range>) -> (Vec<Host>, Vec<(u16, usize)>) {
     (hosts, ranges)
 }
 
-/// Keeps a subscription; dropping it ends it.
+/// Keeps a subscription until dropped.
 #[must_use = "dropping it ends the subscription"]
 pub(crate) struct Subscribed {
-    /// Where it was made.
     servers: Arc<Servers>,
-    /// What it is of.
     channel: Channel,
-    /// What hears it.
     entry: Arc<Entry>,
 }
 
 impl Subscribed {
-    /// Whether the server has confirmed it.
+    /// Returns whether the server has confirmed the subscription.
     pub(crate) fn stands(&self) -> bool {
         self.entry.stands()
     }
 
-    /// Waits until the server has confirmed it, for up to [`TIME_LIMIT`]. The future does not keep the subscription.
+    /// Waits until the server has confirmed the subscription, for up to [`TIME_LIMIT`]. The future does not
+    /// keep the subscription alive.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] if Redis is unavailable or the subscription has ended, [`BackendError::TimedOut`]
-    /// when the server says nothing, [`BackendError::Refused`] when the user may not subscribe to that.
+    /// [`BackendError::Unavailable`] if Redis is unavailable or the subscription has ended,
+    /// [`BackendError::TimedOut`] if the server does not answer, [`BackendError::Refused`] if the user may
+    /// not subscribe to the channel.
     pub(crate) fn ready(&self) -> impl Future<Output = Result<()>> + Send + use<> {
         let mut standing = self.entry.standing();
         let server = self.servers.server(self.channel.slot());
@@ -427,7 +423,7 @@ impl Subscribed {
     }
 }
 
-/// The error for a subscription that ended before it was confirmed.
+/// Returns the error for a subscription that ended before it was confirmed.
 fn ended() -> BackendError {
     BackendError::Unavailable { reason: "the subscription has ended".into() }
 }

@@ -1,14 +1,15 @@
 //! The slot of a key or channel on a Cluster.
 
-/// Slots of a Cluster.
+/// Number of slots of a Cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// The slot of a key: that of its hash tag, if it has one.
+/// Returns the slot of a key: that of its hash tag, if it has one.
 pub(super) fn of(key: &[u8]) -> u16 {
     crc16(tag(key)) % SLOTS
 }
 
-/// What stands between the first opening brace and the first closing one behind it; the whole key if nothing does.
+/// Returns what is between the first opening brace and the next closing one; the whole key if that is empty
+/// or missing.
 fn tag(key: &[u8]) -> &[u8] {
     let find = |part: &[u8], wanted| part.iter().position(|&byte| byte == wanted);
     let Some(open) = find(key, b'{') else { return key };
@@ -19,7 +20,7 @@ fn tag(key: &[u8]) -> &[u8] {
     }
 }
 
-/// CRC-16/XMODEM.
+/// Computes CRC-16/XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| {
         let at = (crc >> 8) as u8 ^ byte;
@@ -27,7 +28,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// The sum of each byte alone.
+/// The CRC of each single byte.
 const TABLE: [u16; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -53,7 +54,7 @@ mod tests {
         assert_eq!(of(b"foo"), 12_182);
         assert_eq!(of(b"a:{foo}:b"), of(b"foo"));
         assert_eq!(of(b"{foo"), crc16(b"{foo") % SLOTS);
-        assert_eq!(of(b"{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is none");
+        assert_eq!(of(b"{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is not a tag");
         assert_eq!(of(b"{{foo}}"), crc16(b"{foo") % SLOTS);
     }
 }

@@ -1,5 +1,5 @@
-//! The one connection to a server for what others publish. It subscribes again by itself after it was lost, and tells each
-//! subscription when a gap begins and when it is over.
+//! The connection to a server for subscriptions. It resubscribes automatically after a lost connection, and
+//! notifies each subscription when a gap begins and ends.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,162 +28,162 @@ use super::{
 };
 use crate::log::{cut, limited};
 
-/// Channels that are subscribed to with one command: enough to make the round trips few, and the server's pauses short.
+/// Channels subscribed to with one command: enough to need few round trips, and few enough to block the
+/// server only briefly.
 const BATCH: usize = 256;
-/// A connection that lasted for so long is made again at once; after a shorter one there is a wait, so that a server which
-/// refuses a subscription is not asked without end.
+/// A connection that lasted this long is replaced at once. After a shorter one there is a wait, so that a
+/// server which refuses a subscription is not asked endlessly.
 const STEADY: Duration = Duration::from_secs(5);
-/// Pings between two looks at whether the server still has all our subscriptions.
+/// Pings between two checks that the server still has all our subscriptions.
 const VERIFY_EVERY: u32 = 10;
 
-/// What is subscribed to.
+/// The target of a subscription.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Channel {
-    /// One channel.
+    /// A single channel.
     Exact(String),
-    /// All channels that match, in the server's way of writing patterns.
+    /// All channels that match, in the server's pattern syntax.
     Pattern(String),
 }
 
 impl Channel {
-    /// Its name, or the pattern.
+    /// Returns the channel's name, or the pattern.
     fn name(&self) -> &str {
         match self {
             Self::Exact(name) | Self::Pattern(name) => name,
         }
     }
 
-    /// Its slot on a Cluster.
+    /// Returns the slot on a Cluster.
     pub(super) fn slot(&self) -> u16 {
         slot::of(self.name().as_bytes())
     }
 }
 
-/// What a subscription hears.
+/// An event of a subscription.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Somebody published.
+    /// A message was published.
     Message {
-        /// On which channel.
+        /// The channel on which it was published.
         channel: Bytes,
-        /// What.
+        /// The published bytes.
         payload: Bytes,
     },
-    /// The server has confirmed the subscription, for the first time or again: from now on nothing is missed.
+    /// The server has confirmed the subscription, for the first time or again. Nothing is missed from now on.
     Up,
-    /// The connection was lost: what is published from now on is missed.
+    /// The connection was lost. Messages published from now on are missed.
     Down,
-    /// The server refuses the subscription. It is tried again every ten seconds.
+    /// The server refused the subscription. It is retried every ten seconds.
     Refused,
 }
 
-/// Hears events; on the connection's task, so it must be quick.
+/// Receives events on the connection's task, so it must be quick.
 pub(super) type Sink = dyn Fn(Event) + Send + Sync;
 
 /// Whether the server has a subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// Not yet, or not any more.
+    /// Not yet, or no longer.
     Pending,
     /// The server has confirmed it.
     Stands,
-    /// The server refuses it, for this reason.
+    /// The server refused it, for this reason.
     Refused(Arc<str>),
-    /// Nobody wants it any more.
+    /// Unsubscribed.
     Ended,
 }
 
-/// One subscription.
+/// A subscription.
 pub(super) struct Entry {
-    /// Hears it.
     sink: Box<Sink>,
     /// Whether the server has it.
     standing: watch::Sender<Standing>,
-    /// Whether it is kept: one that is on its way from a server to another one is in no list.
+    /// Whether it is still subscribed. While it moves between servers, it is in no list.
     pub(super) is_wanted: AtomicBool,
 }
 
 impl Entry {
-    /// One that no server has.
+    /// Creates a subscription that no server has.
     pub(super) fn new(sink: Box<Sink>) -> Self {
         let (standing, is_wanted) = (watch::Sender::new(Standing::Pending), AtomicBool::new(true));
         Self { sink, standing, is_wanted }
     }
 
-    /// Changes when a server confirms, refuses or loses it.
+    /// Returns a receiver that changes when a server confirms, refuses or loses the subscription.
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
     }
 
-    /// Whether a server has confirmed it.
+    /// Returns whether a server has confirmed it.
     pub(super) fn stands(&self) -> bool {
         *self.standing.borrow() == Standing::Stands
     }
 
-    /// The server has it.
+    /// Records that the server has it.
     fn confirm(&self) {
         if self.standing.send_replace(Standing::Stands) != Standing::Stands {
             (self.sink)(Event::Up);
         }
     }
 
-    /// The server refuses it.
+    /// Records that the server refused it.
     fn refuse(&self, reason: String) {
         self.standing.send_replace(Standing::Refused(reason.into()));
         (self.sink)(Event::Refused);
     }
 
-    /// The server has it no more.
+    /// Records that the server no longer has it.
     pub(super) fn lose(&self) {
         if self.standing.send_replace(Standing::Pending) == Standing::Stands {
             (self.sink)(Event::Down);
         }
     }
 
-    /// Unsubscribed: callers that wait for it stop.
+    /// Unsubscribes. Callers that wait for it stop.
     pub(super) fn end(&self) {
         self.is_wanted.store(false, Relaxed);
         self.standing.send_replace(Standing::Ended);
     }
 }
 
-/// See the module.
+/// Maintains the connection for subscriptions.
 pub(super) struct Subscriber {
-    /// Where Redis is.
     address: Address,
-    /// Tells whether the connection for commands is there: it asks the sentinels, for both.
+    /// Whether the connection for commands is up. Its task queries the sentinels for both.
     link: watch::Receiver<Link>,
-    /// What is wanted.
     wanted: RwLock<Wanted>,
-    /// Something is wanted that was not, or the other way round.
+    /// Notified when a subscription is added or removed.
     changed: Notify,
-    /// The connection broke.
+    /// Notified when the connection breaks.
     broken: Notify,
-    /// Whether the connection is there.
+    /// Whether the connection is up.
     up: watch::Sender<bool>,
-    /// The number of the connection that counts. An earlier one may still bring something, which is too late.
+    /// The id of the current connection. Late events of an earlier one are ignored.
     current: AtomicU64,
-    /// Told when the connection comes or goes, and when a slot is elsewhere.
+    /// Notified when the connection is opened or lost, and when a slot is elsewhere.
     changes: Arc<Changes>,
 }
 
-/// What is wanted of the server.
+/// The requested subscriptions of a server.
 #[derive(Default)]
 struct Wanted {
     /// By channel.
     exact: HashMap<String, Arc<Entry>>,
     /// By pattern.
     patterns: HashMap<String, Arc<Entry>>,
-    /// What has changed since the task looked last. While the connection is away nothing is kept here: it begins anew.
+    /// Changes since the task last looked. Empty while the connection is down, because a new one starts with
+    /// everything.
     dirty: HashSet<Channel>,
-    /// Shard channels that the server is told to remove now: only of these it may say that it did.
+    /// Shard channels that the server is being asked to remove. Its reports of removed channels count only
+    /// for these.
     leaving: HashSet<String>,
-    /// Whether the task listens to changes.
+    /// Whether the task handles changes.
     is_served: bool,
 }
 
 impl Wanted {
-    /// The subscription of a channel.
+    /// Returns the subscription to a channel.
     fn get(&self, channel: &Channel) -> Option<&Arc<Entry>> {
         match channel {
             Channel::Exact(name) => self.exact.get(name),
@@ -191,7 +191,7 @@ impl Wanted {
         }
     }
 
-    /// Wants a channel no more.
+    /// Removes the subscription to a channel.
     fn remove(&mut self, channel: &Channel) -> Option<Arc<Entry>> {
         let removed = match channel {
             Channel::Exact(name) => self.exact.remove(name),
@@ -201,7 +201,7 @@ impl Wanted {
         removed
     }
 
-    /// Notes that the server is to be told.
+    /// Marks a channel for an update at the server.
     fn touch(&mut self, channel: &Channel) {
         if self.is_served {
             self.dirty.insert(channel.clone());
@@ -210,7 +210,7 @@ impl Wanted {
 }
 
 impl Subscriber {
-    /// Without a connection.
+    /// Creates a subscriber without a connection.
     pub(super) fn new(address: Address, link: watch::Receiver<Link>, changes: Arc<Changes>) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -224,18 +224,18 @@ impl Subscriber {
         })
     }
 
-    /// Whether the connection is there.
+    /// Returns whether the connection is up.
     pub(super) fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 
-    /// Waits until the connection is there.
+    /// Waits until the connection is up.
     pub(super) async fn wait_until_up(&self) {
-        // Fails only if the sender is gone, and `self` holds it.
+        // This fails only if the sender is dropped, and `self` holds it.
         let _ = self.up.subscribe().wait_for(|&up| up).await;
     }
 
-    /// Wants a channel. A former subscription of it hears no more if this one is `newer`, else that one stays.
+    /// Adds a subscription. Replaces an existing one only if this one is `newer`.
     pub(super) fn put(&self, channel: &Channel, entry: Arc<Entry>, newer: bool) {
         let mut wanted = self.wanted.write();
         if !newer && wanted.get(channel).is_some() {
@@ -250,7 +250,7 @@ impl Subscriber {
         self.changed.notify_one();
     }
 
-    /// Wants a channel no more, unless another subscription does.
+    /// Removes a subscription, unless another one has replaced it.
     pub(super) fn take(&self, channel: &Channel, entry: &Arc<Entry>) {
         let mut wanted = self.wanted.write();
         if !wanted.get(channel).is_some_and(|current| Arc::ptr_eq(current, entry)) {
@@ -261,7 +261,7 @@ impl Subscriber {
         self.changed.notify_one();
     }
 
-    /// Wants some channels no more: those whose slots are elsewhere.
+    /// Removes the subscriptions to channels whose slots are elsewhere.
     pub(super) fn take_out(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<(Channel, Arc<Entry>)> {
         let mut wanted = self.wanted.write();
         let exact = wanted.exact.keys().cloned().map(Channel::Exact);
@@ -277,7 +277,7 @@ impl Subscriber {
         out
     }
 
-    /// Serves the subscriptions, until it is aborted.
+    /// Maintains the subscriptions until aborted.
     pub(super) async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::default();
         loop {
@@ -288,7 +288,7 @@ impl Subscriber {
                     self.changes.servers.notify_one();
                     let reason = self.serve(conn).await;
                     self.lose_all();
-                    tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; what is published until they stand again is missed");
+                    tracing::warn!(redis = %self.address, reason, "the subscriptions at Redis were lost; messages published until they are restored are missed");
                     if begun.elapsed() >= STEADY {
                         backoff = Backoff::default();
                         continue;
@@ -297,16 +297,16 @@ impl Subscriber {
                 }
                 Err(Fault::Away(reason) | Fault::Wrong(reason)) => reason,
             };
-            tracing::debug!(redis = %self.address, reason, "the subscriptions can't be made yet");
+            tracing::debug!(redis = %self.address, reason, "failed to restore the subscriptions; retrying");
             sleep(backoff.next()).await;
         }
     }
 
-    /// The connection, which tells this of what comes.
+    /// Opens a connection whose events are passed to this subscriber.
     async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
         let hear = Arc::downgrade(self);
         let number = self.current.fetch_add(1, Relaxed) + 1;
-        let _ = self.broken.notified().now_or_never(); // the end of an earlier one is not that of this
+        let _ = self.broken.notified().now_or_never(); // ignore the end of an earlier connection
         let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
             if let Some(subscriber) = hear.upgrade()
                 && subscriber.current.load(Relaxed) == number
@@ -318,7 +318,7 @@ impl Subscriber {
         connect(&self.address, Some(Arc::new(push))).await
     }
 
-    /// Something came.
+    /// Handles an event of the server.
     fn hear(&self, PushInfo { kind, data }: PushInfo) {
         let mut parts = data.into_iter().map(|part| match part {
             Value::BulkString(bytes) => Bytes::from(bytes),
@@ -341,7 +341,7 @@ impl Subscriber {
                 let name = std::str::from_utf8(&channel).unwrap_or_default();
                 let wanted = self.wanted.read();
                 if wanted.exact.contains_key(name) && !wanted.leaving.contains(name) {
-                    self.changes.slots.notify_one(); // its slot went to another shard
+                    self.changes.slots.notify_one(); // its slot moved to another shard
                     self.broken.notify_one();
                 }
                 return;
@@ -354,7 +354,7 @@ impl Subscriber {
         }
     }
 
-    /// Tells the server what is wanted, and looks whether it is there. Returns when it is not, with the reason.
+    /// Updates the subscriptions at the server, and pings it. Returns the reason when the connection is lost.
     async fn serve(&self, mut conn: Conn) -> String {
         let (mut active, mut refused, mut link) = (HashSet::new(), HashSet::new(), self.link.clone());
         let follows = matches!(self.address.servers, Servers::Sentinels { .. });
@@ -369,7 +369,7 @@ impl Subscriber {
                 match timeout(TIME_LIMIT, self.settle(&mut conn, &mut active, &add, &remove)).await {
                     Ok(Ok(some)) => refused.extend(some),
                     Ok(Err(error)) => {
-                        self.changes.slots.notify_one(); // perhaps a slot is elsewhere
+                        self.changes.slots.notify_one(); // a slot may be elsewhere
                         return error.to_string();
                     }
                     Err(_) => return "it did not confirm a subscription".into(),
@@ -379,9 +379,9 @@ impl Subscriber {
                 () = self.changed.notified() => continue,
                 () = self.broken.notified() => return "the connection broke".into(),
                 Ok(_) = link.wait_for(|link| *link == Link::Down), if follows => {
-                    return "the other connection was given up, perhaps for another master".into();
+                    return "the connection for commands was closed, perhaps for another master".into();
                 }
-                // Also when changes come without end.
+                // Runs even if changes never stop.
                 () = sleep_until(next) => {}
             }
             pings += 1;
@@ -394,14 +394,14 @@ impl Subscriber {
             next = Instant::now() + PING_EVERY;
             match seen {
                 Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return "the server has other subscriptions than we made".into(),
+                Ok(Ok(false)) => return "the server does not have the expected subscriptions".into(),
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("it did not answer for {} s", PING_LIMIT.as_secs()),
             }
         }
     }
 
-    /// All that is wanted is to be told to a new connection.
+    /// Marks all subscriptions for a new connection.
     fn begin(&self) {
         let mut wanted = self.wanted.write();
         let exact = wanted.exact.keys().cloned().map(Channel::Exact);
@@ -410,7 +410,7 @@ impl Subscriber {
         wanted.is_served = true;
     }
 
-    /// What the server is to be told next: what to add, and what to remove, of one kind each.
+    /// Returns the next subscriptions to add and to remove, of one kind each.
     fn due(&self, active: &HashSet<Channel>) -> (Vec<Channel>, Vec<Channel>) {
         let mut wanted = self.wanted.write();
         let some: Vec<Channel> = wanted.dirty.iter().take(BATCH).cloned().collect();
@@ -420,18 +420,18 @@ impl Subscriber {
             match (wanted.get(&channel).cloned(), active.contains(&channel)) {
                 (Some(_), false) => add.push(channel),
                 (None, true) => remove.push(channel),
-                // It was removed and wanted again before the server heard of it.
+                // It was removed and added again before the server was updated.
                 (Some(entry), true) => again.push(entry),
                 (None, false) => {}
             }
         }
         wanted.leaving = remove.iter().map(|channel| channel.name().to_owned()).collect();
-        drop(wanted); // whoever hears it may subscribe to something
+        drop(wanted); // a sink may subscribe to something
         again.iter().for_each(|entry| entry.confirm());
         (add, remove)
     }
 
-    /// Tells the server, and waits for its confirmations. The channels that it refuses.
+    /// Updates the server, and waits for its confirmations. Returns the channels that it refuses.
     async fn settle(
         &self,
         conn: &mut Conn,
@@ -489,7 +489,7 @@ impl Subscriber {
                         format!("{error}; allow it: ACL SETUSER <user> &{}:*", self.address.prefix())
                     }
                     Channel::Pattern(_) => format!(
-                        "{error}; patterns need a user that may subscribe to all channels: \
+                        "{error}; patterns require a user that may subscribe to all channels: \
                          ACL SETUSER <user> allchannels"
                     ),
                 }),
@@ -499,7 +499,7 @@ impl Subscriber {
         Ok(refused.into_keys().collect())
     }
 
-    /// The connection is gone, and with it what the server knew.
+    /// Records that the connection, and with it every subscription at the server, is lost.
     fn lose_all(&self) {
         self.current.fetch_add(1, Relaxed);
         let entries: Vec<_> = {
@@ -516,7 +516,8 @@ impl Subscriber {
     }
 }
 
-/// Subscribes to channels. Returns those that the server refuses, each with the reason, and keeps the others.
+/// Subscribes to channels. Returns those that the server refuses, each with the reason. The others stay
+/// subscribed.
 async fn subscribe(
     conn: &mut Conn,
     channels: Vec<String>,
@@ -526,7 +527,7 @@ async fn subscribe(
         Err(error) if is_refusal(&error) && channels.len() == 1 => {
             Ok(channels.into_iter().map(|channel| (channel, error.clone())).collect())
         }
-        // The server refuses all of a command, or says only that it refused one.
+        // The server refuses a whole command, or reports only that it refused one of its channels.
         Err(error) if is_refusal(&error) => {
             let each = join_all(channels.into_iter().map(|channel| {
                 let mut conn = conn.clone();
@@ -548,25 +549,25 @@ async fn subscribe(
     }
 }
 
-/// Whether the user may not subscribe to that.
+/// Returns whether the user may not subscribe to that channel.
 fn is_refusal(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
 }
 
-/// Whether the server answers, and has as many subscriptions of ours as are given.
+/// Checks that the server answers, and has the given number of our subscriptions.
 async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
     let Some(count) = count else {
         return redis::cmd("PING").query_async::<()>(&mut conn.0).await.map(|()| true);
     };
     let Ok(info) = redis::cmd("CLIENT").arg("INFO").query_async::<String>(&mut conn.0).await else {
-        // Not everybody may ask that; the next ping shows whether the connection is there.
+        // The user may lack the permission for this. The next ping checks the connection.
         return Ok(true);
     };
     Ok(subscriptions(&info).is_none_or(|made| made == count))
 }
 
-/// How many subscriptions a server says that a connection has; none where it does not count those of shards, as the first
-/// servers of 7.0.
+/// Returns the number of subscriptions that a server reports for a connection; `None` if it does not count
+/// those of shards, as the first versions of 7.0.
 fn subscriptions(info: &str) -> Option<usize> {
     let number = |name: &str| {
         let mut fields = info.split_ascii_whitespace();

@@ -1,8 +1,9 @@
-//! Detects failed nodes from the heartbeats that nodes count in Redis. Each node holds a seat under a lease.
+//! Detects failed nodes from the heartbeats that nodes count in Redis. Each node holds a lease with a unique
+//! name.
 //!
-//! This uses no clock of Redis or of another node: a seat has expired when this node has seen its count unchanged for
-//! the whole lease, by its own monotonic clock. So setting a clock has no effect. A seat whose count is 0 was given up,
-//! and has expired at once.
+//! This uses no clock of Redis or of another node. A lease has expired when this node has seen its count
+//! unchanged for the whole lease duration, by its own monotonic clock, so setting a clock has no effect. A
+//! lease whose count is 0 was given up and has already expired.
 
 use std::{
     collections::HashMap,
@@ -18,36 +19,37 @@ use crate::redis_client::Redis;
 
 /// Lease duration without a heartbeat.
 pub(super) const LEASE: Duration = Duration::from_secs(20);
-/// Time between two heartbeats.
+/// Interval between heartbeats.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
-/// Longest interval between two reads of the counts that is trusted. After a longer one, this node was suspended or
-/// Redis was unavailable, and this node can't tell whether others were able to send heartbeats: all leases start again.
+/// Longest trusted interval between two reads of the counts. After a longer one, this node was suspended or
+/// Redis was unavailable, and this node can't tell whether others were able to send heartbeats, so all leases
+/// start again.
 const BLIND: Duration = Duration::from_secs(10);
-/// The number of seats that a node observes: far more than there are nodes. Any others count as alive until some of
-/// these are removed.
+/// Maximum number of leases that a node observes: far more than there are nodes. Any others count as alive
+/// until some of these are removed.
 const SEATS: usize = 16_384;
 
-/// The seat of a node.
+/// The lease of a node.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     node: u64,
     /// Its name: the node, a dot, and a number that is new each time.
     field: Arc<str>,
-    /// Until when this node itself believes that it holds it, in ms after `BEGIN`; for its own seat.
+    /// For this node's own lease: how long the node considers itself the holder, in ms after `BEGIN`.
     held: Arc<AtomicU64>,
 }
 
-/// The beginning of this process's time, for leases.
+/// The start of this process's time, for leases.
 pub(super) static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Seat {
-    /// Returns a new one.
+    /// Creates a new lease.
     pub(super) fn new(node: u64) -> Self {
         let number = RandomState::new().hash_one(node);
         Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }
     }
 
-    /// Returns one of another node, by its name.
+    /// Parses the name of a lease, such as that of another node.
     pub(super) fn parse(field: &str) -> Option<Self> {
         let (node, number) = field.split_once('.')?;
         let is_whole = node.len() == 16 && number.len() == 16;
@@ -55,33 +57,32 @@ impl Seat {
         Some(Self { node, field: field.into(), held: Arc::default() })
     }
 
-    /// The node.
     pub(super) fn node(&self) -> u64 {
         self.node
     }
 
-    /// Its name.
     pub(super) fn field(&self) -> &str {
         &self.field
     }
 
-    /// The channel of what is for this node alone.
+    /// Returns the channel of messages for this node alone.
     pub(super) fn inbox(&self, redis: &Redis) -> String {
         redis.key("seat", &self.field, "")
     }
 
-    /// Whether its own node may still act under it. It stops before any other node can have seen the whole lease pass.
+    /// Returns whether the node may still act under its lease. This ends before any other node can have seen
+    /// the whole lease duration pass.
     pub(super) fn is_held(&self) -> bool {
         BEGIN.elapsed().as_millis() < u128::from(self.held.load(Relaxed))
     }
 
-    /// Holds it for a lease that begins when the heartbeat was sent.
+    /// Renews the lease from the time when the heartbeat was sent.
     pub(super) fn hold(&self, sent: Instant) {
         let until = sent.saturating_duration_since(*BEGIN) + LEASE;
         self.held.store(until.as_millis() as u64, Relaxed);
     }
 
-    /// Ends what [`hold`](Self::hold) began.
+    /// Ends the effect of [`hold`](Self::hold).
     pub(super) fn release(&self) {
         self.held.store(0, Relaxed);
     }
@@ -90,23 +91,23 @@ impl Seat {
 /// Decides from heartbeats which nodes are alive.
 #[derive(Default)]
 pub(super) struct FailureDetector {
-    /// The count of each seat, and since when it has been seen unchanged.
+    /// The count of each lease, and since when it has been unchanged.
     seen: HashMap<String, (u64, Instant)>,
-    /// When the last look was sent.
+    /// When the last read was sent.
     looked: Option<Instant>,
 }
 
-/// The outcome of a look at all heartbeats.
+/// The result of reading all heartbeats.
 #[derive(Default)]
 pub(super) struct Look {
-    /// The seats whose lease lasts.
+    /// Leases that have not expired.
     pub(super) lasting: Vec<Seat>,
-    /// The seats whose lease is over, and the count at which each is.
+    /// Expired leases, each with its count.
     pub(super) over: Vec<(Seat, u64)>,
 }
 
 impl FailureDetector {
-    /// Takes the counts of all seats, from a request sent and answered at these times.
+    /// Evaluates the counts of all leases, read by a request sent and answered at these times.
     pub(super) fn look(
         &mut self,
         sent: Instant,
@@ -114,7 +115,7 @@ impl FailureDetector {
         counts: &HashMap<String, String>,
     ) -> Look {
         let is_blind = self.looked.is_none_or(|looked| sent.saturating_duration_since(looked) > BLIND);
-        // Answers may overtake each other.
+        // Replies may overtake each other.
         self.looked = self.looked.max(Some(sent));
         self.seen.retain(|field, _| counts.contains_key(field));
         let mut look = Look::default();
@@ -163,7 +164,7 @@ mod tests {
     fn a_seat_is_held_for_the_lease_and_no_longer() {
         LazyLock::force(&BEGIN);
         let seat = Seat::new(1);
-        assert!(!seat.is_held(), "nobody has confirmed it");
+        assert!(!seat.is_held(), "the lease is not confirmed yet");
         seat.hold(Instant::now());
         assert!(seat.is_held());
         seat.release();
@@ -173,7 +174,7 @@ mod tests {
     const ONE: &str = "0000000000000001.0000000000000001";
     const TWO: &str = "0000000000000002.0000000000000002";
 
-    /// Looks at that second; the nodes of the seats that last, and of those that are over.
+    /// Reads the counts at that second. Returns the nodes of the valid and the expired leases.
     fn look(
         detector: &mut FailureDetector,
         begin: Instant,
@@ -199,12 +200,12 @@ mod tests {
             assert_eq!(at(second, &[(ONE, count), (TWO, "900")]), (vec![1, 2], vec![]));
         }
         assert_eq!(at(20, &[(ONE, "5"), (TWO, "900")]), (vec![1], vec![2]));
-        // Any change is a heartbeat: after a failover the count may be lower.
+        // Any change is a heartbeat. After a failover the count may be lower.
         assert_eq!(at(25, &[(ONE, "6"), (TWO, "899")]), (vec![1, 2], vec![]));
-        assert_eq!(at(26, &[(ONE, "6"), (TWO, "0")]), (vec![1], vec![2]), "it was given up");
+        assert_eq!(at(26, &[(ONE, "6"), (TWO, "0")]), (vec![1], vec![2]), "the lease was given up");
         assert_eq!(at(27, &[(ONE, "6")]), (vec![1], vec![]));
         assert_eq!(at(28, &[(ONE, "x"), ("nonsense", "1")]), (vec![], vec![]));
-        assert!(detector.seen.len() <= 1, "nothing is kept of what is no longer there");
+        assert!(detector.seen.len() <= 1, "removed leases are forgotten");
     }
 
     #[test]
@@ -212,9 +213,9 @@ mod tests {
         let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let mut at = |second| look(&mut detector, begin, second, &[(ONE, "1")]).1;
         assert!(at(0).is_empty() && at(9).is_empty());
-        assert!(at(60).is_empty(), "others may have been suspended with it");
+        assert!(at(60).is_empty(), "other nodes may have been suspended as well");
         assert!(at(65).is_empty() && at(70).is_empty() && at(75).is_empty());
-        assert_eq!(at(80), [1], "now it has watched for the whole lease");
+        assert_eq!(at(80), [1], "it has observed the whole lease duration");
     }
 
     #[test]

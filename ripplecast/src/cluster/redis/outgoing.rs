@@ -1,7 +1,8 @@
-//! What is to be published: a bounded queue, and the task that empties it.
+//! The queue of messages to publish: bounded, with the task that empties it.
 //!
-//! The queue has a lane for each slot of a Cluster, and one in all elsewhere. A lane has one round trip under way at a time, so
-//! the order in it is kept; lanes don't wait for each other, so a shard that does not answer holds up nobody else.
+//! The queue has one lane for each slot of a Cluster, or a single lane elsewhere. A lane has one round trip
+//! in progress at a time, which keeps its order. Lanes do not wait for each other, so an unresponsive shard
+//! delays only its own.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,78 +31,77 @@ use crate::{
     redis_client::{Link, Redis},
 };
 
-/// Messages that may wait: a second of what one Redis takes.
+/// Messages that may wait: about a second of what one Redis accepts.
 const MESSAGES: usize = 1 << 16;
-/// Bytes that may wait.
 const BYTES: usize = 64 << 20;
-/// Bytes of one message: half of what Redis lets wait for a subscriber before it ends its connection (32 MiB by default).
+/// Maximum bytes of one message: half of the output buffer at which Redis disconnects a subscriber (32 MiB by
+/// default).
 const MESSAGE: usize = 16 << 20;
-/// Messages that go to Redis in one round trip.
+/// Messages sent to Redis in one round trip.
 const BATCH: usize = 512;
-/// Bytes after which a round trip takes no more messages.
+/// Bytes after which a round trip accepts no more messages.
 const BATCH_BYTES: usize = 1 << 20;
-/// A round trip of a lane that takes longer is that of a shard which hangs. Its lane gets no more than the first half of the
-/// space, so that the other half is there for the others.
+/// Time after which a round trip counts as stuck, because the shard hangs. Its lane may then use only the
+/// first half of the space, so that the other half remains for the others.
 const STUCK: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// The queue of messages to publish.
 pub(super) struct Outgoing {
-    /// Where it goes.
     redis: Redis,
-    /// What waits.
     waiting: Mutex<Waiting>,
-    /// Something waits.
+    /// Notified when messages wait.
     wake: Notify,
-    /// Nothing waits any more.
+    /// Notified when no messages wait any more.
     emptied: Notify,
-    /// Messages that were published.
+    /// Messages published.
     sent: AtomicU64,
-    /// Messages that were not.
+    /// Messages not published.
     unsent: AtomicU64,
 }
 
-/// What waits.
+/// Waiting messages.
 struct Waiting {
-    /// What waits or is under way, by the slot of its channel. There is no lane without either.
+    /// Messages that wait or are in progress, by the slot of their channel. Empty lanes are removed.
     lanes: HashMap<u16, Lane>,
-    /// Lanes in which something waits and nothing is under way.
+    /// Lanes with waiting messages and no round trip in progress.
     ready: VecDeque<u16>,
-    /// Messages in all lanes.
+    /// In all lanes.
     messages: usize,
-    /// The bytes of them.
+    /// In all lanes.
     bytes: usize,
-    /// The numbers of frames, by room. They are given also to what is not sent, so that others see what they missed.
+    /// Assigns sequence numbers to frames, by room. Unsent frames receive numbers, too, so that other nodes
+    /// detect that they missed them.
     given: Given,
-    /// The name under which frames for all connections are numbered.
+    /// The name under which broadcasts are numbered.
     everyone: Arc<str>,
-    /// Whether anything is taken: not while Redis is away.
+    /// Whether messages are accepted; false while Redis is unavailable.
     is_open: bool,
 }
 
-/// What waits for one slot.
+/// Messages that wait for one slot.
 #[derive(Default)]
 struct Lane {
     /// Channel and message, oldest first.
     queue: VecDeque<(String, Bytes)>,
-    /// Since when a round trip is under way, if one is.
+    /// When the round trip in progress began.
     since: Option<Instant>,
 }
 
-/// What goes in one round trip.
+/// Messages of one round trip.
 struct Batch {
-    /// Of which lane.
+    /// The lane.
     slot: u16,
     /// Channel and message, oldest first.
     messages: Vec<(String, Bytes)>,
-    /// The bytes of the messages.
+    /// Total size of the messages.
     bytes: usize,
 }
 
 impl Outgoing {
-    /// Nothing waits.
+    /// Creates an empty queue.
     pub(super) fn new(redis: Redis) -> Self {
         let is_open = *redis.link().borrow() != Link::Down;
-        // No room has a name that long, so no room's numbers are mixed with these.
+        // No room has a name this long, so these numbers are separate from those of every room.
         let everyone = "*".repeat(crate::limits::NAME + 1).into();
         let waiting = Waiting {
             lanes: HashMap::new(),
@@ -122,7 +122,7 @@ impl Outgoing {
         }
     }
 
-    /// Numbers a frame of a room and lets it wait.
+    /// Numbers a frame of a room and queues it.
     pub(super) fn push_frame(
         &self,
         node: u64,
@@ -147,7 +147,7 @@ impl Outgoing {
         }
     }
 
-    /// Lets a message wait that has no number.
+    /// Queues a message without a sequence number.
     pub(super) fn push(&self, channel: String, message: Bytes) {
         let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
@@ -161,29 +161,29 @@ impl Outgoing {
         }
     }
 
-    /// Counts messages that were published past the queue.
+    /// Counts messages that were published without the queue.
     pub(super) fn count_sent(&self, messages: u64) {
         self.sent.fetch_add(messages, Relaxed);
     }
 
-    /// Whether a message of that length may go past the queue; one that may not is counted.
+    /// Returns whether a message of that length may be published without the queue. Counts one that may not.
     pub(super) fn may_pass(&self, len: usize) -> bool {
         let may_pass = len <= MESSAGE;
         self.unsent.fetch_add(u64::from(!may_pass), Relaxed);
         may_pass
     }
 
-    /// Fills in what is known here.
+    /// Adds the counters of this queue to the statistics.
     pub(super) fn report(&self, stats: &mut RemoteStats) {
         stats.sent = self.sent.load(Relaxed);
         stats.unsent = self.unsent.load(Relaxed);
         stats.queued_bytes = self.waiting.lock().bytes;
     }
 
-    /// Waits until nothing waits and nothing is under way, of what was there before.
+    /// Waits until all messages queued so far have been published.
     pub(super) async fn flush(&self) {
         loop {
-            let emptied = self.emptied.notified(); // hears of what happens from here on
+            let emptied = self.emptied.notified(); // receives every notification from here on
             if self.waiting.lock().lanes.is_empty() {
                 return;
             }
@@ -191,7 +191,7 @@ impl Outgoing {
         }
     }
 
-    /// The oldest messages of a lane that is ready.
+    /// Takes the oldest messages of a ready lane.
     fn take(&self) -> Option<Batch> {
         let mut waiting = self.waiting.lock();
         let slot = waiting.ready.pop_front()?;
@@ -206,7 +206,7 @@ impl Outgoing {
         Some(batch)
     }
 
-    /// A round trip is over.
+    /// Ends a round trip.
     fn landed(&self, batch: &Batch) {
         let mut waiting = self.waiting.lock();
         waiting.messages -= batch.messages.len();
@@ -221,19 +221,20 @@ impl Outgoing {
         self.tell_if_empty(&waiting);
     }
 
-    /// Tells those who wait for it that nothing is left.
+    /// Notifies waiting callers if the queue is empty.
     fn tell_if_empty(&self, waiting: &Waiting) {
         if waiting.lanes.is_empty() {
             self.emptied.notify_waiters();
         }
     }
 
-    /// Takes messages again.
+    /// Accepts messages again.
     fn open(&self) {
         self.waiting.lock().is_open = true;
     }
 
-    /// Takes no more messages, and throws away what waits: when Redis is back, it would be old.
+    /// Stops accepting messages and drops the waiting ones. They would be outdated when Redis is available
+    /// again.
     fn close(&self) {
         let mut waiting = self.waiting.lock();
         waiting.is_open = false;
@@ -254,7 +255,7 @@ impl Outgoing {
 }
 
 impl Waiting {
-    /// Whether a message of that length may wait for that slot.
+    /// Returns whether a message of that length may wait for that slot.
     fn has_space(&self, slot: u16, len: usize) -> bool {
         let is_stuck = || {
             let since = self.lanes.get(&slot).and_then(|lane| lane.since);
@@ -268,7 +269,7 @@ impl Waiting {
             && !(is_half_full && self.lanes.len() > 1 && is_stuck())
     }
 
-    /// Lets it wait.
+    /// Queues a message.
     fn push(&mut self, slot: u16, channel: String, message: Bytes) {
         self.messages += 1;
         self.bytes += message.len();
@@ -280,11 +281,11 @@ impl Waiting {
     }
 }
 
-/// Publishes what waits, in the order of each lane, until it is aborted.
+/// Publishes waiting messages, in the order of each lane, until aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     let out = &inner.out;
     let mut link = out.redis.link();
-    // One at the most for each slot.
+    // At most one for each slot.
     let mut under_way = FuturesUnordered::new();
     loop {
         if *link.borrow_and_update() == Link::Down {
@@ -304,7 +305,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 impl Outgoing {
-    /// Publishes in one round trip.
+    /// Publishes a batch in one round trip.
     async fn publish(&self, batch: Batch) {
         let publish = |(channel, message): &(String, Bytes)| {
             let mut command = redis::cmd(self.redis.publish_command());
@@ -316,7 +317,8 @@ impl Outgoing {
         match self.redis.all(&commands).await {
             Ok(()) => self.sent.fetch_add(messages, Relaxed),
             Err(error) => {
-                // Some of them may have been published. Whoever missed one sees it by the numbers.
+                // Some of them may have been published. A node that missed one detects it by the sequence
+                // numbers.
                 limited!(DEBUG, %error, messages, "messages to other nodes could not be published");
                 self.unsent.fetch_add(messages, Relaxed)
             }

@@ -1,14 +1,16 @@
-//! Which node has members of which room and connections of which client: written by each node of itself, under a lease.
+//! The registry of which node has members of which room and connections of which client. Each node writes its
+//! own entries, under a lease.
 //!
-//! A node takes a *seat*: a name that is new each time it (re)connects. Its entries carry that name, so whoever loses the
-//! lease, or Redis, begins anew under another seat, and what was written under the old one counts no more. Others remove it.
+//! A node acquires a lease with a new name (called a *seat* in the keys) each time it connects. Its entries
+//! carry that name. A node that loses the lease, or Redis, starts again under a new one, and its entries
+//! under the old one no longer count. Other nodes remove them.
 //!
-//! | key | what |
+//! | key | content |
 //! |---|---|
-//! | `seats` | hash: seat, and how many heartbeats its node has sent; 0 for one that was given up |
-//! | `room:{R}:nodes`, `client:{C}:nodes` | hash: seat, and how many connections it has |
-//! | `seat:{S}:rooms`, `seat:{S}:clients` | set: where the seat is written, for whoever removes it |
-//! | `seat:{S}` | channel: what is for that node alone |
+//! | `seats` | hash: lease, and the number of heartbeats that its node has sent; 0 if given up |
+//! | `room:{R}:nodes`, `client:{C}:nodes` | hash: lease, and the number of connections of its node |
+//! | `seat:{S}:rooms`, `seat:{S}:clients` | set: the entries of the lease, for the node that removes them |
+//! | `seat:{S}` | channel: messages for that node alone |
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -36,17 +38,17 @@ use crate::{
     redis_client::{Backoff, Channel, Link, Subscribed, TIME_LIMIT},
 };
 
-/// Entries that are written, or removed, in one round trip.
+/// Entries written or removed in one round trip.
 const BATCH: usize = 256;
-/// Time that a node takes for its goodbye, and for the last messages.
+/// Time that a node takes to give up its lease and send its last messages.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Seats that are removed in the time between two heartbeats.
+/// Expired leases that are removed between two heartbeats.
 const SWEPT: usize = 8;
 
-/// Counts a heartbeat. KEYS: the seats. ARGV: the seat, whether it is new, the former seat, which is given up: also if others
-/// removed it, for its node may have written under it since.
-/// Answers with nothing if the seat is lost, else with the counts of all.
+/// Counts a heartbeat. KEYS: the leases. ARGV: the lease, whether it is new, and the former lease, which is
+/// given up. This applies even if others removed it, because its node may have written under it since.
+/// Returns nothing if the lease is lost, else the counts of all leases.
 static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if ARGV[3] ~= '' then
@@ -58,8 +60,8 @@ return redis.call('HGETALL', KEYS[1])",
     )
 });
 
-/// Gives up the seat of another node, unless that has sent a heartbeat meanwhile. KEYS: the seats. ARGV: the seat, the count at
-/// which it is. Answers with 1 if the seat is given up.
+/// Gives up the expired lease of another node, unless that node has sent a heartbeat meanwhile. KEYS: the
+/// leases. ARGV: the lease, its last count. Returns 1 if the lease was given up.
 static GIVE_UP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
@@ -68,58 +70,59 @@ return 1",
     )
 });
 
-/// Something that others are told of.
+/// An entry that other nodes read.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Item {
-    /// How many members a room has here.
+    /// The number of members of a room on this node.
     Room(Arc<str>),
-    /// How many connections a client has here.
+    /// The number of connections of a client on this node.
     Client(Arc<str>),
 }
 
-/// What others know of this node.
+/// What other nodes know about this node.
 #[derive(Default)]
 pub(super) struct Registration {
-    /// Its seat, while it has one.
+    /// The lease, while the node holds one.
     pub(super) seat: Option<Seat>,
-    /// Brings what is sent to that seat.
+    /// The subscription to the lease's channel.
     inbox: Option<Subscribed>,
-    /// What they are not told yet. Nothing is kept here without a seat: the next one begins with everything.
+    /// Entries to be written. Empty without a lease, because the next one starts by writing everything.
     dirty: Dirty,
-    /// What they could not be told, as a shard of the Cluster is away: it is tried again at the next word.
+    /// Entries that could not be written because a shard of the Cluster is unavailable. Retried at the next
+    /// heartbeat.
     later: HashSet<Item>,
 }
 
 impl Registration {
-    /// Notes that others are to be told. Whether somebody must be woken.
+    /// Marks an entry to be written. Returns whether the task must be woken.
     pub(super) fn touch(&mut self, item: Item) -> bool {
         self.seat.is_some() && self.dirty.insert(item)
     }
 
-    /// The same for a caller that waits until the next write of it is done, and until the inbox is subscribed; `None`
-    /// without a seat.
+    /// Marks an entry for a caller that waits until it is written and the inbox is subscribed. Returns `None`
+    /// without a lease.
     fn watch(&mut self, item: Item) -> Option<(watch::Receiver<bool>, Inbox)> {
         let inbox = Box::pin(self.inbox.as_ref()?.ready());
         Some((self.dirty.watch(item), inbox))
     }
 }
 
-/// Waits until what is sent to a seat comes.
+/// Waits until the subscription to the lease's channel is active.
 type Inbox = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// Tells that an entry was written; dropped when it could not be.
+/// Notified when an entry was written; dropped if it could not be.
 type Written = watch::Sender<bool>;
 
-/// Entries that are to be written, each once, oldest first: so that each has its turn, however many come.
+/// Entries to be written, each once, oldest first, so that each has its turn however many are added.
 #[derive(Default)]
 struct Dirty {
     order: VecDeque<Item>,
-    /// Those in `order`, and who waits for each.
+    /// The entries in `order`, and who waits for each.
     items: HashMap<Item, Option<Written>>,
 }
 
 impl Dirty {
-    /// Adds an entry; whether it is new.
+    /// Adds an entry and returns whether it is new.
     fn insert(&mut self, item: Item) -> bool {
         let is_new = !self.items.contains_key(&item);
         if is_new {
@@ -129,7 +132,7 @@ impl Dirty {
         is_new
     }
 
-    /// Adds several.
+    /// Adds several entries.
     fn extend(&mut self, items: impl IntoIterator<Item = Item>) {
         for item in items {
             self.insert(item);
@@ -143,23 +146,23 @@ impl Dirty {
         waiting.get_or_insert_with(|| Written::new(false)).subscribe()
     }
 
-    /// Takes up to so many out.
+    /// Removes and returns up to `count` entries.
     fn take(&mut self, count: usize) -> Vec<(Item, Option<Written>)> {
         let some = self.order.drain(..count.min(self.order.len()));
         let some = some.filter_map(|item| self.items.remove_entry(&item)).collect();
         if self.order.is_empty() {
-            *self = Self::default(); // it may have been large
+            *self = Self::default(); // free the memory, which may be large
         }
         some
     }
 }
 
-/// The error for a server that has been away: when it comes back, it may have lost what was written.
+/// Returns the error for a lost connection. Redis may have lost what was written.
 fn lost() -> Error {
     BackendError::Unavailable { reason: "the connection was lost".into() }.into()
 }
 
-/// Keeps the node registered, until it is aborted.
+/// Keeps the node registered until aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     LazyLock::force(&BEGIN);
     let mut backoff = Backoff::default();
@@ -178,7 +181,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             former = lost;
         }
         if let Err(error) = error {
-            tracing::debug!(%error, "this node's seat among the others is lost; it takes another one");
+            tracing::debug!(%error, "this node's lease is lost; acquiring a new one");
         }
         if begun.elapsed() > LEASE {
             backoff = Backoff::default();
@@ -188,7 +191,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Takes a seat and keeps it; returns when it is lost.
+    /// Acquires a lease and renews it. Returns when it is lost.
     async fn sit(
         self: &Arc<Self>,
         seat: &Seat,
@@ -206,7 +209,7 @@ impl Inner {
         self.begin(seat, inbox);
         let mut next = tokio::time::Instant::now() + BEAT;
         loop {
-            // First of all: changes without end, or a large seat to remove, must not cost the lease.
+            // This comes first: endless changes, or a large lease to remove, must not cost our own lease.
             let now = tokio::time::Instant::now();
             if now >= next {
                 next = now + BEAT;
@@ -219,8 +222,8 @@ impl Inner {
                 return Err(lost());
             }
             if self.redis.is_away(&seat.inbox(&self.redis)) {
-                // On a Cluster another seat is on another shard, perhaps.
-                let reason = "the Redis shard of this node's seat is not reachable".into();
+                // On a Cluster a new lease may be on another shard.
+                let reason = "the Redis shard of this node's lease is unavailable".into();
                 return Err(BackendError::Unavailable { reason }.into());
             }
             let has_written = self.write(seat).await?;
@@ -228,10 +231,10 @@ impl Inner {
                 match self.sweep(other, count).await {
                     Ok(false) => {}
                     Ok(true) => drop(over.pop()),
-                    // A shard of Redis is unavailable, which does not affect this node: it retries after the next
-                    // heartbeat.
+                    // A shard of Redis is unavailable, which does not affect this node. It retries after the
+                    // next heartbeat.
                     Err(error) if self.redis.is_cluster() => {
-                        tracing::debug!(%error, "what a dead node left can't be removed yet");
+                        tracing::debug!(%error, "failed to remove the entries of a dead node; retrying");
                         over.pop();
                     }
                     Err(error) => return Err(error),
@@ -246,21 +249,22 @@ impl Inner {
         }
     }
 
-    /// Sends a heartbeat, which renews the lease. Returns some of the seats whose lease is over, and the count of each.
+    /// Sends a heartbeat, which renews the lease. Returns some of the expired leases, each with its count.
     async fn beat(&self, seat: &Seat, is_new: bool, former: Option<&Seat>) -> Result<Vec<(Seat, u64)>> {
         let sent = Instant::now();
         let mut beat = HEARTBEAT.key(self.seats_key());
         beat.arg(seat.field()).arg(u8::from(is_new)).arg(former.map_or("", |seat| seat.field()));
         let counts: Option<HashMap<String, String>> = self.own.script(&self.seats_key(), &beat).await?;
-        let counts = counts
-            .ok_or_else(|| BackendError::Unavailable { reason: "the lease of this node is over".into() })?;
+        let counts = counts.ok_or_else(|| BackendError::Unavailable {
+            reason: "the lease of this node has expired".into(),
+        })?;
         seat.hold(sent);
         let Look { mut over, .. } = self.detector.lock().look(sent, Instant::now(), &counts);
         over.truncate(SWEPT);
         Ok(over)
     }
 
-    /// Gives up a seat whose lease is over, and then removes some of what was written under it. Returns whether it is done.
+    /// Gives up an expired lease and then removes some of its entries. Returns whether it is finished.
     async fn sweep(&self, seat: &Seat, count: &mut u64) -> Result<bool> {
         if *count == 0 {
             return self.remove_some(seat).await;
@@ -269,12 +273,13 @@ impl Inner {
         end.arg(seat.field()).arg(*count);
         let is_over: bool = self.own.script(&self.seats_key(), &end).await?;
         *count = 0;
-        Ok(!is_over) // one that has sent a heartbeat meanwhile stays
+        Ok(!is_over) // keep a lease whose node has sent a heartbeat meanwhile
     }
 
-    /// From now on others are told of changes; first of everything.
+    /// Starts writing entries, first of all those of everything on this node.
     fn begin(&self, seat: &Seat, inbox: Subscribed) {
-        // In the order in which a change takes the locks. A change meanwhile is told twice, or here.
+        // In the order in which a change takes these locks. A change made meanwhile is written here, or
+        // twice.
         let mut registration = self.registration.lock();
         registration.seat = Some(seat.clone());
         registration.inbox = Some(inbox);
@@ -285,7 +290,8 @@ impl Inner {
         self.seated.send_replace(true);
     }
 
-    /// Waits until others can reach a client here: its entry is written, and what is sent to this node's seat comes.
+    /// Waits until other nodes can reach a client here: its entry is written, and the lease's channel is
+    /// subscribed.
     ///
     /// # Errors
     /// [`BackendError`]: at once while Redis is unavailable, otherwise within [`TIME_LIMIT`]. The entry is written as
@@ -315,7 +321,7 @@ impl Inner {
         timeout(TIME_LIMIT, registered).await.map_err(|_| BackendError::TimedOut { after: TIME_LIMIT })?
     }
 
-    /// Tells the others of some changes. Whether there were any.
+    /// Writes some entries and returns whether there were any.
     async fn write(&self, seat: &Seat) -> Result<bool> {
         let some = self.registration.lock().dirty.take(BATCH);
         let has_written = !some.is_empty();
@@ -331,12 +337,13 @@ impl Inner {
         Ok(has_written)
     }
 
-    /// The same for shards of a Cluster, of which one may be away while the others are not.
+    /// Writes entries on the shards of a Cluster separately, because one may be unavailable while others are
+    /// not.
     async fn write_each(&self, seat: &Seat, some: Vec<(Item, Option<Written>)>) {
         let each = some.into_iter().map(async |(item, waiting)| {
             for command in self.entry(seat, &item) {
                 if let Err(error) = self.own.run::<()>(&command).await {
-                    limited!(DEBUG, %error, "a change can't be sent to the other nodes yet");
+                    limited!(DEBUG, %error, "failed to write a change for the other nodes; retrying");
                     self.registration.lock().later.insert(item);
                     return;
                 }
@@ -348,7 +355,7 @@ impl Inner {
         futures_util::future::join_all(each).await;
     }
 
-    /// The commands that write one entry. The set for whoever removes it is written first and removed last.
+    /// Returns the commands that write one entry. The set used for removal is written first and removed last.
     fn entry(&self, seat: &Seat, item: &Item) -> [Cmd; 2] {
         let (count, set) = match item {
             Item::Room(room) => (self.rooms.lock().members(room), ":rooms"),
@@ -368,8 +375,8 @@ impl Inner {
         }
     }
 
-    /// Removes some of what was written under a seat, or, when there is nothing left, the seat: then it says so. Several nodes
-    /// may do it at once: it is the same.
+    /// Removes some entries of a lease, or the lease itself once it has none. Returns whether the lease was
+    /// removed. Several nodes may do this at once with the same result.
     async fn remove_some(&self, seat: &Seat) -> Result<bool> {
         for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":clients", Item::Client)] {
             let set = self.redis.key("seat", seat.field(), set);
@@ -397,7 +404,7 @@ impl Inner {
         Ok(true)
     }
 
-    /// The seats whose lease lasts.
+    /// Returns the leases that have not expired.
     pub(super) async fn seats(&self) -> Result<Vec<Seat>> {
         let sent = Instant::now();
         let mut read = cmd("HGETALL");
@@ -406,16 +413,16 @@ impl Inner {
         Ok(self.detector.lock().look(sent, Instant::now(), &counts).lasting)
     }
 
-    /// Lets what waits go out, and gives the seat up, at the same time.
+    /// Sends waiting messages and gives up the lease, at the same time.
     pub(super) async fn leave(&self) -> Result<()> {
         let (flushed, left) = tokio::join!(timeout(GOODBYE, self.out.flush()), self.give_up());
         if flushed.is_err() {
-            tracing::debug!("some messages to other nodes could not be sent before the end");
+            tracing::debug!("some messages to other nodes could not be sent before the shutdown");
         }
         left
     }
 
-    /// Gives the seat up.
+    /// Gives up the lease.
     async fn give_up(&self) -> Result<()> {
         self.seated.send_replace(false);
         let Some(seat) = std::mem::take(&mut *self.registration.lock()).seat else { return Ok(()) };
@@ -430,21 +437,21 @@ impl Inner {
         timeout(GOODBYE, goodbye).await.map_err(|_| BackendError::TimedOut { after: GOODBYE })?
     }
 
-    /// The key of the seats.
+    /// Returns the key of the leases.
     fn seats_key(&self) -> String {
         self.redis.key("seats", "", "")
     }
 }
 
 impl Item {
-    /// Its name.
+    /// Returns the name.
     fn name(&self) -> &str {
         match self {
             Self::Room(name) | Self::Client(name) => name,
         }
     }
 
-    /// What it is a count of.
+    /// Returns the group that the entry counts.
     fn group(&self) -> crate::engine::Group<'_> {
         match self {
             Self::Room(room) => crate::engine::Group::Room(room),
@@ -468,10 +475,13 @@ mod tests {
         assert!(some.iter().map(|(item, _)| item).eq(&[0, 1, 2, 3].map(item)));
         some.pop().unwrap().1.unwrap().send_replace(true);
         assert!(*first.borrow() && *second.borrow() && !*later.borrow());
-        // One that changes while it is written is written again.
+        // An entry that changes while it is written is written again.
         assert!(dirty.insert(item(3)));
         assert!(dirty.take(9).iter().map(|(item, _)| item).eq(&[4, 9, 3].map(item)));
-        assert!(later.has_changed().is_err(), "what can't be written is dropped, and whoever waits sees it");
+        assert!(
+            later.has_changed().is_err(),
+            "an entry that can't be written is dropped, and its waiter is notified"
+        );
         assert!(dirty.take(1).is_empty());
     }
 }

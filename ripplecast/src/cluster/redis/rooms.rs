@@ -1,7 +1,7 @@
-//! The rooms that have members on this node, and whether their subscriptions are active.
+//! The rooms with members on this node, and whether their subscriptions are active.
 //!
-//! Pushes of other nodes before a room's subscription is active are missed, and their number is unknown. So the members
-//! of such rooms are counted, and a subscription that is refused or late is reported.
+//! Pushes of other nodes before a room's subscription is active are missed, and their number is unknown. So
+//! the members of such rooms are counted, and a subscription that is refused or late is reported.
 
 use std::{
     collections::HashMap,
@@ -17,43 +17,46 @@ use crate::{
     redis_client::Subscribed,
 };
 
-/// A first confirmation that takes longer is reported as a gap. Far more than a round trip, so that ordinary joins are not.
+/// Time after which a missing first confirmation is reported as a gap. Far more than a round trip, so
+/// ordinary joins are not reported.
 const LATE: Duration = Duration::from_secs(1);
-/// Time between two looks for late confirmations, while any is awaited.
+/// Interval between checks for late confirmations, while any is pending.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A room; `None` for what is pushed to all connections.
+/// A room; `None` for broadcasts.
 type Name = Option<Arc<str>>;
 
-/// See the module.
+/// The rooms with members on this node.
 #[derive(Default)]
 pub(super) struct Rooms {
     here: HashMap<Arc<str>, RoomHere>,
-    /// Brings what is pushed to all connections.
+    /// The subscription to broadcasts.
     everyone: Option<Subscribed>,
-    /// Members of the rooms whose subscription is not active.
+    /// Members of rooms whose subscription is not active.
     unconfirmed: usize,
-    /// Subscriptions that have never stood and are not reported yet, and when each was made.
+    /// Subscriptions never active and not reported yet, and when each was created.
     awaited: HashMap<Name, Instant>,
 }
 
-/// A room that has members here.
+/// A room with members on this node.
 struct RoomHere {
     members: usize,
-    /// Whether the subscription stood at the last look; its members are in `unconfirmed` otherwise.
+    /// Whether the subscription was active when last checked. If not, `unconfirmed` includes the room's
+    /// members.
     stands: bool,
-    /// Brings what others push.
+    /// The subscription to the room's channel.
     subscribed: Subscribed,
 }
 
 impl Rooms {
-    /// Keeps the subscription to what is pushed to all connections. Whether to wake [`run`].
+    /// Keeps the subscription to broadcasts. Returns whether to wake [`run`].
     pub(super) fn listen_to_everyone(&mut self, everyone: Subscribed) -> bool {
         self.everyone = Some(everyone);
         self.await_first(None)
     }
 
-    /// Sets how many members a room has here; `listen` subscribes to a new one. Whether to wake [`run`].
+    /// Sets the number of members of a room on this node; `listen` subscribes to a new room. Returns whether
+    /// to wake [`run`].
     pub(super) fn change(
         &mut self,
         room: &Arc<str>,
@@ -79,8 +82,8 @@ impl Rooms {
         false
     }
 
-    /// Checks again whether a subscription is active, after it was confirmed or lost. The event itself may belong to an
-    /// earlier subscription to the same room.
+    /// Checks again whether a subscription is active, after it was confirmed or lost. The event itself may
+    /// belong to an earlier subscription to the same room.
     pub(super) fn settle(&mut self, room: Option<&Arc<str>>) {
         let stands = match room {
             None => self.everyone.as_ref().is_some_and(Subscribed::stands),
@@ -100,12 +103,12 @@ impl Rooms {
         }
     }
 
-    /// Whether a refusal is to be reported: not when the gap is known already.
+    /// Returns whether to report a refusal: not if the gap is already known.
     pub(super) fn is_news(&mut self, refused: Option<&Arc<str>>) -> bool {
         self.awaited.remove(&refused.cloned()).is_some()
     }
 
-    /// Waits until the subscription to a room is active; `None` if the room has no members here.
+    /// Waits until the subscription to a room is active. Returns `None` if the room has no members here.
     pub(super) fn ready(
         &self,
         room: Option<&str>,
@@ -117,40 +120,40 @@ impl Rooms {
         subscribed.map(Subscribed::ready)
     }
 
-    /// How many members a room has here.
+    /// Returns the number of members of a room on this node.
     pub(super) fn members(&self, room: &str) -> usize {
         self.here.get(room).map_or(0, |here| here.members)
     }
 
-    /// The rooms that have members here.
+    /// Returns the rooms with members on this node.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.here.keys()
     }
 
-    /// Members of the rooms whose subscription is not active.
+    /// Returns the number of members of rooms whose subscription is not active.
     pub(super) fn unconfirmed(&self) -> usize {
         self.unconfirmed
     }
 
-    /// Notes that a first confirmation is awaited. Whether none was before.
+    /// Records that a first confirmation is pending. Returns whether none was before.
     fn await_first(&mut self, room: Name) -> bool {
         let is_first = self.awaited.is_empty();
         self.awaited.insert(room, Instant::now());
         is_first
     }
 
-    /// Takes out those that are late by now. Whether none is awaited any more.
+    /// Removes and returns the rooms that are late by now, and whether none is pending any more.
     fn take_late(&mut self) -> (Vec<Name>, bool) {
         let late =
             self.awaited.extract_if(|_, since| since.elapsed() >= LATE).map(|(room, _)| room).collect();
         if self.awaited.is_empty() {
-            self.awaited = HashMap::new(); // it may have been large
+            self.awaited = HashMap::new(); // free the memory, which may be large
         }
         (late, self.awaited.is_empty())
     }
 }
 
-/// Reports subscriptions whose first confirmation is late, until it is aborted.
+/// Reports subscriptions whose first confirmation is late, until aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
         inner.awaiting.notified().await;
@@ -163,7 +166,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     WARN,
                     %example,
                     count = late.len(),
-                    "Redis has not confirmed subscriptions to rooms within 1 s; what other nodes push until it does is missed"
+                    "Redis has not confirmed subscriptions to rooms within 1 s; pushes of other nodes are missed until it does"
                 );
             }
             for room in &late {
