@@ -63,7 +63,7 @@ impl Limits {
     /// counts for no address.
     #[expect(
         clippy::result_large_err,
-        reason = "the response goes straight to the client; a box would be unpacked at once"
+        reason = "the response goes straight to the client; a box would be unboxed at once"
     )]
     fn admit(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<Option<Permit>, Response> {
         if !self.trusted.contains(peer.ip()) {

@@ -1,16 +1,17 @@
-//! The integration tests: one binary, so that it links once. Everything goes through the public API and real sockets.
+//! The integration tests, in one binary, so that it is linked once. All tests use the public API and real
+//! sockets.
 
-/// The API around rooms: ids, clients, state, the app, calls from callbacks.
+/// The API around rooms: ids, users, state, the app, calls from callbacks.
 mod api;
 /// The bus: publish, subscribe, patterns, overload.
 mod bus;
 /// A server, a scripted handler and clients, for rooms, streams and the API.
 mod clients;
-/// The codec beside tungstenite's, on the same bytes.
+/// The codec compared with tungstenite's on the same bytes.
 mod codec;
-/// The documents: every list in them is whole, and every Rust block is compiled.
+/// The documents: every list in them is complete, and every Rust block compiles.
 mod docs;
-/// Several nodes on one Redis: rooms, clients, the registry, the bus, and Redis going away.
+/// Several nodes on one Redis: rooms, users, the registry, the bus, and outages of Redis.
 mod nodes;
 /// Redis, started by the tests.
 mod redis;
@@ -24,9 +25,9 @@ mod sse_stream;
 mod store;
 /// Streams: messages that are delivered at least once.
 mod streams;
-/// A server, clients that we did not write, and waiting that no timing decides.
+/// A server, third-party clients, and waiting that does not depend on timing.
 mod support;
-/// TLS of our own server, and certificates that change while it runs.
+/// TLS of our own server, and certificates that change at run time.
 mod tls;
 /// WebSocket endpoints: the handshake, messages, closing, order, limits, shutdown.
 mod ws;

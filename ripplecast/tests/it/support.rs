@@ -1,4 +1,4 @@
-//! Shared by the tests: a server to talk to, clients that we did not write, and waiting that no timing decides.
+//! Shared by the tests: a server, third-party clients, and waiting that does not depend on timing.
 
 use std::{
     io::{self, Read, Write},
@@ -19,22 +19,21 @@ use ripplecast::{
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 use tungstenite::{Message, WebSocket};
 
-/// Far longer than anything here takes, so that a hang fails instead of waiting for the harness.
+/// Far longer than anything here takes, so that a hang fails the test before the harness stops it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whose accept loop serves the endpoints.
+/// The accept loop that serves the endpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Server {
-    /// That of [`ripplecast::App`].
+    /// The one of [`ripplecast::App`].
     Own,
-    /// A plain `axum::serve`, in an application that has nothing of ours but a [`Hub`].
+    /// A plain `axum::serve`, in an application that uses only a [`Hub`].
     Axum,
 }
 
-/// Both.
 pub(crate) const SERVERS: [Server; 2] = [Server::Own, Server::Axum];
 
-/// A server that runs, on a runtime of its own, so that the test's thread is free to block.
+/// A running server with its own runtime, so that the test's thread may block.
 pub(crate) struct Site {
     pub(crate) addr: SocketAddr,
     pub(crate) hub: Hub,
@@ -44,12 +43,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Our own server with `shards` shards and all else by default.
+    /// Starts our own server with `shards` shards and otherwise default settings.
     pub(crate) fn own(shards: usize, routes: impl FnOnce(&Hub, Router) -> Router) -> Self {
         Self::start(Server::Own, |hub| hub.shards(shards), routes)
     }
 
-    /// Serves `routes` on a free port of loopback.
+    /// Serves `routes` on a free loopback port.
     pub(crate) fn start(
         server: Server,
         settings: impl FnOnce(HubBuilder) -> HubBuilder,
@@ -89,24 +88,25 @@ impl Site {
         Self { addr, hub, runtime, stop, ended }
     }
 
-    /// A client of `path`.
+    /// Connects a client to `path`.
     pub(crate) fn connect(&self, path: &str) -> Client {
         connect(self.addr, path)
     }
 
-    /// A socket that has done the handshake of `path`, for frames that no client would send.
+    /// Opens a socket that has completed the handshake at `path`, for frames that no client library would
+    /// send.
     pub(crate) fn raw(&self, path: &str) -> TcpStream {
         let mut stream = dial(self.addr);
         upgrade(&mut stream, path);
         stream
     }
 
-    /// Shuts down, and checks that every connection which was opened was closed.
+    /// Shuts down and checks that every opened connection was closed.
     pub(crate) fn stop(self) -> Stats {
         let Self { hub, runtime, stop, ended, .. } = self;
         let _ = stop.send(());
         let ended = runtime.block_on(async { timeout(PATIENCE, ended).await });
-        ended.expect("the server does not stop").unwrap();
+        ended.expect("the server did not stop").unwrap();
         let stats = hub.stats();
         assert_eq!((stats.connections, stats.closed), (0, stats.opened), "{stats:?}");
         stats
@@ -131,14 +131,14 @@ impl<T: Default> Default for Seen<T> {
 }
 
 impl<T> Seen<T> {
-    /// Changes it, or looks at it.
+    /// Changes or reads the value.
     pub(crate) fn with<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let changed = change(&mut self.0.0.lock().unwrap());
         self.0.1.notify_all();
         changed
     }
 
-    /// Waits until `look` finds what it looks for.
+    /// Waits until `look` returns a value.
     #[track_caller]
     pub(crate) fn wait<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
         let deadline = Instant::now() + PATIENCE;
@@ -148,23 +148,23 @@ impl<T> Seen<T> {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited in vain: {what}");
+            assert!(!left.is_zero(), "timed out: {what}");
             value = self.0.1.wait_timeout(value, left).unwrap().0;
         }
     }
 }
 
-/// Waits until `look` says yes, for what tells nobody when it changes.
+/// Polls until `look` returns true, for state that sends no notification.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !look() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Pushes once the shard has space.
+/// Retries a push until the mailbox has space.
 pub(crate) fn insist(mut push: impl FnMut() -> Sent) {
     eventually("the mailbox to have space", || match push() {
         Sent::Dropped(Dropped::Overloaded) => false,
@@ -175,9 +175,9 @@ pub(crate) fn insist(mut push: impl FnMut() -> Sent) {
     });
 }
 
-// ----- a handler that tells what was called -----
+// ----- a handler that records its calls -----
 
-/// What was called, for all connections of an endpoint.
+/// The calls for all connections of an endpoint.
 #[derive(Default)]
 pub(crate) struct Calls {
     pub(crate) opened: Vec<Connection>,
@@ -185,25 +185,25 @@ pub(crate) struct Calls {
     pub(crate) closed: Vec<(ConnectionId, Close)>,
 }
 
-/// Echoes every message, and writes down what is called.
+/// Echoes every message and records all calls.
 #[derive(Clone, Default)]
 pub(crate) struct Echo(pub(crate) Seen<Calls>);
 
 impl Echo {
-    /// The connection that was opened as number `n`, from 0.
+    /// Waits for the connection opened as number `n`, from 0.
     #[track_caller]
     pub(crate) fn opened(&self, n: usize) -> Connection {
         self.0.wait("on_open", |calls| calls.opened.get(n).cloned())
     }
 
-    /// The close that was the `n`th, from 0: its code and reason.
+    /// Waits for the close number `n`, from 0, and returns its code and reason.
     #[track_caller]
     pub(crate) fn closed(&self, n: usize) -> (u16, String) {
         let close = self.0.wait("on_close", |calls| calls.closed.get(n).map(|(_, close)| close.clone()));
         (close.code.get(), close.reason.into_owned())
     }
 
-    /// The close of one connection.
+    /// Waits for the close of one connection.
     #[track_caller]
     pub(crate) fn closed_of(&self, id: ConnectionId) -> (u16, String) {
         let close = self.0.wait("on_close", |calls| {
@@ -233,10 +233,10 @@ impl Handler for Echo {
 
 // ----- clients -----
 
-/// A client that we did not write.
+/// A third-party client.
 pub(crate) type Client = WebSocket<TcpStream>;
 
-/// A socket that gives up after [`PATIENCE`].
+/// Connects a socket that times out after [`PATIENCE`].
 pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -245,17 +245,17 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A client of `path`.
+/// Connects a client to `path`.
 pub(crate) fn connect(addr: SocketAddr, path: &str) -> Client {
     tungstenite::client(format!("ws://{addr}{path}"), dial(addr)).unwrap().0
 }
 
-/// The next text or binary message.
+/// Receives the next text or binary message.
 #[track_caller]
 pub(crate) fn receive<S: Read + Write>(client: &mut WebSocket<S>) -> Message {
     let deadline = Instant::now() + PATIENCE; // pings alone keep a connection alive
     loop {
-        assert!(Instant::now() < deadline, "no message comes");
+        assert!(Instant::now() < deadline, "no message arrives");
         let message = client.read().unwrap();
         if message.is_text() || message.is_binary() {
             return message;
@@ -264,7 +264,7 @@ pub(crate) fn receive<S: Read + Write>(client: &mut WebSocket<S>) -> Message {
     }
 }
 
-/// The next text message.
+/// Receives the next text message.
 #[track_caller]
 pub(crate) fn text<S: Read + Write>(client: &mut WebSocket<S>) -> String {
     let message = receive(client);
@@ -272,33 +272,33 @@ pub(crate) fn text<S: Read + Write>(client: &mut WebSocket<S>) -> String {
     message.into_text().unwrap().as_str().to_owned()
 }
 
-/// Checks that an echo comes back.
+/// Checks that a message is echoed.
 #[track_caller]
 pub(crate) fn check_echo<S: Read + Write>(client: &mut WebSocket<S>) {
     client.send(Message::text("still here?")).unwrap();
     assert_eq!(text(client), "still here?");
 }
 
-/// The close frame that is next, after which the server closes the socket: its code and reason.
+/// Receives the close frame, checks that the server then closes the socket, and returns the code and reason.
 #[track_caller]
 pub(crate) fn ending<S: Read + Write>(client: &mut WebSocket<S>) -> (u16, String) {
     let deadline = Instant::now() + PATIENCE;
     let close = loop {
-        assert!(Instant::now() < deadline, "no close frame comes");
+        assert!(Instant::now() < deadline, "no close frame arrives");
         match client.read().unwrap() {
             Message::Close(close) => break close,
             Message::Ping(_) | Message::Pong(_) => {}
-            message => panic!("{message:?} came, and no close frame"),
+            message => panic!("expected a close frame, received {message:?}"),
         }
     };
     let close = close.map_or((1005, String::new()), |close| (close.code.into(), close.reason.to_string()));
     match client.read() {
         Err(tungstenite::Error::ConnectionClosed) => close,
-        other => panic!("{other:?} instead of the end"),
+        other => panic!("expected the end of the connection, got {other:?}"),
     }
 }
 
-/// The head of an upgrade request.
+/// Returns the head of an upgrade request.
 pub(crate) fn request(path: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: here.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -306,14 +306,15 @@ pub(crate) fn request(path: &str, headers: &str) -> String {
     )
 }
 
-/// What this process logs.
+/// The log of this process.
 pub(crate) struct Log {
     written: Arc<Mutex<Vec<u8>>>,
     begun: Instant,
 }
 
 impl Log {
-    /// Keeps what is logged from now on, by all threads of the process: servers have their own. One for all tests.
+    /// Records what all threads of the process log from now on, including those of servers. Shared by all
+    /// tests.
     pub(crate) fn keep() -> &'static Self {
         static LOG: LazyLock<Log> = LazyLock::new(|| {
             let log = Log { written: Arc::default(), begun: Instant::now() };
@@ -326,20 +327,20 @@ impl Log {
         &LOG
     }
 
-    /// Checks that lines that say `what` are short, and no more than one, and one for each 10 s since. Returns them.
+    /// Checks that lines with `what` are short and at most one per 10 s. Returns them.
     #[track_caller]
     pub(crate) fn check_limited(&self, what: &str) -> Vec<String> {
         let log = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
         let most = 1 + self.begun.elapsed().as_secs() as usize / 10;
         let lines = log.lines().filter(|line| line.contains("ripplecast") && line.contains(what));
         let lines: Vec<_> = lines.map(str::to_owned).collect();
-        assert!((1..=most).contains(&lines.len()), "{} lines say {what:?}", lines.len());
+        assert!((1..=most).contains(&lines.len()), "{} lines contain {what:?}", lines.len());
         assert!(lines.iter().all(|line| line.len() < 600), "{lines:?}");
         lines
     }
 }
 
-/// Where the lines go.
+/// The writer of the log.
 #[derive(Clone)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -354,7 +355,7 @@ impl Write for Written {
     }
 }
 
-/// Reads the head of a response, in lower case, and not a byte more.
+/// Reads exactly the head of a response, in lower case.
 pub(crate) fn head(stream: &mut impl Read) -> String {
     let mut got = Vec::new();
     let mut byte = [0];
@@ -365,14 +366,14 @@ pub(crate) fn head(stream: &mut impl Read) -> String {
     String::from_utf8(got).unwrap().to_ascii_lowercase()
 }
 
-/// Does the handshake of `path`.
+/// Performs the handshake at `path`.
 pub(crate) fn upgrade(stream: &mut (impl Read + Write), path: &str) {
     stream.write_all(request(path, "").as_bytes()).unwrap();
     let head = head(stream);
     assert!(head.starts_with("http/1.1 101 "), "{head}");
 }
 
-/// The first byte of a text frame that is a whole message.
+/// The first byte of an unfragmented text frame.
 pub(crate) const TEXT: u8 = 0x81;
 /// The same for binary, close, ping and pong.
 pub(crate) const BINARY: u8 = 0x82;
@@ -380,7 +381,7 @@ pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
 pub(crate) const PONG: u8 = 0x8a;
 
-/// The header of a masked frame that says to have `len` bytes; the mask is all zeros.
+/// Returns the header of a masked frame with a length of `len` bytes; the mask is all zeros.
 pub(crate) fn header(first: u8, len: u64) -> Vec<u8> {
     let mut header = vec![first];
     match len {
@@ -398,20 +399,20 @@ pub(crate) fn header(first: u8, len: u64) -> Vec<u8> {
     header
 }
 
-/// A whole frame as a client sends it.
+/// Returns a frame as a client sends it.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len() as u64);
     frame.extend_from_slice(payload);
     frame
 }
 
-/// A close frame as a client sends it.
+/// Returns a close frame as a client sends it.
 pub(crate) fn close_frame(code: u16, reason: &str) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
-/// Reads one frame as a server sends it: its first byte and its payload. Pings are left out, which come to a connection that
-/// has been silent for long.
+/// Reads one frame of a server and returns its first byte and payload. Skips pings, which a connection
+/// receives after a long silence.
 pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     loop {
         match read_any(stream)? {
@@ -421,7 +422,7 @@ pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     }
 }
 
-/// The same, and pings too.
+/// Like [`read_frame`], including pings.
 pub(crate) fn read_any(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut start = [0; 2];
     stream.read_exact(&mut start)?;
@@ -443,7 +444,7 @@ pub(crate) fn read_any(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Ok((start[0], payload))
 }
 
-/// Reads frames up to the close frame, and then the end of the stream: the code and the reason of the former.
+/// Reads frames up to the close frame, checks that the stream then ends, and returns the code and reason.
 #[track_caller]
 pub(crate) fn read_close(stream: &mut impl Read) -> (u16, String) {
     loop {
@@ -458,7 +459,7 @@ pub(crate) fn read_close(stream: &mut impl Read) -> (u16, String) {
     }
 }
 
-/// Resets a connection: its peer sees an error, and no end.
+/// Resets a connection: its peer sees an error instead of the end.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
@@ -466,7 +467,7 @@ pub(crate) fn reset(stream: TcpStream) {
 
 // ----- processes -----
 
-/// Runs a test in a process of its own, so that what it measures of the process is not that of other tests.
+/// Runs a test in its own process, so that other tests do not affect what it measures.
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     const VARIABLE: &str = "RIPPLECAST_TEST_ALONE";
     if std::env::var(VARIABLE).is_ok_and(|running| running == name) {
@@ -479,10 +480,10 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
-    assert!(out.contains("1 passed"), "no test is called {name}: {out}");
+    assert!(out.contains("1 passed"), "no test has the name {name}: {out}");
 }
 
-/// Bytes of memory that this process has in use.
+/// Returns the resident memory of this process in bytes.
 pub(crate) fn resident() -> usize {
     const PAGE: usize = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -491,7 +492,7 @@ pub(crate) fn resident() -> usize {
 
 // ----- files -----
 
-/// A directory of this test alone.
+/// A temporary directory.
 pub(crate) struct Dir(PathBuf);
 
 impl Dir {
@@ -507,7 +508,7 @@ impl Dir {
         self.0.join(name)
     }
 
-    /// Puts a file there at once, as those do who renew certificates.
+    /// Creates or replaces a file atomically, as tools that renew certificates do.
     pub(crate) fn put(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         std::fs::write(self.file("new"), content).unwrap();
         std::fs::rename(self.file("new"), self.file(name)).unwrap();

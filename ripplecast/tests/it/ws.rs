@@ -1,16 +1,16 @@
-//! WebSocket endpoints, from real sockets, with clients that we did not write.
+//! WebSocket endpoints, tested with real sockets and third-party clients.
 
-/// Closing, by either side, in order and out of it.
+/// Closing, by either side, orderly or not.
 mod close;
 /// Compressed messages.
 mod deflate;
-/// An upgraded stream that is no TCP socket.
+/// An upgraded stream that is not a TCP socket.
 mod driven;
-/// The opening handshake, and who gets in.
+/// The opening handshake and its checks.
 mod handshake;
-/// Ids, shutdown, threads, and how many there may be.
+/// Ids, shutdown, threads and limits of connections.
 mod life;
-/// Messages back and forth, and frames that break the protocol.
+/// Messages in both directions, and frames that violate the protocol.
 mod messages;
 /// Exactly one `on_close` for each `on_open`.
 mod once;
@@ -18,11 +18,11 @@ mod once;
 mod order;
 /// Peers that read too slowly or send too much.
 mod overload;
-/// Faults that reviews have found, so that they stay away.
+/// Regression tests for faults found in reviews.
 mod review;
-/// Slow readers under every policy, and the bound on what waits for all.
+/// Slow readers under every policy, and the limit on all queued bytes.
 mod slow;
-/// Looking into one connection.
+/// Taps.
 mod tap;
-/// Keep-alive, and messages that are never finished.
+/// Keep-alive, and unfinished messages.
 mod time;

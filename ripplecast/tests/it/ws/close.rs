@@ -18,7 +18,7 @@ use crate::support::{
     read_close, read_frame, reset, text,
 };
 
-/// An endpoint that writes down what is called, at `/`.
+/// Serves an endpoint at `/` that records its calls.
 fn site(server: Server, shards: usize) -> (Site, Echo) {
     let echo = Echo::default();
     let handler = echo.clone();
@@ -27,13 +27,13 @@ fn site(server: Server, shards: usize) -> (Site, Echo) {
     (site, echo)
 }
 
-/// Begins to close, from the client's side.
+/// Starts a close from the client.
 fn close(client: &mut Client, code: u16, reason: &str) {
     client.close(Some(CloseFrame { code: Code::from(code), reason: reason.into() })).unwrap();
 }
 
 #[test]
-fn a_client_s_close_is_echoed_and_told_to_on_close() {
+fn a_close_from_the_client_is_echoed_and_reported_to_on_close() {
     for server in SERVERS {
         for shards in [1, 2] {
             let (site, echo) = site(server, shards);
@@ -54,7 +54,7 @@ fn a_client_s_close_is_echoed_and_told_to_on_close() {
 }
 
 #[test]
-fn the_server_s_close_is_told_to_the_client_and_to_on_close() {
+fn a_close_from_the_server_is_reported_to_the_client_and_to_on_close() {
     for server in SERVERS {
         for shards in [1, 2] {
             let (site, echo) = site(server, shards);
@@ -82,7 +82,7 @@ fn the_server_s_close_is_told_to_the_client_and_to_on_close() {
 }
 
 #[test]
-fn a_reason_that_is_too_long_is_cut_at_a_character() {
+fn a_long_reason_is_cut_between_characters() {
     let (site, echo) = site(Server::Own, 1);
     let mut client = site.connect("/");
     assert!(echo.opened(0).close(CloseCode::NORMAL, "\u{20ac}".repeat(60)).is_queued());
@@ -101,18 +101,18 @@ fn both_sides_may_close_at_once() {
         let told = read_close(&mut raw);
         closer.join().unwrap();
         drop(raw);
-        assert_eq!(echo.closed(n), told, "whichever was first, both sides say the same");
+        assert_eq!(echo.closed(n), told, "whichever close was first, both sides report the same code");
     }
     site.stop();
 }
 
 #[test]
-fn who_has_sent_its_close_frame_is_not_waited_for() {
+fn the_server_does_not_wait_for_a_close_frame_it_has_received() {
     let site = Site::own(1, |hub, router| {
         let room = hub.room("all");
         let endpoint = ws::handlers().with_state(room).on_open(async |_, conn| conn.join("all")).on_message(
             async |room, conn, frame| {
-                room.push("still sent").ignore(); // so that a close has something to wait behind
+                room.push("still sent").ignore(); // so that the close waits for a message
                 if frame.as_text() == Some("fail") {
                     return Err(std::io::Error::other("as asked").into());
                 }
@@ -123,7 +123,7 @@ fn who_has_sent_its_close_frame_is_not_waited_for() {
         router.route("/", hub.ws(endpoint))
     });
     for (message, told) in [("close", (4001, "theirs")), ("fail", (1011, ""))] {
-        // The server must not wait for a close frame that has come already; 5 s is how long it would.
+        // The server must not wait for a close frame that has already arrived; it would wait for 5 s.
         let quickest = (0..5).map(|_| {
             let mut raw = site.raw("/");
             let sent = [frame(TEXT, message.as_bytes()), close_frame(4001, "theirs")].concat();
@@ -141,8 +141,7 @@ fn who_has_sent_its_close_frame_is_not_waited_for() {
 }
 
 #[test]
-fn a_callback_whose_error_wraps_one_of_the_backend_closes_with_1013_and_logs_few_lines() {
-    /// An application's error.
+fn an_error_that_wraps_a_backend_error_closes_with_1013_and_logs_few_lines() {
     #[derive(Debug, thiserror::Error)]
     #[error("the order can't be saved")]
     struct NotSaved(#[source] Error);
@@ -173,7 +172,7 @@ fn a_callback_whose_error_wraps_one_of_the_backend_closes_with_1013_and_logs_few
 }
 
 #[test]
-fn messages_that_come_after_our_close_frame_are_not_handled() {
+fn messages_that_arrive_after_our_close_frame_are_not_handled() {
     let (site, echo) = site(Server::Own, 1);
     let mut raw = site.raw("/");
     echo.opened(0).close(CloseCode::NORMAL, "").ignore();
@@ -181,7 +180,7 @@ fn messages_that_come_after_our_close_frame_are_not_handled() {
     raw.write_all(&frame(0x81, b"did not know yet")).unwrap();
     raw.write_all(&frame(0x89, b"ping")).unwrap();
     raw.write_all(&close_frame(1000, "")).unwrap();
-    assert_eq!(raw.read(&mut [0]).unwrap(), 0, "nothing follows a close frame");
+    assert_eq!(raw.read(&mut [0]).unwrap(), 0, "nothing may follow a close frame");
     assert_eq!(echo.closed(0), (1000, String::new()));
     assert_eq!(site.stop().messages, 0);
 }
@@ -195,14 +194,14 @@ fn a_peer_that_never_answers_our_close_frame_is_dropped() {
         echo.opened(0).close(CloseCode::NORMAL, "").ignore();
         assert_eq!(read_frame(&mut raw).unwrap(), (CLOSE, b"\x03\xe8".to_vec()));
         assert_eq!(raw.read(&mut [0]).unwrap(), 0);
-        assert!(begun.elapsed() >= Duration::from_secs(5), "it had 5 s for its answer");
+        assert!(begun.elapsed() >= Duration::from_secs(5), "the peer had 5 s to answer");
         assert_eq!(echo.closed(0), (1000, String::new()));
         site.stop();
     }
 }
 
 #[test]
-fn a_lost_connection_is_1006() {
+fn a_lost_connection_is_reported_as_1006() {
     for server in SERVERS {
         for shards in [1, 2] {
             let (site, echo) = site(server, shards);
@@ -211,15 +210,15 @@ fn a_lost_connection_is_1006() {
             reset(client.get_ref().try_clone().unwrap());
             drop(client);
             assert_eq!(echo.closed(0), (1006, String::new()));
-            assert_eq!(conn.push("anybody there?"), Sent::Closed, "that is no error to handle");
-            // An end without a close frame.
+            assert_eq!(conn.push("anybody there?"), Sent::Closed, "a disconnected peer is not an error");
+            // The stream ends without a close frame.
             drop(site.connect("/"));
             assert_eq!(echo.closed(1), (1006, String::new()));
-            // Half an end: who sends no more can't answer a close frame either.
+            // A half-closed stream: a peer that sends no more can't answer a close frame, either.
             let raw = site.raw("/");
             raw.shutdown(Shutdown::Write).unwrap();
             assert_eq!(echo.closed(2), (1006, String::new()));
-            // In the middle of a frame.
+            // The stream ends in the middle of a frame.
             let mut raw = site.raw("/");
             raw.write_all(&frame(0x81, b"cut off")[..9]).unwrap();
             drop(raw);
@@ -230,7 +229,7 @@ fn a_lost_connection_is_1006() {
 }
 
 #[test]
-fn what_came_before_the_end_is_handled_and_answered() {
+fn messages_before_the_end_are_handled_and_answered() {
     for shards in [1, 2] {
         let (site, echo) = site(Server::Own, shards);
         let mut raw = site.raw("/");
@@ -249,7 +248,7 @@ fn what_came_before_the_end_is_handled_and_answered() {
 }
 
 #[test]
-fn a_client_of_somebody_else_s_gets_all_that_was_pushed_before_the_close() {
+fn a_third_party_client_receives_everything_pushed_before_the_close() {
     let (site, echo) = site(Server::Own, 2);
     let mut client = site.connect("/");
     let conn = echo.opened(0);

@@ -1,4 +1,4 @@
-//! permessage-deflate: who negotiates it, that a message is compressed once for all, and what a client may not do with it.
+//! permessage-deflate: its negotiation, shared compression, and invalid data from clients.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,10 +13,10 @@ use crate::support::{
     read_close, read_frame, request, resident,
 };
 
-/// The bit that says that a message is compressed.
+/// The bit that marks a compressed message.
 const RSV1: u8 = 0x40;
 
-/// As a client compresses, with a library of its own.
+/// Compresses like a client, with a different library.
 fn compress(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 1024);
     Compress::new(flate2::Compression::best(), false)
@@ -27,7 +27,7 @@ fn compress(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// As a client inflates.
+/// Inflates like a client.
 fn inflate(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 << 20);
     let all = [payload, &[0, 0, 0xff, 0xff]].concat();
@@ -35,7 +35,7 @@ fn inflate(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A socket that has offered something; what the server answered to it.
+/// Opens a socket with these offers. Returns it with the server's answer.
 fn offer(site: &Site, path: &str, offer: &str) -> (TcpStream, Option<String>) {
     let mut client = dial(site.addr);
     let extensions = format!("Sec-WebSocket-Extensions: {offer}\r\n");
@@ -46,7 +46,7 @@ fn offer(site: &Site, path: &str, offer: &str) -> (TcpStream, Option<String>) {
     (client, answer.map(str::to_owned))
 }
 
-/// A client that has negotiated it.
+/// Opens a client that has negotiated permessage-deflate.
 fn deflating(site: &Site, path: &str) -> TcpStream {
     let (client, answer) = offer(site, path, "permessage-deflate; client_max_window_bits");
     let expected = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -54,7 +54,7 @@ fn deflating(site: &Site, path: &str) -> TcpStream {
     client
 }
 
-/// An echo, compressed above 100 bytes.
+/// Serves an echo, compressed above 100 bytes.
 fn echo() -> Site {
     let endpoint = ws::endpoint(Echo::default()).compression(ws::Compression::Above(100));
     Site::own(1, |hub, router| {
@@ -63,7 +63,7 @@ fn echo() -> Site {
 }
 
 #[test]
-fn messages_are_compressed_both_ways() {
+fn messages_are_compressed_in_both_directions() {
     for server in SERVERS {
         let endpoint = ws::endpoint(Echo::default()).compression(ws::Compression::Above(100));
         let site = Site::start(server, |hub| hub, |hub, router| router.route("/", hub.ws(endpoint)));
@@ -74,7 +74,7 @@ fn messages_are_compressed_both_ways() {
         assert_eq!(first, TEXT | RSV1);
         assert!(payload.len() < 100);
         assert_eq!(inflate(&payload), long.as_bytes());
-        // In parts, with a ping between them; and what is not compressed is accepted too.
+        // In fragments, with a ping between them. An uncompressed message is accepted, too.
         let compressed = compress(long.as_bytes());
         let (a, b) = compressed.split_at(10);
         client.write_all(&[frame(0x02 | RSV1, a), frame(PING, b"?"), frame(0x80, b)].concat()).unwrap();
@@ -83,7 +83,7 @@ fn messages_are_compressed_both_ways() {
         assert_eq!((first, inflate(&payload)), (BINARY | RSV1, long.clone().into_bytes()));
         client.write_all(&frame(TEXT, long.as_bytes())).unwrap();
         assert_eq!(inflate(&read_frame(&mut client).unwrap().1), long.as_bytes());
-        // A short one may come compressed, and is not worth it on the way back.
+        // A short message may arrive compressed but is not compressed in the answer.
         for short in ["", "short"] {
             client.write_all(&frame(TEXT | RSV1, &compress(short.as_bytes()))).unwrap();
             assert_eq!(read_frame(&mut client).unwrap(), (TEXT, short.as_bytes().to_vec()));
@@ -96,7 +96,7 @@ fn messages_are_compressed_both_ways() {
 }
 
 #[test]
-fn it_is_negotiated_only_where_both_want_it() {
+fn compression_is_negotiated_only_if_both_sides_want_it() {
     let site = echo();
     for (path, offered) in [
         ("/off", "permessage-deflate"),
@@ -109,9 +109,9 @@ fn it_is_negotiated_only_where_both_want_it() {
         client.write_all(&frame(TEXT, &long)).unwrap();
         assert_eq!(read_frame(&mut client).unwrap(), (TEXT, long.to_vec()));
         client.write_all(&frame(TEXT | RSV1, &compress(&long))).unwrap();
-        assert_eq!(read_close(&mut client).0, 1002, "it was not negotiated");
+        assert_eq!(read_close(&mut client).0, 1002, "compression was not negotiated");
     }
-    // A client that offers nothing: one that we did not write.
+    // A third-party client that offers nothing.
     let mut plain = site.connect("/");
     check_echo(&mut plain);
     drop(plain);
@@ -136,7 +136,7 @@ fn a_message_is_compressed_once_for_a_thousand_members_on_all_shards() {
             echo.opened(n).join("room").unwrap();
         }
         let room = site.hub.room("room");
-        eventually("all to be in the room", || site.runtime.block_on(room.len()).unwrap() == 1002);
+        eventually("all to join the room", || site.runtime.block_on(room.len()).unwrap() == 1002);
         let text = r#"{"name":"ada","points":3}"#.repeat(20);
         for _ in 0..3 {
             assert!(room.push(text.clone()).is_queued());
@@ -159,8 +159,8 @@ fn a_message_is_compressed_once_for_a_thousand_members_on_all_shards() {
             assert!(n > 0, "{events}");
             events.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
         }
-        eventually("it to be counted", || site.hub.stats().compressed_frames == 3);
-        // What is too short is not even tried.
+        eventually("the compression to be counted", || site.hub.stats().compressed_frames == 3);
+        // Compression of short messages is not even tried.
         assert!(room.push("short").is_queued());
         assert_eq!(read_frame(&mut members[999]).unwrap(), (TEXT, b"short".to_vec()));
         drop((members, plain, stream));
@@ -169,11 +169,11 @@ fn a_message_is_compressed_once_for_a_thousand_members_on_all_shards() {
 }
 
 #[test]
-fn a_bomb_is_refused_before_it_costs_more_than_a_message() {
-    alone("ws::deflate::a_bomb_is_refused_before_it_costs_more_than_a_message", || {
+fn a_compression_bomb_is_rejected_before_it_uses_more_memory_than_a_message() {
+    alone("ws::deflate::a_compression_bomb_is_rejected_before_it_uses_more_memory_than_a_message", || {
         let site = echo();
         let mut other = deflating(&site, "/");
-        // 64 MiB of zeros in 64 KiB, which is a message that the limit of 1 MiB allows.
+        // 64 MiB of zeros compress to 64 KiB, which the limit of 1 MiB allows.
         let bomb = compress(&vec![0; 64 << 20]);
         assert!(bomb.len() < 1 << 20);
         let before = resident();
@@ -192,7 +192,7 @@ fn a_bomb_is_refused_before_it_costs_more_than_a_message() {
 }
 
 #[test]
-fn what_can_t_be_inflated_or_is_no_text_closes_its_connection() {
+fn invalid_compressed_data_or_text_closes_the_connection() {
     let site = echo();
     let long = compress(&[b'x'; (1 << 20) + 1]);
     for (sent, code, what) in [
@@ -215,7 +215,7 @@ fn what_can_t_be_inflated_or_is_no_text_closes_its_connection() {
 }
 
 #[test]
-fn pushes_to_one_connection_are_compressed_by_its_endpoint_s_setting() {
+fn pushes_to_one_connection_follow_the_setting_of_its_endpoint() {
     let (first, second) = (Echo::default(), Echo::default());
     let (quick, strict) = (
         ws::endpoint(first.clone()).compression(ws::Compression::Above(10)),
@@ -234,7 +234,7 @@ fn pushes_to_one_connection_are_compressed_by_its_endpoint_s_setting() {
 }
 
 #[test]
-fn a_message_for_a_client_is_compressed_once_for_all_its_tabs() {
+fn a_message_to_a_user_is_compressed_once_for_all_tabs() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).compression(ws::Compression::On);
     let site = Site::own(2, |hub, router| router.route("/", hub.ws(endpoint)));

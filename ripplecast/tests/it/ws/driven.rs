@@ -15,7 +15,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::{Echo, Site, check_echo, ending, frame, read_close, receive, text, upgrade};
 
-/// The other end of a stream that is no socket, for a client that blocks.
+/// The other end of a stream that is not a socket, for a blocking client.
 struct Pipe {
     stream: DuplexStream,
     runtime: Handle,
@@ -26,7 +26,7 @@ impl Read for Pipe {
         self.runtime.block_on(async {
             tokio::time::timeout(crate::support::PATIENCE, self.stream.read(buffer))
                 .await
-                .expect("nothing comes")
+                .expect("nothing arrives")
         })
     }
 }
@@ -36,7 +36,7 @@ impl Write for Pipe {
         self.runtime.block_on(async {
             tokio::time::timeout(crate::support::PATIENCE, self.stream.write(bytes))
                 .await
-                .expect("nothing goes")
+                .expect("nothing can be written")
         })
     }
 
@@ -45,7 +45,7 @@ impl Write for Pipe {
     }
 }
 
-/// A site, and its router to be served over streams.
+/// A site, with its router served over in-memory streams.
 fn site(shards: usize) -> (Site, Router, Echo) {
     let echo = Echo::default();
     let handler = echo.clone();
@@ -59,7 +59,7 @@ fn site(shards: usize) -> (Site, Router, Echo) {
     (site, router, echo)
 }
 
-/// The raw client's end of a stream of which hyper has the other.
+/// Returns the client's end of a stream whose other end hyper serves.
 fn pipe(site: &Site, router: &Router) -> Pipe {
     let (ours, theirs) = duplex(16 << 10);
     let service = TowerToHyperService::new(router.clone());
@@ -75,10 +75,10 @@ fn client(site: &Site, router: &Router) -> WebSocket<Pipe> {
 }
 
 #[test]
-fn a_stream_that_is_no_socket_behaves_like_one() {
+fn a_stream_that_is_not_a_socket_behaves_like_one() {
     for shards in [1, 2] {
         let (site, router, echo) = site(shards);
-        // One after the other, so that the first to be opened is the one that is driven.
+        // One after the other, so that the first one opened is the relayed one.
         let mut driven = client(&site, &router);
         check_echo(&mut driven);
         let mut plain = site.connect("/");
@@ -98,7 +98,7 @@ fn a_stream_that_is_no_socket_behaves_like_one() {
         }
         assert!(site.hub.broadcast("all").is_queued());
         assert_eq!((text(&mut driven), text(&mut plain)), ("all".to_owned(), "all".to_owned()));
-        // More than the buffers on the way hold.
+        // More than the buffers in between hold.
         let large: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
         assert!(echo.opened(0).push(large.clone()).is_queued());
         assert_eq!(receive(&mut driven), Message::binary(large));
@@ -108,7 +108,7 @@ fn a_stream_that_is_no_socket_behaves_like_one() {
 }
 
 #[test]
-fn it_is_closed_from_either_side() {
+fn a_relayed_stream_is_closed_from_either_side() {
     let (site, router, echo) = site(1);
     let mut driven = client(&site, &router);
     driven
@@ -125,7 +125,7 @@ fn it_is_closed_from_either_side() {
     assert_eq!(ending(&mut driven), (4002, "moved".to_owned()));
     assert_eq!(echo.closed(1), (4002, "moved".to_owned()));
 
-    // A protocol error is told before the stream ends.
+    // A protocol error is reported before the stream ends.
     let mut raw = pipe(&site, &router);
     upgrade(&mut raw, "/");
     raw.write_all(&frame(0x83, b"")).unwrap();
@@ -136,7 +136,7 @@ fn it_is_closed_from_either_side() {
 }
 
 #[test]
-fn its_peer_s_end_is_noticed_and_shutdown_reaches_it() {
+fn a_relayed_stream_detects_its_peer_s_end_and_a_shutdown() {
     let (site, router, echo) = site(1);
     drop(client(&site, &router));
     assert_eq!(echo.closed(0), (1006, String::new()));
@@ -161,7 +161,7 @@ fn its_peer_s_end_is_noticed_and_shutdown_reaches_it() {
 }
 
 #[test]
-fn data_right_behind_the_request_is_honoured_there_too() {
+fn data_sent_with_the_request_reaches_a_relayed_stream() {
     let (site, router, _) = site(1);
     let mut raw = pipe(&site, &router);
     let bytes =

@@ -23,36 +23,36 @@ use crate::support::{
     request, text,
 };
 
-/// A server whose `/echo` has the default settings.
+/// Starts a server with the default settings at `/echo`.
 fn echo_site(server: Server) -> Site {
     Site::start(server, |hub| hub.shards(1), |hub, router| router.route("/echo", hub.ws(Echo::default())))
 }
 
-/// Asks, and returns the head of the answer and the socket.
+/// Sends a request. Returns the head of the response and the socket.
 fn ask(site: &Site, request: &str) -> (String, TcpStream) {
     let mut stream = dial(site.addr);
     stream.write_all(request.as_bytes()).unwrap();
     (head(&mut stream), stream)
 }
 
-/// Asks for an upgrade with more headers, and returns the status of the answer and the socket.
+/// Sends an upgrade request with additional headers. Returns the status of the response and the socket.
 fn upgrade(site: &Site, path: &str, headers: &str) -> (u16, TcpStream) {
     let (head, stream) = ask(site, &request(path, headers));
     (head.split(' ').nth(1).unwrap().parse().unwrap(), stream)
 }
 
-/// The status of the answer to [`upgrade`].
+/// Returns the status of the response to [`upgrade`].
 fn status(site: &Site, path: &str, headers: &str) -> u16 {
     upgrade(site, path, headers).0
 }
 
 #[test]
-fn the_answer_proves_that_the_key_was_understood() {
+fn the_response_is_derived_from_the_key() {
     for server in SERVERS {
         let site = echo_site(server);
         let (head, mut stream) = ask(&site, &request("/echo", ""));
         assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
-        // The example of RFC 6455, section 1.3, in lower case as `head` has it.
+        // The example in RFC 6455, section 1.3, in lower case as returned by `head`.
         assert!(head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
         assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
         assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
@@ -66,7 +66,7 @@ fn the_answer_proves_that_the_key_was_understood() {
 }
 
 #[test]
-fn what_is_no_upgrade_is_told_what_it_should_have_been() {
+fn a_response_to_an_invalid_upgrade_explains_what_is_expected() {
     for server in SERVERS {
         let site = echo_site(server);
         let good = request("/echo", "");
@@ -86,12 +86,12 @@ fn what_is_no_upgrade_is_told_what_it_should_have_been() {
             assert!(head.contains(header), "{server:?}: {request}{head}");
         }
         let stats = site.stop();
-        assert_eq!(stats.opened, 0, "none of them may have come as far as a callback");
+        assert_eq!(stats.opened, 0, "none of them may reach a callback");
     }
 }
 
 #[test]
-fn an_upgrade_request_with_a_body_is_refused_and_its_body_is_no_frame() {
+fn an_upgrade_request_with_a_body_is_rejected_and_its_body_is_not_parsed_as_frames() {
     let ping = frame(PING, b"x");
     assert_eq!(ping.len(), 7);
     let chunk = [&b"7\r\n"[..], &ping, b"\r\n0\r\n\r\n"].concat();
@@ -104,18 +104,18 @@ fn an_upgrade_request_with_a_body_is_refused_and_its_body_is_no_frame() {
             ("Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n", &chunk),
         ];
         for (headers, body) in cases {
-            // Otherwise hyper keeps the connection if it has the whole body in time.
+            // Otherwise hyper keeps the connection if it has received the whole body in time.
             let closing =
                 request("/echo", headers).replace("Connection: Upgrade", "Connection: Upgrade, close");
             let (head, mut stream) = ask(&site, &closing);
             assert!(head.starts_with("http/1.1 400 "), "{server:?}: {headers}{head}");
-            let _ = stream.write_all(body); // the server may have closed already
+            let _ = stream.write_all(body); // the server may already have closed the socket
             let mut rest = Vec::new();
             let _ = stream.take(1024).read_to_end(&mut rest);
             let rest = String::from_utf8(rest).unwrap();
             assert_eq!(rest, "An upgrade request must not have a body.", "{headers}");
         }
-        // No body, however it is said.
+        // No body, in every possible form.
         for headers in ["Content-Length: 0\r\n", "Expect: 100-continue\r\n"] {
             let (head, mut stream) = ask(&site, &request("/echo", headers));
             assert!(head.starts_with("http/1.1 101 "), "{server:?}: {headers}{head}");
@@ -127,7 +127,7 @@ fn an_upgrade_request_with_a_body_is_refused_and_its_body_is_no_frame() {
 }
 
 #[test]
-fn head_of_an_event_stream_is_that_of_get_without_a_body() {
+fn a_head_request_for_an_event_stream_returns_the_headers_of_get() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -145,7 +145,7 @@ fn head_of_an_event_stream_is_that_of_get_without_a_body() {
             assert!(got.contains(&format!("\r\n{header}\r\n")), "{server:?}: {got}");
         }
         assert!(!got.contains("content-length"), "{server:?}: {got}");
-        // Nothing follows the head but the next answer.
+        // Only the next response follows the head.
         stream.write_all(b"GET /plain HTTP/1.1\r\nHost: here.example\r\n\r\n").unwrap();
         assert!(head(&mut stream).starts_with("http/1.1 200 "), "{server:?}");
         assert_eq!(site.hub.stats().opened, 0, "{server:?}");
@@ -154,7 +154,7 @@ fn head_of_an_event_stream_is_that_of_get_without_a_body() {
 }
 
 #[test]
-fn the_server_s_preference_chooses_the_subprotocol() {
+fn the_server_s_preference_selects_the_subprotocol() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -179,7 +179,7 @@ fn the_server_s_preference_chooses_the_subprotocol() {
         assert_eq!(chosen("/some", "v1.chat").as_deref(), Some("v1.chat"));
         assert_eq!(chosen("/some", "v3.chat"), None);
         assert_eq!(chosen("/own", "a, b").as_deref(), Some("b"));
-        // A client of somebody else's agrees.
+        // A third-party client agrees.
         let mut asked = format!("ws://{}/some", site.addr).into_client_request().unwrap();
         asked.headers_mut().insert("sec-websocket-protocol", "v1.chat".parse().unwrap());
         let (mut client, response) = tungstenite::client(asked, dial(site.addr)).unwrap();
@@ -191,10 +191,10 @@ fn the_server_s_preference_chooses_the_subprotocol() {
 }
 
 #[test]
-fn data_right_behind_the_request_is_honoured() {
+fn data_sent_with_the_request_is_processed() {
     for server in SERVERS {
         let site = echo_site(server);
-        // More than one read of the HTTP server, so that some of it is left in the socket.
+        // More than one read of the HTTP server, so that some of it stays in the socket.
         for large in [10, 100_000] {
             let mut bytes = request("/echo", "").into_bytes();
             bytes.extend(frame(TEXT, b"first"));
@@ -215,7 +215,7 @@ fn data_right_behind_the_request_is_honoured() {
 }
 
 #[test]
-fn an_app_s_own_way_to_add_an_endpoint_is_the_same() {
+fn an_endpoint_added_through_the_app_behaves_the_same() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (bound, hub) = runtime.block_on(async {
         let app = ripplecast::App::builder().build().await.unwrap();
@@ -236,7 +236,7 @@ fn an_app_s_own_way_to_add_an_endpoint_is_the_same() {
 }
 
 #[test]
-fn who_has_read_our_server_s_answer_is_a_member_already() {
+fn a_client_that_has_received_the_response_is_already_a_member() {
     let site = echo_site(Server::Own);
     let mut clients = Vec::new();
     for already in 0..100 {
@@ -254,7 +254,7 @@ fn who_has_read_our_server_s_answer_is_a_member_already() {
 }
 
 #[test]
-fn a_layer_around_an_endpoint_has_the_last_word() {
+fn a_layer_around_an_endpoint_can_change_the_response() {
     let layer = axum::middleware::map_response(async |mut response: Response| {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && response.headers().contains_key("sec-websocket-protocol")
@@ -272,7 +272,7 @@ fn a_layer_around_an_endpoint_has_the_last_word() {
             router.route("/echo", hub.ws(echo)).layer(layer)
         },
     );
-    // The one place is given back each time, or the last would find none.
+    // The only place is released each time, or the last request would be rejected.
     for _ in 0..3 {
         assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: today\r\n"), 403);
     }
@@ -287,8 +287,8 @@ fn a_layer_around_an_endpoint_has_the_last_word() {
 }
 
 #[test]
-fn an_answer_that_was_not_read_yet_comes_whole_before_the_socket_is_handed_over() {
-    const LEN: usize = 8 << 20; // far more than sockets hold
+fn an_unread_response_is_delivered_before_the_socket_is_handed_over() {
+    const LEN: usize = 8 << 20; // far more than socket buffers hold
     for server in SERVERS {
         let site = Site::start(
             server,

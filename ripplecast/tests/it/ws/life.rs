@@ -7,7 +7,7 @@ use crate::support::{
     Client, Echo, SERVERS, Seen, Server, Site, check_echo, dial, ending, eventually, head, request, text,
 };
 
-/// Asks for an upgrade with more headers; the status of the answer, and the socket.
+/// Sends an upgrade request with additional headers. Returns the status of the response and the socket.
 fn ask(site: &Site, path: &str, headers: &str) -> (u16, std::net::TcpStream) {
     use std::io::Write as _;
     let mut stream = dial(site.addr);
@@ -17,7 +17,7 @@ fn ask(site: &Site, path: &str, headers: &str) -> (u16, std::net::TcpStream) {
 }
 
 #[test]
-fn no_id_is_used_twice_and_an_old_one_reaches_nobody() {
+fn ids_are_never_reused_and_an_old_id_reaches_nothing() {
     for (server, shards) in [(Server::Own, 1), (Server::Own, 2), (Server::Axum, 2)] {
         let echo = Echo::default();
         let handler = echo.clone();
@@ -28,9 +28,9 @@ fn no_id_is_used_twice_and_an_old_one_reaches_nobody() {
         for n in 0..1000 {
             let mut client = site.connect("/");
             let conn = echo.opened(n);
-            assert!(ids.insert(conn.id()), "{} was used before", conn.id());
+            assert!(ids.insert(conn.id()), "{} was reused", conn.id());
             assert_eq!(site.hub.connection(conn.id()), Some(conn.clone()));
-            // All handles to earlier connections of this slot are dead, whatever they are used for.
+            // Handles to earlier connections of this slot stay closed, whatever is called on them.
             for old in old.iter().rev().take(20) {
                 assert!(!old.is_open());
                 assert_eq!(old.push("for somebody else"), Sent::Closed);
@@ -46,17 +46,13 @@ fn no_id_is_used_twice_and_an_old_one_reaches_nobody() {
             old.push(conn);
         }
         let slots: HashSet<String> = ids.iter().map(|id| id.to_string()[17..25].to_owned()).collect();
-        assert!(
-            slots.len() < 100,
-            "the slots were not used again, so that this has tested nothing: {}",
-            slots.len()
-        );
+        assert!(slots.len() < 100, "the slots were not reused, so nothing was tested: {}", slots.len());
         assert_eq!(site.stop().opened, 1000);
     }
 }
 
 #[test]
-fn a_push_that_is_on_its_way_does_not_reach_the_next_connection_of_the_slot() {
+fn a_push_in_transit_does_not_reach_the_next_connection_of_its_slot() {
     let echo = Echo::default();
     let handler = echo.clone();
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
@@ -70,14 +66,14 @@ fn a_push_that_is_on_its_way_does_not_reach_the_next_connection_of_the_slot() {
         check_echo(&mut next);
         next.close(None).unwrap();
         ending(&mut next);
-        // The next one of the loop is the next in `opened` too.
+        // The next connection in the loop is also the next in `opened`.
         echo.0.with(|calls| calls.opened.truncate(n + 1));
     }
     site.stop();
 }
 
 #[test]
-fn at_most_max_connections_and_a_place_that_is_given_back_is_taken_again() {
+fn max_connections_is_enforced_and_released_places_are_reused() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -93,9 +89,9 @@ fn at_most_max_connections_and_a_place_that_is_given_back_is_taken_again() {
             assert_eq!(ask(&site, "/", "").0, 503);
             clients.iter_mut().for_each(check_echo);
             drop(clients);
-            eventually("their places to be free", || ask(&site, "/refuses", "").0 == 403);
-            eventually("all places to be free", || site.hub.stats().closed.is_multiple_of(3));
-            // A refusal by the hook and a failed handshake keep no place.
+            eventually("their places to be released", || ask(&site, "/refuses", "").0 == 403);
+            eventually("all places to be released", || site.hub.stats().closed.is_multiple_of(3));
+            // A rejection by the hook and a failed handshake keep no place.
             for _ in 0..5 {
                 assert_eq!(ask(&site, "/refuses", "").0, 403);
                 assert_eq!(ask(&site, "/", "Origin: https://evil.example\r\n").0, 403);
@@ -106,7 +102,7 @@ fn at_most_max_connections_and_a_place_that_is_given_back_is_taken_again() {
 }
 
 #[test]
-fn at_most_so_many_from_one_address_and_proxies_are_believed_only_if_trusted() {
+fn connections_per_address_are_limited_and_only_trusted_proxies_are_believed() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -130,14 +126,14 @@ fn at_most_so_many_from_one_address_and_proxies_are_believed_only_if_trusted() {
         let (first, second) = (ask(&site, "/", office), ask(&site, "/", forged));
         assert_eq!((first.0, second.0), (101, 101));
         assert_eq!(ask(&site, "/", office).0, 429);
-        assert_eq!(ask(&site, "/", forged).0, 429, "only the address that the proxy saw counts");
+        assert_eq!(ask(&site, "/", forged).0, 429, "only the address seen by the proxy counts");
         assert_eq!(ask(&site, "/", "X-Forwarded-For: 203.0.113.8\r\n").0, 101);
         drop(first);
-        eventually("its place to be free", || ask(&site, "/", office).0 == 101);
+        eventually("its place to be released", || ask(&site, "/", office).0 == 101);
         drop(second);
         site.stop();
 
-        // Nobody is trusted by default: all of these come from loopback, which is not counted.
+        // No proxy is trusted by default: all of these connect from loopback, which is not counted.
         let site = Site::start(
             server,
             |hub| hub.shards(1).max_connections_per_address(1),
@@ -151,7 +147,7 @@ fn at_most_so_many_from_one_address_and_proxies_are_believed_only_if_trusted() {
 }
 
 #[test]
-fn shutdown_tells_every_client_and_calls_every_on_close() {
+fn shutdown_notifies_every_client_and_calls_every_on_close() {
     for server in SERVERS {
         for shards in [1, 2] {
             let echo = Echo::default();
@@ -178,8 +174,8 @@ fn shutdown_tells_every_client_and_calls_every_on_close() {
                 assert_eq!(calls.closed.len(), 100);
                 assert!(calls.closed.iter().all(|(_, close)| close.code.get() == 1001));
             });
-            assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
-            // Handles outlive the hub, and say that it is over.
+            assert!(std::net::TcpStream::connect(addr).is_err(), "the server is still listening");
+            // Handles outlive the hub and report that it has shut down.
             assert!(hub.connections().next().is_none());
             assert!(echo.opened(0).push("?").is_closed());
             assert!(!hub.room("room").push("?").is_queued() || hub.stats().connections == 0);
@@ -188,16 +184,16 @@ fn shutdown_tells_every_client_and_calls_every_on_close() {
 }
 
 #[test]
-fn an_upgrade_during_shutdown_is_refused() {
+fn an_upgrade_during_shutdown_is_rejected() {
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(Echo::default())));
     site.runtime.block_on(site.hub.shutdown());
     assert_eq!(ask(&site, "/", "").0, 503);
-    site.runtime.block_on(site.hub.shutdown()); // again, and it ends at once
+    site.runtime.block_on(site.hub.shutdown()); // a second call returns at once
     assert_eq!(site.stop().opened, 0);
 }
 
 #[test]
-fn each_shard_may_have_a_thread_of_its_own() {
+fn each_shard_can_run_on_its_own_thread() {
     for server in SERVERS {
         for shards in [1, 2] {
             let echo = Echo::default();
@@ -221,7 +217,7 @@ fn each_shard_may_have_a_thread_of_its_own() {
             for n in 0..4 {
                 echo.opened(n).join("room").unwrap();
             }
-            // One at a time, so that the threads go to sleep in between.
+            // One at a time, so that the threads sleep in between.
             for n in 0..200 {
                 assert!(site.hub.room("room").push(format!("{n}")).is_queued());
                 for client in &mut clients {
@@ -243,11 +239,11 @@ fn each_shard_may_have_a_thread_of_its_own() {
 }
 
 #[test]
-fn a_handler_that_blocks_is_counted_and_one_that_waits_is_not() {
+fn a_blocking_handler_is_counted_and_a_waiting_one_is_not() {
     let site = Site::own(1, |hub, router| {
         let handler = ws::handlers().on_message(|conn: Connection, frame: Frame| async move {
             if frame.as_text() == Some("block") {
-                std::thread::sleep(Duration::from_millis(30)); // this is the fault that is to be found
+                std::thread::sleep(Duration::from_millis(30)); // the fault to detect
             } else {
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
@@ -261,7 +257,7 @@ fn a_handler_that_blocks_is_counted_and_one_that_waits_is_not() {
         assert_eq!(text(&mut client), message);
     }
     let counted = site.hub.stats().slow_callbacks;
-    // At least those; a busy machine may take the processor from a shard in the middle of any callback.
+    // At least those: a busy machine may preempt a shard in the middle of any callback.
     assert!(counted >= 2, "{counted}");
     drop(client);
     site.stop();

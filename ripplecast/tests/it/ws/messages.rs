@@ -14,13 +14,13 @@ use crate::support::{
     read_frame, receive, text,
 };
 
-/// One shard, so that a connection that misbehaves has all others beside it.
+/// Starts a server with one shard, so that a misbehaving connection shares it with all others.
 fn echo_site() -> Site {
     Site::own(1, |hub, router| router.route("/echo", hub.ws(Echo::default())))
 }
 
 #[test]
-fn messages_of_every_size_come_back() {
+fn messages_of_every_size_are_echoed() {
     for server in SERVERS {
         for shards in [1, 2] {
             let site = Site::start(
@@ -46,7 +46,7 @@ fn messages_of_every_size_come_back() {
 }
 
 #[test]
-fn fragments_are_put_together_and_pings_between_them_answered() {
+fn fragments_are_assembled_and_pings_between_them_answered() {
     let site = echo_site();
     let mut client = site.connect("/echo");
     let part =
@@ -62,7 +62,7 @@ fn fragments_are_put_together_and_pings_between_them_answered() {
     assert_eq!(client.read().unwrap(), Message::Pong("two".into()));
     assert_eq!(text(&mut client), "a gr\u{fc}n one");
 
-    // In the middle of a character, and a byte at a time.
+    // Split within a character, and sent byte by byte.
     let mut raw = site.raw("/echo");
     let euro = "\u{20ac}".as_bytes();
     let bytes =
@@ -91,14 +91,14 @@ fn a_ping_s_payload_is_returned() {
             assert_eq!(client.read().unwrap(), Message::Pong(payload.into()));
         }
         drop(client);
-        assert_eq!(site.stop().messages, 0, "pings are nothing for a handler");
+        assert_eq!(site.stop().messages, 0, "a handler receives no pings");
     }
 }
 
-/// Frames that break the protocol, and the code that they are closed with.
+/// Returns frames that violate the protocol, with the close code of each.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut bad_in_the_middle = header(TEXT, 1000);
-    bad_in_the_middle.extend(b"fine so far \xff"); // and the rest never comes
+    bad_in_the_middle.extend(b"fine so far \xff"); // and the rest never arrives
     let in_fragments = [frame(0x01, b"fine"), frame(0x00, b"\xc0")].concat();
     vec![
         ("an unmasked frame", b"\x81\x02hi".to_vec(), 1002),
@@ -126,13 +126,13 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     ]
 }
 
-/// The header of a binary frame, and no payload.
+/// Returns the header of a binary frame, without its payload.
 fn header_only(len: u64) -> Vec<u8> {
     header(BINARY, len)
 }
 
 #[test]
-fn protocol_errors_are_told_before_the_socket_goes_and_others_notice_nothing() {
+fn protocol_errors_are_reported_before_the_close_and_do_not_affect_others() {
     for server in SERVERS {
         let echo = Echo::default();
         let site = Site::start(
@@ -158,11 +158,12 @@ fn protocol_errors_are_told_before_the_socket_goes_and_others_notice_nothing() {
 }
 
 #[test]
-fn a_peer_that_goes_on_sending_after_its_error_still_gets_the_close_frame() {
+fn a_peer_that_keeps_sending_after_its_error_still_receives_the_close_frame() {
     let site = echo_site();
     let mut raw = site.raw("/echo");
     raw.write_all(&frame(0x83, b"")).unwrap();
-    // What it sends now is not read as frames; were it left in the socket, the close frame would be lost to a reset.
+    // Further bytes are not parsed as frames. If they were left in the socket, a reset would destroy the
+    // close frame.
     for _ in 0..64 {
         raw.write_all(&[0x55; 16 << 10]).unwrap();
     }
@@ -172,7 +173,7 @@ fn a_peer_that_goes_on_sending_after_its_error_still_gets_the_close_frame() {
 }
 
 #[test]
-fn a_larger_limit_and_a_smaller_one_hold_for_their_own_endpoints() {
+fn each_endpoint_has_its_own_message_limit() {
     let site = Site::own(1, |hub, router| {
         let small = ws::endpoint(Echo::default()).max_message(10);
         let large = ws::endpoint(Echo::default()).max_message(4 << 20).outbox(8 << 20);

@@ -12,26 +12,26 @@ use crate::support::{
     CLOSE, PATIENCE, SERVERS, Seen, Server, Site, TEXT, close_frame, frame, header, read_frame, reset,
 };
 
-/// What is kept with each connection, to be found again at its end.
+/// Stored with each connection and checked in `on_close`.
 #[derive(PartialEq, Debug)]
 struct Kept(ConnectionId);
 
-/// How often each connection was opened and closed, and with what code.
+/// How often each connection was opened and closed, and with which code.
 #[derive(Default)]
 struct Ends {
     opened: HashMap<ConnectionId, u32>,
     closed: HashMap<ConnectionId, Vec<u16>>,
-    /// What an `on_close` saw that it should not have seen, and its code.
+    /// Errors detected by `on_close`, with the code.
     wrong: Vec<(&'static str, u16)>,
 }
 
-/// A handler that fails in whichever way a message says, or a state from the path for `on_open`.
+/// A handler that fails as a message tells it to, or as the path does for `on_open`.
 struct Fails {
     hub: Hub,
     ends: Seen<Ends>,
 }
 
-/// What the path says to do in `on_open` and `on_close`.
+/// What the path tells it to do in `on_open` and `on_close`.
 #[derive(Clone, Copy, PartialEq)]
 enum Do {
     Nothing,
@@ -78,11 +78,11 @@ impl Handler for Fails {
     }
 
     async fn on_close(&self, conn: Connection, close: Close) -> Result<()> {
-        // Checked here, and not with assertions: a panic would be one of those that the test wants.
+        // Recorded instead of asserted: a panic would be one of those that the test causes.
         let wrong = [
-            ("it is open", conn.is_open()),
-            ("its state is gone", conn.state::<Kept>().is_none_or(|kept| kept.0 != conn.id())),
-            ("a push was taken", conn.push("too late") != Sent::Closed),
+            ("the connection is open", conn.is_open()),
+            ("its state is missing", conn.state::<Kept>().is_none_or(|kept| kept.0 != conn.id())),
+            ("a push was accepted", conn.push("too late") != Sent::Closed),
             ("it could join", conn.join("room").is_ok()),
             ("it is found by its id", self.hub.connection(conn.id()).is_some()),
             ("it is in a room", self.hub.room("room").members().await?.contains(&conn.id())),
@@ -129,7 +129,7 @@ fn site(server: Server, shards: usize) -> (Site, Seen<Ends>) {
     (site, ends)
 }
 
-/// One client, which ends in the way that `n` says. The code that its `on_close` is told.
+/// Runs one client, which ends in the way given by `n`. Returns the code that its `on_close` receives.
 fn come_and_go(site: &Site, n: usize) -> u16 {
     let path = match n % 15 {
         0 => "/panic-in-open",
@@ -142,9 +142,10 @@ fn come_and_go(site: &Site, n: usize) -> u16 {
     };
     let mut raw = site.raw(path);
     let mut end = |bytes: Vec<u8>, code: u16| {
-        // A server that closes first may reset what it is still sent: an error here is one of the ways to go.
+        // If the server closes first, what the client is still sending may be reset: an error here is
+        // expected.
         let _ = raw.write_all(&bytes);
-        // A peer that does not answer the close frame: it just goes.
+        // A peer that disconnects without answering the close frame.
         while read_frame(&mut raw).is_ok_and(|(first, _)| first != CLOSE) {}
         code
     };
@@ -175,7 +176,7 @@ fn come_and_go(site: &Site, n: usize) -> u16 {
 }
 
 #[test]
-fn each_open_has_one_close_however_it_ends() {
+fn each_open_has_exactly_one_close() {
     const THREADS: usize = 8;
     const EACH: usize = 45;
     for server in SERVERS {
@@ -195,12 +196,12 @@ fn each_open_has_one_close_however_it_ends() {
                 assert!(ends.opened.values().all(|&times| times == 1));
                 assert!(ends.closed.values().all(|codes| codes.len() == 1));
                 let codes: Vec<u16> = ends.closed.values().flatten().copied().collect();
-                assert_eq!(ends.wrong, [], "on_close has seen that");
+                assert_eq!(ends.wrong, [], "faults detected in on_close");
                 for code in [1002, 1006, 1009, 1011, 4000, 4001] {
                     assert_eq!(count(&codes, code), count(&expected, code), "{code}: {codes:?}");
                 }
             });
-            // Panics and errors of all three callbacks: nine of the fifteen ways.
+            // Nine of the fifteen ways are panics and errors of the three callbacks.
             assert_eq!(stats.failed_callbacks, (THREADS * EACH * 9 / 15) as u64);
         }
     }
@@ -215,21 +216,21 @@ fn a_handler_that_never_ends_is_cancelled_at_shutdown_and_on_close_runs() {
             for client in clients.iter_mut().take(10) {
                 client.send(Message::text("hang")).unwrap();
             }
-            crate::support::eventually("the messages", || site.hub.stats().messages == 10);
-            crate::support::eventually("all to be open", || site.hub.stats().opened == 20);
-            // One whose handler hangs has gone before.
+            crate::support::eventually("the messages to arrive", || site.hub.stats().messages == 10);
+            crate::support::eventually("all connections to open", || site.hub.stats().opened == 20);
+            // One peer whose handler hangs has already disconnected.
             drop(clients.remove(0));
             let begun = Instant::now();
             let stats = site.stop();
-            assert!(begun.elapsed() >= Duration::from_secs(5), "handlers have 5 s to end");
-            assert!(begun.elapsed() < PATIENCE / 2, "shutdown waits for nobody for ever");
+            assert!(begun.elapsed() >= Duration::from_secs(5), "handlers have 5 s to finish");
+            assert!(begun.elapsed() < PATIENCE / 2, "no handler can block the shutdown");
             ends.with(|ends| {
                 assert_eq!((ends.opened.len(), ends.closed.len()), (20, 20));
                 for codes in ends.closed.values() {
                     assert!(*codes == [1001] || *codes == [1006], "{codes:?}");
                 }
             });
-            assert_eq!(stats.failed_callbacks, 10, "each was cancelled");
+            assert_eq!(stats.failed_callbacks, 10, "each handler was cancelled");
             drop(clients);
         }
     }
@@ -250,7 +251,7 @@ fn an_on_close_that_never_ends_is_cancelled_at_shutdown_too() {
     drop(clients);
     closes.wait("both on_close", |closes| (*closes == 2).then_some(()));
     let client = site.connect("/");
-    crate::support::eventually("the third to be opened", || site.hub.stats().opened == 3);
+    crate::support::eventually("the third connection to open", || site.hub.stats().opened == 3);
     let begun = Instant::now();
     drop(client);
     assert_eq!(site.stop().opened, 3);
@@ -259,7 +260,7 @@ fn an_on_close_that_never_ends_is_cancelled_at_shutdown_too() {
 }
 
 #[test]
-fn a_failing_handler_closes_its_own_connection_and_no_other() {
+fn a_failing_handler_closes_only_its_own_connection() {
     for shards in [1, 2] {
         let (site, ends) = site(Server::Own, shards);
         let mut other = site.connect("/plain");

@@ -13,20 +13,20 @@ use crate::support::{
     PATIENCE, SERVERS, Seen, Site, TEXT, check_echo, close_frame, frame, read_frame, reset, text,
 };
 
-/// What a [`Gated`] handler has done.
+/// The calls of a [`Gated`] handler.
 #[derive(Default)]
 struct Done {
     conns: Vec<Connection>,
     begun: Vec<String>,
-    /// The connections of those that have begun and not ended.
+    /// Connections whose handler has started but not ended.
     waiting: Vec<ConnectionId>,
     ended: Vec<String>,
-    /// The connection was seen to be closed, from within a callback that waits.
+    /// Whether a waiting callback saw its connection close.
     noticed: bool,
     closes: Vec<u16>,
 }
 
-/// Its `on_message` waits until the gate lets one through, save for the message "at once".
+/// A handler whose `on_message` waits for the gate, except for the message of [`check_echo`].
 #[derive(Clone)]
 struct Gated {
     gate: Arc<Semaphore>,
@@ -40,19 +40,19 @@ impl Gated {
 
     fn site(&self, shards: usize) -> Site {
         Site::own(shards, |hub, router| {
-            let endpoint = ws::endpoint(self.clone()).outbox(128 << 20); // a test's client is no slow consumer
+            let endpoint = ws::endpoint(self.clone()).outbox(128 << 20); // the test's client must not count as slow
             router.route("/", hub.ws(endpoint))
         })
     }
 
     #[track_caller]
     fn wait_begun(&self, n: usize) {
-        self.done.wait("a message to be begun", |done| (done.begun.len() == n).then_some(()));
+        self.done.wait("a handler to start", |done| (done.begun.len() == n).then_some(()));
     }
 
     #[track_caller]
     fn wait_ended(&self, n: usize) {
-        self.done.wait("a message to be handled", |done| (done.ended.len() == n).then_some(()));
+        self.done.wait("a handler to end", |done| (done.ended.len() == n).then_some(()));
     }
 
     #[track_caller]
@@ -108,7 +108,7 @@ fn messages_are_handled_in_order_however_long_each_takes() {
                 |hub, router| {
                     let uneven = ws::handlers().on_message(|conn: Connection, frame: Frame| async move {
                         let n: u64 = frame.as_text().unwrap().parse().unwrap();
-                        // Some wait, some don't, and some before and after their push.
+                        // Some wait, before or after their push, and some don't.
                         for _ in 0..n * 2_654_435_761 % 4 {
                             tokio::task::yield_now().await;
                         }
@@ -166,7 +166,7 @@ fn while_one_handler_waits_other_connections_are_served() {
 }
 
 #[test]
-fn a_waiting_handler_s_connection_is_not_read_and_nothing_is_lost() {
+fn a_connection_is_not_read_while_its_handler_waits_and_nothing_is_lost() {
     const SIZE: usize = 1 << 20;
     const COUNT: usize = 64;
     for shards in [1, 2] {
@@ -174,20 +174,20 @@ fn a_waiting_handler_s_connection_is_not_read_and_nothing_is_lost() {
         let site = gated.site(shards);
         let mut raw = site.raw("/");
         let bytes: Vec<u8> = (0..COUNT).flat_map(|n| frame(0x82, &vec![n as u8; SIZE])).collect();
-        // The peer is slowed down: the sockets' buffers fill up, and then nothing more is taken.
+        // The peer is slowed down: the socket buffers fill up, and then no more is accepted.
         raw.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut sent = 0;
         let stalled = loop {
             match raw.write(&bytes[sent..]) {
                 Ok(n) => sent += n,
-                // Before the handler waits, it is the server that has had no turn.
+                // Until the handler waits, a stall only means that the server has not been scheduled.
                 Err(error) if gated.done.with(|done| !done.begun.is_empty()) => break error.kind(),
                 Err(_) => gated.wait_begun(1),
             }
             assert!(sent < bytes.len(), "64 MiB were read while the handler waited");
         };
         assert!(matches!(stalled, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stalled:?}");
-        // Others go on.
+        // Other connections are still served.
         check_echo(&mut site.connect("/"));
         gated.gate.add_permits(COUNT);
         raw.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -196,7 +196,7 @@ fn a_waiting_handler_s_connection_is_not_read_and_nothing_is_lost() {
         for n in 0..COUNT {
             let (first, payload) = read_frame(&mut reader).unwrap();
             assert_eq!((first, payload.len()), (0x82, SIZE));
-            assert!(payload.iter().all(|&byte| byte == n as u8), "message {n} is not what was sent");
+            assert!(payload.iter().all(|&byte| byte == n as u8), "message {n} differs from what was sent");
         }
         writer.join().unwrap();
         drop(reader);
@@ -205,7 +205,7 @@ fn a_waiting_handler_s_connection_is_not_read_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_peer_that_goes_while_its_handler_waits_is_noticed_and_its_messages_are_handled() {
+fn a_disconnect_while_a_handler_waits_is_detected_and_the_messages_are_handled() {
     for shards in [1, 2] {
         for by_reset in [false, true] {
             let gated = Gated::new();
@@ -222,7 +222,7 @@ fn a_peer_that_goes_while_its_handler_waits_is_noticed_and_its_messages_are_hand
                 drop(raw);
             }
             gated.gate.add_permits(1);
-            gated.done.wait("the handler to notice", |done| done.noticed.then_some(()));
+            gated.done.wait("the handler to detect the disconnect", |done| done.noticed.then_some(()));
             let conn = gated.done.with(|done| done.conns[0].clone());
             assert!(!conn.is_open());
             assert_eq!(conn.push("anybody there?"), Sent::Closed);
@@ -230,7 +230,7 @@ fn a_peer_that_goes_while_its_handler_waits_is_noticed_and_its_messages_are_hand
             gated.gate.add_permits(100);
             assert_eq!(gated.wait_closed(), 1006);
             gated.done.with(|done| {
-                // A reset may take with it what had not been read; what is handled, is handled in order.
+                // A reset may destroy what has not been read. What is handled is handled in order.
                 let rest: Vec<String> = (0..100).map(|n| n.to_string()).collect();
                 let handled = &done.ended[1..];
                 assert!(rest.starts_with(handled), "{handled:?}");
@@ -243,7 +243,7 @@ fn a_peer_that_goes_while_its_handler_waits_is_noticed_and_its_messages_are_hand
 }
 
 #[test]
-fn a_close_frame_behind_messages_that_wait_is_what_on_close_is_told() {
+fn on_close_receives_the_code_of_a_close_frame_after_waiting_messages() {
     let gated = Gated::new();
     let site = gated.site(1);
     let mut raw = site.raw("/");
@@ -257,16 +257,17 @@ fn a_close_frame_behind_messages_that_wait_is_what_on_close_is_told() {
     site.stop();
 }
 
-/// A message and the end of the stream that the shard finds at once: the end must be noticed although the message's
-/// handler began to wait before it was read.
+/// The shard finds a message and the end of the stream at once. The end must be detected although the
+/// message's handler started to wait before the end was read.
 #[test]
-fn an_end_that_comes_together_with_the_message_is_noticed_by_its_handler() {
+fn a_handler_detects_an_end_that_arrived_with_its_message() {
     for end in ["half", "whole", "reset"] {
         let gated = Gated::new();
         let (blocks, go_on) = (Seen::<bool>::default(), Arc::new(std::sync::Mutex::new(None)));
         let site = Site::own(1, |hub, router| {
             let (blocked, wait) = (blocks.clone(), go_on.clone());
-            // It holds the only shard, so that the other connection's message and end are both there when it goes on.
+            // Blocks the only shard, so that the other connection's message and end have both arrived when it
+            // continues.
             let blocking = ws::handlers().on_message(move |_: Connection, _: Frame| {
                 let receiver: Option<mpsc::Receiver<()>> = wait.lock().unwrap().take();
                 blocked.with(|blocked| *blocked = true);
@@ -281,9 +282,9 @@ fn an_end_that_comes_together_with_the_message_is_noticed_by_its_handler() {
         gated.done.wait("on_open", |done| done.conns.first().cloned());
         let mut blocks_it = site.connect("/block");
         blocks_it.send(Message::text("block")).unwrap();
-        blocks.wait("the shard to be held", |blocked| blocked.then_some(()));
+        blocks.wait("the shard to be blocked", |blocked| blocked.then_some(()));
         raw.write_all(&frame(TEXT, b"wait for the end")).unwrap();
-        // With "half", the peer could still read; it is kept until the end.
+        // With "half", the peer could still read, so it is kept until the end.
         let kept = match end {
             "half" => {
                 raw.shutdown(Shutdown::Write).unwrap();
@@ -301,7 +302,7 @@ fn an_end_that_comes_together_with_the_message_is_noticed_by_its_handler() {
         release.send(()).unwrap();
         gated.wait_begun(1);
         gated.gate.add_permits(1);
-        gated.done.wait("the handler to notice", |done| done.noticed.then_some(()));
+        gated.done.wait("the handler to detect the disconnect", |done| done.noticed.then_some(()));
         assert_eq!(gated.wait_closed(), 1006);
         drop((blocks_it, kept));
         site.stop();

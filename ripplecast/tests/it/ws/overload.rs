@@ -19,21 +19,24 @@ use crate::support::{
 const SIZE: usize = 64 << 10;
 const COUNT: u32 = 1024;
 
-/// Number `n`, and 64 KiB of it.
+/// Returns frame number `n`, with 64 KiB.
 fn numbered(n: u32) -> Frame {
     Frame::binary(n.to_be_bytes().repeat(SIZE / 4))
 }
 
-/// The number of a frame, which must be whole.
+/// Returns the number of a frame, which must be complete.
 fn number(payload: &[u8]) -> u32 {
     assert_eq!(payload.len(), SIZE);
     let n = u32::from_be_bytes(payload[..4].try_into().unwrap());
-    assert!(payload.chunks(4).all(|chunk| chunk == n.to_be_bytes()), "frame {n} is not as it was pushed");
+    assert!(
+        payload.chunks(4).all(|chunk| chunk == n.to_be_bytes()),
+        "frame {n} differs from what was pushed"
+    );
     n
 }
 
 #[test]
-fn a_slow_consumer_is_disconnected_and_the_others_get_everything() {
+fn a_slow_consumer_is_disconnected_and_the_others_receive_everything() {
     for server in SERVERS {
         for shards in [1, 2] {
             let echo = Echo::default();
@@ -42,7 +45,7 @@ fn a_slow_consumer_is_disconnected_and_the_others_get_everything() {
                 server,
                 |hub| hub.shards(shards),
                 |hub, router| {
-                    // Those who read may be behind for as long as their threads have no turn: they get a large outbox.
+                    // Readers may lag while their threads are not scheduled, so they get a large outbox.
                     let readers = ws::handlers().on_open(|conn: Connection| async move { conn.join("room") });
                     let readers = ws::endpoint(readers).outbox(128 << 20);
                     router.route("/", hub.ws(handler)).route("/reader", hub.ws(readers))
@@ -62,14 +65,14 @@ fn a_slow_consumer_is_disconnected_and_the_others_get_everything() {
                 })
                 .collect();
             let room = site.hub.room("room");
-            eventually("all to be in the room", || site.runtime.block_on(room.len()).unwrap() == 3);
+            eventually("all to join the room", || site.runtime.block_on(room.len()).unwrap() == 3);
             for n in 0..COUNT {
                 insist(|| room.push(numbered(n)));
             }
-            eventually("the slow consumer to be found", || !conn.is_open());
+            eventually("the slow consumer to be detected", || !conn.is_open());
             assert_eq!(site.hub.stats().slow_consumers, 1);
             assert_eq!(conn.push("more"), Sent::Closed);
-            // Once it reads, it gets what was on its way, whole, and then is told.
+            // Once it reads, it receives what was in transit, complete, and then the close frame.
             let mut next = 0;
             let (code, reason) = loop {
                 let (first, payload) = read_frame(&mut slow).unwrap();
@@ -94,7 +97,7 @@ fn a_slow_consumer_is_disconnected_and_the_others_get_everything() {
 }
 
 #[test]
-fn with_drop_oldest_it_stays_and_gets_the_newest() {
+fn with_drop_oldest_a_slow_consumer_stays_and_receives_the_newest() {
     for shards in [1, 2] {
         let echo = Echo::default();
         let handler = ws::endpoint(echo.clone()).overflow(Overflow::DropOldest);
@@ -104,7 +107,7 @@ fn with_drop_oldest_it_stays_and_gets_the_newest() {
         conn.join("room").unwrap();
         let room = site.hub.room("room");
         for n in 0..COUNT {
-            // Half of them to the room, half to itself: they are one stream.
+            // Half of them to the room, half to the connection itself: they form one stream.
             insist(|| if n % 2 == 0 { room.push(numbered(n)) } else { conn.push(numbered(n)) });
         }
         assert!(conn.push("that was all").is_queued());
@@ -118,7 +121,7 @@ fn with_drop_oldest_it_stays_and_gets_the_newest() {
             numbers.push(number(&payload));
         }
         assert!(numbers.is_sorted(), "{numbers:?}");
-        assert_eq!(numbers.last(), Some(&(COUNT - 1)), "the newest must come");
+        assert_eq!(numbers.last(), Some(&(COUNT - 1)), "the newest must arrive");
         assert!(numbers.len() < COUNT as usize, "nothing was dropped");
         let stats = site.hub.stats();
         assert_eq!(stats.drops.outbox_full as usize + numbers.len(), COUNT as usize);
@@ -143,8 +146,8 @@ fn a_frame_larger_than_the_outbox_still_arrives() {
 }
 
 #[test]
-fn a_flood_of_pings_whose_pongs_nobody_reads_is_bounded() {
-    alone("ws::overload::a_flood_of_pings_whose_pongs_nobody_reads_is_bounded", || {
+fn a_flood_of_pings_with_unread_pongs_is_bounded() {
+    alone("ws::overload::a_flood_of_pings_with_unread_pongs_is_bounded", || {
         let echo = Echo::default();
         let handler = echo.clone();
         let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
@@ -155,11 +158,12 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_is_bounded() {
         let pings = frame(PING, &[0x55; 125]).repeat(1000);
         flood.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut sent = 0;
-        // At some time nobody takes any more; that may also be the server having no turn, so go on until it has decided.
+        // At some point nothing more is accepted. That may only mean that the server has not been scheduled,
+        // so continue until it has decided.
         eventually("the flood to be stopped", || {
             while let Ok(n) = flood.write(&pings[sent % pings.len()..]) {
                 sent += n;
-                assert!(sent < 1 << 30, "a gigabyte of pings was taken");
+                assert!(sent < 1 << 30, "a gigabyte of pings was accepted");
             }
             site.hub.stats().slow_consumers == 1
         });
@@ -172,7 +176,8 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_is_bounded() {
     });
 }
 
-/// Peers that leave their messages unfinished hold no more than the hub's budget, and those that hold the most go first.
+/// Peers that leave messages unfinished hold no more than the hub's budget, and those that hold the most are
+/// closed first.
 #[test]
 fn unfinished_messages_are_counted_and_the_greediest_peer_goes_first() {
     const PART: usize = 64 << 10;
@@ -192,32 +197,32 @@ fn unfinished_messages_are_counted_and_the_greediest_peer_goes_first() {
         };
         let mut greedy = begin(900 << 10);
         let conn = echo.opened(0);
-        eventually("what the greedy peer sent to be counted", || queued() >= 900 << 10);
+        eventually("the greedy peer's bytes to be counted", || queued() >= 900 << 10);
         let mut modest = Vec::new();
         while conn.is_open() {
             assert!(modest.len() < 100, "{} bytes are held", queued());
             let before = queued();
             modest.push(begin(PART));
-            eventually("what it sent to be counted", || queued() >= before + PART || !conn.is_open());
+            eventually("its bytes to be counted", || queued() >= before + PART || !conn.is_open());
         }
         assert_eq!(
             read_close(&mut greedy),
             (1013, "the server holds too many unfinished messages".to_owned())
         );
-        assert!((1..=modest.len()).all(|n| echo.opened(n).is_open()), "those that hold less stay");
-        // What is complete, or gone, is counted no more.
+        assert!((1..=modest.len()).all(|n| echo.opened(n).is_open()), "peers that hold less stay");
+        // Completed messages and closed connections are no longer counted.
         let mut last = modest.pop().unwrap();
         drop(modest);
-        eventually("the others to be gone", || queued() < 4 * PART);
+        eventually("the others to disconnect", || queued() < 4 * PART);
         last.write_all(&vec![0; (1 << 20) - PART]).unwrap();
         assert_eq!(read_frame(&mut last).unwrap(), (BINARY, vec![0; 1 << 20]));
-        eventually("nothing to be counted", || queued() == 0);
+        eventually("the count to return to zero", || queued() == 0);
         drop((greedy, last));
         site.stop();
     }
 }
 
-/// What one peer sends, as much and as fast as it can, does not keep the shard from reading the others.
+/// A peer that sends as much and as fast as it can does not keep the shard from reading the others.
 #[test]
 fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
     const MESSAGES: usize = 200_000;
@@ -228,7 +233,7 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
         let (tell, wait) = (held.clone(), gate.clone());
         let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
             tell.with(|held| *held = true);
-            wait.wait(); // on purpose: it holds its shard
+            wait.wait(); // on purpose: blocks its shard
             async {}
         });
         let count = handled.clone();
@@ -247,15 +252,15 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
     });
     let (mut holder, mut crowd, mut other) = (site.raw("/hold"), site.raw("/crowd"), site.raw("/"));
     holder.write_all(&frame(TEXT, b"hold")).unwrap();
-    held.wait("the handler", |held| held.then_some(()));
-    // The crowd comes first.
+    held.wait("the handler to run", |held| held.then_some(()));
+    // The crowd sends first.
     let messages = frame(TEXT, b"x").repeat(MESSAGES);
     let sent = crowd.write(&messages).unwrap();
     other.write_all(&frame(TEXT, b"x")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| crowd.write_all(&messages[sent..]).unwrap());
         gate.wait();
-        let before = when.wait("the other peer's message", |when| *when);
+        let before = when.wait("the other peer's message to arrive", |when| *when);
         assert!(before < MESSAGES / 10, "the other peer was read after {before} messages of the crowd");
     });
     eventually("all to be handled", || handled.load(Ordering::Relaxed) == MESSAGES);
@@ -264,8 +269,8 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
 }
 
 #[test]
-fn lengths_that_are_only_claimed_cost_nothing() {
-    alone("ws::overload::lengths_that_are_only_claimed_cost_nothing", || {
+fn a_claimed_length_uses_no_memory() {
+    alone("ws::overload::a_claimed_length_uses_no_memory", || {
         for (server, shards) in [(Server::Own, 1), (Server::Axum, 2)] {
             let site = Site::start(
                 server,
@@ -286,7 +291,7 @@ fn lengths_that_are_only_claimed_cost_nothing() {
                     assert_eq!(code, if len >> 63 == 1 { 1002 } else { 1009 }, "{len}");
                 }
             }
-            // What is allowed, is not believed either: these stay half sent.
+            // Allowed lengths are not trusted, either: these messages stay unfinished.
             let half_sent: Vec<TcpStream> = (0..200)
                 .map(|n| {
                     let mut raw = site.raw("/large");
@@ -297,7 +302,7 @@ fn lengths_that_are_only_claimed_cost_nothing() {
                 })
                 .collect();
             check_echo(&mut other);
-            eventually("the half-sent ones to be read", || site.hub.stats().opened == 221);
+            eventually("the unfinished messages to be read", || site.hub.stats().opened == 221);
             let grown = resident().saturating_sub(before);
             assert!(grown < 64 << 20, "memory has grown by {grown}");
             check_echo(&mut other);
@@ -308,8 +313,8 @@ fn lengths_that_are_only_claimed_cost_nothing() {
 }
 
 #[test]
-fn what_peers_send_is_bounded_while_many_messages_are_half_sent() {
-    alone("ws::overload::what_peers_send_is_bounded_while_many_messages_are_half_sent", || {
+fn memory_of_many_unfinished_messages_is_bounded() {
+    alone("ws::overload::memory_of_many_unfinished_messages_is_bounded", || {
         let echo = Echo::default();
         let handler = echo.clone();
         let site = Site::own(2, |hub, router| router.route("/", hub.ws(handler)));
@@ -328,7 +333,7 @@ fn what_peers_send_is_bounded_while_many_messages_are_half_sent() {
         check_echo(&mut other);
         let grown = resident().saturating_sub(before);
         assert!(grown < 96 << 20, "memory has grown by {grown}");
-        // They can all be finished, each with what was its own.
+        // All of them can be completed, each with its own content.
         for mut raw in half_sent {
             raw.write_all(&[7; 100_000]).unwrap();
             assert_eq!(read_frame(&mut raw).unwrap(), (BINARY, vec![7; 200_000]));
@@ -339,7 +344,7 @@ fn what_peers_send_is_bounded_while_many_messages_are_half_sent() {
 }
 
 #[test]
-fn who_sends_much_at_once_is_slowed_and_loses_nothing() {
+fn a_peer_that_sends_much_at_once_is_slowed_down_and_loses_nothing() {
     const MESSAGES: u32 = 200_000;
     for server in SERVERS {
         let site = Site::start(
