@@ -29,7 +29,7 @@ async fn tell(hub: &Hub, text: &str) -> Result<()> {
 
 /// One node, which listens.
 async fn node(redis: &str, port: u16) -> Result<Bound> {
-    let app = App::builder().backend(redis)?.build().await?;
+    let app = App::builder().backend(redis).build().await?;
     let page = ws::handlers()
         .with_state(app.hub())
         .on_open(async |hub: Hub, conn: Connection| {

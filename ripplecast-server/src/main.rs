@@ -85,7 +85,7 @@ async fn serve(options: Serve) -> Result<()> {
     let (name, backend) = options.backend.unzip();
     let name = name.unwrap_or_default();
     if let Some(backend) = backend {
-        builder = builder.backend(&backend).map_err(|error| renamed(error, name.clone()))?;
+        builder = builder.backend(backend);
     }
     if options.backend_optional {
         builder = builder.backend_optional(true);

@@ -1,22 +1,81 @@
 //! Where shared state and messages are kept.
 
-use std::str::FromStr;
+use std::fmt;
 
-use crate::{Error, redis_client::Address};
+use crate::{Error, Result, redis_client::Address};
 
-/// Where shared state and messages are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Backend {
-    #[default]
+/// Where shared state and messages between nodes live: `memory`, or the URL of a Redis. See
+/// [`HubBuilder::backend`](crate::HubBuilder::backend) for the forms of the URL.
+///
+/// Made from text. Text that is neither is reported when the hub is built, as
+/// [`Error::Setting`](crate::Error::Setting).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let error = ripplecast::Hub::builder().backend("mongodb://localhost").connect().await.unwrap_err();
+/// assert!(error.to_string().contains("mongodb"), "{error}");
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Backend(Result<Kind, Invalid>);
+
+/// A backend whose text is valid.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// In this process.
     Memory,
     /// In Redis, shared with other nodes.
     Redis(Address),
 }
 
-impl FromStr for Backend {
-    type Err = Error;
+/// Why a text names no backend. Passwords in `value` are masked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Invalid {
+    value: String,
+    reason: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        if text == "memory" { Ok(Self::Memory) } else { text.parse().map(Self::Redis) }
+impl Backend {
+    /// Returns the backend, or [`Error::Setting`] if the text was not valid.
+    pub(crate) fn kind(&self) -> Result<&Kind> {
+        self.0.as_ref().map_err(|Invalid { value, reason }| Error::setting("backend", value, reason))
+    }
+}
+
+impl From<&str> for Backend {
+    fn from(text: &str) -> Self {
+        let parsed = if text == "memory" { Ok(Kind::Memory) } else { text.parse().map(Kind::Redis) };
+        Self(parsed.map_err(|error| match error {
+            Error::Setting { value, reason, .. } => Invalid { value, reason },
+            error => Invalid { value: String::new(), reason: error.to_string() },
+        }))
+    }
+}
+
+impl From<&String> for Backend {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<String> for Backend {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl Default for Backend {
+    /// `memory`.
+    fn default() -> Self {
+        Self(Ok(Kind::Memory))
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Ok(kind) => kind.fmt(f),
+            Err(invalid) => invalid.fmt(f),
+        }
     }
 }

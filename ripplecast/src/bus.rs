@@ -11,7 +11,9 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use self::memory::Queue;
-use crate::{BusError, Error, Result, cluster::Sealer, limits, redis_client::Redis, reply::Reply};
+use crate::{
+    BusError, Error, Result, cluster::Sealer, limits, name::check_filled, redis_client::Redis, reply::Reply,
+};
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
 const QUEUE_MESSAGES: usize = 1024;
@@ -67,7 +69,7 @@ impl Bus {
 
     /// See [`crate::Hub::publish`].
     pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> Result<usize> {
-        check_channel(channel)?;
+        check_filled("channel", channel, limits::NAME)?;
         if payload.len() > QUEUE_BYTES {
             let channel = channel.to_owned();
             return Err(Error::from(BusError::PayloadTooLong {
@@ -85,18 +87,9 @@ impl Bus {
         H: Fn(BusMessage) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        check_channel(pattern)?;
+        check_filled("channel", pattern, limits::NAME)?;
         let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
         self.backend.subscribe(pattern, handler).await
-    }
-}
-
-/// Checks the name of a channel, or a pattern.
-fn check_channel(channel: &str) -> Result<()> {
-    match channel.len() {
-        0 => Err(BusError::EmptyChannel.into()),
-        len if len > limits::NAME => Err(Error::NameTooLong { what: "channel", len, limit: limits::NAME }),
-        _ => Ok(()),
     }
 }
 

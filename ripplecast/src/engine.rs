@@ -23,6 +23,7 @@ mod position;
 mod room;
 mod route;
 mod shard;
+mod socket;
 mod tap;
 mod users;
 
@@ -39,6 +40,7 @@ pub(crate) use self::{
     room::{RoomCore, RoomRules, Setup},
     route::{Callbacks, Called, MakeCallbacks, Route, Takes},
     shard::Shard,
+    socket::tune,
 };
 pub use self::{
     bridge::{Reach, RemoteStats},

@@ -59,10 +59,16 @@ pub enum Error {
         /// The maximum.
         limit: usize,
     },
+    /// The name of a counter, a table, a topic, a queue or a group is empty.
+    #[error("the name of a {what} can't be empty; give it one")]
+    EmptyName {
+        /// What the name is for, such as `"counter"`.
+        what: &'static str,
+    },
     /// A name is longer than allowed.
-    #[error("{what} of {len} bytes is longer than the {limit} allowed")]
+    #[error("the name of a {what} has {len} bytes and may have {limit}; choose a shorter one")]
     NameTooLong {
-        /// What kind of name.
+        /// What the name is for, such as `"room"`.
         what: &'static str,
         /// Its length in bytes.
         len: usize,

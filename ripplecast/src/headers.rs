@@ -7,3 +7,7 @@ pub(crate) mod origin;
 
 pub use self::{authority::Authority, forwarded::TrustedProxies, origin::OriginPolicy};
 pub(crate) use self::{authority::BadAuthority, base_path::BasePath, forwarded::ForwardedPeer};
+
+/// A request extension: our own server received the request over TLS.
+#[derive(Clone, Copy)]
+pub(crate) struct OverTls;

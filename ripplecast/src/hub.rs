@@ -76,6 +76,18 @@ impl Drop for Inner {
 }
 
 impl Hub {
+    /// Creates the handle over what was assembled.
+    pub(crate) fn new(
+        shards: Arc<Shards>,
+        store: Store,
+        bus: Bus,
+        streams: Streams,
+        trusted_proxies: TrustedProxies,
+    ) -> Self {
+        let next_route = AtomicUsize::new(0);
+        Self { inner: Arc::new(Inner { shards, store, bus, streams, trusted_proxies, next_route }) }
+    }
+
     /// Creates a builder with the default settings.
     pub fn builder() -> HubBuilder {
         HubBuilder::default()

@@ -1,6 +1,7 @@
 #![doc = include_str!("docs/crate.md")]
 
 mod app;
+mod assemble;
 mod backend;
 mod bus;
 mod close;
@@ -35,6 +36,7 @@ mod text;
 pub mod ws;
 
 pub use app::{App, AppBuilder, Bound};
+pub use backend::Backend;
 pub use bus::{BusMessage, Subscription};
 pub use close::{Close, CloseCode};
 pub use cluster::GapReport;

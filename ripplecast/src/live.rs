@@ -106,7 +106,7 @@ impl Counter {
         kind: &str,
         render: impl Fn(i64, Option<Epoch>) -> Frame + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
-        check_name("room name", room.name())?;
+        check_name("room", room.name())?;
         let publisher = format!("{kind} {}", self.name());
         let published = room.core.publisher(&publisher, || self.published(room, render))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
@@ -122,7 +122,7 @@ impl Counter {
         room: &Room,
         render: impl Fn(i64) -> Frame + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
-        check_name("room name", room.name())?;
+        check_name("room", room.name())?;
         let published = self.published(room, move |value, _epoch| render(value))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }

@@ -28,7 +28,7 @@ use self::{
     backend::{Handler, StreamBackend},
     runner::{Control, Life, Runner},
 };
-use crate::{Error, Result, StreamError, limits};
+use crate::{Error, Result, StreamError, limits, name::check_filled};
 
 /// Longest payload, in bytes. A message names what happened; larger data belongs in a store, with a reference
 /// here.
@@ -78,15 +78,6 @@ impl Streams {
     /// Returns the stream with that name.
     pub(crate) fn stream(&self, name: &str) -> ReliableStream {
         ReliableStream { streams: self.clone(), name: name.into(), max_len: MAX_LEN }
-    }
-}
-
-/// Checks the name of a stream or a group.
-fn check_name(what: &'static str, name: &str, limit: usize) -> Result<()> {
-    match name.len() {
-        0 => Err(StreamError::EmptyName { what }.into()),
-        len if len > limit => Err(Error::NameTooLong { what, len, limit }),
-        _ => Ok(()),
     }
 }
 
@@ -190,7 +181,7 @@ impl ReliableStream {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         self.check()?;
-        check_name("group", group.as_ref(), limits::NAME)?;
+        check_filled("group", group.as_ref(), limits::NAME)?;
         options.check()?;
         let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
         let (stream, group, control) = (Arc::clone(&self.name), Arc::from(group.as_ref()), Control::new());
@@ -227,7 +218,7 @@ impl ReliableStream {
     /// If a name is not valid or the backend is unavailable.
     pub async fn remove_group(&self, group: impl AsRef<str>) -> Result<bool> {
         self.check()?;
-        check_name("group", group.as_ref(), limits::NAME)?;
+        check_filled("group", group.as_ref(), limits::NAME)?;
         self.streams.backend.remove_group(&self.name, group.as_ref()).await
     }
 
@@ -242,7 +233,7 @@ impl ReliableStream {
     }
 
     fn check(&self) -> Result<()> {
-        check_name("stream", &self.name, limits::NAME - DEAD.len())?;
+        check_filled("stream", &self.name, limits::NAME - DEAD.len())?;
         if self.name.trim_end_matches(DEAD).is_empty() {
             return Err(StreamError::DeadLetters { stream: self.name.to_string() }.into());
         }

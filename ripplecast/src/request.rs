@@ -13,10 +13,9 @@ use serde::de::DeserializeOwned;
 use crate::{
     Authority, Error, Hub, Result,
     engine::{Permit, Refused, is_loopback},
-    headers::{BadAuthority, BasePath, ForwardedPeer},
+    headers::{BadAuthority, BasePath, ForwardedPeer, OverTls},
     log::limited,
     response::{STOPPING, plain},
-    server::OverTls,
 };
 
 /// A request for a WebSocket or an event stream, before it is accepted.

@@ -29,10 +29,9 @@ use self::{
     tls::Goodbyes,
 };
 use crate::{
-    engine::{Admissions, Permit, Refused, is_loopback},
+    engine::{Admissions, Permit, Refused, is_loopback, tune},
     headers::TrustedProxies,
     limits::{CONNECTIONS_PER_ADDRESS, IPV6_PREFIX},
-    ws::tune,
 };
 
 /// Longest request head, in bytes; a longer one gets 431. Setting: `max_header`. Large enough for cookies and
@@ -328,10 +327,6 @@ impl Server {
         http
     }
 }
-
-/// A request extension: our own server received the request over TLS.
-#[derive(Clone, Copy)]
-pub(crate) struct OverTls;
 
 /// A connection's place in the total limit and in the limit of its address; released when hyper lets go of
 /// the socket.

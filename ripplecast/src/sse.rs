@@ -293,7 +293,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     let Some(source) = (endpoint.source)(&request) else {
         return plain(404, "This event stream does not exist.\n");
     };
-    if let Err(error) = crate::name::check_name("room name", source.room()) {
+    if let Err(error) = crate::name::check_name("room", source.room()) {
         limited!(DEBUG, error = %cut(error), "an event stream was rejected");
         return plain(404, "This event stream does not exist.\n");
     }

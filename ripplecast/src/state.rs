@@ -35,7 +35,7 @@ use self::{
     row::{Row, Value},
     schema::Schema,
 };
-use crate::{Result, StoreError, limits, reply::Reply};
+use crate::{Result, StoreError, limits, name::check_filled, reply::Reply};
 
 /// Where shared state is kept. One per hub.
 pub(crate) trait Backend: Send + Sync {
@@ -288,7 +288,8 @@ impl Store {
 
     /// Returns the counter with that name. The counter's operations reject an invalid name.
     pub(crate) fn counter(&self, name: &str) -> Counter {
-        let cell = check_name("counter", name).is_ok().then(|| self.shared.backend.counter(name));
+        let cell =
+            check_filled("counter", name, limits::NAME).is_ok().then(|| self.shared.backend.counter(name));
         Counter::new(name, cell)
     }
 
@@ -324,14 +325,5 @@ impl Store {
             });
         }
         Ok(Table::new(declared))
-    }
-}
-
-/// Checks the name of a table or a counter.
-fn check_name(what: &'static str, name: &str) -> Result<(), StoreError> {
-    match name.len() {
-        0 => Err(StoreError::EmptyName { what }),
-        len if len > limits::NAME => Err(StoreError::NameTooLong { what, len, limit: limits::NAME }),
-        _ => Ok(()),
     }
 }

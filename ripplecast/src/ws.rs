@@ -13,7 +13,7 @@ pub use self::handlers::{Handler, Handlers, Outcome, handlers};
 pub(crate) use self::{
     callbacks::callbacks,
     handshake::has_content,
-    upgrade::{origin_allowed, refuse_origin, tune},
+    upgrade::{origin_allowed, refuse_origin},
 };
 pub use crate::{codec::deflate::Compression, headers::OriginPolicy};
 

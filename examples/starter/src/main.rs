@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
     let data = PathBuf::from(setting("DATA", "data"));
 
     // The variables of docs/settings.md, but for the backend: the notes are in this program and its file.
-    let builder = AppBuilder::from_env()?.backend("memory")?;
+    let builder = AppBuilder::from_env()?.backend("memory");
     let bound = build(builder, data).await?.bind(listen).await?;
     println!("open http://{} in two tabs", bound.local_addr());
     bound.serve().await

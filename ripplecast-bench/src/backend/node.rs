@@ -30,7 +30,7 @@ pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
     let runtime = Runtime::new().map_err(told)?;
     let url = format!("{}?prefix={prefix}", backend.as_str());
     let bound = runtime.block_on(async {
-        let app = App::builder().backend(&url)?.build().await?;
+        let app = App::builder().backend(&url).build().await?;
         let member = ws::endpoint(Member).outbox(OUTBOX).ping_interval(Duration::ZERO);
         app.ws("/member", member).bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await
     });

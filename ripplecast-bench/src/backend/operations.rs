@@ -134,7 +134,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let told = |error: ripplecast::Error| error.to_string();
     let runtime = Runtime::new().map_err(|error| format!("failed to start a runtime: {error}"))?;
     let backend = bench.backend();
-    let hub = runtime.block_on(async { Hub::builder().backend(&backend)?.connect().await }).map_err(told)?;
+    let hub = runtime.block_on(async { Hub::builder().backend(&backend).connect().await }).map_err(told)?;
     let table = hub.table("rows", ROWS as usize * 2).map_err(told)?;
     let subject = Subject { counter: hub.counter("counter"), table };
     let rows = (0..ROWS).map(|key| (key, Row::new()));

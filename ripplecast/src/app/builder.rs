@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::App;
 use crate::{
-    Error, HubBuilder, Result, Tls, TrustedProxies,
+    Backend, Error, HubBuilder, Result, Tls, TrustedProxies,
     cluster::check_secret,
     limits::SHARDS,
     server::{PACE_TIMEOUT_MAX, Server, TlsFile, TlsFiles},
@@ -33,7 +33,9 @@ impl AppBuilder {
     pub fn from_env() -> Result<Self> {
         let mut builder = Self::default();
         if let Some(backend) = variable("RIPPLECAST_BACKEND")? {
-            builder = builder.backend(&backend).map_err(|error| renamed(error, "RIPPLECAST_BACKEND"))?;
+            let backend = Backend::from(backend);
+            backend.kind().map_err(|error| renamed(error, "RIPPLECAST_BACKEND"))?;
+            builder = builder.backend(backend);
         }
         if let Some(optional) = variable("RIPPLECAST_BACKEND_OPTIONAL")? {
             let optional = match optional.as_str() {
@@ -88,14 +90,11 @@ impl AppBuilder {
         Ok(builder)
     }
 
-    /// Sets where shared state lives: `memory`, the default, or the URL of a Redis; see
-    /// [`HubBuilder::backend`].
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for any other value.
-    pub fn backend(mut self, backend: &str) -> Result<Self> {
-        self.hub = self.hub.backend(backend)?;
-        Ok(self)
+    /// Sets where shared state lives: `memory`, which is the default, or the URL of a Redis; see
+    /// [`HubBuilder::backend`]. Any other text is reported by [`build`](Self::build).
+    pub fn backend(mut self, backend: impl Into<Backend>) -> Self {
+        self.hub = self.hub.backend(backend);
+        self
     }
 
     /// Sets whether the app starts even if its backend can't be reached; default false. See

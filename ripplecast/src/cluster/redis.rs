@@ -41,10 +41,10 @@ use super::{
     wire::{Body, Message, is_name},
 };
 use crate::{
-    Connection, Error, Frame, Result,
+    Error, Frame, Result,
     engine::{Bridge, Group, Later, Place, Reach, RemoteStats, Shards},
     id::{ConnectionId, NodeId},
-    log::limited,
+    log::{cut, limited},
     redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
 };
 
@@ -53,6 +53,8 @@ use crate::{
 const RETURN: Duration = Duration::from_millis(500);
 /// Queries to other nodes that may wait for their replies. Each is a page of a list that somebody views.
 const QUESTIONS: usize = 1024;
+/// Interval between checks for late confirmations, while any is pending.
+const LOOK: Duration = Duration::from_millis(250);
 /// Maximum connections in one reply.
 const PAGE: usize = 1000;
 
@@ -75,7 +77,7 @@ struct Inner {
     /// The local node, which receives the messages.
     shards: Weak<Shards>,
     /// The queue of outgoing messages.
-    out: Outgoing,
+    out: Arc<Outgoing>,
     /// Rooms with members on this node.
     rooms: Mutex<Rooms>,
     /// Notified when a room waits for its first confirmation and none did before.
@@ -116,7 +118,7 @@ impl RedisBridge {
             node: shards.node,
             sealer,
             shards: Arc::downgrade(shards),
-            out: Outgoing::new(redis.unbounded()),
+            out: Arc::new(Outgoing::new(redis.unbounded())),
             own: redis.unbounded(),
             redis,
             rooms: Mutex::default(),
@@ -138,9 +140,9 @@ impl RedisBridge {
             }
         }
         let tasks = [
-            tokio::spawn(outgoing::run(inner.clone())),
+            tokio::spawn(outgoing::run(inner.out.clone())),
             tokio::spawn(registry::run(inner.clone())),
-            tokio::spawn(rooms::run(inner.clone())),
+            tokio::spawn(report_late(inner.clone())),
         ];
         Self { inner, tasks }
     }
@@ -252,9 +254,7 @@ impl Inner {
         match body {
             Body::ToClient { client, frame } => {
                 self.counts.received.fetch_add(1, Relaxed);
-                for local in shards.clients.connections(&client) {
-                    Connection::new(shards.shard_of(local).clone(), local).push(frame.clone()).ignore();
-                }
+                shards.push_to_local_client(&client, &frame);
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
                 let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
@@ -510,5 +510,31 @@ impl Bridge for RedisBridge {
     fn leave(&self) -> Later<'_, ()> {
         self.tasks[1].abort(); // it would acquire a new lease
         Box::pin(self.inner.leave())
+    }
+}
+
+/// Reports subscriptions whose first confirmation is late, until aborted.
+async fn report_late(inner: Arc<Inner>) {
+    loop {
+        inner.awaiting.notified().await;
+        loop {
+            sleep(LOOK).await;
+            let (late, is_done) = inner.rooms.lock().take_late();
+            if let Some(example) = late.first() {
+                let example = cut(example.as_deref().unwrap_or("(all connections)"));
+                limited!(
+                    WARN,
+                    %example,
+                    count = late.len(),
+                    "Redis has not confirmed subscriptions to rooms within 1 s; pushes of other nodes are missed until it does"
+                );
+            }
+            for room in &late {
+                inner.gap(room.as_ref());
+            }
+            if is_done {
+                break;
+            }
+        }
     }
 }

@@ -15,8 +15,9 @@ use super::{
     users::Clients,
 };
 use crate::{
-    Result,
+    Error, Frame, Result,
     id::{ConnectionId, Local},
+    outcome::Sent,
     sync::atomic::{AtomicU64, AtomicUsize},
 };
 
@@ -63,6 +64,28 @@ pub(crate) struct Counters {
     pub(crate) failed_callbacks: AtomicU64,
     /// Frames that broke the protocol.
     pub(crate) protocol_errors: AtomicU64,
+}
+
+impl ShardHandle {
+    /// Posts a frame for a connection to the shard's mailbox.
+    pub(crate) fn push(&self, to: Local, frame: Frame) -> Sent {
+        let mut mailbox = self.mailbox.lock();
+        if !mailbox.state.is_live(to) {
+            return Sent::Closed;
+        }
+        let posted = mailbox.check(frame.len());
+        if let Err(error) = &posted {
+            drop(mailbox);
+            if matches!(error, Error::Overloaded { .. }) {
+                self.setup.drops.refused(Some(ConnectionId::new(self.node, to)));
+            }
+            return Sent::from_posted(&posted);
+        }
+        let wake = mailbox.post(Command::Push { to, frame, of: None });
+        drop(mailbox);
+        drop(wake);
+        Sent::Queued
+    }
 }
 
 /// Adds to a counter of the shard's own.
@@ -188,6 +211,12 @@ impl Shards {
             Some(bridge) => Ok(here + bridge.len(group).await?),
             None => Ok(here),
         }
+    }
+
+    /// Pushes a frame to each connection that a client has on this node. Returns how many took it.
+    pub(crate) fn push_to_local_client(&self, client: &str, frame: &Frame) -> usize {
+        let connections = self.clients.connections(client).into_iter();
+        connections.filter(|&to| self.shard_of(to).push(to, frame.clone()) == Sent::Queued).count()
     }
 
     /// Notes that a socket is on its way, until what is returned is dropped.

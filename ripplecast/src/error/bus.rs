@@ -4,9 +4,6 @@
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
-    /// The name of a channel is empty.
-    #[error("a channel name must not be empty")]
-    EmptyChannel,
     /// A payload is larger than a subscription's entire queue.
     #[error(
         "a payload on channel `{channel}` has {len} bytes; at most {limit} are allowed; publish a reference to it instead"

@@ -4,12 +4,6 @@
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// The name of a stream or a group is empty.
-    #[error("a {what} name must not be empty")]
-    EmptyName {
-        /// What the name is for.
-        what: &'static str,
-    },
     /// A payload exceeds the maximum of a stream.
     #[error(
         "a payload for stream `{stream}` has {len} bytes; at most {limit} are allowed; publish a reference to it instead"

@@ -5,22 +5,6 @@
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The name of a table or a counter is empty.
-    #[error("a {what} name must not be empty")]
-    EmptyName {
-        /// What the name was for: `"table"` or `"counter"`.
-        what: &'static str,
-    },
-    /// The name of a table or a counter is too long.
-    #[error("the name of a {what} has {len} bytes; at most {limit} are allowed")]
-    NameTooLong {
-        /// What the name was for: `"table"` or `"counter"`.
-        what: &'static str,
-        /// Its length in bytes.
-        len: usize,
-        /// The maximum, in bytes.
-        limit: usize,
-    },
     /// A row's key is too long.
     #[error(
         "table `{table}`: a key has {len} bytes; at most {limit} are allowed; use a shorter one, such as its hash"

@@ -1,52 +1,35 @@
-//! The settings of a hub, and building one from them.
+//! The settings of a hub.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, atomic::AtomicUsize},
-};
+use std::sync::Arc;
 
-use super::{Hub, Inner};
 use crate::{
-    Error, Result,
-    backend::Backend,
-    bus::Bus,
+    Backend, DropReport, GapReport, RoomOptions, TrustedProxies,
     cluster::GapHook,
-    cluster::{GapLog, GapReport, RedisBridge, Sealer, check_secret},
-    engine::DropHook,
-    engine::{
-        Admissions, DropLog, DropReport, Ledger, RoomOptions, RoomRules, Setup, Shard, Shards, event_loop,
-    },
-    headers::TrustedProxies,
-    limits::{
-        CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, LEAST_QUEUED_BYTES, QUEUED_BYTES,
-        ROOMS_PER_CONNECTION, SHARDS,
-    },
-    queue::Streams,
-    redis_client::Redis,
-    state::Store,
+    engine::{DropHook, RoomRules},
+    limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, QUEUED_BYTES, ROOMS_PER_CONNECTION},
 };
 
 /// Settings for a new [`Hub`]. All have safe defaults.
 #[derive(Clone)]
 pub struct HubBuilder {
     /// 0 means one per core.
-    shards: usize,
+    pub(crate) shards: usize,
     /// Whether each shard runs on its own thread.
-    threads: bool,
-    max_connections: usize,
-    max_connections_per_address: usize,
-    ipv6_prefix: u8,
-    max_rooms_per_connection: usize,
-    max_queued_bytes: usize,
-    rooms: RoomRules,
-    on_drop: Option<DropHook>,
-    trusted_proxies: TrustedProxies,
-    backend: Backend,
+    pub(crate) threads: bool,
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_address: usize,
+    pub(crate) ipv6_prefix: u8,
+    pub(crate) max_rooms_per_connection: usize,
+    pub(crate) max_queued_bytes: usize,
+    pub(crate) rooms: RoomRules,
+    pub(crate) on_drop: Option<DropHook>,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) backend: Backend,
     /// Whether the hub starts while its backend is unavailable.
-    backend_optional: bool,
+    pub(crate) backend_optional: bool,
     /// Signs messages between nodes.
-    node_secret: Option<Vec<u8>>,
-    on_gap: Option<GapHook>,
+    pub(crate) node_secret: Option<Vec<u8>>,
+    pub(crate) on_gap: Option<GapHook>,
 }
 
 impl std::fmt::Debug for HubBuilder {
@@ -80,7 +63,7 @@ impl Default for HubBuilder {
             rooms: RoomRules::default(),
             on_drop: None,
             trusted_proxies: TrustedProxies::default(),
-            backend: Backend::Memory,
+            backend: Backend::default(),
             backend_optional: false,
             node_secret: None,
             on_gap: None,
@@ -131,7 +114,7 @@ impl HubBuilder {
     }
 
     /// Sets how many rooms one connection may be in; default 1,000. A further
-    /// [`join`](crate::Connection::join) fails with [`Error::TooManyRooms`] and changes nothing, so a client
+    /// [`join`](crate::Connection::join) fails with [`Error::TooManyRooms`](crate::Error::TooManyRooms) and changes nothing, so a client
     /// that chooses its own room names can't fill the memory of this node or of the backend. Check which
     /// rooms such a client may join, and handle the error: a callback that returns it closes the connection
     /// with 1011.
@@ -214,12 +197,12 @@ impl HubBuilder {
     /// password logs in with an empty password. `?prefix=NAME` sets the prefix of all keys and channels;
     /// default `ripplecast`.
     ///
-    /// # Errors
-    /// [`Error::Setting`] for any other text. This does not contact the server; [`connect`](Self::connect)
-    /// does.
-    pub fn backend(mut self, backend: &str) -> Result<Self> {
-        self.backend = backend.parse()?;
-        Ok(self)
+    /// Any other text is reported by [`connect`](Self::connect) and [`build`](Self::build), as
+    /// [`Error::Setting`](crate::Error::Setting).
+    #[must_use]
+    pub fn backend(mut self, backend: impl Into<Backend>) -> Self {
+        self.backend = backend.into();
+        self
     }
 
     /// Sets whether the hub starts even if its backend can't be reached; default false. If so, it logs a
@@ -259,102 +242,5 @@ impl HubBuilder {
     pub fn on_gap(mut self, hook: impl Fn(GapReport) + Send + Sync + 'static) -> Self {
         self.on_gap = Some(Arc::new(hook));
         self
-    }
-
-    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. Once this
-    /// returns, the node is listed in [`Hub::nodes`], and broadcasts from other nodes reach its connections.
-    ///
-    /// # Errors
-    /// Those of [`build`](Self::build), and [`Error::Setting`] when the backend is too old, rejects the
-    /// password or lacks a permission, or, unless it is [optional](Self::backend_optional), when it can't be
-    /// reached or this node can't join within 2 s.
-    ///
-    /// ```no_run
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
-    /// let hub = ripplecast::Hub::builder().backend("redis://127.0.0.1:6379")?.connect().await?;
-    /// # let _ = hub; Ok(()) }
-    /// ```
-    pub async fn connect(self) -> Result<Hub> {
-        self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
-        let Backend::Redis(address) = self.backend.clone() else { return self.assemble(None) };
-        let is_optional = self.backend_optional;
-        let redis = Redis::connect(&address, is_optional).await?;
-        if self.node_secret.is_none() {
-            tracing::warn!(
-                "messages between nodes are not signed: anyone who can write to Redis can send to every connection. \
-                 Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
-            );
-        }
-        let hub = self.assemble(Some(redis))?;
-        if let Some(bridge) = hub.shards().setup.bridge()
-            && let Err(error) = bridge.ready().await
-        {
-            if !is_optional {
-                let reason = format!("this node can't join the other nodes: {error}");
-                return Err(Error::setting("backend", address, reason));
-            }
-            tracing::warn!(redis = %address, %error, "this node starts alone; joining the other nodes continues in the background");
-        }
-        Ok(hub)
-    }
-
-    /// Builds the hub, and starts its shards on the current tokio runtime. This is for the memory backend;
-    /// with any other, call [`connect`](Self::connect).
-    ///
-    /// # Errors
-    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, less than 1 MiB
-    /// of [queued bytes](Self::max_queued_bytes), or a backend that needs [`connect`](Self::connect);
-    /// [`Error::Io`] when the system can't create another poller or thread.
-    pub fn build(self) -> Result<Hub> {
-        if let Backend::Redis(address) = &self.backend {
-            let reason = "this backend needs a connection: call connect().await instead of build()";
-            return Err(Error::setting("backend", address, reason));
-        }
-        self.assemble(None)
-    }
-
-    /// Builds the hub on the backend that `redis` is connected to, or in memory.
-    fn assemble(self, redis: Option<Redis>) -> Result<Hub> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        if self.shards > SHARDS {
-            return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
-        }
-        if !(1..=128).contains(&self.ipv6_prefix) {
-            return Err(Error::setting("ipv6_prefix", self.ipv6_prefix, "expected a number from 1 to 128"));
-        }
-        if self.max_queued_bytes < LEAST_QUEUED_BYTES {
-            let why = format!("expected at least {LEAST_QUEUED_BYTES} bytes");
-            return Err(Error::setting("max_queued_bytes", self.max_queued_bytes, why));
-        }
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
-        let count = if self.shards == 0 { cores() } else { self.shards };
-        let admissions =
-            Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
-        let node = RandomState::new().hash_one(std::process::id());
-        let ledger = Ledger::new(self.max_queued_bytes, count);
-        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop), self.max_rooms_per_connection);
-        let shards = Shards::new(node, count, admissions, ledger, setup);
-        for index in 0..count {
-            let shard = Shard::new(index, &shards, runtime.clone())?;
-            if self.threads {
-                event_loop::run_as_thread(shard, runtime.clone())?;
-            } else {
-                event_loop::run_as_task(shard, &runtime)?;
-            }
-        }
-        let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));
-        if let Some(redis) = &redis {
-            let bridge = RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap));
-            shards.setup.set_bridge(Arc::new(bridge));
-        }
-        let inner = Inner {
-            shards,
-            store: redis.clone().map_or_else(Store::memory, Store::redis),
-            bus: redis.clone().map_or_else(Bus::memory, |redis| Bus::redis(redis, sealer)),
-            streams: redis.map_or_else(Streams::memory, Streams::redis),
-            trusted_proxies: self.trusted_proxies,
-            next_route: AtomicUsize::new(0),
-        };
-        Ok(Hub { inner: Arc::new(inner) })
     }
 }

@@ -46,22 +46,7 @@ impl Connection {
         if let Some(sent) = cork::push(&self.shard, self.local, &frame) {
             return sent;
         }
-        let mut mailbox = self.shard.mailbox.lock();
-        if !mailbox.state.is_live(self.local) {
-            return Sent::Closed;
-        }
-        let posted = mailbox.check(frame.len());
-        if let Err(error) = &posted {
-            drop(mailbox);
-            if matches!(error, Error::Overloaded { .. }) {
-                self.shard.setup.drops.refused(Some(self.id()));
-            }
-            return Sent::from_posted(&posted);
-        }
-        let wake = mailbox.post(Command::Push { to: self.local, frame, of: None });
-        drop(mailbox);
-        drop(wake);
-        Sent::Queued
+        self.shard.push(self.local, frame)
     }
 
     /// Starts to close the connection: frames pushed before are still sent, then a close frame with the code
@@ -118,7 +103,7 @@ impl Connection {
     /// 1,000 by default; [`Error::Overloaded`] when the mailbox of its shard is full; [`Error::NameTooLong`]
     /// above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
-        check_name("room name", room)?;
+        check_name("room", room)?;
         let shards = self.shards()?;
         shards.rooms.room(room).join(self.local, None)
     }
@@ -155,7 +140,7 @@ impl Connection {
     /// # Errors
     /// Those of [`join`](Self::join).
     pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
-        check_name("room name", room)?;
+        check_name("room", room)?;
         let shards = self.shards()?;
         shards.rooms.room(room).join(self.local, Some(snapshot.into()))
     }
@@ -183,7 +168,7 @@ impl Connection {
     /// Once the future has been polled, the connection is identified, and is registered for the other nodes
     /// as soon as possible, even if the future is dropped.
     pub async fn identify(&self, client_id: &str) -> Result<Reach> {
-        check_name("client id", client_id)?;
+        check_name("client", client_id)?;
         self.shards()?.clients.identify(&self.shard.mailbox, self.local, client_id)?;
         self.reach(Group::Client(client_id)).await
     }

@@ -79,7 +79,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a stream above 250 bytes or a group above 255;
-    /// [`StreamError::EmptyName`](crate::StreamError::EmptyName); and the backend's error if it is unavailable. If the
+    /// [`Error::EmptyName`](crate::Error::EmptyName); and the backend's error if it is unavailable. If the
     /// backend becomes unavailable later, the subscription waits for it and then continues.
     ///
     /// # Panics

@@ -26,14 +26,14 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tower_service::Service as _;
 
 use super::{
-    OverTls, Place,
+    Place,
     pace::{Pace, Paced, PacedBody, PlacedBody, Socket},
     tls::{Goodbye, Tls},
 };
 use crate::{
     engine::{Admissions, Permit},
     hand_off::{OwnPace, Taken, Takeover},
-    headers::{Authority, TrustedProxies},
+    headers::{Authority, OverTls, TrustedProxies},
     log::{cut, limited},
     response::plain,
 };

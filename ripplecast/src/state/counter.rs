@@ -2,10 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{
-    Counted, CounterBackend, CounterObserver, CounterOp, LEAST_EXPIRY, Observation, Version, check_name,
-};
-use crate::{Error, Result, error::BackendError};
+use super::{Counted, CounterBackend, CounterObserver, CounterOp, LEAST_EXPIRY, Observation, Version};
+use crate::{Error, Result, error::BackendError, limits::NAME, name::check_filled};
 
 /// A named, shared, signed 64-bit integer; see [`Hub::counter`](crate::Hub::counter). Clones are handles of
 /// the same counter.
@@ -275,7 +273,7 @@ impl Counter {
 
     /// Returns the counter itself, or the error of its name.
     fn cell(&self) -> Result<&Arc<dyn CounterBackend>> {
-        check_name("counter", &self.name)?;
+        check_filled("counter", &self.name, NAME)?;
         Ok(self.cell.as_ref().expect("a counter with a right name has a cell"))
     }
 }

@@ -12,10 +12,7 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor},
 };
 
-use super::{
-    check_name,
-    row::{Row, RowError, Value},
-};
+use super::row::{Row, RowError, Value};
 use crate::StoreError;
 
 /// Default maximum of a string or bytes value, in bytes: fits a name, an address, a title.
@@ -123,7 +120,6 @@ pub(crate) struct Schema {
 impl Schema {
     /// Creates a declaration with the fields of `T` as columns.
     pub(crate) fn of<T: DeserializeOwned>(table: &str, capacity: usize) -> Result<Self, StoreError> {
-        check_name("table", table)?;
         if capacity == 0 {
             return Err(StoreError::NoCapacity { table: table.to_owned() });
         }

@@ -12,7 +12,7 @@ use super::{
     row::{Row, RowRef, decode, decode_field, encode},
     schema::Schema,
 };
-use crate::{Result, StoreError, limits};
+use crate::{Result, StoreError, limits, name::check_filled};
 
 /// Longest key in bytes: fits an id, an address, a path. It is copied with each row and used as a name
 /// elsewhere.
@@ -572,6 +572,7 @@ impl<T: DeserializeOwned> TableBuilder<T> {
     /// As [`Hub::table`](crate::Hub::table). Also [`StoreError::UnknownColumn`] or
     /// [`StoreError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
     pub fn build(self) -> Result<Table<T>> {
+        check_filled("table", &self.name, limits::NAME)?;
         let mut schema = Schema::of::<T>(&self.name, self.capacity)?;
         for (column, size) in &self.sizes {
             schema.set_size(column, *size)?;

@@ -11,6 +11,8 @@ mod clients;
 mod codec;
 /// The documents: every list in them is complete, and every Rust block compiles.
 mod docs;
+/// The layers of the crate, read from its imports.
+mod layers;
 /// Several nodes on one Redis: rooms, users, the registry, the bus, and outages of Redis.
 mod nodes;
 /// Redis, started by the tests.

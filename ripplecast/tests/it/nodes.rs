@@ -17,7 +17,7 @@ use super::{
 
 /// A node of a few shards, on that backend.
 fn node(url: &str) -> TestServer {
-    let builder = App::builder().backend(url).unwrap().hub(|hub| hub.shards(2));
+    let builder = App::builder().backend(url).hub(|hub| hub.shards(2));
     TestServer::start(builder, |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub)).sse("/events", "r")
@@ -190,7 +190,7 @@ fn only_nodes_with_members_are_touched() {
 fn the_policy_of_a_room_holds_for_what_comes_from_elsewhere() {
     let redis = Server::start();
     let latest = RoomOptions::new().overflow(Overflow::LatestPerKey);
-    let builder = App::builder().backend(&redis.url()).unwrap().hub(|hub| hub.rooms("r", latest));
+    let builder = App::builder().backend(&redis.url()).hub(|hub| hub.rooms("r", latest));
     let b = TestServer::start(builder, |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub))
@@ -395,8 +395,7 @@ fn prefixes_keep_applications_apart() {
 fn nodes_with_a_secret_believe_only_each_other() {
     let redis = Server::start();
     let secret = |secret: &'static str| {
-        let builder =
-            App::builder().backend(&redis.url()).unwrap().hub(|hub| hub.shards(2).node_secret(secret));
+        let builder = App::builder().backend(&redis.url()).hub(|hub| hub.shards(2).node_secret(secret));
         TestServer::start(builder, |app| {
             let hub = app.hub();
             app.ws("/ws", Script(hub))
@@ -460,7 +459,7 @@ fn what_was_signed_for_one_prefix_is_refused_on_another() {
     let secret = "one secret of both";
     let on = |prefix: &str| {
         let url = format!("{}?prefix={prefix}", redis.url());
-        let builder = App::builder().backend(&url).unwrap().hub(|hub| hub.shards(2).node_secret(secret));
+        let builder = App::builder().backend(&url).hub(|hub| hub.shards(2).node_secret(secret));
         TestServer::start(builder, |app| {
             let hub = app.hub();
             app.ws("/ws", Script(hub))

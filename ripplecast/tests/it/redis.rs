@@ -3,7 +3,7 @@
 //!
 //! ```ignore
 //! let server = Server::start();                    // Redis, in memory, nothing in it
-//! let app = App::builder().backend(&server.url())?.build().await?;
+//! let app = App::builder().backend(&server.url()).build().await?;
 //! server.pause();                                  // it keeps its connections and says nothing
 //! server.resume();
 //! server.kill();                                   // as a crash does
@@ -11,7 +11,7 @@
 //! server.ask::<String>("CLIENT LIST");             // any command, past whatever stands in front of it
 //!
 //! let proxy = Proxy::before(&server);              // a network that can fail
-//! let app = App::builder().backend(&proxy.url())?.build().await?;
+//! let app = App::builder().backend(&proxy.url()).build().await?;
 //! proxy.stall();                                   // half-open: no byte passes, nobody is told
 //! proxy.cut();                                     // every connection is reset, and none is let in
 //! proxy.delay(Duration::from_millis(4));           // a long way

@@ -91,7 +91,7 @@ impl Ground {
 
 /// A node on that backend.
 async fn node(url: &str) -> Hub {
-    Hub::builder().shards(1).backend(url).unwrap().connect().await.unwrap()
+    Hub::builder().shards(1).backend(url).connect().await.unwrap()
 }
 
 /// Settings whose waits are short.

@@ -18,7 +18,6 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Inner;
 use crate::{
     Frame,
     cluster::{
@@ -282,8 +281,7 @@ impl Waiting {
 }
 
 /// Publishes waiting messages, in the order of each lane, until aborted.
-pub(super) async fn run(inner: Arc<Inner>) {
-    let out = &inner.out;
+pub(super) async fn run(out: Arc<Outgoing>) {
     let mut link = out.redis.link();
     // At most one for each slot.
     let mut under_way = FuturesUnordered::new();

@@ -9,19 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep;
-
-use super::Inner;
-use crate::{
-    log::{cut, limited},
-    redis_client::Subscribed,
-};
+use crate::redis_client::Subscribed;
 
 /// Time after which a missing first confirmation is reported as a gap. Far more than a round trip, so
 /// ordinary joins are not reported.
 const LATE: Duration = Duration::from_secs(1);
-/// Interval between checks for late confirmations, while any is pending.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// A room; `None` for broadcasts.
 type Name = Option<Arc<str>>;
@@ -143,38 +135,12 @@ impl Rooms {
     }
 
     /// Removes and returns the rooms that are late by now, and whether none is pending any more.
-    fn take_late(&mut self) -> (Vec<Name>, bool) {
+    pub(super) fn take_late(&mut self) -> (Vec<Name>, bool) {
         let late =
             self.awaited.extract_if(|_, since| since.elapsed() >= LATE).map(|(room, _)| room).collect();
         if self.awaited.is_empty() {
             self.awaited = HashMap::new(); // free the memory, which may be large
         }
         (late, self.awaited.is_empty())
-    }
-}
-
-/// Reports subscriptions whose first confirmation is late, until aborted.
-pub(super) async fn run(inner: Arc<Inner>) {
-    loop {
-        inner.awaiting.notified().await;
-        loop {
-            sleep(LOOK).await;
-            let (late, is_done) = inner.rooms.lock().take_late();
-            if let Some(example) = late.first() {
-                let example = cut(example.as_deref().unwrap_or("(all connections)"));
-                limited!(
-                    WARN,
-                    %example,
-                    count = late.len(),
-                    "Redis has not confirmed subscriptions to rooms within 1 s; pushes of other nodes are missed until it does"
-                );
-            }
-            for room in &late {
-                inner.gap(room.as_ref());
-            }
-            if is_done {
-                break;
-            }
-        }
     }
 }

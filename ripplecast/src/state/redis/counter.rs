@@ -1,16 +1,17 @@
 //! Counters on Redis. One script implements all operations (`lua/counter.lua`).
 
 use std::{
-    sync::{Arc, LazyLock},
+    collections::HashMap,
+    sync::{Arc, LazyLock, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use redis::{Script, Value as Raw};
 
 use super::{
-    Shared, as_text,
     history::{Basis, Model, Moment},
-    invalid, later, milliseconds,
+    shared::{Shared, as_text, invalid, later, milliseconds},
     watch::{Source, Watch},
 };
 use crate::{
@@ -19,12 +20,33 @@ use crate::{
     state::{Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Version},
 };
 
+/// Entries of observed counters before the first sweep of those no longer observed. Later sweeps wait until
+/// the remaining number has doubled.
+const SWEEP_AT: usize = 64;
+
 /// The script for every operation.
 static STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/counter.lua")));
 
 /// A counter on Redis.
 pub(super) struct RedisCounter {
     place: Place,
+    observed: Arc<ObservedCounters>,
+}
+
+/// The counters that are observed on this node, by name.
+pub(super) struct ObservedCounters(Mutex<Observed>);
+
+struct Observed {
+    /// Includes counters that are no longer observed, until the next sweep.
+    watches: HashMap<Box<str>, Weak<Watch<WatchedCounter>>>,
+    /// The number of entries at which the next sweep happens.
+    sweep_at: usize,
+}
+
+impl Default for ObservedCounters {
+    fn default() -> Self {
+        Self(Mutex::new(Observed { watches: HashMap::new(), sweep_at: SWEEP_AT }))
+    }
 }
 
 /// Where a counter is stored.
@@ -52,22 +74,39 @@ fn or_never(after: Option<Duration>) -> String {
     after.map_or_else(|| "never".to_owned(), milliseconds)
 }
 
+impl Observed {
+    /// Returns the watch of a counter that is observed.
+    fn get(&self, name: &str) -> Option<Arc<Watch<WatchedCounter>>> {
+        self.watches.get(name)?.upgrade()
+    }
+
+    /// Adds a watch, and removes those that are no longer observed if there are many entries.
+    fn add(&mut self, name: &str, watch: &Arc<Watch<WatchedCounter>>) {
+        if self.watches.len() >= self.sweep_at {
+            self.watches.retain(|_, watch| watch.strong_count() > 0);
+            self.sweep_at = SWEEP_AT.max(self.watches.len() * 2);
+        }
+        self.watches.insert(name.into(), Arc::downgrade(watch));
+    }
+}
+
 impl RedisCounter {
-    /// Creates a handle for the counter with that name.
-    pub(super) fn new(shared: &Arc<Shared>, name: &str) -> Self {
+    /// The counter of that name.
+    pub(super) fn new(shared: &Arc<Shared>, observed: &Arc<ObservedCounters>, name: &str) -> Self {
         let key = shared.redis.key("c", name, "").into();
-        Self { place: Place { shared: Arc::clone(shared), name: name.into(), key } }
+        let place = Place { shared: Arc::clone(shared), name: name.into(), key };
+        Self { place, observed: Arc::clone(observed) }
     }
 
     /// Returns the counter's watch, if it is observed.
     fn watched(&self) -> Option<Arc<Watch<WatchedCounter>>> {
-        self.place.shared.counters.lock().get(&self.place.name)
+        self.observed.0.lock().get(&self.place.name)
     }
 
     /// Returns the counter's watch, created if necessary.
     fn watch(&self) -> Arc<Watch<WatchedCounter>> {
         let Place { shared, name, key } = &self.place;
-        let mut counters = shared.counters.lock();
+        let mut counters = self.observed.0.lock();
         if let Some(watch) = counters.get(name) {
             return watch;
         }

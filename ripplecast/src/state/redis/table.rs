@@ -14,7 +14,12 @@ use redis::{Script, ScriptInvocation, Value as Raw};
 use tokio::time::{Instant, timeout_at};
 
 use self::rows::{Rows, WatchedTable};
-use super::{Shared, as_count, as_text, history::Moment, invalid, later, milliseconds, text, watch::Watch};
+use super::{
+    history::Moment,
+    shared::{Shared, as_count, as_text, invalid, later, milliseconds},
+    text,
+    watch::Watch,
+};
 use crate::{
     Error, Result, StoreError,
     error::BackendError,

@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Shared,
     history::{Basis, Doubt, Known, Model, Moment},
+    shared::Shared,
 };
 use crate::{
     Result,

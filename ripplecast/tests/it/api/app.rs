@@ -182,12 +182,12 @@ async fn a_taken_port_or_no_address_is_one_clear_error() {
 
 #[tokio::test]
 async fn a_backend_that_there_is_not_is_refused_by_name() {
-    let error = App::builder().backend("mongodb://localhost").unwrap_err().to_string();
+    let error = App::builder().backend("mongodb://localhost").build().await.unwrap_err().to_string();
     assert!(
         error.contains("backend") && error.contains("mongodb://localhost") && error.contains("memory"),
         "{error}"
     );
-    assert!(App::builder().backend("memory").unwrap().build().await.is_ok());
+    assert!(App::builder().backend("memory").build().await.is_ok());
 }
 
 #[tokio::test]

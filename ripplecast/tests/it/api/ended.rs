@@ -12,7 +12,7 @@ use crate::{
 
 /// A hub with a connection, a subscription and a handler of a stream that never ends.
 async fn busy(backend: &str, dedicated_threads: bool) -> (Hub, SocketAddr) {
-    let builder = Hub::builder().shards(2).dedicated_threads(dedicated_threads).backend(backend).unwrap();
+    let builder = Hub::builder().shards(2).dedicated_threads(dedicated_threads).backend(backend);
     let hub = builder.connect().await.unwrap();
     hub.subscribe("news", async |_| std::future::pending().await).await.unwrap().detach();
     hub.subscribe_reliable("orders", "bills", async |_| std::future::pending().await).await.unwrap().detach();

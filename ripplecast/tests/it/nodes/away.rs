@@ -17,7 +17,7 @@ use super::{
 fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     let gaps: Arc<Mutex<Vec<GapReport>>> = Arc::default();
     let log = gaps.clone();
-    let builder = App::builder().backend(url).unwrap();
+    let builder = App::builder().backend(url);
     let builder = builder.hub(|hub| hub.shards(2).on_gap(move |gap| log.lock().push(gap)));
     let server = TestServer::start(builder, |app| {
         let hub = app.hub();
@@ -266,7 +266,7 @@ fn a_subscription_to_the_bus_heals() {
 fn a_node_may_start_before_its_redis() {
     let redis = Server::start();
     redis.stop();
-    let builder = App::builder().backend(&redis.url()).unwrap().backend_optional(true);
+    let builder = App::builder().backend(&redis.url()).backend_optional(true);
     let a = TestServer::start(builder, |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub))

@@ -79,7 +79,7 @@ impl Far {
 fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     let gaps = Arc::<Mutex<Vec<GapReport>>>::default();
     let log = gaps.clone();
-    let builder = App::builder().backend(url).unwrap();
+    let builder = App::builder().backend(url);
     let builder = builder.hub(|hub| hub.shards(2).on_gap(move |gap| log.lock().push(gap)));
     let node = TestServer::start(builder, |app| {
         let hub = app.hub();

@@ -40,7 +40,7 @@ impl Node {
 
     /// One that may start without Redis.
     fn start_with(url: &str, optional: bool) -> Self {
-        let builder = App::builder().backend(url).unwrap();
+        let builder = App::builder().backend(url);
         let builder = builder.hub(|hub| hub.shards(2).backend_optional(optional));
         let mut both = None;
         let server = TestServer::start(builder, |app| {
@@ -555,7 +555,7 @@ fn a_tab_that_joins_before_the_node_knows_anything_is_told_when_it_does() {
 fn a_callback_that_needs_redis_while_it_is_away_closes_with_1013() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
-    let builder = App::builder().backend(&proxy.url()).unwrap().hub(|hub| hub.shards(1));
+    let builder = App::builder().backend(&proxy.url()).hub(|hub| hub.shards(1));
     let server = TestServer::start(builder, |app| {
         let counter = app.hub().counter("demo");
         let open = ws::handlers().with_state(counter).on_open(async |counter: Counter, conn: Connection| {

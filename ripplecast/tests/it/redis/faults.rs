@@ -75,7 +75,7 @@ struct Row {
 
 /// A node with that backend.
 pub(super) fn node(builder: AppBuilder, url: &str) -> TestServer {
-    TestServer::start(builder.backend(url).unwrap(), |app| {
+    TestServer::start(builder.backend(url), |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub))
     })

@@ -54,7 +54,7 @@ impl World {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let prefix = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let backend = format!("{url}?prefix={prefix}");
-        let hub = async || Hub::builder().backend(&backend).unwrap().connect().await.unwrap();
+        let hub = async || Hub::builder().backend(&backend).connect().await.unwrap();
         Self { hub: hub().await, other: hub().await, slower: 10 }
     }
 

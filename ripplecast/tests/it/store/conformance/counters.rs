@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ripplecast::{Result, StoreError};
+use ripplecast::{Error, Result, StoreError};
 
 use super::{World, eventually, names};
 use crate::store::store_error;
@@ -49,10 +49,10 @@ pub(super) async fn a_counters_wrong_name_is_reported_by_its_operations(world: &
     let (hub, long) = (&world.hub, "x".repeat(256));
     assert!(hub.counter(&long[1..]).increment().await.is_ok());
     let empty = hub.counter("");
-    assert_eq!(store_error(empty.get().await), StoreError::EmptyName { what: "counter" });
-    assert!(matches!(store_error(empty.expire(Duration::ZERO).await), StoreError::EmptyName { .. }));
-    let error = store_error(hub.counter(&long).increment().await);
-    assert_eq!(error, StoreError::NameTooLong { what: "counter", len: 256, limit: 255 });
+    assert!(matches!(empty.get().await, Err(Error::EmptyName { what: "counter" })));
+    assert!(matches!(empty.expire(Duration::ZERO).await, Err(Error::EmptyName { .. })));
+    let error = hub.counter(&long).increment().await.unwrap_err();
+    assert!(matches!(error, Error::NameTooLong { what: "counter", len: 256, limit: 255 }), "{error}");
     Ok(())
 }
 

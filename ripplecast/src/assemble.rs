@@ -1,0 +1,116 @@
+//! Builds a hub from its settings. This is the one place that knows every implementation behind the interfaces: which
+//! backend, cluster and event loop a hub gets.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use crate::{
+    Error, Hub, HubBuilder, Result,
+    backend::Kind,
+    bus::Bus,
+    cluster::{GapLog, RedisBridge, Sealer, check_secret},
+    engine::{Admissions, DropLog, Ledger, Setup, Shard, Shards, event_loop},
+    limits::{LEAST_QUEUED_BYTES, SHARDS},
+    queue::Streams,
+    redis_client::Redis,
+    state::Store,
+};
+
+impl HubBuilder {
+    /// Connects to the backend, builds the hub, and starts its shards on the current tokio runtime. Once this
+    /// returns, the node is listed in [`Hub::nodes`], and broadcasts from other nodes reach its connections.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build), and [`Error::Setting`] when the backend is too old, rejects the
+    /// password or lacks a permission, or, unless it is [optional](Self::backend_optional), when it can't be
+    /// reached or this node can't join within 2 s.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().backend("redis://127.0.0.1:6379").connect().await?;
+    /// # let _ = hub; Ok(()) }
+    /// ```
+    pub async fn connect(self) -> Result<Hub> {
+        self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
+        let Kind::Redis(address) = self.backend.kind()?.clone() else { return self.assemble(None) };
+        let is_optional = self.backend_optional;
+        let redis = Redis::connect(&address, is_optional).await?;
+        if self.node_secret.is_none() {
+            tracing::warn!(
+                "messages between nodes are not signed: anyone who can write to Redis can send to every connection. \
+                 Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
+            );
+        }
+        let hub = self.assemble(Some(redis))?;
+        if let Some(bridge) = hub.shards().setup.bridge()
+            && let Err(error) = bridge.ready().await
+        {
+            if !is_optional {
+                let reason = format!("this node can't join the other nodes: {error}");
+                return Err(Error::setting("backend", address, reason));
+            }
+            tracing::warn!(redis = %address, %error, "this node starts alone; joining the other nodes continues in the background");
+        }
+        Ok(hub)
+    }
+
+    /// Builds the hub, and starts its shards on the current tokio runtime. This is for the memory backend;
+    /// with any other, call [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`] outside a runtime; [`Error::Setting`] for more than 255 shards, less than 1 MiB
+    /// of [queued bytes](Self::max_queued_bytes), or a backend that needs [`connect`](Self::connect);
+    /// [`Error::Io`] when the system can't create another poller or thread.
+    pub fn build(self) -> Result<Hub> {
+        if let Kind::Redis(address) = self.backend.kind()? {
+            let reason = "this backend needs a connection: call connect().await instead of build()";
+            return Err(Error::setting("backend", address, reason));
+        }
+        self.assemble(None)
+    }
+
+    /// Builds the hub on the backend that `redis` is connected to, or in memory.
+    fn assemble(self, redis: Option<Redis>) -> Result<Hub> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        if self.shards > SHARDS {
+            return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
+        }
+        if !(1..=128).contains(&self.ipv6_prefix) {
+            return Err(Error::setting("ipv6_prefix", self.ipv6_prefix, "expected a number from 1 to 128"));
+        }
+        if self.max_queued_bytes < LEAST_QUEUED_BYTES {
+            let why = format!("expected at least {LEAST_QUEUED_BYTES} bytes");
+            return Err(Error::setting("max_queued_bytes", self.max_queued_bytes, why));
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS);
+        let count = if self.shards == 0 { cores() } else { self.shards };
+        let admissions =
+            Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
+        let node = RandomState::new().hash_one(std::process::id());
+        let ledger = Ledger::new(self.max_queued_bytes, count);
+        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop), self.max_rooms_per_connection);
+        let shards = Shards::new(node, count, admissions, ledger, setup);
+        for index in 0..count {
+            let shard = Shard::new(index, &shards, runtime.clone())?;
+            if self.threads {
+                event_loop::run_as_thread(shard, runtime.clone())?;
+            } else {
+                event_loop::run_as_task(shard, &runtime)?;
+            }
+        }
+        let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));
+        if let Some(redis) = &redis {
+            let bridge = RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap));
+            shards.setup.set_bridge(Arc::new(bridge));
+        }
+        Ok(Hub::new(
+            shards,
+            redis.clone().map_or_else(Store::memory, Store::redis),
+            redis.clone().map_or_else(Bus::memory, |redis| Bus::redis(redis, sealer)),
+            redis.map_or_else(Streams::memory, Streams::redis),
+            self.trusted_proxies,
+        ))
+    }
+}
