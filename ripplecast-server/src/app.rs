@@ -1,20 +1,23 @@
 //! The app that the binary serves: the counter, the demos, the lesson, the inspector and the pages.
 
+use std::sync::Arc;
+
 use axum::{
     http::{
         HeaderValue, StatusCode,
         header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+        request::Parts,
     },
     middleware::map_response,
     response::Response,
 };
-use ripplecast::{AppBuilder, Result, SameOrigin};
+use ripplecast::{AppBuilder, Hub, Result, SameOrigin};
 
 use crate::{
-    counter,
-    demos::{self, Demos},
+    counter, demos,
     inspect::{self, Gate},
     learn, metrics, sample,
+    shared::Demos,
 };
 
 /// Options other than the builder's settings.
@@ -30,10 +33,12 @@ pub(crate) struct Options {
 pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<ripplecast::App> {
     sample::begin();
     let app = builder.build().await?;
-    let demos = Demos::new(app.hub(), options.demo_limits);
+    let gate = options.gate.clone();
+    let operators = Arc::new(move |hub: &Hub, parts: &Parts| gate.opens(hub, parts));
+    let demos = Demos::new(app.hub(), options.demo_limits, operators);
     let app = counter::add(app, &demos)?;
-    let app = demos::add(app, &demos, &options.gate)?;
-    let app = learn::add(app, &demos, options.is_shared, &options.gate)?;
+    let app = demos::add(app, &demos)?;
+    let app = learn::add(app, &demos, options.is_shared)?;
     let app = inspect::add(app, &demos, &options.gate);
     let app = metrics::add(app, &options.gate);
     // Requests that change something are rejected when they come from other sites' pages.

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::{
     alias::alias,
-    demos::{self, Demos},
     learn::life,
+    shared::{self, Demos},
     tabs::Tabs,
 };
 
@@ -83,7 +83,7 @@ pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
         .route("/api/counter", get(current))
         .route("/api/counter/bump", post(bump))
         .route("/api/counter/reset", post(reset))
-        .route_layer(from_fn_with_state(demos.clone(), demos::limit))
+        .route_layer(from_fn_with_state(demos.clone(), shared::limit))
         .with_state(counter.clone());
     Ok(app.merge(api).sse("/events/counter", &counter))
 }

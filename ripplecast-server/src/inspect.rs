@@ -25,12 +25,10 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::{
-    demos::{
-        Demos,
-        limit::{Limiter, Rate, key},
-        limit_actions,
-    },
+    limit::{Limiter, Rate, key},
     sample::Sample,
+    seen::Seen,
+    shared::{Demos, limit_actions},
     visitor::{Visitor, asks_for_loopback},
 };
 
@@ -54,20 +52,6 @@ const WRONG_OF_ADDRESS: Rate = Rate { burst: 10.0, per_second: 0.5 };
 const WRONG_IN_ALL: Rate = Rate { burst: 100.0, per_second: 5.0 };
 /// The most addresses remembered for having sent the right token: operators and metrics scrapers.
 const KNOWN: usize = 100;
-
-/// Connection state: its endpoint, and when it was opened.
-pub(crate) struct Seen {
-    /// The name of the endpoint.
-    pub(crate) what: &'static str,
-    since: Instant,
-}
-
-impl Seen {
-    /// Describes a connection that is being opened.
-    pub(crate) fn now(what: &'static str) -> Self {
-        Self { what, since: Instant::now() }
-    }
-}
 
 /// Decides who has access. Cheap to clone.
 #[derive(Clone)]
@@ -300,7 +284,7 @@ impl Picture {
                 what: seen.as_ref().map_or("counter stream", |seen| seen.what),
                 addr: conn.state::<Visitor>().and_then(|visitor| visitor.addr).map(|addr| addr.to_string()),
                 client: conn.client_id().map(|client| client.to_string()),
-                seconds: seen.map(|seen| seen.since.elapsed().as_secs()),
+                seconds: seen.map(|seen| seen.seconds()),
             }
         };
         let named =

@@ -8,14 +8,14 @@ mod words;
 
 use ripplecast::{App, Result};
 
-use crate::{demos::Demos, inspect::Gate};
+use crate::shared::Demos;
 
 /// Adds the lesson's endpoints and routes to the app. `is_shared`: whether nodes share
 /// a backend.
-pub(crate) fn add(app: App, demos: &Demos, is_shared: bool, gate: &Gate) -> Result<App> {
+pub(crate) fn add(app: App, demos: &Demos, is_shared: bool) -> Result<App> {
     let app = life::add(app, demos);
     let app = poll::add(app, demos);
     let app = job::add(app, demos)?;
     let app = words::add(app, demos);
-    Ok(nodes::add(app, demos, is_shared, gate))
+    Ok(nodes::add(app, demos, is_shared))
 }

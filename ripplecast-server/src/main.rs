@@ -8,10 +8,14 @@ mod counter;
 mod demos;
 mod inspect;
 mod learn;
+mod limit;
 mod metrics;
 mod sample;
+mod seen;
+mod shared;
 mod tabs;
 mod visitor;
+mod watched;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

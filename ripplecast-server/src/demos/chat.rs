@@ -8,8 +8,10 @@ use ripplecast::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Demos, notice, written};
-use crate::alias::alias;
+use crate::{
+    alias::alias,
+    shared::{Demos, notice, written},
+};
 
 /// The most people in one room on this node.
 const PEOPLE: usize = 50;

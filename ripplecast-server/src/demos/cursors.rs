@@ -6,8 +6,7 @@ use std::future::ready;
 use ripplecast::{App, Close, Connection, Frame, Overflow, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
-use super::Demos;
-use crate::alias::alias;
+use crate::{alias::alias, shared::Demos};
 
 /// The room of all pointers.
 const ROOM: &str = "demo:cursors";

@@ -5,10 +5,9 @@ use std::{future::ready, time::Duration};
 
 use ripplecast::{App, Connection, Frame, Overflow, Request, Result, ws, ws::Handler};
 
-use super::Demos;
 use crate::{
-    inspect::Gate,
     sample::{Sample, Traffic},
+    shared::Demos,
 };
 
 /// The interval between pushes.
@@ -71,17 +70,17 @@ async fn tick(demos: Demos, rooms: Rooms) {
 }
 
 /// Adds the dashboard to the app.
-pub(super) fn add(app: App, demos: &Demos, gate: &Gate) -> App {
+pub(super) fn add(app: App, demos: &Demos) -> App {
     let everybody = format!("demo:dashboard:{}", demos.hub.node());
     let rooms = Rooms { operators: format!("{everybody}:operators"), everybody };
     tokio::spawn(tick(demos.clone(), rooms.clone()));
-    let (visitors, gate) = (demos.clone(), gate.clone());
+    let visitors = demos.clone();
     let endpoint = ws::endpoint(Dashboard { demos: demos.clone(), rooms })
         .max_message(256)
         .overflow(Overflow::LatestPerKey)
         .on_upgrade(move |request: Request| {
             let accept = visitors.accept(&request, "dashboard");
-            let is_operator = gate.opens(&visitors.hub, request.parts());
+            let is_operator = visitors.is_operator(request.parts());
             ready(if is_operator { accept.state(Operator) } else { accept })
         });
     app.ws("/ws/demos/dashboard", endpoint)

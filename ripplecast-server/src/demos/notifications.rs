@@ -13,7 +13,7 @@ use axum::{
 use ripplecast::{App, Counter, Frame, Request, Result, sse};
 use serde::{Deserialize, Serialize};
 
-use super::{Demos, limit_actions, written};
+use crate::shared::{Demos, limit_actions, written};
 
 /// The room of all listeners.
 const ROOM: &str = "demo:notifications";

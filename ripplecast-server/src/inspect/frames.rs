@@ -9,7 +9,8 @@ use ripplecast::{Connection, ConnectionId, Direction, Frame, FrameKind, Hub, Tap
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
-use super::{INSPECTOR, Seen};
+use super::INSPECTOR;
+use crate::seen::Seen;
 
 /// The interval between reports: a busy connection produces one message instead of
 /// hundreds.

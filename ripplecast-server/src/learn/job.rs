@@ -11,7 +11,7 @@ use axum::{
 use ripplecast::{App, Frame, LiveCounter, Request, Result, log, sse};
 use serde::Serialize;
 
-use crate::demos::Demos;
+use crate::shared::Demos;
 
 /// The time per percent.
 const STEP: Duration = Duration::from_millis(60);

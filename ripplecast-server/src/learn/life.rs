@@ -1,10 +1,6 @@
 //! Live view of a connection's callbacks, for the page that the connection belongs to.
 
-use std::{
-    collections::HashMap,
-    future::ready,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::future::ready;
 
 use ripplecast::{
     Accept, App, Close, CloseCode, Connection, ConnectionId, Frame, Request, Result, ws,
@@ -12,16 +8,16 @@ use ripplecast::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{alias::alias, demos::Demos, inspect::Seen, visitor::Visitor};
+use crate::{
+    alias::alias,
+    seen::Seen,
+    shared::Demos,
+    visitor::Visitor,
+    watched::{Tab, WATCHERS},
+};
 
 /// The number of characters shown of a message or a reason.
 const SHOWN: usize = 40;
-/// The most connections that can watch one tab. A tab normally has one watcher.
-const WATCHERS: usize = 4;
-
-/// The random id that a tab gives itself, so that its page can watch its socket: `?tab=…`.
-struct Tab(String);
-
 /// A callback that the server has called.
 #[derive(Serialize)]
 struct Called<'a> {
@@ -37,41 +33,6 @@ struct Called<'a> {
 pub(crate) struct Observed<H> {
     handler: H,
     demos: Demos,
-}
-
-/// The counter's connections on this node, by tab. Clones share the same map.
-#[derive(Clone, Default)]
-pub(crate) struct Watched(Arc<Mutex<HashMap<String, Vec<ConnectionId>>>>);
-
-impl Watched {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<ConnectionId>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Records a connection of a tab. A tab normally has one; beyond [`WATCHERS`], further ones are ignored.
-    fn add(&self, tab: &Tab, id: ConnectionId) {
-        let mut tabs = self.lock();
-        let own = tabs.entry(tab.0.clone()).or_default();
-        if own.len() < WATCHERS {
-            own.push(id);
-        }
-    }
-
-    /// Removes a connection of a tab.
-    fn remove(&self, tab: &Tab, id: ConnectionId) {
-        let mut tabs = self.lock();
-        if let Some(own) = tabs.get_mut(&tab.0) {
-            own.retain(|&known| known != id);
-            if own.is_empty() {
-                tabs.remove(&tab.0);
-            }
-        }
-    }
-
-    /// Returns the connections of a tab. The cost does not depend on other tabs.
-    fn of(&self, tab: &Tab) -> Vec<ConnectionId> {
-        self.lock().get(&tab.0).cloned().unwrap_or_default()
-    }
 }
 
 /// Creates an endpoint whose callbacks the page can watch.
@@ -195,33 +156,4 @@ pub(super) fn add(app: App, demos: &Demos) -> App {
         ready(with_tab(visitors.accept(&request, "lesson: life"), &request))
     });
     app.ws("/ws/learn/life", endpoint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(n: usize) -> ConnectionId {
-        format!("{:016x}-{n:016x}", 7).parse().unwrap()
-    }
-
-    #[test]
-    fn connections_of_a_tab_are_indexed_and_bounded() {
-        let watched = Watched::default();
-        let tab = |n: usize| Tab(format!("{n:032x}"));
-        for n in 0..1_000 {
-            watched.add(&tab(n), id(n));
-        }
-        assert_eq!(watched.of(&tab(7)), [id(7)]);
-        assert!(watched.of(&tab(1_000)).is_empty());
-        // A client opens one tab's connection over and over.
-        for n in 2_000..3_000 {
-            watched.add(&tab(7), id(n));
-        }
-        assert_eq!(watched.of(&tab(7)).len(), WATCHERS);
-        for n in (0..1_000).map(|n| (n, n)).chain((2_000..3_000).map(|n| (7, n))) {
-            watched.remove(&tab(n.0), id(n.1));
-        }
-        assert!(watched.lock().is_empty(), "closed connections leave nothing behind");
-    }
 }

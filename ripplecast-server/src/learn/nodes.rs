@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alias::{alias, is_alias},
-    demos::{self, Demos},
-    inspect::Gate,
+    shared::{self, Demos},
 };
 
 /// The room of tabs that show the panel.
@@ -34,8 +33,6 @@ struct Panel {
     demos: Demos,
     /// Whether the nodes share a backend.
     is_shared: bool,
-    /// Controls who sees the backend.
-    gate: Gate,
 }
 
 /// The response of `/api/nodes`. It contains aliases, because node and connection ids are for operators only.
@@ -168,7 +165,7 @@ impl Handler for Panel {
 }
 
 async fn list(State(panel): State<Panel>, parts: Parts) -> Result<Json<Nodes>> {
-    let is_operator = panel.gate.opens(&panel.demos.hub, &parts);
+    let is_operator = panel.demos.is_operator(&parts);
     panel.nodes(is_operator).await.map(Json)
 }
 
@@ -189,10 +186,10 @@ async fn send(State(panel): State<Panel>, parts: Parts, Json(send): Json<Send>) 
 }
 
 /// Adds the panel's endpoint and routes to the app.
-pub(super) fn add(app: App, demos: &Demos, is_shared: bool, gate: &Gate) -> App {
-    let panel = Panel { demos: demos.clone(), is_shared, gate: gate.clone() };
+pub(super) fn add(app: App, demos: &Demos, is_shared: bool) -> App {
+    let panel = Panel { demos: demos.clone(), is_shared };
     let visitors = demos.clone();
-    let limit = from_fn_with_state(demos.clone(), demos::limit);
+    let limit = from_fn_with_state(demos.clone(), shared::limit);
     let endpoint = ws::endpoint(panel.clone())
         .text_only()
         .max_message(256)

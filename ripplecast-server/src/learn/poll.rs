@@ -9,7 +9,7 @@ use axum::{
 };
 use ripplecast::{App, Counter, Result};
 
-use crate::demos::{self, Demos};
+use crate::shared::{self, Demos};
 
 /// The length of `HTTP/1.1 200 OK` and its line ending.
 const STATUS_LINE: usize = 17;
@@ -49,6 +49,6 @@ async fn poll(State(counter): State<Counter>, parts: Parts) -> Result<Response> 
 /// Adds the route to the app.
 pub(super) fn add(app: App, demos: &Demos) -> App {
     let counter = app.hub().counter("demo");
-    let limit = from_fn_with_state(demos.clone(), demos::limit);
+    let limit = from_fn_with_state(demos.clone(), shared::limit);
     app.route("/api/learn/poll", get(poll).with_state(counter).layer(limit))
 }

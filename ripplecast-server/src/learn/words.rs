@@ -14,7 +14,7 @@ use axum::{
 use futures_util::stream;
 use ripplecast::App;
 
-use crate::demos::Demos;
+use crate::shared::Demos;
 
 /// The time per word.
 const WORD: Duration = Duration::from_millis(90);
