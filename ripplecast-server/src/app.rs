@@ -12,12 +12,11 @@ use axum::{
     response::Response,
 };
 use ripplecast::{AppBuilder, Hub, Result, SameOrigin};
+use ripplecast_demo::{Demos, sample};
 
 use crate::{
-    counter, demos,
     inspect::{self, Gate},
-    learn, metrics, sample,
-    shared::Demos,
+    metrics,
 };
 
 /// Options other than the builder's settings.
@@ -36,9 +35,7 @@ pub(crate) async fn build(builder: AppBuilder, options: Options) -> Result<rippl
     let gate = options.gate.clone();
     let operators = Arc::new(move |hub: &Hub, parts: &Parts| gate.opens(hub, parts));
     let demos = Demos::new(app.hub(), options.demo_limits, operators);
-    let app = counter::add(app, &demos)?;
-    let app = demos::add(app, &demos)?;
-    let app = learn::add(app, &demos, options.is_shared)?;
+    let app = ripplecast_demo::add(app, &demos, options.is_shared)?;
     let app = inspect::add(app, &demos, &options.gate);
     let app = metrics::add(app, &options.gate);
     // Requests that change something are rejected when they come from other sites' pages.

@@ -20,17 +20,16 @@ use axum::{
 };
 use hmac::{Hmac, Mac as _};
 use ripplecast::{App, Connection, Frame, Hub, Overflow, Request, Result, log, ws, ws::Handler};
+use ripplecast_demo::{
+    Demos, Seen,
+    limit::{Limiter, Rate, key},
+    limit_actions,
+    sample::Sample,
+    visitor::{Visitor, asks_for_loopback},
+};
 use ripplecast_site::Page;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-
-use crate::{
-    limit::{Limiter, Rate, key},
-    sample::Sample,
-    seen::Seen,
-    shared::{Demos, limit_actions},
-    visitor::{Visitor, asks_for_loopback},
-};
 
 /// The interval between snapshots.
 const EVERY: Duration = Duration::from_secs(1);

@@ -1,21 +1,10 @@
 //! The `ripplecast` binary: by default the lesson and the demos; also a bare benchmark server, load generators and a
 //! soak test.
 
-mod alias;
 mod app;
 mod cli;
-mod counter;
-mod demos;
 mod inspect;
-mod learn;
-mod limit;
 mod metrics;
-mod sample;
-mod seen;
-mod shared;
-mod tabs;
-mod visitor;
-mod watched;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

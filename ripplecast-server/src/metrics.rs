@@ -10,12 +10,10 @@ use axum::{
     routing::get,
 };
 use ripplecast::{App, Hub};
+use ripplecast_demo::sample::{memory, uptime};
 use serde::Serialize;
 
-use crate::{
-    inspect::Gate,
-    sample::{memory, uptime},
-};
+use crate::inspect::Gate;
 
 /// The media type of the Prometheus text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -50,7 +50,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for dir in ["ripplecast", "ripplecast-server", "ripplecast-bench", "xtask"] {
+    for dir in ["ripplecast", "ripplecast-server", "ripplecast-bench", "ripplecast-demo", "xtask"] {
         for part in ["src", "tests"] {
             let dir = root.join(dir).join(part);
             if dir.exists() {

@@ -50,10 +50,10 @@ macro_rules! sources {
         Sources {
             server: Listing {
                 name: concat!($name, ".rs"),
-                path: concat!("ripplecast-server/src/demos/", $name, ".rs"),
+                path: concat!("ripplecast-demo/src/demos/", $name, ".rs"),
                 id: "server-code",
                 html: highlight(
-                    include_str!(concat!("../../ripplecast-server/src/demos/", $name, ".rs")),
+                    include_str!(concat!("../../ripplecast-demo/src/demos/", $name, ".rs")),
                     Language::Rust,
                     "server",
                 ),

@@ -18,10 +18,10 @@ use crate::{
 pub(crate) const LESSON: &str = "/learn/websocket";
 
 /// The source of the counter, as compiled into this build.
-pub(crate) const COUNTER_RS: &str = include_str!("../../ripplecast-server/src/counter.rs");
+pub(crate) const COUNTER_RS: &str = include_str!("../../ripplecast-demo/src/counter.rs");
 
 /// The source of the broadcast example.
-const TABS_RS: &str = include_str!("../../ripplecast-server/src/tabs.rs");
+const TABS_RS: &str = include_str!("../../ripplecast-demo/src/tabs.rs");
 
 #[derive(Template)]
 #[template(path = "websocket.html")]
@@ -88,13 +88,13 @@ static LESSON_PAGE: LazyLock<Page> = LazyLock::new(|| {
         &Lesson {
             server: Listing {
                 name: "counter.rs",
-                path: "ripplecast-server/src/counter.rs",
+                path: "ripplecast-demo/src/counter.rs",
                 id: "server-code",
                 html: highlight(COUNTER_RS, Language::Rust, "server"),
             },
             tabs: Listing {
                 name: "tabs.rs",
-                path: "ripplecast-server/src/tabs.rs",
+                path: "ripplecast-demo/src/tabs.rs",
                 id: "tabs-code",
                 html: highlight(TABS_RS, Language::Rust, "tabs"),
             },

@@ -112,7 +112,7 @@ async fn each_page_has_one_h1_a_title_and_unique_ids() {
 async fn demo_pages_show_the_code_that_runs() {
     for name in ["chat", "dashboard", "notifications", "cursors"] {
         let page = get(&format!("/demos/{name}")).await.body;
-        assert!(page.contains(&format!("ripplecast-server/src/demos/{name}.rs")), "{name}");
+        assert!(page.contains(&format!("ripplecast-demo/src/demos/{name}.rs")), "{name}");
         assert!(page.contains(&format!("site/assets/{name}.js")), "{name}");
     }
 }

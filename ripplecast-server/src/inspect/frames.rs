@@ -6,11 +6,11 @@ use std::{
 };
 
 use ripplecast::{Connection, ConnectionId, Direction, Frame, FrameKind, Hub, Tap, TappedFrame};
+use ripplecast_demo::Seen;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use super::INSPECTOR;
-use crate::seen::Seen;
 
 /// The interval between reports: a busy connection produces one message instead of
 /// hundreds.

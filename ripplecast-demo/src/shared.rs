@@ -19,12 +19,13 @@ use crate::{
 };
 
 /// Decides whether the sender of a request is an operator, who may see what `/metrics` shows.
-pub(crate) type Operators = Arc<dyn Fn(&Hub, &Parts) -> bool + Send + Sync>;
+pub type Operators = Arc<dyn Fn(&Hub, &Parts) -> bool + Send + Sync>;
 
 /// State shared by all demos; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Demos {
-    pub(crate) hub: Hub,
+pub struct Demos {
+    /// The hub that the demos use.
+    pub hub: Hub,
     /// Limits what one address may do.
     limits: Limits,
     /// The counter's connections, for the pages that watch them.
@@ -37,17 +38,17 @@ struct Admitted;
 
 impl Demos {
     /// Creates the demos of a hub. `limit_loopback` applies their limits to loopback too.
-    pub(crate) fn new(hub: Hub, limit_loopback: bool, operators: Operators) -> Self {
+    pub fn new(hub: Hub, limit_loopback: bool, operators: Operators) -> Self {
         Self { hub, limits: Limits::new(limit_loopback), watched: Watched::default(), operators }
     }
 
     /// Returns whether the sender of a request is an operator.
-    pub(crate) fn is_operator(&self, parts: &Parts) -> bool {
+    pub fn is_operator(&self, parts: &Parts) -> bool {
         (self.operators)(&self.hub, parts)
     }
 
     /// Accepts a connection, and records its visitor and its endpoint.
-    pub(crate) fn accept(&self, request: &Request, what: &'static str) -> Accept {
+    pub fn accept(&self, request: &Request, what: &'static str) -> Accept {
         Accept::new().state(Visitor::of(&self.hub, request.parts())).state(Seen::now(what))
     }
 
@@ -60,7 +61,7 @@ impl Demos {
     }
 
     /// Returns whether a connection may enter a room of at most `most` members. If not, notifies and closes it.
-    pub(crate) fn admit(&self, conn: &Connection, room: &str, most: usize) -> bool {
+    pub fn admit(&self, conn: &Connection, room: &str, most: usize) -> bool {
         let refusal = match check(&self.limits.actions, conn) {
             Err(too_much) => too_much.to_string(),
             Ok(()) if self.hub.room(room).len_here() >= most => {
@@ -82,7 +83,7 @@ impl Demos {
 
     /// Takes one action from a connection's allowance. If there is none left, notifies the connection and returns
     /// false.
-    pub(crate) fn may_act(&self, conn: &Connection) -> bool {
+    pub fn may_act(&self, conn: &Connection) -> bool {
         check(&self.limits.actions, conn).map_err(|too_much| notice(conn, &too_much.to_string())).is_ok()
     }
 
@@ -101,7 +102,7 @@ fn check(limiter: &Limiter, conn: &Connection) -> Result<(), TooMuch> {
 }
 
 /// Layer for routes that perform a person's actions: limits each address, before the body is read.
-pub(crate) async fn limit_actions(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
+pub async fn limit_actions(State(demos): State<Demos>, request: HttpRequest, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match demos.allow(&parts) {
         Ok(()) => next.run(HttpRequest::from_parts(parts, body)).await,

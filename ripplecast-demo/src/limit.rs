@@ -17,10 +17,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// The rate limit of one kind of action.
 #[derive(Clone, Copy)]
-pub(crate) struct Rate {
-    pub(crate) burst: f64,
+pub struct Rate {
+    /// The actions that are possible at once.
+    pub burst: f64,
     /// The refill rate after the burst.
-    pub(crate) per_second: f64,
+    pub per_second: f64,
 }
 
 /// A person's actions: opening a connection, sending a message.
@@ -46,7 +47,7 @@ impl Limits {
 
 /// Limits one kind of action per address.
 #[derive(Clone)]
-pub(crate) struct Limiter {
+pub struct Limiter {
     rate: Rate,
     /// Whether the limit also applies to loopback.
     loopback_too: bool,
@@ -89,7 +90,8 @@ struct Bucket {
 }
 
 impl Limiter {
-    pub(crate) fn new(rate: Rate, loopback_too: bool) -> Self {
+    /// Creates a limiter. `loopback_too` applies it to loopback as well.
+    pub fn new(rate: Rate, loopback_too: bool) -> Self {
         Self { rate, loopback_too, buckets: Arc::default() }
     }
 
@@ -97,7 +99,7 @@ impl Limiter {
     ///
     /// # Errors
     /// Returns a sentence for the visitor if the allowance is used up.
-    pub(crate) fn take(&self, visitor: Visitor) -> Result<(), TooMuch> {
+    pub fn take(&self, visitor: Visitor) -> Result<(), TooMuch> {
         if visitor.is_loopback && !self.loopback_too {
             return Ok(());
         }
@@ -109,7 +111,7 @@ impl Limiter {
     ///
     /// # Errors
     /// See [`take`](Self::take).
-    pub(crate) fn check_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
+    pub fn check_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bucket) = buckets.by_address.get(&key) else { return Ok(()) };
         let Rate { per_second, .. } = self.rate;
@@ -120,7 +122,11 @@ impl Limiter {
         Ok(())
     }
 
-    pub(crate) fn take_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
+    /// Like [`take`](Self::take), for an address and a moment.
+    ///
+    /// # Errors
+    /// See [`take`](Self::take).
+    pub fn take_at(&self, key: IpAddr, now: Instant) -> Result<(), TooMuch> {
         let Rate { burst, per_second } = self.rate;
         let refilled = |bucket: &Bucket| {
             (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).min(burst)
@@ -143,13 +149,13 @@ impl Limiter {
 }
 
 /// Returns the address that a visitor is counted under. All unknown visitors share one.
-pub(crate) fn key(visitor: Visitor) -> IpAddr {
+pub fn key(visitor: Visitor) -> IpAddr {
     visitor.network.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
 }
 
 /// How long the visitor has to wait.
 #[derive(Debug, PartialEq)]
-pub(crate) struct TooMuch(Duration);
+pub struct TooMuch(Duration);
 
 impl TooMuch {
     /// Returns the wait in whole seconds.

@@ -19,18 +19,18 @@ const FORWARDING: [&str; 8] = [
 
 /// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Visitor {
+pub struct Visitor {
     /// The address, as reported by trusted proxies; `None` if unknown.
-    pub(crate) addr: Option<IpAddr>,
+    pub addr: Option<IpAddr>,
     /// The network that limits count this address under.
-    pub(crate) network: Option<IpAddr>,
+    pub network: Option<IpAddr>,
     /// Whether the peer is on loopback and sent no forwarding header.
-    pub(crate) is_loopback: bool,
+    pub is_loopback: bool,
 }
 
 impl Visitor {
     /// Returns the sender of a request.
-    pub(crate) fn of(hub: &Hub, parts: &Parts) -> Self {
+    pub fn of(hub: &Hub, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
         let forwarded = FORWARDING.iter().any(|name| parts.headers.contains_key(*name));
         let addr = hub.peer_addr(parts);
@@ -44,7 +44,7 @@ impl Visitor {
 
 /// Returns whether the request addresses this machine. A page of another site whose name resolves to this machine (DNS
 /// rebinding) names a different host.
-pub(crate) fn asks_for_loopback(hub: &Hub, parts: &Parts) -> bool {
+pub fn asks_for_loopback(hub: &Hub, parts: &Parts) -> bool {
     matches!(hub.authority(parts), Ok(Some(authority)) if authority.is_loopback())
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Records the start time of the program.
-pub(crate) fn begin() {
+pub fn begin() {
     LazyLock::force(&BEGUN);
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Traffic {
 
 /// All figures of this node at one moment, for clients that may see `/metrics`.
 #[derive(Serialize)]
-pub(crate) struct Sample {
+pub struct Sample {
     #[serde(flatten)]
     traffic: Traffic,
     node: String,
@@ -96,7 +96,7 @@ impl Traffic {
 
 impl Sample {
     /// Takes the current figures.
-    pub(crate) fn take(hub: &Hub) -> Self {
+    pub fn take(hub: &Hub) -> Self {
         let stats = hub.stats();
         let (drops, remote) = (stats.drops, stats.remote);
         Self {
@@ -131,12 +131,12 @@ impl Sample {
 }
 
 /// Returns the seconds since startup.
-pub(crate) fn uptime() -> f64 {
+pub fn uptime() -> f64 {
     BEGUN.elapsed().as_secs_f64()
 }
 
 /// Returns the resident memory of this process in bytes, on Linux.
-pub(crate) fn memory() -> Option<u64> {
+pub fn memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

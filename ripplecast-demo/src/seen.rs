@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 /// Connection state: its endpoint, and when it was opened.
-pub(crate) struct Seen {
+pub struct Seen {
     /// The name of the endpoint.
-    pub(crate) what: &'static str,
+    pub what: &'static str,
     since: Instant,
 }
 
@@ -16,7 +16,7 @@ impl Seen {
     }
 
     /// Returns the seconds since the connection was opened.
-    pub(crate) fn seconds(&self) -> u64 {
+    pub fn seconds(&self) -> u64 {
         self.since.elapsed().as_secs()
     }
 }
