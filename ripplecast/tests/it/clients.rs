@@ -1,6 +1,6 @@
-//! What the tests of rooms, event streams and the API share: a server, a scripted handler, and clients.
+//! Shared by the tests of rooms, event streams and the API: a server, a scripted handler and clients.
 //!
-//! Clients are blocking and run on the test's own threads, so that nothing but the server uses the server's runtime. Every
+//! Clients block and run on the test's own threads, so that only the server uses the server's runtime. Every
 //! wait is for an event; [`PATIENCE`] only turns a hang into a failure.
 
 use std::{
@@ -23,18 +23,18 @@ use tungstenite::{
 /// Far longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server on a free port of loopback, on a runtime of its own with four workers. When it is dropped it is shut down, and
-/// every connection that was opened must have been closed.
+/// A server on a free loopback port with its own runtime of four workers. Dropping it shuts it down and
+/// checks that every opened connection was closed.
 pub(crate) struct TestServer {
     pub(crate) addr: SocketAddr,
     pub(crate) hub: Hub,
     runtime: Option<Runtime>,
-    /// Tells our own accept loop to shut down.
+    /// Shuts down our own accept loop.
     _stop: oneshot::Sender<()>,
 }
 
 impl TestServer {
-    /// Our own accept loop.
+    /// Starts our own accept loop.
     pub(crate) fn start(builder: AppBuilder, routes: impl FnOnce(App) -> App) -> Self {
         let runtime = runtime();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -47,12 +47,12 @@ impl TestServer {
         Self { addr, hub, runtime: Some(runtime), _stop: stop }
     }
 
-    /// With a number of shards, each a task or a thread.
+    /// Starts a server with a number of shards, each a task or a thread.
     pub(crate) fn with_shards(shards: usize, threads: bool, routes: impl FnOnce(App) -> App) -> Self {
         Self::start(App::builder().hub(|hub| hub.shards(shards).dedicated_threads(threads)), routes)
     }
 
-    /// A plain `axum::serve`, in somebody else's application.
+    /// Starts a plain `axum::serve` in another application.
     pub(crate) fn under_axum(routes: impl FnOnce(&Hub) -> axum::Router) -> Self {
         let runtime = runtime();
         let (stop, _) = oneshot::channel::<()>();
@@ -67,51 +67,51 @@ impl TestServer {
         Self { addr, hub, runtime: Some(runtime), _stop: stop }
     }
 
-    /// The server's runtime, for publishers that are tasks.
+    /// Returns the server's runtime, for publishers that are tasks.
     pub(crate) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().unwrap()
     }
 
-    /// Runs a future to its end.
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        let patient = async { tokio::time::timeout(PATIENCE, future).await.expect("it hangs") };
+        let patient =
+            async { tokio::time::timeout(PATIENCE, future).await.expect("the future did not complete") };
         self.runtime().block_on(patient)
     }
 
-    /// Number of members of a room.
+    /// Returns the number of members of a room.
     pub(crate) fn len(&self, room: &str) -> usize {
         self.block_on(self.hub.room(room).len()).unwrap()
     }
 
-    /// A WebSocket.
+    /// Opens a WebSocket.
     pub(crate) fn tab(&self, path: &str) -> Tab {
         Tab::open(self.addr, path, &[]).unwrap()
     }
 
-    /// A WebSocket of which the server knows: `steps` have been done, and it has said so.
+    /// Opens a WebSocket and waits until the server has performed `steps`.
     pub(crate) fn scripted(&self, path: &str, steps: &str) -> Tab {
         let mut tab = self.tab(path);
         tab.run(steps);
         tab
     }
 
-    /// The server's side of a connection with a [`Script`].
+    /// Returns the server's side of a connection with a [`Script`].
     pub(crate) fn connection(&self, tab: &mut Tab) -> Connection {
         tab.say("id");
         self.hub.connection(tab.text().parse().unwrap()).unwrap()
     }
 
-    /// An event stream.
+    /// Opens an event stream.
     pub(crate) fn events(&self, path: &str) -> EventStream {
         EventStream::open(self.addr, path)
     }
 
-    /// A plain request and the whole answer.
+    /// Sends a plain request and returns the whole response.
     pub(crate) fn http(&self, method: &str, path: &str) -> Reply {
         self.http_with(method, path, "")
     }
 
-    /// A plain request with more header lines, each ended by `\r\n`.
+    /// Sends a plain request with additional header lines, each ended by `\r\n`.
     pub(crate) fn http_with(&self, method: &str, path: &str, headers: &str) -> Reply {
         let mut stream = connect(self.addr);
         let request = format!(
@@ -132,9 +132,9 @@ impl Drop for TestServer {
         let runtime = self.runtime.take().unwrap();
         if !std::thread::panicking() {
             let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.hub.shutdown()).await });
-            ended.expect("the shutdown hangs");
+            ended.expect("the shutdown did not end");
             let stats = self.hub.stats();
-            assert_eq!(stats.opened, stats.closed, "one on_close for each on_open");
+            assert_eq!(stats.opened, stats.closed, "exactly one on_close for each on_open");
             assert_eq!(stats.connections, 0);
         }
         runtime.shutdown_background();
@@ -145,7 +145,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
 }
 
-/// An answer to a plain request.
+/// The response to a plain request.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -154,7 +154,7 @@ pub(crate) struct Reply {
     pub(crate) body: String,
 }
 
-/// A handler that does what the peer says: steps separated by `;`, all within one call of `on_message`.
+/// A handler that performs the steps sent by its peer, separated by `;`, all within one call of `on_message`.
 pub(crate) struct Script(pub(crate) Hub);
 
 impl Handler for Script {
@@ -199,7 +199,7 @@ impl Script {
     }
 }
 
-/// One WebSocket, by tungstenite.
+/// A WebSocket client, by tungstenite.
 pub(crate) struct Tab {
     pub(crate) socket: WebSocket<TcpStream>,
     /// The server's close frame: code and reason.
@@ -207,7 +207,7 @@ pub(crate) struct Tab {
 }
 
 impl Tab {
-    /// Opens one; the answer when it is refused.
+    /// Opens a WebSocket; the error is the response that rejects it.
     pub(crate) fn open(
         addr: SocketAddr,
         path: &str,
@@ -219,7 +219,7 @@ impl Tab {
                 (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
             request.headers_mut().insert(name, value);
         }
-        // The default of 128 KiB a client is much for a thousand of them.
+        // The default of 128 KiB per client is too much for a thousand clients.
         let config = WebSocketConfig::default().read_buffer_size(4096);
         match client_with_config(request, connect(addr), Some(config)) {
             Ok((socket, _)) => Ok(Self { socket, close: None }),
@@ -232,17 +232,17 @@ impl Tab {
         self.socket.send(Message::text(text.into())).unwrap();
     }
 
-    /// Has a [`Script`] do something, and waits until it is done. What came before is thrown away.
+    /// Lets a [`Script`] perform `steps` and waits until it is done. Messages received before are discarded.
     pub(crate) fn run(&mut self, steps: &str) {
         self.say(format!("{steps}; own done"));
         while self.text() != "done" {}
     }
 
-    /// The next message; `None` when the connection has ended.
+    /// Receives the next message; `None` when the connection has ended.
     pub(crate) fn next(&mut self) -> Option<Message> {
         let begin = Instant::now();
         loop {
-            assert!(begin.elapsed() < PATIENCE, "nothing but pings came");
+            assert!(begin.elapsed() < PATIENCE, "only pings were received");
             match self.socket.read() {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => return Some(message),
                 Ok(Message::Close(frame)) => {
@@ -252,22 +252,22 @@ impl Tab {
                 Err(WsError::Io(error))
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
-                    panic!("nothing came");
+                    panic!("nothing was received");
                 }
                 Err(_) => return None,
             }
         }
     }
 
-    /// The next message, which is a text.
+    /// Receives the next message, which must be text.
     pub(crate) fn text(&mut self) -> String {
         match self.next() {
             Some(Message::Text(text)) => text.as_str().to_owned(),
-            other => panic!("a text was wanted: {other:?}, {:?}", self.close),
+            other => panic!("expected text, received {other:?}, {:?}", self.close),
         }
     }
 
-    /// All texts up to `last`, without it.
+    /// Receives all texts before `last`.
     pub(crate) fn until(&mut self, last: &str) -> Vec<String> {
         let mut log = Vec::new();
         loop {
@@ -279,7 +279,7 @@ impl Tab {
         }
     }
 
-    /// All texts up to the first that begins so, and it.
+    /// Receives all texts up to and including the first that starts with `last`.
     pub(crate) fn until_beginning(&mut self, last: &str) -> Vec<String> {
         let mut log = vec![self.text()];
         while !log.last().is_some_and(|text| text.starts_with(last)) {
@@ -288,7 +288,7 @@ impl Tab {
         log
     }
 
-    /// Reads to the end; what had still come.
+    /// Receives everything up to the end of the connection.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut log = Vec::new();
         while let Some(message) = self.next() {
@@ -297,39 +297,41 @@ impl Tab {
         log
     }
 
-    /// Closes, with the whole handshake.
+    /// Closes the connection with the complete handshake.
     pub(crate) fn close(mut self) {
         self.socket.close(None).unwrap();
         while self.next().is_some() {}
     }
 }
 
-/// How the server refuses a WebSocket.
+/// The response that rejects a WebSocket.
 pub(crate) type RefusedBy = tungstenite::http::Response<Option<Vec<u8>>>;
 
-/// An event stream, read by hand as the HTML standard (section 9.2) says.
+/// An event stream, parsed as the HTML standard (section 9.2) specifies.
 pub(crate) struct EventStream {
     /// Status line and headers, in lower case.
     pub(crate) head: String,
-    /// Whether the last chunk, or the end of a body without chunks, has come: it ended, and was not cut off.
+    /// Whether the last chunk, or the end of a body without chunks, was received: the stream ended and was
+    /// not cut off.
     pub(crate) ended: bool,
     reader: BufReader<TcpStream>,
-    /// Whether the body comes in chunks; otherwise it lasts as long as the connection.
+    /// Whether the body is chunked; otherwise it lasts as long as the connection.
     chunked: bool,
-    /// Bytes of the current chunk still to be read.
+    /// Unread bytes of the current chunk.
     chunk: usize,
-    /// The last byte was a carriage return, so a line feed that follows is part of the same end of line.
+    /// Whether the last byte was a carriage return, so that a following line feed belongs to the same line
+    /// end.
     after_return: bool,
 }
 
-/// What comes in a stream.
+/// An item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Comment(String),
     Event(Event),
 }
 
-/// A block of fields, as it was dispatched.
+/// A dispatched block of fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) id: Option<String>,
@@ -350,13 +352,13 @@ impl EventStream {
         Self::send_on(stream, &request)
     }
 
-    /// The answer to a request of any form.
+    /// Opens a stream with any request.
     pub(crate) fn send_on(mut stream: TcpStream, request: &str) -> Self {
         stream.write_all(request.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "no whole head: {head}");
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "incomplete head: {head}");
         }
         let head = head.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 200 "), "{head}");
@@ -365,7 +367,7 @@ impl EventStream {
         Self { head, ended: false, reader, chunked, chunk: 0, after_return: false }
     }
 
-    /// The next byte of the body.
+    /// Reads the next byte of the body.
     fn byte(&mut self) -> Option<u8> {
         if !self.chunked {
             let mut byte = [0];
@@ -376,7 +378,7 @@ impl EventStream {
                     None
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing came")
+                    panic!("nothing was received")
                 }
                 Err(_) => None,
             };
@@ -389,7 +391,7 @@ impl EventStream {
             match self.reader.read_line(&mut size) {
                 Ok(1..) => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing came")
+                    panic!("nothing was received")
                 }
                 _ => return None,
             }
@@ -410,19 +412,19 @@ impl EventStream {
         Some(byte[0])
     }
 
-    /// The next bytes of the body, in whatever chunks they come.
+    /// Reads the next bytes of the body, in any chunks.
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.byte().expect("the stream has ended")).collect()
     }
 
-    /// All bytes of the body up to its end.
+    /// Reads the body up to its end.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         let rest = std::iter::from_fn(|| self.byte()).collect();
-        assert!(self.ended, "it was cut off");
+        assert!(self.ended, "the body was cut off");
         rest
     }
 
-    /// The next line, whichever way it ends.
+    /// Reads the next line, with any line end.
     fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
         loop {
@@ -436,7 +438,7 @@ impl EventStream {
         }
     }
 
-    /// The next comment or event; `None` at the end.
+    /// Reads the next comment or event; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Item> {
         let mut event = Event::default();
         loop {
@@ -463,11 +465,11 @@ impl EventStream {
         }
     }
 
-    /// The next event that a browser would dispatch; `None` at the end.
+    /// Reads the next event that a browser would dispatch; `None` at the end.
     pub(crate) fn event(&mut self) -> Option<Event> {
         let begin = Instant::now();
         loop {
-            assert!(begin.elapsed() < PATIENCE, "nothing but comments came");
+            assert!(begin.elapsed() < PATIENCE, "only comments were received");
             match self.next()? {
                 Item::Event(event) if event.data.is_some() => return Some(event),
                 _ => {}
@@ -475,7 +477,7 @@ impl EventStream {
         }
     }
 
-    /// The data of the next event.
+    /// Reads the data of the next event.
     pub(crate) fn data(&mut self) -> String {
         self.event().expect("the stream has ended").data.unwrap()
     }
@@ -488,20 +490,20 @@ pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Waits for something that the server comes to by itself, and of which it tells nobody.
+/// Polls for something that the server does without notification.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2)); // only so that the server has the processor
+        std::thread::sleep(Duration::from_millis(2)); // only to yield the CPU to the server
     }
 }
 
-/// Checks that `run` is some of `whole`, without a gap.
+/// Checks that `run` is a contiguous part of `whole`.
 pub(crate) fn assert_contiguous(run: &[String], whole: &[String], whose: &str) {
     let Some(first) = run.first() else { return };
     let start =
-        whole.iter().position(|text| text == first).unwrap_or_else(|| panic!("{whose}: {first} is nowhere"));
+        whole.iter().position(|text| text == first).unwrap_or_else(|| panic!("{whose}: {first} is missing"));
     let end = (start + run.len()).min(whole.len());
     assert_eq!(run, &whole[start..end], "{whose}");
 }

@@ -23,7 +23,7 @@ use crate::support::{
     connect, dial, ending, eventually, frame, head, read_close, read_frame, request, resident, text,
 };
 
-/// A server with one shard on the runtime that this is called on.
+/// Starts a server with one shard on the current runtime.
 async fn serve_here(threads: bool, routes: impl FnOnce(&Hub) -> Router) -> (SocketAddr, Hub) {
     let app = App::builder().hub(|hub| hub.shards(1).dedicated_threads(threads)).build().await.unwrap();
     let hub = app.hub();
@@ -42,7 +42,7 @@ fn current_thread() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn a_kind_of_message_that_the_endpoint_does_not_take_is_answered_with_1003() {
+fn a_message_type_the_endpoint_does_not_accept_closes_with_1003() {
     for server in SERVERS {
         let echo = Echo::default();
         let site = Site::start(server, one_shard, |hub, router| {
@@ -62,7 +62,7 @@ fn a_kind_of_message_that_the_endpoint_does_not_take_is_answered_with_1003() {
             drop(raw);
             assert_eq!(echo.closed(n), (1003, reason));
         }
-        assert_eq!(site.stop().messages, 2, "what it doesn't take is nothing for a handler");
+        assert_eq!(site.stop().messages, 2, "a rejected message reaches no handler");
     }
 }
 
@@ -84,7 +84,7 @@ fn codes_that_must_not_be_sent_are_not_sent() {
     }
 }
 
-/// Pushes in `on_open`, in the way that the path says.
+/// Pushes in `on_open`, as the path tells it to.
 struct Greets;
 
 impl Handler for Greets {
@@ -110,7 +110,7 @@ fn greeting(server: Server) -> Site {
 }
 
 #[test]
-fn what_a_failing_on_open_pushed_comes_before_the_close_frame() {
+fn pushes_of_a_failing_on_open_arrive_before_the_close_frame() {
     for server in SERVERS {
         let site = greeting(server);
         let mut client = site.connect("/fail");
@@ -121,7 +121,7 @@ fn what_a_failing_on_open_pushed_comes_before_the_close_frame() {
 }
 
 #[test]
-fn what_on_open_pushed_comes_first_also_when_the_peer_s_first_bytes_end_it() {
+fn pushes_of_on_open_arrive_first_even_if_the_peer_s_first_bytes_close_the_connection() {
     for server in SERVERS {
         let site = greeting(server);
         for path in ["/plain", "/join", "/wait"] {
@@ -149,8 +149,8 @@ fn what_on_open_pushed_comes_first_also_when_the_peer_s_first_bytes_end_it() {
 
 #[test]
 fn an_on_close_that_is_cancelled_before_it_first_ran_does_not_hold_up_the_shutdown() {
-    // The peers don't answer, so at 3 s one sweep calls both `on_close`: the first blocks the only thread until after the
-    // 7.5 s that the second one has.
+    // The peers don't answer, so at 3 s one sweep calls both `on_close`: the first blocks the only thread
+    // until after the 7.5 s allowed for the second.
     fn check(threads: bool) {
         let runtime = current_thread();
         let hub = runtime.block_on(async {
@@ -162,7 +162,7 @@ fn an_on_close_that_is_cancelled_before_it_first_ran_does_not_hold_up_the_shutdo
                         return pending().await;
                     }
                     if threads {
-                        tokio::task::yield_now().await; // it goes on where the second one would begin
+                        tokio::task::yield_now().await; // continues at the time at which the second one would start
                     }
                     std::thread::sleep(Duration::from_secs(5));
                 }
@@ -174,7 +174,7 @@ fn an_on_close_that_is_cancelled_before_it_first_ran_does_not_hold_up_the_shutdo
                 tokio::task::yield_now().await;
             }
             let ended = timeout(PATIENCE, hub.shutdown()).await;
-            assert!(ended.is_ok(), "the shutdown hangs; threads: {threads}");
+            assert!(ended.is_ok(), "the shutdown did not end; threads: {threads}");
             drop(clients);
             hub
         });
@@ -199,20 +199,20 @@ impl Drop for Bomb {
     }
 }
 
-/// Panics when it is shown, and when it is dropped.
+/// Panics when it is formatted and when it is dropped.
 #[derive(Debug)]
 struct Unspeakable(Bomb);
 
 impl fmt::Display for Unspeakable {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("a test: an error can't be shown");
+        panic!("a test: an error can't be formatted");
     }
 }
 
 impl std::error::Error for Unspeakable {}
 
 #[test]
-fn state_whose_destructor_panics_stops_nobody() {
+fn a_panic_in_the_destructor_of_state_affects_only_its_connection() {
     for shards in [1, 2] {
         let site = Site::own(shards, |hub, router| {
             let bombs = ws::handlers().on_open(|conn: Connection| async move { conn.set_state(Bomb) });
@@ -235,7 +235,7 @@ fn state_whose_destructor_panics_stops_nobody() {
 }
 
 #[test]
-fn an_error_that_can_t_be_shown_closes_only_its_own_connection() {
+fn an_error_that_panics_when_formatted_closes_only_its_own_connection() {
     for shards in [1, 2] {
         let site = Site::own(shards, |hub, router| {
             let fails = ws::handlers().on_message(|_: Connection, frame: Frame| async move {
@@ -259,8 +259,8 @@ fn an_error_that_can_t_be_shown_closes_only_its_own_connection() {
 }
 
 #[test]
-fn a_flood_of_empty_pings_costs_no_more_than_its_outbox() {
-    alone("ws::review::a_flood_of_empty_pings_costs_no_more_than_its_outbox", || {
+fn a_flood_of_empty_pings_uses_no_more_memory_than_its_outbox() {
+    alone("ws::review::a_flood_of_empty_pings_uses_no_more_memory_than_its_outbox", || {
         let echo = Echo::default();
         let handler = ws::endpoint(echo.clone()).outbox(1 << 20);
         let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
@@ -288,7 +288,7 @@ fn a_flood_of_empty_pings_costs_no_more_than_its_outbox() {
 }
 
 #[test]
-fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
+fn a_live_counter_under_load_ends_with_its_last_value() {
     const LAST: i64 = 100_000;
     let seen = Seen::<Vec<i64>>::default();
     current_thread().block_on(async {
@@ -299,7 +299,7 @@ fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
             let tabs = ws::handlers()
                 .with_state(counter)
                 .on_open(|live: LiveCounter, conn: Connection| async move { live.join(&conn).await });
-            // A tab that is behind is another matter.
+            // A slow tab is a different case.
             Router::new().route("/", hub.ws(ws::endpoint(tabs).outbox(64 << 20)))
         })
         .await;
@@ -318,10 +318,10 @@ fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
         });
         let until = async |last: i64| {
             while seen.with(|values| values.last() != Some(&last)) {
-                tokio::time::sleep(Duration::from_millis(1)).await; // the reader is no task
+                tokio::time::sleep(Duration::from_millis(1)).await; // the reader is not a task
             }
         };
-        timeout(PATIENCE, until(0)).await.expect("the tab joins");
+        timeout(PATIENCE, until(0)).await.expect("the tab to join");
         for n in 1..=LAST {
             assert_eq!(live.increment().await.unwrap(), n);
         }
@@ -334,12 +334,12 @@ fn a_live_counter_in_a_hurry_ends_with_its_last_value() {
     seen.with(|values| {
         assert!(values.is_sorted(), "a value went backwards");
         assert_eq!(values.last(), Some(&LAST));
-        assert!(values.len() < LAST as usize, "the node was not overloaded: this tests nothing");
+        assert!(values.len() < LAST as usize, "the node was not overloaded, so nothing was tested");
     });
 }
 
 #[test]
-fn a_mistake_in_a_list_of_origins_is_an_error_like_any_other() {
+fn a_mistake_in_a_list_of_origins_is_an_error_of_the_crate() {
     fn endpoint(origin: &str) -> Result<ws::Endpoint<Echo>> {
         Ok(ws::endpoint(Echo::default()).origins(OriginPolicy::list([origin])?))
     }

@@ -1,4 +1,4 @@
-//! Slow readers under every policy, of endpoints and of rooms, and the bound on what waits for all of them.
+//! Slow readers under every policy, of endpoints and of rooms, and the limit on all queued bytes.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::support::{
 
 const SIZE: usize = 64 << 10;
 
-/// 64 KiB that begin with a number.
+/// Returns a frame of 64 KiB that starts with a number.
 fn numbered(n: u32) -> Frame {
     let mut payload = vec![b'.'; SIZE];
     payload[..4].copy_from_slice(&n.to_be_bytes());
@@ -31,13 +31,13 @@ fn number(payload: &[u8]) -> u32 {
     u32::from_be_bytes(payload[..4].try_into().unwrap())
 }
 
-/// Frames that were taken and then dropped; not the pushes that were refused and tried again.
+/// Returns the number of accepted frames that were dropped later, without rejected pushes.
 fn lost(stats: &Stats) -> u64 {
     stats.drops.total() - stats.drops.overloaded
 }
 
-/// Waits until all that was pushed has been queued, by one more connection of the only shard: what is pushed to it comes after
-/// that. A reader that began earlier could keep up, and not be slow at all.
+/// Waits until all pushes have been queued, by pushing to one more connection of the only shard. A reader
+/// that started earlier could keep up and would not be slow.
 fn wait_until_queued(site: &Site, echo: &Echo) {
     let opened = site.hub.stats().opened as usize;
     let mut other = site.connect("/");
@@ -45,15 +45,15 @@ fn wait_until_queued(site: &Site, echo: &Echo) {
     assert_eq!(text(&mut other), "queued");
 }
 
-/// What a hook was told: frames by connection and reason.
+/// The reports of a hook: frames by connection and reason.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Frames>>);
 
-/// How many frames, for which connection and why.
+/// Numbers of frames by connection and reason.
 type Frames = HashMap<(Option<String>, Dropped), u64>;
 
 impl Told {
-    /// A hub that tells it.
+    /// Sets the hook on a hub.
     fn by(&self, hub: HubBuilder) -> HubBuilder {
         let told = self.clone();
         hub.on_drop(move |DropReport { connection, reason, frames, .. }| {
@@ -72,7 +72,7 @@ impl Told {
     }
 }
 
-/// Reads up to a text frame with that payload; the binary ones before it.
+/// Reads up to a text frame with this payload, and returns the binary ones before it.
 fn read_to(client: &mut TcpStream, end: &str) -> Vec<Vec<u8>> {
     let mut before = Vec::new();
     loop {
@@ -85,7 +85,7 @@ fn read_to(client: &mut TcpStream, end: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn with_latest_per_key_a_slow_reader_gets_the_newest_of_each_key_and_no_backlog() {
+fn with_latest_per_key_a_slow_reader_receives_the_newest_of_each_key_without_a_backlog() {
     for server in SERVERS {
         for shards in [1, 2] {
             let echo = Echo::default();
@@ -100,7 +100,7 @@ fn with_latest_per_key_a_slow_reader_gets_the_newest_of_each_key_and_no_backlog(
             let conn = echo.opened(0);
             conn.join("room").unwrap();
             let room = site.hub.room("room");
-            // Two keys of the room, and the same key of the connection itself, which is another.
+            // Two keys of the room, and the same key of the connection itself, which is a different one.
             for n in 0..600 {
                 insist(|| room.push(numbered(3 * n).with_key("a")));
                 insist(|| room.push(numbered(3 * n + 1).with_key("b")));
@@ -111,14 +111,14 @@ fn with_latest_per_key_a_slow_reader_gets_the_newest_of_each_key_and_no_backlog(
             for kind in 0..3 {
                 let of_kind: Vec<_> = numbers.iter().filter(|&n| n % 3 == kind).collect();
                 assert!(of_kind.is_sorted());
-                assert_eq!(of_kind.last(), Some(&&(3 * 599 + kind)), "the newest must come");
+                assert_eq!(of_kind.last(), Some(&&(3 * 599 + kind)), "the newest must arrive");
             }
             assert!(numbers.len() < 1800, "nothing was replaced");
             let stats = site.hub.stats();
             assert_eq!(stats.drops.replaced as usize + numbers.len(), 1800);
             assert_eq!((lost(&stats), stats.slow_consumers), (stats.drops.replaced, 0));
-            eventually("the hook to be told", || told.of(&conn, Dropped::Replaced) == stats.drops.replaced);
-            eventually("all to be out", || site.hub.stats().queued_bytes == 0);
+            eventually("the hook to be called", || told.of(&conn, Dropped::Replaced) == stats.drops.replaced);
+            eventually("all frames to be written", || site.hub.stats().queued_bytes == 0);
             drop(slow);
             site.stop();
         }
@@ -126,14 +126,14 @@ fn with_latest_per_key_a_slow_reader_gets_the_newest_of_each_key_and_no_backlog(
 }
 
 #[test]
-fn with_latest_per_key_what_has_no_key_disconnects_a_slow_reader() {
+fn with_latest_per_key_frames_without_a_key_disconnect_a_slow_reader() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
     let slow = site.raw("/");
     let conn = echo.opened(0);
     let mut n = 0;
-    eventually("the slow reader to be found", || {
+    eventually("the slow reader to be detected", || {
         n += 1;
         conn.push(numbered(n)).is_closed()
     });
@@ -174,7 +174,7 @@ fn a_live_counter_needs_no_backlog() {
 }
 
 #[test]
-fn a_room_has_its_own_policy() {
+fn a_room_can_have_its_own_policy() {
     let echo = Echo::default();
     let told = Told::default();
     let handler = echo.clone();
@@ -190,7 +190,7 @@ fn a_room_has_its_own_policy() {
     );
     let mut slow = site.raw("/");
     let conn = echo.opened(0);
-    // The first pattern that matches holds, also for the name that stands there alone later.
+    // The first pattern that matches applies, even if a later one is exactly the name.
     for room in ["feed:1", "feed:strict", "cursors"] {
         conn.join(room).unwrap();
     }
@@ -199,7 +199,8 @@ fn a_room_has_its_own_policy() {
         insist(|| site.hub.room("feed:strict").push(numbered(1000 + n)));
         insist(|| site.hub.room("cursors").push(numbered(2000 + n).with_key("ada")));
     }
-    // What its endpoint's policy does not allow to be dropped is still delivered: the rooms have not used its space up.
+    // Frames that the endpoint's policy does not allow to be dropped are still delivered: the rooms have not
+    // used up their space.
     assert!(conn.push("that was all").is_queued());
     wait_until_queued(&site, &echo);
     let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
@@ -208,11 +209,11 @@ fn a_room_has_its_own_policy() {
     assert_eq!(stats.slow_consumers, 0);
     assert!(stats.drops.outbox_full > 0 && stats.drops.replaced > 0, "{:?}", stats.drops);
     assert_eq!(lost(&stats) as usize + numbers.len(), 900);
-    eventually("the hook to be told", || told.total() == stats.drops.total());
-    // And in a room without a policy, that of the endpoint holds.
+    eventually("the hook to be called", || told.total() == stats.drops.total());
+    // In a room without a policy, that of the endpoint applies.
     conn.join("plain").unwrap();
     let plain = site.hub.room("plain");
-    eventually("the slow reader to be found", || {
+    eventually("the slow reader to be detected", || {
         plain.push(numbered(1)).ignore();
         !conn.is_open()
     });
@@ -223,11 +224,12 @@ fn a_room_has_its_own_policy() {
     assert_eq!(told.of(&conn, Dropped::SlowConsumer), stats.drops.slow_consumer);
 }
 
-/// 64 MiB past ten that never read: what waits is bounded, shared by them, and nobody else notices.
+/// 64 MiB to ten members that never read: the queued bytes are bounded and shared, and the other member is
+/// not affected.
 #[test]
-fn sixty_four_mebibytes_past_ten_stuck_readers_cost_little() {
+fn sixty_four_mebibytes_for_ten_stuck_readers_use_little_memory() {
     const OUTBOX: usize = 1 << 20;
-    alone("ws::slow::sixty_four_mebibytes_past_ten_stuck_readers_cost_little", || {
+    alone("ws::slow::sixty_four_mebibytes_for_ten_stuck_readers_use_little_memory", || {
         for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
             let echo = Echo::default();
             let stuck = ws::endpoint(echo.clone()).outbox(OUTBOX).overflow(overflow);
@@ -245,18 +247,19 @@ fn sixty_four_mebibytes_past_ten_stuck_readers_cost_little() {
                 .collect();
             let mut reader = site.raw("/reads");
             let room = site.hub.room("room");
-            eventually("all to be in the room", || site.runtime.block_on(room.len()).unwrap() == 11);
+            eventually("all to join the room", || site.runtime.block_on(room.len()).unwrap() == 11);
             let before = resident();
             let (mut most_queued, mut most_resident) = (0, 0);
             for n in 0..1024 {
                 insist(|| room.push(numbered(n)));
-                // The reader is served as if the others were not there: it has each frame before the next is pushed.
+                // The reader is served as if the others did not exist: it receives each frame before the next
+                // is pushed.
                 assert_eq!(number(&read_frame(&mut reader).unwrap().1), n);
                 most_queued = most_queued.max(site.hub.stats().queued_bytes);
                 most_resident = most_resident.max(resident());
             }
-            // All ten are about equally far behind, and hold the same frames.
-            assert!(most_queued > OUTBOX / 2, "nobody was stuck: {most_queued}");
+            // All ten lag about equally and hold the same frames.
+            assert!(most_queued > OUTBOX / 2, "no reader was stuck: {most_queued}");
             assert!(most_queued < 3 * OUTBOX, "{most_queued} bytes wait");
             let grown = most_resident.saturating_sub(before);
             assert!(grown < 16 << 20, "memory has grown by {grown}");
@@ -264,15 +267,15 @@ fn sixty_four_mebibytes_past_ten_stuck_readers_cost_little() {
             assert!(stats.drops.total() > 0);
             assert_eq!(stats.slow_consumers, if overflow == Overflow::Disconnect { 10 } else { 0 });
             drop((stuck, reader));
-            eventually("what waited to be gone", || site.hub.stats().queued_bytes == 0);
+            eventually("the queues to empty", || site.hub.stats().queued_bytes == 0);
             site.stop();
         }
     });
 }
 
-/// A reader that never reads costs its outbox and one frame, also when frames come joined.
+/// A reader that never reads uses its outbox and one frame, even if frames are coalesced.
 #[test]
-fn one_stuck_reader_costs_its_outbox_and_a_frame() {
+fn one_stuck_reader_uses_its_outbox_and_a_frame() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).outbox(10_000).overflow(Overflow::DropOldest);
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
@@ -286,13 +289,14 @@ fn one_stuck_reader_costs_its_outbox_and_a_frame() {
         }
         std::thread::yield_now();
     }
-    // A frame half written, and one that alone is larger than the outbox; their buffers hold a burst at the most.
-    eventually("the rooms to be through", || site.hub.stats().queued_bytes < 20 * (SIZE + 1000));
+    // A partly written frame, and one that alone is larger than the outbox; their buffers hold at most one
+    // burst.
+    eventually("the rooms to finish", || site.hub.stats().queued_bytes < 20 * (SIZE + 1000));
     drop(slow);
     site.stop();
 }
 
-/// What waits for a connection that never reads, each frame for it alone.
+/// Queued bytes of a connection that never reads, with frames of its own.
 fn burden(conn: &Connection, bytes: usize) {
     for n in 0..bytes / SIZE {
         insist(|| conn.push(numbered(n as u32)));
@@ -300,7 +304,7 @@ fn burden(conn: &Connection, bytes: usize) {
 }
 
 #[test]
-fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
+fn above_the_limit_of_the_hub_the_slowest_are_closed_first() {
     const LIMIT: usize = 32 << 20;
     for shards in [1, 3] {
         let echo = Echo::default();
@@ -311,12 +315,13 @@ fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
             |hub| told.by(hub.shards(shards).max_queued_bytes(LIMIT)),
             |hub, router| router.route("/", hub.ws(endpoint)),
         );
-        // One after the other: shards open theirs in any order.
+        // One after the other: shards open connections in any order.
         let (mut clients, conns): (Vec<_>, Vec<_>) = (0..4).map(|n| (site.raw("/"), echo.opened(n))).unzip();
         for (n, mebibytes) in [(0, 4), (2, 6), (3, 8)] {
             burden(&conns[n], mebibytes << 20);
         }
-        // Not even all of that is too much. When the bound is met, the second has most waiting.
+        // All of that is still within the limit. When the limit is reached, the second has the most queued
+        // bytes.
         eventually("the slowest to be shed", || {
             conns[1].push(numbered(0)).ignore();
             !conns[1].is_open()
@@ -328,7 +333,7 @@ fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
         assert!(stats.queued_bytes <= LIMIT, "{stats:?}");
         assert_eq!((stats.slow_consumers, lost(&stats)), (1, stats.drops.shed), "{:?}", told.0);
         assert!(told.of(&conns[1], Dropped::Shed) > 0);
-        // Those who stay get all of theirs.
+        // The others receive all of their frames.
         for n in 0..(4 << 20) / SIZE {
             assert_eq!(number(&read_frame(&mut clients[0]).unwrap().1), n as u32);
         }
@@ -340,7 +345,7 @@ fn beyond_the_bound_of_the_hub_the_slowest_go_first() {
 }
 
 #[test]
-fn beyond_the_bound_what_may_be_dropped_is_dropped_and_nobody_closed() {
+fn above_the_limit_droppable_frames_are_dropped_and_nobody_is_closed() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20).overflow(Overflow::DropOldest);
     let site = Site::start(
@@ -353,7 +358,7 @@ fn beyond_the_bound_what_may_be_dropped_is_dropped_and_nobody_closed() {
         burden(conn, 32 << 20);
     }
     for (n, client) in clients.iter_mut().enumerate() {
-        // The end may be dropped like anything else, so it is said until it has come.
+        // The last frame may be dropped like any other, so it is pushed until it has arrived.
         let (conn, (heard, is_heard)) = (echo.opened(n), mpsc::channel::<()>());
         let end = std::thread::spawn(move || {
             while is_heard.recv_timeout(Duration::from_millis(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -372,7 +377,7 @@ fn beyond_the_bound_what_may_be_dropped_is_dropped_and_nobody_closed() {
 }
 
 #[test]
-fn a_bound_that_is_too_small_stops_the_start() {
+fn a_limit_that_is_too_small_fails_the_build() {
     let site = Site::own(1, |_, router| router);
     let built = site.runtime.block_on(async { Hub::builder().max_queued_bytes(1000).build() });
     let error = built.unwrap_err();
@@ -382,7 +387,7 @@ fn a_bound_that_is_too_small_stops_the_start() {
 }
 
 #[test]
-fn a_refused_push_is_told_and_a_hook_that_panics_does_no_harm() {
+fn a_rejected_push_is_reported_and_a_panicking_hook_does_no_harm() {
     let echo = Echo::default();
     let handler = ws::endpoint(echo.clone()).outbox(1000);
     let site = Site::start(
@@ -396,7 +401,7 @@ fn a_refused_push_is_told_and_a_hook_that_panics_does_no_harm() {
     let conn = echo.opened(1);
     let huge = Frame::binary(vec![0; 65 << 20]);
     let mut refused = 0;
-    eventually("a push to be refused, and the slow reader to be found", || {
+    eventually("a push to be rejected, and the slow reader to be detected", || {
         refused += u64::from(conn.push(huge.clone()) == Sent::Dropped(Dropped::Overloaded));
         refused > 0 && !conn.is_open()
     });
@@ -409,7 +414,7 @@ fn a_refused_push_is_told_and_a_hook_that_panics_does_no_harm() {
 }
 
 #[test]
-fn a_slow_reader_that_was_shed_is_told_why_once_it_reads() {
+fn a_slow_reader_that_was_shed_receives_the_reason_once_it_reads() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20);
     let site = Site::start(
@@ -419,7 +424,7 @@ fn a_slow_reader_that_was_shed_is_told_why_once_it_reads() {
     );
     let mut slow = site.raw("/");
     let conn = echo.opened(0);
-    eventually("it to be shed", || {
+    eventually("the slow reader to be shed", || {
         conn.push(vec![7; 1000]).ignore();
         !conn.is_open()
     });
@@ -429,7 +434,7 @@ fn a_slow_reader_that_was_shed_is_told_why_once_it_reads() {
 }
 
 #[test]
-fn who_holds_nothing_but_a_half_written_frame_can_be_shed() {
+fn a_connection_with_only_a_partly_written_frame_can_be_shed() {
     const LIMIT: usize = 4 << 20;
     let echo = Echo::default();
     let site = Site::start(
@@ -439,20 +444,20 @@ fn who_holds_nothing_but_a_half_written_frame_can_be_shed() {
     );
     let clients: Vec<_> = (0..8).map(|_| site.raw("/")).collect();
     for n in 0..8 {
-        // Longer than the outbox, which lets it through; the kernel takes some of it.
+        // Longer than the outbox, which accepts it; the kernel takes some of it.
         assert!(echo.opened(n).push(vec![n as u8; 2 << 20]).is_queued());
     }
-    eventually("the bound to be kept", || {
+    eventually("the limit to be kept", || {
         let stats = site.hub.stats();
         stats.slow_consumers >= 6 && stats.queued_bytes <= LIMIT
     });
-    assert!(site.hub.stats().slow_consumers < 8, "more were closed than had to be");
+    assert!(site.hub.stats().slow_consumers < 8, "more connections were closed than necessary");
     drop(clients);
     site.stop();
 }
 
 #[test]
-fn a_feed_that_fills_the_outbox_makes_space_for_what_may_not_be_lost() {
+fn a_feed_that_fills_the_outbox_makes_space_for_frames_that_must_not_be_lost() {
     let echo = Echo::default();
     let handler = echo.clone();
     let site = Site::start(
@@ -467,7 +472,7 @@ fn a_feed_that_fills_the_outbox_makes_space_for_what_may_not_be_lost() {
         insist(|| site.hub.room("feed").push(numbered(n)));
     }
     eventually("the outbox to be full", || site.hub.stats().drops.outbox_full > 0);
-    // A pong, and a message under the endpoint's own policy that is longer than whatever space is left beside the feed.
+    // A pong, and a message under the endpoint's own policy that is longer than any space left by the feed.
     slow.write_all(&frame(PING, b"")).unwrap();
     let last = "that was all ".repeat(10_000);
     assert!(conn.push(last.clone()).is_queued());
@@ -485,7 +490,7 @@ fn a_feed_that_fills_the_outbox_makes_space_for_what_may_not_be_lost() {
 }
 
 #[test]
-fn a_newer_value_does_not_take_a_place_before_a_snapshot() {
+fn a_newer_value_does_not_overtake_a_snapshot() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
@@ -504,7 +509,7 @@ fn a_newer_value_does_not_take_a_place_before_a_snapshot() {
     wait_until_queued(&site, &echo);
     let numbers: Vec<_> = read_to(&mut slow, "that was all").iter().map(|p| number(p)).collect();
     assert!(numbers.is_sorted() && numbers.len() < 303, "{numbers:?}");
-    // 301 may have been on its way already; nothing may come behind what is newer than it.
+    // 301 may already be in transit; nothing older may follow it.
     assert!(numbers.contains(&300) && numbers.last() == Some(&302), "{numbers:?}");
     drop(slow);
     site.stop();

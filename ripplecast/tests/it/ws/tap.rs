@@ -1,4 +1,4 @@
-//! Looking into one connection.
+//! Taps: observing the frames of one connection.
 
 use std::io::Write as _;
 
@@ -15,20 +15,21 @@ use crate::support::{
     read_frame, receive, request, text,
 };
 
-/// The next frame of a tap; none when it has ended.
+/// Returns the next frame of a tap; `None` when it has ended.
 #[track_caller]
 fn next(site: &Site, tap: &mut Tap) -> Option<TappedFrame> {
-    site.runtime.block_on(async { timeout(PATIENCE, tap.next()).await }).expect("nothing is told")
+    site.runtime.block_on(async { timeout(PATIENCE, tap.next()).await }).expect("no frame is reported")
 }
 
-/// The same, as far as most tests look.
+/// Returns the parts of the next frame that most tests check.
 #[track_caller]
 fn told(site: &Site, tap: &mut Tap) -> (Direction, FrameKind, String) {
     let frame = next(site, tap).expect("the tap has ended");
     (frame.direction, frame.kind, String::from_utf8(frame.head.to_vec()).unwrap())
 }
 
-/// A tap of a connection that its shard has heard of: the first that it tells is a greeting, which the client gets too.
+/// Taps a connection and waits until its shard reports frames: the first is a greeting, which the client
+/// receives, too.
 #[track_caller]
 fn tapped(site: &Site, conn: &Connection) -> Tap {
     let mut tap = conn.tap().unwrap();
@@ -37,24 +38,24 @@ fn tapped(site: &Site, conn: &Connection) -> Tap {
     tap
 }
 
-/// An echo whose connections are taken down.
+/// Starts an echo that records its connections.
 fn echo() -> (Site, Echo) {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).compression(ws::Compression::Above(100));
     (Site::own(1, |hub, router| router.route("/", hub.ws(endpoint))), echo)
 }
 
-/// The connection that was opened as number `n`, a member of the room `r`.
+/// Waits for connection number `n` and adds it to the room `r`.
 #[track_caller]
 fn member(site: &Site, echo: &Echo, n: usize) -> Connection {
     let conn = echo.opened(n);
     conn.join("r").unwrap();
-    eventually("it is a member", || site.hub.room("r").len_here() == n + 1);
+    eventually("the connection to join", || site.hub.room("r").len_here() == n + 1);
     conn
 }
 
 #[test]
-fn all_that_one_connection_sends_and_is_sent_is_told_in_order() {
+fn all_frames_sent_and_received_are_reported_in_order() {
     use FrameKind::{Close, Ping, Pong, Text};
     let (site, echo) = echo();
     let (mut watched, mut other) = (site.raw("/"), site.connect("/"));
@@ -62,7 +63,7 @@ fn all_that_one_connection_sends_and_is_sent_is_told_in_order() {
     member(&site, &echo, 1);
     let mut tap = tapped(&site, &conn);
     read_frame(&mut watched).unwrap();
-    check_echo(&mut other); // of another: not told
+    check_echo(&mut other); // of another connection: not reported
     watched.write_all(&frame(TEXT, b"up")).unwrap();
     assert_eq!(read_frame(&mut watched).unwrap(), (TEXT, b"up".to_vec()));
     assert!(site.hub.room("r").push("to the room").is_queued());
@@ -85,14 +86,14 @@ fn all_that_one_connection_sends_and_is_sent_is_told_in_order() {
         assert_eq!((told.direction, told.kind, &told.head[..]), (direction, kind, head.as_bytes()));
         assert_eq!(told.code, (kind == Close).then_some(4001));
     }
-    assert_eq!(next(&site, &mut tap), None, "it has closed");
+    assert_eq!(next(&site, &mut tap), None, "the connection to close");
     assert_eq!(tap.missed(), 0);
     assert!(matches!(conn.tap(), Err(Error::Closed)));
     assert_eq!(text_after(&site, &mut other), "on");
     site.stop();
 }
 
-/// What another member gets next.
+/// Returns what another member receives next.
 #[track_caller]
 fn text_after(site: &Site, client: &mut crate::support::Client) -> String {
     while text(client) != "to the room" {}
@@ -101,7 +102,7 @@ fn text_after(site: &Site, client: &mut crate::support::Client) -> String {
 }
 
 #[test]
-fn only_the_head_of_a_long_frame_is_told() {
+fn only_the_head_of_a_long_frame_is_reported() {
     let (site, echo) = echo();
     let mut client = site.connect("/");
     let mut tap = tapped(&site, &echo.opened(0));
@@ -117,7 +118,7 @@ fn only_the_head_of_a_long_frame_is_told() {
 }
 
 #[test]
-fn what_is_compressed_is_told_inflated() {
+fn compressed_frames_are_reported_inflated() {
     let (site, echo) = echo();
     let mut client = crate::support::dial(site.addr);
     client.write_all(request("/", "Sec-WebSocket-Extensions: permessage-deflate\r\n").as_bytes()).unwrap();
@@ -136,7 +137,7 @@ fn what_is_compressed_is_told_inflated() {
         assert_eq!(told.head, long.as_bytes()[..256]);
     }
 
-    // What is longer than 64 KiB is not inflated for a look.
+    // A message longer than 64 KiB is not inflated for a tap.
     let longer = "round and round ".repeat(5000);
     client.write_all(&frame(TEXT, longer.as_bytes())).unwrap();
     assert_eq!(next(&site, &mut tap).unwrap().head, longer.as_bytes()[..256]);
@@ -145,7 +146,7 @@ fn what_is_compressed_is_told_inflated() {
 }
 
 #[test]
-fn an_event_stream_is_told_event_by_event() {
+fn an_event_stream_is_reported_event_by_event() {
     let opened = Seen::<Vec<Connection>>::default();
     let note = opened.clone();
     let events = sse::room("r").on_open(move |conn: Connection| {
@@ -167,7 +168,7 @@ fn an_event_stream_is_told_event_by_event() {
 }
 
 #[test]
-fn a_tap_that_nobody_reads_costs_no_message() {
+fn an_unread_tap_loses_no_message_of_the_connection() {
     let (site, echo) = echo();
     let mut client = site.connect("/");
     let conn = member(&site, &echo, 0);
@@ -189,7 +190,7 @@ fn a_tap_that_nobody_reads_costs_no_message() {
 }
 
 #[test]
-fn a_new_tap_beyond_the_limit_ends_the_oldest() {
+fn a_new_tap_above_the_limit_ends_the_oldest() {
     let (site, echo) = echo();
     let _client = site.connect("/");
     let conn = echo.opened(0);

@@ -14,7 +14,7 @@ const PONG_TIMEOUT: Duration = Duration::from_millis(200);
 const MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[test]
-fn who_answers_pings_stays() {
+fn a_peer_that_answers_pings_stays() {
     const INTERVAL: Duration = Duration::from_millis(400);
     std::thread::scope(|scope| {
         for server in SERVERS {
@@ -26,14 +26,14 @@ fn who_answers_pings_stays() {
                     |hub| hub.shards(1),
                     |hub, router| router.route("/", hub.ws(endpoint)),
                 );
-                // A client of somebody else's answers by itself, as long as it reads.
+                // A third-party client answers by itself, as long as it reads.
                 let mut client = site.connect("/");
                 let begun = Instant::now();
                 for _ in 0..5 {
                     assert!(client.read().unwrap().is_ping());
                 }
-                // Each is sent up to a sweep, which is a quarter here, early.
-                assert!(begun.elapsed() >= INTERVAL * 3, "pings came too fast: {:?}", begun.elapsed());
+                // Each may be sent early by one sweep, which is a quarter of the interval here.
+                assert!(begun.elapsed() >= INTERVAL * 3, "pings arrived too fast: {:?}", begun.elapsed());
                 check_echo(&mut client);
                 echo.0.with(|calls| assert_eq!(calls.closed.len(), 0));
                 drop(client);
@@ -44,7 +44,7 @@ fn who_answers_pings_stays() {
 }
 
 #[test]
-fn who_answers_no_ping_is_gone() {
+fn a_peer_that_answers_no_ping_is_closed() {
     for server in SERVERS {
         let echo = Echo::default();
         let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
@@ -62,7 +62,7 @@ fn who_answers_no_ping_is_gone() {
 }
 
 #[test]
-fn without_a_pong_timeout_pings_go_on() {
+fn without_a_pong_timeout_pings_continue() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).ping_interval(PING_INTERVAL).pong_timeout(Duration::ZERO);
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
@@ -77,7 +77,7 @@ fn without_a_pong_timeout_pings_go_on() {
 
 /// The answer to a ping need not be a pong.
 #[test]
-fn whatever_a_peer_sends_is_life() {
+fn anything_a_peer_sends_is_a_sign_of_life() {
     /// Long enough for a busy machine.
     const PONG_TIMEOUT: Duration = Duration::from_millis(1200);
     let echo = Echo::default();
@@ -85,7 +85,7 @@ fn whatever_a_peer_sends_is_life() {
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
     let begun = Instant::now();
     let mut raw = site.raw("/");
-    // The whole time, part after part of one message.
+    // During the whole time, fragments of one message.
     raw.write_all(&frame(0x01, b"begun")).unwrap();
     while begun.elapsed() < PONG_TIMEOUT * 2 {
         assert_eq!(read_any(&mut raw).unwrap().0, PING);
@@ -119,13 +119,13 @@ fn a_slow_reader_that_makes_progress_is_not_dead() {
         let mut raw = site.raw("/");
         let mut left = BACKLOG;
         let mut part = vec![0; 256 << 10];
-        // As slow as it has to be for the backlog to outlast the time-out twice.
+        // Slow enough for the backlog to outlast the timeout twice.
         while left > 0 {
             let due = (PONG_TIMEOUT * 2).mul_f64(1.0 - left as f64 / BACKLOG as f64);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
             match raw.read(&mut part[..left.min(256 << 10)]) {
                 Ok(n) if n > 0 => left -= n,
-                ended => panic!("{server:?}: {ended:?} with {left} bytes still to come"),
+                ended => panic!("{server:?}: {ended:?} with {left} bytes missing"),
             }
         }
         gone.with(|gone| assert_eq!(*gone, None, "{server:?}"));
@@ -135,12 +135,12 @@ fn a_slow_reader_that_makes_progress_is_not_dead() {
     }
 }
 
-/// Pongs that nobody has read, because the shard was held up, are life.
+/// Pongs that are unread because the shard was blocked are signs of life.
 #[test]
-fn peers_are_not_dead_because_the_server_was_held_up() {
+fn peers_are_not_dead_because_the_server_was_blocked() {
     /// Long enough for a busy machine.
     const PONG_TIMEOUT: Duration = Duration::from_millis(4000);
-    /// More than one turn of the shard reads.
+    /// More than the shard reads in one turn.
     const PEERS: usize = 400;
     let (held, gate) = (Seen::<bool>::default(), std::sync::Arc::new(std::sync::Barrier::new(2)));
     let (tell, wait) = (held.clone(), gate.clone());
@@ -154,7 +154,7 @@ fn peers_are_not_dead_because_the_server_was_held_up() {
         let peer = ws::endpoint(handler).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
         let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
             tell.with(|held| *held = true);
-            wait.wait(); // on purpose: it holds its shard
+            wait.wait(); // on purpose: blocks its shard
             async {}
         });
         router.route("/peer", hub.ws(peer)).route("/holder", hub.ws(holder))
@@ -169,7 +169,7 @@ fn peers_are_not_dead_because_the_server_was_held_up() {
     for peer in &mut peers {
         peer.write_all(&frame(PONG, b"")).unwrap();
     }
-    // Time has to pass, in which the shard does nothing.
+    // Time must pass in which the shard does nothing.
     std::thread::sleep(PONG_TIMEOUT);
     gate.wait();
     for peer in &mut peers {
@@ -188,13 +188,13 @@ fn without_an_interval_there_are_no_pings() {
         router.route("/quick", hub.ws(quick)).route("/none", hub.ws(none))
     });
     let mut none = site.raw("/none");
-    // One that has to answer pings is gone meanwhile.
+    // A connection that must answer pings is closed meanwhile.
     let mut quick = site.raw("/quick");
     while let Ok((first, _)) = read_any(&mut quick) {
         assert_eq!(first, PING);
     }
     none.write_all(&frame(TEXT, b"x")).unwrap();
-    assert_eq!(read_any(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame that comes is the echo");
+    assert_eq!(read_any(&mut none).unwrap(), (TEXT, b"x".to_vec()), "the first frame received is the echo");
     drop((none, quick));
     site.stop();
 }
@@ -222,13 +222,13 @@ fn timers_pause_while_a_handler_waits() {
     });
     let mut raw = dial(site.addr);
     let half = frame(TEXT, b"the second");
-    // The second message is half there, and stays so for as long as the handler of the first waits. All is sent at once: the
-    // connection must not be gone, for its silence, before the first is there.
+    // The second message stays incomplete while the handler of the first waits. All is sent at once: the
+    // connection must not be closed for silence before the first has arrived.
     let messages = [&frame(TEXT, b"the first")[..], &half[..8]].concat();
     raw.write_all(&[request("/", "").as_bytes(), &messages].concat()).unwrap();
     assert!(head(&mut raw).starts_with("http/1.1 101 "));
     begun.wait("the handler", |begun| begun.then_some(()));
-    // No race is waited for here: time has to pass, in which nothing must happen.
+    // This waits for no race: time must pass in which nothing happens.
     std::thread::sleep(PING_INTERVAL * 10);
     assert_eq!(site.hub.stats().closed, 0);
     raw.write_all(&half[8..]).unwrap();
@@ -241,7 +241,7 @@ fn timers_pause_while_a_handler_waits() {
 }
 
 #[test]
-fn an_unfinished_message_is_cut_and_others_notice_nothing() {
+fn an_unfinished_message_is_cut_off_without_affecting_others() {
     for server in SERVERS {
         let echo = Echo::default();
         let endpoint = ws::endpoint(echo.clone()).message_timeout(MESSAGE_TIMEOUT);
@@ -273,21 +273,21 @@ fn an_unfinished_message_is_cut_and_others_notice_nothing() {
 }
 
 #[test]
-fn a_drip_of_bytes_does_not_keep_a_message_unfinished() {
+fn single_bytes_do_not_keep_a_message_unfinished() {
     let echo = Echo::default();
     let endpoint = ws::endpoint(echo.clone()).message_timeout(MESSAGE_TIMEOUT);
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
     let mut raw = site.raw("/");
     let mut reader = raw.try_clone().unwrap();
     let drip = std::thread::spawn(move || {
-        // It ends when the server has gone: a write to a socket that nobody has fails, at the second at the latest.
+        // The loop ends when the server has closed the socket: at the latest the second write then fails.
         for byte in frame(TEXT, &[b'x'; 60_000]) {
             if raw.write_all(&[byte]).is_err() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("60,000 bytes were taken, one at a time");
+        panic!("60,000 bytes were accepted, one at a time");
     });
     assert_eq!(read_close(&mut reader).0, 1008);
     assert_eq!(echo.closed(0).0, 1008);
@@ -302,7 +302,7 @@ fn pings_between_fragments_do_not_keep_a_message_unfinished() {
     let mut raw = site.raw("/");
     raw.write_all(&frame(0x01, b"begun")).unwrap();
     let close = loop {
-        // Each answer brings the next ping: as fast as it goes, and the message is cut all the same.
+        // Each answer triggers the next ping, as fast as possible, and the message is still cut off.
         let _ = raw.write_all(&frame(PING, b""));
         let (first, payload) = read_frame(&mut raw).unwrap();
         if first != PONG {

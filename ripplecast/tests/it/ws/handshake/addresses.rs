@@ -1,8 +1,8 @@
-//! Connections counted by address.
+//! Limits of connections per address.
 
 use super::*;
 
-/// A server behind a proxy on this machine, which admits three connections from each address.
+/// Starts a server behind a proxy on this machine that admits three connections from each address.
 fn counting(prefix: u8) -> Site {
     Site::start(
         Server::Own,
@@ -14,7 +14,7 @@ fn counting(prefix: u8) -> Site {
     )
 }
 
-/// Asks for an upgrade with each of these headers, and returns the admitted connections.
+/// Sends an upgrade request with each of these headers, and returns the admitted connections.
 fn admitted(site: &Site, headers: impl Iterator<Item = String>) -> Vec<TcpStream> {
     let answers: Vec<_> = headers.map(|header| upgrade(site, "/echo", &format!("{header}\r\n"))).collect();
     assert!(answers.iter().all(|(status, _)| [101, 429].contains(status)), "{answers:?}");
@@ -28,7 +28,11 @@ fn connections_of_one_ipv6_network_count_together() {
         let headers = (1..=20).map(|n| format!("X-Forwarded-For: 2001:db8:1:2:{n:x}::{n:x}"));
         let kept = admitted(&site, headers);
         assert_eq!(kept.len(), expected, "/{prefix}");
-        assert_eq!(status(&site, "/echo", "X-Forwarded-For: 2001:db8:1:3::1\r\n"), 101, "another network");
+        assert_eq!(
+            status(&site, "/echo", "X-Forwarded-For: 2001:db8:1:3::1\r\n"),
+            101,
+            "a different network"
+        );
         site.stop();
     }
 }

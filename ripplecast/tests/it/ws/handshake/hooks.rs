@@ -1,4 +1,4 @@
-//! Hooks, and what they see of a request.
+//! Hooks and the request that they receive.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn a_path_parameter_that_is_not_utf_8_reaches_no_hook() {
 }
 
 #[test]
-fn a_foreign_byte_in_one_cookie_locks_nobody_out() {
+fn a_non_ascii_byte_in_one_cookie_does_not_hide_the_others() {
     for server in SERVERS {
         let site = Site::start(
             server,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_target_wins_over_host_and_a_bad_host_is_400() {
+fn the_target_takes_precedence_over_host_and_an_invalid_host_gets_400() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -20,7 +20,7 @@ fn the_target_wins_over_host_and_a_bad_host_is_400() {
             let request = request(target, &format!("Origin: {origin}\r\n"));
             answer(&request.replace("Host: here.example\r\n", hosts))
         };
-        // The page of the target may connect, that of the header may not.
+        // A page of the target's host may connect, one of the header's may not.
         let (host, there) = ("Host: here.example\r\n", "http://there.example/echo");
         assert_eq!(upgrade(there, host, "http://there.example"), "101", "{server:?}");
         assert_eq!(upgrade(there, host, "http://here.example"), "403", "{server:?}");
@@ -35,7 +35,7 @@ fn the_target_wins_over_host_and_a_bad_host_is_400() {
             "Host: here.example:99999\r\n",
             "Host: here.example/path\r\n",
         ];
-        // Under a server of others, that server decides about plain routes.
+        // Under another server, that server decides about plain routes.
         let plain = if server == Server::Own { "400" } else { "200" };
         for hosts in bad {
             assert_eq!(upgrade("/echo", hosts, "http://here.example"), "400", "{server:?} {hosts:?}");
@@ -43,7 +43,7 @@ fn the_target_wins_over_host_and_a_bad_host_is_400() {
             assert_eq!(get("/events"), "400", "{server:?} {hosts:?}");
             assert_eq!(get("/plain"), plain, "{server:?} {hosts:?}");
         }
-        // HTTP/1.0 need not name a host.
+        // An HTTP/1.0 request needs no host.
         assert_eq!(answer("GET /plain HTTP/1.0\r\n\r\n"), "200", "{server:?}");
         assert_eq!(answer("GET /events HTTP/1.0\r\n\r\n"), "200", "{server:?}");
         site.stop();
@@ -72,7 +72,7 @@ fn a_plain_page_is_refused_where_a_trusted_proxy_says_https() {
 }
 
 #[test]
-fn hooks_and_routes_see_the_host_that_counts() {
+fn hooks_and_routes_receive_the_effective_host() {
     let show =
         |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
     let site = Site::start(
@@ -111,7 +111,7 @@ fn hooks_and_routes_see_the_host_that_counts() {
 }
 
 #[test]
-fn another_page_is_refused_before_the_upgrade() {
+fn a_page_of_another_origin_is_rejected_before_the_upgrade() {
     for server in SERVERS {
         let site = Site::start(
             server,
@@ -144,6 +144,6 @@ fn another_page_is_refused_before_the_upgrade() {
         assert_eq!(self::status(&site, "/same", twice), 403);
         assert_eq!(self::status(&site, "/same", ""), 101);
         let stats = site.stop();
-        assert!(stats.opened <= 10, "a refused page has come as far as a callback: {stats:?}");
+        assert!(stats.opened <= 10, "a rejected page reached a callback: {stats:?}");
     }
 }

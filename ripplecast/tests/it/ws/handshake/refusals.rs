@@ -1,4 +1,4 @@
-//! Refusals and their log lines, and upgrades that a shutdown interrupts.
+//! Rejections and their log lines, and upgrades interrupted by a shutdown.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn a_flood_of_refusals_writes_few_short_lines() {
     let origin = format!("Origin: http://evil.example/{}\r\n", "\u{e9}".repeat(7_000));
     for _ in 0..TIMES {
         assert_eq!(status(&site, "/echo", &origin), 403);
-        assert_eq!(status(&site, "/echo", ""), 503, "there is one already");
+        assert_eq!(status(&site, "/echo", ""), 503, "the only place is taken");
         assert_eq!(status(&site, "/echo", "Sec-WebSocket-Protocol: two words\r\n"), 400);
     }
     for what in [
@@ -32,14 +32,14 @@ fn a_flood_of_refusals_writes_few_short_lines() {
     site.stop();
 }
 
-/// Asks for a WebSocket and for an event stream.
+/// Returns requests for a WebSocket and for an event stream.
 fn both() -> [String; 2] {
     [request("/ws", ""), "GET /events HTTP/1.1\r\nhost: x\r\n\r\n".to_owned()]
 }
 
 #[test]
 fn a_shutdown_while_a_hook_decides_is_answered() {
-    /// The answer comes at once; far less than the client's patience, as there are four servers to ask.
+    /// The answer arrives at once. This is far below the client's timeout, as there are four servers to ask.
     const ANSWER: Duration = Duration::from_secs(10);
     for server in SERVERS {
         for request in both() {
@@ -61,7 +61,7 @@ fn a_shutdown_while_a_hook_decides_is_answered() {
             let mut stream = dial(site.addr);
             stream.set_read_timeout(Some(ANSWER)).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
-            begun.wait("the hook to be asked", |asked| (*asked == 1).then_some(()));
+            begun.wait("the hook to be called", |asked| (*asked == 1).then_some(()));
             let hub = site.hub.clone();
             let shutdown = site.runtime.spawn(async move { hub.shutdown().await });
             let head = head(&mut stream);
@@ -74,7 +74,7 @@ fn a_shutdown_while_a_hook_decides_is_answered() {
 }
 
 #[test]
-fn a_shutdown_between_the_answer_and_the_shard_is_no_silent_end() {
+fn a_shutdown_between_the_response_and_the_shard_is_reported_to_the_client() {
     for server in SERVERS {
         for request in both() {
             let site = Site::start(
@@ -103,7 +103,7 @@ fn a_shutdown_between_the_answer_and_the_shard_is_no_silent_end() {
                     assert!(head.starts_with("http/1.1 200 "), "{head}");
                     let mut body = vec![0; "d\r\nretry: 3000\n\n\r\n0\r\n\r\n".len()];
                     stream.read_exact(&mut body).unwrap();
-                    assert!(body.ends_with(b"\r\n0\r\n\r\n"), "the stream has ended in order");
+                    assert!(body.ends_with(b"\r\n0\r\n\r\n"), "the stream ended properly");
                 }
             }
             drop(stream);
