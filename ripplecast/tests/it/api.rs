@@ -1,4 +1,4 @@
-//! The API around rooms: ids, clients, state, frames, the bus and shutdown, as an application uses them.
+//! The API around rooms: ids, users, state, frames, the bus and shutdown, as an application uses them.
 
 mod app;
 mod callbacks;
@@ -24,7 +24,7 @@ fn scripted() -> TestServer {
 }
 
 #[test]
-fn an_id_prints_reads_back_and_is_never_used_again() {
+fn an_id_can_be_printed_and_parsed_and_is_never_reused() {
     let server = scripted();
     let mut known = HashSet::new();
     for _ in 0..40 {
@@ -33,13 +33,13 @@ fn an_id_prints_reads_back_and_is_never_used_again() {
         let id = conn.id();
         assert_eq!(id.to_string().parse::<ConnectionId>().unwrap(), id);
         assert_eq!(server.hub.connection(id).unwrap(), conn);
-        assert!(known.insert(id), "{id} was used before");
+        assert!(known.insert(id), "{id} was reused");
         tab.close();
-        wait_until("it is closed", || server.hub.connection(id).is_none());
+        wait_until("the connection is closed", || server.hub.connection(id).is_none());
         assert!(!conn.is_open());
         assert_eq!(conn.push("late"), Sent::Closed);
     }
-    // The next one has a slot that others had: none of the old handles means it.
+    // The next connection reuses a slot: none of the old handles reaches it.
     let mut tab = server.scripted("/ws", "join r; identify me");
     for id in &known {
         assert!(server.hub.connection(*id).is_none());
@@ -49,12 +49,12 @@ fn an_id_prints_reads_back_and_is_never_used_again() {
 }
 
 #[test]
-fn an_id_of_another_node_or_none_at_all_is_found_nowhere() {
+fn an_id_of_another_node_or_an_unused_one_is_not_found() {
     let (one, two) = (scripted(), scripted());
     let mut tab = one.tab("/ws");
     let id = one.connection(&mut tab).id();
     assert!(two.hub.connection(id).is_none());
-    // The same connection under another node, and one of this node that never was.
+    // The same connection on another node, and an unused one on this node.
     let (node, local) = id.to_string().split_once('-').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     for other in [
         format!("0123456789abcdef-{local}"),
@@ -78,7 +78,7 @@ fn an_id_of_another_node_or_none_at_all_is_found_nowhere() {
 }
 
 #[test]
-fn connections_lists_exactly_the_open_ones() {
+fn connections_lists_exactly_the_open_connections() {
     for shards in [1, 3] {
         let server = TestServer::with_shards(shards, false, |app| {
             let hub = app.hub();
@@ -89,25 +89,25 @@ fn connections_lists_exactly_the_open_ones() {
         let mut wanted: BTreeSet<_> = tabs.iter_mut().map(|tab| server.connection(tab).id()).collect();
         let ids = || server.hub.connections().map(|conn| conn.id()).collect::<BTreeSet<_>>();
         assert_eq!(ids(), wanted);
-        assert_eq!(server.hub.connections().count(), 20, "each of them once");
+        assert_eq!(server.hub.connections().count(), 20, "each of them exactly once");
         for mut tab in tabs.drain(..7) {
             wanted.remove(&server.connection(&mut tab).id());
             tab.close();
         }
         wait_until("seven are gone", || ids() == wanted);
-        // An event stream is one too. One that is closing is not, though its peer has not answered yet.
+        // An event stream is included. A closing connection is not, even before its peer has answered.
         let stream = server.events("/events");
         wait_until("the stream is listed", || ids().len() == 14);
         let last = server.connection(&mut tabs[0]);
         assert!(last.close(CloseCode::NORMAL, "").is_queued());
         assert!(!ids().contains(&last.id()));
         drop((stream, tabs));
-        wait_until("all are gone", || ids().is_empty());
+        wait_until("all connections are closed", || ids().is_empty());
     }
 }
 
 #[test]
-fn a_client_is_all_of_its_connections() {
+fn a_user_is_reached_on_all_connections() {
     let server = scripted();
     let push =
         |client: &str, text: &str| server.block_on(server.hub.client(client).push(text.to_owned())).unwrap();
@@ -128,21 +128,21 @@ fn a_client_is_all_of_its_connections() {
     assert_eq!(connections[0].client_id().as_deref(), Some("ann"));
     assert_eq!(server.connection(&mut nobody).client_id(), None);
 
-    // Another identity: the first no longer reaches it.
+    // With another identity, the first one no longer reaches it.
     ann[0].run("identify bob");
     assert_eq!((push("ann", "two"), push("bob", "two")), (2, 2));
     assert_eq!((ann[0].text(), bob.text(), ann[1].text()), ("two".into(), "two".into(), "two".into()));
     assert_eq!(connections[0].client_id().as_deref(), Some("bob"));
 
-    // Closing, by either side, takes it off.
+    // Closing, by either side, removes it.
     connections.truncate(2);
     assert!(connections[1].close(CloseCode::NORMAL, "").is_queued());
     assert_eq!(push("ann", "one"), 1);
     assert!(server.block_on(connections[1].identify("ann")).unwrap_err().is_closed());
     ann.drain(1..).for_each(Tab::close);
-    wait_until("ann is gone", || push("ann", "gone") == 0);
+    wait_until("ann is disconnected", || push("ann", "gone") == 0);
     assert!(server.block_on(server.hub.client("ann").connections()).unwrap().is_empty());
-    // A new connection in a slot that ann had is nobody.
+    // A new connection in a slot of ann's has no identity.
     let mut stranger = server.tab("/ws");
     assert_eq!(server.connection(&mut stranger).client_id(), None);
     nobody.run("own heard nothing");
@@ -187,7 +187,7 @@ fn a_connection_keeps_one_value_of_each_type_until_on_close_has_returned() {
     assert_eq!(*conn.state::<User>().unwrap(), User("ann"));
     assert_eq!(*conn.state::<String>().unwrap(), "text");
     assert!(conn.state::<Arc<()>>().is_some());
-    // Another connection has nothing of it.
+    // Another connection has no such value.
     let mut other = server.tab("/ws");
     other.text();
     let other_conn = server.hub.connections().find(|other| *other != conn).unwrap();
@@ -198,17 +198,17 @@ fn a_connection_keeps_one_value_of_each_type_until_on_close_has_returned() {
     tab.close();
     let (conn, kept, refused) = told.recv_timeout(PATIENCE).unwrap();
     assert_eq!((kept, refused), (Some(2), true));
-    wait_until("it is dropped", || conn.state::<u8>().is_none() && count.strong_count() == 1);
+    wait_until("the value is dropped", || conn.state::<u8>().is_none() && count.strong_count() == 1);
 }
 
 #[test]
-fn closed_ends_when_the_connection_does() {
+fn closed_completes_when_the_connection_closes() {
     let server = scripted();
     let mut tab = server.tab("/ws");
     let conn = server.connection(&mut tab);
     let waiting: Vec<_> = (0..3).map(|_| server.runtime().spawn(conn.closed())).collect();
     server.block_on(tokio::task::yield_now());
-    assert!(waiting.iter().all(|task| !task.is_finished()), "it is still open");
+    assert!(waiting.iter().all(|task| !task.is_finished()), "the connection is still open");
     tab.close();
     for task in waiting {
         server.block_on(task).unwrap();
@@ -217,7 +217,7 @@ fn closed_ends_when_the_connection_does() {
 }
 
 #[test]
-fn frames_say_what_they_are() {
+fn frames_report_their_content() {
     assert_eq!(Frame::from("text"), Frame::text("text"));
     assert_eq!(Frame::from(String::from("text")), Frame::text("text"));
     assert_eq!(Frame::from(vec![1, 2]), Frame::binary(vec![1, 2]));
@@ -233,7 +233,7 @@ fn frames_say_what_they_are() {
 }
 
 #[test]
-fn every_way_to_push_takes_text_and_bytes() {
+fn every_push_accepts_text_and_bytes() {
     let server = scripted();
     let mut tab = server.scripted("/ws", "join r; identify me");
     let conn = server.connection(&mut tab);
@@ -256,7 +256,7 @@ fn every_way_to_push_takes_text_and_bytes() {
 }
 
 #[test]
-fn close_codes_that_may_not_be_sent_are_refused() {
+fn close_codes_that_must_not_be_sent_are_rejected() {
     for code in [1000, 1001, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999] {
         assert_eq!(CloseCode::application(code).unwrap().get(), code);
     }
@@ -269,11 +269,11 @@ fn close_codes_that_may_not_be_sent_are_refused() {
 }
 
 #[test]
-fn a_close_reason_is_cut_to_what_fits() {
+fn a_close_reason_is_cut_to_the_bytes_that_fit() {
     let server = scripted();
     let mut tab = server.tab("/ws");
     let conn = server.connection(&mut tab);
-    // 123 bytes fit, and the 62nd letter would be cut in half.
+    // 123 bytes fit, and the 62nd letter would be split.
     assert!(conn.close(CloseCode::application(4000).unwrap(), "é".repeat(100)).is_queued());
     assert_eq!(conn.close(CloseCode::NORMAL, "again"), Sent::Closed);
     assert!(tab.rest().is_empty());
@@ -290,7 +290,7 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
             .on_message(|hub: Hub, conn: Connection, frame: Frame| async move {
                 let text = frame.as_text().unwrap_or_default().to_owned();
                 if text == "listen" {
-                    // A subscription of the connection's own; it ends with the state that is kept with it.
+                    // A subscription for one connection; it ends with the state stored with the connection.
                     let to = conn.clone();
                     let subscription = hub.subscribe("news.*", move |message| {
                         let to = to.clone();
@@ -326,7 +326,7 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
     assert_eq!(sorted(vec![two.text(), two.text()]), ["room: hello", "took 2"]);
     assert_eq!(sorted(vec![one.text(), one.text()]), ["hello", "room: hello"]);
     one.close();
-    wait_until("its subscription has ended", || {
+    wait_until("the subscription has ended", || {
         server.block_on(server.hub.publish("news.x", "x")).unwrap() == 0
     });
     server.block_on(into_room.unsubscribe());
@@ -335,7 +335,7 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
 }
 
 #[test]
-fn a_hub_that_is_shut_down_refuses_and_ends_everything() {
+fn a_hub_that_is_shut_down_rejects_and_ends_everything() {
     let server = TestServer::under_axum(|hub| {
         axum::Router::new().route("/ws", hub.ws(Script(hub.clone()))).route("/events", hub.sse("r"))
     });
@@ -350,7 +350,7 @@ fn a_hub_that_is_shut_down_refuses_and_ends_everything() {
         assert_eq!(stream.event(), None);
         first.join().unwrap();
     });
-    server.block_on(server.hub.shutdown()); // a second call has nothing to wait for
+    server.block_on(server.hub.shutdown()); // a second call returns at once
 
     for _ in 0..2 {
         let refused = Tab::open(server.addr, "/ws", &[]).err().expect("an upgrade during shutdown");
@@ -359,7 +359,7 @@ fn a_hub_that_is_shut_down_refuses_and_ends_everything() {
         assert_eq!(refused.status, 503);
         assert!(refused.head.contains("retry-after:"), "{}", refused.head);
     }
-    // Nothing hangs, and nothing pretends.
+    // Nothing hangs, and every call reports that the hub is shut down.
     assert_eq!(conn.push("late"), Sent::Closed);
     assert!(conn.join("r").unwrap_err().is_closed());
     assert_eq!((server.len("r"), server.hub.connections().count()), (0, 0));
@@ -367,7 +367,7 @@ fn a_hub_that_is_shut_down_refuses_and_ends_everything() {
 }
 
 #[test]
-fn a_hub_needs_a_runtime_and_a_possible_number_of_shards() {
+fn a_hub_needs_a_runtime_and_a_valid_number_of_shards() {
     assert!(matches!(Hub::builder().build(), Err(Error::NoRuntime)));
     let server = TestServer::start(App::builder(), |app| app);
     server.block_on(async {

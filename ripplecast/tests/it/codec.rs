@@ -1,16 +1,17 @@
-//! The WebSocket codec against tungstenite, and against itself, on random frames cut into random pieces.
+//! Compares the WebSocket codec with tungstenite, and with itself, on random frames split into random pieces.
 //!
-//! Both must read the same events and end with the same verdict. They may differ in this, and nothing else:
+//! Both must decode the same events and reach the same verdict, with these exceptions:
 //!
-//! 1. **When.** We refuse a frame at the first byte that is wrong, tungstenite when it has the whole frame. So when the
-//!    last frame is cut off we may have failed where tungstenite still waits.
-//! 2. **Padded lengths.** A length written longer than need be is forbidden (RFC 6455, section 5.2). tungstenite takes it.
-//! 3. **Close code 1014** ("bad gateway"), registered with IANA after the RFC. tungstenite takes it for forbidden.
-//! 4. **A forbidden close code** is an error here; tungstenite returns a close frame with 1002 in its place. When the
-//!    reason is not UTF-8 either, we report the code, which comes first, and tungstenite the reason.
-//! 5. **Huge lengths.** tungstenite compares a frame's length with its limit before any rule about the frame. The random
-//!    test sets it no limit for frames, only one for messages, and the frames that claim more than they hold have a test
-//!    of their own, in which nothing else is wrong.
+//! 1. **When.** We reject a frame at the first invalid byte, tungstenite once it has the whole frame. If the last
+//!    frame is cut off, we may have failed where tungstenite still waits.
+//! 2. **Padded lengths.** A length that is not minimally encoded is forbidden (RFC 6455, section 5.2). tungstenite
+//!    accepts it.
+//! 3. **Close code 1014** ("bad gateway") was registered with IANA after the RFC. tungstenite rejects it.
+//! 4. **A forbidden close code** is an error here; tungstenite returns a close frame with 1002 instead. If the reason
+//!    is not UTF-8 either, we report the code, which comes first, and tungstenite the reason.
+//! 5. **Large lengths.** tungstenite compares a frame's length with its limit before any other rule about the frame.
+//!    The random test sets only a limit for messages. Frames with a length above their content have their own test, in
+//!    which nothing else is wrong.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -21,10 +22,10 @@ use tungstenite::{
     protocol::{Role, WebSocketConfig, frame::coding::CloseCode},
 };
 
-/// Longest message, small so that random messages go beyond it.
+/// Message limit, small enough for random messages to exceed it.
 const MAX_MESSAGE: usize = 300;
 
-/// What came out, of either.
+/// The output of either codec.
 #[derive(Debug, PartialEq, Clone)]
 enum Got {
     Text(String),
@@ -37,7 +38,7 @@ enum Got {
 }
 
 impl Got {
-    /// Whether nothing may follow.
+    /// Returns whether nothing may follow.
     fn ends(&self) -> bool {
         matches!(self, Self::Close(..) | Self::Failed(_))
     }
@@ -50,7 +51,7 @@ impl From<Event<'_>> for Got {
                 Self::Text(String::from_utf8(text.to_vec()).expect("the decoder checks text"))
             }
             Event::Binary(data) => Self::Binary(data.into_bytes().to_vec()),
-            Event::Compressed { .. } => panic!("nothing was negotiated"),
+            Event::Compressed { .. } => panic!("compression was not negotiated"),
             Event::Ping(data) => Self::Ping(data.to_vec()),
             Event::Pong(data) => Self::Pong(data.to_vec()),
             Event::Close { code, reason } => Self::Close(code, reason.into_owned()),
@@ -58,7 +59,7 @@ impl From<Event<'_>> for Got {
     }
 }
 
-/// What our decoder makes of the pieces.
+/// Decodes the pieces with our decoder.
 fn ours<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Got> {
     let (mut decoder, mut got) = (Decoder::new(), Vec::new());
     for piece in pieces {
@@ -69,7 +70,7 @@ fn ours<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Got> {
             match decoder.decode(&mut buffer[at..], MAX_MESSAGE) {
                 Ok((taken, event)) => {
                     at += taken;
-                    assert!(taken == left || event.is_some(), "without an event all is taken");
+                    assert!(taken == left || event.is_some(), "without an event, all input is consumed");
                     got.extend(event.map(Got::from));
                 }
                 Err(error) => got.push(Got::Failed(error.code)),
@@ -82,7 +83,7 @@ fn ours<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Got> {
     got
 }
 
-/// What tungstenite makes of the bytes, with and without a limit for the length of a frame.
+/// Decodes the bytes with tungstenite, with or without a limit for the length of a frame.
 fn theirs(bytes: &[u8], max_frame: Option<usize>) -> Vec<Got> {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(max_frame);
     let mut socket = WebSocket::from_raw_socket(Wire(Cursor::new(bytes)), Role::Server, Some(config));
@@ -94,7 +95,7 @@ fn theirs(bytes: &[u8], max_frame: Option<usize>) -> Vec<Got> {
             Ok(Message::Ping(data)) => Got::Ping(data.to_vec()),
             Ok(Message::Pong(data)) => Got::Pong(data.to_vec()),
             Ok(Message::Close(None)) => Got::Close(None, String::new()),
-            // Its stand-in for a forbidden code, see (4) above. Random reasons never say this.
+            // Its replacement for a forbidden code, see (4) above. Random reasons never contain this text.
             Ok(Message::Close(Some(frame)))
                 if frame.code == CloseCode::Protocol && frame.reason == "Protocol violation" =>
             {
@@ -112,7 +113,7 @@ fn theirs(bytes: &[u8], max_frame: Option<usize>) -> Vec<Got> {
     got
 }
 
-/// A socket from which the bytes can be read, and then nothing more yet.
+/// A socket that yields the bytes and then would block.
 struct Wire<'a>(Cursor<&'a [u8]>);
 
 impl Read for Wire<'_> {
@@ -134,7 +135,7 @@ impl Write for Wire<'_> {
     }
 }
 
-/// A frame as a client might send it, right or wrong.
+/// A frame as a client might send it, valid or not.
 #[derive(Debug, Clone)]
 struct Frame {
     first: u8,
@@ -160,7 +161,7 @@ impl Frame {
     }
 }
 
-/// Payloads of text: mostly valid, some cut within a character, some invalid.
+/// Generates text payloads: mostly valid, some cut within a character, some invalid.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => "[a-zß世🌍]{0,40}".prop_map(String::into_bytes),
@@ -173,7 +174,8 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Payloads of close frames: with codes from all over, save 1014 (see 3 above), and reasons that are right and wrong.
+/// Generates payloads of close frames: with any code except 1014 (see 3 above), and with valid and invalid
+/// reasons.
 fn close() -> impl Strategy<Value = Vec<u8>> {
     let code = prop_oneof![3 => 999_u16..1017, 1 => 2998_u16..3002, 1 => 4998_u16..5002, 1 => any::<u16>()];
     let with_code = (
@@ -190,7 +192,7 @@ fn close() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![1 => Just(vec![]), 1 => vec(any::<u8>(), 1), 4 => with_code]
 }
 
-/// Frames, mostly such that a sequence of them goes on for a while.
+/// Generates frames, mostly valid ones, so that sequences do not end early.
 fn frame() -> impl Strategy<Value = Frame> {
     let data = prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 100..310)];
     let control = prop_oneof![6 => vec(any::<u8>(), 0..126), 1 => vec(any::<u8>(), 126..130)];
@@ -207,12 +209,13 @@ fn frame() -> impl Strategy<Value = Frame> {
     (kind, mask).prop_map(|((first, payload), mask)| Frame { first, mask, payload })
 }
 
-/// Sequences of valid messages in parts, with control frames between. The last part of a text may be invalid.
+/// Generates valid fragmented messages with control frames in between. The last fragment of a text may be
+/// invalid.
 fn message() -> impl Strategy<Value = Vec<Frame>> {
     let control = (select(vec![0x89, 0x8A]), vec(any::<u8>(), 0..20));
     let between = prop_oneof![2 => Just(None), 1 => control.prop_map(Some)];
     let part = |payload: BoxedStrategy<Vec<u8>>| vec((payload, between.clone(), any::<[u8; 4]>()), 1..5);
-    // Text is cut anywhere, also within characters.
+    // Text is cut anywhere, even within characters.
     let text = part("[a-zß世🌍]{0,12}".prop_map(String::into_bytes).boxed()).prop_flat_map(|parts| {
         (Just(parts), 0..4_usize).prop_map(|(mut parts, shift)| {
             for index in 1..parts.len() {
@@ -239,14 +242,14 @@ fn message() -> impl Strategy<Value = Vec<Frame>> {
     })
 }
 
-/// A conversation: valid messages and stray frames, and how much of the end to cut off.
+/// Generates valid messages and stray frames, and how many bytes to cut off at the end.
 fn conversation() -> impl Strategy<Value = (Vec<Frame>, usize)> {
     let stray = frame().prop_map(|frame| vec![frame]);
     let frames = vec(prop_oneof![message(), stray], 0..8).prop_map(|frames| frames.concat());
     (frames, prop_oneof![2 => Just(0), 1 => 1..200_usize])
 }
 
-/// Cuts bytes into pieces of the given sizes, over and over.
+/// Splits bytes into pieces of the given sizes, repeatedly.
 fn cut<'a>(bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
     let mut sizes = sizes.iter().cycle();
     let mut rest = bytes;
@@ -268,7 +271,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn agrees_with_tungstenite((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
+    fn the_codec_agrees_with_tungstenite((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
         let mut bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
         bytes.truncate(bytes.len().saturating_sub(cut_off));
         let ours = ours(cut(&bytes, &sizes));
@@ -283,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn pieces_make_no_difference((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
+    fn the_result_does_not_depend_on_the_pieces((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
         let mut bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
         bytes.truncate(bytes.len().saturating_sub(cut_off));
         let whole = ours([&bytes[..]]);
@@ -292,15 +295,16 @@ proptest! {
     }
 
     #[test]
-    fn pieces_make_no_difference_to_noise(bytes in vec(any::<u8>(), 0..200), sizes in vec(1..20_usize, 1..6)) {
+    fn the_result_for_noise_does_not_depend_on_the_pieces(bytes in vec(any::<u8>(), 0..200), sizes in vec(1..20_usize, 1..6)) {
         let whole = ours([&bytes[..]]);
         prop_assert_eq!(&ours(cut(&bytes, &sizes)), &whole);
         prop_assert_eq!(&ours(bytes.chunks(1)), &whole);
     }
 
-    /// Headers of data frames that claim up to 2^63 - 1 bytes: the same verdict, and nothing is kept for them.
+    /// Headers of data frames with lengths up to 2^63 - 1 give the same verdict, and nothing is allocated for
+    /// them.
     #[test]
-    fn agrees_about_long_lengths(bits in 0..63_u32, noise in any::<u64>(), first in select(vec![0x81_u8, 0x82, 0x01, 0x02])) {
+    fn the_codec_agrees_about_long_lengths(bits in 0..63_u32, noise in any::<u64>(), first in select(vec![0x81_u8, 0x82, 0x01, 0x02])) {
         let len = (1 << bits) | (noise & ((1 << bits) - 1));
         let mut bytes = vec![first];
         match len {
@@ -319,15 +323,15 @@ proptest! {
         prop_assert_eq!(&ours([&bytes[..]]), &expected);
         prop_assert_eq!(theirs(&bytes, Some(MAX_MESSAGE)), expected);
         let mut decoder = Decoder::new();
-        // Without a limit the decoder waits, with no memory set aside for what was claimed.
+        // Without a limit the decoder waits, without memory allocated for the claimed length.
         prop_assert!(decoder.decode(&mut bytes, usize::MAX).is_ok());
         prop_assert!(decoder.held_bytes() < 200);
     }
 }
 
-/// The differences that the comparison leaves out are what the comment at the top says.
+/// The exceptions of the comparison are those in the comment at the top.
 #[test]
-fn known_differences() {
+fn the_known_differences_exist() {
     let padded = b"\x81\xfe\x00\x02\0\0\0\0hi";
     assert_eq!(ours([&padded[..]]), [Got::Failed(1002)]);
     assert_eq!(theirs(padded, None), [Got::Text("hi".into())]);

@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 
 use crate::{redis::Server, support::PATIENCE};
 
-/// A file of the repository.
+/// Reads a file of the repository.
 fn read(path: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The names of the public methods that set something: `pub fn name(mut self, …`.
+/// Returns the names of the public setters: `pub fn name(mut self, …`.
 fn setters(source: &str) -> Vec<&str> {
     let code = source.split("\nmod tests {").next().unwrap();
     let functions = code.split("pub fn ").skip(1);
@@ -28,29 +28,29 @@ fn setters(source: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The names of the public fields of a struct.
+/// Returns the names of a struct's public fields.
 fn fields(source: &str, name: &str) -> Vec<String> {
-    let body = source.split(&format!("pub struct {name} {{\n")).nth(1).expect("there is such a struct");
+    let body = source.split(&format!("pub struct {name} {{\n")).nth(1).expect("the struct exists");
     let lines = body.split("\n}").next().unwrap().lines();
     lines
         .filter_map(|line| line.trim_start().strip_prefix("pub ")?.split(':').next().map(ToOwned::to_owned))
         .collect()
 }
 
-/// Checks that a document has each name as code.
+/// Checks that a document contains each name as code.
 fn assert_names<N: AsRef<str>>(path: &str, names: impl IntoIterator<Item = N>) {
     let text = read(path);
     let mut count = 0;
     for name in names {
         let name = name.as_ref();
-        assert!(text.contains(&format!("`{name}`")), "{path} does not name `{name}`");
+        assert!(text.contains(&format!("`{name}`")), "{path} does not contain `{name}`");
         count += 1;
     }
-    assert!(count > 0, "nothing to compare {path} with");
+    assert!(count > 0, "no names to check in {path}");
 }
 
 #[test]
-fn the_settings_are_all_in_their_document() {
+fn all_settings_are_documented() {
     for source in [
         "ripplecast/src/app.rs",
         "ripplecast/src/app/builder.rs",
@@ -58,7 +58,7 @@ fn the_settings_are_all_in_their_document() {
         "ripplecast/src/sse.rs",
     ] {
         let source = read(source);
-        let skipped = ["layer", "merge", "route", "files", "ws", "sse"]; // the app's routes, no settings
+        let skipped = ["layer", "merge", "route", "files", "ws", "sse"]; // routes of the app, not settings
         assert_names("docs/settings.md", setters(&source).into_iter().filter(|name| !skipped.contains(name)));
     }
     assert_names("docs/settings.md", setters(&read("ripplecast/src/hub/builder.rs")));
@@ -75,7 +75,7 @@ fn the_setters_are_found() {
 }
 
 #[test]
-fn every_variable_that_the_crate_reads_is_in_the_settings() {
+fn all_environment_variables_are_documented() {
     let app = read("ripplecast/src/app/builder.rs");
     let names = app.split('"').filter(|text| {
         text.strip_prefix("RIPPLECAST_")
@@ -85,14 +85,14 @@ fn every_variable_that_the_crate_reads_is_in_the_settings() {
 }
 
 #[test]
-fn what_is_counted_is_all_in_the_metrics() {
+fn all_metrics_are_documented() {
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub.rs"), "Stats"));
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/drops.rs"), "Drops"));
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/bridge.rs"), "RemoteStats"));
 }
 
 #[test]
-fn the_close_codes_are_all_in_their_document() {
+fn all_close_codes_are_documented() {
     let source = read("ripplecast/src/close.rs");
     let text = read("docs/close-codes.md");
     let mut count = 0;
@@ -120,11 +120,11 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_programs_take_part_in_the_bus_as_its_page_says() {
+async fn other_programs_can_use_the_bus_as_documented() {
     let redis = Server::start();
     let page = read("docs/bus.md");
     let block = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
-    // On the port of this test, and so that killing the shell is killing the program.
+    // Uses this test's port, and `exec`, so that killing the shell kills the program.
     let here = format!("exec redis-cli -p {} ", redis.addr().port());
     let [listen, publish] = [0, 1].map(|line| block.lines().nth(line).unwrap().replace("redis-cli ", &here));
 
@@ -145,9 +145,10 @@ async fn other_programs_take_part_in_the_bus_as_its_page_says() {
 
     let published = Command::new("sh").args(["-c", &publish]).stdin(Stdio::null()).output().unwrap();
     assert!(published.status.success(), "{published:?}");
-    let told = tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub hears what redis-cli says");
+    let told =
+        tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub receives what redis-cli publishes");
     assert_eq!(told.unwrap(), "4712");
-    assert!(hears("message") && hears("4712"), "redis-cli hears what redis-cli says");
-    assert_eq!(hub.publish("orders.new", "4713").await.unwrap(), 2, "the node itself, and redis-cli");
-    assert!(hears("message") && hears("4713"), "redis-cli hears what the hub says");
+    assert!(hears("message") && hears("4712"), "redis-cli receives what redis-cli publishes");
+    assert_eq!(hub.publish("orders.new", "4713").await.unwrap(), 2, "this node and redis-cli");
+    assert!(hears("message") && hears("4713"), "redis-cli receives what the hub publishes");
 }

@@ -1,4 +1,4 @@
-//! Rooms: who is a member, what each member gets, and in which order.
+//! Rooms: membership, delivery and order.
 
 mod many;
 mod order;
@@ -11,7 +11,7 @@ use ripplecast::{App, Close, CloseCode, Connection, Error, Frame, Sent, ws};
 
 use super::clients::{PATIENCE, Script, TestServer, wait_until};
 
-/// With a [`Script`] behind `/ws`.
+/// Starts a server with a [`Script`] at `/ws`.
 fn scripted(shards: usize, threads: bool) -> TestServer {
     TestServer::with_shards(shards, threads, |app| {
         let hub = app.hub();
@@ -20,7 +20,7 @@ fn scripted(shards: usize, threads: bool) -> TestServer {
 }
 
 #[test]
-fn a_join_counts_at_once_and_joining_twice_is_once() {
+fn a_join_takes_effect_at_once_and_a_second_join_changes_nothing() {
     let server = scripted(2, false);
     let mut first = server.scripted("/ws", "own here");
     first.say("join r; len r; join r; len r; own done");
@@ -33,7 +33,7 @@ fn a_join_counts_at_once_and_joining_twice_is_once() {
     second.say("room r once; own done");
     assert_eq!(second.until("done"), ["once"]);
     first.say("own done");
-    assert_eq!(first.until("done"), ["once"], "it has joined twice, and gets everything once");
+    assert_eq!(first.until("done"), ["once"], "it has joined twice and receives everything once");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn on_open_sees_its_own_join() {
 }
 
 #[test]
-fn leaving_ends_membership_and_delivers_what_came_before() {
+fn leaving_ends_membership_and_earlier_pushes_arrive() {
     let server = scripted(1, false);
     let mut tab = server.scripted("/ws", "join r");
     tab.say("room r 1; room r 2; leave r; leave r; len r; room r 3; own done");
@@ -72,13 +72,13 @@ fn leaving_ends_membership_and_delivers_what_came_before() {
 }
 
 #[test]
-fn what_was_pushed_before_a_join_does_not_come_though_it_still_waits() {
+fn a_push_before_a_join_does_not_arrive_even_if_it_is_still_queued() {
     for (shards, threads) in [(1, false), (2, false), (2, true)] {
         let server = scripted(shards, threads);
         let mut member = server.scripted("/ws", "join r");
         let mut joiner = server.scripted("/ws", "join s");
         for n in 0..20 {
-            // All in one callback, so that the shard finds these together, and nothing else makes it look twice.
+            // All in one callback, so that the shard finds these commands together in one turn.
             joiner.say(format!("room r before{n}; join r; room r {n}"));
             assert_eq!(joiner.text(), n.to_string());
             assert_eq!([member.text(), member.text()], [format!("before{n}"), n.to_string()]);
@@ -90,7 +90,7 @@ fn what_was_pushed_before_a_join_does_not_come_though_it_still_waits() {
 }
 
 #[test]
-fn members_are_those_who_joined_and_closing_is_leaving() {
+fn members_lists_joined_connections_and_closing_leaves_the_room() {
     for (shards, threads) in [(1, false), (3, false), (2, true)] {
         let server = scripted(shards, threads);
         let mut ids = Vec::new();
@@ -114,16 +114,16 @@ fn members_are_those_who_joined_and_closing_is_leaving() {
         assert!(!server.block_on(server.hub.room("r").is_empty()).unwrap());
         assert_eq!(server.hub.stats().rooms, 2);
 
-        // One with the close handshake, one lost, one closed by the server, the others dropped.
+        // One closes with the handshake, one is lost, one is closed by the server, the others are dropped.
         tabs.pop().unwrap().close();
         tabs.pop().unwrap().socket.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
         let mut closed = tabs.pop().unwrap();
         closed.say("close enough");
         assert!(closed.rest().is_empty());
         assert_eq!(closed.close, Some((1000, "enough".to_owned())));
-        wait_until("three are gone", || members("r").len() == 4);
+        wait_until("three have left", || members("r").len() == 4);
         drop(tabs);
-        wait_until("all are gone", || members("r").is_empty() && members("s").is_empty());
+        wait_until("all have left", || members("r").is_empty() && members("s").is_empty());
         wait_until("the rooms are forgotten", || server.hub.stats().rooms == 0);
     }
 }
@@ -137,7 +137,7 @@ fn a_room_lives_while_it_has_members_or_handles() {
     assert_eq!((handle.name(), server.hub.stats().rooms), ("r", 1));
     let mut tab = server.scripted("/ws", "join r");
     drop(handle);
-    assert_eq!(server.hub.stats().rooms, 1, "it has a member");
+    assert_eq!(server.hub.stats().rooms, 1, "the room has a member");
     for n in 0..100 {
         tab.run(&format!("join room{n}; room room{n} x; leave room{n}"));
     }
@@ -148,7 +148,7 @@ fn a_room_lives_while_it_has_members_or_handles() {
 }
 
 #[test]
-fn after_the_close_nothing_can_be_joined() {
+fn a_closed_connection_cannot_join_a_room() {
     let (tell, told) = mpsc::channel();
     let server = TestServer::with_shards(2, false, |app| {
         app.ws(
@@ -195,7 +195,7 @@ fn a_connection_cannot_join_more_rooms_than_allowed() {
         app.ws("/ws", script)
     });
     for _ in 0..2 {
-        // The second one has a count of its own, though it may have the place of the first.
+        // The second connection has its own count, although it may reuse the slot of the first.
         let mut tab = server.scripted("/ws", "join a");
         let conn = server.connection(&mut tab);
         conn.join("b").unwrap();
@@ -205,14 +205,14 @@ fn a_connection_cannot_join_more_rooms_than_allowed() {
             assert!(matches!(error, Error::TooManyRooms { limit: 3 }), "{error:?}");
             assert!(error.to_string().contains("HubBuilder::max_rooms_per_connection"), "{error}");
         }
-        assert_eq!(server.len("d"), 0, "a refused join changes nothing");
-        conn.join("a").unwrap(); // once more is no more
+        assert_eq!(server.len("d"), 0, "a rejected join changes nothing");
+        conn.join("a").unwrap(); // joining again does not count
         assert!(conn.leave("b") && !conn.leave("b"));
         conn.join("d").unwrap();
         conn.join("b").unwrap_err();
         assert_eq!((server.len("a"), server.len("b"), server.len("d")), (1, 0, 1));
         tab.close();
-        wait_until("the connection to be closed", || server.len("a") == 0);
+        wait_until("the connection to close", || server.len("a") == 0);
     }
 
     let server = scripted(1, false);
@@ -223,7 +223,7 @@ fn a_connection_cannot_join_more_rooms_than_allowed() {
 }
 
 #[test]
-fn closing_ends_membership_though_the_peer_says_nothing() {
+fn closing_ends_membership_even_if_the_peer_does_not_answer() {
     let server = scripted(2, false);
     let mut tab = server.scripted("/ws", "join r");
     let conn = server.connection(&mut tab);
@@ -231,13 +231,13 @@ fn closing_ends_membership_though_the_peer_says_nothing() {
     assert!(conn.close(CloseCode::application(4007).unwrap(), "that is all").is_queued());
     assert!(conn.join("s").unwrap_err().is_closed());
     assert!(server.hub.room("r").push("after").is_queued());
-    assert_eq!(tab.rest(), ["before"], "the close comes behind what was pushed, and ends it");
+    assert_eq!(tab.rest(), ["before"], "the close follows earlier pushes and ends the connection");
     assert_eq!(tab.close, Some((4007, "that is all".to_owned())));
-    wait_until("it is no member", || server.len("r") == 0);
+    wait_until("the connection is not a member", || server.len("r") == 0);
 }
 
 #[test]
-fn names_that_are_too_long_are_refused() {
+fn names_that_are_too_long_are_rejected() {
     let (long, longest) = ("é".repeat(128), "n".repeat(255));
     let server = scripted(1, false);
     let mut tab = server.scripted("/ws", "own hello");
@@ -252,14 +252,14 @@ fn names_that_are_too_long_are_refused() {
     is_refused(server.block_on(conn.identify(&long)).map(|_| ()));
     conn.join(&longest).unwrap();
     server.block_on(conn.identify(&longest)).unwrap();
-    assert!(server.hub.room(&longest).push("it is there").is_queued());
-    assert_eq!(tab.text(), "it is there");
+    assert!(server.hub.room(&longest).push("the room exists").is_queued());
+    assert_eq!(tab.text(), "the room exists");
     assert!(conn.leave(&longest));
     wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
 }
 
 #[test]
-fn a_frame_is_encoded_once_a_shard_however_many_members() {
+fn a_frame_is_encoded_once_per_shard() {
     let server = scripted(2, false);
     let mut tabs: Vec<_> = (0..20).map(|_| server.scripted("/ws", "join r")).collect();
     let before = server.hub.stats().encoded_frames;
@@ -272,7 +272,7 @@ fn a_frame_is_encoded_once_a_shard_however_many_members() {
 }
 
 #[test]
-fn two_hubs_in_one_process_have_nothing_in_common() {
+fn two_hubs_in_one_process_are_independent() {
     let (one, two) = (scripted(2, false), scripted(2, false));
     let mut in_one = one.scripted("/ws", "join r; identify me");
     let mut in_two = two.scripted("/ws", "join r; identify me");

@@ -1,4 +1,4 @@
-//! The accept loop, seen from outside: heads that are slow, large or broken, keep-alive, and shutdown.
+//! The accept loop from outside: slow, large and malformed request heads, keep-alive, and shutdown.
 
 use std::{
     future::pending,
@@ -22,14 +22,15 @@ use tokio::{
 };
 
 const GET: &[u8] = b"GET /hello HTTP/1.1\r\nhost: here\r\n\r\n";
-/// Far longer than anything here takes, so that a hang fails instead of waiting for the harness.
+/// Far longer than anything here takes, so that a hang fails the test before the harness stops it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server with some routes: `/hello` says who asks, `/slow` answers when told to, `/pieces` begins to answer and goes on when
-/// told to, `/large/{len}` answers with that many bytes, and `/body` counts those that it was sent.
+/// A server with some routes: `/hello` reports its client, `/slow` answers when released, `/pieces` starts
+/// its response and continues when released, `/large/{len}` answers with that many bytes, and `/body` counts
+/// the bytes of its request.
 struct Server {
     addr: SocketAddr,
-    /// Told when `/slow` has begun.
+    /// Notified when `/slow` has started.
     begun: Arc<Notify>,
     /// Lets `/slow` answer.
     go_on: Arc<Notify>,
@@ -81,7 +82,7 @@ impl Server {
         Client(TcpStream::connect(self.addr).await.unwrap())
     }
 
-    /// Checks that the server still serves.
+    /// Checks that the server still answers.
     async fn check(&self) {
         let mut client = self.client().await;
         client.send(GET).await;
@@ -101,7 +102,7 @@ impl Client {
         self.0.write_all(bytes).await.unwrap();
     }
 
-    /// One whole answer, and not a byte of the next.
+    /// Reads exactly one response.
     async fn answer(&mut self) -> String {
         let mut got = Vec::new();
         while !got.ends_with(b"\r\n\r\n") {
@@ -114,7 +115,7 @@ impl Client {
         head + std::str::from_utf8(&body).unwrap()
     }
 
-    /// Everything until the server closes or resets the connection.
+    /// Reads until the server closes or resets the connection.
     async fn rest(mut self) -> String {
         let mut got = Vec::new();
         while let Ok(1..) = patiently(self.0.read_buf(&mut got)).await {}
@@ -123,11 +124,11 @@ impl Client {
 }
 
 async fn patiently<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+    tokio::time::timeout(PATIENCE, future).await.expect("the future did not complete")
 }
 
 #[tokio::test]
-async fn half_a_head_is_cut_off_after_the_header_timeout() {
+async fn an_incomplete_head_is_cut_off_after_the_header_timeout() {
     let limit = Duration::from_millis(150);
     let server = Server::start(|app| app.header_timeout(limit)).await;
     for part in ["", "G", "GET /hello HTTP/1.1\r\n", "GET /hello HTTP/1.1\r\nhost: here\r\n"] {
@@ -142,7 +143,7 @@ async fn half_a_head_is_cut_off_after_the_header_timeout() {
 }
 
 #[tokio::test]
-async fn dripping_bytes_does_not_extend_the_header_timeout() {
+async fn single_bytes_do_not_extend_the_header_timeout() {
     let server = Server::start(|app| app.header_timeout(Duration::from_millis(150))).await;
     let (mut read, mut write) = server.client().await.0.into_split();
     let drip = tokio::spawn(async move {
@@ -157,7 +158,7 @@ async fn dripping_bytes_does_not_extend_the_header_timeout() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
+async fn a_head_that_is_too_large_is_rejected() {
     let server = Server::start(|app| app.max_header(4096)).await;
     let head = |filler: usize| {
         let filler = "a".repeat(filler);
@@ -167,12 +168,12 @@ async fn a_head_that_is_too_large_is_refused() {
     client.send(&head(4096)).await;
     let answer = client.rest().await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    // The server closes before it has read all of this, and the reset may overtake its answer.
+    // The server closes before it has read all of this, and the reset may overtake its response.
     let mut client = server.client().await;
     let _ = client.0.write_all(&head(1_000_000)).await;
     let answer = client.rest().await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    // Never finished: nothing is kept beyond the limit.
+    // Never finished: nothing is stored above the limit.
     let mut client = server.client().await;
     client.send(b"GET /hello HTTP/1.1\r\nx-filler: ").await;
     while client.0.write_all(&[b'a'; 1024]).await.is_ok() {}
@@ -184,7 +185,7 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_head_of_many_small_fields_passes_up_to_the_limit() {
+async fn a_head_of_many_small_fields_is_accepted_up_to_the_limit() {
     let server = Server::start(|app| app).await;
     for (fields, status) in [(99, "200"), (100, "200"), (101, "431")] {
         let more = "x:1\r\n".repeat(fields - 1);
@@ -198,8 +199,8 @@ async fn a_head_of_many_small_fields_passes_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_behind_its_request_gets_its_whole_answer() {
-    const LEN: usize = 3 << 20; // far more than sockets hold
+async fn a_client_that_half_closes_after_its_request_receives_the_whole_response() {
+    const LEN: usize = 3 << 20; // far more than socket buffers hold
     let server = Server::start(|app| app.header_timeout(Duration::from_secs(3600))).await;
     for _ in 0..50 {
         let mut client = server.client().await;
@@ -213,7 +214,7 @@ async fn a_client_that_closes_its_side_behind_its_request_gets_its_whole_answer(
     client.0.shutdown().await.unwrap();
     let answer = client.rest().await;
     assert_eq!(answer.split_once("\r\n\r\n").unwrap().1.len(), LEN);
-    // The end comes while the handler waits.
+    // The client half-closes while the handler waits.
     let mut client = server.client().await;
     client.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
     server.begun.notified().await;
@@ -221,7 +222,7 @@ async fn a_client_that_closes_its_side_behind_its_request_gets_its_whole_answer(
     server.check().await;
     server.go_on.notify_one();
     assert!(client.rest().await.ends_with("slow"));
-    // A connection that waits for no answer ends with its client's side.
+    // A connection without a pending response ends with its client's side.
     let mut client = server.client().await;
     client.send(GET).await;
     assert!(client.answer().await.contains("hello"));
@@ -231,7 +232,7 @@ async fn a_client_that_closes_its_side_behind_its_request_gets_its_whole_answer(
 }
 
 #[tokio::test]
-async fn a_connection_serves_many_requests_and_knows_its_peer() {
+async fn a_connection_serves_many_requests_and_reports_its_peer() {
     let server = Server::start(|app| app).await;
     let mut client = server.client().await;
     let hello = format!("hello {}", client.0.local_addr().unwrap());
@@ -239,7 +240,7 @@ async fn a_connection_serves_many_requests_and_knows_its_peer() {
         client.send(GET).await;
         assert!(client.answer().await.ends_with(&hello));
     }
-    // Two at once, answered in turn.
+    // Two at once, answered in order.
     client.send(&[GET, GET].concat()).await;
     for _ in 0..2 {
         assert!(client.answer().await.ends_with(&hello));
@@ -250,11 +251,11 @@ async fn a_connection_serves_many_requests_and_knows_its_peer() {
 }
 
 #[tokio::test]
-async fn connections_that_break_off_or_talk_nonsense_harm_nobody() {
+async fn aborted_connections_and_invalid_requests_do_no_harm() {
     let server = Server::start(|app| app).await;
     for _ in 0..50 {
         let client = server.client().await;
-        // Closing with a reset, before or after it was accepted.
+        // Closed with a reset, before or after it was accepted.
         client.0.set_zero_linger().unwrap();
         drop(client);
         let mut client = server.client().await;
@@ -274,7 +275,7 @@ async fn connections_that_break_off_or_talk_nonsense_harm_nobody() {
 }
 
 #[tokio::test]
-async fn shutdown_lets_a_request_finish_and_closes_what_is_idle() {
+async fn shutdown_lets_requests_finish_and_closes_idle_connections() {
     let server = Server::start(|app| app).await;
     let mut busy = server.client().await;
     busy.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
@@ -295,12 +296,12 @@ async fn shutdown_lets_a_request_finish_and_closes_what_is_idle() {
 
     let (addr, go_on) = (server.addr, Arc::clone(&server.go_on));
     let stopping = tokio::spawn(server.stop());
-    // These end although the request in flight still holds the shutdown up.
+    // These end although the request in flight still delays the shutdown.
     for client in [idle, half, second_half, silent] {
         assert_eq!(client.rest().await, "");
     }
     assert!(TcpStream::connect(addr).await.is_err(), "still listening");
-    assert!(!stopping.is_finished(), "the request in flight was not waited for");
+    assert!(!stopping.is_finished(), "the shutdown did not wait for the request in flight");
     go_on.notify_one();
     let answer = busy.rest().await;
     assert!(answer.contains("connection: close") && answer.ends_with("slow"), "{answer}");
@@ -308,7 +309,7 @@ async fn shutdown_lets_a_request_finish_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_takes_only_its_own_connection() {
+async fn a_panicking_handler_closes_only_its_own_connection() {
     let app = App::builder().build().await.unwrap();
     let app = app
         .route("/panic", get(async || -> () { panic!("a test's own panic") }))
@@ -326,7 +327,7 @@ async fn a_handler_that_panics_takes_only_its_own_connection() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_a_connection_waits_until_another_ends() {
+async fn a_connection_above_the_limit_waits_until_another_ends() {
     let server = Server::start(|app| app.max_http_connections(1)).await;
     let mut first = server.client().await;
     first.send(GET).await;
@@ -334,7 +335,7 @@ async fn beyond_the_limit_a_connection_waits_until_another_ends() {
     let mut second = server.client().await;
     second.send(GET).await;
     first.send(GET).await;
-    assert!(first.answer().await.contains("200 OK"), "it is kept while others wait");
+    assert!(first.answer().await.contains("200 OK"), "an open connection is kept while others wait");
     assert!(second.0.try_read(&mut [0]).is_err(), "the second has no place yet");
     drop(first);
     assert!(second.answer().await.contains("200 OK"));
@@ -342,7 +343,7 @@ async fn beyond_the_limit_a_connection_waits_until_another_ends() {
     server.stop().await;
 }
 
-/// A limit for tests that wait until it is over.
+/// A limit for tests that wait until it expires.
 const SHORT: Duration = Duration::from_millis(150);
 
 #[tokio::test]
@@ -362,7 +363,7 @@ async fn a_body_that_comes_too_slowly_gets_408_and_the_connection_ends() {
         let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&answer);
         assert!(answer.starts_with("HTTP/1.1 408 "), "{rest:?}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
-        assert!(begin.elapsed() >= SHORT, "{rest:?} was cut early");
+        assert!(begin.elapsed() >= SHORT, "{rest:?} was cut off early");
     }
     server.check().await;
     server.stop().await;
@@ -380,7 +381,7 @@ async fn a_body_that_drips_is_cut() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    // What still drips may reset the connection before the answer is read.
+    // Bytes that are still arriving may reset the connection before the response is read.
     let read = async {
         let _ = reader.read_to_end(&mut answer).await;
     };
@@ -396,10 +397,10 @@ async fn a_reader_that_takes_too_little_is_cut_and_gives_its_place_back() {
     for reads in [false, true] {
         let mut client = server.client().await;
         client.send(format!("GET /large/{LARGE} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes()).await;
-        // It has the only place, until it is cut.
+        // It holds the only place until it is cut off.
         let cut = server.check();
         if reads {
-            // A byte now and then. What has come before the end can still be read when it is cut.
+            // An occasional byte. What arrived before the connection is cut off can still be read.
             let drip = async {
                 while let Ok(1) = client.0.read(&mut [0]).await {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -413,16 +414,16 @@ async fn a_reader_that_takes_too_little_is_cut_and_gives_its_place_back() {
         } else {
             cut.await;
         }
-        assert!(client.rest().await.len() < LARGE, "all of it came");
+        assert!(client.rest().await.len() < LARGE, "the whole response arrived");
     }
     server.stop().await;
 }
 
-/// Bytes of a response that no socket buffers hold.
+/// A response larger than any socket buffers.
 const LARGE: usize = 64 << 20;
 
 #[tokio::test]
-async fn an_application_that_takes_its_time_is_not_cut() {
+async fn a_slow_application_is_not_cut_off() {
     let server = Server::start(|app| app.body_timeout(SHORT).write_timeout(SHORT)).await;
     let mut slow = server.client().await;
     slow.send(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n").await;
@@ -453,15 +454,15 @@ async fn requests_behind_a_proxy_count_for_the_address_that_it_forwards() {
         client.send(request.as_bytes()).await;
         client
     };
-    // One that its handler holds, and one that its reader does not take.
+    // One request that its handler holds, and one that its reader does not read.
     let mut held = ask("/slow".into(), "192.0.2.7").await;
     patiently(server.begun.notified()).await;
     let unread = ask(format!("/large/{LARGE}"), "192.0.2.7").await;
     patiently(unread.0.readable()).await.unwrap();
     let refused = ask("/hello".into(), "192.0.2.7").await.answer().await;
     assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("from your address"), "{refused}");
-    assert!(ask("/hello".into(), "192.0.2.8").await.answer().await.contains("200 OK"), "another address");
-    // The proxy's own requests count for nobody.
+    assert!(ask("/hello".into(), "192.0.2.8").await.answer().await.contains("200 OK"), "a different address");
+    // The proxy's own requests are not counted.
     server.check().await;
     server.go_on.notify_one();
     assert!(held.answer().await.ends_with("slow"));

@@ -1,4 +1,4 @@
-//! The app: routes, layers, files, merging, and where it listens.
+//! The app: routes, layers, files, merging and its address.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ fn routes_layers_files_and_merged_routers_are_served_together() {
         });
         let other = Router::new().route("/other", post(async |body: String| body + "!"));
         let says = async |extract::Extension(says): extract::Extension<&'static str>| says;
-        // The hook sees what the layer has put into the request.
+        // The hook receives what the layer has added to the request.
         let guarded = ripplecast::ws::endpoint(Script(app.hub())).on_upgrade(
             |request: ripplecast::Request| async move {
                 match request.parts().extensions.get::<&'static str>() {
@@ -81,14 +81,14 @@ fn routes_layers_files_and_merged_routers_are_served_together() {
     let before = seen.load(SeqCst);
     server.scripted("/ws", "own hello").close();
     drop(server.events("/events"));
-    assert_eq!(seen.load(SeqCst), before + 2, "a layer sees upgrades and streams as well");
-    assert_eq!(server.http("GET", "/later").body, "true", "a layer is around what was added before it");
+    assert_eq!(seen.load(SeqCst), before + 2, "a layer receives upgrades and streams, too");
+    assert_eq!(server.http("GET", "/later").body, "true", "a layer wraps only what was added before it");
     assert_eq!(server.http("GET", "/nowhere").status, 404);
     fs::remove_dir_all(&root).unwrap();
 }
 
 #[test]
-fn files_that_are_no_directory_are_an_error() {
+fn serving_files_from_a_path_that_is_not_a_directory_fails() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let missing = std::env::temp_dir().join("ripplecast-is-not-there");
@@ -96,13 +96,13 @@ fn files_that_are_no_directory_are_an_error() {
     });
 }
 
-/// A route that fails so.
+/// A route that fails with this error.
 fn fails(error: fn() -> Error) -> MethodRouter {
     get(async move || -> ripplecast::Result<()> { Err(error()) })
 }
 
 #[tokio::test]
-async fn an_app_becomes_a_plain_router() {
+async fn an_app_can_be_converted_into_a_plain_router() {
     let app = App::builder().build().await.unwrap();
     let hub = app.hub();
     let router: Router = app
@@ -152,7 +152,7 @@ async fn an_app_becomes_a_plain_router() {
 }
 
 #[tokio::test]
-async fn a_taken_port_or_no_address_is_one_clear_error() {
+async fn a_port_in_use_and_an_invalid_address_each_give_one_clear_error() {
     let taken = App::builder().build().await.unwrap().bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr();
     let app = async || App::builder().build().await.unwrap();
@@ -181,7 +181,7 @@ async fn a_taken_port_or_no_address_is_one_clear_error() {
 }
 
 #[tokio::test]
-async fn a_backend_that_there_is_not_is_refused_by_name() {
+async fn an_unknown_backend_is_rejected_by_name() {
     let error = App::builder().backend("mongodb://localhost").build().await.unwrap_err().to_string();
     assert!(
         error.contains("backend") && error.contains("mongodb://localhost") && error.contains("memory"),
@@ -192,12 +192,12 @@ async fn a_backend_that_there_is_not_is_refused_by_name() {
 
 #[tokio::test]
 #[should_panic(expected = "`/ws` already has an endpoint")]
-async fn two_endpoints_on_one_path_are_a_mistake_that_is_named() {
+async fn two_endpoints_on_one_path_panic_with_the_path() {
     let app = ripplecast::App::builder().build().await.unwrap();
     let _app = app.ws("/ws", ripplecast::ws::handlers()).sse("/ws", "room");
 }
 
-/// Below its base path an app serves the same routes, and handlers see their own paths.
+/// Below its base path, an app serves the same routes, and handlers receive paths without the prefix.
 #[tokio::test]
 async fn all_routes_are_served_below_the_base_path_as_well() {
     let app = App::builder().build().await.unwrap();
@@ -228,9 +228,9 @@ async fn all_routes_are_served_below_the_base_path_as_well() {
     assert!(error.to_string().contains("base_path"), "{error}");
 }
 
-/// Handlers and hooks learn the path that the client sees.
+/// Handlers and hooks receive the path below which the client sees the server.
 #[tokio::test]
-async fn the_base_path_is_the_apps_or_the_word_of_a_trusted_proxy() {
+async fn the_base_path_comes_from_the_app_or_a_trusted_proxy() {
     let proxies = "127.0.0.1".parse().unwrap();
     let app = App::builder().trusted_proxies(proxies).build().await.unwrap();
     let hub = app.hub();

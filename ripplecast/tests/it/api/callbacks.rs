@@ -1,4 +1,4 @@
-//! No callback runs under a lock that the API takes: everything may be called from every callback.
+//! No callback runs under a lock that the API takes: every call may be made from every callback.
 
 use std::sync::{
     Arc,
@@ -16,24 +16,24 @@ struct Row {
     n: i64,
 }
 
-/// How far the connection is.
+/// The stage of the connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
     Open,
-    /// It was told to close, in this very callback.
+    /// This callback has closed the connection.
     Closing,
-    /// `on_close` is called.
+    /// In `on_close`.
     Closed,
 }
 
-/// Calls everything in each callback, and tells of it.
+/// Makes every call in each callback and reports it.
 struct Everything {
     hub: Hub,
     live: LiveCounter,
     table: Table<Row>,
     tell: mpsc::Sender<&'static str>,
     turn: AtomicUsize,
-    /// Whether a callback waits before and between.
+    /// Whether callbacks wait before and between the calls.
     waits: bool,
 }
 
@@ -74,7 +74,7 @@ impl Everything {
         self.on_shared_state(conn, open).await?;
         let other = self.hub.connections().find(|other| other != conn);
         if let Some(other) = other {
-            // Whether it is still there is its own affair.
+            // It may or may not still exist.
             let _ =
                 (other.join("r"), other.join_with("r", "snapshot"), other.set_state(3_u8), other.leave("r"));
             let _ = (
@@ -118,13 +118,13 @@ impl Everything {
     async fn on_the_hub(&self, conn: &Connection, stage: Stage) -> Result<()> {
         let (hub, room, open) = (&self.hub, self.hub.room("r"), stage == Stage::Open);
         assert!(room.push("to the room").is_queued());
-        // Its shard takes it out of its rooms: at the latest before `on_close`.
+        // Its shard removes it from its rooms, at the latest before `on_close`.
         assert!(stage == Stage::Closing || room.members().await?.contains(&conn.id()) == open);
         let _ = (room.len().await?, room.is_empty().await?, format!("{room:?} {hub:?}"));
         assert!(hub.broadcast("to all").is_queued());
         assert_eq!(hub.connection(conn.id()).is_some(), open);
         assert_eq!(hub.connections().any(|one| one == *conn), open);
-        // Pushing to each while the list is held.
+        // Pushes to each connection while the list exists.
         hub.connections().for_each(|one| one.push("to each").ignore());
         assert_eq!(hub.client("me").push("to the client").await? > 0, open);
         assert!(stage == Stage::Closing || hub.client("me").connections().await?.is_empty() != open);
@@ -136,7 +136,7 @@ impl Everything {
     }
 
     async fn on_shared_state(&self, conn: &Connection, open: bool) -> Result<()> {
-        // Each change is pushed to a room of which this very connection is a member.
+        // Each change is pushed to a room of which this connection is a member.
         assert_eq!(self.live.join(conn).await.is_ok(), open);
         self.live.increment().await?;
         self.live.add(2).await?;
@@ -164,11 +164,13 @@ fn every_call_may_be_made_from_every_callback() {
             let turn = AtomicUsize::new(0);
             app.ws("/ws", Everything { hub, live, table, tell, turn, waits }).ws("/bystander", ws::handlers())
         });
-        let expect = |what| assert_eq!(told.recv_timeout(PATIENCE).expect("a callback hangs"), what);
-        // One after the other, so that what each callback sees of the client is known; beside a bystander.
+        let expect = |what| assert_eq!(told.recv_timeout(PATIENCE).expect("a callback did not return"), what);
+        // One after the other, so that what each callback sees of the user is known; next to an unrelated
+        // connection.
         for round in 0..4 {
             let mut bystander = server.tab("/bystander");
-            // Its upgrade is answered before its shard has it, and the others close whom they find.
+            // Its upgrade is answered before its shard receives it, and the others close every connection
+            // they find.
             super::wait_until("it is there", || server.hub.connections().count() == 1);
             let mut tab = server.tab("/ws");
             expect("open");
@@ -188,7 +190,8 @@ fn every_call_may_be_made_from_every_callback() {
     }
 }
 
-/// Many connections that push to, join for, and close each other from their callbacks, on all shards at once.
+/// Many connections on all shards push to each other, join rooms for each other and close each other from
+/// their callbacks.
 #[test]
 fn callbacks_of_different_shards_do_not_wait_for_each_other() {
     struct Crowd(Hub);
@@ -255,9 +258,9 @@ fn a_callback_may_shut_the_hub_down() {
     }
 }
 
-/// A callback's own destructors run outside all locks too.
+/// The destructors of a callback's values run outside all locks, too.
 #[test]
-fn a_value_that_is_dropped_may_use_the_hub() {
+fn a_destructor_may_use_the_hub() {
     struct Nosy(Hub, Connection, Arc<AtomicUsize>);
     impl Drop for Nosy {
         fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! A shutdown returns whatever has become of the runtime that made the hub.
+//! A shutdown returns whatever the state of the runtime that built the hub.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     support::{PATIENCE, connect},
 };
 
-/// A hub with a connection, a subscription and a handler of a stream that never ends.
+/// Builds a hub with a connection, a subscription and a stream handler that never ends.
 async fn busy(backend: &str, dedicated_threads: bool) -> (Hub, SocketAddr) {
     let builder = Hub::builder().shards(2).dedicated_threads(dedicated_threads).backend(backend);
     let hub = builder.connect().await.unwrap();
@@ -27,14 +27,14 @@ async fn busy(backend: &str, dedicated_threads: bool) -> (Hub, SocketAddr) {
     (hub, addr)
 }
 
-/// Shuts a hub down in a runtime of its own, whose clock the test moves.
+/// Shuts a hub down in another runtime, whose clock the test advances.
 fn shut_down(hub: &Hub, start_paused: bool) {
     let runtime = Builder::new_current_thread().enable_all().start_paused(start_paused).build().unwrap();
     let patience = if start_paused { Duration::from_secs(10) } else { PATIENCE };
     runtime.block_on(async {
-        timeout(patience, hub.shutdown()).await.expect("the shutdown does not end");
-        // And at once when called again.
-        timeout(patience, hub.shutdown()).await.expect("another shutdown does not end");
+        timeout(patience, hub.shutdown()).await.expect("the shutdown did not end");
+        // A second call returns at once.
+        timeout(patience, hub.shutdown()).await.expect("the second shutdown did not end");
     });
 }
 
@@ -60,7 +60,7 @@ fn a_shutdown_returns_when_the_runtime_of_the_hub_has_ended() {
 }
 
 #[test]
-fn a_shutdown_returns_when_nothing_drives_the_runtime_of_the_hub() {
+fn a_shutdown_returns_when_nothing_polls_the_runtime_of_the_hub() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (hub, _) = runtime.block_on(busy("memory", false));
     shut_down(&hub, true);

@@ -1,4 +1,5 @@
-//! Settings from the environment. It belongs to the whole process, so each case is a child: this very test, told to be one.
+//! Settings from the environment. The environment belongs to the whole process, so each case runs this test
+//! again in a child process.
 
 use std::{
     ffi::OsStr,
@@ -9,7 +10,7 @@ use ripplecast::{App, AppBuilder};
 
 use super::super::clients::{Script, Tab, TestServer, wait_until};
 
-/// Set in a child.
+/// Set in a child process.
 const CHILD: &str = "RIPPLECAST_TEST_CHILD";
 /// No variables.
 const NOTHING: [(&str, &str); 0] = [];
@@ -20,7 +21,8 @@ fn settings_come_from_the_environment() {
         println!("child: {}", be_the_child());
         return;
     }
-    // Shards, connections at the most, and connections of one forwarded address at the most; up to eight are tried.
+    // The number of shards, the limit of connections, and the limit of connections from one forwarded
+    // address; up to eight are tried.
     let cores = std::thread::available_parallelism().unwrap().get().min(8);
     let default = format!("{cores} shards, 8 in all, 8 of one address");
     assert_eq!(child(&NOTHING), default);
@@ -32,7 +34,7 @@ fn settings_come_from_the_environment() {
         ("RIPPLECAST_MAX_CONNECTIONS_PER_ADDRESS", ""),
         ("RIPPLECAST_TRUSTED_PROXIES", ""),
     ];
-    assert_eq!(child(&empty), default, "an empty variable is none");
+    assert_eq!(child(&empty), default, "an empty variable counts as unset");
     assert_eq!(child(&[("RIPPLECAST_SHARDS", "3")]), "3 shards, 8 in all, 8 of one address");
     assert_eq!(
         child(&[("RIPPLECAST_SHARDS", "1"), ("RIPPLECAST_MAX_CONNECTIONS", "2")]),
@@ -81,8 +83,8 @@ fn a_setting_that_cannot_be_used_is_named_with_its_value() {
     ] {
         let says = child(&[(name, value)]);
         assert!(says.starts_with("error: "), "{name}={value}: {says}");
-        assert!(says.contains(value), "{name}={value} is not shown: {says}");
-        assert!(says.contains(name), "{name}={value} is not named: {says}");
+        assert!(says.contains(value), "the error does not contain the value of {name}={value}: {says}");
+        assert!(says.contains(name), "the error does not contain the name of {name}={value}: {says}");
     }
     #[cfg(unix)]
     {
@@ -92,7 +94,7 @@ fn a_setting_that_cannot_be_used_is_named_with_its_value() {
     }
 }
 
-/// What the child says, with these variables and no others of ours.
+/// Runs the child with only these variables of ours and returns its output.
 fn child(variables: &[(&str, impl AsRef<OsStr>)]) -> String {
     let (_, module) = module_path!().split_once("::").unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -109,7 +111,7 @@ fn child(variables: &[(&str, impl AsRef<OsStr>)]) -> String {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text.split_once("child: ")
-        .unwrap_or_else(|| panic!("it says nothing: {text}"))
+        .unwrap_or_else(|| panic!("no output: {text}"))
         .1
         .lines()
         .next()
@@ -117,7 +119,7 @@ fn child(variables: &[(&str, impl AsRef<OsStr>)]) -> String {
         .to_owned()
 }
 
-/// Builds an app of the environment and tries it out.
+/// Builds an app from the environment and reports its settings.
 fn be_the_child() -> String {
     let built = tokio::runtime::Runtime::new().unwrap().block_on(App::from_env());
     if let Err(error) = built {
@@ -143,12 +145,12 @@ fn be_the_child() -> String {
     };
     let mut tabs = open_eight(&[]);
     let in_all = tabs.len();
-    // A frame is encoded once for each shard that has members, and shards take turns to get them.
+    // A frame is encoded once for each shard with members, and connections are assigned to shards in turn.
     tabs[0].run("room r x; own y");
     for tab in &mut tabs[1..] {
         assert_eq!(tab.text(), "x");
     }
-    // A shard counts at the end of a turn, so before it answers this.
+    // A shard updates its counts at the end of a turn, and so before it answers this.
     tabs.iter_mut().for_each(|tab| tab.run("own z"));
     let shards = server.hub.stats().encoded_frames;
     drop(tabs);

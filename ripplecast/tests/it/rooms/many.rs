@@ -11,7 +11,7 @@ const PUBLISHERS: usize = 4;
 const MESSAGES: usize = 300;
 
 #[test]
-fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
+fn a_thousand_connections_receive_three_hundred_messages_in_one_order() {
     // Both ends are in this process.
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     assert!(limit > 2 * CONNECTIONS as u64 + 200, "only {limit} open files are allowed");
@@ -44,7 +44,7 @@ fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
             })
         })
         .collect();
-    // What is not read yet waits in the sockets and the outboxes: it is far below their limits.
+    // Unread messages wait in the sockets and the outboxes, far below their limits.
     let mut whole = Vec::new();
     for (index, tab) in tabs.iter_mut().enumerate() {
         let log: Vec<_> = (0..MESSAGES).map(|_| tab.text()).collect();
@@ -63,7 +63,7 @@ fn a_thousand_connections_get_three_hundred_messages_each_in_one_order() {
             whole.iter().filter_map(|text| text.strip_prefix(&prefix)).map(|n| n.parse::<usize>().unwrap());
         assert!(own.eq(0..MESSAGES / PUBLISHERS), "publisher {publisher}");
     }
-    // And nothing beyond that.
+    // And nothing else.
     assert!(server.hub.broadcast("over").is_queued());
     for tab in &mut tabs {
         assert_eq!(tab.text(), "over");

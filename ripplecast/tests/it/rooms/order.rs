@@ -12,17 +12,18 @@ use super::{
     scripted,
 };
 
-/// Shards, and whether they are threads.
+/// The number of shards, and whether they run on threads.
 const SHAPES: [(usize, bool); 4] = [(1, false), (2, false), (4, false), (2, true)];
-/// Publishers that are tasks, and as many that are callbacks of connections.
+/// Number of publishers that are tasks, and of those that are callbacks of connections.
 const PUBLISHERS: usize = 4;
-/// Messages of each publisher.
+/// Messages per publisher.
 const MESSAGES: usize = 150;
-/// Members of a room: more than a shard visits in one turn, so that others come and go in the middle of a walk.
+/// Members of a room: more than a shard sends to in one turn, so that others join and leave during a
+/// broadcast.
 const MEMBERS: usize = 80;
 
 #[test]
-fn every_members_log_is_identical_while_others_come_and_go() {
+fn all_members_receive_the_same_sequence_while_others_join_and_leave() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         let over = AtomicBool::new(false);
@@ -49,7 +50,7 @@ fn every_members_log_is_identical_while_others_come_and_go() {
         let shape = format!("{shards} shards, threads: {threads}");
         let whole = &logs[0];
         assert_eq!(whole.len(), 2 * PUBLISHERS * MESSAGES + 1, "{shape}");
-        assert!(logs.iter().all(|log| log == whole), "{shape}: the members do not agree");
+        assert!(logs.iter().all(|log| log == whole), "{shape}: the members received different sequences");
         for publisher in 0..2 * PUBLISHERS {
             let prefix = format!("p{publisher} ");
             let own: Vec<usize> = whole
@@ -66,12 +67,12 @@ fn every_members_log_is_identical_while_others_come_and_go() {
     }
 }
 
-/// What each of some tabs gets.
+/// Collects what each of the tabs receives.
 fn read_all(tabs: &mut [Tab]) -> Vec<Vec<String>> {
     tabs.iter_mut().map(|tab| tab.until("over")).collect()
 }
 
-/// Half of the publishers are tasks, the other half callbacks. Returns when all is pushed.
+/// Publishes from tasks and from callbacks, half each. Returns when everything has been pushed.
 fn publish(server: &TestServer) {
     thread::scope(|scope| {
         for publisher in PUBLISHERS..2 * PUBLISHERS {
@@ -90,7 +91,7 @@ fn publish(server: &TestServer) {
                     for n in 0..MESSAGES {
                         assert!(room.push(format!("p{publisher} {n}")).is_queued());
                         if n % 4 == 0 {
-                            tokio::task::yield_now().await; // so that all four have their turns, and shards too
+                            tokio::task::yield_now().await; // lets all four workers and the shards run
                         }
                     }
                 })
@@ -102,7 +103,8 @@ fn publish(server: &TestServer) {
     });
 }
 
-/// Joins, reads some messages, leaves, and so on, on one connection. What it got as a member, each time.
+/// Repeatedly joins, reads some messages and leaves, on one connection. Returns what it received as a member
+/// each time.
 fn leave_and_join(mut tab: Tab, length: usize) -> Vec<Vec<String>> {
     let mut runs = Vec::new();
     loop {
@@ -126,7 +128,7 @@ fn leave_and_join(mut tab: Tab, length: usize) -> Vec<Vec<String>> {
     }
 }
 
-/// The same, with a new connection each time.
+/// Like [`leave_and_join`], with a new connection each time.
 fn close_and_open(server: &TestServer, length: usize, over: &AtomicBool) -> Vec<Vec<String>> {
     let mut runs = Vec::new();
     for turn in 0.. {
@@ -136,7 +138,7 @@ fn close_and_open(server: &TestServer, length: usize, over: &AtomicBool) -> Vec<
         while run.len() < length {
             let text = tab.text();
             match text.as_str() {
-                // From here on the server knows it, so what is broadcast later reaches it.
+                // From here on the server knows the connection, so later broadcasts reach it.
                 "in" if over.load(SeqCst) => return runs,
                 "in" => {}
                 "over" => {
@@ -159,7 +161,7 @@ fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
     const ROOMS: [&str; 3] = ["a", "b", "c"];
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
-        // Who is in which of the rooms; all three, and joined in different orders, are among them.
+        // The rooms of each member, including all three rooms, joined in different orders.
         let kinds: [&[usize]; 6] = [&[0, 1, 2], &[2, 0, 1], &[1, 2, 0], &[0, 2], &[1], &[]];
         let rooms_of: Vec<&[usize]> = kinds.into_iter().cycle().take(MEMBERS).collect();
         let mut tabs: Vec<Tab> = Vec::new();
@@ -177,7 +179,7 @@ fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
             let readers: Vec<_> =
                 tabs.chunks_mut(10).map(|tabs| scope.spawn(move || read_all(tabs))).collect();
             let noise = ROOMS.map(|room| make_noise(&server, room));
-            let mut dice = 0x2545_f491_u32; // xorshift: any mixture will do, and the same one each time
+            let mut dice = 0x2545_f491_u32; // xorshift: any fixed mixture will do
             for n in 0..600 {
                 dice ^= dice << 13;
                 dice ^= dice >> 17;
@@ -211,10 +213,10 @@ fn rooms_broadcasts_and_direct_pushes_of_one_publisher_keep_their_order() {
     }
 }
 
-/// One thread pushes, and makes members leave and join, all without waiting for the shards, whose walks it thus meets in
-/// every state. What each connection must get is known exactly.
+/// One thread pushes and makes members leave and join without waiting for the shards, so that it meets their
+/// broadcasts in every state. What each connection must receive is known exactly.
 #[test]
-fn members_come_and_go_in_the_middle_of_a_walk() {
+fn members_join_and_leave_during_a_broadcast() {
     const ROOMS: [&str; 2] = ["r", "s"];
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
@@ -256,7 +258,7 @@ fn members_come_and_go_in_the_middle_of_a_walk() {
     }
 }
 
-/// A task that pushes to a room as well.
+/// A task that also pushes to a room.
 fn make_noise(server: &TestServer, room: &str) -> tokio::task::JoinHandle<()> {
     let room = server.hub.room(room);
     server.runtime().spawn(async move {
@@ -270,13 +272,13 @@ fn make_noise(server: &TestServer, room: &str) -> tokio::task::JoinHandle<()> {
 }
 
 #[test]
-fn what_a_callback_pushes_keeps_its_order_whichever_way_it_goes() {
+fn pushes_of_a_callback_keep_their_order_on_every_path() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         let mut speaker = server.scripted("/ws", "join a; join b");
         let mut members: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join b; join a")).collect();
         let noise = [make_noise(&server, "a"), make_noise(&server, "b")];
-        // All at once, so that one message is handled while the frames of another are still on their way.
+        // All at once, so that one message is handled while the frames of another are still in transit.
         for turn in 0..60 {
             let n = |step: usize| turn * 13 + step;
             speaker.say(format!(
@@ -323,7 +325,8 @@ fn a_push_to_a_member_does_not_overtake_one_to_its_room() {
         let mut tabs: Vec<_> = (0..MEMBERS).map(|_| server.scripted("/ws", "join r; join s")).collect();
         let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
         for round in 0..50 {
-            // A room of more members than one turn sends to, so that the walk is under way when the direct push comes.
+            // A room with more members than one turn sends to, so that the broadcast is in progress when the
+            // direct push arrives.
             for room in ["r", "s", "r"] {
                 assert!(server.hub.room(room).push(format!("{room}{round}")).is_queued());
             }
@@ -342,7 +345,7 @@ fn a_push_to_a_member_does_not_overtake_one_to_its_room() {
 }
 
 #[test]
-fn large_frames_keep_their_order_though_nobody_reads_yet() {
+fn large_frames_keep_their_order_before_anyone_reads() {
     for (shards, threads) in SHAPES {
         let server = TestServer::with_shards(shards, threads, |app| {
             let hub = app.hub();
@@ -351,7 +354,7 @@ fn large_frames_keep_their_order_though_nobody_reads_yet() {
         let mut speaker = server.scripted("/ws", "join r");
         let mut member = server.scripted("/ws", "join r");
         let conn = server.connection(&mut member);
-        // Sizes around those of the buffers, so that some go straight to the socket and others wait.
+        // Sizes close to those of the buffers, so that some go straight to the socket and others wait.
         let sizes = [1, 60_000, 70_000, 10, 65_535, 200_000, 65_536, 3, 125, 126, 500_000, 1, 1];
         let frame = |n: usize| format!("{n} {}", "x".repeat(sizes[n % sizes.len()]));
         for turn in 0..8 {

@@ -1,4 +1,4 @@
-//! A shard that is stuck: pushes are refused by all shards or by none, and everything goes on afterwards.
+//! A stuck shard: pushes are rejected by all shards or by none, and everything recovers afterwards.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +12,12 @@ use ripplecast::{CloseCode, Connection, Dropped, Frame, Hub, Result, Sent, ws, w
 
 use super::super::clients::{PATIENCE, Script, TestServer};
 
-/// A [`Script`] that blocks its thread, which nobody should, when it is told `block`.
+/// A [`Script`] that blocks its thread, which no application should do, on the message `block`.
 struct Blocking {
     script: Script,
-    /// Tells that it blocks.
+    /// Reports that the handler blocks.
     blocked: mpsc::Sender<()>,
-    /// Ends it.
+    /// Unblocks the handler.
     gate: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -32,7 +32,8 @@ impl Handler for Blocking {
     }
 }
 
-/// Two shards as threads, so that one which is stuck stops no task of the runtime, with outboxes that hold everything.
+/// Starts a server with two shards on threads, so that a stuck one stops no task of the runtime, and with
+/// outboxes that hold everything.
 fn stuck() -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (blocked, told) = mpsc::channel();
     let (open_gate, gate) = mpsc::channel();
@@ -45,7 +46,7 @@ fn stuck() -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
 
 const OVERLOADED: Sent = Sent::Dropped(Dropped::Overloaded);
 
-/// Pushes numbers until one is refused; how many were taken.
+/// Pushes numbers until one is rejected. Returns how many were accepted.
 fn fill(hub: &Hub, room: &str) -> usize {
     let room = hub.room(room);
     for n in 0..200_000 {
@@ -57,14 +58,14 @@ fn fill(hub: &Hub, room: &str) -> usize {
             }
         }
     }
-    panic!("a full mailbox takes everything");
+    panic!("a full mailbox accepts everything");
 }
 
 #[test]
-fn a_push_is_refused_by_all_shards_or_by_none() {
+fn a_push_is_rejected_by_all_shards_or_by_none() {
     let (server, blocked, open_gate) = stuck();
     let hub = &server.hub;
-    // Shards take turns: numbers 0 and 2 are on the one, 1 and 3 on the other.
+    // Connections are assigned in turn: numbers 0 and 2 are on one shard, 1 and 3 on the other.
     let mut tabs: Vec<_> = (0..4).map(|_| server.scripted("/ws", "join r")).collect();
     let connections: Vec<_> = tabs.iter_mut().map(|tab| server.connection(tab)).collect();
     for conn in &connections[1..3] {
@@ -80,7 +81,7 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
     thread::scope(|scope| {
         let [t0, t1, t2, t3] = &mut tabs[..] else { unreachable!() };
         let accepted = {
-            // They read meanwhile.
+            // The members read meanwhile.
             let readers = [t1, t3].map(|tab| {
                 scope.spawn(move || {
                     let log = tab.until("mark");
@@ -88,15 +89,18 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
                 })
             });
             let accepted = fill(hub, "r");
-            assert!((1000..=100_000).contains(&accepted), "{accepted} commands wait: is that bounded?");
+            assert!(
+                (1000..=100_000).contains(&accepted),
+                "{accepted} commands are queued: is the mailbox bounded?"
+            );
             for _ in 0..50 {
                 assert_eq!(hub.room("r").push("refused"), OVERLOADED);
                 assert_eq!(hub.broadcast("refused"), OVERLOADED);
                 assert_eq!(connections[0].push("refused"), OVERLOADED);
             }
             assert!(connections[2].join_with("s", "refused").unwrap_err().is_overloaded());
-            assert_eq!(server.len("s"), 0, "a refused join_with changes nothing");
-            // The last of these may find the healthy shard's mailbox full as well, for a moment.
+            assert_eq!(server.len("s"), 0, "a rejected join_with changes nothing");
+            // The last of these may briefly find the healthy shard's mailbox full, too.
             for (index, reader) in [1, 3].into_iter().zip(readers) {
                 while connections[index].push("mark") == OVERLOADED {
                     thread::yield_now();
@@ -112,10 +116,14 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
             accepted
         };
         assert!(hub.room("healthy").push("still here").is_queued());
-        assert_eq!(server.block_on(hub.client("both").push("hello")).unwrap(), 1, "one of the two took it");
+        assert_eq!(
+            server.block_on(hub.client("both").push("hello")).unwrap(),
+            1,
+            "one of the two shards accepted it"
+        );
         assert_eq!(hub.room("r").push("refused"), OVERLOADED);
 
-        // Control is taken: it is bounded by the number of connections.
+        // Control commands are accepted: the number of connections bounds them.
         connections[2].join("late").unwrap();
         assert_eq!(server.len("late"), 1);
         assert!(connections[2].leave("late"));
@@ -148,7 +156,7 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
 }
 
 #[test]
-fn live_state_that_was_left_out_is_published_afterwards() {
+fn skipped_changes_of_live_state_are_published_afterwards() {
     #[derive(Serialize, Deserialize)]
     struct Row {
         n: u64,
@@ -174,7 +182,7 @@ fn live_state_that_was_left_out_is_published_afterwards() {
     for n in 0..accepted {
         assert_eq!(tab.text(), n.to_string());
     }
-    // In whatever order: each row once, as it is now, and that one is gone.
+    // In any order: each row once, in its current state, and the deleted one as deleted.
     let mut wanted: BTreeSet<String> =
         (400..500).map(|n| format!(r#""{}","row":{{"n":{n}}}"#, n % 100)).collect();
     wanted.extend([r#""gone","row":null"#.to_owned(), r#"{"value":7}"#.to_owned()]);
@@ -185,7 +193,7 @@ fn live_state_that_was_left_out_is_published_afterwards() {
         assert!(wanted.remove(what), "{text}");
     }
     set("gone", 2);
-    assert!(tab.text().contains(r#""gone","row":{"n":2}"#), "and then as before");
+    assert!(tab.text().contains(r#""gone","row":{"n":2}"#), "then changes arrive as before");
 }
 
 #[test]
@@ -204,7 +212,7 @@ fn a_mailbox_is_bounded_in_bytes() {
     });
     let accepted = accepted.count();
     assert!((16..=128).contains(&accepted), "{accepted} MiB wait");
-    // What is refused leaves nothing behind: a small one still fits, if there are bytes for it at all.
+    // A rejected push uses no space: a small one still fits, if any bytes are left.
     assert_eq!(conn.push(frame.clone()), OVERLOADED);
     open_gate.send(()).unwrap();
     for _ in 0..accepted {

@@ -1,4 +1,4 @@
-//! Joining and getting the current value is one step, whatever is pushed at the same time.
+//! Joining and receiving the current value is atomic, whatever is pushed at the same time.
 
 use std::{
     sync::{Arc, Mutex},
@@ -54,11 +54,11 @@ fn what_a_tab_shows_never_goes_backwards_under_64_bumpers() {
         });
         assert_eq!(server.block_on(counter.get()).unwrap(), last);
         let mut late = server.tab("/ws");
-        assert_eq!(value(&late.text()), last, "the current value comes at once");
+        assert_eq!(value(&late.text()), last, "the current value arrives at once");
     }
 }
 
-/// A tab that opens in the middle of it: from its first value on it sees each one, to the last.
+/// A tab that opens meanwhile: from its first value on, it receives each one, to the last.
 fn watch(tab: &mut Tab, last: i64) {
     let mut shown = value(&tab.text());
     while shown < last {
@@ -73,7 +73,7 @@ fn value(text: &str) -> i64 {
 }
 
 #[test]
-fn a_reset_is_the_only_way_back() {
+fn only_a_reset_makes_the_value_smaller() {
     let mut counter = None;
     let server = TestServer::with_shards(2, false, |app| {
         let hub = app.hub();
@@ -90,7 +90,7 @@ fn a_reset_is_the_only_way_back() {
     let mut tab = server.tab("/ws");
     assert_eq!(tab.text(), r#"{"value":0}"#);
     server.block_on(async {
-        // Through another handle of the same name too.
+        // Also through another handle with the same name.
         server.hub.counter("demo").add(41).await.unwrap();
         counter.increment().await.unwrap();
         counter.reset().await.unwrap();
@@ -100,11 +100,11 @@ fn a_reset_is_the_only_way_back() {
 }
 
 #[test]
-fn the_snapshot_comes_first_and_nothing_older_after_it() {
+fn the_snapshot_arrives_first_and_nothing_older_follows() {
     for (shards, threads) in SHAPES {
         let server = scripted(shards, threads);
         let room = server.hub.room("r");
-        // Pushes and snapshots are made under one lock, as the documentation of `join_with` asks.
+        // Pushes and snapshots are made under one lock, as the documentation of `join_with` requires.
         let latest = Arc::new(Mutex::new(0));
         let pushers: Vec<_> = (0..8)
             .map(|_| {
@@ -141,7 +141,7 @@ fn the_snapshot_comes_first_and_nothing_older_after_it() {
                 assert_eq!(tab.text(), n.to_string(), "{shards} shards, threads: {threads}");
             }
         }
-        // A second time it is a member already, and gets just the snapshot, in its place.
+        // The second time it is already a member and receives only the snapshot, in order.
         let (tab, _) = &mut tabs[0];
         let conn = server.connection(tab);
         assert!(room.push("before").is_queued());
@@ -152,9 +152,9 @@ fn the_snapshot_comes_first_and_nothing_older_after_it() {
     }
 }
 
-/// A room for each path, published where a tab opens, with no handle kept: as one writes it first.
+/// A room for each path, published when a tab opens, without keeping a handle, as one would write it first.
 #[test]
-fn publishing_again_and_again_pushes_once_and_lasts_while_a_tab_is_open() {
+fn repeated_publishing_pushes_once_and_lasts_while_a_tab_is_open() {
     struct Published(ripplecast::Hub);
 
     impl ripplecast::ws::Handler for Published {
