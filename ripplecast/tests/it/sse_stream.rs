@@ -1,4 +1,4 @@
-//! Event streams, read by hand over TCP: what a browser's `EventSource` would see of them.
+//! Event streams, parsed from raw TCP, as a browser's `EventSource` would.
 
 mod layers;
 mod live;
@@ -28,7 +28,7 @@ use tower_http::{compression::CompressionLayer, trace::TraceLayer};
 
 use super::clients::{Event, EventStream, Item, PATIENCE, Script, TestServer, connect, wait_until};
 
-/// `/events` is the room `r`, beside a [`Script`].
+/// Starts a server with the room `r` at `/events`, next to a [`Script`].
 fn streaming(shards: usize, threads: bool) -> TestServer {
     TestServer::with_shards(shards, threads, |app| {
         let hub = app.hub();
@@ -36,7 +36,7 @@ fn streaming(shards: usize, threads: bool) -> TestServer {
     })
 }
 
-/// A stream that is a member already.
+/// Opens a stream and waits until it is a member.
 fn joined(server: &TestServer, path: &str, room: &str) -> EventStream {
     let before = server.len(room);
     let stream = server.events(path);
@@ -45,7 +45,7 @@ fn joined(server: &TestServer, path: &str, room: &str) -> EventStream {
 }
 
 #[test]
-fn the_head_and_the_first_line_are_what_a_browser_wants() {
+fn the_head_and_the_first_line_are_as_a_browser_expects() {
     let server = TestServer::start(App::builder(), |app| {
         app.sse("/events", "r").sse("/patient", sse::room("r").retry(Duration::from_millis(12_345)))
     });
@@ -67,7 +67,7 @@ fn ids_count_the_messages_of_the_room() {
     let mut seen: Vec<(String, u64)> = Vec::new();
     for n in 0..50 {
         assert!(room.push(n.to_string()).is_queued());
-        // Not messages of the room: they have no id, and do not count.
+        // Not messages of the room: they have no id and do not count.
         assert!(server.hub.broadcast("to all").is_queued());
         for (index, stream) in streams.iter_mut().enumerate() {
             let event = stream.event().unwrap();
@@ -78,7 +78,7 @@ fn ids_count_the_messages_of_the_room() {
             if index == 0 {
                 seen.push(id);
             } else {
-                assert_eq!(Some(&id), seen.last(), "all members see the same ids");
+                assert_eq!(Some(&id), seen.last(), "all members receive the same ids");
             }
             assert_eq!(stream.data(), "to all");
         }
@@ -86,7 +86,7 @@ fn ids_count_the_messages_of_the_room() {
     for pair in seen.windows(2) {
         assert_eq!((&pair[1].0, pair[1].1), (&pair[0].0, pair[0].1 + 1));
     }
-    // A room that is forgotten and made anew has another epoch.
+    // A room that is forgotten and created again has a new epoch.
     drop(streams);
     drop(room);
     wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
@@ -106,7 +106,7 @@ fn a_direct_push_has_no_id() {
 }
 
 #[test]
-fn texts_of_many_lines_and_bytes_arrive_whole() {
+fn multi_line_texts_and_bytes_arrive_unchanged() {
     let server = streaming(1, false);
     let mut stream = joined(&server, "/events", "r");
     let room = server.hub.room("r");
@@ -142,7 +142,7 @@ fn texts_of_many_lines_and_bytes_arrive_whole() {
 }
 
 #[test]
-fn events_have_the_names_that_they_were_given() {
+fn events_have_the_names_set_by_the_application() {
     let server = streaming(1, false);
     let mut stream = joined(&server, "/events", "r");
     assert!(matches!(stream.next(), Some(Item::Event(_))));
@@ -165,7 +165,7 @@ fn events_have_the_names_that_they_were_given() {
 }
 
 #[test]
-fn comments_keep_a_quiet_stream_alive() {
+fn comments_keep_a_silent_stream_alive() {
     let server = TestServer::start(App::builder(), |app| {
         app.sse("/events", sse::room("r").keep_alive(Duration::from_millis(100)))
     });
@@ -180,7 +180,7 @@ fn comments_keep_a_quiet_stream_alive() {
 }
 
 #[test]
-fn a_hook_may_refuse_and_the_room_may_depend_on_the_request() {
+fn a_hook_can_reject_a_request_and_the_room_can_depend_on_it() {
     let server = TestServer::start(App::builder(), |app| {
         let by_path = sse::room_by(|request: &Request| match request.param("id")? {
             "none" => None,
@@ -213,7 +213,7 @@ fn a_hook_may_refuse_and_the_room_may_depend_on_the_request() {
         |id: u32| EventStream::open(server.addr, &format!("/orders/{id}/events HTTP/1.1\r\n{cookie}x: y"));
     let (mut seven, mut eight) = (open(7), open(8));
     for stream in [&mut seven, &mut eight] {
-        // It has joined its room before this first event.
+        // The stream has joined its room before this first event.
         assert_eq!(stream.data(), r#"hello Some("s3")"#);
     }
     assert!(server.hub.room("order:8").push("for eight").is_queued());
@@ -222,7 +222,7 @@ fn a_hook_may_refuse_and_the_room_may_depend_on_the_request() {
 }
 
 #[test]
-fn head_has_the_same_head_and_opens_nothing() {
+fn a_head_request_returns_the_same_head_and_opens_nothing() {
     let server = streaming(1, false);
     let reply = server.http("HEAD", "/events");
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
@@ -238,19 +238,19 @@ fn a_failing_on_open_ends_the_stream() {
     let mut stream = server.events("/events");
     assert_eq!(stream.event(), None);
     assert!(stream.ended);
-    wait_until("it is gone", || server.hub.stats().closed == 1);
+    wait_until("the stream is closed", || server.hub.stats().closed == 1);
     assert_eq!(server.len("r"), 0);
 }
 
 #[test]
-fn a_client_that_goes_is_noticed_without_a_push() {
+fn a_disconnected_client_is_detected_without_a_push() {
     let server = streaming(2, false);
     let streams: Vec<_> = (0..6).map(|_| joined(&server, "/events", "r")).collect();
     assert_eq!(server.hub.stats().connections, 6);
     let connections: Vec<_> = server.hub.connections().collect();
     drop(streams);
-    wait_until("all are gone", || server.len("r") == 0 && server.hub.stats().connections == 0);
-    wait_until("all are closed", || server.hub.stats().closed == 6);
+    wait_until("all streams have ended", || server.len("r") == 0 && server.hub.stats().connections == 0);
+    wait_until("every on_close was called", || server.hub.stats().closed == 6);
     wait_until("the room is forgotten", || server.hub.stats().rooms == 0);
     for conn in connections {
         assert!(!conn.is_open());
@@ -259,9 +259,9 @@ fn a_client_that_goes_is_noticed_without_a_push() {
 }
 
 #[test]
-fn a_reader_that_is_too_slow_is_ended_and_the_others_get_everything() {
+fn a_slow_reader_is_disconnected_and_the_others_receive_everything() {
     let server = TestServer::with_shards(1, false, |app| app.sse("/events", sse::room("r").outbox(64 << 10)));
-    // A small receive buffer, so that it does not take long to fill everything between here and there.
+    // A small receive buffer, so that the buffers in between fill up quickly.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&server.addr.into()).unwrap();
@@ -272,27 +272,27 @@ fn a_reader_that_is_too_slow_is_ended_and_the_others_get_everything() {
     let filler = "x".repeat(16 << 10);
     let mut pushed = 0;
     while server.hub.stats().slow_consumers == 0 {
-        assert!(pushed < 8192, "the slow reader is never ended");
+        assert!(pushed < 8192, "the slow reader was not disconnected");
         let text = format!("{pushed} {filler}");
         assert!(server.hub.room("r").push(text.clone()).is_queued());
-        assert_eq!(quick.data(), text, "the other one gets each at once");
+        assert_eq!(quick.data(), text, "the other one receives each at once");
         pushed += 1;
     }
-    wait_until("the slow one is a member no more", || server.len("r") == 1);
+    wait_until("the slow one has left the room", || server.len("r") == 1);
     assert!(server.hub.room("r").push("goes on").is_queued());
     assert_eq!(quick.data(), "goes on");
-    // What it got is a beginning of what was sent, and then the stream ends.
+    // It received a prefix of what was sent, and then the stream ended.
     let mut got = 0;
     while let Some(event) = slow.event() {
         assert_eq!(event.data.unwrap(), format!("{got} {filler}"));
         got += 1;
     }
     assert!(got < pushed);
-    wait_until("it is closed", || server.hub.stats().closed == 1);
+    wait_until("the stream is closed", || server.hub.stats().closed == 1);
 }
 
 #[test]
-fn websockets_and_streams_in_one_room_get_everything_in_one_order() {
+fn websockets_and_streams_in_one_room_receive_everything_in_one_order() {
     for (shards, threads) in [(1, false), (2, false), (4, false), (2, true)] {
         mixed_room(&streaming(shards, threads));
     }
@@ -311,7 +311,7 @@ fn streams_work_under_a_plain_axum_serve() {
 }
 
 #[test]
-fn what_a_client_sends_behind_its_request_is_not_read_as_anything() {
+fn bytes_after_a_request_for_a_stream_are_not_parsed() {
     let own = streaming(1, false);
     let axum = TestServer::under_axum(|hub| Router::new().route("/events", hub.sse("r")));
     let request = "GET /events HTTP/1.1\r\nhost: here\r\n";
@@ -321,7 +321,7 @@ fn what_a_client_sends_behind_its_request_is_not_read_as_anything() {
         for behind in [
             format!("content-length: {len}\r\n\r\n{other}"),
             format!("transfer-encoding: chunked\r\n\r\n{len:x}\r\n{other}\r\n0\r\n\r\n"),
-            format!("\r\n{other}"), // another request, which has to wait for the end of the stream
+            format!("\r\n{other}"), // another request, which must wait for the end of the stream
         ] {
             let mut stream = EventStream::send_on(connect(server.addr), &format!("{request}{behind}"));
             wait_until("the stream is a member", || server.len("r") == 1);
@@ -330,10 +330,12 @@ fn what_a_client_sends_behind_its_request_is_not_read_as_anything() {
                 assert_eq!(stream.data(), n);
             }
             drop(stream);
-            // hyper, which holds on to unread input, notices the end of the client when it writes.
-            wait_until("it has left", || server.hub.room("r").push("?").is_queued() && server.len("r") == 0);
+            // hyper, which keeps unread input, detects the client's end when it writes.
+            wait_until("the stream has left", || {
+                server.hub.room("r").push("?").is_queued() && server.len("r") == 0
+            });
         }
-        assert_eq!(server.hub.stats().opened, 3, "one stream a connection");
+        assert_eq!(server.hub.stats().opened, 3, "one stream per connection");
     }
 }
 
@@ -372,13 +374,13 @@ fn mixed_room(server: &TestServer) {
         by_stream.into_iter().chain(by_tab).map(|reader| reader.join().unwrap()).collect()
     });
     assert_eq!(logs[0].len(), 8 * MESSAGES);
-    assert!(logs.iter().all(|log| *log == logs[0]), "the members do not agree");
+    assert!(logs.iter().all(|log| *log == logs[0]), "the members received different sequences");
     drop((streams, tabs));
     wait_until("all have left", || server.len("r") == 0);
 }
 
 #[test]
-fn a_shutdown_ends_streams_behind_what_was_pushed() {
+fn a_shutdown_ends_streams_after_earlier_pushes() {
     let server = streaming(2, false);
     let mut streams: Vec<_> = (0..4).map(|_| joined(&server, "/events", "r")).collect();
     for n in 0..10 {
@@ -388,13 +390,13 @@ fn a_shutdown_ends_streams_behind_what_was_pushed() {
     for stream in &mut streams {
         let log: Vec<_> = std::iter::from_fn(|| stream.event()).map(|event| event.data.unwrap()).collect();
         assert!(log.into_iter().eq((0..10).map(|n| n.to_string())));
-        assert!(stream.ended, "it was cut off");
+        assert!(stream.ended, "the stream was cut off");
     }
     assert_eq!(server.http("GET", "/events").status, 503);
 }
 
 #[test]
-fn closing_a_stream_ends_it_behind_what_was_pushed() {
+fn closing_a_stream_ends_it_after_earlier_pushes() {
     let server = streaming(1, false);
     let mut stream = joined(&server, "/events", "r");
     let conn = server.hub.connections().next().unwrap();
@@ -407,8 +409,8 @@ fn closing_a_stream_ends_it_behind_what_was_pushed() {
     assert!(stream.ended);
 }
 
-/// Writes `data` again and again, until the connection takes no more for a while, or has taken far more than all buffers of
-/// both sides hold. Returns what it took.
+/// Writes `data` repeatedly until the connection accepts no more for a while, or has accepted far more than
+/// all buffers of both sides hold. Returns how many bytes it accepted.
 fn flood(stream: &mut impl Write, data: &[u8]) -> usize {
     let mut taken = 0;
     while taken < FLOOD {
@@ -420,7 +422,7 @@ fn flood(stream: &mut impl Write, data: &[u8]) -> usize {
     taken
 }
 
-/// Bytes that no socket buffers hold.
+/// More bytes than any socket buffers.
 const FLOOD: usize = 64 << 20;
 
 #[test]
@@ -432,16 +434,16 @@ fn a_client_that_sends_data_on_its_stream_is_ended() {
         let mut writer = socket.try_clone().unwrap();
         let mut stream = EventStream::open_on(socket, "/events");
         wait_until("the stream is a member", || server.len("r") == 1);
-        assert!(flood(&mut writer, data) < FLOOD, "all of it was read");
+        assert!(flood(&mut writer, data) < FLOOD, "all of the data was read");
         while stream.event().is_some() {}
-        assert!(!stream.ended, "it was cut off");
+        assert!(!stream.ended, "the stream was cut off");
         wait_until("the stream has left", || server.len("r") == 0);
     }
     assert_eq!(server.hub.stats().protocol_errors, 3);
 }
 
 #[test]
-fn a_line_break_behind_the_request_for_a_stream_is_ignored() {
+fn a_line_break_after_the_request_for_a_stream_is_ignored() {
     let server = streaming(1, false);
     let socket = connect(server.addr);
     let mut writer = socket.try_clone().unwrap();
@@ -456,12 +458,12 @@ fn a_line_break_behind_the_request_for_a_stream_is_ignored() {
     }
     assert_eq!(server.hub.stats().protocol_errors, 0);
     writer.write_all(b"\r\n").unwrap();
-    assert_eq!(apart.event(), None, "a second one ends it");
+    assert_eq!(apart.event(), None, "a second line break ends the stream");
     assert_eq!(server.hub.stats().protocol_errors, 1);
 }
 
 #[test]
-fn a_body_that_comes_behind_its_head_belongs_to_the_request() {
+fn a_body_that_arrives_after_its_head_belongs_to_the_request() {
     let server = streaming(1, false);
     let socket = connect(server.addr);
     let mut writer = socket.try_clone().unwrap();
@@ -483,7 +485,7 @@ fn where_the_socket_stays_with_hyper_data_on_a_stream_stays_in_it() {
     let mut stream = EventStream::open_on(socket, "/events");
     wait_until("the stream is a member", || server.len("r") == 1);
     writer.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    assert!(flood(&mut writer, &[b'x'; 1 << 16]) < FLOOD, "all of it was read");
+    assert!(flood(&mut writer, &[b'x'; 1 << 16]) < FLOOD, "all of the data was read");
     assert!(server.hub.room("r").push("still there").is_queued());
     assert_eq!(stream.data(), "still there");
 }

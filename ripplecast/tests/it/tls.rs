@@ -1,4 +1,4 @@
-//! TLS of our own server: the handshake, `https://` and `wss://`, new certificates, and what goes wrong.
+//! TLS of our own server: the handshake, `https://` and `wss://`, new certificates, and errors.
 
 mod files;
 
@@ -32,12 +32,11 @@ use crate::support::{
     upgrade,
 };
 
-/// A client's connection.
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 // ----- certificates -----
 
-/// Who signs the certificates of a test.
+/// A certificate authority for tests.
 pub(crate) struct CertAuthority(CertifiedIssuer<'static, KeyPair>);
 
 impl CertAuthority {
@@ -47,22 +46,22 @@ impl CertAuthority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A new certificate for this machine, by its name and its number.
+    /// Issues a certificate for this machine, by name and address.
     pub(crate) fn issue(&self) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        // OpenSSL takes a certificate whose issuer has its own name for one that has signed itself.
+        // OpenSSL treats a certificate as self-signed if its issuer has the same name.
         params.distinguished_name.push(DnType::CommonName, "localhost");
         let cert = params.signed_by(&key, &self.0).unwrap();
         Pair { der: cert.der().clone(), cert: cert.pem() + &self.certificate(), key: key.serialize_pem() }
     }
 
-    /// Its own certificate, as PEM.
+    /// Returns its own certificate as PEM.
     pub(crate) fn certificate(&self) -> String {
         self.0.pem()
     }
 
-    /// What a client needs that trusts it and nobody else.
+    /// Returns a client configuration that trusts only this authority.
     fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
@@ -76,11 +75,11 @@ impl CertAuthority {
 
 /// A certificate and its key.
 pub(crate) struct Pair {
-    /// As it is sent.
+    /// As sent.
     der: CertificateDer<'static>,
-    /// With its chain, as PEM.
+    /// The certificate with its chain, as PEM.
     pub(crate) cert: String,
-    /// As PEM.
+    /// The private key as PEM.
     pub(crate) key: String,
 }
 
@@ -93,7 +92,7 @@ impl Dir {
 
 // ----- a server and its clients -----
 
-/// A server with TLS, on a runtime of its own: an echo at `/ws`, and a page at `/`.
+/// A server with TLS and its own runtime: an echo at `/ws`, and a page at `/`.
 struct Secure {
     addr: SocketAddr,
     hub: Hub,
@@ -101,9 +100,9 @@ struct Secure {
     echo: Echo,
     dir: Dir,
     authority: CertAuthority,
-    /// The certificate that it began with.
+    /// The certificate that the server started with.
     first: Pair,
-    /// What its clients use, with memory of earlier sessions.
+    /// The clients' configuration, which caches earlier sessions.
     client: Arc<ClientConfig>,
     runtime: Runtime,
     stop: oneshot::Sender<()>,
@@ -146,7 +145,7 @@ impl Secure {
         Self { addr, hub, tls, echo, dir, authority, first, client, runtime, stop, ended }
     }
 
-    /// A connection whose handshake is done.
+    /// Opens a connection and completes its handshake.
     fn dial(&self) -> Stream {
         self.dial_as(&self.client)
     }
@@ -155,12 +154,11 @@ impl Secure {
         shake(self.addr, client).unwrap()
     }
 
-    /// A WebSocket.
+    /// Opens a WebSocket.
     fn connect(&self) -> WebSocket<Stream> {
         tungstenite::client("wss://localhost/ws", self.dial()).unwrap().0
     }
 
-    /// Checks that requests are answered.
     #[track_caller]
     fn check(&self) {
         let answer = ask(&mut self.dial());
@@ -171,19 +169,19 @@ impl Secure {
         self.runtime.block_on(self.tls.reload())
     }
 
-    /// Shuts down, and lets the runtime go at once, as a process does that ends.
+    /// Shuts down and drops the runtime at once, as a process does when it ends.
     fn stop(self) {
         let Self { hub, runtime, stop, ended, .. } = self;
         let _ = stop.send(());
         let ended = runtime.block_on(async { timeout(PATIENCE, ended).await });
         runtime.shutdown_background();
-        ended.expect("the server does not stop").unwrap();
+        ended.expect("the server did not stop").unwrap();
         let stats = hub.stats();
         assert_eq!((stats.connections, stats.closed), (0, stats.opened), "{stats:?}");
     }
 }
 
-/// Connects, and does the handshake.
+/// Connects and completes the handshake.
 fn shake(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<Stream> {
     let mut socket = dial(addr);
     let mut tls = ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
@@ -193,12 +191,12 @@ fn shake(addr: SocketAddr, client: &Arc<ClientConfig>) -> io::Result<Stream> {
     Ok(StreamOwned::new(tls, socket))
 }
 
-/// Which certificate the server has shown.
+/// Returns the certificate that the server presented.
 fn certificate(stream: &Stream) -> CertificateDer<'static> {
     stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
-/// Asks for the page, and reads up to the end of the connection, which must be told by TLS too.
+/// Requests the page and reads to the end of the connection, which TLS must signal, too.
 #[track_caller]
 fn ask(stream: &mut Stream) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
@@ -207,7 +205,7 @@ fn ask(stream: &mut Stream) -> String {
     answer
 }
 
-/// Everything until the server closes or resets a bare socket.
+/// Reads until the server closes or resets a raw socket.
 fn rest(mut socket: &TcpStream) -> Vec<u8> {
     let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -220,7 +218,7 @@ fn rest(mut socket: &TcpStream) -> Vec<u8> {
     }
 }
 
-/// What a client sends first.
+/// Returns the first bytes that a client sends.
 fn client_hello(client: &Arc<ClientConfig>) -> Vec<u8> {
     let mut tls = ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
     let mut hello = Vec::new();
@@ -228,7 +226,7 @@ fn client_hello(client: &Arc<ClientConfig>) -> Vec<u8> {
     hello
 }
 
-// ----- what works -----
+// ----- connections that succeed -----
 
 #[test]
 fn a_request_is_answered_over_both_versions() {
@@ -246,7 +244,7 @@ fn a_request_is_answered_over_both_versions() {
             assert_eq!(full, !resumed, "{name:?}");
         }
     }
-    // Who speaks nothing that we do is told so.
+    // A client without a common version receives an alert.
     let mut h2 = (*site.client).clone();
     h2.alpn_protocols = vec![b"h2".to_vec()];
     let error = shake(site.addr, &Arc::new(h2)).unwrap_err().to_string();
@@ -269,7 +267,7 @@ fn a_plain_page_may_not_connect_over_tls() {
 }
 
 #[test]
-fn browsers_are_kept_to_tls_only_if_asked() {
+fn hsts_is_sent_only_if_it_is_set() {
     const FIELD: &str = "strict-transport-security";
     let site = Secure::start();
     let answer = ask(&mut site.dial());
@@ -281,7 +279,8 @@ fn browsers_are_kept_to_tls_only_if_asked() {
     assert!(answer.contains(&format!("\r\n{FIELD}: max-age=3600\r\n")), "{answer}");
     site.stop();
 
-    // A browser ignores the header over plain HTTP, so a server without TLS that is asked for it does not start.
+    // Browsers ignore the header over plain HTTP, so a server with this setting but without TLS does not
+    // start.
     let built = Runtime::new().unwrap().block_on(App::builder().hsts(Duration::from_secs(3_600)).build());
     let said = built.unwrap_err().to_string();
     assert!(said.contains("RIPPLECAST_HSTS") && said.contains("3600") && said.contains("tls"), "{said}");
@@ -297,7 +296,7 @@ fn a_websocket_echoes_small_and_large_messages() {
     for n in 0..100 {
         assert_eq!(text(&mut socket), format!("{n}"));
     }
-    // More than any buffer on the way holds, one after the other and both ways at once.
+    // More than the buffers in between hold, one after the other and in both directions at once.
     let large: Vec<u8> = (0..=250).cycle().take(900_000).collect();
     for _ in 0..3 {
         socket.send(Message::binary(large.clone())).unwrap();
@@ -306,7 +305,7 @@ fn a_websocket_echoes_small_and_large_messages() {
     socket.send(Message::Ping("?".into())).unwrap();
     assert_eq!(socket.read().unwrap(), Message::Pong("?".into()));
 
-    // What comes right behind the request, in the same record, is not lost.
+    // Bytes after the request in the same record are not lost.
     let mut raw = site.dial();
     let early =
         [crate::support::request("/ws", "").as_bytes(), &crate::support::frame(0x81, b"early")].concat();
@@ -335,14 +334,15 @@ fn a_websocket_is_closed_from_either_side() {
     assert_eq!(ending(&mut socket), (4002, "moved".to_owned()));
     assert_eq!(site.echo.closed(1), (4002, "moved".to_owned()));
 
-    // The end of TLS comes behind the close frame: without it, reading to the end would be an error.
+    // TLS ends after the close frame: without that, reading to the end would be an error.
     let mut raw = site.dial();
     upgrade(&mut raw, "/ws");
     raw.write_all(&close_frame(1000, "")).unwrap();
     assert_eq!(read_close(&mut raw).0, 1000);
     assert_eq!(site.echo.closed(2).0, 1000);
 
-    // A peer that goes without a word: with the end of TLS, with that of TCP alone, and with a reset.
+    // A peer that disconnects without a close frame: with the end of TLS, with only that of TCP, and with a
+    // reset.
     let mut polite = site.dial();
     upgrade(&mut polite, "/ws");
     polite.conn.send_close_notify();
@@ -360,10 +360,10 @@ fn a_websocket_is_closed_from_either_side() {
 }
 
 #[test]
-fn shutdown_says_1001_to_everybody_and_ends_their_tls() {
+fn shutdown_closes_everyone_with_1001_and_ends_tls() {
     let site = Secure::start();
     let clients: Vec<_> = (0..200).map(|_| site.connect()).collect();
-    eventually("all to be open", || site.hub.stats().opened == 200);
+    eventually("all connections to open", || site.hub.stats().opened == 200);
     let mut idle = site.dial();
     idle.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     assert!(crate::support::head(&mut idle).starts_with("http/1.1 200 "));
@@ -372,7 +372,7 @@ fn shutdown_says_1001_to_everybody_and_ends_their_tls() {
     site.check(); // by now all of them are accepted
     let addr = site.addr;
     std::thread::scope(|scope| {
-        // They answer, as clients do, and must then see an orderly end, although the process ends at once.
+        // The clients answer the close and must then see an orderly end, although the process ends at once.
         let endings: Vec<_> =
             clients.into_iter().map(|mut client| scope.spawn(move || ending(&mut client).0)).collect();
         site.stop();
@@ -389,18 +389,18 @@ fn shutdown_says_1001_to_everybody_and_ends_their_tls() {
 }
 
 #[test]
-fn a_slow_reader_has_its_outbox_and_disturbs_nobody() {
+fn a_slow_reader_uses_its_outbox_without_affecting_others() {
     let site = Secure::start_with(|app| app.hub(|hub| hub.shards(1)), |echo| echo.outbox(64 << 10));
     let slow = site.connect();
     let slow_conn = site.echo.opened(0);
     let mut quick = site.connect();
-    // It never reads. What the buffers on the way take is bounded, and then so is its outbox.
+    // This client never reads. The buffers in between are bounded, and so is its outbox.
     let chunk = vec![b'x'; 32 << 10];
     let mut pushed = 0;
     while slow_conn.push(chunk.clone()).is_queued() {
         pushed += chunk.len();
         check_echo(&mut quick);
-        assert!(pushed < 64 << 20, "nothing bounds it");
+        assert!(pushed < 64 << 20, "the outbox is not bounded");
     }
     assert_eq!(site.hub.stats().slow_consumers, 1);
     check_echo(&mut quick);
@@ -411,7 +411,7 @@ fn a_slow_reader_has_its_outbox_and_disturbs_nobody() {
     site.stop();
 }
 
-/// Bytes of a response that no socket buffers hold.
+/// A response larger than any socket buffers.
 const LARGE: usize = 64 << 20;
 
 #[test]
@@ -427,14 +427,14 @@ fn slow_bodies_and_slow_readers_are_cut_over_tls_too() {
     drop(slow);
     let mut slow = site.dial();
     slow.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-    site.check(); // it has the only place, until the other is cut
+    site.check(); // the second request gets the only place once the first is cut off
     let mut answer = Vec::new();
     assert!(slow.read_to_end(&mut answer).is_err() && answer.len() < LARGE);
     site.stop();
 }
 
 #[test]
-fn a_reader_of_an_event_stream_over_tls_that_pauses_gets_everything() {
+fn a_paused_reader_of_an_event_stream_over_tls_receives_everything() {
     let limit = Duration::from_millis(100);
     let site = Secure::start_with(|app| app.write_timeout(limit), |echo| echo);
     let mut stream = site.dial();
@@ -450,7 +450,7 @@ fn a_reader_of_an_event_stream_over_tls_that_pauses_gets_everything() {
     while !got.ends_with(b"data: last\n\n") {
         let mut buffer = [0; 1 << 14];
         let read = stream.read(&mut buffer).unwrap();
-        assert_ne!(read, 0, "it has ended");
+        assert_ne!(read, 0, "the stream has ended");
         got.extend_from_slice(&buffer[..read]);
     }
     assert!(got.len() > 16 << 20);
@@ -458,10 +458,10 @@ fn a_reader_of_an_event_stream_over_tls_that_pauses_gets_everything() {
     site.stop();
 }
 
-// ----- what comes from outside -----
+// ----- invalid and incomplete input -----
 
 #[test]
-fn what_is_no_tls_is_closed_and_harms_nobody() {
+fn input_that_is_not_tls_is_closed_without_harm() {
     let site = Secure::start();
     for nonsense in [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], b"\0\0\0\0\0\0\0\0", b"SSH-2.0-x\r\n"]
     {
@@ -471,14 +471,14 @@ fn what_is_no_tls_is_closed_and_harms_nobody() {
         // At most an alert: a record of type 21.
         assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
     }
-    // Nor is one who breaks off in the middle.
+    // Nor does a client that disconnects during the handshake.
     let hello = client_hello(&site.client);
     for len in [1, 5, hello.len() - 1, hello.len()] {
         let mut socket = dial(site.addr);
         socket.write_all(&hello[..len]).unwrap();
         crate::support::reset(socket);
     }
-    // A client that trusts somebody else goes by itself.
+    // A client that trusts a different authority closes the connection itself.
     let stranger = CertAuthority::new().client(&[&TLS13]);
     let error = shake(site.addr, &stranger).unwrap_err().to_string();
     assert!(error.contains("invalid peer certificate"), "{error}");
@@ -487,7 +487,7 @@ fn what_is_no_tls_is_closed_and_harms_nobody() {
 }
 
 #[test]
-fn half_a_client_hello_is_cut_off_and_holds_nobody_up() {
+fn an_incomplete_client_hello_is_cut_off_without_delaying_others() {
     let limit = Duration::from_millis(150);
     let site = Secure::start_with(|app| app.header_timeout(limit), |echo| echo);
     let hello = client_hello(&site.client);
@@ -498,9 +498,9 @@ fn half_a_client_hello_is_cut_off_and_holds_nobody_up() {
         rest(&socket);
         assert!(begin.elapsed() >= limit, "{len} bytes were cut off early");
     }
-    // The limit of the head begins when the handshake is done.
+    // The time limit of the head starts when the handshake is complete.
     let mut shaken = None;
-    eventually("a handshake within the limit, which a busy machine may need several tries for", || {
+    eventually("a handshake within the limit, which may take a busy machine several attempts", || {
         let begin = Instant::now();
         shaken = shake(site.addr, &site.client).ok().map(|half| (begin, half));
         shaken.is_some()
@@ -508,12 +508,12 @@ fn half_a_client_hello_is_cut_off_and_holds_nobody_up() {
     let (begin, mut half) = shaken.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\nho").unwrap();
     let mut answer = Vec::new();
-    let _ = half.read_to_end(&mut answer); // cut off, and so without the end of TLS
+    let _ = half.read_to_end(&mut answer); // cut off, so without the end of TLS
     assert!(begin.elapsed() >= limit);
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     site.stop();
 
-    // With the usual limit they are still there when others are served, and do not hold up the end.
+    // With the default limit they are still open while others are served, and do not delay the shutdown.
     let site = Secure::start();
     let half = |n: usize| {
         let mut socket = dial(site.addr);

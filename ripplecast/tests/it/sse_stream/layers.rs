@@ -1,8 +1,8 @@
-//! Streams behind the layers of an application.
+//! Streams inside an application's layers.
 
 use super::*;
 
-/// `/events` is the room `r`, behind a layer.
+/// Starts a server with the room `r` at `/events`, inside a layer.
 fn layered<L>(layer: L) -> TestServer
 where
     L: Layer<Route> + Clone + Send + Sync + 'static,
@@ -15,7 +15,7 @@ where
 }
 
 #[test]
-fn what_a_layer_compresses_is_sent_compressed() {
+fn a_stream_compressed_by_a_layer_is_sent_compressed() {
     let all = || CompressionLayer::new().compress_when(|_: _, _: _, _: &_, _: &_| true);
     let own = layered(all());
     let axum = TestServer::under_axum(|hub| Router::new().route("/events", hub.sse("r")).layer(all()));
@@ -30,13 +30,13 @@ fn what_a_layer_compresses_is_sent_compressed() {
         let mut text = String::new();
         flate2::read::GzDecoder::new(&stream.rest()[..]).read_to_string(&mut text).unwrap();
         assert!(text.starts_with("retry: 3000\n\nid: ") && text.ends_with("\ndata: hello\n\n"), "{text}");
-        // Who does not ask for it gets it plain.
+        // A client that does not accept compression receives plain text.
         assert!(!server.events("/events").head.contains("content-encoding"));
     }
 }
 
 #[test]
-fn headers_of_a_layer_are_merged_with_ours() {
+fn headers_set_by_a_layer_are_merged_with_ours() {
     let headers = axum::middleware::map_response(async |mut response: Response| {
         let headers = response.headers_mut();
         for value in ["keep-alive, X-Hop", "Upgrade"] {
@@ -47,7 +47,7 @@ fn headers_of_a_layer_are_merged_with_ours() {
         headers.insert("x-layer", "was here".parse().unwrap());
         response
     });
-    // What only looks on does not keep the server from taking the socket.
+    // A layer that only observes does not keep the server from taking the socket over.
     let server = layered((TraceLayer::new_for_http(), headers));
     for already in 0..50 {
         let mut stream = server.events("/events");
@@ -72,7 +72,7 @@ fn headers_of_a_layer_are_merged_with_ours() {
 }
 
 #[test]
-fn a_body_that_a_layer_rewrites_comes_whole() {
+fn a_body_rewritten_by_a_layer_arrives_unchanged() {
     let shout = async |response: Response| {
         response.map(|body| {
             Body::new(body.map_frame(|frame| frame.map_data(|data| Bytes::from(data.to_ascii_uppercase()))))
@@ -86,14 +86,14 @@ fn a_body_that_a_layer_rewrites_comes_whole() {
 }
 
 #[test]
-fn a_stream_that_a_layer_replaces_is_not_opened() {
+fn a_stream_replaced_by_a_layer_is_not_opened() {
     let other = async |response: Response| response.map(|_| Body::from("data: other\n\n"));
     let app = App::builder().hub(|hub| hub.shards(1).max_connections(1));
-    // Silent, so that a stream that is opened all the same ends the client's patience.
+    // Silent, so that a stream that is opened after all makes the client time out.
     let stream = sse::room("r").keep_alive(Duration::ZERO);
     let server =
         TestServer::start(app, |app| app.sse("/events", stream).layer(axum::middleware::map_response(other)));
-    // The one place is given back each time, or the second would find none.
+    // The only place is released each time, or the second request would be rejected.
     for _ in 0..3 {
         assert_eq!(server.http("GET", "/events").body, "data: other\n\n");
     }

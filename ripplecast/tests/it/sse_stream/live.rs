@@ -39,7 +39,7 @@ fn a_live_counter_streams_its_value_and_each_change() {
 }
 
 #[test]
-fn which_counter_a_stream_is_of_may_depend_on_the_request() {
+fn the_counter_of_a_stream_can_depend_on_the_request() {
     let mut counters = Vec::new();
     let server = TestServer::start(App::builder(), |app| {
         let hub = app.hub();
@@ -65,16 +65,16 @@ fn which_counter_a_stream_is_of_may_depend_on_the_request() {
     assert_eq!((first.data().as_str(), second.data().as_str()), (r#"{"value":1}"#, r#"{"value":8}"#));
 }
 
-/// The stream joins the room and gets the value in one step, not in two with a change between them.
+/// The stream joins the room and receives the value in one step, not in two with a change in between.
 #[test]
-fn a_change_while_a_counters_stream_opens_comes_once() {
+fn a_change_while_a_counters_stream_opens_arrives_once() {
     let ((tell, told), (open_gate, gate)) = (mpsc::channel(), mpsc::channel::<()>());
     let gate = Mutex::new(Some(gate));
     let mut counter = None;
     let server = TestServer::with_shards(1, true, |app| {
         let hub = app.hub();
         let render = move |value: i64| {
-            // The first change is held up half-way, under the counter's lock.
+            // The first change is blocked halfway, under the counter's lock.
             if let Some(gate) = gate.lock().unwrap().take_if(|_| value == 1) {
                 tell.send(()).unwrap();
                 let _ = gate.recv();
@@ -92,7 +92,7 @@ fn a_change_while_a_counters_stream_opens_comes_once() {
         told.recv_timeout(PATIENCE).unwrap();
         let mut stream = server.events("/events");
         wait_until("it is opening", || server.hub.stats().opened == 1);
-        // By now, or a little later, it waits for the lock. Nothing depends on when that is.
+        // Now or a little later, the stream waits for the lock. Nothing depends on when.
         for _ in 0..1000 {
             if server.len("demo") == 1 {
                 break;
@@ -102,11 +102,11 @@ fn a_change_while_a_counters_stream_opens_comes_once() {
         open_gate.send(()).unwrap();
         assert_eq!(stream.data(), "1");
         server.block_on(counter.increment()).unwrap();
-        assert_eq!(stream.data(), "2", "the same value came twice");
+        assert_eq!(stream.data(), "2", "the same value arrived twice");
     });
 }
 
-/// From the first value on, each one comes, with an id that counts with it.
+/// From the first value on, each one arrives, with an id that counts with it.
 fn watch(stream: &mut EventStream, last: i64) {
     let mut shown: Option<(i64, u64)> = None;
     while shown.is_none_or(|(value, _)| value < last) {

@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn a_new_certificate_is_for_new_connections_and_disturbs_no_old_one() {
+fn a_new_certificate_applies_only_to_new_connections() {
     let site = Secure::start();
     let mut old = site.connect();
     check_echo(&mut old);
     assert_eq!(certificate(old.get_ref()), site.first.der);
 
-    // At once, when asked to. The client remembers its session, and must see the new one all the same.
+    // At once after a reload. The client has cached its session and must still receive the new certificate.
     let second = site.authority.issue();
     site.dir.put_pair(&second);
     site.reload().unwrap();
@@ -17,7 +17,7 @@ fn a_new_certificate_is_for_new_connections_and_disturbs_no_old_one() {
     assert_eq!(certificate(newer.get_ref()), second.der);
     check_echo(&mut old);
 
-    // And by itself, a little later.
+    // Automatically, a little later.
     let third = site.authority.issue();
     site.dir.put_pair(&third);
     eventually("the third certificate", || certificate(&site.dial()) == third.der);
@@ -51,7 +51,7 @@ fn a_broken_new_certificate_keeps_the_old_one() {
     std::fs::remove_file(site.dir.file("key.pem")).unwrap();
     assert!(site.reload().unwrap_err().to_string().contains("does not exist"));
     assert_eq!(certificate(&site.dial()), site.first.der);
-    // The way out is to put it right.
+    // Correct files are accepted again.
     site.dir.put_pair(&other);
     site.reload().unwrap();
     assert_eq!(certificate(&site.dial()), other.der);
@@ -59,7 +59,7 @@ fn a_broken_new_certificate_keeps_the_old_one() {
     site.stop();
 }
 
-/// What is said when a server is to start with these files, in one line.
+/// Returns the one-line error of starting a server with these files.
 fn mistake(cert: &Path, key: &Path) -> String {
     let runtime = Runtime::new().unwrap();
     let error = runtime.block_on(App::builder().tls(cert, key).build()).unwrap_err();
@@ -70,7 +70,7 @@ fn mistake(cert: &Path, key: &Path) -> String {
 }
 
 #[test]
-fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
+fn unusable_files_fail_the_start_with_one_line_that_names_them() {
     let (dir, authority) = (Dir::new(), CertAuthority::new());
     let (pair, other) = (authority.issue(), authority.issue());
     let cert = dir.put("cert.pem", &pair.cert);
@@ -87,7 +87,7 @@ fn files_that_cannot_be_used_stop_the_start_with_a_line_that_names_them() {
     let long = dir.put("long.pem", vec![b' '; 2 << 20]);
     let other_key = dir.put("other-key.pem", &other.key);
 
-    // The certificate, its key, the file that is named, what is said of it.
+    // The certificate, its key, the file named in the error, and the error.
     let cases = [
         (&missing, &key, &missing, "tls_cert: the file does not exist"),
         (&cert, &missing, &missing, "tls_key: the file does not exist"),
@@ -122,7 +122,7 @@ fn one_file_may_hold_both_and_the_key_may_be_in_sec_1() {
     assert!(app.tls().is_some());
     assert!(runtime.block_on(App::builder().build()).unwrap().tls().is_none());
 
-    // PKCS #8 is a wrapper around it: a sequence that begins with the version 1 and a key of 32 bytes.
+    // PKCS #8 wraps SEC 1: a sequence that starts with the version 1 and a key of 32 bytes.
     let key = KeyPair::generate().unwrap();
     let pkcs8 = key.serialize_der();
     let inside = pkcs8.windows(5).position(|bytes| bytes == [2, 1, 1, 4, 32]).unwrap() - 2;
@@ -138,7 +138,7 @@ fn one_file_may_hold_both_and_the_key_may_be_in_sec_1() {
 }
 
 #[test]
-fn of_two_variables_the_missing_one_is_named() {
+fn the_error_names_the_missing_one_of_two_variables() {
     const CHILD: &str = "RIPPLECAST_TEST_TLS_CHILD";
     if std::env::var_os(CHILD).is_some() {
         let runtime = Runtime::new().unwrap();
@@ -147,7 +147,7 @@ fn of_two_variables_the_missing_one_is_named() {
             Err(error) => error.to_string(),
         };
         println!("said: {said}");
-        // What the program itself says wins.
+        // Settings in code take precedence.
         let dir = Dir::new();
         let pair = CertAuthority::new().issue();
         dir.put_pair(&pair);
@@ -170,7 +170,7 @@ fn of_two_variables_the_missing_one_is_named() {
     ];
     for (cert, key, expected) in cases {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tls::files::of_two_variables_the_missing_one_is_named", "--nocapture"])
+            .args(["--exact", "tls::files::the_error_names_the_missing_one_of_two_variables", "--nocapture"])
             .env(CHILD, "1")
             .env("RIPPLECAST_TLS_CERT", cert)
             .env("RIPPLECAST_TLS_KEY", key)
