@@ -59,17 +59,17 @@ example("chat", async ({ open }) => {
   await guests[1].keyboard.press("Enter");
   for (const page of guests) await shows(page.getByRole("log").locator("li").first(), "bobhello <b>");
   await guests.pop().close();
-  await shows(guests[0].getByRole("log").locator("li").first(), "bobhas gone");
+  await shows(guests[0].getByRole("log").locator("li").first(), "bobleft");
 });
 
 example("sse-progress", async ({ open }) => {
   const page = await open();
   const state = await notes(page.getByRole("status")); // the job takes five seconds
   await page.getByRole("button", { name: "Start" }).click();
-  await state("It runs.");
+  await state("Running.");
   const [other] = await Promise.all([
     page.context().waitForEvent("page"),
-    page.getByRole("button", { name: "Follow it in another tab" }).click(),
+    page.getByRole("button", { name: "Follow in another tab" }).click(),
   ]);
   for (const tab of [page, other]) {
     await shows(tab.getByRole("status"), "Done.");
@@ -81,7 +81,7 @@ example("htmx-todo", async ({ open }) => {
   const tabs = [await open(), await open()];
   for (const page of tabs) await shows(page.getByRole("listitem"), "Nothing to do.");
   for (const text of ["milk", "<b>bread"]) {
-    await tabs[0].getByLabel("What").fill(text);
+    await tabs[0].getByLabel("New item").fill(text);
     await tabs[0].keyboard.press("Enter");
     for (const page of tabs) await page.getByText(text, { exact: true }).waitFor();
     await tabs[0].waitForFunction(() => document.querySelector("input").value === "" && document.activeElement.name === "text");
@@ -106,7 +106,7 @@ example("dashboard", async ({ open }) => {
 example("two-nodes", async ({ open, origins }) => {
   const tabs = [await open(origins[0]), await open(origins[1])];
   for (const page of tabs) await shows(page.getByRole("status"), "Open pages: 2, on 2 nodes.");
-  await tabs[0].getByLabel("Say").fill("across");
+  await tabs[0].getByLabel("Message").fill("across");
   await tabs[0].keyboard.press("Enter");
   for (const page of tabs) await page.getByRole("log").getByText("across").waitFor();
 }, { nodes: 2, redis: true });

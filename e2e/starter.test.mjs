@@ -101,7 +101,7 @@ test("the starter: notes, an edited template, a restart", { timeout: BUILD + 4 *
   for (const tab of tabs) tab.mayBeOffline = true;
   for (const page of pages) await page.evaluate(() => (window.isOld = true));
   await kill();
-  for (const page of pages) await shows(state(page), "The connection is lost; trying again …");
+  for (const page of pages) await shows(state(page), "Connection lost. Reconnecting …");
   await run(new URL(origin).host);
   for (const page of pages) {
     await page.waitForFunction(() => !window.isOld, null, { timeout: PATIENCE });

@@ -1,4 +1,4 @@
-//! The counter in one screen: every open tab shows it, and every tab moves it.
+//! The counter in one screen: every open tab shows it, and every tab can change it.
 //!
 //! `cargo run -p ripplecast-examples --example counter`, then open the page in two tabs.
 

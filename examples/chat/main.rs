@@ -1,4 +1,4 @@
-//! A chat with rooms: who comes, what they say, who goes.
+//! A chat with rooms: guests join, send messages and leave.
 //!
 //! `cargo run -p ripplecast-examples --example chat`, then open the page in two windows.
 
@@ -10,36 +10,36 @@ use axum::{
 use ripplecast::{Accept, App, Close, Connection, Frame, Hub, Request, Result, ws};
 use serde::{Deserialize, Serialize};
 
-/// What the page asks with: `/rooms/lobby?name=ada`.
+/// The query of the page's request: `/rooms/lobby?name=ada`.
 #[derive(Deserialize)]
 struct Query {
     name: String,
 }
 
-/// Who has come, and where to; kept with the connection.
+/// Who has joined, and which room; stored with the connection.
 struct Guest {
     name: String,
     room: String,
 }
 
-/// What everybody in the room gets.
+/// The message that everyone in the room receives.
 #[derive(Serialize)]
 struct Line<'a> {
     from: &'a str,
     text: &'a str,
 }
 
-/// Decides who may come in, before the WebSocket opens. A real chat would look at a session here, and not believe a name.
+/// Decides who may join, before the WebSocket opens. A real chat would check a session here instead of trusting a name.
 async fn enter(request: Request) -> Result<Accept, (StatusCode, &'static str)> {
     let Ok(Query { name }) = request.query() else {
-        return Err((StatusCode::BAD_REQUEST, "say who you are: ?name="));
+        return Err((StatusCode::BAD_REQUEST, "missing name: add ?name="));
     };
     if name.trim().is_empty() || name.len() > 40 {
-        return Err((StatusCode::BAD_REQUEST, "a name has 1 to 40 bytes"));
+        return Err((StatusCode::BAD_REQUEST, "a name must have 1 to 40 bytes"));
     }
     let room = request.param("room").unwrap_or("lobby");
     if room.len() > 40 {
-        return Err((StatusCode::BAD_REQUEST, "the name of a room has at most 40 bytes"));
+        return Err((StatusCode::BAD_REQUEST, "a room name must have at most 40 bytes"));
     }
     let room = format!("chat:{room}");
     Ok(Accept::new().state(Guest { name, room }))
@@ -51,7 +51,7 @@ struct Chat {
 }
 
 impl Chat {
-    /// Tells the room. A guest who has gone meanwhile is no error, and one who reads slowly keeps nobody waiting.
+    /// Sends a message to the room. A guest who has disconnected is not an error, and a slow reader delays no one.
     fn say(&self, conn: &Connection, text: &str) -> Result<()> {
         if let Some(guest) = conn.state::<Guest>() {
             self.hub.room(&guest.room).push(Frame::json(&Line { from: &guest.name, text })?).ignore();
@@ -65,7 +65,7 @@ impl ws::Handler for Chat {
         if let Some(guest) = conn.state::<Guest>() {
             conn.join(&guest.room)?;
         }
-        self.say(&conn, "has come in")
+        self.say(&conn, "joined")
     }
 
     async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
@@ -76,7 +76,7 @@ impl ws::Handler for Chat {
     }
 
     async fn on_close(&self, conn: Connection, _close: Close) -> Result<()> {
-        self.say(&conn, "has gone") // the connection has left its rooms, but its state is still there
+        self.say(&conn, "left") // the connection has left its rooms, but its state is still available
     }
 }
 

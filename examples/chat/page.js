@@ -1,7 +1,7 @@
-// The chat's page: comes in, shows what is said, and comes back by itself when the connection is lost.
+// The chat's page: joins a room, shows its messages, and reconnects automatically.
 
 const [enter, say, state, lines] = ["enter", "say", "state", "lines"].map((id) => document.getElementById(id));
-const KEPT = 500; // lines on the page at the most
+const KEPT = 500; // the most messages kept on the page
 let socket = null;
 
 function connect(room, name) {
@@ -11,12 +11,12 @@ function connect(room, name) {
   socket.onopen = () => (state.textContent = `You are in ${room}.`);
   socket.onmessage = ({ data }) => show(JSON.parse(data));
   socket.onclose = () => {
-    state.textContent = "The connection is lost; trying again …";
-    setTimeout(connect, 500 + 2000 * Math.random(), room, name); // not all in the same moment
+    state.textContent = "Connection lost. Reconnecting …";
+    setTimeout(connect, 500 + 2000 * Math.random(), room, name); // not all pages at the same moment
   };
 }
 
-// As text, never as HTML: what others say is not to be believed.
+// As text, never as HTML: messages come from others.
 function show({ from, text }) {
   const line = document.createElement("li");
   const name = document.createElement("strong");
@@ -38,7 +38,7 @@ enter.onsubmit = (event) => {
 say.onsubmit = (event) => {
   event.preventDefault();
   const { text } = say.elements;
-  if (socket.readyState !== WebSocket.OPEN) return; // what was written stays, until it can be said
+  if (socket.readyState !== WebSocket.OPEN) return; // the text stays in the field until it can be sent
   socket.send(text.value);
   text.value = "";
 };

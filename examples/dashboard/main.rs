@@ -1,6 +1,7 @@
-//! A dashboard of this server itself: once a second its figures go to everyone who looks, the last minute of them first.
+//! A dashboard of this server itself: its figures go to all viewers once a second, beginning with those of the last
+//! minute.
 //!
-//! `cargo run -p ripplecast-examples --example dashboard`, and open the page in a few tabs to move the lines.
+//! `cargo run -p ripplecast-examples --example dashboard`, then open the page in a few tabs to move the lines.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +13,10 @@ use axum::{http::header::CONTENT_TYPE, response::Html, routing::get};
 use ripplecast::{App, Connection, Frame, Hub, Result, sse};
 use serde::Serialize;
 
-/// Figures that are kept, one a second.
+/// The number of samples kept, one per second.
 const KEPT: usize = 60;
 
-/// What is shown of one second.
+/// The figures of one second.
 #[derive(Clone, Serialize)]
 struct Sample {
     connections: usize,
@@ -38,7 +39,7 @@ impl Sample {
     }
 }
 
-/// The last minute.
+/// The samples of the last minute.
 #[derive(Clone, Default)]
 struct Minute(Arc<Mutex<VecDeque<Sample>>>);
 
@@ -47,8 +48,8 @@ impl Minute {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks once a second, and tells those who watch. A figure is kept and pushed under one lock, so that a page which
-    /// opens in that moment gets it among the past ones or after them.
+    /// Takes a sample once a second and pushes it to the viewers. Storing and pushing happen under one lock, so that a
+    /// page opening at that moment receives the sample exactly once, with the history or after it.
     async fn watch(self, hub: Hub) -> Result<()> {
         let mut every = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -74,7 +75,7 @@ async fn main() -> Result<()> {
     let minute = Minute::default();
     tokio::spawn(minute.clone().watch(app.hub()));
 
-    // A page that opens, or comes back, gets the past as a list, in the place of all that it had before.
+    // A page that opens or reconnects first receives the history as a list, which replaces what it had.
     let figures = sse::room("dashboard").on_open(move |conn: Connection| {
         let pushed = minute.with(|samples| Frame::json(samples).map(|past| conn.push(past).ignore()));
         async move { pushed }

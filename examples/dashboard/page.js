@@ -1,4 +1,4 @@
-// Draws the last minute. The browser opens the stream again by itself when it has ended.
+// Draws the last minute. The browser reconnects automatically when the stream ends.
 
 const KEPT = 60; // seconds
 const at = (id) => document.getElementById(id);
@@ -6,7 +6,7 @@ let samples = [];
 
 const figures = new EventSource("/figures");
 figures.onopen = () => (at("state").textContent = "live");
-figures.onerror = () => (at("state").textContent = "the connection is lost; trying again …");
+figures.onerror = () => (at("state").textContent = "connection lost, reconnecting …");
 figures.onmessage = ({ data }) => {
   const news = JSON.parse(data); // the last minute as a list, or one second
   samples = Array.isArray(news) ? news : [...samples, news].slice(-KEPT);

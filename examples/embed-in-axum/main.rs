@@ -1,5 +1,5 @@
-//! The engine inside an axum application that is there already: its routes, its state, its login and its `axum::serve` stay
-//! as they are. What is new is marked with NEW: whoever has placed an order is told when it is ready, in every tab.
+//! The engine inside an existing axum application: its routes, its state, its login and its `axum::serve` stay as they
+//! are. Additions are marked with NEW: users are notified in every tab when their order is ready.
 //!
 //! `cargo run -p ripplecast-examples --example embed-in-axum`, then log in, in two tabs.
 
@@ -33,18 +33,19 @@ fn is_name(text: &str) -> bool {
 
 async fn log_in(Form(Login { user }): Form<Login>) -> Response {
     if !is_name(&user) {
-        return (StatusCode::BAD_REQUEST, "a name has 1 to 40 letters and digits").into_response();
+        return (StatusCode::BAD_REQUEST, "a name must have 1 to 40 letters and digits").into_response();
     }
     let cookie = format!("user={user}; HttpOnly; SameSite=Strict; Path=/");
     ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
 }
 
-/// Returns who is logged in, by the cookie. A real application keeps a random session there, and looks up whose it is.
+/// Returns the logged-in user, from the cookie. A real application stores a random session id there, and looks up the
+/// user.
 fn user_of(headers: &HeaderMap) -> Option<&str> {
     ripplecast::cookie(headers, "user").filter(|name| is_name(name))
 }
 
-/// Tells the page who is logged in; nothing when nobody is.
+/// Returns the name of the logged-in user, or nothing.
 async fn me(headers: HeaderMap) -> String {
     user_of(&headers).unwrap_or_default().to_owned()
 }
@@ -56,13 +57,13 @@ async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response>
     let client = shop.hub.client(user); // NEW: all tabs of that user
     client.push("We have your order.").await?;
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(2)).await; // somebody packs it
+        tokio::time::sleep(Duration::from_secs(2)).await; // someone packs it
         client.push("Your order is ready.").await
     });
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// NEW: who is logged in is looked at before the WebSocket opens; from then on the user's name leads to the connection.
+/// NEW: checks the login before the WebSocket opens. From then on, the connection can be reached by the user's name.
 fn news() -> impl ws::IntoEndpoint {
     struct User(String);
     let handlers = ws::handlers().on_open(async |conn: Connection| {
@@ -99,7 +100,7 @@ async fn main() -> Result<()> {
             "/style.css",
             get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("../style.css"))),
         )
-        .layer(SameOrigin::new(&hub)) // NEW: refuses other sites' POSTs
+        .layer(SameOrigin::new(&hub)) // NEW: rejects other sites' POSTs
         .with_state(Shop { hub: hub.clone() });
 
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
@@ -108,7 +109,7 @@ async fn main() -> Result<()> {
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()) // NEW: limits need the address
         .with_graceful_shutdown(async move {
             stop.await;
-            hub.shutdown().await; // NEW: closes what is open; axum would not
+            hub.shutdown().await; // NEW: closes open connections; axum would not
         })
         .await?;
     Ok(())

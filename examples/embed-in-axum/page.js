@@ -1,4 +1,4 @@
-// Orders, and shows what the shop has to say of it.
+// Places orders, and shows the shop's notifications.
 
 const [order, state, lines] = ["order", "state", "lines"].map((id) => document.getElementById(id));
 
@@ -11,7 +11,7 @@ function connect() {
     lines.prepend(line);
   };
   socket.onclose = () => {
-    state.textContent = "The connection is lost; trying again …";
+    state.textContent = "Connection lost. Reconnecting …";
     setTimeout(connect, 2000 + 2000 * Math.random());
   };
 }

@@ -1,6 +1,7 @@
-//! A list of things to do that all open pages share: htmx sends the forms, an event stream brings the new list.
+//! A to-do list shared by all open pages: htmx sends the forms, and an event stream pushes the new list.
 //!
-//! `cargo run -p ripplecast-examples --example htmx-todo`, then open the page in two tabs. Not a line of JavaScript is ours.
+//! `cargo run -p ripplecast-examples --example htmx-todo`, then open the page in two tabs. It contains no JavaScript of
+//! its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,17 +15,16 @@ use axum::{
 use ripplecast::{App, Connection, Error, Frame, Result, Room, SameOrigin, sse};
 use serde::Deserialize;
 
-/// Things to do at the most.
+/// The most items in the list.
 const MAX_ITEMS: usize = 100;
 
-/// One thing to do.
 struct Item {
     id: u64,
     text: String,
     done: bool,
 }
 
-/// The whole page; what is in it is escaped by askama.
+/// The whole page. Askama escapes its contents.
 #[derive(Template)]
 #[template(path = "page.html")]
 struct Page<'a> {
@@ -32,14 +32,14 @@ struct Page<'a> {
     form: Form<'a>,
 }
 
-/// The list alone, which goes to all pages when it has changed.
+/// Only the list, which is pushed to all pages when it changes.
 #[derive(Template)]
 #[template(path = "list.html")]
 struct List<'a> {
     items: &'a [Item],
 }
 
-/// The form, which takes the place of the one that was sent: empty, or as it was with what is wrong.
+/// The form, which replaces the one that was sent: empty, or unchanged with an error message.
 #[derive(Template, Default)]
 #[template(path = "form.html")]
 struct Form<'a> {
@@ -47,13 +47,13 @@ struct Form<'a> {
     problem: &'a str,
 }
 
-/// What the form sends.
+/// The submitted form.
 #[derive(Deserialize)]
 struct Wish {
     text: String,
 }
 
-/// The list, and the room of all who look at it.
+/// The list, and the room of all pages that show it.
 struct Todo {
     items: Mutex<Vec<Item>>,
     room: Room,
@@ -64,7 +64,8 @@ impl Todo {
         look(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the list and pushes it, under one lock: no page gets an older list after a newer one. A push never waits.
+    /// Changes the list and pushes it, under one lock: no page receives an older list after a newer one. A push never
+    /// waits.
     fn change(&self, change: impl FnOnce(&mut Vec<Item>)) -> Result<StatusCode> {
         self.with(|items| {
             change(items);
@@ -74,7 +75,7 @@ impl Todo {
     }
 }
 
-/// The list as a message. Where a page reads slowly, a newer list takes the place of one that waits.
+/// Encodes the list as a message. For a page that reads slowly, a newer list replaces one that is still queued.
 fn list(items: &[Item]) -> Result<Frame> {
     let html = List { items }.render().map_err(Error::other)?;
     Ok(Frame::text(html).with_key("list"))
@@ -92,7 +93,7 @@ async fn add(
     let problem = if todo.with(|items| items.len() >= MAX_ITEMS) {
         "The list is full. Remove something first."
     } else if text.is_empty() || text.len() > 400 {
-        "Write 1 to 400 bytes."
+        "Enter 1 to 400 bytes."
     } else {
         ""
     };
@@ -102,7 +103,7 @@ async fn add(
             items.push(Item { id, text: text.to_owned(), done: false });
         })?;
     }
-    // htmx takes no answer but a good one, so that is what a refusal is.
+    // htmx shows only successful responses, so a rejection is one too.
     let text = if problem.is_empty() { "" } else { text };
     Form { text, problem }.render().map(Html).map_err(Error::other)
 }
@@ -122,7 +123,7 @@ async fn main() -> Result<()> {
     let app = App::from_env().await?;
     let todo = Arc::new(Todo { items: Mutex::default(), room: app.hub().room("todo") });
 
-    // A page that was away, or opened while the list changed, gets the present list first.
+    // A page that reconnects, or opens while the list changes, first receives the current list.
     let for_stream = todo.clone();
     let events = sse::room("todo").on_open(move |conn: Connection| {
         let pushed = for_stream.with(|items| list(items).map(|list| conn.push(list).ignore()));
@@ -132,7 +133,7 @@ async fn main() -> Result<()> {
         .route("/", get(page))
         .route("/items", post(add))
         .route("/items/{id}", post(toggle).delete(remove))
-        .layer(SameOrigin::new(&app.hub())) // refuses other sites' POSTs
+        .layer(SameOrigin::new(&app.hub())) // rejects other sites' POSTs
         .with_state(todo);
 
     let bound = app
@@ -147,7 +148,7 @@ async fn main() -> Result<()> {
     bound.serve().await
 }
 
-/// A script that is part of the program.
+/// Serves a script that is part of the program.
 fn script(source: &'static str) -> axum::routing::MethodRouter {
     get(async move || ([(CONTENT_TYPE, "text/javascript")], source))
 }

@@ -1,6 +1,7 @@
-//! A long job and its progress: the page starts it, and an event stream says how far it is.
+//! A long job and its progress: the page starts the job, and an event stream reports its progress.
 //!
-//! `cargo run -p ripplecast-examples --example sse-progress`, or `curl -N` on the address that `POST /jobs` answers with.
+//! `cargo run -p ripplecast-examples --example sse-progress`, or `curl -N` with the address in the response of `POST
+//! /jobs`.
 
 use std::{
     collections::HashMap,
@@ -17,12 +18,12 @@ use axum::{
 };
 use ripplecast::{App, Hub, LiveCounter, Result, SameOrigin, sse};
 
-/// Jobs at once.
+/// The most jobs at a time.
 const MAX_JOBS: usize = 32;
-/// How long the end of a job can still be looked at.
+/// How long a finished job can still be viewed.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The jobs that run, and how far each is, in per cent.
+/// The running jobs and their progress, in percent.
 #[derive(Clone)]
 struct Jobs {
     hub: Hub,
@@ -34,18 +35,18 @@ impl Jobs {
         look(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Does a job, of which this one has nothing to do.
+    /// Runs a job, which does nothing here.
     async fn work(self, id: String, progress: LiveCounter) -> Result<()> {
         while progress.increment_bounded(100).await?.is_some() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tokio::time::sleep(KEPT).await;
         self.with(|jobs| jobs.remove(&id));
-        progress.set(0).await.map(drop) // a counter that is 0 is forgotten when nobody holds it
+        progress.set(0).await.map(drop) // an unused counter is removed when it is 0
     }
 }
 
-/// Starts a job, and says where it can be followed.
+/// Starts a job, and returns the address of its event stream.
 async fn start(State(jobs): State<Jobs>) -> Result<Response> {
     if jobs.with(|jobs| jobs.len()) >= MAX_JOBS {
         return Ok((StatusCode::TOO_MANY_REQUESTS, "too many jobs; try again in a minute").into_response());
@@ -65,7 +66,8 @@ async fn main() -> Result<()> {
     let app = App::from_env().await?;
     let jobs = Jobs { hub: app.hub(), running: Arc::default() };
 
-    // The present value first, then each change. Which counter it is depends on the path; no such job is answered with 404.
+    // Sends the current value first, then each change. The path selects the counter; an unknown job is answered with
+    // 404.
     let progress = {
         let jobs = jobs.clone();
         sse::counter_by(move |request| jobs.with(|jobs| jobs.get(request.param("id")?).cloned()))
@@ -75,7 +77,7 @@ async fn main() -> Result<()> {
     let check = SameOrigin::new(&app.hub());
     app.sse("/jobs/{id}/events", progress)
         .route("/jobs", post(start).with_state(jobs))
-        .layer(check) // refuses other sites' POSTs
+        .layer(check) // rejects other sites' POSTs
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))
         .route("/style.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("../style.css"))))

@@ -1,5 +1,5 @@
-// Starts a job, and follows it by the event stream that the server names. The job is in the page's address, so that
-// reloading it, or opening it elsewhere, follows the same one.
+// Starts a job, and follows it on the event stream named in the response. The job is part of the page's address, so
+// that reloading the page, or opening it elsewhere, follows the same job.
 
 const [start, follow, bar, state] = ["start", "follow", "bar", "state"].map((id) => document.getElementById(id));
 let events = null;
@@ -21,15 +21,15 @@ function show() {
   follow.hidden = !address;
   if (!address) return;
   events = new EventSource(address);
-  state.textContent = "It runs.";
+  state.textContent = "Running.";
   events.onmessage = ({ data }) => {
     bar.value = JSON.parse(data).value;
     if (bar.value < bar.max) return;
     state.textContent = "Done.";
-    events.close(); // or the browser would open it again and again
+    events.close(); // otherwise the browser would reconnect again and again
   };
   events.onerror = () => {
-    const gone = events.readyState === EventSource.CLOSED; // the server said 404
-    state.textContent = gone ? "There is no such job any more." : "The connection is lost; trying again …";
+    const gone = events.readyState === EventSource.CLOSED; // the server responded with 404
+    state.textContent = gone ? "This job no longer exists." : "Connection lost. Reconnecting …";
   };
 }

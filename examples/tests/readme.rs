@@ -1,8 +1,8 @@
-//! The README shows the counter example as it is.
+//! Checks that the README contains the counter example unchanged.
 
 #[test]
-fn the_readme_shows_the_counter() {
+fn the_readme_contains_the_counter_example() {
     let example = include_str!("../counter.rs");
-    let code = &example[example.find("use axum::{").expect("the example begins with its imports")..];
+    let code = &example[example.find("use axum::{").expect("the example starts with its imports")..];
     assert!(include_str!("../../README.md").contains(code.trim()), "copy examples/counter.rs into README.md");
 }

@@ -1,25 +1,25 @@
-//! Two nodes on one Redis, in one program: what is said to one reaches the pages of both.
+//! Two nodes on one Redis, in one program: a message to one node reaches the pages of both.
 //!
-//! With `redis-server` running: `cargo run -p ripplecast-examples --example two-nodes`, then open both addresses. Nodes on
-//! two machines are no different: the same program, the same Redis.
+//! With `redis-server` running: `cargo run -p ripplecast-examples --example two-nodes`, then open both addresses. Nodes
+//! on two machines work the same way: the same program, the same Redis.
 
 use axum::{http::header::CONTENT_TYPE, response::Html, routing::get};
 use ripplecast::{App, Bound, Connection, Error, Frame, Hub, Result, shutdown_signal, ws};
 use serde::Serialize;
 
-/// What the pages of both nodes get.
+/// The message that the pages of both nodes receive.
 #[derive(Serialize)]
 struct News<'a> {
-    /// The node on which it was said.
+    /// The node that sent it.
     from: String,
     text: &'a str,
-    /// How many pages are open, on all nodes.
+    /// The number of open pages, on all nodes.
     pages: usize,
-    /// How many nodes there are.
+    /// The number of nodes.
     nodes: usize,
 }
 
-/// Tells every page of every node.
+/// Sends a message to every page on every node.
 async fn tell(hub: &Hub, text: &str) -> Result<()> {
     let room = hub.room("pages");
     let (from, pages, nodes) = (hub.node().to_string(), room.len().await?, hub.nodes().await?.len());
@@ -27,7 +27,7 @@ async fn tell(hub: &Hub, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// One node, which listens.
+/// Starts a node.
 async fn node(redis: &str, port: u16) -> Result<Bound> {
     let app = App::builder().backend(redis).build().await?;
     let page = ws::handlers()

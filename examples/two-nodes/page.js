@@ -1,14 +1,14 @@
-// Shows what is said on any node, and by which.
+// Shows the messages of all nodes, and the node that sent each one.
 
 const [say, state, lines] = ["say", "state", "lines"].map((id) => document.getElementById(id));
-const KEPT = 500; // lines on the page at the most
+const KEPT = 500; // the most messages kept on the page
 let socket = null;
 
 function connect() {
   socket = new WebSocket(`${location.origin.replace("http", "ws")}/ws`);
   socket.onmessage = ({ data }) => show(JSON.parse(data));
   socket.onclose = () => {
-    state.textContent = "The connection is lost; trying again …";
+    state.textContent = "Connection lost. Reconnecting …";
     setTimeout(connect, 500 + 2000 * Math.random());
   };
 }

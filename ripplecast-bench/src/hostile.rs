@@ -116,7 +116,7 @@ fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Re
 
 /// Returns the runtime, or the error as a sentence.
 fn started(runtime: io::Result<Runtime>) -> Result<Runtime> {
-    runtime.map_err(|error| format!("can't start a runtime: {error}"))
+    runtime.map_err(|error| format!("failed to start a runtime: {error}"))
 }
 
 /// Parses the address of a server on this machine. An error explains why other addresses are rejected.

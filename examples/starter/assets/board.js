@@ -1,9 +1,9 @@
-// The board's page. What the server says is what is shown; the buttons only ask it.
+// The board's page. It shows what the server sends; the buttons only send requests.
 
 const [add, state, notes] = ["add", "state", "notes"].map((id) => document.getElementById(id));
-const RETRY_MAX = 15_000; // ms: the longest wait between two attempts
-let attempts = 0; // failures in a row
-let seen = null; // the notes that the server has named since the socket opened, until it has named all
+const RETRY_MAX = 15_000; // ms: longest wait between two attempts
+let attempts = 0; // consecutive failures
+let seen = null; // the notes received since the socket opened, until the list is complete
 
 function connect() {
   const socket = new WebSocket(`${location.origin.replace("http", "ws")}/live`);
@@ -14,13 +14,14 @@ function connect() {
     else show(news);
   };
   socket.onclose = () => {
-    state.textContent = "The connection is lost; trying again …";
-    // Longer after each failure, and by chance, so that a thousand pages do not return in the same moment.
+    state.textContent = "Connection lost. Reconnecting …";
+    // Longer after each failure, and random, so that a thousand pages do not all return at the same
+    // moment.
     setTimeout(connect, 200 + Math.random() * Math.min(RETRY_MAX, 1000 * 2 ** attempts++));
   };
 }
 
-// A note that is new, or has changed; or which has gone, when `row` is null.
+// Shows a new or changed note, or removes it if `row` is null.
 function show({ key, row }) {
   const id = `note-${key}`;
   seen?.add(id);
@@ -33,20 +34,20 @@ function show({ key, row }) {
     place(note, Number(key));
   }
   const [text, like, remove] = note.children;
-  text.textContent = row.text; // never as HTML: anybody may have written it
+  text.textContent = row.text; // as text, never as HTML: anyone may have written it
   like.textContent = `♥ ${row.likes}`;
   like.ariaLabel = `Like, ${row.likes} so far: ${row.text}`;
   remove.ariaLabel = `Remove: ${row.text}`;
 }
 
-// The newest first; the server names them in any order.
+// Newest first; the server sends them in any order.
 function place(note, key) {
   note.dataset.key = key;
   const next = [...notes.children].find(({ dataset }) => Number(dataset.key) < key);
   notes.insertBefore(note, next ?? null);
 }
 
-// The server has named all that it has. What it did not name was removed while we were away.
+// The server has sent all notes. Others were removed while we were disconnected.
 function complete() {
   for (const note of [...notes.children]) if (!seen.has(note.id)) note.remove();
   seen = null;
@@ -61,14 +62,14 @@ function button(text, method, path) {
   return made;
 }
 
-// Whether the server has done it; else it says why not.
+// Sends a request. Returns whether it succeeded; otherwise shows why not.
 async function ask(method, path, body) {
   try {
     const response = await fetch(path, { method, body });
     if (!response.ok) state.textContent = (await response.text()) || `The server answered ${response.status}.`;
     return response.ok;
   } catch {
-    state.textContent = "There is no connection; nothing was changed.";
+    state.textContent = "No connection; nothing was changed.";
     return false;
   }
 }

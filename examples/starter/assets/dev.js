@@ -1,5 +1,5 @@
-// While you work: loads the page anew when the program has started again or a file has changed, and only the styles when
-// nothing else has. What was written into fields, the focus and the scroll position stay. A debug build adds this script.
+// For development: reloads the page when the program has restarted or a file has changed, and only the styles when only
+// they changed. Field contents, focus and scroll position are kept. Only a debug build includes this script.
 
 const KEPT = "dev: before the reload";
 let known = null;
@@ -26,7 +26,7 @@ function fields() {
 }
 
 function keep() {
-  if (!fields().length) return; // a page that shows a mistake: what was kept before it stays
+  if (!fields().length) return; // on an error page, keep what was saved before it
   const values = fields().map(({ value, checked }) => ({ value, checked }));
   const focus = fields().indexOf(document.activeElement);
   sessionStorage.setItem(KEPT, JSON.stringify({ values, focus, y: scrollY }));

@@ -1,4 +1,4 @@
-//! The notes: a table that pushes each of its changes to all open pages. This is the part to replace by your own.
+//! The notes: a table that pushes every change to all open pages. Replace this part with your own.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,40 +14,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::saved::Saved;
 
-/// Notes at the most. They all go to a page that opens.
+/// The most notes. A page that opens receives all of them.
 const MAX_NOTES: usize = 500;
-/// Longest text of a note, in bytes.
+/// The longest text of a note, in bytes.
 const MAX_TEXT: usize = 500;
 
-/// One note. Its fields are the columns of the table, and what the page gets as JSON.
+/// One note. Its fields are the columns of the table, and the JSON that pages receive.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Note {
-    /// What it says.
+    /// The text of the note.
     pub text: String,
-    /// How many have liked it.
+    /// The number of likes.
     pub likes: u32,
 }
 
-/// What the form sends.
+/// The submitted form.
 #[derive(Deserialize)]
 pub struct NewNote {
-    /// What the note shall say.
+    /// The text of the new note.
     text: String,
 }
 
-/// All notes. Clones are the same board.
+/// All notes. Clones share the same board.
 #[derive(Clone)]
 pub struct Board {
-    /// The notes by their ids; pushes each change as `{"key":…,"row":{…},"version":…}`.
+    /// The notes by id. Each change is pushed as `{"key":…,"row":{…},"version":…}`.
     notes: LiveTable<Note>,
-    /// The last id that was given away.
+    /// The last id assigned.
     ids: Counter,
-    /// Where they outlive the program.
+    /// The file in which the notes are saved.
     saved: Arc<Saved>,
 }
 
 impl Board {
-    /// The board as it was saved.
+    /// Loads the saved board.
     pub async fn open(hub: &Hub, file: PathBuf) -> Result<Self> {
         let table = hub
             .table_builder::<Note>("notes", MAX_NOTES)
@@ -64,7 +64,7 @@ impl Board {
         Ok(Self { notes, ids, saved })
     }
 
-    /// The WebSocket of a page: every note first, a word that these were all, and then each change.
+    /// The WebSocket of a page: sends every note, a message that the list is complete, and then each change.
     pub fn live(&self) -> impl ws::IntoEndpoint + use<> {
         let handlers = ws::handlers().with_state(self.notes.clone()).on_open(
             async |notes: LiveTable<Note>, conn: Connection| {
@@ -73,10 +73,10 @@ impl Board {
                 Ok::<(), Error>(())
             },
         );
-        ws::endpoint(handlers).max_message(64) // a page has nothing to say here
+        ws::endpoint(handlers).max_message(64) // pages send nothing here
     }
 
-    /// What changes the board.
+    /// The routes that change the board.
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/notes", post(add))
@@ -85,7 +85,7 @@ impl Board {
             .with_state(self.clone())
     }
 
-    /// Saves what has been changed, before the answer says that it is done.
+    /// Saves the changes before the response is sent.
     async fn changed(&self) -> Result<Response> {
         self.saved.save(&self.notes).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
@@ -98,7 +98,7 @@ async fn add(
 ) -> Result<Response> {
     let text = text.trim().to_owned();
     if text.is_empty() || text.len() > MAX_TEXT {
-        let why = format!("A note has 1 to {MAX_TEXT} bytes.");
+        let why = format!("A note must have 1 to {MAX_TEXT} bytes.");
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, why).into_response());
     }
     whole(async move {
@@ -115,7 +115,7 @@ async fn add(
     .await
 }
 
-/// One like more, but only of a note that is still there: `increment` would make one that isn't.
+/// Adds a like, but only to a note that still exists: `increment` would create a missing one.
 async fn like(State(board): State<Board>, Path(id): Path<i64>) -> Result<Response> {
     whole(async move {
         while let Some(note) = board.notes.get(id).await? {
@@ -129,7 +129,7 @@ async fn like(State(board): State<Board>, Path(id): Path<i64>) -> Result<Respons
                 .await?
             {
                 return board.changed().await;
-            } // else somebody has changed it meanwhile: look again
+            } // otherwise it was changed concurrently: try again
         }
         Ok(StatusCode::NOT_FOUND.into_response())
     })
@@ -138,14 +138,14 @@ async fn like(State(board): State<Board>, Path(id): Path<i64>) -> Result<Respons
 
 async fn remove(State(board): State<Board>, Path(id): Path<i64>) -> Result<Response> {
     whole(async move {
-        board.notes.delete(id).await?; // a note that is gone already is no error
+        board.notes.delete(id).await?; // a note that is already deleted is not an error
         board.changed().await
     })
     .await
 }
 
-/// Runs a change to its end. The server drops a handler whose client disconnects, but not a task: what was changed is
-/// saved as well.
+/// Runs a change to completion. The server drops a handler when its client disconnects, but not a task, so every
+/// change is also saved.
 async fn whole(
     change: impl Future<Output = Result<Response>> + Send + 'static,
 ) -> Result<Response> {

@@ -1,5 +1,5 @@
-//! While you work: open pages are told when a file in `assets` or `templates` changes, and when the program has started
-//! anew. `assets/dev.js` then reloads them, or only their styles. A debug build has this, a release build does not.
+//! For development: notifies open pages when a file in `assets` or `templates` changes, and when the program has
+//! restarted. `assets/dev.js` then reloads the page, or only its styles. Only a debug build includes this module.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use serde::Serialize;
 
 use crate::web;
 
-/// How often the files are looked at, while a page is open; and how soon a page looks for a program that has gone.
+/// How often the files are checked while a page is open, and how soon a page reconnects after the program has stopped.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// What a page compares with what it was told first.
+/// The version that a page compares with the first one it received.
 #[derive(PartialEq, Serialize)]
 struct Version {
-    /// Another one: load the page anew.
+    /// If this changes, the page reloads.
     page: String,
-    /// Another one: load the styles anew.
+    /// If this changes, the styles reload.
     styles: String,
 }
 
 impl Version {
-    /// The present one, in this run of the program.
+    /// Returns the current version in this run of the program.
     fn of(hub: &Hub) -> Self {
         let (styles, rest) = web::versions();
         Self {
@@ -45,7 +45,7 @@ pub fn routes(hub: &Hub) -> Router {
     Router::new().route("/dev/events", hub.sse(events))
 }
 
-/// Looks for changes, and tells the pages.
+/// Watches for changes, and notifies the pages.
 async fn watch(hub: Hub) -> Result<()> {
     let (room, mut every) = (hub.room("dev"), tokio::time::interval(EVERY));
     let mut known = Version::of(&hub);

@@ -1,4 +1,4 @@
-//! A board of notes that every open page shares. Copy this project, and make it yours.
+//! A board of notes shared by all open pages. Copy this project as a start for your own.
 
 mod board;
 mod dev;
@@ -21,14 +21,14 @@ async fn main() -> Result<()> {
     let listen = setting("LISTEN", "127.0.0.1:8080");
     let data = PathBuf::from(setting("DATA", "data"));
 
-    // The variables of docs/settings.md, but for the backend: the notes are in this program and its file.
+    // Reads the variables in docs/settings.md, except the backend: the notes are in this program and its file.
     let builder = AppBuilder::from_env()?.backend("memory");
     let bound = build(builder, data).await?.bind(listen).await?;
     println!("open http://{} in two tabs", bound.local_addr());
     bound.serve().await
 }
 
-/// The app: pages, board, and in a debug build what reloads the pages. Tests build it too.
+/// Builds the app: pages, board, and page reloading in a debug build. The tests use it too.
 async fn build(builder: AppBuilder, data: PathBuf) -> Result<App> {
     let app = builder.build().await?;
     let hub = app.hub();
@@ -44,7 +44,7 @@ async fn build(builder: AppBuilder, data: PathBuf) -> Result<App> {
     } else {
         app
     };
-    // Other sites' pages must not post in a user's name.
+    // Other sites' pages must not post on behalf of a user.
     let app = app.layer(SameOrigin::new(&hub));
     Ok(app.layer(axum::middleware::map_response(web::secure)))
 }

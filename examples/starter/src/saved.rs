@@ -1,5 +1,5 @@
-//! What outlives the program: one file of JSON, written anew after each change. For more than some hundred notes, or for
-//! several servers, use a database here.
+//! Persistence: one JSON file, rewritten after each change. For more than a few hundred notes, or for several servers,
+//! use a database here.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
@@ -8,16 +8,16 @@ use tokio::{fs, sync::Mutex};
 
 use crate::board::Note;
 
-/// The file; the lock makes one writer of many.
+/// The file. The lock admits one writer at a time.
 pub struct Saved(Mutex<PathBuf>);
 
 impl Saved {
-    /// A file that may not be there yet.
+    /// Uses a file that may not exist yet.
     pub fn at(path: PathBuf) -> Self {
         Self(Mutex::new(path))
     }
 
-    /// What was saved, by id.
+    /// Loads the saved notes, by id.
     pub async fn load(&self) -> Result<BTreeMap<i64, Note>> {
         let path = self.0.lock().await;
         match fs::read(&*path).await {
@@ -27,7 +27,7 @@ impl Saved {
         }
     }
 
-    /// Saves all notes: into a new file first, so that a crash in between leaves the old one whole.
+    /// Saves all notes. Writes a new file first, so that a crash leaves the old file intact.
     pub async fn save(&self, table: &Table<Note>) -> Result<()> {
         let path = self.0.lock().await;
         let mut notes = BTreeMap::new();
@@ -45,10 +45,10 @@ impl Saved {
     }
 }
 
-/// Says which file can't be used, and why.
+/// Returns an error that names the file and the reason.
 fn broken(path: &std::path::Path, why: &dyn std::fmt::Display) -> Error {
     let path = path.display();
     Error::other(format!(
-        "{path} can't be read: {why}. Repair it, or move it away to begin anew"
+        "{path} can't be read: {why}. Repair the file, or move it away to start over"
     ))
 }

@@ -1,4 +1,4 @@
-//! The whole app, over real sockets: a copy of it runs on a free port for each test.
+//! Tests of the whole app over real sockets: each test runs it on a free port.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
 use tungstenite::{Message, WebSocket, stream::MaybeTlsStream};
 use ureq::{Agent, Body, http::Response};
 
-/// Far longer than anything here takes, so that a hang fails.
+/// Far longer than anything here takes, so that a hang fails the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The app, which runs.
+/// A running app.
 struct Server {
     addr: SocketAddr,
     agent: Agent,
@@ -47,7 +47,7 @@ impl Server {
         }
     }
 
-    /// Stops as a signal would.
+    /// Stops the app as a signal would.
     fn stop(self) {
         self.stop.send(()).unwrap();
         self.runtime.block_on(self.ended).unwrap();
@@ -85,14 +85,14 @@ impl Server {
     fn open_page(&self) -> Page {
         let (socket, _) = tungstenite::connect(format!("ws://{}/live", self.addr)).unwrap();
         let MaybeTlsStream::Plain(stream) = socket.get_ref() else {
-            unreachable!("it is plain")
+            unreachable!("the connection uses no TLS")
         };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Page(socket)
     }
 }
 
-/// What an open page hears.
+/// An open page.
 struct Page(WebSocket<MaybeTlsStream<std::net::TcpStream>>);
 
 impl Page {
@@ -103,7 +103,7 @@ impl Page {
         }
     }
 
-    /// The next change: the id of the note, and the note.
+    /// Returns the next change: the id of the note, and the note.
     fn change(&mut self) -> (Value, Value) {
         let mut change = self.next();
         (change["key"].take(), change["row"].take())
@@ -115,7 +115,7 @@ fn complete() -> Value {
 }
 
 #[test]
-fn what_one_page_does_all_see() {
+fn a_change_by_one_page_reaches_all() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     let mut pages = [server.open_page(), server.open_page()];
@@ -141,7 +141,7 @@ fn what_one_page_does_all_see() {
 }
 
 #[test]
-fn the_notes_outlive_the_program() {
+fn notes_survive_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     assert_eq!(
@@ -159,12 +159,12 @@ fn the_notes_outlive_the_program() {
     );
     assert_eq!(page.next(), complete());
     assert_eq!(server.add("third"), 204);
-    assert_eq!(page.change().0, json!("3"), "an id is not given twice");
+    assert_eq!(page.change().0, json!("3"), "ids are not reused");
     server.stop();
 }
 
 #[test]
-fn a_file_that_is_broken_is_named_and_left_alone() {
+fn a_broken_file_is_reported_and_left_unchanged() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("notes.json");
     std::fs::write(&file, "{").unwrap();
@@ -180,7 +180,7 @@ fn a_file_that_is_broken_is_named_and_left_alone() {
 }
 
 #[test]
-fn bad_notes_are_refused_and_the_board_has_an_end() {
+fn invalid_notes_are_rejected_and_the_board_is_bounded() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     assert_eq!((server.add("  "), server.add(&"x".repeat(501))), (422, 422));
@@ -191,7 +191,7 @@ fn bad_notes_are_refused_and_the_board_has_an_end() {
 }
 
 #[test]
-fn the_page_names_only_what_is_there() {
+fn every_file_named_in_the_page_exists() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
     let mut page = server.get("/");

@@ -1,4 +1,4 @@
-//! Templates and assets: read from the disk in a debug build, part of the program in a release build.
+//! Templates and assets: read from disk in a debug build, part of the program in a release build.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -13,17 +13,17 @@ use axum::{
 use minijinja::{Environment, context};
 use rust_embed::RustEmbed;
 
-/// `templates/`
+/// Files in `templates/`.
 #[derive(RustEmbed)]
 #[folder = "templates"]
 struct Templates;
 
-/// `assets/`
+/// Files in `assets/`.
 #[derive(RustEmbed)]
 #[folder = "assets"]
 struct Assets;
 
-/// The templates, ready to be filled in.
+/// The loaded templates.
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(templates);
 
 fn templates() -> Environment<'static> {
@@ -35,7 +35,7 @@ fn templates() -> Environment<'static> {
     environment
 }
 
-/// A page. In a debug build the template is read anew, and a mistake in it is shown in the page.
+/// Renders a page. A debug build reloads the template each time, and shows an error in the page.
 pub fn page(name: &str) -> Response {
     let debug = cfg!(debug_assertions);
     let fresh = debug.then(templates);
@@ -47,11 +47,11 @@ pub fn page(name: &str) -> Response {
         Ok(html) => return Html(html).into_response(),
         Err(error) => error,
     };
-    tracing::error!(%error, name, "a template can't be filled in");
+    tracing::error!(%error, name, "failed to render a template");
     if !debug {
         return (
             StatusCode::INTERNAL_SERVER_ERROR,
-            "The server failed at this; its log says why.",
+            "Internal error; see the server's log.",
         )
             .into_response();
     }
@@ -65,12 +65,12 @@ pub fn page(name: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, Html(why)).into_response()
 }
 
-/// Shown in the place of a page whose template has a mistake; it reloads when the mistake is mended.
-const ERROR: &str = "<!doctype html><html lang=en><title>Mistake</title>\
+/// The page shown if a template has an error. It reloads when the error is fixed.
+const ERROR: &str = "<!doctype html><html lang=en><title>Template error</title>\
     <link rel=icon href=/assets/icon.svg>\
-    <script src=/assets/dev.js type=module></script><h1>A template has a mistake</h1><pre>{{ why }}</pre>";
+    <script src=/assets/dev.js type=module></script><h1>Template error</h1><pre>{{ why }}</pre>";
 
-/// One asset. The browser keeps it, and asks each time whether it is still the same.
+/// Serves an asset. The browser caches it, and revalidates it each time.
 pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some(file) = Assets::get(&name) else {
         return StatusCode::NOT_FOUND.into_response();
@@ -100,7 +100,7 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// What every answer says to the browser: scripts, styles and connections of this origin only.
+/// Sets the security headers of every response: scripts, styles and connections only from this origin.
 pub async fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let policy = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -119,7 +119,8 @@ pub async fn secure(mut response: Response) -> Response {
     response
 }
 
-/// Changes when a stylesheet changes, and when any other file does. For a debug build, which reads them from the disk.
+/// Returns two versions: one changes with the stylesheets, the other with any other file. For a debug build, which
+/// reads the files from disk.
 pub fn versions() -> (u64, u64) {
     let (mut styles, mut rest) = (DefaultHasher::new(), DefaultHasher::new());
     for name in Assets::iter() {

@@ -1,4 +1,4 @@
-//! The chat: rooms are apart, and who leaves is missed.
+//! The chat: rooms are separate, and departures are announced.
 
 use crate::program::{Program, Socket};
 
@@ -7,32 +7,32 @@ fn line(from: &str, text: &str) -> String {
 }
 
 #[test]
-fn what_is_said_reaches_the_room_and_no_other() {
+fn messages_reach_only_their_room() {
     let program = Program::start("chat", &[], 1);
     program.check_page();
     let mut ada = program.socket("/rooms/lobby?name=ada");
-    assert_eq!(ada.next(), line("ada", "has come in"));
+    assert_eq!(ada.next(), line("ada", "joined"));
     let mut eve = program.socket("/rooms/cellar?name=eve");
-    assert_eq!(eve.next(), line("eve", "has come in"));
+    assert_eq!(eve.next(), line("eve", "joined"));
     let mut bob = program.socket("/rooms/lobby?name=bob");
     for guest in [&mut ada, &mut bob] {
-        assert_eq!(guest.next(), line("bob", "has come in"));
+        assert_eq!(guest.next(), line("bob", "joined"));
     }
 
-    bob.send("  "); // says nothing
+    bob.send("  "); // is ignored
     bob.send("hello <b>");
     for guest in [&mut ada, &mut bob] {
         assert_eq!(guest.next(), line("bob", "hello <b>"));
     }
     drop(bob);
-    assert_eq!(ada.next(), line("bob", "has gone"));
+    assert_eq!(ada.next(), line("bob", "left"));
 
     eve.send("alone?");
     assert_eq!(eve.next(), line("eve", "alone?"));
 }
 
 #[test]
-fn nobody_comes_in_without_a_name() {
+fn a_guest_without_a_name_is_rejected() {
     let program = Program::start("chat", &[], 1);
     let long = format!("/rooms/lobby?name={}", "x".repeat(41));
     for path in ["/rooms/lobby", "/rooms/lobby?name=", &long] {

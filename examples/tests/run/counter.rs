@@ -1,9 +1,9 @@
-//! The counter: two tabs, and a push for each press.
+//! The counter: two tabs, and a push for each increment.
 
 use crate::program::{Program, agent};
 
 #[test]
-fn two_tabs_follow_each_other() {
+fn two_tabs_stay_in_step() {
     let program = Program::start("counter", &[], 1);
     assert!(program.get("/").contains("<h1 role=\"status\">"));
     let mut tabs = [program.socket("/ws/counter-demo"), program.socket("/ws/counter-demo")];

@@ -1,9 +1,9 @@
-//! Inside an axum application: only who is logged in is told, and in all tabs.
+//! Inside an axum application: only logged-in users are notified, in all their tabs.
 
 use crate::program::{Program, Socket};
 
 #[test]
-fn who_has_ordered_is_told_in_every_tab() {
+fn a_user_who_ordered_is_notified_in_every_tab() {
     let program = Program::start("embed-in-axum", &[], 1);
     program.check_page();
     let login = program.post("/login", &[("user", "ada")], "");
@@ -14,7 +14,7 @@ fn who_has_ordered_is_told_in_every_tab() {
     let tab = |cookie| Socket::open(&program.addrs[0], "/news", cookie);
     let mut tabs = [tab("user=ada").unwrap(), tab("user=ada").unwrap()];
     let mut bob = tab("user=bob").unwrap();
-    // A client is known by its connections only when their callbacks have run: ask for an order until both are told.
+    // A user's connections are found only after their callbacks have run: place orders until both tabs are notified.
     for tab in &mut tabs {
         assert_eq!(program.post("/orders", &[], "user=ada").status(), 202);
         tab.until(&["Your order is ready."]);
@@ -25,7 +25,7 @@ fn who_has_ordered_is_told_in_every_tab() {
 }
 
 #[test]
-fn strangers_get_nothing() {
+fn users_without_a_login_receive_nothing() {
     let program = Program::start("embed-in-axum", &[], 1);
     for cookie in ["", "user=", "user=a b", "other=ada"] {
         assert_eq!(Socket::open(&program.addrs[0], "/news", cookie).err(), Some(401), "{cookie}");

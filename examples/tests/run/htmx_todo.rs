@@ -1,4 +1,5 @@
-//! The list: what one page adds, all have; and what is written in it is text.
+//! The to-do list: an item added on one page appears on all, and its contents stay
+//! text.
 
 use crate::program::{Program, agent};
 
@@ -32,12 +33,12 @@ fn a_change_reaches_all_pages_as_html() {
 }
 
 #[test]
-fn the_list_has_an_end() {
+fn the_list_is_bounded() {
     let program = Program::start("htmx-todo", &[], 1);
     let add = |text: &str| program.post("/items", &[("text", text)], "").body_mut().read_to_string().unwrap();
-    assert!(add("  ").contains("Write 1 to 400 bytes."));
+    assert!(add("  ").contains("Enter 1 to 400 bytes."));
     let long = "x".repeat(401);
-    assert!(add(&long).contains(&format!("value=\"{long}\"")), "what was written stays");
+    assert!(add(&long).contains(&format!("value=\"{long}\"")), "the text stays in the form");
     for n in 1..=100 {
         assert!(add("again").contains("<p role=\"alert\"></p>"), "{n}");
     }

@@ -1,4 +1,4 @@
-//! Starts each example as its reader would, and talks to it with clients that we did not write.
+//! Starts each example as a reader would, and talks to it with independent clients.
 
 mod chat;
 mod counter;

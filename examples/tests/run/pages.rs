@@ -1,4 +1,4 @@
-//! Programs of the documentation, followed word by word: what a page tells its reader to type and to paste does what it says.
+//! Follows the documentation literally: what a page tells its reader to type and paste does what the page promises.
 
 use std::{
     fs,
@@ -11,12 +11,11 @@ use crate::{
     project::{Project, workspace},
 };
 
-/// What a reader adds to see where the program listens; the quick start tells how, under "When it does not work".
+/// Added to show where the program listens; the quick start describes this under "When it does not work".
 const LOG: &str = "tracing_subscriber::fmt().init();";
-/// The line of `Cargo.toml` that goes with it.
+/// The matching line in `Cargo.toml`.
 const LOG_DEPENDENCY: &str = "tracing-subscriber = \"0.3\"";
 
-/// A page of the documentation.
 struct Page(String);
 
 impl Page {
@@ -24,27 +23,26 @@ impl Page {
         Self(fs::read_to_string(workspace().join(path)).expect("a page of the documentation"))
     }
 
-    /// The block of that language whose number it is, from 0, with the lines that are hidden from the reader.
+    /// Returns the code block in a language with an index from 0, including the lines hidden from readers.
     #[track_caller]
     fn block(&self, language: &str, number: usize) -> String {
         let fence = format!("```{language}");
         let blocks = self.0.split(&fence).skip(1);
         let block = blocks.map(|rest| rest.split("```").next().unwrap_or_default()).nth(number);
-        // Behind the language on its line may stand more: `rust,no_run`.
-        let (_, text) = block.and_then(|block| block.split_once('\n')).expect("there is such a block");
+        // The language may be followed by more: `rust,no_run`.
+        let (_, text) = block.and_then(|block| block.split_once('\n')).expect("the block exists");
         text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect()
     }
 }
 
-/// The text with one thing changed; it must be there, once.
+/// Returns the text with one replacement. The original must occur exactly once.
 #[track_caller]
 fn with(text: &str, there: &str, here: &str) -> String {
     assert_eq!(text.matches(there).count(), 1, "{there:?} is not once in\n{text}");
     text.replace(there, here)
 }
 
-/// The text with a change that is written as a diff: lines that stay, that come behind them (`+`) or that go (`-`), and `...` for
-/// what is between.
+/// Applies a change written as a diff: context lines, added lines (`+`), removed lines (`-`), and `...` for a gap.
 #[track_caller]
 fn changed(text: &str, diff: &str) -> String {
     let mut text = text.to_owned();
@@ -57,7 +55,7 @@ fn changed(text: &str, diff: &str) -> String {
                 text = with(&text, &place, &come);
                 place = come;
             }
-            _ => {} // what is between
+            _ => {} // a gap
         }
     }
     for line in diff.lines().filter_map(|line| line.strip_prefix('-')) {
@@ -66,7 +64,8 @@ fn changed(text: &str, diff: &str) -> String {
     text
 }
 
-/// The projects, which have a directory together: cargo would else take them for members of the workspace around `target`.
+/// The projects share a directory with its own workspace: otherwise cargo would treat them as members of the workspace
+/// around `target`.
 fn projects() -> Project {
     let projects = Project::at("pages");
     fs::write(projects.dir.join("Cargo.toml"), "[workspace]\nresolver = \"3\"\n")
@@ -74,12 +73,12 @@ fn projects() -> Project {
     projects
 }
 
-/// A project as `cargo new` makes it, with these dependencies and the log.
+/// Creates a project with `cargo new`, these dependencies and logging.
 fn new_project(projects: &Project, name: &str, dependencies: &str) {
     let _ = fs::remove_dir_all(projects.dir.join(name));
     projects.cargo(&["new", "--quiet", "--vcs", "none", name]);
     let manifest = projects.dir.join(name).join("Cargo.toml");
-    let made = fs::read_to_string(&manifest).expect("cargo has made it");
+    let made = fs::read_to_string(&manifest).expect("cargo has created it");
     assert!(made.trim_end().ends_with("[dependencies]"), "{made}");
     let here = format!("{:?}", workspace().join("ripplecast"));
     let dependencies = with(dependencies, "\"../ripplecast/ripplecast\"", &here);
@@ -87,7 +86,7 @@ fn new_project(projects: &Project, name: &str, dependencies: &str) {
     projects.lock();
 }
 
-/// Builds a program of a project and starts it. It listens where there is room, in the place of port 8080.
+/// Builds and starts a project's program, listening on a free port instead of 8080.
 fn run(projects: &Project, name: &str, program: &str) -> Program {
     let program = program.replace("127.0.0.1:8080", "127.0.0.1:0");
     fs::write(projects.dir.join(name).join("src/main.rs"), program).expect("target is writable");
@@ -96,7 +95,7 @@ fn run(projects: &Project, name: &str, program: &str) -> Program {
 }
 
 #[test]
-fn pages_can_be_followed() {
+fn pages_work_as_written() {
     let projects = projects();
     quick_start(&projects);
     event_streams(&projects);
@@ -132,7 +131,7 @@ fn quick_start(projects: &Project) {
     }
 }
 
-/// docs/sse.md: what is published with one `curl` is heard by the other.
+/// docs/sse.md: one `curl` receives what another publishes.
 fn event_streams(projects: &Project) {
     let page = Page::read("docs/sse.md");
     new_project(projects, "events", &Page::read("docs/quick-start.md").block("toml", 0));
@@ -144,19 +143,19 @@ fn event_streams(projects: &Project) {
         panic!("the page shows two lines")
     };
 
-    let listen = listen.strip_suffix(" &").expect("it runs beside the other");
-    // With the head, so that it is known when it listens.
+    let listen = listen.strip_suffix(" &").expect("it runs in the background");
+    // With the response head, which shows when it is listening.
     let mut listener = Shell::start(&with(listen, "curl ", "exec curl -s -i "));
     listener.until("text/event-stream");
     let mut publisher = Shell::start(&with(publish, "curl ", "exec curl -s --fail "));
-    assert!(publisher.process.wait().expect("it is our child").success(), "{publish}");
+    assert!(publisher.process.wait().expect("it is a child process").success(), "{publish}");
     listener.until("data: hello");
 }
 
-/// A command line that runs, ended with its test.
+/// A running command line, killed on drop.
 struct Shell {
     process: Child,
-    /// What it says.
+    /// Its standard output.
     out: BufReader<ChildStdout>,
 }
 
@@ -165,15 +164,15 @@ impl Shell {
         let mut command = Command::new("sh");
         command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
-        let out = BufReader::new(process.stdout.take().expect("it is piped"));
+        let out = BufReader::new(process.stdout.take().expect("stdout is piped"));
         Self { process, out }
     }
 
-    /// Reads its output up to a line that holds `text`.
+    /// Reads its output up to a line that contains `text`.
     #[track_caller]
     fn until(&mut self, text: &str) {
         let found = self.out.by_ref().lines().any(|line| line.expect("its output").contains(text));
-        assert!(found, "it has ended without {text:?}: is curl installed? apt-get install curl");
+        assert!(found, "it exited without printing {text:?}; is curl installed? (apt-get install curl)");
     }
 }
 

@@ -1,14 +1,14 @@
-//! The long job: its progress never goes backwards, and one who comes later sees how far it is.
+//! The long job: its progress never decreases, and a late viewer sees the current value.
 
 use crate::program::{Program, agent};
 
 fn percent(event: &str) -> u32 {
     let value = event.strip_prefix(r#"{"value":"#).and_then(|rest| rest.strip_suffix('}'));
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no progress: {event}"))
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("not a progress event: {event}"))
 }
 
 #[test]
-fn a_job_is_followed_to_its_end_by_all_who_look() {
+fn all_viewers_follow_a_job_to_its_end() {
     let program = Program::start("sse-progress", &[], 1);
     program.check_page();
     let start = || {
@@ -29,17 +29,17 @@ fn a_job_is_followed_to_its_end_by_all_who_look() {
     let mut late = program.events(&path);
     assert_eq!(percent(&late.next()), 100);
     let mut other = program.events(&other);
-    other.until("the other job ends too", |event| percent(event) == 100);
+    other.until("the end of the other job", |event| percent(event) == 100);
 }
 
 #[test]
-fn there_is_no_stream_of_a_job_that_is_not_there() {
+fn an_unknown_job_has_no_stream() {
     let program = Program::start("sse-progress", &[], 1);
     assert_eq!(agent().get(program.url("/jobs/7/events")).call().unwrap().status(), 404);
 }
 
 #[test]
-fn there_are_only_so_many_jobs() {
+fn the_number_of_jobs_is_bounded() {
     let program = Program::start("sse-progress", &[], 1);
     let start = || agent().post(program.url("/jobs")).send_empty().unwrap().status().as_u16();
     let statuses: Vec<_> = (0..40).map(|_| start()).collect();

@@ -1,5 +1,5 @@
-//! The starter, copied as its README says: it builds, its own tests pass, its pages hear of every change of a file, and a
-//! restart loses nothing.
+//! The starter, copied as its README describes: it builds, its own tests pass, its pages are notified of file changes,
+//! and a restart loses nothing.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,7 +10,7 @@ use crate::{
     project::{Project, workspace},
 };
 
-/// The copy. It stays where it is between two runs, so that little has to be built again.
+/// The copy. It is kept between runs, so that little has to be rebuilt.
 struct Copy(Project);
 
 impl Copy {
@@ -26,7 +26,7 @@ impl Copy {
         copy
     }
 
-    /// Writes a manifest that says where Ripplecast is, as the README tells.
+    /// Writes a manifest with the path to Ripplecast, as described in the README.
     fn point_at(&self, manifest: &Path) {
         let (told, here) = ("\"../../ripplecast\"", workspace().join("ripplecast"));
         let manifest = fs::read_to_string(manifest).expect("the starter's manifest");
@@ -42,7 +42,7 @@ impl Copy {
         Program::run(command, 1)
     }
 
-    /// Changes a file, and returns what was in it.
+    /// Appends to a file, and returns its previous contents.
     fn append(&self, path: &str, text: &str) -> String {
         let path = self.0.dir.join(path);
         let former = fs::read_to_string(&path).expect("a file of the copy");
@@ -50,15 +50,15 @@ impl Copy {
         former
     }
 
-    /// Gives a file another text, at once: one who looks in between must not find it empty.
+    /// Replaces a file atomically: a reader must never find it empty.
     fn replace(&self, path: &Path, text: &str) {
-        let new = self.0.dir.join("new"); // where nobody looks
+        let new = self.0.dir.join("new"); // not a watched path
         fs::write(&new, text).expect("target is writable");
         fs::rename(new, path).expect("target is writable");
     }
 }
 
-/// Makes `to` what `from` is. A file that is the same already is left alone, so that cargo does not build it again.
+/// Makes `to` a copy of `from`. Leaves identical files untouched, so that cargo does not rebuild them.
 fn copy_all(from: &Path, to: &Path) {
     if !from.is_dir() {
         let text = fs::read(from).expect("a file of the starter");
@@ -82,7 +82,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// What the pages compare: the version of all, and that of the styles.
+/// Returns the two versions that pages compare: of everything, and of the styles.
 fn version(event: &str) -> (String, String) {
     let mut version: Value = serde_json::from_str(event).expect("JSON");
     let mut part = |name: &str| version[name].take().as_str().expect("a string").to_owned();
@@ -97,14 +97,14 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     copy.0.cargo(&["build", "--quiet"]);
     let program = copy.start("0");
 
-    // It reads Ripplecast's own settings, and so says what is wrong with one.
+    // It reads Ripplecast's own settings, so it reports an invalid one.
     let mut wrong = Command::new(copy.0.target.join("debug/starter"));
     wrong.current_dir(&copy.0.dir).env("LISTEN", "127.0.0.1:0").env("RIPPLECAST_TRUSTED_PROXIES", "nonsense");
     let output = wrong.output().expect("the copy was built");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("RIPPLECAST_TRUSTED_PROXIES"), "{said}");
 
-    // A stylesheet: the page stays.
+    // A changed stylesheet does not reload the page.
     let mut events = program.events("/dev/events");
     let (page, styles) = version(&events.next());
     copy.append("assets/style.css", "/* changed */");
@@ -113,7 +113,7 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     assert_ne!(new_styles, styles);
     assert!(program.get("/assets/style.css").ends_with("/* changed */"));
 
-    // A template: the page is loaded anew. A mistake in it is shown, and mended without a restart.
+    // A changed template reloads the page. An error in it is shown, and fixed without a restart.
     let template = copy.append("templates/board.html", "{% block none %}{% end");
     let (broken_page, _) = version(&events.next());
     assert_ne!(broken_page, page);
@@ -126,7 +126,7 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     assert_eq!(mended_page, page);
     assert!(program.get("/").contains("<h1>Board</h1>"));
 
-    // A restart: the page is loaded anew, and what was on the board is still there.
+    // A restart reloads the page, and the notes are still there.
     assert_eq!(program.post("/notes", &[("text", "remember")], "").status(), 204);
     let port = program.addrs[0].rsplit(':').next().expect("a port").to_owned();
     drop(program);

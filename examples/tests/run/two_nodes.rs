@@ -1,4 +1,4 @@
-//! Two nodes on one Redis, which is started here on a socket of its own.
+//! Two nodes on one Redis, which this test starts on a private Unix socket.
 
 use std::{
     path::PathBuf,
@@ -9,11 +9,10 @@ use std::{
 
 use crate::program::{PATIENCE, Program, Socket};
 
-/// A Redis that keeps nothing, and is ended when this is dropped.
+/// A Redis without persistence, killed on drop.
 struct Redis {
-    /// The process.
     child: Child,
-    /// Where its socket is.
+    /// The directory of its socket.
     dir: PathBuf,
 }
 
@@ -28,12 +27,14 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("redis-server does not start ({error}). Install it: apt-get install redis-server")
+                panic!(
+                    "failed to start redis-server ({error}); install it with `apt-get install redis-server`"
+                )
             });
         let redis = Self { child, dir };
         let deadline = Instant::now() + PATIENCE;
         while std::os::unix::net::UnixStream::connect(redis.dir.join("redis.sock")).is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not listen");
+            assert!(Instant::now() < deadline, "redis-server is not listening");
             thread::sleep(Duration::from_millis(10));
         }
         redis
@@ -53,13 +54,13 @@ impl Drop for Redis {
 }
 
 #[test]
-fn what_is_said_to_one_node_reaches_the_pages_of_both() {
+fn a_message_to_one_node_reaches_the_pages_of_both() {
     let redis = Redis::start();
     let program = Program::start("two-nodes", &[&redis.url()], 2);
     program.check_page();
     assert_ne!(program.addrs[0], program.addrs[1]);
     let mut pages: Vec<_> = program.addrs.iter().map(|addr| Socket::open(addr, "/ws", "").unwrap()).collect();
-    // Each has seen itself come, so that both are in the room.
+    // Each page has seen its own arrival, so both are in the room.
     for page in &mut pages {
         page.until(&["a page has opened", r#""nodes":2"#]);
     }

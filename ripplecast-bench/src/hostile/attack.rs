@@ -110,7 +110,7 @@ impl Attackers {
         let lower = move || {
             all_yield.fetch_and(lower_priority(), Relaxed);
         };
-        // A thread for each core, as tokio does by default: one alone could not use up what is left of the CPU.
+        // One thread per core, tokio's default: a single thread could not use all remaining CPU time.
         let mut builder = Builder::new_multi_thread();
         let runtime = started(builder.thread_name("hostile").on_thread_start(lower).enable_all().build())?;
         for (kind, tally) in &tallies {
@@ -121,7 +121,7 @@ impl Attackers {
         Ok(Self { tallies, yielding, _runtime: runtime })
     }
 
-    /// Whether the threads of the attack run at the lowest CPU priority, as far as they have started.
+    /// Returns whether all attacking threads started so far run at the lowest CPU priority.
     pub(super) fn are_yielding(&self) -> bool {
         self.yielding.load(Relaxed)
     }
@@ -148,16 +148,16 @@ impl Attackers {
     }
 }
 
-/// Gives the calling thread the lowest CPU priority. Returns whether it has it now.
+/// Lowers the calling thread to the lowest CPU priority. Returns whether that succeeded.
 #[cfg(target_os = "linux")]
 fn lower_priority() -> bool {
     /// The highest "nice" value: a thread with the default of 0 gets 68 times the CPU time.
     const NICEST: i32 = 19;
-    // On Linux "this process" is the calling thread.
+    // On Linux, "this process" means the calling thread.
     rustix::process::setpriority_process(None, NICEST).is_ok()
 }
 
-/// Elsewhere the priority belongs to the process, and the visitors are in it.
+/// Elsewhere, priority is per process, and the visitors run in this process.
 #[cfg(not(target_os = "linux"))]
 const fn lower_priority() -> bool {
     false

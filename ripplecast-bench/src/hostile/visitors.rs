@@ -61,7 +61,7 @@ pub(super) struct Wait {
 /// The waits of each kind, in the order of [`Visit::ALL`].
 pub(super) type Waits = [Wait; 3];
 
-/// Lets `clients` of each kind act at their pace for a time, or until `stop`. They share the calling thread and nothing else.
+/// Runs `clients` clients of each kind at their pace for `time`, or until `stop`. They share only the calling thread.
 pub(super) fn measure(
     addr: SocketAddr,
     clients: u32,
