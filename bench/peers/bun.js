@@ -1,4 +1,4 @@
-// Bun: its own publish and subscribe, the way its documentation shows it. The port is the argument.
+// Bun's own publish and subscribe, as its documentation shows. The argument is the port.
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: Number(process.argv[2]),
@@ -6,7 +6,7 @@ const server = Bun.serve({
   fetch(request, server) {
     const echo = new URL(request.url).pathname === "/echo";
     if (server.upgrade(request, { data: { echo } })) return;
-    return new Response("a WebSocket is expected", { status: 426 });
+    return new Response("expected a WebSocket upgrade", { status: 426 });
   },
   websocket: {
     perMessageDeflate: false,

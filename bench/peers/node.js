@@ -1,4 +1,4 @@
-// Node.js with ws: a loop over all clients, the way its README shows it. The port is the argument.
+// Node.js with ws: a loop over all clients, as its README shows. The argument is the port.
 const { WebSocketServer } = require("ws");
 
 const server = new WebSocketServer({
@@ -10,7 +10,7 @@ const server = new WebSocketServer({
 
 server.on("connection", (socket, request) => {
   const echo = request.url === "/echo";
-  socket.on("error", () => {}); // A load that ends resets its connections.
+  socket.on("error", () => {}); // A finished load resets its connections.
   socket.on("message", (data) => {
     if (echo) {
       socket.send(data, { binary: false });

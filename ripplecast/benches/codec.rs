@@ -1,8 +1,8 @@
-//! How fast frames are read and written, beside tungstenite in the same run: masked messages of three sizes as a client
-//! sends them, whole and in fragments, and the frames that a server sends.
+//! Speed of reading and writing frames, compared with tungstenite in the same run: masked messages of three sizes as
+//! sent by a client, whole and fragmented, and frames as sent by a server.
 //!
-//! Ours unmasks in place, so each round begins with a fresh copy of the bytes; tungstenite copies while it reads from a
-//! slice. Throughput counts the payload.
+//! Ripplecast unmasks in place, so each round starts with a fresh copy of the bytes; tungstenite copies while it reads
+//! from a slice. Throughput counts the payload.
 
 use std::{
     hint::black_box,
@@ -22,16 +22,16 @@ use tungstenite::{
     },
 };
 
-/// Longest message: beyond all that are sent here.
+/// Longer than every message in these benchmarks.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// Payloads by name: what a chat sends, what an API sends, and a document.
+/// Payloads by name: a chat message, an API response and a document.
 const SIZES: [(&str, usize); 3] = [("small", 64), ("medium", 2048), ("large", 256 * 1024)];
 
-/// Fragments of a message in pieces.
+/// The number of fragments in a fragmented message.
 const FRAGMENTS: usize = 8;
 
-/// Any mask does; this one changes every byte.
+/// Any mask works; this one changes every byte.
 const MASK: [u8; 4] = [0x9b, 0x27, 0xe1, 0x5c];
 
 criterion_group! {
@@ -55,7 +55,7 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
-/// Both decoders on the same bytes.
+/// Runs both decoders on the same bytes.
 fn compare(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
     name: &str,
@@ -72,7 +72,7 @@ fn compare(
     });
 }
 
-/// A message as a client sends it, in `fragments` frames. The letters take one to three bytes of UTF-8.
+/// Returns a message as sent by a client, in `fragments` frames. Its characters take one to three bytes in UTF-8.
 fn masked(data: Data, size: usize, fragments: usize) -> Vec<u8> {
     let mut payload = "Grüße aus Zürich, 世界! ".repeat(size / 24 + 1).into_bytes();
     while std::str::from_utf8(&payload[..size]).is_err() {
@@ -86,16 +86,16 @@ fn masked(data: Data, size: usize, fragments: usize) -> Vec<u8> {
         let opcode = OpCode::Data(if index == 0 { data } else { Data::Continue });
         let mut frame = Frame::message(piece.to_vec(), opcode, index == last);
         frame.header_mut().mask = Some(MASK);
-        frame.format(&mut wire).expect("a vector takes everything");
+        frame.format(&mut wire).expect("writing to a vector cannot fail");
     }
     wire
 }
 
-/// Our decoder on all of the bytes: the length of the message in them.
+/// Runs our decoder on all of the bytes. Returns the length of the message.
 fn ours(wire: &mut [u8]) -> usize {
     let (mut decoder, mut at, mut length) = (Decoder::new(), 0, 0);
     while at < wire.len() {
-        let (taken, event) = decoder.decode(&mut wire[at..], MAX_MESSAGE).expect("the bytes are sound");
+        let (taken, event) = decoder.decode(&mut wire[at..], MAX_MESSAGE).expect("the bytes are valid");
         at += taken;
         if let Some(Event::Text(message) | Event::Binary(message)) = event {
             length += message.as_slice().len();
@@ -104,10 +104,10 @@ fn ours(wire: &mut [u8]) -> usize {
     length
 }
 
-/// tungstenite on the bytes: the length of the first message.
+/// Runs tungstenite on the bytes. Returns the length of the first message.
 fn theirs(wire: &[u8]) -> usize {
     let mut socket = WebSocket::from_raw_socket(Wire(wire), Role::Server, None);
-    socket.read().expect("the bytes are sound").len()
+    socket.read().expect("the bytes are valid").len()
 }
 
 fn encode(criterion: &mut Criterion) {
@@ -126,13 +126,14 @@ fn encode(criterion: &mut Criterion) {
         let message = Message::binary(payload);
         group.bench_function(BenchmarkId::new("tungstenite", name), |bencher| {
             let mut socket = WebSocket::from_raw_socket(Wire(&[]), Role::Server, None);
-            bencher.iter(|| socket.send(black_box(message.clone())).expect("the wire takes everything"));
+            bencher
+                .iter(|| socket.send(black_box(message.clone())).expect("writing to the wire cannot fail"));
         });
     }
     group.finish();
 }
 
-/// A socket from which the bytes are read, and which takes whatever is written.
+/// A socket that reads from the bytes, and accepts all writes.
 struct Wire<'a>(&'a [u8]);
 
 impl Read for Wire<'_> {

@@ -1,8 +1,8 @@
-//! What an increment takes: of a counter alone, of one that two threads want, and of one that publishes every change to a
-//! room.
+//! The cost of an increment: of a counter alone, of one shared by two threads, and of one that publishes every change
+//! to a room.
 //!
-//! The room has nobody in it, so what publishing adds is making the frame and asking who is there; what sending it costs
-//! is in the bench `fan_out`.
+//! The room is empty, so publishing adds the encoding of a frame and a check for members; the cost of sending is
+//! measured in the bench `fan_out`.
 
 use std::hint::black_box;
 
@@ -24,10 +24,10 @@ fn increment(criterion: &mut Criterion) {
     // The hub's shards are tasks of a runtime.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let _inside = runtime.enter();
-    let hub = Hub::builder().shards(1).build().expect("the settings are sound");
+    let hub = Hub::builder().shards(1).build().expect("the settings are valid");
     let plain = hub.counter("plain");
     let published = hub.counter("published");
-    let _live = published.publish_to(&hub.room("readers")).expect("the names are sound");
+    let _live = published.publish_to(&hub.room("readers")).expect("the names are valid");
 
     let mut group = criterion.benchmark_group("counter");
     for (name, counter) in [("increment", &plain), ("increment_published", &published)] {
@@ -39,7 +39,7 @@ fn increment(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One increment. A counter in memory never waits.
+/// Increments once. A counter in memory never waits.
 fn one(counter: &Counter) {
     let value = counter.increment().now_or_never().expect("memory does not wait");
     black_box(value.expect("the sum is an i64"));

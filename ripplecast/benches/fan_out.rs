@@ -1,7 +1,7 @@
-//! What a push to a room takes until all of its 100 members have it, over real sockets of loopback.
+//! The time for a push to a room to reach all of its 100 members, over real loopback sockets.
 //!
-//! The time of one round is that of the slowest member: a push, 100 sends, and 100 reads by the thread that measures. One
-//! shard, so that cores don't decide it. For the server's share alone there is `bench/compare`.
+//! A round takes as long as the slowest member: a push, 100 sends, and 100 reads by the measuring thread. It uses one
+//! shard, so that the number of cores does not matter. `bench/compare` measures the server's share alone.
 
 use std::{
     io::Read,
@@ -14,13 +14,12 @@ use ripplecast::{App, Connection, Frame, Room, ws};
 use tokio::runtime::{Builder, Runtime};
 use tungstenite::{Message, WebSocket};
 
-/// Members of the room.
 const MEMBERS: usize = 100;
 
-/// Payloads, in bytes.
+/// Payload sizes in bytes.
 const SIZES: [usize; 2] = [64, 4096];
 
-/// Far longer than a frame takes, so that a lost one fails instead of hanging.
+/// Far longer than a frame takes, so that a lost frame fails the bench instead of hanging it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 criterion_group! {
@@ -39,7 +38,7 @@ fn push(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(MEMBERS as u64));
     for size in SIZES {
         let frame = Frame::text("x".repeat(size));
-        // The header of a server's frame, and the payload.
+        // The header of a server frame, and the payload.
         let mut buffer = vec![0; size + if size < 126 { 2 } else { 4 }];
         group.bench_function(BenchmarkId::new("push_to_100", size), |bencher| {
             bencher.iter(|| {
@@ -56,13 +55,13 @@ fn push(criterion: &mut Criterion) {
     runtime.shutdown_background();
 }
 
-/// A server whose connections join a room, and are told when they have.
+/// Starts a server whose connections join a room, and receive a message once they have.
 fn serve() -> (Runtime, SocketAddr, Room) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let (address, room) = runtime.block_on(async {
         let settings = |hub: ripplecast::HubBuilder| hub.shards(1);
         let app = App::builder().hub(settings).max_connections_per_address(usize::MAX);
-        let app = app.build().await.expect("the settings are sound");
+        let app = app.build().await.expect("the settings are valid");
         let room = app.hub().room("members");
         let member = ws::handlers().on_open(|conn: Connection| async move {
             conn.join("members")?;
@@ -78,13 +77,13 @@ fn serve() -> (Runtime, SocketAddr, Room) {
     (runtime, address, room)
 }
 
-/// A client in the room. Only its socket is kept: reading frames is not what is measured.
+/// Connects a client to the room. Only its socket is kept: decoding frames is not measured.
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).expect("the server listens");
     socket.set_nodelay(true).expect("a socket without delay");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket with a deadline");
     let (mut client, _): (WebSocket<TcpStream>, _) =
         tungstenite::client(format!("ws://{address}/"), socket).expect("the upgrade succeeds");
-    assert_eq!(client.read().expect("the client is told"), Message::text("joined"));
+    assert_eq!(client.read().expect("the client receives a message"), Message::text("joined"));
     client.get_ref().try_clone().expect("a second handle")
 }

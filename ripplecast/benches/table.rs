@@ -1,8 +1,8 @@
-//! What a row of a typed table takes: get, set, one column, and an update of the whole row that nobody can come between,
-//! alone and while two threads want the same row.
+//! The cost of operations on a row of a typed table: get, set, one column, and an atomic update of the whole row, alone
+//! and with two threads on the same row.
 //!
-//! Tables live in memory here, so what is measured is encoding, the lock, and decoding. An update reads, changes and writes
-//! the row by `compare_and_set`, again until nobody was faster, as the guide shows.
+//! The tables are in memory, so this measures encoding, locking and decoding. An update reads, changes and writes the
+//! row with `compare_and_set`, and repeats until there was no conflict, as in the guide.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ use ripplecast::{Hub, Table};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
 
-/// A row of some columns of different kinds.
+/// A row with columns of different kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Player {
     name: String,
@@ -34,10 +34,10 @@ fn row(criterion: &mut Criterion) {
     // The hub's shards are tasks of a runtime.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let _inside = runtime.enter();
-    let hub = Hub::builder().build().expect("the settings are sound");
-    let players = hub.table::<Player>("players", 1000).expect("the columns are sound");
+    let hub = Hub::builder().build().expect("the settings are valid");
+    let players = hub.table::<Player>("players", 1000).expect("the columns are valid");
     let ada = Player { name: "Ada Lovelace".into(), points: 0, speed: 1.5, online: true };
-    // More rows than one, as in life.
+    // Several rows, as in practice.
     for key in 0..500 {
         now(players.set(key, &ada));
     }
@@ -69,10 +69,10 @@ fn row(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One more point, online or off: a change of two columns at once, which takes the whole row.
+/// Adds a point and toggles `online`: a change to two columns at once, which requires the whole row.
 fn update(players: &Table<Player>) {
     loop {
-        let old = now(players.get(7)).expect("the row is there");
+        let old = now(players.get(7)).expect("the row exists");
         let new = Player { points: old.points.wrapping_add(1), online: !old.online, ..old.clone() };
         if now(players.compare_and_set(7, Some(&old), Some(&new))) {
             return;
@@ -80,7 +80,7 @@ fn update(players: &Table<Player>) {
     }
 }
 
-/// The result of an operation in memory, which never waits.
+/// Returns the result of an operation in memory, which never waits.
 fn now<T>(operation: impl Future<Output = ripplecast::Result<T>>) -> T {
-    operation.now_or_never().expect("memory does not wait").expect("the operation is sound")
+    operation.now_or_never().expect("memory does not wait").expect("the operation is valid")
 }

@@ -1,9 +1,9 @@
-//! As little of the protocol as it takes.
+//! The minimum of the protocol.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest as _, Sha1};
 
-/// The answer to a request that is all there, and whether it asks for `/echo`.
+/// Returns the response to a complete request, and whether it is for `/echo`.
 pub(crate) fn handshake(bytes: &[u8]) -> Option<(String, bool)> {
     let head = std::str::from_utf8(bytes.strip_suffix(b"\r\n\r\n")?).ok()?;
     let mut headers = head.lines().filter_map(|line| line.split_once(": "));
@@ -17,7 +17,8 @@ pub(crate) fn handshake(bytes: &[u8]) -> Option<(String, bool)> {
     Some((answer, head.starts_with("GET /echo")))
 }
 
-/// Hands on each text frame, ready to be sent; returns what is not whole. Messages end at 64 KiB here.
+/// Passes each text frame to `each`, ready to be sent. Returns the incomplete rest. Messages are
+/// limited to 64 KiB.
 pub(crate) fn texts(mut bytes: &[u8], mut each: impl FnMut(Vec<u8>)) -> &[u8] {
     while let [first, second, rest @ ..] = bytes {
         let (length, rest) = match (second & 0x7F, rest) {

@@ -1,9 +1,9 @@
-//! The floor: the barest WebSocket broadcast server, to see what the kernel itself costs. One thread, one poller, one
-//! ready-made frame, one `send` a socket.
+//! The floor: a minimal WebSocket broadcast server, to measure the cost of the kernel itself. One thread, one poller,
+//! one prepared frame, one `send` per socket.
 //!
-//! `floor --port PORT [--mode single|joined]`: text frames go to everyone; on `/echo` they come back. `joined` puts up to
-//! 64 frames that wait into one `send`. It checks next to nothing, has no limits and no features: never use it for
-//! anything but a comparison.
+//! `floor --port PORT [--mode single|joined]`: text frames are broadcast; on `/echo` they are echoed. `joined` combines
+//! up to 64 waiting frames into one `send`. It checks almost nothing, and has no limits and no features: use it only
+//! for comparisons.
 
 mod frames;
 
@@ -18,22 +18,21 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Frames in one `send`, in the mode `joined`.
+/// Frames per `send` in `joined` mode.
 const JOINED: usize = 64;
-/// The listener among the tokens.
+/// The listener's token.
 const LISTENER: Token = Token(usize::MAX);
 
 fn main() -> Result<(), String> {
     let options = Options::read(std::env::args().skip(1))?;
-    // Without it there are fewer connections, and the load says so.
+    // If this fails, fewer connections succeed, and the load reports that.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     Floor::listen(options).and_then(Floor::run).map_err(|error| format!("floor: {error}"))
 }
 
-/// The command line.
 struct Options {
     port: u16,
-    /// Frames in one `send`.
+    /// Frames per `send`.
     joined: usize,
 }
 
@@ -53,31 +52,30 @@ impl Options {
     }
 }
 
-/// The server.
 struct Floor {
     poll: Poll,
     listener: TcpListener,
     joined: usize,
     clients: Vec<Option<Client>>,
-    /// Places in `clients` that are free.
+    /// Free indexes in `clients`.
     free: Vec<usize>,
-    /// Places of those that get the broadcasts.
+    /// Indexes of the clients that receive broadcasts.
     audience: Vec<usize>,
-    /// Where each stands in `audience`.
+    /// The position of each client in `audience`.
     places: HashMap<usize, usize>,
-    /// Frames to send to all, each ready-made.
+    /// Encoded frames to broadcast.
     waiting: Vec<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
 struct Client {
     socket: TcpStream,
-    /// Whether it is past its handshake.
+    /// Whether the handshake is complete.
     open: bool,
     echo: bool,
-    /// The start of what has not all come yet.
+    /// An incomplete frame.
     part: Vec<u8>,
-    /// What the socket did not take.
+    /// Bytes that the socket has not accepted.
     backlog: Vec<u8>,
 }
 
@@ -134,7 +132,7 @@ impl Floor {
             let mut socket = match self.listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // Gone before it was taken.
+                // Disconnected before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             };
@@ -150,7 +148,7 @@ impl Floor {
         }
     }
 
-    /// Reads what there is; to the end, if that has come. `false` when the client is gone.
+    /// Reads what is available, to the end if the peer has closed. Returns false if the client has disconnected.
     fn read(&mut self, index: usize, ended: bool) -> bool {
         let Some(Some(client)) = self.clients.get_mut(index) else { return true };
         loop {
@@ -194,7 +192,7 @@ impl Floor {
         }
     }
 
-    /// Sends what waits to everyone.
+    /// Broadcasts the waiting frames.
     fn broadcast(&mut self) {
         if self.waiting.is_empty() {
             return;
@@ -232,7 +230,7 @@ impl Floor {
 }
 
 impl Client {
-    /// One `send`. What is not taken waits; a socket that fails is found when it is read.
+    /// Sends once, and keeps the rest. A failed socket is detected when it is read.
     fn send(&mut self, bytes: &[u8]) {
         if !self.backlog.is_empty() {
             self.backlog.extend_from_slice(bytes);

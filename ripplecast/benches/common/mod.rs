@@ -1,4 +1,4 @@
-//! What the benches share.
+//! Shared by the benches.
 
 use std::{
     sync::Barrier,
@@ -8,7 +8,7 @@ use std::{
 
 use criterion::Criterion;
 
-/// Criterion's settings: a file of benches is over within a minute or so.
+/// Criterion's settings: a file of benches finishes within about a minute.
 pub(crate) fn quick() -> Criterion {
     Criterion::default()
         .sample_size(30)
@@ -16,7 +16,8 @@ pub(crate) fn quick() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-/// The time until each of two threads has done it `rounds` times. Both begin at once.
+/// Returns the time until each of two threads has run the operation `rounds` times.
+/// Both start at once.
 #[allow(dead_code, reason = "not every file of benches has threads")]
 pub(crate) fn two_threads(rounds: u64, operation: &(impl Fn() + Sync)) -> Duration {
     let barrier = Barrier::new(2);
@@ -28,6 +29,6 @@ pub(crate) fn two_threads(rounds: u64, operation: &(impl Fn() + Sync)) -> Durati
     };
     thread::scope(|scope| {
         let other = scope.spawn(one);
-        one().max(other.join().expect("the other thread comes to its end"))
+        one().max(other.join().expect("the other thread does not panic"))
     })
 }

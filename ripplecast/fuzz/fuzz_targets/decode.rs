@@ -1,17 +1,17 @@
-//! Feeds the WebSocket decoder whatever the fuzzer thinks up, in whatever pieces.
+//! Feeds arbitrary bytes to the WebSocket decoder, in arbitrary pieces.
 //!
-//! It must not panic; the events must not depend on the pieces; and it must not hold more memory than twice what arrived,
-//! besides a fixed part.
+//! It must not panic. The events must not depend on the pieces. It must not hold more memory than twice the bytes that
+//! arrived, plus a fixed amount.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ripplecast::codec::{Decoder, Event, ProtocolError};
 
-/// What a decoder may hold however little has arrived: its state, and the smallest buffers.
+/// The memory a decoder may hold regardless of its input: its state, and the smallest buffers.
 const FIXED: usize = 512;
 
-/// An event that outlives its buffer.
+/// A copy of an event that outlives its buffer.
 #[derive(Debug, PartialEq)]
 enum Got {
     Text(Vec<u8>),
@@ -60,7 +60,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, max_message: usize, deflat
     got
 }
 
-/// Checks an event by itself, and keeps it.
+/// Checks a single event, and copies it.
 fn own(event: Event<'_>, max_message: usize) -> Got {
     match event {
         Event::Text(text) => {
@@ -90,7 +90,7 @@ fn own(event: Event<'_>, max_message: usize) -> Got {
     }
 }
 
-/// Cuts bytes into pieces of the sizes that `sizes` says, over and over.
+/// Cuts bytes into pieces of the given sizes, repeated cyclically.
 fn pieces<'a>(mut bytes: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let mut sizes = sizes.iter().cycle();
     std::iter::from_fn(move || {
@@ -101,8 +101,8 @@ fn pieces<'a>(mut bytes: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = &'a 
     })
 }
 
-// The input is the limit's logarithm, whose top bit says that permessage-deflate was negotiated, four sizes of pieces, and
-// then what the client sends.
+// The input consists of the logarithm of the limit, whose top bit says that permessage-deflate was negotiated, four
+// piece sizes, and the bytes sent by the client.
 fuzz_target!(|input: &[u8]| {
     let Some((&[limit, ref sizes @ ..], bytes)) = input.split_first_chunk::<5>() else { return };
     let max_message = 1_usize.checked_shl(u32::from(limit) % 64).unwrap_or(usize::MAX) - 1;

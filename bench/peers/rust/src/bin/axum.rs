@@ -1,4 +1,5 @@
-//! axum's WebSockets, in the shape of its chat example: a broadcast channel, a split socket, two tasks a connection.
+//! axum's WebSockets, structured like its chat example: a broadcast channel, a split socket, two tasks per
+//! connection.
 
 use axum::{
     Router,

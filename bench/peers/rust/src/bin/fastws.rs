@@ -1,4 +1,5 @@
-//! fastwebsockets on hyper: a broadcast channel, a split socket, two tasks a connection.
+//! fastwebsockets on hyper: a broadcast channel, a split socket, two tasks per
+//! connection.
 
 use bytes::Bytes;
 use fastwebsockets::{
@@ -22,7 +23,7 @@ async fn main() -> std::io::Result<()> {
         let everyone: Everyone = everyone.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| open(request, everyone.clone()));
-            // A load that ends resets its connections.
+            // A finished load resets its connections.
             let _ =
                 http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades().await;
         });
