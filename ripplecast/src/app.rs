@@ -24,7 +24,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Error, Hub, Result, Tls,
+    Error, Hub, Result,
     headers::base_path,
     log::{cut, limited},
     server::{FileOptions, Server, files},
@@ -90,8 +90,10 @@ impl App {
         self.hub.clone()
     }
 
-    /// Returns the certificate, to [reload](Tls::reload) it; `None` without TLS.
-    pub fn tls(&self) -> Option<Tls> {
+    /// Returns the certificate, to [reload](crate::Tls::reload) it; `None` without TLS.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(&self) -> Option<crate::Tls> {
         self.server.certificate().cloned()
     }
 

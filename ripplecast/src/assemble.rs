@@ -10,12 +10,17 @@ use crate::{
     Error, Hub, HubBuilder, Result,
     backend::Kind,
     bus::Bus,
-    cluster::{GapLog, RedisBridge, Sealer, check_secret},
+    cluster::check_secret,
     engine::{Admissions, DropLog, Ledger, Setup, Shard, Shards, event_loop},
     limits::{LEAST_QUEUED_BYTES, SHARDS},
     queue::Streams,
-    redis_client::Redis,
     state::Store,
+};
+#[cfg(feature = "redis")]
+use crate::{
+    cluster::{GapLog, RedisBridge, Sealer},
+    engine::Bridge as _,
+    redis_client::{Address, Redis},
 };
 
 impl HubBuilder {
@@ -34,26 +39,11 @@ impl HubBuilder {
     /// ```
     pub async fn connect(self) -> Result<Hub> {
         self.node_secret.as_deref().map_or(Ok(()), check_secret)?;
-        let Kind::Redis(address) = self.backend.kind()?.clone() else { return self.assemble(None) };
-        let is_optional = self.backend_optional;
-        let redis = Redis::connect(&address, is_optional).await?;
-        if self.node_secret.is_none() {
-            tracing::warn!(
-                "messages between nodes are not signed: anyone who can write to Redis can send to every connection. \
-                 Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
-            );
+        match self.backend.kind()?.clone() {
+            Kind::Memory => self.in_memory(),
+            #[cfg(feature = "redis")]
+            Kind::Redis(address) => self.on_redis(&address).await,
         }
-        let hub = self.assemble(Some(redis))?;
-        if let Some(bridge) = hub.shards().setup.bridge()
-            && let Err(error) = bridge.ready().await
-        {
-            if !is_optional {
-                let reason = format!("this node can't join the other nodes: {error}");
-                return Err(Error::setting("backend", address, reason));
-            }
-            tracing::warn!(redis = %address, %error, "this node starts alone; joining the other nodes continues in the background");
-        }
-        Ok(hub)
     }
 
     /// Builds the hub, and starts its shards on the current tokio runtime. This is for the memory backend;
@@ -64,15 +54,51 @@ impl HubBuilder {
     /// of [queued bytes](Self::max_queued_bytes), or a backend that needs [`connect`](Self::connect);
     /// [`Error::Io`] when the system can't create another poller or thread.
     pub fn build(self) -> Result<Hub> {
-        if let Kind::Redis(address) = self.backend.kind()? {
-            let reason = "this backend needs a connection: call connect().await instead of build()";
-            return Err(Error::setting("backend", address, reason));
+        match self.backend.kind()? {
+            Kind::Memory => self.in_memory(),
+            #[cfg(feature = "redis")]
+            Kind::Redis(address) => {
+                let reason = "this backend needs a connection: call connect().await instead of build()";
+                Err(Error::setting("backend", address, reason))
+            }
         }
-        self.assemble(None)
     }
 
-    /// Builds the hub on the backend that `redis` is connected to, or in memory.
-    fn assemble(self, redis: Option<Redis>) -> Result<Hub> {
+    fn in_memory(self) -> Result<Hub> {
+        let shards = self.start_shards()?;
+        Ok(Hub::new(shards, Store::memory(), Bus::memory(), Streams::memory(), self.trusted_proxies))
+    }
+
+    #[cfg(feature = "redis")]
+    async fn on_redis(self, address: &Address) -> Result<Hub> {
+        let is_optional = self.backend_optional;
+        let redis = Redis::connect(address, is_optional).await?;
+        if self.node_secret.is_none() {
+            tracing::warn!(
+                "messages between nodes are not signed: anyone who can write to Redis can send to every connection. \
+                 Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
+            );
+        }
+        let shards = self.start_shards()?;
+        let sealer = Arc::new(Sealer::new(shards.node, self.node_secret.as_deref()));
+        let bridge =
+            Arc::new(RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap.clone())));
+        shards.setup.set_bridge(bridge.clone());
+        let store = Store::redis(redis.clone());
+        let bus = Bus::redis(redis.clone(), sealer);
+        let hub = Hub::new(shards, store, bus, Streams::redis(redis), self.trusted_proxies);
+        if let Err(error) = bridge.ready().await {
+            if !is_optional {
+                let reason = format!("this node can't join the other nodes: {error}");
+                return Err(Error::setting("backend", address, reason));
+            }
+            tracing::warn!(redis = %address, %error, "this node starts alone; joining the other nodes continues in the background");
+        }
+        Ok(hub)
+    }
+
+    /// Checks the settings and starts the shards.
+    fn start_shards(&self) -> Result<Arc<Shards>> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
@@ -90,7 +116,8 @@ impl HubBuilder {
             Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
         let node = RandomState::new().hash_one(std::process::id());
         let ledger = Ledger::new(self.max_queued_bytes, count);
-        let setup = Setup::new(self.rooms, DropLog::new(self.on_drop), self.max_rooms_per_connection);
+        let setup =
+            Setup::new(self.rooms.clone(), DropLog::new(self.on_drop.clone()), self.max_rooms_per_connection);
         let shards = Shards::new(node, count, admissions, ledger, setup);
         for index in 0..count {
             let shard = Shard::new(index, &shards, runtime.clone())?;
@@ -100,17 +127,6 @@ impl HubBuilder {
                 event_loop::run_as_task(shard, &runtime)?;
             }
         }
-        let sealer = Arc::new(Sealer::new(node, self.node_secret.as_deref()));
-        if let Some(redis) = &redis {
-            let bridge = RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap));
-            shards.setup.set_bridge(Arc::new(bridge));
-        }
-        Ok(Hub::new(
-            shards,
-            redis.clone().map_or_else(Store::memory, Store::redis),
-            redis.clone().map_or_else(Bus::memory, |redis| Bus::redis(redis, sealer)),
-            redis.map_or_else(Streams::memory, Streams::redis),
-            self.trusted_proxies,
-        ))
+        Ok(shards)
     }
 }

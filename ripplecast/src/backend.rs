@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Error, Result, redis_client::Address};
+#[cfg(feature = "redis")]
+use crate::redis_client::Address;
+use crate::{Error, Result};
 
 /// Where shared state and messages between nodes live: `memory`, or the URL of a Redis. See
 /// [`HubBuilder::backend`](crate::HubBuilder::backend) for the forms of the URL.
@@ -25,6 +27,7 @@ pub(crate) enum Kind {
     /// In this process.
     Memory,
     /// In Redis, shared with other nodes.
+    #[cfg(feature = "redis")]
     Redis(Address),
 }
 
@@ -44,7 +47,7 @@ impl Backend {
 
 impl From<&str> for Backend {
     fn from(text: &str) -> Self {
-        let parsed = if text == "memory" { Ok(Kind::Memory) } else { text.parse().map(Kind::Redis) };
+        let parsed = if text == "memory" { Ok(Kind::Memory) } else { shared(text) };
         Self(parsed.map_err(|error| match error {
             Error::Setting { value, reason, .. } => Invalid { value, reason },
             error => Invalid { value: String::new(), reason: error.to_string() },
@@ -78,4 +81,26 @@ impl fmt::Debug for Backend {
             Err(invalid) => invalid.fmt(f),
         }
     }
+}
+
+/// Parses the URL of a backend that nodes share.
+#[cfg(feature = "redis")]
+fn shared(text: &str) -> Result<Kind> {
+    text.parse().map(Kind::Redis)
+}
+
+/// Rejects every URL. Its password, if any, is left out of the error.
+#[cfg(not(feature = "redis"))]
+fn shared(text: &str) -> Result<Kind> {
+    let (scheme, reason) = match text.split_once("://") {
+        Some((scheme, _)) if scheme.contains("redis") || scheme.contains("valkey") => (
+            format!("{scheme}://…"),
+            "it needs the feature `redis`: ripplecast = { version = \"0.2\", features = [\"redis\"] }",
+        ),
+        Some((scheme, _)) => {
+            (format!("{scheme}://…"), "expected memory, or redis:// with the feature `redis`")
+        }
+        None => (text.to_owned(), "expected memory, or redis:// with the feature `redis`"),
+    };
+    Err(Error::setting("backend", scheme, reason))
 }

@@ -4,6 +4,7 @@
 //! of this process, wherever the messages come from. `bus/redis.rs` exchanges them with other nodes.
 
 mod memory;
+#[cfg(feature = "redis")]
 mod redis;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
@@ -11,9 +12,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use self::memory::Queue;
-use crate::{
-    BusError, Error, Result, cluster::Sealer, limits, name::check_filled, redis_client::Redis, reply::Reply,
-};
+use crate::{BusError, Error, Result, limits, name::check_filled, reply::Reply};
 
 /// Messages that may wait for one subscription's handler: about a second of a busy channel.
 const QUEUE_MESSAGES: usize = 1024;
@@ -54,11 +53,6 @@ impl Bus {
     /// Creates a bus within this process.
     pub(crate) fn memory() -> Self {
         Self { backend: Arc::new(memory::Memory::default()) }
-    }
-
-    /// Creates a bus over Redis.
-    pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
-        Self { backend: Arc::new(redis::RedisBus::new(redis, sealer)) }
     }
 
     /// Ends all current and future subscriptions; running handlers finish. Called when the hub shuts down,

@@ -59,6 +59,11 @@
 //! [`encode_close`], and don't call [`Decoder::decode`] again. Dropping the decoder drops an unfinished
 //! message.
 
+pub(crate) mod compression;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
+#[cfg(not(feature = "deflate"))]
+#[path = "codec/no_deflate.rs"]
 pub(crate) mod deflate;
 mod encode;
 mod event;

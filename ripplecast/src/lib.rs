@@ -1,5 +1,12 @@
 #![doc = include_str!("docs/crate.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// Code that only some features use would need a condition on each item. With all features nothing is unused.
+#![cfg_attr(
+    not(all(feature = "deflate", feature = "redis", feature = "server", feature = "tls")),
+    allow(unused)
+)]
 
+#[cfg(feature = "server")]
 mod app;
 mod assemble;
 mod backend;
@@ -22,12 +29,14 @@ mod name;
 mod outcome;
 mod panics;
 mod queue;
+#[cfg(feature = "redis")]
 mod redis_client;
 mod relay;
 mod reply;
 mod request;
 mod response;
 mod same_origin;
+#[cfg(feature = "server")]
 mod server;
 pub mod sse;
 mod state;
@@ -35,6 +44,8 @@ mod sync;
 mod text;
 pub mod ws;
 
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use app::{App, AppBuilder, Bound};
 pub use backend::Backend;
 pub use bus::{BusMessage, Subscription};
@@ -56,5 +67,10 @@ pub use queue::{
 };
 pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
 pub use same_origin::{SameOrigin, SameOriginService};
-pub use server::{FileOptions, Tls, shutdown_signal};
+#[cfg(all(feature = "server", feature = "tls"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "server", feature = "tls"))))]
+pub use server::Tls;
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub use server::{FileOptions, shutdown_signal};
 pub use state::{Counter, Cursor, Page, Table, TableBuilder, TableIter};

@@ -9,6 +9,7 @@ mod memory;
 mod message;
 mod options;
 mod pause;
+#[cfg(feature = "redis")]
 mod redis;
 mod runner;
 mod subscription;
@@ -53,11 +54,6 @@ impl Streams {
     /// Creates streams within this process.
     pub(crate) fn memory() -> Self {
         Self::with(memory::Memory::default())
-    }
-
-    /// Creates streams on Redis.
-    pub(crate) fn redis(redis: crate::redis_client::Redis) -> Self {
-        Self::with(self::redis::Remote::new(redis))
     }
 
     /// Creates streams on that backend.

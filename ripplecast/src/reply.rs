@@ -22,6 +22,13 @@ impl<T> Reply<'_, T> {
     }
 }
 
+impl<'a, T> Reply<'a, T> {
+    /// Creates a reply that is pending until the future completes.
+    pub(crate) fn later(answer: impl Future<Output = Result<T>> + Send + 'a) -> Self {
+        Self::Later(Box::pin(answer))
+    }
+}
+
 impl<'a, T> From<Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>> for Reply<'a, T> {
     fn from(answer: Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>) -> Self {
         Self::Later(answer)

@@ -7,9 +7,14 @@
 mod accepting;
 mod connection;
 pub(crate) mod files;
+mod goodbyes;
 mod pace;
 pub(crate) mod signals;
+#[cfg(feature = "tls")]
 pub(crate) mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "server/no_tls.rs"]
+mod tls;
 
 use std::{convert::Infallible, future::pending, net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,8 +30,8 @@ use tokio::{
 use self::{
     accepting::{is_peers_fault, log_failed, log_full, log_too_many},
     connection::{Connection, Limits, Stage},
+    goodbyes::Goodbyes,
     pace::Pace,
-    tls::Goodbyes,
 };
 use crate::{
     engine::{Admissions, Permit, Refused, is_loopback, tune},
@@ -170,6 +175,7 @@ impl Server {
     }
 
     /// Returns the certificate; `None` without TLS.
+    #[cfg(feature = "tls")]
     pub(crate) fn certificate(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
@@ -348,7 +354,11 @@ fn raise_file_limit() {
 #[cfg(test)]
 mod tests;
 
-pub use self::{files::FileOptions, signals::shutdown_signal, tls::Tls};
+#[cfg(feature = "tls")]
+pub use self::tls::Tls;
+#[cfg(not(feature = "tls"))]
+pub(crate) use self::tls::Tls;
+pub use self::{files::FileOptions, signals::shutdown_signal};
 pub(crate) use self::{
     files::files,
     tls::{TlsFile, TlsFiles},

@@ -5,6 +5,7 @@
 
 mod counter;
 mod memory;
+#[cfg(feature = "redis")]
 mod redis;
 mod row;
 mod schema;

@@ -15,7 +15,7 @@ pub(crate) use self::{
     handshake::has_content,
     upgrade::{origin_allowed, refuse_origin},
 };
-pub use crate::{codec::deflate::Compression, headers::OriginPolicy};
+pub use crate::{codec::compression::Compression, headers::OriginPolicy};
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -189,6 +189,8 @@ impl<H: Handler> Endpoint<H> {
     /// Sets whether messages are compressed for clients that offer it; default [`Compression::Off`]. In a
     /// room, a message is compressed once for all members that negotiated it, if it is longer than the lowest
     /// threshold of any endpoint.
+    #[cfg(feature = "deflate")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "deflate")))]
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self

@@ -7,10 +7,10 @@ use http::HeaderValue;
 
 use super::App;
 use crate::{
-    Backend, Error, HubBuilder, Result, Tls, TrustedProxies,
+    Backend, Error, HubBuilder, Result, TrustedProxies,
     cluster::check_secret,
     limits::SHARDS,
-    server::{PACE_TIMEOUT_MAX, Server, TlsFile, TlsFiles},
+    server::{PACE_TIMEOUT_MAX, Server, Tls, TlsFile, TlsFiles},
 };
 
 /// Settings for a new [`App`]. All have safe defaults.
@@ -225,6 +225,8 @@ impl AppBuilder {
     /// ```
     ///
     /// See `docs/tls.md` for the cost, and for when a proxy in front is better.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         self.tls_cert = Some(TlsFile::new("tls_cert", cert_file));
         self.tls_key = Some(TlsFile::new("tls_key", key_file));

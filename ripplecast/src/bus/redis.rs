@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{BusBackend, Handler, Subscription, memory::Memory};
+use super::{Bus, BusBackend, Handler, Subscription, memory::Memory};
 use crate::{
     BusError,
     cluster::{Body, Once, Sealer},
@@ -18,8 +18,15 @@ use crate::{
     reply::Reply,
 };
 
+impl Bus {
+    /// Creates a bus over Redis.
+    pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
+        Self { backend: Arc::new(RedisBus::new(redis, sealer)) }
+    }
+}
+
 /// The bus over Redis.
-pub(super) struct RedisBus {
+struct RedisBus {
     redis: Redis,
     /// Signs published messages if nodes share a secret.
     sealer: Arc<Sealer>,
@@ -38,7 +45,7 @@ struct Shared {
 
 impl RedisBus {
     /// Creates a bus over Redis.
-    pub(super) fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
+    fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
         Self { redis, sealer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
     }
 

@@ -25,12 +25,9 @@ use super::{
     sequence::{FIRST_SERIES, Number, Window},
     wire::{Body, Message},
 };
-use crate::{Error, Result};
 
 /// Maximum age of a message, and maximum difference of clocks.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Minimum length of a secret in bytes, so that it can't be guessed.
-const SECRET: usize = 16;
 /// Bytes of the signature and the time before it.
 const SEAL: usize = 32 + 8;
 /// Senders for which a receiver keeps windows: far more than there are nodes.
@@ -45,19 +42,6 @@ pub(crate) struct Sealer {
     next: AtomicU64,
     /// Messages rejected so far.
     refused: AtomicU64,
-}
-
-/// Checks the secret that nodes share.
-///
-/// # Errors
-/// [`Error::Setting`] if it is too short.
-pub(crate) fn check_secret(secret: &[u8]) -> Result<()> {
-    if secret.len() < SECRET {
-        let reason =
-            format!("expected at least {SECRET} bytes, such as the output of `openssl rand -hex 32`");
-        return Err(Error::setting("node_secret", format!("{} bytes", secret.len()), reason));
-    }
-    Ok(())
 }
 
 impl Sealer {
@@ -209,15 +193,5 @@ mod tests {
         assert!(heard.open(&two, "c", first.clone()).is_some(), "an overtaken message is still new");
         assert!(heard.open(&two, "c", first).is_none());
         assert!(heard.open(&two, "c", second).is_none());
-    }
-
-    #[test]
-    fn a_short_secret_is_refused() {
-        assert!(check_secret(KEY).is_ok());
-        let error = check_secret(b"secret").unwrap_err().to_string();
-        assert!(
-            error.contains("node_secret") && error.contains("openssl") && !error.contains("\"secret\""),
-            "{error}"
-        );
     }
 }

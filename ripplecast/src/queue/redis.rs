@@ -42,7 +42,7 @@ use self::{
     leases::{Membership, Renewer},
 };
 use super::{
-    DEAD, DEAD_LETTERS,
+    DEAD, DEAD_LETTERS, Streams,
     backend::{Again, Consumer, Delivery, StreamBackend},
     id::StreamId,
     message::{GroupStatus, StreamMessage, StreamStatus},
@@ -76,8 +76,15 @@ script!(HOLD, "redis/hold.lua");
 script!(BURY, "redis/bury.lua");
 script!(STATUS, "redis/status.lua");
 
+impl Streams {
+    /// Creates streams on Redis.
+    pub(crate) fn redis(redis: Redis) -> Self {
+        Self::with(Remote::new(redis))
+    }
+}
+
 /// Streams on Redis.
-pub(super) struct Remote {
+struct Remote {
     /// The node's connections.
     redis: Redis,
     /// Prefix of the names of this process's consumers, unique to the process.
@@ -90,7 +97,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// Creates streams on Redis.
-    pub(super) fn new(redis: Redis) -> Self {
+    fn new(redis: Redis) -> Self {
         let node = RandomState::new().hash_one(std::process::id());
         Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
     }
@@ -107,14 +114,9 @@ fn dead_key(redis: &Redis, stream: &str) -> String {
     key(redis, stream) + DEAD
 }
 
-/// Wraps a future as a reply.
-fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a, T> {
-    Reply::Later(Box::pin(answer))
-}
-
 impl StreamBackend for Remote {
     fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
-        later(async move {
+        Reply::later(async move {
             let key = key(&self.redis, stream);
             let mut script = PUBLISH.key(&key);
             script.arg(&payload[..]).arg(max_len);
@@ -129,7 +131,7 @@ impl StreamBackend for Remote {
     }
 
     fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
-        later(async move {
+        Reply::later(async move {
             type Group = (String, u64, u64, i64, String);
             let key = key(&self.redis, stream);
             let mut script = STATUS.key(&key);
@@ -146,7 +148,7 @@ impl StreamBackend for Remote {
     }
 
     fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
-        later(async move {
+        Reply::later(async move {
             let mut command = redis::cmd("XGROUP");
             command.arg("DESTROY").arg(key(&self.redis, stream)).arg(group);
             match self.redis.run::<u8>(&command).await {
@@ -159,7 +161,7 @@ impl StreamBackend for Remote {
     }
 
     fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool> {
-        later(async move {
+        Reply::later(async move {
             let mut command = redis::cmd("UNLINK");
             command.arg(key(&self.redis, stream));
             Ok(self.redis.run::<u64>(&command).await? > 0)
@@ -173,7 +175,7 @@ impl StreamBackend for Remote {
         options: &'a ReliableOptions,
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
-        later(async move {
+        Reply::later(async move {
             let membership = Arc::new(Membership {
                 key: key(&self.redis, stream),
                 group: Arc::clone(group),
@@ -512,7 +514,7 @@ impl Consumer for Member {
     }
 
     fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
-        later(async move {
+        Reply::later(async move {
             Ok(match self.hold(message.id, "again").await? {
                 0 => Again::Gone,
                 deliveries => match u32::try_from(deliveries) {
@@ -527,7 +529,7 @@ impl Consumer for Member {
     }
 
     fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
-        later(async move {
+        Reply::later(async move {
             let mut command = redis::cmd("XACK");
             command.arg(&self.membership.key).arg(&*self.membership.group).arg(message.id.to_string());
             self.redis.run::<u64>(&command).await?;
@@ -537,7 +539,7 @@ impl Consumer for Member {
     }
 
     fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
-        later(async move {
+        Reply::later(async move {
             let mut script = BURY.key(&self.membership.key);
             script
                 .key(&self.dead_key)
@@ -552,7 +554,7 @@ impl Consumer for Member {
     }
 
     fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
-        later(async move {
+        Reply::later(async move {
             self.hold(message.id, if seen { "release" } else { "return" }).await?;
             self.forget(message.id);
             Ok(())

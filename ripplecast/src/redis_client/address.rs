@@ -207,6 +207,9 @@ fn parse(url: &str) -> Result<Address, String> {
         return Err("sentinel_user and sentinel_password are only for redis-sentinel://".into());
     }
     let tls = scheme.starts_with("rediss");
+    if tls && !cfg!(feature = "tls") {
+        return Err("TLS to Redis needs the feature `tls` of ripplecast, beside `redis`".into());
+    }
     let servers = match &scheme[..] {
         "redis" | "rediss" => {
             database = database.or(decoded(path)?);

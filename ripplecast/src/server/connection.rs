@@ -27,8 +27,9 @@ use tower_service::Service as _;
 
 use super::{
     Place,
+    goodbyes::Goodbye,
     pace::{Pace, Paced, PacedBody, PlacedBody, Socket},
-    tls::{Goodbye, Tls},
+    tls::Tls,
 };
 use crate::{
     engine::{Admissions, Permit},

@@ -20,7 +20,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::watch,
     time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{
@@ -39,7 +38,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::pace::Socket;
+use super::{goodbyes::Goodbye, pace::Socket};
 use crate::{Error, Result};
 
 /// How often the files are checked. A check is two `stat` calls, and a certificate is renewed days before the
@@ -308,30 +307,6 @@ impl Shared {
         *seen = Seen { stamp: self.files.stamp(), failed: false };
         *self.config.write() = self.files.load()?;
         Ok(())
-    }
-}
-
-/// Counts the TLS connections that have not closed cleanly yet, including those that a shard has taken over,
-/// whose last bytes are still in the relay task.
-pub(super) struct Goodbyes(watch::Sender<()>);
-
-/// Represents one such connection while it is alive.
-pub(super) struct Goodbye(#[expect(dead_code, reason = "only its lifetime matters")] watch::Receiver<()>);
-
-impl Goodbyes {
-    /// Creates an empty count.
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(()))
-    }
-
-    /// Counts one more connection until the result is dropped.
-    pub(super) fn one_more(&self) -> Goodbye {
-        Goodbye(self.0.subscribe())
-    }
-
-    /// Completes when no connection is left.
-    pub(super) async fn all_said(&self) {
-        self.0.closed().await;
     }
 }
 

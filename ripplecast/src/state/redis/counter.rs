@@ -11,7 +11,7 @@ use redis::{Script, Value as Raw};
 
 use super::{
     history::{Basis, Model, Moment},
-    shared::{Shared, as_text, invalid, later, milliseconds},
+    shared::{Shared, as_text, invalid, milliseconds},
     watch::{Source, Watch},
 };
 use crate::{
@@ -161,7 +161,7 @@ impl Place {
 
 impl CounterBackend for RedisCounter {
     fn apply(&self, op: CounterOp) -> Reply<'_, Counted> {
-        later(self.place.apply(op))
+        Reply::later(self.place.apply(op))
     }
 
     fn observe(&self, observer: Arc<CounterObserver>) -> Observation {
@@ -172,7 +172,7 @@ impl CounterBackend for RedisCounter {
 
     fn ready(&self) -> Reply<'_, ()> {
         match self.watched() {
-            Some(watch) => later(async move { watch.ready().await }),
+            Some(watch) => Reply::later(async move { watch.ready().await }),
             None => Reply::Now(Some(Ok(()))),
         }
     }

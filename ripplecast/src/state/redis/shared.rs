@@ -1,11 +1,11 @@
 //! What counters and tables on Redis share: the connection, and how scripts take and return values.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use redis::Value as Raw;
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use crate::{Error, Result, error::BackendError, redis_client::Redis, reply::Reply};
+use crate::{Error, error::BackendError, redis_client::Redis};
 
 /// Counters and tables that are read at once after a lost connection. Every observed one is read, and Redis
 /// must serve others, too.
@@ -31,11 +31,6 @@ impl Shared {
     pub(super) fn publish(&self) -> &'static str {
         self.redis.publish_command()
     }
-}
-
-/// Wraps a future as a reply.
-pub(super) fn later<'a, T>(answer: impl Future<Output = Result<T>> + Send + 'a) -> Reply<'a, T> {
-    Reply::Later(Box::pin(answer))
 }
 
 /// Formats a time for the scripts: milliseconds, rounded up; 0 for at once; or `never`.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use self::rows::{Rows, WatchedTable};
 use super::{
     history::Moment,
-    shared::{Shared, as_count, as_text, invalid, later, milliseconds},
+    shared::{Shared, as_count, as_text, invalid, milliseconds},
     text,
     watch::Watch,
 };
@@ -429,22 +429,22 @@ fn as_bytes(raw: &Raw) -> Option<&[u8]> {
 
 impl TableBackend for RedisTable {
     fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()> {
-        later(async move { self.place.set([(key, &row)], expires).await })
+        Reply::later(async move { self.place.set([(key, &row)], expires).await })
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {
-        later(async move {
+        Reply::later(async move {
             let rows = self.place.get([key], self.place.schema.columns()).await?;
             self.place.row(key, rows.first().unwrap_or(&Raw::Nil))
         })
     }
 
     fn get_field<'a>(&'a self, key: &'a str, column: usize) -> Reply<'a, Option<Value>> {
-        later(self.place.get_field(key, column))
+        Reply::later(self.place.get_field(key, column))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        later(async move {
+        Reply::later(async move {
             let mut call = self.place.call(&DELETE);
             call.arg(key);
             Ok(self.place.count(&call).await? > 0)
@@ -452,34 +452,34 @@ impl TableBackend for RedisTable {
     }
 
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        later(async move { Ok(self.place.get([key], &[]).await? != [Raw::Nil]) })
+        Reply::later(async move { Ok(self.place.get([key], &[]).await? != [Raw::Nil]) })
     }
 
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128> {
-        later(self.place.add(key, column, by))
+        Reply::later(self.place.add(key, column, by))
     }
 
     fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
-        later(self.place.expire(key, after))
+        Reply::later(self.place.expire(key, after))
     }
 
     fn len(&self) -> Reply<'_, usize> {
-        later(async move { self.place.count(&self.place.call(&LEN)).await })
+        Reply::later(async move { self.place.count(&self.place.call(&LEN)).await })
     }
 
     fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage> {
-        later(self.place.page(cursor, limit))
+        Reply::later(self.place.page(cursor, limit))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Box<str>]) -> Reply<'a, Vec<Option<Row>>> {
-        later(async move {
+        Reply::later(async move {
             let rows = self.place.get(keys.iter().map(|key| &**key), self.place.schema.columns()).await?;
             keys.iter().zip(&rows).map(|(key, row)| self.place.row(key, row)).collect()
         })
     }
 
     fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()> {
-        later(async move { self.place.set(rows.iter().map(|(key, row)| (&**key, row)), None).await })
+        Reply::later(async move { self.place.set(rows.iter().map(|(key, row)| (&**key, row)), None).await })
     }
 
     fn compare_and_set<'a>(
@@ -488,11 +488,11 @@ impl TableBackend for RedisTable {
         expected: Option<Row>,
         new: Option<Row>,
     ) -> Reply<'a, bool> {
-        later(self.place.replace(key, expected, new))
+        Reply::later(self.place.replace(key, expected, new))
     }
 
     fn clear(&self) -> Reply<'_, usize> {
-        later(async move { self.place.count(&self.place.call(&CLEAR)).await })
+        Reply::later(async move { self.place.count(&self.place.call(&CLEAR)).await })
     }
 
     fn observe(&self, observer: Arc<TableObserver>) -> Observation {
@@ -504,7 +504,7 @@ impl TableBackend for RedisTable {
     fn ready(&self) -> Reply<'_, ()> {
         let watch = self.watch.lock().upgrade();
         match watch {
-            Some(watch) => later(async move { watch.ready().await }),
+            Some(watch) => Reply::later(async move { watch.ready().await }),
             None => Reply::Now(Some(Ok(()))),
         }
     }
