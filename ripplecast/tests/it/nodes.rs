@@ -1,4 +1,4 @@
-//! Several nodes on one Redis: rooms, broadcasts, clients, the registry and the bus, through real sockets.
+//! Several nodes on one Redis: rooms, broadcasts, users, the registry and the bus, through real sockets.
 
 mod away;
 mod confirmed;
@@ -15,7 +15,7 @@ use super::{
     redis::{FLAVOURS, Server},
 };
 
-/// A node of a few shards, on that backend.
+/// Starts a node with a few shards on this backend.
 fn node(url: &str) -> TestServer {
     let builder = App::builder().backend(url).hub(|hub| hub.shards(2));
     TestServer::start(builder, |app| {
@@ -24,7 +24,7 @@ fn node(url: &str) -> TestServer {
     })
 }
 
-/// Several of them, each of which knows all.
+/// Starts several nodes and waits until each knows all of them.
 fn nodes<const N: usize>(url: &str) -> [TestServer; N] {
     let nodes = [(); N].map(|()| node(url));
     for node in &nodes {
@@ -35,13 +35,13 @@ fn nodes<const N: usize>(url: &str) -> [TestServer; N] {
     nodes
 }
 
-/// How many nodes are subscribed to what is pushed to a room.
+/// Returns how many nodes are subscribed to a room.
 fn subscribers(redis: &Server, room: &str) -> i64 {
     let (_, count): (String, i64) = redis.ask(&format!("PUBSUB NUMSUB ripplecast:room:{{{room}}}"));
     count
 }
 
-/// A tab that is a member of a room, which the other nodes can reach.
+/// Opens a tab that is a member of a room and waits until the other nodes can reach it.
 fn member(redis: &Server, node: &TestServer, room: &str, subscribed: i64) -> Tab {
     let tab = node.scripted("/ws", &format!("join {room}"));
     wait_until("the room is subscribed", || subscribers(redis, room) == subscribed);
@@ -60,7 +60,7 @@ fn a_push_reaches_the_members_on_all_nodes_once() {
             member(&redis, &c, "r", 3),
         ];
         let mut stranger = a.scripted("/ws", "join other");
-        // From each node in turn, each time when all have the former one.
+        // Pushes from each node in turn, after all have received the previous push.
         for (number, from) in [&a, &b, &c, &a].iter().enumerate() {
             assert!(from.hub.room("r").push(format!("{number}")).is_queued());
             for tab in &mut tabs {
@@ -69,7 +69,7 @@ fn a_push_reaches_the_members_on_all_nodes_once() {
         }
         assert!(c.hub.broadcast("to all").is_queued());
         for tab in tabs.iter_mut().chain([&mut stranger]) {
-            assert_eq!(tab.text(), "to all", "and nothing came twice");
+            assert_eq!(tab.text(), "to all", "and nothing arrived twice");
         }
         for node in [&a, &b, &c] {
             let remote = node.hub.stats().remote;
@@ -85,7 +85,7 @@ fn a_push_reaches_the_members_on_all_nodes_once() {
 }
 
 #[test]
-fn each_nodes_order_is_kept_and_nothing_is_lost() {
+fn the_order_of_each_node_is_kept_and_nothing_is_lost() {
     const EACH: usize = 2000;
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
@@ -117,7 +117,7 @@ fn each_nodes_order_is_kept_and_nothing_is_lost() {
 }
 
 #[test]
-fn frames_arrive_as_they_were() {
+fn frames_arrive_unchanged() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let mut tab = member(&redis, &b, "r", 1);
@@ -136,7 +136,7 @@ fn frames_arrive_as_they_were() {
 }
 
 #[test]
-fn names_of_all_kinds_are_rooms_of_their_own() {
+fn unusual_names_are_separate_rooms() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let long = "x".repeat(255);
@@ -166,7 +166,7 @@ fn names_of_all_kinds_are_rooms_of_their_own() {
 }
 
 #[test]
-fn only_nodes_with_members_are_touched() {
+fn only_nodes_with_members_receive_a_push() {
     let redis = Server::start();
     let [a, b, c] = nodes(&redis.url());
     let one = member(&redis, &b, "r", 1);
@@ -180,14 +180,14 @@ fn only_nodes_with_members_are_touched() {
     assert_eq!(subscribers(&redis, "r"), 1, "one member is left");
     two.close();
     wait_until("nobody is left", || subscribers(&redis, "r") == 0);
-    // It can be joined again.
+    // The room can be joined again.
     let mut three = member(&redis, &c, "r", 1);
     a.hub.room("r").push("again").ignore();
     assert_eq!(three.text(), "again");
 }
 
 #[test]
-fn the_policy_of_a_room_holds_for_what_comes_from_elsewhere() {
+fn the_policy_of_a_room_applies_to_pushes_of_other_nodes() {
     let redis = Server::start();
     let latest = RoomOptions::new().overflow(Overflow::LatestPerKey);
     let builder = App::builder().backend(&redis.url()).hub(|hub| hub.rooms("r", latest));
@@ -197,22 +197,22 @@ fn the_policy_of_a_room_holds_for_what_comes_from_elsewhere() {
     });
     let a = node(&redis.url());
     let mut slow = member(&redis, &b, "r", 1);
-    // Far more than the kernel and the outbox of a reader that reads nothing can hold: newer ones replace those that wait.
+    // Far more than the kernel and the outbox of a stuck reader can hold: newer frames replace queued ones.
     let large = "x".repeat(60_000);
     for number in 0..400 {
         wait_until("there is space", || a.hub.stats().remote.queued_bytes < 1 << 20);
         assert!(a.hub.room("r").push(Frame::text(format!("{number} {large}")).with_key("k")).is_queued());
     }
-    wait_until("all have come", || b.hub.stats().remote.received == 400);
+    wait_until("all frames have arrived", || b.hub.stats().remote.received == 400);
     wait_until("some were replaced", || b.hub.stats().drops.replaced > 0);
     a.hub.room("r").push("end").ignore();
     let came = slow.until("end");
     assert!(came.len() < 400, "{} of 400 came", came.len());
-    assert!(came.last().unwrap().starts_with("399 "), "the newest came");
+    assert!(came.last().unwrap().starts_with("399 "), "the newest arrived");
 }
 
 #[test]
-fn a_room_is_counted_and_listed_over_all_nodes() {
+fn a_room_is_counted_and_listed_across_all_nodes() {
     let redis = Server::start();
     let [a, b, c] = nodes(&redis.url());
     let mut tabs = Vec::new();
@@ -242,12 +242,12 @@ fn a_room_is_counted_and_listed_over_all_nodes() {
         }
     }
     drop(tabs);
-    wait_until("all are gone", || a.len("r") == 0);
+    wait_until("all have left", || a.len("r") == 0);
     assert!(a.block_on(a.hub.room("r").members()).unwrap().is_empty());
 }
 
 #[test]
-fn a_client_is_reached_wherever_it_is_connected() {
+fn a_user_is_reached_on_every_node() {
     let redis = Server::start();
     let [a, b, c] = nodes(&redis.url());
     let mut tabs =
@@ -270,15 +270,15 @@ fn a_client_is_reached_wherever_it_is_connected() {
     assert_eq!(
         a.hub.stats().remote.received + b.hub.stats().remote.received,
         4,
-        "each push once for a node, and only where she is"
+        "each push once per node, and only on nodes with a connection of hers"
     );
-    // Ids say where a connection is; elsewhere there is none of that id.
+    // An id contains the node of its connection; other nodes have no connection with it.
     let listed = c.block_on(client(&c).connections()).unwrap();
     for id in &listed {
         assert!(id.node() == a.hub.node() || id.node() == b.hub.node());
         assert!(c.hub.connection(*id).is_none());
     }
-    // It leaves node by node.
+    // The user disconnects from one node after the other.
     tabs.remove(0).close();
     wait_until("one node is left", || c.block_on(client(&c).nodes()).unwrap() == [b.hub.node()]);
     tabs.into_iter().for_each(Tab::close);
@@ -288,7 +288,7 @@ fn a_client_is_reached_wherever_it_is_connected() {
 }
 
 #[test]
-fn the_bus_spans_nodes_and_says_how_many_took_it() {
+fn the_bus_spans_nodes_and_reports_the_number_of_receivers() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let listen = |node: &TestServer, pattern: &str| {
@@ -313,17 +313,17 @@ fn the_bus_spans_nodes_and_says_how_many_took_it() {
         let (channel, payload) = receiver.recv_timeout(super::clients::PATIENCE).unwrap();
         assert_eq!((channel.as_str(), &payload[..]), ("orders.new", &b"4711"[..]));
     }
-    // Characters that mean something to Redis are only characters.
+    // Characters that are special in Redis patterns have no meaning in a name.
     assert_eq!(publish(&b, "orders.[n]ew}%", "odd"), 3);
     for receiver in [&three, &other, &odd] {
         assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap().0, "orders.[n]ew}%");
     }
-    // The last subscription of a node to a channel takes it off.
+    // Dropping a node's last subscription to a channel unsubscribes the node.
     b.block_on(second.unsubscribe());
     wait_until("one node is left", || publish(&b, "orders.new", "x") == 2);
     drop(first);
     wait_until("the pattern is left", || publish(&b, "orders.new", "x") == 1);
-    // Detached, it lasts as long as the hub.
+    // A detached subscription lasts as long as the hub.
     let (kept, still) = listen(&a, "kept");
     kept.detach();
     assert_eq!(publish(&b, "kept", "on"), 1);
@@ -331,7 +331,7 @@ fn the_bus_spans_nodes_and_says_how_many_took_it() {
 }
 
 #[test]
-fn the_bus_ends_with_its_hub_also_while_handles_are_held() {
+fn the_bus_ends_with_its_hub_even_while_handles_are_held() {
     let redis = Server::start();
     let a = node(&redis.url());
     let listen = || a.block_on(a.hub.subscribe("orders", |_| async {})).unwrap();
@@ -340,7 +340,7 @@ fn the_bus_ends_with_its_hub_also_while_handles_are_held() {
     assert_eq!(channels(), 1);
     a.block_on(a.hub.shutdown());
     let after = listen();
-    wait_until("Redis is told", || channels() == 0);
+    wait_until("the node has unsubscribed from Redis", || channels() == 0);
     a.block_on(before.unsubscribe());
     a.block_on(after.unsubscribe());
 }
@@ -384,7 +384,7 @@ fn prefixes_keep_applications_apart() {
     ours.hub.broadcast("not for them").ignore();
     ours.hub.room("r").push("not for them").ignore();
     let mut own = ours.scripted("/ws", "join r");
-    wait_until("it is sent", || ours.hub.stats().remote.sent == 2);
+    wait_until("the push is sent", || ours.hub.stats().remote.sent == 2);
     theirs.hub.broadcast("for us").ignore();
     assert_eq!(tab.text(), "for us");
     ours.hub.room("r").push("for ours").ignore();
@@ -392,7 +392,7 @@ fn prefixes_keep_applications_apart() {
 }
 
 #[test]
-fn nodes_with_a_secret_believe_only_each_other() {
+fn nodes_with_a_secret_accept_only_messages_of_each_other() {
     let redis = Server::start();
     let secret = |secret: &'static str| {
         let builder = App::builder().backend(&redis.url()).hub(|hub| hub.shards(2).node_secret(secret));
@@ -411,7 +411,7 @@ fn nodes_with_a_secret_believe_only_each_other() {
         async {}
     }));
     wait_until("she is known", || a.block_on(a.hub.client("ann").nodes()).unwrap() == [b.hub.node()]);
-    // A copy of what nodes say to each other, to be said again.
+    // Copies the nodes' messages, to replay them.
     let mut listener = redis.connect().unwrap();
     let mut copies = listener.as_pubsub();
     copies.psubscribe("ripplecast:*").unwrap();
@@ -427,14 +427,14 @@ fn nodes_with_a_secret_believe_only_each_other() {
     assert_eq!((tab.text(), tab.text()), ("1".into(), "2".into()));
     assert_eq!(a.block_on(a.hub.client("ann").push("3")).unwrap(), 1);
     assert_eq!(tab.text(), "3");
-    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 2, "the node, and who copies");
+    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 2, "the node and the copying subscriber");
     assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"4");
     assert_eq!(
         a.block_on(a.hub.room("r").members()).unwrap().len(),
         1,
         "questions and answers are signed too"
     );
-    // All of it once more: each is refused, those of strangers and the repeated ones.
+    // Replays all of it: every message is rejected, whether unsigned or replayed.
     let before = b.hub.stats().remote.refused;
     let mut said = redis.connect().unwrap();
     let mut again = 0;
@@ -449,7 +449,7 @@ fn nodes_with_a_secret_believe_only_each_other() {
     }
     wait_until("all are refused again", || b.hub.stats().remote.refused >= before + 12);
     tab.say("own nothing else came");
-    assert_eq!(tab.text(), "nothing else came");
+    assert_eq!(tab.text(), "nothing else arrived");
     assert!(receiver.try_recv().is_err());
 }
 

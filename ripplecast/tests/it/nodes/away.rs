@@ -1,4 +1,4 @@
-//! Redis goes away and comes back, in every way, while messages flow.
+//! Outages of Redis of every kind while messages flow.
 
 use std::{collections::BTreeMap, io::ErrorKind, sync::Arc, thread, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     Script, TestServer, node, subscribers, wait_until,
 };
 
-/// A node that notes the gaps that it is told of.
+/// Starts a node that records its gap reports.
 fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     let gaps: Arc<Mutex<Vec<GapReport>>> = Arc::default();
     let log = gaps.clone();
@@ -21,16 +21,16 @@ fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     let builder = builder.hub(|hub| hub.shards(2).on_gap(move |gap| log.lock().push(gap)));
     let server = TestServer::start(builder, |app| {
         let hub = app.hub();
-        // Nobody reads while Redis is harmed, and is no slow consumer for it.
+        // Nobody reads during the outage, which must not count as a slow consumer.
         app.ws("/ws", ws::endpoint(Script(hub)).outbox(64 << 20))
     });
     (server, gaps)
 }
 
-/// Waits until two nodes have all that the tests of this file need, again.
+/// Waits until the nodes have recovered everything that these tests need.
 fn whole(redis: &Server, nodes: &[&TestServer]) {
     for node in nodes {
-        wait_until("it is back", || !node.hub.stats().remote.degraded);
+        wait_until("the node has recovered", || !node.hub.stats().remote.degraded);
         wait_until("the nodes know each other", || {
             node.block_on(node.hub.nodes()).is_ok_and(|all| all.len() == nodes.len())
         });
@@ -38,19 +38,23 @@ fn whole(redis: &Server, nodes: &[&TestServer]) {
     wait_until("the room is subscribed", || subscribers(redis, "r") == nodes.len() as i64);
 }
 
-/// Numbers that came, by the node that they are of: ascending, none twice. How many.
+/// Groups the received numbers by node, and checks that they are ascending without repeats.
 fn ascending(came: &[String]) -> BTreeMap<char, Vec<u64>> {
     let mut by_node: BTreeMap<char, Vec<u64>> = BTreeMap::new();
     for text in came {
         let number = text[1..].parse().unwrap();
         let numbers = by_node.entry(text.chars().next().unwrap()).or_default();
-        assert!(numbers.last().is_none_or(|&last| last < number), "{text} came after {:?}", numbers.last());
+        assert!(
+            numbers.last().is_none_or(|&last| last < number),
+            "{text} arrived after {:?}",
+            numbers.last()
+        );
         numbers.push(number);
     }
     by_node
 }
 
-/// Reads what has come, until nothing more does for a moment.
+/// Reads what has arrived, until nothing more does for a moment.
 fn drain(tab: &mut Tab, came: &mut Vec<String>) {
     let wait = |tab: &Tab, time| tab.socket.get_ref().set_read_timeout(Some(time)).unwrap();
     wait(tab, Duration::from_millis(100));
@@ -69,8 +73,8 @@ fn drain(tab: &mut Tab, came: &mut Vec<String>) {
     wait(tab, PATIENCE);
 }
 
-/// Lets messages flow on two nodes while something happens to Redis; afterwards all must be whole again, and each message
-/// that did not arrive must have been announced.
+/// Lets messages flow on two nodes while `harm` acts on Redis. Afterwards, everything must have recovered,
+/// and each message that did not arrive must have been reported.
 fn survives(url: &str, redis: &Server, harm: impl FnOnce(&dyn Fn(&str, bool))) {
     let ((a, gaps_of_a), (b, gaps_of_b)) = (watching(url), watching(url));
     let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.scripted("/ws", "join r"));
@@ -84,8 +88,10 @@ fn survives(url: &str, redis: &Server, harm: impl FnOnce(&dyn Fn(&str, bool))) {
         }
     };
     flow(&mut sent);
-    // Each has heard the other, so it can tell what it misses of it.
-    wait_until("all have come", || [&a, &b].iter().all(|node| node.hub.stats().remote.received == sent));
+    // Each has received messages from the other, so it can detect what it misses.
+    wait_until("all messages have arrived", || {
+        [&a, &b].iter().all(|node| node.hub.stats().remote.received == sent)
+    });
     let degraded = |what: &str, wanted: bool| {
         wait_until(what, || {
             a.hub.stats().remote.degraded == wanted && b.hub.stats().remote.degraded == wanted
@@ -96,16 +102,16 @@ fn survives(url: &str, redis: &Server, harm: impl FnOnce(&dyn Fn(&str, bool))) {
         let flowing = scope.spawn(|| {
             while !*stop.lock() {
                 flow(&mut sent);
-                thread::sleep(Duration::from_millis(5)); // a pace, which decides nothing
+                thread::sleep(Duration::from_millis(5)); // the pace does not affect the result
             }
         });
         harm(&degraded);
         *stop.lock() = true;
         flowing.join().unwrap();
     });
-    // Until a message of each node reaches the other again, and with it the news of what was missed before.
+    // Pushes until a message of each node reaches the other again, which also reveals what was missed before.
     let (mut came_a, mut came_b) = (Vec::new(), Vec::new());
-    wait_until("both hear each other", || {
+    wait_until("both nodes receive each other's messages", || {
         assert!(a.hub.room("r").push(format!("a{sent}")).is_queued());
         assert!(b.hub.room("r").push(format!("b{sent}")).is_queued());
         sent += 1;
@@ -117,20 +123,20 @@ fn survives(url: &str, redis: &Server, harm: impl FnOnce(&dyn Fn(&str, bool))) {
         [(&came_a, 'a', 'b', &gaps_of_a, &a), (&came_b, 'b', 'a', &gaps_of_b, &b)]
     {
         let by_node = ascending(came);
-        assert_eq!(by_node[&own].len() as u64, sent, "local delivery went on");
+        assert_eq!(by_node[&own].len() as u64, sent, "local delivery continued");
         let missed = sent - by_node[&other].len() as u64;
         let remote = node.hub.stats().remote;
-        assert_eq!(remote.missed, missed, "what did not arrive was counted: {remote:?}");
+        assert_eq!(remote.missed, missed, "missed messages were counted: {remote:?}");
         let gaps = gaps.lock();
         let announced: u64 =
             gaps.iter().filter(|gap| gap.room.as_deref() == Some("r")).filter_map(|gap| gap.missed).sum();
-        assert_eq!(announced, missed, "and announced: {gaps:?}");
-        wait_until("nothing to wait any more", || node.hub.stats().remote.queued_bytes == 0);
+        assert_eq!(announced, missed, "missed messages were reported: {gaps:?}");
+        wait_until("nothing is queued any more", || node.hub.stats().remote.queued_bytes == 0);
     }
 }
 
 #[test]
-fn redis_is_killed_and_starts_anew() {
+fn nodes_recover_after_redis_is_killed_and_restarted() {
     let redis = Server::start();
     survives(&redis.url(), &redis, |degraded| {
         redis.kill();
@@ -141,7 +147,7 @@ fn redis_is_killed_and_starts_anew() {
 }
 
 #[test]
-fn redis_is_stopped_in_good_order() {
+fn nodes_recover_after_redis_is_shut_down_and_restarted() {
     let redis = Server::start();
     survives(&redis.url(), &redis, |degraded| {
         redis.stop();
@@ -152,7 +158,7 @@ fn redis_is_stopped_in_good_order() {
 }
 
 #[test]
-fn redis_is_paused() {
+fn nodes_recover_after_redis_is_paused() {
     let redis = Server::start();
     survives(&redis.url(), &redis, |degraded| {
         redis.pause();
@@ -163,7 +169,7 @@ fn redis_is_paused() {
 }
 
 #[test]
-fn the_network_is_cut() {
+fn nodes_recover_after_the_network_is_cut() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     survives(&proxy.url(), &redis, |degraded| {
@@ -175,7 +181,7 @@ fn the_network_is_cut() {
 }
 
 #[test]
-fn the_network_passes_nothing_and_says_nothing() {
+fn nodes_recover_after_the_network_drops_everything_silently() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     survives(&proxy.url(), &redis, |degraded| {
@@ -187,7 +193,7 @@ fn the_network_passes_nothing_and_says_nothing() {
 }
 
 #[test]
-fn the_network_comes_and_goes() {
+fn nodes_recover_after_the_network_is_interrupted_repeatedly() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     survives(&proxy.url(), &redis, |degraded| {
@@ -201,7 +207,7 @@ fn the_network_comes_and_goes() {
 }
 
 #[test]
-fn what_needs_redis_fails_at_once_while_it_is_away_and_works_again_after_it() {
+fn calls_that_need_redis_fail_at_once_during_an_outage_and_work_again_afterwards() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), node(&redis.url()));
     let mut tab = a.scripted("/ws", "join r; identify ann");
@@ -220,14 +226,14 @@ fn what_needs_redis_fails_at_once_while_it_is_away_and_works_again_after_it() {
         assert!(hub.subscribe("c", |_| async {}).await.unwrap_err().is_unavailable());
         assert!(hub.client("ann").push("to ann").await.unwrap_err().is_unavailable());
     });
-    assert_eq!(tab.text(), "to ann", "its connection here has got it all the same");
-    // Rooms and clients come and go meanwhile; nothing of it is kept for later but what is true then.
+    assert_eq!(tab.text(), "to ann", "the connection on this node has received it");
+    // Rooms and users change meanwhile. Only the final state must be sent later.
     for round in 0..50 {
         tab.run(&format!("leave r; join r{round}; leave r{round}; join r; identify client {round}"));
         a.hub.room("r").push(format!("{round}")).ignore();
         assert_eq!(tab.text(), round.to_string());
     }
-    wait_until("nothing to wait for a Redis that is away", || a.hub.stats().remote.queued_bytes == 0);
+    wait_until("nothing is queued for an unavailable Redis", || a.hub.stats().remote.queued_bytes == 0);
     assert!(a.hub.stats().remote.unsent >= 50);
     redis.restart();
     whole(&redis, &[&a, &b]);
@@ -236,14 +242,14 @@ fn what_needs_redis_fails_at_once_while_it_is_away_and_works_again_after_it() {
     assert_eq!(b.block_on(b.hub.client("client 49").push("to 49")).unwrap(), 1);
     assert_eq!(tab.text(), "to 49");
     a.hub.room("r").push("end").ignore();
-    assert!(other.until("end").is_empty(), "what was pushed while it was away is not sent late");
+    assert!(other.until("end").is_empty(), "pushes made during the outage are not sent late");
     assert_eq!(a.block_on(a.hub.publish("c", "x")).unwrap(), 0);
     let rooms: Vec<String> = redis.ask("KEYS ripplecast:room:*");
     assert_eq!(rooms, ["ripplecast:room:{r}:nodes"]);
 }
 
 #[test]
-fn a_subscription_to_the_bus_heals() {
+fn a_subscription_to_the_bus_recovers() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), node(&redis.url()));
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -285,8 +291,8 @@ fn a_node_may_start_before_its_redis() {
 }
 
 #[test]
-fn what_was_pushed_before_the_shutdown_arrives() {
-    const FRAMES: usize = 4_000; // some eight round trips, more than the goodbye takes
+fn pushes_before_the_shutdown_arrive() {
+    const FRAMES: usize = 4_000; // some eight round trips, more than leaving takes
     let redis = Server::start();
     let [a, b] = super::nodes(&redis.url());
     let mut tab = super::member(&redis, &b, "r", 1);
@@ -295,7 +301,7 @@ fn what_was_pushed_before_the_shutdown_arrives() {
         assert!(room.push(number.to_string()).is_queued());
     }
     a.block_on(a.hub.shutdown());
-    // All have left when it returns, and not only later.
+    // Everything has been sent by the time it returns.
     let remote = a.hub.stats().remote;
     assert_eq!((remote.sent, remote.unsent, remote.queued_bytes), (FRAMES as u64, 0, 0), "{remote:?}");
     drop(a);

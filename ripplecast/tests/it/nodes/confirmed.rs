@@ -1,4 +1,4 @@
-//! A join and an identity that are waited for reach all nodes; those that are not yet are counted and reported.
+//! Confirmed joins and identities are reachable from all nodes; unconfirmed ones are counted and reported.
 
 use std::{
     sync::Arc,
@@ -18,12 +18,12 @@ use super::{
     Script, TestServer, node, nodes, wait_until,
 };
 
-/// So often a push follows at once.
+/// Number of rounds in which a push follows at once.
 const ROUNDS: usize = 40;
-/// One way to a Redis that is not on this machine.
+/// Latency in one direction to a Redis on another machine.
 const WAY: Duration = Duration::from_millis(4);
 
-/// A node behind a proxy of its own, and the gaps that it is told of.
+/// A node with its own proxy to Redis, and its gap reports.
 struct Far {
     proxy: Proxy,
     node: TestServer,
@@ -37,7 +37,7 @@ impl Far {
         Self { proxy, node, gaps }
     }
 
-    /// A tab, and the server's side of it.
+    /// Opens a tab. Returns it with the server's side of its connection.
     fn tab(&self) -> (Tab, Connection) {
         let mut tab = self.node.tab("/ws");
         let conn = self.node.connection(&mut tab);
@@ -52,7 +52,7 @@ impl Far {
         self.node.block_on(conn.identify(client))
     }
 
-    /// The same, in a task that was polled once at least.
+    /// Starts a call in a task, after it has been polled once.
     #[expect(clippy::async_yields_async, reason = "the task is awaited later")]
     fn begin(
         &self,
@@ -60,7 +60,7 @@ impl Far {
     ) -> JoinHandle<Result<Reach>> {
         self.node.block_on(async {
             let mut future = Box::pin(future);
-            assert!(future.as_mut().now_or_never().is_none(), "it waits");
+            assert!(future.as_mut().now_or_never().is_none(), "the call waits");
             tokio::spawn(future)
         })
     }
@@ -69,13 +69,13 @@ impl Far {
         self.node.hub.stats().remote.unconfirmed
     }
 
-    /// How often a gap of that room was reported.
+    /// Returns how often a gap of this room was reported.
     fn reports(&self, room: &str) -> usize {
         self.gaps.lock().iter().filter(|gap| gap.room.as_deref() == Some(room)).count()
     }
 }
 
-/// A node that notes the gaps that it is told of.
+/// Starts a node that records its gap reports.
 fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     let gaps = Arc::<Mutex<Vec<GapReport>>>::default();
     let log = gaps.clone();
@@ -88,13 +88,13 @@ fn watching(url: &str) -> (TestServer, Arc<Mutex<Vec<GapReport>>>) {
     (node, gaps)
 }
 
-/// The end of the name of a room's channel in a command that subscribes to it.
+/// Returns the end of a room's channel name in a command that subscribes to it.
 fn channel(room: &str) -> String {
     format!("ripplecast:room:{{{room}}}\r\n")
 }
 
 #[test]
-fn what_is_pushed_right_after_a_confirmed_join_arrives() {
+fn a_push_right_after_a_confirmed_join_arrives() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     b.proxy.delay(WAY);
@@ -107,7 +107,7 @@ fn what_is_pushed_right_after_a_confirmed_join_arrives() {
         assert!(a.hub.room(&room).push(room.clone()).is_queued());
         assert_eq!(tab.text(), room);
     }
-    assert_eq!(b.join_confirmed(&conn, "r0").unwrap(), Reach::AllNodes, "twice is once");
+    assert_eq!(b.join_confirmed(&conn, "r0").unwrap(), Reach::AllNodes, "a second call changes nothing");
     assert_eq!(b.unconfirmed(), 0);
     if longest < Duration::from_millis(500) {
         assert_eq!(b.gaps.lock().as_slice(), [], "a first member is no gap");
@@ -115,7 +115,7 @@ fn what_is_pushed_right_after_a_confirmed_join_arrives() {
 }
 
 #[test]
-fn a_client_is_reached_right_after_it_was_identified() {
+fn a_user_is_reached_right_after_identify_returns() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     b.proxy.delay(WAY);
@@ -127,10 +127,9 @@ fn a_client_is_reached_right_after_it_was_identified() {
         assert_eq!(push(&client), 1);
         assert_eq!(tab.text(), client);
     }
-    assert_eq!(b.identify(&conn, "c39").unwrap(), Reach::AllNodes, "twice is once");
+    assert_eq!(b.identify(&conn, "c39").unwrap(), Reach::AllNodes, "a second call changes nothing");
     assert_eq!(push("c39"), 1);
     assert_eq!(tab.text(), "c39");
-    // Many at once.
     let mut tabs: Vec<_> = (0..ROUNDS).map(|_| b.tab()).collect();
     let each = tabs.iter().enumerate().map(|(number, (_, conn))| {
         let conn = conn.clone();
@@ -165,7 +164,7 @@ fn on_a_cluster_a_confirmed_connection_is_reached_at_once() {
 }
 
 #[test]
-fn a_subscription_to_the_bus_gets_what_is_published_right_after_it() {
+fn a_subscription_to_the_bus_receives_messages_published_right_after_it() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     b.proxy.delay(WAY);
@@ -183,7 +182,7 @@ fn a_subscription_to_the_bus_gets_what_is_published_right_after_it() {
 }
 
 #[test]
-fn a_node_that_has_started_is_one_of_all_and_gets_broadcasts() {
+fn a_node_that_has_started_is_listed_and_receives_broadcasts() {
     let redis = Server::start();
     let a = node(&redis.url());
     let proxy = Proxy::before(&redis);
@@ -210,26 +209,26 @@ fn a_join_is_counted_until_it_is_confirmed() {
     let joining = b.begin(async move { conn.join_confirmed("r").await });
     let conn = tabs[3].1.clone();
     b.begin(async move { conn.join_confirmed("r").await }).abort();
-    assert_eq!(b.node.hub.room("r").len_here(), 4, "who stops waiting is a member too");
+    assert_eq!(b.node.hub.room("r").len_here(), 4, "a caller that stops waiting is still a member");
     assert_eq!(b.unconfirmed(), 4);
     tabs[1].1.leave("r");
     assert_eq!(b.unconfirmed(), 3);
-    // Redis does not know of any of them.
+    // Redis has not received any of them.
     a.hub.room("r").push("early").ignore();
-    wait_until("it has left", || a.hub.stats().remote.sent == 1);
+    wait_until("the connection has left", || a.hub.stats().remote.sent == 1);
     b.proxy.heal();
-    // If all of this took more than 2 s, as it may on a busy machine, it has stopped to wait.
+    // If all of this took more than 2 s, as it may on a busy machine, the call has stopped waiting.
     let _ = a.block_on(joining).unwrap().unwrap();
     wait_until("it is confirmed", || b.unconfirmed() == 0);
     assert_eq!(b.join_confirmed(&tabs[0].1, "r").unwrap(), Reach::AllNodes);
     a.hub.room("r").push("later").ignore();
     for number in [0, 2, 3] {
-        assert_eq!(tabs[number].0.text(), "later", "what came before is missed");
+        assert_eq!(tabs[number].0.text(), "later", "earlier pushes are missed");
     }
 }
 
 #[test]
-fn a_join_whose_confirmation_is_late_is_reported_once() {
+fn a_join_with_a_late_confirmation_is_reported_once() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     let (mut tab, conn) = b.tab();
@@ -249,7 +248,7 @@ fn a_join_whose_confirmation_is_late_is_reported_once() {
 }
 
 #[test]
-fn a_room_that_redis_refuses_is_reported_and_harms_no_other() {
+fn a_room_rejected_by_redis_is_reported_without_affecting_others() {
     let rules = "~ripplecast:* &ripplecast:* +@all";
     let redis = Server::setup(Flavour::Redis).user("app", "secret", rules).start();
     let a = node(&redis.url());
@@ -259,7 +258,7 @@ fn a_room_that_redis_refuses_is_reported_and_harms_no_other() {
     );
     let mut tab = b.tab("/ws");
     let conn = b.connection(&mut tab);
-    // In one command with others.
+    // In one command with other rooms.
     for room in ["open", "closed", "open too", "closed too"] {
         conn.join(room).unwrap();
     }
@@ -277,7 +276,7 @@ fn a_room_that_redis_refuses_is_reported_and_harms_no_other() {
     assert!(!error.is_unavailable() && error.to_string().contains("ACL SETUSER"), "{error}");
     a.hub.room("open").push("open").ignore();
     assert_eq!(tab.text(), "open");
-    // It is tried again.
+    // The subscription is retried.
     redis.ask::<()>("ACL SETUSER app &ripplecast:room:*");
     wait_until("both are confirmed", || b.hub.stats().remote.unconfirmed == 0);
     a.hub.room("closed").push("no longer").ignore();
@@ -286,13 +285,15 @@ fn a_room_that_redis_refuses_is_reported_and_harms_no_other() {
 }
 
 #[test]
-fn without_redis_a_connection_is_reached_on_its_node_and_on_all_when_redis_is_back() {
+fn without_redis_a_connection_is_reached_on_its_node_and_later_on_all() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     let (mut tab, conn) = b.tab();
     assert_eq!(b.join_confirmed(&conn, "before").unwrap(), Reach::AllNodes);
     redis.kill();
-    wait_until("it is noticed", || b.node.hub.stats().remote.degraded && a.hub.stats().remote.degraded);
+    wait_until("the outage is detected", || {
+        b.node.hub.stats().remote.degraded && a.hub.stats().remote.degraded
+    });
     wait_until("the room is lost", || b.reports("before") == 1);
     assert_eq!(b.unconfirmed(), 1);
     let begun = Instant::now();
@@ -304,7 +305,7 @@ fn without_redis_a_connection_is_reached_on_its_node_and_on_all_when_redis_is_ba
     assert!(b.node.block_on(b.node.hub.client("ann").push("ann")).unwrap_err().is_unavailable());
     assert_eq!(tab.text(), "ann");
     assert_eq!(b.unconfirmed(), 2);
-    wait_until("it is late", || b.reports("r") == 1);
+    wait_until("the confirmation is late", || b.reports("r") == 1);
     redis.restart();
     wait_until("both rooms are confirmed", || b.unconfirmed() == 0);
     wait_until("the client is registered", || {
@@ -318,7 +319,7 @@ fn without_redis_a_connection_is_reached_on_its_node_and_on_all_when_redis_is_ba
 }
 
 #[test]
-fn a_redis_that_hangs_holds_nobody_up_for_long() {
+fn a_hanging_redis_delays_calls_only_briefly() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     let (mut tab, conn) = b.tab();
@@ -336,7 +337,7 @@ fn a_redis_that_hangs_holds_nobody_up_for_long() {
 }
 
 #[test]
-fn a_connection_that_closes_meanwhile_is_closed() {
+fn a_connection_that_closes_during_the_wait_returns_an_error() {
     let redis = Server::start();
     let b = Far::from(&redis);
     let closed = |outcome: Result<Reach>| assert!(matches!(outcome, Err(Error::Closed)), "{outcome:?}");

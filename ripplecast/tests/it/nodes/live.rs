@@ -1,5 +1,6 @@
-//! Counters and tables that publish their changes, on several nodes: what a tab sees never goes backwards, wherever it is and
-//! whoever changes them, and what a node missed reaches its tabs when it is back.
+//! Counters and tables that publish their changes on several nodes. A tab never sees a value go backwards,
+//! wherever it is and whoever changes the value. Changes that a node missed reach its tabs once the node has
+//! recovered.
 
 use std::{thread, time::Duration};
 
@@ -26,7 +27,7 @@ fn player(points: u64) -> Player {
     Player { name: "Ada".into(), points }
 }
 
-/// A node whose counter and table are published where its tabs open.
+/// A node whose counter and table are joined by its tabs.
 struct Node {
     server: TestServer,
     counter: LiveCounter,
@@ -38,7 +39,7 @@ impl Node {
         Self::start_with(url, false)
     }
 
-    /// One that may start without Redis.
+    /// Starts a node that may start without Redis.
     fn start_with(url: &str, optional: bool) -> Self {
         let builder = App::builder().backend(url);
         let builder = builder.hub(|hub| hub.shards(2).backend_optional(optional));
@@ -65,12 +66,12 @@ impl Node {
     }
 }
 
-/// The value that a tab is told of.
+/// Receives a value in a tab.
 fn value(tab: &mut Tab) -> i64 {
     serde_json::from_str::<Value>(&tab.text()).unwrap()["value"].as_i64().unwrap()
 }
 
-/// The change of a row that a tab is told of: its version, key and row.
+/// Receives the change of a row in a tab: its version, key and row.
 fn change(tab: &mut Tab) -> (u64, String, Value) {
     let mut change: Value = serde_json::from_str(&tab.text()).unwrap();
     (change["version"].as_u64().unwrap(), change["key"].as_str().unwrap().to_owned(), change["row"].take())
@@ -105,7 +106,7 @@ fn tabs_on_all_nodes_see_each_value_of_a_counter_in_order() {
             }
         });
         for node in [&a, &b] {
-            assert_eq!(value(&mut node.server.tab("/counter")), 4 * EACH, "who comes later begins there");
+            assert_eq!(value(&mut node.server.tab("/counter")), 4 * EACH, "a later tab starts there");
         }
     }
 }
@@ -132,7 +133,10 @@ fn check_table(url: &str) {
     assert_eq!(b.do_it(b.table.increment("ada", "points", 2)), 3);
     a.do_it(a.table.set_many([("bob", player(5)), ("ada", player(6))]));
     assert!(b.do_it(b.table.compare_and_set("bob", Some(&player(5)), None)));
-    assert!(a.server.block_on(a.table.increment("ada", "name", 1)).is_err(), "what is refused is no change");
+    assert!(
+        a.server.block_on(a.table.increment("ada", "name", 1)).is_err(),
+        "a rejected call changes nothing"
+    );
     assert_eq!(b.do_it(b.table.increment("eve", "points", 9)), 9);
     assert!(a.do_it(a.table.expire("eve", Duration::from_millis(1))));
     wait_until("the row has expired", || !b.do_it(b.table.exists("eve")));
@@ -159,7 +163,7 @@ fn check_table(url: &str) {
 }
 
 #[test]
-fn an_expiry_that_any_node_notices_reaches_all_tabs() {
+fn an_expiry_detected_by_any_node_reaches_all_tabs() {
     let redis = Server::start();
     let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
     let mut tabs = [&a, &b].map(|node| node.server.tab("/counter"));
@@ -171,14 +175,14 @@ fn an_expiry_that_any_node_notices_reaches_all_tabs() {
     for tab in &mut tabs {
         assert_eq!([value(tab), value(tab), value(tab)], [5, 0, 1]);
     }
-    // And one that is gone from Redis, as it is a minute after it expired.
+    // A counter that was removed from Redis, as happens a minute after it expires.
     redis.ask::<()>("FLUSHALL");
     assert_eq!(a.do_it(a.counter.get()), 0);
     tabs.iter_mut().for_each(|tab| assert_eq!(value(tab), 0));
 }
 
 #[test]
-fn what_a_node_missed_reaches_its_tabs_when_it_is_back() {
+fn changes_missed_by_a_node_reach_its_tabs_after_it_recovers() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     let (a, b) = (Node::start(&redis.url()), Node::start(&proxy.url()));
@@ -200,11 +204,15 @@ fn what_a_node_missed_reaches_its_tabs_when_it_is_back() {
     a.do_it(a.table.delete("goes"));
     wait_until("the node knows that it is alone", || b.server.hub.stats().remote.degraded);
     assert!(b.server.block_on(b.counter.increment()).is_err_and(|error| error.is_unavailable()));
-    assert_eq!(value(&mut b.server.tab("/counter")), 1, "who joins meanwhile gets the last known value");
+    assert_eq!(
+        value(&mut b.server.tab("/counter")),
+        1,
+        "a tab that joins meanwhile receives the last known value"
+    );
     assert_eq!(change(&mut b.server.tab("/table")).1, "changes");
 
     proxy.heal();
-    assert_eq!(value(&mut counted), 8, "the newest value, and none in between");
+    assert_eq!(value(&mut counted), 8, "the newest value and none in between");
     let mut missed = [(); 3].map(|()| {
         let (_, key, row) = change(&mut played);
         (key, row)
@@ -212,7 +220,7 @@ fn what_a_node_missed_reaches_its_tabs_when_it_is_back() {
     missed.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [("changes", json!(player(2))), ("comes", json!(player(3))), ("goes", Value::Null)];
     assert_eq!(missed, expected.map(|(key, row)| (key.to_owned(), row)));
-    // Nothing else came, and it goes on as before.
+    // Nothing else arrived, and later changes arrive as before.
     a.do_it(a.counter.increment());
     a.do_it(a.table.delete("comes"));
     assert_eq!(value(&mut counted), 9);
@@ -220,7 +228,7 @@ fn what_a_node_missed_reaches_its_tabs_when_it_is_back() {
 }
 
 #[test]
-fn what_a_restarted_server_has_lost_is_lost_for_tabs_too() {
+fn tabs_follow_a_restarted_server_that_has_lost_its_data() {
     let redis = Server::start();
     let node = Node::start(&redis.url());
     node.do_it(node.counter.set(5));
@@ -231,25 +239,25 @@ fn what_a_restarted_server_has_lost_is_lost_for_tabs_too() {
     redis.kill();
     wait_until("the node knows", || node.server.hub.stats().remote.degraded);
     redis.restart();
-    assert_eq!(value(&mut counted), 0, "it kept nothing on a disk");
+    assert_eq!(value(&mut counted), 0, "the server has no data on disk");
     let (_, key, row) = change(&mut played);
     assert_eq!((key.as_str(), row), ("ada", Value::Null));
-    wait_until("operations are done again", || node.server.block_on(node.counter.increment()).is_ok());
+    wait_until("operations succeed again", || node.server.block_on(node.counter.increment()).is_ok());
     assert_eq!(value(&mut counted), 1);
 }
 
-/// Waits until the node knows that value of the counter: it learns it a moment after it was set.
+/// Waits until the node knows this value of the counter, shortly after it was set.
 fn knows(node: &Node, wanted: i64) {
     wait_until("the node knows it", || value(&mut node.server.tab("/counter")) == wanted);
 }
 
-/// What a tab is told of a counter: the value, and the epoch if there is one.
+/// Receives a counter's value in a tab, with the epoch if there is one.
 fn told(tab: &mut Tab) -> (i64, Option<String>) {
     let told: Value = serde_json::from_str(&tab.text()).unwrap();
     (told["value"].as_i64().unwrap(), told["epoch"].as_str().map(str::to_owned))
 }
 
-/// A replica of a server that has everything that the server has now.
+/// Starts a replica and waits until it has all of the server's data.
 fn replica_of(master: &Server) -> Server {
     let port = master.addr().port();
     let setup = Server::setup(Flavour::Redis).line(format!("replicaof 127.0.0.1 {port}"));
@@ -266,7 +274,7 @@ fn replica_of(master: &Server) -> Server {
 }
 
 #[test]
-fn after_a_failover_tabs_show_what_the_new_master_has_and_learn_that_the_history_is_another() {
+fn after_a_failover_tabs_show_the_new_master_s_state_with_a_new_epoch() {
     let master = Server::setup(Flavour::Redis).line("repl-diskless-sync-delay 0").start();
     let proxy = Proxy::before(&master);
     let [a, b] = [(); 2].map(|()| Node::start(&proxy.url()));
@@ -280,7 +288,7 @@ fn after_a_failover_tabs_show_what_the_new_master_has_and_learn_that_the_history
     played.iter_mut().for_each(|tab| assert_eq!(change(tab).1, "ada"));
 
     let replica = replica_of(&master);
-    replica.ask::<()>("REPLICAOF NO ONE"); // from now on it lacks what the master is told
+    replica.ask::<()>("REPLICAOF NO ONE"); // from now on the replica misses the master's changes
     for value in [11, 12, 13] {
         a.do_it(a.counter.set(value));
         a.do_it(a.table.set("ada", &player(value.unsigned_abs())));
@@ -295,16 +303,16 @@ fn after_a_failover_tabs_show_what_the_new_master_has_and_learn_that_the_history
     proxy.heal();
     for tab in &mut counted {
         let (value, epoch) = told(tab);
-        assert_eq!(value, 10, "the three writes do not exist any more");
-        assert!(epoch.is_some() && epoch != first[0].1, "an epoch that the tab has not seen");
+        assert_eq!(value, 10, "the three writes are lost");
+        assert!(epoch.is_some() && epoch != first[0].1, "an epoch that is new to the tab");
     }
     for (tab, before) in played.iter_mut().zip(before) {
         let told: Value = serde_json::from_str(&tab.text()).unwrap();
         assert_eq!((told["key"].as_str(), &told["row"]), (Some("ada"), &json!(player(1))));
         assert!(told["epoch"].is_string() && told["version"].as_u64().unwrap() > before);
     }
-    // It goes on, and each value comes to each tab once.
-    wait_until("it is written", || a.server.block_on(a.counter.set(20)).is_ok());
+    // Later values arrive in each tab exactly once.
+    wait_until("the write succeeds", || a.server.block_on(a.counter.set(20)).is_ok());
     a.do_it(a.counter.increment());
     for tab in &mut counted {
         let (mut value, mut epoch) = told(tab);
@@ -312,16 +320,16 @@ fn after_a_failover_tabs_show_what_the_new_master_has_and_learn_that_the_history
             assert!(value == 20 || value == 10, "{value}");
             (value, epoch) = told(tab);
         }
-        assert!(epoch.is_some(), "the epoch is named from now on, so that no tab misses it");
+        assert!(epoch.is_some(), "values carry the epoch from now on, so that no tab misses it");
     }
     for node in [&a, &b] {
         assert_eq!(told(&mut node.server.tab("/counter")).0, 21);
     }
 }
 
-/// Redis's clock has no part in the order of changes: their numbers count by ones, whatever time it is.
+/// The order of changes does not depend on Redis's clock: versions increase by one.
 #[test]
-fn changes_are_counted_and_not_timed() {
+fn versions_do_not_depend_on_the_clock() {
     let redis = Server::start();
     let node = Node::start(&redis.url());
     let mut tab = node.server.tab("/counter");
@@ -341,10 +349,10 @@ fn changes_are_counted_and_not_timed() {
     }
     node.do_it(node.table.clear());
     node.do_it(node.table.set_many([("ada", player(1)), ("bob", player(1))]));
-    assert_eq!(number_of_table(), of_table + 7, "also after it was empty");
+    assert_eq!(number_of_table(), of_table + 7, "even after it was empty");
 }
 
-/// Sets a server's own clock back, to that many seconds from the system's.
+/// Sets a server's clock to an offset in seconds from the system's.
 fn set_back(redis: &Server, seconds: i64) {
     let clock = || redis.ask::<(u64, u64)>("TIME").0;
     let before = clock();
@@ -352,9 +360,9 @@ fn set_back(redis: &Server, seconds: i64) {
     wait_until("the server has looked at its clock", || clock() < before);
 }
 
-/// A clock that is set back hides no change, also where the counter was 0 and nothing else is kept of it.
+/// A clock that is set back hides no change, even if the counter was 0 and nothing else is stored about it.
 #[test]
-fn a_clock_that_is_set_hides_no_change_of_a_counter() {
+fn a_clock_that_is_set_back_hides_no_change_of_a_counter() {
     let redis = Server::setup(Flavour::Valkey9).own_clock().start();
     let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
     let mut tab = b.server.tab("/counter");
@@ -374,9 +382,9 @@ fn a_clock_that_is_set_hides_no_change_of_a_counter() {
     assert_eq!(told(&mut b.server.tab("/counter")), (13, epoch));
 }
 
-/// A history that is lost is told from an old one by its epoch, although the clock of what comes after it is behind.
+/// After a loss, the new history has a new epoch, even if its clock is behind.
 #[test]
-fn a_history_that_is_lost_is_followed_by_another_whatever_the_clock_says() {
+fn a_lost_history_gets_a_new_epoch_whatever_the_clock() {
     let redis = Server::setup(Flavour::Valkey9).own_clock().start();
     let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
     redis.set_clock(7200);
@@ -390,19 +398,19 @@ fn a_history_that_is_lost_is_followed_by_another_whatever_the_clock_says() {
     a.do_it(a.counter.set(4));
     let (value, second) = told(&mut tab);
     assert!(value == 4 && second.is_some() && second != first, "{value} {second:?}");
-    // It starts again without data, by the system's clock, which is an hour behind.
+    // The server restarts without data and with the system's clock, which is an hour behind.
     redis.kill();
     wait_until("the nodes know", || [&a, &b].iter().all(|node| node.server.hub.stats().remote.degraded));
     redis.restart();
     let (value, third) = told(&mut tab);
     assert!(value == 0 && third.is_some() && ![&first, &second].contains(&&third), "{value} {third:?}");
-    wait_until("it is written", || a.server.block_on(a.counter.set(7)).is_ok());
+    wait_until("the write succeeds", || a.server.block_on(a.counter.set(7)).is_ok());
     let (value, epoch) = told(&mut tab);
-    assert_eq!((value, epoch), (7, third), "the epoch is named from now on, so that no tab misses it");
+    assert_eq!((value, epoch), (7, third), "values carry the epoch from now on, so that no tab misses it");
 }
 
 #[test]
-fn a_counter_that_returns_to_0_goes_on_with_its_history_and_is_forgotten_in_time() {
+fn a_counter_that_returns_to_0_keeps_its_epoch_and_is_forgotten_later() {
     let redis = Server::start();
     let node = Node::start(&redis.url());
     let mut tab = node.server.tab("/counter");
@@ -410,16 +418,16 @@ fn a_counter_that_returns_to_0_goes_on_with_its_history_and_is_forgotten_in_time
     assert!(zero == 0 && epoch.is_some());
     for value in [3, 0, 4] {
         node.do_it(node.counter.set(value));
-        assert_eq!(told(&mut tab), (value, None), "no other epoch");
+        assert_eq!(told(&mut tab), (value, None), "the same epoch");
     }
     let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
-    assert_eq!(lives, -1, "it is not 0");
+    assert_eq!(lives, -1, "the value is not 0");
     node.do_it(node.counter.reset());
     assert_eq!(value(&mut tab), 0);
     let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
-    assert!((1..=900_000).contains(&lives), "it is forgotten at some time: {lives}");
+    assert!((1..=900_000).contains(&lives), "the counter must expire: {lives}");
     assert_eq!(told(&mut node.server.tab("/counter")), (0, epoch));
-    // Forgotten, and used again: that is another history, which the tab is told.
+    // A forgotten counter that is used again has a new epoch, which the tab receives.
     redis.ask::<()>("DEL ripplecast:c:{demo}");
     node.do_it(node.counter.set(7));
     let (value, other) = told(&mut tab);
@@ -465,16 +473,16 @@ fn what_somebody_else_publishes_is_settled_by_reading() {
     }
     for value in 6..=8 {
         node.do_it(node.counter.increment());
-        assert_eq!(told(&mut counted), (value, None), "nothing that was forged came");
+        assert_eq!(told(&mut counted), (value, None), "no forged value arrived");
         node.do_it(node.table.set("ada", &player(value.unsigned_abs())));
         assert_eq!(change(&mut played).2, json!(player(value.unsigned_abs())));
     }
-    // The worst that a message can do: it stands until the next change.
+    // The worst effect of a message: it remains until the next change.
     let number: u64 = redis.ask("HGET ripplecast:c:{demo} n");
     publish("ripplecast:c:{demo}", &format!("{epoch} {} 666", number + 1));
     assert_eq!(value(&mut counted), 666);
     node.do_it(node.counter.increment());
-    // A read that an earlier message caused may come first, and brings the true value before.
+    // A read caused by an earlier message may arrive first, with the true value.
     let after = value(&mut counted);
     assert!(after == 9 || (after == 8 && value(&mut counted) == 9), "{after}");
 }
@@ -497,7 +505,7 @@ fn forged_messages_cause_few_reads() {
         let mut publish = redis::cmd("PUBLISH");
         let message = format!("ffffffffffffffff {} 666", number + 1);
         publish.arg("ripplecast:c:{demo}").arg(message).exec(&mut writer).unwrap();
-        // A script of its own, and time for the node to read after each message if it did so.
+        // A separate script, with time for the node to read after each message if it did so.
         node.do_it(node.counter.get());
     }
     node.do_it(node.counter.set(1));
@@ -507,7 +515,7 @@ fn forged_messages_cause_few_reads() {
 }
 
 #[test]
-fn keys_of_an_older_form_are_taken_over() {
+fn keys_of_an_older_format_are_migrated() {
     let redis = Server::start();
     redis.ask::<()>("HSET ripplecast:c:{demo} v 41 n 1764507226000000");
     redis.ask::<()>("SET ripplecast:t:{players}:n 1764507226000000");
@@ -528,7 +536,7 @@ fn keys_of_an_older_form_are_taken_over() {
 }
 
 #[test]
-fn a_tab_that_joins_before_the_node_knows_anything_is_told_when_it_does() {
+fn a_tab_that_joins_before_the_node_knows_the_state_receives_it_later() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     let other = Node::start(&redis.url());
@@ -543,7 +551,7 @@ fn a_tab_that_joins_before_the_node_knows_anything_is_told_when_it_does() {
     });
     proxy.heal();
     let (value, epoch) = told(&mut counted);
-    assert!(value == 3 && epoch.is_some(), "as if it had joined now");
+    assert!(value == 3 && epoch.is_some(), "as if the tab had joined now");
     assert_eq!(change(&mut played).2, json!(player(1)));
     other.do_it(other.counter.increment());
     other.do_it(other.table.set("ada", &player(2)));
@@ -552,7 +560,7 @@ fn a_tab_that_joins_before_the_node_knows_anything_is_told_when_it_does() {
 }
 
 #[test]
-fn a_callback_that_needs_redis_while_it_is_away_closes_with_1013() {
+fn a_callback_that_needs_an_unavailable_redis_closes_with_1013() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
     let builder = App::builder().backend(&proxy.url()).hub(|hub| hub.shards(1));

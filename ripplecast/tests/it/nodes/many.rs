@@ -1,4 +1,4 @@
-//! The same over a Redis that is several: a Cluster, and a master that sentinels watch.
+//! Nodes on a Redis Cluster, and on a master monitored by sentinels.
 
 use super::{
     super::{
@@ -8,10 +8,10 @@ use super::{
     node, wait_until,
 };
 
-/// The key of the nodes, whose master is one that every node needs.
+/// The key of the nodes; every node needs its master.
 const NODES: &str = "ripplecast:seats:{}";
 
-/// Names of rooms that are on that master, or are not.
+/// Returns names of rooms that are on this master, or are not.
 fn rooms(cluster: &Cluster, on: &Server, are: bool, count: usize) -> Vec<String> {
     let names = (0..).map(|number| format!("room-{number}"));
     let is_there =
@@ -57,7 +57,7 @@ fn nodes_share_a_cluster() {
     assert_eq!(a.block_on(a.hub.client("ann").push("ann")).unwrap(), 2);
     assert_eq!((on_a.text(), on_b.text()), ("ann".into(), "ann".into()));
     assert_eq!(a.block_on(a.hub.room("room-0").members()).unwrap().len(), 2);
-    // The bus: by name; a pattern is refused, and says why.
+    // The bus: names work; a pattern is rejected with the reason.
     let (sender, receiver) = std::sync::mpsc::channel();
     let _subscription = b.block_on(b.hub.subscribe("orders", move |message| {
         let _ = sender.send(message.payload.to_vec());
@@ -72,7 +72,7 @@ fn nodes_share_a_cluster() {
 }
 
 #[test]
-fn a_slot_that_moves_to_another_master_takes_its_subscriptions_along() {
+fn subscriptions_follow_a_slot_that_moves_to_another_master() {
     let cluster = Cluster::start(Flavour::Redis);
     let (a, b) = (node(&cluster.url()), node(&cluster.url()));
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -98,7 +98,7 @@ fn a_slot_that_moves_to_another_master_takes_its_subscriptions_along() {
 }
 
 #[test]
-fn a_shard_that_hangs_holds_up_no_other() {
+fn a_hanging_shard_does_not_delay_the_others() {
     const ROUNDS: usize = 200;
     let cluster = Cluster::start(Flavour::Redis);
     cluster.go_on_without_others();
@@ -117,7 +117,7 @@ fn a_shard_that_hangs_holds_up_no_other() {
         a.hub.room(hung).push("before").ignore();
         assert_eq!(on_hung.text(), "before");
         for node in [&a, &b] {
-            wait_until("all is well", || !node.hub.stats().remote.degraded);
+            wait_until("all shards work", || !node.hub.stats().remote.degraded);
         }
 
         let all_well = || {
@@ -137,15 +137,16 @@ fn a_shard_that_hangs_holds_up_no_other() {
             for room in &going {
                 assert!(a.hub.room(room).push(format!("{room} {number}")).is_queued());
             }
-            // Each room's own order; the shards keep none among themselves.
+            // Each room keeps its order; there is none between shards.
             let mut came: Vec<String> = going.iter().map(|_| on_going.text()).collect();
             let mut wanted: Vec<String> = going.iter().map(|room| format!("{room} {number}")).collect();
             came.sort_unstable();
             wanted.sort_unstable();
             assert_eq!(came, wanted);
         };
-        // They come while what is for the hung one is still on its way. If they waited for it, it would be given up first, each
-        // time. On a busy machine that may happen although they don't wait, so this may take more than one try.
+        // The messages arrive while those for the hanging shard are still in transit. If they waited for it,
+        // it would be given up first, each time. On a busy machine that may happen even without waiting, so
+        // this may take more than one attempt.
         let mut missed = 0;
         wait_until("a try in which the others are not held up", || {
             missed = b.hub.stats().remote.missed;
@@ -159,14 +160,14 @@ fn a_shard_that_hangs_holds_up_no_other() {
             all_well();
             false
         });
-        // Until it is noticed, and afterwards.
+        // Both before and after the node detects it.
         (5..ROUNDS).for_each(|number| round(number, &mut on_going));
         for node in [&a, &b] {
             wait_until("the nodes say so", || node.hub.stats().remote.degraded);
         }
         (ROUNDS..2 * ROUNDS).for_each(|number| round(number, &mut on_going));
         if victim.addr() == other.addr() {
-            // Registering and counting go on, too.
+            // Registering and counting continue, too.
             let mut late = a.tab("/ws");
             a.connection(&mut late).join(&going[0]).unwrap();
             let room = b.hub.room(&going[0]);
@@ -192,7 +193,7 @@ fn a_shard_that_hangs_holds_up_no_other() {
 }
 
 #[test]
-fn a_master_that_comes_back_empty_is_told_of_all_again() {
+fn a_master_that_returns_empty_is_registered_with_again() {
     let cluster = Cluster::start(Flavour::Redis);
     let [a, b] = super::nodes(&cluster.url());
     let victim = cluster.master_of(NODES);

@@ -1,4 +1,4 @@
-//! Who is where: leases, goodbyes, and what a dead node leaves behind.
+//! The registry: leases, shutdown, and what a dead node leaves behind.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use super::{
     node, nodes, wait_until,
 };
 
-/// All keys but that of the liveness check.
+/// Returns all keys except that of the liveness check.
 fn keys(redis: &Server) -> Vec<String> {
     let mut keys: Vec<String> = redis.ask("KEYS *");
     keys.retain(|key| key != "ripplecast:alive");
@@ -18,13 +18,13 @@ fn keys(redis: &Server) -> Vec<String> {
     keys
 }
 
-/// The seats, and the heartbeats of each.
+/// Returns the leases with the heartbeats of each.
 fn heartbeats(redis: &Server) -> BTreeMap<String, u64> {
     redis.ask("HGETALL ripplecast:seats:{}")
 }
 
 #[test]
-fn a_node_that_ends_says_goodbye_and_leaves_nothing() {
+fn a_node_that_shuts_down_leaves_nothing_behind() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let tab = b.scripted("/ws", "join r; join s; identify ann");
@@ -34,31 +34,31 @@ fn a_node_that_ends_says_goodbye_and_leaves_nothing() {
     assert_eq!(a.len("r"), 0);
     assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 0);
     drop(a);
-    assert_eq!(keys(&redis), [""; 0], "the last one has removed all");
+    assert_eq!(keys(&redis), [""; 0], "the last node has removed everything");
 }
 
 #[test]
-fn a_dead_node_counts_no_more_after_its_lease_and_is_swept_by_the_others() {
+fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
-    // What a node that was killed leaves: a seat whose lease is over, and its entries.
+    // The traces of a killed node: a lease without heartbeats, and its entries.
     let seat = "00000000000000aa.00000000000000bb";
     redis.ask::<i64>(&format!("HSET ripplecast:room:{{r}}:nodes {seat} 3"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:rooms r"));
     redis.ask::<i64>(&format!("HSET ripplecast:client:{{ann}}:nodes {seat} 2"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:clients ann"));
-    // While its lease lasts, it counts.
+    // While its lease lasts, the node counts.
     let lease = |count: u64| {
         redis.ask::<i64>(&format!("HSET ripplecast:seats:{{}} {seat} {count}"));
     };
     lease(7);
     assert_eq!((a.len("r"), b.len("r")), (3, 3));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 3);
-    // But nobody listens at its seat: nothing that is sent to it counts.
+    // No node receives its messages, so nothing sent to it counts.
     assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 0);
     let tab = b.scripted("/ws", "join r; identify ann");
     wait_until("both are counted", || a.len("r") == 4);
-    // Whoever sees the lease pass notes it so; the watch has its own tests.
+    // Marks the lease as expired, as a node that detects it does; detection has its own tests.
     lease(0);
     wait_until("its lease is over", || a.len("r") == 1);
     wait_until("it is swept", || {
@@ -67,14 +67,14 @@ fn a_dead_node_counts_no_more_after_its_lease_and_is_swept_by_the_others() {
             && redis.ask::<Vec<String>>("HKEYS ripplecast:client:{ann}:nodes").len() == 1
             && redis.ask::<i64>("HLEN ripplecast:seats:{}") == 2
     });
-    // Those who are alive have lost nothing.
+    // The live nodes have lost nothing.
     assert_eq!(a.len("r"), 1);
     assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 1);
     drop(tab);
 }
 
 #[test]
-fn a_node_that_was_taken_for_dead_takes_another_seat() {
+fn a_node_that_was_presumed_dead_takes_another_lease() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let mut tab = b.scripted("/ws", "join r; identify ann");
@@ -82,7 +82,7 @@ fn a_node_that_was_taken_for_dead_takes_another_seat() {
     let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
     let old: Vec<_> = seats();
     let lost = old.iter().find(|seat| seat.starts_with(&b.hub.node().to_string())).unwrap();
-    // Somebody else swept it.
+    // Another node has removed its lease.
     redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
     wait_until("it has another seat", || {
         seats().iter().any(|seat| seat.starts_with(&b.hub.node().to_string()) && seat != lost)
@@ -95,7 +95,7 @@ fn a_node_that_was_taken_for_dead_takes_another_seat() {
 }
 
 #[test]
-fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
+fn constant_joining_and_leaving_does_not_lose_the_lease() {
     let redis = Server::start();
     let a = node(&redis.url());
     wait_until("it is registered", || a.block_on(a.hub.nodes()).is_ok_and(|nodes| nodes.len() == 1));
@@ -109,7 +109,7 @@ fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
                 if done.load(Relaxed) {
                     break;
                 }
-                let _ = conn.join(&format!("{number}")); // refused now and then, as it is too much
+                let _ = conn.join(&format!("{number}")); // rejected from time to time under this load
                 conn.leave(&format!("{}", (number + 500) % 1000));
             }
         });
@@ -121,14 +121,14 @@ fn members_who_come_and_go_without_end_do_not_cost_the_lease() {
 }
 
 #[test]
-fn what_is_written_under_a_seat_that_was_removed_is_removed_too() {
+fn entries_written_under_a_removed_lease_are_removed_too() {
     let redis = Server::start();
     let a = node(&redis.url());
     let _tab = a.scripted("/ws", "join r");
     wait_until("it is counted", || redis.ask::<i64>("HLEN ripplecast:room:{r}:nodes") == 1);
     let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
     let lost = seats().pop().unwrap();
-    // Others take it for dead and remove it; then it writes once more, before it has noticed.
+    // The others presume the node dead and remove it. It then writes once more before it detects that.
     redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
     redis.ask::<i64>(&format!("HSET ripplecast:room:{{late}}:nodes {lost} 1"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{lost}}}:rooms late"));
@@ -141,7 +141,7 @@ fn what_is_written_under_a_seat_that_was_removed_is_removed_too() {
 }
 
 #[test]
-fn what_makes_no_sense_is_counted_and_harms_nothing() {
+fn invalid_messages_are_counted_and_do_no_harm() {
     let redis = Server::start();
     let a = node(&redis.url());
     let mut tab = a.scripted("/ws", "join r");
@@ -156,7 +156,7 @@ fn what_makes_no_sense_is_counted_and_harms_nothing() {
 }
 
 #[test]
-fn a_clock_of_redis_that_is_set_costs_no_lease() {
+fn setting_redis_s_clock_loses_no_lease() {
     let redis = Server::setup(Flavour::Valkey8).own_clock().start();
     let [a, b] = nodes(&redis.url());
     let mut tab = b.scripted("/ws", "join r; identify ann");
@@ -168,7 +168,7 @@ fn a_clock_of_redis_that_is_set_costs_no_lease() {
     for seconds in [40, -3600, 0] {
         let before = heartbeats(&redis);
         redis.set_clock(seconds);
-        // Until both nodes have sent a heartbeat and judged the other by it, at each moment.
+        // Waits until both nodes have sent a heartbeat and checked the other's, at each time.
         wait_until("both have sent another heartbeat", || {
             assert_eq!((a.len("r"), b.len("r")), (1, 1), "{seconds}");
             assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 2, "{seconds}");
@@ -176,7 +176,7 @@ fn a_clock_of_redis_that_is_set_costs_no_lease() {
             assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 1, "{seconds}");
             pushes += 1;
             let now = heartbeats(&redis);
-            assert!(now.keys().eq(before.keys()), "{seconds}: a node has taken another seat");
+            assert!(now.keys().eq(before.keys()), "{seconds}: a node has taken another lease");
             now.iter().zip(before.values()).all(|((_, now), before)| now > before)
         });
     }
@@ -184,11 +184,11 @@ fn a_clock_of_redis_that_is_set_costs_no_lease() {
 }
 
 #[test]
-fn a_seat_that_is_over_is_swept_and_one_that_beats_is_not() {
+fn an_expired_lease_is_removed_and_one_with_heartbeats_is_not() {
     let redis = Server::start();
     let a = node(&redis.url());
     wait_until("it is registered", || heartbeats(&redis).len() == 1);
-    // Two seats of nodes that this one first sees now. One of them goes on.
+    // Two leases that this node sees for the first time. One of them receives heartbeats.
     let (dead, alive) = ("00000000000000aa.00000000000000bb", "00000000000000ab.00000000000000bb");
     let beat = |seat: &str| redis.ask::<u64>(&format!("HINCRBY ripplecast:seats:{{}} {seat} 1"));
     beat(dead);
