@@ -421,7 +421,7 @@ fn nodes_with_a_secret_accept_only_messages_of_each_other() {
         from.block_on(from.hub.client("ann").push("forged")).unwrap();
         from.block_on(from.hub.publish("c", "forged")).unwrap();
     }
-    wait_until("all are refused", || b.hub.stats().remote.refused == 8);
+    wait_until("all are rejected", || b.hub.stats().remote.refused == 8);
     assert!(a.hub.room("r").push("1").is_queued());
     assert!(a.hub.broadcast("2").is_queued());
     assert_eq!((tab.text(), tab.text()), ("1".into(), "2".into()));
@@ -495,7 +495,7 @@ fn what_was_signed_for_one_prefix_is_refused_on_another() {
             redis::cmd("PUBLISH").arg(&channel).arg(copy.get_payload_bytes()).query::<i64>(&mut said);
         assert!(publish.unwrap() > 0, "{channel}");
     }
-    wait_until("all are refused", || prod.hub.stats().remote.refused == 4);
+    wait_until("all are rejected", || prod.hub.stats().remote.refused == 4);
     tab.say("own nothing came");
     assert_eq!(tab.text(), "nothing came");
     prod.block_on(prod.hub.publish("c", "its own")).unwrap();

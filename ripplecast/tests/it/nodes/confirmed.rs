@@ -219,7 +219,7 @@ fn a_join_is_counted_until_it_is_confirmed() {
     b.proxy.heal();
     // If all of this took more than 2 s, as it may on a busy machine, the call has stopped waiting.
     let _ = a.block_on(joining).unwrap().unwrap();
-    wait_until("it is confirmed", || b.unconfirmed() == 0);
+    wait_until("the join is confirmed", || b.unconfirmed() == 0);
     assert_eq!(b.join_confirmed(&tabs[0].1, "r").unwrap(), Reach::AllNodes);
     a.hub.room("r").push("later").ignore();
     for number in [0, 2, 3] {
@@ -241,7 +241,7 @@ fn a_join_with_a_late_confirmation_is_reported_once() {
     assert_eq!(b.unconfirmed(), 1);
     assert!(b.node.hub.stats().remote.gaps >= 1);
     b.proxy.heal();
-    wait_until("it is confirmed", || b.unconfirmed() == 0);
+    wait_until("the join is confirmed", || b.unconfirmed() == 0);
     a.hub.room("r").push("later").ignore();
     assert_eq!(tab.text(), "later");
     assert_eq!(b.reports("r"), 1, "{:?}", b.gaps.lock());
