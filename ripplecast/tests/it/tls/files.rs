@@ -161,8 +161,8 @@ fn the_error_names_the_missing_one_of_two_variables() {
     let (cert, key) = (dir.file("cert.pem").display().to_string(), dir.file("key.pem").display().to_string());
     let missing = dir.file("missing.pem").display().to_string();
     let cases = [
-        (cert.as_str(), "", "setting RIPPLECAST_TLS_KEY: RIPPLECAST_TLS_CERT is set"),
-        ("", key.as_str(), "setting RIPPLECAST_TLS_CERT: RIPPLECAST_TLS_KEY is set"),
+        (cert.as_str(), "", "setting RIPPLECAST_TLS_KEY: not set, but RIPPLECAST_TLS_CERT is"),
+        ("", key.as_str(), "setting RIPPLECAST_TLS_CERT: not set, but RIPPLECAST_TLS_KEY is"),
         (&missing, &key, "setting RIPPLECAST_TLS_CERT: the file does not exist"),
         (&cert, &missing, "setting RIPPLECAST_TLS_KEY: the file does not exist"),
         (&cert, &key, "tls: true"),
