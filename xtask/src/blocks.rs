@@ -1,5 +1,5 @@
-//! Checks every code block of the workspace's Markdown files, each by what its language allows: run by a test, compiled, or at
-//! least read by the program that it is for. A block of a language that nothing here knows fails.
+//! Checks every code block in the workspace's Markdown files as far as its language allows: run by a test, compiled, or
+//! at least parsed by the program it is for. A block in an unknown language fails.
 
 mod commands;
 mod fences;
@@ -18,7 +18,7 @@ use crate::{
 use fences::{Block, blocks};
 pub(crate) use kubernetes::Validator;
 
-/// Where the tests of the workspace take blocks out of pages and run them.
+/// Blocks that the workspace's tests extract from the documentation and run.
 const RUN_BY_TESTS: [(&str, &[&str]); 4] = [
     ("diff", &["docs/quick-start.md"]),            // examples/tests/run/pages.rs
     ("nginx", &["docs/deploy.md", "docs/tls.md"]), // ripplecast-server/tests/proxies
@@ -26,7 +26,7 @@ const RUN_BY_TESTS: [(&str, &[&str]); 4] = [
     ("caddy", &["docs/deploy.md"]),
 ];
 
-/// Code of other projects, which is not checked: what a reader comes from stands beside what it becomes here.
+/// Code of other projects, which is not checked: the migration guides show it next to its replacement.
 const NOT_OURS: [(&str, &str); 2] = [
     ("axum", "docs/from-axum-ws.md"), // needs axum's own WebSockets, which nothing here is built with
     ("elixir", "docs/from-phoenix-channels.md"), // needs Elixir and Phoenix
@@ -35,27 +35,27 @@ const NOT_OURS: [(&str, &str); 2] = [
 /// The front page of the crate's documentation, which the crate itself includes.
 const FRONT_PAGE: &str = "ripplecast/src/docs/crate.md";
 
-/// Variables that only those who work on Ripplecast itself set; settings.md has all others.
+/// Variables for development of Ripplecast itself. settings.md documents all others.
 const OF_TESTS: [&str; 2] = ["RIPPLECAST_TEST_", "RIPPLECAST_BIN"];
 
-/// What blocks are checked with.
+/// Everything needed to check blocks.
 struct Tools<'a> {
     workspace: &'a Workspace,
     /// The built binary.
     server: PathBuf,
-    /// For files that programs have to read.
+    /// A directory for files that other programs read.
     directory: PathBuf,
-    /// What docs/settings.md says.
+    /// The text of docs/settings.md.
     settings: String,
-    /// Which pages are compiled by rustdoc.
+    /// The list of pages whose Rust code is compiled.
     compiled: String,
 }
 
-/// Checks all blocks, with the server that is built. Says in a few words what was checked, or lists everything that is wrong.
+/// Checks all blocks, using the built server. Returns a short summary, or lists all failures.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let directory = workspace.at("target/blocks");
     fs::create_dir_all(&directory)
-        .map_err(|error| format!("{} can't be made: {error}", directory.display()))?;
+        .map_err(|error| format!("failed to create {}: {error}", directory.display()))?;
     let tools = Tools {
         workspace,
         server: server(workspace, "debug"),
@@ -84,12 +84,12 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     if faults.is_empty() {
         Ok(format!("{count} blocks in {} files", files.len()))
     } else {
-        Err(format!("these blocks are not what they should be:\n{}", faults.join("\n")))
+        Err(format!("invalid code blocks:\n{}", faults.join("\n")))
     }
 }
 
 impl Tools<'_> {
-    /// Checks one block of a file.
+    /// Checks a block of a file.
     fn check(&self, file: &str, block: &Block) -> Result<()> {
         let is_listed = |list: &[(&str, &[&str])]| {
             list.iter().any(|(language, files)| *language == block.language && files.contains(&file))
@@ -107,67 +107,68 @@ impl Tools<'_> {
                 .map_err(|error| error.to_string()),
             "systemd" => self.unit(&block.text),
             "yaml" => Validator::check(self.workspace, &self.write("manifest.yaml", &block.text)?),
-            // Drawings, and what programs say.
+            // Diagrams, and output of programs.
             "text" => Ok(()),
-            "" => Err("say which language it is; `text` if it is none".into()),
+            "" => Err("missing language; use `text` for plain text".into()),
             _ if is_listed(&RUN_BY_TESTS) => Ok(()),
             language if NOT_OURS.contains(&(language, file)) => Ok(()),
-            _ => Err("no check knows this language in this file; see xtask/src/blocks.rs".into()),
+            _ => Err("no check for this language in this file; see xtask/src/blocks.rs".into()),
         }
     }
 
-    /// Whether the file's Rust is among the documentation tests.
+    /// Checks that the file's Rust code is part of the documentation tests.
     fn is_compiled(&self, file: &str) -> Result<()> {
         if self.compiled.contains(&format!("include_str!(\"../../{file}\")")) || file == FRONT_PAGE {
             Ok(())
         } else {
-            Err("it is not compiled; add the file to docs-tests/src/lib.rs".into())
+            Err("the Rust code is not compiled; add the file to docs-tests/src/lib.rs".into())
         }
     }
 
-    /// Whether a shell can read it, and the programs that it calls know what they are told.
+    /// Checks that a shell can parse the block, and that the programs it calls accept their arguments.
     fn shell(&self, text: &str) -> Result<()> {
         self.accepts(&Command::line("bash -n -c").arg(text))?;
         commands::check(self, text)
     }
 
-    /// Whether Node.js can read it.
+    /// Checks that Node.js can parse the block.
     fn javascript(&self, text: &str) -> Result<()> {
         let file = self.write("script.mjs", text)?;
         self.accepts(&Command::line("node --check").arg(file.display().to_string()))
     }
 
-    /// Whether systemd has nothing to say against a unit. The program that it starts has to be there.
+    /// Checks that systemd accepts the unit without warnings. The program that it starts must exist.
     fn unit(&self, text: &str) -> Result<()> {
         let installed = "ExecStart=/usr/local/bin/ripplecast";
         if text.matches(installed).count() != 1 {
-            return Err(format!("it has not one line `{installed}`"));
+            return Err(format!("expected exactly one line `{installed}`"));
         }
         let text = text.replace(installed, &format!("ExecStart={}", self.server.display()));
         let file = self.write("ripplecast.service", &text)?;
         let verify = Command::line("systemd-analyze verify --man=no").arg(file.display().to_string());
         let said = verify.listen(&self.workspace.root)?;
-        // It says what it ignores, and succeeds. Of the units that this one is wanted by, others are to blame.
+        // It reports what it ignores, and still succeeds. Messages about other units that pull this one in do not
+        // count.
         let against: Vec<&str> =
             said.text.lines().filter(|line| line.contains("ripplecast.service")).collect();
         if said.status.success() && against.is_empty() { Ok(()) } else { Err(said.text) }
     }
 
-    /// Runs a command, which must succeed; if not, what it says is what is wrong.
+    /// Runs a command that must succeed. An error contains its output.
     fn accepts(&self, command: &Command) -> Result<()> {
         let said = command.listen(&self.workspace.root)?;
         if said.status.success() { Ok(()) } else { Err(format!("{command}\n{}", said.text.trim())) }
     }
 
-    /// Writes a file for a program to read.
+    /// Writes a file for another program to read.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let file = self.directory.join(name);
-        fs::write(&file, text).map_err(|error| format!("{} can't be written: {error}", file.display()))?;
+        fs::write(&file, text).map_err(|error| format!("failed to write {}: {error}", file.display()))?;
         Ok(file)
     }
 }
 
-/// The variables of Ripplecast in a text that its settings don't have, each with its line.
+/// Returns Ripplecast's variables in a text that are missing from its settings, each with its line.
 fn unknown_variables<'a>(text: &'a str, settings: &str) -> impl Iterator<Item = (usize, &'a str)> {
     let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let words = text
@@ -186,14 +187,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_are_those_of_the_settings() {
+    fn variables_must_be_documented_settings() {
         let settings = "| `RIPPLECAST_PORT` | `--port` |";
         let text = "RIPPLECAST_PORT=1\nRIPPLECAST_PROT=2 RIPPLECAST_TEST_REDIS=x";
         let unknown: Vec<_> = unknown_variables(text, settings).collect();
         assert_eq!(unknown, [(2, "RIPPLECAST_PROT")]);
     }
 
-    /// What is wrong with a block, in a file of that name.
+    /// Returns what is wrong with a block in the file `file`.
     fn wrong(file: &str, language: &str, text: &str) -> Option<String> {
         let workspace = Workspace::find();
         let directory = std::env::temp_dir().join(format!("ripplecast-xtask-blocks-{}", std::process::id()));
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_language_has_its_check_and_an_unknown_one_fails() {
+    fn each_language_is_checked_and_an_unknown_one_fails() {
         for (file, language, text) in [
             ("docs/a.md", "rust", ""),
             ("docs/a.md", "toml", "[a]\nb = 1"),

@@ -1,4 +1,5 @@
-//! `cargo xtask cluster`: a Redis, nodes that share it, and a balancer before them, in one command.
+//! `cargo xtask cluster`: starts a Redis, nodes that share it, and a load balancer, with one
+//! command.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -20,18 +21,18 @@ use crate::{
     steps::{build_server, server},
 };
 
-/// Time in which a program must be up.
+/// The time limit for a program to start.
 const START: Duration = Duration::from_secs(20);
-/// Time that a node has to say goodbye.
+/// The time a node has for a graceful exit.
 const END: Duration = Duration::from_secs(10);
-/// Connections through the balancer at once: two threads each, and this is for a handful of tabs.
+/// The most connections through the balancer. Each one needs two threads, and this is meant for a
+/// handful of tabs.
 const CONNECTIONS: usize = 500;
 
-/// A program that is killed when this is dropped.
+/// A program that is killed on drop.
 struct Running {
-    /// What it is called in messages.
+    /// Its name in messages.
     name: String,
-    /// The process.
     child: Child,
 }
 
@@ -53,10 +54,11 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
         told.store(true, Ordering::Relaxed);
         main.unpark();
     })
-    .map_err(|error| format!("Ctrl-C can't be listened to: {error}"))?;
+    .map_err(|error| format!("failed to handle Ctrl-C: {error}"))?;
 
-    let balancer = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .map_err(|error| format!("port {port} can't be listened on: {error}. Choose another with --port"))?;
+    let balancer = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
+        format!("failed to listen on port {port}: {error}; choose another port with --port")
+    })?;
     let redis_port = free_port()?;
     let redis = start_redis(&workspace.root, redis_port)?;
     let url = format!("redis://127.0.0.1:{redis_port}");
@@ -72,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
     }
     let all = balancer.local_addr().map_err(|error| error.to_string())?;
     println!("balancer   http://{all}/   each new connection goes to the next node");
-    println!("\nOpen two of them, and press +1 in one. Ctrl-C stops everything.");
+    println!("\nOpen two of these addresses, and press +1 in one. Ctrl-C stops everything.");
     thread::spawn(move || balance(&balancer, &addresses));
     while !stop.load(Ordering::Relaxed) {
         thread::park_timeout(Duration::from_millis(500));
@@ -80,7 +82,7 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
             if let Ok(Some(status)) = program.child.try_wait()
                 && !stop.load(Ordering::Relaxed)
             {
-                println!("{} has ended ({status}); the others go on", program.name);
+                println!("{} has exited ({status}); the others keep running", program.name);
             }
         }
         running.retain_mut(|program| matches!(program.child.try_wait(), Ok(None)));
@@ -91,45 +93,46 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
     Ok(())
 }
 
-/// A Redis that keeps nothing.
+/// Starts a Redis without persistence.
 fn start_redis(root: &Path, port: u16) -> Result<Running> {
-    let program =
-        find("redis-server").ok_or("redis-server was not found; install it: apt-get install redis-server")?;
+    let program = find("redis-server")
+        .ok_or("redis-server was not found; install it with `apt-get install redis-server`")?;
     let child = Process::new(program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .current_dir(root.join("target"))
         .stdout(Stdio::null())
         .spawn()
-        .map_err(|error| format!("redis-server can't be started: {error}"))?;
+        .map_err(|error| format!("failed to start redis-server: {error}"))?;
     let redis = Running { name: "Redis".into(), child };
     let begin = Instant::now();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         if begin.elapsed() > START {
-            return Err(format!("redis-server does not listen on port {port}"));
+            return Err(format!("redis-server is not listening on port {port}"));
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(redis)
 }
 
-/// A node on a free port, and its address.
+/// Starts a node on a free port. Returns it with its address.
 fn start_node(program: &Path, url: &str, number: usize) -> Result<(Running, SocketAddr)> {
     let child = Process::new(program)
         .args(["--backend", url, "--port", "0"])
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("node {number} can't be started: {error}"))?;
+        .map_err(|error| format!("failed to start node {number}: {error}"))?;
     let mut node = Running { name: format!("node {number}"), child };
     let mut line = String::new();
     if let Some(out) = node.child.stdout.take() {
         BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
     }
     let address = line.trim().rsplit("http://").next().and_then(|address| address.parse().ok());
-    let address = address.ok_or_else(|| format!("node {number} did not say where it listens; see above"))?;
+    let address =
+        address.ok_or_else(|| format!("node {number} did not print its address; see its output above"))?;
     Ok((node, address))
 }
 
-/// Asks all to end, and waits for them.
+/// Asks all programs to stop, and waits for them.
 fn end(mut running: Vec<Running>) {
     for program in &running {
         let _ = Process::new("kill").args(["-s", "TERM", &program.child.id().to_string()]).status();
@@ -142,14 +145,14 @@ fn end(mut running: Vec<Running>) {
     }
 }
 
-/// Hands each connection to the next node.
+/// Forwards each connection to the next node.
 fn balance(listener: &TcpListener, nodes: &[SocketAddr]) {
     let open = Arc::new(AtomicUsize::new(0));
     for (turn, client) in listener.incoming().flatten().enumerate() {
         if open.load(Ordering::Relaxed) >= CONNECTIONS {
-            continue; // closed at once
+            continue; // the connection is closed immediately
         }
-        // A node that has ended is passed over.
+        // Skip nodes that have exited.
         let node =
             (0..nodes.len()).find_map(|next| TcpStream::connect(nodes[(turn + next) % nodes.len()]).ok());
         let Some(node) = node else { continue };
@@ -166,13 +169,13 @@ fn balance(listener: &TcpListener, nodes: &[SocketAddr]) {
     }
 }
 
-/// Passes on what comes, to the end.
+/// Copies data in one direction until it ends.
 fn pass(mut from: TcpStream, mut to: TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// A port that is free now.
+/// Returns a port that is currently free.
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
     Ok(listener.local_addr().map_err(|error| error.to_string())?.port())

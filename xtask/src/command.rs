@@ -1,4 +1,4 @@
-//! One command line: shown, run, and named in the error when it fails.
+//! A command line that is printed, run, and named in the error if it fails.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,29 +8,26 @@ use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use crate::Result;
 use crate::totals::Totals;
 
-/// A command with its environment and directory. Its `Display` is what a person would type to run it alone.
+/// A command with its environment and directory. `Display` prints it as a person would type it.
 #[derive(Clone)]
 pub(crate) struct Command {
-    /// The program's name or path.
     program: String,
-    /// What follows it.
     arguments: Vec<String>,
-    /// Variables set for this command alone.
+    /// Variables set for this command only.
     environment: Vec<(String, String)>,
-    /// The directory inside the workspace where it runs, if that isn't the root.
+    /// The directory in the workspace to run in, if not the root.
     directory: Option<String>,
 }
 
-/// What a command said, for those whose output is looked into rather than shown.
+/// The captured result of a command.
 pub(crate) struct Said {
-    /// How it ended.
     pub(crate) status: ExitStatus,
-    /// Standard output, then standard error.
+    /// Standard output, followed by standard error.
     pub(crate) text: String,
 }
 
 impl Command {
-    /// A command line without quotes: the words are split at white space.
+    /// Creates a command from a line without quotes, split at white space.
     pub(crate) fn line(line: &str) -> Self {
         let mut words = line.split_whitespace().map(String::from);
         Self {
@@ -41,42 +38,41 @@ impl Command {
         }
     }
 
-    /// A program alone, whose path may hold white space.
+    /// Creates a command from a program path, which may contain white space.
     pub(crate) fn program(program: impl Into<String>) -> Self {
         Self { program: program.into(), ..Self::line("") }
     }
 
-    /// Adds one argument, as it is.
+    /// Adds one argument, unchanged.
     pub(crate) fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// Sets a variable.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// Sets a variable unless the person who runs us has set it already.
+    /// Sets a variable unless it is already set in our environment.
     pub(crate) fn default_env(self, name: &str, value: &str) -> Self {
         if std::env::var_os(name).is_some() { self } else { self.env(name, value) }
     }
 
-    /// Runs it in this directory of the workspace.
+    /// Runs the command in this directory of the workspace.
     pub(crate) fn within(mut self, directory: &str) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Runs it with its output going straight to ours.
+    /// Runs the command with inherited output.
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
         self.announce();
         let status = self.process(root).status().map_err(|error| self.not_started(&error))?;
         self.check(status)
     }
 
-    /// Runs it with its output going to ours, and counts the tests that it reports.
+    /// Runs the command, forwards its output, and counts the tests that it reports.
     pub(crate) fn run_tests(&self, root: &Path) -> Result<Totals> {
         self.announce();
         let mut child =
@@ -88,7 +84,7 @@ impl Command {
         Ok(totals)
     }
 
-    /// Runs it without showing what it says.
+    /// Runs the command and captures its output.
     pub(crate) fn listen(&self, root: &Path) -> Result<Said> {
         let output = self.process(root).output().map_err(|error| self.not_started(&error))?;
         let text =
@@ -96,12 +92,12 @@ impl Command {
         Ok(Said { status: output.status, text })
     }
 
-    /// Starts it and leaves it running.
+    /// Starts the command in the background.
     pub(crate) fn start(&self, root: &Path, output: Stdio, errors: Stdio) -> Result<Child> {
         self.process(root).stdout(output).stderr(errors).spawn().map_err(|error| self.not_started(&error))
     }
 
-    /// Whether it runs and succeeds; it says nothing to anybody.
+    /// Returns whether the command runs successfully. Its output is discarded.
     pub(crate) fn succeeds(&self, root: &Path) -> bool {
         self.process(root)
             .stdout(Stdio::null())
@@ -110,7 +106,7 @@ impl Command {
             .is_ok_and(|status| status.success())
     }
 
-    /// Prints the line that a person would type.
+    /// Prints the command line.
     pub(crate) fn announce(&self) {
         println!("   $ {self}");
         let _ = std::io::stdout().flush();
@@ -120,7 +116,7 @@ impl Command {
         let mut process = Process::new(&self.program);
         let directory = self.directory.as_ref().map_or_else(|| root.to_path_buf(), |inner| root.join(inner));
         process.args(&self.arguments).current_dir(directory).stdin(Stdio::null());
-        // Cargo describes *this* package to us in variables that mean something else to the cargo we start.
+        // Cargo describes *this* package in variables that would mislead the cargo we start.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -132,11 +128,11 @@ impl Command {
     }
 
     fn check(&self, status: ExitStatus) -> Result<()> {
-        if status.success() { Ok(()) } else { Err(format!("this command failed ({status}):\n   $ {self}")) }
+        if status.success() { Ok(()) } else { Err(format!("command failed ({status}):\n   $ {self}")) }
     }
 
     fn not_started(&self, error: &std::io::Error) -> String {
-        format!("`{}` could not be started ({error}):\n   $ {self}", self.program)
+        format!("failed to start `{}` ({error}):\n   $ {self}", self.program)
     }
 }
 
@@ -153,14 +149,14 @@ impl fmt::Display for Command {
     }
 }
 
-/// Hands on what a test runner says, line by line as it comes, and counts the tests in it.
+/// Forwards a test runner's output line by line, and counts the tests in it.
 fn tee(from: impl Read, mut to: impl Write) -> Totals {
     let mut from = BufReader::new(from);
     let mut totals = Totals::default();
     let mut line = Vec::new();
-    // Bytes rather than strings: a test may print what is not UTF-8.
+    // Bytes, not strings: a test may print invalid UTF-8.
     while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-        // Our own output may be gone (`cargo xtask test | head`); the checks go on all the same.
+        // Our own output may be closed (`cargo xtask test | head`). Continue anyway.
         let _ = to.write_all(&line).and_then(|()| to.flush());
         totals.read(&String::from_utf8_lossy(&line));
         line.clear();
@@ -168,7 +164,7 @@ fn tee(from: impl Read, mut to: impl Write) -> Totals {
     totals
 }
 
-/// A word as a shell wants it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -178,7 +174,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Where a program lies among the directories of `PATH`.
+/// Finds a program in the directories of `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -191,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_prints_as_a_person_would_type_it() {
+    fn a_command_is_printed_as_typed() {
         let command = Command::line("npm test").within("e2e").env("RUSTFLAGS", "--cfg a").arg("it's");
         assert_eq!(command.to_string(), r"cd e2e && RUSTFLAGS='--cfg a' npm test 'it'\''s'");
     }
@@ -201,11 +197,11 @@ mod tests {
         let error = Command::line("false").run(Path::new("/")).unwrap_err();
         assert!(error.contains("$ false"), "{error}");
         let error = Command::line("no-such-program-here --x").run(Path::new("/")).unwrap_err();
-        assert!(error.contains("`no-such-program-here` could not be started"), "{error}");
+        assert!(error.contains("failed to start `no-such-program-here`"), "{error}");
     }
 
     #[test]
-    fn tests_are_counted_while_they_are_shown() {
+    fn output_is_forwarded_and_tests_are_counted() {
         let said: &[u8] = b"\xff\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured\nno line end";
         let mut shown = Vec::new();
         let totals = tee(said, &mut shown);

@@ -1,7 +1,7 @@
-//! The rules of deny.toml for what we depend on: by cargo-deny where it is installed, and the ones that metadata can show
-//! everywhere.
+//! Enforces deny.toml for our dependencies: with cargo-deny where it is installed, and everywhere the rules that
+//! metadata is enough for.
 //!
-//! cargo-deny takes longer to build than most steps take to run, so `setup` does not install it.
+//! Building cargo-deny takes longer than most steps take to run, so `setup` does not install it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::command::Command;
 use crate::{Result, Workspace};
 
-/// The rules.
+/// The file with the rules.
 const RULES: &str = "deny.toml";
-/// The registry that everything comes from.
+/// The only allowed registry.
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
-/// Names the directory of advisory databases that cargo-deny keeps, to check advisories without a network.
+/// The variable with cargo-deny's directory of advisory databases, for checking advisories without network access.
 const DATABASE: &str = "RIPPLECAST_TEST_ADVISORY_DB";
 
-/// The step. Returns in a few words how it went.
+/// Runs the step. Returns a short summary.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let rules = std::fs::read_to_string(workspace.at(RULES)).map_err(|error| format!("{RULES}: {error}"))?;
     let allowed = allowed(&rules)?;
@@ -25,14 +25,14 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
         Command::line("cargo metadata --format-version 1 --locked --all-features").listen(&workspace.root)?;
     let json = said.text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
     let metadata: Value = serde_json::from_str(json)
-        .map_err(|error| format!("cargo metadata printed no JSON: {error}\n{}", said.text))?;
+        .map_err(|error| format!("cargo metadata did not print valid JSON: {error}\n{}", said.text))?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let faults: Vec<String> = packages.iter().flat_map(|package| faults(package, &allowed)).collect();
     if !faults.is_empty() {
-        return Err(format!("against {RULES}:\n   {}", faults.join("\n   ")));
+        return Err(format!("violations of {RULES}:\n   {}", faults.join("\n   ")));
     }
     let twice = duplicates(packages);
-    let mut note = format!("{} crates, in several versions: {}", packages.len(), twice.len());
+    let mut note = format!("{} crates, {} of them in several versions", packages.len(), twice.len());
     if Command::line("cargo deny --version").succeeds(&workspace.root) {
         Command::line("cargo deny --offline check licenses bans sources").run(&workspace.root)?;
         if let Some(database) = std::env::var_os(DATABASE) {
@@ -45,23 +45,24 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
                 .arg("advisories")
                 .run(&workspace.root)?;
         } else {
-            note += &format!("; no advisories without {DATABASE}");
+            note += &format!("; advisories not checked ({DATABASE} is not set)");
         }
     } else {
-        note += "; without cargo-deny (`cargo install cargo-deny --locked`)";
+        note += "; cargo-deny is not installed (`cargo install cargo-deny --locked`)";
     }
     Ok(note)
 }
 
-/// The licences that the rules allow.
+/// Returns the allowed licences.
 fn allowed(rules: &str) -> Result<BTreeSet<String>> {
     let rules: Value = basic_toml::from_str(rules).map_err(|error| format!("{RULES}: {error}"))?;
-    let licences =
-        rules["licenses"]["allow"].as_array().ok_or_else(|| format!("{RULES} allows no licences"))?;
+    let licences = rules["licenses"]["allow"]
+        .as_array()
+        .ok_or_else(|| format!("{RULES} has no list of allowed licences"))?;
     Ok(licences.iter().filter_map(|licence| licence.as_str().map(str::to_owned)).collect())
 }
 
-/// What of a package is against the rules.
+/// Returns a package's violations of the rules.
 fn faults(package: &Value, allowed: &BTreeSet<String>) -> Vec<String> {
     let text = |field: &str| package[field].as_str().unwrap_or_default();
     let name = format!("{} {}", text("name"), text("version"));
@@ -70,16 +71,17 @@ fn faults(package: &Value, allowed: &BTreeSet<String>) -> Vec<String> {
         None => {
             let dependencies = package["dependencies"].as_array().into_iter().flatten();
             let any = dependencies.filter(|needed| needed["req"] == "*" && needed["path"].is_null());
-            faults.extend(any.map(|needed| format!("{name} takes any version of {}", needed["name"])));
+            faults.extend(any.map(|needed| format!("{name} accepts any version of {}", needed["name"])));
         }
         Some(CRATES_IO) if is_allowed(text("license"), allowed) => {}
-        Some(CRATES_IO) => faults.push(format!("{name} has the licence {:?}", text("license"))),
-        Some(other) => faults.push(format!("{name} comes from {other}")),
+        Some(CRATES_IO) => faults.push(format!("{name} has the disallowed licence {:?}", text("license"))),
+        Some(other) => faults.push(format!("{name} is from a disallowed source: {other}")),
     }
     faults
 }
 
-/// Whether an SPDX expression can be met with allowed licences. `AND` binds closer than `OR`, which older crates write as `/`.
+/// Returns whether allowed licences satisfy an SPDX expression. `AND` binds tighter than `OR`, which older crates write
+/// as `/`.
 fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let expression = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<&str> = expression.split_whitespace().collect();
@@ -110,7 +112,7 @@ fn one(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
         ["(", rest @ ..] => {
             *words = rest;
             let met = any(words, allowed);
-            *words = words.strip_prefix(&[")"]).unwrap_or(&["an open bracket"]);
+            *words = words.strip_prefix(&[")"]).unwrap_or(&["an unclosed parenthesis"]);
             met
         }
         [licence, "WITH", exception, rest @ ..] => {
@@ -125,7 +127,7 @@ fn one(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
     }
 }
 
-/// The crates that are there in more than one version. They cost build time, and are no fault.
+/// Returns the crates with more than one version. They cost build time, but are not a failure.
 fn duplicates(packages: &[Value]) -> Vec<&str> {
     let mut count = BTreeMap::<&str, usize>::new();
     for package in packages {
@@ -141,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn licences_are_met_or_not() {
+    fn licence_expressions_are_evaluated() {
         let allowed = ["MIT", "Apache-2.0", "ISC"].map(str::to_owned).into();
         for (expression, expected) in [
             ("MIT", true),
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sources_and_any_version_are_faults() {
+    fn other_sources_and_wildcard_versions_are_violations() {
         let allowed = ["MIT".to_owned()].into();
         let package = |source: Value, licence: &str| {
             let dependencies = json!([{ "name": "b", "req": "*" }, { "name": "c", "req": "*", "path": "c" }]);

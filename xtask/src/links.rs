@@ -1,5 +1,5 @@
-//! Checks that every relative link in the workspace's Markdown files leads somewhere: to a file or directory that is
-//! there, and to a heading or an anchor in it. Addresses elsewhere are not looked at: the check needs no network.
+//! Checks that every relative link in the workspace's Markdown files resolves: to an existing file or directory, and
+//! to a heading or an anchor in it. External links are not checked, so no network is needed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -7,22 +7,22 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::{Result, Workspace};
 
-/// Directories that hold what was built or fetched, not written here.
+/// Directories with build products or downloads.
 const NOT_OURS: [&str; 3] = ["target", "node_modules", ".git"];
 
-/// The README's first lines promise these, each on a line of its own.
+/// Commands that the beginning of the README promises, each on its own line.
 const PROMISED_COMMANDS: [&str; 2] = ["cargo run", "cargo xtask test"];
 
-/// One link, as it stands in a file.
+/// A link in a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Link {
-    /// The line, from 1.
+    /// The line, counted from 1.
     line: usize,
-    /// Where it leads: `path`, `path#anchor` or `#anchor`.
+    /// The target: `path`, `path#anchor` or `#anchor`.
     target: String,
 }
 
-/// Checks all files. Says in a few words what was checked, or lists every link that is broken.
+/// Checks all files. Returns a short summary, or lists every broken link.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let mut files = Vec::new();
     find_markdown(&workspace.root, &mut files)?;
@@ -40,31 +40,31 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     }
     let readme = read(&workspace.at("README.md"))?;
     for command in PROMISED_COMMANDS {
-        // A remark after the command is fine; another command that begins alike is not.
+        // A comment may follow the command, but not further arguments.
         let shows = |line: &str| {
             line.trim()
                 .strip_prefix(command)
                 .is_some_and(|rest| matches!(rest.trim_start().chars().next(), None | Some('#')))
         };
         if !readme.lines().any(shows) {
-            faults.push(format!("   README.md: no line shows the command `{command}`"));
+            faults.push(format!("   README.md: no line with the command `{command}`"));
         }
     }
     if faults.is_empty() {
         Ok(format!("{count} links in {} files", files.len()))
     } else {
-        Err(format!("these links lead nowhere, or the README lacks a command:\n{}", faults.join("\n")))
+        Err(format!("broken links or missing commands:\n{}", faults.join("\n")))
     }
 }
 
-/// The text of a file.
+/// Reads a text file.
 pub(crate) fn read(file: &Path) -> Result<String> {
-    fs::read_to_string(file).map_err(|error| format!("{} can't be read: {error}", file.display()))
+    fs::read_to_string(file).map_err(|error| format!("failed to read {}: {error}", file.display()))
 }
 
-/// Finds the Markdown files in a directory and those below it.
+/// Finds the Markdown files in a directory and its subdirectories.
 pub(crate) fn find_markdown(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let unreadable = |error| format!("{} can't be read: {error}", directory.display());
+    let unreadable = |error| format!("failed to read {}: {error}", directory.display());
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path();
@@ -78,16 +78,16 @@ pub(crate) fn find_markdown(directory: &Path, found: &mut Vec<PathBuf>) -> Resul
     Ok(())
 }
 
-/// Follows links, and remembers the anchors of the files that they lead to.
+/// Follows links, and caches the anchors of the files that they lead to.
 struct Checker<'a> {
-    /// The workspace's root, out of which no link may lead.
+    /// The workspace's root, which links must not leave.
     root: &'a Path,
-    /// The anchors of each Markdown file met so far.
+    /// The anchors of each Markdown file seen so far.
     anchors: HashMap<PathBuf, HashSet<String>>,
 }
 
 impl Checker<'_> {
-    /// Says why a link in `file` is broken, if it is.
+    /// Follows a link in `file`. An error says why it is broken.
     fn follow(&mut self, file: &Path, target: &str) -> Result<()> {
         let (path, anchor) =
             target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
@@ -100,10 +100,10 @@ impl Checker<'_> {
             normal(&file.parent().unwrap_or(self.root).join(&path))
         };
         if !place.starts_with(self.root) {
-            return Err("leads out of this repository".into());
+            return Err("leaves the repository".into());
         }
         if !place.exists() {
-            return Err("there is no such file".into());
+            return Err("the file does not exist".into());
         }
         match anchor.map(decoded) {
             Some(anchor) if place.extension().is_some_and(|extension| extension == "md") => {
@@ -112,14 +112,14 @@ impl Checker<'_> {
                     self.anchors.insert(place.clone(), anchors);
                 }
                 let known = anchor.is_empty() || self.anchors[&place].contains(&anchor);
-                if known { Ok(()) } else { Err("the file is there, but has no such heading".into()) }
+                if known { Ok(()) } else { Err("the file has no such heading".into()) }
             }
             _ => Ok(()),
         }
     }
 }
 
-/// The path without `.` and `..`, found without asking the file system.
+/// Removes `.` and `..` from a path, without accessing the file system.
 fn normal(path: &Path) -> PathBuf {
     let mut result = PathBuf::new();
     for part in path.components() {
@@ -134,7 +134,7 @@ fn normal(path: &Path) -> PathBuf {
     result
 }
 
-/// A target with its `%20` and the like read.
+/// Decodes `%20` and the like in a target.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -154,15 +154,15 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The relative links of a Markdown text, in order.
+/// Returns the relative links in a Markdown text, in order.
 fn links(markdown: &str) -> Vec<Link> {
     let prose = without_code_spans(&without_blocks(markdown));
     let mut found = Vec::new();
-    // `[text](target)` and `![picture](target)`; the text may hold anything, so its end is what we look for.
+    // `[text](target)` and `![picture](target)`. The text can contain anything, so search for its end.
     for (at, mark) in prose.match_indices("](") {
         found.extend(inline_target(&prose[at + mark.len()..]).map(|target| (at, target)));
     }
-    // `[label]: target`, at the start of a line; `[^1]: …` is a footnote.
+    // `[label]: target` at the start of a line. `[^1]: …` is a footnote.
     let mut at = 0;
     for line in prose.split_inclusive('\n') {
         if let Some((label, rest)) =
@@ -189,7 +189,7 @@ fn links(markdown: &str) -> Vec<Link> {
     found.into_iter().map(|(at, target)| Link { line: line(at), target: target.into() }).collect()
 }
 
-/// The target at the start of `text`, which stands right after `](`.
+/// Returns the target at the start of `text`, which follows `](`.
 fn inline_target(text: &str) -> Option<&str> {
     let text = text.trim_start();
     if let Some(text) = text.strip_prefix('<') {
@@ -208,7 +208,7 @@ fn inline_target(text: &str) -> Option<&str> {
     None
 }
 
-/// Whether a target names a place outside these files: `https://…`, `mailto:…`, `crate::Hub`, `//host/…`.
+/// Returns whether a target is outside these files: `https://…`, `mailto:…`, `crate::Hub`, `//host/…`.
 fn is_address(target: &str) -> bool {
     let scheme = target.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -217,7 +217,8 @@ fn is_address(target: &str) -> bool {
     scheme || target.starts_with("//")
 }
 
-/// The anchors of a Markdown text: its headings as code hosts name them, and the `id` and `name` attributes in it.
+/// Returns the anchors in a Markdown text: its headings in the format of code hosts, and its `id` and `name`
+/// attributes.
 fn anchors(markdown: &str) -> HashSet<String> {
     let text = without_blocks(markdown);
     let mut found = HashSet::new();
@@ -242,7 +243,7 @@ fn anchors(markdown: &str) -> HashSet<String> {
     found
 }
 
-/// Adds a heading's anchor: the second heading of the same name ends in `-1`, the third in `-2`.
+/// Adds a heading's anchor. Repeated headings get the suffixes `-1`, `-2`, ….
 fn add_heading(found: &mut HashSet<String>, heading: &str) {
     let anchor = slug(heading);
     let mut unique = anchor.clone();
@@ -253,7 +254,7 @@ fn add_heading(found: &mut HashSet<String>, heading: &str) {
     }
 }
 
-/// A heading's anchor: lower case, spaces as hyphens, nothing else but letters, digits, `-` and `_`.
+/// Returns a heading's anchor: lowercase, spaces as hyphens, and only letters, digits, `-` and `_`.
 fn slug(heading: &str) -> String {
     let mut text = String::new();
     let mut rest = heading;
@@ -273,12 +274,12 @@ fn slug(heading: &str) -> String {
         .collect()
 }
 
-/// The text with its fenced code blocks and comments made blank; every other character keeps its place.
+/// Blanks out fenced code blocks and comments. All other characters keep their positions.
 fn without_blocks(markdown: &str) -> String {
     let mut result = String::with_capacity(markdown.len());
     let mut fence: Option<(char, usize)> = None;
     for line in markdown.split_inclusive('\n') {
-        // A fence may stand in a list or a quotation, on the very line where that begins.
+        // A fence can be inside a list item or a quotation, on its first line.
         let start = line.trim_start_matches(|c: char| c.is_ascii_digit() || " \t>-*+.)".contains(c));
         let mark = start.chars().next().filter(|c| "`~".contains(*c));
         let length = mark.map_or(0, |mark| start.chars().take_while(|c| *c == mark).count());
@@ -312,8 +313,8 @@ fn without_comments(text: &str) -> String {
     result
 }
 
-/// The text with what stands between backticks made blank. A span ends with as many backticks as it began with, in the
-/// same paragraph; backticks without an end are just characters.
+/// Blanks out code spans. A span ends with as many backticks as it began with, in the same paragraph; unpaired
+/// backticks are ordinary characters.
 fn without_code_spans(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -330,7 +331,7 @@ fn without_code_spans(text: &str) -> String {
     result
 }
 
-/// Where the next run of exactly `ticks` backticks begins.
+/// Returns the position of the next run of exactly `ticks` backticks.
 fn closing_ticks(text: &str, ticks: usize) -> Option<usize> {
     let mut at = 0;
     while let Some(start) = text[at..].find('`') {
@@ -343,7 +344,7 @@ fn closing_ticks(text: &str, ticks: usize) -> Option<usize> {
     None
 }
 
-/// As many bytes of space as `text` has, with the same line ends.
+/// Appends as many spaces as `text` has bytes, with the same line breaks.
 fn push_blank(result: &mut String, text: &str) {
     result.extend(text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
 }
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_link_is_seen() {
+    fn every_form_of_link_is_found() {
         let markdown = "[a](one.md) ![b](two.png \"title\") [c](<three four.md>) [d](five_(six).md#x)\n\
                         [e][ref] <a href=\"seven.md\"><img alt=\"\" src=\"eight.png\"></a>\n\n[ref]: nine.md 'title'\n\
                         [text\nover lines](ten.md)\n[![badge](eleven.svg)](twelve.md)\n";
@@ -377,14 +378,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_footnotes_are_left_alone() {
+    fn external_links_and_footnotes_are_ignored() {
         let markdown = "[a](https://example.org/x) [b](mailto:a@example.org) [c](crate::Hub) [d](//example.org) []()\n\
                         [^1]: a footnote\n[`Hub`]: crate::Hub\n";
         assert_eq!(targets(markdown), [""; 0]);
     }
 
     #[test]
-    fn code_and_comments_hold_no_links() {
+    fn links_in_code_and_comments_are_ignored() {
         let markdown = "`[a](x.md)` ``b ` [c](x.md)`` <!-- [d](x.md)\n --> [yes](y.md)\n```md\n[e](x.md)\n```\n\
                         ~~~~\n```\n[f](x.md)\n~~~\n~~~~\n> - ```\n>   [g](x.md)\n>   ```\na ` lone tick [yes](z.md)\n";
         assert_eq!(targets(markdown), ["y.md", "z.md"]);
@@ -406,11 +407,11 @@ mod tests {
     }
 
     #[test]
-    fn percent_signs_are_read() {
+    fn percent_escapes_are_decoded() {
         assert_eq!(decoded("a%20b%C3%A9%zz%"), "a bé%zz%");
     }
 
-    /// A directory of files that goes when the test ends.
+    /// A directory of files that is removed when the test ends.
     struct Files(Workspace);
 
     impl Files {
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn each_broken_link_is_named_with_its_place() {
+    fn each_broken_link_is_reported_with_its_location() {
         let files = [
             (
                 "README.md",
@@ -459,11 +460,11 @@ mod tests {
         let error = check(&Files::new("bad", &files).0).unwrap_err();
         let found: Vec<_> = error.lines().skip(1).map(str::trim).collect();
         let expected = [
-            "README.md:3: gone.md: there is no such file",
-            "README.md:4: b.md#gone: the file is there, but has no such heading",
-            "README.md:4: ../../etc: leads out of this repository",
-            "README.md: no line shows the command `cargo run`",
-            "README.md: no line shows the command `cargo xtask test`",
+            "README.md:3: gone.md: the file does not exist",
+            "README.md:4: b.md#gone: the file has no such heading",
+            "README.md:4: ../../etc: leaves the repository",
+            "README.md: no line with the command `cargo run`",
+            "README.md: no line with the command `cargo xtask test`",
         ];
         assert_eq!(found, expected);
     }

@@ -1,5 +1,5 @@
-//! The project's own chores. `cargo xtask test` sets up what is missing on this machine, then runs every check;
-//! `cargo xtask --help` lists the rest.
+//! The project's development tasks. `cargo xtask test` installs missing tools, then runs every check; `cargo xtask
+//! --help` lists the others.
 
 mod blocks;
 mod cluster;
@@ -19,14 +19,14 @@ use clap::{Parser, Subcommand};
 
 use steps::Step;
 
-/// What goes wrong in a chore: a sentence for a person to read.
+/// The error of a task: a sentence for a person.
 type Result<T, E = String> = std::result::Result<T, E>;
 
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Ripplecast's own chores",
+    about = "Development tasks for Ripplecast",
     arg_required_else_help = true
 )]
 struct Arguments {
@@ -36,46 +36,46 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Install what is missing, then run every check, stopping at the first that fails
+    /// Install missing tools, then run every check, stopping at the first failure
     Test {
-        /// Install nothing, and leave out the steps that are slow or need more: blocks, instructions, fuzz and browser
+        /// Install nothing, and skip the steps that are slow or need more tools: blocks, instructions, fuzz and browser
         #[arg(long)]
         fast: bool,
-        /// Run this step alone (may be given several times)
+        /// Run only this step (can be repeated)
         #[arg(long, value_name = "STEP", conflicts_with = "fast")]
         only: Vec<Step>,
-        /// List the steps and stop
+        /// List the steps and exit
         #[arg(long)]
         list: bool,
     },
-    /// Build the server in release, and let `ripplecast bench soak` restart, crowd and cut it for a while
+    /// Build the server in release mode, and run `ripplecast bench soak`
     ///
-    /// Connections come, go, read slowly, vanish and break the protocol. At the end nothing may be lost and nothing leaked;
-    /// docs/soak.md says what is checked. It needs Linux.
+    /// Restarts the server while connections open, close, read slowly, disappear and violate the protocol. Afterwards,
+    /// nothing may be lost or leaked; docs/soak.md describes the checks. Linux only.
     Soak {
-        /// How long, about
+        /// Approximate duration in minutes
         #[arg(long, value_name = "N", default_value = "10")]
         minutes: f64,
-        /// Repeats the run that printed this
+        /// Seed printed by an earlier run, to repeat it
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
-    /// Count the instructions of a delivery, an echo and an upgrade, and hold them against bench/instructions.json
+    /// Count the instructions of a delivery, an echo and an upgrade, and compare them with bench/instructions.json
     Instructions {
-        /// Write what was counted to bench/instructions.json
+        /// Write the figures to bench/instructions.json
         #[arg(long)]
         accept: bool,
     },
-    /// Start a Redis, nodes that share it and a balancer before them; print their addresses, and stop them all on Ctrl-C
+    /// Start a Redis, nodes that share it and a load balancer; print their addresses, and stop them all on Ctrl-C
     Cluster {
-        /// How many nodes
+        /// Number of nodes
         #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u8).range(1..=16))]
         nodes: u8,
-        /// Port of the balancer; 0 picks a free one
+        /// Port of the load balancer; 0 picks a free one
         #[arg(long, value_name = "PORT", default_value = "8080")]
         port: u16,
     },
-    /// Take the pictures in docs/images anew, from the real page in a real browser
+    /// Retake the screenshots in docs/images, from the real pages in a real browser
     Screenshots,
 }
 
@@ -100,15 +100,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where the workspace lies, so that a chore works from any directory.
+/// The location of the workspace, so that a task can be run from any directory.
 struct Workspace {
-    /// The directory of the workspace's own `Cargo.toml`.
+    /// The directory of the workspace's `Cargo.toml`.
     root: PathBuf,
 }
 
 impl Workspace {
-    /// The workspace that holds this package. Cargo says where that is when it runs us; the place where we were
-    /// compiled serves when the program is started by hand.
+    /// Finds the workspace that contains this package. Cargo sets its location when it runs us; otherwise, the location
+    /// at compile time is used.
     fn find() -> Self {
         let package =
             std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
@@ -117,7 +117,7 @@ impl Workspace {
         Self { root }
     }
 
-    /// A file or directory by its path inside the workspace.
+    /// Returns the path of a file or directory in the workspace.
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }

@@ -1,4 +1,4 @@
-//! Installs what a step needs and this machine lacks, with a line that says so.
+//! Installs the tools that a step needs and this machine lacks, and reports each one.
 
 use std::path::{Path, PathBuf};
 
@@ -7,45 +7,46 @@ use crate::command::{Command, Said, find};
 use crate::valkey::{self, Valkey};
 use crate::{Result, Workspace};
 
-/// The names under which Chromium or a browser built from it is installed.
+/// The program names of Chromium and browsers based on it.
 const BROWSERS: [&str; 5] =
     ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
 
-/// The oldest Node.js that the browser tests run on, as `engines` in e2e/package.json says.
+/// The oldest Node.js version that the browser tests support, as in `engines` in e2e/package.json.
 const OLDEST_NODE: u32 = 20;
 
-/// The Node.js to install from the npm registry where Debian's is older: Debian 12 has 18.
+/// The Node.js version to install from the npm registry if the system's is too old: Debian 12 has 18.
 const NODE_TO_INSTALL: u32 = 22;
 
-/// Where it is installed, for these tests alone.
+/// Its directory, used only by these tests.
 const NODE_DIRECTORY: &str = "target/node";
 
-/// Debian's packages that bring a service of the same name, which listens as soon as it is installed.
+/// Debian packages that include a service of the same name, which starts on installation.
 const SERVICES: [&str; 4] = [REDIS, "nginx", "haproxy", "caddy"];
-/// One of them.
+/// The package of Redis.
 const REDIS: &str = "redis-server";
 
-/// Where Debian puts servers; it is not on everybody's `PATH`.
+/// Debian's directory for servers, which is not always on the `PATH`.
 const SERVERS: &str = "/usr/sbin";
 
-/// What a step needs beyond a Rust toolchain.
+/// Requirements of a step beyond a Rust toolchain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// What reads the documentation's code blocks: Node.js, systemd's own check, and the schemas of Kubernetes.
+    /// Tools that read the documentation's code blocks: Node.js, systemd-analyze and the Kubernetes schemas.
     Blocks,
     /// Chromium, Node.js with npm, and the browser tests' npm packages.
     Browser,
-    /// cargo-fuzz and a C++ compiler, where a nightly toolchain can use them.
+    /// cargo-fuzz and a C++ compiler, if there is a nightly toolchain.
     Fuzzer,
-    /// nginx, HAProxy and Caddy, what the documentation's command lines call, and clients of event streams in other languages.
+    /// nginx, HAProxy and Caddy, the programs in the documentation's command lines, and event-stream clients in other
+    /// languages.
     Proxies,
-    /// redis-server, the Valkey servers that are tested beside it, and what shows them another time.
+    /// redis-server, the Valkey servers for the tests, and faketime, which changes a server's clock.
     Redis,
     /// Valgrind, whose callgrind counts instructions.
     Valgrind,
 }
 
-/// Installs what is missing for `needs`. Says in a few words what it did.
+/// Installs what is missing for `needs`. Returns a short summary.
 pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     let fuzzer = needs.contains(&Need::Fuzzer) && has_nightly(workspace);
     let valkeys: Vec<&Valkey> = valkey::SERVERS
@@ -75,7 +76,7 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     Ok(if installed.is_empty() { nothing } else { format!("installed {}", installed.join(", ")) })
 }
 
-/// Installs the Debian packages that are missing, and says which; afterwards none may be.
+/// Installs the missing Debian packages, and checks that none is missing afterwards. Returns their names.
 fn install_missing_packages(
     workspace: &Workspace,
     missing: impl Fn() -> Vec<&'static str>,
@@ -90,81 +91,78 @@ fn install_missing_packages(
     }
     let still = missing().join(" ");
     if !still.is_empty() {
-        return Err(format!(
-            "apt-get says that it installed {still}, but what they bring is not on PATH. Check PATH"
-        ));
+        return Err(format!("apt-get installed {still}, but their programs are not on PATH; check PATH"));
     }
     Ok(packages.iter().map(ToString::to_string).collect())
 }
 
-/// Installs what the browser's tests need from the npm registry, and says what was missing.
+/// Installs the browser tests' requirements from the npm registry. Returns their names.
 fn install_for_browser(workspace: &Workspace) -> Result<Vec<String>> {
     let mut installed = Vec::new();
     if system_node_is_old(workspace) && own_node(workspace).is_none() {
         println!(
-            "   installing Node.js {NODE_TO_INSTALL} into {NODE_DIRECTORY}, since this system's is older than {OLDEST_NODE}"
+            "   installing Node.js {NODE_TO_INSTALL} into {NODE_DIRECTORY}, because the system's is older than {OLDEST_NODE}"
         );
         let install = format!(
             "npm install --no-audit --no-fund --no-save --prefix {NODE_DIRECTORY} node@{NODE_TO_INSTALL}"
         );
         Command::line(&install).run(&workspace.root)?;
-        own_node(workspace)
-            .ok_or(format!("npm says that it installed Node.js, but {NODE_DIRECTORY} doesn't hold it"))?;
+        own_node(workspace).ok_or(format!("npm installed Node.js, but it is not in {NODE_DIRECTORY}"))?;
         installed.push("a newer Node.js".into());
     }
     if npm_packages_are_stale(workspace)? {
-        println!("   installing the browser tests' npm packages, as e2e/package-lock.json names them");
-        // With the system's own Node.js, however old: it knows the certificates that this system trusts.
+        println!("   installing the browser tests' npm packages, as listed in e2e/package-lock.json");
+        // With the system's own Node.js, however old: it trusts the system's certificates.
         npm_ci().run(&workspace.root)?;
         installed.push("npm packages".into());
     }
     Ok(installed)
 }
 
-/// The Python packages with which clients of event streams are tested.
+/// The Python packages for event-stream clients.
 const PYTHON_PACKAGES: &str = "ripplecast-server/tests/python.txt";
-/// What is installed of them, as that file was then.
+/// A copy of that file as of the last installation.
 const PYTHON_INSTALLED: &str = "target/python/installed.txt";
 
-/// Whether other Python packages are installed than are wanted, or none.
+/// Returns whether the installed Python packages differ from the required ones.
 fn python_packages_are_stale(workspace: &Workspace) -> bool {
     let wanted = std::fs::read(workspace.at(PYTHON_PACKAGES));
     let installed = std::fs::read(workspace.at(PYTHON_INSTALLED));
     !wanted.is_ok_and(|wanted| installed.is_ok_and(|installed| installed == wanted))
 }
 
-/// Installs the Python packages for the tests alone.
+/// Installs the Python packages, used only by the tests.
 fn install_python_packages(workspace: &Workspace) -> Result<String> {
-    println!("   installing clients of event streams from the Python registry into target/python");
+    println!("   installing event-stream clients from the Python registry into target/python");
     let _ = std::fs::remove_dir_all(workspace.at("target/python"));
     let install =
         "python3 -m pip install --quiet --disable-pip-version-check --target target/python/packages";
     Command::line(install).arg("--requirement").arg(PYTHON_PACKAGES).run(&workspace.root)?;
-    // The last thing, so that half an install counts as none.
+    // Last, so that an interrupted installation is repeated.
     std::fs::copy(workspace.at(PYTHON_PACKAGES), workspace.at(PYTHON_INSTALLED))
-        .map_err(|error| format!("{PYTHON_INSTALLED} can't be written: {error}"))?;
+        .map_err(|error| format!("failed to write {PYTHON_INSTALLED}: {error}"))?;
     Ok("Python packages".into())
 }
 
-/// The browser to test with: `$CHROMIUM`, or the first that is found.
+/// Returns the browser for the tests: `$CHROMIUM`, or the first one found.
 pub(crate) fn browser() -> Option<PathBuf> {
     let named = std::env::var_os("CHROMIUM").filter(|value| !value.is_empty()).map(PathBuf::from);
     named.or_else(|| BROWSERS.iter().find_map(|name| find(name)))
 }
 
-/// Whether rustup has a nightly toolchain, the only one that builds fuzz targets.
+/// Returns whether rustup has a nightly toolchain, which fuzz targets require.
 pub(crate) fn has_nightly(workspace: &Workspace) -> bool {
     let toolchains = Command::line("rustup toolchain list").listen(&workspace.root);
     toolchains
         .is_ok_and(|said| said.status.success() && said.text.lines().any(|line| line.starts_with("nightly")))
 }
 
-/// Whether `cargo fuzz` is there.
+/// Returns whether `cargo fuzz` is installed.
 pub(crate) fn has_cargo_fuzz(workspace: &Workspace) -> bool {
     Command::line("cargo fuzz --version").succeeds(&workspace.root)
 }
 
-/// The command with a Node.js that is new enough first on its `PATH`.
+/// Returns the command with a sufficiently new Node.js first on its `PATH`.
 pub(crate) fn with_node(workspace: &Workspace, command: Command) -> Result<Command> {
     if !system_node_is_old(workspace) {
         return Ok(command);
@@ -172,11 +170,11 @@ pub(crate) fn with_node(workspace: &Workspace, command: Command) -> Result<Comma
     let own = own_node(workspace).ok_or(format!("the browser tests need Node.js {OLDEST_NODE} or newer"))?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))
-        .map_err(|error| format!("PATH can't be extended: {error}"))?;
+        .map_err(|error| format!("failed to extend PATH: {error}"))?;
     Ok(command.env("PATH", path.to_string_lossy()))
 }
 
-/// The directory of the Node.js that we installed, if we did.
+/// Returns the directory of the Node.js that we installed, if any.
 fn own_node(workspace: &Workspace) -> Option<PathBuf> {
     let directory = workspace.at(NODE_DIRECTORY).join("node_modules/node/bin");
     directory.join("node").is_file().then_some(directory)
@@ -187,20 +185,20 @@ fn system_node_is_old(workspace: &Workspace) -> bool {
     version.ok().and_then(|said| node_major(&said.text)).is_none_or(|major| major < OLDEST_NODE)
 }
 
-/// The first number of what `node --version` says.
+/// Returns the major version in the output of `node --version`.
 fn node_major(version: &str) -> Option<u32> {
     version.trim().trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok())
 }
 
 fn npm_ci() -> Command {
-    // The browser is Debian's; no package may fetch another.
+    // The browser comes from Debian; packages must not download another.
     Command::line("npm ci --no-audit --no-fund")
         .within("e2e")
         .env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1")
         .env("PUPPETEER_SKIP_DOWNLOAD", "1")
 }
 
-/// Debian's names for the programs that are not there.
+/// Returns the Debian packages of the missing programs.
 fn missing_packages(
     workspace: &Workspace,
     needs: &[Need],
@@ -213,7 +211,7 @@ fn missing_packages(
     let for_proxies = needs.contains(&Need::Proxies);
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
-        // With a font, or the page's picture shows boxes for letters.
+        // Includes a font: without one, pictures show boxes instead of letters.
         packages.extend(["chromium", "fonts-liberation"]);
     }
     for (wanted, program, package) in [
@@ -222,9 +220,9 @@ fn missing_packages(
         (for_blocks, "systemd-analyze", "systemd"),
         (for_counting, "valgrind", "valgrind"),
         (for_fuzzer, "c++", "g++"),
-        // It is the sentinel too.
+        // This package includes the sentinel too.
         (for_redis, "redis-server", REDIS),
-        // For servers whose clock is set.
+        // For servers with a changed clock.
         (needs.contains(&Need::Redis), "faketime", "faketime"),
         (for_proxies, "nginx", "nginx"),
         (for_proxies, "haproxy", "haproxy"),
@@ -248,26 +246,26 @@ fn missing_packages(
     packages
 }
 
-/// Stops a service that Debian's package starts, now and after the next boot: the tests start servers of their own, and
-/// who installs a test's needs has not asked for a server that listens.
+/// Stops a service that a Debian package has started, now and after the next boot. The tests start their own servers,
+/// and installing a test's tools must not leave a listening server behind.
 fn stop_service(workspace: &Workspace, name: &str) {
     let sudo = if is_root(workspace) { "" } else { "sudo -n " };
     for line in [format!("service {name} stop"), format!("update-rc.d {name} disable")] {
-        // In a container there is nothing that could have started it, nor that could stop it.
+        // In a container, no service manager has started the service.
         let command = Command::line(&format!("{sudo}{line}"));
         if command.succeeds(&workspace.root) {
-            println!("   the service that came with it is not needed: {command}");
+            println!("   stopped the package's service, which the tests do not need: {command}");
         }
     }
 }
 
 fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
-    let by_hand = format!("Install them by hand: apt-get install {names}");
+    let by_hand = format!("Install them manually: apt-get install {names}");
     if find("apt-get").is_none() {
         return Err(format!(
-            "the tests need {names}, and this machine has no apt-get to install them with. \
-                            Install them in your system's own way, and set CHROMIUM to the browser's path if it isn't on PATH"
+            "the tests need {names}, and apt-get is not available to install them. \
+                            Install them with your system's package manager, and set CHROMIUM to the browser's path if it is not on PATH"
         ));
     }
     let root = &workspace.root;
@@ -277,7 +275,7 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
         "sudo -n "
     } else {
         return Err(format!(
-            "the tests need {names}; installing them takes root, and sudo asks for a password. {by_hand}"
+            "the tests need {names}; installing them requires root, and sudo asks for a password. {by_hand}"
         ));
     };
     println!("   installing Debian packages: {names}");
@@ -285,12 +283,12 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     for line in [format!("{apt} update"), format!("{apt} install -y --no-install-recommends {names}")] {
         let command = Command::line(&line);
         command.announce();
-        // Hundreds of lines, of interest only when something went wrong.
+        // Hundreds of lines, of interest only after a failure.
         let said = command.listen(root)?;
         if !said.status.success() {
             let Said { status, text } = said;
             return Err(format!(
-                "the packages could not be installed ({status}). {by_hand}\n   $ {command}\n{text}"
+                "failed to install the packages ({status}). {by_hand}\n   $ {command}\n{text}"
             ));
         }
     }
@@ -301,13 +299,12 @@ fn is_root(workspace: &Workspace) -> bool {
     Command::line("id -u").listen(&workspace.root).is_ok_and(|said| said.text.trim() == "0")
 }
 
-/// Whether `npm ci` has something to do: it never ran here, or the lock file has changed since.
+/// Returns whether `npm ci` is needed: it has never run here, or the lock file has changed since.
 fn npm_packages_are_stale(workspace: &Workspace) -> Result<bool> {
     let changed = |path: &str| workspace.at(path).metadata().and_then(|file| file.modified());
-    let lock = changed("e2e/package-lock.json").map_err(|error| {
-        format!("e2e/package-lock.json, which names the browser tests' packages, can't be read: {error}")
-    })?;
-    // npm writes this file at the end of an install, so half of one counts as none.
+    let lock = changed("e2e/package-lock.json")
+        .map_err(|error| format!("failed to read e2e/package-lock.json: {error}"))?;
+    // npm writes this file last, so an interrupted installation is repeated.
     Ok(changed("e2e/node_modules/.package-lock.json").map_or(true, |installed| installed < lock))
 }
 
@@ -316,13 +313,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn node_says_its_version() {
+    fn nodes_version_is_parsed() {
         assert_eq!(node_major("v20.19.2\n"), Some(20));
         assert_eq!(node_major(""), None);
     }
 
     #[test]
-    fn npm_packages_are_installed_once_and_again_when_the_lock_changes() {
+    fn npm_packages_are_reinstalled_when_the_lock_file_changes() {
         let root = std::env::temp_dir().join(format!("ripplecast-xtask-setup-{}", std::process::id()));
         let workspace = Workspace { root: root.clone() };
         let age = |path: &str, seconds: u64| {

@@ -1,4 +1,4 @@
-//! The steps of `cargo xtask test`, in order, and the summary at their end.
+//! The steps of `cargo xtask test`, in order, and the summary.
 
 use std::io::Write;
 use std::num::NonZero;
@@ -15,66 +15,64 @@ use crate::{Result, Workspace, blocks, deny, instructions, links, valkey};
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
 
-/// How long one model may search, in seconds, unless `LOOM_MAX_DURATION` says otherwise.
+/// The time limit for one model in seconds, unless `LOOM_MAX_DURATION` is set.
 const MODEL_SECONDS: u64 = 240;
 
-/// One step, by the name that `--only` takes.
+/// A step, named as in `--only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
     /// The code is formatted
     Format,
-    /// Links in Markdown files lead somewhere
+    /// Links in Markdown files resolve
     Links,
-    /// Licences, sources and versions of what we depend on keep to deny.toml
+    /// Licences, sources and versions of dependencies comply with deny.toml
     Deny,
-    /// Clippy has nothing to say
+    /// Clippy reports nothing
     Clippy,
     /// Unit, integration and documentation tests
     Test,
-    /// Code blocks in Markdown files are known to the programs that they are for
+    /// Code blocks in Markdown files are valid for their programs
     Blocks,
-    /// The documentation builds without a warning
+    /// The documentation builds without warnings
     Docs,
-    /// The concurrent core is model-checked
+    /// The concurrent core passes its model checks
     Models,
-    /// A delivery, an echo and an upgrade take no more instructions than bench/instructions.json says, and no header costs more than in proportion
+    /// A delivery, an echo and an upgrade take no more instructions than in bench/instructions.json, and the cost of
+    /// headers is proportional
     Instructions,
-    /// Every fuzz target runs for 30 seconds (takes a nightly toolchain)
+    /// Every fuzz target runs for 30 seconds (needs a nightly toolchain)
     Fuzz,
-    /// Two tabs of a real browser follow each other, on the lesson, in each demo and example, and in the starter
+    /// Two tabs of a real browser stay in step, in the lesson, in each demo and example, and in the starter
     Browser,
 }
 
-/// How a step came out.
+/// The result of a step.
 #[derive(Default)]
 struct Outcome {
     /// The tests that it ran.
     totals: Totals,
-    /// A few words for the summary.
+    /// A short note for the summary.
     note: Option<String>,
 }
 
-/// One line of the summary.
+/// A line of the summary.
 struct Done {
-    /// The step's name.
     name: String,
-    /// How long it took.
     time: Duration,
-    /// What is said after the time.
+    /// Shown after the time.
     note: String,
 }
 
-/// Prints the names of the steps.
 pub(crate) fn list() {
     println!(
-        "setup        Install what the steps below need and this machine lacks (not with --fast; not a step for --only)"
+        "setup        Install the missing tools for the steps below (skipped with --fast; not selectable with --only)"
     );
     for step in Step::value_variants() {
         println!("{:<12} {}", step.name(), step.about());
     }
 }
 
-/// Runs the steps in order and stops at the first that fails.
+/// Runs the steps in order, and stops at the first failure.
 pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<()> {
     let chosen = |step: &Step| if only.is_empty() { !fast || !step.is_slow() } else { only.contains(step) };
     let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
@@ -90,7 +88,7 @@ pub(crate) fn test(workspace: &Workspace, fast: bool, only: &[Step]) -> Result<(
     result
 }
 
-/// Takes the documentation's pictures.
+/// Takes the documentation's screenshots.
 pub(crate) fn screenshots(workspace: &Workspace) -> Result<()> {
     setup::install(workspace, &[Need::Browser])?;
     let pictures = workspace.at("docs/images").display().to_string();
@@ -98,7 +96,7 @@ pub(crate) fn screenshots(workspace: &Workspace) -> Result<()> {
     with_browser(workspace, Command::line("node screenshot.mjs").arg(pictures))?.run(&workspace.root)
 }
 
-/// Builds the server as users have it, and soaks it.
+/// Builds the server in release mode, and runs the soak test.
 pub(crate) fn soak(workspace: &Workspace, minutes: f64, seed: Option<u64>) -> Result<()> {
     build_server().arg("--release").run(&workspace.root)?;
     let server = server(workspace, "release").display().to_string();
@@ -110,13 +108,12 @@ pub(crate) fn soak(workspace: &Workspace, minutes: f64, seed: Option<u64>) -> Re
     soak.run(&workspace.root)
 }
 
-/// What is known while the steps run.
+/// The state while steps run.
 struct Run {
-    /// The steps that are over.
+    /// The finished steps.
     done: Vec<Done>,
-    /// All tests so far.
     totals: Totals,
-    /// How many steps there are.
+    /// The number of steps.
     count: usize,
 }
 
@@ -163,9 +160,9 @@ impl Run {
         println!("   {:<12}{:>7.1} s", "all", all.as_secs_f64());
         let rest = self.count - self.done.len();
         if failed && rest > 0 {
-            println!("   {rest} of {} steps were not reached", self.count);
+            println!("   {rest} of {} steps did not run", self.count);
         } else if !failed && self.totals.passed > 0 {
-            // Alone on its line, for whoever reads the output for what was tested.
+            // On its own line, for scripts that parse the output.
             println!("{} passed, {} failed", self.totals.passed, self.totals.failed);
         }
         let _ = std::io::stdout().flush();
@@ -177,23 +174,23 @@ fn after_comma(note: &str) -> String {
 }
 
 impl Step {
-    /// Its name, as `--only` takes it.
+    /// Returns its name, as in `--only`.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 
-    /// What it shows.
+    /// Returns its description.
     fn about(self) -> String {
         let value = self.to_possible_value();
         value.as_ref().and_then(|value| value.get_help()).map_or_else(String::new, ToString::to_string)
     }
 
-    /// Whether `--fast` leaves it out.
+    /// Returns whether `--fast` skips it.
     fn is_slow(self) -> bool {
         matches!(self, Self::Blocks | Self::Instructions | Self::Fuzz | Self::Browser)
     }
 
-    /// What it needs beyond a Rust toolchain.
+    /// Returns its requirements beyond a Rust toolchain.
     fn needs(self) -> &'static [Need] {
         match self {
             Self::Test => &[Need::Redis, Need::Proxies],
@@ -210,7 +207,7 @@ impl Step {
         match self {
             Self::Format => {
                 Command::line("cargo fmt --all -- --check").run(root)?;
-                // The fuzz targets are a workspace of their own, since only a nightly toolchain builds them.
+                // The fuzz targets are a separate workspace, because only a nightly toolchain builds them.
                 plain(
                     &Command::line("cargo fmt --manifest-path ripplecast/fuzz/Cargo.toml -- --check"),
                     workspace,
@@ -223,7 +220,7 @@ impl Step {
                 workspace,
             ),
             Self::Test => {
-                // Two for each core: the tests wait for servers and deadlines for more than half of their time.
+                // Two threads per core: the tests spend more than half of their time waiting.
                 let threads = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
                 let tests = Command::line("cargo test --workspace --locked")
                     .default_env("RUST_TEST_THREADS", &threads.to_string());
@@ -257,23 +254,21 @@ fn plain(command: &Command, workspace: &Workspace) -> Result<Outcome> {
     command.run(&workspace.root).map(|()| Outcome::default())
 }
 
-/// A step's outcome by the tests that it ran; it fails if there were none, or if any was left out.
+/// Returns the result of a step that ran tests. Fails if there were none, or if some were ignored.
 fn counted(totals: Totals) -> Result<Outcome> {
     if totals.passed == 0 {
-        return Err("no test ran, so nothing was shown".into());
+        return Err("no tests ran".into());
     }
     if totals.ignored > 0 {
         let count = totals.ignored;
-        return Err(format!(
-            "tests marked as ignored: {count}. Here every test runs: mend them, or take them out"
-        ));
+        return Err(format!("{count} tests are ignored; fix or remove them"));
     }
     Ok(Outcome { totals, note: Some(format!("{} passed", totals.passed)) })
 }
 
 /// Runs the models of the concurrent core.
 fn models(workspace: &Workspace) -> Result<Outcome> {
-    // In a target directory of its own, so that the ordinary build is kept. Not optimized: building for speed takes four times as
+    // Uses its own target directory, so that the ordinary build is kept. Unoptimized: optimizing takes four times as
     // long as the search itself.
     let models = Command::line("cargo test -p ripplecast --lib --locked --target-dir target/loom -- loom")
         .env("RUSTFLAGS", "--cfg ripplecast_loom")
@@ -286,32 +281,32 @@ fn models(workspace: &Workspace) -> Result<Outcome> {
         && start.elapsed() >= Duration::from_secs(MODEL_SECONDS)
     {
         outcome.note =
-            Some(format!("some model may have been cut short after {MODEL_SECONDS} s: make it smaller"));
+            Some(format!("a model may have been cut short after {MODEL_SECONDS} s; reduce its size"));
     }
     Ok(outcome)
 }
 
 fn fuzz(workspace: &Workspace) -> Result<Outcome> {
     let left_out = |why: &str| {
-        println!("   left out: {why}");
-        Ok(Outcome { note: Some(format!("left out: {why}")), ..Outcome::default() })
+        println!("   skipped: {why}");
+        Ok(Outcome { note: Some(format!("skipped: {why}")), ..Outcome::default() })
     };
     if !setup::has_nightly(workspace) {
-        return left_out("no nightly toolchain is installed; `rustup toolchain install nightly` brings it");
+        return left_out("no nightly toolchain is installed; run `rustup toolchain install nightly`");
     }
     if !setup::has_cargo_fuzz(workspace) {
-        return left_out("cargo-fuzz is not installed; `cargo install cargo-fuzz` brings it");
+        return left_out("cargo-fuzz is not installed; run `cargo install cargo-fuzz`");
     }
     let targets = fuzz_targets(workspace)?;
     for target in &targets {
         let mut fuzz = Command::line("cargo +nightly fuzz run").within("ripplecast").arg(target);
         let seeds = format!("fuzz/seeds/{target}");
         if workspace.at("ripplecast").join(&seeds).is_dir() {
-            // What the fuzzer finds goes to the first directory; the seeds stay as they are.
+            // New findings go to the first directory; the seeds stay unchanged.
             let corpus = format!("fuzz/corpus/{target}");
             let directory = workspace.at("ripplecast").join(&corpus);
             std::fs::create_dir_all(&directory)
-                .map_err(|error| format!("{} can't be made: {error}", directory.display()))?;
+                .map_err(|error| format!("failed to create {}: {error}", directory.display()))?;
             fuzz = fuzz.arg(corpus).arg(seeds);
         }
         fuzz.arg("--").arg(format!("-max_total_time={FUZZ_SECONDS}")).run(&workspace.root)?;
@@ -319,11 +314,11 @@ fn fuzz(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome { note: Some(targets.join(", ")), ..Outcome::default() })
 }
 
-/// The names of the fuzz targets: a target is a file.
+/// Returns the names of the fuzz targets, one per file.
 fn fuzz_targets(workspace: &Workspace) -> Result<Vec<String>> {
     let directory = workspace.at("ripplecast/fuzz/fuzz_targets");
     let files = std::fs::read_dir(&directory)
-        .map_err(|error| format!("{} can't be read: {error}", directory.display()))?;
+        .map_err(|error| format!("failed to read {}: {error}", directory.display()))?;
     let paths = files
         .flatten()
         .map(|file| file.path())
@@ -332,7 +327,7 @@ fn fuzz_targets(workspace: &Workspace) -> Result<Vec<String>> {
         paths.filter_map(|path| path.file_stem().map(|name| name.to_string_lossy().into_owned())).collect();
     targets.sort();
     if targets.is_empty() {
-        Err(format!("{} holds no fuzz target", directory.display()))
+        Err(format!("{} contains no fuzz target", directory.display()))
     } else {
         Ok(targets)
     }
@@ -342,7 +337,7 @@ pub(crate) fn build_server() -> Command {
     Command::line("cargo build -p ripplecast-server --locked")
 }
 
-/// A command in `e2e/` that is told where the server and the browser are.
+/// Returns a command in `e2e/` with the paths of the server and the browser in its environment.
 fn with_browser(workspace: &Workspace, command: Command) -> Result<Command> {
     let server = server(workspace, "debug");
     let browser = setup::browser().ok_or("no Chromium was found; install it, or set CHROMIUM to its path")?;
@@ -353,12 +348,12 @@ fn with_browser(workspace: &Workspace, command: Command) -> Result<Command> {
     setup::with_node(workspace, command)
 }
 
-/// The server, as it was built in that profile.
+/// Returns the path of the server built in a profile.
 pub(crate) fn server(workspace: &Workspace, profile: &str) -> PathBuf {
     target_directory(workspace).join(profile).join(format!("ripplecast{}", std::env::consts::EXE_SUFFIX))
 }
 
-/// Where cargo puts what it builds.
+/// Returns cargo's target directory.
 pub(crate) fn target_directory(workspace: &Workspace) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.at("target"), |path| workspace.root.join(path))

@@ -1,20 +1,18 @@
-//! Counts tests by the closing lines of the runners we use, so that a run that tested nothing can't look like a success.
+//! Counts tests in the output of the runners we use, so that a run without tests cannot look like a success.
 
 use std::ops::AddAssign;
 
-/// How many tests ran.
+/// The number of tests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Tests that passed.
     pub(crate) passed: u64,
-    /// Tests that failed.
     pub(crate) failed: u64,
-    /// Tests that their authors told the runner to leave out.
+    /// Tests that are marked to be skipped.
     pub(crate) ignored: u64,
 }
 
 impl Totals {
-    /// Takes in one line of a runner's output; most lines say nothing about totals.
+    /// Reads one line of a runner's output. Most lines contain no totals.
     pub(crate) fn read(&mut self, line: &str) {
         let line = line.trim();
         if let Some(result) = line.strip_prefix("test result: ") {
@@ -22,7 +20,7 @@ impl Totals {
             self.failed += number_before(result, " failed");
             self.ignored += number_before(result, " ignored");
         }
-        // Node's own runner, in both of its reporters: "# pass 3" and "ℹ pass 3".
+        // Node's runner, with both of its reporters: "# pass 3" and "ℹ pass 3".
         let mut words = line.split_whitespace();
         if let (Some("#" | "ℹ"), Some(what), Some(count), None) =
             (words.next(), words.next(), words.next(), words.next())
@@ -46,7 +44,7 @@ impl AddAssign for Totals {
     }
 }
 
-/// The number that stands right before `word`, or zero.
+/// Returns the number right before `word`, or zero.
 fn number_before(text: &str, word: &str) -> u64 {
     let before = text.split(word).next().filter(|before| before.len() < text.len()).unwrap_or_default();
     before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
@@ -70,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn node_is_counted_in_both_of_its_styles() {
+    fn both_of_nodes_reporters_are_counted() {
         assert_eq!(
             count("# tests 4\n# pass 3\n# fail 1\n# skipped 0"),
             Totals { passed: 3, failed: 1, ignored: 0 }
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_count_for_nothing() {
+    fn other_lines_are_ignored() {
         assert_eq!(count("# pass the salt\ntest result: none\n3 passed\n# pass 3 more"), Totals::default());
     }
 }

