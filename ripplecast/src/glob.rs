@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn examples_match() {
         assert!(matches("a", "a"));
         assert!(!matches("a", "ab"));
         assert!(matches("orders.*", "orders."));
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_defined(pattern in r"[ab*?\\]{0,8}[ab*?]?", name in r"[ab*\\]{0,8}") {
+        fn matching_equals_its_definition(pattern in r"[ab*?\\]{0,8}[ab*?]?", name in r"[ab*\\]{0,8}") {
             let chars = |text: &str| text.chars().collect::<Vec<_>>();
             prop_assert_eq!(matches(&pattern, &name), matches_by_definition(&chars(&pattern), &chars(&name)));
         }

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_threads_one_writes_the_line() {
+    fn only_one_of_several_threads_writes_the_line() {
         let limit = Limit::new();
         let admitted: usize = thread::scope(|scope| {
             let asks = || (0..1_000).filter(|_| limit.admit().is_some()).count();
@@ -231,7 +231,7 @@ mod tests {
 
     /// Code that peers drive writes every log line through a limit.
     #[test]
-    fn what_serves_peers_logs_through_limits_alone() {
+    fn peer_driven_code_logs_only_through_limits() {
         const FILES: [&str; 20] = [
             "app.rs",
             "bus/memory.rs",

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_names_have_one_tag_and_none_ends_early() {
+    fn tags_are_distinct_and_never_end_early() {
         assert_eq!(tag("plain"), "plain");
         assert_eq!(tag("a}b"), "a%7Db");
         assert_ne!(tag("a}b"), tag("a%7Db"));

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_bus_takes_no_subscription() {
+    async fn a_closed_bus_accepts_no_subscription() {
         let bus = Bus::memory();
         let (_before, mut before) = listen(&bus, "a").await;
         bus.close();

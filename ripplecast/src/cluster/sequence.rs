@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_counted_and_repeats_are_seen() {
+    fn gaps_are_counted_and_repeats_detected() {
         let (mut given, mut heard) = (Given::new(), Heard::default());
         let mut numbers = |channel: &str| given.next(&channel.into());
         let (a1, b1, a2, a3, a4) = (numbers("a"), numbers("b"), numbers("a"), numbers("a"), numbers("a"));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_lets_each_number_in_once() {
+    fn a_window_accepts_each_number_once() {
         let mut window = Window::default();
         let mut is_new = |number| window.is_new(Number { series: 7, number });
         assert!(is_new(1) && is_new(3) && is_new(2), "messages may overtake each other");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_as_a_set_of_all_that_came() {
+    fn a_window_equals_a_set_of_all_received_numbers() {
         let (mut window, mut all, mut state) = (Window::default(), std::collections::HashSet::new(), 1_u64);
         let mut highest = 0_u64;
         for _ in 0..20_000 {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_side_keeps_numbers_without_end() {
+    fn both_sides_limit_the_numbers_they_keep() {
         let mut given = Given::new();
         let first = given.next(&"first".into());
         for i in 0..CHANNELS {

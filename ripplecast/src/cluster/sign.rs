@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_signed_for_the_channel_just_now_is_believed() {
+    fn only_a_recent_signature_for_the_channel_is_accepted() {
         let (one, two) = (Sealer::new(1, Some(KEY)), Sealer::new(2, Some(KEY)));
         let bytes = one.message("c", body());
         let opened = two.open("c", bytes.clone()).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_message_is_refused() {
+    fn an_old_message_is_rejected() {
         let sealer = Sealer::new(1, Some(KEY));
         let message = Message { node: 1, number: Number { series: 1, number: 1 }, body: body() };
         let sealed_at = |time: u64| {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_message_is_refused() {
+    fn a_repeated_message_is_rejected() {
         let (one, two) = (Sealer::new(1, Some(KEY)), Sealer::new(2, Some(KEY)));
         let mut heard = Once::default();
         let (first, second) = (one.message("c", body()), one.message("c", body()));

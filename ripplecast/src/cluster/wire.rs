@@ -225,13 +225,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
+        fn messages_round_trip(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
             let message = Message { node, number: Number { series, number }, body };
             prop_assert_eq!(Message::decode(message.encode().into()), Some(message));
         }
 
         #[test]
-        fn reading_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
+        fn decoding_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
             let whole = Bytes::from(Message { node, number: Number { series: 1, number: 2 }, body }.encode());
             let _ = Message::decode(whole.slice(..cut % (whole.len() + 1)));
             let _ = Message::decode(bytes.clone().into());
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_none_is_refused() {
+    fn invalid_utf8_is_rejected() {
         let body = Body::ToClient { client: "a".into(), frame: "ö".into() };
         let mut bytes = Message { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
         *bytes.last_mut().unwrap() = 0xff;

@@ -76,7 +76,7 @@ mod tests {
     use super::StreamId;
 
     #[test]
-    fn ids_ascend_whatever_the_clock_says() {
+    fn ids_increase_even_if_the_clock_is_set_back() {
         let id = StreamId::new(5, 0);
         assert_eq!(id.next(6), StreamId::new(6, 0));
         assert_eq!(id.next(5), StreamId::new(5, 1));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn an_invalid_id_is_rejected() {
         for text in ["", "5", "5-", "-5", "a-1", "1-b", "1-2-3", "99999999999999999999-0"] {
             let error = text.parse::<StreamId>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");

@@ -139,7 +139,7 @@ mod tests {
     use super::ReliableOptions;
 
     #[test]
-    fn impossible_settings_are_refused_by_name() {
+    fn invalid_settings_are_rejected_by_name() {
         let new = ReliableOptions::new;
         assert!(new().check().is_ok());
         for (wrong, name) in [

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_spreads_them() {
+    fn waits_are_randomized() {
         let first = |_| Pause::new(Duration::from_secs(1), Duration::from_secs(1)).next();
         let waits: std::collections::HashSet<_> = (0..32).map(first).collect();
         assert!(waits.len() > 16, "{waits:?}");

@@ -446,7 +446,7 @@ mod tests {
 
     /// Uses tokio's paused clock, so the times are exact however busy the machine is.
     #[tokio::test(start_paused = true)]
-    async fn a_backend_that_hangs_at_shutdown_gives_handlers_no_more_time() {
+    async fn a_hanging_backend_does_not_extend_the_handlers_time_at_shutdown() {
         let message = StreamMessage {
             id: "1-1".parse().unwrap(),
             stream: "orders".into(),

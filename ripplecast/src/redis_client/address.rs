@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read() {
+    fn every_form_is_parsed() {
         let local = |port| Servers::One(("127.0.0.1".to_owned(), port));
         assert_eq!(read("redis://127.0.0.1").servers, local(6379));
         assert_eq!(read("redis://127.0.0.1:7000/").servers, local(7000));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_may_be_in_upper_case_and_of_valkey() {
+    fn a_scheme_may_be_upper_case_or_of_valkey() {
         for (written, same) in [
             ("REDIS://a", "redis://a"),
             ("Rediss://a", "rediss://a"),
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_without_a_password_is_logged_in_all_the_same() {
+    fn a_user_without_a_password_still_logs_in() {
         let host = ("a".to_owned(), 1);
         for (url, login) in [
             ("redis://lim@a", Some("lim")),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_one_is_named_and_its_password_is_not() {
+    fn an_invalid_url_is_named_without_its_password() {
         for (url, said) in [
             ("redis", "not a backend"),
             ("mongodb://a", "`mongodb` is not a backend"),

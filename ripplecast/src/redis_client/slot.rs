@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_specification() {
+    fn slots_match_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
         assert_eq!(of(b"foo"), 12_182);
         assert_eq!(of(b"a:{foo}:b"), of(b"foo"));

@@ -76,7 +76,7 @@ async fn a_counter_expires_by_the_clock() {
 }
 
 #[tokio::test]
-async fn writes_end_the_expiry_and_a_second_expire_replaces_the_first() {
+async fn writes_clear_the_expiry_and_a_second_expire_replaces_it() {
     let clock = TestClock::new();
     let counter = Store::with(clock.memory()).counter("a");
     let soon = Duration::from_millis(10);
@@ -141,7 +141,7 @@ async fn observers_see_each_version_in_order() {
 }
 
 #[tokio::test]
-async fn only_what_happened_is_observed_and_only_while_observed() {
+async fn observers_see_only_changes_and_only_while_observing() {
     let counter = Store::memory().counter("a");
     let (observation, log) = watch(&counter);
     counter.set(i64::MAX).await.unwrap();
@@ -176,7 +176,7 @@ async fn an_observation_may_be_dropped_by_the_observer() {
 }
 
 #[tokio::test]
-async fn counters_that_nobody_needs_are_forgotten_and_versions_go_on() {
+async fn unused_counters_are_forgotten_and_versions_never_decrease() {
     let clock = TestClock::new();
     let memory = Arc::new(clock.memory());
     for i in 0..20_000 {
@@ -244,7 +244,7 @@ fn sample(big: u64) -> Sample {
 }
 
 #[tokio::test]
-async fn a_tables_observers_see_rows_as_serde_would_write_them() {
+async fn table_observers_see_rows_as_serde_writes_them() {
     let table = samples();
     let log: Arc<Mutex<Vec<(String, String, u64)>>> = Arc::default();
     let writer = Arc::clone(&log);
@@ -282,7 +282,7 @@ async fn a_tables_observers_see_rows_as_serde_would_write_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_tables_observers_see_each_rows_changes_in_order() {
+async fn table_observers_see_the_changes_of_a_row_in_order() {
     let table = samples();
     table.set("a", &sample(0)).await.unwrap();
     table.set("b", &sample(0)).await.unwrap();
@@ -314,7 +314,7 @@ async fn a_tables_observers_see_each_rows_changes_in_order() {
 }
 
 #[tokio::test]
-async fn rows_expire_by_the_clock_and_every_operation_notices() {
+async fn rows_expire_by_the_clock_and_every_operation_detects_it() {
     let (table, clock) = timed();
     let log: Arc<Mutex<Vec<(String, bool)>>> = Arc::default();
     let writer = Arc::clone(&log);
@@ -373,7 +373,7 @@ async fn no_operation_sees_an_expired_row() {
 }
 
 #[tokio::test]
-async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first() {
+async fn row_writes_clear_the_expiry_and_a_second_expire_replaces_it() {
     let (table, clock) = timed();
     table.set("a", &sample(1)).await.unwrap();
     let soon = ms(10);
@@ -420,7 +420,7 @@ async fn whole_writes_end_a_rows_expiry_and_a_second_expire_replaces_the_first()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_length_is_exact_while_rows_expire_and_others_come() {
+async fn the_length_is_exact_while_rows_expire_and_are_added() {
     let clock = TestClock::new();
     let table: Table<Sample> =
         TableBuilder::new(Store::with(clock.memory()), "timed".into(), 100_000).build().unwrap();
@@ -452,7 +452,7 @@ async fn the_length_is_exact_while_rows_expire_and_others_come() {
 }
 
 #[tokio::test]
-async fn an_answer_may_come_later() {
+async fn a_reply_may_be_pending() {
     let later: std::pin::Pin<Box<dyn Future<Output = crate::Result<i32>> + Send>> = Box::pin(async {
         tokio::task::yield_now().await;
         Ok(7)

@@ -1,4 +1,5 @@
-//! Publish and subscribe. No test waits for time to pass: handlers report over channels, or are held by a semaphore.
+//! Publish and subscribe. No test waits for time to pass: handlers report over channels or are held by a
+//! semaphore.
 
 use std::sync::{
     Arc,
@@ -11,7 +12,7 @@ use tokio::sync::{
     mpsc::{UnboundedReceiver, unbounded_channel},
 };
 
-/// Subscribes, and sends on what comes.
+/// Subscribes and forwards the messages to a receiver.
 async fn listen(hub: &Hub, pattern: &str) -> (Subscription, UnboundedReceiver<BusMessage>) {
     let (sender, receiver) = unbounded_channel();
     let handler = move |message| {
@@ -21,7 +22,8 @@ async fn listen(hub: &Hub, pattern: &str) -> (Subscription, UnboundedReceiver<Bu
     (hub.subscribe(pattern, handler).await.unwrap(), receiver)
 }
 
-/// Subscribes with a handler that waits for a permit for each message; the receiver gets each when its handler begins.
+/// Subscribes with a handler that waits for a permit for each message. The receiver gets each message when
+/// its handler starts.
 async fn listen_held(
     hub: &Hub,
     pattern: &str,
@@ -41,7 +43,7 @@ async fn listen_held(
 }
 
 #[tokio::test]
-async fn those_who_listen_get_it_once() -> Result<()> {
+async fn each_subscription_receives_a_message_once() -> Result<()> {
     let hub = Hub::builder().build()?;
     assert_eq!(hub.publish("a", "lost").await?, 0);
     let (_one, mut one) = listen(&hub, "a").await;
@@ -65,7 +67,7 @@ async fn those_who_listen_get_it_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn each_publishers_order_is_kept() -> Result<()> {
+async fn the_order_of_each_publisher_is_kept() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (exact, mut by_name) = listen(&hub, "room.1").await;
     let (glob, mut by_pattern) = listen(&hub, "room.?").await;
@@ -96,11 +98,11 @@ async fn each_publishers_order_is_kept() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_full_queue_drops_the_newest_of_that_subscription_alone() -> Result<()> {
+async fn a_full_queue_drops_new_messages_of_that_subscription_only() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (slow, mut begun, gate, done) = listen_held(&hub, "a").await;
     hub.publish("a", "0").await?;
-    begun.recv().await.unwrap(); // the handler has it, so the queue is empty
+    begun.recv().await.unwrap(); // the handler has the message, so the queue is empty
     for i in 1..=1024 {
         assert_eq!(hub.publish("a", i.to_string()).await?, 1);
     }
@@ -117,12 +119,12 @@ async fn a_full_queue_drops_the_newest_of_that_subscription_alone() -> Result<()
     assert_eq!(&*begun.recv().await.unwrap().payload, b"again");
     assert_eq!(slow.dropped(), 2);
     slow.unsubscribe().await;
-    assert_eq!(done.load(Relaxed), 1026, "unsubscribe waits for the handler that is running");
+    assert_eq!(done.load(Relaxed), 1026, "unsubscribe waits for the running handler");
     Ok(())
 }
 
 #[tokio::test]
-async fn bytes_fill_a_queue_too() -> Result<()> {
+async fn payload_bytes_fill_a_queue_too() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (slow, mut begun, gate, _) = listen_held(&hub, "a").await;
     hub.publish("a", "0").await?;
@@ -142,7 +144,7 @@ async fn bytes_fill_a_queue_too() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_panicking_handler_goes_on() -> Result<()> {
+async fn a_subscription_continues_after_its_handler_panics() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (sender, mut receiver) = unbounded_channel();
     let subscription = hub
@@ -166,17 +168,17 @@ async fn a_panicking_handler_goes_on() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_dropped_subscription_gets_nothing_more() -> Result<()> {
+async fn a_dropped_subscription_receives_nothing_more() -> Result<()> {
     let hub = Hub::builder().build()?;
     for pattern in ["a", "?"] {
         let (subscription, mut begun, gate, done) = listen_held(&hub, pattern).await;
         hub.publish("a", "0").await?;
-        hub.publish("a", "waits, and is thrown away").await?;
+        hub.publish("a", "waits and is dropped").await?;
         begun.recv().await.unwrap();
         drop(subscription);
         assert_eq!(hub.publish("a", "1").await?, 0);
         gate.add_permits(9);
-        assert!(begun.recv().await.is_none(), "the handler is dropped after the message that it was at");
+        assert!(begun.recv().await.is_none(), "the handler is dropped after its current message");
         assert_eq!(done.load(Relaxed), 1);
     }
     Ok(())
@@ -218,7 +220,7 @@ async fn a_detached_subscription_lives_as_long_as_the_hub() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wrong_names_are_errors() -> Result<()> {
+async fn invalid_names_are_errors() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (longest, long) = ("x".repeat(255), "x".repeat(256));
     let handler = |_| async {};
@@ -244,7 +246,7 @@ async fn a_dropped_subscribe_or_publish_does_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_slow_channel_of_a_pattern_holds_up_itself_alone() {
+async fn a_slow_channel_of_a_pattern_delays_only_itself() {
     let hub = Hub::builder().build().unwrap();
     let (sender, mut seen) = unbounded_channel();
     let gate = Arc::new(Semaphore::new(0));
@@ -271,13 +273,17 @@ async fn a_slow_channel_of_a_pattern_holds_up_itself_alone() {
         hub.publish("c-quick", vec![number]).await.unwrap();
     }
     for number in 0..3 {
-        assert_eq!(seen.recv().await.unwrap(), ("c-quick".to_owned(), number), "in order, past the slow one");
+        assert_eq!(
+            seen.recv().await.unwrap(),
+            ("c-quick".to_owned(), number),
+            "in order, despite the slow channel"
+        );
     }
     gate.add_permits(3);
     for number in 0..3 {
         assert_eq!(seen.recv().await.unwrap(), ("c-slow".to_owned(), number), "in order");
     }
-    // No more than sixteen at once.
+    // At most sixteen run at once.
     for number in 0..40 {
         hub.publish(format!("c-many-{number}"), vec![number]).await.unwrap();
     }

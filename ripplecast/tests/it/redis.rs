@@ -1,39 +1,40 @@
-//! Redis, for tests: real servers that a test starts on free ports of loopback, stops, kills, pauses and cuts off as it likes.
-//! There is no mock: what can't be done with a real server is not tested.
+//! Redis for tests: real servers that a test starts on free loopback ports, and stops, kills, pauses and
+//! disconnects at will. There is no mock: whatever a real server can't show is not tested.
 //!
 //! ```ignore
-//! let server = Server::start();                    // Redis, in memory, nothing in it
+//! let server = Server::start();                    // Redis, in memory, empty
 //! let app = App::builder().backend(&server.url()).build().await?;
-//! server.pause();                                  // it keeps its connections and says nothing
+//! server.pause();                                  // keeps its connections but does not answer
 //! server.resume();
-//! server.kill();                                   // as a crash does
+//! server.kill();                                   // like a crash
 //! server.restart();                                // empty, on the same port
-//! server.ask::<String>("CLIENT LIST");             // any command, past whatever stands in front of it
+//! server.ask::<String>("CLIENT LIST");             // any command, not through a proxy
 //!
 //! let proxy = Proxy::before(&server);              // a network that can fail
 //! let app = App::builder().backend(&proxy.url()).build().await?;
-//! proxy.stall();                                   // half-open: no byte passes, nobody is told
-//! proxy.cut();                                     // every connection is reset, and none is let in
-//! proxy.delay(Duration::from_millis(4));           // a long way
-//! proxy.hold("ripplecast:room:{r}\r\n");           // the server does not get this, nor what its client sends behind it
+//! proxy.stall();                                   // half-open: no byte passes, and neither side is notified
+//! proxy.cut();                                     // resets every connection and refuses new ones
+//! proxy.delay(Duration::from_millis(4));           // a distant server
+//! proxy.hold("ripplecast:room:{r}\r\n");           // withholds this, and what the client sends after it, from the server
 //! proxy.heal();
 //!
 //! let cluster = Cluster::start(Flavour::Redis);    // three masters
 //! let sentinels = Sentinels::start(Flavour::Redis); // a master, a replica, three sentinels
-//! sentinels.failover();                            // the master dies, and the replica is one
+//! sentinels.failover();                            // kills the master; the replica replaces it
 //!
 //! let server = Server::setup(Flavour::Valkey9).password("secret").tls().start();
-//! let server = Server::shared(Flavour::Valkey8);   // for tests that leave it in peace; use a prefix of your own
+//! let server = Server::shared(Flavour::Valkey8);   // for tests that do not disturb it; use your own prefix
 //! ```
 //!
-//! Everything here blocks its thread for a moment, and [`Cluster`] and [`Sentinels`] for some seconds: call it before the
-//! application runs, or on a runtime of several threads. Servers end with the test, also when it fails, and with the process,
-//! however that ends. When a test fails, the end of each server's log is shown.
+//! Everything here blocks its thread for a moment, and [`Cluster`] and [`Sentinels`] for several seconds.
+//! Call it before the application runs, or on a multi-threaded runtime. Servers end with the test, even if it
+//! fails, and with the process, however that ends. When a test fails, the end of each server's log is
+//! printed.
 
 mod cluster;
-/// What an application notices when Redis is away.
+/// The behaviour of an application while Redis is unavailable.
 mod faults;
-/// Tests of what is in here.
+/// Tests of these helpers.
 mod lab;
 /// Several nodes on one Redis.
 mod nodes;

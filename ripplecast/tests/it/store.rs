@@ -1,6 +1,6 @@
-//! Tables and counters: how they are declared, here; what they do, in the suite that runs wherever their state lives
-//! (`store/conformance.rs`); a table in memory against a map in `store/model.rs`. Expiry by the clock is tested inside
-//! the crate.
+//! Tables and counters. Declarations are tested here; behaviour in a suite that runs on every backend
+//! (`store/conformance.rs`); a table in memory against a map in `store/model.rs`. Expiry by the clock is
+//! tested inside the crate.
 
 mod conformance;
 mod model;
@@ -28,7 +28,7 @@ struct Every {
     bytes: Vec<u8>,
 }
 
-/// A small row whose halves belong together.
+/// A small row whose two numbers must match.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 struct Pair {
     left: u64,
@@ -42,27 +42,26 @@ impl Pair {
     }
 }
 
-/// A hub.
 fn hub() -> Hub {
     Hub::builder().build().unwrap()
 }
 
-/// The store's error inside the crate's.
+/// Extracts the store's error from the crate's.
 fn store_error<T>(result: Result<T>) -> StoreError {
     match result {
         Err(Error::Store(error)) => error,
-        Err(other) => panic!("another error: {other}"),
-        Ok(_) => panic!("no error"),
+        Err(other) => panic!("unexpected error: {other}"),
+        Ok(_) => panic!("expected an error"),
     }
 }
 
-/// What declaring a table of `T` says.
+/// Returns the error of declaring a table of `T`.
 fn declare_error<T: DeserializeOwned>() -> String {
     store_error(hub().table::<T>("users", 1)).to_string()
 }
 
 #[tokio::test]
-async fn what_can_not_be_a_column() {
+async fn unsupported_column_types_are_rejected() {
     macro_rules! check {
         ($type:ty, $what:literal) => {{
             #[derive(Deserialize)]
@@ -111,7 +110,7 @@ async fn what_can_not_be_a_column() {
 }
 
 #[tokio::test]
-async fn a_row_that_writes_otherwise_than_it_reads_is_refused() -> Result<()> {
+async fn a_row_whose_serialize_and_deserialize_differ_is_rejected() -> Result<()> {
     #[derive(Serialize, Deserialize, Default)]
     struct Left {
         #[serde(skip_serializing)]
@@ -170,6 +169,6 @@ async fn a_table_is_declared_once() -> Result<()> {
     assert!(error.contains("`b` has no column `bio`") && error.contains("left, name, right"), "{error}");
     let error = store_error(hub.table_builder::<Pair>("b", 1).column("left", 9).build()).to_string();
     assert!(error.contains("`left`") && error.contains("u64"), "{error}");
-    assert!(hub.find_table::<Pair>("b").is_err(), "a refused declaration declares nothing");
+    assert!(hub.find_table::<Pair>("b").is_err(), "a rejected declaration declares nothing");
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! Streams: the same suite on every backend. Handlers report over channels or are held by a semaphore; where a backend needs
-//! time, its times are set short, and the test waits for what it needs to see.
+//! Streams: the same suite on every backend. Handlers report over channels or are held by a semaphore. Where
+//! a backend needs time, its times are set short, and the test waits for the expected result.
 
-/// What tells in memory alone.
+/// Tests of the memory backend only.
 mod memory;
-/// What tells on Redis alone.
+/// Tests of the Redis backend only.
 mod redis;
-/// What holds on every backend.
+/// Tests of every backend.
 mod suite;
 
 use std::{
@@ -34,39 +34,36 @@ use crate::{
     support::PATIENCE,
 };
 
-/// Where the streams of a test live.
+/// The backend of a test.
 enum Ground {
     /// In one process, so that every node is the same hub.
     Memory(Hub),
-    /// On a server, under keys of the test's own. Each node is a hub of its own, kept until the test ends.
+    /// On a server, under keys with their own prefix. Each node is a separate hub, kept until the test ends.
     Redis { url: String, nodes: Mutex<Vec<Hub>> },
 }
 
 impl Ground {
-    /// The memory of this process.
     fn memory() -> Self {
         Self::Memory(Hub::builder().shards(1).build().unwrap())
     }
 
-    /// A server.
     fn redis(flavour: Flavour) -> Self {
         Self::at(&Server::shared(flavour).url())
     }
 
-    /// A Cluster.
     fn cluster() -> Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         Self::at(&SHARED.get_or_init(|| Cluster::start(Flavour::Redis)).url())
     }
 
-    /// A backend that other tests use too.
+    /// Uses a backend shared with other tests.
     fn at(url: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let url = format!("{url}?prefix=streams-{}", NEXT.fetch_add(1, Relaxed));
         Self::Redis { url, nodes: Mutex::default() }
     }
 
-    /// A node, kept until the test ends.
+    /// Creates a node that is kept until the test ends.
     async fn node(&self) -> Hub {
         let node = self.own_node().await;
         if let Self::Redis { nodes, .. } = self {
@@ -75,7 +72,7 @@ impl Ground {
         node
     }
 
-    /// A node that ends when the last handle of it does.
+    /// Creates a node that ends when its last handle is dropped.
     async fn own_node(&self) -> Hub {
         match self {
             Self::Memory(hub) => hub.clone(),
@@ -83,57 +80,57 @@ impl Ground {
         }
     }
 
-    /// The stream of most tests, on a node of its own.
+    /// Returns the stream used by most tests, on a new node.
     async fn stream(&self) -> ReliableStream {
         self.node().await.stream("orders")
     }
 }
 
-/// A node on that backend.
+/// Creates a node on that backend.
 async fn node(url: &str) -> Hub {
     Hub::builder().shards(1).backend(url).connect().await.unwrap()
 }
 
-/// Settings whose waits are short.
+/// Returns settings with short waits.
 fn quick() -> ReliableOptions {
     ReliableOptions::new()
         .backoff(Duration::from_millis(5), Duration::from_millis(20))
         .claim_after(Duration::from_millis(400))
 }
 
-/// Settings under which nothing is taken over from others while a test runs, however slow the machine is.
+/// Returns settings under which nothing is taken over during a test, however slow the machine is.
 fn patient() -> ReliableOptions {
     quick().claim_after(Duration::from_secs(3600))
 }
 
-/// The next that comes.
+/// Receives the next item, with a deadline.
 #[track_caller]
 fn next<T>(receiver: &mut UnboundedReceiver<T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         match timeout(PATIENCE, receiver.recv()).await {
             Ok(Some(value)) => value,
-            Ok(None) => panic!("nobody sends any more, at {caller}"),
-            Err(_) => panic!("nothing comes, at {caller}"),
+            Ok(None) => panic!("the sender was dropped, at {caller}"),
+            Err(_) => panic!("nothing was received, at {caller}"),
         }
     }
 }
 
-/// Waits until `look` says yes.
+/// Waits until `look` returns true.
 async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !look().await {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A handler's message, as text.
+/// Returns a message's payload as text.
 fn text(message: &StreamMessage) -> String {
     String::from_utf8(message.payload.to_vec()).unwrap()
 }
 
-/// Subscribes with a handler that always succeeds, and tells of each message when it begins.
+/// Subscribes with a handler that always succeeds and reports each message when it starts.
 async fn listen(
     stream: &ReliableStream,
     group: &str,
@@ -142,7 +139,7 @@ async fn listen(
     answer(stream, group, options, |_| Ok(())).await
 }
 
-/// Subscribes with a handler that tells of each message, and says what `answer` says.
+/// Subscribes with a handler that reports each message and returns the result of `answer`.
 async fn answer(
     stream: &ReliableStream,
     group: &str,
@@ -161,28 +158,28 @@ async fn answer(
     (stream.subscribe_with(group, options, handler).await.unwrap(), receiver)
 }
 
-/// What a held handler does, and how many of them run.
+/// Controls held handlers and counts them.
 #[derive(Clone)]
 struct Hold {
-    /// One permit for each message that may go on.
+    /// One permit for each message that may continue.
     gate: Arc<Semaphore>,
-    /// Handlers that have begun and not ended.
+    /// Handlers that have started and not ended.
     running: Arc<AtomicUsize>,
     /// Handlers that have ended.
     done: Arc<AtomicUsize>,
-    /// Tells of each message when its handler begins.
+    /// Receives each message when its handler starts.
     begun: UnboundedSender<StreamMessage>,
 }
 
 impl Hold {
-    /// One that holds every message.
+    /// Creates a control that holds every message.
     fn new() -> (Self, UnboundedReceiver<StreamMessage>) {
         let (begun, receiver) = unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
         (Self { gate, running: Arc::default(), done: Arc::default(), begun }, receiver)
     }
 
-    /// Subscribes with a handler that waits for a permit, and then says what `answer` says.
+    /// Subscribes with a handler that waits for a permit and then returns the result of `answer`.
     async fn subscribe(
         &self,
         stream: &ReliableStream,
@@ -206,28 +203,28 @@ impl Hold {
     }
 }
 
-/// The error of a stream inside the crate's.
+/// Extracts the error of a stream from the crate's.
 #[track_caller]
 fn stream_error<T>(result: Result<T>) -> StreamError {
     match result {
         Err(Error::Stream(error)) => error,
-        Err(other) => panic!("another error: {other}"),
-        Ok(_) => panic!("no error"),
+        Err(other) => panic!("unexpected error: {other}"),
+        Ok(_) => panic!("expected an error"),
     }
 }
 
-/// How many messages a group has not handled: those that were delivered, and those that were not.
+/// Returns how many messages a group has not handled: those delivered, and those not delivered.
 async fn unhandled(stream: &ReliableStream, group: &str) -> (u64, Option<u64>) {
     left(&stream.status().await.unwrap(), group)
 }
 
-/// The same, of a status.
+/// Returns the same from a status.
 fn left(status: &StreamStatus, group: &str) -> (u64, Option<u64>) {
     let group = status.groups.iter().find(|status| status.name == group);
     group.map_or((0, Some(0)), |group| (group.pending, group.lag))
 }
 
-/// Waits until a group has handled everything; the backend may be away meanwhile.
+/// Waits until a group has handled everything. The backend may be unavailable meanwhile.
 async fn all_handled(stream: &ReliableStream, group: &str) {
     until("everything to be handled", async || {
         stream.status().await.is_ok_and(|status| left(&status, group) == (0, Some(0)))

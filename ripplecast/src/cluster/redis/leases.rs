@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seat_reads_back_and_is_new_each_time() {
+    fn a_lease_name_round_trips_and_is_unique() {
         let (one, two) = (Seat::new(7), Seat::new(7));
         assert_ne!(one.field(), two.field());
         let read = Seat::parse(one.field()).unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_is_held_for_the_lease_and_no_longer() {
+    fn a_lease_is_held_only_for_its_duration() {
         LazyLock::force(&BEGIN);
         let seat = Seat::new(1);
         assert!(!seat.is_held(), "the lease is not confirmed yet");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_is_over_when_it_was_seen_unchanged_for_the_lease() {
+    fn a_lease_expires_after_its_duration_without_a_change() {
         let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let mut at = |second, counts: &[_]| look(&mut detector, begin, second, counts);
         assert_eq!(at(0, &[(ONE, "1"), (TWO, "900")]), (vec![1, 2], vec![]));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_suspended_judges_nobody_by_what_it_saw_before() {
+    fn a_suspended_node_ignores_what_it_saw_before() {
         let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let mut at = |second| look(&mut detector, begin, second, &[(ONE, "1")]).1;
         assert!(at(0).is_empty() && at(9).is_empty());
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_suspended_while_it_looks_judges_nobody_either() {
+    fn a_node_suspended_during_a_read_ignores_the_result() {
         let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let counts = HashMap::from([(ONE.to_owned(), "1".to_owned())]);
         let second = |second| begin + Duration::from_secs(second);

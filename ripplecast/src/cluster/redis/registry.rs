@@ -465,7 +465,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_taken_once_and_oldest_first_with_those_who_wait() {
+    fn entries_are_taken_once_and_oldest_first_with_their_waiters() {
         let item = |number: usize| Item::Room(number.to_string().into());
         let mut dirty = Dirty::default();
         dirty.extend((0..5).map(item));

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_counts_when_a_handler_saw_it() {
+    fn a_delivery_counts_only_if_a_handler_saw_it() {
         let mut state = State::default();
         let id = state.publish("s", "x".into(), 10).unwrap();
         assert_eq!(take(&mut state, 1), [1]);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_dead_letter_makes_space() {
+    fn the_oldest_dead_letter_is_dropped_for_space() {
         let mut state = State::default();
         let letter =
             DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_lost_a_dead_letter_while_nobody_held_it_goes_on() {
+    fn a_group_continues_after_losing_an_unheld_dead_letter() {
         let mut state = State::default();
         let letter =
             DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };

@@ -529,7 +529,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_read_back_and_others_are_refused() {
+    fn cursors_round_trip_and_others_are_rejected() {
         let began = Moment { epoch: Epoch::random(), number: 7 };
         assert_eq!(parse_cursor(cursor_at(began, u64::MAX).as_str()), Some((began, u64::MAX)));
         let epoch = began.epoch;

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_read_back_the_same() {
+    fn values_round_trip() {
         let floats = [0.0, -0.0, 0.1, 1e300, 5e-324, f64::MAX, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
         for float in floats.into_iter().chain([-f64::NAN, f64::from_bits(0x7ff8_0000_0000_0001)]) {
             let value = Value::Float(float);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_of_the_column_is_none() {
+    fn a_value_of_another_type_is_rejected() {
         for (kind, text) in [
             (ColumnType::U8, "256"),
             (ColumnType::U8, "-1"),

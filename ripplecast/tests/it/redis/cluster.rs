@@ -8,23 +8,24 @@ use crate::support::eventually;
 /// The slots of each master.
 const SLOTS: [RangeInclusive<u16>; 3] = [0..=5460, 5461..=10922, 10923..=16383];
 
-/// After how long one who is silent counts as dead. A server of a busy machine may have no turn for seconds.
+/// Silence after which a master counts as dead. A server on a busy machine may not be scheduled for seconds.
 const NODE_TIMEOUT: &str = "cluster-node-timeout 5000";
 
-/// Three masters without replicas, each with a third of the slots. When one is away for five seconds, the others refuse every
-/// key until it is back.
+/// Three masters without replicas, each with a third of the slots. If one is unavailable for five seconds,
+/// the others refuse every key until it returns.
 pub(crate) struct Cluster {
     masters: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts it, and waits until it takes keys. That takes some seconds: a master waits for two before it does.
+    /// Starts the Cluster and waits until it accepts keys. This takes a few seconds, because a master waits
+    /// for two first.
     #[track_caller]
     pub(crate) fn start(flavour: Flavour) -> Self {
         Self::with(|| Server::setup(flavour))
     }
 
-    /// The same, of masters that are set up so.
+    /// Starts a Cluster of masters with that setup.
     #[track_caller]
     pub(super) fn with(setup: impl Fn() -> Setup) -> Self {
         let masters: Vec<Server> =
@@ -32,7 +33,7 @@ impl Cluster {
         for (number, (master, slots)) in masters.iter().zip(SLOTS).enumerate() {
             let (first, last) = slots.into_inner();
             master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
-            // Or they would have to agree on them first.
+            // Otherwise the masters would have to agree on epochs first.
             master.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1));
         }
         for other in &masters[1..] {
@@ -44,14 +45,14 @@ impl Cluster {
         cluster
     }
 
-    /// The cluster of Redis of all tests that leave it in peace; use a prefix of your own.
+    /// Returns the Cluster shared by all tests that do not disturb it; use your own prefix.
     #[track_caller]
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(Flavour::Redis))
     }
 
-    /// Waits until every master says that all is well: after one of them has been away.
+    /// Waits until every master reports a healthy Cluster after one of them was unavailable.
     #[track_caller]
     pub(crate) fn wait_until_ok(&self) {
         let wanted = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:3"];
@@ -63,7 +64,7 @@ impl Cluster {
         });
     }
 
-    /// Lets masters take keys also while another one is away; by default they refuse all then.
+    /// Makes masters accept keys even while another one is unavailable; by default they refuse all keys then.
     #[track_caller]
     pub(crate) fn go_on_without_others(&self) {
         for master in &self.masters {
@@ -71,7 +72,7 @@ impl Cluster {
         }
     }
 
-    /// Adds a replica to a master, and waits until it has a copy: it takes the master's place when that dies.
+    /// Adds a replica to a master and waits until it has a copy. It replaces the master if the master dies.
     #[track_caller]
     pub(crate) fn replica_of(&self, master: &Server) -> Server {
         let setup = Server::setup(Flavour::Redis).cluster().line(NODE_TIMEOUT);
@@ -90,18 +91,17 @@ impl Cluster {
         replica
     }
 
-    /// The backend.
+    /// Returns the URL of the backend.
     pub(crate) fn url(&self) -> String {
         let addrs: Vec<String> = self.masters.iter().map(|master| master.addr().to_string()).collect();
         format!("{}-cluster://{}", self.masters[0].scheme(), addrs.join(","))
     }
 
-    /// The masters.
     pub(crate) fn masters(&self) -> &[Server] {
         &self.masters
     }
 
-    /// The master that has a key.
+    /// Returns the master that has a key.
     #[track_caller]
     pub(crate) fn master_of(&self, key: &str) -> &Server {
         let slot = self.masters[0].ask::<u16>(&format!("CLUSTER KEYSLOT {key}"));

@@ -1,4 +1,4 @@
-//! What an application notices when Redis can't be used at the start, or goes away while it runs.
+//! The behaviour of an application if Redis is not usable at the start, or becomes unavailable later.
 
 mod start;
 
@@ -23,27 +23,27 @@ use crate::{
     tls::CertAuthority,
 };
 
-/// An operation ends within two seconds, says the documentation. The rest is for a busy machine.
+/// The documentation limits an operation to two seconds. The rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
-/// What fails at once does not wait for these two seconds.
+/// A call that fails at once does not wait for these two seconds.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
 // ----- at the start -----
 
-// ----- while it runs -----
+// ----- while running -----
 
-/// A way in which Redis can be away.
+/// A kind of outage.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
-    /// It was told to stop.
+    /// Redis was told to stop.
     Stopped,
-    /// It has crashed.
+    /// Redis crashed.
     Killed,
-    /// It hangs.
+    /// Redis hangs.
     Paused,
-    /// The network is gone, and nobody is told.
+    /// The network drops everything, and neither side is notified.
     Stalled,
-    /// The network says no.
+    /// The network resets and refuses connections.
     Cut,
 }
 
@@ -67,13 +67,13 @@ impl Fault {
     }
 }
 
-/// A row of the table that is tried.
+/// A row of the table used in these tests.
 #[derive(Serialize, Deserialize)]
 struct Row {
     value: u32,
 }
 
-/// A node with that backend.
+/// Creates a node with that backend.
 pub(super) fn node(builder: AppBuilder, url: &str) -> TestServer {
     TestServer::start(builder.backend(url), |app| {
         let hub = app.hub();
@@ -81,7 +81,7 @@ pub(super) fn node(builder: AppBuilder, url: &str) -> TestServer {
     })
 }
 
-/// Everything that asks Redis, all at once: the name of each, and how it ended.
+/// Runs every operation that needs Redis concurrently. Returns the name and result of each.
 async fn operations(hub: &Hub) -> Vec<(&'static str, Result<()>)> {
     let (counter, room, client) = (hub.counter("tried"), hub.room("r"), hub.client("somebody"));
     let table = match hub.table::<Row>("tried", 10) {
@@ -119,7 +119,7 @@ async fn operations(hub: &Hub) -> Vec<(&'static str, Result<()>)> {
     ]
 }
 
-/// Checks that every operation fails in time, as one that can be tried again later; how long they took.
+/// Checks that every operation fails in time with an error that allows a retry. Returns the time it took.
 #[track_caller]
 fn check_all_fail(node: &TestServer) -> Duration {
     let begin = Instant::now();
@@ -129,18 +129,19 @@ fn check_all_fail(node: &TestServer) -> Duration {
         let error = outcome.expect_err(name);
         assert!(error.is_unavailable(), "{name}: {error}");
     }
-    assert!(took < LIMIT, "it took {took:?}");
+    assert!(took < LIMIT, "the operations took {took:?}");
     took
 }
 
-/// Checks that no operation waits before it fails: if one did, the quickest of ten tries would take as long.
+/// Checks that no operation waits before it fails. If one did, even the quickest of ten tries would take as
+/// long.
 #[track_caller]
 fn check_all_fail_at_once(node: &TestServer) {
     let quickest = (0..10).map(|_| check_all_fail(node)).min().unwrap();
     assert!(quickest < AT_ONCE, "the quickest of ten tries took {quickest:?}");
 }
 
-/// Waits until every operation works.
+/// Waits until every operation succeeds.
 #[track_caller]
 fn check_all_work(node: &TestServer) {
     let begin = Instant::now();
@@ -150,12 +151,12 @@ fn check_all_work(node: &TestServer) {
         if failed.is_empty() {
             return;
         }
-        assert!(begin.elapsed() < PATIENCE, "it does not work again: {failed:?}");
+        assert!(begin.elapsed() < PATIENCE, "these operations do not work again: {failed:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Checks that what one tab pushes to the room of both comes to both.
+/// Checks that what one tab pushes to a shared room reaches both tabs.
 #[track_caller]
 fn check_local_push(tabs: &mut [crate::clients::Tab; 2]) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -166,10 +167,10 @@ fn check_local_push(tabs: &mut [crate::clients::Tab; 2]) {
     }
 }
 
-/// What a subscription has heard.
+/// What a subscription has received.
 type Heard = Arc<Mutex<Vec<String>>>;
 
-/// Listens to a channel of the bus.
+/// Subscribes to a channel of the bus.
 fn listen(node: &TestServer, channel: &str) -> (Subscription, Heard) {
     let heard = Heard::default();
     let into = heard.clone();
@@ -180,7 +181,7 @@ fn listen(node: &TestServer, channel: &str) -> (Subscription, Heard) {
     (subscription.unwrap(), heard)
 }
 
-/// Redis goes away in some way, and comes back.
+/// Tests an outage of Redis and the recovery from it.
 fn check(fault: Fault) {
     let server = Server::start();
     let proxy = Proxy::before(&server);
@@ -193,18 +194,18 @@ fn check(fault: Fault) {
     fault.strike(&server, &proxy);
     check_all_fail(&node);
     check_local_push(&mut tabs);
-    wait_until("the node to say that Redis is away", || node.hub.stats().remote.degraded);
-    // Once both connections are given up, nobody waits any more.
+    wait_until("the node to report that Redis is unavailable", || node.hub.stats().remote.degraded);
+    // Once both connections are closed, no caller waits any more.
     wait_until("every operation to fail at once", || check_all_fail(&node) < AT_ONCE);
     check_all_fail_at_once(&node);
     check_nothing_grows(&node, &mut tabs);
 
     fault.mend(&server, &proxy);
     check_all_work(&node);
-    wait_until("the node to say that all is well", || !node.hub.stats().remote.degraded);
+    wait_until("the node to report that Redis is available", || !node.hub.stats().remote.degraded);
     check_local_push(&mut tabs);
-    // The subscription from before stands again, once.
-    wait_until("the bus to bring something", || {
+    // The earlier subscription is active again, exactly once.
+    wait_until("the bus to deliver a message", || {
         node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
             && !heard.lock().unwrap().is_empty()
     });
@@ -213,7 +214,7 @@ fn check(fault: Fault) {
     assert_eq!(heard.lock().unwrap().iter().filter(|text| *text == "the last").count(), 1);
 }
 
-/// While Redis is away, no caller and no message waits for it.
+/// Checks that neither callers nor messages wait while Redis is unavailable.
 #[track_caller]
 fn check_nothing_grows(node: &TestServer, tabs: &mut [crate::clients::Tab; 2]) {
     let before = node.hub.stats().remote;
@@ -231,7 +232,7 @@ fn check_nothing_grows(node: &TestServer, tabs: &mut [crate::clients::Tab; 2]) {
         }
     });
     assert!(begin.elapsed() < LIMIT, "10,000 callers waited {:?}", begin.elapsed());
-    wait_until("nothing to wait for Redis", || node.hub.stats().remote.queued_bytes == 0);
+    wait_until("no message to wait for Redis", || node.hub.stats().remote.queued_bytes == 0);
     let after = node.hub.stats().remote;
     assert!(after.unsent >= before.unsent + 1000, "{before:?}, {after:?}");
     check_local_push(tabs);
@@ -253,12 +254,12 @@ fn redis_is_paused() {
 }
 
 #[test]
-fn the_way_to_redis_is_stalled() {
+fn the_connection_to_redis_is_stalled() {
     check(Fault::Stalled);
 }
 
 #[test]
-fn the_way_to_redis_is_cut() {
+fn the_connection_to_redis_is_cut() {
     check(Fault::Cut);
 }
 
@@ -308,7 +309,7 @@ fn redis_flaps_and_every_call_ends() {
     let value = node.block_on(counter.get()).unwrap();
     assert!(
         (done..=done + unknown).contains(&value),
-        "{done} were done, {unknown} perhaps, and it is {value}"
+        "{done} succeeded, {unknown} may have, and the value is {value}"
     );
 }
 
@@ -327,7 +328,7 @@ fn a_failover_is_followed_without_a_restart() {
     check_all_work(&node);
     let after = node.block_on(node.hub.counter("kept").increment()).unwrap();
     assert_eq!(after, before + 1, "the new master has what the replica had");
-    wait_until("the bus to bring something", || {
+    wait_until("the bus to deliver a message", || {
         node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
             && !heard.lock().unwrap().is_empty()
     });
@@ -336,7 +337,7 @@ fn a_failover_is_followed_without_a_restart() {
 }
 
 #[test]
-fn a_master_that_hangs_while_sentinels_are_slow_is_noticed() {
+fn a_master_that_hangs_while_sentinels_are_slow_is_detected() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let node = node(App::builder(), &sentinels.url());
     check_all_work(&node);
@@ -346,10 +347,12 @@ fn a_master_that_hangs_while_sentinels_are_slow_is_noticed() {
         let set = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")?.split(',').next());
         set.map_or(0, |calls| calls.parse::<u64>().unwrap())
     };
-    // Two of three say nothing, so a question to them takes two seconds. The node looks at the master all the same.
+    // Two of three sentinels hang, so a query to them takes two seconds. The node must still check the
+    // master.
     sentinels.sentinels()[..2].iter().for_each(Server::pause);
     let (mut before, mut since, mut seen) = (looks(), Instant::now(), 0);
-    // Until it has asked them; if no look comes, it waits for them right now, and what it asks next is a master that hangs.
+    // Waits until the node has queried the sentinels. If no ping arrives, it is waiting for them now, and the
+    // next server it pings hangs.
     while seen < 5 && since.elapsed() < AT_ONCE {
         if looks() > before {
             (before, since, seen) = (looks(), Instant::now(), seen + 1);
@@ -368,14 +371,15 @@ fn a_master_that_hangs_while_sentinels_are_slow_is_noticed() {
 }
 
 #[test]
-fn a_refusal_that_waiting_does_not_mend_is_another_error() {
+fn a_permanent_refusal_is_a_separate_error() {
     let server = Server::start();
     let node = node(App::builder(), &server.url());
     check_all_work(&node);
-    // Writes are refused from now on: there is no memory for them.
+    // From now on writes are refused, because there is no memory for them.
     server.ask::<()>("CONFIG SET maxmemory 1");
     let begin = Instant::now();
-    // For longer than it takes to look whether Redis is there: it is, so what needs no memory goes on.
+    // For longer than a check of the connection takes: Redis is available, so operations that need no memory
+    // still work.
     while begin.elapsed() < Duration::from_secs(3) {
         let error = node.block_on(node.hub.counter("tried").increment()).unwrap_err();
         assert!(!error.is_unavailable(), "{error}");

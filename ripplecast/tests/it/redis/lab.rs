@@ -1,4 +1,4 @@
-//! The laboratory itself: that a server which is said to be killed, paused or cut off is.
+//! Tests of the helpers: a server that is reported as killed, paused or cut off must be so.
 
 use std::{
     collections::HashMap,
@@ -13,16 +13,16 @@ use redis::{Client, TlsCertificates};
 use super::{Cluster, FLAVOURS, Flavour, Proxy, Sentinels, Server};
 use crate::support::{PATIENCE, dial, eventually};
 
-/// Long enough to see that no answer comes. Where one should come, [`PATIENCE`] is waited.
+/// Long enough to see that no answer arrives. Where one is expected, [`PATIENCE`] applies.
 const NOTHING_COMES: Duration = Duration::from_millis(300);
 
-/// Asks over a connection whether the server is there.
+/// Sends a ping and reads the answer.
 fn ping(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"PING\r\n")?;
     pong(stream)
 }
 
-/// Reads its answer.
+/// Reads the answer to a ping.
 fn pong(stream: &mut TcpStream) -> io::Result<()> {
     let mut answer = [0; 7];
     stream.read_exact(&mut answer)?;
@@ -30,11 +30,11 @@ fn pong(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that no answer comes for a while, and neither does an end.
+/// Checks that neither an answer nor an end of the connection arrives for a while.
 #[track_caller]
 fn check_silence(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(NOTHING_COMES)).unwrap();
-    let error = pong(stream).expect_err("an answer came");
+    let error = pong(stream).expect_err("expected no answer");
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
@@ -42,27 +42,27 @@ fn check_silence(stream: &mut TcpStream) {
 /// Checks that nobody listens.
 #[track_caller]
 fn check_refused(addr: SocketAddr) {
-    let error = TcpStream::connect(addr).expect_err("somebody listens");
+    let error = TcpStream::connect(addr).expect_err("expected no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }
 
-/// The field of a server's own description.
+/// Returns a field of a server's `INFO`.
 fn info(server: &Server, field: &str) -> Option<String> {
     let info: String = server.ask("INFO server");
     info.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.to_owned()))
 }
 
-/// A value, as its own client would get it.
+/// Returns a value as a new client reads it.
 fn get(client: &Client, key: &str) -> redis::RedisResult<Option<String>> {
     let mut connection = client.get_connection_with_timeout(PATIENCE)?;
     redis::cmd("GET").arg(key).query(&mut connection)
 }
 
 #[test]
-fn each_flavour_is_what_it_says() {
+fn each_flavour_reports_its_version() {
     for flavour in FLAVOURS {
         let server = Server::shared(flavour);
-        assert!(std::ptr::eq(server, Server::shared(flavour)), "one for all");
+        assert!(std::ptr::eq(server, Server::shared(flavour)), "all tests share one server");
         ping(&mut dial(server.addr())).unwrap();
         let valkey = info(server, "valkey_version");
         match flavour {
@@ -78,7 +78,7 @@ fn each_flavour_is_what_it_says() {
 }
 
 #[test]
-fn a_stopped_or_killed_server_is_away_until_it_is_started_again() {
+fn a_stopped_or_killed_server_is_unavailable_until_restarted() {
     for (end, durable) in [
         (Server::stop as fn(&Server), false),
         (Server::kill, false),
@@ -91,7 +91,7 @@ fn a_stopped_or_killed_server_is_away_until_it_is_started_again() {
         ping(&mut stream).unwrap();
         server.ask::<()>("SET key value");
         end(&server);
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "its connections end");
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the server closes its connections");
         check_refused(server.addr());
         assert!(server.try_ask::<String>("PING").is_err());
         server.restart();
@@ -103,7 +103,7 @@ fn a_stopped_or_killed_server_is_away_until_it_is_started_again() {
 }
 
 #[test]
-fn a_server_that_runs_can_be_restarted() {
+fn a_running_server_can_be_restarted() {
     let server = Server::start();
     let before = server.pid();
     server.restart();
@@ -112,7 +112,7 @@ fn a_server_that_runs_can_be_restarted() {
 }
 
 #[test]
-fn a_paused_server_says_nothing_and_goes_on_later() {
+fn a_paused_server_is_silent_until_resumed() {
     let server = Server::start();
     let mut before = dial(server.addr());
     ping(&mut before).unwrap();
@@ -131,7 +131,7 @@ fn a_paused_server_says_nothing_and_goes_on_later() {
 }
 
 #[test]
-fn a_proxy_passes_everything_until_it_is_told_otherwise() {
+fn a_proxy_passes_everything_by_default() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
     let client = Client::open(proxy.url()).unwrap();
@@ -150,7 +150,7 @@ fn a_proxy_passes_everything_until_it_is_told_otherwise() {
 }
 
 #[test]
-fn a_stalled_proxy_keeps_everything_to_itself() {
+fn a_stalled_proxy_passes_nothing() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
     let (mut asks, mut leaves) = (dial(proxy.addr()), dial(proxy.addr()));
@@ -166,18 +166,18 @@ fn a_stalled_proxy_keeps_everything_to_itself() {
     during.write_all(b"PING\r\n").unwrap();
     check_silence(&mut asks);
     check_silence(&mut during);
-    assert!(connected() >= 2, "the server hears of no end");
+    assert!(connected() >= 2, "the server is not notified of the end");
     server.kill();
     check_silence(&mut asks);
     server.restart();
     proxy.heal();
-    // What was on its way to the one that was killed is lost, and now the client hears of it.
+    // Data in transit to the killed server is lost, and now the client notices.
     assert!(pong(&mut asks).is_err());
     ping(&mut dial(proxy.addr())).unwrap();
 }
 
 #[test]
-fn what_a_stalled_proxy_was_given_comes_later() {
+fn a_stalled_proxy_passes_its_data_once_healed() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
     let mut stream = dial(proxy.addr());
@@ -210,16 +210,20 @@ fn a_cut_proxy_resets_and_refuses() {
     }
     server.kill();
     let ended = stream.read(&mut [0]);
-    assert!(ended.is_ok_and(|read| read == 0), "the end of a killed server passes as what it is");
+    assert!(ended.is_ok_and(|read| read == 0), "the proxy passes the end of a killed server's connection");
     let refused = dial(proxy.addr()).read(&mut [0]);
-    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionReset, "nobody is behind it");
+    assert_eq!(
+        refused.unwrap_err().kind(),
+        ErrorKind::ConnectionReset,
+        "the server behind the proxy is stopped"
+    );
     let addr = proxy.addr();
     drop(proxy);
     check_refused(addr);
 }
 
 #[test]
-fn passwords_and_users_are_asked_for() {
+fn passwords_and_users_are_required() {
     let server = Server::setup(Flavour::Redis)
         .password("secret")
         .user("reader", "reads", "~public:* +get +ping +client")
@@ -246,7 +250,7 @@ fn a_server_listens_on_a_unix_socket_too() {
 }
 
 #[test]
-fn a_server_speaks_tls_to_those_who_trust_it() {
+fn a_server_uses_tls_with_clients_that_trust_it() {
     let server = Server::setup(Flavour::Redis).tls().password("secret").start();
     server.ask::<()>("SET key value");
     let url = server.url();
@@ -255,12 +259,15 @@ fn a_server_speaks_tls_to_those_who_trust_it() {
     let client =
         Client::build_with_tls(url.as_str(), TlsCertificates { client_tls: None, root_cert }).unwrap();
     assert_eq!(get(&client, "key").unwrap().unwrap(), "value");
-    assert!(get(&Client::open(url.as_str()).unwrap(), "key").is_err(), "no other authority has signed it");
+    assert!(
+        get(&Client::open(url.as_str()).unwrap(), "key").is_err(),
+        "the certificate is not trusted by default"
+    );
     assert!(get(&Client::open(url.replace("rediss", "redis")).unwrap(), "key").is_err());
 }
 
 #[test]
-fn a_cluster_takes_keys_of_all_slots() {
+fn a_cluster_accepts_keys_of_all_slots() {
     for flavour in FLAVOURS {
         let cluster = Cluster::start(flavour);
         let urls = cluster.url().replace("redis-cluster://", "");
@@ -279,7 +286,7 @@ fn a_cluster_takes_keys_of_all_slots() {
 }
 
 #[test]
-fn a_cluster_without_one_master_refuses_every_key_until_it_is_back() {
+fn a_cluster_without_one_master_refuses_every_key_until_it_returns() {
     let cluster = Cluster::start(Flavour::Redis);
     let home = cluster.master_of("key");
     let gone = cluster.masters().iter().find(|master| master.addr() != home.addr()).unwrap();
@@ -301,7 +308,7 @@ fn sentinels_make_the_replica_the_master() {
         let (first, second) = sentinels.master_and_other();
         first.ask::<()>("SET key value");
         assert_eq!(first.ask::<u32>("WAIT 1 10000"), 1, "the replica has it");
-        assert!(second.try_ask::<()>("SET key other").is_err(), "a replica takes no writes");
+        assert!(second.try_ask::<()>("SET key other").is_err(), "a replica rejects writes");
         sentinels.failover();
         assert_eq!(sentinels.master_and_other().0.addr(), second.addr());
         assert_eq!(second.ask::<String>("GET key"), "value");
@@ -315,9 +322,9 @@ fn sentinels_make_the_replica_the_master() {
     }
 }
 
-// ----- what ends with what -----
+// ----- lifetimes -----
 
-/// Set in a child: what it is to do.
+/// Set in a child process: what it must do.
 const CHILD: &str = "RIPPLECAST_TEST_REDIS_CHILD";
 
 #[test]
@@ -345,7 +352,7 @@ fn a_server_ends_with_the_test_and_with_the_process() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_the_way_to_get_it() {
+fn a_missing_program_is_named_with_how_to_install_it() {
     for (order, variable, way) in [
         ("redis", "RIPPLECAST_TEST_REDIS", "apt-get install redis-server"),
         ("valkey 8", "RIPPLECAST_TEST_VALKEY_8", "cargo xtask test"),
@@ -356,7 +363,7 @@ fn what_is_missing_is_named_with_the_way_to_get_it() {
     }
 }
 
-/// What the child says, with these variables.
+/// Returns the output of the child process with these variables.
 fn child(variables: &[(&str, &str)]) -> String {
     let (_, module) = module_path!().split_once("::").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
@@ -378,7 +385,7 @@ fn be_the_child(order: &str) {
         "valkey 9" => Flavour::Valkey9,
         _ => Flavour::Redis,
     };
-    // Nothing drops it before the process is over.
+    // Nothing drops it before the process ends.
     let server = Server::shared(flavour);
     ping(&mut dial(server.addr())).unwrap();
     println!("listens at {}", server.addr());

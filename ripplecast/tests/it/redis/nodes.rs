@@ -1,4 +1,4 @@
-//! Several nodes on one Redis: rooms, broadcasts and clients span them, and what is missed is counted.
+//! Several nodes on one Redis: rooms, broadcasts and clients span them, and missed messages are counted.
 
 use std::{
     collections::HashSet,
@@ -24,18 +24,18 @@ use crate::{
     support::PATIENCE,
 };
 
-/// So long a dead node may be counted, says the documentation.
+/// How long a dead node may be counted, according to the documentation.
 const SWEPT: Duration = Duration::from_secs(90);
 
 // ----- waiting -----
 
-/// Waits until all nodes know how many members a room has.
+/// Waits until all nodes report the number of members of a room.
 #[track_caller]
 fn wait_for_members(nodes: &[&TestServer], room: &str, members: usize) {
     wait_until("all nodes to know the members", || nodes.iter().all(|node| node.len(room) == members));
 }
 
-/// Whether a message came that begins so, within a moment. Others are thrown away.
+/// Returns whether a message with that prefix arrives within a moment. Discards any others.
 fn hears(tab: &mut Tab, beginning: &str) -> bool {
     let moment = Instant::now() + Duration::from_millis(20);
     tab.socket.get_ref().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -52,14 +52,15 @@ fn hears(tab: &mut Tab, beginning: &str) -> bool {
     heard
 }
 
-/// Waits until what one node pushes to a room comes to all of these tabs, wherever they are. What came before is thrown away.
+/// Waits until a push of one node to a room reaches all of these tabs on all nodes. Discards earlier
+/// messages.
 #[track_caller]
 fn settle(from: &TestServer, room: &str, tabs: &mut [&mut Tab]) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Relaxed);
     let room = from.hub.room(room);
     for tab in &mut *tabs {
-        wait_until("a message to come", || {
+        wait_until("a message to arrive", || {
             room.push(format!("is {number} there?")).ignore();
             hears(tab, &format!("is {number} there?"))
         });
@@ -71,17 +72,17 @@ fn settle(from: &TestServer, room: &str, tabs: &mut [&mut Tab]) {
     }
 }
 
-/// Messages of other nodes that a node has received.
+/// Returns how many messages of other nodes a node has received.
 fn received(node: &TestServer) -> u64 {
     node.hub.stats().remote.received
 }
 
-/// Three nodes with that backend.
+/// Creates three nodes with that backend.
 fn three(url: &str) -> [TestServer; 3] {
     [(); 3].map(|()| node(App::builder(), url))
 }
 
-// ----- what spans the nodes -----
+// ----- across nodes -----
 
 fn check_rooms(url: &str) {
     let [a, b, c] = &three(url);
@@ -91,7 +92,7 @@ fn check_rooms(url: &str) {
     settle(a, "r", &mut [&mut on_a, &mut on_b, &mut second_on_b]);
     settle(c, "r", &mut [&mut on_a, &mut on_b, &mut second_on_b]);
 
-    // Each node's messages come to every member in their order, once.
+    // Each node's messages reach every member in order, once.
     let before = [a, b, c].map(received);
     let (room_a, room_c) = (a.hub.room("r"), c.hub.room("r"));
     for i in 0..500 {
@@ -107,7 +108,7 @@ fn check_rooms(url: &str) {
             *next += 1;
         }
     }
-    // A frame goes to a node once, however many members it has, and to none that has no member.
+    // A frame is sent to a node once, however many members it has, and to no node without members.
     let after = [a, b, c].map(received);
     assert_eq!([after[0] - before[0], after[1] - before[1], after[2] - before[2]], [500, 1000, 0]);
 
@@ -126,7 +127,7 @@ fn check_members(url: &str) {
     wait_for_members(&all, "r", 3);
     wait_for_members(&all, "other", 1);
 
-    // Everybody sees all of them, in one order, and in pages.
+    // Every node returns all of them, in the same order, also in pages.
     let members = c.block_on(c.hub.room("r").members()).unwrap();
     assert_eq!(members.iter().collect::<HashSet<_>>().len(), 3);
     assert_eq!(a.block_on(a.hub.room("r").members()).unwrap(), members);
@@ -160,7 +161,9 @@ fn check_members(url: &str) {
     let [a, b, c] = nodes;
     let gone = b.hub.node();
     drop(b);
-    wait_until("the others to hear of the end", || [&a, &c].iter().all(|node| !seen(node).contains(&gone)));
+    wait_until("the other nodes to notice the end", || {
+        [&a, &c].iter().all(|node| !seen(node).contains(&gone))
+    });
 }
 
 fn check_clients(url: &str) {
@@ -183,29 +186,29 @@ fn check_clients(url: &str) {
     for i in 0..100 {
         assert_eq!(c.block_on(c.hub.client("ada").push(format!("{i}"))).unwrap(), 3);
     }
-    // Redis has them all; the node may still have to read some.
+    // Redis has delivered them all, but the node may not have read them yet.
     wait_until("all to be received", || received(a) == 100);
     assert_eq!(c.block_on(c.hub.client("bob").push("for bob")).unwrap(), 1);
     assert_eq!(c.block_on(c.hub.client("nobody").push("lost")).unwrap(), 0);
     assert_eq!(b.block_on(b.hub.client("ada").push("the last")).unwrap(), 3);
     for tab in [&mut on_a, &mut on_b, &mut second_on_b] {
         let came: HashSet<String> = tab.until("the last").into_iter().collect();
-        // The last one is of another node, so that it may overtake others; they come all the same.
+        // The last one comes from another node and may overtake others, which still arrive.
         let mut came = came;
         while came.len() < 100 {
-            assert!(came.insert(tab.text()), "one came twice");
+            assert!(came.insert(tab.text()), "a message arrived twice");
         }
     }
     assert_eq!(other.text(), "for bob");
-    assert_eq!(received(a), 101, "what is for bob goes to bob's node alone");
+    assert_eq!(received(a), 101, "a message for bob is sent only to bob's node");
 
     on_a.close();
-    wait_until("the connection to be gone", || where_is("ada") == [b.hub.node()]);
+    wait_until("the connection to be removed", || where_is("ada") == [b.hub.node()]);
     assert_eq!(c.block_on(c.hub.client("ada").push("again")).unwrap(), 2);
     assert_eq!((on_b.text(), second_on_b.text()), ("again".into(), "again".into()));
 }
 
-/// Makes tests of what must hold on every kind of server; the servers are shared, each test has a prefix of its own.
+/// Declares tests for every kind of server. The servers are shared, and each test has its own prefix.
 macro_rules! on_every_server {
     ($($test:ident: $check:ident),* $(,)?) => {$(
         #[test]
@@ -225,7 +228,7 @@ on_every_server! {
 }
 
 #[test]
-fn nodes_with_another_prefix_or_database_are_strangers() {
+fn nodes_with_another_prefix_or_database_are_separate() {
     let server = Server::start();
     let url = server.url();
     let a = node(App::builder(), &url);
@@ -237,14 +240,14 @@ fn nodes_with_another_prefix_or_database_are_strangers() {
     settle(&a, "r", &mut [&mut on_friend]);
     wait_for_members(&[&a, &friend], "r", 1);
     for tab in &mut tabs {
-        assert!(!hears(tab, ""), "a stranger heard it");
+        assert!(!hears(tab, ""), "an unrelated node received the message");
     }
     assert!(strangers.iter().all(|stranger| received(stranger) == 0 && stranger.len("r") == 1));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 2);
 }
 
 #[test]
-fn a_node_without_members_no_longer_hears_of_the_room() {
+fn a_node_without_members_unsubscribes_from_the_room() {
     let server = Server::start();
     let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
     let mut tab = b.scripted("/ws", "join r");
@@ -265,7 +268,7 @@ fn a_node_without_members_no_longer_hears_of_the_room() {
 }
 
 #[test]
-fn a_frame_that_is_too_large_for_other_nodes_harms_nobody() {
+fn a_frame_too_large_for_other_nodes_harms_nobody() {
     let server = Server::start();
     let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
     let mut tab = b.scripted("/ws", "join r; identify ada");
@@ -281,7 +284,7 @@ fn a_frame_that_is_too_large_for_other_nodes_harms_nobody() {
 }
 
 #[test]
-fn members_of_a_node_whose_subscriptions_come_back_are_not_left_out() {
+fn members_of_a_resubscribing_node_are_included() {
     let server = Server::start();
     let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
     let (mut on_a, mut on_b) = (a.scripted("/ws", "join r"), b.scripted("/ws", "join r"));
@@ -294,19 +297,19 @@ fn members_of_a_node_whose_subscriptions_come_back_are_not_left_out() {
         assert_eq!(killed, 2);
         let asked = Instant::now();
         match a.block_on(a.hub.room("r").members()) {
-            // On a busy machine they may take longer than they are waited for.
+            // On a busy machine they may return later than the node waits for them.
             Ok(members) => assert!(members.len() == 2 || asked.elapsed() >= Duration::from_millis(500)),
-            // The answer may have come while the connection of the asker itself was lost.
+            // The answer may have arrived while the connection of the querying node itself was lost.
             Err(error) => assert!(error.is_timeout() || error.is_unavailable(), "{error}"),
         }
-        wait_until("the subscriptions to be back", || channels() == all);
+        wait_until("the subscriptions to be restored", || channels() == all);
     }
     drop((on_a, on_b));
 }
 
-// ----- what is missed -----
+// ----- missed messages -----
 
-/// A node behind a proxy of its own that says which gaps it has.
+/// A node behind its own proxy that records its gaps.
 struct Fragile {
     proxy: Proxy,
     node: TestServer,
@@ -323,7 +326,7 @@ impl Fragile {
         Self { proxy, node, gaps }
     }
 
-    /// Messages that it says it has missed.
+    /// Returns how many messages it reports as missed.
     fn missed(&self) -> u64 {
         self.node.hub.stats().remote.missed
     }
@@ -335,7 +338,7 @@ impl Fragile {
 }
 
 #[test]
-fn what_is_missed_behind_a_cut_is_counted_and_told() {
+fn messages_missed_during_a_cut_are_counted_and_reported() {
     let server = Server::start();
     let (a, b) = (node(App::builder(), &server.url()), Fragile::new(&server));
     let mut tab = b.node.scripted("/ws", "join r");
@@ -343,16 +346,17 @@ fn what_is_missed_behind_a_cut_is_counted_and_told() {
     assert_eq!((b.missed(), b.gaps.lock().unwrap().len()), (0, 0));
     b.proxy.cut();
     b.wait_until_degraded(true);
-    wait_until("what was pushed before to be counted", || a.hub.stats().remote.queued_bytes == 0);
+    wait_until("earlier pushes to be counted", || a.hub.stats().remote.queued_bytes == 0);
     let sent = a.hub.stats().remote.sent;
     for i in 0..7 {
         a.hub.room("r").push(format!("missed {i}")).ignore();
     }
     wait_until("the messages to be sent", || a.hub.stats().remote.sent == sent + 7);
     b.proxy.heal();
-    // The first that comes again tells of those that did not. Until the subscription stands, more are missed.
+    // The first message to arrive again reveals how many did not. More are missed until the subscription is
+    // active.
     let mut tries = 0;
-    wait_until("a message to come", || {
+    wait_until("a message to arrive", || {
         a.hub.room("r").push(format!("try {tries}")).ignore();
         tries += 1;
         hears(&mut tab, "try")
@@ -383,7 +387,7 @@ fn a_short_stall_loses_nothing() {
     assert_eq!((b.missed(), b.gaps.lock().unwrap().len()), (0, 0));
 }
 
-/// Pushes numbered messages to a room until it is told to stop; then it has pushed that many.
+/// Pushes numbered messages to a room until told to stop. Returns how many.
 fn publish(from: &TestServer, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
     let (room, stop) = (from.hub.room("r"), stop.clone());
     std::thread::spawn(move || {
@@ -397,9 +401,10 @@ fn publish(from: &TestServer, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
     })
 }
 
-/// Cuts, stalls and kills while messages flow from one node to the other: each comes once, in order, or is counted as missed.
+/// Cuts, stalls and kills while messages flow from one node to the other. Each message arrives once and in
+/// order, or is counted as missed.
 #[test]
-fn every_message_comes_once_or_is_counted() {
+fn every_message_arrives_once_or_is_counted() {
     let server = Server::start();
     let (a, b) = (Fragile::new(&server), Fragile::new(&server));
     let mut tab = b.node.scripted("/ws", "join r");
@@ -424,11 +429,11 @@ fn every_message_comes_once_or_is_counted() {
         fault.strike(&server, proxy);
         (if of_publisher { &a } else { &b }).wait_until_degraded(true);
         fault.mend(&server, proxy);
-        wait_until("messages to come again", || received(&b.node) > before + 20);
+        wait_until("messages to arrive again", || received(&b.node) > before + 20);
     }
     stop.store(true, Relaxed);
     let mut pushed = publisher.join().unwrap();
-    wait_until("the end to come", || {
+    wait_until("the end to arrive", || {
         a.node.hub.room("r").push(format!("end {pushed}")).ignore();
         pushed += 1;
         std::thread::sleep(Duration::from_millis(20));
@@ -437,32 +442,32 @@ fn every_message_comes_once_or_is_counted() {
     let (came, _tab) = reader.join().unwrap();
     let numbers: Vec<u64> =
         came.iter().map(|text| text[text.find(' ').unwrap() + 1..].parse().unwrap()).collect();
-    assert!(numbers.windows(2).all(|two| two[0] < two[1]), "one came twice, or too late");
+    assert!(numbers.windows(2).all(|two| two[0] < two[1]), "a message arrived twice or out of order");
     let last = *numbers.last().unwrap();
     let missed = b.missed();
     assert_eq!(numbers.len() as u64 + missed, last + 1, "{missed} of {} were missed", last + 1);
-    assert!(missed > 0 && numbers.len() > 200, "{missed} missed, {} came", numbers.len());
+    assert!(missed > 0 && numbers.len() > 200, "{missed} missed, {} received", numbers.len());
     let told: u64 = b.gaps.lock().unwrap().iter().filter_map(|gap| gap.missed).sum();
     assert_eq!(told, missed);
 }
 
-// ----- nodes that die -----
+// ----- dead nodes -----
 
-/// A node in a process of its own, and a tab of it.
+/// A node in a separate process, and a tab connected to it.
 struct Stranger {
     process: Child,
     addr: std::net::SocketAddr,
     id: NodeId,
 }
 
-/// Set in a child: its backend.
+/// Set in a child process: its backend.
 const CHILD: &str = "RIPPLECAST_TEST_NODE";
 
 impl Stranger {
     fn start(url: &str) -> Self {
         let (_, module) = module_path!().split_once("::").unwrap();
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("{module}::a_node_that_dies_is_swept_by_the_others"), "--nocapture"])
+            .args(["--exact", &format!("{module}::a_dead_node_is_swept_by_the_others"), "--nocapture"])
             .env(CHILD, url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -470,7 +475,7 @@ impl Stranger {
             .unwrap();
         let out = BufReader::new(process.stdout.take().unwrap());
         let line = out.lines().map_while(Result::ok).find(|line| line.contains("serves at "));
-        let line = line.expect("the other process says where it is");
+        let line = line.expect("the other process prints its address");
         let mut words = line.rsplit_once("serves at ").unwrap().1.split(' ');
         let mut next = || words.next().unwrap();
         Self { process, addr: next().parse().unwrap(), id: next().parse().unwrap() }
@@ -490,7 +495,7 @@ impl Drop for Stranger {
     }
 }
 
-/// Serves until its input ends, which is the end of who started it at the latest.
+/// Serves until its input ends, at the latest when the process that started it ends.
 fn be_the_stranger(url: &str) {
     let node = node(App::builder(), url);
     println!("serves at {} {}", node.addr, node.hub.node());
@@ -499,7 +504,7 @@ fn be_the_stranger(url: &str) {
 }
 
 #[test]
-fn a_node_that_dies_is_swept_by_the_others() {
+fn a_dead_node_is_swept_by_the_others() {
     if let Ok(url) = std::env::var(CHILD) {
         return be_the_stranger(&url);
     }
@@ -521,7 +526,7 @@ fn a_node_that_dies_is_swept_by_the_others() {
     drop(b);
     let died = Instant::now();
     assert_eq!(on_a.text(), "to ada");
-    // Nothing is delivered to it from now on, and it is in nobody's way.
+    // Nothing is delivered to it from now on, and it affects nobody.
     assert_eq!(c.block_on(c.hub.client("ada").push("once more")).unwrap(), 1);
     assert_eq!(on_a.text(), "once more");
     let swept = || {
@@ -532,21 +537,21 @@ fn a_node_that_dies_is_swept_by_the_others() {
         })
     };
     while !swept() {
-        assert!(died.elapsed() < SWEPT, "it is not swept");
+        assert!(died.elapsed() < SWEPT, "the dead node is not swept");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // And nothing of it is left in Redis.
+    // None of its entries remain in Redis.
     let left = || {
         server.ask::<Vec<String>>("KEYS *").into_iter().filter(|key| key.contains(&id.to_string())).count()
     };
     while left() > 0 {
-        assert!(died.elapsed() < SWEPT, "keys of it are left");
+        assert!(died.elapsed() < SWEPT, "keys of the dead node remain");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
-fn a_node_that_was_given_up_comes_back_and_is_counted_once() {
+fn a_node_that_returns_after_its_lease_expired_is_counted_once() {
     let server = Server::start();
     let (a, b) = (node(App::builder(), &server.url()), Fragile::new(&server));
     let mut tab = b.node.scripted("/ws", "join r; identify ada");
@@ -555,7 +560,7 @@ fn a_node_that_was_given_up_comes_back_and_is_counted_once() {
     b.proxy.stall();
     let begin = Instant::now();
     while a.len("r") > 0 {
-        assert!(begin.elapsed() < SWEPT, "it is not given up");
+        assert!(begin.elapsed() < SWEPT, "the node is still counted");
         std::thread::sleep(Duration::from_millis(50));
     }
     b.proxy.heal();
@@ -585,7 +590,7 @@ fn nodes_find_each_other_again_after_redis_lost_everything() {
     wait_until("the client to be known again", || {
         a.block_on(a.hub.client("ada").push("x")).is_ok_and(|n| n == 1)
     });
-    // Also when it is emptied under them.
+    // Also after the data is flushed while they run.
     server.ask::<()>("FLUSHALL");
     wait_until("the members to be known again", || {
         [&a, &b].iter().all(|node| node.block_on(node.hub.room("r").len()).is_ok_and(|len| len == 2))

@@ -19,41 +19,41 @@ use tokio::{
 use super::server::{Server, free_port};
 use crate::support::PATIENCE;
 
-/// Stands in front of a server and passes bytes in both directions, as long as it is told nothing else.
+/// A proxy in front of a server. It passes bytes in both directions until told otherwise.
 ///
-/// It runs on a thread of its own; each of its methods returns when what it is for has happened.
+/// It runs on its own thread. Each method returns after it has taken effect.
 pub(crate) struct Proxy {
-    /// Where it listens.
+    /// The address on which it listens.
     addr: SocketAddr,
-    /// The backend, as its default user, by way of this proxy.
+    /// The backend through this proxy, as the server's default user.
     url: String,
-    /// What it is told; each is answered. Gone once it is to end.
+    /// Orders, each of which is answered; `None` once the proxy must end.
     orders: Option<async_mpsc::UnboundedSender<(Order, mpsc::Sender<usize>)>>,
     /// Ends after the orders.
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a proxy can be told.
+/// An order to a proxy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Order {
-    /// Hold back what a client sends, from the first of these bytes on.
+    /// Hold back what a client sends, from the first occurrence of these bytes on.
     Hold(Vec<u8>),
-    /// Pass everything so much later.
+    /// Delay everything.
     Delay(Duration),
-    /// Reset every connection, and let none in.
+    /// Reset every connection and refuse new ones.
     Cut,
-    /// Keep the connections, and let them pass nothing.
+    /// Keep the connections, but pass nothing.
     Stall,
-    /// Do what a proxy does.
+    /// Pass bytes and accept connections again.
     Heal,
-    /// Lead new connections to another server.
+    /// Connect new connections to another server.
     Lead(SocketAddr),
-    /// Say how many connections there are.
+    /// Return the number of connections.
     Count,
 }
 
 impl Proxy {
-    /// A proxy in front of a server.
+    /// Creates a proxy in front of a server.
     pub(crate) fn before(server: &Server) -> Self {
         let (upstream, addr) = (server.addr(), SocketAddr::from(([127, 0, 0, 1], free_port())));
         let (orders, receiver) = async_mpsc::unbounded_channel();
@@ -66,57 +66,62 @@ impl Proxy {
         Self { addr, url: server.url_at(addr), orders: Some(orders), thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The backend, as its default user, by way of this proxy.
+    /// Returns the URL of the backend through this proxy, as the server's default user.
     pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Resets every connection, and refuses new ones.
+    /// Resets every connection and refuses new ones.
     pub(crate) fn cut(&self) {
         self.order(Order::Cut);
     }
 
-    /// Passes no byte any more and tells nobody, as a network does that is gone: connections stand, and new ones are taken, but
-    /// what is sent is neither passed nor refused, nor is the end of a connection. It comes through once the proxy is healed.
+    /// Stops passing bytes without notifying anybody, like a failed network. Connections stay open and new
+    /// ones are accepted, but data and ends of connections are neither passed nor refused. They pass once the
+    /// proxy is healed.
     pub(crate) fn stall(&self) {
         self.order(Order::Stall);
     }
 
-    /// Holds back what a client sends from the first time on that it sends these bytes: the server has seen none of what comes
-    /// from there on, until the proxy is healed. Other connections go on.
+    /// Holds back what a client sends from the first occurrence of these bytes on, until the proxy is healed.
+    /// The server sees none of it. Other connections are not affected.
     pub(crate) fn hold(&self, bytes: impl Into<Vec<u8>>) {
         self.order(Order::Hold(bytes.into()));
     }
 
-    /// Passes everything so much later, in both directions.
+    /// Delays everything by that time, in both directions.
     pub(crate) fn delay(&self, time: Duration) {
         self.order(Order::Delay(time));
     }
 
-    /// Passes bytes and lets connections in, after it was told otherwise.
+    /// Passes bytes and accepts connections again.
     pub(crate) fn heal(&self) {
         self.order(Order::Heal);
     }
 
-    /// Leads new connections to another server.
+    /// Connects new connections to another server.
     pub(crate) fn lead_to(&self, server: &Server) {
         self.order(Order::Lead(server.addr()));
     }
 
-    /// How many connections go through it.
+    /// Returns the number of connections through the proxy.
     pub(crate) fn connections(&self) -> usize {
         self.order(Order::Count)
     }
 
     fn order(&self, order: Order) -> usize {
         let (answer, answered) = mpsc::channel();
-        self.orders.as_ref().expect("it runs").send((order, answer)).expect("the proxy runs");
-        answered.recv_timeout(PATIENCE).expect("the proxy does as it is told")
+        self.orders
+            .as_ref()
+            .expect("the proxy is running")
+            .send((order, answer))
+            .expect("the proxy is running");
+        answered.recv_timeout(PATIENCE).expect("the proxy answers")
     }
 }
 
@@ -130,7 +135,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The proxy, until there is nobody to tell it anything.
+/// Runs the proxy until its owner is dropped.
 async fn run(
     addr: SocketAddr,
     mut upstream: SocketAddr,
@@ -164,7 +169,7 @@ async fn run(
                     }
                 }
                 while connections.try_join_next().is_some() {}
-                // Somebody who no longer waits for the answer has failed already.
+                // A caller that no longer waits for the answer has already failed.
                 let _ = answer.send(connections.len());
             }
             stream = accept(listener.as_ref()) => {
@@ -177,15 +182,14 @@ async fn run(
 /// How bytes pass.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Flows {
-    /// Not at all.
+    /// Whether nothing passes.
     stalls: bool,
-    /// So much later.
     delay: Duration,
-    /// Not from there on, towards the server.
+    /// Bytes from which on nothing passes to the server.
     held: Option<Vec<u8>>,
 }
 
-/// The next connection; none ever comes where nobody listens.
+/// Accepts the next connection; waits for ever without a listener.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     match listener {
         Some(listener) => listener.accept().await.unwrap().0,
@@ -193,7 +197,7 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     }
 }
 
-/// One connection. When it is cut off, or the server can't be reached, the client sees a reset.
+/// Runs one connection. If it is cut or the server is not reachable, the client sees a reset.
 async fn pass(client: TcpStream, upstream: SocketAddr, flows: watch::Receiver<Flows>) {
     linger(&client, Some(Duration::ZERO));
     let Ok(server) = TcpStream::connect(upstream).await else { return };
@@ -201,19 +205,19 @@ async fn pass(client: TcpStream, upstream: SocketAddr, flows: watch::Receiver<Fl
     let to_server = pump(&client, &server, flows.clone(), true);
     let to_client = pump(&server, &client, flows, false);
     if tokio::try_join!(to_server, to_client).is_ok() {
-        // Both have said their last; what is still on its way to them must not be lost to a reset.
+        // Both sides have closed. A reset must not lose data still in transit to them.
         linger(&client, None);
         linger(&server, None);
     }
 }
 
-/// What happens when it is dropped: a reset after no time, or an ordinary end.
+/// Sets what happens on drop: a reset after no time, or an ordinary end.
 fn linger(stream: &TcpStream, time: Option<Duration>) {
-    // It fails when the connection has ended already.
+    // This fails if the connection has already ended.
     let _ = SockRef::from(stream).set_linger(time);
 }
 
-/// Passes what comes from one side to the other, up to its end.
+/// Passes data from one side to the other, up to its end.
 async fn pump(
     from: &TcpStream,
     to: &TcpStream,
@@ -239,7 +243,7 @@ async fn pump(
                 !before[new..].windows(held.len()).any(|bytes| bytes == held)
             };
             flows.wait_for(passes).await.map_err(io::Error::other)?;
-            // What is held back may begin in one read and end in the next.
+            // The bytes to hold back may start in one read and end in the next.
             before.drain(..before.len().saturating_sub(1 << 10));
         }
         let mut rest = &buffer[..read];
@@ -257,13 +261,13 @@ async fn pump(
     }
 }
 
-/// Waits until a socket is ready while bytes may pass. All is on one thread, so that no order can come before the caller's next
-/// wait.
+/// Waits until a socket is ready while bytes may pass. All of this runs on one thread, so that no order takes
+/// effect before the caller's next wait.
 async fn open(
     flows: &mut watch::Receiver<Flows>,
     ready: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
     ready.await?;
-    // The proxy has ended when nobody can change it any more.
+    // This fails when the proxy has ended.
     flows.wait_for(|flows| !flows.stalls).await.map(|_| ()).map_err(io::Error::other)
 }

@@ -1,4 +1,4 @@
-//! One server and its process.
+//! A server and its process.
 
 use std::{
     ffi::OsString,
@@ -21,22 +21,22 @@ use crate::{
     tls::CertAuthority,
 };
 
-/// Whose server it is.
+/// The implementation and version of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flavour {
     /// Debian's Redis.
     Redis,
-    /// The oldest Valkey that must work.
+    /// The oldest supported Valkey.
     Valkey8,
-    /// The newest.
+    /// The newest Valkey.
     Valkey9,
 }
 
-/// All, for what must hold on each.
+/// All of them, for tests of every flavour.
 pub(crate) const FLAVOURS: [Flavour; 3] = [Flavour::Redis, Flavour::Valkey8, Flavour::Valkey9];
 
 impl Flavour {
-    /// The program: that of a variable, or where it usually lies.
+    /// Returns the program, from a variable or its usual place.
     fn program(self) -> OsString {
         let (variable, usual) = match self {
             Self::Redis => ("RIPPLECAST_TEST_REDIS", "redis-server"),
@@ -52,7 +52,7 @@ impl Flavour {
         std::env::var_os(variable).filter(|path| !path.is_empty()).unwrap_or_else(|| usual.into())
     }
 
-    /// What to do where the program is not there.
+    /// Returns how to install a missing program.
     fn how_to_get_it(self) -> &'static str {
         match self {
             Self::Redis => {
@@ -73,34 +73,34 @@ impl Flavour {
 
 // ----- settings -----
 
-/// How often another port is tried when somebody was quicker.
+/// Attempts with another port if somebody else took the first.
 const TRIES: usize = 20;
 
-/// The user of [`Server::ask`], who may do everything, whatever else a test has set.
+/// The user of [`Server::ask`], who may do everything, whatever a test configures.
 const LAB: (&str, &str) = ("lab", "of-the-laboratory");
 
-/// A server before it starts.
+/// A server to be started.
 pub(crate) struct Setup {
     flavour: Flavour,
-    /// Lines of its configuration beyond those that every server has.
+    /// Configuration lines in addition to those of every server.
     lines: Vec<String>,
-    /// That of the default user.
+    /// The password of the default user.
     password: Option<String>,
-    /// Who has signed its certificate.
+    /// The authority that signs the server's certificate.
     tls: Option<Arc<CertAuthority>>,
     /// Whether its clock can be set.
     has_own_clock: bool,
     kind: Kind,
 }
 
-/// What it does.
+/// The role of a server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It stores.
+    /// Stores all keys.
     Standalone,
-    /// It stores a part.
+    /// Stores a part of the keys.
     Cluster,
-    /// It watches those that store.
+    /// Monitors other servers.
     Sentinel,
 }
 
@@ -111,52 +111,53 @@ impl Setup {
         self
     }
 
-    /// Lets nobody in without this password.
+    /// Requires this password.
     pub(crate) fn password(mut self, password: &str) -> Self {
         self.password = Some(password.into());
         self.line(format!("requirepass {password}"))
     }
 
-    /// Adds a user who may do what the rules of `ACL SETUSER` say.
+    /// Adds a user with rules of `ACL SETUSER`.
     pub(crate) fn user(self, name: &str, password: &str, rules: &str) -> Self {
         self.line(format!("user {name} on >{password} {rules}"))
     }
 
-    /// Keeps what it has been told, also when it is killed; else nothing outlives the process.
+    /// Keeps the data even if the server is killed. By default nothing outlives the process.
     pub(crate) fn durable(self) -> Self {
         self.line("appendonly yes").line("appendfsync always")
     }
 
-    /// Speaks TLS and nothing else.
+    /// Accepts only TLS.
     pub(crate) fn tls(self) -> Self {
         self.tls_of(&Arc::new(CertAuthority::new()))
     }
 
-    /// The same, with a certificate that others share the authority of: they trust each other.
+    /// Accepts only TLS, with a certificate of a shared authority, so that the servers trust each other.
     pub(super) fn tls_of(mut self, authority: &Arc<CertAuthority>) -> Self {
         self.tls = Some(authority.clone());
         self
     }
 
-    /// Gives it a clock of its own, for [`Server::set_clock`]. Only for a Valkey: Debian's Redis hangs at its start.
+    /// Gives the server its own clock, for [`Server::set_clock`]. Only for Valkey: Debian's Redis hangs at
+    /// its start.
     pub(crate) fn own_clock(mut self) -> Self {
         self.has_own_clock = true;
         self
     }
 
-    /// Makes it a node of a cluster.
+    /// Makes the server a node of a Cluster.
     pub(super) fn cluster(mut self) -> Self {
         self.kind = Kind::Cluster;
         self.line("cluster-enabled yes").line("cluster-announce-ip 127.0.0.1")
     }
 
-    /// Makes it a sentinel.
+    /// Makes the server a sentinel.
     pub(super) fn sentinel(mut self) -> Self {
         self.kind = Kind::Sentinel;
         self
     }
 
-    /// Starts it, and waits until it answers.
+    /// Starts the server and waits until it answers.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
         let mut server = Server { process: Mutex::new(None), port: 0, bus: 0, setup: self, dir: Dir::new() };
@@ -173,13 +174,13 @@ impl Setup {
     }
 }
 
-/// A port of loopback that nobody listens on, outside the range that the kernel gives to outgoing connections: a server that
-/// is away for a while finds it free when it comes back.
+/// Returns a free loopback port outside the range that the kernel uses for outgoing connections. A server
+/// that stops for a while therefore finds it free when it starts again.
 pub(super) fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run side by side begin at different places.
+    // Concurrent test processes start at different places.
     let start = (std::process::id() % 118) as u16 * 101;
     (0..COUNT)
         .map(|_| FIRST + (NEXT.fetch_add(1, Ordering::Relaxed) % COUNT + start) % COUNT)
@@ -189,27 +190,26 @@ pub(super) fn free_port() -> u16 {
 
 // ----- the server -----
 
-/// A server that a test may do anything with. It is in memory unless [`Setup::durable`] says otherwise.
+/// A server that a test may do anything with. It is in memory unless [`Setup::durable`] was set.
 pub(crate) struct Server {
-    /// Nothing while it is stopped. First in here, so that it ends before its directory does.
+    /// `None` while stopped. The first field, so that it ends before its directory is removed.
     process: Mutex<Option<Process>>,
-    /// Where it listens.
     port: u16,
-    /// Where the nodes of a cluster talk to it.
+    /// The port for the nodes of a Cluster.
     bus: u16,
     setup: Setup,
-    /// Its configuration, log, data and Unix socket.
+    /// Contains its configuration, log, data and Unix socket.
     dir: Dir,
 }
 
 impl Server {
-    /// A Redis with everything by default.
+    /// Starts Redis with default settings.
     #[track_caller]
     pub(crate) fn start() -> Self {
         Self::setup(Flavour::Redis).start()
     }
 
-    /// A server to be set up.
+    /// Returns a server to be set up.
     pub(crate) fn setup(flavour: Flavour) -> Setup {
         Setup {
             flavour,
@@ -221,39 +221,40 @@ impl Server {
         }
     }
 
-    /// The server of all tests that leave it in peace: they neither stop nor flush it, and their keys have a prefix of their own.
+    /// Returns the server shared by all tests that do not disturb it: they neither stop nor flush it, and use
+    /// their own prefix.
     #[track_caller]
     pub(crate) fn shared(flavour: Flavour) -> &'static Self {
         static SHARED: [OnceLock<Server>; 3] = [const { OnceLock::new() }; 3];
         SHARED[flavour as usize].get_or_init(|| Self::setup(flavour).start())
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// Where the nodes of a cluster talk to it.
+    /// Returns the port for the nodes of a Cluster.
     pub(super) fn bus(&self) -> u16 {
         self.bus
     }
 
-    /// The backend, as its default user.
+    /// Returns the URL of the backend, as its default user.
     pub(crate) fn url(&self) -> String {
         self.url_at(self.addr())
     }
 
-    /// The backend, as another user.
+    /// Returns the URL of the backend, as another user.
     pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
         format!("{}://{user}:{password}@{}", self.scheme(), self.addr())
     }
 
-    /// The backend by its Unix socket.
+    /// Returns the URL of the backend by its Unix socket.
     pub(crate) fn unix_url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// The backend, as its default user, where something in front of it listens.
+    /// Returns the URL of the backend, as its default user, at the address of a proxy.
     pub(super) fn url_at(&self, addr: SocketAddr) -> String {
         let login = self.setup.password.as_ref().map_or_else(String::new, |password| format!(":{password}@"));
         format!("{}://{login}{addr}", self.scheme())
@@ -263,25 +264,26 @@ impl Server {
         if self.setup.tls.is_some() { "rediss" } else { "redis" }
     }
 
-    /// The certificate of who signed its own, as PEM: a client must trust it.
+    /// Returns the certificate of the authority as PEM; a client must trust it.
     pub(crate) fn certificate(&self) -> String {
-        self.setup.tls.as_ref().expect("it does not speak TLS").certificate()
+        self.setup.tls.as_ref().expect("the server uses TLS").certificate()
     }
 
-    /// Runs a command, whose words are split at white space, past any network and as a user who may do everything.
+    /// Runs a command, split into words at white space, on a direct connection as a user who may do
+    /// everything.
     #[track_caller]
     pub(crate) fn ask<T: FromRedisValue>(&self, command: &str) -> T {
         self.try_ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// The same, for what may fail.
+    /// Runs a command that may fail.
     pub(crate) fn try_ask<T: FromRedisValue>(&self, command: &str) -> RedisResult<T> {
         let (name, arguments) = command.split_once(' ').unwrap_or((command, ""));
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
         redis::cmd(name).arg(arguments).query(&mut self.connect()?)
     }
 
-    /// A connection for [`Self::ask`], and for commands that follow each other.
+    /// Opens a connection as [`Self::ask`] does, for commands that follow each other.
     pub(crate) fn connect(&self) -> RedisResult<Connection> {
         let info = ConnectionAddr::Unix(self.socket()).into_connection_info()?;
         let info =
@@ -291,54 +293,54 @@ impl Server {
         Ok(connection)
     }
 
-    /// Sets its own clock to that many seconds from the system's, at once.
+    /// Sets the server's clock to that many seconds from the system's, at once.
     pub(crate) fn set_clock(&self, seconds: i64) {
         assert!(self.setup.has_own_clock);
         write_clock(self.dir.file("").as_path(), seconds);
     }
 
-    /// The number of its process, while it runs.
+    /// Returns the id of its process, which must be running.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.lock().unwrap().as_ref().expect("it does not run").child.id()
+        self.process.lock().unwrap().as_ref().expect("the server is running").child.id()
     }
 
-    /// Tells it to stop, and waits until it has; it closes its connections on the way.
+    /// Tells the server to stop and waits until it has. It closes its connections first.
     #[track_caller]
     pub(crate) fn stop(&self) {
-        // It closes the connection instead of an answer.
+        // It closes the connection instead of answering.
         let _ = self.try_ask::<()>("SHUTDOWN NOSAVE");
         let mut process = self.process.lock().unwrap();
-        let child = &mut process.as_mut().expect("it does not run").child;
+        let child = &mut process.as_mut().expect("the server is running").child;
         eventually("the server to stop", || child.try_wait().unwrap().is_some());
         *process = None;
     }
 
-    /// Ends it from one moment to the next.
+    /// Kills the server immediately.
     pub(crate) fn kill(&self) {
         let mut process = self.process.lock().unwrap();
-        assert!(process.is_some(), "it does not run");
+        assert!(process.is_some(), "the server is not running");
         *process = None;
     }
 
-    /// Stops it in the middle of what it does. Its connections stand, and the kernel still takes new ones for it.
+    /// Suspends the server. Its connections stay open, and the kernel still accepts new ones for it.
     #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal("STOP");
         let stat = format!("/proc/{}/stat", self.pid());
         eventually("the server to be paused", || {
-            // Where there is no such file, the signal is taken at its word.
+            // Where this file does not exist, assume that the signal has taken effect.
             std::fs::read_to_string(&stat)
                 .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
         });
     }
 
-    /// Lets it go on.
+    /// Resumes the server.
     #[track_caller]
     pub(crate) fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// Starts it again on its port, after it was stopped or killed; one that runs is stopped first.
+    /// Starts the server again on its port. Stops it first if it is running.
     #[track_caller]
     pub(crate) fn restart(&self) {
         if self.process.lock().unwrap().is_some() {
@@ -347,7 +349,7 @@ impl Server {
         self.launch().unwrap_or_else(|log| panic!("the server does not start again:\n{log}"));
     }
 
-    /// The log, or as much as there is.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         let log = std::fs::read(self.dir.file("log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
@@ -358,7 +360,7 @@ impl Server {
     }
 
     fn signal(&self, signal: &str) {
-        // A shell knows `kill` where no program of that name is installed.
+        // A shell has `kill` built in even where no such program is installed.
         let done = Command::new("sh")
             .args(["-c", "kill -$0 $1", signal, &self.pid().to_string()])
             .status()
@@ -366,7 +368,7 @@ impl Server {
         assert!(done.success(), "the signal could not be sent");
     }
 
-    /// Writes its configuration.
+    /// Writes the configuration.
     fn configure(&self) {
         let (port, dir) = (self.port, self.dir.file(""));
         let mut lines = vec![
@@ -402,20 +404,20 @@ impl Server {
             lines.push("save \"\"".to_owned());
         }
         lines.extend(self.setup.lines.iter().cloned());
-        // What a try on another port said.
+        // Left over from an attempt with another port.
         let _ = std::fs::remove_file(self.dir.file("log"));
         self.dir.put("conf", lines.join("\n") + "\n");
     }
 
-    /// Starts the process and waits until it answers; what the log says, if it ends instead.
+    /// Starts the process and waits until it answers. Returns the log if it ends instead.
     #[track_caller]
     fn launch(&self) -> Result<(), String> {
-        // What is left of one that was killed would look like an answer that is late.
+        // The socket of a killed server would look like a late answer.
         let _ = std::fs::remove_file(self.socket());
         *self.process.lock().unwrap() = Some(Process::start(&self.setup, self.dir.file("").as_path()));
         let mut outcome = None;
         eventually("the server to answer", || {
-            // The socket lies in our own directory, so that it is our server that answers.
+            // The socket is in our own directory, so the answer is from our server.
             if self.try_ask::<String>("PING").is_ok_and(|pong| pong == "PONG") {
                 outcome = Some(Ok(()));
             } else if self.process.lock().unwrap().as_mut().is_some_and(Process::has_ended) {
@@ -439,9 +441,9 @@ impl Drop for Server {
     }
 }
 
-// ----- its clock -----
+// ----- the clock -----
 
-/// The library that shows a process another time, from Debian's package.
+/// Returns the path of the library that changes a process's time, from Debian's package.
 fn libfaketime() -> PathBuf {
     let libraries = std::fs::read_dir("/usr/lib").expect("/usr/lib can be read");
     let found = libraries
@@ -450,7 +452,7 @@ fn libfaketime() -> PathBuf {
     found.expect("the tests need libfaketime: install it with `apt-get install faketime`, or let `cargo xtask test --only test` do that")
 }
 
-/// Writes the difference of a server's clock where the library reads it.
+/// Writes the offset of a server's clock to the file that the library reads.
 fn write_clock(dir: &Path, seconds: i64) {
     std::fs::write(dir.join("clock.new"), format!("{seconds:+}\n")).unwrap();
     std::fs::rename(dir.join("clock.new"), dir.join("clock")).unwrap();
@@ -458,11 +460,11 @@ fn write_clock(dir: &Path, seconds: i64) {
 
 // ----- the process -----
 
-/// The process of a server. It ends with this value, and when our own process ends in whatever way.
+/// The process of a server. It ends when this value is dropped, and when our own process ends in any way.
 struct Process {
     child: Child,
-    /// A shell that waits for the end of its input, which is the end of our process; then it ends the server and takes
-    /// its directory away.
+    /// A shell that waits for the end of its input, which is the end of our process. It then kills the server
+    /// and removes its directory.
     guard: Child,
 }
 
@@ -480,7 +482,7 @@ impl Process {
         if setup.has_own_clock {
             write_clock(dir, 0);
             command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_TIMESTAMP_FILE", dir.join("clock"));
-            // The file is read at each look at the clock; what measures how long something takes is left alone.
+            // The file is read whenever the clock is. Monotonic time is not changed.
             command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         let child = command.spawn().unwrap_or_else(|error| {
@@ -509,7 +511,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The guard first, or it would end whoever gets the server's number next.
+        // The guard must end first, or it would kill whichever process gets the server's id next.
         for child in [&mut self.guard, &mut self.child] {
             let _ = child.kill();
             let _ = child.wait();

@@ -1,5 +1,5 @@
-//! What counters and tables do, wherever their state lives: one suite, run on each kind of world. Every difference between
-//! two worlds is a failure.
+//! The behaviour of counters and tables on every backend: one suite, run on each kind of world. Any
+//! difference between two worlds is a failure.
 
 mod agree;
 mod counters;
@@ -21,35 +21,34 @@ use crate::{
     support::PATIENCE,
 };
 
-/// Where a test's state lives: two hubs that share it, and nothing in it yet.
+/// The place of a test's state: two hubs that share it, initially empty.
 pub(crate) struct World {
-    /// One hub.
     hub: Hub,
-    /// Another one with the same state; in memory it is the same.
+    /// Another hub with the same state; in memory it is the same hub.
     other: Hub,
-    /// How much less is done here than in memory, since each operation takes a way over the network.
+    /// How much less work to do than in memory, because each operation crosses the network.
     slower: u32,
 }
 
 impl World {
-    /// This process's memory.
+    /// Creates a world in this process's memory.
     async fn memory() -> Self {
         let hub = crate::store::hub();
         Self { other: hub.clone(), hub, slower: 1 }
     }
 
-    /// A server that other tests use, too; what the test does there has a prefix of its own.
+    /// Creates a world on a server shared with other tests. Each world has its own prefix.
     async fn server(flavour: Flavour) -> Self {
         Self::on(&Server::shared(flavour).url()).await
     }
 
-    /// A Cluster that the other tests of the suite use, too.
+    /// Creates a world on a Cluster shared by the tests of this suite.
     async fn cluster() -> Self {
         static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start(Flavour::Redis));
         Self::on(&CLUSTER.url()).await
     }
 
-    /// A backend, under a new prefix.
+    /// Creates a world on a backend, with a new prefix.
     async fn on(url: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let prefix = format!("conformance-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -58,18 +57,18 @@ impl World {
         Self { hub: hub().await, other: hub().await, slower: 10 }
     }
 
-    /// That many rounds, or fewer where they take longer.
+    /// Returns that many rounds, or fewer where they take longer.
     fn rounds(&self, in_memory: u32) -> u32 {
         in_memory / self.slower
     }
 
-    /// The one hub or the other, by turns.
+    /// Alternates between the two hubs.
     fn one_of_both(&self, n: usize) -> Hub {
         if n.is_multiple_of(2) { self.hub.clone() } else { self.other.clone() }
     }
 }
 
-/// Names and keys that somebody may have taken for something else: patterns, separators, hash tags, line ends.
+/// Returns names and keys that could be misread: patterns, separators, hash tags, line ends.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = [
         "",
@@ -114,17 +113,17 @@ fn names() -> Vec<String> {
     names
 }
 
-/// Waits until it is so. What it waits for is a time that passes, such as an expiry.
+/// Waits until `look` returns true, for example after an expiry.
 async fn eventually(mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
     while !look().await? {
-        assert!(began.elapsed() < PATIENCE, "it didn't happen");
+        assert!(began.elapsed() < PATIENCE, "the condition was not met in time");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
 }
 
-/// Makes a test of each part of the suite.
+/// Declares a test for each part of the suite.
 macro_rules! tests {
     ($world:expr; $($part:ident: $($test:ident),* $(,)?;)*) => {$($(
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -135,7 +134,7 @@ macro_rules! tests {
     )*)*};
 }
 
-/// The suite: all tests, on worlds of one kind. What is not named here is reported as dead code.
+/// Declares all tests of the suite, on one kind of world. A test missing here is reported as dead code.
 macro_rules! suite {
     ($world:expr) => {
         tests! {
@@ -143,67 +142,62 @@ macro_rules! suite {
             counters:
                 a_counter_counts,
                 a_counters_overflow_is_an_error_that_changes_nothing,
-                a_counters_wrong_name_is_reported_by_its_operations,
+                operations_report_a_counters_invalid_name,
                 a_counter_adds_over_all_64_bits,
                 counters_expire,
-                a_window_begins_with_its_first_increment,
-                a_lease_is_taken_with_its_end,
-                any_name_is_a_counter_of_its_own;
+                a_window_starts_with_its_first_increment,
+                a_lease_is_acquired_with_its_expiry,
+                every_name_is_a_separate_counter;
             tables:
-                rows_come_back_exactly,
-                rows_by_key,
-                what_can_be_a_column,
+                rows_round_trip_exactly,
+                rows_are_found_by_key,
+                supported_column_types_are_accepted,
                 sizes_are_enforced,
                 increments_stay_in_the_columns_range,
-                compare_and_set_of_rows,
+                rows_are_compared_and_set,
                 set_many_is_all_or_nothing,
                 columns_add_over_all_64_bits,
                 each_columns_overflow_names_its_value,
-                compare_and_set_looks_at_every_column,
-                floats_come_back_bit_by_bit,
+                compare_and_set_compares_every_column,
+                floats_round_trip_bit_for_bit,
                 values_may_be_any_bytes,
-                any_name_is_a_table_and_any_key_a_row_of_its_own,
+                every_name_is_a_separate_table_and_every_key_a_separate_row,
                 rows_expire,
-                a_row_is_written_with_its_end,
+                a_row_is_written_with_its_expiry,
                 many_rows_expire_at_once,
                 two_hubs_see_one_table,
-                nothing_is_a_batch_too;
+                an_empty_batch_is_valid;
             many:
-                sixty_four_bumpers_lose_nothing,
+                concurrent_increments_lose_nothing,
                 nobody_sees_half_a_row,
                 the_capacity_is_exact_under_eight_inserters,
-                writes_complete_while_a_walk_is_held,
-                a_walk_sees_each_lasting_row_once_under_churn,
+                writes_complete_during_a_paused_scan,
+                a_scan_returns_each_lasting_row_once_under_churn,
                 pages_cover_the_table,
                 a_page_ends_where_the_table_ends,
-                only_one_of_many_is_the_first;
+                only_one_of_many_wins;
             agree:
-                it_answers_as_memory_does;
+                results_equal_those_of_memory;
         }
     };
 }
 
-/// In this process's memory.
 mod memory {
     suite!(super::World::memory());
 }
 
-/// On Redis.
 mod redis {
     suite!(super::World::server(super::Flavour::Redis));
 }
 
-/// On Valkey 8.
 mod valkey8 {
     suite!(super::World::server(super::Flavour::Valkey8));
 }
 
-/// On Valkey 9.
 mod valkey9 {
     suite!(super::World::server(super::Flavour::Valkey9));
 }
 
-/// On a Cluster.
 mod cluster {
     suite!(super::World::cluster());
 }

@@ -1,4 +1,4 @@
-//! A table in memory against a map.
+//! Compares a table in memory with a map.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use ripplecast::{Result, Table};
 use super::{Pair, hub};
 
 #[tokio::test]
-async fn a_cursor_from_far_away_is_at_the_end() -> Result<()> {
+async fn a_cursor_beyond_the_table_is_at_the_end() -> Result<()> {
     let table = hub().table::<Pair>("pairs", 10)?;
     table.set("key", &Pair::new(1)).await?;
     let beyond = format!("1-{}-{}", usize::MAX, usize::MAX).parse().unwrap();
@@ -16,7 +16,7 @@ async fn a_cursor_from_far_away_is_at_the_end() -> Result<()> {
     Ok(())
 }
 
-/// Something to do to a table and to its model.
+/// An operation on a table and its model.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8, u64),
@@ -27,7 +27,7 @@ enum Step {
     Clear,
 }
 
-/// Few keys and few values, so that steps meet.
+/// Generates a step from few keys and values, so that steps collide.
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0..12_u8;
     let value = || prop_oneof![4 => 0..3_u64, 1 => Just(u64::MAX)];
@@ -42,10 +42,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The capacity in the model's test.
+/// The capacity of the table under test.
 const MODEL_CAPACITY: usize = 8;
 
-/// Does the step to the model; whether the table should succeed.
+/// Applies the step to the model. Returns whether the table must succeed.
 fn model(rows: &mut HashMap<u8, Pair>, step: &Step) -> bool {
     let mut after = rows.clone();
     match *step {
@@ -72,7 +72,7 @@ fn model(rows: &mut HashMap<u8, Pair>, step: &Step) -> bool {
     fits
 }
 
-/// Does the step to the table; whether it succeeded.
+/// Applies the step to the table. Returns whether it succeeded.
 async fn apply(table: &Table<Pair>, step: &Step) -> bool {
     match *step {
         Step::Set(key, value) => table.set(key, &Pair::new(value)).await.is_ok(),
@@ -92,7 +92,7 @@ async fn apply(table: &Table<Pair>, step: &Step) -> bool {
 
 proptest! {
     #[test]
-    fn a_table_is_a_map(steps in prop::collection::vec(step(), 0..80)) {
+    fn a_table_behaves_like_a_map(steps in prop::collection::vec(step(), 0..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let table = hub().table::<Pair>("pairs", MODEL_CAPACITY).unwrap();

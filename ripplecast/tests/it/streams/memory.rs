@@ -1,9 +1,10 @@
-//! What tells in memory alone: names, settings, waits by a clock that the test moves, and bounds of this process.
+//! Tests of the memory backend only: names, settings, waits by a paused clock, and the limits of this
+//! process.
 
 use super::*;
 
 #[tokio::test]
-async fn wrong_names_and_settings_are_errors() {
+async fn invalid_names_and_settings_are_errors() {
     let hub = Hub::builder().shards(1).build().unwrap();
     let (longest, long) = ("x".repeat(250), "x".repeat(251));
     let handler = |_| async { Ok(()) };
@@ -50,7 +51,7 @@ async fn waits_double_from_100_ms() {
     while subscription.counts().dead == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(times.try_recv().is_err(), "five deliveries are enough");
+    assert!(times.try_recv().is_err(), "there are at most five deliveries");
 }
 
 #[tokio::test]
@@ -90,12 +91,12 @@ async fn a_dropped_publish_or_subscribe_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_hub_that_shut_down_handles_nothing_more() {
+async fn a_hub_handles_nothing_after_its_shutdown() {
     let hub = Hub::builder().shards(1).build().unwrap();
     hub.shutdown().await;
     hub.publish_reliable("a", "x").await.unwrap();
     let (subscription, mut messages) = listen(&hub.stream("a"), "g", quick()).await;
-    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler was not dropped").is_none());
     subscription.unsubscribe().await;
     assert_eq!(unhandled(&hub.stream("a"), "g").await, (0, Some(1)));
 }
@@ -109,9 +110,9 @@ async fn a_handler_that_outlasts_a_shutdown_is_cancelled() {
     next(&mut begun).await;
     let began = tokio::time::Instant::now();
     hub.shutdown().await;
-    assert!(began.elapsed() >= Duration::from_secs(5), "it had its 5 s");
+    assert!(began.elapsed() >= Duration::from_secs(5), "the handler had its 5 s");
     drop(hold);
-    assert!(timeout(PATIENCE, begun.recv()).await.expect("its future is kept").is_none());
+    assert!(timeout(PATIENCE, begun.recv()).await.expect("the handler's future was not dropped").is_none());
     let status = stream.status().await.unwrap();
     assert_eq!((status.groups[0].pending, status.groups[0].consumers), (1, 0), "the message is kept");
 }

@@ -1,4 +1,4 @@
-//! What tells on Redis alone: what happens when it goes away in every way, and what others do to its streams.
+//! Tests of the Redis backend only: every kind of outage, and changes to its streams by others.
 
 mod leases;
 mod masters;
@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use super::*;
 use crate::redis::{Cluster, Proxy, Sentinels};
 
-/// The key of the stream of most tests, with the usual prefix.
+/// The key of the stream used by most tests, with the default prefix.
 const KEY: &str = "ripplecast:s:{orders}";
 
-/// A server that keeps what it has been told also when it is killed.
+/// Creates a server that keeps its data even if it is killed.
 fn durable() -> Server {
     Server::setup(Flavour::Redis).durable().start()
 }
 
-/// Publishes until it is known to have worked; how often it failed.
+/// Publishes until it succeeds. Returns the number of failures.
 async fn insist(stream: &ReliableStream, payload: &str) -> usize {
     let mut failures = 0;
     loop {
@@ -30,7 +30,7 @@ async fn insist(stream: &ReliableStream, payload: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_between_read_and_acknowledgement_it_loses_nothing() {
+async fn a_kill_between_read_and_acknowledgement_loses_nothing() {
     let server = durable();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -43,7 +43,7 @@ async fn killed_between_read_and_acknowledgement_it_loses_nothing() {
     hold.gate.add_permits(1);
     until("the handler to end", async || hold.done.load(Relaxed) == 1).await;
     server.restart();
-    assert_eq!(text(&next(&mut begun).await), "2", "the first is acknowledged, and not handled again");
+    assert_eq!(text(&next(&mut begun).await), "2", "the first message is acknowledged and not handled again");
     hold.gate.add_permits(1);
     all_handled(&stream, "g").await;
     assert_eq!((subscription.counts().handled, subscription.counts().failed), (2, 0));
@@ -63,7 +63,7 @@ async fn without_redis_publishing_fails_and_subscriptions_wait() {
         let began = Instant::now();
         let error = stream.publish("lost").await.unwrap_err();
         assert!(error.is_unavailable(), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(20), "it fails within its time limit");
+        assert!(began.elapsed() < Duration::from_secs(20), "publishing fails within its time limit");
     }
     assert!(stream.subscribe("h", async |_| Ok(())).await.unwrap_err().is_unavailable());
     server.restart();
@@ -72,7 +72,7 @@ async fn without_redis_publishing_fails_and_subscriptions_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unsubscribing_ends_also_while_redis_is_away() {
+async fn unsubscribing_completes_while_redis_is_unavailable() {
     let server = durable();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -82,9 +82,9 @@ async fn unsubscribing_ends_also_while_redis_is_away() {
     next(&mut begun).await;
     server.kill();
     hold.gate.add_permits(1);
-    timeout(PATIENCE, subscription.unsubscribe()).await.expect("unsubscribing does not end");
+    timeout(PATIENCE, subscription.unsubscribe()).await.expect("unsubscribe timed out");
     assert_eq!(hold.done.load(Relaxed), 1);
-    // The acknowledgement was given up, so the message comes again.
+    // The acknowledgement was abandoned, so the message is delivered again.
     server.restart();
     insist(&stream, "2").await;
     let (_next, mut messages) = listen(&stream, "g", quick()).await;
@@ -97,7 +97,7 @@ async fn unsubscribing_ends_also_while_redis_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_paused_and_restarted_while_messages_flow_it_loses_none() {
+async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
     const MESSAGES: usize = 400;
     let server = durable();
     let nodes = [node(&server.url()).await, node(&server.url()).await];
@@ -145,30 +145,30 @@ async fn killed_paused_and_restarted_while_messages_flow_it_loses_none() {
     let missing: Vec<_> = (0..MESSAGES).filter(|number| !seen.contains_key(&number.to_string())).collect();
     assert!(missing.is_empty(), "{missing:?} were published and never handled");
     let handled: usize = seen.values().sum();
-    // What was handled twice is either a publish that was tried again after a time-out, or a message that was taken over:
-    // its delivery or acknowledgement fell into a fault, or its holder had no turn for long.
+    // A message is handled twice only if a publish was repeated after a time-out, or if the message was taken
+    // over: its delivery or acknowledgement was lost in a fault, or its holder was not scheduled for long.
     let twice = handled - seen.len();
     let counts: Vec<_> = subscriptions.iter().map(ReliableSubscription::counts).collect();
     let claimed: u64 = counts.iter().map(|counts| counts.claimed).sum();
     assert!(
         twice <= failures + claimed as usize,
-        "{twice} were handled twice, after {failures} failures and {claimed} taken over"
+        "{twice} were handled twice, after {failures} failures and {claimed} takeovers"
     );
     assert!(counts.iter().all(|counts| counts.dead == 0));
 }
 
-/// A subscription behind a proxy that passes nothing any more, with a message that was delivered into it. The read that
-/// waits at the server is answered, and the answer arrives nowhere.
+/// A subscription behind a stalled proxy, to which a message was delivered. The server answers the blocked
+/// read, and the answer never arrives.
 struct Stalled {
     server: Server,
     proxy: Proxy,
-    /// The stream, past the proxy.
+    /// The stream, not through the proxy.
     stream: ReliableStream,
     subscription: ReliableSubscription,
     messages: UnboundedReceiver<StreamMessage>,
-    /// What the message says.
+    /// The payload of the message.
     lost: String,
-    /// The nodes, past the proxy and behind it.
+    /// One node connected directly, one through the proxy.
     _nodes: [Hub; 2],
 }
 
@@ -180,7 +180,8 @@ impl Stalled {
         let stream = nodes[0].stream("orders");
         let (subscription, mut messages) = listen(&nodes[1].stream("orders"), "g", patient()).await;
         let mut number = 0;
-        // Once a second no read waits for a moment; then the message is not delivered, and the next one may be.
+        // Once a second there is briefly no blocked read. Then the message is not delivered, but the next one
+        // may be.
         let lost = loop {
             number += 1;
             until("the read", async || server.ask::<String>("CLIENT LIST").contains("cmd=xreadgroup")).await;
@@ -198,7 +199,7 @@ impl Stalled {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_into_a_dead_network_is_found_again() {
+async fn a_delivery_lost_in_the_network_is_recovered() {
     let mut stalled = Stalled::new().await;
     insist(&stalled.stream, "behind").await;
     stalled.proxy.cut();
@@ -213,7 +214,7 @@ async fn a_delivery_into_a_dead_network_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_arrives_after_the_end_goes_to_another_and_does_not_count() {
+async fn a_delivery_after_the_end_goes_to_another_and_does_not_count() {
     let Stalled { proxy, stream, subscription, mut messages, lost, _nodes, server: _server } =
         Stalled::new().await;
     drop(subscription);
@@ -221,7 +222,7 @@ async fn what_arrives_after_the_end_goes_to_another_and_does_not_count() {
     let (_other, mut others) = listen(&stream, "g", patient()).await;
     let message = next(&mut others).await;
     assert_eq!((text(&message), message.deliveries), (lost, 1));
-    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler was not dropped").is_none());
     all_handled(&stream, "g").await;
 }
 
@@ -237,14 +238,18 @@ async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
     server.kill();
     server.restart();
     insist(&stream, "2").await;
-    assert_eq!(text(&next(&mut begun).await), "2", "it reads again, and knows that it has the first");
+    assert_eq!(
+        text(&next(&mut begun).await),
+        "2",
+        "the subscription reads again and does not repeat the first message"
+    );
     hold.gate.add_permits(9);
     all_handled(&stream, "g").await;
     assert_eq!(hold.done.load(Relaxed), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_put_there_by_hand_is_a_dead_letter() {
+async fn a_foreign_entry_becomes_a_dead_letter() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -259,7 +264,7 @@ async fn what_is_put_there_by_hand_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_deleted_under_its_handler_is_still_handled_or_dead() {
+async fn a_message_deleted_during_handling_is_still_handled_or_dead() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -279,7 +284,7 @@ async fn a_message_that_is_deleted_under_its_handler_is_still_handled_or_dead() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_lost_everything_is_used_anew() {
+async fn a_flushed_redis_is_used_again() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -296,7 +301,7 @@ async fn a_redis_that_lost_everything_is_used_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_unread_leaves_no_lag_to_tell() {
+async fn deleting_unread_messages_makes_the_lag_unknown() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -313,7 +318,7 @@ async fn what_was_deleted_unread_leaves_no_lag_to_tell() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_another_kind_is_an_error_that_says_so() {
+async fn a_key_of_another_type_is_reported() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let _: () = server.ask(&format!("SET {KEY} x"));
@@ -328,7 +333,7 @@ async fn a_key_of_another_kind_is_an_error_that_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_of_large_numbers_does_not_confuse_the_bound() {
+async fn an_id_with_large_numbers_does_not_break_the_limit() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders").max_len(2);

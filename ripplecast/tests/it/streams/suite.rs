@@ -1,4 +1,4 @@
-//! What holds on every backend.
+//! Tests of every backend.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 
-/// The suite on each backend.
+/// Declares the suite on each backend.
 macro_rules! on_each_backend {
     (@ $backend:ident, $ground:expr, $($test:ident)*) => {
         mod $backend {
@@ -30,32 +30,32 @@ macro_rules! on_each_backend {
 }
 
 on_each_backend! {
-    messages_come_in_their_order
-    any_bytes_are_a_payload
-    a_new_group_begins_with_the_oldest
-    what_fails_is_tried_again_in_its_place
+    messages_arrive_in_order
+    a_payload_may_be_any_bytes
+    a_new_group_starts_with_the_oldest_message
+    a_failed_message_is_redelivered_in_order
     a_panic_is_a_failure
-    what_can_not_be_handled_is_a_dead_letter_with_its_reason
-    dead_letters_of_dead_letters
-    those_of_a_group_share
-    each_group_gets_everything
-    as_many_handlers_run_as_may
-    what_a_subscription_gave_up_goes_to_another
-    what_an_ended_runtime_held_goes_to_another_at_once
-    what_kills_every_process_is_a_dead_letter
+    an_unhandled_message_becomes_a_dead_letter_with_its_reason
+    dead_letters_have_dead_letters
+    members_of_a_group_share_messages
+    each_group_receives_every_message
+    as_many_handlers_run_as_allowed
+    released_messages_go_to_another_subscription
+    messages_of_an_ended_runtime_go_to_another_at_once
+    a_message_that_kills_every_process_becomes_a_dead_letter
     a_full_stream_refuses_until_its_messages_are_handled
     a_stream_without_a_group_fills_up
-    a_removed_group_holds_nobody_up
-    a_deleted_stream_begins_anew
-    the_status_shows_how_far_groups_are
+    a_removed_group_does_not_hold_up_publishers
+    a_deleted_stream_starts_again
+    the_status_shows_the_progress_of_groups
     unsubscribing_waits_for_the_handler
     a_handler_may_end_its_own_subscription
-    a_detached_subscription_goes_on
+    a_detached_subscription_continues
     a_shutdown_waits_for_handlers_and_acknowledges
-    many_messages_through_many_handlers
+    many_handlers_handle_many_messages
 }
 
-async fn messages_come_in_their_order(ground: &Ground) {
+async fn messages_arrive_in_order(ground: &Ground) {
     let stream = ground.stream().await;
     let mut ids = Vec::new();
     for i in 0..20 {
@@ -76,7 +76,7 @@ async fn messages_come_in_their_order(ground: &Ground) {
     assert_eq!(stream.status().await.unwrap().published, 40);
 }
 
-async fn any_bytes_are_a_payload(ground: &Ground) {
+async fn a_payload_may_be_any_bytes(ground: &Ground) {
     let stream = ground.stream().await;
     let payloads = [vec![], (0..=255).collect(), b"\r\n".to_vec(), vec![7; 1 << 20]];
     for payload in &payloads {
@@ -90,7 +90,7 @@ async fn any_bytes_are_a_payload(ground: &Ground) {
     }
 }
 
-async fn a_new_group_begins_with_the_oldest(ground: &Ground) {
+async fn a_new_group_starts_with_the_oldest_message(ground: &Ground) {
     let stream = ground.stream().await;
     stream.publish("1").await.unwrap();
     let (_early, mut early) = listen(&stream, "early", quick()).await;
@@ -102,7 +102,7 @@ async fn a_new_group_begins_with_the_oldest(ground: &Ground) {
     assert_eq!(text(&next(&mut late).await), "2");
 }
 
-async fn what_fails_is_tried_again_in_its_place(ground: &Ground) {
+async fn a_failed_message_is_redelivered_in_order(ground: &Ground) {
     let stream = ground.stream().await;
     let (subscription, mut messages) = answer(&stream, "g", quick(), |message| {
         if text(message) == "bad" && message.deliveries < 4 { Err(Error::other("not yet")) } else { Ok(()) }
@@ -142,7 +142,7 @@ async fn a_panic_is_a_failure(ground: &Ground) {
     assert_eq!((subscription.counts().failed, subscription.counts().handled), (2, 1));
 }
 
-async fn what_can_not_be_handled_is_a_dead_letter_with_its_reason(ground: &Ground) {
+async fn an_unhandled_message_becomes_a_dead_letter_with_its_reason(ground: &Ground) {
     let stream = ground.stream().await;
     let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
     let (subscription, mut messages) = answer(&stream, "bills", quick().max_deliveries(3), |message| {
@@ -157,17 +157,17 @@ async fn what_can_not_be_handled_is_a_dead_letter_with_its_reason(ground: &Groun
     assert_eq!(text(&next(&mut messages).await), "good");
     let letter = next(&mut dead).await;
     assert_eq!((&letter.payload[..], &*letter.stream), (&b"\xff\x00bad"[..], "orders.dead"));
-    let why = letter.dead.expect("a dead letter says why");
+    let why = letter.dead.expect("a dead letter has a reason");
     assert_eq!((why.id, &*why.group, &*why.reason, why.deliveries), (id, "bills", "no paper", 3));
     all_handled(&stream, "bills").await;
     assert_eq!(stream.status().await.unwrap().dead, 1);
-    until("it to be counted", async || subscription.counts().dead == 1).await;
+    until("the dead letter to be counted", async || subscription.counts().dead == 1).await;
     assert_eq!(subscription.counts().handled, 1);
     let error = stream_error(stream.dead_letters().publish("by hand").await);
     assert!(matches!(error, StreamError::DeadLetters { .. }), "{error}");
 }
 
-async fn dead_letters_of_dead_letters(ground: &Ground) {
+async fn dead_letters_have_dead_letters(ground: &Ground) {
     let stream = ground.stream().await;
     let once = quick().max_deliveries(1);
     let fails = |_: &StreamMessage| Err(Error::other("x".repeat(5000)));
@@ -176,12 +176,12 @@ async fn dead_letters_of_dead_letters(ground: &Ground) {
     let (_third, mut last) = listen(&stream.dead_letters().dead_letters(), "i", once).await;
     stream.publish("x").await.unwrap();
     let letter = next(&mut last).await;
-    let why = letter.dead.expect("a dead letter says why");
+    let why = letter.dead.expect("a dead letter has a reason");
     assert_eq!((&*letter.stream, &*why.group), ("orders.dead.dead", "h"));
-    assert_eq!(why.reason, "x".repeat(1024), "a reason is bounded");
+    assert_eq!(why.reason, "x".repeat(1024), "the reason is shortened");
 }
 
-async fn those_of_a_group_share(ground: &Ground) {
+async fn members_of_a_group_share_messages(ground: &Ground) {
     let (one, two) = (ground.stream().await, ground.stream().await);
     let (sender, mut handled) = unbounded_channel();
     let mut subscriptions = Vec::new();
@@ -206,10 +206,10 @@ async fn those_of_a_group_share(ground: &Ground) {
     assert!(handled.try_recv().is_err());
     let counts: Vec<_> = subscriptions.iter().map(|subscription| subscription.counts().handled).collect();
     assert_eq!(counts.iter().sum::<u64>(), 300);
-    assert!(counts.iter().all(|&count| count > 0), "one did nothing: {counts:?}");
+    assert!(counts.iter().all(|&count| count > 0), "one subscription received nothing: {counts:?}");
 }
 
-async fn each_group_gets_everything(ground: &Ground) {
+async fn each_group_receives_every_message(ground: &Ground) {
     let stream = ground.stream().await;
     let (_a, mut a) = listen(&stream, "a", quick()).await;
     let (_b, mut b) = listen(&stream, "b", quick()).await;
@@ -222,7 +222,7 @@ async fn each_group_gets_everything(ground: &Ground) {
     }
 }
 
-async fn as_many_handlers_run_as_may(ground: &Ground) {
+async fn as_many_handlers_run_as_allowed(ground: &Ground) {
     let stream = ground.stream().await;
     for i in 0..10 {
         stream.publish(i.to_string()).await.unwrap();
@@ -232,7 +232,11 @@ async fn as_many_handlers_run_as_may(ground: &Ground) {
     for _ in 0..3 {
         next(&mut begun).await;
     }
-    assert_eq!(unhandled(&stream, "g").await, (3, Some(7)), "no more is taken than handlers are free");
+    assert_eq!(
+        unhandled(&stream, "g").await,
+        (3, Some(7)),
+        "only as many messages are taken as handlers are free"
+    );
     for _ in 3..10 {
         hold.gate.add_permits(1);
         next(&mut begun).await;
@@ -243,7 +247,7 @@ async fn as_many_handlers_run_as_may(ground: &Ground) {
     assert_eq!(hold.done.load(Relaxed), 10);
 }
 
-async fn what_a_subscription_gave_up_goes_to_another(ground: &Ground) {
+async fn released_messages_go_to_another_subscription(ground: &Ground) {
     let stream = ground.stream().await;
     let (hold, mut begun) = Hold::new();
     let slow = quick().backoff(Duration::from_secs(3600), Duration::from_secs(3600)).concurrency(2);
@@ -255,18 +259,18 @@ async fn what_a_subscription_gave_up_goes_to_another(ground: &Ground) {
     stream.publish("its handler runs").await.unwrap();
     let running = next(&mut begun).await;
     drop(first);
-    // What waits is free at once; what runs may finish.
+    // Waiting messages are released at once; a running handler may finish.
     let (_second, mut messages) = listen(&ground.stream().await, "g", quick()).await;
     let message = next(&mut messages).await;
     assert_eq!((message.id, message.deliveries), (waiting.id, 2));
-    assert_eq!(hold.done.load(Relaxed), 1, "a handler that runs is left in peace");
+    assert_eq!(hold.done.load(Relaxed), 1, "a running handler finishes");
     hold.gate.add_permits(1);
     let message = next(&mut messages).await;
     assert_eq!((message.id, message.deliveries), (running.id, 2));
     all_handled(&stream, "g").await;
 }
 
-/// Runs a subscription of one message in a runtime that then ends under it, as after a panic.
+/// Runs a subscription with one message in a runtime that then ends, as after a panic.
 async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> StreamMessage {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (hold, mut begun) = Hold::new();
@@ -284,11 +288,11 @@ async fn dies_with_a_message(ground: &Ground, options: ReliableOptions) -> Strea
     message
 }
 
-async fn what_an_ended_runtime_held_goes_to_another_at_once(ground: &Ground) {
+async fn messages_of_an_ended_runtime_go_to_another_at_once(ground: &Ground) {
     let stream = ground.stream().await;
     let first = stream.publish("1").await.unwrap();
     stream.publish("2").await.unwrap();
-    // No silence is long enough for the other to take anything over: it is released.
+    // No silence lasts long enough for the other to take anything over, so the message was released.
     let lost = dies_with_a_message(ground, patient()).await;
     assert_eq!(lost.id, first);
     let (subscription, mut messages) = listen(&stream, "g", patient()).await;
@@ -300,11 +304,11 @@ async fn what_an_ended_runtime_held_goes_to_another_at_once(ground: &Ground) {
     assert_eq!(deliveries, BTreeMap::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
     all_handled(&stream, "g").await;
     assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 2));
-    until("the former one to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1)
+    until("the old consumer to be removed", async || stream.status().await.unwrap().groups[0].consumers == 1)
         .await;
 }
 
-async fn what_kills_every_process_is_a_dead_letter(ground: &Ground) {
+async fn a_message_that_kills_every_process_becomes_a_dead_letter(ground: &Ground) {
     let stream = ground.stream().await;
     let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
     stream.publish("poison").await.unwrap();
@@ -315,8 +319,8 @@ async fn what_kills_every_process_is_a_dead_letter(ground: &Ground) {
     let (subscription, mut messages) = listen(&stream, "g", quick().max_deliveries(2)).await;
     let letter = next(&mut dead).await;
     assert!(letter.dead.unwrap().reason.contains("delivered 2 times"));
-    assert!(messages.try_recv().is_err(), "no handler sees it again");
-    until("it to be counted", async || subscription.counts().dead == 1).await;
+    assert!(messages.try_recv().is_err(), "no handler receives it again");
+    until("the dead letter to be counted", async || subscription.counts().dead == 1).await;
 }
 
 async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
@@ -339,7 +343,7 @@ async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
     }
     assert_eq!(stream.status().await.unwrap().length, 10, "nothing was dropped");
     hold.gate.add_permits(1);
-    next(&mut begun).await; // the first is handled, and the second has begun
+    next(&mut begun).await; // the first is handled, and the second has started
     stream.publish("10").await.unwrap();
     assert!(stream.publish("too much again").await.is_err());
     hold.gate.add_permits(100);
@@ -351,7 +355,7 @@ async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
         assert_eq!(text(&next(&mut messages).await), i.to_string());
     }
     for i in 2..60 {
-        assert_eq!(text(&next(&mut begun).await), i.to_string(), "each message is handled by each group");
+        assert_eq!(text(&next(&mut begun).await), i.to_string(), "each group handles each message");
     }
 }
 
@@ -370,7 +374,7 @@ async fn a_stream_without_a_group_fills_up(ground: &Ground) {
     assert_eq!(text(&next(&mut messages).await), "3");
 }
 
-async fn a_removed_group_holds_nobody_up(ground: &Ground) {
+async fn a_removed_group_does_not_hold_up_publishers(ground: &Ground) {
     let stream = ground.stream().await.max_len(3);
     let (_quick, mut messages) = listen(&stream, "quick", quick()).await;
     let (gone, _nothing) = listen(&stream, "gone", quick()).await;
@@ -388,7 +392,7 @@ async fn a_removed_group_holds_nobody_up(ground: &Ground) {
     assert!(!ground.node().await.stream("never used").remove_group("gone").await.unwrap());
 }
 
-async fn a_deleted_stream_begins_anew(ground: &Ground) {
+async fn a_deleted_stream_starts_again(ground: &Ground) {
     let stream = ground.stream().await;
     assert!(!stream.delete().await.unwrap());
     let old = stream.publish("old").await.unwrap();
@@ -399,13 +403,13 @@ async fn a_deleted_stream_begins_anew(ground: &Ground) {
     let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
     assert_eq!(text(&next(&mut messages).await), "new");
     all_handled(&stream, "g").await;
-    // Also under a subscription, which makes its group anew.
+    // Even with a subscription, which creates its group again.
     assert!(stream.delete().await.unwrap());
     stream.publish("newer").await.unwrap();
     assert_eq!(text(&next(&mut messages).await), "newer");
 }
 
-async fn the_status_shows_how_far_groups_are(ground: &Ground) {
+async fn the_status_shows_the_progress_of_groups(ground: &Ground) {
     let stream = ground.stream().await;
     assert_eq!(stream.status().await.unwrap(), StreamStatus::default());
     let mut last = None;
@@ -434,9 +438,13 @@ async fn unsubscribing_waits_for_the_handler(ground: &Ground) {
     let mut ending = std::pin::pin!(subscription.unsubscribe());
     assert!(timeout(Duration::from_millis(1), &mut ending).await.is_err());
     hold.gate.add_permits(9);
-    timeout(PATIENCE, ending).await.expect("unsubscribing does not end");
+    timeout(PATIENCE, ending).await.expect("unsubscribe timed out");
     assert_eq!(hold.done.load(Relaxed), 1);
-    assert_eq!(unhandled(&stream, "g").await, (0, Some(1)), "it was acknowledged, and no more was taken");
+    assert_eq!(
+        unhandled(&stream, "g").await,
+        (0, Some(1)),
+        "the message was acknowledged, and no other was taken"
+    );
     assert_eq!(stream.status().await.unwrap().groups[0].consumers, 0);
     let (_next, mut messages) = listen(&stream, "g", quick()).await;
     assert_eq!(text(&next(&mut messages).await), "2");
@@ -463,11 +471,11 @@ async fn a_handler_may_end_its_own_subscription(ground: &Ground) {
     *own.lock().unwrap() = Some(subscription);
     stream.publish("1").await.unwrap();
     assert_eq!(next(&mut ended).await, "1");
-    assert!(timeout(PATIENCE, ended.recv()).await.expect("the handler is kept").is_none());
+    assert!(timeout(PATIENCE, ended.recv()).await.expect("the handler was not dropped").is_none());
     all_handled(&stream, "g").await;
 }
 
-async fn a_detached_subscription_goes_on(ground: &Ground) {
+async fn a_detached_subscription_continues(ground: &Ground) {
     let node = ground.node().await;
     let stream = node.stream("orders");
     let (subscription, mut messages) = listen(&stream, "g", quick()).await;
@@ -476,7 +484,7 @@ async fn a_detached_subscription_goes_on(ground: &Ground) {
     assert_eq!(text(&next(&mut messages).await), "1");
     drop(stream);
     node.shutdown().await;
-    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler is kept").is_none());
+    assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler was not dropped").is_none());
 }
 
 async fn a_shutdown_waits_for_handlers_and_acknowledges(ground: &Ground) {
@@ -489,13 +497,13 @@ async fn a_shutdown_waits_for_handlers_and_acknowledges(ground: &Ground) {
     let mut ending = std::pin::pin!(node.shutdown());
     assert!(timeout(Duration::from_millis(1), &mut ending).await.is_err());
     hold.gate.add_permits(1);
-    timeout(PATIENCE, ending).await.expect("the shutdown does not end");
+    timeout(PATIENCE, ending).await.expect("the shutdown timed out");
     assert_eq!(hold.done.load(Relaxed), 1);
     let after = ground.stream().await;
     assert_eq!(unhandled(&after, "g").await, (0, Some(0)));
 }
 
-async fn many_messages_through_many_handlers(ground: &Ground) {
+async fn many_handlers_handle_many_messages(ground: &Ground) {
     const MESSAGES: u32 = 1000;
     let nodes = [ground.stream().await, ground.stream().await];
     let counts: Arc<Vec<AtomicU32>> = Arc::new((0..MESSAGES).map(|_| AtomicU32::new(0)).collect());
@@ -506,7 +514,7 @@ async fn many_messages_through_many_handlers(ground: &Ground) {
             let counts = Arc::clone(&counts);
             async move {
                 let number: usize = text(&message).parse().unwrap();
-                // Every seventh fails at first.
+                // Every seventh message fails at first.
                 if number.is_multiple_of(7) && message.deliveries == 1 {
                     return Err(Error::other("not yet"));
                 }

@@ -78,7 +78,7 @@ fn values(told: &Told) -> Vec<u64> {
 }
 
 #[test]
-fn the_next_change_is_believed_and_an_old_one_ignored() {
+fn the_next_change_is_applied_and_an_old_one_ignored() {
     let (mut known, told) = known(moment(1, 5), 50);
     for (number, value) in [(6, 60), (6, 60), (5, 50), (1, 10), (7, 60), (8, 80)] {
         assert_eq!(known.hear(&message(1, number, value)), Ok(()), "{number}");
@@ -88,7 +88,7 @@ fn the_next_change_is_believed_and_an_old_one_ignored() {
 }
 
 #[test]
-fn a_message_that_does_not_follow_is_a_reason_to_read_and_nothing_else() {
+fn a_message_out_of_sequence_only_triggers_a_read() {
     let (mut known, told) = known(moment(1, 5), 50);
     for doubtful in
         [message(1, 7, 666), message(1, u64::MAX, 666), message(2, 6, 666), message(1, 5, 666), b"?".to_vec()]
@@ -114,7 +114,7 @@ fn a_message_that_does_not_follow_is_a_reason_to_read_and_nothing_else() {
 }
 
 #[test]
-fn messages_wait_during_a_read_and_are_judged_by_it() {
+fn messages_wait_during_a_read_and_are_compared_with_it() {
     let (mut known, told) = known(moment(1, 5), 50);
     let basis = known.begin();
     assert_eq!((basis.at, basis.digest.as_str()), (Some(moment(1, 5)), "50"));
@@ -133,7 +133,7 @@ fn messages_wait_during_a_read_and_are_judged_by_it() {
 }
 
 #[test]
-fn a_read_overrules_what_is_known_and_another_epoch_is_told() {
+fn a_read_overrides_the_known_state_and_reports_a_new_epoch() {
     let (mut known, told) = known(moment(1, 5), 50);
     let _ = known.begin();
     assert!(known.take(moment(2, 3), 30), "the epoch has changed");
@@ -145,7 +145,7 @@ fn a_read_overrules_what_is_known_and_another_epoch_is_told() {
 }
 
 #[test]
-fn who_waits_for_the_first_state_is_told_it() {
+fn a_waiting_observer_receives_the_first_state() {
     let model = Number::default();
     let told = Arc::clone(&model.told);
     let mut known = Known::new(model);
@@ -160,7 +160,7 @@ fn who_waits_for_the_first_state_is_told_it() {
 }
 
 #[test]
-fn only_so_much_waits_during_a_read() {
+fn the_messages_waiting_during_a_read_are_limited() {
     let (mut known, told) = known(moment(1, 5), 50);
     let _ = known.begin();
     let long = vec![b' '; WAITING / 4];
@@ -373,7 +373,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn a_node_ends_with_what_is_true(steps in prop::collection::vec(step(), 0..150)) {
+    fn a_node_converges_to_the_true_state(steps in prop::collection::vec(step(), 0..150)) {
         let mut world = World::new();
         for step in &steps {
             world.step(step);
@@ -389,7 +389,7 @@ proptest! {
     }
 
     #[test]
-    fn within_an_epoch_numbers_rise_and_a_new_one_is_told(
+    fn numbers_increase_within_an_epoch_and_a_new_epoch_is_reported(
         steps in prop::collection::vec(step().prop_filter("no forgery", |step| !matches!(step, Step::Forge(..))), 0..150),
     ) {
         let mut world = World::new();

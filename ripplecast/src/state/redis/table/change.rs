@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_read() {
+    fn changes_are_parsed() {
         let set = Change::parse(b"S2:a:1:n2:-11:t3:a\r\n").unwrap();
         let fields = vec![(&b"n"[..], &b"-1"[..]), (b"t", b"a\r\n")];
         assert_eq!(set, Change::Set { key: "a:", fields });
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn anything_else_is_rejected() {
         for wrong in [
             &b""[..],
             b"S",

@@ -1,8 +1,8 @@
-//! Backends that stop the start of a node.
+//! Backends that prevent a node from starting.
 
 use super::*;
 
-/// How a start with that backend fails.
+/// Returns the error of a start with that backend.
 fn refusal(url: &str) -> String {
     let begin = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -11,28 +11,28 @@ fn refusal(url: &str) -> String {
     match built {
         Err(error @ Error::Setting { .. }) => error.to_string(),
         Err(other) => panic!("{url}: {other}"),
-        Ok(_) => panic!("{url}: it starts"),
+        Ok(_) => panic!("{url}: the node started"),
     }
 }
 
-/// Checks what a start with that backend says, and that it tells nobody a password.
+/// Checks the error of a start with that backend, and that it does not contain a password.
 #[track_caller]
 fn check_refusal(url: &str, says: &[&str]) {
     let error = refusal(url);
     for part in says {
-        assert!(error.contains(part), "{url}: `{part}` is not said: {error}");
+        assert!(error.contains(part), "{url}: `{part}` is missing: {error}");
     }
     assert!(!error.contains("secret"), "{url}: the password is shown: {error}");
 }
 
 #[test]
-fn an_address_that_makes_no_sense_is_named() {
+fn an_invalid_address_is_named() {
     check_refusal("redis://localhost:secret@:port", &["backend"]);
     check_refusal("mysql://localhost", &["mysql", "redis://"]);
 }
 
 #[test]
-fn a_server_that_is_not_there_stops_the_start() {
+fn a_missing_server_stops_the_start() {
     let nobody = format!("127.0.0.1:{}", free_port());
     let ways = ["can't be reached", nobody.as_str(), "Start it", "--backend-optional"];
     check_refusal(&format!("redis://:secret@{nobody}"), &ways);
@@ -45,7 +45,7 @@ fn a_server_that_is_not_there_stops_the_start() {
 }
 
 #[test]
-fn a_server_that_says_nothing_stops_the_start() {
+fn a_silent_server_stops_the_start() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
     proxy.stall();
@@ -55,7 +55,7 @@ fn a_server_that_says_nothing_stops_the_start() {
 }
 
 #[test]
-fn a_password_that_is_wrong_or_missing_stops_the_start() {
+fn a_wrong_or_missing_password_stops_the_start() {
     let server = Server::setup(Flavour::Redis).password("right").start();
     let where_it_stands = ["password", "redis://user:password@host"];
     check_refusal(&format!("redis://:secret@{}", server.addr()), &where_it_stands);
@@ -64,7 +64,7 @@ fn a_password_that_is_wrong_or_missing_stops_the_start() {
     assert_starts(&server.url());
 }
 
-/// The users of a server's connections, without the laboratory's own.
+/// Returns the users of a server's connections, without the test helper's own.
 fn users(server: &Server) -> Vec<String> {
     let list: String = server.ask("CLIENT LIST");
     let users = list.lines().filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("user=")));
@@ -75,7 +75,7 @@ fn users(server: &Server) -> Vec<String> {
 const APP: &str = "app on nopass ~ripplecast:* &ripplecast:* +@all";
 
 #[test]
-fn a_user_named_without_a_password_is_the_one_who_logs_in() {
+fn a_user_named_without_a_password_logs_in() {
     let server =
         Server::setup(Flavour::Redis).line(format!("user {APP}")).line("user lim on nopass +ping").start();
     let (addr, socket) = (server.addr(), server.unix_url());
@@ -97,7 +97,7 @@ fn a_user_named_without_a_password_is_the_one_who_logs_in() {
 }
 
 #[test]
-fn a_permission_that_is_missing_stops_the_start() {
+fn a_missing_permission_stops_the_start() {
     for (rules, starts) in [
         ("~ripplecast:* &ripplecast:* +@all", true),
         ("~ripplecast:* &ripplecast:* +@all -eval -script", false),
@@ -126,7 +126,7 @@ fn a_permission_that_is_missing_stops_the_start() {
 }
 
 #[test]
-fn each_master_of_a_cluster_is_looked_at() {
+fn each_master_of_a_cluster_is_checked() {
     let cluster = Cluster::start(Flavour::Redis);
     for (number, master) in cluster.masters().iter().enumerate() {
         let rule = |allow: &str| master.ask::<()>(&format!("ACL SETUSER default {allow}xautoclaim"));
@@ -148,7 +148,7 @@ fn each_master_of_a_cluster_is_looked_at() {
 }
 
 #[test]
-fn a_pattern_that_the_user_may_not_subscribe_to_is_an_error_of_its_own() {
+fn a_forbidden_pattern_is_a_separate_error() {
     let rules = "~ripplecast:* &ripplecast:* +@all";
     let server = Server::setup(Flavour::Redis).user("app", "secret", rules).start();
     let node = node(App::builder(), &server.url_as("app", "secret"));
@@ -158,9 +158,9 @@ fn a_pattern_that_the_user_may_not_subscribe_to_is_an_error_of_its_own() {
         let error = pattern().unwrap_err();
         assert!(!error.is_unavailable() && error.to_string().contains("allchannels"), "{error}");
     }
-    assert_eq!(node.hub.stats().remote.gaps, 0, "no other subscription was lost for it");
+    assert_eq!(node.hub.stats().remote.gaps, 0, "no other subscription was lost");
     node.block_on(node.hub.publish("orders.new", "4711")).unwrap();
-    wait_until("the other subscription to hear", || *heard.lock().unwrap() == ["4711"]);
+    wait_until("the other subscription to receive the message", || *heard.lock().unwrap() == ["4711"]);
     server.ask::<()>("ACL SETUSER app allchannels");
     drop(pattern().unwrap());
 }
@@ -171,7 +171,7 @@ fn a_replica_stops_the_start() {
     let (_, replica) = sentinels.master_and_other();
     check_refusal(&replica.url(), &["it is a replica", "redis-sentinel://"]);
     check_refusal(&sentinels.url().replace("/lab", "/other"), &["no sentinel names the master", "`other`"]);
-    // Neither the sentinels nor the servers ask for a password, and each is asked as the user that the URL names.
+    // Neither the sentinels nor the servers require a password. Each receives the user that the URL names.
     check_refusal(
         &format!("{}?sentinel_user=nobody", sentinels.url()),
         &["no sentinel names the master", "?sentinel_user=…&sentinel_password=…"],
@@ -181,7 +181,7 @@ fn a_replica_stops_the_start() {
 }
 
 #[test]
-fn sentinels_have_a_user_and_a_password_of_their_own() {
+fn sentinels_have_their_own_user_and_password() {
     let sentinels = Sentinels::guarded(Flavour::Redis);
     let url = sentinels.url().replace("://", &format!("://:{SERVERS_PASSWORD}@"));
     let (user, password) = WATCHER;
@@ -193,7 +193,7 @@ fn sentinels_have_a_user_and_a_password_of_their_own() {
     check_refusal(&format!("{url}?sentinel_password={SERVERS_PASSWORD}"), &says);
     let without = as_watcher.replace(&format!(":{SERVERS_PASSWORD}@"), "");
     check_refusal(&without, &["password", "redis://user:password@host"]);
-    // A new master is asked for as the first one was.
+    // A new master is authenticated to in the same way as the first.
     let node = node(App::builder(), &as_watcher);
     sentinels.failover();
     check_all_work(&node);
@@ -214,10 +214,10 @@ fn a_server_of_another_kind_stops_the_start() {
             &["can't be reached", &format!("if the server speaks TLS, use rediss{kind}://")],
         );
     }
-    // Nobody has told this system of the authority.
+    // This system does not trust the test's certificate authority.
     check_refusal(&secure.url(), &["can't be reached", "certificate", "SSL_CERT_FILE"]);
     refusal(&plain.url().replace("redis://", "redis-cluster://"));
-    // Nobody is there, so TLS is not the reason.
+    // Nobody listens, so TLS is not the reason.
     let nobody = free_port();
     for scheme in ["redis", "rediss"] {
         let error = refusal(&format!("{scheme}://127.0.0.1:{nobody}"));
@@ -228,7 +228,7 @@ fn a_server_of_another_kind_stops_the_start() {
     assert_starts(&plain.url().replace("redis", "valkey"));
 }
 
-/// Set in a child: the backend that it starts with.
+/// Set in a child process: the backend with which it starts.
 const CHILD: &str = "RIPPLECAST_TEST_REDIS_TLS_CHILD";
 
 #[test]
@@ -248,7 +248,7 @@ fn every_form_works_over_tls() {
         assert!(url.contains("s-") || url.starts_with("rediss://"), "{url}");
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", &format!("{module}::every_form_works_over_tls"), "--nocapture"]);
-        // Root certificates are read from what this names, when the first connection is made.
+        // Root certificates are read from this file when the first connection is opened.
         let output = child.env(CHILD, &url).env("SSL_CERT_FILE", &trusted).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{url}: {said}");
@@ -276,6 +276,6 @@ fn a_node_may_start_before_its_optional_server() {
     check_local_push(&mut tabs);
     server.restart();
     check_all_work(&node);
-    wait_until("the node to say that all is well", || !node.hub.stats().remote.degraded);
+    wait_until("the node to report that Redis is available", || !node.hub.stats().remote.degraded);
     check_local_push(&mut tabs);
 }

@@ -1,4 +1,4 @@
-//! The same steps at random, here and in memory: every answer must be the same.
+//! The same random steps here and in memory: every result must be equal.
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::store::Every;
 
 /// The table's capacity; there are more keys.
 const CAPACITY: usize = 5;
-/// Sequences of steps that are tried.
+/// Number of random sequences.
 const SEQUENCES: u32 = 40;
 
-/// Something to do to a table or a counter.
+/// An operation on a table or a counter.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8, Every),
@@ -29,7 +29,7 @@ enum Step {
     Delete(u8),
     Increment(u8, &'static str, i64),
     Decrement(u8, &'static str, i64),
-    /// Replaces a row by that one, or deletes it, if it is the given one; none stands for the one that is there.
+    /// Replaces or deletes the row if it is the expected one. An outer `None` expects the current row.
     Replace(u8, Option<Option<Every>>, Option<Every>),
     Expire(u8, Duration),
     Len,
@@ -43,7 +43,7 @@ enum Step {
     Look,
 }
 
-/// Integers with a liking for the ends and for those that a float can't tell from their neighbours.
+/// Generates integers, often at the ends of the range or where a float can't distinguish neighbours.
 fn number() -> impl Strategy<Value = i64> + Clone {
     prop_oneof![
         Just(i64::MIN),
@@ -56,7 +56,7 @@ fn number() -> impl Strategy<Value = i64> + Clone {
     ]
 }
 
-/// A row; often one of a few, so that they meet.
+/// Generates a row, often one of a few, so that steps collide.
 fn row() -> impl Strategy<Value = Every> + Clone {
     let text = prop_oneof![Just(String::new()), Just("\0".to_owned()), ".{0,20}"];
     let bytes = prop::collection::vec(any::<u8>(), 0..20);
@@ -81,12 +81,12 @@ fn row() -> impl Strategy<Value = Every> + Clone {
     prop_oneof![1 => Just(Every::default()), 1 => Just(Every { a: 1, ..Every::default() }), 2 => full]
 }
 
-/// A time that is over at once, or not while the test runs.
+/// Generates a duration that is over at once, or not during the test.
 fn time() -> impl Strategy<Value = Duration> + Clone {
     prop_oneof![Just(Duration::ZERO), Just(Duration::from_secs(3600)), Just(Duration::MAX)]
 }
 
-/// One step.
+/// Generates a step.
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0..8_u8;
     let column = || {
@@ -120,12 +120,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An answer as text: values, and errors with all that they say.
+/// Formats a result, including the full text of an error.
 fn text<T: Debug>(answer: Result<T>) -> String {
     answer.map_or_else(|error| format!("Err({error})"), |answer| format!("{answer:?}"))
 }
 
-/// Does a step, and says what it answered.
+/// Runs a step and returns its formatted result.
 async fn answer(table: &Table<Every>, counter: &Counter, step: &Step) -> String {
     match step {
         Step::Set(key, row) => text(table.set(key, row).await),
@@ -164,16 +164,16 @@ async fn answer(table: &Table<Every>, counter: &Counter, step: &Step) -> String 
     }
 }
 
-/// All rows by key; rows come in no order.
+/// Returns all rows by key, because rows are unordered.
 async fn walk(table: &Table<Every>) -> Result<BTreeMap<String, Every>> {
     let (mut seen, mut rows) = (BTreeMap::new(), table.iter());
     while let Some((key, row)) = rows.next().await? {
-        assert!(seen.insert(key, row).is_none(), "a key twice");
+        assert!(seen.insert(key, row).is_none(), "a key appeared twice");
     }
     Ok(seen)
 }
 
-/// A table and a counter of a hub, empty.
+/// Returns a table and a counter of a hub, empty.
 async fn empty(hub: &Hub) -> Result<(Table<Every>, Counter)> {
     let (table, counter) = (hub.table::<Every>("agree", CAPACITY)?, hub.counter("agree"));
     table.clear().await?;
@@ -181,7 +181,7 @@ async fn empty(hub: &Hub) -> Result<(Table<Every>, Counter)> {
     Ok((table, counter))
 }
 
-pub(super) async fn it_answers_as_memory_does(world: &World) -> Result<()> {
+pub(super) async fn results_equal_those_of_memory(world: &World) -> Result<()> {
     let memory = crate::store::hub();
     let seed = RngSeed::Random;
     let mut runner = TestRunner::new(Config { rng_seed: seed, ..Config::default() });

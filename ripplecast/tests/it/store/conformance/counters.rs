@@ -1,5 +1,3 @@
-//! Counters.
-
 use std::time::{Duration, Instant};
 
 use ripplecast::{Error, Result, StoreError};
@@ -45,7 +43,7 @@ pub(super) async fn a_counters_overflow_is_an_error_that_changes_nothing(world: 
     Ok(())
 }
 
-pub(super) async fn a_counters_wrong_name_is_reported_by_its_operations(world: &World) -> Result<()> {
+pub(super) async fn operations_report_a_counters_invalid_name(world: &World) -> Result<()> {
     let (hub, long) = (&world.hub, "x".repeat(256));
     assert!(hub.counter(&long[1..]).increment().await.is_ok());
     let empty = hub.counter("");
@@ -69,7 +67,7 @@ pub(super) async fn a_counter_adds_over_all_64_bits(world: &World) -> Result<()>
         assert_eq!(counter.add(i64::MIN + 1).await?, i64::MIN);
         assert_eq!(counter.add(i64::MAX).await?, -1);
     }
-    // Neighbours that are the same float: nothing rounds on the way.
+    // Neighbours with the same float value, to detect rounding.
     for value in [i64::MAX, i64::MAX - 1, i64::MIN, i64::MIN + 1, (1 << 53) + 1, -(1 << 53) - 1] {
         counter.set(value).await?;
         assert_eq!(counter.compare_and_set(value ^ 1, 0).await?, Err(value));
@@ -104,7 +102,7 @@ pub(super) async fn counters_expire(world: &World) -> Result<()> {
     counter("replaced").expire(Duration::from_secs(3600)).await?;
     counter("never").set(6).await?;
     counter("never").expire(Duration::MAX).await?;
-    // What is added in time expires, also to a counter at 0; a machine that was too slow tries again.
+    // An addition keeps the expiry, even at 0. Retried if the machine was too slow.
     for (name, value) in [("from 0", 0), ("from 5", 5)] {
         loop {
             counter(name).set(value).await?;
@@ -130,35 +128,39 @@ pub(super) async fn counters_expire(world: &World) -> Result<()> {
     for name in lasting {
         assert_eq!(world.other.counter(name).get().await?, 6, "{name}");
     }
-    assert_eq!(counter("gone").increment().await?, 1, "it begins anew");
+    assert_eq!(counter("gone").increment().await?, 1, "the counter starts again");
     marked().await?;
-    assert_eq!(counter("gone").get().await?, 1, "and without an expiry");
+    assert_eq!(counter("gone").get().await?, 1, "the counter has no expiry");
     Ok(())
 }
 
-pub(super) async fn a_window_begins_with_its_first_increment(world: &World) -> Result<()> {
+pub(super) async fn a_window_starts_with_its_first_increment(world: &World) -> Result<()> {
     let attempts = world.hub.counter("attempts");
     let elsewhere = world.other.counter("attempts");
     let hour = Duration::from_secs(3600);
     assert_eq!(attempts.increment_bounded_for(2, hour).await?, Ok(1));
-    assert_eq!(elsewhere.increment_bounded_for(2, 10 * hour).await?, Ok(2), "the window stays as it began");
+    assert_eq!(
+        elsewhere.increment_bounded_for(2, 10 * hour).await?,
+        Ok(2),
+        "the end of the window does not move"
+    );
     let wait = attempts.increment_bounded_for(2, 10 * hour).await?.unwrap_err();
     assert!(wait <= hour && wait > hour / 2, "{wait:?}");
     assert_eq!(attempts.get().await?, 2);
-    assert_eq!(attempts.increment_bounded_for(3, hour).await?, Ok(3), "with another bound");
-    // It ends by itself, and another begins.
+    assert_eq!(attempts.increment_bounded_for(3, hour).await?, Ok(3), "with another maximum");
+    // A window ends by itself, and a new one starts.
     let soon = world.hub.counter("soon");
     for _ in 0..2 {
         assert_eq!(soon.increment_bounded_for(1, Duration::from_millis(50)).await?, Ok(1));
         eventually(async || Ok(soon.get().await? == 0)).await?;
     }
-    // A counter that was left without an end gets one, also when it is refused.
+    // A counter without an expiry gets one, even if the increment is refused.
     let left = world.hub.counter("left");
     left.set(5).await?;
     let wait = left.increment_bounded_for(5, Duration::from_millis(50)).await?.unwrap_err();
     assert!(wait <= Duration::from_millis(50), "{wait:?}");
     eventually(async || Ok(left.increment_bounded_for(5, hour).await? == Ok(1))).await?;
-    // Nothing can end what was never allowed, and a window without an end does not end.
+    // An increment that is never allowed has no end to wait for, and an endless window does not end.
     let never = world.hub.counter("never");
     assert_eq!(never.increment_bounded_for(0, hour).await?, Err(Duration::MAX));
     assert_eq!(never.increment_bounded_for(1, Duration::MAX).await?, Ok(1));
@@ -167,13 +169,17 @@ pub(super) async fn a_window_begins_with_its_first_increment(world: &World) -> R
     eventually(async || Ok(world.hub.counter("at once").get().await? == 0)).await
 }
 
-pub(super) async fn a_lease_is_taken_with_its_end(world: &World) -> Result<()> {
+pub(super) async fn a_lease_is_acquired_with_its_expiry(world: &World) -> Result<()> {
     let lease = world.hub.counter("lease");
     let hour = Duration::from_secs(3600);
     assert_eq!(lease.compare_and_set_for(0, 7, Duration::from_millis(50)).await?, Ok(7));
     eventually(async || Ok(world.other.counter("lease").compare_and_set_for(0, 8, hour).await? == Ok(8)))
         .await?;
-    assert_eq!(lease.compare_and_set_for(0, 9, Duration::ZERO).await?, Err(8), "a refusal changes nothing");
+    assert_eq!(
+        lease.compare_and_set_for(0, 9, Duration::ZERO).await?,
+        Err(8),
+        "a failed compare_and_set changes nothing"
+    );
     let wait = lease.increment_bounded_for(8, 10 * hour).await?.unwrap_err();
     assert!(wait <= hour, "{wait:?}");
     assert_eq!(lease.compare_and_set_for(8, 0, hour).await?, Ok(0));
@@ -181,12 +187,12 @@ pub(super) async fn a_lease_is_taken_with_its_end(world: &World) -> Result<()> {
     assert_eq!(
         lease.increment_bounded_for(1, Duration::MAX).await?,
         Err(Duration::MAX),
-        "without an end again"
+        "the expiry is cleared"
     );
     Ok(())
 }
 
-pub(super) async fn any_name_is_a_counter_of_its_own(world: &World) -> Result<()> {
+pub(super) async fn every_name_is_a_separate_counter(world: &World) -> Result<()> {
     for (n, name) in (1..).zip(names().iter().filter(|name| !name.is_empty())) {
         assert_eq!(world.hub.counter(name).add(n).await?, n, "{name:?}");
     }

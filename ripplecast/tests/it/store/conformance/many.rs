@@ -1,4 +1,4 @@
-//! Many callers at once, and walks while others write.
+//! Concurrent callers, and scans during writes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use ripplecast::{Cursor, Error, Result, StoreError, Table};
 use super::World;
 use crate::store::{Pair, store_error};
 
-pub(super) async fn sixty_four_bumpers_lose_nothing(world: &World) -> Result<()> {
+pub(super) async fn concurrent_increments_lose_nothing(world: &World) -> Result<()> {
     let (hub, rounds) = (&world.hub, world.rounds(200));
     let (all, bound) = (i64::from(64 * rounds), i64::from(25 * rounds));
     let table = hub.table::<Pair>("pairs", 4)?;
@@ -61,7 +61,7 @@ pub(super) async fn nobody_sees_half_a_row(world: &World) -> Result<()> {
                     }
                     let rows = table.get_many(keys()).await.unwrap();
                     assert_eq!(rows[0], Some(Pair::new(rows[0].as_ref().unwrap().left)));
-                    assert!(rows.iter().all(|row| *row == rows[0]), "several rows of one moment");
+                    assert!(rows.iter().all(|row| *row == rows[0]), "several rows as of one moment");
                 }
             })
         })
@@ -104,18 +104,18 @@ pub(super) async fn the_capacity_is_exact_under_eight_inserters(world: &World) -
     Ok(())
 }
 
-/// Walks to the end; fails if a key comes twice.
+/// Scans to the end. Fails if a key appears twice.
 async fn walk(table: &Table<Pair>) -> HashSet<String> {
     let mut seen = HashSet::new();
     let mut rows = table.iter();
     while let Some((key, _)) = rows.next().await.unwrap() {
-        assert!(seen.insert(key), "a key twice");
+        assert!(seen.insert(key), "a key appeared twice");
     }
     assert!(rows.next().await.unwrap().is_none());
     seen
 }
 
-pub(super) async fn writes_complete_while_a_walk_is_held(world: &World) -> Result<()> {
+pub(super) async fn writes_complete_during_a_paused_scan(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 3000)?;
     for n in 0..1000 {
         table.set(n, &Pair::new(n)).await?;
@@ -131,14 +131,14 @@ pub(super) async fn writes_complete_while_a_walk_is_held(world: &World) -> Resul
     table.set(&first, &Pair::new(1)).await?;
     let mut later = HashSet::from([first]);
     while let Some((key, _)) = rows.next().await? {
-        assert!(later.insert(key), "a key twice");
+        assert!(later.insert(key), "a key appeared twice");
     }
-    assert!(later.len() <= 64, "rows that were deleted before they were fetched are not seen");
+    assert!(later.len() <= 64, "rows deleted before they were fetched are not returned");
     assert_eq!(walk(&table).await.len(), 1);
     Ok(())
 }
 
-pub(super) async fn a_walk_sees_each_lasting_row_once_under_churn(world: &World) -> Result<()> {
+pub(super) async fn a_scan_returns_each_lasting_row_once_under_churn(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 100_000)?;
     let lasting = u64::from(world.rounds(2000));
     for n in 0..lasting {
@@ -198,7 +198,7 @@ pub(super) async fn pages_cover_the_table(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn only_one_of_many_is_the_first(world: &World) -> Result<()> {
+pub(super) async fn only_one_of_many_wins(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 10)?;
     let tasks: Vec<_> = (0..16_u64)
         .map(|task| {
@@ -224,14 +224,14 @@ pub(super) async fn a_page_ends_where_the_table_ends(world: &World) -> Result<()
     let table = world.hub.table::<Pair>("pairs", 100)?;
     table.set_many((0..20).map(|n| (n, Pair::new(n)))).await?;
     let page = table.scan(None, 15).await?;
-    let next = page.next.expect("there are more");
+    let next = page.next.expect("there are more rows");
     for n in 0..20 {
         table.delete(n).await?;
     }
     table.set_many((0..20).map(|n| (n, Pair::new(n)))).await?;
     let mut rest = table.scan(Some(next.clone()), 15).await?;
-    assert_eq!(rest.rows, [], "these were made after the walk began");
+    assert_eq!(rest.rows, [], "these rows were created after the scan began");
     assert_eq!(rest.next.take(), None);
-    assert_eq!(table.scan(Some(next), 15).await?, rest, "a cursor may be used again");
+    assert_eq!(table.scan(Some(next), 15).await?, rest, "a cursor can be used again");
     Ok(())
 }

@@ -1,5 +1,3 @@
-//! Tables.
-
 use std::time::Duration;
 
 use ripplecast::{Result, StoreError, Table};
@@ -8,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{World, eventually, names};
 use crate::store::{Every, Pair, store_error};
 
-pub(super) async fn rows_come_back_exactly(world: &World) -> Result<()> {
+pub(super) async fn rows_round_trip_exactly(world: &World) -> Result<()> {
     let table = world.hub.table::<Every>("every", 10)?;
     let least = Every {
         a: i8::MIN,
@@ -53,7 +51,7 @@ pub(super) async fn rows_come_back_exactly(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn rows_by_key(world: &World) -> Result<()> {
+pub(super) async fn rows_are_found_by_key(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 10)?;
     assert_eq!((table.name(), table.capacity()), ("pairs", 10));
     assert!(table.is_empty().await?);
@@ -80,10 +78,10 @@ pub(super) async fn rows_by_key(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn what_can_be_a_column(world: &World) -> Result<()> {
+pub(super) async fn supported_column_types_are_accepted(world: &World) -> Result<()> {
     #[derive(Serialize, Deserialize, PartialEq, Debug)]
     struct Id(u64);
-    /// Refuses the zero that a table makes up when it is declared.
+    /// Rejects the zero values that a table makes up when it is declared.
     #[derive(Serialize, Deserialize, PartialEq, Debug)]
     #[serde(deny_unknown_fields, rename_all = "camelCase")]
     struct Picky {
@@ -106,7 +104,7 @@ pub(super) async fn what_can_be_a_column(world: &World) -> Result<()> {
     table.set(1, &row()).await?;
     assert_eq!(table.get(1).await?, Some(row()));
     assert_eq!(table.increment(1, "firstSeen", 1).await?, 2);
-    assert_eq!(table.increment(2, "id", 1).await?, 1, "a row of zeros, which Picky refuses");
+    assert_eq!(table.increment(2, "id", 1).await?, 1, "a row of zeros, which Picky rejects");
     assert!(matches!(store_error(table.get(2).await), StoreError::Row { .. }));
     Ok(())
 }
@@ -139,7 +137,7 @@ pub(super) async fn sizes_are_enforced(world: &World) -> Result<()> {
 
 pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Result<()> {
     let table = world.hub.table::<Every>("every", 1)?;
-    assert_eq!(table.increment("key", "e", 255).await?, 255, "a missing row is made");
+    assert_eq!(table.increment("key", "e", 255).await?, 255, "a missing row is created");
     assert_eq!(table.get("key").await?, Some(Every { e: 255, ..Every::default() }));
     let error = store_error(table.increment("key", "e", 1).await);
     let refused = StoreError::ColumnOverflow {
@@ -176,7 +174,7 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
     Ok(())
 }
 
-pub(super) async fn compare_and_set_of_rows(world: &World) -> Result<()> {
+pub(super) async fn rows_are_compared_and_set(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 1)?;
     let (one, two) = (Pair::new(1), Pair::new(2));
     assert!(!table.compare_and_set("key", Some(&one), Some(&two)).await?);
@@ -200,7 +198,7 @@ pub(super) async fn compare_and_set_of_rows(world: &World) -> Result<()> {
     let floats = world.hub.table::<Float>("floats", 1)?;
     let nan = Float { value: f64::NAN };
     floats.set("key", &nan).await?;
-    assert!(floats.compare_and_set("key", Some(&nan), None).await?, "a NaN is itself");
+    assert!(floats.compare_and_set("key", Some(&nan), None).await?, "a NaN equals itself");
     Ok(())
 }
 
@@ -221,7 +219,7 @@ pub(super) async fn set_many_is_all_or_nothing(world: &World) -> Result<()> {
     assert!(table.set_many([("0", Pair::new(0)), (&long, Pair::new(0))]).await.is_err());
     assert_eq!(table.get(0).await?, Some(Pair::new(60)));
     table.delete(39).await?;
-    table.set_many([("new", Pair::new(1)), ("new", Pair::new(2))]).await?; // one row, one place
+    table.set_many([("new", Pair::new(1)), ("new", Pair::new(2))]).await?; // one row, one slot
     assert_eq!(table.len().await?, 40);
     Ok(())
 }
@@ -284,7 +282,7 @@ pub(super) async fn each_columns_overflow_names_its_value(world: &World) -> Resu
         assert_eq!(store_error(table.increment("key", column, 1).await), refused(max, 1));
         let by = -i128::from(i64::MIN);
         assert_eq!(store_error(table.decrement("key", column, i64::MIN).await), refused(max, by));
-        assert_eq!(table.get("key").await?.as_ref(), Some(&most), "what was refused has changed nothing");
+        assert_eq!(table.get("key").await?.as_ref(), Some(&most), "a rejected increment changes nothing");
         assert_eq!(table.decrement("key", column, 1).await?, max - 1);
         table.set("key", &least).await?;
         assert_eq!(store_error(table.decrement("key", column, 1).await), refused(min, -1));
@@ -294,7 +292,7 @@ pub(super) async fn each_columns_overflow_names_its_value(world: &World) -> Resu
     Ok(())
 }
 
-pub(super) async fn compare_and_set_looks_at_every_column(world: &World) -> Result<()> {
+pub(super) async fn compare_and_set_compares_every_column(world: &World) -> Result<()> {
     let table = world.hub.table::<Every>("every", 1)?;
     let row = Every { single: f32::NAN, double: -0.0, text: "x".into(), bytes: vec![0], ..Every::default() };
     let with = |change: fn(&mut Every)| {
@@ -327,8 +325,8 @@ pub(super) async fn compare_and_set_looks_at_every_column(world: &World) -> Resu
         assert!(!table.compare_and_set("key", Some(other), Some(other)).await?, "{other:?}");
         assert!(!table.compare_and_set("key", Some(other), None).await?, "{other:?}");
         assert!(table.compare_and_set("key", Some(&row), Some(other)).await?, "{other:?}");
-        assert!(table.compare_and_set("key", Some(other), Some(other)).await?, "{other:?} is itself");
-        let read = table.get("key").await?.expect("it is there");
+        assert!(table.compare_and_set("key", Some(other), Some(other)).await?, "{other:?} equals itself");
+        let read = table.get("key").await?.expect("the row exists");
         assert_eq!(
             (read.single.to_bits(), read.double.to_bits()),
             (other.single.to_bits(), other.double.to_bits())
@@ -337,7 +335,7 @@ pub(super) async fn compare_and_set_looks_at_every_column(world: &World) -> Resu
     Ok(())
 }
 
-pub(super) async fn floats_come_back_bit_by_bit(world: &World) -> Result<()> {
+pub(super) async fn floats_round_trip_bit_for_bit(world: &World) -> Result<()> {
     let table = world.hub.table::<Every>("every", 1)?;
     let doubles = [
         0.1,
@@ -358,7 +356,7 @@ pub(super) async fn floats_come_back_bit_by_bit(world: &World) -> Result<()> {
     for double in doubles {
         let single = double as f32;
         table.set("key", &Every { single, double, ..Every::default() }).await?;
-        let row = table.get("key").await?.expect("it is there");
+        let row = table.get("key").await?.expect("the row exists");
         assert_eq!(
             (row.single.to_bits(), row.double.to_bits()),
             (single.to_bits(), double.to_bits()),
@@ -383,7 +381,7 @@ pub(super) async fn values_may_be_any_bytes(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn any_name_is_a_table_and_any_key_a_row_of_its_own(world: &World) -> Result<()> {
+pub(super) async fn every_name_is_a_separate_table_and_every_key_a_separate_row(world: &World) -> Result<()> {
     let names = names();
     for (n, name) in (0..).zip(names.iter().filter(|name| !name.is_empty())) {
         let table = world.hub.table::<Pair>(name.clone(), 100)?;
@@ -402,19 +400,19 @@ pub(super) async fn any_name_is_a_table_and_any_key_a_row_of_its_own(world: &Wor
         sorted.sort();
         assert_eq!(walked, sorted, "{name:?}");
     }
-    let first = names.iter().find(|name| !name.is_empty()).expect("there are some");
+    let first = names.iter().find(|name| !name.is_empty()).expect("the list is not empty");
     assert_eq!(world.hub.table::<Pair>(first.clone(), 100)?.clear().await?, names.len());
     for name in names.iter().filter(|name| !name.is_empty() && *name != first) {
         assert_eq!(
             world.hub.table::<Pair>(name.clone(), 100)?.len().await?,
             names.len(),
-            "{name:?} is another"
+            "{name:?} is a different table"
         );
     }
     Ok(())
 }
 
-/// Waits until a row that expires after those that the test is about is gone.
+/// Waits until a row is removed that expires after those under test.
 async fn expired(table: &Table<Pair>, marker: &str) -> Result<()> {
     eventually(async || Ok(!table.exists(marker).await?)).await
 }
@@ -431,7 +429,7 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     for key in &keys[..8] {
         assert!(table.expire(key, soon).await?);
     }
-    // A machine that was too slow finds a new row, and tries again.
+    // On a machine that was too slow the row is new. Try again.
     while table.increment("added", "left", 1).await? != 6 {
         table.set("added", &row).await?;
         table.expire("added", soon).await?;
@@ -452,7 +450,7 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     assert_eq!(other.len().await?, left.len());
     assert!(table.get_many(left).await?.iter().all(Option::is_some));
     assert!(table.get_many(["gone", "added", "refused"]).await?.iter().all(Option::is_none));
-    // Their places are free, and who comes after them begins anew.
+    // Their space is free, and new rows with their keys start without an expiry.
     table.set_many(["gone", "added", "refused"].map(|key| (key, &row))).await?;
     assert_eq!(table.increment("new", "left", 1).await?, 1);
     let full = StoreError::TableFull { table: "pairs".into(), capacity: 10, rows: 11 };
@@ -461,13 +459,13 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     table.set("marker", &row).await?;
     table.expire("marker", later).await?;
     expired(&table, "marker").await?;
-    assert_eq!(table.len().await?, 9, "none of them has its predecessor's expiry");
+    assert_eq!(table.len().await?, 9, "a new row does not inherit an expiry");
     assert!(table.expire("gone", Duration::ZERO).await? && !table.expire("gone", Duration::ZERO).await?);
     assert_eq!((table.len().await?, table.clear().await?), (8, 8));
     Ok(())
 }
 
-pub(super) async fn a_row_is_written_with_its_end(world: &World) -> Result<()> {
+pub(super) async fn a_row_is_written_with_its_expiry(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 2)?;
     let other = world.other.table::<Pair>("pairs", 2)?;
     let (row, hour) = (Pair::new(5), Duration::from_secs(3600));
@@ -477,7 +475,7 @@ pub(super) async fn a_row_is_written_with_its_end(world: &World) -> Result<()> {
     assert_eq!(store_error(table.set_for("one too many", &row, hour).await), full);
     expired(&other, "soon").await?;
     assert_eq!(other.get("later").await?.as_ref(), Some(&row));
-    // It replaces a former end, and `set` takes it away.
+    // It replaces an earlier expiry, and `set` clears it.
     for key in ["later", "stays"] {
         table.set_for(key, &row, Duration::from_millis(50)).await?;
     }
@@ -518,7 +516,7 @@ pub(super) async fn two_hubs_see_one_table(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn nothing_is_a_batch_too(world: &World) -> Result<()> {
+pub(super) async fn an_empty_batch_is_valid(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 1)?;
     assert_eq!(table.get_many::<&str>([]).await?, []);
     table.set_many::<&str, Pair>([]).await?;

@@ -1,8 +1,8 @@
-//! Who holds a message: leases, silence, and the server's clock.
+//! Ownership of messages: leases, silence, and the server's clock.
 
 use super::*;
 
-/// A function that blocks its thread until the sender is dropped.
+/// Returns a function that blocks its thread until the sender is dropped.
 fn blocker() -> (impl Fn() + Clone, std::sync::mpsc::Sender<()>) {
     let (unblock, blocked) = std::sync::mpsc::channel();
     let blocked = Arc::new(Mutex::new(blocked));
@@ -12,13 +12,13 @@ fn blocker() -> (impl Fn() + Clone, std::sync::mpsc::Sender<()>) {
     (block, unblock)
 }
 
-/// The handler blocks the only thread of its runtime, so that nothing of the application runs meanwhile.
+/// The handler blocks the only thread of its runtime, so that nothing else in the application runs meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
-    // Long enough that a busy machine still renews in time.
+    // Long enough for a busy machine to renew in time.
     let options = quick().claim_after(Duration::from_secs(6));
     let (sender, mut begun) = unbounded_channel();
     let (block, unblock) = blocker();
@@ -36,14 +36,15 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
         runtime.block_on(async {
             let hub = node(&url).await;
             let subscription = hub.stream("orders").subscribe_with("g", own, handler).await.unwrap();
-            until("it to be handled", async || subscription.counts().handled == 1).await;
+            until("the message to be handled", async || subscription.counts().handled == 1).await;
             subscription.counts()
         })
     });
     stream.publish("1").await.unwrap();
     next(&mut begun).await;
     let (_other, mut messages) = listen(&stream, "g", options).await;
-    // Four renewals, each after a third of the time after which the other may take over: longer than that.
+    // Four renewals, at intervals of a third of `claim_after`, exceed the time after which the other may take
+    // over.
     let (mut renewals, mut before) = (0, 0);
     until("renewals", async || {
         let pending: Vec<(String, String, u64, u64)> = server.ask(&format!("XPENDING {KEY} g - + 10"));
@@ -54,18 +55,18 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
         renewals >= 4
     })
     .await;
-    assert!(messages.try_recv().is_err(), "the other has taken over what is being handled");
+    assert!(messages.try_recv().is_err(), "the other subscription took over a message that is being handled");
     drop(unblock);
     let counts = tokio::task::spawn_blocking(|| blocking.join().unwrap()).await.unwrap();
     assert_eq!((counts.handled, counts.failed), (1, 0));
-    assert!(counts.slow >= 1, "it is counted that the handler held its thread");
+    assert!(counts.slow >= 1, "a handler that blocks its thread is counted");
     all_handled(&stream, "g").await;
     assert!(messages.try_recv().is_err() && begun.try_recv().is_err());
 }
 
-/// A consumer that was given a message and is never heard of again.
+/// A consumer that received a message and disappeared.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_held_is_taken_over_after_the_silence() {
+async fn messages_of_a_killed_process_are_taken_over_after_the_silence() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
@@ -77,16 +78,19 @@ async fn what_a_killed_process_held_is_taken_over_after_the_silence() {
     assert_eq!((&*text(&message), message.deliveries), ("1", 2));
     all_handled(&stream, "g").await;
     assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 1));
-    until("it to be forgotten", async || stream.status().await.unwrap().groups[0].consumers == 1).await;
+    until("the dead consumer to be removed", async || {
+        stream.status().await.unwrap().groups[0].consumers == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_subscription_takes_over_from_itself_does_not_count() {
+async fn a_takeover_from_itself_does_not_count() {
     let server = durable();
     let hub = node(&server.url()).await;
     let stream = hub.stream("orders");
     let (hold, mut begun) = Hold::new();
-    // With a free hand, so that it goes on looking for messages.
+    // With a free handler, so that it continues to look for messages.
     let options = quick().claim_after(Duration::from_secs(3)).concurrency(2);
     let _subscription = hold.subscribe(&stream, "g", options, || Ok(())).await;
     stream.publish("1").await.unwrap();
@@ -97,20 +101,20 @@ async fn what_a_subscription_takes_over_from_itself_does_not_count() {
         (name.clone(), *idle, *deliveries)
     };
     for _ in 0..3 {
-        // It was silent for weeks, as one is that was suspended with its machine.
+        // It was silent for weeks, like a suspended machine.
         let (name, _, deliveries) = pending();
         assert_eq!(deliveries, 1);
         server.ask::<Vec<String>>(&format!("XCLAIM {KEY} g {name} 0 {id} IDLE 2000000000 JUSTID"));
-        until("it to be taken over", async || pending().1 < 1_000_000).await;
-        until("the delivery not to count", async || pending().2 == 1).await;
+        until("the message to be taken over", async || pending().1 < 1_000_000).await;
+        until("the delivery not to be counted", async || pending().2 == 1).await;
     }
-    assert!(begun.try_recv().is_err(), "it has it already");
+    assert!(begun.try_recv().is_err(), "the subscription already has the message");
     hold.gate.add_permits(1);
     all_handled(&stream, "g").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_shutdown_cancels_goes_to_another_at_once() {
+async fn messages_cancelled_by_a_shutdown_go_to_another_at_once() {
     let server = Server::start();
     let other = node(&server.url()).await;
     let stream = other.stream("orders");
@@ -127,12 +131,12 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
             std::future::pending().await
         }
     };
-    // A runtime of its own: the thread that blocks may be the one that looks for what the others wait for.
+    // A separate runtime, because the blocked thread may be the one that polls for the others.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
     let url = server.url();
     let start = runtime.spawn(async move {
         let ending = node(&url).await;
-        // No silence is long enough for the other to take anything over.
+        // No silence lasts long enough for the other to take anything over.
         let options = patient().concurrency(2);
         ending.stream("orders").subscribe_with("g", options, handler).await.unwrap().detach();
         ending
@@ -143,7 +147,7 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
         next(&mut begun).await;
     }
     let (_other, mut messages) = listen(&stream, "g", patient()).await;
-    timeout(PATIENCE, ending.shutdown()).await.expect("the shutdown does not end");
+    timeout(PATIENCE, ending.shutdown()).await.expect("the shutdown timed out");
     let mut deliveries = HashMap::new();
     for _ in 0..2 {
         let message = next(&mut messages).await;
@@ -155,13 +159,13 @@ async fn what_a_shutdown_cancels_goes_to_another_at_once() {
     runtime.shutdown_background();
 }
 
-/// Redis measures silence with its wall clock. Neither a clock that is set back nor one that jumps ahead may take a message from
-/// a handler, or keep one from those who take over.
+/// Redis measures silence with its wall clock. A clock that is set back or jumps ahead must neither take a
+/// message from a handler nor keep one from those who take over.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_changes_nothing_for_who_holds_what() {
+async fn setting_the_clock_does_not_change_who_holds_a_message() {
     let server = Server::setup(Flavour::Valkey9).own_clock().start();
     let (holder, other) = (node(&server.url()).await, node(&server.url()).await);
-    // Long enough that a busy machine still renews in time.
+    // Long enough for a busy machine to renew in time.
     let options = quick().claim_after(Duration::from_secs(4));
     let stream = holder.stream("orders");
     let (hold, mut begun) = Hold::new();
@@ -173,7 +177,7 @@ async fn a_clock_that_is_set_changes_nothing_for_who_holds_what() {
         ids.push(stream.publish(payload).await.unwrap());
         server.ask::<::redis::Value>(&format!("XREADGROUP GROUP g killed COUNT 1 STREAMS {KEY} >"));
     }
-    // As its holder would.
+    // As the holder would.
     let renew = |id| server.ask::<Vec<String>>(&format!("XCLAIM {KEY} g killed 0 {id} JUSTID"));
     let (_other, mut messages) = listen(&other.stream("orders"), "g", options).await;
     let mut taken_over = async |kept: &[ripplecast::StreamId]| {

@@ -12,14 +12,15 @@ async fn a_subscription_follows_the_master() {
     assert_eq!(text(&next(&mut messages).await), "before");
     sentinels.failover();
     insist(&stream, "after").await;
-    // The old master may have died before it passed on that the first was acknowledged, or that it was there at all.
+    // The old master may have died before it replicated the first message or its acknowledgement.
     while text(&next(&mut messages).await) != "after" {}
     all_handled(&stream, "g").await;
 }
 
-/// The master goes on, and takes every reader, when the sentinels have named another one: as behind a network that is split.
+/// The old master continues to serve readers after the sentinels have named another one, as in a network
+/// partition.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_leaves_a_master_that_does_not_know_that_it_is_none() {
+async fn a_subscription_leaves_an_unaware_former_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let hub = node(&sentinels.url()).await;
     let stream = hub.stream("orders");
@@ -27,10 +28,10 @@ async fn a_subscription_leaves_a_master_that_does_not_know_that_it_is_none() {
     insist(&stream, "before").await;
     assert_eq!(text(&next(&mut messages).await), "before");
     let (former, heir) = sentinels.master_and_other();
-    // Nobody can tell it to be a replica.
+    // Prevents the sentinels from making it a replica.
     former.ask::<()>("ACL SETUSER default -slaveof -replicaof");
     sentinels.sentinels()[0].ask::<()>("SENTINEL FAILOVER lab");
-    until("all sentinels to name the other", async || {
+    until("all sentinels to name the new master", async || {
         sentinels.sentinels().iter().all(|sentinel| {
             let (_, port): (String, u16) = sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME lab");
             port == heir.addr().port()
@@ -39,19 +40,22 @@ async fn a_subscription_leaves_a_master_that_does_not_know_that_it_is_none() {
     .await;
     let length = || heir.ask::<u64>(&format!("XLEN {KEY}"));
     let before = length();
-    until("what is published to go to the heir", async || {
+    until("messages to be published to the new master", async || {
         insist(&stream, "after").await;
         length() > before
     })
     .await;
     insist(&stream, "the last").await;
     while text(&next(&mut messages).await) != "the last" {}
-    assert!(former.ask::<String>("INFO replication").contains("role:master"), "it has never known");
+    assert!(
+        former.ask::<String>("INFO replication").contains("role:master"),
+        "the old master still considers itself the master"
+    );
 }
 
-/// The master of the stream hangs while messages flow; the others of the Cluster don't matter to it.
+/// The master of the stream hangs while messages flow. The other masters of the Cluster are not involved.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_of_a_cluster_hangs_while_messages_flow_and_none_is_lost() {
+async fn no_message_is_lost_while_a_cluster_master_hangs() {
     const MESSAGES: usize = 300;
     let cluster = Cluster::start(Flavour::Redis);
     let (hub, master) = (node(&cluster.url()).await, cluster.master_of(KEY));
@@ -70,7 +74,7 @@ async fn a_master_of_a_cluster_hangs_while_messages_flow_and_none_is_lost() {
         master.pause();
         until("the pause to be noticed", async || hub.stats().remote.degraded).await;
         master.resume();
-        until("all to be well", async || !hub.stats().remote.degraded).await;
+        until("all connections to be restored", async || !hub.stats().remote.degraded).await;
     }
     publisher.await.unwrap();
     all_handled(&stream, "g").await;
