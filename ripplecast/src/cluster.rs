@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_secret_is_refused() {
+    fn a_short_secret_is_rejected() {
         assert!(check_secret(b"0123456789abcdef").is_ok());
         let error = check_secret(b"secret").unwrap_err().to_string();
         assert!(

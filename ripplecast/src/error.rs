@@ -196,7 +196,9 @@ impl Error {
 pub enum BackendError {
     /// Unreachable; reconnection continues in the background. The operation was not done, unless the connection broke
     /// while it was in progress.
-    #[error("the backend is unavailable ({reason}); operations that need it fail at once until it is back")]
+    #[error(
+        "the backend is unavailable ({reason}); operations that need it fail at once until it is available again"
+    )]
     Unavailable {
         /// What is known about the cause.
         reason: String,

@@ -84,7 +84,6 @@ pub struct ReliableStream {
     streams: Streams,
     /// Not checked yet; the operations reject an invalid name.
     name: Arc<str>,
-    /// Maximum number of messages.
     max_len: usize,
 }
 

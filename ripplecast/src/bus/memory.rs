@@ -32,7 +32,6 @@ pub(super) struct Memory {
     listeners: Arc<RwLock<Listeners>>,
 }
 
-/// The current subscriptions.
 #[derive(Default)]
 struct Listeners {
     /// Subscriptions to a single channel, by its name.
@@ -44,7 +43,6 @@ struct Listeners {
 }
 
 impl Listeners {
-    /// Removes a subscription.
     fn remove(&mut self, channel: Option<&str>, queue: &Arc<Queue>) {
         let Some(channel) = channel else {
             self.patterns.retain(|(_, other)| !Arc::ptr_eq(other, queue));
@@ -149,7 +147,6 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     /// Wakes the task after a push or a close. Stores the wake-up if the task is not waiting.
     wake: Notify,
-    /// Messages dropped so far.
     dropped: AtomicU64,
 }
 
@@ -166,7 +163,6 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Creates an empty queue.
     fn new(pattern: Box<str>) -> Self {
         Self { pattern, waiting: Mutex::default(), wake: Notify::new(), dropped: AtomicU64::new(0) }
     }

@@ -25,7 +25,6 @@ impl Bus {
     }
 }
 
-/// The bus over Redis.
 struct RedisBus {
     redis: Redis,
     /// Signs published messages if nodes share a secret.

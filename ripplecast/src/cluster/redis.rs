@@ -100,7 +100,6 @@ struct Inner {
     counts: Counts,
 }
 
-/// Counters for the statistics.
 #[derive(Default)]
 struct Counts {
     /// Messages of other nodes.

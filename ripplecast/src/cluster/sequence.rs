@@ -24,7 +24,6 @@ pub(super) const FIRST_SERIES: u64 = 1;
 
 /// Assigns the sequence numbers of a node.
 pub(super) struct Given {
-    /// The current epoch.
     series: u64,
     /// The last number, by channel; "" is the channel of broadcasts.
     last: HashMap<Arc<str>, u64>,

@@ -9,7 +9,6 @@ use crate::{Frame, limits::NAME, text::prefix};
 /// The version of the format; any other is rejected.
 const VERSION: u8 = 1;
 
-/// A message between nodes.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Message {
     /// The sender.
@@ -54,7 +53,6 @@ pub(crate) enum Body {
 }
 
 impl Message {
-    /// Encodes the message.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.size());
         out.put_u8(VERSION);

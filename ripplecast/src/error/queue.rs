@@ -16,7 +16,7 @@ pub enum StreamError {
         /// The maximum, in bytes.
         limit: usize,
     },
-    /// The stream holds the maximum of messages, and some group has not handled the oldest. Nothing was
+    /// The stream is at its limit, and some group has not handled the oldest. Nothing was
     /// published.
     #[error("stream `{stream}` is full (limit {limit} {unit}): {}; nothing was published, try again later", held_up(.group))]
     Full {

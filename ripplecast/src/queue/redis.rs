@@ -77,13 +77,11 @@ script!(BURY, "redis/bury.lua");
 script!(STATUS, "redis/status.lua");
 
 impl Streams {
-    /// Creates streams on Redis.
     pub(crate) fn redis(redis: Redis) -> Self {
         Self::with(Remote::new(redis))
     }
 }
 
-/// Streams on Redis.
 struct Remote {
     /// The node's connections.
     redis: Redis,
@@ -96,7 +94,6 @@ struct Remote {
 }
 
 impl Remote {
-    /// Creates streams on Redis.
     fn new(redis: Redis) -> Self {
         let node = RandomState::new().hash_one(std::process::id());
         Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
@@ -388,7 +385,7 @@ impl Member {
         command.arg("GROUP").arg(&*self.membership.group).arg(&self.membership.name).arg("COUNT").arg(count);
         let found: Value = match &mut reader.source {
             Some(Source::Own(conn)) => {
-                // A timeout of 0 ms would block for ever.
+                // A timeout of 0 ms would block forever.
                 command
                     .arg("BLOCK")
                     .arg(millis(wait).max(1))

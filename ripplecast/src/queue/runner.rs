@@ -146,7 +146,6 @@ async fn is_true(receiver: &mut watch::Receiver<bool>) {
     let _ = receiver.wait_for(|&is| is).await;
 }
 
-/// Runs a subscription.
 pub(super) struct Runner {
     pub(super) stream: Arc<str>,
     pub(super) group: Arc<str>,

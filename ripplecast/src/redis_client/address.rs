@@ -25,11 +25,8 @@ const FORMS: &str = "redis://[user:password@]host[:6379][/database][?prefix=NAME
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(super) servers: Servers,
-    /// Whether connections use TLS.
     tls: bool,
-    /// Credentials for the servers.
     login: Login,
-    /// Credentials for the sentinels.
     sentinel: Login,
     database: i64,
     /// Prefix of all keys and channels.
@@ -60,7 +57,6 @@ pub(super) enum Servers {
     Shard(Host),
     /// Sentinels, and the master that they monitor.
     Sentinels {
-        /// The sentinels.
         hosts: Vec<Host>,
         /// The name of the master.
         service: String,

@@ -13,7 +13,6 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Waits that double, each shortened at random by up to half.
 #[derive(Default)]
 pub(crate) struct Backoff {
-    /// Waits so far.
     waits: u32,
 }
 

@@ -63,7 +63,6 @@ impl Conn {
         if sharded { self.each("SSUBSCRIBE", channels).await } else { self.0.subscribe(channels).await }
     }
 
-    /// Unsubscribes from channels.
     pub(super) async fn unsubscribe(&mut self, channels: &[String], sharded: bool) -> RedisResult<()> {
         if sharded { self.each("SUNSUBSCRIBE", channels).await } else { self.0.unsubscribe(channels).await }
     }
@@ -196,7 +195,7 @@ fn fault(error: &RedisError, address: &Address) -> Fault {
         ErrorKind::RESP3NotSupported => Fault::Wrong(too_old("a server without RESP3")),
         ErrorKind::InvalidClientConfig => Fault::Wrong(error.to_string()),
         _ if error.to_string().contains("invalid peer certificate") => Fault::Away(format!(
-            "{error}; trusted are the system's root certificates, or those in the file named by SSL_CERT_FILE"
+            "{error}; the system's root certificates are trusted, or those in the file named by SSL_CERT_FILE"
         )),
         _ => Fault::Away(format!("{error}{}", tls_hint(address, is_as_of_tls(error, address)))),
     }

@@ -28,7 +28,6 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Whether Redis is connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
-    /// Connected.
     Up {
         /// Connections so far.
         connects: u64,

@@ -70,7 +70,6 @@ impl Server {
         *self.keeper.link().borrow() != Link::Down
     }
 
-    /// Ends both tasks.
     fn stop(&self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -166,7 +165,6 @@ impl Servers {
         self.layout.read().server(slot).cloned()
     }
 
-    /// Returns all servers.
     fn all(&self) -> Vec<Arc<Server>> {
         self.layout.read().servers.clone()
     }

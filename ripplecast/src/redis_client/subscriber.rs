@@ -94,7 +94,6 @@ pub(super) enum Standing {
     Ended,
 }
 
-/// A subscription.
 pub(super) struct Entry {
     sink: Box<Sink>,
     /// Whether the server has it.

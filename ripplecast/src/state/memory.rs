@@ -27,7 +27,6 @@ const SWEEP_AT: usize = 64;
 /// Returns the current time. Tests provide their own.
 pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// The memory backend.
 pub(super) struct Memory {
     /// By name, spread by hash.
     counters: Box<[Mutex<Counters>]>,

@@ -32,7 +32,6 @@ impl Store {
     }
 }
 
-/// The Redis backend.
 struct OnRedis {
     shared: Arc<Shared>,
     /// The counters that are observed on this node.

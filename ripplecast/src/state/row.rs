@@ -19,7 +19,7 @@ pub(crate) type Row = Arc<[Value]>;
 /// A stored value.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// A value of an integer column that fits, or a bool as 0 or 1.
+    /// An integer of any column type that fits an `i64`, or a bool as 0 or 1.
     Int(i64),
     /// A value above `i64::MAX` of a `u64` column.
     Uint(u64),

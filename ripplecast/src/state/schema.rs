@@ -113,7 +113,6 @@ pub(crate) struct Schema {
     table: Box<str>,
     /// In the order of the struct's fields.
     columns: Box<[Column]>,
-    /// Maximum number of rows.
     capacity: usize,
 }
 
@@ -157,7 +156,6 @@ impl Schema {
         &self.table
     }
 
-    /// Returns the columns.
     pub(super) fn columns(&self) -> &[Column] {
         &self.columns
     }

@@ -264,7 +264,7 @@ impl<T: Serialize> Table<T> {
 
     /// Writes a whole row that is deleted after that time, in one step. Use it for sessions and leases:
     /// between a `set` and an [`expire`](Self::expire) the handler may be dropped, or its process may end,
-    /// and the row would remain for ever.
+    /// and the row would remain forever.
     ///
     /// The time is at least a millisecond; one too long for the clock means never.
     ///

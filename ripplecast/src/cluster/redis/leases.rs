@@ -43,7 +43,6 @@ pub(super) struct Seat {
 pub(super) static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Seat {
-    /// Creates a new lease.
     pub(super) fn new(node: u64) -> Self {
         let number = RandomState::new().hash_one(node);
         Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }

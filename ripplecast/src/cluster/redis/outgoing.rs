@@ -52,13 +52,11 @@ pub(super) struct Outgoing {
     wake: Notify,
     /// Notified when no messages wait any more.
     emptied: Notify,
-    /// Messages published.
     sent: AtomicU64,
     /// Messages not published.
     unsent: AtomicU64,
 }
 
-/// Waiting messages.
 struct Waiting {
     /// Messages that wait or are in progress, by the slot of their channel. Empty lanes are removed.
     lanes: HashMap<u16, Lane>,
@@ -88,7 +86,6 @@ struct Lane {
 
 /// Messages of one round trip.
 struct Batch {
-    /// The lane.
     slot: u16,
     /// Channel and message, oldest first.
     messages: Vec<(String, Bytes)>,
@@ -268,7 +265,6 @@ impl Waiting {
             && !(is_half_full && self.lanes.len() > 1 && is_stuck())
     }
 
-    /// Queues a message.
     fn push(&mut self, slot: u16, channel: String, message: Bytes) {
         self.messages += 1;
         self.bytes += message.len();

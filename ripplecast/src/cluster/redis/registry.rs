@@ -422,7 +422,6 @@ impl Inner {
         left
     }
 
-    /// Gives up the lease.
     async fn give_up(&self) -> Result<()> {
         self.seated.send_replace(false);
         let Some(seat) = std::mem::take(&mut *self.registration.lock()).seat else { return Ok(()) };
@@ -444,7 +443,6 @@ impl Inner {
 }
 
 impl Item {
-    /// Returns the name.
     fn name(&self) -> &str {
         match self {
             Self::Room(name) | Self::Client(name) => name,

@@ -29,7 +29,6 @@ pub(super) struct Log {
     pub(super) changed: Notify,
 }
 
-/// A stored message.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) id: StreamId,
@@ -106,7 +105,7 @@ impl State {
         if !self.groups.contains_key(name) {
             self.groups.insert(name.into(), Group::default());
         }
-        self.groups.get_mut(name).expect("it was just made")
+        self.groups.get_mut(name).expect("the group was just inserted")
     }
 
     /// Appends a message. Drops handled ones if there is no other space.
@@ -142,7 +141,6 @@ impl State {
         self.append(payload, Some(letter));
     }
 
-    /// Appends a message.
     fn append(&mut self, payload: Bytes, dead: Option<DeadLetter>) -> StreamId {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last = self.last.next(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
@@ -152,7 +150,6 @@ impl State {
         self.last
     }
 
-    /// Drops the oldest message.
     fn drop_oldest(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes -= entry.payload.len();
@@ -301,7 +298,7 @@ mod tests {
         let id = state.publish("s", "x".into(), 10).unwrap();
         assert_eq!(take(&mut state, 1), [1]);
         state.release("g", 2, id, true);
-        assert_eq!(take(&mut state, 2), [] as [u32; 0], "only who holds it can give it up");
+        assert_eq!(take(&mut state, 2), [] as [u32; 0], "only the holder can release the message");
         state.release("g", 1, id, false);
         assert_eq!(take(&mut state, 2), [1]);
         state.release("g", 2, id, true);

@@ -1,6 +1,6 @@
 -- Moves a message to the dead letters, unless another consumer owns or has handled it.
--- KEYS: the stream, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the deliveries, the
--- maximum of dead letters.
+-- KEYS: the stream, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the
+-- deliveries, the maximum number of dead letters.
 -- Returns whether the message was moved.
 local key, dead, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error if the group does not exist

@@ -85,7 +85,6 @@ impl Renewer {
         Ok(renewer)
     }
 
-    /// Starts the thread.
     fn start(redis: &Redis) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();

@@ -1,5 +1,6 @@
--- Transfers all messages that a consumer holds to an owner, including delivered ones still in the consumer's socket. The
--- owner is the consumer itself, which renews its leases, or `released`, after which the consumer is removed.
+-- Transfers all messages that a consumer holds to an owner, including delivered ones still in the consumer's
+-- socket. The owner is the consumer itself, which renews its leases, or `released`, after which the consumer
+-- is removed.
 -- KEYS: the stream. ARGV: the group, the consumer, the owner.
 -- Returns the number of messages.
 local key, group, me, owner = KEYS[1], ARGV[1], ARGV[2], ARGV[3]

@@ -1,6 +1,7 @@
 -- Finds messages that were delivered to the consumer and not settled, because a reply may have been lost.
--- KEYS: the stream. ARGV: the group, the consumer, the maximum of messages.
--- Returns the messages (id, fields, deliveries), and the number of messages that the stream no longer contains.
+-- KEYS: the stream. ARGV: the group, the consumer, the maximum number of messages.
+-- Returns the messages (id, fields, deliveries), and the number of messages that the stream no longer
+-- contains.
 local key, group, me = KEYS[1], ARGV[1], ARGV[2]
 local messages, trimmed = {}, 0
 for _, pending in ipairs(redis.call('XPENDING', key, group, '-', '+', ARGV[3], me)) do

@@ -1,6 +1,6 @@
 -- Reads the status of a stream. KEYS: the stream, its dead letters.
--- Returns the length, the number of messages ever published, the newest id, the number of dead letters, and the groups: name,
--- consumers, pending, lag (-1 for unknown), the newest id delivered.
+-- Returns the length, the number of messages ever published, the newest id, the number of dead letters, and
+-- the groups: name, consumers, pending, lag (-1 for unknown), the newest id delivered.
 local key = KEYS[1]
 local dead = redis.call('XLEN', KEYS[2])
 if redis.call('EXISTS', key) == 0 then

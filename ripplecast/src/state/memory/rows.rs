@@ -71,7 +71,6 @@ struct Shard {
     free: Vec<usize>,
 }
 
-/// One row.
 struct Entry {
     /// The key's hash, for when the map grows.
     hash: u64,

@@ -27,7 +27,6 @@ const SWEEP_AT: usize = 64;
 /// The script for every operation.
 static STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/counter.lua")));
 
-/// A counter on Redis.
 pub(super) struct RedisCounter {
     place: Place,
     observed: Arc<ObservedCounters>,
@@ -118,7 +117,6 @@ impl RedisCounter {
 }
 
 impl Place {
-    /// Runs the script.
     async fn step(&self, operation: &str, operands: &[String]) -> Result<Step> {
         let mut call = STEP.prepare_invoke();
         call.key(&*self.key).arg(self.shared.publish()).arg(Epoch::random().to_string());

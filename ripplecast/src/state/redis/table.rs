@@ -57,7 +57,6 @@ script!(SCAN, "scan.lua");
 /// Prefix of each scan cursor on Redis.
 const CURSOR: &str = "r";
 
-/// A table on Redis.
 pub(super) struct RedisTable {
     place: Arc<Place>,
     /// The table's watch, alive while the table is observed.
@@ -400,7 +399,6 @@ fn cursor_at(Moment { epoch, number }: Moment, after: u64) -> Cursor {
     Cursor::new(format!("{CURSOR}-{epoch}-{number}-{after}"))
 }
 
-/// Parses the cursor.
 fn parse_cursor(cursor: &str) -> Option<(Moment, u64)> {
     let mut parts = cursor.split('-');
     if parts.next() != Some(CURSOR) {

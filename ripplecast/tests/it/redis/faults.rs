@@ -284,7 +284,7 @@ fn redis_flaps_and_every_call_ends() {
                             unknown += 1;
                         }
                     }
-                    assert!(begin.elapsed() < LIMIT, "it took {:?}", begin.elapsed());
+                    assert!(begin.elapsed() < LIMIT, "the operation took {:?}", begin.elapsed());
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 (done, unknown)

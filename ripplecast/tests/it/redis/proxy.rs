@@ -189,7 +189,7 @@ struct Flows {
     held: Option<Vec<u8>>,
 }
 
-/// Accepts the next connection; waits for ever without a listener.
+/// Accepts the next connection; waits forever without a listener.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     match listener {
         Some(listener) => listener.accept().await.unwrap().0,

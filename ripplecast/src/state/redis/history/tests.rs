@@ -181,13 +181,10 @@ fn the_messages_waiting_during_a_read_are_limited() {
 enum Step {
     /// The value changes.
     Change(u64),
-    /// The next message arrives.
     Hear,
     /// The node reads if it has a reason, and Redis answers.
     Ask,
-    /// The answer arrives.
     Answer,
-    /// The read fails.
     Fail,
     /// The subscription is lost, with the messages in transit.
     Lose,

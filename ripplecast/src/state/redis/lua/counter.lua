@@ -1,18 +1,19 @@
 -- Runs one operation on a counter and publishes the result if the counter changed.
 --
--- KEYS  1 the counter, and the channel of its changes. A hash: v, the value; n, the number of changes so far; e, the epoch
---         in which they are counted; x, the expiry in milliseconds
+-- KEYS  1 the counter, and the channel of its changes. A hash: v, the value; n, the number of changes so far;
+--       e, the epoch in which they are counted; x, the expiry in milliseconds
 -- ARGV  1 PUBLISH or SPUBLISH, 2 an epoch for a new history, 3 the operation, from 4 on its operands
--- Returns the value; 1 if done, 0 if the condition was not met, 2 on overflow; the epoch; the number of changes; the time
---         until it expires in milliseconds, or an empty string.
+-- Returns the value; 1 if done, 0 if the condition was not met, 2 on overflow; the epoch; the number of
+-- changes; the time until it expires in milliseconds, or an empty string.
 --
--- Values are decimal text and never Lua numbers, which are exact only up to 2^53. Changes are counted from 1 in each epoch,
--- so their number stays far below that.
+-- Values are decimal text and never Lua numbers, which are exact only up to 2^53. Changes are counted from 1
+-- in each epoch, so their number stays far below that.
 --
--- A message is "EPOCH NUMBER VALUE", or "?" if the history is lost: every node that follows the counter must then read it.
+-- A message is "EPOCH NUMBER VALUE", or "?" if the history is lost: every node that follows the counter must
+-- then read it.
 --
--- Time is used only for expiry. If the clock jumps, a counter expires, and its key is forgotten, early or late. Forgetting a
--- key is safe, because the next change begins a new epoch. Nothing is ordered by time.
+-- Time is used only for expiry. If the clock jumps, a counter expires, and its key is forgotten, early or
+-- late. Forgetting a key is safe, because the next change begins a new epoch. Nothing is ordered by time.
 
 local key, publish, fresh, operation = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 -- How long the history of a counter that is 0 or has expired is kept after its last use, in milliseconds.

@@ -1,6 +1,6 @@
 -- Writes or deletes a row if it is the expected one. Returns 1 if it was.
--- ARGV  4 capacity, 5 key, 6 number of columns, their names, their zeros; then the expected row and the new row, each as 0
---       for no row, or 1 and the values
+-- ARGV  4 capacity, 5 key, 6 number of columns, their names, their zeros; then the expected row and the new
+--       row, each as 0 for no row, or 1 and the values
 local capacity, key, width = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local names, zeros = arguments(7, width), arguments(7 + width, width)
 local at = 7 + 2 * width

@@ -1,8 +1,8 @@
--- Scans the rows in the order of their creation. Returns the number of changes at which the scan began; for each row its
--- key, the number of the change that created it, and its values; then the epoch of the numbers.
--- ARGV  4 number of columns, their names; the number at which the scan began, or begin, or all; the number after which to
---       continue; the maximum of rows, or -1; the epoch of these numbers, or for all: the epoch and the number known to the
---       reader, or two empty strings
+-- Scans the rows in the order of their creation. Returns the number of changes at which the scan began; for
+-- each row its key, the number of the change that created it, and its values; then the epoch of the numbers.
+-- ARGV  4 number of columns, their names; the number at which the scan began, or begin, or all; the number
+--       after which to continue; the maximum number of rows, or -1; the epoch of these numbers, or for all:
+--       the epoch and the number known to the reader, or two empty strings
 local width = tonumber(ARGV[4])
 local names, began, known = arguments(5, width), ARGV[5 + width], ARGV[8 + width]
 if began == 'begin' then

@@ -1,6 +1,6 @@
 -- Writes rows, all or none.
--- ARGV  4 capacity, 5 the time until the rows expire in milliseconds, or never; 6 number of columns, their names; then each
---       row's key and values
+-- ARGV  4 capacity, 5 the time until the rows expire in milliseconds, or never; 6 number of columns, their
+--       names; then each row's key and values
 local capacity, after, width = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local first, step = 7 + width, 1 + width
 local fresh, count = {}, 0

@@ -10,9 +10,10 @@
 --         3 the sum is out of range: the unchanged value
 --         4 the cursor belongs to another history
 --
--- A row is a hash of its columns: integers in decimal, floats in the shortest decimal that reads back the same, text and
--- bytes unchanged. A column missing from a row reads as zero or empty. Integers are never Lua numbers, which are exact only
--- up to 2^53. Changes are counted one by one, so their number stays far below that.
+-- A row is a hash of its columns: integers in decimal, floats in the shortest decimal that reads back the
+-- same, text and bytes unchanged. A column missing from a row reads as zero or empty. Integers are never Lua
+-- numbers, which are exact only up to 2^53. Changes are counted one by one, so their number stays far below
+-- that.
 --
 -- Time is used only for deadlines: if the clock jumps, rows expire early or late. Nothing is ordered by time.
 

@@ -28,7 +28,6 @@ use crate::{
 /// Rows shown under one lock: short enough not to delay the connection that receives changes.
 const ROWS_PER_LOCK: usize = 512;
 
-/// An observed table.
 pub(super) struct WatchedTable {
     pub(super) place: Arc<Place>,
 }
