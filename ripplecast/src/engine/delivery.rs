@@ -18,9 +18,11 @@ mod taps;
 
 use std::{collections::VecDeque, sync::Arc};
 
-use hashbrown::HashMap;
-
-use self::slots::{Flags, Slots};
+use self::{
+    shed::Shedder,
+    slots::{Flags, Slots},
+    taps::Taps,
+};
 use super::{
     batch::{Batch, DIALECTS, Dialect, Joined},
     budget::Ledger,
@@ -29,7 +31,7 @@ use super::{
     room::RoomCore,
     tap::Ear,
 };
-use crate::{id::Local, outcome::Dropped};
+use crate::{codec::Event, id::Local, outcome::Dropped};
 
 /// A connection that the shard has to close, found while doing something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,18 +101,12 @@ pub(crate) struct Core<W> {
     faults: Vec<(Local, Fault)>,
     /// Frames to be written at once, put together here.
     scratch: Joined,
-    /// What waits on the whole hub.
-    ledger: Arc<Ledger>,
     /// What has been counted.
     pub(crate) counts: Counts,
     /// What was dropped for whom, if anybody wants to hear of it.
     pub(crate) drop_reports: Option<Vec<(Local, Dropped, u32)>>,
-    /// By slot: bytes held for an incoming message that is unfinished, or that waits for a callback; few have any.
-    incoming: HashMap<u32, usize>,
-    /// No connection has more bytes waiting, or incoming, than this.
-    slowest: usize,
-    /// Connections that somebody looks into, oldest first; seldom any.
-    taps: Vec<(Local, Ear)>,
+    taps: Taps,
+    shedder: Shedder,
 }
 
 impl<W: Wire> Core<W> {
@@ -125,16 +121,12 @@ impl<W: Wire> Core<W> {
             waiting: 0,
             faults: Vec::new(),
             scratch: Joined::default(),
-            ledger,
             counts: Counts::default(),
             drop_reports: report_drops.then(Vec::new),
-            incoming: HashMap::new(),
-            slowest: 0,
-            taps: Vec::new(),
+            taps: Taps::new(),
+            shedder: Shedder::new(shard, ledger),
         }
     }
-
-    // ----- connections -----
 
     /// Returns the id of the next connection to be opened; `None` when there is no slot left.
     pub(crate) fn reserve(&mut self, max_slots: usize) -> Option<Local> {
@@ -168,7 +160,7 @@ impl<W: Wire> Core<W> {
 
     /// Whether frames for the connection are discarded: a close frame was sent, or it has a fault.
     pub(crate) fn is_mute(&self, slot: u32) -> bool {
-        self.slots.get(slot).flags().has(Flags::MUTE)
+        self.slots.get(slot).is_mute()
     }
 
     /// Discards all frames for the connection from now on, except what the shard itself [appends](Self::append).
@@ -184,14 +176,34 @@ impl<W: Wire> Core<W> {
     /// Takes a connection out of every room, and its socket with what waits for it. It keeps its id until [`Core::release`].
     pub(crate) fn detach(&mut self, who: Local) -> Option<W> {
         self.leave_all(who);
-        self.end_taps(who.slot);
-        self.set_incoming(who.slot, 0);
+        self.taps.end(&mut self.slots, who.slot);
+        self.shedder.set_incoming(who.slot, 0);
         self.slots.take_wire(who.slot)
     }
 
     /// Frees the slot for the next connection, under a new generation.
     pub(crate) fn release(&mut self, who: Local) {
         self.slots.release(who);
+    }
+
+    /// Reports the connection's frames to a tap from now on.
+    pub(crate) fn tap(&mut self, who: Local, ear: Ear) {
+        self.taps.add(&mut self.slots, who, ear);
+    }
+
+    /// Whether a tap observes the connection.
+    pub(crate) fn is_tapped(&self, slot: u32) -> bool {
+        self.slots.get(slot).flags().has(Flags::TAPPED)
+    }
+
+    /// Reports to the connection's taps what the peer has sent.
+    pub(crate) fn tell_received(&mut self, who: Local, event: &Event<'_>) {
+        self.taps.received(&mut self.slots, who, event);
+    }
+
+    /// Sets the bytes that an incoming message of the connection holds, until it is complete and handled.
+    pub(crate) fn set_incoming(&mut self, slot: u32, bytes: usize) {
+        self.shedder.set_incoming(slot, bytes);
     }
 
     /// Notes that the connection is to be closed.

@@ -102,7 +102,7 @@ impl<W: Wire> Core<W> {
             let Some(&place) = self.dirty.front() else { return };
             let room = &mut self.rooms[place as usize];
             let source = room.source();
-            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(&self.ledger)) else {
+            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(self.shedder.ledger())) else {
                 room.queued = false;
                 self.dirty.pop_front();
                 self.free_if_unused(place);

@@ -4,7 +4,10 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::{Core, Fault};
+use super::{
+    Core, Fault,
+    shed::{Held, Step},
+};
 use crate::{
     Frame,
     engine::{
@@ -13,6 +16,7 @@ use crate::{
         position::{Snapshot, Source},
     },
     id::Local,
+    limits::READ_BUFFER,
     outcome::Dropped,
 };
 
@@ -65,7 +69,7 @@ impl<W: Wire> Core<W> {
             return;
         }
         if self.is_tapped(slot) {
-            self.tell_sent(slot, bytes);
+            self.taps.sent(&mut self.slots, slot, bytes);
         }
         let target = self.slots.get(slot);
         let written = match target.ready_wire() {
@@ -76,7 +80,7 @@ impl<W: Wire> Core<W> {
         match written {
             Ok(n) if n == bytes.len() => {}
             Ok(n) => {
-                let rest = self.ledger.share(bytes[n..].to_vec());
+                let rest = self.shedder.ledger().share(bytes[n..].to_vec());
                 let piece = self.piece(rest, 1, Overflow::Disconnect);
                 match self.slots.get_mut(slot).outbox_mut() {
                     Some(outbox) => outbox.append(piece),
@@ -97,7 +101,7 @@ impl<W: Wire> Core<W> {
 
     /// Bytes that wait in the connection's outbox.
     pub(crate) fn backlog(&self, slot: u32) -> usize {
-        self.slots.get(slot).outbox().map_or(0, |outbox| outbox.bytes())
+        self.slots.get(slot).backlog()
     }
 
     /// The socket takes more: writes what waits.
@@ -111,7 +115,7 @@ impl<W: Wire> Core<W> {
     fn send_scratch(&mut self, slot: u32, mut scratch: Joined) {
         if !scratch.bytes.is_empty() {
             if self.is_tapped(slot) {
-                self.tell_sent(slot, &scratch.bytes);
+                self.taps.sent(&mut self.slots, slot, &scratch.bytes);
             }
             let written = match self.slots.get(slot).ready_wire() {
                 Some(wire) => write_some(wire, &scratch.bytes),
@@ -124,7 +128,7 @@ impl<W: Wire> Core<W> {
                     if scratch.bytes.capacity() > 2 * scratch.bytes.len() {
                         scratch.bytes.shrink_to_fit();
                     }
-                    let bytes = self.ledger.share(std::mem::take(&mut scratch.bytes));
+                    let bytes = self.shedder.ledger().share(std::mem::take(&mut scratch.bytes));
                     self.enqueue(slot, &bytes, n, scratch.ends.drain(..));
                 }
                 Err(_) => self.fault(slot, Fault::Lost),
@@ -182,7 +186,7 @@ impl<W: Wire> Core<W> {
             let own = |from: usize| {
                 let part = bytes.slice(from..end);
                 let small = part.len() < bytes.len() / 4;
-                if small { self.ledger.share(part.to_vec()) } else { part }
+                if small { self.shedder.ledger().share(part.to_vec()) } else { part }
             };
             if begin < written {
                 let piece = Piece { key, ..self.piece(own(written), 1, overflow) };
@@ -224,10 +228,7 @@ impl<W: Wire> Core<W> {
             self.fault(slot, Fault::SlowConsumer);
         }
         let cost = self.slots.get(slot).outbox().map_or(0, |outbox| outbox.cost());
-        if cost > self.slowest {
-            self.slowest = cost;
-            self.ledger.set_slowest(self.slots.shard(), cost); // at once: another shard may be about to look
-        }
+        self.shedder.note_held(cost);
     }
 
     /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
@@ -244,7 +245,56 @@ impl<W: Wire> Core<W> {
 
     /// A piece for an outbox.
     fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
-        Piece { bytes, frames, overflow, key: None, _charge: self.ledger.charge_piece() }
+        Piece { bytes, frames, overflow, key: None, _charge: self.shedder.ledger().charge_piece() }
+    }
+
+    /// Sheds if too much waits on the hub; to be called each turn. Returns what [`Core::shed`] returns.
+    pub(crate) fn shed_if_over(&mut self) -> Option<usize> {
+        if self.shedder.is_needed() { self.shed() } else { None }
+    }
+
+    /// Sheds the slowest connections of this shard until little enough waits, or until another shard has a slower one.
+    /// Returns the number of that shard, which is to be woken.
+    pub(crate) fn shed(&mut self) -> Option<usize> {
+        let mut candidates = self.shedder.begin(&self.slots);
+        loop {
+            match self.shedder.next(&mut candidates) {
+                Step::Drop(slot, Held::Outbox) => self.shed_outbox(slot),
+                Step::Drop(slot, Held::Incoming) => {
+                    self.shedder.set_incoming(slot, 0);
+                    self.fault(slot, Fault::Unfinished);
+                }
+                Step::Stop { slower } => return slower,
+            }
+        }
+    }
+
+    /// Drops what waits for a connection as far as its policies allow. If anything is left, drops that too and closes the
+    /// connection.
+    fn shed_outbox(&mut self, slot: u32) {
+        let target = self.slots.get_mut(slot);
+        let Some(outbox) = target.outbox_mut() else { return };
+        let (mut dropped, more) = outbox.discard_droppable();
+        if more {
+            dropped += outbox.discard();
+        }
+        let left = outbox.bytes();
+        // A half-written frame can't be dropped alone. Where it is all there is, or where it is large and its connection is
+        // closed anyway, the socket has to go.
+        let fault = if dropped == 0 || (more && left > READ_BUFFER) {
+            target.drop_outbox();
+            dropped += 1;
+            Some(Fault::Cut)
+        } else {
+            if left == 0 {
+                target.drop_outbox();
+            }
+            more.then_some(Fault::Shed)
+        };
+        self.note_drop(slot, Dropped::Shed, dropped);
+        if let Some(fault) = fault {
+            self.fault(slot, fault);
+        }
     }
 
     /// Counts frames that were dropped for a connection.

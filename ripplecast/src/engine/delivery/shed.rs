@@ -1,95 +1,151 @@
-//! Sheds load when too much waits on the whole hub: the connections with the most waiting or unfinished bytes are
-//! closed first, whichever shard they are on.
+//! Sheds load when too much waits on the whole hub: the connections that hold the most waiting or unfinished bytes are
+//! closed first, on whichever shard they are.
+
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Core, Fault};
-use crate::{engine::outbox::Wire, limits::READ_BUFFER, outcome::Dropped};
+use super::slots::Slots;
+use crate::engine::budget::Ledger;
 
 /// What counts against a connection.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Held {
-    /// What waits in its outbox.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Held {
+    /// The frames in its outbox.
     Outbox,
     /// An incoming message.
     Incoming,
 }
 
-impl<W: Wire> Core<W> {
-    /// Notes how many bytes an incoming message of the connection holds, until it is complete and handled.
-    pub(crate) fn set_incoming(&mut self, slot: u32, bytes: usize) {
+/// The next step of shedding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// Drop what the connection in this slot holds.
+    Drop(u32, Held),
+    /// Stop. If another shard has a slower connection, wake that shard to shed it.
+    Stop { slower: Option<usize> },
+}
+
+/// What the connections of a shard hold, least first.
+pub(super) struct Candidates(Vec<(usize, u32, Held)>);
+
+/// Decides when to shed, and whom.
+pub(super) struct Shedder {
+    /// The number of the shard.
+    shard: u8,
+    /// The bytes that wait on the whole hub, and their limit.
+    ledger: Arc<Ledger>,
+    /// By slot: bytes held for an incoming message that is unfinished, or that waits for a callback; few have any.
+    incoming: HashMap<u32, usize>,
+    /// An upper bound on the bytes that any connection of the shard holds.
+    slowest: usize,
+}
+
+impl Shedder {
+    /// Creates the shedder of a shard whose connections hold nothing.
+    pub(super) fn new(shard: u8, ledger: Arc<Ledger>) -> Self {
+        Self { shard, ledger, incoming: HashMap::new(), slowest: 0 }
+    }
+
+    /// Returns the ledger of the whole hub.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Sets the bytes that a connection's incoming message holds, until it is complete and handled.
+    pub(super) fn set_incoming(&mut self, slot: u32, bytes: usize) {
         let before = if bytes > 0 { self.incoming.insert(slot, bytes) } else { self.incoming.remove(&slot) };
         self.ledger.change(before.unwrap_or(0), bytes);
         if self.incoming.is_empty() && before.is_some() {
-            self.incoming = HashMap::new(); // it keeps no memory of how many there were
+            self.incoming = HashMap::new(); // gives the memory of a busier time back
         }
+        self.note_held(bytes);
+    }
+
+    /// Notes that a connection holds `bytes`. Published at once, since another shard may be about to look.
+    pub(super) fn note_held(&mut self, bytes: usize) {
         if bytes > self.slowest {
-            self.slowest = bytes;
-            self.ledger.set_slowest(self.slots.shard(), bytes);
+            self.set_slowest(bytes);
         }
     }
 
-    /// To be called each turn. When too much waits, sheds as [`Core::shed`] does.
-    pub(crate) fn shed_if_over(&mut self) -> Option<usize> {
-        // Without a slow connection of its own a shard has nothing to look for, and no reason to pass the word on.
-        if self.slowest == 0 || !self.ledger.is_over() {
-            return None;
-        }
-        self.shed()
+    /// Whether the shard is to shed. A shard without a slow connection of its own has nothing to look for, and no reason
+    /// to wake another.
+    pub(super) fn is_needed(&self) -> bool {
+        self.slowest > 0 && self.ledger.is_over()
     }
 
-    /// Sheds the slowest connections of this shard until little enough waits; or until another shard has a slower one, whose
-    /// number is returned: it is to be told. What a shard says of its slowest may be out of date, but then it is too much: a
-    /// shard that is told in vain says what is true, and the word goes on.
-    pub(crate) fn shed(&mut self) -> Option<usize> {
-        self.ledger.begins(self.slots.shard());
-        let slots = self.slots.iter();
-        let with_outbox =
-            slots.filter_map(|(slot, state)| Some((state.outbox()?.cost(), slot, Held::Outbox)));
+    /// Begins to shed: ranks the connections by what they hold.
+    pub(super) fn begin<W>(&self, slots: &Slots<W>) -> Candidates {
+        self.ledger.begins(self.shard);
+        let outboxes =
+            slots.iter().filter_map(|(slot, state)| Some((state.outbox()?.cost(), slot, Held::Outbox)));
         let incoming = self.incoming.iter().map(|(&slot, &bytes)| (bytes, slot, Held::Incoming));
-        let mut backlogs: Vec<_> = with_outbox.chain(incoming).collect();
-        backlogs.sort_unstable();
-        loop {
-            self.slowest = backlogs.last().map_or(0, |(bytes, ..)| *bytes);
-            self.ledger.set_slowest(self.slots.shard(), self.slowest);
-            if self.ledger.is_eased() {
-                return None;
-            }
-            if let Some(shard) = self.ledger.slower_than(self.slowest) {
-                return self.ledger.tell(shard).then_some(shard);
-            }
-            match backlogs.pop()? {
-                (_, slot, Held::Outbox) => self.shed_one(slot),
-                (_, slot, Held::Incoming) => {
-                    self.set_incoming(slot, 0);
-                    self.fault(slot, Fault::Unfinished);
-                }
-            }
+        let mut candidates: Vec<_> = outboxes.chain(incoming).collect();
+        candidates.sort_unstable();
+        Candidates(candidates)
+    }
+
+    /// Returns what to do next: drop what the slowest connection of this shard holds, until little enough waits or another
+    /// shard has a slower one. What a shard has published may be out of date, but then it is too high: a shard that is woken
+    /// in vain publishes the true number, and shedding goes on elsewhere.
+    pub(super) fn next(&mut self, candidates: &mut Candidates) -> Step {
+        self.set_slowest(candidates.0.last().map_or(0, |(bytes, ..)| *bytes));
+        if self.ledger.is_eased() {
+            return Step::Stop { slower: None };
+        }
+        if let Some(shard) = self.ledger.slower_than(self.slowest) {
+            return Step::Stop { slower: self.ledger.tell(shard).then_some(shard) };
+        }
+        match candidates.0.pop() {
+            Some((_, slot, held)) => Step::Drop(slot, held),
+            None => Step::Stop { slower: None },
         }
     }
 
-    /// Drops what waits for a connection: as its policies allow, or else all of it, and then it is to be closed.
-    fn shed_one(&mut self, slot: u32) {
-        let Some(outbox) = self.slots.get_mut(slot).outbox_mut() else { return };
-        let (mut dropped, more) = outbox.discard_droppable();
-        if more {
-            dropped += outbox.discard();
+    fn set_slowest(&mut self, bytes: usize) {
+        self.slowest = bytes;
+        self.ledger.set_slowest(self.shard, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_is_dropped_first_until_little_enough_is_held() {
+        let mut shedder = Shedder::new(0, Arc::new(Ledger::new(800, 1)));
+        for (slot, bytes) in [(0, 300), (1, 500), (2, 400)] {
+            shedder.set_incoming(slot, bytes);
         }
-        // A frame that is half written can't be dropped alone. Where it is all there is, or is large and its connection
-        // is closed anyway, the socket has to go.
-        let fault = if dropped == 0 || (more && outbox.bytes() > READ_BUFFER) {
-            self.slots.get_mut(slot).drop_outbox();
-            dropped += 1;
-            Some(Fault::Cut)
-        } else {
-            if outbox.bytes() == 0 {
-                self.slots.get_mut(slot).drop_outbox();
-            }
-            more.then_some(Fault::Shed)
-        };
-        self.note_drop(slot, Dropped::Shed, dropped);
-        if let Some(fault) = fault {
-            self.fault(slot, fault);
-        }
+        assert!(shedder.is_needed());
+        let mut candidates = shedder.begin(&Slots::<()>::new(0));
+        assert_eq!(shedder.next(&mut candidates), Step::Drop(1, Held::Incoming));
+        shedder.set_incoming(1, 0);
+        assert_eq!(shedder.next(&mut candidates), Step::Stop { slower: None });
+        assert!(!shedder.is_needed());
+    }
+
+    #[test]
+    fn the_shard_with_the_slowest_connection_is_woken_once() {
+        let ledger = Arc::new(Ledger::new(100, 2));
+        let [mut one, mut two] = [0, 1].map(|shard| Shedder::new(shard, ledger.clone()));
+        let slots = Slots::<()>::new(0);
+        one.set_incoming(0, 90);
+        two.set_incoming(0, 110);
+        let mut candidates = one.begin(&slots);
+        assert_eq!(one.next(&mut candidates), Step::Stop { slower: Some(1) });
+        assert_eq!(one.next(&mut candidates), Step::Stop { slower: None }, "it has been woken already");
+        let mut candidates = two.begin(&slots);
+        assert_eq!(two.next(&mut candidates), Step::Drop(0, Held::Incoming));
+    }
+
+    #[test]
+    fn a_shard_whose_connections_hold_nothing_does_not_shed() {
+        let ledger = Arc::new(Ledger::new(100, 2));
+        let mut busy = Shedder::new(0, ledger.clone());
+        busy.set_incoming(0, 200);
+        assert!(busy.is_needed() && !Shedder::new(1, ledger).is_needed());
     }
 }

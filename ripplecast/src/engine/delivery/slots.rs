@@ -79,6 +79,11 @@ impl<W> Slot<W> {
         self.wire.is_some()
     }
 
+    /// Whether frames for it are discarded: a close frame was sent, or it has a fault.
+    pub(super) fn is_mute(&self) -> bool {
+        self.flags.has(Flags::MUTE)
+    }
+
     /// Returns the socket, if nothing waits in the outbox: only then may anything be written at once.
     #[inline]
     pub(super) fn ready_wire(&self) -> Option<&W> {
@@ -96,6 +101,11 @@ impl<W> Slot<W> {
     /// Returns the outbox for updates, if anything waits in it.
     pub(super) fn outbox_mut(&mut self) -> Option<&mut Outbox> {
         self.outbox.as_deref_mut()
+    }
+
+    /// Returns the bytes that wait in the outbox.
+    pub(super) fn backlog(&self) -> usize {
+        self.outbox().map_or(0, Outbox::bytes)
     }
 
     /// Returns the outbox for a frame to be queued.

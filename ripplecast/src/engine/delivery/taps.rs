@@ -1,7 +1,7 @@
-//! Connections that somebody looks into. A member with a tap is sent its rooms' frames by the careful way, so that the others
-//! cost nothing more.
+//! Taps: observers of single connections. A tapped member takes the careful path of a fan-out, so that the others pay
+//! nothing for it.
 
-use super::{Core, slots::Flags};
+use super::slots::{Flags, Slots};
 use crate::{
     codec::Event,
     engine::{outbox::Wire, tap::Ear},
@@ -9,62 +9,144 @@ use crate::{
     limits::TAPS,
 };
 
-impl<W: Wire> Core<W> {
-    /// From now on tells of the connection's frames. The oldest tap ends if there are too many.
-    pub(crate) fn tap(&mut self, who: Local, ear: Ear) {
-        if !self.is_open(who) {
-            return; // the ear is dropped, and the tap has ended
+/// The taps of a shard.
+pub(super) struct Taps {
+    /// Oldest first; seldom any.
+    taps: Vec<(Local, Ear)>,
+}
+
+impl Taps {
+    /// Creates an empty list.
+    pub(super) fn new() -> Self {
+        Self { taps: Vec::new() }
+    }
+
+    /// Reports the connection's frames to `ear` from now on. Ends the oldest tap if there are too many, and `ear` at once
+    /// if the connection is not open.
+    pub(super) fn add<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, ear: Ear) {
+        if !slots.is_open(who) {
+            return;
         }
-        self.forget_taps(|_, ear| ear.is_deaf());
+        self.remove_if(slots, |_, ear| ear.is_deaf());
         if self.taps.len() == TAPS {
-            let oldest = self.taps.remove(0);
-            self.still_tapped(oldest.0);
+            let (oldest, _) = self.taps.remove(0);
+            self.update_flag(slots, oldest);
         }
         self.taps.push((who, ear));
-        self.slots.get_mut(who.slot).set_tapped(true);
+        slots.get_mut(who.slot).set_tapped(true);
     }
 
-    /// Whether somebody looks into the connection.
-    #[inline]
-    pub(crate) fn is_tapped(&self, slot: u32) -> bool {
-        self.slots.get(slot).flags().has(Flags::TAPPED)
+    /// Reports what the peer has sent.
+    pub(super) fn received<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, event: &Event<'_>) {
+        self.report(slots, who.slot, |ear| ear.received(event));
     }
 
-    /// The peer has sent this.
-    pub(crate) fn tell_received(&mut self, who: Local, event: &Event<'_>) {
-        self.tell(who.slot, |ear| ear.received(event));
-    }
-
-    /// These whole frames go to the peer.
+    /// Reports whole frames that are sent to the peer.
     #[cold]
-    pub(super) fn tell_sent(&mut self, slot: u32, bytes: &[u8]) {
-        let (dialect, waiting) = (self.dialect(slot), self.backlog(slot));
-        self.tell(slot, |ear| ear.sent(dialect, bytes, waiting));
+    pub(super) fn sent<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32, bytes: &[u8]) {
+        let target = slots.get(slot);
+        let (dialect, waiting) = (target.flags().dialect(), target.backlog());
+        self.report(slots, slot, |ear| ear.sent(dialect, bytes, waiting));
     }
 
-    fn tell(&mut self, slot: u32, tell: impl Fn(&Ear)) {
-        self.forget_taps(|who, ear| who.slot == slot && ear.is_deaf());
-        self.taps.iter().filter(|(who, _)| who.slot == slot).for_each(|(_, ear)| tell(ear));
-    }
-
-    /// The connection is gone.
-    pub(super) fn end_taps(&mut self, slot: u32) {
-        if self.is_tapped(slot) {
-            self.forget_taps(|who, _| who.slot == slot);
+    /// Ends the taps of a connection.
+    pub(super) fn end<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32) {
+        if slots.get(slot).flags().has(Flags::TAPPED) {
+            self.remove_if(slots, |who, _| who.slot == slot);
         }
     }
 
-    /// Ends taps.
-    fn forget_taps(&mut self, which: impl Fn(Local, &Ear) -> bool) {
+    fn report<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32, report: impl Fn(&Ear)) {
+        self.remove_if(slots, |who, ear| who.slot == slot && ear.is_deaf());
+        self.taps.iter().filter(|(who, _)| who.slot == slot).for_each(|(_, ear)| report(ear));
+    }
+
+    fn remove_if<W: Wire>(&mut self, slots: &mut Slots<W>, which: impl Fn(Local, &Ear) -> bool) {
         while let Some(index) = self.taps.iter().position(|(who, ear)| which(*who, ear)) {
             let (who, _) = self.taps.remove(index);
-            self.still_tapped(who);
+            self.update_flag(slots, who);
         }
     }
 
-    /// Notes whether somebody still looks into the connection.
-    fn still_tapped(&mut self, who: Local) {
+    /// Clears the flag of a connection that lost its last tap.
+    fn update_flag<W: Wire>(&self, slots: &mut Slots<W>, who: Local) {
         let tapped = self.taps.iter().any(|(tapped, _)| *tapped == who);
-        self.slots.get_mut(who.slot).set_tapped(tapped);
+        slots.get_mut(who.slot).set_tapped(tapped);
+    }
+
+    /// Checks that exactly the tapped connections are flagged.
+    #[cfg(test)]
+    pub(super) fn assert_consistent<W>(&self, slots: &Slots<W>) {
+        for (number, slot) in slots.iter() {
+            let tapped = self.taps.iter().any(|(who, _)| *who == slots.id(number));
+            assert_eq!(slot.flags().has(Flags::TAPPED), tapped);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::{
+        codec::Payload,
+        engine::{
+            batch::Dialect,
+            outbox::{Overflow, Profile},
+            tap::Tap,
+        },
+    };
+
+    struct Sink;
+
+    impl Wire for Sink {
+        fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+    }
+
+    fn open(slots: &mut Slots<Sink>) -> Local {
+        let who = slots.reserve(usize::MAX).unwrap();
+        let profile = Profile { outbox: 400, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+        slots.open(who, Sink, Dialect::WebSocket, profile);
+        who
+    }
+
+    #[tokio::test]
+    async fn the_oldest_tap_ends_when_there_are_too_many() {
+        let (mut slots, mut taps) = (Slots::new(0), Taps::new());
+        let [first, other] = [(); 2].map(|()| open(&mut slots));
+        let (mut oldest, ear) = Tap::new();
+        taps.add(&mut slots, first, ear);
+        let _newer: Vec<_> = (0..TAPS)
+            .map(|_| {
+                let (tap, ear) = Tap::new();
+                taps.add(&mut slots, other, ear);
+                taps.assert_consistent(&slots);
+                tap
+            })
+            .collect();
+        assert!(oldest.next().await.is_none());
+        assert!(!slots.get(first.slot).flags().has(Flags::TAPPED));
+        taps.end(&mut slots, other.slot);
+        taps.assert_consistent(&slots);
+    }
+
+    #[tokio::test]
+    async fn a_tap_observes_its_own_connection_only_and_ends_with_it() {
+        let (mut slots, mut taps) = (Slots::new(0), Taps::new());
+        let [who, other] = [(); 2].map(|()| open(&mut slots));
+        let (mut tap, ear) = Tap::new();
+        taps.add(&mut slots, who, ear);
+        for (sender, text) in [(other, &b"no"[..]), (who, b"yes")] {
+            taps.received(&mut slots, sender, &Event::Text(Payload::Borrowed(text)));
+        }
+        assert_eq!(&tap.next().await.unwrap().head[..], b"yes");
+        taps.end(&mut slots, who.slot);
+        assert!(tap.next().await.is_none());
+        slots.take_wire(who.slot);
+        taps.add(&mut slots, who, Tap::new().1);
+        taps.assert_consistent(&slots);
     }
 }

@@ -42,9 +42,8 @@ pub(super) fn check_books<W: Wire>(core: &Core<W>) {
     }
     assert_eq!(core.waiting, waiting);
     core.slots.assert_consistent();
+    core.taps.assert_consistent(&core.slots);
     for (number, slot) in core.slots.iter() {
-        let tapped = core.taps.iter().any(|(who, _)| *who == core.slots.id(number));
-        assert_eq!(slot.flags().has(Flags::TAPPED), tapped);
         for membership in slot.memberships().iter() {
             let room = &core.rooms[membership.room() as usize];
             assert_eq!(room.members.get(membership.index()), Some(&number));
