@@ -27,7 +27,7 @@ use super::{
     batch::Dialect,
     budget::Ledger,
     command::Command,
-    delivery::{Core, Fault},
+    delivery::{Delivery, Fault},
     mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
     node::{Counters, ShardHandle},
     outbox::{Overflow, Profile, Wire},

@@ -23,7 +23,7 @@ use super::{
     adoption::Adoption,
     batch::Joined,
     command::Command,
-    delivery::{Core, Fault},
+    delivery::{Delivery, Fault},
     drops::DropReport,
     mailbox::Mailbox,
     node::{ShardHandle, Shards, count},
@@ -55,7 +55,7 @@ pub(crate) struct Turn {
     pub(crate) drained: bool,
 }
 
-/// What a shard keeps of a connection beside the core's slot: what is not touched when a room is walked.
+/// What a shard keeps of a connection beside its slot in `Delivery`: what is not touched when a room is walked.
 #[derive(Default)]
 struct Peer {
     /// Which endpoint it belongs to; an index of `Shard::endpoints`.
@@ -151,7 +151,7 @@ pub(crate) struct Shard {
     /// All shards.
     shards: Arc<Shards>,
     /// Slots, rooms, outboxes.
-    core: Core<TcpStream>,
+    delivery: Delivery<TcpStream>,
     /// By slot: the rest of each connection.
     peers: Vec<Peer>,
     /// By the route's number: the endpoints that have had connections here.
@@ -210,7 +210,7 @@ impl Shard {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),
-            core: Core::new(index as u8, shards.ledger.clone(), shards.setup.drops.is_heard()),
+            delivery: Delivery::new(index as u8, shards.ledger.clone(), shards.setup.drops.is_heard()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -256,21 +256,21 @@ impl Shard {
     pub(crate) fn turn(&mut self, poll: bool, timeout: Duration) -> Turn {
         let mut drained = false;
         // With much to deliver, nobody may add to it: what peers send waits in their sockets.
-        if poll && self.core.waiting() < PENDING_BYTES {
+        if poll && self.delivery.waiting() < PENDING_BYTES {
             drained = self.poller.poll(timeout, &mut self.events);
         }
         self.now = Tick(self.started.elapsed().as_millis() as u32);
         self.take_events();
         self.read_again();
         self.take_commands();
-        self.core.walk();
+        self.delivery.walk();
         self.close_faulty();
         self.sweep();
-        let slower = self.core.shed_if_over();
+        let slower = self.delivery.shed_if_over();
         self.pass_on(slower);
         self.publish_counts();
         let more = !self.todo.is_empty()
-            || self.core.is_dirty()
+            || self.delivery.is_dirty()
             || !self.again.is_empty()
             || self.sweep_at != usize::MAX
             || (poll && !drained);
@@ -282,13 +282,13 @@ impl Shard {
         for event in events.drain(..) {
             let who = Local { shard: self.shard(), slot: event.slot, generation: event.generation };
             self.make_quiet();
-            if !self.core.is_open(who) {
+            if !self.delivery.is_open(who) {
                 continue;
             }
             if event.writable {
                 self.flush(who);
             }
-            if event.readable && self.core.is_open(who) {
+            if event.readable && self.delivery.is_open(who) {
                 if event.hung_up {
                     self.peers[who.slot as usize].ended = true;
                     if self.is_deaf(who) {
@@ -308,12 +308,12 @@ impl Shard {
     fn read_again(&mut self) {
         // Each at most once a turn. Those whose turn it was when the mailbox became crowded come first in the next.
         for _ in 0..self.again.len() {
-            if self.core.waiting() >= PENDING_BYTES || !self.may_read() {
+            if self.delivery.waiting() >= PENDING_BYTES || !self.may_read() {
                 return;
             }
             self.make_quiet();
             let Some((who, due)) = self.again.pop_front() else { return };
-            if !self.core.is_open(who) {
+            if !self.delivery.is_open(who) {
                 continue;
             }
             if self.taken_up < due {
@@ -339,7 +339,7 @@ impl Shard {
     fn take_commands(&mut self) {
         self.handle.mailbox.drain_into(&mut self.todo);
         for _ in 0..COMMANDS_PER_TURN {
-            if self.core.waiting() >= PENDING_BYTES {
+            if self.delivery.waiting() >= PENDING_BYTES {
                 return;
             }
             let Some(command) = self.todo.pop_front() else { break };
@@ -358,17 +358,17 @@ impl Shard {
     fn apply(&mut self, command: Command<TcpStream>) {
         match command {
             Command::Adopt(adoption) => self.adopt(*adoption),
-            Command::Push { to, frame, of } => self.core.push(to, &frame, of),
-            Command::Cast { room, frame, offset } => self.core.cast(&room, &frame, offset),
+            Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
+            Command::Cast { room, frame, offset } => self.delivery.cast(&room, &frame, offset),
             Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
-            Command::Join { who, room } => self.core.join(who, &room),
-            Command::Leave { who, room } => self.core.leave(who, &room),
-            Command::Tap { who, ear } => self.core.tap(who, ear),
+            Command::Join { who, room } => self.delivery.join(who, &room),
+            Command::Leave { who, room } => self.delivery.leave(who, &room),
+            Command::Tap { who, ear } => self.delivery.tap(who, ear),
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
             Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),
             Command::Shed => {
-                let slower = self.core.shed();
+                let slower = self.delivery.shed();
                 self.pass_on(slower);
             }
             Command::Shutdown => self.begin_shutdown(),
@@ -384,8 +384,8 @@ impl Shard {
     }
 
     fn close_faulty(&mut self) {
-        while let Some((who, fault)) = self.core.next_fault() {
-            if !self.core.is_open(who) {
+        while let Some((who, fault)) = self.delivery.next_fault() {
+            if !self.delivery.is_open(who) {
                 continue;
             }
             match fault {
@@ -395,7 +395,7 @@ impl Shard {
                         continue; // it closes already, and its close frame waits in the backlog
                     }
                     count(&self.handle.counters.slow_consumers, 1);
-                    self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
+                    self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
                 }
                 Fault::Unfinished => {
@@ -427,7 +427,7 @@ impl Shard {
     }
 
     fn publish_counts(&mut self) {
-        let counts = std::mem::take(&mut self.core.counts);
+        let counts = self.delivery.take_counts();
         let compressed = take_compressed(); // by this thread, in this turn
         if compressed > 0 {
             count(&self.handle.counters.compressed_frames, compressed);
@@ -442,8 +442,7 @@ impl Shard {
             count(&counters.slow_consumer, counts.drops.slow_consumer);
             count(&counters.shed, counts.drops.shed);
         }
-        let Some(reports) = &mut self.core.drop_reports else { return };
-        for (who, reason, frames) in reports.drain(..) {
+        for (who, reason, frames) in self.delivery.take_drop_reports() {
             let connection = Some(ConnectionId::new(self.handle.node, who));
             self.handle.setup.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
         }
@@ -455,17 +454,17 @@ impl Shard {
             return;
         }
         let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
-        let Some(who) = self.core.reserve(SLOTS) else {
+        let Some(who) = self.delivery.reserve(SLOTS) else {
             limited!(ERROR, limit = SLOTS, "a shard has no slot left; a connection was dropped");
             return;
         };
         if let Err(error) = self.poller.watch(&wire, who) {
             limited!(ERROR, %error, "a socket can't be watched; the connection was dropped");
-            self.core.release(who);
+            self.delivery.release(who);
             return;
         }
         let endpoint = self.endpoint(&route);
-        self.core.open(who, wire, dialect, route.profile);
+        self.delivery.open(who, wire, dialect, route.profile);
         let slot = who.slot as usize;
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
@@ -482,10 +481,10 @@ impl Shard {
         }
         drop(mailbox);
         self.shards.everyone.enter(who);
-        self.core.join(who, &self.shards.everyone);
+        self.delivery.join(who, &self.shards.everyone);
         count(&self.handle.counters.opened, 1);
         if !preface.is_empty() {
-            self.core.append(who.slot, &preface);
+            self.delivery.append(who.slot, &preface);
         }
         self.call(who, Callback::Open);
         // What came together with the request for an event stream is bounded, and not held against the client.
@@ -502,7 +501,7 @@ impl Shard {
         }
         let endpoint = &mut self.endpoints[route.id];
         if endpoint.is_none() {
-            let callbacks = (route.callbacks)(usize::from(self.core.shard()));
+            let callbacks = (route.callbacks)(usize::from(self.delivery.shard()));
             *endpoint = Some(Endpoint { route: route.clone(), callbacks });
             let pings = [route.ping_interval, route.pong_timeout].into_iter().flatten();
             let shortest = pings.fold(route.message_timeout, Duration::min) / 4;
@@ -513,7 +512,7 @@ impl Shard {
 
     /// Its number.
     fn shard(&self) -> u8 {
-        self.core.shard()
+        self.delivery.shard()
     }
 
     /// Whether a callback of the connection waits.

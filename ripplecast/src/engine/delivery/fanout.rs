@@ -1,34 +1,81 @@
 //! Rooms on a shard: who is in them, what they have still to deliver, and the walk that delivers it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::{Core, LocalRoom, Walk, memberships::Membership, slots::Flags};
+use super::{
+    memberships::Membership,
+    send::Sender,
+    slots::{Flags, Slot, Slots},
+};
 use crate::{
     Frame,
     engine::{
         batch::{Batch, DIALECTS, Dialect, Joined, Part},
         budget::Ledger,
         outbox::Wire,
-        position::Source,
+        position::{Snapshot, Source},
         room::RoomCore,
     },
     id::Local,
-    limits::SENDS_PER_TURN,
 };
 
 /// The number of rooms up to which a scan for one member needs no further check.
 const FEW_ROOMS: usize = 16;
 
-impl<W: Wire> Core<W> {
+/// A room's members on this shard, and the frames that wait for them.
+struct LocalRoom<W> {
+    /// The room; `None` when the place is free.
+    shared: Option<Arc<RoomCore<W>>>,
+    /// Slots of its members, dense.
+    members: Vec<u32>,
+    /// How many of them there are of each dialect.
+    speakers: [u32; DIALECTS],
+    /// Whether it is in `Fanout::dirty`.
+    queued: bool,
+    /// Frames that came since the walk began.
+    pending: Batch,
+    /// The frames that are being delivered.
+    walk: Option<Walk>,
+}
+
+/// A walk over a room's members.
+struct Walk {
+    /// What each is sent.
+    batch: Batch,
+    /// Members before this index have been visited.
+    next: usize,
+    /// Members from this index on joined after the walk began.
+    end: usize,
+}
+
+/// The rooms of a shard that have members there.
+pub(super) struct Fanout<W> {
+    rooms: Vec<LocalRoom<W>>,
+    /// Free places in `rooms`.
+    free_rooms: Vec<u32>,
+    /// Rooms that have something to deliver; they take turns.
+    dirty: VecDeque<u32>,
+    /// The stamp of the latest room push.
+    stamp: u64,
+    /// Encoded bytes that wait in rooms.
+    waiting: usize,
+}
+
+impl<W: Wire> Fanout<W> {
+    /// Creates a fan-out without rooms.
+    pub(super) fn new() -> Self {
+        Self { rooms: Vec::new(), free_rooms: Vec::new(), dirty: VecDeque::new(), stamp: 0, waiting: 0 }
+    }
+
     /// Adds a connection to a room. What was pushed before does not reach it. One that is gone, or is about to go, is
     /// taken out of the room's count instead: it has been taken out of its other rooms already.
-    pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
-        if !self.is_open(who) || self.is_mute(who.slot) {
+    pub(super) fn join(&mut self, slots: &mut Slots<W>, who: Local, room: &Arc<RoomCore<W>>) {
+        if !slots.accepts(who) {
             room.forget(who);
             return;
         }
-        let place = self.place(room);
-        let target = self.slots.get_mut(who.slot);
+        let place = self.place(slots.shard(), room);
+        let target = slots.get_mut(who.slot);
         if target.memberships().get(place).is_some() {
             return;
         }
@@ -43,35 +90,43 @@ impl<W: Wire> Core<W> {
     }
 
     /// Takes a connection out of a room; what was pushed before reaches it first.
-    pub(crate) fn leave(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
-        if !self.is_open(who) {
+    pub(super) fn leave(&mut self, sender: &mut Sender<W>, who: Local, room: &Arc<RoomCore<W>>) {
+        if !sender.slots().is_open(who) {
             return;
         }
-        let Some(place) = room.place(usize::from(self.slots.shard())) else { return };
-        self.catch_up(who.slot);
-        self.remove_member(who.slot, place);
+        let Some(place) = room.place(usize::from(sender.slots().shard())) else { return };
+        self.catch_up(sender, who.slot);
+        if let Some(membership) = sender.slots_mut().get_mut(who.slot).leave(place) {
+            self.take_out(sender.slots_mut(), who.slot, membership);
+        }
     }
 
     /// Takes a connection out of all rooms, here and where they are counted.
-    pub(crate) fn leave_all(&mut self, who: Local) {
-        for membership in self.slots.get_mut(who.slot).leave_all() {
+    pub(super) fn leave_all(&mut self, slots: &mut Slots<W>, who: Local) {
+        for membership in slots.get_mut(who.slot).leave_all() {
             if let Some(shared) = &self.rooms[membership.room() as usize].shared {
                 shared.forget(who);
             }
-            self.take_out(who.slot, membership);
+            self.take_out(slots, who.slot, membership);
         }
     }
 
     /// A room's frame, to be delivered to its members here.
-    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Frame, offset: u64) {
-        let Some(place) = room.place(usize::from(self.slots.shard())) else { return };
+    pub(super) fn cast(
+        &mut self,
+        sender: &mut Sender<W>,
+        room: &Arc<RoomCore<W>>,
+        frame: &Frame,
+        offset: u64,
+    ) {
+        let Some(place) = room.place(usize::from(sender.slots().shard())) else { return };
         self.stamp += 1;
         let local = &mut self.rooms[place as usize];
         let before = local.pending.bytes();
         for dialect in Dialect::ALL {
             if local.speakers[dialect as usize] > 0 {
                 local.pending.encode(dialect, frame, Some(room.cursor(offset)));
-                self.counts.encoded_frames += 1;
+                sender.note_encoded();
             }
         }
         local.pending.mark(self.stamp, frame.shared_key().cloned());
@@ -82,30 +137,25 @@ impl<W: Wire> Core<W> {
     }
 
     /// Encoded bytes that wait in rooms.
-    pub(crate) fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Whether a room has something to deliver.
-    pub(crate) fn is_dirty(&self) -> bool {
+    pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Delivers what waits in rooms: at most [`SENDS_PER_TURN`] visits, then the next room's turn.
-    pub(crate) fn walk(&mut self) {
-        self.visit(SENDS_PER_TURN);
-    }
-
-    /// The same, with at most `budget` visits.
-    pub(super) fn visit(&mut self, mut budget: usize) {
+    /// Delivers what waits in rooms with at most `budget` visits, then lets the next room take its turn.
+    pub(super) fn visit(&mut self, sender: &mut Sender<W>, mut budget: usize) {
         while budget > 0 {
             let Some(&place) = self.dirty.front() else { return };
             let room = &mut self.rooms[place as usize];
             let source = room.source();
-            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(self.shedder.ledger())) else {
+            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(sender.ledger())) else {
                 room.queued = false;
                 self.dirty.pop_front();
-                self.free_if_unused(place);
+                self.free_if_unused(sender.slots().shard(), place);
                 continue;
             };
             // In one room that waits, only those who are ahead or looked into need more than a look at the flags.
@@ -114,13 +164,13 @@ impl<W: Wire> Core<W> {
             while walk.next < walk.end && budget > 0 {
                 budget -= 1;
                 let slot = self.rooms[place as usize].members[walk.next];
-                let flags = self.slots.get(slot).flags();
+                let flags = sender.slots().get(slot).flags();
                 if flags.has(care) {
                     self.rooms[place as usize].walk = Some(walk);
-                    self.catch_up_visiting(slot, Some(place));
+                    self.catch_up_visiting(sender, slot, Some(place));
                     walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
                 } else {
-                    self.send(slot, &walk.batch, flags.dialect(), source);
+                    sender.send(slot, &walk.batch, flags.dialect(), source);
                 }
                 walk.next += 1;
             }
@@ -135,12 +185,60 @@ impl<W: Wire> Core<W> {
         }
     }
 
+    /// Sends a frame to one connection, behind what its rooms have for it.
+    pub(super) fn push(&mut self, sender: &mut Sender<W>, who: Local, frame: &Frame, of: Option<Snapshot>) {
+        if !sender.slots().accepts(who) {
+            return;
+        }
+        let mut frames = sender.take_scratch();
+        self.gather(sender.slots_mut(), who.slot, None, &mut frames);
+        let slots = sender.slots();
+        let dialect = slots.get(who.slot).flags().dialect();
+        frames.push(dialect, frame, of, slots.profile(who.slot).compress_above);
+        sender.send_joined(who.slot, frames);
+    }
+
+    /// Sends encoded frames to one connection, behind what its rooms have for it. Leaves `frames` empty.
+    pub(super) fn send_encoded(&mut self, sender: &mut Sender<W>, slot: u32, frames: &mut Joined) {
+        if frames.bytes.is_empty() {
+            return;
+        }
+        let target = sender.slots().get(slot);
+        if !target.is_open() || target.is_mute() {
+            frames.clear();
+            return;
+        }
+        let mut joined = sender.take_scratch();
+        self.gather(sender.slots_mut(), slot, None, &mut joined);
+        joined.append(frames);
+        sender.send_joined(slot, joined);
+    }
+
+    /// Sends one connection all that its rooms have for it, so that something else may follow.
+    pub(super) fn catch_up(&mut self, sender: &mut Sender<W>, slot: u32) {
+        self.catch_up_visiting(sender, slot, None);
+    }
+
+    /// Sends one connection what its rooms have for it, where the walk of room `visiting` has come to the connection.
+    fn catch_up_visiting(&mut self, sender: &mut Sender<W>, slot: u32, visiting: Option<u32>) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        let target = sender.slots().get(slot);
+        if target.is_mute() || self.has_had(target, visiting) {
+            return;
+        }
+        let mut frames = sender.take_scratch();
+        self.gather(sender.slots_mut(), slot, visiting, &mut frames);
+        sender.send_joined(slot, frames);
+    }
+
     /// Whether the connection has had all that the walk of room `visiting` brings, while many rooms of its own may wait as
     /// well: then there is nothing to send yet. A member of many rooms that all wait is sent everything at the first; without
     /// this, each of the others would look at all of them again. Where few can wait, the look is cheap, and is taken to see
     /// whether the member is still ahead.
-    pub(super) fn has_had(&self, slot: u32, visiting: Option<u32>) -> bool {
-        let (Some(place), target) = (visiting, self.slots.get(slot)) else { return false };
+    fn has_had(&self, target: &Slot<W>, visiting: Option<u32>) -> bool {
+        let Some(place) = visiting else { return false };
         if self.dirty.len().min(target.memberships().len()) <= FEW_ROOMS {
             return false;
         }
@@ -151,13 +249,12 @@ impl<W: Wire> Core<W> {
 
     /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
     /// that it has them. With `visiting`, the walk of that room is about to go on to the next member.
-    pub(super) fn gather(&mut self, slot: u32, visiting: Option<u32>, out: &mut Joined) {
+    fn gather(&self, slots: &mut Slots<W>, slot: u32, visiting: Option<u32>, out: &mut Joined) {
         if self.dirty.is_empty() {
             return;
         }
-        let dialect = self.dialect(slot);
-        let stamp = self.stamp;
-        let (rooms, dirty, target) = (&self.rooms, &self.dirty, self.slots.get_mut(slot));
+        let (rooms, dirty, stamp, target) = (&self.rooms, &self.dirty, self.stamp, slots.get_mut(slot));
+        let dialect = target.flags().dialect();
         // The rooms of its own that wait are found among its rooms or among those that wait, whichever are fewer.
         let few_wait = dirty.len() < target.memberships().len();
         // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
@@ -211,8 +308,8 @@ impl<W: Wire> Core<W> {
     }
 
     /// The place of a room on this shard; it gets one if it has none.
-    pub(super) fn place(&mut self, room: &Arc<RoomCore<W>>) -> u32 {
-        let shard = usize::from(self.slots.shard());
+    fn place(&mut self, shard: u8, room: &Arc<RoomCore<W>>) -> u32 {
+        let shard = usize::from(shard);
         if let Some(place) = room.place(shard) {
             return place;
         }
@@ -239,35 +336,28 @@ impl<W: Wire> Core<W> {
     }
 
     /// Forgets a room without members that has nothing queued.
-    pub(super) fn free_if_unused(&mut self, place: u32) {
+    fn free_if_unused(&mut self, shard: u8, place: u32) {
         let room = &mut self.rooms[place as usize];
         if !room.members.is_empty() || room.queued {
             return;
         }
         if let Some(shared) = room.shared.take() {
             room.members = Vec::new();
-            shared.set_place(usize::from(self.slots.shard()), None);
+            shared.set_place(usize::from(shard), None);
             self.free_rooms.push(place);
         }
     }
 
-    /// Takes a connection out of a room.
-    fn remove_member(&mut self, slot: u32, place: u32) {
-        if let Some(membership) = self.slots.get_mut(slot).leave(place) {
-            self.take_out(slot, membership);
-        }
-    }
-
     /// Takes a former member out of the dense array, keeping its three parts apart.
-    fn take_out(&mut self, slot: u32, membership: Membership) {
+    fn take_out(&mut self, slots: &mut Slots<W>, slot: u32, membership: Membership) {
         let place = membership.room();
         let room = &mut self.rooms[place as usize];
-        room.speakers[self.slots.get(slot).flags().dialect() as usize] -= 1;
+        room.speakers[slots.get(slot).flags().dialect() as usize] -= 1;
         let mut hole = membership.index();
         let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
             if from != *hole {
                 members[*hole] = members[from];
-                if let Some(moved) = self.slots.get_mut(members[*hole]).membership_mut(place) {
+                if let Some(moved) = slots.get_mut(members[*hole]).membership_mut(place) {
                     moved.move_to(*hole);
                 }
                 *hole = from;
@@ -289,13 +379,13 @@ impl<W: Wire> Core<W> {
         if room.members.capacity() > 64 && room.members.len() < room.members.capacity() / 4 {
             room.members.shrink_to(room.members.len() * 2);
         }
-        self.free_if_unused(place);
+        self.free_if_unused(slots.shard(), place);
     }
 }
 
 impl<W> LocalRoom<W> {
     /// What it says of its frames.
-    pub(super) fn source(&self) -> Source {
+    fn source(&self) -> Source {
         self.shared.as_ref().map_or(Source { scope: 0, overflow: None }, |room| room.source())
     }
 
@@ -307,3 +397,6 @@ impl<W> LocalRoom<W> {
         Some(Walk { batch: std::mem::take(&mut self.pending).seal(ledger), next: 0, end: self.members.len() })
     }
 }
+
+#[cfg(test)]
+mod books;

@@ -1,74 +1,159 @@
 //! Sending to one connection: at once as far as the socket takes it, and the rest into its outbox.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Core, Fault,
-    shed::{Held, Step},
+    shed::{Held, Shedder, Step},
+    slots::{Flags, Slots},
+    taps::Taps,
 };
 use crate::{
-    Frame,
+    codec::Event,
     engine::{
         batch::{Batch, Dialect, Joined, Tag},
+        budget::Ledger,
+        drops::Drops,
         outbox::{Admission, Overflow, Piece, Wire},
-        position::{Snapshot, Source},
+        position::Source,
+        tap::Ear,
     },
     id::Local,
     limits::READ_BUFFER,
     outcome::Dropped,
 };
 
-impl<W: Wire> Core<W> {
-    /// Sends a frame to one connection, behind what its rooms have for it.
-    pub(crate) fn push(&mut self, who: Local, frame: &Frame, of: Option<Snapshot>) {
-        if !self.is_open(who) || self.is_mute(who.slot) {
-            return;
+/// A connection that the shard has to close, found while doing something else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The socket failed.
+    Lost,
+    /// Its outbox is full.
+    SlowConsumer,
+    /// Too much waits on the hub, and nobody has more waiting than it.
+    Shed,
+    /// The same, and a frame was half written: nothing can be sent any more.
+    Cut,
+    /// Too much waits on the hub, and no connection holds a longer unfinished incoming message.
+    Unfinished,
+}
+
+/// What the core counts.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counts {
+    /// Frames that were dropped for connections.
+    pub(crate) drops: Drops,
+    /// Rooms' frames that were encoded; once a message and transport, however many members.
+    pub(crate) encoded_frames: u64,
+}
+
+/// Writes to connections, and keeps what their sockets don't take.
+pub(super) struct Sender<W> {
+    slots: Slots<W>,
+    taps: Taps,
+    shedder: Shedder,
+    /// Frames for one connection are joined here.
+    scratch: Joined,
+    /// Connections to be closed.
+    faults: Vec<(Local, Fault)>,
+    counts: Counts,
+    /// Drops that the shard has not reported yet; `None` when nobody subscribed to them.
+    drop_reports: Option<Vec<(Local, Dropped, u32)>>,
+}
+
+impl<W: Wire> Sender<W> {
+    /// Creates a sender without connections. Reports each drop if `report_drops`; otherwise drops are only counted.
+    pub(super) fn new(shard: u8, ledger: Arc<Ledger>, report_drops: bool) -> Self {
+        Self {
+            slots: Slots::new(shard),
+            taps: Taps::new(),
+            shedder: Shedder::new(shard, ledger),
+            scratch: Joined::default(),
+            faults: Vec::new(),
+            counts: Counts::default(),
+            drop_reports: report_drops.then(Vec::new),
         }
-        let dialect = self.dialect(who.slot);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.gather(who.slot, None, &mut scratch);
-        scratch.push(dialect, frame, of, self.slots.profile(who.slot).compress_above);
-        self.send_scratch(who.slot, scratch);
     }
 
-    /// Sends encoded frames to one connection, behind what its rooms have for it.
-    pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Joined) {
-        if frames.bytes.is_empty() {
-            return;
-        }
-        if !self.slots.get(slot).is_open() || self.is_mute(slot) {
-            frames.clear();
-            return;
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.gather(slot, None, &mut scratch);
-        scratch.append(frames);
-        self.send_scratch(slot, scratch);
+    /// Returns the connections.
+    #[inline]
+    pub(super) fn slots(&self) -> &Slots<W> {
+        &self.slots
     }
 
-    /// Sends one connection all that its rooms have for it, so that something else may follow.
-    pub(crate) fn catch_up(&mut self, slot: u32) {
-        self.catch_up_visiting(slot, None);
+    /// Returns the connections, for updates.
+    #[inline]
+    pub(super) fn slots_mut(&mut self) -> &mut Slots<W> {
+        &mut self.slots
     }
 
-    /// The same, where the walk of room `visiting` has come to the connection.
-    pub(super) fn catch_up_visiting(&mut self, slot: u32, visiting: Option<u32>) {
-        if self.dirty.is_empty() || self.is_mute(slot) || self.has_had(slot, visiting) {
-            return;
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.gather(slot, visiting, &mut scratch);
-        self.send_scratch(slot, scratch);
+    /// Returns the ledger of the whole hub.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        self.shedder.ledger()
+    }
+
+    /// Takes a connection's socket out, with what waits for it, and ends its taps.
+    pub(super) fn detach(&mut self, slot: u32) -> Option<W> {
+        self.taps.end(&mut self.slots, slot);
+        self.shedder.set_incoming(slot, 0);
+        self.slots.take_wire(slot)
+    }
+
+    /// Reports the connection's frames to a tap from now on.
+    pub(super) fn tap(&mut self, who: Local, ear: Ear) {
+        self.taps.add(&mut self.slots, who, ear);
+    }
+
+    /// Reports to the connection's taps what the peer has sent.
+    pub(super) fn report_received(&mut self, who: Local, event: &Event<'_>) {
+        self.taps.received(&mut self.slots, who, event);
+    }
+
+    /// Sets the bytes that an incoming message of the connection holds.
+    pub(super) fn set_incoming(&mut self, slot: u32, bytes: usize) {
+        self.shedder.set_incoming(slot, bytes);
+    }
+
+    /// Returns the next connection to be closed.
+    pub(super) fn next_fault(&mut self) -> Option<(Local, Fault)> {
+        self.faults.pop()
+    }
+
+    /// Counts a room's frame that was encoded for one transport.
+    pub(super) fn note_encoded(&mut self) {
+        self.counts.encoded_frames += 1;
+    }
+
+    /// Returns what was counted since the last call.
+    pub(super) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Returns the drops since the last call, if they are reported: for whom, why, and how many frames.
+    pub(super) fn take_drop_reports(&mut self) -> impl Iterator<Item = (Local, Dropped, u32)> {
+        self.drop_reports.iter_mut().flat_map(|reports| reports.drain(..))
+    }
+
+    /// Returns the connections to be closed, the next one last.
+    #[cfg(test)]
+    pub(super) fn faults(&self) -> &[(Local, Fault)] {
+        &self.faults
+    }
+
+    /// Checks that the parts agree with each other.
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self) {
+        self.slots.assert_consistent();
+        self.taps.assert_consistent(&self.slots);
     }
 
     /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
-    pub(crate) fn append(&mut self, slot: u32, bytes: &[u8]) {
+    pub(super) fn append(&mut self, slot: u32, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        if self.is_tapped(slot) {
+        if self.slots.get(slot).flags().has(Flags::TAPPED) {
             self.taps.sent(&mut self.slots, slot, bytes);
         }
         let target = self.slots.get(slot);
@@ -92,29 +177,29 @@ impl<W: Wire> Core<W> {
     }
 
     /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
-    pub(crate) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
+    pub(super) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
         if let Some(outbox) = self.slots.get_mut(slot).outbox_mut() {
             let dropped = outbox.discard();
             self.note_drop(slot, reason, dropped);
         }
     }
 
-    /// Bytes that wait in the connection's outbox.
-    pub(crate) fn backlog(&self, slot: u32) -> usize {
-        self.slots.get(slot).backlog()
-    }
-
-    /// The socket takes more: writes what waits.
-    pub(crate) fn flush(&mut self, slot: u32) {
+    /// Writes what waits, now that the socket takes more.
+    pub(super) fn flush(&mut self, slot: u32) {
         if self.slots.get_mut(slot).flush().is_err() {
             self.fault(slot, Fault::Lost);
         }
     }
 
-    /// Sends what was put together in `scratch`, and keeps its memory.
-    fn send_scratch(&mut self, slot: u32, mut scratch: Joined) {
+    /// Returns an empty buffer for frames that are to leave in one write. Give it back with [`Sender::send_joined`].
+    pub(super) fn take_scratch(&mut self) -> Joined {
+        std::mem::take(&mut self.scratch)
+    }
+
+    /// Sends joined frames to one connection in one write, and keeps the buffer for the next.
+    pub(super) fn send_joined(&mut self, slot: u32, mut scratch: Joined) {
         if !scratch.bytes.is_empty() {
-            if self.is_tapped(slot) {
+            if self.slots.get(slot).flags().has(Flags::TAPPED) {
                 self.taps.sent(&mut self.slots, slot, &scratch.bytes);
             }
             let written = match self.slots.get(slot).ready_wire() {
@@ -248,14 +333,14 @@ impl<W: Wire> Core<W> {
         Piece { bytes, frames, overflow, key: None, _charge: self.shedder.ledger().charge_piece() }
     }
 
-    /// Sheds if too much waits on the hub; to be called each turn. Returns what [`Core::shed`] returns.
-    pub(crate) fn shed_if_over(&mut self) -> Option<usize> {
+    /// Sheds if too much waits on the hub; to be called each turn. Returns what [`Sender::shed`] returns.
+    pub(super) fn shed_if_over(&mut self) -> Option<usize> {
         if self.shedder.is_needed() { self.shed() } else { None }
     }
 
     /// Sheds the slowest connections of this shard until little enough waits, or until another shard has a slower one.
     /// Returns the number of that shard, which is to be woken.
-    pub(crate) fn shed(&mut self) -> Option<usize> {
+    pub(super) fn shed(&mut self) -> Option<usize> {
         let mut candidates = self.shedder.begin(&self.slots);
         loop {
             match self.shedder.next(&mut candidates) {
@@ -297,8 +382,19 @@ impl<W: Wire> Core<W> {
         }
     }
 
+    /// Notes that the connection is to be closed.
+    #[cold]
+    fn fault(&mut self, slot: u32, fault: Fault) {
+        let target = self.slots.get_mut(slot);
+        if fault == Fault::Lost {
+            target.drop_outbox();
+        }
+        target.mute();
+        self.faults.push((self.slots.id(slot), fault));
+    }
+
     /// Counts frames that were dropped for a connection.
-    pub(super) fn note_drop(&mut self, slot: u32, reason: Dropped, frames: u32) {
+    fn note_drop(&mut self, slot: u32, reason: Dropped, frames: u32) {
         if frames == 0 {
             return;
         }
@@ -317,5 +413,86 @@ fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::outbox::Profile, outcome::Dropped};
+
+    /// A socket that takes `space` bytes of each write.
+    struct Narrow {
+        space: usize,
+    }
+
+    impl Wire for Narrow {
+        fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+            match bytes.len().min(self.space) {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                taken => Ok(taken),
+            }
+        }
+    }
+
+    fn open(sender: &mut Sender<Narrow>, space: usize, overflow: Overflow) -> Local {
+        let who = sender.slots_mut().reserve(usize::MAX).unwrap();
+        let profile = Profile { outbox: 400, overflow, compress_above: usize::MAX };
+        sender.slots_mut().open(who, Narrow { space }, Dialect::WebSocket, profile);
+        who
+    }
+
+    fn joined(len: usize) -> Joined {
+        let mut joined = Joined { bytes: vec![0; len], ends: Vec::new() };
+        joined.end(Tag::default());
+        joined
+    }
+
+    fn sender(report_drops: bool) -> Sender<Narrow> {
+        Sender::new(0, Arc::new(Ledger::new(1 << 20, 1)), report_drops)
+    }
+
+    #[test]
+    fn the_memory_of_a_large_frame_is_not_kept() {
+        let mut sender = sender(false);
+        let who = open(&mut sender, usize::MAX, Overflow::Disconnect);
+        sender.send_joined(who.slot, joined(READ_BUFFER + 1));
+        assert!(sender.take_scratch().bytes.capacity() <= READ_BUFFER);
+    }
+
+    #[test]
+    fn drops_are_counted_and_reported_once() {
+        let mut sender = sender(true);
+        let who = open(&mut sender, 0, Overflow::DropOldest);
+        for _ in 0..3 {
+            sender.send_joined(who.slot, joined(300));
+        }
+        assert_eq!(sender.take_drop_reports().collect::<Vec<_>>(), [(who, Dropped::OutboxFull, 1); 2]);
+        assert_eq!(sender.take_counts().drops.outbox_full, 2);
+        assert_eq!((sender.take_drop_reports().count(), sender.take_counts().drops.total()), (0, 0));
+        sender.assert_consistent();
+    }
+
+    #[test]
+    fn a_slow_consumer_is_muted_and_noted_as_a_fault() {
+        let mut sender = sender(false);
+        let who = open(&mut sender, 0, Overflow::Disconnect);
+        sender.send_joined(who.slot, joined(300));
+        assert_eq!((sender.next_fault(), sender.slots().get(who.slot).is_mute()), (None, false));
+        sender.send_joined(who.slot, joined(300));
+        assert_eq!(sender.next_fault(), Some((who, Fault::SlowConsumer)));
+        assert!(sender.slots().get(who.slot).is_mute());
+        sender.discard_backlog(who.slot, Dropped::SlowConsumer);
+        assert_eq!(sender.take_counts().drops.slow_consumer, 2);
+    }
+
+    #[test]
+    fn control_bytes_wait_behind_frames_whatever_the_limit() {
+        let mut sender = sender(false);
+        let who = open(&mut sender, 1, Overflow::Disconnect);
+        sender.send_joined(who.slot, joined(399));
+        sender.append(who.slot, &[0; 50]);
+        assert_eq!(sender.slots().get(who.slot).backlog(), 448);
+        assert_eq!(sender.next_fault(), None);
     }
 }

@@ -265,6 +265,11 @@ impl<W> Slots<W> {
         slot.is_some_and(|slot| slot.generation == who.generation && slot.wire.is_some())
     }
 
+    /// Whether frames for the connection are sent: it is open and not mute.
+    pub(super) fn accepts(&self, who: Local) -> bool {
+        self.is_open(who) && !self.get(who.slot).is_mute()
+    }
+
     /// Returns the id of the connection that uses the slot, or will use it next.
     pub(super) fn id(&self, slot: u32) -> Local {
         Local { shard: self.shard, slot, generation: self.get(slot).generation }

@@ -1,7 +1,6 @@
-//! The core against a naive model: whatever happens in whatever order, each connection gets exactly the frames that it
-//! should, in one order, and the core's own books agree with each other.
+//! Delivery against a naive model: whatever happens in whatever order, each connection gets exactly the frames that it
+//! should, in one order, and the parts of the delivery agree with each other.
 
-mod books;
 mod ends;
 mod expected;
 mod ids;
@@ -11,6 +10,7 @@ mod walks;
 mod world;
 
 use std::{
+    collections::VecDeque,
     io,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
@@ -18,16 +18,12 @@ use std::{
 use proptest::prelude::*;
 
 use self::{
-    books::check_books,
     expected::{Expected, Phase},
     ops::{CONNECTIONS, CROWD, LIMIT, Op, ROOMS, any_op, calm, churn},
     peer::{Peer, encoded, in_a_chunk, units},
     world::World,
 };
-use super::{
-    memberships::{Membership, work},
-    *,
-};
+use super::{memberships::work, *};
 use crate::{
     Error, Frame,
     engine::{
@@ -72,7 +68,7 @@ proptest! {
         }
         world.finish();
         assert!(world.all.iter().all(|expected| !expected.cut));
-        assert_eq!(world.core.counts.drops.total(), 0);
+        assert_eq!(world.delivery.take_counts().drops.total(), 0);
     }
 
     #[test]
@@ -96,11 +92,11 @@ proptest! {
             world.check();
         }
         let missing = world.finish();
-        assert_eq!(world.core.counts.drops.total(), missing as u64);
+        assert_eq!(world.delivery.take_counts().drops.total(), missing as u64);
     }
 }
 
-/// A core with `sockets` WebSockets and `streams` event streams, all in the first room.
+/// A shard with `sockets` WebSockets and `streams` event streams, all in the first room.
 fn crowd(sockets: usize, streams: usize) -> World {
     let mut world = World::new();
     for n in 0..sockets + streams {

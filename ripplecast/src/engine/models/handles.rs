@@ -14,15 +14,15 @@ fn handle() -> Arc<ShardHandle> {
     })
 }
 
-/// Applies what was sent through handles to a core without sockets.
+/// Applies what was sent through handles to a delivery without sockets.
 fn take_up(handle: &ShardHandle, shard: &mut Shard) {
     let mut todo = VecDeque::new();
     handle.mailbox.drain_into(&mut todo);
     for command in todo {
         handle.mailbox.taken_up();
         match command {
-            Command::Push { to, frame, of } => shard.core.push(to, &frame, of),
-            Command::Close { who, .. } if shard.core.is_open(who) => shard.begin_close(who),
+            Command::Push { to, frame, of } => shard.delivery.push(to, &frame, of),
+            Command::Close { who, .. } if shard.delivery.is_open(who) => shard.begin_close(who),
             Command::Close { .. } => {}
             _ => unreachable!("these models push and close"),
         }

@@ -51,7 +51,7 @@ impl Alarm for Bell {
 
 /// A shard without sockets and callbacks.
 pub(super) struct Shard {
-    pub(super) core: Core<Pipe>,
+    pub(super) delivery: Delivery<Pipe>,
     pub(super) mailbox: Arc<Mailbox<Command<Pipe>>>,
     pub(super) todo: VecDeque<Command<Pipe>>,
     /// The number of the latest message of the room; a model has one room.
@@ -73,7 +73,7 @@ impl Shard {
     ) -> Self {
         let mailbox = mailboxes[index].clone();
         Self {
-            core: Core::new(index as u8, ledger, false),
+            delivery: Delivery::new(index as u8, ledger, false),
             mailbox,
             todo: VecDeque::new(),
             offset: 0,
@@ -88,9 +88,9 @@ impl Shard {
     }
 
     pub(super) fn open_under(&mut self, overflow: Overflow) -> (Local, Pipe) {
-        let who = self.core.reserve(8).unwrap();
+        let who = self.delivery.reserve(8).unwrap();
         let pipe = Pipe::default();
-        self.core.open(
+        self.delivery.open(
             who,
             pipe.clone(),
             Dialect::WebSocket,
@@ -102,10 +102,10 @@ impl Shard {
 
     /// As the shard begins to close: nobody reaches the connection any more, but its socket is still there.
     pub(super) fn begin_close(&mut self, who: Local) {
-        self.core.catch_up(who.slot);
+        self.delivery.catch_up(who.slot);
         self.no_longer_live(who);
-        self.core.append(who.slot, b"\x88\x03bye");
-        self.core.mute(who.slot);
+        self.delivery.append(who.slot, b"\x88\x03bye");
+        self.delivery.mute(who.slot);
     }
 
     /// As the shard takes a connection out of everything, also out of rooms that count it already while its join waits.
@@ -122,14 +122,14 @@ impl Shard {
         for room in joining {
             room.forget(who);
         }
-        self.core.leave_all(who);
+        self.delivery.leave_all(who);
     }
 
     /// As the shard drops the socket.
     pub(super) fn finish(&mut self, who: Local) {
         self.no_longer_live(who);
-        drop(self.core.detach(who));
-        self.core.release(who);
+        drop(self.delivery.detach(who));
+        self.delivery.release(who);
     }
 
     /// As `hub::shard` takes a turn.
@@ -141,27 +141,27 @@ impl Shard {
                 self.mailbox.join_taken_up();
             }
             match command {
-                Command::Push { to, frame, of } => self.core.push(to, &frame, of),
+                Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
                 Command::Cast { room, frame, offset } => {
                     assert!(offset > self.offset, "the room's numbers are not in its order");
                     self.offset = offset;
-                    self.core.cast(&room, &frame, offset);
+                    self.delivery.cast(&room, &frame, offset);
                 }
-                Command::Join { who, room } => self.core.join(who, &room),
-                Command::Leave { who, room } => self.core.leave(who, &room),
+                Command::Join { who, room } => self.delivery.join(who, &room),
+                Command::Leave { who, room } => self.delivery.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
-                Command::Shed => self.pass_on = self.core.shed().or(self.pass_on),
+                Command::Shed => self.pass_on = self.delivery.shed().or(self.pass_on),
                 Command::Shutdown => self.stopping = true,
                 Command::End { .. } | Command::Adopt(_) | Command::Tap { .. } | Command::Done { .. } => {
                     unreachable!("no model posts one")
                 }
             }
         }
-        while self.core.is_dirty() {
-            self.core.walk();
+        while self.delivery.is_dirty() {
+            self.delivery.walk();
         }
-        self.pass_on = self.core.shed_if_over().or(self.pass_on);
-        while let Some((who, fault)) = self.core.next_fault() {
+        self.pass_on = self.delivery.shed_if_over().or(self.pass_on);
+        while let Some((who, fault)) = self.delivery.next_fault() {
             assert_eq!(fault, Fault::Shed);
             self.finish(who);
         }

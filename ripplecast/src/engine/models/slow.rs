@@ -30,9 +30,9 @@ fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
         let mut shard = other.join().unwrap();
         shard.turn();
         pipe.stuck.store(false, Ordering::Relaxed);
-        shard.core.flush(who.slot);
+        shard.delivery.flush(who.slot);
         assert_eq!(pipe.received(), ["2"], "the newest, and nothing else");
-        assert_eq!(shard.core.counts.drops.replaced, 1);
+        assert_eq!(shard.delivery.take_counts().drops.replaced, 1);
     });
 }
 
@@ -75,7 +75,7 @@ fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
             assert!(turns < 4, "the word goes round for ever");
         }
         assert!(!ledger.is_over(), "{} bytes wait", ledger.used());
-        let dropped = one.core.counts.drops.shed + two.core.counts.drops.shed;
+        let dropped = one.delivery.take_counts().drops.shed + two.delivery.counts.drops.shed;
         assert!(dropped > 0, "what waits is more than may");
         drop((one, two));
         assert_eq!(ledger.used(), 0);

@@ -31,7 +31,8 @@ impl Shard {
         let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
         let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
-        let (dialect, compress_above) = (self.core.dialect(who.slot), endpoint.route.profile.compress_above);
+        let (dialect, compress_above) =
+            (self.delivery.dialect(who.slot), endpoint.route.profile.compress_above);
         let entered = cork::enter(self.handle.node, who, dialect, compress_above, open);
         let called = match callback {
             Callback::Open => endpoint.callbacks.open(who),
@@ -122,7 +123,7 @@ impl Shard {
             self.returned(who, outcome);
             return;
         }
-        if !self.core.is_open(who) {
+        if !self.delivery.is_open(who) {
             self.call_on_close(who);
             return;
         }
@@ -133,17 +134,17 @@ impl Shard {
             held.unfinished = Some(now);
         }
         self.returned(who, outcome);
-        if !self.core.is_open(who) {
+        if !self.delivery.is_open(who) {
             return;
         }
         let mut unread = std::mem::take(&mut self.held(slot).unread);
         self.feed(who, &mut unread);
-        if self.core.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
+        if self.delivery.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
             self.peers[slot].unread_socket = false;
             self.read(who, true);
         }
         self.cork(who);
-        if self.core.is_open(who) {
+        if self.delivery.is_open(who) {
             self.let_go(slot);
         }
     }

@@ -15,7 +15,7 @@ impl Shard {
     /// Sends a close frame behind everything that was pushed, and waits for the peer's in the given phase.
     pub(super) fn begin_close(&mut self, who: Local, close: Close, phase: Phase) {
         let slot = who.slot as usize;
-        if !self.core.is_open(who) {
+        if !self.delivery.is_open(who) {
             return;
         }
         if self.peers[slot].phase == Phase::Ending {
@@ -28,30 +28,30 @@ impl Shard {
             // The answer to our own close frame, or a second reason: the first one stands.
             if phase == Phase::Finishing {
                 self.peers[slot].phase = Phase::Finishing;
-                if self.core.backlog(who.slot) == 0 {
+                if self.delivery.backlog(who.slot) == 0 {
                     self.finish_as_begun(who);
                 }
             }
             return;
         }
-        self.core.catch_up(who.slot);
+        self.delivery.catch_up(who.slot);
         self.no_longer_live(who);
-        let dialect = self.core.dialect(who.slot);
+        let dialect = self.delivery.dialect(who.slot);
         if dialect.is_stream() {
-            self.core.append(who.slot, dialect.last_chunk());
+            self.delivery.append(who.slot, dialect.last_chunk());
         } else {
             let mut frame = std::mem::take(&mut self.control);
             let code = close.code.on_the_wire();
             codec::encode_close(&mut frame.bytes, code, &close.reason);
-            self.core.append(who.slot, &frame.bytes);
+            self.delivery.append(who.slot, &frame.bytes);
             frame.clear();
             self.control = frame;
         }
-        self.core.mute(who.slot);
+        self.delivery.mute(who.slot);
         let now = self.now;
         self.held(slot).closing = Some((close, now));
         self.peers[slot].phase = if dialect.is_stream() { Phase::Finishing } else { phase };
-        if self.core.backlog(who.slot) == 0 {
+        if self.delivery.backlog(who.slot) == 0 {
             match self.peers[slot].phase {
                 Phase::Finishing => self.finish_as_begun(who),
                 Phase::Draining => self.shut_down_writing(who.slot),
@@ -88,7 +88,7 @@ impl Shard {
     /// What was to come before the close has come.
     pub(super) fn end_in_order(&mut self, who: Local) {
         let slot = who.slot as usize;
-        if !self.core.is_open(who) || self.peers[slot].phase != Phase::Ending {
+        if !self.delivery.is_open(who) || self.peers[slot].phase != Phase::Ending {
             return;
         }
         if let Some((close, phase)) = self.held(slot).ending.take() {
@@ -116,12 +116,13 @@ impl Shard {
         if let Some(client) = client {
             self.shards.clients.remove(&client, who);
         }
-        self.core.leave_all(who);
+        self.delivery.leave_all(who);
     }
 
     /// Whether the connection is on its way out, so that it must not join anything any more.
     pub(super) fn is_leaving(&self, who: Local) -> bool {
-        self.core.is_open(who) && (self.core.is_mute(who.slot) || self.peers[who.slot as usize].hung_up)
+        self.delivery.is_open(who)
+            && (self.delivery.is_mute(who.slot) || self.peers[who.slot as usize].hung_up)
     }
 
     /// Drops the socket, with the close that was begun.
@@ -131,11 +132,11 @@ impl Shard {
 
     /// Drops the socket, and calls `on_close` as soon as no other callback waits. A close that was begun stands.
     pub(super) fn finish(&mut self, who: Local, close: Close) {
-        if !self.core.is_open(who) {
+        if !self.delivery.is_open(who) {
             return;
         }
         self.no_longer_live(who);
-        drop(self.core.detach(who));
+        drop(self.delivery.detach(who));
         let slot = who.slot as usize;
         let now = self.now;
         let held = self.held(slot);
@@ -161,7 +162,7 @@ impl Shard {
         let details = self.handle.mailbox.lock().state.details.remove(who);
         guarded(move || drop(details)); // the state that was kept is the application's
         self.peers[who.slot as usize] = Peer::default();
-        self.core.release(who);
+        self.delivery.release(who);
         self.occupied -= 1;
     }
 
@@ -169,7 +170,7 @@ impl Shard {
         self.stopping = Some(self.now);
         self.sweep_interval = self.sweep_interval.min(Duration::from_millis(100));
         for slot in 0..self.peers.len() {
-            if let Some(who) = self.core.current(slot as u32) {
+            if let Some(who) = self.delivery.current(slot as u32) {
                 self.begin_close(
                     who,
                     Close::new(CloseCode::GOING_AWAY, "the server is shutting down"),

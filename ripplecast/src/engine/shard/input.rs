@@ -48,7 +48,7 @@ impl Shard {
                 break;
             }
             reads += 1;
-            let Some(wire) = self.core.wire(who.slot) else { break };
+            let Some(wire) = self.delivery.wire(who.slot) else { break };
             let most = if waiting > MAILBOX_SHARE { CROWDED_READ } else { buffer.len() };
             match (&mut &*wire).read(&mut buffer[..most]) {
                 Ok(0) => {
@@ -63,7 +63,7 @@ impl Shard {
                         self.peers[slot].unread_socket = true;
                         break;
                     }
-                    if !self.core.is_open(who) || (n < most && !to_end && !self.has_caused_much(before)) {
+                    if !self.delivery.is_open(who) || (n < most && !to_end && !self.has_caused_much(before)) {
                         break;
                     }
                 }
@@ -100,7 +100,7 @@ impl Shard {
     /// what it sends stays in its socket. A peer that only sends is not listened to for as long as it likes.
     pub(super) fn is_deaf(&self, who: Local) -> bool {
         let closing = matches!(self.peers[who.slot as usize].phase, Phase::Closing | Phase::Draining);
-        closing && self.core.is_open(who) && self.core.backlog(who.slot) > 0
+        closing && self.delivery.is_open(who) && self.delivery.backlog(who.slot) > 0
     }
 
     /// Notes a sign of life: the peer sent something, or read some of its backlog.
@@ -113,7 +113,7 @@ impl Shard {
     /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
     pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
         let slot = who.slot as usize;
-        let dialect = self.core.dialect(who.slot);
+        let dialect = self.delivery.dialect(who.slot);
         if dialect.is_stream() {
             self.stray(who, input);
             return;
@@ -124,7 +124,7 @@ impl Shard {
         let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
         let mut message_ended = false;
         let mut at = 0;
-        while at < input.len() && self.core.is_open(who) {
+        while at < input.len() && self.delivery.is_open(who) {
             match self.peers[slot].phase {
                 Phase::Open | Phase::Closing => {}
                 Phase::Ending if self.ending(slot) == Some(Phase::Closing) => {} // the peer's close may come as well
@@ -147,7 +147,7 @@ impl Shard {
                             event,
                             Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
                         );
-                        if self.core.is_tapped(who.slot) {
+                        if self.delivery.is_tapped(who.slot) {
                             self.received_and_told(who, event, max_message);
                         } else {
                             self.received(who, event, max_message);
@@ -160,7 +160,7 @@ impl Shard {
                 }
             }
         }
-        if !self.core.is_open(who) {
+        if !self.delivery.is_open(who) {
             return;
         }
         let now = self.now;
@@ -168,7 +168,7 @@ impl Shard {
         let peer = &mut self.peers[slot];
         if !idle || peer.held.is_some() {
             let unread = peer.held.as_ref().map_or(0, |held| held.unread.capacity());
-            self.core.set_incoming(who.slot, decoder.held_bytes() + unread);
+            self.delivery.set_incoming(who.slot, decoder.held_bytes() + unread);
         }
         peer.decoder = decoder;
         if !idle {
@@ -238,7 +238,7 @@ impl Shard {
     /// The same, of a connection that somebody looks into.
     #[cold]
     fn received_and_told(&mut self, who: Local, event: Received<'_>, max_message: usize) {
-        self.core.tell_received(who, &event);
+        self.delivery.report_received(who, &event);
         self.received(who, event, max_message);
     }
 
@@ -279,17 +279,17 @@ impl Shard {
     /// Sends what a callback pushed to its own connection, in one write.
     pub(super) fn cork(&mut self, who: Local) {
         let mut frames = cork::take();
-        if !frames.bytes.is_empty() && self.core.is_open(who) {
-            self.core.send_encoded(who.slot, &mut frames);
+        if !frames.bytes.is_empty() && self.delivery.is_open(who) {
+            self.delivery.send_encoded(who.slot, &mut frames);
         }
         cork::give_back(frames);
     }
 
     /// The socket takes more.
     pub(super) fn flush(&mut self, who: Local) {
-        let before = self.core.backlog(who.slot);
-        self.core.flush(who.slot);
-        let backlog = self.core.backlog(who.slot);
+        let before = self.delivery.backlog(who.slot);
+        self.delivery.flush(who.slot);
+        let backlog = self.delivery.backlog(who.slot);
         if backlog < before {
             // The full socket took more, so the peer has acknowledged some. Its answer to a ping is still far off if the ping
             // is at the end of a long backlog.
@@ -304,7 +304,7 @@ impl Shard {
             }
             let slot = who.slot as usize;
             if phase != Phase::Open
-                && self.core.is_open(who)
+                && self.delivery.is_open(who)
                 && !self.is_waiting(slot)
                 && self.peers[slot].unread_socket
             {
@@ -316,7 +316,7 @@ impl Shard {
 
     /// Tells the peer that nothing more will come, while we still read.
     pub(super) fn shut_down_writing(&self, slot: u32) {
-        if let Some(wire) = self.core.wire(slot) {
+        if let Some(wire) = self.delivery.wire(slot) {
             let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
         }
     }

@@ -45,7 +45,7 @@ impl Shard {
                 waiting.abort();
             }
         }
-        let Some(who) = self.core.current(slot as u32) else { return };
+        let Some(who) = self.delivery.current(slot as u32) else { return };
         if let Some((_, since)) = peer.held.as_ref().and_then(|held| held.closing.as_ref()) {
             let limit = if self.stopping.is_some() { SHUTDOWN_CLOSE_TIMEOUT } else { CLOSE_TIMEOUT };
             if self.now.since(*since) >= limit {
@@ -75,7 +75,7 @@ impl Shard {
     fn ping(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         peer.since = self.now;
-        let dialect = self.core.dialect(who.slot);
+        let dialect = self.delivery.dialect(who.slot);
         if dialect.is_stream() {
             // A comment: the kernel reports when it is not acknowledged.
             dialect.encode_raw(b":\n\n", &mut self.control.bytes);
@@ -94,10 +94,10 @@ impl Shard {
             return;
         }
         self.read(who, false);
-        if self.core.is_open(who) {
+        if self.delivery.is_open(who) {
             self.flush(who);
         }
-        if self.core.is_open(who) && self.peers[who.slot as usize].pinged {
+        if self.delivery.is_open(who) && self.peers[who.slot as usize].pinged {
             self.finish(who, Close::new(CloseCode::ABNORMAL, "the peer did not answer a ping"));
         }
     }
@@ -105,7 +105,7 @@ impl Shard {
     /// Sends what was put together in `control`.
     pub(super) fn send_control(&mut self, who: Local) {
         self.control.end(Tag::default());
-        self.core.send_encoded(who.slot, &mut self.control);
+        self.delivery.send_encoded(who.slot, &mut self.control);
         self.control.clear();
     }
 }
@@ -221,7 +221,7 @@ mod tests {
                 permit: shards.admissions.admit(None).unwrap(),
                 states: Vec::new(),
             });
-            let who = shard.core.current(0).unwrap();
+            let who = shard.delivery.current(0).unwrap();
             shard.peers[0].pinged = true;
             Self { shard, who, peer, _runtime: runtime }
         }
@@ -242,13 +242,13 @@ mod tests {
         const LEN: usize = 32 << 20; // more than sockets hold
         let mut pinged = Pinged::new();
         pinged.wait_for_space(); // that of a new socket
-        pinged.shard.core.push(pinged.who, &Frame::binary(vec![0; LEN]), None);
-        let backlog = pinged.shard.core.backlog(0);
+        pinged.shard.delivery.push(pinged.who, &Frame::binary(vec![0; LEN]), None);
+        let backlog = pinged.shard.delivery.backlog(0);
         assert!(backlog > 0);
         pinged.peer.read_exact(&mut vec![0; 10 + LEN - backlog]).unwrap(); // a header of 10 bytes
         pinged.wait_for_space();
         pinged.shard.close_if_dead(pinged.who);
-        assert!(pinged.shard.core.is_open(pinged.who));
+        assert!(pinged.shard.delivery.is_open(pinged.who));
         assert!(!pinged.shard.peers[0].pinged, "its progress is a sign of life");
     }
 
@@ -264,13 +264,13 @@ mod tests {
                 .post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
         }
         shard.close_if_dead(who);
-        assert!(shard.core.is_open(who), "a peer was taken for dead");
+        assert!(shard.delivery.is_open(who), "a peer was taken for dead");
         assert!(shard.peers[0].pinged, "a peer was taken for alive");
         while !shard.may_read() {
             shard.take_commands();
         }
         shard.close_if_dead(who);
-        assert!(!shard.core.is_open(who), "a dead peer is closed once it can be read");
+        assert!(!shard.delivery.is_open(who), "a dead peer is closed once it can be read");
     }
 
     /// Reading peers as soon as it is a little less crowded would keep it so, and everybody else would wait behind the commands.

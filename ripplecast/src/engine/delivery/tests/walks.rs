@@ -6,8 +6,8 @@ impl World {
     /// Walks until nothing waits; the number of turns.
     fn walk_out(&mut self) -> usize {
         let mut turns = 0;
-        while self.core.is_dirty() {
-            self.core.walk();
+        while self.delivery.is_dirty() {
+            self.delivery.walk();
             self.check();
             turns += 1;
         }
@@ -27,7 +27,7 @@ impl World {
     }
 
     fn ahead(&self) -> usize {
-        self.core.slots.iter().filter(|(_, slot)| slot.flags().has(Flags::AHEAD)).count()
+        self.delivery.sender.slots().iter().filter(|(_, slot)| slot.flags().has(Flags::AHEAD)).count()
     }
 }
 
@@ -39,7 +39,7 @@ fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
     let turns = world.walk_out();
     assert_eq!(world.writes(), [1; 110]);
     assert_eq!(turns, 110_usize.div_ceil(SENDS_PER_TURN));
-    assert_eq!(world.core.counts.encoded_frames, 2 * 16);
+    assert_eq!(world.delivery.take_counts().encoded_frames, 2 * 16);
     world.finish();
 }
 
@@ -48,7 +48,7 @@ fn a_transport_without_members_is_not_encoded_for() {
     let mut world = crowd(3, 0);
     world.casts(0, 5);
     world.walk_out();
-    assert_eq!(world.core.counts.encoded_frames, 5);
+    assert_eq!(world.delivery.take_counts().encoded_frames, 5);
 }
 
 #[test]
@@ -76,8 +76,8 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
     world.apply(usize::MAX);
     world.casts(0, 1);
     world.casts(1, 1);
-    world.core.walk();
-    world.core.walk();
+    world.delivery.walk();
+    world.delivery.walk();
     assert_eq!(world.all[100].peer.writes(), 1);
 }
 
@@ -86,16 +86,16 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
 #[test]
 fn the_work_for_a_connection_in_many_rooms_is_linear() {
     const MANY: usize = 4_000; // few enough that work in proportion to their square ends, and fails
-    let World { mut core, _registry: registry, .. } = World::new();
-    let open = |core: &mut Core<Peer>| {
+    let World { mut delivery, _registry: registry, .. } = World::new();
+    let open = |delivery: &mut Delivery<Peer>| {
         let peer = Peer::default();
         peer.0.space.store(usize::MAX, Relaxed);
-        let who = core.reserve(2).unwrap();
+        let who = delivery.reserve(2).unwrap();
         let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
-        core.open(who, peer.clone(), Dialect::WebSocket, profile);
+        delivery.open(who, peer.clone(), Dialect::WebSocket, profile);
         (who, peer)
     };
-    let ((many, peer), (other, _)) = (open(&mut core), open(&mut core));
+    let ((many, peer), (other, _)) = (open(&mut delivery), open(&mut delivery));
     let rooms: Vec<_> = (0..MANY).map(|n| registry.room(&n.to_string())).collect();
     let (last, frame) = (registry.room("last"), Frame::text("x"));
     let steps = |per_room: u64, what: &str| {
@@ -104,39 +104,42 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     };
     work::take();
     for room in &rooms {
-        core.join(many, room);
-        core.join(many, room); // a second time changes nothing
+        delivery.join(many, room);
+        delivery.join(many, room); // a second time changes nothing
     }
     steps(2, "joining");
-    assert_eq!(core.slots.get(many.slot).memberships().len(), MANY);
+    assert_eq!(delivery.sender.slots().get(many.slot).memberships().len(), MANY);
 
     // A room of somebody else's waits; then one of its own.
-    core.join(other, &last);
-    core.cast(&last, &frame, 1);
+    delivery.join(other, &last);
+    delivery.cast(&last, &frame, 1);
     for _ in 0..MANY {
-        core.push(many, &frame, None);
+        delivery.push(many, &frame, None);
     }
-    core.cast(&rooms[MANY - 1], &frame, 1);
+    delivery.cast(&rooms[MANY - 1], &frame, 1);
     for _ in 0..MANY {
-        core.push(many, &frame, None);
+        delivery.push(many, &frame, None);
     }
     steps(4, "pushing");
 
-    rooms.iter().for_each(|room| core.cast(room, &frame, 2));
-    while core.is_dirty() {
-        core.walk();
+    rooms.iter().for_each(|room| delivery.cast(room, &frame, 2));
+    while delivery.is_dirty() {
+        delivery.walk();
     }
     steps(5, "delivering");
     assert_eq!(peer.take(), b"\x81\x01x".repeat(3 * MANY + 1));
 
     // Whoever leaves makes the other one move in the room's members.
-    rooms.iter().for_each(|room| core.join(other, room));
-    rooms.iter().rev().for_each(|room| core.leave(many, room));
+    rooms.iter().for_each(|room| delivery.join(other, room));
+    rooms.iter().rev().for_each(|room| delivery.leave(many, room));
     steps(3, "leaving");
-    assert!(!core.slots.get(many.slot).memberships().has_table(), "memory is kept for nothing");
-    core.leave_all(other);
+    assert!(!delivery.sender.slots().get(many.slot).memberships().has_table(), "memory is kept for nothing");
+    delivery.leave_all(other);
     steps(1, "leaving at the end");
-    assert!(!core.slots.get(other.slot).memberships().has_table() && core.free_rooms.len() == MANY + 1);
+    assert!(
+        !delivery.sender.slots().get(other.slot).memberships().has_table()
+            && delivery.fanout.free_rooms() == MANY + 1
+    );
 }
 
 #[test]
@@ -160,13 +163,13 @@ fn who_was_ahead_once_is_walked_like_everybody_again() {
 fn who_was_ahead_once_is_walked_like_everybody_again_also_when_messages_never_cease() {
     let mut world = crowd(100, 0);
     world.casts(0, 1);
-    world.core.walk();
+    world.delivery.walk();
     world.run(Op::Push { who: 99, len: 1 });
     world.casts(0, 1);
     assert_eq!(world.ahead(), 1);
     for _ in 0..20 {
         // More is always pending when a walk comes to a member.
-        world.core.walk();
+        world.delivery.walk();
         world.casts(0, 1);
     }
     assert_eq!(world.ahead(), 0);

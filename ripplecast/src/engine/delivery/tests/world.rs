@@ -1,10 +1,10 @@
-//! The core, the way into it, and the naive model beside it.
+//! The delivery of a shard, the way into it, and the naive model beside it.
 
 use super::*;
 
-/// The core, the way into it, and the naive model beside it.
+/// The delivery of a shard, the way into it, and the naive model beside it.
 pub(super) struct World {
-    pub(super) core: Core<Peer>,
+    pub(super) delivery: Delivery<Peer>,
     pub(super) mailbox: Arc<Mailbox<Command<Peer>>>,
     pub(super) _registry: Arc<Registry<Peer>>,
     pub(super) rooms: Vec<Arc<RoomCore<Peer>>>,
@@ -15,7 +15,7 @@ pub(super) struct World {
     pub(super) todo: VecDeque<Command<Peer>>,
     /// Those that look into connections.
     pub(super) taps: Vec<Tap>,
-    /// Faults of the core that have been looked at.
+    /// Faults that have been checked.
     pub(super) faults: usize,
     /// All connections that there ever were.
     pub(super) all: Vec<Expected>,
@@ -31,7 +31,7 @@ impl World {
         let registry = Arc::new(Registry::new([mailbox.clone()].into(), Arc::default()));
         let rooms = (0..ROOMS).map(|n| registry.room(&n.to_string())).collect();
         Self {
-            core: Core::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
+            delivery: Delivery::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
             mailbox,
             _registry: registry,
             rooms,
@@ -124,7 +124,7 @@ impl World {
                     expected.frames.extend(units);
                 }
                 if expected.phase != Phase::Released {
-                    self.core.send_encoded(expected.who.slot, &mut own);
+                    self.delivery.send_encoded(expected.who.slot, &mut own);
                     assert!(own.bytes.is_empty() && own.ends.is_empty());
                 }
             }
@@ -137,7 +137,7 @@ impl World {
             }
             Op::CatchUp { who } => {
                 let Some(i) = self.pick_open(who) else { return };
-                self.core.catch_up(self.all[i].who.slot);
+                self.delivery.catch_up(self.all[i].who.slot);
             }
             Op::Space { who, bytes } => {
                 let Some(i) = self.pick_open(who) else { return };
@@ -145,9 +145,9 @@ impl World {
             }
             Op::Flush { who } => {
                 let Some(i) = self.pick_open(who) else { return };
-                self.core.flush(self.all[i].who.slot);
+                self.delivery.flush(self.all[i].who.slot);
             }
-            Op::Walk { budget } => self.core.visit(budget),
+            Op::Walk { budget } => self.visit(budget),
             Op::Apply { commands } => self.apply(commands),
             Op::Faults => self.faults(),
             Op::Lose { who } => {
@@ -157,12 +157,12 @@ impl World {
             }
             Op::Mute { who } => {
                 let Some(i) = self.pick_open(who) else { return };
-                self.core.mute(self.all[i].who.slot);
+                self.delivery.mute(self.all[i].who.slot);
             }
             Op::Tap { who, keep } => {
                 let Some(i) = self.pick_open(who) else { return };
                 let (tap, ear) = Tap::new();
-                self.core.tap(self.all[i].who, ear);
+                self.delivery.tap(self.all[i].who, ear);
                 if keep {
                     self.taps.push(tap);
                 } else {
@@ -180,18 +180,24 @@ impl World {
             Op::Release => {
                 let Some(expected) = self.all.iter_mut().find(|e| e.phase == Phase::Detached) else { return };
                 expected.phase = Phase::Released;
-                self.core.release(expected.who);
+                self.delivery.release(expected.who);
             }
         }
     }
 
+    /// Delivers what waits in rooms, with at most `budget` visits.
+    fn visit(&mut self, budget: usize) {
+        let Delivery { fanout, sender } = &mut self.delivery;
+        fanout.visit(sender, budget);
+    }
+
     pub(super) fn open(&mut self, dialect: Dialect, overflow: Overflow, space: usize) {
-        let who = self.core.reserve(usize::MAX).expect("there are slots");
+        let who = self.delivery.reserve(usize::MAX).expect("there are slots");
         let profile = Profile { outbox: LIMIT, overflow, compress_above: usize::MAX };
         let peer = Peer::default();
         peer.0.space.store(space, Relaxed);
         assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
-        self.core.open(who, peer.clone(), dialect, profile);
+        self.delivery.open(who, peer.clone(), dialect, profile);
         self.mailbox.lock().state.open(who);
         self.all.push(Expected {
             who,
@@ -216,7 +222,7 @@ impl World {
             Dialect::Sse => format!(":{number}\n\n").into_bytes(),
             Dialect::SseChunked => in_a_chunk(format!(":{number}\n\n").as_bytes()),
         };
-        self.core.append(expected.who.slot, &bytes);
+        self.delivery.append(expected.who.slot, &bytes);
         expected.control.push(bytes);
     }
 
@@ -226,12 +232,12 @@ impl World {
             return;
         }
         let who = self.all[i].who;
-        self.core.catch_up(who.slot);
-        self.all[i].cut |= self.core.is_mute(who.slot);
+        self.delivery.catch_up(who.slot);
+        self.all[i].cut |= self.delivery.is_mute(who.slot);
         self.mailbox.lock().state.close(who);
-        self.core.leave_all(who);
+        self.delivery.leave_all(who);
         self.append(i);
-        self.core.mute(who.slot);
+        self.delivery.mute(who.slot);
         self.all[i].rooms.clear();
         self.all[i].phase = Phase::Closing;
     }
@@ -240,7 +246,7 @@ impl World {
     pub(super) fn detach(&mut self, i: usize) {
         let who = self.all[i].who;
         self.mailbox.lock().state.close(who);
-        assert!(self.core.detach(who).is_some());
+        assert!(self.delivery.detach(who).is_some());
         self.all[i].rooms.clear();
         self.all[i].phase = Phase::Detached;
         self.all[i].cut = true;
@@ -248,9 +254,9 @@ impl World {
 
     /// As the shard closes those that have a fault.
     pub(super) fn faults(&mut self) {
-        while let Some((who, fault)) = self.core.next_fault() {
-            self.faults = self.faults.min(self.core.faults.len());
-            if !self.core.is_open(who) {
+        while let Some((who, fault)) = self.delivery.next_fault() {
+            self.faults = self.faults.min(self.delivery.sender.faults().len());
+            if !self.delivery.is_open(who) {
                 continue;
             }
             let i = self.all.iter().position(|e| e.who == who).expect("a fault of a known connection");
@@ -262,7 +268,7 @@ impl World {
                 }
                 Fault::SlowConsumer => {
                     if expected.phase == Phase::Open {
-                        self.core.discard_backlog(who.slot, Dropped::SlowConsumer);
+                        self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
                         self.close(i);
                     }
                 }
@@ -285,7 +291,7 @@ impl World {
                         let text = frame.as_text().unwrap();
                         expected.frames.push(encoded(expected.dialect, text, cursor));
                     }
-                    self.core.push(to, &frame, of);
+                    self.delivery.push(to, &frame, of);
                 }
                 Command::Cast { room, frame, offset } => {
                     let number = self.room_number(&room);
@@ -296,21 +302,21 @@ impl World {
                         let text = frame.as_text().unwrap();
                         expected.frames.push(encoded(expected.dialect, text, cursor));
                     }
-                    self.core.cast(&room, &frame, offset);
+                    self.delivery.cast(&room, &frame, offset);
                 }
                 Command::Join { who, room } => {
                     let number = self.room_number(&room);
-                    if self.core.is_open(who) && !self.core.is_mute(who.slot) {
+                    if self.delivery.is_open(who) && !self.delivery.is_mute(who.slot) {
                         let expected = self.find(who);
                         assert!(!expected.rooms.contains(&number), "joined twice");
                         expected.rooms.push(number);
                     }
-                    self.core.join(who, &room);
+                    self.delivery.join(who, &room);
                 }
                 Command::Leave { who, room } => {
                     let number = self.room_number(&room);
                     self.find(who).rooms.retain(|&other| other != number);
-                    self.core.leave(who, &room);
+                    self.delivery.leave(who, &room);
                 }
                 Command::End { .. }
                 | Command::Adopt(_)
@@ -327,7 +333,7 @@ impl World {
 
     /// Nobody is called a slow consumer for nothing.
     pub(super) fn check_new_faults(&mut self) {
-        for (who, fault) in &self.core.faults[self.faults..] {
+        for (who, fault) in &self.delivery.sender.faults()[self.faults..] {
             let expected = self.all.iter().find(|e| e.who == *who).expect("a fault of a known connection");
             if *fault == Fault::SlowConsumer {
                 let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
@@ -337,18 +343,19 @@ impl World {
                 assert!(cost > LIMIT && !expected.lossy(), "closed as slow, with {waiting} bytes waiting");
             }
         }
-        self.faults = self.core.faults.len();
+        self.faults = self.delivery.sender.faults().len();
     }
 
     /// What must be true at any moment.
     pub(super) fn check(&mut self) {
         self.check_new_faults();
-        check_books(&self.core);
+        self.delivery.sender.assert_consistent();
+        self.delivery.fanout.assert_consistent(self.delivery.sender.slots());
         for expected in &mut self.all {
             let open = matches!(expected.phase, Phase::Open | Phase::Closing);
-            assert_eq!(self.core.is_open(expected.who), open);
+            assert_eq!(self.delivery.is_open(expected.who), open);
             if expected.phase == Phase::Open {
-                expected.cut |= self.core.is_mute(expected.who.slot);
+                expected.cut |= self.delivery.is_mute(expected.who.slot);
             }
             expected.check(false);
         }
@@ -371,18 +378,18 @@ impl World {
         }
         self.check();
         let mut turns = 0;
-        while self.core.is_dirty() {
-            self.core.visit(3);
+        while self.delivery.is_dirty() {
+            self.visit(3);
             self.check();
             turns += 1;
             assert!(turns < 1000, "it never ends");
         }
-        assert_eq!(self.core.waiting(), 0);
+        assert_eq!(self.delivery.waiting(), 0);
         for expected in &mut self.all {
             if matches!(expected.phase, Phase::Open | Phase::Closing) {
                 expected.peer.0.space.store(usize::MAX, Relaxed);
-                self.core.flush(expected.who.slot);
-                assert_eq!(self.core.backlog(expected.who.slot), 0);
+                self.delivery.flush(expected.who.slot);
+                assert_eq!(self.delivery.backlog(expected.who.slot), 0);
             }
         }
         self.check();

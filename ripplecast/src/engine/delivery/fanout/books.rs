@@ -1,0 +1,74 @@
+//! Checks that the rooms agree with each other and with the connections.
+
+use super::*;
+
+impl<W: Wire> Fanout<W> {
+    /// Returns how many places are free.
+    pub(in super::super) fn free_rooms(&self) -> usize {
+        self.free_rooms.len()
+    }
+
+    /// Checks that the rooms agree with each other and with the connections.
+    pub(in super::super) fn assert_consistent(&self, slots: &Slots<W>) {
+        let mut waiting = 0;
+        let mut free_rooms = self.free_rooms.clone();
+        let mut dirty: Vec<_> = self.dirty.iter().copied().collect();
+        for list in [&mut free_rooms, &mut dirty] {
+            list.sort_unstable();
+            let len = list.len();
+            list.dedup();
+            assert_eq!(list.len(), len, "a room is listed twice");
+        }
+        for (place, room) in self.rooms.iter().enumerate() {
+            let place = place as u32;
+            waiting += room.pending.bytes() + room.walk.as_ref().map_or(0, |walk| walk.batch.bytes());
+            assert_eq!(room.queued, dirty.contains(&place));
+            assert_eq!(room.shared.is_none(), free_rooms.contains(&place));
+            let Some(shared) = &room.shared else {
+                assert!(
+                    room.members.is_empty() && !room.queued && room.pending.is_empty() && room.walk.is_none()
+                );
+                continue;
+            };
+            assert!(!room.members.is_empty() || room.queued, "a room is kept for nothing");
+            assert!(room.queued || (room.pending.is_empty() && room.walk.is_none()));
+            assert_eq!(shared.place(usize::from(slots.shard())), Some(place));
+            for dialect in Dialect::ALL {
+                let speakers =
+                    room.members.iter().filter(|&&slot| slots.get(slot).flags().dialect() == dialect).count();
+                assert_eq!(room.speakers[dialect as usize] as usize, speakers);
+            }
+            if let Some(walk) = &room.walk {
+                assert!(walk.next <= walk.end && walk.end <= room.members.len());
+            }
+            for (index, &slot) in room.members.iter().enumerate() {
+                let mut of_room = slots.get(slot).memberships().iter().filter(|m| m.room() == place);
+                assert_eq!(of_room.next().map(|m| m.index()), Some(index));
+                assert!(of_room.next().is_none());
+            }
+        }
+        assert_eq!(self.waiting, waiting);
+        for (number, slot) in slots.iter() {
+            for membership in slot.memberships().iter() {
+                let room = &self.rooms[membership.room() as usize];
+                assert_eq!(room.members.get(membership.index()), Some(&number));
+                assert!(membership.seen() <= self.stamp);
+                if !slot.flags().has(Flags::AHEAD | Flags::MUTE) {
+                    self.check_fast_path(slot.flags().dialect(), membership);
+                }
+            }
+        }
+    }
+
+    /// Who is not ahead is to get every frame that waits for it, since a walk gives it all without a look at the stamps.
+    fn check_fast_path(&self, dialect: Dialect, membership: &Membership) {
+        let room = &self.rooms[membership.room() as usize];
+        let walk = room.walk.as_ref();
+        let to_visit = walk.filter(|walk| (walk.next..walk.end).contains(&membership.index()));
+        for batch in [Some(&room.pending), to_visit.map(|walk| &walk.batch)].into_iter().flatten() {
+            let mut parts = Vec::new();
+            batch.since(membership.seen(), dialect, room.source(), &mut parts);
+            assert_eq!(parts.len(), batch.ends(dialect, room.source()).count());
+        }
+    }
+}
