@@ -31,7 +31,7 @@ use super::{
     mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
     node::{Counters, ShardHandle},
     outbox::{Overflow, Profile, Wire},
-    room::{RoomCore, registry::Registry},
+    room::{Registry, RoomCore},
     users::Clients,
 };
 use crate::{CloseCode, Error, Frame, hub::Connection, id::Local, limits::MAILBOX_BYTES, outcome::Sent};

@@ -75,7 +75,7 @@ fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
             assert!(turns < 4, "the word goes round for ever");
         }
         assert!(!ledger.is_over(), "{} bytes wait", ledger.used());
-        let dropped = one.delivery.take_counts().drops.shed + two.delivery.counts.drops.shed;
+        let dropped = one.delivery.take_counts().drops.shed + two.delivery.take_counts().drops.shed;
         assert!(dropped > 0, "what waits is more than may");
         drop((one, two));
         assert_eq!(ledger.used(), 0);
