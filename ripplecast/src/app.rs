@@ -80,7 +80,7 @@ impl App {
     /// | `RIPPLECAST_HSTS` | seconds for which browsers use only TLS; see [`AppBuilder::hsts`] | none |
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value that can't be used, and those of [`AppBuilder::build`].
+    /// [`Error::Setting`] for a value that can't be used, or any error of [`AppBuilder::build`].
     pub async fn from_env() -> Result<Self> {
         AppBuilder::from_env()?.build().await
     }

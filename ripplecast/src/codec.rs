@@ -123,7 +123,7 @@ impl Decoder {
     /// caller must inflate it, within a limit, and validate text.
     ///
     /// # Errors
-    /// Those of [`decode`](Self::decode).
+    /// Same as [`decode`](Self::decode).
     #[inline]
     pub fn decode_deflate<'a>(
         &mut self,

@@ -1,9 +1,8 @@
 //! The hand-off of a socket from ripplecast's own server to a shard.
 //!
 //! hyper reads a request and the application accepts it. The socket is then taken from hyper before hyper has
-//! written anything, and the shard writes the head of the response first: whoever receives it is already a
-//! member of the hub. Other servers hand over their sockets through hyper's `OnUpgrade` or through the body
-//! of the response.
+//! written anything, and the shard writes the head of the response first. A client that receives it is
+//! therefore already a member of the hub.
 
 use std::{
     any::Any,

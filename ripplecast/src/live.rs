@@ -85,7 +85,7 @@ impl Counter {
     /// page. Publish a counter to a room in only one form.
     ///
     /// # Errors
-    /// Those of [`publish_to`](Self::publish_to).
+    /// Same as [`publish_to`](Self::publish_to).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -116,7 +116,7 @@ impl Counter {
     /// the counter's lock: it must be quick and must not use this counter. Each call creates a new publisher.
     ///
     /// # Errors
-    /// Those of [`publish_to`](Self::publish_to).
+    /// Same as [`publish_to`](Self::publish_to).
     pub fn publish_with(
         &self,
         room: &Room,

@@ -220,7 +220,7 @@ impl Server {
         }
     }
 
-    /// Accepts connections, each into a task of its own.
+    /// Accepts connections and spawns a task for each.
     async fn accept_all(
         &self,
         listener: &TcpListener,

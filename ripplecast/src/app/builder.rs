@@ -255,7 +255,7 @@ impl AppBuilder {
     /// Connects to the backend, builds the app, and starts its hub.
     ///
     /// # Errors
-    /// Those of [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
+    /// Same as [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
     /// without the other.
     pub async fn build(self) -> Result<App> {
         let Self { hub, server, tls_cert, tls_key, hsts } = self;

@@ -120,7 +120,7 @@ impl Connection {
     /// and not at all while Redis is known to be unavailable.
     ///
     /// # Errors
-    /// Those of [`join`](Self::join); [`Error::Closed`] also when the connection closes during the wait.
+    /// Same as [`join`](Self::join); [`Error::Closed`] also when the connection closes during the wait.
     ///
     /// # Cancellation
     /// Once the future has been polled, the connection is a member, even if the future is dropped.
@@ -138,7 +138,7 @@ impl Connection {
     /// already a member, only the snapshot is sent.
     ///
     /// # Errors
-    /// Those of [`join`](Self::join).
+    /// Same as [`join`](Self::join).
     pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
         check_name("room", room)?;
         let shards = self.shards()?;

@@ -89,7 +89,7 @@ impl Room {
     /// Returns whether the room has no members on any node.
     ///
     /// # Errors
-    /// Those of [`Room::len`].
+    /// Same as [`Room::len`].
     pub async fn is_empty(&self) -> Result<bool> {
         Ok(self.len().await? == 0)
     }
@@ -98,7 +98,7 @@ impl Room {
     /// [closed](crate::Connection::close) is included until its shard has processed the close.
     ///
     /// # Errors
-    /// Those of [`Room::len`]; also when another node does not answer.
+    /// Same as [`Room::len`]; also when another node does not answer.
     pub async fn members(&self) -> Result<Vec<ConnectionId>> {
         self.shards.all_connections(Group::Room(&self.core.name)).await
     }
@@ -108,7 +108,7 @@ impl Room {
     /// connection that remains a member throughout is returned exactly once.
     ///
     /// # Errors
-    /// Those of [`Room::members`].
+    /// Same as [`Room::members`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {

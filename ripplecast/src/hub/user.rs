@@ -63,7 +63,7 @@ impl Client {
     /// Returns the nodes that the user is connected to.
     ///
     /// # Errors
-    /// Those of [`Client::connections`].
+    /// Same as [`Client::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
         let mut nodes = match self.shards.setup.bridge() {
             Some(bridge) => bridge.nodes(Group::Client(&self.id)).await?,

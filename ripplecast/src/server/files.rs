@@ -427,7 +427,7 @@ mod tests {
             assert_eq!((status, body.as_str()), (StatusCode::OK, "<p>docs"), "{path}");
         }
 
-        // A root that is a link itself is fine: it was chosen by the one who runs the server.
+        // A root that is itself a link is allowed: the operator chose it.
         symlink("public", place.0.join("link")).unwrap();
         let linked = super::files(&place.0.join("link"), FileOptions::new()).unwrap();
         assert_eq!(ask(&linked, Method::GET, "/app.js").await.1, "let x");
