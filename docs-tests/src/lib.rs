@@ -4,6 +4,8 @@
 mod guides {
     #[doc = include_str!("../../README.md")]
     mod readme {}
+    #[doc = include_str!("../../ripplecast/README.md")]
+    mod crate_readme {}
     #[doc = include_str!("../../docs/state.md")]
     mod state {}
     #[doc = include_str!("../../docs/streams.md")]

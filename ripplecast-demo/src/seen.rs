@@ -1,4 +1,4 @@
-//! The purpose of each connection, for the inspector.
+//! What each connection is for, for whoever inspects the server.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Shared by the lesson and the demos: admission, rate limits and notices.
+//! What the lesson and the demos share: who is admitted, how much one address may do, and what everyone is told.
 
 use std::sync::Arc;
 

@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use crate::{error::ParseIdError, id::serde_as_text};
+use crate::StreamError;
 
 /// The id of a message on a stream. Ids of one stream increase in the order of publication.
 ///
@@ -62,18 +60,16 @@ impl fmt::Display for StreamId {
 }
 
 impl FromStr for StreamId {
-    type Err = ParseIdError;
+    type Err = crate::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once('-');
         let parsed = parts.and_then(|(millis, sequence)| {
             Some(Self { millis: millis.parse().ok()?, sequence: sequence.parse().ok()? })
         });
-        parsed.ok_or_else(|| ParseIdError::new("a message id; expected one such as 1700000000000-0", text))
+        parsed.ok_or_else(|| StreamError::Id { text: text.chars().take(64).collect() }.into())
     }
 }
-
-serde_as_text!(StreamId);
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,6 @@ use crate::{
         node::{ShardHandle, count},
         route::{Called, Waiting},
     },
-    error::Chain,
     id::{ConnectionId, Local},
     limits::SLOW_HANDLER,
     log::{cut, limited},
@@ -192,8 +191,7 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
         return Outcome::Unavailable;
     }
     // The error is the application's own, and so is what it says of itself.
-    let error =
-        guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
+    let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
     limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
     Outcome::Failed
 }
