@@ -24,6 +24,8 @@ pub(crate) struct Said {
     pub(crate) status: ExitStatus,
     /// Standard output, followed by standard error.
     pub(crate) text: String,
+    /// Standard output alone.
+    pub(crate) output: String,
 }
 
 impl Command {
@@ -87,9 +89,10 @@ impl Command {
     /// Runs the command and captures its output.
     pub(crate) fn listen(&self, root: &Path) -> Result<Said> {
         let output = self.process(root).output().map_err(|error| self.not_started(&error))?;
-        let text =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Ok(Said { status: output.status, text })
+        let status = output.status;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(Said { status, text: format!("{output}{errors}"), output })
     }
 
     /// Starts the command in the background.

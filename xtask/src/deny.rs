@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::{Result, Workspace};
+use crate::{Result, Workspace, metadata};
 
 /// The file with the rules.
 const RULES: &str = "deny.toml";
@@ -21,11 +21,7 @@ const DATABASE: &str = "RIPPLECAST_TEST_ADVISORY_DB";
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let rules = std::fs::read_to_string(workspace.at(RULES)).map_err(|error| format!("{RULES}: {error}"))?;
     let allowed = allowed(&rules)?;
-    let said =
-        Command::line("cargo metadata --format-version 1 --locked --all-features").listen(&workspace.root)?;
-    let json = said.text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
-    let metadata: Value = serde_json::from_str(json)
-        .map_err(|error| format!("cargo metadata did not print valid JSON: {error}\n{}", said.text))?;
+    let metadata = metadata::read(workspace, "--all-features")?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let faults: Vec<String> = packages.iter().flat_map(|package| faults(package, &allowed)).collect();
     if !faults.is_empty() {

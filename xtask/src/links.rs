@@ -15,11 +15,11 @@ const PROMISED_COMMANDS: [&str; 2] = ["cargo run", "cargo xtask test"];
 
 /// A link in a file.
 #[derive(Debug, PartialEq, Eq)]
-struct Link {
+pub(crate) struct Link {
     /// The line, counted from 1.
-    line: usize,
+    pub(crate) line: usize,
     /// The target: `path`, `path#anchor` or `#anchor`.
-    target: String,
+    pub(crate) target: String,
 }
 
 /// Checks all files. Returns a short summary, or lists every broken link.
@@ -155,7 +155,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// Returns the relative links in a Markdown text, in order.
-fn links(markdown: &str) -> Vec<Link> {
+pub(crate) fn links(markdown: &str) -> Vec<Link> {
     let prose = without_code_spans(&without_blocks(markdown));
     let mut found = Vec::new();
     // `[text](target)` and `![picture](target)`. The text can contain anything, so search for its end.

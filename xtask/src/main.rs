@@ -1,12 +1,17 @@
 //! The project's development tasks. `cargo xtask test` installs missing tools, then runs every check; `cargo xtask
 //! --help` lists the others.
 
+mod api;
 mod blocks;
 mod cluster;
 mod command;
 mod deny;
+mod features;
 mod instructions;
 mod links;
+mod metadata;
+mod msrv;
+mod publish;
 mod setup;
 mod steps;
 mod totals;
@@ -38,7 +43,7 @@ struct Arguments {
 enum Chore {
     /// Install missing tools, then run every check, stopping at the first failure
     Test {
-        /// Install nothing, and skip the steps that are slow or need more tools: blocks, instructions, fuzz and browser
+        /// Install nothing, and skip the steps that are slow or need more tools
         #[arg(long)]
         fast: bool,
         /// Run only this step (can be repeated)
@@ -66,6 +71,12 @@ enum Chore {
         #[arg(long)]
         accept: bool,
     },
+    /// Print the public API of the crate, as the step `api` compares it with ripplecast/public-api.txt
+    PublicApi {
+        /// Write it to ripplecast/public-api.txt
+        #[arg(long)]
+        bless: bool,
+    },
     /// Start a Redis, nodes that share it and a load balancer; print their addresses, and stop them all on Ctrl-C
     Cluster {
         /// Number of nodes
@@ -88,6 +99,7 @@ fn main() -> ExitCode {
         Chore::Test { fast, only, .. } => steps::test(&Workspace::find(), fast, &only),
         Chore::Soak { minutes, seed } => steps::soak(&Workspace::find(), minutes, seed),
         Chore::Instructions { accept } => instructions::show(&Workspace::find(), accept),
+        Chore::PublicApi { bless } => api::show(&Workspace::find(), bless),
         Chore::Cluster { nodes, port } => cluster::run(&Workspace::find(), nodes.into(), port),
         Chore::Screenshots => steps::screenshots(&Workspace::find()),
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::blocks::Validator;
 use crate::command::{Command, Said, find};
 use crate::valkey::{self, Valkey};
-use crate::{Result, Workspace};
+use crate::{Result, Workspace, msrv};
 
 /// The program names of Chromium and browsers based on it.
 const BROWSERS: [&str; 5] =
@@ -37,6 +37,8 @@ pub(crate) enum Need {
     Browser,
     /// cargo-fuzz and a C++ compiler, if there is a nightly toolchain.
     Fuzzer,
+    /// The oldest supported Rust.
+    OldRust,
     /// nginx, HAProxy and Caddy, the programs in the documentation's command lines, and event-stream clients in other
     /// languages.
     Proxies,
@@ -66,6 +68,9 @@ pub(crate) fn install(workspace: &Workspace, needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Browser) {
         installed.extend(install_for_browser(workspace)?);
+    }
+    if needs.contains(&Need::OldRust) {
+        installed.extend(msrv::install(workspace)?);
     }
     if fuzzer && !has_cargo_fuzz(workspace) {
         println!("   installing cargo-fuzz from crates.io");
@@ -286,7 +291,7 @@ fn install_packages(workspace: &Workspace, packages: &[&str]) -> Result<()> {
         // Hundreds of lines, of interest only after a failure.
         let said = command.listen(root)?;
         if !said.status.success() {
-            let Said { status, text } = said;
+            let Said { status, text, .. } = said;
             return Err(format!(
                 "failed to install the packages ({status}). {by_hand}\n   $ {command}\n{text}"
             ));

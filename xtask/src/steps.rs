@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, blocks, deny, instructions, links, valkey};
+use crate::{Result, Workspace, api, blocks, deny, features, instructions, links, msrv, publish, valkey};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -29,6 +29,14 @@ pub(crate) enum Step {
     Deny,
     /// Clippy reports nothing
     Clippy,
+    /// The oldest supported Rust compiles what is published, and no dependency needs a newer one
+    Msrv,
+    /// Each set of features compiles, brings no more crates than it may, and the smallest serves an axum application
+    Features,
+    /// The public API is the one in ripplecast/public-api.txt
+    Api,
+    /// A dry run of the release: what each package contains, and that it compiles
+    Publish,
     /// Unit, integration and documentation tests
     Test,
     /// Code blocks in Markdown files are valid for their programs
@@ -187,12 +195,22 @@ impl Step {
 
     /// Returns whether `--fast` skips it.
     fn is_slow(self) -> bool {
-        matches!(self, Self::Blocks | Self::Instructions | Self::Fuzz | Self::Browser)
+        matches!(
+            self,
+            Self::Msrv
+                | Self::Features
+                | Self::Publish
+                | Self::Blocks
+                | Self::Instructions
+                | Self::Fuzz
+                | Self::Browser
+        )
     }
 
     /// Returns its requirements beyond a Rust toolchain.
     fn needs(self) -> &'static [Need] {
         match self {
+            Self::Msrv => &[Need::OldRust],
             Self::Test => &[Need::Redis, Need::Proxies],
             Self::Blocks => &[Need::Blocks],
             Self::Instructions => &[Need::Valgrind],
@@ -219,6 +237,13 @@ impl Step {
                 &Command::line("cargo clippy --workspace --all-targets --locked -- -D warnings"),
                 workspace,
             ),
+            Self::Msrv => Ok(Outcome { note: Some(msrv::check(workspace)?), ..Outcome::default() }),
+            Self::Features => {
+                let (totals, note) = features::check(workspace)?;
+                Ok(Outcome { note: Some(note), ..counted(totals)? })
+            }
+            Self::Api => Ok(Outcome { note: Some(api::check(workspace)?), ..Outcome::default() }),
+            Self::Publish => Ok(Outcome { note: Some(publish::check(workspace)?), ..Outcome::default() }),
             Self::Test => {
                 // Two threads per core: the tests spend more than half of their time waiting.
                 let threads = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
