@@ -53,7 +53,7 @@ const MAX_CONNECTIONS: usize = 65_536;
 /// Settings: `body_timeout`, `write_timeout`. A phone in a tunnel recovers within it, a byte at a time would
 /// take forever.
 const PACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum of these settings: a longer time protects nothing.
+/// Maximum of both timeouts: a longer one would give no protection.
 pub(crate) const PACE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes that restore one second of that time. Setting: `min_rate`. The slowest links carry some thousand
 /// bytes per second.
