@@ -12,7 +12,6 @@ mod server;
 mod visitors;
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::{
         Arc,
@@ -23,15 +22,12 @@ use std::{
 };
 
 use clap::Args;
-use tokio::runtime::Runtime;
 
 use super::load::{descriptors, print, stop_button};
+use crate::result::Result;
 use attack::{Attack, Attackers};
 use report::Report;
 use server::Server;
-
-/// The error that ends a run, as a sentence for a person.
-type Result<T, E = String> = std::result::Result<T, E>;
 
 /// The time limit for each hostile connection's first attempt to connect.
 const START: Duration = Duration::from_secs(60);
@@ -112,11 +108,6 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
 fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Result<visitors::Waits> {
     visitors::measure(addr, options.clients, options.duration.mul_f64(WARM_UP), stop)?;
     visitors::measure(addr, options.clients, options.duration, stop)
-}
-
-/// Returns the runtime, or the error as a sentence.
-fn started(runtime: io::Result<Runtime>) -> Result<Runtime> {
-    runtime.map_err(|error| format!("failed to start a runtime: {error}"))
 }
 
 /// Parses the address of a server on this machine. An error explains why other addresses are rejected.

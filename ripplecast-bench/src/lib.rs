@@ -7,6 +7,7 @@
 mod backend;
 mod hostile;
 mod load;
+mod result;
 mod serve;
 mod soak;
 

@@ -37,6 +37,7 @@ use std::{
     thread,
 };
 
+use crate::result::Result;
 pub use options::BenchLoad;
 
 use measure::Process;
@@ -46,9 +47,6 @@ use random::Random;
 use report::Report;
 use session::Session;
 use target::Target;
-
-/// The error that ends a run, as a sentence for a person.
-type Result<T, E = String> = std::result::Result<T, E>;
 
 /// Runs to its end, or until Ctrl-C, and prints the results. An error is one line.
 pub(crate) fn run(options: BenchLoad) -> Result<()> {

@@ -19,17 +19,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::load::{descriptors, random::Random, stop_button};
+use crate::result::Result;
 use crowd::Crowd;
 use cycle::Run;
 use plan::Plan;
 use report::Report;
-
-/// The error that ends a run, as a sentence for a person.
-type Result<T, E = String> = std::result::Result<T, E>;
-
-/// The silence after which the server sends a ping: short, so that idle phases include some, and long enough for the
-/// driver to get a turn before the pong timeout.
-const PING: Duration = Duration::from_secs(6);
 
 /// The settings of `ripplecast bench soak`.
 #[derive(Args, Debug)]

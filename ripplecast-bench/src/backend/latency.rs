@@ -7,9 +7,12 @@ use std::{
 };
 
 use super::{
-    Bench, Load, Order, Peer, Result, WARM_UP, judged,
+    bench::{Bench, WARM_UP, judged},
+    order::{Load, Order},
+    peer::Peer,
     report::{Latency, Series},
 };
+use crate::result::Result;
 
 /// Bytes per message.
 const SIZE: usize = 64;

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Result, Seen};
+use super::mark::Seen;
 use crate::load::{
     frames::{TEXT, decode},
     handshake,
     random::Random,
 };
+use crate::result::Result;
 
 /// The time limit for the node's handshake response.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -12,11 +12,11 @@ use ripplecast::{App, BusMessage, Connection, Frame, Hub, Subscription, ws};
 use tokio::runtime::Runtime;
 
 use super::{
-    Answer, Load, Order, Result, Seen,
-    mark::{Mark, now},
+    mark::{Mark, Seen, now},
     options::Url,
-    order::Counts,
+    order::{Answer, Counts, Load, Order},
 };
+use crate::result::Result;
 
 pub(super) const ROOM: &str = "members";
 /// The topic on the bus.

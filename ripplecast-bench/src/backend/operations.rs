@@ -15,11 +15,12 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::{
-    Bench, Result,
+    bench::Bench,
     raw::{Raw, Tool},
     report::Operation,
 };
 use crate::load::measure::{Times, histogram};
+use crate::result::Result;
 
 const ROWS: u64 = 1000;
 /// Rows read by one `get_many`.

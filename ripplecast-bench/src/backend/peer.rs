@@ -9,11 +9,11 @@ use std::{
 };
 
 use super::{
-    Answer, Order, Result,
     options::Url,
-    order::{Counts, Heard},
+    order::{Answer, Counts, Heard, Order},
 };
 use crate::load::measure::Process;
+use crate::result::Result;
 
 /// The time a node has for a graceful exit.
 const END: Duration = Duration::from_secs(5);

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use super::{Result, options::Url};
+use super::options::Url;
+use crate::result::Result;
 
 /// The names of the program.
 const PROGRAMS: [&str; 2] = ["redis-benchmark", "valkey-benchmark"];

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use redis::{Connection, FromRedisValue, RedisError};
 
-use super::{Result, options::Url};
+use super::options::Url;
+use crate::result::Result;
 
 /// The time limit for a response.
 const ANSWER: Duration = Duration::from_secs(5);

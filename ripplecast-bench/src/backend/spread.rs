@@ -6,10 +6,15 @@ use std::{
 };
 
 use super::{
-    Bench, Load, Member, Order, Peer, Result, judged, node,
+    bench::{Bench, judged},
+    member::Member,
+    node,
+    order::{Load, Order},
+    peer::Peer,
     report::{NodeCost, Spread},
 };
 use crate::load::measure::Process;
+use crate::result::Result;
 
 /// Pushes per second.
 const RATE: f64 = 1000.0;

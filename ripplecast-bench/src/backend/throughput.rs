@@ -5,7 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bench, Load, Order, Result, judged, report::Throughput};
+use super::{
+    bench::{Bench, judged},
+    order::{Load, Order},
+    report::Throughput,
+};
+use crate::result::Result;
 
 /// Message sizes in bytes.
 const SIZES: [usize; 2] = [64, 1024];

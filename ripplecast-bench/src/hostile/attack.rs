@@ -19,8 +19,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Result, peer::Peer, started};
+use super::peer::Peer;
 use crate::load::frames::{self, TEXT};
+use crate::result::{Result, started};
 
 /// The pause after a failed attempt to connect, which keeps the loop from spinning.
 const REFUSED: Duration = Duration::from_millis(10);

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{
-    Result,
     attack::Outcome,
     visitors::{Visit, Wait, Waits},
 };
@@ -13,6 +12,7 @@ use crate::load::{
     measure::Times,
     table::{Micros, count},
 };
+use crate::result::Result;
 
 /// All results of a run.
 #[derive(Debug, Serialize)]

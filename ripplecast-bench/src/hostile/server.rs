@@ -6,8 +6,8 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use super::Result;
 use crate::load::random::Random;
+use crate::result::Result;
 
 /// A running server, killed on drop.
 pub(super) struct Server {

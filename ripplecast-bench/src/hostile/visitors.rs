@@ -17,8 +17,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Result, peer::Peer, started};
+use super::peer::Peer;
 use crate::load::measure::histogram;
+use crate::result::{Result, started};
 
 /// The interval between two actions of a client.
 const PERIOD: Duration = Duration::from_millis(100);

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use hdrhistogram::Histogram;
 
 use super::{
-    Result,
     frames::Messages,
     measure::histogram,
     pace::Schedule,
     pool::{Pool, Sink},
     report::Checks,
 };
+use crate::result::Result;
 
 /// The number of messages whose times are kept when the set of receivers is unknown.
 const KEPT: usize = 1 << 16;

@@ -1,6 +1,6 @@
 //! Open files: every connection needs one.
 
-use super::Result;
+use crate::result::Result;
 
 /// Open files other than the connections.
 const OTHERS: u64 = 64;

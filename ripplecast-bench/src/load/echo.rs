@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use hdrhistogram::Histogram;
 
 use super::{
-    Result,
     frames::Messages,
     measure::{Times, histogram},
     pace::{Pace, Schedule},
@@ -13,6 +12,7 @@ use super::{
     report::Checks,
     session::{PATIENCE, Session},
 };
+use crate::result::Result;
 
 /// The most messages in flight, however many are due: a server that stops reading must not fill this process's
 /// memory.

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::{
-    Result,
     cast::{Audience, Cast},
     frames::Messages,
     measure::Times,
@@ -13,6 +12,7 @@ use super::{
     report::Slow,
     session::{PATIENCE, Session},
 };
+use crate::result::Result;
 
 /// Nanoseconds between two reads of the slow readers.
 const TICK: u64 = 50_000_000;

@@ -1,11 +1,11 @@
 //! Connections that are held open, and their cost.
 
 use super::{
-    Result,
     pool::Sink,
     report::{Checks, Idle},
     session::Session,
 };
+use crate::result::Result;
 
 /// Receives only failures.
 #[derive(Default)]

@@ -10,7 +10,6 @@ use std::{
 use hdrhistogram::Histogram;
 
 use super::{
-    Result,
     cast::{Audience, Cast, News},
     fanout::new_cast,
     measure::{Times, histogram},
@@ -20,6 +19,7 @@ use super::{
     session::{CONNECT_PATIENCE, Session},
     storm::settle,
 };
+use crate::result::Result;
 
 /// The most messages that one absence can miss, for the histogram.
 const MISSED: u64 = 1 << 40;

@@ -5,7 +5,7 @@ use std::fs;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::Result;
+use crate::result::Result;
 
 /// The longest time that a histogram distinguishes, in nanoseconds: five minutes.
 const LONGEST: u64 = 300_000_000_000;

@@ -11,7 +11,6 @@ use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
 
 use super::{
-    Result,
     conn::{Conn, Phase, Read},
     frames::{self, Messages},
     handshake,
@@ -19,6 +18,7 @@ use super::{
     random::Random,
     target::{Target, Url},
 };
+use crate::result::Result;
 
 /// Events per poll.
 const EVENTS: usize = 1024;

@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::{
-    Result,
     cast::{Cast, nobody_heard},
     measure::{Process, Times},
     options::BenchLoad,
@@ -18,6 +17,7 @@ use super::{
     progress::Progress,
     report::{Connect, Memory, Report, Traffic},
 };
+use crate::result::Result;
 
 /// How long the run waits without any progress before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

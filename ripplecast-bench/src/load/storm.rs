@@ -3,7 +3,6 @@
 use hdrhistogram::Histogram;
 
 use super::{
-    Result,
     cast::{Audience, Cast, News},
     fanout::new_cast,
     measure::{Times, histogram},
@@ -11,6 +10,7 @@ use super::{
     report::Storm,
     session::{PATIENCE, Session},
 };
+use crate::result::Result;
 
 /// Connects, cuts, and waits until all have reconnected.
 pub(super) fn run(session: &mut Session) -> Result<()> {

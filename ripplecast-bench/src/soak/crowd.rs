@@ -12,12 +12,12 @@ use std::{
 use mio::{Events, Interest, Poll, Token, event::Event};
 
 use super::{
-    Result,
     client::{Client, Leave, Role, Stage},
     judge::Faults,
     message::{JOINED, Mark, Misplaced, PUBLISHERS, Track},
 };
 use crate::load::{frames, handshake, random::Random};
+use crate::result::Result;
 
 /// The most connections being opened at a time.
 const MAKING: usize = 128;

@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{
-    PING, Result,
     client::{Breach, Leave, Role},
     crowd::{Crowd, Standing},
     endpoints::Counts,
@@ -17,7 +16,11 @@ use super::{
     report::{LifeLine, Line, Report},
     server::{self, Server},
 };
+use crate::result::Result;
 
+/// The silence after which the server sends a ping: short, so that idle phases include some, and long enough for the
+/// driver to get a turn before the pong timeout.
+const PING: Duration = Duration::from_secs(6);
 /// The interval between messages outside of bursts: 40 per second.
 const TRICKLE: Duration = Duration::from_millis(25);
 /// The number of messages in a burst, from all publishers together, and their size.

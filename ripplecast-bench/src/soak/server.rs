@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Result, endpoints::Counts, judge::Footprint};
+use super::{endpoints::Counts, judge::Footprint};
+use crate::result::Result;
 
 /// The time limit for the exit after SIGTERM, as a supervisor would set it.
 pub(super) const END_LIMIT: Duration = Duration::from_secs(10);
