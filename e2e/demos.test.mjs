@@ -34,7 +34,7 @@ scenario("the index lists the demos, and every link works", async ({ start, newC
 scenario("chat: messages, members and typing indicators reach the other tab", async (tools) => {
   const { tabs, pages: [a, b] } = await pair(tools, "/demos/chat", chatState);
   await a.getByLabel("Your name").fill("Ada");
-  await a.getByRole("button", { name: "Enter" }).click();
+  await a.getByRole("button", { name: "Join" }).click();
   await b.locator("[data-part=people]").getByText("Ada", { exact: true }).waitFor();
   await a.locator("[data-part=people]").getByText("Ada (you)").waitFor();
   await shows(b.locator("[data-part=count]"), "2");
@@ -50,7 +50,7 @@ scenario("chat: messages, members and typing indicators reach the other tab", as
 
   // Messages stay in their room.
   await b.getByLabel("Room", { exact: true }).fill("rust");
-  await b.getByRole("button", { name: "Enter" }).click();
+  await b.getByRole("button", { name: "Join" }).click();
   await shows(b.locator("[data-part=here]"), "rust");
   await shows(b.locator("[data-part=count]"), "1");
   await shows(a.locator("[data-part=count]"), "1");

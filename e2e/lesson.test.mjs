@@ -52,7 +52,7 @@ scenario("the diagram highlights only the callbacks of this tab's own socket", a
   assert.deepEqual(opened, [], "a ping must not reopen the connection");
 
   await a.page.getByRole("button", { name: "Close the socket" }).click();
-  await log.getByText(/on_close of .*1012 you asked for it/).waitFor();
+  await log.getByText(/on_close of .*1012 closed on request/).waitFor();
   await log.getByText("on_open").nth(1).waitFor();
   await shows(a.state, "connected");
   assert.equal(await b.page.locator("#life-events").getByText("on_close").count(), 0);
@@ -67,7 +67,7 @@ scenario("search works as you type, and without JavaScript", async ({ start, new
   await page.locator("#found").getByText("No results for “<b>x”").waitFor();
 
   const plain = await open(await newContext({ javaScriptEnabled: false }), origin);
-  await plain.page.getByRole("searchbox").fill("newest");
+  await plain.page.getByRole("searchbox").fill("latest");
   await plain.page.getByRole("button", { name: "Search" }).click();
   await plain.page.locator("dt", { hasText: "Overflow::LatestPerKey" }).waitFor();
   assert.equal(new URL(plain.page.url()).pathname, "/learn/search");

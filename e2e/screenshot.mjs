@@ -67,7 +67,7 @@ async function inspector(page, _, pages) {
 async function chat(page, name, pages) {
   await shows(page.locator("[data-part=state]"), "connected");
   await page.getByLabel("Your name").fill(name);
-  await page.getByRole("button", { name: "Enter" }).click();
+  await page.getByRole("button", { name: "Join" }).click();
   await page.locator("[data-part=people]").getByText(`${name} (you)`).waitFor();
   if (pages.length < 2) return;
   for (const [at, text] of ["Is the number moving for you, too?", "It is. Press +1 again!", "Forty-two."].entries()) {
