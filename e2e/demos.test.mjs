@@ -96,7 +96,7 @@ scenario("chat: works with the keyboard alone", async (tools) => {
 
 scenario("the rate limit is explained in words, and can be enforced on loopback", async (tools) => {
   const { pages: [a] } = await pair(tools, "/demos/chat", chatState, ["--demo-limits"]);
-  // All at once, so that the limit does not refill meanwhile.
+  // All at once, so that the limit does not refill in between.
   await a.evaluate(() => {
     for (let i = 0; i < 60; i++) {
       document.getElementById("chat-text").value = `number ${i}`;

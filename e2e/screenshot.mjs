@@ -63,7 +63,7 @@ async function inspector(page, _, pages) {
   }
 }
 
-// A new member does not see earlier messages, so both windows open first, and the chat starts from the last one.
+// A new member does not see earlier messages, so both windows open first, and then the last one starts the chat.
 async function chat(page, name, pages) {
   await shows(page.locator("[data-part=state]"), "connected");
   await page.getByLabel("Your name").fill(name);

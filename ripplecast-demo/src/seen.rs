@@ -1,4 +1,4 @@
-//! What each connection is for, for whoever inspects the server.
+//! The purpose of each connection, for the inspector.
 
 use std::time::Instant;
 

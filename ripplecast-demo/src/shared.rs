@@ -1,4 +1,4 @@
-//! What the lesson and the demos share: who is admitted, how much one address may do, and what everyone is told.
+//! Shared by the lesson and the demos: admission, rate limits and notices.
 
 use std::sync::Arc;
 

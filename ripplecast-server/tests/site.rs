@@ -1,4 +1,4 @@
-//! The endpoints that the binary serves beside the counter, as used by a client that is not a browser.
+//! The endpoints that the binary serves in addition to the counter, as used by a client that is not a browser.
 
 #[path = "support/program.rs"]
 mod program;
@@ -385,7 +385,7 @@ fn a_stranger_cannot_keep_the_counter_busy() {
         ["POST /api/counter/bump", "POST /api/counter/reset", "GET /api/nodes", "GET /api/learn/poll"];
     for (n, request) in requests.iter().enumerate() {
         let from = format!("x-forwarded-for: 192.0.2.{n}");
-        // All at once over one connection, so that the limit hardly refills meanwhile.
+        // All at once over one connection, so that the limit hardly refills in between.
         let each = format!("{request} HTTP/1.1\r\nhost: a\r\n{from}\r\ncontent-length: 0\r\n");
         let all = format!("{each}\r\n").repeat(REQUESTS - 1) + &each + "connection: close\r\n\r\n";
         let mut stream = TcpStream::connect(&server.addr).unwrap();

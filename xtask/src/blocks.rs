@@ -28,7 +28,7 @@ const RUN_BY_TESTS: [(&str, &[&str]); 4] = [
 
 /// Code of other projects, which is not checked: the migration guides show it next to its replacement.
 const NOT_OURS: [(&str, &str); 2] = [
-    ("axum", "docs/from-axum-ws.md"), // needs axum's own WebSockets, which nothing here is built with
+    ("axum", "docs/from-axum-ws.md"), // needs axum's own WebSockets, which no crate here enables
     ("elixir", "docs/from-phoenix-channels.md"), // needs Elixir and Phoenix
 ];
 

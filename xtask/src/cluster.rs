@@ -114,7 +114,7 @@ fn start_redis(root: &Path, port: u16) -> Result<Running> {
     Ok(redis)
 }
 
-/// Starts a node on a free port. Returns it with its address.
+/// Starts a node on a free port, and returns it with its address.
 fn start_node(program: &Path, url: &str, number: usize) -> Result<(Running, SocketAddr)> {
     let child = Process::new(program)
         .args(["--backend", url, "--port", "0"])

@@ -53,7 +53,7 @@ pub(super) enum Attack {
     Rooms,
     /// An endless stream of small WebSocket messages
     Messages,
-    /// Data sent on an event stream
+    /// Data sent by the client on an event stream
     Events,
     /// Wrong inspector tokens
     Tokens,

@@ -84,7 +84,7 @@ struct Member {
 impl ws::Handler for Member {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         conn.join(self.room.name())?;
-        // A room of its own, so that rooms are created and removed as well.
+        // A private room, so that rooms are created and removed as well.
         conn.join(&conn.id().to_string())?;
         // Everything sent after the client has received this must reach it.
         conn.push(JOINED).ignore();

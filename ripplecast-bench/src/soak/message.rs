@@ -1,4 +1,4 @@
-//! The messages of a run, and what a reader may receive of them.
+//! The messages of a run, and the checks of what a reader receives.
 
 /// The number of publishers in a life, each with its own numbering.
 pub(super) const PUBLISHERS: usize = 4;

@@ -130,7 +130,7 @@ impl Panel {
             hub.room(ROOM).push(message(false)?).ignore();
             return Ok(SentTo { posted: self.node(), reached: None, owners: Vec::new() });
         };
-        // Each tab that shows the panel is a user of its own, under its alias, so this push reaches it on any node.
+        // Each tab that shows the panel is a separate user, under its alias, so this push reaches it on any node.
         let client = hub.client(&id);
         let reached = client.push(message(true)?).await?;
         let owners = client.nodes().await?;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-/// The time in which a program must have started or responded, far longer than that takes.
+/// The time limit for a program to start or respond, far longer than it needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, without the environment's settings.

@@ -16,7 +16,7 @@ use super::{PATIENCE, PROFILES, Server, instructions, target_directory};
 const SHORT: usize = 960;
 /// The factor of the long header. With the rest of its request, it fits in a head of 16 KiB.
 const TIMES: usize = 16;
-/// The allowed factor for instructions: proportional work stays far below, quadratic work would be a factor of 256.
+/// The allowed factor for instructions: proportional work stays far below it, and quadratic work would reach 256.
 const ALLOWED: f64 = TIMES as f64 * 2.0;
 /// How often each request is sent, to average out random effects.
 const REPEATED: usize = 5;
