@@ -106,7 +106,7 @@ example("dashboard", async ({ open }) => {
 example("two-nodes", async ({ open, origins }) => {
   const tabs = [await open(origins[0]), await open(origins[1])];
   for (const page of tabs) await shows(page.getByRole("status"), "Open pages: 2, on 2 nodes.");
-  await tabs[0].getByLabel("Message").fill("across");
+  await tabs[0].getByRole("textbox").fill("across");
   await tabs[0].keyboard.press("Enter");
   for (const page of tabs) await page.getByRole("log").getByText("across").waitFor();
 }, { nodes: 2, redis: true });
