@@ -18,7 +18,7 @@ use std::sync::{
 use crate::{
     Frame, Result,
     bus::Bus,
-    engine::{Drops, RemoteStats, Shards},
+    engine::{Counter, Drops, RemoteStats, Shards},
     headers::TrustedProxies,
     id::{ConnectionId, NodeId},
     limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
@@ -150,24 +150,22 @@ impl Hub {
             queued_bytes: self.inner.shards.ledger.used(),
             ..Stats::default()
         };
-        stats.drops.overloaded = self.inner.shards.setup.drops.overloaded();
+        stats.drops.overloaded = self.inner.shards.setup.drops().overloaded();
         stats.remote = self.inner.shards.setup.bridge().map(|bridge| bridge.stats()).unwrap_or_default();
         for handle in self.inner.shards.handles.iter() {
-            let counters = &handle.counters;
-            let get = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            stats.opened += get(&counters.opened);
-            stats.closed += get(&counters.closed);
-            stats.messages += get(&counters.messages);
-            stats.drops.replaced += get(&counters.replaced);
-            stats.drops.outbox_full += get(&counters.outbox_full);
-            stats.drops.slow_consumer += get(&counters.slow_consumer);
-            stats.drops.shed += get(&counters.shed);
-            stats.encoded_frames += get(&counters.encoded_frames);
-            stats.compressed_frames += get(&counters.compressed_frames);
-            stats.slow_consumers += get(&counters.slow_consumers);
-            stats.slow_callbacks += get(&counters.slow_callbacks);
-            stats.failed_callbacks += get(&counters.failed_callbacks);
-            stats.protocol_errors += get(&counters.protocol_errors);
+            stats.opened += handle.counted(Counter::Opened);
+            stats.closed += handle.counted(Counter::Closed);
+            stats.messages += handle.counted(Counter::Messages);
+            stats.drops.replaced += handle.counted(Counter::Replaced);
+            stats.drops.outbox_full += handle.counted(Counter::OutboxFull);
+            stats.drops.slow_consumer += handle.counted(Counter::SlowConsumer);
+            stats.drops.shed += handle.counted(Counter::Shed);
+            stats.encoded_frames += handle.counted(Counter::EncodedFrames);
+            stats.compressed_frames += handle.counted(Counter::CompressedFrames);
+            stats.slow_consumers += handle.counted(Counter::SlowConsumers);
+            stats.slow_callbacks += handle.counted(Counter::SlowCallbacks);
+            stats.failed_callbacks += handle.counted(Counter::FailedCallbacks);
+            stats.protocol_errors += handle.counted(Counter::ProtocolErrors);
         }
         stats
     }

@@ -17,10 +17,7 @@ pub(crate) use self::{
 };
 pub use crate::{codec::compression::Compression, headers::OriginPolicy};
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::routing::MethodRouter;
 
@@ -212,7 +209,7 @@ impl<H: Handler> Endpoint<H> {
     /// Returns the part of the settings that the shards need.
     fn route(&self, hub: &Hub) -> Route {
         let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
-        hub.shards().setup.compress_above.fetch_min(compress_above, Ordering::Relaxed);
+        hub.shards().setup.lower_compression_threshold(compress_above);
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),

@@ -6,9 +6,13 @@
 //! posted at that moment either is seen or wakes it (the second look).
 
 use std::{
+    any::{Any, TypeId},
     collections::VecDeque,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
+
+use tokio::sync::oneshot;
 
 use super::extras::Details;
 use crate::{
@@ -53,7 +57,7 @@ pub(crate) struct Mailbox<C> {
 }
 
 /// What the lock guards.
-pub(crate) struct State<C> {
+struct State<C> {
     /// Commands in the order in which they came.
     commands: Vec<C>,
     /// Payload bytes of `commands`.
@@ -63,7 +67,7 @@ pub(crate) struct State<C> {
     /// By slot: how many rooms the open connection is in, that of all connections aside.
     rooms: Vec<u32>,
     /// What few connections have: user state, a client id, somebody who waits for the close.
-    pub(crate) details: Details,
+    details: Details,
     /// How to wake the shard when it sleeps.
     sleeper: Option<Sleeper>,
     /// Whether the shard has ended; nothing is taken any more.
@@ -75,7 +79,7 @@ enum Sleeper {
     /// As a task.
     Task(Waker),
     /// As a thread, in its poller.
-    Thread(std::sync::Arc<dyn Alarm>),
+    Thread(Arc<dyn Alarm>),
 }
 
 /// Wakes the shard when dropped; keep it until the locks are released.
@@ -101,8 +105,7 @@ impl Drop for Wake {
 
 /// A locked mailbox.
 pub(crate) struct Locked<'a, C> {
-    /// The guard.
-    pub(crate) state: MutexGuard<'a, State<C>>,
+    state: MutexGuard<'a, State<C>>,
     /// The mailbox that it belongs to.
     mailbox: &'a Mailbox<C>,
 }
@@ -204,7 +207,7 @@ impl<C: Posted> Mailbox<C> {
     }
 
     /// Whether a thread may sleep in its poller; if so, the next command rings the alarm.
-    pub(crate) fn try_sleep(&self, alarm: &std::sync::Arc<dyn Alarm>) -> bool {
+    pub(crate) fn try_sleep(&self, alarm: &Arc<dyn Alarm>) -> bool {
         let mut state = self.state.lock();
         if state.second_look() {
             return false;
@@ -232,53 +235,8 @@ impl<C: Posted> Mailbox<C> {
 }
 
 impl<C> State<C> {
-    /// Whether the connection is open.
-    pub(crate) fn is_live(&self, local: Local) -> bool {
+    fn is_live(&self, local: Local) -> bool {
         self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
-    }
-
-    /// Commands that wait, in order.
-    pub(crate) fn commands(&self) -> impl Iterator<Item = &C> {
-        self.commands.iter()
-    }
-
-    /// The shard opens a connection.
-    pub(crate) fn open(&mut self, local: Local) {
-        let slot = local.slot as usize;
-        if self.live.len() <= slot {
-            self.live.resize(slot + 1, 0);
-            self.rooms.resize(slot + 1, 0);
-        }
-        self.live[slot] = local.generation;
-        self.rooms[slot] = 0;
-    }
-
-    /// How many rooms an open connection is in: the count that its joins and leaves keep.
-    pub(crate) fn rooms(&mut self, local: Local) -> Option<&mut u32> {
-        if self.is_live(local) { self.rooms.get_mut(local.slot as usize) } else { None }
-    }
-
-    /// From now on the connection is closed for everybody. Whether it was open until now.
-    pub(crate) fn close(&mut self, local: Local) -> bool {
-        let was_live = self.is_live(local);
-        if was_live {
-            self.live[local.slot as usize] = 0;
-            self.details.closed(local);
-        }
-        was_live
-    }
-
-    /// Open connections from slot `from` on, at most `limit` slots looked at.
-    pub(crate) fn live_from(&self, from: u32, limit: u32) -> impl Iterator<Item = (u32, u32)> {
-        let start = (from as usize).min(self.live.len());
-        let end = (start + limit as usize).min(self.live.len());
-        let slots = self.live[start..end].iter().enumerate();
-        slots.filter(|(_, generation)| **generation != 0).map(move |(i, g)| ((start + i) as u32, *g))
-    }
-
-    /// Number of slots that were ever used.
-    pub(crate) fn slots(&self) -> u32 {
-        self.live.len() as u32
     }
 
     /// The look at the mailbox after the shard has found nothing more to do, under the lock that also takes the waker.
@@ -288,6 +246,96 @@ impl<C> State<C> {
             return false;
         }
         !self.commands.is_empty()
+    }
+}
+
+impl<C> Locked<'_, C> {
+    /// Whether the connection is open.
+    pub(crate) fn is_live(&self, who: Local) -> bool {
+        self.state.is_live(who)
+    }
+
+    /// Commands that wait, in order.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &C> {
+        self.state.commands.iter()
+    }
+
+    /// The shard opens a connection.
+    pub(crate) fn open(&mut self, local: Local) {
+        let slot = local.slot as usize;
+        if self.state.live.len() <= slot {
+            self.state.live.resize(slot + 1, 0);
+            self.state.rooms.resize(slot + 1, 0);
+        }
+        self.state.live[slot] = local.generation;
+        self.state.rooms[slot] = 0;
+    }
+
+    /// How many rooms an open connection is in: the count that its joins and leaves keep.
+    pub(crate) fn rooms(&mut self, local: Local) -> Option<&mut u32> {
+        if self.state.is_live(local) { self.state.rooms.get_mut(local.slot as usize) } else { None }
+    }
+
+    /// From now on the connection is closed for everybody. Whether it was open until now.
+    pub(crate) fn close(&mut self, local: Local) -> bool {
+        let was_live = self.is_live(local);
+        if was_live {
+            self.state.live[local.slot as usize] = 0;
+            self.state.details.closed(local);
+        }
+        was_live
+    }
+
+    /// Open connections from slot `from` on, at most `limit` slots looked at.
+    pub(crate) fn live_from(&self, from: u32, limit: u32) -> impl Iterator<Item = (u32, u32)> {
+        let start = (from as usize).min(self.state.live.len());
+        let end = (start + limit as usize).min(self.state.live.len());
+        let slots = self.state.live[start..end].iter().enumerate();
+        slots.filter(|(_, generation)| **generation != 0).map(move |(i, g)| ((start + i) as u32, *g))
+    }
+
+    /// Number of slots that were ever used.
+    pub(crate) fn slots(&self) -> u32 {
+        self.state.live.len() as u32
+    }
+
+    /// Stores a value of the application's with the connection. Returns the earlier one of that type.
+    pub(crate) fn set_user_state(
+        &mut self,
+        who: Local,
+        value: Arc<dyn Any + Send + Sync>,
+    ) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.state.details.set_state(who, value)
+    }
+
+    /// Returns the value of that type that is stored with the connection.
+    pub(crate) fn user_state(&self, who: Local, id: TypeId) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.state.details.state(who, id)
+    }
+
+    /// Returns the user that the connection was identified as.
+    pub(crate) fn client(&self, who: Local) -> Option<Arc<str>> {
+        self.state.details.client(who)
+    }
+
+    /// Sets the connection's user. Returns the earlier one.
+    pub(crate) fn set_client(&mut self, who: Local, client: Arc<str>) -> Option<Arc<str>> {
+        self.state.details.set_client(who, client)
+    }
+
+    /// Keeps something alive for as long as the connection, once.
+    pub(crate) fn keep(&mut self, who: Local, thing: Arc<dyn Any + Send + Sync>) {
+        self.state.details.keep(who, thing);
+    }
+
+    /// Returns a receiver that ends when the connection closes.
+    pub(crate) fn wait_closed(&mut self, who: Local) -> oneshot::Receiver<()> {
+        self.state.details.wait(who)
+    }
+
+    /// Removes everything that is stored with the connection. Drop the result outside the lock: it is the application's.
+    pub(crate) fn take_extras(&mut self, who: Local) -> Option<impl Sized + use<C>> {
+        self.state.details.remove(who)
     }
 }
 
@@ -447,7 +495,7 @@ mod tests {
     #[test]
     fn nothing_is_taken_by_one_that_has_ended() {
         let mailbox = Mailbox::new();
-        mailbox.lock().state.open(WHO);
+        mailbox.lock().open(WHO);
         mailbox.post(Item(1));
         mailbox.end();
         assert!(!mailbox.is_live(WHO));
@@ -461,14 +509,14 @@ mod tests {
         let mailbox = Mailbox::<Item>::new();
         assert!(!mailbox.is_live(WHO));
         let mut locked = mailbox.lock();
-        locked.state.open(WHO);
+        locked.open(WHO);
         let next = Local { generation: WHO.generation + 1, ..WHO };
-        assert!(locked.state.is_live(WHO) && !locked.state.is_live(next));
-        assert!(locked.state.close(WHO));
-        assert!(!locked.state.close(WHO), "it is closed once");
-        locked.state.open(next);
-        assert!(!locked.state.close(WHO), "a late close does not reach the successor");
-        assert!(locked.state.is_live(next) && !locked.state.is_live(WHO));
+        assert!(locked.is_live(WHO) && !locked.is_live(next));
+        assert!(locked.close(WHO));
+        assert!(!locked.close(WHO), "it is closed once");
+        locked.open(next);
+        assert!(!locked.close(WHO), "a late close does not reach the successor");
+        assert!(locked.is_live(next) && !locked.is_live(WHO));
     }
 
     #[test]
@@ -476,13 +524,13 @@ mod tests {
         let mailbox = Mailbox::<Item>::new();
         let mut locked = mailbox.lock();
         for slot in [0, 2, 5] {
-            locked.state.open(Local { shard: 0, slot, generation: slot + 1 });
+            locked.open(Local { shard: 0, slot, generation: slot + 1 });
         }
-        let page = |from| locked.state.live_from(from, 3).collect::<Vec<_>>();
+        let page = |from| locked.live_from(from, 3).collect::<Vec<_>>();
         assert_eq!(page(0), [(0, 1), (2, 3)]);
         assert_eq!(page(3), [(5, 6)]);
         assert_eq!(page(6), []);
-        assert_eq!(locked.state.slots(), 6);
+        assert_eq!(locked.slots(), 6);
     }
 
     #[test]
@@ -494,8 +542,8 @@ mod tests {
             }
         }
         let mailbox = Mailbox::new();
-        let bell = std::sync::Arc::new(Bell(AtomicUsize::new(0)));
-        let alarm: std::sync::Arc<dyn Alarm> = bell.clone();
+        let bell = Arc::new(Bell(AtomicUsize::new(0)));
+        let alarm: Arc<dyn Alarm> = bell.clone();
         assert!(mailbox.try_sleep(&alarm));
         mailbox.post(Item(1));
         mailbox.post(Item(1));

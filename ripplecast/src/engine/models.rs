@@ -29,7 +29,7 @@ use super::{
     command::Command,
     delivery::{Delivery, Fault},
     mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
-    node::{Counters, ShardHandle},
+    node::ShardHandle,
     outbox::{Overflow, Profile, Wire},
     room::{Registry, RoomCore},
     users::Clients,

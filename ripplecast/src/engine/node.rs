@@ -30,54 +30,68 @@ pub(crate) struct ShardHandle {
     /// The other shards.
     pub(crate) shards: Weak<Shards>,
     /// What the shard counts.
-    pub(crate) counters: Counters,
+    counters: Counters,
     /// What all rooms share.
     pub(crate) setup: Arc<Setup>,
 }
 
-/// What a shard counts; written by the shard alone.
-#[derive(Default)]
-pub(crate) struct Counters {
+/// What a shard counts.
+#[derive(Clone, Copy)]
+pub(crate) enum Counter {
     /// `on_open` calls.
-    pub(crate) opened: AtomicU64,
+    Opened,
     /// `on_close` calls.
-    pub(crate) closed: AtomicU64,
+    Closed,
     /// Messages received.
-    pub(crate) messages: AtomicU64,
+    Messages,
     /// Frames that were replaced by newer ones with their key.
-    pub(crate) replaced: AtomicU64,
+    Replaced,
     /// Frames dropped because an outbox was full.
-    pub(crate) outbox_full: AtomicU64,
+    OutboxFull,
     /// Frames for connections that were closed because their outbox was full.
-    pub(crate) slow_consumer: AtomicU64,
+    SlowConsumer,
     /// Frames dropped because too much waited on the hub.
-    pub(crate) shed: AtomicU64,
+    Shed,
     /// Frames encoded for rooms.
-    pub(crate) encoded_frames: AtomicU64,
+    EncodedFrames,
     /// Messages compressed.
-    pub(crate) compressed_frames: AtomicU64,
+    CompressedFrames,
     /// Connections closed because their outbox was full, or too much waited on the hub.
-    pub(crate) slow_consumers: AtomicU64,
+    SlowConsumers,
     /// Callbacks that held the shard for too long.
-    pub(crate) slow_callbacks: AtomicU64,
+    SlowCallbacks,
     /// Callbacks that failed, panicked or were cancelled.
-    pub(crate) failed_callbacks: AtomicU64,
+    FailedCallbacks,
     /// Frames that broke the protocol.
-    pub(crate) protocol_errors: AtomicU64,
+    ProtocolErrors,
 }
 
+/// The counters of a shard, by the number of their [`Counter`]; written by the shard alone.
+#[derive(Default)]
+struct Counters([AtomicU64; Counter::ProtocolErrors as usize + 1]);
+
 impl ShardHandle {
+    /// Creates the handle of a shard.
+    pub(crate) fn new(
+        mailbox: Arc<Mailbox<Command<Socket>>>,
+        node: u64,
+        shards: Weak<Shards>,
+        setup: Arc<Setup>,
+    ) -> Self {
+        Self { mailbox, node, shards, counters: Counters::default(), setup }
+    }
+
     /// Posts a frame for a connection to the shard's mailbox.
     pub(crate) fn push(&self, to: Local, frame: Frame) -> Sent {
         let mut mailbox = self.mailbox.lock();
-        if !mailbox.state.is_live(to) {
+        if !mailbox.is_live(to) {
             return Sent::Closed;
         }
         let posted = mailbox.check(frame.len());
         if let Err(error) = &posted {
             drop(mailbox);
             if matches!(error, Error::Overloaded { .. }) {
-                self.setup.drops.refused(Some(ConnectionId::new(self.node, to)));
+                self.setup.drops().refused(Some(ConnectionId::new(self.node, to)));
             }
             return Sent::from_posted(&posted);
         }
@@ -86,11 +100,16 @@ impl ShardHandle {
         drop(wake);
         Sent::Queued
     }
-}
 
-/// Adds to a counter of the shard's own.
-pub(crate) fn count(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
+    /// Adds to a counter.
+    pub(crate) fn count(&self, counter: Counter, n: u64) {
+        self.counters.0[counter as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Returns the value of a counter.
+    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+        self.counters.0[counter as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// See the module.
@@ -138,13 +157,7 @@ impl Shards {
         let everyone = Arc::new(everyone.unlisted());
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let handle = |mailbox: &Arc<Mailbox<Command<Socket>>>| {
-                Arc::new(ShardHandle {
-                    mailbox: mailbox.clone(),
-                    node,
-                    shards: weak.clone(),
-                    counters: Counters::default(),
-                    setup: setup.clone(),
-                })
+                Arc::new(ShardHandle::new(mailbox.clone(), node, weak.clone(), setup.clone()))
             };
             Self {
                 node,
@@ -252,10 +265,10 @@ impl Shards {
                 }
                 let handle = shards.handles.get(shard)?;
                 let mailbox = handle.mailbox.lock();
-                let live = mailbox.state.live_from(slot, PAGE);
+                let live = mailbox.live_from(slot, PAGE);
                 page.extend(live.map(|(slot, generation)| Local { shard: shard as u8, slot, generation }));
                 slot += PAGE;
-                if slot >= mailbox.state.slots() {
+                if slot >= mailbox.slots() {
                     (shard, slot) = (shard + 1, 0);
                 }
             }

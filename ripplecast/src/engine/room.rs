@@ -91,7 +91,7 @@ impl<W> RoomCore<W> {
         let state = State { per_shard: vec![0; shards].into(), ..State::default() };
         let publishers = parking_lot::Mutex::default();
         let state = Mutex::new(state);
-        let overflow = setup.rules.overflow(&name);
+        let overflow = setup.overflow(&name);
         Self { name, epoch, overflow, setup, places, state, mailboxes, registry, publishers }
     }
 
@@ -134,7 +134,7 @@ impl<W> RoomCore<W> {
         drop(state);
         drop(wakes);
         if matches!(posted, Err(Error::Overloaded { .. })) {
-            self.setup.drops.refused(None);
+            self.setup.drops().refused(None);
         }
         Sent::from_posted(&posted)
     }
@@ -174,8 +174,8 @@ impl<W> RoomCore<W> {
     pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Frame>) -> Result<()> {
         let mut state = self.state.lock();
         let mut mailbox = self.mailboxes[who.shard()].lock();
-        let limit = self.setup.rooms_per_connection;
-        let Some(rooms) = mailbox.state.rooms(who) else { return Err(Error::Closed) };
+        let limit = self.setup.rooms_per_connection();
+        let Some(rooms) = mailbox.rooms(who) else { return Err(Error::Closed) };
         if *rooms as usize >= limit && !state.members.contains(&who.pack()) {
             return Err(Error::TooManyRooms { limit });
         }
@@ -185,7 +185,7 @@ impl<W> RoomCore<W> {
         }
         let mut wakes = [const { None }; 2];
         if state.members.insert(who.pack()) {
-            if let Some(rooms) = mailbox.state.rooms(who) {
+            if let Some(rooms) = mailbox.rooms(who) {
                 *rooms += 1;
             }
             state.per_shard[who.shard()] += 1;
@@ -209,7 +209,7 @@ impl<W> RoomCore<W> {
     /// As [`RoomCore::join`].
     pub(crate) fn push_state(&self, who: Local, frame: Frame, is_first: bool) -> Result<()> {
         let mut mailbox = self.mailboxes[who.shard()].lock();
-        if !mailbox.state.is_live(who) {
+        if !mailbox.is_live(who) {
             return Err(Error::Closed);
         }
         mailbox.check(frame.len())?;
@@ -228,7 +228,7 @@ impl<W> RoomCore<W> {
         }
         self.changed(&state);
         let mut mailbox = self.mailboxes[who.shard()].lock();
-        if let Some(rooms) = mailbox.state.rooms(who) {
+        if let Some(rooms) = mailbox.rooms(who) {
             *rooms -= 1;
         }
         let wake = mailbox.post(Command::Leave { who, room: self.clone() });

@@ -26,7 +26,7 @@ use super::{
     delivery::{Delivery, Fault},
     drops::DropReport,
     mailbox::Mailbox,
-    node::{ShardHandle, Shards, count},
+    node::{Counter, ShardHandle, Shards},
     outbox::Wire,
     poller::{Event, Poller},
     route::{Callbacks, Route},
@@ -210,7 +210,7 @@ impl Shard {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),
-            delivery: Delivery::new(index as u8, shards.ledger.clone(), shards.setup.drops.is_heard()),
+            delivery: Delivery::new(index as u8, shards.ledger.clone(), shards.setup.drops().is_heard()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -394,7 +394,7 @@ impl Shard {
                     if self.peers[who.slot as usize].phase != Phase::Open {
                         continue; // it closes already, and its close frame waits in the backlog
                     }
-                    count(&self.handle.counters.slow_consumers, 1);
+                    self.handle.count(Counter::SlowConsumers, 1);
                     self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
                 }
@@ -414,7 +414,7 @@ impl Shard {
                 }
                 Fault::Shed | Fault::Cut => {
                     let was_open = self.peers[who.slot as usize].phase == Phase::Open;
-                    count(&self.handle.counters.slow_consumers, u64::from(was_open));
+                    self.handle.count(Counter::SlowConsumers, u64::from(was_open));
                     let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
                     if was_open && fault == Fault::Shed {
                         self.begin_close(who, close, Phase::Closing);
@@ -430,21 +430,20 @@ impl Shard {
         let counts = self.delivery.take_counts();
         let compressed = take_compressed(); // by this thread, in this turn
         if compressed > 0 {
-            count(&self.handle.counters.compressed_frames, compressed);
+            self.handle.count(Counter::CompressedFrames, compressed);
         }
         if counts.encoded_frames > 0 {
-            count(&self.handle.counters.encoded_frames, counts.encoded_frames);
+            self.handle.count(Counter::EncodedFrames, counts.encoded_frames);
         }
         if counts.drops.total() > 0 {
-            let counters = &self.handle.counters;
-            count(&counters.replaced, counts.drops.replaced);
-            count(&counters.outbox_full, counts.drops.outbox_full);
-            count(&counters.slow_consumer, counts.drops.slow_consumer);
-            count(&counters.shed, counts.drops.shed);
+            self.handle.count(Counter::Replaced, counts.drops.replaced);
+            self.handle.count(Counter::OutboxFull, counts.drops.outbox_full);
+            self.handle.count(Counter::SlowConsumer, counts.drops.slow_consumer);
+            self.handle.count(Counter::Shed, counts.drops.shed);
         }
         for (who, reason, frames) in self.delivery.take_drop_reports() {
             let connection = Some(ConnectionId::new(self.handle.node, who));
-            self.handle.setup.drops.tell(DropReport { connection, reason, frames: u64::from(frames) });
+            self.handle.setup.drops().tell(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
 
@@ -475,14 +474,14 @@ impl Shard {
             Peer { endpoint, since: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;
         let mut mailbox = self.handle.mailbox.lock();
-        mailbox.state.open(who);
+        mailbox.open(who);
         for state in states {
-            mailbox.state.details.set_state(who, state);
+            mailbox.set_user_state(who, state);
         }
         drop(mailbox);
         self.shards.everyone.enter(who);
         self.delivery.join(who, &self.shards.everyone);
-        count(&self.handle.counters.opened, 1);
+        self.handle.count(Counter::Opened, 1);
         if !preface.is_empty() {
             self.delivery.append(who.slot, &preface);
         }

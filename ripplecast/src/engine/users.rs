@@ -41,10 +41,10 @@ impl Clients {
         let client: Arc<str> = client.into();
         // All of it under the mailbox's lock, so that two calls can't undo each other's half.
         let mut mailbox = mailbox.lock();
-        if !mailbox.state.is_live(who) {
+        if !mailbox.is_live(who) {
             return Err(Error::Closed);
         }
-        let former = mailbox.state.details.set_client(who, client.clone());
+        let former = mailbox.set_client(who, client.clone());
         if former.as_ref() != Some(&client) {
             self.add(&client, who);
             if let Some(former) = former {

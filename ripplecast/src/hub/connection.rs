@@ -60,7 +60,7 @@ impl Connection {
         reason.truncate(prefix(&reason, CLOSE_REASON).len());
         let close = Close::new(code, reason);
         let mut mailbox = self.shard.mailbox.lock();
-        if !mailbox.state.close(self.local) {
+        if !mailbox.close(self.local) {
             return Sent::Closed;
         }
         let wake = mailbox.post(Command::Close { who: self.local, close });
@@ -79,8 +79,8 @@ impl Connection {
     /// for something else.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut mailbox = self.shard.mailbox.lock();
-        let live = mailbox.state.is_live(self.local);
-        let ended = live.then(|| mailbox.state.details.wait(self.local));
+        let live = mailbox.is_live(self.local);
+        let ended = live.then(|| mailbox.wait_closed(self.local));
         async move {
             if let Some(ended) = ended {
                 let _ = ended.await; // the sender is only ever dropped
@@ -183,7 +183,7 @@ impl Connection {
 
     /// Returns the id of the user that the connection was [identified](Self::identify) as.
     pub fn client_id(&self) -> Option<Arc<str>> {
-        self.shard.mailbox.lock().state.details.client(self.local)
+        self.shard.mailbox.lock().client(self.local)
     }
 
     /// Stores a value with the connection, one of each type, until `on_close` has returned.
@@ -193,10 +193,10 @@ impl Connection {
     pub fn set_state<T: Any + Send + Sync>(&self, value: T) -> Result<()> {
         let value = Arc::new(value);
         let mut mailbox = self.shard.mailbox.lock();
-        if !mailbox.state.is_live(self.local) {
+        if !mailbox.is_live(self.local) {
             return Err(Error::Closed);
         }
-        let former = mailbox.state.details.set_state(self.local, value);
+        let former = mailbox.set_user_state(self.local, value);
         drop(mailbox);
         drop(former); // the user's destructor runs outside the lock
         Ok(())
@@ -205,7 +205,7 @@ impl Connection {
     /// Returns the value of type `T` stored by [`set_state`](Self::set_state) or by the upgrade hook.
     pub fn state<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let mailbox = self.shard.mailbox.lock();
-        let state = mailbox.state.details.state(self.local, std::any::TypeId::of::<T>())?;
+        let state = mailbox.user_state(self.local, std::any::TypeId::of::<T>())?;
         drop(mailbox);
         state.downcast().ok()
     }
@@ -232,7 +232,7 @@ impl Connection {
     pub fn tap(&self) -> Result<Tap> {
         let (tap, ear) = Tap::new();
         let mut mailbox = self.shard.mailbox.lock();
-        if !mailbox.state.is_live(self.local) {
+        if !mailbox.is_live(self.local) {
             return Err(Error::Closed);
         }
         mailbox.check(0)?;
@@ -245,8 +245,8 @@ impl Connection {
     /// Keeps `thing` alive while the connection is open.
     pub(crate) fn keep(&self, thing: Arc<dyn Any + Send + Sync>) {
         let mut mailbox = self.shard.mailbox.lock();
-        if mailbox.state.is_live(self.local) {
-            mailbox.state.details.keep(self.local, thing);
+        if mailbox.is_live(self.local) {
+            mailbox.keep(self.local, thing);
         }
     }
 

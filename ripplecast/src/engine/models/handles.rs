@@ -5,13 +5,7 @@ use super::*;
 /// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
 fn handle() -> Arc<ShardHandle> {
     let mailbox = Arc::new(Mailbox::<Command<Socket>>::new());
-    Arc::new(ShardHandle {
-        mailbox,
-        node: 1,
-        shards: Weak::new(),
-        counters: Counters::default(),
-        setup: Arc::default(),
-    })
+    Arc::new(ShardHandle::new(mailbox, 1, Weak::new(), Arc::default()))
 }
 
 /// Applies what was sent through handles to a delivery without sockets.
@@ -31,7 +25,7 @@ fn take_up(handle: &ShardHandle, shard: &mut Shard) {
 
 fn open(handle: &ShardHandle, shard: &mut Shard) -> (Local, Pipe) {
     let (who, pipe) = shard.open();
-    handle.mailbox.lock().state.open(who);
+    handle.mailbox.lock().open(who);
     (who, pipe)
 }
 
@@ -90,7 +84,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
         take_up(&handle, &mut shard);
         // The socket is lost.
-        let was_open = handle.mailbox.lock().state.close(local);
+        let was_open = handle.mailbox.lock().close(local);
         shard.finish(local);
         let (next, second) = open(&handle, &mut shard);
         assert_eq!((next.slot, next.generation), (local.slot, local.generation + 1));
@@ -114,13 +108,13 @@ fn queued<'a>((text, sent): (&'a str, Sent)) -> Option<&'a str> {
 /// As the shard makes a connection one that is closed, and then forgets it.
 fn close_identified(handle: &ShardHandle, clients: &Clients, who: Local) {
     let mut mailbox = handle.mailbox.lock();
-    mailbox.state.close(who);
-    let client = mailbox.state.details.client(who);
+    mailbox.close(who);
+    let client = mailbox.client(who);
     drop(mailbox);
     if let Some(client) = client {
         clients.remove(&client, who);
     }
-    let details = handle.mailbox.lock().state.details.remove(who);
+    let details = handle.mailbox.lock().take_extras(who);
     drop(details);
 }
 
@@ -130,7 +124,7 @@ const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };
 fn identify_races_close() {
     explore("identify_races_close", || {
         let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
-        handle.mailbox.lock().state.open(WHO);
+        handle.mailbox.lock().open(WHO);
         let identifier = thread::spawn({
             let (handle, clients) = (handle.clone(), clients.clone());
             move || {
@@ -142,7 +136,7 @@ fn identify_races_close() {
         close_identified(&handle, &clients, WHO);
         identifier.join().unwrap();
         assert_eq!(clients.connections("one"), []);
-        assert_eq!(handle.mailbox.lock().state.details.client(WHO), None);
+        assert_eq!(handle.mailbox.lock().client(WHO), None);
     });
 }
 
@@ -150,7 +144,7 @@ fn identify_races_close() {
 fn identify_races_identify() {
     explore("identify_races_identify", || {
         let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
-        handle.mailbox.lock().state.open(WHO);
+        handle.mailbox.lock().open(WHO);
         clients.identify(&handle.mailbox, WHO, "one").unwrap();
         let other = thread::spawn({
             let (handle, clients) = (handle.clone(), clients.clone());
@@ -158,7 +152,7 @@ fn identify_races_identify() {
         });
         clients.identify(&handle.mailbox, WHO, "one").unwrap();
         other.join().unwrap();
-        let client = handle.mailbox.lock().state.details.client(WHO).unwrap();
+        let client = handle.mailbox.lock().client(WHO).unwrap();
         for id in ["one", "two"] {
             let expected: &[Local] = if *client == *id { &[WHO] } else { &[] };
             assert_eq!(clients.connections(id), expected, "as {id}, while it is {client}");

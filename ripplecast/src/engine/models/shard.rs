@@ -96,7 +96,7 @@ impl Shard {
             Dialect::WebSocket,
             Profile { outbox: 1 << 20, overflow, compress_above: usize::MAX },
         );
-        self.mailbox.lock().state.open(who);
+        self.mailbox.lock().open(who);
         (who, pipe)
     }
 
@@ -111,12 +111,11 @@ impl Shard {
     /// As the shard takes a connection out of everything, also out of rooms that count it already while its join waits.
     pub(super) fn no_longer_live(&mut self, who: Local) {
         let mut mailbox = self.mailbox.lock();
-        mailbox.state.close(who);
+        mailbox.close(who);
         let mut joining = Vec::new();
         if self.mailbox.has_joins() {
-            joining.extend(
-                self.todo.iter().chain(mailbox.state.commands()).filter_map(|command| command.joins(who)),
-            );
+            joining
+                .extend(self.todo.iter().chain(mailbox.commands()).filter_map(|command| command.joins(who)));
         }
         drop(mailbox);
         for room in joining {

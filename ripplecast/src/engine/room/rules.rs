@@ -46,26 +46,44 @@ impl RoomOptions {
 
 /// What all rooms of a hub share.
 pub(crate) struct Setup {
-    /// What was said of rooms by their names.
-    pub(crate) rules: RoomRules,
-    /// Where refused pushes are reported.
-    pub(crate) drops: DropLog,
-    /// The length above which a message is compressed for those who have negotiated it; the least of all endpoints.
-    pub(crate) compress_above: AtomicUsize,
-    /// How many rooms one connection may be in.
-    pub(super) rooms_per_connection: usize,
-    /// The way to other nodes; none when this node is alone.
+    rules: RoomRules,
+    drops: DropLog,
+    /// The lowest compression threshold of all endpoints, in bytes.
+    compress_above: AtomicUsize,
+    rooms_per_connection: usize,
+    /// The connection to other nodes; none when this node is alone.
     bridge: OnceLock<Arc<dyn Bridge>>,
 }
 
 impl Setup {
-    /// Nothing is compressed, until an endpoint wants it.
+    /// Creates the setup of a hub in which no message is compressed until an endpoint
+    /// [asks for it](Self::lower_compression_threshold).
     pub(crate) fn new(rules: RoomRules, drops: DropLog, rooms_per_connection: usize) -> Self {
         let compress_above = AtomicUsize::new(usize::MAX);
         Self { rules, drops, compress_above, rooms_per_connection, bridge: OnceLock::new() }
     }
 
-    /// Whether a frame for many is worth compressing, if one of them has negotiated it.
+    /// Returns the policy that is set for a room of that name.
+    pub(super) fn overflow(&self, name: &str) -> Option<Overflow> {
+        self.rules.overflow(name)
+    }
+
+    /// Returns the log that refused pushes are reported to.
+    pub(crate) fn drops(&self) -> &DropLog {
+        &self.drops
+    }
+
+    /// Returns how many rooms one connection may be in.
+    pub(super) fn rooms_per_connection(&self) -> usize {
+        self.rooms_per_connection
+    }
+
+    /// Compresses messages for many connections from now on if they are longer than `bytes`. A lower threshold stays.
+    pub(crate) fn lower_compression_threshold(&self, bytes: usize) {
+        self.compress_above.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a frame for many connections is compressed for those that have negotiated it.
     pub(crate) fn compresses(&self, frame: &Frame) -> bool {
         frame.len() > self.compress_above.load(Ordering::Relaxed)
     }

@@ -17,7 +17,7 @@ fn registry(shards: usize) -> Arc<Registry<()>> {
 /// A connection that was opened.
 fn open(registry: &Registry<()>, shard: u8, slot: u32) -> Local {
     let who = Local { shard, slot, generation: 1 };
-    registry.mailboxes[who.shard()].lock().state.open(who);
+    registry.mailboxes[who.shard()].lock().open(who);
     who
 }
 
@@ -94,7 +94,7 @@ fn who_is_closed_joins_nothing() {
     let who = open(&registry, 0, 0);
     let later = Local { generation: 2, ..who };
     assert!(matches!(room.join(later, None), Err(Error::Closed)));
-    registry.mailboxes[0].lock().state.close(who);
+    registry.mailboxes[0].lock().close(who);
     assert!(matches!(room.join(who, None), Err(Error::Closed)));
     assert_eq!((room.len(), waiting(&registry, 0).as_str()), (0, ""));
 }

@@ -14,7 +14,7 @@ use crate::{
     engine::{
         command::{Command, Outcome},
         cork,
-        node::{ShardHandle, count},
+        node::{Counter, ShardHandle},
         route::{Called, Waiting},
     },
     id::{ConnectionId, Local},
@@ -63,7 +63,7 @@ impl Shard {
     /// nothing wrong.
     #[cold]
     fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
-        count(&self.handle.counters.slow_callbacks, 1);
+        self.handle.count(Counter::SlowCallbacks, 1);
         let Some(endpoint) = &self.endpoints[endpoint] else { return };
         let route = &endpoint.route.name;
         let milliseconds = took.as_millis() as u64;
@@ -169,7 +169,7 @@ struct Report {
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.ended {
-            count(&self.handle.counters.failed_callbacks, 1);
+            self.handle.count(Counter::FailedCallbacks, 1);
             let id = ConnectionId::new(self.handle.node, self.who);
             limited!(WARN, %id, "a callback still waited at the end of the shutdown, and was cancelled");
         }
@@ -183,7 +183,7 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
         limited!(DEBUG, route, "a callback used its connection after it was closed");
         return Outcome::Failed;
     }
-    count(&handle.counters.failed_callbacks, 1);
+    handle.count(Counter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node, who);
     // An error of the application's own says what caused it, in code of the application's.
     if let Some(error) = guarded(|| error.backend()).flatten() {
@@ -197,7 +197,7 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
 }
 
 fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
-    count(&handle.counters.failed_callbacks, 1);
+    handle.count(Counter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node, who);
     limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
 }

@@ -6,7 +6,7 @@ use super::{Peer, Phase, Shard, calls::Callback};
 use crate::{
     Close, CloseCode,
     codec::{self, Decoder},
-    engine::{command::Command, node::count},
+    engine::{command::Command, node::Counter},
     id::Local,
     panics::guarded,
 };
@@ -100,14 +100,13 @@ impl Shard {
     /// From now on it is closed for everybody, and a member of nothing.
     pub(super) fn no_longer_live(&mut self, who: Local) {
         let mut mailbox = self.handle.mailbox.lock();
-        mailbox.state.close(who);
-        let client = mailbox.state.details.client(who);
+        mailbox.close(who);
+        let client = mailbox.client(who);
         let mut joining = Vec::new();
         if self.handle.mailbox.has_joins() {
             // Joins that were posted and not applied yet: the rooms count it already.
-            joining.extend(
-                self.todo.iter().chain(mailbox.state.commands()).filter_map(|command| command.joins(who)),
-            );
+            joining
+                .extend(self.todo.iter().chain(mailbox.commands()).filter_map(|command| command.joins(who)));
         }
         drop(mailbox);
         for room in joining {
@@ -153,13 +152,13 @@ impl Shard {
         peer.phase = Phase::Closed;
         let closing = peer.held.as_mut().and_then(|held| held.closing.take());
         let close = closing.map_or_else(|| Close::new(CloseCode::ABNORMAL, ""), |(close, _)| close);
-        count(&self.handle.counters.closed, 1);
+        self.handle.count(Counter::Closed, 1);
         self.call(who, Callback::Close(close));
     }
 
     /// `on_close` has returned: the slot is free for the next connection.
     pub(super) fn release(&mut self, who: Local) {
-        let details = self.handle.mailbox.lock().state.details.remove(who);
+        let details = self.handle.mailbox.lock().take_extras(who);
         guarded(move || drop(details)); // the state that was kept is the application's
         self.peers[who.slot as usize] = Peer::default();
         self.delivery.release(who);

@@ -9,7 +9,7 @@ use super::{Phase, Shard, calls::Callback};
 use crate::{
     Close, CloseCode, Frame,
     codec::{self, Event as Received, Opcode, Payload, ProtocolError, deflate::inflate},
-    engine::{batch::Dialect, cork, node::count, route::Takes},
+    engine::{batch::Dialect, cork, node::Counter, route::Takes},
     id::Local,
     limits::{CROWDED_READ, MAILBOX_SHARE, READS_PER_TURN},
     log::limited,
@@ -191,7 +191,7 @@ impl Shard {
             *seen += input.len() as u8;
             return;
         }
-        count(&self.handle.counters.protocol_errors, 1);
+        self.handle.count(Counter::ProtocolErrors, 1);
         limited!(DEBUG, "a client sent data on an event stream, which was ended");
         self.finish(who, Close::new(CloseCode::PROTOCOL, "an event stream takes no data"));
     }
@@ -213,11 +213,11 @@ impl Shard {
                 self.unsupported(who, "this endpoint takes text messages only");
             }
             Received::Text(payload) => {
-                count(&self.handle.counters.messages, 1);
+                self.handle.count(Counter::Messages, 1);
                 self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
             }
             Received::Binary(payload) => {
-                count(&self.handle.counters.messages, 1);
+                self.handle.count(Counter::Messages, 1);
                 self.call(who, Callback::Message(Frame::binary(payload.into_bytes())));
             }
             Received::Ping(payload) => {
@@ -263,13 +263,13 @@ impl Shard {
 
     /// A kind of message came that the endpoint doesn't take.
     fn unsupported(&mut self, who: Local, reason: &'static str) {
-        count(&self.handle.counters.protocol_errors, 1);
+        self.handle.count(Counter::ProtocolErrors, 1);
         self.cork(who);
         self.close_in_order(who, Close::new(CloseCode::UNSUPPORTED, reason), Phase::Draining);
     }
 
     pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
-        count(&self.handle.counters.protocol_errors, 1);
+        self.handle.count(Counter::ProtocolErrors, 1);
         limited!(DEBUG, code = error.code, reason = error.reason, "a peer broke the protocol");
         let close = Close::new(CloseCode::from_peer(error.code), error.reason);
         self.cork(who);

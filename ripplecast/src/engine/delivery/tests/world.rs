@@ -198,7 +198,7 @@ impl World {
         peer.0.space.store(space, Relaxed);
         assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
         self.delivery.open(who, peer.clone(), dialect, profile);
-        self.mailbox.lock().state.open(who);
+        self.mailbox.lock().open(who);
         self.all.push(Expected {
             who,
             peer,
@@ -234,7 +234,7 @@ impl World {
         let who = self.all[i].who;
         self.delivery.catch_up(who.slot);
         self.all[i].cut |= self.delivery.is_mute(who.slot);
-        self.mailbox.lock().state.close(who);
+        self.mailbox.lock().close(who);
         self.delivery.leave_all(who);
         self.append(i);
         self.delivery.mute(who.slot);
@@ -245,7 +245,7 @@ impl World {
     /// As the shard drops a socket.
     pub(super) fn detach(&mut self, i: usize) {
         let who = self.all[i].who;
-        self.mailbox.lock().state.close(who);
+        self.mailbox.lock().close(who);
         assert!(self.delivery.detach(who).is_some());
         self.all[i].rooms.clear();
         self.all[i].phase = Phase::Detached;
