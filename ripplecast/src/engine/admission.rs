@@ -1,31 +1,26 @@
-//! How many connections there may be: in all, and from one address.
+//! Limits the number of connections: in total, and from one address.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// Counts connections, and refuses those beyond the limits.
+/// Counts connections, and rejects those beyond the limits.
 pub(crate) struct Admissions {
-    /// Connections at the most.
     max: usize,
-    /// Connections from one address at the most.
     max_per_address: usize,
     /// Leading bits of an IPv6 address that count.
     ipv6_prefix: u8,
-    /// What there is.
     counts: Mutex<Counts>,
 }
 
-/// What there is.
+/// The connections of a node.
 #[derive(Default)]
 struct Counts {
-    /// In all.
     all: usize,
-    /// By address.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Why a connection was refused.
+/// Why a connection was rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
     /// The node is full.
@@ -35,22 +30,22 @@ pub(crate) enum Refused {
 }
 
 impl Admissions {
-    /// No connections yet.
+    /// Creates a counter without connections.
     pub(crate) fn new(max: usize, max_per_address: usize, ipv6_prefix: u8) -> Self {
         Self { max, max_per_address, ipv6_prefix, counts: Mutex::default() }
     }
 
-    /// Leading bits of an IPv6 address that count.
+    /// Returns the number of leading bits of an IPv6 address that count.
     pub(crate) fn ipv6_prefix(&self) -> u8 {
         self.ipv6_prefix
     }
 
-    /// Returns what an address counts as.
+    /// Returns the network that an address counts toward.
     pub(crate) fn network(&self, address: IpAddr) -> IpAddr {
         network(address, self.ipv6_prefix)
     }
 
-    /// Admits one more, until the permit is dropped. Without an address it counts only among all.
+    /// Admits one more connection until the permit is dropped. Without an address it counts toward the total only.
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refused> {
         let address = address.map(|address| self.network(address));
         let mut counts = self.counts.lock();
@@ -69,7 +64,8 @@ impl Admissions {
     }
 }
 
-/// Returns what counts as one: an IPv4 address, also when it is written as IPv6, or the IPv6 network of `prefix` bits.
+/// Returns the network that an address counts toward: an IPv4 address itself, even if written as IPv6, or the IPv6
+/// network of `prefix` bits.
 pub(crate) fn network(address: IpAddr, prefix: u8) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -80,16 +76,14 @@ pub(crate) fn network(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// Whether it is this machine: tests, tools and proxies, which are not counted by their address.
+/// Returns whether it is this machine: tests, tools and proxies, which are not limited by address.
 pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// Permission for one connection; it counts until this is dropped.
+/// A permit for one connection, which counts until this is dropped.
 pub(crate) struct Permit {
-    /// Where it counts.
     admissions: Arc<Admissions>,
-    /// The address that it counts for.
     address: Option<Box<IpAddr>>,
 }
 

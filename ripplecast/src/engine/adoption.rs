@@ -12,24 +12,22 @@ use bytes::Bytes;
 use super::{admission::Permit, batch::Dialect, route::Route};
 use crate::{CloseCode, codec, limits::READS_PER_TURN, panics::guarded, response::STOPPING};
 
-/// What a shard reads from and writes to.
+/// The socket of a connection.
 pub(crate) type Socket = TcpStream;
 
-/// Everything that a shard needs to take a socket over.
+/// Everything that a shard needs to take over a socket.
 pub(crate) struct Adoption<W> {
     /// The socket, non-blocking.
     pub(crate) wire: W,
-    /// What the peer sent right behind its request.
+    /// Bytes that the peer sent right behind its request.
     pub(crate) rest: Bytes,
-    /// What is to be written first, such as the head of an event stream.
+    /// Bytes to be written first, such as the head of an event stream.
     pub(crate) preface: Bytes,
     /// How its frames are encoded.
     pub(crate) dialect: Dialect,
-    /// The endpoint.
     pub(crate) route: Arc<Route>,
-    /// Its place among the connections.
     pub(crate) permit: Permit,
-    /// State that the upgrade hook wants to be kept with the connection.
+    /// Values that the upgrade hook stores with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -62,6 +60,6 @@ impl Adoption<TcpStream> {
             }
         }
         drop(wire);
-        guarded(move || drop(states)); // the application's
+        guarded(move || drop(states)); // application code
     }
 }

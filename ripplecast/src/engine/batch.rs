@@ -21,24 +21,24 @@ use crate::{
 pub(crate) enum Dialect {
     /// RFC 6455.
     WebSocket = 0,
-    /// The event stream format of the HTML standard, section 9.2.
+    /// An event stream, as in section 9.2 of the HTML standard.
     Sse = 1,
     /// RFC 6455 with permessage-deflate, RFC 7692.
     Deflate = 2,
-    /// As [`Sse`](Self::Sse), each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A client that
-    /// reads a body without chunks in blocks would see nothing until a block is full. Where another server writes the
-    /// body, it makes the chunks.
+    /// As [`Sse`](Self::Sse), each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A client
+    /// that reads a body without chunks in blocks would see nothing until a block is full. Where another server
+    /// writes the body, it makes the chunks.
     SseChunked = 3,
 }
 
-/// How many dialects there are.
+/// The number of dialects.
 pub(crate) const DIALECTS: usize = 4;
 
 impl Dialect {
-    /// All of them, each at its own index.
+    /// All dialects, each at its own index.
     pub(crate) const ALL: [Self; DIALECTS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
 
-    /// Whether it is an event stream, which is one-way.
+    /// Returns whether it is an event stream, which is one-way.
     pub(crate) fn is_stream(self) -> bool {
         matches!(self, Self::Sse | Self::SseChunked)
     }
@@ -52,13 +52,13 @@ impl Dialect {
         }
     }
 
-    /// Returns what ends a body after its last frame: the last chunk.
+    /// Returns the last chunk, which ends a body after its last frame; empty without chunks.
     pub(crate) fn last_chunk(self) -> &'static [u8] {
         if self == Self::SseChunked { b"0\r\n\r\n" } else { b"" }
     }
 
-    /// Appends `frame` to `out`; compressed, where that is spoken, if it is longer than `compress_above` bytes or has a
-    /// compressed form that is shared.
+    /// Appends `frame` to `out`. Where compression is negotiated, compresses it if it is longer than `compress_above`
+    /// bytes or has a shared compressed form.
     pub(crate) fn encode(
         self,
         frame: &Frame,
@@ -83,7 +83,8 @@ impl Dialect {
     }
 }
 
-/// Makes what is in `out` from `start` on a chunk: its size in hexadecimal digits before it, and an end of line behind it.
+/// Turns the bytes of `out` from `start` on into a chunk: inserts their length in hexadecimal digits, and appends a
+/// line break.
 fn chunk(start: usize, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let len = out.len() - start;
@@ -93,8 +94,8 @@ fn chunk(start: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name `binary`
-/// unless they have another.
+/// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name
+/// `binary` unless they have another.
 fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     if let Some(Cursor { epoch, offset }) = cursor {
         out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
@@ -107,7 +108,7 @@ fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     }
     match text {
         Some(text) => {
-            // A lone carriage return ends a line of the format too.
+            // A lone carriage return ends a line of an event stream too.
             for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
                 out.extend_from_slice(b"data: ");
                 out.extend_from_slice(line.as_bytes());
@@ -124,19 +125,19 @@ fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// What an outbox has to know of a frame that waits in it.
+/// What an outbox needs to know about a frame.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tag {
-    /// Which frames replace each other.
+    /// Frames with the same key replace each other.
     pub(crate) key: Option<Key>,
-    /// What happens when it does not fit; `None` for what the endpoint says.
+    /// The policy when it does not fit; `None` for the endpoint's.
     pub(crate) overflow: Option<Overflow>,
-    /// From here on nothing of this scope takes the place of what was queued before.
+    /// From this frame on, no frame of this scope replaces one queued before.
     pub(crate) barrier: Option<u64>,
 }
 
 impl Tag {
-    /// That of a frame that was pushed to one connection, perhaps as a part of a room's state.
+    /// Returns the tag of a frame pushed to one connection, perhaps as part of a room's state.
     pub(crate) fn of(frame: &Frame, of: Option<Snapshot>) -> Self {
         let source = of.map_or(Source { scope: 0, overflow: None }, |of| of.source);
         let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
@@ -171,7 +172,7 @@ impl Joined {
         self.ends.push((self.bytes.len(), tag));
     }
 
-    /// Moves all that is in `other` behind what is here.
+    /// Moves all frames of `other` to the end.
     pub(crate) fn append(&mut self, other: &mut Self) {
         if self.bytes.is_empty() {
             std::mem::swap(self, other);
@@ -182,7 +183,7 @@ impl Joined {
         self.ends.extend(other.ends.drain(..).map(|(end, tag)| (start + end, tag)));
     }
 
-    /// Empties it, and keeps its memory unless that is large.
+    /// Removes all frames. Keeps the memory unless it is large.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
@@ -194,9 +195,9 @@ impl Joined {
 /// Frames that wait in a room, in one buffer for each transport that has members.
 #[derive(Default)]
 pub(crate) struct Batch {
-    /// While the batch grows.
+    /// The buffers while the batch grows.
     open: [Vec<u8>; DIALECTS],
-    /// Once it is being delivered: shared by all outboxes that it has to wait in.
+    /// The buffers once the batch is being delivered, shared by all outboxes that they wait in.
     sealed: [Bytes; DIALECTS],
     /// Where each frame ends in the buffers, with its stamp.
     marks: Vec<Mark>,
@@ -216,23 +217,22 @@ struct Mark {
 pub(crate) struct Part<'a> {
     /// The stamp of the push.
     pub(crate) stamp: u64,
-    /// The frame, encoded.
+    /// The encoded frame.
     pub(crate) bytes: &'a [u8],
     /// The key that it was pushed with.
     pub(crate) key: Option<&'a Arc<str>>,
-    /// What its room says.
     pub(crate) source: Source,
 }
 
 impl Part<'_> {
-    /// What an outbox has to know of it.
+    /// Returns what an outbox needs to know about it.
     pub(crate) fn tag(&self) -> Tag {
         self.source.tag(self.key)
     }
 }
 
 impl Source {
-    /// What an outbox has to know of a frame of this room.
+    /// Returns what an outbox needs to know about a frame of this room.
     fn tag(self, key: Option<&Arc<str>>) -> Tag {
         let key = key.map(|name| Key { scope: self.scope, name: name.clone() });
         Tag { key, overflow: self.overflow, barrier: None }
@@ -242,7 +242,7 @@ impl Source {
 impl Batch {
     /// Appends a frame for one transport.
     pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
-        // Whether it is compressed has been decided for all: then it has a compressed form to share.
+        // The room has already decided whether to compress: if so, the frame has a shared compressed form.
         dialect.encode(frame, cursor, usize::MAX, &mut self.open[dialect as usize]);
     }
 
@@ -251,39 +251,39 @@ impl Batch {
         self.marks.push(Mark { stamp, ends: self.open.each_ref().map(Vec::len), key });
     }
 
-    /// Makes it ready to be shared.
+    /// Makes the batch ready to be shared by outboxes.
     pub(crate) fn seal(mut self, ledger: &Arc<Ledger>) -> Self {
         self.sealed = self.open.map(|buffer| ledger.share(buffer));
         self.open = Default::default();
         self
     }
 
-    /// All of it, for one transport; empty before it is sealed.
+    /// Returns all frames for one transport; empty before the batch is sealed.
     pub(crate) fn of(&self, dialect: Dialect) -> &Bytes {
         &self.sealed[dialect as usize]
     }
 
-    /// Where each frame ends, for one transport.
+    /// Returns where each frame ends, for one transport.
     pub(crate) fn ends(&self, dialect: Dialect, source: Source) -> impl Iterator<Item = (usize, Tag)> {
         self.marks.iter().map(move |mark| (mark.ends[dialect as usize], source.tag(mark.key.as_ref())))
     }
 
-    /// The stamp of its first frame.
+    /// Returns the stamp of its first frame.
     pub(crate) fn first(&self) -> Option<u64> {
         self.marks.first().map(|mark| mark.stamp)
     }
 
-    /// The stamp of its last frame; 0, which is none, when it is empty.
+    /// Returns the stamp of its last frame; 0, which is never a stamp, when it is empty.
     pub(crate) fn last(&self) -> u64 {
         self.marks.last().map_or(0, |mark| mark.stamp)
     }
 
-    /// Whether it has no frames.
+    /// Returns whether it has no frames.
     pub(crate) fn is_empty(&self) -> bool {
         self.marks.is_empty()
     }
 
-    /// Bytes that it holds, over all transports.
+    /// Returns the bytes that it holds, over all transports.
     pub(crate) fn bytes(&self) -> usize {
         self.open.iter().map(Vec::len).sum::<usize>() + self.sealed.iter().map(Bytes::len).sum::<usize>()
     }

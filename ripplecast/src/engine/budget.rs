@@ -1,7 +1,7 @@
-//! What waits for slow readers of the whole hub, and what unfinished incoming messages hold, in bytes; and the bound on it.
+//! The memory budget of a hub: the bytes that wait for slow readers or belong to unfinished incoming messages.
 //!
-//! A buffer that many connections wait for is counted once, with its owner, and for as long as any of them holds a part of
-//! it: that is the memory it takes. Beyond the bound the shards shed the slowest connections first.
+//! A buffer shared by many connections counts once, for as long as any of them holds a part of it: that is the memory
+//! it takes. Above the limit, the shards shed the slowest connections first.
 
 use std::sync::Arc;
 
@@ -9,17 +9,15 @@ use bytes::Bytes;
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What a piece costs beside its bytes: its place in the queue and in the heap. Counted, so that many small ones, such as
-/// pongs that nobody reads, are bounded like a few large ones.
+/// The overhead of a piece in bytes: its place in the queue and on the heap. Counted so that many small pieces, such as
+/// unread pongs, are bounded like a few large ones.
 pub(crate) const PIECE: usize = 96;
 
-/// Bytes that wait in all outboxes and rooms of a hub, and those of its unfinished incoming messages.
+/// Counts the bytes in all outboxes and rooms of a hub and in its unfinished incoming messages.
 pub(crate) struct Ledger {
-    /// How many there are.
     used: AtomicUsize,
-    /// How many there may be.
     limit: usize,
-    /// By shard: what is known of its slowest connection.
+    /// By shard.
     slowest: Box<[Slowest]>,
 }
 
@@ -28,11 +26,11 @@ pub(crate) struct Ledger {
 struct Slowest {
     /// No connection of the shard has more bytes waiting than this.
     bytes: AtomicUsize,
-    /// The shard has been told to shed it, and has not begun yet.
+    /// Whether the shard has been asked to shed it and has not begun yet.
     told: AtomicBool,
 }
 
-/// What a piece in an outbox costs beside its bytes, in a ledger; taken out when it is dropped.
+/// The overhead of one piece in an outbox, counted until this is dropped.
 pub(crate) struct PieceCharge(Arc<Ledger>);
 
 impl Drop for PieceCharge {
@@ -41,7 +39,7 @@ impl Drop for PieceCharge {
     }
 }
 
-/// A buffer that is in a ledger until it is dropped.
+/// A buffer that counts until it is dropped.
 struct Charged {
     buffer: Vec<u8>,
     ledger: Arc<Ledger>,
@@ -60,7 +58,7 @@ impl AsRef<[u8]> for Charged {
 }
 
 impl Ledger {
-    /// Nothing waits, and at most `limit` bytes may.
+    /// Creates an empty budget of `limit` bytes.
     pub(crate) fn new(limit: usize, shards: usize) -> Self {
         let slowest = (0..shards)
             .map(|_| Slowest { bytes: AtomicUsize::new(0), told: AtomicBool::new(false) })
@@ -68,22 +66,22 @@ impl Ledger {
         Self { used: AtomicUsize::new(0), limit, slowest }
     }
 
-    /// A shard says how much waits at the most for one connection of it.
+    /// Publishes the most bytes that any connection of a shard holds.
     pub(crate) fn set_slowest(&self, shard: u8, bytes: usize) {
         self.slowest[usize::from(shard)].bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// A shard is to be told to shed; false if it has been and has not begun yet.
+    /// Marks a shard as asked to shed. Returns false if it has already been asked and has not begun yet.
     pub(crate) fn tell(&self, shard: usize) -> bool {
         !self.slowest[shard].told.swap(true, Ordering::AcqRel)
     }
 
-    /// A shard begins to shed.
+    /// Notes that a shard begins to shed.
     pub(crate) fn begins(&self, shard: u8) {
         self.slowest[usize::from(shard)].told.store(false, Ordering::Release);
     }
 
-    /// The shard with the slowest connection of all, if that is slower than `bytes`.
+    /// Returns the shard with the slowest connection, if that connection holds more than `bytes`.
     pub(crate) fn slower_than(&self, bytes: usize) -> Option<usize> {
         let all = self.slowest.iter().map(|slowest| slowest.bytes.load(Ordering::Relaxed));
         all.enumerate()
@@ -92,28 +90,28 @@ impl Ledger {
             .map(|(shard, _)| shard)
     }
 
-    /// Bytes that wait.
+    /// Returns the bytes in use.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether more waits than may.
+    /// Returns whether the limit is exceeded.
     pub(crate) fn is_over(&self) -> bool {
         self.used() > self.limit
     }
 
-    /// Whether so little waits that shedding may end: an eighth below the bound, so that it is not begun again at once.
+    /// Returns whether shedding may end: an eighth below the limit, so that it does not begin again at once.
     pub(crate) fn is_eased(&self) -> bool {
         self.used() <= self.limit - self.limit / 8
     }
 
-    /// Enters a piece of an outbox.
+    /// Counts the overhead of a piece in an outbox.
     pub(crate) fn charge_piece(self: &Arc<Self>) -> PieceCharge {
         self.used.fetch_add(PIECE, Ordering::Relaxed);
         PieceCharge(self.clone())
     }
 
-    /// Changes what one connection's unfinished incoming message holds.
+    /// Updates the bytes held by one connection's unfinished incoming message.
     pub(crate) fn change(&self, before: usize, now: usize) {
         if now > before {
             self.used.fetch_add(now - before, Ordering::Relaxed);
@@ -122,7 +120,7 @@ impl Ledger {
         }
     }
 
-    /// Makes a buffer one that may be shared, and enters it for as long as a part of it is held.
+    /// Makes a buffer shareable. It counts for as long as any part of it is held.
     pub(crate) fn share(self: &Arc<Self>, buffer: Vec<u8>) -> Bytes {
         if buffer.is_empty() {
             return Bytes::new();
@@ -136,7 +134,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    /// A buffer of that capacity.
+    /// Returns a buffer of that capacity.
     fn buffer(capacity: usize) -> Vec<u8> {
         let mut buffer = Vec::with_capacity(capacity);
         buffer.extend_from_slice(b"abcdef");
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_buffer_counts_once_until_its_last_part_is_gone() {
+    fn a_shared_buffer_counts_once_until_its_last_part_is_dropped() {
         let ledger = Arc::new(Ledger::new(100, 1));
         let whole = ledger.share(buffer(80));
         let parts: Vec<_> = (0..6).map(|n| whole.slice(n..=n)).collect();
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_is_told_once_until_it_begins() {
+    fn the_slowest_shard_is_asked_once_until_it_begins() {
         let ledger = Ledger::new(100, 3);
         assert_eq!(ledger.slower_than(0), None);
         ledger.set_slowest(1, 50);

@@ -1,33 +1,33 @@
-//! What a shard can be told to do.
+//! The commands of a shard.
 
 use std::sync::Arc;
 
 use super::{adoption::Adoption, mailbox::Posted, position::Snapshot, room::RoomCore, tap::Ear};
 use crate::{Close, Frame, id::Local};
 
-/// One command in a shard's mailbox. A command for a generation that is gone is dropped.
+/// One command in a shard's mailbox. A command for a connection that has been closed and released is dropped.
 pub(crate) enum Command<W> {
-    /// Take over a socket.
+    /// Takes over a socket.
     Adopt(Box<Adoption<W>>),
-    /// A frame for one connection; `of` says of which room, when it is a part of that room's state.
+    /// Sends a frame to one connection; `of` names the room if the frame is part of that room's state.
     Push { to: Local, frame: Frame, of: Option<Snapshot> },
-    /// A frame for every member of a room on this shard.
+    /// Sends a frame to every member of a room on this shard.
     Cast { room: Arc<RoomCore<W>>, frame: Frame, offset: u64 },
-    /// A connection joins a room; the room already counts it.
+    /// Adds a connection to a room, which already counts it.
     Join { who: Local, room: Arc<RoomCore<W>> },
-    /// A connection leaves a room; the room no longer counts it.
+    /// Removes a connection from a room, which no longer counts it.
     Leave { who: Local, room: Arc<RoomCore<W>> },
-    /// Tell of a connection's frames.
+    /// Reports a connection's frames to a tap.
     Tap { who: Local, ear: Ear },
-    /// Begin to close; the connection already counts as closed.
+    /// Begins to close; the connection already counts as closed.
     Close { who: Local, close: Close },
-    /// Begin to close as the shard has noted, behind what was pushed before; posted by the shard itself.
+    /// Begins the close that the shard has noted, behind frames pushed before. Posted by the shard itself.
     End { who: Local },
-    /// A handler that had to wait has ended.
+    /// Notes that a handler that had to wait has ended.
     Done { who: Local, outcome: Outcome },
-    /// Too much waits on the hub: see whether the slowest connection is here.
+    /// Sheds load, if the slowest connection of the hub is on this shard.
     Shed,
-    /// Close every connection and end.
+    /// Closes every connection and ends the shard.
     Shutdown,
 }
 
@@ -36,14 +36,14 @@ pub(crate) enum Command<W> {
 pub(crate) enum Outcome {
     /// It returned, without an error.
     Good,
-    /// It returned an error, panicked or was cancelled; what is to be said was logged.
+    /// It returned an error, panicked or was cancelled, which was logged.
     Failed,
-    /// The backend did not do what it needed, which was logged.
+    /// A backend that it needed was unavailable, which was logged.
     Unavailable,
 }
 
 impl<W> Command<W> {
-    /// The room, if this is `who` joining one.
+    /// Returns the room, if this is a join of `joining`.
     pub(crate) fn joins(&self, joining: Local) -> Option<Arc<RoomCore<W>>> {
         match self {
             Self::Join { who, room } if *who == joining => Some(room.clone()),

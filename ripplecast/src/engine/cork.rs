@@ -1,6 +1,7 @@
-//! What a callback pushes to its own connection while the shard polls it: gathered here, and sent in one write.
+//! Gathers the frames that a callback pushes to its own connection while the shard polls it, and sends them in one
+//! write.
 //!
-//! Only where nothing is queued for the shard: otherwise the frame goes through the mailbox, behind what came first.
+//! This applies only while the shard's mailbox is empty. Otherwise the frame is posted behind the earlier commands.
 
 use std::cell::{Cell, RefCell};
 
@@ -25,24 +26,24 @@ thread_local! {
 
 /// The connection whose callback this thread is polling.
 struct Current {
-    /// Its node: several may run in one process.
+    /// The connection's node: several nodes may run in one process.
     node: Cell<u64>,
     /// The connection, packed; 0 when no callback is being polled.
     local: Cell<u64>,
     /// How its frames are encoded.
     dialect: Cell<Dialect>,
-    /// The length above which they are compressed, where that is spoken.
+    /// The length above which they are compressed, if the connection has negotiated it.
     compress_above: Cell<usize>,
-    /// Whether frames for it are still taken.
+    /// Whether frames for it are still accepted.
     open: Cell<bool>,
     /// Its frames, encoded. They stay here after the callback until the shard takes them.
     frames: RefCell<Joined>,
 }
 
-/// While it lives, the thread polls a callback of a connection.
+/// A guard: while it lives, the thread polls a callback of a connection.
 pub(super) struct Entered(());
 
-/// The shard is about to poll a callback of `who`.
+/// Notes that the shard is about to poll a callback of `who`.
 pub(super) fn enter(node: u64, who: Local, dialect: Dialect, compress_above: usize, open: bool) -> Entered {
     CURRENT.with(|current| {
         current.node.set(node);
@@ -81,7 +82,7 @@ pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Frame) -> Option<Sent
     })
 }
 
-/// The shard takes what was pushed; it gives the buffer back with [`give_back`].
+/// Takes the frames that were pushed. The shard returns the buffer with [`give_back`].
 pub(super) fn take() -> Joined {
     CURRENT.with(|current| current.frames.take())
 }

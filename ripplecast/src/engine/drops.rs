@@ -1,4 +1,4 @@
-//! Frames that were dropped: why, how many, and who wants to hear of it.
+//! Counts and reports dropped frames.
 
 use std::{
     cell::Cell,
@@ -28,7 +28,7 @@ pub struct Drops {
 }
 
 impl Drops {
-    /// Counts frames.
+    /// Adds dropped frames.
     pub(crate) fn add(&mut self, reason: Dropped, frames: u64) {
         match reason {
             Dropped::Overloaded => self.overloaded += frames,
@@ -39,69 +39,68 @@ impl Drops {
         }
     }
 
-    /// All of them.
+    /// Returns the total over all reasons.
     pub fn total(&self) -> u64 {
         self.overloaded + self.replaced + self.outbox_full + self.slow_consumer + self.shed
     }
 }
 
-/// Frames that were dropped, as told to the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
+/// Dropped frames, as reported to the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropReport {
-    /// For whom they were; `None` when a push to a room or to all was refused as a whole.
+    /// The connection they were for; `None` when a push to a room or to all connections was refused as a whole.
     pub connection: Option<ConnectionId>,
-    /// Why.
+    /// Why they were dropped.
     pub reason: Dropped,
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
 }
 
-/// Who wants to hear of drops.
+/// The application's hook for drops.
 pub(crate) type DropHook = Arc<dyn Fn(DropReport) + Send + Sync>;
 
 thread_local! {
-    /// Whether this thread is in a hook: what that pushes may be dropped too.
+    /// Whether this thread is inside the hook, whose own pushes may be dropped too.
     static TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Where the hub's parts report what they drop.
+/// Collects the drops of all parts of a hub.
 #[derive(Default)]
 pub(crate) struct DropLog {
     /// Pushes that were refused.
     overloaded: AtomicU64,
-    /// Who wants to hear of it.
     hook: Option<DropHook>,
 }
 
 impl DropLog {
-    /// With a hook.
+    /// Creates a log that reports to `hook`.
     pub(crate) fn new(hook: Option<DropHook>) -> Self {
         Self { overloaded: AtomicU64::new(0), hook }
     }
 
-    /// Whether anybody wants to hear of each drop.
+    /// Returns whether there is a hook.
     pub(crate) fn is_heard(&self) -> bool {
         self.hook.is_some()
     }
 
-    /// A push was refused; to be called without a lock of the hub.
+    /// Counts and reports a refused push. Call it without holding a lock of the hub.
     #[cold]
     pub(crate) fn refused(&self, connection: Option<ConnectionId>) {
         self.overloaded.fetch_add(1, Ordering::Relaxed);
         self.tell(DropReport { connection, reason: Dropped::Overloaded, frames: 1 });
     }
 
-    /// Tells the hook, but not of what is dropped by the hook itself.
+    /// Calls the hook, except for drops caused by the hook itself.
     pub(crate) fn tell(&self, report: DropReport) {
         let Some(hook) = &self.hook else { return };
         if !TELLING.replace(true) {
-            guarded(|| hook(report)); // it is the application's
+            guarded(|| hook(report)); // application code
             TELLING.set(false);
         }
     }
 
-    /// Pushes that were refused.
+    /// Returns the number of refused pushes.
     pub(crate) fn overloaded(&self) -> u64 {
         self.overloaded.load(Ordering::Relaxed)
     }

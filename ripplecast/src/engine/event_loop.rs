@@ -1,7 +1,7 @@
-//! What gives a shard its turns: a task of the application's runtime, or a thread of its own.
+//! Runs a shard: as a task of the application's runtime, or as a thread of its own.
 //!
-//! A task is the default: the shard's poller is itself watched by tokio, so that the engine runs inside anybody's
-//! application. Tokio's readiness is taken before the poller is asked, and given back only when the poller had no more.
+//! A task is the default: tokio watches the shard's poller, so that the engine runs inside any application. Tokio's
+//! readiness is cleared only when the poller had no more events.
 
 use std::{
     future::poll_fn,
@@ -25,7 +25,7 @@ fn watch(poller: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(poller, Interest::READABLE)
 }
 
-/// Drives a shard as a task, until it is shut down, or dropped with its runtime.
+/// Runs a shard as a task, until it is shut down or dropped with its runtime.
 pub(crate) fn run_as_task(mut shard: Shard, runtime: &tokio::runtime::Handle) -> std::io::Result<()> {
     let entered = runtime.enter();
     let readiness = watch(shard.poller().duplicate()?)?;
@@ -73,7 +73,7 @@ pub(crate) fn run_as_task(mut shard: Shard, runtime: &tokio::runtime::Handle) ->
     Ok(())
 }
 
-/// Drives a shard as a thread of its own, until it is shut down.
+/// Runs a shard as a thread of its own, until it is shut down.
 pub(crate) fn run_as_thread(mut shard: Shard, runtime: tokio::runtime::Handle) -> std::io::Result<()> {
     let name = "ripplecast-shard".to_owned();
     std::thread::Builder::new().name(name).spawn(move || {
@@ -94,14 +94,15 @@ pub(crate) fn run_as_thread(mut shard: Shard, runtime: tokio::runtime::Handle) -
     Ok(())
 }
 
-/// Ticks that do not catch up after a delay.
+/// Returns ticks that do not catch up after a delay.
 fn ticks(period: Duration) -> Interval {
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
 }
 
-/// A panic in a shard's own code would leave all its connections hanging in silence, so it ends the process, loudly.
+/// Runs `turn`, and aborts the process if it panics: a panic in a shard's own code would leave all its connections
+/// hanging in silence.
 pub(crate) fn or_abort<T>(turn: impl FnOnce() -> T) -> T {
     match catch_unwind(AssertUnwindSafe(turn)) {
         Ok(value) => value,
@@ -125,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that is to die.
+    /// Set in the child process, which is to abort.
     const VICTIM: &str = "RIPPLECAST_TEST_VICTIM";
 
     #[test]

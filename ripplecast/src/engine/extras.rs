@@ -1,4 +1,4 @@
-//! What few connections have, so that an idle one need not pay for it: user state, a client id, somebody who waits.
+//! Data that few connections have, kept apart so that idle connections don't pay for it.
 
 use std::{
     any::{Any, TypeId},
@@ -10,25 +10,25 @@ use tokio::sync::oneshot;
 
 use crate::id::Local;
 
-/// The details of all connections of a shard that have any; lives under the lock of its mailbox.
+/// The extra data of a shard's connections, guarded by the lock of the shard's mailbox.
 #[derive(Default)]
 pub(crate) struct Details(HashMap<u64, Detail>);
 
-/// The details of one connection.
+/// The extra data of one connection.
 #[derive(Default)]
 struct Detail {
-    /// The user's state, one value of each type.
+    /// Values stored by the application, one of each type.
     states: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
-    /// The client that it was identified as.
+    /// The user that it was identified as.
     client: Option<Arc<str>>,
-    /// What lives as long as the connection, such as the publisher of a room that it joined; by address.
+    /// Values that live as long as the connection, such as the publisher of a room that it joined; by address.
     kept: HashMap<usize, Arc<dyn Any + Send + Sync>>,
-    /// Those who wait for it to close: dropping these tells them.
+    /// Dropping these notifies the tasks that wait for the close.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Details {
-    /// Keeps a state; the former value of that type, if any, is returned.
+    /// Stores a value. Returns the earlier value of that type.
     pub(crate) fn set_state(
         &mut self,
         who: Local,
@@ -51,23 +51,23 @@ impl Details {
         self.0.entry(who.pack()).or_default().kept.insert(address, thing);
     }
 
-    /// The state of that type.
+    /// Returns the value of that type.
     pub(crate) fn state(&self, who: Local, id: TypeId) -> Option<Arc<dyn Any + Send + Sync>> {
         let states = &self.0.get(&who.pack())?.states;
         states.iter().find(|(known, _)| *known == id).map(|(_, value)| value.clone())
     }
 
-    /// The client that it was identified as.
+    /// Returns the user that the connection was identified as.
     pub(crate) fn client(&self, who: Local) -> Option<Arc<str>> {
         self.0.get(&who.pack())?.client.clone()
     }
 
-    /// Notes the client; the former one is returned.
+    /// Sets the user. Returns the earlier one.
     pub(crate) fn set_client(&mut self, who: Local, client: Arc<str>) -> Option<Arc<str>> {
         self.0.entry(who.pack()).or_default().client.replace(client)
     }
 
-    /// Something that ends when the connection closes.
+    /// Returns a receiver that ends when the connection closes.
     pub(crate) fn wait(&mut self, who: Local) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let waiting = &mut self.0.entry(who.pack()).or_default().waiting;
@@ -76,14 +76,14 @@ impl Details {
         receiver
     }
 
-    /// The connection counts as closed from now on; its state stays until [`Details::remove`].
+    /// Notifies the tasks that wait for the close. The stored values stay until [`Details::remove`].
     pub(crate) fn closed(&mut self, who: Local) {
         if let Some(detail) = self.0.get_mut(&who.pack()) {
             detail.waiting.clear();
         }
     }
 
-    /// Forgets the connection. What is returned is to be dropped outside the lock: it is the user's.
+    /// Removes the connection. Drop the result outside the lock: its destructor is application code.
     pub(crate) fn remove(&mut self, who: Local) -> Option<impl Sized + use<>> {
         let removed = self.0.remove(&who.pack());
         if self.0.is_empty() {

@@ -2,8 +2,8 @@
 //!
 //! Three promises rest on this one lock. *Order*: commands are applied in the order in which they were posted.
 //! *Liveness*: whether a connection is open is decided under the lock that posts to it, so nothing is queued for one
-//! that is gone. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a command
-//! posted at that moment either is seen or wakes it (the second look).
+//! that has closed. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a
+//! command posted at that moment either is seen or wakes it (the second look).
 
 use std::{
     any::{Any, TypeId},
@@ -25,15 +25,15 @@ use crate::{
     },
 };
 
-/// What can be posted.
+/// A command that can be posted to a mailbox.
 pub(crate) trait Posted {
     /// Returns the payload bytes that it holds on to.
     fn bytes(&self) -> usize;
-    /// Whether a connection joins a room by it.
+    /// Returns whether it makes a connection join a room.
     fn is_join(&self) -> bool;
 }
 
-/// What wakes a shard that sleeps outside tokio.
+/// Wakes a shard that sleeps outside tokio.
 pub(crate) trait Alarm: Send + Sync {
     /// Ends the sleep; called without any lock held.
     fn ring(&self);
@@ -41,40 +41,38 @@ pub(crate) trait Alarm: Send + Sync {
 
 #[cfg(ripplecast_loom)]
 std::thread_local! {
-    /// Takes the second look out, for a model that must then fail. loom runs all threads of a model on one.
+    /// Disables the second look, for a model that must then fail. loom runs all threads of a model on one.
     pub(crate) static NO_SECOND_LOOK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// A shard's queue of commands; see the module.
+/// The queue of a shard's commands. See the module.
 pub(crate) struct Mailbox<C> {
-    /// Everything that has to change together.
     state: Mutex<State<C>>,
-    /// Commands that were posted and not yet taken up by the shard. Lets a handler see, without the lock, whether its
-    /// own push may go straight to the socket or must queue behind what came before it.
+    /// Commands that were posted and not yet taken up by the shard. Tells a handler, without the lock, whether its
+    /// push may go straight to the socket or must queue behind earlier commands.
     waiting: AtomicUsize,
-    /// How many of them are joins. A connection that closes while it is above 0 has to look for its own among them.
+    /// How many of them are joins. A connection that closes while this is above 0 has to search them for its own.
     joins: AtomicUsize,
 }
 
-/// What the lock guards.
+/// The state behind the lock.
 struct State<C> {
-    /// Commands in the order in which they came.
+    /// In the order in which they were posted.
     commands: Vec<C>,
     /// Payload bytes of `commands`.
     bytes: usize,
     /// By slot: the generation of the open connection, or 0.
     live: Vec<u32>,
-    /// By slot: how many rooms the open connection is in, that of all connections aside.
+    /// By slot: how many rooms the open connection is in, not counting the room of all connections.
     rooms: Vec<u32>,
-    /// What few connections have: user state, a client id, somebody who waits for the close.
     details: Details,
-    /// How to wake the shard when it sleeps.
+    /// Wakes the shard; `None` while it is awake.
     sleeper: Option<Sleeper>,
-    /// Whether the shard has ended; nothing is taken any more.
+    /// Whether the shard has ended. No command is accepted from then on.
     ended: bool,
 }
 
-/// A shard that sleeps.
+/// How a shard sleeps.
 enum Sleeper {
     /// As a task.
     Task(Waker),
@@ -87,7 +85,7 @@ enum Sleeper {
 pub(crate) struct Wake(Option<Sleeper>);
 
 impl Wake {
-    /// Whether the shard sleeps at all.
+    /// Returns whether the shard sleeps.
     pub(crate) fn is_needed(&self) -> bool {
         self.0.is_some()
     }
@@ -106,12 +104,11 @@ impl Drop for Wake {
 /// A locked mailbox.
 pub(crate) struct Locked<'a, C> {
     state: MutexGuard<'a, State<C>>,
-    /// The mailbox that it belongs to.
     mailbox: &'a Mailbox<C>,
 }
 
 impl<C: Posted> Mailbox<C> {
-    /// An empty mailbox.
+    /// Creates an empty mailbox.
     pub(crate) fn new() -> Self {
         let state = State {
             commands: Vec::new(),
@@ -130,16 +127,16 @@ impl<C: Posted> Mailbox<C> {
         Locked { state: self.state.lock(), mailbox: self }
     }
 
-    /// Posts a command that is always taken: control, of which a connection has a few at the most.
+    /// Posts a control command, whatever the limits: a connection has at most a few of them.
     pub(crate) fn post(&self, command: C) {
         drop(self.try_post(command));
     }
 
-    /// The same. Returns the command when the shard has ended.
+    /// Posts a control command, whatever the limits. Returns the command if the shard has ended.
     pub(crate) fn try_post(&self, command: C) -> Result<(), C> {
         let mut locked = self.lock();
         if locked.state.ended {
-            return Err(command); // not dropped under the lock: what it holds may run code of the application's
+            return Err(command); // not dropped under the lock: its destructor may run application code
         }
         let wake = locked.post(command);
         drop(locked);
@@ -147,17 +144,17 @@ impl<C: Posted> Mailbox<C> {
         Ok(())
     }
 
-    /// Whether every posted command has been taken up.
+    /// Returns whether every posted command has been taken up.
     pub(crate) fn is_quiet(&self) -> bool {
         self.waiting() == 0
     }
 
-    /// Commands that have not been taken up.
+    /// Returns the number of commands that have not been taken up.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Whether so much waits that the shard should not read what adds to it.
+    /// Returns whether so many commands wait that the shard should not read from peers, which adds more.
     pub(crate) fn is_crowded(&self) -> bool {
         self.waiting() >= MAILBOX_CROWDED
     }
@@ -167,8 +164,9 @@ impl<C: Posted> Mailbox<C> {
         self.state.lock().is_live(local)
     }
 
-    /// The shard takes all waiting commands, in order; they count as waiting until [`Mailbox::taken_up`]. None as long as
-    /// some of the last ones are left in `todo`: beyond the mailbox they have no bounds.
+    /// Moves all waiting commands to `todo`, in order. They count as waiting until [`Mailbox::taken_up`]. Takes
+    /// nothing until
+    /// `todo` is empty, because `todo` itself is unbounded.
     pub(crate) fn drain_into(&self, todo: &mut VecDeque<C>) {
         if !todo.is_empty() || self.is_quiet() {
             return;
@@ -181,22 +179,22 @@ impl<C: Posted> Mailbox<C> {
         }
     }
 
-    /// One drained command is about to be applied.
+    /// Notes that one drained command is about to be applied.
     pub(crate) fn taken_up(&self) {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The command that is about to be applied is a join.
+    /// Notes that the command about to be applied is a join.
     pub(crate) fn join_taken_up(&self) {
         self.joins.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether a join has been posted that is not taken up yet.
+    /// Returns whether a posted join has not been taken up yet.
     pub(crate) fn has_joins(&self) -> bool {
         self.joins.load(Ordering::Acquire) > 0
     }
 
-    /// Ready when there is a command; else the task is woken by the next.
+    /// Returns `Ready` if a command waits. Otherwise the next command wakes the task.
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         if state.second_look() {
@@ -206,7 +204,7 @@ impl<C: Posted> Mailbox<C> {
         Poll::Pending
     }
 
-    /// Whether a thread may sleep in its poller; if so, the next command rings the alarm.
+    /// Returns whether a thread may sleep in its poller. If so, the next command rings the alarm.
     pub(crate) fn try_sleep(&self, alarm: &Arc<dyn Alarm>) -> bool {
         let mut state = self.state.lock();
         if state.second_look() {
@@ -216,12 +214,12 @@ impl<C: Posted> Mailbox<C> {
         true
     }
 
-    /// The shard is awake: no one need wake it.
+    /// Notes that the shard is awake and need not be woken.
     pub(crate) fn awake(&self) {
         self.state.lock().sleeper = None;
     }
 
-    /// The shard has ended: refuses everything from now on. Returns what waits.
+    /// Rejects every command from now on, because the shard has ended. Returns the commands that wait.
     pub(crate) fn end(&self) -> Vec<C> {
         let mut state = self.state.lock();
         state.ended = true;
@@ -239,7 +237,8 @@ impl<C> State<C> {
         self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
     }
 
-    /// The look at the mailbox after the shard has found nothing more to do, under the lock that also takes the waker.
+    /// Checks the mailbox again after the shard has found nothing more to do, under the lock that also stores the
+    /// waker.
     fn second_look(&self) -> bool {
         #[cfg(ripplecast_loom)]
         if NO_SECOND_LOOK.get() {
@@ -255,12 +254,12 @@ impl<C> Locked<'_, C> {
         self.state.is_live(who)
     }
 
-    /// Commands that wait, in order.
+    /// Returns the commands that wait, in order.
     pub(crate) fn commands(&self) -> impl Iterator<Item = &C> {
         self.state.commands.iter()
     }
 
-    /// The shard opens a connection.
+    /// Marks a connection as open.
     pub(crate) fn open(&mut self, local: Local) {
         let slot = local.slot as usize;
         if self.state.live.len() <= slot {
@@ -271,12 +270,12 @@ impl<C> Locked<'_, C> {
         self.state.rooms[slot] = 0;
     }
 
-    /// How many rooms an open connection is in: the count that its joins and leaves keep.
+    /// Returns the number of rooms that an open connection is in. Joins and leaves update it.
     pub(crate) fn rooms(&mut self, local: Local) -> Option<&mut u32> {
         if self.state.is_live(local) { self.state.rooms.get_mut(local.slot as usize) } else { None }
     }
 
-    /// From now on the connection is closed for everybody. Whether it was open until now.
+    /// Marks a connection as closed. Returns whether it was open.
     pub(crate) fn close(&mut self, local: Local) -> bool {
         let was_live = self.is_live(local);
         if was_live {
@@ -286,7 +285,7 @@ impl<C> Locked<'_, C> {
         was_live
     }
 
-    /// Open connections from slot `from` on, at most `limit` slots looked at.
+    /// Returns the open connections in the `limit` slots from slot `from` on, as slot and generation.
     pub(crate) fn live_from(&self, from: u32, limit: u32) -> impl Iterator<Item = (u32, u32)> {
         let start = (from as usize).min(self.state.live.len());
         let end = (start + limit as usize).min(self.state.live.len());
@@ -294,12 +293,12 @@ impl<C> Locked<'_, C> {
         slots.filter(|(_, generation)| **generation != 0).map(move |(i, g)| ((start + i) as u32, *g))
     }
 
-    /// Number of slots that were ever used.
+    /// Returns the number of slots that were ever used.
     pub(crate) fn slots(&self) -> u32 {
         self.state.live.len() as u32
     }
 
-    /// Stores a value of the application's with the connection. Returns the earlier one of that type.
+    /// Stores an application value with the connection. Returns the earlier one of that type.
     pub(crate) fn set_user_state(
         &mut self,
         who: Local,
@@ -333,14 +332,15 @@ impl<C> Locked<'_, C> {
         self.state.details.wait(who)
     }
 
-    /// Removes everything that is stored with the connection. Drop the result outside the lock: it is the application's.
+    /// Removes everything that is stored with the connection. Drop the result outside the lock: its destructor is
+    /// application code.
     pub(crate) fn take_extras(&mut self, who: Local) -> Option<impl Sized + use<C>> {
         self.state.details.remove(who)
     }
 }
 
 impl<C: Posted> Locked<'_, C> {
-    /// Whether a command that carries `bytes` fits.
+    /// Checks that a command that carries `bytes` fits.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when it doesn't; [`Error::Closed`] when the shard has ended.
@@ -365,7 +365,7 @@ impl<C: Posted> Locked<'_, C> {
         Ok(())
     }
 
-    /// Whether a join fits: control has space of its own beyond that of the frames.
+    /// Checks that a join fits: control commands have space of their own beyond that of frames.
     ///
     /// # Errors
     /// As [`Locked::check`].
@@ -382,7 +382,7 @@ impl<C: Posted> Locked<'_, C> {
         Ok(())
     }
 
-    /// Appends a command, whatever the bounds.
+    /// Appends a command, whatever the limits.
     pub(crate) fn post(&mut self, command: C) -> Wake {
         if self.state.ended {
             return Wake(None);
@@ -402,7 +402,7 @@ impl<C: Posted> Locked<'_, C> {
 mod tests {
     use super::*;
 
-    /// Something of that many bytes; control has none.
+    /// A command of that many bytes; control commands have none.
     struct Item(usize);
 
     impl Posted for Item {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_bounded_save_those_that_control() {
+    fn commands_are_bounded_except_control() {
         let mailbox = Mailbox::new();
         for _ in 0..MAILBOX_COMMANDS {
             assert!(!is_full(&mailbox, 0));
@@ -462,7 +462,6 @@ mod tests {
         );
     }
 
-    /// What is drained has left the bounds of the mailbox behind.
     #[test]
     fn nothing_is_taken_while_earlier_commands_are_left() {
         let mailbox = Mailbox::new();
@@ -493,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_by_one_that_has_ended() {
+    fn a_mailbox_that_has_ended_rejects_commands() {
         let mailbox = Mailbox::new();
         mailbox.lock().open(WHO);
         mailbox.post(Item(1));
@@ -534,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_wakes_whoever_sleeps_once() {
+    fn a_command_wakes_a_sleeping_shard_once() {
         struct Bell(AtomicUsize);
         impl Alarm for Bell {
             fn ring(&self) {

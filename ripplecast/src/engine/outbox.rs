@@ -1,7 +1,7 @@
 //! A connection's bounded queue of frames not yet written, and what happens when it is full.
 //!
-//! Each frame waits under a policy, its room's or its endpoint's, and a frame is dropped under its own policy only: what
-//! may not be lost is never dropped for what may.
+//! Each frame waits under a policy, its room's or its endpoint's, and a frame is dropped under its own policy only: a
+//! frame that must not be lost is never dropped in favor of one that may be.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,51 +23,51 @@ pub enum Overflow {
     /// state then.
     #[default]
     Disconnect,
-    /// Drop the oldest frames that wait under this policy, whole ones, until the new one fits, also when that one is under
-    /// another policy. Where all that waits is under other policies, a new one under this is dropped itself. For feeds in
-    /// which only the newest counts.
+    /// Drop the oldest whole frames under this policy until the new frame fits, even if the new frame is under another
+    /// policy. If all waiting frames are under other policies, a new frame under this one is dropped itself. For
+    /// feeds in which only the newest frame counts.
     DropOldest,
-    /// A frame [with a key](crate::Frame::with_key) takes the place of the one with the same key that still waits,
-    /// whether the outbox is full or not: a slow tab gets the latest value of a counter, and not all those before. Keys of
-    /// different rooms are different. What has no key, or still does not fit, is treated as
-    /// [`Disconnect`](Self::Disconnect) says: nobody keeps a value that is out of date without knowing it.
+    /// A frame [with a key](crate::Frame::with_key) replaces the waiting frame with the same key, whether or not the
+    /// outbox is full: a slow tab gets the latest value of a counter, not every earlier one. Keys of different rooms
+    /// are different. A frame that has no key, or still does not fit, closes the connection as
+    /// [`Disconnect`](Self::Disconnect) does, so that no client keeps an outdated value without noticing.
     LatestPerKey,
 }
 
-/// Which frames replace each other: those of one room, or pushed to one connection, with one name.
+/// Identifies frames that replace each other: frames of one room, or pushed to one connection, with the same name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key {
-    /// The room's epoch; 0 for what was pushed to the connection itself.
+    /// The room's epoch; 0 for frames pushed to the connection itself.
     pub(crate) scope: u64,
-    /// The key that the application gave.
+    /// The key set by the application.
     pub(crate) name: Arc<str>,
 }
 
-/// Where a connection's bytes go, without ever waiting.
+/// A non-blocking writer for the bytes of a connection.
 pub(crate) trait Wire {
     /// Writes some of `bytes`, or fails with `WouldBlock`.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// How much may wait for a connection, and what happens beyond that.
+/// The limits of a connection's outbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Profile {
-    /// Bytes that may wait.
+    /// The most bytes that may wait.
     pub(crate) outbox: usize,
-    /// What happens when they are exceeded.
+    /// What happens when a frame would exceed them.
     pub(crate) overflow: Overflow,
     /// The length above which frames are compressed, in bytes, where the connection has negotiated it.
     pub(crate) compress_above: usize,
 }
 
-/// Frames that wait for the socket. It exists only while the socket takes no more.
+/// Frames that wait for the socket. Exists only while the socket takes no more.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    /// What waits, oldest first, each with its number. The first may be partly written already.
+    /// Oldest first, each with its number. The first may be partly written already.
     pieces: VecDeque<(u64, Piece)>,
     /// Bytes in `pieces`.
     bytes: usize,
-    /// Whether some of the first piece has been written, so that it can't be dropped any more.
+    /// Whether the first piece has been partly written, so that it can't be dropped any more.
     begun: bool,
     /// Pieces under [`Overflow::DropOldest`], and bytes in them.
     droppable: (usize, usize),
@@ -81,40 +81,40 @@ const _: () = assert!(size_of::<(u64, Piece)>() <= 72);
 
 /// One or more whole frames that were joined; their bytes are shared by all connections that they wait for.
 pub(crate) struct Piece {
-    /// What is still to be written.
+    /// The bytes still to be written.
     pub(crate) bytes: Bytes,
-    /// Number of frames in it.
+    /// The number of frames.
     pub(crate) frames: u32,
-    /// What happens when it does not fit.
+    /// The policy when it does not fit.
     pub(crate) overflow: Overflow,
-    /// What replaces it. Only a single frame under [`Overflow::LatestPerKey`] has one.
+    /// Later frames with this key replace it. Only a single frame under [`Overflow::LatestPerKey`] has one.
     pub(crate) key: Option<Box<Key>>,
     /// What it costs, in the hub's ledger; the bytes are entered with their buffer.
     pub(crate) _charge: PieceCharge,
 }
 
-/// What became of frames that were offered to an outbox.
+/// The outcome of offering frames to an outbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
-    /// They wait, and this many older frames were dropped for them.
+    /// They were queued, and this many older frames were dropped for them.
     Queued { dropped: u32 },
-    /// They wait in the place of an older frame with the same key.
+    /// They replaced an older frame with the same key.
     Replaced,
-    /// There is no space, and nothing that waits may be dropped for them: they are dropped themselves.
+    /// They did not fit and were dropped, because no waiting frame may be dropped for them.
     Dropped,
-    /// There is no space, and nothing may be dropped.
+    /// They did not fit, and neither they nor any waiting frame may be dropped.
     Full,
 }
 
 impl Outbox {
-    /// An outbox whose first piece is the unwritten rest of frames that the socket took in part.
+    /// Creates an outbox whose first piece is the rest of frames that the socket took in part.
     pub(crate) fn begun_with(rest: Piece) -> Self {
         let mut outbox = Self { begun: true, ..Self::default() };
         outbox.append(rest);
         outbox
     }
 
-    /// Queues frames, within `limit` bytes. What would exceed it even alone is let through an empty outbox.
+    /// Queues frames within `limit` bytes. An empty outbox accepts even frames larger than that.
     pub(crate) fn offer(&mut self, piece: Piece, limit: usize) -> Admission {
         let piece = match self.replace(piece, limit) {
             Ok(()) => return Admission::Replaced,
@@ -137,7 +137,7 @@ impl Outbox {
         if is_droppable { Admission::Dropped } else { Admission::Full }
     }
 
-    /// Queues frames whatever the limit: for a close frame.
+    /// Queues frames whatever the limit, such as a close frame.
     pub(crate) fn append(&mut self, piece: Piece) {
         self.bytes += piece.bytes.len();
         if piece.overflow == Overflow::DropOldest {
@@ -151,22 +151,22 @@ impl Outbox {
         self.next += 1;
     }
 
-    /// Whether `len` more bytes fit: always, when nothing waits.
+    /// Returns whether `len` more bytes fit; always true when nothing waits.
     pub(crate) fn fits(&self, len: usize, limit: usize) -> bool {
         self.pieces.is_empty() || self.cost() + PIECE + len <= limit
     }
 
-    /// Nothing of this scope that comes later takes the place of what waits now.
+    /// Forgets the keys of this scope: no later frame replaces one that waits now.
     pub(crate) fn forget_keys(&mut self, scope: u64) {
         self.keys.retain(|key, _| key.scope != scope);
     }
 
-    /// How many bytes more fit. An empty outbox has space for its limit, and lets a longer frame through.
+    /// Returns how many more bytes fit. An empty outbox has space for its limit, and accepts a single longer frame.
     pub(crate) fn space(&self, limit: usize) -> usize {
         if self.pieces.is_empty() { limit } else { limit.saturating_sub(self.cost() + PIECE) }
     }
 
-    /// Drops everything of which nothing has been written yet. How many frames that were.
+    /// Drops every piece that is still wholly unwritten. Returns the number of frames dropped.
     pub(crate) fn discard(&mut self) -> u32 {
         let mut dropped = 0;
         while self.pieces.len() > usize::from(self.begun) {
@@ -175,8 +175,8 @@ impl Outbox {
         dropped
     }
 
-    /// Drops all that may be dropped for newer frames. How many frames that were, and whether anything else waits that
-    /// has not been begun.
+    /// Drops all pieces under [`Overflow::DropOldest`] that are wholly unwritten. Returns the number of frames
+    /// dropped, and whether any other unwritten piece is left.
     pub(crate) fn discard_droppable(&mut self) -> (u32, bool) {
         let mut dropped = 0;
         let (mut index, begun) = (0, usize::from(self.begun));
@@ -194,17 +194,18 @@ impl Outbox {
         (dropped, self.pieces.len() > begun)
     }
 
-    /// What counts against the limit. A single piece counts as its bytes, so that a limit can be met exactly.
+    /// Returns the bytes that count against the limit. A single piece counts as its bytes, so that it can meet a
+    /// limit exactly.
     pub(crate) fn cost(&self) -> usize {
         self.bytes + self.pieces.len().saturating_sub(1) * PIECE
     }
 
-    /// Bytes that wait.
+    /// Returns the bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Writes until the socket takes no more. Whether everything is out.
+    /// Writes until the socket takes no more. Returns whether everything has been written.
     pub(crate) fn flush(&mut self, wire: &impl Wire) -> io::Result<bool> {
         while let Some((_, piece)) = self.pieces.front_mut() {
             match wire.write(&piece.bytes) {
@@ -228,8 +229,8 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Puts a frame in the place of the one that waits with the same key. Gives it back when there is none, when that one
-    /// is half written, or when there is no space for the difference.
+    /// Replaces the waiting frame that has the same key. Returns the new frame if there is none, if the old one is half
+    /// written, or if there is no space for the difference.
     fn replace(&mut self, piece: Piece, limit: usize) -> Result<(), Piece> {
         let waiting = piece.key.as_ref().and_then(|key| self.keys.get(&**key));
         let index = waiting.and_then(|number| self.pieces.binary_search_by_key(number, |(n, _)| *n).ok());
@@ -246,7 +247,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Drops the oldest pieces that may be dropped until `len` more bytes fit; none if they would not fit even so.
+    /// Drops the oldest droppable pieces until `len` more bytes fit; none if the bytes would not fit even then.
     fn make_space(&mut self, len: usize, limit: usize, may_exceed: bool) -> u32 {
         let (mut count, mut bytes) = (self.pieces.len() - self.droppable.0, self.bytes - self.droppable.1);
         if let Some((_, first)) = self.pieces.front()
@@ -267,7 +268,7 @@ impl Outbox {
         dropped
     }
 
-    /// The index of the oldest piece that may be dropped for newer ones.
+    /// Returns the index of the oldest piece that may be dropped for newer ones.
     fn oldest_droppable(&self) -> Option<usize> {
         let begun = usize::from(self.begun);
         if self.droppable.0 == 0 {
@@ -277,7 +278,7 @@ impl Outbox {
         rest.position(|(_, piece)| piece.overflow == Overflow::DropOldest).map(|index| index + begun)
     }
 
-    /// Takes a piece out; its number of frames.
+    /// Removes a piece. Returns its number of frames.
     fn remove(&mut self, index: usize) -> u32 {
         let Some((number, piece)) = self.pieces.remove(index) else { return 0 };
         self.bytes -= piece.bytes.len();
@@ -337,7 +338,7 @@ mod tests {
         outbox.offer(Piece { key, ..piece(text, Overflow::LatestPerKey) }, 8 + 3 * PIECE)
     }
 
-    /// All that waits, as text.
+    /// Returns all waiting bytes as text.
     fn written(outbox: &mut Outbox) -> String {
         let wire = Narrow::default();
         wire.room.set(usize::MAX);

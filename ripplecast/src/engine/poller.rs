@@ -1,4 +1,4 @@
-//! Which sockets of a shard are ready: `mio`, edge triggered.
+//! Polls the sockets of a shard: `mio`, edge-triggered.
 
 use std::{
     io,
@@ -19,14 +19,13 @@ const ALARM: Token = Token(usize::MAX);
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("ripplecast needs a 64-bit target: a poller's token holds a slot and a generation");
 
-/// What has happened to a socket.
+/// A readiness event of a socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Event {
-    /// The slot.
     pub(crate) slot: u32,
     /// The connection's generation at the time of its registration.
     pub(crate) generation: u32,
-    /// There is something to read, or the peer has finished.
+    /// There are bytes to read, or the peer has closed its side.
     pub(crate) readable: bool,
     /// There is space to write.
     pub(crate) writable: bool,
@@ -36,11 +35,9 @@ pub(crate) struct Event {
 
 /// A shard's poller.
 pub(crate) struct Poller {
-    /// The system's.
     poll: mio::Poll,
-    /// Where it puts its events.
     events: mio::Events,
-    /// Wakes a thread that sleeps in it.
+    /// Wakes a thread that sleeps in the poller.
     alarm: Arc<dyn Alarm>,
 }
 
@@ -53,31 +50,31 @@ impl Alarm for mio::Waker {
 }
 
 impl Poller {
-    /// A poller without sockets.
+    /// Creates a poller without sockets.
     pub(crate) fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let alarm = Arc::new(mio::Waker::new(poll.registry(), ALARM)?);
         Ok(Self { poll, events: mio::Events::with_capacity(EVENTS_PER_TURN), alarm })
     }
 
-    /// Something that becomes readable when there are events, to be watched by another poller.
+    /// Returns a descriptor that becomes readable when there are events, for another poller to watch.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.poll.registry().as_fd().try_clone_to_owned()
     }
 
-    /// What ends the sleep of a thread in [`Poller::poll`].
+    /// Returns the alarm that ends the sleep of a thread in [`Poller::poll`].
     pub(crate) fn alarm(&self) -> &Arc<dyn Alarm> {
         &self.alarm
     }
 
-    /// Watches a socket. It is watched no more when it is closed.
+    /// Watches a socket until it is closed.
     pub(crate) fn watch(&self, socket: &TcpStream, who: Local) -> io::Result<()> {
         let token = Token((u64::from(who.generation) << 32 | u64::from(who.slot)) as usize);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, interest)
     }
 
-    /// Appends what has happened to `events`, waiting for at most `timeout`. Whether that was all there is.
+    /// Appends pending events to `events`, waiting for at most `timeout`. Returns whether these were all.
     pub(crate) fn poll(&mut self, timeout: Duration, events: &mut Vec<Event>) -> bool {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}

@@ -1,55 +1,55 @@
-//! An endpoint as the shards see it, and the callbacks that they call.
+//! The shards' view of an endpoint, and the callbacks that they call.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
 use super::outbox::Profile;
 use crate::{Close, Frame, Result, id::Local};
 
-/// An endpoint, as the shards know it.
+/// The settings and callbacks of an endpoint.
 pub(crate) struct Route {
     /// Its number among the hub's endpoints.
     pub(crate) id: usize,
-    /// What it is called in logs.
+    /// Its name in logs.
     pub(crate) name: String,
-    /// Which kinds of messages are taken.
+    /// The kinds of messages that it accepts.
     pub(crate) takes: Takes,
-    /// Longest message taken, in bytes.
+    /// The longest message that it accepts, in bytes.
     pub(crate) max_message: usize,
-    /// Time in which a message must be complete.
+    /// The time within which a message must be complete.
     pub(crate) message_timeout: Duration,
-    /// Silence after which a ping is sent; `None` for no pings.
+    /// The time of silence after which a ping is sent; `None` for no pings.
     pub(crate) ping_interval: Option<Duration>,
-    /// Time that a peer has to show life after a ping; `None` for any time.
+    /// The time that a peer has to respond to a ping; `None` for no limit.
     pub(crate) pong_timeout: Option<Duration>,
-    /// The limit of its connections' outboxes.
+    /// The limits of its connections' outboxes.
     pub(crate) profile: Profile,
-    /// Makes the callbacks for the shard of that number.
+    /// Creates the callbacks for a shard.
     pub(crate) callbacks: MakeCallbacks,
 }
 
-/// Makes callbacks for one shard after the other, by their numbers.
+/// Creates the callbacks for the shard with this number.
 pub(crate) type MakeCallbacks = Box<dyn Fn(usize) -> Box<dyn Callbacks> + Send + Sync>;
 
-/// Which kinds of messages an endpoint takes.
+/// The kinds of messages that an endpoint accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Takes {
     /// Both.
     #[default]
     All,
-    /// Text only; binary is answered with 1003.
+    /// Text only; binary closes the connection with 1003.
     Text,
-    /// Binary only; text is answered with 1003.
+    /// Binary only; text closes the connection with 1003.
     Binary,
 }
 
-/// A future that had to wait; the runtime drives it on.
+/// A future that had to wait; it continues on the runtime.
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// How a call went.
+/// The outcome of a callback.
 pub(crate) enum Called {
     /// It returned.
     Returned(Result<()>),
-    /// It waits for something.
+    /// It waits; its future continues on the runtime.
     Waits(Waiting),
     /// It panicked, with this message.
     Panicked(String),
@@ -57,10 +57,10 @@ pub(crate) enum Called {
 
 /// The callbacks of one endpoint, for one shard.
 pub(crate) trait Callbacks: Send {
-    /// Called when a connection was opened.
+    /// Called when a connection has been opened.
     fn open(&mut self, who: Local) -> Called;
     /// Called for each message.
     fn message(&mut self, who: Local, frame: Frame) -> Called;
-    /// Called when a connection was closed.
+    /// Called when a connection has been closed.
     fn close(&mut self, who: Local, close: Close) -> Called;
 }

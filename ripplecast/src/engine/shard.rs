@@ -1,7 +1,7 @@
-//! A shard: its connections' sockets, what they send, and when their callbacks are called.
+//! A shard: reads the sockets of its connections, and calls their callbacks.
 //!
-//! It is driven in turns by [`crate::engine::event_loop`]. A turn is bounded: so many events, commands, reads and sends, and then
-//! everybody else of the runtime has a turn.
+//! It runs in turns, called by [`crate::engine::event_loop`]. A turn handles a limited number of events, commands,
+//! reads and sends, and then yields to the other tasks of the runtime.
 
 mod calls;
 mod closing;
@@ -47,76 +47,75 @@ impl Wire for TcpStream {
     }
 }
 
-/// What a turn has left.
+/// The work that a turn left over.
 pub(crate) struct Turn {
-    /// There is more to do at once.
+    /// Whether there is more to do at once.
     pub(crate) more: bool,
-    /// The poller had no more events.
+    /// Whether the poller had no more events.
     pub(crate) drained: bool,
 }
 
-/// What a shard keeps of a connection beside its slot in `Delivery`: what is not touched when a room is walked.
+/// The state of a connection beside its slot in `Delivery`: everything that a fan-out does not touch.
 #[derive(Default)]
 struct Peer {
-    /// Which endpoint it belongs to; an index of `Shard::endpoints`.
+    /// Its endpoint, as an index into `Shard::endpoints`.
     endpoint: usize,
-    /// When the peer last showed life, its timers began again, or it was last pinged.
+    /// When the peer last showed a sign of life, its timers restarted, or it was last pinged.
     since: Tick,
-    /// Whether it has been pinged and has shown no life since.
+    /// Whether it has been pinged and has shown no sign of life since.
     pinged: bool,
-    /// Its state.
     phase: Phase,
-    /// The peer has closed its side while a callback waited; what it sent before is still to be read.
+    /// Whether the peer closed its side while a callback waited; its earlier input is still to be read.
     hung_up: bool,
-    /// The peer has closed its side; no further event will say so.
+    /// Whether the peer has closed its side; no further event will report that.
     ended: bool,
-    /// The socket may have more to read.
+    /// Whether the socket may have more to read.
     unread_socket: bool,
-    /// It is in `Shard::again`.
+    /// Whether it is in `Shard::again`.
     again: bool,
-    /// Bytes of the line break that the client of an event stream has sent behind its request; at most 2.
+    /// The length of the line break that the client of an event stream has sent behind its request; at most 2.
     stray: u8,
-    /// What it has sent of a message so far; empty between messages.
+    /// Holds the beginning of an unfinished message; empty between messages.
     decoder: Decoder,
-    /// What only some have.
+    /// State that few connections have.
     held: Option<Box<Held>>,
-    /// Its place among the connections.
+    /// Keeps it counted among the node's connections.
     _permit: Option<crate::engine::admission::Permit>,
 }
 
-/// Every idle connection has one.
+// Every idle connection has one.
 const _: () = assert!(size_of::<Peer>() <= 64);
 
-/// What a connection holds on to for a while.
+/// The state of a connection that waits for something.
 #[derive(Default)]
 struct Held {
-    /// Input that came behind a message whose callback waits.
+    /// Input received behind a message whose callback waits.
     unread: Vec<u8>,
     /// The callback that waits.
     waiting: Option<AbortHandle>,
-    /// How it closes, and when that began.
+    /// The close code and reason, and when the close began.
     closing: Option<(Close, Tick)>,
-    /// How it is to close as soon as what was pushed before has been sent.
+    /// The close that begins as soon as frames pushed before it have been sent.
     ending: Option<(Close, Phase)>,
     /// When the unfinished message began.
     unfinished: Option<Tick>,
 }
 
-/// How far the end of a connection has come.
+/// How far a connection has closed.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
-    /// It is open.
     #[default]
     Open,
     /// It is about to close, behind commands that wait. Messages are discarded.
     Ending,
-    /// We have sent a close frame; the peer's answer is awaited. Messages are discarded.
+    /// A close frame was sent, and the peer's answer is awaited. Messages are discarded.
     Closing,
-    /// As `Closing`, but the peer broke the protocol or is through: whatever it sends is discarded until it closes.
+    /// As `Closing`, but the peer has broken the protocol or sent its close frame: all input is discarded until it
+    /// closes.
     Draining,
-    /// The peer has closed: as soon as everything is written, the socket goes.
+    /// The peer has closed: the socket is closed as soon as everything has been written.
     Finishing,
-    /// `on_close` is called, or has been and waits.
+    /// `on_close` runs or waits.
     Closed,
 }
 
@@ -125,12 +124,12 @@ enum Phase {
 struct Tick(u32);
 
 impl Tick {
-    /// That much earlier.
+    /// Returns the tick that much earlier.
     fn before(self, time: Duration) -> Self {
         Self(self.0.wrapping_sub(time.as_millis() as u32))
     }
 
-    /// Time since `earlier`.
+    /// Returns the time since `earlier`.
     fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
     }
@@ -138,19 +137,17 @@ impl Tick {
 
 /// An endpoint on this shard.
 struct Endpoint {
-    /// What all shards share of it.
+    /// The part that all shards share.
     route: Arc<Route>,
-    /// Its callbacks, with the boxes of this shard.
+    /// The callbacks of this shard.
     callbacks: Box<dyn Callbacks>,
 }
 
 /// See the module.
 pub(crate) struct Shard {
-    /// What others see of it.
+    /// The part that other threads see.
     handle: Arc<ShardHandle>,
-    /// All shards.
     shards: Arc<Shards>,
-    /// Slots, rooms, outboxes.
     delivery: Delivery<TcpStream>,
     /// By slot: the rest of each connection.
     peers: Vec<Peer>,
@@ -169,11 +166,11 @@ pub(crate) struct Shard {
     taken_up: u64,
     /// As many must have been taken up before peers are read; see [`Shard::may_read`].
     reads_from: u64,
-    /// What is read goes here, for whichever connection.
+    /// The read buffer of all connections.
     buffer: Vec<u8>,
-    /// Control frames are put together here.
+    /// Control frames are joined here.
     control: Joined,
-    /// Where callbacks that wait go on.
+    /// Runs callbacks that wait.
     runtime: runtime::Handle,
     /// When the clock was started.
     started: Instant,
@@ -183,7 +180,7 @@ pub(crate) struct Shard {
     sweep_interval: Duration,
     /// When it was last begun.
     swept: Tick,
-    /// The slot at which it goes on; `usize::MAX` when it is through.
+    /// The slot at which it continues; `usize::MAX` when it is done.
     sweep_at: usize,
     /// Connections that were opened and not yet released.
     occupied: usize,
@@ -191,8 +188,7 @@ pub(crate) struct Shard {
     stopping: Option<Tick>,
 }
 
-/// A shard that has ended accepts nothing, even if it was dropped with its runtime, in which case `on_close` is not
-/// called.
+/// Rejects all further commands, even if the shard was dropped with its runtime. In that case `on_close` is not called.
 impl Drop for Shard {
     fn drop(&mut self) {
         for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {
@@ -205,7 +201,7 @@ impl Drop for Shard {
 }
 
 impl Shard {
-    /// A shard without connections.
+    /// Creates a shard without connections.
     pub(crate) fn new(index: usize, shards: &Arc<Shards>, runtime: runtime::Handle) -> io::Result<Self> {
         Ok(Self {
             handle: shards.handles[index].clone(),
@@ -232,30 +228,30 @@ impl Shard {
         })
     }
 
-    /// The poller, for the driver to wait on.
+    /// Returns the poller, for the event loop to wait on.
     pub(crate) fn poller(&self) -> &Poller {
         &self.poller
     }
 
-    /// The mailbox, for the driver to wait on.
+    /// Returns the mailbox, for the event loop to wait on.
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox<Command<TcpStream>>> {
         &self.handle.mailbox
     }
 
-    /// How often there must be a turn, whatever happens.
+    /// Returns the longest time between two turns.
     pub(crate) fn tick(&self) -> Duration {
         self.sweep_interval
     }
 
-    /// Whether it has been shut down, and every `on_close` has returned.
+    /// Returns whether it has been shut down and every `on_close` has returned.
     pub(crate) fn has_ended(&self) -> bool {
         self.stopping.is_some() && self.occupied == 0
     }
 
-    /// One bounded turn. The poller is asked only if `poll`, for at most `timeout`.
+    /// Runs one bounded turn. Polls only if `poll`, and waits for at most `timeout`.
     pub(crate) fn turn(&mut self, poll: bool, timeout: Duration) -> Turn {
         let mut drained = false;
-        // With much to deliver, nobody may add to it: what peers send waits in their sockets.
+        // With much to deliver, no more is read: input waits in the sockets.
         if poll && self.delivery.waiting() < PENDING_BYTES {
             drained = self.poller.poll(timeout, &mut self.events);
         }
@@ -292,7 +288,7 @@ impl Shard {
                 if event.hung_up {
                     self.peers[who.slot as usize].ended = true;
                     if self.is_deaf(who) {
-                        self.finish_as_begun(who); // it has gone without taking our close frame
+                        self.finish_as_begun(who); // it disconnected without reading our close frame
                         continue;
                     }
                     if self.is_waiting(who.slot as usize) {
@@ -328,8 +324,8 @@ impl Shard {
         }
     }
 
-    /// Takes up commands before a peer is read: while any wait, what its callbacks push goes behind them one by one instead of
-    /// straight to its socket, and a new connection would wait for all peers that are ready to be read.
+    /// Takes up commands before a peer is read: while any wait, what its callbacks push goes behind them one by one
+    /// instead of straight to its socket, and a new connection would wait for all peers that are ready to be read.
     fn make_quiet(&mut self) {
         if !self.handle.mailbox.is_quiet() {
             self.take_commands();
@@ -375,7 +371,7 @@ impl Shard {
         }
     }
 
-    /// Closes what was shed, and tells the shard that has a slower connection.
+    /// Closes the connections that were shed, and wakes the shard that has a slower one.
     fn pass_on(&mut self, slower: Option<usize>) {
         self.close_faulty();
         if let Some(shard) = slower {
@@ -392,7 +388,7 @@ impl Shard {
                 Fault::Lost => self.finish(who, Close::new(CloseCode::ABNORMAL, "")),
                 Fault::SlowConsumer => {
                     if self.peers[who.slot as usize].phase != Phase::Open {
-                        continue; // it closes already, and its close frame waits in the backlog
+                        continue; // it is already closing, and its close frame waits in the backlog
                     }
                     self.handle.count(Counter::SlowConsumers, 1);
                     self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
@@ -486,14 +482,14 @@ impl Shard {
             self.delivery.append(who.slot, &preface);
         }
         self.call(who, Callback::Open);
-        // What came together with the request for an event stream is bounded, and not held against the client.
+        // Input received together with the request for an event stream is bounded, and not treated as an error.
         if !rest.is_empty() && !dialect.is_stream() {
             self.feed(who, &mut rest.to_vec());
         }
         self.cork(who);
     }
 
-    /// The index of an endpoint; it gets callbacks of this shard if it has none.
+    /// Returns the index of an endpoint. Creates its callbacks for this shard if there are none.
     fn endpoint(&mut self, route: &Arc<Route>) -> usize {
         if self.endpoints.len() <= route.id {
             self.endpoints.resize_with(route.id + 1, || None);
@@ -509,22 +505,22 @@ impl Shard {
         route.id
     }
 
-    /// Its number.
+    /// Returns the number of the shard.
     fn shard(&self) -> u8 {
         self.delivery.shard()
     }
 
-    /// Whether a callback of the connection waits.
+    /// Returns whether a callback of the connection waits.
     fn is_waiting(&self, slot: usize) -> bool {
         self.peers[slot].held.as_ref().is_some_and(|held| held.waiting.is_some())
     }
 
-    /// What a connection holds on to for a while.
+    /// Returns the state of a connection that waits for something.
     fn held(&mut self, slot: usize) -> &mut Held {
         self.peers[slot].held.get_or_insert_default()
     }
 
-    /// Gives the memory back when nothing is held any more.
+    /// Frees the state of a connection that waits for nothing.
     fn let_go(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
         let empty = |held: &Held| {

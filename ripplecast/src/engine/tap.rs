@@ -1,5 +1,5 @@
-//! A tap: what one connection sends and is sent, for whoever looks into it. (The name is that of a wire tap: Hohpe and
-//! Woolf, Enterprise Integration Patterns, 2003.)
+//! Taps observe the frames of one connection. (Named after the wire tap of Hohpe and Woolf, Enterprise Integration
+//! Patterns, 2003.)
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use crate::{
     limits::{TAP_FRAMES, TAP_HEAD, TAP_INFLATE},
 };
 
-/// Which way a frame went.
+/// The direction of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
     /// The peer sent it.
@@ -24,7 +24,7 @@ pub enum Direction {
     Out,
 }
 
-/// What a frame was.
+/// The kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum FrameKind {
@@ -38,27 +38,28 @@ pub enum FrameKind {
     Pong,
     /// A close frame. Its head is the reason, and [`TappedFrame::code`] the code.
     Close,
-    /// An event of an event stream, or a comment that keeps it alive. Its head is as it was written: `id:` and `data:` lines.
+    /// An event of an event stream, or a comment that keeps it alive. Its head is as it was written: `id:` and
+    /// `data:` lines.
     Event,
 }
 
-/// A frame that a [`Tap`] has seen.
+/// A frame observed by a [`Tap`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct TappedFrame {
-    /// Which way it went.
+    /// Whether it was sent or received.
     pub direction: Direction,
-    /// What it was.
+    /// What kind of frame it was.
     pub kind: FrameKind,
-    /// Bytes of its payload, as they went: compressed, if it was sent so.
+    /// The length of its payload in bytes, as transmitted: compressed, if it was compressed.
     pub len: usize,
-    /// The first of its payload, inflated: 256 bytes at the most. Text may be cut in the middle of a character.
+    /// The first bytes of its payload, inflated: at most 256. Text may be cut in the middle of a character.
     pub head: Bytes,
-    /// Whether it was sent compressed.
+    /// Whether it was compressed.
     pub compressed: bool,
-    /// Of a close frame: the code, if it had one.
+    /// The code of a close frame, if it had one.
     pub code: Option<u16>,
-    /// Bytes that already waited for the peer when it was sent; 0 for what came in.
+    /// The bytes that already waited for the peer when it was sent; 0 for received frames.
     pub waiting: usize,
 }
 
@@ -67,10 +68,10 @@ impl TappedFrame {
     pub const HEAD: usize = TAP_HEAD;
 }
 
-/// The frames of one connection, as they go; made by [`Connection::tap`](crate::Connection::tap), and over when dropped.
+/// Observes the frames of one connection until dropped. Created by [`Connection::tap`](crate::Connection::tap).
 ///
-/// **Under overload:** 256 frames wait for whoever looks, and their heads; what does not fit is [counted](Self::missed) and
-/// not kept. The connection and everybody else go on as without it.
+/// **Under overload:** at most 256 frames wait to be read. Any others are dropped and [counted](Self::missed). The
+/// connection itself is not affected.
 #[derive(Debug)]
 pub struct Tap {
     frames: mpsc::Receiver<TappedFrame>,
@@ -78,20 +79,20 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap, and what tells it.
+    /// Creates a tap and the shard's end of it.
     pub(crate) fn new() -> (Self, Ear) {
         let (sender, frames) = mpsc::channel(TAP_FRAMES);
         let missed = Arc::new(AtomicU64::new(0));
         (Self { frames, missed: missed.clone() }, Ear { sender, missed })
     }
 
-    /// The next frame; `None` once the connection has closed, or enough newer taps were made (see
-    /// [`Connection::tap`](crate::Connection::tap)). Nothing is lost when the future is dropped.
+    /// Returns the next frame; `None` once the connection has closed, or once newer taps have ended this one (see
+    /// [`Connection::tap`](crate::Connection::tap)). Cancel safe: no frame is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<TappedFrame> {
         self.frames.recv().await
     }
 
-    /// Frames so far that were not kept, since too many waited.
+    /// Returns the number of frames dropped so far because too many waited.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
@@ -104,12 +105,12 @@ pub(crate) struct Ear {
 }
 
 impl Ear {
-    /// Whether nobody listens any more.
+    /// Returns whether the tap has been dropped.
     pub(crate) fn is_deaf(&self) -> bool {
         self.sender.is_closed()
     }
 
-    /// Tells of frames that go to the peer: whole ones, as they are written.
+    /// Reports whole frames that are sent to the peer, as written.
     pub(crate) fn sent(&self, dialect: Dialect, bytes: &[u8], waiting: usize) {
         if dialect.is_stream() {
             let tell = |event: &[u8]| {
@@ -138,7 +139,7 @@ impl Ear {
         }
     }
 
-    /// Tells of what the peer has sent. A message that was compressed is told as it came.
+    /// Reports a frame received from the peer. A compressed message is reported as received.
     pub(crate) fn received(&self, event: &Event<'_>) {
         let form = Form::default();
         match event {
@@ -168,7 +169,7 @@ impl Ear {
     }
 }
 
-/// What else there is to say of a frame.
+/// Further properties of a frame.
 #[derive(Clone, Copy, Default)]
 struct Form {
     compressed: bool,
@@ -176,24 +177,24 @@ struct Form {
     waiting: usize,
 }
 
-/// The first of a payload.
+/// Returns the first bytes of a payload.
 fn head(payload: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&payload[..payload.len().min(TAP_HEAD)])
 }
 
-/// The first of what was compressed; empty if that would cost too much, or it can't be inflated.
+/// Returns the first bytes of a compressed payload, inflated; empty if that would cost too much or fails.
 fn head_of_compressed(payload: &[u8]) -> Bytes {
     inflate(payload, TAP_INFLATE).map_or_else(|_| Bytes::new(), |inflated| head(&inflated))
 }
 
-/// A frame as a server writes it (RFC 6455, section 5.2): whole, and without a mask.
+/// A frame as a server writes it (RFC 6455, section 5.2): whole and unmasked.
 struct Written<'a> {
     /// The first byte of the header.
     first: u8,
     payload: &'a [u8],
 }
 
-/// The frames in what is written.
+/// Returns the frames in written bytes.
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
     std::iter::from_fn(move || {
         let (&[first, second], rest) = bytes.split_first_chunk()?;
@@ -208,7 +209,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
     })
 }
 
-/// What the chunks hold that are written; nothing of the last one, which is empty.
+/// Returns the contents of written chunks, except the last one, which is empty.
 fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
@@ -219,7 +220,7 @@ fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The events in what is written, without the empty line that ends each.
+/// Returns the events in written bytes, without the empty line that ends each.
 fn events(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = bytes.windows(2).position(|pair| pair == b"\n\n")?;
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_told_whatever_their_length() {
+    fn frames_of_any_length_are_reported() {
         let (mut tap, ear) = Tap::new();
         let mut bytes = Vec::new();
         let lengths = [0, 1, 125, 126, 65_535, 65_536];
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_one_by_one() {
+    fn events_are_reported_one_by_one() {
         let (mut tap, ear) = Tap::new();
         let forms = [
             (Dialect::Sse, &b"id: 1:2\ndata: a\ndata: b\n\n: \n\n"[..]),
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
+    fn frames_that_do_not_fit_are_counted() {
         let (mut tap, ear) = Tap::new();
         for _ in 0..TAP_FRAMES + 3 {
             ear.received(&Event::Text(codec::Payload::Borrowed(b"hello")));
