@@ -1,17 +1,17 @@
 //! Delivery: the connections of a shard, its part of the rooms, and the outboxes. No sockets, no clock, no tasks.
 //!
-//! Its parts call each other in this order only: [`fanout`] (rooms, and the frames that wait in them) over [`send`] (writes
-//! to single connections), which owns [`slots`] (the slab of connections), [`taps`] and [`shed`].
+//! Its parts call each other in this order only: [`fanout`] (rooms, and the frames that wait in them) over [`send`]
+//! (writes to single connections), which owns [`slots`] (the slab of connections), [`taps`] and [`shed`].
 //!
-//! **One order.** Every room push that reaches the shard is stamped with the next number of the shard. What a room has
-//! still to deliver waits as encoded bytes with those stamps, and is walked a bounded number of members at a time. In
-//! the plain case, a member in one waiting room, a walk is one write a member. Where order could be broken — something
-//! else is to be sent to a connection while a room of its own waits, or it is in two rooms that wait —
-//! [`Delivery::catch_up`] first sends that one connection everything that waits for it, in the order of the stamps, and
-//! notes how far it is.
+//! **One order.** Every room push that reaches the shard is stamped with the shard's next number. Undelivered frames
+//! wait in their room, encoded and stamped, and are fanned out to a bounded number of members at a time. In the
+//! common case, a member in one waiting room, that is one write for each member. Two cases could break the order:
+//! something else is sent to a connection while one of its rooms waits, or a connection is in two rooms that wait.
+//! There, [`Delivery::catch_up`] first sends that connection everything that waits for it, in the order of the
+//! stamps, and notes the last stamp.
 //!
-//! **Churn.** A room's members are a dense array. While it is walked, it is kept in three parts,
-//! `[visited | to visit | joined later]`, so that members may come and go between two turns.
+//! **Churn.** A room's members are a dense array. During a fan-out it has three parts,
+//! `[visited | to visit | joined later]`, so that members may join and leave between two turns.
 
 mod fanout;
 mod memberships;
@@ -41,8 +41,8 @@ pub(crate) struct Delivery<W> {
 }
 
 impl<W: Wire> Delivery<W> {
-    /// Creates the delivery of a shard without connections. Reports each drop if `report_drops`; otherwise drops are only
-    /// counted.
+    /// Creates the delivery of a shard without connections. Reports each drop if `report_drops`; otherwise drops are
+    /// only counted.
     pub(crate) fn new(shard: u8, ledger: Arc<Ledger>, report_drops: bool) -> Self {
         Self { fanout: Fanout::new(), sender: Sender::new(shard, ledger, report_drops) }
     }
@@ -57,7 +57,7 @@ impl<W: Wire> Delivery<W> {
         self.sender.slots_mut().open(who, wire, dialect, profile);
     }
 
-    /// Whether the id is that of a connection which has a socket.
+    /// Returns whether the connection has a socket.
     pub(crate) fn is_open(&self, who: Local) -> bool {
         self.sender.slots().is_open(who)
     }
@@ -77,7 +77,7 @@ impl<W: Wire> Delivery<W> {
         self.sender.slots().wire(slot)
     }
 
-    /// Whether frames for the connection are discarded: a close frame was sent, or it has a fault.
+    /// Returns whether frames for the connection are discarded: a close frame was sent, or it has a fault.
     pub(crate) fn is_mute(&self, slot: u32) -> bool {
         self.sender.slots().get(slot).is_mute()
     }
@@ -97,8 +97,8 @@ impl<W: Wire> Delivery<W> {
         self.sender.slots().get(slot).backlog()
     }
 
-    /// Takes a connection out of every room, and its socket with what waits for it. The connection keeps its id until it is
-    /// [released](Self::release).
+    /// Removes a connection from every room and takes its socket. Drops the frames that wait for it. The connection
+    /// keeps its id until it is [released](Self::release).
     pub(crate) fn detach(&mut self, who: Local) -> Option<W> {
         self.leave_all(who);
         self.sender.detach(who.slot)
@@ -109,17 +109,17 @@ impl<W: Wire> Delivery<W> {
         self.sender.slots_mut().release(who);
     }
 
-    /// Adds a connection to a room. What was pushed before does not reach it.
+    /// Adds a connection to a room. Frames pushed before do not reach it.
     pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
         self.fanout.join(self.sender.slots_mut(), who, room);
     }
 
-    /// Takes a connection out of a room; what was pushed before reaches it first.
+    /// Removes a connection from a room, after sending it the frames pushed before.
     pub(crate) fn leave(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
         self.fanout.leave(&mut self.sender, who, room);
     }
 
-    /// Takes a connection out of all rooms, here and where they are counted.
+    /// Removes a connection from all rooms, here and in their member counts.
     pub(crate) fn leave_all(&mut self, who: Local) {
         self.fanout.leave_all(self.sender.slots_mut(), who);
     }
@@ -134,27 +134,27 @@ impl<W: Wire> Delivery<W> {
         self.fanout.waiting()
     }
 
-    /// Whether a room has something to deliver.
+    /// Returns whether any room has frames to deliver.
     pub(crate) fn is_dirty(&self) -> bool {
         self.fanout.is_dirty()
     }
 
-    /// Delivers what waits in rooms: at most [`SENDS_PER_TURN`] visits, then the next room's turn.
+    /// Delivers frames that wait in rooms, to at most [`SENDS_PER_TURN`] members.
     pub(crate) fn walk(&mut self) {
         self.fanout.visit(&mut self.sender, SENDS_PER_TURN);
     }
 
-    /// Sends a frame to one connection, behind what its rooms have for it.
+    /// Sends a frame to one connection, behind the frames that wait in its rooms.
     pub(crate) fn push(&mut self, who: Local, frame: &Frame, of: Option<Snapshot>) {
         self.fanout.push(&mut self.sender, who, frame, of);
     }
 
-    /// Sends encoded frames to one connection, behind what its rooms have for it. Leaves `frames` empty.
+    /// Sends encoded frames to one connection, behind the frames that wait in its rooms. Leaves `frames` empty.
     pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Joined) {
         self.fanout.send_encoded(&mut self.sender, slot, frames);
     }
 
-    /// Sends one connection all that its rooms have for it, so that something else may follow.
+    /// Sends one connection all frames that wait in its rooms, so that something else may follow.
     pub(crate) fn catch_up(&mut self, slot: u32) {
         self.fanout.catch_up(&mut self.sender, slot);
     }
@@ -164,12 +164,12 @@ impl<W: Wire> Delivery<W> {
         self.sender.append(slot, bytes);
     }
 
-    /// Writes what waits, now that the socket takes more.
+    /// Writes the frames in the outbox, now that the socket takes more.
     pub(crate) fn flush(&mut self, slot: u32) {
         self.sender.flush(slot);
     }
 
-    /// Drops what waits for a connection, except a half-written frame. For a slow consumer's close frame.
+    /// Drops the frames in the outbox, except a half-written one. For a slow consumer's close frame.
     pub(crate) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
         self.sender.discard_backlog(slot, reason);
     }
@@ -179,12 +179,12 @@ impl<W: Wire> Delivery<W> {
         self.sender.tap(who, ear);
     }
 
-    /// Whether a tap observes the connection.
+    /// Returns whether a tap observes the connection.
     pub(crate) fn is_tapped(&self, slot: u32) -> bool {
         self.sender.slots().get(slot).flags().has(Flags::TAPPED)
     }
 
-    /// Reports to the connection's taps what the peer has sent.
+    /// Reports a received frame to the connection's taps.
     pub(crate) fn report_received(&mut self, who: Local, event: &Event<'_>) {
         self.sender.report_received(who, event);
     }

@@ -21,9 +21,9 @@ use crate::{
     sync::atomic::{AtomicU64, AtomicUsize},
 };
 
-/// What is kept of a shard outside of it.
+/// The part of a shard that other threads see.
 pub(crate) struct ShardHandle {
-    /// The way in.
+    /// The queue of its commands.
     pub(crate) mailbox: Arc<Mailbox<Command<Socket>>>,
     /// The node, in this run of it.
     pub(crate) node: u64,

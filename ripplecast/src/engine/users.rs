@@ -1,4 +1,4 @@
-//! Which connections of this node each client holds.
+//! The connections of each user on this node.
 
 use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     sync::{Mutex, RandomState},
 };
 
-/// Which connections each client has on this node.
+/// Maps each user to its connections on this node.
 pub(crate) struct Clients {
     /// Striped by the hash of the id.
     stripes: Box<[Stripe]>,
@@ -27,7 +27,7 @@ pub(crate) struct Clients {
 type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
 
 impl Clients {
-    /// No clients.
+    /// Creates an empty map.
     pub(crate) fn new(setup: Arc<Setup>) -> Self {
         Self {
             stripes: (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect(),
@@ -36,7 +36,7 @@ impl Clients {
         }
     }
 
-    /// Notes that a connection is of this client, and no longer of another.
+    /// Assigns a connection to a user, and removes it from any other.
     pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, client: &str) -> Result<()> {
         let client: Arc<str> = client.into();
         // All of it under the mailbox's lock, so that two calls can't undo each other's half.
@@ -54,7 +54,7 @@ impl Clients {
         Ok(())
     }
 
-    /// The connection is of this client no more.
+    /// Removes a connection from a user.
     pub(crate) fn remove(&self, client: &str, who: Local) {
         let mut stripe = self.stripe(client).lock();
         let Some(connections) = stripe.get_mut(client) else { return };
@@ -66,12 +66,12 @@ impl Clients {
         self.changed(&client.into(), left);
     }
 
-    /// The connections of a client.
+    /// Returns the connections of a user.
     pub(crate) fn connections(&self, client: &str) -> Vec<Local> {
         self.stripe(client).lock().get(client).cloned().unwrap_or_default()
     }
 
-    /// Adds a connection to a client, once.
+    /// Adds a connection to a user, once.
     fn add(&self, client: &Arc<str>, who: Local) {
         let mut stripe = self.stripe(client).lock();
         let connections = stripe.entry(client.clone()).or_default();
@@ -82,7 +82,8 @@ impl Clients {
         }
     }
 
-    /// Tells the other nodes how many connections a client has here. Called under the lock of its stripe, so in order.
+    /// Reports to the other nodes how many connections a user has here. Called under the lock of its stripe, so in
+    /// order.
     fn changed(&self, client: &Arc<str>, connections: usize) {
         if let Some(bridge) = self.setup.bridge() {
             bridge.client_changed(client, connections);

@@ -1,4 +1,4 @@
-//! Rooms on a shard: who is in them, what they have still to deliver, and the walk that delivers it.
+//! The rooms of a shard: their members, the frames that wait in them, and the fan-out that delivers these.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -26,21 +26,21 @@ const FEW_ROOMS: usize = 16;
 struct LocalRoom<W> {
     /// The room; `None` when the place is free.
     shared: Option<Arc<RoomCore<W>>>,
-    /// Slots of its members, dense.
+    /// The slots of its members, dense.
     members: Vec<u32>,
-    /// How many of them there are of each dialect.
+    /// The number of members with each dialect.
     speakers: [u32; DIALECTS],
     /// Whether it is in `Fanout::dirty`.
     queued: bool,
-    /// Frames that came since the walk began.
+    /// Frames pushed since the current walk began.
     pending: Batch,
     /// The frames that are being delivered.
     walk: Option<Walk>,
 }
 
-/// A walk over a room's members.
+/// A fan-out of a room in progress.
 struct Walk {
-    /// What each is sent.
+    /// The frames.
     batch: Batch,
     /// Members before this index have been visited.
     next: usize,
@@ -67,8 +67,8 @@ impl<W: Wire> Fanout<W> {
         Self { rooms: Vec::new(), free_rooms: Vec::new(), dirty: VecDeque::new(), stamp: 0, waiting: 0 }
     }
 
-    /// Adds a connection to a room. What was pushed before does not reach it. One that is gone, or is about to go, is
-    /// taken out of the room's count instead: it has been taken out of its other rooms already.
+    /// Adds a connection to a room. Frames pushed before do not reach it. A connection that has closed, or is about to,
+    /// is removed from the room's member count instead: it has left its other rooms already.
     pub(super) fn join(&mut self, slots: &mut Slots<W>, who: Local, room: &Arc<RoomCore<W>>) {
         if !slots.accepts(who) {
             room.forget(who);
@@ -89,7 +89,7 @@ impl<W: Wire> Fanout<W> {
         local.members.push(who.slot);
     }
 
-    /// Takes a connection out of a room; what was pushed before reaches it first.
+    /// Removes a connection from a room, after sending it the frames pushed before.
     pub(super) fn leave(&mut self, sender: &mut Sender<W>, who: Local, room: &Arc<RoomCore<W>>) {
         if !sender.slots().is_open(who) {
             return;
@@ -101,7 +101,7 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// Takes a connection out of all rooms, here and where they are counted.
+    /// Removes a connection from all rooms, here and in their member counts.
     pub(super) fn leave_all(&mut self, slots: &mut Slots<W>, who: Local) {
         for membership in slots.get_mut(who.slot).leave_all() {
             if let Some(shared) = &self.rooms[membership.room() as usize].shared {
@@ -111,7 +111,7 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// A room's frame, to be delivered to its members here.
+    /// Queues a room's frame for its members on this shard.
     pub(super) fn cast(
         &mut self,
         sender: &mut Sender<W>,
@@ -136,17 +136,18 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// Encoded bytes that wait in rooms.
+    /// Returns the encoded bytes that wait in rooms.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Whether a room has something to deliver.
+    /// Returns whether any room has frames to deliver.
     pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Delivers what waits in rooms with at most `budget` visits, then lets the next room take its turn.
+    /// Delivers frames that wait in rooms to at most `budget` members. A room that is not done continues after the
+    /// others.
     pub(super) fn visit(&mut self, sender: &mut Sender<W>, mut budget: usize) {
         while budget > 0 {
             let Some(&place) = self.dirty.front() else { return };
@@ -158,7 +159,7 @@ impl<W: Wire> Fanout<W> {
                 self.free_if_unused(sender.slots().shard(), place);
                 continue;
             };
-            // In one room that waits, only those who are ahead or looked into need more than a look at the flags.
+            // If only one room waits, only members that are ahead or tapped take the careful path.
             let several = if self.dirty.len() == 1 { 0 } else { Flags::SEVERAL };
             let care = Flags::MUTE | Flags::AHEAD | Flags::TAPPED | several;
             while walk.next < walk.end && budget > 0 {
@@ -185,7 +186,7 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// Sends a frame to one connection, behind what its rooms have for it.
+    /// Sends a frame to one connection, behind the frames that wait in its rooms.
     pub(super) fn push(&mut self, sender: &mut Sender<W>, who: Local, frame: &Frame, of: Option<Snapshot>) {
         if !sender.slots().accepts(who) {
             return;
@@ -198,7 +199,7 @@ impl<W: Wire> Fanout<W> {
         sender.send_joined(who.slot, frames);
     }
 
-    /// Sends encoded frames to one connection, behind what its rooms have for it. Leaves `frames` empty.
+    /// Sends encoded frames to one connection, behind the frames that wait in its rooms. Leaves `frames` empty.
     pub(super) fn send_encoded(&mut self, sender: &mut Sender<W>, slot: u32, frames: &mut Joined) {
         if frames.bytes.is_empty() {
             return;
@@ -214,12 +215,12 @@ impl<W: Wire> Fanout<W> {
         sender.send_joined(slot, joined);
     }
 
-    /// Sends one connection all that its rooms have for it, so that something else may follow.
+    /// Sends one connection all frames that wait in its rooms, so that something else may follow.
     pub(super) fn catch_up(&mut self, sender: &mut Sender<W>, slot: u32) {
         self.catch_up_visiting(sender, slot, None);
     }
 
-    /// Sends one connection what its rooms have for it, where the walk of room `visiting` has come to the connection.
+    /// Sends one connection the frames that wait in its rooms, when the fan-out of room `visiting` has reached it.
     fn catch_up_visiting(&mut self, sender: &mut Sender<W>, slot: u32, visiting: Option<u32>) {
         if self.dirty.is_empty() {
             return;
@@ -233,9 +234,9 @@ impl<W: Wire> Fanout<W> {
         sender.send_joined(slot, frames);
     }
 
-    /// Whether the connection has had all that the walk of room `visiting` brings, while many rooms of its own may wait as
-    /// well: then there is nothing to send yet. A member of many rooms that all wait is sent everything at the first; without
-    /// this, each of the others would look at all of them again. Where few can wait, the look is cheap, and is taken to see
+    /// Returns whether the connection already has all frames of the fan-out of room `visiting`, so that nothing is to
+    /// be sent yet. A member of many waiting rooms is sent everything at the first of them; without this check, each
+    /// of the others would search all its rooms again. With few waiting rooms the search is cheap, and updates
     /// whether the member is still ahead.
     fn has_had(&self, target: &Slot<W>, visiting: Option<u32>) -> bool {
         let Some(place) = visiting else { return false };
@@ -247,18 +248,18 @@ impl<W: Wire> Fanout<W> {
             .is_some_and(|(walk, membership)| walk.batch.last() <= membership.seen())
     }
 
-    /// Puts together, in the order of their stamps, all frames that the connection's rooms still have for it, and notes
-    /// that it has them. With `visiting`, the walk of that room is about to go on to the next member.
+    /// Appends to `out`, in the order of their stamps, all frames that wait in the connection's rooms, and marks them
+    /// as seen. With `visiting`, the fan-out of that room continues with the next member afterwards.
     fn gather(&self, slots: &mut Slots<W>, slot: u32, visiting: Option<u32>, out: &mut Joined) {
         if self.dirty.is_empty() {
             return;
         }
         let (rooms, dirty, stamp, target) = (&self.rooms, &self.dirty, self.stamp, slots.get_mut(slot));
         let dialect = target.flags().dialect();
-        // The rooms of its own that wait are found among its rooms or among those that wait, whichever are fewer.
+        // Searches either its rooms or the waiting rooms, whichever are fewer.
         let few_wait = dirty.len() < target.memberships().len();
-        // Where no other room of its own waits, what came since the walk began is left to the next walk. Otherwise, as
-        // long as messages never cease, whoever was ahead once would be so for ever.
+        // If no other room of its own waits, frames pushed since the walk began are left to the next walk. Otherwise a
+        // member that was ahead once would stay ahead for as long as messages keep coming.
         let alone = visiting.is_some_and(|visiting| {
             if few_wait {
                 !dirty.iter().any(|&place| place != visiting && target.memberships().get(place).is_some())
@@ -307,7 +308,7 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// The place of a room on this shard; it gets one if it has none.
+    /// Returns the place of a room on this shard. Assigns one if it has none.
     fn place(&mut self, shard: u8, room: &Arc<RoomCore<W>>) -> u32 {
         let shard = usize::from(shard);
         if let Some(place) = room.place(shard) {
@@ -335,7 +336,7 @@ impl<W: Wire> Fanout<W> {
         place
     }
 
-    /// Forgets a room without members that has nothing queued.
+    /// Frees the place of a room that has no members and no frames queued.
     fn free_if_unused(&mut self, shard: u8, place: u32) {
         let room = &mut self.rooms[place as usize];
         if !room.members.is_empty() || room.queued {
@@ -348,7 +349,7 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// Takes a former member out of the dense array, keeping its three parts apart.
+    /// Removes a former member from the dense array, keeping its three parts apart.
     fn take_out(&mut self, slots: &mut Slots<W>, slot: u32, membership: Membership) {
         let place = membership.room();
         let room = &mut self.rooms[place as usize];
@@ -384,12 +385,12 @@ impl<W: Wire> Fanout<W> {
 }
 
 impl<W> LocalRoom<W> {
-    /// What it says of its frames.
+    /// Returns the source of its frames.
     fn source(&self) -> Source {
         self.shared.as_ref().map_or(Source { scope: 0, overflow: None }, |room| room.source())
     }
 
-    /// Begins to deliver what is pending, if anything is.
+    /// Begins a walk with the pending frames, if there are any.
     fn begin_walk(&mut self, ledger: &Arc<Ledger>) -> Option<Walk> {
         if self.pending.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! Sending to one connection: at once as far as the socket takes it, and the rest into its outbox.
+//! Sends to one connection: writes what the socket takes, and queues the rest in its outbox.
 
 use std::{io, sync::Arc};
 
@@ -24,27 +24,27 @@ use crate::{
     outcome::Dropped,
 };
 
-/// A connection that the shard has to close, found while doing something else.
+/// Why the shard has to close a connection, found while doing something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
     /// The socket failed.
     Lost,
     /// Its outbox is full.
     SlowConsumer,
-    /// Too much waits on the hub, and nobody has more waiting than it.
+    /// Too much waits on the hub, and no other connection has more waiting.
     Shed,
-    /// The same, and a frame was half written: nothing can be sent any more.
+    /// As `Shed`, but a frame was half written, so that nothing can be sent any more.
     Cut,
     /// Too much waits on the hub, and no connection holds a longer unfinished incoming message.
     Unfinished,
 }
 
-/// What the core counts.
+/// Counts of what was delivered and dropped.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Counts {
     /// Frames that were dropped for connections.
     pub(crate) drops: Drops,
-    /// Rooms' frames that were encoded; once a message and transport, however many members.
+    /// Encoded frames of rooms: one for each message and transport, however many members.
     pub(crate) encoded_frames: u64,
 }
 
@@ -176,7 +176,7 @@ impl<W: Wire> Sender<W> {
         }
     }
 
-    /// Drops what waits for a connection, save a frame that is half written. For a slow consumer's close frame.
+    /// Drops the frames in the outbox, except a half-written one. For a slow consumer's close frame.
     pub(super) fn discard_backlog(&mut self, slot: u32, reason: Dropped) {
         if let Some(outbox) = self.slots.get_mut(slot).outbox_mut() {
             let dropped = outbox.discard();
@@ -184,7 +184,7 @@ impl<W: Wire> Sender<W> {
         }
     }
 
-    /// Writes what waits, now that the socket takes more.
+    /// Writes the frames in the outbox, now that the socket takes more.
     pub(super) fn flush(&mut self, slot: u32) {
         if self.slots.get_mut(slot).flush().is_err() {
             self.fault(slot, Fault::Lost);
@@ -209,7 +209,7 @@ impl<W: Wire> Sender<W> {
             match written {
                 Ok(n) if n == scratch.bytes.len() => {}
                 Ok(n) => {
-                    // A small frame must not hold on to the buffer of large ones for as long as the peer does not read.
+                    // A small frame must not keep the buffer of large ones alive for as long as the peer does not read.
                     if scratch.bytes.capacity() > 2 * scratch.bytes.len() {
                         scratch.bytes.shrink_to_fit();
                     }
@@ -223,7 +223,7 @@ impl<W: Wire> Sender<W> {
         self.scratch = scratch;
     }
 
-    /// Writes a room's frames, and queues what the socket does not take.
+    /// Writes a room's frames, and queues those that the socket does not take.
     #[inline]
     pub(super) fn send(&mut self, slot: u32, batch: &Batch, dialect: Dialect, source: Source) {
         let bytes = batch.of(dialect);
@@ -240,8 +240,8 @@ impl<W: Wire> Sender<W> {
         }
     }
 
-    /// Puts into the outbox what the socket did not take of `bytes`, which are frames that end at `ends`. Frames that share
-    /// a fate stay together, as long as they fit: one write, and one place in the queue.
+    /// Queues the part of `bytes` that the socket did not take. The frames in it end at `ends`. Frames under the same
+    /// policy stay together as long as they fit: one write, and one place in the queue.
     #[cold]
     fn enqueue(
         &mut self,
@@ -267,7 +267,7 @@ impl<W: Wire> Sender<W> {
             }
             let overflow = tag.overflow.unwrap_or(profile.overflow);
             let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey).map(Box::new);
-            // What may wait for long by itself must not hold on to a much larger buffer.
+            // A small frame that may wait for long must not keep a much larger buffer alive.
             let own = |from: usize| {
                 let part = bytes.slice(from..end);
                 let small = part.len() < bytes.len() / 4;
@@ -316,7 +316,7 @@ impl<W: Wire> Sender<W> {
         self.shedder.note_held(cost);
     }
 
-    /// Offers a piece to an outbox. The number of its frames, if the connection is to be closed for them.
+    /// Offers a piece to an outbox. Returns the number of its frames if the connection is to be closed because of them.
     fn offer(&mut self, slot: u32, piece: Piece, limit: usize) -> Option<u32> {
         let frames = piece.frames;
         match self.slots.get_mut(slot).outbox_or_new().offer(piece, limit) {
@@ -328,7 +328,7 @@ impl<W: Wire> Sender<W> {
         None
     }
 
-    /// A piece for an outbox.
+    /// Creates a piece for an outbox.
     fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
         Piece { bytes, frames, overflow, key: None, _charge: self.shedder.ledger().charge_piece() }
     }
@@ -354,8 +354,8 @@ impl<W: Wire> Sender<W> {
         }
     }
 
-    /// Drops what waits for a connection as far as its policies allow. If anything is left, drops that too and closes the
-    /// connection.
+    /// Drops the waiting frames of a connection as far as their policies allow. If any are left, drops them too and
+    /// closes the connection.
     fn shed_outbox(&mut self, slot: u32) {
         let target = self.slots.get_mut(slot);
         let Some(outbox) = target.outbox_mut() else { return };
@@ -364,8 +364,8 @@ impl<W: Wire> Sender<W> {
             dropped += outbox.discard();
         }
         let left = outbox.bytes();
-        // A half-written frame can't be dropped alone. Where it is all there is, or where it is large and its connection is
-        // closed anyway, the socket has to go.
+        // A half-written frame can't be dropped alone. Where it is all there is, or where it is large and its
+        // connection is closed anyway, the socket has to go.
         let fault = if dropped == 0 || (more && left > READ_BUFFER) {
             target.drop_outbox();
             dropped += 1;
@@ -382,7 +382,7 @@ impl<W: Wire> Sender<W> {
         }
     }
 
-    /// Notes that the connection is to be closed.
+    /// Notes that the connection is to be closed, and mutes it.
     #[cold]
     fn fault(&mut self, slot: u32, fault: Fault) {
         let target = self.slots.get_mut(slot);
@@ -405,7 +405,7 @@ impl<W: Wire> Sender<W> {
     }
 }
 
-/// Writes what the socket takes; none when it takes nothing now.
+/// Writes what the socket takes. Returns 0 when it takes nothing now.
 fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match wire.write(bytes) {

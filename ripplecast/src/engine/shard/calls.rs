@@ -1,4 +1,4 @@
-//! Calls callbacks, and goes on when one that had to wait is done.
+//! Calls callbacks, and continues when one that had to wait is done.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Shard {
-    /// Calls a callback. What it pushes to its own connection stays in `current` until [`Shard::cork`].
+    /// Calls a callback. Frames that it pushes to its own connection stay in `cork` until [`Shard::cork`].
     pub(super) fn call(&mut self, who: Local, callback: Callback) {
         let slot = who.slot as usize;
         let endpoint_index = self.peers[slot].endpoint;
@@ -45,7 +45,7 @@ impl Shard {
             Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
             Called::Returned(Err(error)) => {
                 let outcome = log_failure(&self.handle, &endpoint.route.name, who, &error);
-                guarded(move || drop(error)); // it is the application's, and so is its destructor
+                guarded(move || drop(error)); // the error's destructor is application code
                 self.returned(who, outcome);
             }
             Called::Panicked(message) => {
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    /// Counts and logs a callback that held the shard for long. Where cores are scarce, time passes also for those who do
+    /// Counts and logs a callback that held the shard for long. On a busy machine this may also be a callback that did
     /// nothing wrong.
     #[cold]
     fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
@@ -75,7 +75,7 @@ impl Shard {
         );
     }
 
-    /// A callback has returned in place.
+    /// Handles the result of a callback that returned at once.
     pub(super) fn returned(&mut self, who: Local, outcome: Outcome) {
         let slot = who.slot as usize;
         if self.peers[slot].phase == Phase::Closed {
@@ -91,11 +91,11 @@ impl Shard {
         self.close_in_order(who, close, Phase::Closing);
     }
 
-    /// A callback waits: the runtime drives it on, and the connection is not read until it is done.
+    /// Continues a callback that waits on the runtime. The connection is not read until it is done.
     pub(super) fn wait_for(&mut self, who: Local, future: Waiting) {
         let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
         let (handle, route) = (self.handle.clone(), endpoint.route.clone());
-        // Made here, so that it reports also when the task is cancelled before it has run at all.
+        // Created here, so that it reports even if the task is cancelled before it first runs.
         let report = Report { handle, who, outcome: Outcome::Failed, ended: false };
         let task = self.runtime.spawn(async move {
             let mut report = report;
@@ -109,13 +109,13 @@ impl Shard {
         });
         let slot = who.slot as usize;
         self.held(slot).waiting = Some(task.abort_handle());
-        // Its end may have come together with the message: then no event will tell of it while the callback waits.
+        // The peer may have closed right behind the message. No event would report that while the callback waits.
         if self.peers[slot].ended && self.peers[slot].phase != Phase::Closed {
             self.hung_up(who);
         }
     }
 
-    /// A callback that had to wait has ended.
+    /// Handles the end of a callback that had to wait.
     pub(super) fn done(&mut self, who: Local, outcome: Outcome) {
         let slot = who.slot as usize;
         self.held(slot).waiting = None;
@@ -127,7 +127,7 @@ impl Shard {
             self.call_on_close(who);
             return;
         }
-        self.shows_life(slot); // its timers stood still meanwhile
+        self.shows_life(slot); // its timers were paused meanwhile
         let now = self.now;
         let held = self.held(slot);
         if held.unfinished.is_some() {
@@ -150,19 +150,19 @@ impl Shard {
     }
 }
 
-/// Which callback is to be called.
+/// The callback to be called.
 pub(super) enum Callback {
     Open,
     Message(Frame),
     Close(Close),
 }
 
-/// Says to the shard that a callback has ended, also when its task was cancelled.
+/// Reports to the shard that a callback has ended, even if its task was cancelled.
 struct Report {
     handle: Arc<ShardHandle>,
     who: Local,
     outcome: Outcome,
-    /// Whether the callback came to its end; if not, it was cancelled.
+    /// Whether the callback has ended; if not when this is dropped, it was cancelled.
     ended: bool,
 }
 
@@ -177,7 +177,7 @@ impl Drop for Report {
     }
 }
 
-/// Logs what a callback returned. Returns what becomes of its connection.
+/// Logs the result of a callback. Returns its outcome.
 fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> Outcome {
     if error.is_closed() && !handle.mailbox.is_live(who) {
         limited!(DEBUG, route, "a callback used its connection after it was closed");
@@ -185,12 +185,12 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
     }
     handle.count(Counter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node, who);
-    // An error of the application's own says what caused it, in code of the application's.
+    // The sources of an application error are printed by application code.
     if let Some(error) = guarded(|| error.backend()).flatten() {
         limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
         return Outcome::Unavailable;
     }
-    // The error is the application's own, and so is what it says of itself.
+    // An application error is printed by application code.
     let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
     limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
     Outcome::Failed

@@ -1,4 +1,4 @@
-//! The end of a connection, for whatever reason: one `on_close`, exactly once, when no other callback waits.
+//! Closes connections, for any reason: calls `on_close` exactly once, when no other callback waits.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Shard {
-    /// Sends a close frame behind everything that was pushed, and waits for the peer's in the given phase.
+    /// Sends a close frame behind all pushed frames, and waits for the peer's in the given phase.
     pub(super) fn begin_close(&mut self, who: Local, close: Close, phase: Phase) {
         let slot = who.slot as usize;
         if !self.delivery.is_open(who) {
@@ -21,11 +21,11 @@ impl Shard {
         if self.peers[slot].phase == Phase::Ending {
             self.peers[slot].phase = Phase::Open;
         }
-        // Another reason was first, and with it what the peer has sent or will send.
+        // An earlier close stands, whatever the peer sends.
         let ending = self.peers[slot].held.as_mut().and_then(|held| held.ending.take());
         let (close, phase) = ending.unwrap_or((close, phase));
         if self.peers[slot].phase != Phase::Open {
-            // The answer to our own close frame, or a second reason: the first one stands.
+            // The answer to our own close frame, or a second close: the first one stands.
             if phase == Phase::Finishing {
                 self.peers[slot].phase = Phase::Finishing;
                 if self.delivery.backlog(who.slot) == 0 {
@@ -60,11 +60,12 @@ impl Shard {
         }
     }
 
-    /// The same, behind what is on its way to the connection through the mailbox, such as what its callback just pushed.
+    /// As [`Self::begin_close`], but behind frames that still wait in the mailbox, such as those its callback has
+    /// just pushed.
     pub(super) fn close_in_order(&mut self, who: Local, close: Close, phase: Phase) {
         let slot = who.slot as usize;
         if self.ending(slot) == Some(Phase::Closing) {
-            // The close that is on its way stands, but after this one the peer sends no other.
+            // The pending close stands, but the peer will send no other close frame after this one.
             if let Some((_, ending)) = &mut self.held(slot).ending {
                 *ending = phase;
             }
@@ -79,13 +80,13 @@ impl Shard {
         self.handle.mailbox.post(Command::End { who });
     }
 
-    /// The phase in which a close waits for what is to come before it.
+    /// Returns the phase of the close that waits for earlier frames.
     pub(super) fn ending(&self, slot: usize) -> Option<Phase> {
         let held = self.peers[slot].held.as_ref()?;
         held.ending.as_ref().map(|&(_, phase)| phase)
     }
 
-    /// What was to come before the close has come.
+    /// Begins the close, now that all frames before it have been sent.
     pub(super) fn end_in_order(&mut self, who: Local) {
         let slot = who.slot as usize;
         if !self.delivery.is_open(who) || self.peers[slot].phase != Phase::Ending {
@@ -97,14 +98,14 @@ impl Shard {
         }
     }
 
-    /// From now on it is closed for everybody, and a member of nothing.
+    /// Marks the connection as closed and removes it from all rooms and from its user.
     pub(super) fn no_longer_live(&mut self, who: Local) {
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.close(who);
         let client = mailbox.client(who);
         let mut joining = Vec::new();
         if self.handle.mailbox.has_joins() {
-            // Joins that were posted and not applied yet: the rooms count it already.
+            // Joins that were posted but not applied yet: the rooms already count it.
             joining
                 .extend(self.todo.iter().chain(mailbox.commands()).filter_map(|command| command.joins(who)));
         }
@@ -118,13 +119,13 @@ impl Shard {
         self.delivery.leave_all(who);
     }
 
-    /// Whether the connection is on its way out, so that it must not join anything any more.
+    /// Returns whether the connection is closing, so that it must not join any room.
     pub(super) fn is_leaving(&self, who: Local) -> bool {
         self.delivery.is_open(who)
             && (self.delivery.is_mute(who.slot) || self.peers[who.slot as usize].hung_up)
     }
 
-    /// Drops the socket, with the close that was begun.
+    /// Drops the socket. `on_close` gets the close that was begun.
     pub(super) fn finish_as_begun(&mut self, who: Local) {
         self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
     }
@@ -156,10 +157,10 @@ impl Shard {
         self.call(who, Callback::Close(close));
     }
 
-    /// `on_close` has returned: the slot is free for the next connection.
+    /// Frees the slot for the next connection, after `on_close` has returned.
     pub(super) fn release(&mut self, who: Local) {
         let details = self.handle.mailbox.lock().take_extras(who);
-        guarded(move || drop(details)); // the state that was kept is the application's
+        guarded(move || drop(details)); // stored values are the application's
         self.peers[who.slot as usize] = Peer::default();
         self.delivery.release(who);
         self.occupied -= 1;

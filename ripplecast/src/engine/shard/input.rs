@@ -1,4 +1,4 @@
-//! What peers send: read into the shard's one buffer, decoded in place, handed to the callbacks.
+//! Reads from peers into the shard's one buffer, decodes in place, and passes messages to the callbacks.
 
 use std::{
     io::{self, Read},
@@ -16,14 +16,14 @@ use crate::{
 };
 
 impl Shard {
-    /// Reads what the peer has sent; with `to_end`, until the socket has nothing more, since no further event will come.
+    /// Reads from the peer; with `to_end`, until the socket is empty, since no further event will come.
     ///
-    /// What a peer sends often becomes commands in the shard's mailbox. A peer whose input caused many is read again
-    /// once these have been processed. So one peer can't fill the mailbox so far that no peer is read.
+    /// Input often causes commands in the shard's mailbox. A peer whose input caused many is read again only once these
+    /// have been processed, so that one peer can't fill the mailbox until no peer is read.
     pub(super) fn read(&mut self, who: Local, to_end: bool) {
         let slot = who.slot as usize;
         if self.peers[slot].again {
-            self.shows_life(slot); // it has sent something, and is read when its turn comes
+            self.shows_life(slot); // it has sent something, which is read in its turn
             return;
         }
         if self.is_waiting(slot) {
@@ -41,7 +41,7 @@ impl Shard {
             let waiting = self.handle.mailbox.waiting();
             let much = self.has_caused_much(before);
             if reads == READS_PER_TURN || much || !self.may_read() {
-                self.shows_life(slot); // it has sent something, though nobody has read it yet
+                self.shows_life(slot); // it has sent something, though it is not read yet
                 self.peers[slot].again = true;
                 let due = if much { self.taken_up + waiting as u64 } else { 0 };
                 self.again.push_back((who, due));
@@ -79,10 +79,11 @@ impl Shard {
         self.cork(who);
     }
 
-    /// Whether peers may be read: not from when the mailbox is crowded until all that waits then has been taken up.
+    /// Returns whether peers may be read: not from the moment the mailbox is crowded until all commands that wait
+    /// then have been taken up.
     ///
-    /// If they were read as soon as it is a little less crowded, it would stay crowded for as long as they send: a reply
-    /// finds commands waiting and becomes a command itself. And everybody else would wait behind them.
+    /// If reading resumed as soon as the mailbox is a little less crowded, it would stay crowded for as long as peers
+    /// send: a reply finds commands waiting and becomes a command itself. All other commands would wait behind them.
     pub(super) fn may_read(&mut self) -> bool {
         let mailbox = &self.handle.mailbox;
         if self.taken_up >= self.reads_from && mailbox.is_crowded() {
@@ -91,13 +92,13 @@ impl Shard {
         self.taken_up >= self.reads_from
     }
 
-    /// Whether the mailbox holds a share more than the `before` that it held.
+    /// Returns whether the mailbox holds at least a share more than `before`.
     fn has_caused_much(&self, before: usize) -> bool {
         self.handle.mailbox.waiting() >= before + MAILBOX_SHARE
     }
 
-    /// Whether the connection closes and the peer has not taken our close frame yet: until then, or until the time is up,
-    /// what it sends stays in its socket. A peer that only sends is not listened to for as long as it likes.
+    /// Returns whether the connection is closing and the peer has not read our close frame yet. Until it has, or the
+    /// close times out, its input stays in the socket, so that a peer that only sends can't keep the connection open.
     pub(super) fn is_deaf(&self, who: Local) -> bool {
         let closing = matches!(self.peers[who.slot as usize].phase, Phase::Closing | Phase::Draining);
         closing && self.delivery.is_open(who) && self.delivery.backlog(who.slot) > 0
@@ -110,7 +111,7 @@ impl Shard {
         peer.pinged = false;
     }
 
-    /// Decodes input, and calls callbacks with what it says, until one of them has to wait.
+    /// Decodes input and calls the callbacks, until one of them has to wait.
     pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
         let slot = who.slot as usize;
         let dialect = self.delivery.dialect(who.slot);
@@ -127,7 +128,7 @@ impl Shard {
         while at < input.len() && self.delivery.is_open(who) {
             match self.peers[slot].phase {
                 Phase::Open | Phase::Closing => {}
-                Phase::Ending if self.ending(slot) == Some(Phase::Closing) => {} // the peer's close may come as well
+                Phase::Ending if self.ending(slot) == Some(Phase::Closing) => {} // the peer's close frame is still accepted
                 Phase::Ending | Phase::Draining | Phase::Finishing | Phase::Closed => break,
             }
             if self.is_waiting(slot) {
@@ -182,8 +183,8 @@ impl Shard {
         self.let_go(slot);
     }
 
-    /// Ends an event stream whose client sends something behind its request: to read that without end would cost CPU and serve
-    /// nobody. One line break is ignored, as in front of a request (RFC 9112, section 2.2).
+    /// Ends an event stream whose client sends input behind its request: reading that endlessly would waste CPU. One
+    /// line break is ignored, as in front of a request (RFC 9112, section 2.2).
     fn stray(&mut self, who: Local, input: &[u8]) {
         let seen = &mut self.peers[who.slot as usize].stray;
         let line_break = &b"\r\n"[usize::from(*seen)..];
@@ -196,7 +197,7 @@ impl Shard {
         self.finish(who, Close::new(CloseCode::PROTOCOL, "an event stream takes no data"));
     }
 
-    /// One event of the codec.
+    /// Handles one event of the codec.
     pub(super) fn received(&mut self, who: Local, event: Received<'_>, max_message: usize) {
         let closing = self.peers[who.slot as usize].phase != Phase::Open;
         match event {
@@ -235,19 +236,20 @@ impl Shard {
         }
     }
 
-    /// The same, of a connection that somebody looks into.
+    /// Reports an event to the connection's taps, then handles it.
     #[cold]
     fn received_and_told(&mut self, who: Local, event: Received<'_>, max_message: usize) {
         self.delivery.report_received(who, &event);
         self.received(who, event, max_message);
     }
 
-    /// The peer sends no more.
+    /// Handles the end of the peer's input.
     pub(super) fn input_ended(&mut self, who: Local) {
         self.finish(who, Close::new(CloseCode::ABNORMAL, ""));
     }
 
-    /// The peer has gone while a callback waits: it counts as closed at once, and what it sent before is still handled.
+    /// Handles a disconnect while a callback waits: the connection counts as closed at once, and earlier input is still
+    /// handled.
     pub(super) fn hung_up(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         if !std::mem::replace(&mut peer.hung_up, true) {
@@ -255,13 +257,13 @@ impl Shard {
         }
     }
 
-    /// Which kinds of messages the connection's endpoint takes.
+    /// Returns the kinds of messages that the connection's endpoint accepts.
     fn takes(&self, who: Local) -> Takes {
         let endpoint = &self.endpoints[self.peers[who.slot as usize].endpoint];
         endpoint.as_ref().map_or(Takes::All, |endpoint| endpoint.route.takes)
     }
 
-    /// A kind of message came that the endpoint doesn't take.
+    /// Closes a connection whose peer sent a kind of message that the endpoint doesn't accept.
     fn unsupported(&mut self, who: Local, reason: &'static str) {
         self.handle.count(Counter::ProtocolErrors, 1);
         self.cork(who);
@@ -276,7 +278,7 @@ impl Shard {
         self.close_in_order(who, close, Phase::Draining);
     }
 
-    /// Sends what a callback pushed to its own connection, in one write.
+    /// Sends the frames that a callback pushed to its own connection, in one write.
     pub(super) fn cork(&mut self, who: Local) {
         let mut frames = cork::take();
         if !frames.bytes.is_empty() && self.delivery.is_open(who) {
@@ -285,14 +287,14 @@ impl Shard {
         cork::give_back(frames);
     }
 
-    /// The socket takes more.
+    /// Writes the outbox, now that the socket takes more.
     pub(super) fn flush(&mut self, who: Local) {
         let before = self.delivery.backlog(who.slot);
         self.delivery.flush(who.slot);
         let backlog = self.delivery.backlog(who.slot);
         if backlog < before {
-            // The full socket took more, so the peer has acknowledged some. Its answer to a ping is still far off if the ping
-            // is at the end of a long backlog.
+            // The full socket took more, so the peer has acknowledged some. Its answer to a ping is still far off if
+            // the ping is at the end of a long backlog.
             self.shows_life(who.slot as usize);
         }
         let phase = self.peers[who.slot as usize].phase;
@@ -314,15 +316,15 @@ impl Shard {
         }
     }
 
-    /// Tells the peer that nothing more will come, while we still read.
+    /// Shuts down our side of the socket, while we still read.
     pub(super) fn shut_down_writing(&self, slot: u32) {
         if let Some(wire) = self.delivery.wire(slot) {
-            let _ = wire.shutdown(Shutdown::Write); // fails only if the socket has gone already
+            let _ = wire.shutdown(Shutdown::Write); // fails only if the socket is already closed
         }
     }
 }
 
-/// A message that came compressed, as it was before.
+/// Inflates a compressed message.
 fn inflated(text: bool, compressed: &[u8], max_message: usize) -> Result<Received<'static>, ProtocolError> {
     let bytes = inflate(compressed, max_message)?;
     match text {

@@ -1,4 +1,4 @@
-//! Time: one coarse sweep over the connections, and no timer for any of them.
+//! Timeouts: one coarse sweep over all connections, instead of a timer for each.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use crate::{
     limits::{CLOSE_TIMEOUT, HANDLER_GRACE, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
 };
 
-/// A part of `time` that is each slot's own, spread evenly over all slots: multiples of the golden ratio modulo 1.
+/// Returns a fraction of `time` for each slot, spread evenly over all slots: multiples of the golden ratio modulo 1.
 pub(super) fn share(slot: usize, time: Duration) -> Duration {
     const GOLDEN: u32 = 0x9E37_79B9; // 2^32 times the golden ratio's fraction
     time.mul_f64(f64::from((slot as u32).wrapping_mul(GOLDEN)) / f64::from(u32::MAX))
 }
 
 impl Shard {
-    /// Looks after silent peers, unfinished messages and unanswered close frames: some slots a turn, all of them a tick.
+    /// Checks for silent peers, unfinished messages and unanswered close frames: some slots in each turn, all in each
+    /// tick.
     pub(super) fn sweep(&mut self) {
         if self.sweep_at == usize::MAX {
             if self.now.since(self.swept) < self.sweep_interval {
@@ -54,7 +55,7 @@ impl Shard {
             return;
         }
         if waiting.is_some() {
-            return; // the timers stand still
+            return; // its timers are paused
         }
         let Some(endpoint) = &self.endpoints[peer.endpoint] else { return };
         let route = endpoint.route.clone();
@@ -102,7 +103,7 @@ impl Shard {
         }
     }
 
-    /// Sends what was put together in `control`.
+    /// Sends the frames in `control`.
     pub(super) fn send_control(&mut self, who: Local) {
         self.control.end(Tag::default());
         self.delivery.send_encoded(who.slot, &mut self.control);
@@ -118,7 +119,7 @@ struct Silence {
     pinged: bool,
 }
 
-/// What has to be done about a silent peer.
+/// The action for a silent peer.
 #[derive(PartialEq, Eq, Debug)]
 enum Needs {
     Nothing,
@@ -127,11 +128,11 @@ enum Needs {
 }
 
 impl Silence {
-    /// Decides what to do in this sweep.
+    /// Decides on the action in this sweep.
     ///
     /// A ping is sent after the interval, less an eighth of it for some: connections that were opened at once, or whose
-    /// peers all answered the same broadcast, are not all pinged at once. No ping is late: one that is due before the next
-    /// sweep is sent in this one.
+    /// peers all answered the same broadcast, are not all pinged at once. No ping is late: one that is due before the
+    /// next sweep is sent in this one.
     fn needs(self, slot: usize, route: &Route, sweep_interval: Duration) -> Needs {
         match (self.pinged, route.pong_timeout, route.ping_interval) {
             (true, Some(timeout), _) if self.time >= timeout => Needs::End,
@@ -195,7 +196,7 @@ mod tests {
         }
     }
 
-    /// A shard that nothing drives, with one connection that was pinged.
+    /// A shard without an event loop, with one connection that was pinged.
     struct Pinged {
         shard: Shard,
         who: Local,
@@ -273,7 +274,8 @@ mod tests {
         assert!(!shard.delivery.is_open(who), "a dead peer is closed once it can be read");
     }
 
-    /// Reading peers as soon as it is a little less crowded would keep it so, and everybody else would wait behind the commands.
+    /// Reading peers as soon as it is a little less crowded would keep it so, and everybody else would wait behind
+    /// the commands.
     #[test]
     fn a_crowded_shard_reads_peers_when_all_that_waited_is_taken_up() {
         let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();
@@ -308,7 +310,8 @@ mod tests {
         assert_eq!(&first, b"\x81\x05first");
     }
 
-    /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to answer.
+    /// By the defaults, with a sweep each second, a dead peer is noticed within 36 s, and a live one has 10 s to
+    /// answer.
     #[test]
     fn a_dead_peer_is_noticed_within_36_seconds() {
         let route = route(&shards());
@@ -337,7 +340,7 @@ mod tests {
         }
     }
 
-    /// Whatever slots there are, those that were opened one after the other are far apart.
+    /// Slots opened one after the other are far apart, however many there are.
     #[test]
     fn shares_are_spread_evenly() {
         const SECOND: Duration = Duration::from_secs(1);

@@ -60,7 +60,8 @@ impl<W: Wire> Fanout<W> {
         }
     }
 
-    /// Who is not ahead is to get every frame that waits for it, since a walk gives it all without a look at the stamps.
+    /// Checks that a member that is not ahead is to get every waiting frame, since a walk sends it all without
+    /// reading the stamps.
     fn check_fast_path(&self, dialect: Dialect, membership: &Membership) {
         let room = &self.rooms[membership.room() as usize];
         let walk = room.walk.as_ref();
