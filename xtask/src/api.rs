@@ -1,4 +1,4 @@
-//! Lists the public API of the crate, made from rustdoc's JSON, and compares it with the listing that is committed.
+//! Lists the crate's public API from rustdoc's JSON, and compares it with the committed listing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,25 +12,25 @@ use crate::links::read;
 use crate::steps::target_directory;
 use crate::{Result, Workspace};
 
-/// The listing.
+/// The committed listing.
 const LISTING: &str = "ripplecast/public-api.txt";
 
-/// The version of rustdoc's JSON that `public-api` of Cargo.toml reads. Each compiler writes one version.
+/// The version of rustdoc's JSON that the dependency `public-api` reads. Each compiler writes only one version.
 const FORMAT: u64 = 57;
 
-/// Crates whose types are no foreign ones: ours, and those of the standard library.
+/// Crates whose types do not count as foreign: ours and the standard library.
 const NOT_FOREIGN: [&str; 4] = ["ripplecast", "core", "alloc", "std"];
 
-/// Lines of a difference that are printed.
+/// The most lines of a difference that are printed.
 const LINES_SHOWN: usize = 40;
 
-/// Compares the listing with the code. Returns a summary in a few words.
+/// Compares the listing with the code. Returns a short summary.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let listing = match listing(workspace)? {
         Made::Listing(listing) => listing,
         Made::LeftOut(why) => {
-            println!("   left out: {why}");
-            return Ok(format!("left out: {why}"));
+            println!("   skipped: {why}");
+            return Ok(format!("skipped: {why}"));
         }
     };
     let difference = difference(&read(&workspace.at(LISTING))?, &listing);
@@ -42,7 +42,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let rest = if rest > 0 { format!("\n   and {rest} more") } else { String::new() };
     Err(format!(
         "the public API differs from {LISTING}:\n   {shown}{rest}\n\
-         If that is meant, run `cargo xtask public-api --bless` and commit the file; CHANGELOG.md names what users must change"
+         If this is intended, run `cargo xtask public-api --bless` and commit the file; CHANGELOG.md names what users must change"
     ))
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn show(workspace: &Workspace, bless: bool) -> Result<()> {
         Made::Listing(listing) if bless => {
             let file = workspace.at(LISTING);
             fs::write(&file, listing)
-                .map_err(|error| format!("{} can't be written: {error}", file.display()))?;
+                .map_err(|error| format!("failed to write {}: {error}", file.display()))?;
             println!("wrote {LISTING}");
             Ok(())
         }
@@ -64,24 +64,24 @@ pub(crate) fn show(workspace: &Workspace, bless: bool) -> Result<()> {
     }
 }
 
-/// What came of making the listing.
+/// The result of making the listing.
 enum Made {
     /// The listing.
     Listing(String),
-    /// Why this toolchain can't make one.
+    /// Why this toolchain cannot make one.
     LeftOut(String),
 }
 
-/// Makes the listing of the code as it is.
+/// Makes the listing of the current code.
 fn listing(workspace: &Workspace) -> Result<Made> {
     let target = target_directory(workspace);
-    // JSON is not stable yet. Only rustdoc may know that we use it all the same: build scripts that found the variable set would
-    // turn on unstable features, and compile everything anew.
+    // The JSON output is unstable. The variable that allows it is set only for rustdoc: build scripts that see it would
+    // turn on unstable features, and everything would be recompiled.
     let rustdoc = target.join("rustdoc-json");
     fs::create_dir_all(&target)
         .and_then(|()| fs::write(&rustdoc, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc \"$@\"\n"))
         .and_then(|()| fs::set_permissions(&rustdoc, fs::Permissions::from_mode(0o755)))
-        .map_err(|error| format!("{} can't be written: {error}", rustdoc.display()))?;
+        .map_err(|error| format!("failed to write {}: {error}", rustdoc.display()))?;
     // As docs.rs builds it, with the crate's own `cfg` for it.
     Command::line("cargo rustdoc -p ripplecast --lib --all-features --locked --target-dir")
         .arg(target.display().to_string())
@@ -99,7 +99,7 @@ fn listing(workspace: &Workspace) -> Result<Made> {
     if format != Some(FORMAT) {
         let format = format.map_or_else(|| "of no version".into(), |format| format!("version {format}"));
         return Ok(Made::LeftOut(format!(
-            "this compiler writes rustdoc's JSON in {format}, and version {FORMAT} is read; see xtask/src/api.rs"
+            "this compiler writes rustdoc's JSON in {format}, but version {FORMAT} is required; see xtask/src/api.rs"
         )));
     }
     let api = public_api::Builder::from_rustdoc_json(&file)
@@ -139,17 +139,17 @@ fn render(items: &[String]) -> String {
     )
 }
 
-/// Returns the paths in an item that lead to other crates.
+/// Returns the paths in an item that belong to other crates.
 fn foreign_types(item: &str) -> impl Iterator<Item = &str> {
     let paths = item.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
     paths.map(|path| path.trim_matches(':')).filter(|path| {
-        // `Self::Error` and `T::Item` begin with a capital.
+        // `Self::Error` and `T::Item` start with a capital letter.
         path.split_once("::")
             .is_some_and(|(root, _)| root.starts_with(char::is_lowercase) && !NOT_FOREIGN.contains(&root))
     })
 }
 
-/// Returns the lines that were taken out, with a `-`, and those that were added, with a `+`.
+/// Returns the removed lines with a `-`, and the added lines with a `+`.
 fn difference(old: &str, new: &str) -> Vec<String> {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<String>>();
     let (old, new) = (lines(old), lines(new));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_shows_what_went_and_what_came() {
+    fn a_difference_shows_removed_and_added_lines() {
         assert_eq!(difference("a\nb\nc\n", "c\nd\na\n"), ["-b", "+d"]);
         assert!(difference("a\nb\n", "a\nb\n").is_empty());
     }

@@ -1,5 +1,5 @@
-//! Checks each set of the crate's features: it compiles without a warning and brings no more crates than it may. The smallest
-//! set serves an axum application.
+//! Checks each set of the crate's features: it must compile without warnings, and stay within its limit of crates. The
+//! smallest set serves an axum application.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ const CRATE: &str = "ripplecast";
 /// An application that uses the crate without any feature.
 const LEAN: &str = "ripplecast-lean";
 
-/// The crates that a set of features may bring at most, `ripplecast` included. An application that has axum has most of them
-/// already.
+/// The most crates that a set of features may need, including `ripplecast`. An axum application already has most of
+/// them.
 const LIMITS: [(&str, usize); 2] = [("none", 85), ("default", 95)];
 
 /// The features of a package, each with what it turns on.
@@ -29,7 +29,7 @@ struct Set {
     options: String,
 }
 
-/// Checks each set, and runs the lean application's tests. Returns the tests, and a summary in a few words.
+/// Checks each set, and runs the lean application's tests. Returns the tests, and a short summary.
 pub(crate) fn check(workspace: &Workspace) -> Result<(Totals, String)> {
     let metadata = metadata::read(workspace, "--no-deps")?;
     let features = metadata::package(&metadata, CRATE)?["features"].clone();
@@ -42,7 +42,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<(Totals, String)> {
         // A package without features has one set, which is the whole crate.
         if let Some(limit) = limit(set).filter(|limit| !features.is_empty() && count > *limit) {
             return Err(format!(
-                "the features `{}` bring {count} crates, and may bring {limit}. They are listed by:\n   $ {}",
+                "the features `{}` need {count} crates, but at most {limit} are allowed. To list them:\n   $ {}",
                 set.name,
                 tree(set)
             ));
@@ -89,7 +89,7 @@ fn enabled<'a>(feature: &'a str, features: &'a Features) -> BTreeSet<&'a str> {
     enabled
 }
 
-/// Returns how many crates a set may bring, if that is limited.
+/// Returns the most crates that a set may need, if limited.
 fn limit(set: &Set) -> Option<usize> {
     LIMITS.iter().find(|(name, _)| *name == set.name).map(|(_, limit)| *limit)
 }
@@ -102,18 +102,18 @@ fn tree(set: &Set) -> Command {
     ))
 }
 
-/// Returns how many crates a set brings.
+/// Returns how many crates a set needs.
 fn crates(workspace: &Workspace, set: &Set) -> Result<usize> {
     let command = tree(set);
     let said = command.listen(&workspace.root)?;
     if said.status.success() {
         Ok(count(&said.output))
     } else {
-        Err(format!("this command failed ({}):\n   $ {command}\n{}", said.status, said.text))
+        Err(format!("command failed ({}):\n   $ {command}\n{}", said.status, said.text))
     }
 }
 
-/// Counts the distinct crates in the output of `cargo tree`, which marks the second place of a crate with `(*)`.
+/// Counts the distinct crates in the output of `cargo tree`, which marks repeated crates with `(*)`.
 fn count(tree: &str) -> usize {
     let lines = tree.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty());
     lines.collect::<BTreeSet<_>>().len()

@@ -1,4 +1,4 @@
-//! What cargo knows about the packages of the workspace.
+//! Metadata of the workspace's packages, from cargo.
 
 use serde_json::Value;
 
@@ -10,8 +10,9 @@ pub(crate) fn read(workspace: &Workspace, options: &str) -> Result<Value> {
     let command = Command::line("cargo metadata --format-version 1 --locked");
     let command = options.split_whitespace().fold(command, Command::arg);
     let said = command.listen(&workspace.root)?;
-    serde_json::from_str(&said.output)
-        .map_err(|error| format!("cargo metadata printed no JSON: {error}\n   $ {command}\n{}", said.text))
+    serde_json::from_str(&said.output).map_err(|error| {
+        format!("cargo metadata did not print valid JSON: {error}\n   $ {command}\n{}", said.text)
+    })
 }
 
 /// Returns the packages of the workspace that may be published.

@@ -1,5 +1,5 @@
-//! Checks the oldest Rust that the packages claim to support: by compiling them with it where it is installed, otherwise by
-//! clippy's lint. Always by what the dependencies claim.
+//! Checks the packages' oldest supported Rust: compiles them with that version if it is installed, and otherwise uses
+//! clippy's lint. In both cases, checks the versions that the dependencies require.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{Result, Workspace};
 /// The platform whose dependencies count.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
-/// Checks the packages. Returns in a few words how.
+/// Checks the packages. Returns a short summary.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let metadata = metadata::read(workspace, &format!("--all-features --filter-platform {PLATFORM}"))?;
     let oldest = oldest(&metadata)?;
@@ -20,13 +20,13 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let newer = newer_dependencies(&metadata, &packages, oldest);
     if !newer.is_empty() {
         return Err(format!(
-            "Rust {oldest} is to be supported, but these dependencies need a newer one:\n   {}",
+            "Rust {oldest} must be supported, but these dependencies need a newer version:\n   {}",
             newer.join("\n   ")
         ));
     }
     let packages = packages.iter().fold(String::new(), |list, package| list + " -p " + text(package, "name"));
     if is_installed(workspace, oldest) {
-        // In a target directory of its own, so that the two toolchains do not compile everything anew in turns.
+        // In a separate target directory, so that the two toolchains do not recompile everything in turns.
         let check =
             format!("cargo +{oldest} check{packages} --all-features --locked --target-dir target/msrv");
         Command::line(&check).run(&workspace.root)?;
@@ -49,12 +49,12 @@ pub(crate) fn install(workspace: &Workspace) -> Result<Option<String>> {
     if is_installed(workspace, oldest) || !Command::line("rustup --version").succeeds(&workspace.root) {
         return Ok(None);
     }
-    println!("   installing Rust {oldest}, the oldest that is supported");
+    println!("   installing Rust {oldest}, the oldest supported version");
     rustup.announce();
     if rustup.succeeds(&workspace.root) {
         Ok(Some(format!("Rust {oldest}")))
     } else {
-        println!("   it could not be installed; clippy's lint takes its place");
+        println!("   installation failed; using clippy's lint instead");
         Ok(None)
     }
 }
@@ -65,16 +65,18 @@ fn oldest(metadata: &Value) -> Result<&str> {
     let versions: BTreeSet<&str> = packages.iter().map(|package| text(package, "rust_version")).collect();
     match versions.into_iter().collect::<Vec<_>>()[..] {
         [version] if !version.is_empty() => Ok(version),
-        ref several => Err(format!("the published packages need one `rust-version`, and have {several:?}")),
+        ref several => {
+            Err(format!("the published packages must have the same `rust-version`, but have {several:?}"))
+        }
     }
 }
 
-/// Whether rustup has that toolchain.
+/// Returns whether rustup has that toolchain.
 fn is_installed(workspace: &Workspace, version: &str) -> bool {
     Command::line(&format!("cargo +{version} --version")).succeeds(&workspace.root)
 }
 
-/// Returns the dependencies, direct or not, that say that they need a newer Rust.
+/// Returns the direct and indirect dependencies that require a newer Rust.
 fn newer_dependencies(metadata: &Value, packages: &[&Value], oldest: &str) -> Vec<String> {
     let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
     let nodes = list(&metadata["resolve"]["nodes"]);
@@ -84,7 +86,7 @@ fn newer_dependencies(metadata: &Value, packages: &[&Value], oldest: &str) -> Ve
     while let Some(id) = todo.pop() {
         let Some(node) = nodes.get(id.as_str()) else { continue };
         if reached.insert(id) {
-            // Users do not compile what only tests need.
+            // Users do not compile dependencies that only tests need.
             let is_needed =
                 |needed: &Value| list(&needed["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
             let needed = list(&node["deps"]).into_iter().filter(is_needed);

@@ -1,4 +1,5 @@
-//! The dry run of a release: checks what each published package contains and says of itself, and compiles it as its users will.
+//! The dry run of a release: checks the contents and metadata of each published package, and compiles it as a user
+//! would.
 
 use serde_json::Value;
 
@@ -8,16 +9,16 @@ use crate::metadata::{self, text};
 use crate::steps::target_directory;
 use crate::{Result, Workspace};
 
-/// What each package contains beside its code.
+/// Files that each package contains in addition to its code.
 const FILES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
-/// Folders of a package that its users do not need.
+/// Directories that users of a package do not need.
 const NOT_PACKAGED: [&str; 4] = ["benches/", "examples/", "fuzz/", "tests/"];
 
-/// The fields of a manifest that hold a public address.
+/// The manifest fields that contain a public address.
 const ADDRESSES: [&str; 3] = ["repository", "homepage", "documentation"];
 
-/// Checks each package that may be published, and runs the dry run. Returns a summary in a few words.
+/// Checks each package that may be published, and runs the dry run. Returns a short summary.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     let metadata = metadata::read(workspace, "--no-deps")?;
     let packages = metadata::published(&metadata);
@@ -50,11 +51,11 @@ fn dry_run(workspace: &Workspace, packages: &[&Value]) -> Command {
     for package in packages {
         command = command.arg("--package").arg(text(package, "name"));
     }
-    // In CI, everything is committed. On your own machine, you may try what you have not committed.
+    // In CI, everything is committed. Locally, uncommitted changes can be tried.
     if std::env::var_os("CI").is_none() {
         command = command.arg("--allow-dirty");
     }
-    // The dependencies are compiled once for this and for the other steps.
+    // Shares compiled dependencies with the other steps.
     command.arg("--target-dir").arg(target_directory(workspace).display().to_string())
 }
 
@@ -65,7 +66,7 @@ fn files(workspace: &Workspace, name: &str) -> Result<Vec<String>> {
     if said.status.success() {
         Ok(said.output.lines().map(str::to_owned).collect())
     } else {
-        Err(format!("this command failed ({}):\n   $ {command}\n{}", said.status, said.text))
+        Err(format!("command failed ({}):\n   $ {command}\n{}", said.status, said.text))
     }
 }
 
@@ -80,33 +81,32 @@ fn faults_of_files(name: &str, files: &[String]) -> Vec<String> {
     missing.chain(surplus).collect()
 }
 
-/// Returns what is wrong with a package's README: links that lead nowhere on crates.io, and an old version to depend on.
+/// Returns what is wrong with a package's README: links that do not work on crates.io, and an outdated version.
 fn faults_of_readme(name: &str, version: &str, readme: &str) -> Vec<String> {
     let relative = links(readme).into_iter().filter(|link| !link.target.starts_with('#'));
     let relative = relative.map(|link| {
         let (line, target) = (link.line, link.target);
-        format!("{name}: line {line} of its README links to {target}, which leads nowhere on crates.io. Use a whole address, or none")
+        format!("{name}: line {line} of its README links to {target}, which does not work on crates.io; use a full URL or remove the link")
     });
     let wanted = format!("{name} = \"");
     let requirement = readme.lines().find_map(|line| line.strip_prefix(&wanted)?.split('"').next());
     let stale = requirement.filter(|requirement| !is_prefix(requirement, version));
-    let stale =
-        stale.map(|old| format!("{name}: its README depends on version {old}, and this is {version}"));
+    let stale = stale.map(|old| format!("{name}: its README shows version {old} instead of {version}"));
     relative.chain(stale).collect()
 }
 
-/// Whether a version begins with these numbers, such as 1.2.3 with 1.2.
+/// Returns whether a version starts with these numbers, such as 1.2.3 with 1.2.
 fn is_prefix(numbers: &str, version: &str) -> bool {
     version.strip_prefix(numbers).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Whether the changelog describes a version.
+/// Returns whether the changelog describes a version.
 fn has_section(changelog: &str, version: &str) -> bool {
     let titles = changelog.lines().filter_map(|line| line.strip_prefix("## "));
     titles.filter_map(|title| title.split_whitespace().next()).any(|title| title == version)
 }
 
-/// Returns which addresses a package lacks, and where to set them.
+/// Returns the addresses that a package lacks, and where to set them.
 fn missing_addresses(package: &Value) -> Option<String> {
     let missing: Vec<&str> = ADDRESSES.into_iter().filter(|field| text(package, field).is_empty()).collect();
     (!missing.is_empty()).then(|| {

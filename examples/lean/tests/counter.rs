@@ -1,4 +1,4 @@
-//! Runs the application as its reader would, and talks to it with clients that we did not write.
+//! Runs the application as a reader would, and talks to it with independent clients.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -9,10 +9,10 @@ use std::{
 
 use tungstenite::{Message, WebSocket};
 
-/// Far longer than anything here takes.
+/// Far longer than anything here takes, so that a hang fails the test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The application, which is killed when its test ends.
+/// The running application, killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
@@ -22,7 +22,7 @@ impl Drop for Running {
     }
 }
 
-/// Opens a tab's socket.
+/// Opens a WebSocket as a tab does.
 fn tab(addr: &str) -> WebSocket<TcpStream> {
     let socket = TcpStream::connect(addr).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -30,11 +30,11 @@ fn tab(addr: &str) -> WebSocket<TcpStream> {
 }
 
 fn next(tab: &mut WebSocket<TcpStream>) -> Message {
-    tab.read().expect("the tab gets a message")
+    tab.read().expect("the tab receives a message")
 }
 
 #[test]
-fn two_tabs_follow_each_other_until_the_application_ends() {
+fn two_tabs_stay_in_step_until_the_application_stops() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_ripplecast-lean"));
     let mut program = Running(program.arg("0").stdout(Stdio::piped()).spawn().unwrap());
     let mut output = BufReader::new(program.0.stdout.take().unwrap());
