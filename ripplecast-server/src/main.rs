@@ -46,10 +46,16 @@ fn main() -> ExitCode {
         Err(error @ Error::Setting { .. }) => fail(&error.to_string(), USAGE),
         Err(error @ Error::Listen { .. }) => {
             let settings = "set by --host or RIPPLECAST_HOST, --port or RIPPLECAST_PORT";
-            fail(&format!("{error} ({settings})"), RUNTIME)
+            fail(&format!("{} ({settings})", with_sources(&error)), RUNTIME)
         }
-        Err(error) => fail(&error.to_string(), RUNTIME),
+        Err(error) => fail(&with_sources(&error), RUNTIME),
     }
+}
+
+/// Returns the message of an error and those of its sources.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// Runs the server until it ends. Does not wait for background tasks that handlers have started.

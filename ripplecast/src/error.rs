@@ -1,10 +1,11 @@
 //! The error types.
 
 mod bus;
+mod id;
 mod queue;
 mod state;
 
-pub use self::{bus::BusError, queue::StreamError, state::StoreError};
+pub use self::{bus::BusError, id::ParseIdError, queue::StreamError, state::StoreError};
 
 use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
 
@@ -29,7 +30,7 @@ pub enum Error {
         reason: String,
     },
     /// Listening on the address failed.
-    #[error("can't listen on {addr}: {source}{}", listen_advice(source))]
+    #[error("can't listen on {addr}{}", listen_advice(source))]
     Listen {
         /// The requested address.
         addr: SocketAddr,
@@ -91,8 +92,11 @@ pub enum Error {
     /// The backend behind shared state and the bus failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A text is not an id.
+    #[error(transparent)]
+    Id(#[from] ParseIdError),
     /// A value can't be written as JSON, or read from it.
-    #[error("JSON: {0}")]
+    #[error("a value can't be converted to or from JSON")]
     Json(#[from] serde_json::Error),
     /// An operating system call failed.
     #[error(transparent)]
@@ -104,7 +108,7 @@ pub enum Error {
         reason: String,
     },
     /// An application error; see [`Error::other`].
-    #[error("{0}")]
+    #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -218,20 +222,62 @@ pub enum BackendError {
     },
 }
 
-/// The same as [`Display`](fmt::Display): a `main` that returns an error prints `Debug`, and the user should
-/// see what to do.
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+impl Error {
+    /// Returns the variant's name.
+    fn variant(&self) -> &'static str {
+        match self {
+            Self::Setting { .. } => "Setting",
+            Self::Listen { .. } => "Listen",
+            Self::NoRuntime => "NoRuntime",
+            Self::Closed => "Closed",
+            Self::Overloaded { .. } => "Overloaded",
+            Self::TooManyRooms { .. } => "TooManyRooms",
+            Self::EmptyName { .. } => "EmptyName",
+            Self::NameTooLong { .. } => "NameTooLong",
+            Self::CloseCode(_) => "CloseCode",
+            Self::Store(_) => "Store",
+            Self::Bus(_) => "Bus",
+            Self::Stream(_) => "Stream",
+            Self::Backend(_) => "Backend",
+            Self::Id(_) => "Id",
+            Self::Json(_) => "Json",
+            Self::Io(_) => "Io",
+            Self::BadRequest { .. } => "BadRequest",
+            Self::Other(_) => "Other",
+        }
     }
 }
 
-/// Returns advice for an address that can't be listened on.
+/// The variant's name, and then the message with those of its sources: a `main` that returns an error prints `Debug`, and
+/// the user should see what to do.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.variant(), Chain(self))
+    }
+}
+
+/// An error's message followed by those of its sources, separated by colons.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        let mut source = self.0.source();
+        for _ in 0..CHAIN {
+            let Some(error) = source else { break };
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Returns what is wrong with an address that can't be listened on, and what to do.
 fn listen_advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; choose another port, or 0 for a free one",
+        std::io::ErrorKind::AddrInUse => ", which is in use; choose another port, or 0 for a free one",
         std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
-        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        std::io::ErrorKind::AddrNotAvailable => ", which this machine does not have",
         _ => "",
     }
 }
@@ -239,6 +285,22 @@ fn listen_advice(error: &std::io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_names_the_variant_and_ends_with_the_message_and_its_sources() {
+        let in_use = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let error = Error::Listen { addr: ([127, 0, 0, 1], 80).into(), source: in_use };
+        assert_eq!(
+            error.to_string(),
+            "can't listen on 127.0.0.1:80, which is in use; choose another port, or 0 for a free one"
+        );
+        assert_eq!(format!("{error:?}"), format!("Listen: {error}: address in use"));
+        assert_eq!(format!("{:?}", Error::other("paid")), "Other: paid");
+        assert_eq!(format!("{:?}", Error::Closed), "Closed: the connection is closed");
+        let json = serde_json::from_str::<u8>("x").unwrap_err();
+        let text = json.to_string();
+        assert_eq!(format!("{:?}", Error::Json(json)).matches(&text).count(), 1);
+    }
 
     /// An application error with a cause, or with itself as its own endless cause.
     #[derive(Debug, thiserror::Error)]

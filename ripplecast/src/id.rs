@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::error::ParseIdError;
 
 /// The id of one run of a process with a hub: a random number that is never reused.
 ///
@@ -23,12 +25,14 @@ impl fmt::Debug for NodeId {
 }
 
 impl FromStr for NodeId {
-    type Err = Error;
+    type Err = ParseIdError;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let number = if is_hex { u64::from_str_radix(text, 16).ok() } else { None };
-        number.map(Self).ok_or_else(|| Error::setting("node id", text, "expected an id as NodeId prints it"))
+        number
+            .map(Self)
+            .ok_or_else(|| ParseIdError::new("a node id; expected 16 digits such as 3f9a2c7e51b0d846", text))
     }
 }
 
@@ -121,9 +125,9 @@ impl fmt::Debug for ConnectionId {
 }
 
 impl FromStr for ConnectionId {
-    type Err = Error;
+    type Err = ParseIdError;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let (node, local) = text.split_once('-')?;
             let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -135,7 +139,52 @@ impl FromStr for ConnectionId {
                 local: u64::from_str_radix(local, 16).ok()?,
             })
         };
-        parse()
-            .ok_or_else(|| Error::setting("connection id", text, "expected an id as ConnectionId prints it"))
+        let expected = "a connection id; expected one such as 3f9a2c7e51b0d846-010000030000002a";
+        parse().ok_or_else(|| ParseIdError::new(expected, text))
+    }
+}
+
+/// Implements serde's traits for ids, in their text form.
+macro_rules! serde_as_text {
+    ($($id:ty),*) => {$(
+        impl Serialize for $id {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text!(NodeId, ConnectionId);
+pub(crate) use serde_as_text;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_text_in_serde_and_wrong_ones_are_refused() {
+        let text = "\"3f9a2c7e51b0d846-010000030000002a\"";
+        let id: ConnectionId = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&id).unwrap(), text);
+        let node: NodeId = serde_json::from_value(serde_json::to_value(id.node()).unwrap()).unwrap();
+        assert_eq!(node, id.node());
+        for wrong in ["\"\"", "\"3f9a2c7e51b0d846\"", "\"3F9A2C7E51B0D846-010000030000002a\"", "7"] {
+            assert!(serde_json::from_str::<ConnectionId>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_in_the_error() {
+        let long = "9".repeat(10_000);
+        assert!(long.parse::<NodeId>().unwrap_err().to_string().len() < 200);
+        assert!(long.parse::<ConnectionId>().unwrap_err().to_string().len() < 200);
     }
 }

@@ -54,7 +54,7 @@ pub use cluster::GapReport;
 pub use engine::{
     Direction, DropReport, Drops, FrameKind, Overflow, Reach, RemoteStats, RoomOptions, Tap, TappedFrame,
 };
-pub use error::{BackendError, BusError, Error, Result, StoreError, StreamError};
+pub use error::{BackendError, BusError, Error, ParseIdError, Result, StoreError, StreamError};
 pub use frame::Frame;
 pub use headers::{Authority, TrustedProxies};
 pub use hub::{Client, Connection, Hub, HubBuilder, Room, Stats};

@@ -43,6 +43,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 ///
 /// `GET` is not checked, so a `GET` handler must not change anything. The layer does not replace authentication.
 #[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is added"]
 pub struct SameOrigin {
     hub: Hub,
     origins: OriginPolicy,
@@ -56,7 +57,6 @@ impl SameOrigin {
     }
 
     /// Allows pages of these origins instead.
-    #[must_use]
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.origins = origins;
         self

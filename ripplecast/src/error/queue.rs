@@ -38,12 +38,6 @@ pub enum StreamError {
         /// The name.
         stream: String,
     },
-    /// Not a valid message id.
-    #[error("`{text}` is not a message id; expected one such as 1700000000000-0")]
-    Id {
-        /// The rejected text.
-        text: String,
-    },
 }
 
 /// Describes what holds up a full stream.

@@ -11,6 +11,7 @@ use crate::{
 
 /// Settings for a new [`Hub`]. All have safe defaults.
 #[derive(Clone)]
+#[must_use = "a builder does nothing until it builds"]
 pub struct HubBuilder {
     /// 0 means one per core.
     pub(crate) shards: usize,
@@ -74,7 +75,6 @@ impl Default for HubBuilder {
 impl HubBuilder {
     /// Sets the number of shards. Each one serves its own part of the connections. The default is 0, one per
     /// core.
-    #[must_use]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
         self
@@ -82,14 +82,12 @@ impl HubBuilder {
 
     /// Runs each shard on its own thread instead of a task of the runtime; default false. This is a little
     /// faster for a single connection, and a callback that blocks holds up only its own shard.
-    #[must_use]
     pub fn dedicated_threads(mut self, on: bool) -> Self {
         self.threads = on;
         self
     }
 
     /// Sets the maximum number of connections; default 100,000. Further upgrades are rejected with 503.
-    #[must_use]
     pub fn max_connections(mut self, max: usize) -> Self {
         self.max_connections = max;
         self
@@ -98,7 +96,6 @@ impl HubBuilder {
     /// Sets the maximum number of connections from one address, not counting loopback; default 1,000. Further
     /// upgrades are rejected with 429. Behind a proxy, set [`trusted_proxies`](Self::trusted_proxies);
     /// otherwise all of its clients count as one address.
-    #[must_use]
     pub fn max_connections_per_address(mut self, max: usize) -> Self {
         self.max_connections_per_address = max;
         self
@@ -107,7 +104,6 @@ impl HubBuilder {
     /// Sets how many leading bits of an IPv6 address identify its network in limits per address; default 64,
     /// the usual network of a home or a server. The range is 1 to 128; 128 counts single addresses. IPv4
     /// addresses are always counted individually.
-    #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;
         self
@@ -124,7 +120,6 @@ impl HubBuilder {
     /// let hub = ripplecast::Hub::builder().max_rooms_per_connection(50).build()?;
     /// # let _ = hub; Ok(()) }
     /// ```
-    #[must_use]
     pub fn max_rooms_per_connection(mut self, max: usize) -> Self {
         self.max_rooms_per_connection = max;
         self
@@ -140,7 +135,6 @@ impl HubBuilder {
     /// is free again. If an unfinished message holds the most, its connection is closed with 1013.
     ///
     /// Bytes already handed to the kernel are not counted; at most 256 KiB of them are unsent per connection.
-    #[must_use]
     pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
         self.max_queued_bytes = bytes;
         self
@@ -148,7 +142,6 @@ impl HubBuilder {
 
     /// Sets options for the rooms whose names match `pattern`, in which `*` stands for any characters and `?`
     /// for exactly one. If several patterns match, the first one added applies.
-    #[must_use]
     pub fn rooms(mut self, pattern: &str, options: RoomOptions) -> Self {
         self.rooms.add(pattern, options);
         self
@@ -167,7 +160,6 @@ impl HubBuilder {
     ///     .build()?;
     /// # let _ = hub; Ok(()) }
     /// ```
-    #[must_use]
     pub fn on_drop(mut self, hook: impl Fn(DropReport) + Send + Sync + 'static) -> Self {
         self.on_drop = Some(Arc::new(hook));
         self
@@ -175,7 +167,6 @@ impl HubBuilder {
 
     /// Sets the proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted, by network or by number;
     /// default none.
-    #[must_use]
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
         self
@@ -199,7 +190,6 @@ impl HubBuilder {
     ///
     /// Any other text is reported by [`connect`](Self::connect) and [`build`](Self::build), as
     /// [`Error::Setting`](crate::Error::Setting).
-    #[must_use]
     pub fn backend(mut self, backend: impl Into<Backend>) -> Self {
         self.backend = backend.into();
         self
@@ -207,7 +197,6 @@ impl HubBuilder {
 
     /// Sets whether the hub starts even if its backend can't be reached; default false. If so, it logs a
     /// warning, works alone, and joins the other nodes once the backend is available.
-    #[must_use]
     pub fn backend_optional(mut self, optional: bool) -> Self {
         self.backend_optional = optional;
         self
@@ -221,7 +210,6 @@ impl HubBuilder {
     /// The signature covers pushes, broadcasts, messages to users, and the bus, on which only nodes can then
     /// publish. Tables, counters and streams are only as safe as the backend: anyone who can write to it can
     /// change them. The nodes' clocks must not differ by more than 30 s.
-    #[must_use]
     pub fn node_secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.node_secret = Some(secret.as_ref().to_vec());
         self
@@ -238,7 +226,6 @@ impl HubBuilder {
     ///     .build()?;
     /// # let _ = hub; Ok(()) }
     /// ```
-    #[must_use]
     pub fn on_gap(mut self, hook: impl Fn(GapReport) + Send + Sync + 'static) -> Self {
         self.on_gap = Some(Arc::new(hook));
         self

@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::StreamError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{error::ParseIdError, id::serde_as_text};
 
 /// The id of a message on a stream. Ids of one stream increase in the order of publication.
 ///
@@ -60,16 +62,18 @@ impl fmt::Display for StreamId {
 }
 
 impl FromStr for StreamId {
-    type Err = crate::Error;
+    type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split_once('-');
         let parsed = parts.and_then(|(millis, sequence)| {
             Some(Self { millis: millis.parse().ok()?, sequence: sequence.parse().ok()? })
         });
-        parsed.ok_or_else(|| StreamError::Id { text: text.chars().take(64).collect() }.into())
+        parsed.ok_or_else(|| ParseIdError::new("a message id; expected one such as 1700000000000-0", text))
     }
 }
+
+serde_as_text!(StreamId);
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ const CONCURRENCY: usize = 1024;
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "options do nothing until they are passed on"]
 pub struct ReliableOptions {
     pub(super) max_deliveries: u32,
     /// The first wait before redelivery.
@@ -58,14 +59,12 @@ impl Default for ReliableOptions {
 
 impl ReliableOptions {
     /// Returns the defaults.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the maximum number of deliveries of a message; default 5. A message whose last delivery fails is
     /// moved to the dead letters.
-    #[must_use]
     pub fn max_deliveries(mut self, deliveries: u32) -> Self {
         self.max_deliveries = deliveries;
         self
@@ -73,7 +72,6 @@ impl ReliableOptions {
 
     /// Sets the wait before a failed message is delivered again; default 100 ms, doubled with each failure up
     /// to 30 s. Each wait is shortened at random, to at least half.
-    #[must_use]
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = first;
         self.longest_backoff = longest;
@@ -86,7 +84,6 @@ impl ReliableOptions {
     /// value for all subscriptions of a group.
     ///
     /// It has no effect in memory, where a subscription's messages are released as soon as it is dropped.
-    #[must_use]
     pub fn claim_after(mut self, silence: Duration) -> Self {
         self.claim_after = silence;
         self
@@ -95,7 +92,6 @@ impl ReliableOptions {
     /// Sets how many handlers run at once; default 1, from 1 to 1,024. With 1, messages are handled in order,
     /// and a message that waits for redelivery holds up those behind it. With more there is no order, and
     /// each waiting message occupies one handler.
-    #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers;
         self

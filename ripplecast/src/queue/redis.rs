@@ -123,7 +123,7 @@ impl StreamBackend for Remote {
                 let stream = stream.to_owned();
                 return Err(StreamError::Full { stream, limit: max_len, unit: "messages", group }.into());
             }
-            id.parse()
+            Ok(id.parse()?)
         })
     }
 

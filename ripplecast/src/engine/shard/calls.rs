@@ -17,6 +17,7 @@ use crate::{
         node::{Counter, ShardHandle},
         route::{Called, Waiting},
     },
+    error::Chain,
     id::{ConnectionId, Local},
     limits::SLOW_HANDLER,
     log::{cut, limited},
@@ -191,7 +192,8 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
         return Outcome::Unavailable;
     }
     // An application error is printed by application code.
-    let error = guarded(|| error.to_string()).unwrap_or_else(|| "an error that can't be shown".to_owned());
+    let error =
+        guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error whose Display panicked".to_owned());
     limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
     Outcome::Failed
 }

@@ -166,12 +166,12 @@ async fn a_port_in_use_and_an_invalid_address_each_give_one_clear_error() {
     for error in errors {
         assert!(matches!(&error, Error::Listen { addr: at, .. } if *at == addr), "{error:?}");
         let text = error.to_string();
-        assert!(text.starts_with(&format!("can't listen on {addr}: ")), "{text}");
+        assert!(text.starts_with(&format!("can't listen on {addr}, which is in use")), "{text}");
         assert!(text.ends_with("; choose another port, or 0 for a free one"), "{text}");
         assert!(!text.contains('\n'));
     }
     let foreign = app().await.bind("203.0.113.1:0").await.unwrap_err();
-    assert!(foreign.to_string().contains("this machine has no such address"), "{foreign}");
+    assert!(foreign.to_string().contains("which this machine does not have"), "{foreign}");
     for nonsense in ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", ":80"] {
         let error = app().await.bind(nonsense).await.unwrap_err();
         assert!(matches!(&error, Error::Setting { value, .. } if value == nonsense), "{error:?}");
