@@ -21,7 +21,7 @@ async fn main() -> Result<()> {
     let tab = ws::handlers()
         .with_state(counter)
         .on_open(async |counter, conn| counter.join(&conn).await) // joins the room, and gets the current value
-        .on_message(async |_, conn, frame| conn.push(frame)) // echoes each message of the tab
+        .on_message(async |_, conn, message| conn.push(message)) // echoes each message of the tab
         .on_close(async |_, conn, close| println!("{} closed: {close}", conn.id()));
 
     let bound = app

@@ -8,8 +8,8 @@ mod guides {
     mod crate_readme {}
     #[doc = include_str!("../../docs/state.md")]
     mod state {}
-    #[doc = include_str!("../../docs/streams.md")]
-    mod streams {}
+    #[doc = include_str!("../../docs/queues.md")]
+    mod queues {}
     #[doc = include_str!("../../docs/scaling.md")]
     mod scaling {}
     #[doc = include_str!("../../docs/slow-readers.md")]

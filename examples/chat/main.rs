@@ -7,7 +7,7 @@ use axum::{
     response::Html,
     routing::get,
 };
-use ripplecast::{Accept, App, Close, Connection, Frame, Hub, Request, Result, ws};
+use ripplecast::{Accept, App, Close, Connection, Hub, Message, Request, Result, ws};
 use serde::{Deserialize, Serialize};
 
 /// The query of the page's request: `/rooms/lobby?name=ada`.
@@ -54,7 +54,7 @@ impl Chat {
     /// Sends a message to the room. A guest who has disconnected is not an error, and a slow reader delays no one.
     fn say(&self, conn: &Connection, text: &str) -> Result<()> {
         if let Some(guest) = conn.state::<Guest>() {
-            self.hub.room(&guest.room).push(Frame::json(&Line { from: &guest.name, text })?).ignore();
+            self.hub.room(&guest.room).push(Message::json(&Line { from: &guest.name, text })?).ignore();
         }
         Ok(())
     }
@@ -68,8 +68,8 @@ impl ws::Handler for Chat {
         self.say(&conn, "joined")
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
-        match frame.as_text().map(str::trim) {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        match message.as_text().map(str::trim) {
             None | Some("") => Ok(()),
             Some(text) => self.say(&conn, text),
         }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{http::header::CONTENT_TYPE, response::Html, routing::get};
-use ripplecast::{App, Connection, Frame, Hub, Result, sse};
+use ripplecast::{App, Connection, Hub, Message, Result, sse};
 use serde::Serialize;
 
 /// The number of samples kept, one per second.
@@ -55,13 +55,13 @@ impl Minute {
         loop {
             every.tick().await;
             let sample = Sample::of(&hub);
-            let frame = Frame::json(&sample)?;
+            let message = Message::json(&sample)?;
             self.with(|samples| {
                 samples.push_back(sample);
                 while samples.len() > KEPT {
                     samples.pop_front();
                 }
-                hub.room("dashboard").push(frame).ignore();
+                hub.room("dashboard").push(message).ignore();
             });
         }
     }
@@ -77,7 +77,7 @@ async fn main() -> Result<()> {
 
     // A page that opens or reconnects first receives the history as a list, which replaces what it had.
     let figures = sse::room("dashboard").on_open(move |conn: Connection| {
-        let pushed = minute.with(|samples| Frame::json(samples).map(|past| conn.push(past).ignore()));
+        let pushed = minute.with(|samples| Message::json(samples).map(|past| conn.push(past).ignore()));
         async move { pushed }
     });
 

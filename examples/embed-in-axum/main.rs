@@ -42,7 +42,7 @@ async fn log_in(Form(Login { user }): Form<Login>) -> Response {
 /// Returns the logged-in user, from the cookie. A real application stores a random session id there, and looks up the
 /// user.
 fn user_of(headers: &HeaderMap) -> Option<&str> {
-    ripplecast::cookie(headers, "user").filter(|name| is_name(name))
+    ripplecast::request::cookie(headers, "user").filter(|name| is_name(name))
 }
 
 /// Returns the name of the logged-in user, or nothing.
@@ -54,7 +54,7 @@ async fn order(State(shop): State<Shop>, headers: HeaderMap) -> Result<Response>
     let Some(user) = user_of(&headers) else {
         return Ok((StatusCode::UNAUTHORIZED, "log in first").into_response());
     };
-    let client = shop.hub.client(user); // NEW: all tabs of that user
+    let client = shop.hub.user(user); // NEW: all tabs of that user
     client.push("We have your order.").await?;
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(2)).await; // someone packs it

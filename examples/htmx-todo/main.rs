@@ -12,7 +12,7 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use ripplecast::{App, Connection, Error, Frame, Result, Room, SameOrigin, sse};
+use ripplecast::{App, Connection, Error, Message, Result, Room, SameOrigin, sse};
 use serde::Deserialize;
 
 /// The most items in the list.
@@ -76,9 +76,9 @@ impl Todo {
 }
 
 /// Encodes the list as a message. For a page that reads slowly, a newer list replaces one that is still queued.
-fn list(items: &[Item]) -> Result<Frame> {
+fn list(items: &[Item]) -> Result<Message> {
     let html = List { items }.render().map_err(Error::other)?;
-    Ok(Frame::text(html).with_key("list"))
+    Ok(Message::text(html).with_key("list"))
 }
 
 async fn page(State(todo): State<Arc<Todo>>) -> Result<Html<String>> {

@@ -4,7 +4,7 @@
 //! on two machines work the same way: the same program, the same Redis.
 
 use axum::{http::header::CONTENT_TYPE, response::Html, routing::get};
-use ripplecast::{App, Bound, Connection, Error, Frame, Hub, Result, shutdown_signal, ws};
+use ripplecast::{App, Bound, Connection, Error, Hub, Message, Result, shutdown_signal, ws};
 use serde::Serialize;
 
 /// The message that the pages of both nodes receive.
@@ -23,7 +23,7 @@ struct News<'a> {
 async fn tell(hub: &Hub, text: &str) -> Result<()> {
     let room = hub.room("pages");
     let (from, pages, nodes) = (hub.node().to_string(), room.len().await?, hub.nodes().await?.len());
-    room.push(Frame::json(&News { from, text, pages, nodes })?).ignore();
+    room.push(Message::json(&News { from, text, pages, nodes })?).ignore();
     Ok(())
 }
 
@@ -36,7 +36,9 @@ async fn node(redis: &str, port: u16) -> Result<Bound> {
             conn.join("pages")?;
             tell(&hub, "a page has opened").await
         })
-        .on_message(async |hub: Hub, _, frame: Frame| tell(&hub, frame.as_text().unwrap_or_default()).await)
+        .on_message(async |hub: Hub, _, message: Message| {
+            tell(&hub, message.as_text().unwrap_or_default()).await
+        })
         .on_close(async |hub: Hub, _, _| tell(&hub, "a page has closed").await);
     app.ws("/ws", ws::endpoint(page).text_only().max_message(4096))
         .route("/", get(async || Html(include_str!("page.html"))))

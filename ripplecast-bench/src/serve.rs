@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use ripplecast::{App, Connection, Frame, Result, Room, ws};
+use ripplecast::{App, Connection, Message, Result, Room, ws};
 use tokio::runtime::Runtime;
 
 use crate::soak::endpoints;
@@ -104,7 +104,7 @@ impl ws::Handler for Everyone {
         conn.join(self.room.name())
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
         if frame.is_text() {
             self.room.push(frame).ignore();
         }
@@ -116,7 +116,7 @@ impl ws::Handler for Everyone {
 struct Echo;
 
 impl ws::Handler for Echo {
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         conn.push(frame).ignore();
         Ok(())
     }

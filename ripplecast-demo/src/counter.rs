@@ -9,7 +9,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use ripplecast::{App, Close, Connection, Frame, LiveCounter, Result, ws::Handler};
+use ripplecast::{App, Close, Connection, LiveCounter, Message, Result, ws::Handler};
 use serde::Serialize;
 
 use crate::{
@@ -32,7 +32,7 @@ struct CounterDemo {
     /// Pushes the number of open tabs, as `{"tabs":N}`.
     tabs: Arc<Tabs>,
     /// The first message to each tab, which names its node.
-    hello: Frame,
+    hello: Message,
     /// Limits what one address may do.
     demos: Demos,
 }
@@ -48,8 +48,8 @@ impl Handler for CounterDemo {
     }
 
     /// A tab has sent a message.
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
-        match frame.as_text() {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        match message.as_text() {
             Some("ping") => conn.push("pong").ignore(),
             Some("tabs") if self.demos.may_move(&conn) => self.tabs.tell(&conn).await?,
             _ => {} // ignore anything else
@@ -73,7 +73,7 @@ pub(crate) fn add(app: App, demos: &Demos) -> Result<App> {
     // Step 2, the endpoint: the three callbacks above, on a path. (`life` also shows each
     // call on the page; the plain form is `ws::endpoint(demo)`.)
     let tabs = Tabs::of(&hub, counter.room())?;
-    let hello = Frame::text(format!(r#"{{"node":"{}"}}"#, alias(hub.node())));
+    let hello = Message::text(format!(r#"{{"node":"{}"}}"#, alias(hub.node())));
     let demo = CounterDemo { counter: counter.clone(), tabs, hello, demos: demos.clone() };
     let app = app.ws("/ws/counter-demo", life::endpoint(demos, demo).text_only().max_message(64));
 

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use ripplecast::{Accept, CloseCode, Connection, Frame, Hub, Request, Result};
+use ripplecast::{Accept, CloseCode, Connection, Hub, Message, Request, Result};
 use serde::Serialize;
 
 use crate::{
@@ -125,8 +125,8 @@ pub(crate) fn notice(conn: &Connection, text: &str) {
     struct Notice<'a> {
         notice: &'a str,
     }
-    if let Ok(frame) = Frame::json(&Notice { notice: text }) {
-        conn.push(frame).ignore();
+    if let Ok(message) = Message::json(&Notice { notice: text }) {
+        conn.push(message).ignore();
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ripplecast::{Connection, Frame, Hub, LiveCounter, Result, Room};
+use ripplecast::{Connection, Hub, LiveCounter, Message, Result, Room};
 use tokio::sync::Notify;
 
 /// The interval between recounts when no tab opens or closes here: one may have on
@@ -32,7 +32,7 @@ impl Tabs {
     /// Starts to count the members of `room`.
     pub(crate) fn of(hub: &Hub, room: &Room) -> Result<Arc<Self>> {
         let listeners = hub.room(format!("{}:tabs", room.name()));
-        let message = |tabs| Frame::text(format!(r#"{{"tabs":{tabs}}}"#));
+        let message = |tabs| Message::text(format!(r#"{{"tabs":{tabs}}}"#));
         let shown = hub.counter("tabs").publish_with(&listeners, message)?;
         let (room, changed) = (room.clone(), Notify::new());
         let tabs = Arc::new(Self { room, shown, changed });

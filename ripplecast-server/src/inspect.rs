@@ -19,7 +19,7 @@ use axum::{
     routing::post,
 };
 use hmac::{Hmac, Mac as _};
-use ripplecast::{App, Connection, Frame, Hub, Overflow, Request, Result, log, ws, ws::Handler};
+use ripplecast::{App, Connection, Hub, Message, Overflow, Request, Result, log, ws, ws::Handler};
 use ripplecast_demo::{
     Demos, Seen,
     limit::{Limiter, Rate, key},
@@ -223,7 +223,7 @@ fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
     // A browser that received the cookie under two paths sends it twice.
     let others = cookies.any(|other| Some(other) != first);
     let authorizations = headers.get_all(header::AUTHORIZATION).iter().count();
-    match (ripplecast::bearer_token(headers), first) {
+    match (ripplecast::request::bearer_token(headers), first) {
         _ if authorizations > 1 || others => Given::Several,
         (Some(_), Some(_)) => Given::Several,
         (Some(token), None) => Given::Bearer(token),
@@ -282,7 +282,7 @@ impl Picture {
                 id: conn.id().to_string(),
                 what: seen.as_ref().map_or("counter stream", |seen| seen.what),
                 addr: conn.state::<Visitor>().and_then(|visitor| visitor.addr).map(|addr| addr.to_string()),
-                client: conn.client_id().map(|client| client.to_string()),
+                client: conn.user_id().map(|client| client.to_string()),
                 seconds: seen.map(|seen| seen.seconds()),
             }
         };
@@ -298,8 +298,8 @@ impl Picture {
         }
     }
 
-    fn frame(hub: &Hub) -> Result<Frame> {
-        Ok(Frame::json(&Self::take(hub))?.with_key("picture"))
+    fn frame(hub: &Hub) -> Result<Message> {
+        Ok(Message::json(&Self::take(hub))?.with_key("picture"))
     }
 }
 
@@ -321,7 +321,7 @@ impl Handler for Inspector {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, message: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         if self.demos.may_act(&conn) {
             frames::asked(&self.demos.hub, &conn, &message);
         }

@@ -10,9 +10,9 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ripplecast::{App, Connection, Frame, Room, ws};
+use ripplecast::{App, Connection, Message, Room, ws};
 use tokio::runtime::{Builder, Runtime};
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Message as WsMessage, WebSocket};
 
 const MEMBERS: usize = 100;
 
@@ -37,7 +37,7 @@ fn push(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan_out");
     group.throughput(Throughput::Elements(MEMBERS as u64));
     for size in SIZES {
-        let frame = Frame::text("x".repeat(size));
+        let frame = Message::text("x".repeat(size));
         // The header of a server frame, and the payload.
         let mut buffer = vec![0; size + if size < 126 { 2 } else { 4 }];
         group.bench_function(BenchmarkId::new("push_to_100", size), |bencher| {
@@ -65,7 +65,7 @@ fn serve() -> (Runtime, SocketAddr, Room) {
         let room = app.hub().room("members");
         let member = ws::handlers().on_open(|conn: Connection| async move {
             conn.join("members")?;
-            conn.push(Frame::text("joined")).ignore();
+            conn.push(Message::text("joined")).ignore();
             ripplecast::Result::Ok(())
         });
         let endpoint = ws::endpoint(member).ping_interval(Duration::ZERO);
@@ -84,6 +84,6 @@ fn connect(address: SocketAddr) -> TcpStream {
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket with a deadline");
     let (mut client, _): (WebSocket<TcpStream>, _) =
         tungstenite::client(format!("ws://{address}/"), socket).expect("the upgrade succeeds");
-    assert_eq!(client.read().expect("the client receives a message"), Message::text("joined"));
+    assert_eq!(client.read().expect("the client receives a message"), WsMessage::text("joined"));
     client.get_ref().try_clone().expect("a second handle")
 }

@@ -26,7 +26,6 @@ use tower_service::Service;
 use crate::{
     Error, Hub, Result,
     headers::base_path,
-    log::{cut, limited},
     server::{FileOptions, Server, files},
     sse,
     ws::IntoEndpoint,
@@ -35,11 +34,11 @@ use crate::{
 /// Routes and endpoints around a [`Hub`]. Builds an [`axum::Router`], or runs the server itself.
 ///
 /// ```no_run
-/// use ripplecast::{App, Connection, Frame, Result, ws};
+/// use ripplecast::{App, Connection, Message, Result, ws};
 ///
 /// #[tokio::main]
 /// async fn main() -> Result<()> {
-///     let echo = ws::handlers().on_message(|conn: Connection, frame: Frame| async move { conn.push(frame).ignore() });
+///     let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
 ///     App::from_env().await?.ws("/echo", echo).run("127.0.0.1:8080").await
 /// }
 /// ```
@@ -345,30 +344,5 @@ impl Bound {
         };
         server.serve(listener, router, shutdown, hub.shutdown()).await;
         Ok(())
-    }
-}
-
-/// Lets a route return the crate's [`Result`]. An invalid request gets 400. If something is closed or
-/// overloaded, or a backend is unavailable or does not answer, the response is 503 with `Retry-After`. Any
-/// other error is logged and gets 500.
-impl IntoResponse for Error {
-    fn into_response(self) -> axum::response::Response {
-        if let Self::BadRequest { reason } = &self {
-            return (axum::http::StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response();
-        }
-        if self.is_timeout() {
-            return crate::response::plain(
-                503,
-                "The request timed out; it may or may not have taken effect.\n",
-            );
-        }
-        if self.is_closed() || self.is_overloaded() || self.is_unavailable() {
-            return crate::response::plain(
-                503,
-                "The server can't handle this request now; try again later.\n",
-            );
-        }
-        limited!(ERROR, error = %cut(&self), "a route failed");
-        crate::response::plain(500, "The request failed; the server's log contains the reason.\n")
     }
 }

@@ -11,9 +11,9 @@ use crate::{
     backend::Kind,
     bus::Bus,
     cluster::check_secret,
-    engine::{Admissions, DropLog, Ledger, Setup, Shard, Shards, event_loop},
+    engine::{Admissions, DropLog, Ledger, Node, Setup, Shard, event_loop},
     limits::{LEAST_QUEUED_BYTES, SHARDS},
-    queue::Streams,
+    queue::Queues,
     state::Store,
 };
 #[cfg(feature = "redis")]
@@ -66,7 +66,7 @@ impl HubBuilder {
 
     fn in_memory(self) -> Result<Hub> {
         let shards = self.start_shards()?;
-        Ok(Hub::new(shards, Store::memory(), Bus::memory(), Streams::memory(), self.trusted_proxies))
+        Ok(Hub::new(shards, Store::memory(), Bus::memory(), Queues::memory(), self.trusted_proxies))
     }
 
     #[cfg(feature = "redis")]
@@ -86,7 +86,7 @@ impl HubBuilder {
         shards.setup.set_bridge(bridge.clone());
         let store = Store::redis(redis.clone());
         let bus = Bus::redis(redis.clone(), sealer);
-        let hub = Hub::new(shards, store, bus, Streams::redis(redis), self.trusted_proxies);
+        let hub = Hub::new(shards, store, bus, Queues::redis(redis), self.trusted_proxies);
         if let Err(error) = bridge.ready().await {
             if !is_optional {
                 let reason = format!("this node can't join the other nodes: {error}");
@@ -98,7 +98,7 @@ impl HubBuilder {
     }
 
     /// Checks the settings and starts the shards.
-    fn start_shards(&self) -> Result<Arc<Shards>> {
+    fn start_shards(&self) -> Result<Arc<Node>> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
@@ -118,7 +118,7 @@ impl HubBuilder {
         let ledger = Ledger::new(self.max_queued_bytes, count);
         let setup =
             Setup::new(self.rooms.clone(), DropLog::new(self.on_drop.clone()), self.max_rooms_per_connection);
-        let shards = Shards::new(node, count, admissions, ledger, setup);
+        let shards = Node::new(node, count, admissions, ledger, setup);
         for index in 0..count {
             let shard = Shard::new(index, &shards, runtime.clone())?;
             if self.threads {

@@ -1,4 +1,4 @@
-//! Publish and subscribe: messages on named channels, delivered at most once.
+//! Publish and subscribe: messages on named topics, delivered at most once.
 //!
 //! A hub holds a [`Bus`], which uses a [`BusBackend`]. `bus/memory.rs` delivers messages to the subscriptions
 //! of this process, wherever the messages come from. `bus/redis.rs` exchanges them with other nodes.
@@ -11,10 +11,10 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use self::memory::Queue;
-use crate::{BusError, Error, Result, limits, name::check_filled, reply::Reply};
+use self::memory::Backlog;
+use crate::{Result, error::BusError, limits, name::check_filled, reply::Reply};
 
-/// Messages that may wait for one subscription's handler: about a second of a busy channel.
+/// Messages that may wait for one subscription's handler: about a second of a busy topic.
 const QUEUE_MESSAGES: usize = 1024;
 /// Bytes that may wait for one subscription's handler, and the largest payload.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -23,8 +23,8 @@ const QUEUE_BYTES: usize = 16 << 20;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct BusMessage {
-    /// The channel on which it was published.
-    pub channel: Arc<str>,
+    /// The topic on which it was published.
+    pub topic: Arc<str>,
     /// The published bytes.
     pub payload: Bytes,
 }
@@ -35,17 +35,18 @@ type Handler = Box<dyn Fn(BusMessage) -> Pin<Box<dyn Future<Output = ()> + Send>
 /// Carries messages. One per hub.
 trait BusBackend: Send + Sync {
     /// Publishes a message. Returns how many subscriptions received it, as
-    /// [`Hub::publish`](crate::Hub::publish) counts them. Messages of one caller keep their order.
-    fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize>;
+    /// [`bus::Bus::publish`](crate::bus::Bus::publish) counts them. Messages of one caller keep their order.
+    fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize>;
     /// Starts a subscription, which receives every message published after the reply.
     fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription>;
     /// Ends all subscriptions.
     fn close(&self);
 }
 
-/// The bus of a hub. Clones are handles of the same bus.
+/// The bus of a hub: messages on named topics, delivered at most once. See [`Hub::bus`](crate::Hub::bus). Clones are
+/// handles of the same bus.
 #[derive(Clone)]
-pub(crate) struct Bus {
+pub struct Bus {
     backend: Arc<dyn BusBackend>,
 }
 
@@ -61,40 +62,116 @@ impl Bus {
         self.backend.close();
     }
 
-    /// See [`crate::Hub::publish`].
-    pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> Result<usize> {
-        check_filled("channel", channel, limits::NAME)?;
+    /// Publishes a message on a topic and returns the number of subscriptions that received it.
+    ///
+    /// The memory backend counts the subscriptions of this hub whose queues accepted the message. Redis
+    /// counts its own subscriptions instead: per node, one for the topic and one for each matching pattern,
+    /// however many handlers share it, plus those of other programs.
+    ///
+    /// Messages that one task publishes on a topic, one after the other, reach each subscription in that
+    /// order. A topic needs no declaration; its name has 1 to 255 bytes. With Redis the payload is sent
+    /// unchanged on the topic `PREFIX:bus:{CHANNEL}`, so other programs may subscribe and publish too.
+    ///
+    /// # Errors
+    /// [`Error::NameTooLong`](crate::Error::NameTooLong) if the topic's name exceeds 255 bytes.
+    /// [`BusError`](crate::error::BusError), in [`Error::Bus`](crate::Error::Bus), if the name is empty or the payload exceeds 16 MiB.
+    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable: no subscriber received the message. After a
+    /// time-out, some or all subscribers may have received it.
+    ///
+    /// # Overload
+    /// Publishing never waits for a handler. A subscription whose queue is full does not receive the message.
+    /// The memory backend does not count such a subscription; Redis does, because it cannot see the queues.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// assert_eq!(hub.publish("orders", "4711").await?, 0); // no subscribers
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish(&self, topic: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<usize> {
+        let (topic, payload) = (topic.as_ref(), payload.into());
+        check_filled("topic", topic, limits::NAME)?;
         if payload.len() > QUEUE_BYTES {
-            let channel = channel.to_owned();
-            return Err(Error::from(BusError::PayloadTooLong {
-                channel,
-                len: payload.len(),
-                limit: QUEUE_BYTES,
-            }));
+            let (topic, len) = (topic.to_owned(), payload.len());
+            return Err(BusError::PayloadTooLong { topic, len, limit: QUEUE_BYTES }.into());
         }
-        self.backend.publish(channel, payload).await
+        self.backend.publish(topic, payload).await
     }
 
-    /// See [`crate::Hub::subscribe`].
-    pub(crate) async fn subscribe<H, F>(&self, pattern: &str, handler: H) -> Result<Subscription>
+    /// Calls `handler` with each message on a topic, or on every topic that matches a pattern.
+    ///
+    /// In a pattern, `*` matches any number of characters including none, `?` matches one, and `\` makes the
+    /// next character literal. A name without `*` and `?` is a single topic. The subscription is in effect
+    /// when this returns and lasts as long as you keep the [`Subscription`]. Each subscription receives its
+    /// own copy of a message.
+    ///
+    /// With Redis, a subscription receives what any node publishes. After Redis was unavailable, the
+    /// subscription is restored automatically; messages published meanwhile are missed. Use streams for
+    /// messages that must not be missed.
+    ///
+    /// A subscription's task, on the runtime in which this is called, runs the handler for one message of a
+    /// topic at a time. For a pattern, up to 16 topics are handled at once, so that a slow one does not
+    /// hold up the others. If the handler panics, the panic is logged and the task continues with the next
+    /// message.
+    ///
+    /// # Errors
+    /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`](crate::error::BusError), in
+    /// [`Error::Bus`](crate::Error::Bus), for an empty name, and for a pattern on a Redis Cluster;
+    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
+    /// # Overload
+    /// Up to 1,024 messages and 16 MiB wait for a handler. Further messages are dropped for this subscription
+    /// only and counted in [`Subscription::dropped`]. The drop is logged once until the queue is half empty
+    /// again.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let (seen, mut log) = tokio::sync::mpsc::unbounded_channel();
+    /// let subscription = hub
+    ///     .subscribe("orders.*", move |message| {
+    ///         let seen = seen.clone();
+    ///         async move { drop(seen.send(message.payload)) }
+    ///     })
+    ///     .await?;
+    /// assert_eq!(hub.publish("orders.new", "4711").await?, 1);
+    /// assert_eq!(log.recv().await.as_deref(), Some(&b"4711"[..]));
+    /// subscription.unsubscribe().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe<H, F>(&self, pattern: impl AsRef<str>, handler: H) -> Result<Subscription>
     where
         H: Fn(BusMessage) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        check_filled("channel", pattern, limits::NAME)?;
+        let pattern = pattern.as_ref();
+        check_filled("topic", pattern, limits::NAME)?;
         let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
         self.backend.subscribe(pattern, handler).await
     }
 }
 
-/// A handle that keeps a subscription alive; see [`Hub::subscribe`](crate::Hub::subscribe). Dropping it ends
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").finish_non_exhaustive()
+    }
+}
+
+/// A handle that keeps a subscription alive; see [`bus::Bus::subscribe`](crate::bus::Bus::subscribe). Dropping it ends
 /// the subscription, unless it is [detached](Self::detach).
 ///
 /// When the subscription ends, waiting messages are dropped; a running handler finishes.
 #[must_use = "dropping a Subscription ends it; call detach() to keep it as long as the hub lives"]
 pub struct Subscription {
     /// Waiting messages; closing the queue ends the task.
-    queue: Arc<Queue>,
+    queue: Arc<Backlog>,
     task: tokio::task::JoinHandle<()>,
     /// Removes the subscription from the bus; `None` after that or once detached.
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,

@@ -35,7 +35,7 @@ pub(crate) use self::{
     budget::Ledger,
     command::Command,
     drops::{DropHook, DropLog},
-    node::{Counter, ShardHandle, Shards},
+    node::{Counter, Node, ShardHandle},
     outbox::Profile,
     room::{RoomCore, RoomRules, Setup},
     route::{Callbacks, Called, MakeCallbacks, Route, Takes},

@@ -5,7 +5,7 @@ mod id;
 mod queue;
 mod state;
 
-pub use self::{bus::BusError, id::ParseIdError, queue::StreamError, state::StoreError};
+pub use self::{bus::BusError, id::ParseIdError, queue::QueueError, state::StateError};
 
 use std::{borrow::Cow, fmt, net::SocketAddr, time::Duration};
 
@@ -82,13 +82,13 @@ pub enum Error {
     CloseCode(u16),
     /// A [`Table`](crate::Table) or [`Counter`](crate::Counter) rejected an operation.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    State(#[from] StateError),
     /// The bus rejected a channel or a message.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A stream rejected a message or its own name.
     #[error(transparent)]
-    Stream(#[from] StreamError),
+    Queue(#[from] QueueError),
     /// The backend behind shared state and the bus failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -130,7 +130,7 @@ impl Error {
 
     /// Returns whether a limit inside the node was reached. The same call may succeed later.
     pub fn is_overloaded(&self) -> bool {
-        matches!(self, Self::Overloaded { .. } | Self::Stream(StreamError::Full { .. }))
+        matches!(self, Self::Overloaded { .. } | Self::Queue(QueueError::Full { .. }))
     }
 
     /// Returns whether the backend is unavailable or did not answer in time. The same call may succeed later.
@@ -140,7 +140,7 @@ impl Error {
     /// Also finds such an error inside [an application error](Self::other).
     ///
     /// ```
-    /// use ripplecast::{BackendError, Error};
+    /// use ripplecast::{Error, error::BackendError};
     ///
     /// let down = Error::from(BackendError::Unavailable { reason: "it is restarting".into() });
     /// assert!(down.is_unavailable());
@@ -235,9 +235,9 @@ impl Error {
             Self::EmptyName { .. } => "EmptyName",
             Self::NameTooLong { .. } => "NameTooLong",
             Self::CloseCode(_) => "CloseCode",
-            Self::Store(_) => "Store",
+            Self::State(_) => "State",
             Self::Bus(_) => "Bus",
-            Self::Stream(_) => "Stream",
+            Self::Queue(_) => "Queue",
             Self::Backend(_) => "Backend",
             Self::Id(_) => "Id",
             Self::Json(_) => "Json",

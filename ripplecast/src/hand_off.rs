@@ -42,7 +42,7 @@ impl Accepted {
         let Self { hub, route, dialect, permit, states } = self;
         let adoption = Adoption { wire, rest, preface: preface.into(), dialect, route, permit, states };
         let adopt = Command::Adopt(Box::new(adoption));
-        if let Err(Command::Adopt(adoption)) = hub.shards().next().mailbox.try_post(adopt) {
+        if let Err(Command::Adopt(adoption)) = hub.local_node().next().mailbox.try_post(adopt) {
             adoption.refuse();
         }
     }

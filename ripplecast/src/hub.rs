@@ -8,7 +8,7 @@ mod room;
 mod state;
 mod user;
 
-pub use self::{builder::HubBuilder, connection::Connection, room::Room, user::Client};
+pub use self::{builder::HubBuilder, connection::Connection, room::Room, user::User};
 
 use std::sync::{
     Arc,
@@ -16,14 +16,14 @@ use std::sync::{
 };
 
 use crate::{
-    Frame, Result,
+    Message, Result,
     bus::Bus,
-    engine::{Counter, Drops, RemoteStats, Shards},
+    engine::{Counter, Drops, Node, RemoteStats},
     headers::TrustedProxies,
     id::{ConnectionId, NodeId},
     limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
     outcome::Sent,
-    queue::Streams,
+    queue::Queues,
     state::Store,
 };
 
@@ -33,7 +33,7 @@ use crate::{
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
-/// use ripplecast::{Connection, Frame, Hub, ws};
+/// use ripplecast::{Connection, Message, Hub, ws};
 ///
 /// let hub = Hub::builder().build()?;
 /// let chat = hub.clone();
@@ -41,7 +41,7 @@ use crate::{
 ///     "/chat",
 ///     hub.ws(ws::handlers()
 ///         .on_open(|conn: Connection| async move { conn.join("chat") })
-///         .on_message(move |_conn: Connection, frame: Frame| {
+///         .on_message(move |_conn: Connection, frame: Message| {
 ///             let chat = chat.clone();
 ///             async move { chat.room("chat").push(frame).ignore() }
 ///         })),
@@ -56,12 +56,12 @@ pub struct Hub {
 /// The state shared by all clones of a [`Hub`].
 struct Inner {
     /// Connections, rooms and users.
-    shards: Arc<Shards>,
+    shards: Arc<Node>,
     store: Store,
     /// Messages between parts of the application, on this node and on others.
     bus: Bus,
     /// Messages kept until they are handled.
-    streams: Streams,
+    streams: Queues,
     trusted_proxies: TrustedProxies,
     next_route: AtomicUsize,
 }
@@ -78,10 +78,10 @@ impl Drop for Inner {
 impl Hub {
     /// Creates the handle over what was assembled.
     pub(crate) fn new(
-        shards: Arc<Shards>,
+        shards: Arc<Node>,
         store: Store,
         bus: Bus,
-        streams: Streams,
+        streams: Queues,
         trusted_proxies: TrustedProxies,
     ) -> Self {
         let next_route = AtomicUsize::new(0);
@@ -118,7 +118,7 @@ impl Hub {
     /// As with a push to a [`Room`], all connections see broadcasts in one order, and a broadcast is rejected
     /// for all of them or for none. It reaches every node whose [`connect`](HubBuilder::connect) has
     /// returned.
-    pub fn broadcast(&self, frame: impl Into<Frame>) -> Sent {
+    pub fn broadcast(&self, frame: impl Into<Message>) -> Sent {
         self.inner.shards.everyone.push(&frame.into())
     }
 
@@ -138,8 +138,8 @@ impl Hub {
     }
 
     /// Returns the user `id`: all connections that were [identified](Connection::identify) with this id.
-    pub fn client(&self, id: impl AsRef<str>) -> Client {
-        Client { id: id.as_ref().into(), shards: self.inner.shards.clone() }
+    pub fn user(&self, id: impl AsRef<str>) -> User {
+        User { id: id.as_ref().into(), shards: self.inner.shards.clone() }
     }
 
     /// Returns what the hub has counted since it was built.
@@ -249,7 +249,7 @@ impl Hub {
         }
     }
 
-    pub(crate) fn shards(&self) -> &Arc<Shards> {
+    pub(crate) fn local_node(&self) -> &Arc<Node> {
         &self.inner.shards
     }
 
@@ -257,11 +257,11 @@ impl Hub {
         &self.inner.store
     }
 
-    pub(crate) fn bus(&self) -> &Bus {
+    pub(crate) fn inner_bus(&self) -> &Bus {
         &self.inner.bus
     }
 
-    pub(crate) fn streams(&self) -> &Streams {
+    pub(crate) fn inner_queues(&self) -> &Queues {
         &self.inner.streams
     }
 
@@ -278,11 +278,11 @@ impl Hub {
     /// # Ok(()) }
     /// ```
     pub fn network_of(&self, address: std::net::IpAddr) -> std::net::IpAddr {
-        self.shards().admissions.network(address)
+        self.local_node().admissions.network(address)
     }
 
     pub(crate) fn ipv6_prefix(&self) -> u8 {
-        self.shards().admissions.ipv6_prefix()
+        self.local_node().admissions.ipv6_prefix()
     }
 
     pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {

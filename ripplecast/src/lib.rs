@@ -10,13 +10,12 @@
 mod app;
 mod assemble;
 mod backend;
-mod bus;
+pub mod bus;
 mod close;
 mod cluster;
 pub mod codec;
 mod engine;
-mod error;
-mod frame;
+pub mod error;
 mod glob;
 mod hand_off;
 mod headers;
@@ -25,21 +24,22 @@ mod id;
 mod limits;
 mod live;
 pub mod log;
+mod message;
 mod name;
 mod outcome;
 mod panics;
-mod queue;
+pub mod queue;
 #[cfg(feature = "redis")]
 mod redis_client;
 mod relay;
 mod reply;
-mod request;
+pub mod request;
 mod response;
-mod same_origin;
+pub mod same_origin;
 #[cfg(feature = "server")]
 mod server;
 pub mod sse;
-mod state;
+pub mod state;
 mod sync;
 mod text;
 pub mod ws;
@@ -48,29 +48,37 @@ pub mod ws;
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use app::{App, AppBuilder, Bound};
 pub use backend::Backend;
-pub use bus::{BusMessage, Subscription};
+pub use bus::Bus;
 pub use close::{Close, CloseCode};
-pub use cluster::GapReport;
-pub use engine::{
-    Direction, DropReport, Drops, FrameKind, Overflow, Reach, RemoteStats, RoomOptions, Tap, TappedFrame,
-};
-pub use error::{BackendError, BusError, Error, ParseIdError, Result, StoreError, StreamError};
-pub use frame::Frame;
-pub use headers::{Authority, TrustedProxies};
-pub use hub::{Client, Connection, Hub, HubBuilder, Room, Stats};
+pub use engine::{Overflow, Reach, RoomOptions};
+pub use error::{Error, Result};
+pub use headers::TrustedProxies;
+pub use hub::{Connection, Hub, HubBuilder, Room, User};
 pub use id::{ConnectionId, NodeId};
 pub use live::{LiveCounter, LiveTable};
+pub use message::Message;
 pub use outcome::{Dropped, Sent};
-pub use queue::{
-    DeadLetter, GroupStatus, ReliableCounts, ReliableOptions, ReliableStream, ReliableSubscription, StreamId,
-    StreamMessage, StreamStatus,
-};
-pub use request::{Accept, IntoAccept, Request, bearer_token, cookie};
-pub use same_origin::{SameOrigin, SameOriginService};
+pub use queue::Queue;
+pub use request::{Accept, IntoAccept, Request};
+pub use same_origin::SameOrigin;
 #[cfg(all(feature = "server", feature = "tls"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "server", feature = "tls"))))]
 pub use server::Tls;
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
 pub use server::{FileOptions, shutdown_signal};
-pub use state::{Counter, Cursor, Page, Table, TableBuilder, TableIter};
+pub use state::{Counter, Table};
+
+/// What a hub counts, drops and misses.
+pub mod stats {
+    pub use crate::{
+        cluster::GapReport,
+        engine::{DropReport, Drops, RemoteStats},
+        hub::Stats,
+    };
+}
+
+/// Observing the frames of a connection; see [`Connection::tap`].
+pub mod tap {
+    pub use crate::engine::{Direction, FrameKind, Tap, TappedFrame};
+}

@@ -70,7 +70,7 @@ pub(crate) const IPV6_PREFIX: u8 = 64;
 /// topics. Each room takes memory here and an entry in the backend, so a client must not join an unlimited
 /// number.
 pub(crate) const ROOMS_PER_CONNECTION: usize = 1_000;
-/// Shards of a hub: an id has 8 bits for the shard.
+/// Node of a hub: an id has 8 bits for the shard.
 pub(crate) const SHARDS: usize = 255;
 /// Connections of one shard: an id has 24 bits for the slot.
 pub(crate) const SLOTS: usize = 1 << 24;

@@ -17,7 +17,7 @@ use serde::Serialize;
 use parking_lot::Mutex;
 
 use crate::{
-    Connection, Counter, Frame, Result, Room, Table,
+    Connection, Counter, Message, Result, Room, Table,
     limits::ROWS_BEHIND,
     log::{cut, limited},
     name::check_name,
@@ -41,7 +41,7 @@ use crate::{
 /// publisher; it does not push twice.
 ///
 /// **Overload.** When the node can't deliver fast enough, values in between may be skipped; the newest is
-/// published as soon as there is space. Each frame has the [key](Frame::with_key) `counter NAME` unless
+/// published as soon as there is space. Each frame has the [key](Message::with_key) `counter NAME` unless
 /// `render` sets another: under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow tab
 /// receives the newest value without a backlog.
 ///
@@ -75,7 +75,7 @@ impl Counter {
     /// # Errors
     /// When the name of the counter or of the room is empty or too long.
     pub fn publish_to(&self, room: &Room) -> Result<LiveCounter> {
-        self.publish_values(room, "counter", |value, epoch| Frame::text(value_and_epoch(value, epoch)))
+        self.publish_values(room, "counter", |value, epoch| Message::text(value_and_epoch(value, epoch)))
     }
 
     /// Publishes every change to a room, as `{"value":"N"}`, with the value as text.
@@ -95,7 +95,7 @@ impl Counter {
     /// # Ok(()) }
     /// ```
     pub fn publish_text_to(&self, room: &Room) -> Result<LiveCounter> {
-        let render = |value: i64, epoch| Frame::text(value_and_epoch(format_args!("\"{value}\""), epoch));
+        let render = |value: i64, epoch| Message::text(value_and_epoch(format_args!("\"{value}\""), epoch));
         self.publish_values(room, "text counter", render)
     }
 
@@ -104,7 +104,7 @@ impl Counter {
         &self,
         room: &Room,
         kind: &str,
-        render: impl Fn(i64, Option<Epoch>) -> Frame + Send + Sync + 'static,
+        render: impl Fn(i64, Option<Epoch>) -> Message + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
         check_name("room", room.name())?;
         let publisher = format!("{kind} {}", self.name());
@@ -120,7 +120,7 @@ impl Counter {
     pub fn publish_with(
         &self,
         room: &Room,
-        render: impl Fn(i64) -> Frame + Send + Sync + 'static,
+        render: impl Fn(i64) -> Message + Send + Sync + 'static,
     ) -> Result<LiveCounter> {
         check_name("room", room.name())?;
         let published = self.published(room, move |value, _epoch| render(value))?;
@@ -131,7 +131,7 @@ impl Counter {
     fn published(
         &self,
         room: &Room,
-        render: impl Fn(i64, Option<Epoch>) -> Frame + Send + Sync + 'static,
+        render: impl Fn(i64, Option<Epoch>) -> Message + Send + Sync + 'static,
     ) -> Result<Arc<Published>> {
         let render = Arc::new(render);
         let publisher = Arc::new(Publisher {
@@ -176,7 +176,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Pushes the values of a counter to its room.
 struct Publisher {
     room: Room,
-    render: Arc<dyn Fn(i64, Option<Epoch>) -> Frame + Send + Sync>,
+    render: Arc<dyn Fn(i64, Option<Epoch>) -> Message + Send + Sync>,
     /// The key of its frames, so that a newer value can replace a waiting one.
     key: Arc<str>,
     /// Whether a push was rejected, so that a task retries with the newest value.
@@ -185,7 +185,7 @@ struct Publisher {
 
 impl Publisher {
     /// Returns the frame of a value.
-    fn frame(&self, value: i64, version: Version) -> Frame {
+    fn frame(&self, value: i64, version: Version) -> Message {
         let frame = (self.render)(value, version.epoch);
         if frame.key().is_some() { frame } else { frame.with_key(self.key.clone()) }
     }
@@ -288,7 +288,7 @@ impl fmt::Debug for LiveCounter {
 /// **Overload.** When the node can't deliver fast enough, changes in between may be skipped, which is logged;
 /// the current version of each row is published as soon as there is space. Up to 65,536 skipped rows are
 /// remembered; others stay outdated for members until they change again. Each frame has the
-/// [key](Frame::with_key) `row TABLE KEY`.
+/// [key](Message::with_key) `row TABLE KEY`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -327,12 +327,18 @@ struct Change<'a, R> {
 }
 
 /// Returns the frame of a change. While it waits, a newer change of the same row can replace it.
-fn change(table: &str, key: &str, row: Option<RowRef<'_>>, version: Version, as_text: bool) -> Result<Frame> {
+fn change(
+    table: &str,
+    key: &str,
+    row: Option<RowRef<'_>>,
+    version: Version,
+    as_text: bool,
+) -> Result<Message> {
     let Version { number: version, epoch } = version;
     let frame = if as_text {
-        Frame::json(&Change { key, row: row.map(TextRow), version, epoch })?
+        Message::json(&Change { key, row: row.map(TextRow), version, epoch })?
     } else {
-        Frame::json(&Change { key, row, version, epoch })?
+        Message::json(&Change { key, row, version, epoch })?
     };
     Ok(frame.with_key(format!("row {table} {key}")))
 }

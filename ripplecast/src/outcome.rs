@@ -17,7 +17,7 @@ pub enum Sent {
 }
 
 /// Why a frame was dropped. A push returns only [`Overloaded`](Self::Overloaded). The other reasons occur
-/// later and are reported by [`Stats::drops`](crate::Stats::drops) and the
+/// later and are reported by [`Stats::drops`](crate::stats::Stats::drops) and the
 /// [`HubBuilder::on_drop`](crate::HubBuilder::on_drop) hook.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]

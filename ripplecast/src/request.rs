@@ -1,5 +1,7 @@
 //! The request behind a connection, for the hook that accepts or rejects it.
 
+pub use crate::headers::Authority;
+
 use std::{any::Any, net::IpAddr, sync::Arc};
 
 use axum::{
@@ -11,7 +13,7 @@ use http::{HeaderMap, Uri, header, request::Parts};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Authority, Error, Hub, Result,
+    Error, Hub, Result,
     engine::{Permit, Refused, is_loopback},
     headers::{BadAuthority, BasePath, ForwardedPeer, OverTls},
     log::limited,
@@ -113,7 +115,7 @@ impl Request {
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert(header::COOKIE, HeaderValue::from_bytes("name=Jos\u{e9}; session=abc".as_bytes()).unwrap());
-/// assert_eq!(ripplecast::cookie(&headers, "session"), Some("abc"));
+/// assert_eq!(ripplecast::request::cookie(&headers, "session"), Some("abc"));
 /// ```
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter();
@@ -130,7 +132,7 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer abc"));
-/// assert_eq!(ripplecast::bearer_token(&headers), Some("abc"));
+/// assert_eq!(ripplecast::request::bearer_token(&headers), Some("abc"));
 /// ```
 pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -320,7 +322,7 @@ where
 /// Calls a hook. If a shutdown begins before the hook has decided, the hook's future is dropped and the
 /// request is rejected with 503.
 pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<Accept, Response> {
-    let mut stopping = hub.shards().stopping.subscribe();
+    let mut stopping = hub.local_node().stopping.subscribe();
     tokio::select! {
         biased;
         _ = stopping.wait_for(|&stopping| stopping) => Err(plain(503, STOPPING)),
@@ -334,12 +336,12 @@ pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<A
     reason = "the response goes straight to the client; a box would be unboxed at once"
 )]
 pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
-    if *hub.shards().stopping.borrow() {
+    if *hub.local_node().stopping.borrow() {
         return Err(plain(503, STOPPING));
     }
     // Any client can put a loopback address into a header.
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
-    hub.shards().admissions.admit(address).map_err(|refused| match refused {
+    hub.local_node().admissions.admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
             limited!(WARN, limit, "a connection was rejected: the limit max_connections is reached");
             plain(503, "The server has reached its limit of connections; try again later.\n")

@@ -3,7 +3,7 @@
 //! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and has
 //! the same bounded outbox. Frames are written in the format of the HTML standard, section 9.2, which a
 //! browser's `EventSource` reads: text as `data:` lines, bytes as base64, each under the event name set with
-//! [`Frame::with_event`](crate::Frame::with_event) (bytes without one are `binary`). Messages of a room carry
+//! [`Message::with_event`](crate::Message::with_event) (bytes without one are `binary`). Messages of a room carry
 //! `id: epoch:offset`, where `offset` counts the room's messages, and `epoch` changes when the room is
 //! forgotten or the server restarts. (Resuming from such an id will come in a later version.)
 //!
@@ -266,7 +266,7 @@ impl Hub {
             ping_interval: endpoint.keep_alive,
             pong_timeout: None, // nothing can answer
             profile: endpoint.profile,
-            callbacks: callbacks(self.shards(), stream),
+            callbacks: callbacks(self.local_node(), stream),
         });
         let (hub, endpoint) = (self.clone(), Arc::new(endpoint));
         axum::routing::get(move |request: extract::Request| {

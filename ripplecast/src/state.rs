@@ -36,7 +36,7 @@ use self::{
     row::{Row, Value},
     schema::Schema,
 };
-use crate::{Result, StoreError, limits, name::check_filled, reply::Reply};
+use crate::{Result, error::StateError, limits, name::check_filled, reply::Reply};
 
 /// Where shared state is kept. One per hub.
 pub(crate) trait Backend: Send + Sync {
@@ -295,13 +295,13 @@ impl Store {
     }
 
     /// Declares a table, or returns the table already declared with this schema.
-    fn declare(&self, schema: Schema) -> Result<Declared, StoreError> {
+    fn declare(&self, schema: Schema) -> Result<Declared, StateError> {
         let mut tables = self.shared.tables.lock();
         if let Some(declared) = tables.get(schema.table()) {
             if *declared.schema == schema {
                 return Ok(declared.clone());
             }
-            return Err(StoreError::DeclaredDifferently {
+            return Err(StateError::DeclaredDifferently {
                 name: schema.table().to_owned(),
                 declared: declared.schema.to_string(),
                 asked: schema.to_string(),
@@ -314,12 +314,12 @@ impl Store {
     }
 
     /// Returns the table with that name, if its columns are the fields of `T`.
-    pub(crate) fn find<T: DeserializeOwned>(&self, name: &str) -> Result<Table<T>, StoreError> {
+    pub(crate) fn find<T: DeserializeOwned>(&self, name: &str) -> Result<Table<T>, StateError> {
         let declared = self.shared.tables.lock().get(name).cloned();
-        let declared = declared.ok_or_else(|| StoreError::TableNotDeclared { name: name.to_owned() })?;
+        let declared = declared.ok_or_else(|| StateError::TableNotDeclared { name: name.to_owned() })?;
         let asked = Schema::of::<T>(name, declared.schema.capacity())?;
         if !declared.schema.has_columns_of(&asked) {
-            return Err(StoreError::DeclaredDifferently {
+            return Err(StateError::DeclaredDifferently {
                 name: name.to_owned(),
                 declared: declared.schema.to_string(),
                 asked: asked.to_string(),

@@ -32,9 +32,9 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use ripplecast::{Connection, Frame, Overflow, ws};
+/// use ripplecast::{Connection, Message, Overflow, ws};
 ///
-/// let echo = ws::handlers().on_message(|conn: Connection, frame: Frame| async move { conn.push(frame).ignore() });
+/// let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
 /// let endpoint = ws::endpoint(echo)
 ///     .max_message(64 * 1024)
 ///     .ping_interval(Duration::from_secs(15))
@@ -209,7 +209,7 @@ impl<H: Handler> Endpoint<H> {
     /// Returns the part of the settings that the shards need.
     fn route(&self, hub: &Hub) -> Route {
         let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
-        hub.shards().setup.lower_compression_threshold(compress_above);
+        hub.local_node().setup.lower_compression_threshold(compress_above);
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),
@@ -219,7 +219,7 @@ impl<H: Handler> Endpoint<H> {
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             profile: Profile { compress_above, ..self.profile },
-            callbacks: callbacks(hub.shards(), self.handler.clone()),
+            callbacks: callbacks(hub.local_node(), self.handler.clone()),
         }
     }
 }

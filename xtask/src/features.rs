@@ -80,10 +80,10 @@ fn enabled<'a>(feature: &'a str, features: &'a Features) -> BTreeSet<&'a str> {
     let mut enabled = BTreeSet::new();
     let mut todo = vec![feature];
     while let Some(feature) = todo.pop() {
-        if let Some((name, others)) = features.get_key_value(feature) {
-            if enabled.insert(name.as_str()) {
-                todo.extend(others.iter().map(String::as_str));
-            }
+        if let Some((name, others)) = features.get_key_value(feature)
+            && enabled.insert(name.as_str())
+        {
+            todo.extend(others.iter().map(String::as_str));
         }
     }
     enabled

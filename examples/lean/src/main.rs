@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tab = ws::handlers()
         .with_state(counter)
         .on_open(async |counter, conn| counter.join(&conn).await) // joins the room, and gets the current value
-        .on_message(async |_, conn, frame| conn.push(frame));
+        .on_message(async |_, conn, message| conn.push(message));
     let router = Router::new()
         .route("/ws/counter-demo", hub.ws(tab))
         .route("/api/counter/bump", post(async move || bump.increment().await.map(Json)))

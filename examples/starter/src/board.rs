@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{Connection, Counter, Error, Hub, LiveTable, Result, StoreError, ws};
+use ripplecast::{Connection, Counter, Error, Hub, LiveTable, Result, ws, error::StateError};
 use serde::{Deserialize, Serialize};
 
 use crate::saved::Saved;
@@ -105,7 +105,7 @@ async fn add(
         let id = board.ids.increment().await?;
         match board.notes.set(id, &Note { text, likes: 0 }).await {
             Ok(()) => board.changed().await,
-            Err(Error::Store(StoreError::TableFull { .. })) => {
+            Err(Error::State(StateError::TableFull { .. })) => {
                 let why = "The board is full; remove a note first.";
                 Ok((StatusCode::CONFLICT, why).into_response())
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use ripplecast::{Connection, Frame, Hub, Result, sse};
+use ripplecast::{Connection, Message, Hub, Result, sse};
 use serde::Serialize;
 
 use crate::web;
@@ -39,7 +39,7 @@ pub fn routes(hub: &Hub) -> Router {
     let events = sse::room("dev")
         .retry(EVERY)
         .on_open(move |conn: Connection| {
-            let version = Frame::json(&Version::of(&first));
+            let version = Message::json(&Version::of(&first));
             async move { version.map(|version| conn.push(version).ignore()) }
         });
     Router::new().route("/dev/events", hub.sse(events))
@@ -56,7 +56,7 @@ async fn watch(hub: Hub) -> Result<()> {
         }
         let version = Version::of(&hub);
         if version != known {
-            room.push(Frame::json(&version)?).ignore();
+            room.push(Message::json(&version)?).ignore();
             known = version;
         }
     }

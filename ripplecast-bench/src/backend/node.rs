@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{App, BusMessage, Connection, Frame, Hub, Subscription, ws};
+use ripplecast::{
+    App, Connection, Hub, Message,
+    bus::{BusMessage, Subscription},
+    ws,
+};
 use tokio::runtime::Runtime;
 
 use super::{
@@ -80,7 +84,7 @@ impl Node {
                     heard.lock().unwrap_or_else(PoisonError::into_inner).take(&message.payload);
                     std::future::ready(())
                 };
-                let subscription = self.runtime.block_on(self.hub.subscribe(CHANNEL, hear));
+                let subscription = self.runtime.block_on(self.hub.bus().subscribe(CHANNEL, hear));
                 self.heard = Some((seen, subscription.map_err(|error| error.to_string())?));
                 Ok(Answer::Done { taken: 0 })
             }
@@ -89,12 +93,12 @@ impl Node {
                 Ok(Answer::Heard(seen.lock().unwrap_or_else(PoisonError::into_inner).heard()))
             }
             Order::Publish(load) => send(load, |message| {
-                let published = self.runtime.block_on(self.hub.publish(CHANNEL, message));
+                let published = self.runtime.block_on(self.hub.bus().publish(CHANNEL, message));
                 published.map(|nodes| nodes > 0).map_err(|error| error.to_string())
             }),
             Order::Push(load) => {
                 let room = self.hub.room(ROOM);
-                send(load, |message| Ok(room.push(Frame::text(message)).is_queued()))
+                send(load, |message| Ok(room.push(Message::text(message)).is_queued()))
             }
             Order::Counts => {
                 let remote = self.hub.stats().remote;

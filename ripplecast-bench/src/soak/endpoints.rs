@@ -3,7 +3,7 @@
 use std::{io::Read as _, time::Duration};
 
 use axum::{Json, routing::get};
-use ripplecast::{App, Connection, Frame, Hub, Overflow, Result, Room, sse, ws};
+use ripplecast::{App, Connection, Hub, Message, Overflow, Result, Room, sse, ws};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -91,7 +91,7 @@ impl ws::Handler for Member {
         Ok(())
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
         self.room.push(frame).ignore();
         Ok(())
     }

@@ -3,8 +3,10 @@
 use std::{future::ready, sync::Arc};
 
 use ripplecast::{
-    App, Close, Connection, ConnectionId, Error, Frame, Request, Result, Room, StoreError, Table, log, ws,
-    ws::Handler,
+    App, Close, Connection, ConnectionId, Error, Message, Request, Result, Room, Table,
+    error::StateError,
+    log,
+    ws::{self, Handler},
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +73,7 @@ impl Handler for Chat {
             return Ok(());
         }
         match self.people.set(conn.id(), &person).await {
-            Err(Error::Store(StoreError::TableFull { .. })) => {
+            Err(Error::State(StateError::TableFull { .. })) => {
                 self.forget_the_dead().await;
                 let _ = self.people.set(conn.id(), &person).await; // if this fails too, the person has no name
             }
@@ -80,25 +82,25 @@ impl Handler for Chat {
             _ => {}
         }
         conn.join(&room_name(&person.room))?;
-        conn.push(Frame::json(&Tell::You(alias(conn.id())))?).ignore();
+        conn.push(Message::json(&Tell::You(alias(conn.id())))?).ignore();
         self.tell_who(&person.room).await
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         let Some(person) = self.person(&conn) else { return Ok(()) };
         let (id, name) = (alias(conn.id()), person.name.as_str());
         match frame.as_text().map(serde_json::from_str) {
             Some(Ok(Ask::Say(text))) => match written(&text, TEXT) {
                 Some(text) if self.demos.may_act(&conn) => {
                     self.room(&person.room)
-                        .push(Frame::json(&Tell::Said { id, name, text: &text })?)
+                        .push(Message::json(&Tell::Said { id, name, text: &text })?)
                         .ignore();
                 }
                 Some(_) => {} // the tab has been notified
                 None => notice(&conn, &format!("Send a message of at most {TEXT} characters.")),
             },
             Some(Ok(Ask::Typing)) if self.demos.may_move(&conn) => {
-                self.room(&person.room).push(Frame::json(&Tell::Typing { id, name })?).ignore();
+                self.room(&person.room).push(Message::json(&Tell::Typing { id, name })?).ignore();
             }
             Some(Ok(Ask::Who)) if self.demos.may_move(&conn) => {
                 conn.push(self.who(&person.room).await?).ignore();
@@ -139,7 +141,7 @@ impl Chat {
 
     /// Returns the members of a room on all nodes. The room knows who is connected, the table their names, so people
     /// on a dead node do not stay on the list.
-    async fn who(&self, room: &str) -> Result<Frame> {
+    async fn who(&self, room: &str) -> Result<Message> {
         let people = match self.room(room).members().await {
             Ok(ids) => {
                 let rows = self.people.get_many(&ids).await.unwrap_or_default();
@@ -151,7 +153,7 @@ impl Chat {
             Err(error) if error.is_unavailable() => self.who_is_here(room),
             Err(error) => return Err(error),
         };
-        Frame::json(&Tell::People(people))
+        Message::json(&Tell::People(people))
     }
 
     /// Returns the members of a room on this node.

@@ -3,7 +3,7 @@
 
 use std::future::ready;
 
-use ripplecast::{App, Close, Connection, Frame, Overflow, Result, ws, ws::Handler};
+use ripplecast::{App, Close, Connection, Message, Overflow, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
 use crate::{alias::alias, shared::Demos};
@@ -36,14 +36,14 @@ struct Cursors {
 impl Handler for Cursors {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         if self.demos.admit(&conn, ROOM, PEOPLE) {
-            conn.push(Frame::json(&Tell::You(alias(conn.id())))?).ignore();
+            conn.push(Message::json(&Tell::You(alias(conn.id())))?).ignore();
             conn.join(ROOM)?;
         }
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
-        let place = frame.as_text().and_then(|text| serde_json::from_str::<Place>(text).ok());
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        let place = message.as_text().and_then(|text| serde_json::from_str::<Place>(text).ok());
         if let Some(Place { x, y }) = place
             && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)
@@ -51,7 +51,7 @@ impl Handler for Cursors {
             let id = alias(conn.id());
             let at = Tell::At { id: id.clone(), x: x.clamp(0.0, 1.0), y: y.clamp(0.0, 1.0) };
             // The key identifies the pointer: a newer position replaces an older one that is still queued.
-            self.demos.hub.room(ROOM).push(Frame::json(&at)?.with_key(id)).ignore();
+            self.demos.hub.room(ROOM).push(Message::json(&at)?.with_key(id)).ignore();
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Handler for Cursors {
             return Ok(());
         }
         let id = alias(conn.id());
-        self.demos.hub.room(ROOM).push(Frame::json(&Tell::Gone(id.clone()))?.with_key(id)).ignore();
+        self.demos.hub.room(ROOM).push(Message::json(&Tell::Gone(id.clone()))?.with_key(id)).ignore();
         Ok(())
     }
 }

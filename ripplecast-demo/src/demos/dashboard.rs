@@ -3,7 +3,7 @@
 
 use std::{future::ready, time::Duration};
 
-use ripplecast::{App, Connection, Frame, Overflow, Request, Result, ws, ws::Handler};
+use ripplecast::{App, Connection, Message, Overflow, Request, Result, ws, ws::Handler};
 
 use crate::{
     sample::{Sample, Traffic},
@@ -45,10 +45,10 @@ impl Handler for Dashboard {
 }
 
 /// Returns the current figures. All have the same key, so a slow tab receives only the latest.
-fn figures(demos: &Demos, is_operator: bool) -> Result<Frame> {
+fn figures(demos: &Demos, is_operator: bool) -> Result<Message> {
     let hub = &demos.hub;
     let figures =
-        if is_operator { Frame::json(&Sample::take(hub)) } else { Frame::json(&Traffic::take(hub)) };
+        if is_operator { Message::json(&Sample::take(hub)) } else { Message::json(&Traffic::take(hub)) };
     Ok(figures?.with_key("figures"))
 }
 

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{App, Counter, Frame, Request, Result, sse};
+use ripplecast::{App, Counter, Message, Request, Result, sse};
 use serde::{Deserialize, Serialize};
 
 use crate::shared::{Demos, limit_actions, written};
@@ -43,7 +43,7 @@ async fn send(State((demos, sent)): State<(Demos, Counter)>, Json(news): Json<Ne
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, advice).into_response());
     };
     let number = sent.increment().await?;
-    demos.hub.room(ROOM).push(Frame::json(&Notification { number, text })?).ignore();
+    demos.hub.room(ROOM).push(Message::json(&Notification { number, text })?).ignore();
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

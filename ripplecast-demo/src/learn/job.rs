@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{App, Frame, LiveCounter, Request, Result, log, sse};
+use ripplecast::{App, LiveCounter, Message, Request, Result, log, sse};
 use serde::Serialize;
 
 use crate::shared::Demos;
@@ -69,7 +69,7 @@ async fn run(demos: &Demos, job: &LiveCounter) -> Result<()> {
             _ => drop(job.set(percent).await?),
         }
         for (_, line) in LOG.iter().filter(|(from, _)| *from == percent) {
-            demos.hub.room(job.room().name()).push(Frame::json(&Line { line })?).ignore();
+            demos.hub.room(job.room().name()).push(Message::json(&Line { line })?).ignore();
         }
     }
     Ok(())

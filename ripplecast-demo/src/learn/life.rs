@@ -3,7 +3,7 @@
 use std::future::ready;
 
 use ripplecast::{
-    Accept, App, Close, CloseCode, Connection, ConnectionId, Frame, Request, Result, ws,
+    Accept, App, Close, CloseCode, Connection, ConnectionId, Message, Request, Result, ws,
     ws::{Endpoint, Handler},
 };
 use serde::{Deserialize, Serialize};
@@ -71,16 +71,16 @@ impl<H> Observed<H> {
     /// Reports a call to the watchers.
     fn tell(&self, conn: &Connection, callback: &'static str, with: &str) {
         let Some(tab) = conn.state::<Tab>() else { return };
-        if let Ok(frame) = called(callback, conn.id(), with, false) {
-            self.demos.hub.room(watch_room(&tab)).push(frame).ignore();
+        if let Ok(message) = called(callback, conn.id(), with, false) {
+            self.demos.hub.room(watch_room(&tab)).push(message).ignore();
         }
     }
 }
 
 /// Encodes the report of a call.
-fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -> Result<Frame> {
+fn called(callback: &'static str, id: ConnectionId, with: &str, earlier: bool) -> Result<Message> {
     let with = with.char_indices().nth(SHOWN).map_or(with, |(end, _)| &with[..end]);
-    Frame::json(&Called { callback, id: alias(id), with, earlier })
+    Message::json(&Called { callback, id: alias(id), with, earlier })
 }
 
 impl<H: Handler> Handler for Observed<H> {
@@ -92,9 +92,9 @@ impl<H: Handler> Handler for Observed<H> {
         self.handler.on_open(conn).await
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
-        self.tell(&conn, "on_message", frame.as_text().unwrap_or("bytes"));
-        self.handler.on_message(conn, frame).await
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        self.tell(&conn, "on_message", message.as_text().unwrap_or("bytes"));
+        self.handler.on_message(conn, message).await
     }
 
     async fn on_close(&self, conn: Connection, close: Close) -> Result<()> {
@@ -128,9 +128,9 @@ impl Handler for Watcher {
     }
 
     /// The page asks the server to close the tab's counter connection.
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         if let Some(tab) = conn.state::<Tab>()
-            && frame.as_text() == Some("close")
+            && message.as_text() == Some("close")
             && self.demos.may_act(&conn)
         {
             for own in self.connections(&tab) {

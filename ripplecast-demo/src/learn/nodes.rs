@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use ripplecast::{App, Connection, Frame, Result, ws, ws::Handler};
+use ripplecast::{App, Connection, Message, Result, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -124,14 +124,14 @@ impl Panel {
     }
 
     async fn send(&self, Send { number, to }: Send) -> Result<SentTo> {
-        let message = |one| Frame::json(&Tell::Message { number, posted: self.node(), one });
+        let message = |one| Message::json(&Tell::Message { number, posted: self.node(), one });
         let hub = &self.demos.hub;
         let Some(TabId(id)) = to else {
             hub.room(ROOM).push(message(false)?).ignore();
             return Ok(SentTo { posted: self.node(), reached: None, owners: Vec::new() });
         };
         // Each tab that shows the panel is a separate user, under its alias, so this push reaches it on any node.
-        let client = hub.client(&id);
+        let client = hub.user(&id);
         let reached = client.push(message(true)?).await?;
         let owners = client.nodes().await?;
         Ok(SentTo { posted: self.node(), reached: Some(reached), owners: owners.iter().map(alias).collect() })
@@ -145,12 +145,12 @@ impl Handler for Panel {
         }
         let id = alias(conn.id());
         conn.identify(&id).await?;
-        conn.push(Frame::json(&Tell::You { id, node: self.node() })?).ignore();
+        conn.push(Message::json(&Tell::You { id, node: self.node() })?).ignore();
         conn.join_confirmed(ROOM).await?; // the next message may be posted on any node
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         let room = self.demos.hub.room(ROOM);
         if let Some(Ok(Ask::Got(number))) = frame.as_text().map(serde_json::from_str)
             && room.len_here() <= ANSWERS
@@ -158,7 +158,7 @@ impl Handler for Panel {
             && self.demos.may_move(&conn)
         {
             let id = alias(conn.id());
-            room.push(Frame::json(&Tell::Got { number, id, node: self.node() })?).ignore();
+            room.push(Message::json(&Tell::Got { number, id, node: self.node() })?).ignore();
         }
         Ok(())
     }

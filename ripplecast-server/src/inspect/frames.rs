@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ripplecast::{Connection, ConnectionId, Direction, Frame, FrameKind, Hub, Tap, TappedFrame};
+use ripplecast::{
+    Connection, ConnectionId, Hub, Message,
+    tap::{Direction, FrameKind, Tap, TappedFrame},
+};
 use ripplecast_demo::Seen;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
@@ -98,7 +101,7 @@ impl Entry {
             code: *code,
             waiting: *waiting,
             head: if is_text { text(head) } else { head.escape_ascii().to_string() },
-            cut: head.len() == ripplecast::TappedFrame::HEAD && (*compressed || *len > head.len()),
+            cut: head.len() == ripplecast::tap::TappedFrame::HEAD && (*compressed || *len > head.len()),
         }
     }
 }
@@ -112,7 +115,7 @@ fn text(head: &[u8]) -> String {
 }
 
 /// Handles a message from the page of `conn`.
-pub(super) fn asked(hub: &Hub, conn: &Connection, message: &Frame) {
+pub(super) fn asked(hub: &Hub, conn: &Connection, message: &Message) {
     let Some(log) = conn.state::<Log>() else { return };
     let Some(Asked { frames_of }) = message.as_text().and_then(|text| serde_json::from_str(text).ok()) else {
         refuse(conn, "", "Invalid message.");
@@ -153,7 +156,7 @@ async fn follow(conn: Connection, id: &str, mut tap: Tap) {
     let (mut missed, mut told) = (0, 0);
     loop {
         tokio::select! {
-            frame = tap.next() => match frame {
+            frame = tap.recv() => match frame {
                 Some(frame) if frames.len() < LISTED => frames.push(Entry::of(&frame)),
                 Some(_) => missed += 1,
                 None => {
@@ -175,7 +178,7 @@ async fn follow(conn: Connection, id: &str, mut tap: Tap) {
 }
 
 fn send(conn: &Connection, report: &Report<'_>) {
-    if let Ok(frame) = Frame::json(report) {
+    if let Ok(frame) = Message::json(report) {
         conn.push(frame).ignore();
     }
 }

@@ -34,24 +34,24 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct Listeners {
-    /// Subscriptions to a single channel, by its name.
-    channels: HashMap<Box<str>, Vec<Arc<Queue>>>,
+    /// Subscriptions to a single topic, by its name.
+    topics: HashMap<Box<str>, Vec<Arc<Backlog>>>,
     /// Subscriptions to a pattern; each is tried for each message.
-    patterns: Vec<(Glob, Arc<Queue>)>,
+    patterns: Vec<(Glob, Arc<Backlog>)>,
     /// Whether new subscriptions are refused.
     closed: bool,
 }
 
 impl Listeners {
-    fn remove(&mut self, channel: Option<&str>, queue: &Arc<Queue>) {
-        let Some(channel) = channel else {
+    fn remove(&mut self, topic: Option<&str>, queue: &Arc<Backlog>) {
+        let Some(topic) = topic else {
             self.patterns.retain(|(_, other)| !Arc::ptr_eq(other, queue));
             return;
         };
-        if let Some(queues) = self.channels.get_mut(channel) {
+        if let Some(queues) = self.topics.get_mut(topic) {
             queues.retain(|other| !Arc::ptr_eq(other, queue));
             if queues.is_empty() {
-                self.channels.remove(channel);
+                self.topics.remove(topic);
             }
         }
     }
@@ -60,24 +60,24 @@ impl Listeners {
     fn close(&mut self) {
         self.closed = true;
         let patterns = self.patterns.drain(..).map(|(_, queue)| queue);
-        for queue in self.channels.drain().flat_map(|(_, queues)| queues).chain(patterns) {
+        for queue in self.topics.drain().flat_map(|(_, queues)| queues).chain(patterns) {
             queue.close();
         }
     }
 }
 
 impl BusBackend for Memory {
-    fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
+    fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize> {
         let listeners = self.listeners.read();
-        let of_channel = listeners.channels.get(channel).into_iter().flatten();
+        let of_topic = listeners.topics.get(topic).into_iter().flatten();
         let patterns =
-            listeners.patterns.iter().filter(|(glob, _)| glob.matches(channel)).map(|(_, queue)| queue);
+            listeners.patterns.iter().filter(|(glob, _)| glob.matches(topic)).map(|(_, queue)| queue);
         let mut message: Option<BusMessage> = None;
         let mut taken = 0;
         let mut overflowing = Vec::new();
-        for queue in of_channel.chain(patterns) {
-            let message = message
-                .get_or_insert_with(|| BusMessage { channel: channel.into(), payload: payload.clone() });
+        for queue in of_topic.chain(patterns) {
+            let message =
+                message.get_or_insert_with(|| BusMessage { topic: topic.into(), payload: payload.clone() });
             match queue.push(message.clone()) {
                 Pushed::Taken => taken += 1,
                 Pushed::Dropped { first: true } => overflowing.push(Arc::clone(queue)),
@@ -90,7 +90,7 @@ impl BusBackend for Memory {
             limited!(
                 WARN,
                 subscription = %cut(&queue.pattern),
-                channel = %cut(channel),
+                topic = %cut(topic),
                 "a subscription's queue is full; messages are dropped until its handler catches up"
             );
         }
@@ -98,16 +98,16 @@ impl BusBackend for Memory {
     }
 
     fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
-        let queue = Arc::new(Queue::new(pattern.into()));
+        let queue = Arc::new(Backlog::new(pattern.into()));
         let pattern = Pattern::parse(pattern);
         let at_once = if matches!(pattern, Pattern::Channel(_)) { 1 } else { CHANNELS_AT_ONCE };
         let task = tokio::spawn(run(Arc::clone(&queue), handler, at_once));
-        let channel = if let Pattern::Channel(channel) = &pattern { Some(channel.clone()) } else { None };
+        let topic = if let Pattern::Channel(topic) = &pattern { Some(topic.clone()) } else { None };
         let mut listeners = self.listeners.write();
         match pattern {
             _ if listeners.closed => queue.close(),
-            Pattern::Channel(channel) => {
-                listeners.channels.entry(channel).or_default().push(Arc::clone(&queue));
+            Pattern::Channel(topic) => {
+                listeners.topics.entry(topic).or_default().push(Arc::clone(&queue));
             }
             Pattern::Glob(glob) => listeners.patterns.push((glob, Arc::clone(&queue))),
         }
@@ -115,7 +115,7 @@ impl BusBackend for Memory {
         let (weak, own): (Weak<RwLock<Listeners>>, _) = (Arc::downgrade(&self.listeners), Arc::clone(&queue));
         let leave = move || {
             if let Some(listeners) = weak.upgrade() {
-                listeners.write().remove(channel.as_deref(), &own);
+                listeners.write().remove(topic.as_deref(), &own);
             }
         };
         Reply::now::<crate::Error>(Ok(Subscription { queue, task, leave: Some(Box::new(leave)), keep: None }))
@@ -141,7 +141,7 @@ enum Pushed {
 }
 
 /// Messages of a subscription that wait for its handler.
-pub(super) struct Queue {
+pub(super) struct Backlog {
     /// For the log.
     pattern: Box<str>,
     waiting: Mutex<Waiting>,
@@ -150,7 +150,7 @@ pub(super) struct Queue {
     dropped: AtomicU64,
 }
 
-/// The state of a [`Queue`].
+/// The state of a [`Backlog`].
 #[derive(Default)]
 struct Waiting {
     /// Oldest first.
@@ -162,7 +162,7 @@ struct Waiting {
     closed: bool,
 }
 
-impl Queue {
+impl Backlog {
     fn new(pattern: Box<str>) -> Self {
         Self { pattern, waiting: Mutex::default(), wake: Notify::new(), dropped: AtomicU64::new(0) }
     }
@@ -185,7 +185,7 @@ impl Queue {
         Pushed::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
     }
 
-    /// Waits for a message of a channel that is not busy and returns the oldest. Returns `None` once the
+    /// Waits for a message of a topic that is not busy and returns the oldest. Returns `None` once the
     /// subscription has ended.
     async fn pop(&self, busy: &HashSet<Arc<str>>) -> Option<BusMessage> {
         loop {
@@ -194,7 +194,7 @@ impl Queue {
                 if waiting.closed {
                     return None;
                 }
-                let is_free = |message: &BusMessage| !busy.contains(&message.channel);
+                let is_free = |message: &BusMessage| !busy.contains(&message.topic);
                 let next = waiting.messages.iter().position(is_free);
                 if let Some(message) = next.and_then(|next| waiting.messages.remove(next)) {
                     waiting.bytes -= message.payload.len();
@@ -222,20 +222,20 @@ impl Queue {
     }
 }
 
-/// Runs a subscription's task: one message of each channel at a time, and up to `at_once` channels in
+/// Runs a subscription's task: one message of each topic at a time, and up to `at_once` topics in
 /// parallel.
-async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
+async fn run(queue: Arc<Backlog>, handler: Handler, at_once: usize) {
     let (mut running, mut busy) = (FuturesUnordered::new(), HashSet::new());
     loop {
         let may_begin = running.len() < at_once;
         tokio::select! {
             biased;
-            Some(channel) = running.next() => {
-                busy.remove(&channel);
+            Some(topic) = running.next() => {
+                busy.remove(&topic);
             }
             message = queue.pop(&busy), if may_begin => {
                 let Some(message) = message else { break };
-                busy.insert(Arc::clone(&message.channel));
+                busy.insert(Arc::clone(&message.topic));
                 running.push(handle(&handler, message));
             }
         }
@@ -245,18 +245,18 @@ async fn run(queue: Arc<Queue>, handler: Handler, at_once: usize) {
     while running.next().await.is_some() {}
 }
 
-/// Runs the handler for a message and returns the message's channel.
+/// Runs the handler for a message and returns the message's topic.
 async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
-    let channel = Arc::clone(&message.channel);
+    let topic = Arc::clone(&message.topic);
     if let Err(panic) = caught(|| handler(message)).await {
         limited!(
             ERROR,
-            channel = %cut(&channel),
+            topic = %cut(&topic),
             panic = %cut(panic),
             "a bus handler panicked; continuing with the next message"
         );
     }
-    channel
+    topic
 }
 
 #[cfg(test)]
@@ -283,7 +283,7 @@ mod tests {
             let (detached, mut one) = listen(&bus, pattern).await;
             let (_held, mut two) = listen(&bus, pattern).await;
             detached.detach();
-            assert_eq!(bus.publish("a", "".into()).await.unwrap(), 2);
+            assert_eq!(bus.publish("a", "").await.unwrap(), 2);
             assert!(one.recv().await.is_some() && two.recv().await.is_some());
             drop(bus);
             assert!(one.recv().await.is_none() && two.recv().await.is_none());
@@ -296,7 +296,7 @@ mod tests {
         let (_before, mut before) = listen(&bus, "a").await;
         bus.close();
         let (after, mut never) = listen(&bus, "a").await;
-        assert_eq!(bus.publish("a", "".into()).await.unwrap(), 0);
+        assert_eq!(bus.publish("a", "").await.unwrap(), 0);
         assert!(before.recv().await.is_none() && never.recv().await.is_none());
         after.unsubscribe().await;
     }

@@ -1,5 +1,5 @@
 //! The bus over Redis publish and subscribe. A published message returns through Redis even to the
-//! subscriptions of its own node, so all nodes see the same order of messages on a channel.
+//! subscriptions of its own node, so all nodes see the same order of messages on a topic.
 
 use std::{
     collections::HashMap,
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::{Bus, BusBackend, Handler, Subscription, memory::Memory};
 use crate::{
-    BusError,
     cluster::{Body, Once, Sealer},
+    error::BusError,
     glob::Pattern,
     redis_client::{Channel, Event, Redis, Subscribed},
     reply::Reply,
@@ -35,7 +35,7 @@ struct RedisBus {
     kept: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
 
-/// A subscription at Redis, shared by all subscriptions of this node to the same channel or pattern.
+/// A subscription at Redis, shared by all subscriptions of this node to the same topic or pattern.
 struct Shared {
     /// Delivers messages to the subscriptions of this node.
     local: Memory,
@@ -51,14 +51,14 @@ impl RedisBus {
     /// Returns the Redis channel or pattern and its shared subscription, created if necessary. Returns `None`
     /// once the bus is closed.
     fn shared(&self, pattern: &str) -> Option<(Arc<Shared>, Arc<Subscribed>)> {
-        let channel = match Pattern::parse(pattern) {
+        let topic = match Pattern::parse(pattern) {
             Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
             Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
         };
         let mut all = self.shared.lock();
         let all = all.as_mut()?;
         all.retain(|_, shared| shared.strong_count() > 0);
-        if let Some(shared) = all.get(&channel).and_then(Weak::upgrade) {
+        if let Some(shared) = all.get(&topic).and_then(Weak::upgrade) {
             let subscribed = shared.subscribed.lock().clone();
             if let Some(subscribed) = subscribed {
                 return Some((shared, subscribed));
@@ -67,9 +67,11 @@ impl RedisBus {
         let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
         let (weak, redis, sealer) = (Arc::downgrade(&shared), self.redis.clone(), self.sealer.clone());
         let heard = Mutex::new(Once::default());
-        let subscribed = self.redis.subscribe(channel.clone(), move |event| {
-            let (Some(shared), Event::Message { channel, payload }) = (weak.upgrade(), event) else { return };
-            let Some(name) = redis.name("bus", &channel) else { return };
+        let subscribed = self.redis.subscribe(topic.clone(), move |event| {
+            let (Some(shared), Event::Message { channel: topic, payload }) = (weak.upgrade(), event) else {
+                return;
+            };
+            let Some(name) = redis.name("bus", &topic) else { return };
             let payload = if sealer.is_on() {
                 let message = heard.lock().open(&sealer, &redis.key("bus", &name, ""), payload);
                 match message.map(|message| message.body) {
@@ -88,22 +90,22 @@ impl RedisBus {
         });
         let subscribed = Arc::new(subscribed);
         *shared.subscribed.lock() = Some(subscribed.clone());
-        all.insert(channel, Arc::downgrade(&shared));
+        all.insert(topic, Arc::downgrade(&shared));
         Some((shared, subscribed))
     }
 }
 
 impl BusBackend for RedisBus {
-    fn publish<'a>(&'a self, channel: &'a str, payload: Bytes) -> Reply<'a, usize> {
+    fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize> {
         Reply::Later(Box::pin(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
-            let channel = self.redis.key("bus", channel, "");
+            let topic = self.redis.key("bus", topic, "");
             let payload = if self.sealer.is_on() {
-                self.sealer.message(&channel, Body::Bus { payload })
+                self.sealer.message(&topic, Body::Bus { payload })
             } else {
                 payload
             };
-            publish.arg(&channel).arg(&payload[..]);
+            publish.arg(&topic).arg(&payload[..]);
             self.redis.run(&publish).await
         }))
     }

@@ -1,4 +1,4 @@
-//! Cluster communication over Redis: rooms and broadcasts by publish and subscribe, clients by a registry of
+//! Cluster communication over Redis: rooms and broadcasts by publish and subscribe, users by a registry of
 //! which node has which.
 //!
 //! A node subscribes to a room only while it has members in it. Its own messages come back to it and are
@@ -38,11 +38,11 @@ use super::{
     gaps::{GapLog, GapReport},
     sequence::{Heard, Told},
     sign::{Once, Sealer},
-    wire::{Body, Message, is_name},
+    wire::{Body, Envelope, is_name},
 };
 use crate::{
-    Error, Frame, Result,
-    engine::{Bridge, Group, Later, Place, Reach, RemoteStats, Shards},
+    Error, Message, Result,
+    engine::{Bridge, Group, Later, Node, Place, Reach, RemoteStats},
     id::{ConnectionId, NodeId},
     log::{cut, limited},
     redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
@@ -75,15 +75,15 @@ struct Inner {
     /// Signs outgoing messages.
     sealer: Arc<Sealer>,
     /// The local node, which receives the messages.
-    shards: Weak<Shards>,
+    shards: Weak<Node>,
     /// The queue of outgoing messages.
     out: Arc<Outgoing>,
     /// Rooms with members on this node.
     rooms: Mutex<Rooms>,
     /// Notified when a room waits for its first confirmation and none did before.
     awaiting: Notify,
-    /// Clients with connections on this node, and the number of connections.
-    clients: Mutex<HashMap<Arc<str>, usize>>,
+    /// Users with connections on this node, and the number of connections.
+    users: Mutex<HashMap<Arc<str>, usize>>,
     /// What other nodes know about this node.
     registration: Mutex<registry::Registration>,
     /// Whether this node holds a lease.
@@ -112,7 +112,7 @@ struct Counts {
 
 impl RedisBridge {
     /// Creates the connection of a node to the others. Its tasks run on the current runtime.
-    pub(crate) fn new(redis: Redis, shards: &Arc<Shards>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
+    pub(crate) fn new(redis: Redis, shards: &Arc<Node>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
         let inner = Arc::new(Inner {
             node: shards.node,
             sealer,
@@ -122,7 +122,7 @@ impl RedisBridge {
             redis,
             rooms: Mutex::default(),
             awaiting: Notify::new(),
-            clients: Mutex::default(),
+            users: Mutex::default(),
             registration: Mutex::default(),
             seated: watch::Sender::new(false),
             detector: Mutex::default(),
@@ -191,7 +191,7 @@ impl Inner {
             Event::Message { payload, .. } => payload,
         };
         let message = self.sealer.open(channel, payload);
-        let Some(Message { node, number, body: Body::Frame { frame } }) = message else {
+        let Some(Envelope { node, number, body: Body::Message { frame } }) = message else {
             self.sealer.refuse();
             return;
         };
@@ -246,18 +246,18 @@ impl Inner {
         let Event::Message { payload, .. } = event else { return };
         let inbox = seat.inbox(&self.redis);
         let message = if seat.is_held() { heard.lock().open(&self.sealer, &inbox, payload) } else { None };
-        let (Some(Message { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
+        let (Some(Envelope { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
             self.sealer.refuse();
             return;
         };
         match body {
-            Body::ToClient { client, frame } => {
+            Body::ToUser { user, frame } => {
                 self.counts.received.fetch_add(1, Relaxed);
-                shards.push_to_local_client(&client, &frame);
+                shards.push_to_local_user(&user, &frame);
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
                 let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
-                let group = if is_room { Group::Room(&name) } else { Group::Client(&name) };
+                let group = if is_room { Group::Room(&name) } else { Group::User(&name) };
                 let mut connections = shards.local_connections(group);
                 connections.retain(|&connection| connection > from);
                 let page = PAGE.min(limit as usize);
@@ -275,7 +275,7 @@ impl Inner {
                     let _ = asker.send(connections); // the caller may have been dropped
                 }
             }
-            Body::Ask { .. } | Body::Frame { .. } | Body::Bus { .. } => {
+            Body::Ask { .. } | Body::Message { .. } | Body::Bus { .. } => {
                 self.sealer.refuse();
             }
         }
@@ -301,7 +301,7 @@ impl Inner {
     fn counts_key(&self, group: Group<'_>) -> String {
         match group {
             Group::Room(room) => self.redis.key("room", room, ":nodes"),
-            Group::Client(client) => self.redis.key("client", client, ":nodes"),
+            Group::User(user) => self.redis.key("user", user, ":nodes"),
         }
     }
 
@@ -320,7 +320,7 @@ impl Inner {
     /// Asks a node for its connections of a group after `from`.
     async fn ask(&self, seat: &Seat, group: Group<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
         let own = self.registration.lock().seat.clone();
-        let own = own.ok_or_else(|| crate::BackendError::Unavailable {
+        let own = own.ok_or_else(|| crate::error::BackendError::Unavailable {
             reason: "this node is not registered".into(),
         })?;
         let id = self.next_question.fetch_add(1, Relaxed);
@@ -338,7 +338,7 @@ impl Inner {
         }
         let (is_room, name) = match group {
             Group::Room(room) => (true, room.to_owned()),
-            Group::Client(client) => (false, client.to_owned()),
+            Group::User(user) => (false, user.to_owned()),
         };
         let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -353,7 +353,7 @@ impl Inner {
         }
         match timeout(TIME_LIMIT, answer).await {
             Ok(Ok(connections)) => Ok(connections),
-            _ => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+            _ => Err(crate::error::BackendError::TimedOut { after: TIME_LIMIT }.into()),
         }
     }
 
@@ -366,7 +366,7 @@ impl Inner {
 }
 
 impl Bridge for RedisBridge {
-    fn push(&self, room: Option<&Arc<str>>, frame: &Frame) {
+    fn push(&self, room: Option<&Arc<str>>, frame: &Message) {
         let inner = &self.inner;
         let channel = inner.channel(room.map(|room| &**room));
         inner.out.push_frame(inner.node, &inner.sealer, room, channel, frame);
@@ -380,15 +380,15 @@ impl Bridge for RedisBridge {
         inner.touch(Item::Room(room.clone()));
     }
 
-    fn client_changed(&self, client: &Arc<str>, connections: usize) {
-        let mut clients = self.inner.clients.lock();
+    fn user_changed(&self, user: &Arc<str>, connections: usize) {
+        let mut users = self.inner.users.lock();
         if connections == 0 {
-            clients.remove(client);
+            users.remove(user);
         } else {
-            clients.insert(client.clone(), connections);
+            users.insert(user.clone(), connections);
         }
-        drop(clients);
-        self.inner.touch(Item::Client(client.clone()));
+        drop(users);
+        self.inner.touch(Item::User(user.clone()));
     }
 
     fn ready(&self) -> Later<'_, ()> {
@@ -400,7 +400,7 @@ impl Bridge for RedisBridge {
             let mut seated = self.inner.seated.subscribe();
             match timeout(TIME_LIMIT, seated.wait_for(|&seated| seated)).await {
                 Ok(_) => Ok(()),
-                Err(_) => Err(crate::BackendError::TimedOut { after: TIME_LIMIT }.into()),
+                Err(_) => Err(crate::error::BackendError::TimedOut { after: TIME_LIMIT }.into()),
             }
         })
     }
@@ -415,7 +415,7 @@ impl Bridge for RedisBridge {
                         None => Err(Error::Closed), // it has left meanwhile
                     }
                 }
-                Group::Client(client) => self.inner.registered(client).await,
+                Group::User(user) => self.inner.registered(user).await,
             };
             match reached {
                 Ok(()) => Reach::AllNodes,
@@ -459,13 +459,13 @@ impl Bridge for RedisBridge {
         })
     }
 
-    fn push_to_client<'a>(&'a self, client: &'a str, frame: Frame) -> Later<'a, usize> {
+    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> Later<'a, usize> {
         Box::pin(async move {
             let inner = &self.inner;
             let mut read = redis::cmd("HGETALL");
-            read.arg(inner.counts_key(Group::Client(client)));
+            read.arg(inner.counts_key(Group::User(user)));
             let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
-            let body = Body::ToClient { client: client.to_owned(), frame };
+            let body = Body::ToUser { user: user.to_owned(), frame };
             let mut reached = 0;
             for (field, count) in owners {
                 let Some(seat) = Seat::parse(&field) else { continue };

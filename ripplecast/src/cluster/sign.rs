@@ -23,7 +23,7 @@ use sha2::Sha256;
 
 use super::{
     sequence::{FIRST_SERIES, Number, Window},
-    wire::{Body, Message},
+    wire::{Body, Envelope},
 };
 
 /// Maximum age of a message, and maximum difference of clocks.
@@ -70,11 +70,11 @@ impl Sealer {
     /// rooms.
     pub(crate) fn message(&self, channel: &str, body: Body) -> Bytes {
         let number = Number { series: FIRST_SERIES, number: self.next.fetch_add(1, Relaxed) };
-        self.seal(channel, &Message { node: self.node, number, body })
+        self.seal(channel, &Envelope { node: self.node, number, body })
     }
 
     /// Encodes and signs a message for that channel.
-    pub(super) fn seal(&self, channel: &str, message: &Message) -> Bytes {
+    pub(super) fn seal(&self, channel: &str, message: &Envelope) -> Bytes {
         let mut bytes = message.encode();
         if let Some(mac) = &self.mac {
             bytes.put_u64(now());
@@ -85,7 +85,7 @@ impl Sealer {
     }
 
     /// Decodes a message received on a channel. Returns `None` if it is malformed or not properly signed.
-    pub(super) fn open(&self, channel: &str, mut bytes: Bytes) -> Option<Message> {
+    pub(super) fn open(&self, channel: &str, mut bytes: Bytes) -> Option<Envelope> {
         if let Some(mac) = &self.mac {
             let body = bytes.len().checked_sub(SEAL)?;
             let signature = bytes.split_off(bytes.len() - 32);
@@ -96,7 +96,7 @@ impl Sealer {
             }
             bytes.truncate(body);
         }
-        Message::decode(bytes)
+        Envelope::decode(bytes)
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Once(HashMap<u64, Window>);
 impl Once {
     /// Decodes a message received on a channel; `None` if it is rejected. Without a secret, no message is
     /// received twice.
-    pub(crate) fn open(&mut self, sealer: &Sealer, channel: &str, bytes: Bytes) -> Option<Message> {
+    pub(crate) fn open(&mut self, sealer: &Sealer, channel: &str, bytes: Bytes) -> Option<Envelope> {
         let message = sealer.open(channel, bytes)?;
         if sealer.is_on() {
             if self.0.len() >= SENDERS && !self.0.contains_key(&message.node) {
@@ -142,7 +142,7 @@ mod tests {
     const KEY: &[u8] = b"0123456789abcdef";
 
     fn body() -> Body {
-        Body::ToClient { client: "ann".into(), frame: "hello".into() }
+        Body::ToUser { user: "ann".into(), frame: "hello".into() }
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn an_old_message_is_rejected() {
         let sealer = Sealer::new(1, Some(KEY));
-        let message = Message { node: 1, number: Number { series: 1, number: 1 }, body: body() };
+        let message = Envelope { node: 1, number: Number { series: 1, number: 1 }, body: body() };
         let sealed_at = |time: u64| {
             let mut bytes = message.encode();
             bytes.put_u64(time);

@@ -4,13 +4,13 @@
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::sequence::Number;
-use crate::{Frame, limits::NAME, text::prefix};
+use crate::{Message, limits::NAME, text::prefix};
 
 /// The version of the format; any other is rejected.
 const VERSION: u8 = 1;
 
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Message {
+pub(crate) struct Envelope {
     /// The sender.
     pub(crate) node: u64,
     /// Its sequence number: counted on its channel for a room's frame, else among all messages that are not
@@ -23,16 +23,16 @@ pub(crate) struct Message {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Body {
     /// A frame for the members of the channel's room, or for all connections.
-    Frame { frame: Frame },
-    /// A frame for the connections of a client.
-    ToClient { client: String, frame: Frame },
+    Message { frame: Message },
+    /// A frame for the connections of a user.
+    ToUser { user: String, frame: Message },
     /// A query for the connections of a group.
     Ask {
         /// Where to send the reply: the lease of a node.
         to: String,
         /// The id of the query.
         id: u64,
-        /// Whether the group is a room rather than a client.
+        /// Whether the group is a room rather than a user.
         is_room: bool,
         /// The name of the group.
         name: String,
@@ -52,7 +52,7 @@ pub(crate) enum Body {
     },
 }
 
-impl Message {
+impl Envelope {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.size());
         out.put_u8(VERSION);
@@ -60,7 +60,7 @@ impl Message {
         out.put_u64(self.number.series);
         out.put_u64(self.number.number);
         match &self.body {
-            Body::Frame { frame } => {
+            Body::Message { frame } => {
                 out.put_u8(b'f');
                 put_frame(&mut out, frame);
             }
@@ -68,9 +68,9 @@ impl Message {
                 out.put_u8(b'b');
                 out.put_slice(payload);
             }
-            Body::ToClient { client, frame } => {
+            Body::ToUser { user, frame } => {
                 out.put_u8(b'c');
-                put_text(&mut out, client);
+                put_text(&mut out, user);
                 put_frame(&mut out, frame);
             }
             Body::Ask { to, id, is_room, name, from, limit } => {
@@ -93,13 +93,13 @@ impl Message {
 
     /// Estimates the encoded size in bytes.
     fn size(&self) -> usize {
-        let frame = |frame: &Frame| {
+        let frame = |frame: &Message| {
             frame.len() + [frame.key(), frame.event()].into_iter().flatten().map(str::len).sum::<usize>() + 96
         };
         match &self.body {
-            Body::Frame { frame: f } => frame(f),
+            Body::Message { frame: f } => frame(f),
             Body::Bus { payload } => payload.len() + 96,
-            Body::ToClient { client, frame: f } => client.len() + frame(f),
+            Body::ToUser { user, frame: f } => user.len() + frame(f),
             Body::Ask { to, name, .. } => to.len() + name.len() + 64,
             Body::Answer { connections, .. } => 8 * connections.len() + 32,
         }
@@ -113,9 +113,9 @@ impl Message {
         let node = bytes.try_get_u64().ok()?;
         let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
         let body = match bytes.try_get_u8().ok()? {
-            b'f' => Body::Frame { frame: get_frame(bytes)? },
+            b'f' => Body::Message { frame: get_frame(bytes)? },
             b'b' => Body::Bus { payload: bytes },
-            b'c' => Body::ToClient { client: get_text(&mut bytes)?, frame: get_frame(bytes)? },
+            b'c' => Body::ToUser { user: get_text(&mut bytes)?, frame: get_frame(bytes)? },
             b'q' => Body::Ask {
                 to: get_text(&mut bytes)?,
                 id: bytes.try_get_u64().ok()?,
@@ -157,7 +157,7 @@ const KEY: u8 = 2;
 const EVENT: u8 = 4;
 
 /// Writes a frame: flags, key, event, and the payload as the rest.
-fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
+fn put_frame(out: &mut Vec<u8>, frame: &Message) {
     // A key or event too long to be a name has no use on other nodes either.
     let short = |text: &&str| text.len() <= usize::from(u16::MAX);
     let (key, event) = (frame.key().filter(short), frame.event().filter(short));
@@ -168,14 +168,14 @@ fn put_frame(out: &mut Vec<u8>, frame: &Frame) {
 }
 
 /// Reads a frame without copying its payload.
-fn get_frame(mut bytes: Bytes) -> Option<Frame> {
+fn get_frame(mut bytes: Bytes) -> Option<Message> {
     let flags = bytes.try_get_u8().ok()?;
     let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };
     let event = if flags & EVENT == 0 { String::new() } else { get_text(&mut bytes)? };
     let frame = if flags & TEXT == 0 {
-        Frame::binary(bytes)
+        Message::binary(bytes)
     } else if simdutf8::basic::from_utf8(&bytes).is_ok() {
-        Frame::from_checked_text(bytes)
+        Message::from_checked_text(bytes)
     } else {
         return None;
     };
@@ -186,7 +186,7 @@ fn get_frame(mut bytes: Bytes) -> Option<Frame> {
     })
 }
 
-/// Returns whether this can be the name of a room or a client.
+/// Returns whether this can be the name of a room or a user.
 pub(super) fn is_name(name: &str) -> bool {
     name.len() <= NAME
 }
@@ -197,8 +197,9 @@ mod tests {
 
     use super::*;
 
-    fn frames() -> impl Strategy<Value = Frame> {
-        let payload = prop_oneof![".{0,40}".prop_map(Frame::text), any::<Vec<u8>>().prop_map(Frame::binary)];
+    fn frames() -> impl Strategy<Value = Message> {
+        let payload =
+            prop_oneof![".{0,40}".prop_map(Message::text), any::<Vec<u8>>().prop_map(Message::binary)];
         (payload, proptest::option::of(".{0,20}"), ".{0,9}").prop_map(|(frame, key, event)| {
             let frame = frame.with_event(&event);
             match key {
@@ -210,9 +211,9 @@ mod tests {
 
     fn bodies() -> impl Strategy<Value = Body> {
         prop_oneof![
-            frames().prop_map(|frame| Body::Frame { frame }),
+            frames().prop_map(|frame| Body::Message { frame }),
             any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
-            (".{0,20}", frames()).prop_map(|(client, frame)| Body::ToClient { client, frame }),
+            (".{0,20}", frames()).prop_map(|(user, frame)| Body::ToUser { user, frame }),
             (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
                 |(to, id, is_room, name, from, limit)| Body::Ask { to, id, is_room, name, from, limit }
             ),
@@ -224,24 +225,24 @@ mod tests {
     proptest! {
         #[test]
         fn messages_round_trip(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
-            let message = Message { node, number: Number { series, number }, body };
-            prop_assert_eq!(Message::decode(message.encode().into()), Some(message));
+            let message = Envelope { node, number: Number { series, number }, body };
+            prop_assert_eq!(Envelope::decode(message.encode().into()), Some(message));
         }
 
         #[test]
         fn decoding_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
-            let whole = Bytes::from(Message { node, number: Number { series: 1, number: 2 }, body }.encode());
-            let _ = Message::decode(whole.slice(..cut % (whole.len() + 1)));
-            let _ = Message::decode(bytes.clone().into());
-            let _ = Message::decode([&[VERSION], &bytes[..]].concat().into());
+            let whole = Bytes::from(Envelope { node, number: Number { series: 1, number: 2 }, body }.encode());
+            let _ = Envelope::decode(whole.slice(..cut % (whole.len() + 1)));
+            let _ = Envelope::decode(bytes.clone().into());
+            let _ = Envelope::decode([&[VERSION], &bytes[..]].concat().into());
         }
     }
 
     #[test]
     fn invalid_utf8_is_rejected() {
-        let body = Body::ToClient { client: "a".into(), frame: "ö".into() };
-        let mut bytes = Message { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
+        let body = Body::ToUser { user: "a".into(), frame: "ö".into() };
+        let mut bytes = Envelope { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
         *bytes.last_mut().unwrap() = 0xff;
-        assert_eq!(Message::decode(bytes.into()), None);
+        assert_eq!(Envelope::decode(bytes.into()), None);
     }
 }

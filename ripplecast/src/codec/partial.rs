@@ -17,16 +17,16 @@ pub(super) struct Partial {
     header: [u8; MAX_HEADER],
     header_len: usize,
     /// The frame whose payload is incomplete.
-    frame: Option<Frame>,
+    frame: Option<PartialFrame>,
     /// The payload of an incomplete control frame. Separate from `message`, because it may arrive within one.
     control: Vec<u8>,
     /// The incomplete message, in one frame or several.
-    message: Option<Message>,
+    message: Option<PartialMessage>,
 }
 
 /// A frame whose header is complete.
 #[derive(Debug)]
-struct Frame {
+struct PartialFrame {
     fin: bool,
     opcode: Opcode,
     compressed: bool,
@@ -38,7 +38,7 @@ struct Frame {
 
 /// A text or binary message that is being assembled.
 #[derive(Debug)]
-struct Message {
+struct PartialMessage {
     text: bool,
     /// If so, its bytes can't be validated as text yet.
     compressed: bool,
@@ -119,7 +119,7 @@ impl Partial {
         input: &[u8],
         max_message: usize,
         deflate: bool,
-    ) -> Result<(usize, Option<Frame>), ProtocolError> {
+    ) -> Result<(usize, Option<PartialFrame>), ProtocolError> {
         let open = self.message.as_ref().map(|message| message.bytes.len());
         let (header, taken) = if self.header_len == 0 {
             let header = Header::parse(input, open, max_message, deflate)?;
@@ -140,7 +140,7 @@ impl Partial {
             }
             (header, header.map_or(more, |header| header.size - had))
         };
-        let frame = header.map(|Header { fin, opcode, compressed, mask, len, .. }| Frame {
+        let frame = header.map(|Header { fin, opcode, compressed, mask, len, .. }| PartialFrame {
             fin,
             opcode,
             compressed,
@@ -153,12 +153,13 @@ impl Partial {
     /// Appends a piece of a data frame to its message. Returns the message if it is now complete.
     fn data<'a>(
         &mut self,
-        frame: &Frame,
+        frame: &PartialFrame,
         piece: &[u8],
         max_message: usize,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let message =
-            self.message.get_or_insert_with(|| Message::new(frame.opcode == Opcode::Text, frame.compressed));
+        let message = self
+            .message
+            .get_or_insert_with(|| PartialMessage::new(frame.opcode == Opcode::Text, frame.compressed));
         // The header has been checked against the limit, and a final frame determines the message's length.
         let end = message.bytes.len() + piece.len() + frame.remaining;
         message.append(piece, if frame.fin { end } else { max_message.max(end) })?;
@@ -170,7 +171,7 @@ impl Partial {
     }
 }
 
-impl Message {
+impl PartialMessage {
     /// Creates an empty message, without allocating.
     const fn new(text: bool, compressed: bool) -> Self {
         Self { text, compressed, bytes: Vec::new(), checked: 0 }

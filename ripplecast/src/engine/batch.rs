@@ -11,7 +11,7 @@ use super::{
     position::{Cursor, Snapshot, Source},
 };
 use crate::{
-    Frame,
+    Message,
     codec::{self, Opcode},
     limits::{COMMANDS_PER_TURN, READ_BUFFER},
 };
@@ -61,7 +61,7 @@ impl Dialect {
     /// bytes or has a shared compressed form.
     pub(crate) fn encode(
         self,
-        frame: &Frame,
+        frame: &Message,
         cursor: Option<Cursor>,
         compress_above: usize,
         out: &mut Vec<u8>,
@@ -96,7 +96,7 @@ fn chunk(start: usize, out: &mut Vec<u8>) {
 
 /// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name
 /// `binary` unless they have another.
-fn encode_event(frame: &Frame, cursor: Option<Cursor>, out: &mut Vec<u8>) {
+fn encode_event(frame: &Message, cursor: Option<Cursor>, out: &mut Vec<u8>) {
     if let Some(Cursor { epoch, offset }) = cursor {
         out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
     }
@@ -138,7 +138,7 @@ pub(crate) struct Tag {
 
 impl Tag {
     /// Returns the tag of a frame pushed to one connection, perhaps as part of a room's state.
-    pub(crate) fn of(frame: &Frame, of: Option<Snapshot>) -> Self {
+    pub(crate) fn of(frame: &Message, of: Option<Snapshot>) -> Self {
         let source = of.map_or(Source { scope: 0, overflow: None }, |of| of.source);
         let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
         Self { barrier, ..source.tag(frame.shared_key()) }
@@ -159,7 +159,7 @@ impl Joined {
     pub(crate) fn push(
         &mut self,
         dialect: Dialect,
-        frame: &Frame,
+        frame: &Message,
         of: Option<Snapshot>,
         compress_above: usize,
     ) {
@@ -241,7 +241,7 @@ impl Source {
 
 impl Batch {
     /// Appends a frame for one transport.
-    pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Frame, cursor: Option<Cursor>) {
+    pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Message, cursor: Option<Cursor>) {
         // The room has already decided whether to compress: if so, the frame has a shared compressed form.
         dialect.encode(frame, cursor, usize::MAX, &mut self.open[dialect as usize]);
     }
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_chunk_says_how_long_its_event_is() {
         for len in [0, 1, 9, 10, 246, 247, 4086, 4087, 65_526, 65_527, 1 << 20] {
-            let frame = Frame::text("x".repeat(len));
+            let frame = Message::text("x".repeat(len));
             let (mut bare, mut chunked) = (Vec::new(), b"before".to_vec());
             Dialect::Sse.encode(&frame, None, usize::MAX, &mut bare);
             Dialect::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);

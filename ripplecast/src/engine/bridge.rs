@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use crate::{Frame, NodeId, Result, id::ConnectionId};
+use crate::{Message, NodeId, Result, id::ConnectionId};
 
 /// An answer that takes a way over the network.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -12,8 +12,8 @@ pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + '
 pub(crate) enum Group<'a> {
     /// The members of a room.
     Room(&'a str),
-    /// The connections of a client.
-    Client(&'a str),
+    /// The connections of a user.
+    User(&'a str),
 }
 
 /// Where a page of connections begins: behind this connection of this node; from 0.
@@ -53,11 +53,11 @@ impl Reach {
 pub(crate) trait Bridge: Send + Sync {
     /// A frame was pushed to a room of this node, or to all its connections if there is no room. Called under the room's
     /// lock, so in its order; never waits.
-    fn push(&self, room: Option<&Arc<str>>, frame: &Frame);
+    fn push(&self, room: Option<&Arc<str>>, frame: &Message);
     /// A room has so many members on this node now. Called under the room's lock.
     fn room_changed(&self, room: &Arc<str>, members: usize);
-    /// A client has so many connections on this node now. Called under the lock of the clients.
-    fn client_changed(&self, client: &Arc<str>, connections: usize);
+    /// A user has so many connections on this node now. Called under the lock of the users.
+    fn user_changed(&self, user: &Arc<str>, connections: usize);
     /// Waits until this node receives broadcasts, and is registered.
     fn ready(&self) -> Later<'_, ()>;
     /// Waits, for a bounded time, until messages of other nodes to that group reach this node. Returns which nodes
@@ -70,8 +70,8 @@ pub(crate) trait Bridge: Send + Sync {
     /// Up to so many connections of that kind on other nodes, from a place on, in order; fewer only at the end.
     fn connections<'a>(&'a self, group: Group<'a>, from: Place, limit: usize)
     -> Later<'a, Vec<ConnectionId>>;
-    /// Sends a frame to the connections of a client on other nodes; about how many those are.
-    fn push_to_client<'a>(&'a self, client: &'a str, frame: Frame) -> Later<'a, usize>;
+    /// Sends a frame to the connections of a user on other nodes; about how many those are.
+    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> Later<'a, usize>;
     /// All nodes that are there now, this one among them.
     fn all_nodes(&self) -> Later<'_, Vec<NodeId>>;
     /// What happened on the way.
@@ -80,7 +80,7 @@ pub(crate) trait Bridge: Send + Sync {
     fn leave(&self) -> Later<'_, ()>;
 }
 
-/// What went to other nodes, and what came from them; found in [`Stats`](crate::Stats). All zero with the memory backend.
+/// What went to other nodes, and what came from them; found in [`Stats`](crate::stats::Stats). All zero with the memory backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStats {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::{adoption::Adoption, mailbox::Posted, position::Snapshot, room::RoomCore, tap::Ear};
-use crate::{Close, Frame, id::Local};
+use crate::{Close, Message, id::Local};
 
 /// One command in a shard's mailbox. A command for a connection that has been closed and released is dropped.
 pub(crate) enum Command<W> {
     /// Takes over a socket.
     Adopt(Box<Adoption<W>>),
     /// Sends a frame to one connection; `of` names the room if the frame is part of that room's state.
-    Push { to: Local, frame: Frame, of: Option<Snapshot> },
+    Push { to: Local, frame: Message, of: Option<Snapshot> },
     /// Sends a frame to every member of a room on this shard.
-    Cast { room: Arc<RoomCore<W>>, frame: Frame, offset: u64 },
+    Cast { room: Arc<RoomCore<W>>, frame: Message, offset: u64 },
     /// Adds a connection to a room, which already counts it.
     Join { who: Local, room: Arc<RoomCore<W>> },
     /// Removes a connection from a room, which no longer counts it.

@@ -9,7 +9,7 @@ use super::{
     batch::{Dialect, Joined},
     node::ShardHandle,
 };
-use crate::{Frame, id::Local, limits::READ_BUFFER, outcome::Sent};
+use crate::{Message, id::Local, limits::READ_BUFFER, outcome::Sent};
 
 thread_local! {
     static CURRENT: Current = const {
@@ -62,7 +62,7 @@ impl Drop for Entered {
 }
 
 /// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
-pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Frame) -> Option<Sent> {
+pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Message) -> Option<Sent> {
     CURRENT.with(|current| {
         if current.local.get() != to.pack() || current.node.get() != shard.node {
             return None;

@@ -32,7 +32,7 @@ use super::{
     room::RoomCore,
     tap::Ear,
 };
-use crate::{Frame, codec::Event, id::Local, limits::SENDS_PER_TURN, outcome::Dropped};
+use crate::{Message, codec::Event, id::Local, limits::SENDS_PER_TURN, outcome::Dropped};
 
 /// Delivers frames to the connections of a shard. See the module.
 pub(crate) struct Delivery<W> {
@@ -125,7 +125,7 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Queues a room's frame for its members on this shard.
-    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Frame, offset: u64) {
+    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Message, offset: u64) {
         self.fanout.cast(&mut self.sender, room, frame, offset);
     }
 
@@ -145,7 +145,7 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Sends a frame to one connection, behind the frames that wait in its rooms.
-    pub(crate) fn push(&mut self, who: Local, frame: &Frame, of: Option<Snapshot>) {
+    pub(crate) fn push(&mut self, who: Local, frame: &Message, of: Option<Snapshot>) {
         self.fanout.push(&mut self.sender, who, frame, of);
     }
 

@@ -20,7 +20,7 @@ struct Detail {
     /// Values stored by the application, one of each type.
     states: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
     /// The user that it was identified as.
-    client: Option<Arc<str>>,
+    user: Option<Arc<str>>,
     /// Values that live as long as the connection, such as the publisher of a room that it joined; by address.
     kept: HashMap<usize, Arc<dyn Any + Send + Sync>>,
     /// Dropping these notifies the tasks that wait for the close.
@@ -58,13 +58,13 @@ impl Details {
     }
 
     /// Returns the user that the connection was identified as.
-    pub(crate) fn client(&self, who: Local) -> Option<Arc<str>> {
-        self.0.get(&who.pack())?.client.clone()
+    pub(crate) fn user(&self, who: Local) -> Option<Arc<str>> {
+        self.0.get(&who.pack())?.user.clone()
     }
 
     /// Sets the user. Returns the earlier one.
-    pub(crate) fn set_client(&mut self, who: Local, client: Arc<str>) -> Option<Arc<str>> {
-        self.0.entry(who.pack()).or_default().client.replace(client)
+    pub(crate) fn set_user(&mut self, who: Local, user: Arc<str>) -> Option<Arc<str>> {
+        self.0.entry(who.pack()).or_default().user.replace(user)
     }
 
     /// Returns a receiver that ends when the connection closes.

@@ -313,13 +313,13 @@ impl<C> Locked<'_, C> {
     }
 
     /// Returns the user that the connection was identified as.
-    pub(crate) fn client(&self, who: Local) -> Option<Arc<str>> {
-        self.state.details.client(who)
+    pub(crate) fn user(&self, who: Local) -> Option<Arc<str>> {
+        self.state.details.user(who)
     }
 
     /// Sets the connection's user. Returns the earlier one.
-    pub(crate) fn set_client(&mut self, who: Local, client: Arc<str>) -> Option<Arc<str>> {
-        self.state.details.set_client(who, client)
+    pub(crate) fn set_user(&mut self, who: Local, user: Arc<str>) -> Option<Arc<str>> {
+        self.state.details.set_user(who, user)
     }
 
     /// Keeps something alive for as long as the connection, once.

@@ -32,9 +32,9 @@ use super::{
     node::ShardHandle,
     outbox::{Overflow, Profile, Wire},
     room::{Registry, RoomCore},
-    users::Clients,
+    users::Users,
 };
-use crate::{CloseCode, Error, Frame, hub::Connection, id::Local, limits::MAILBOX_BYTES, outcome::Sent};
+use crate::{CloseCode, Error, Message, hub::Connection, id::Local, limits::MAILBOX_BYTES, outcome::Sent};
 
 /// Tries every interleaving.
 fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {

@@ -12,10 +12,10 @@ use super::{
     command::Command,
     mailbox::Mailbox,
     room::{Registry, RoomCore, Setup},
-    users::Clients,
+    users::Users,
 };
 use crate::{
-    Error, Frame, Result,
+    Error, Message, Result,
     id::{ConnectionId, Local},
     outcome::Sent,
     sync::atomic::{AtomicU64, AtomicUsize},
@@ -28,7 +28,7 @@ pub(crate) struct ShardHandle {
     /// The node, in this run of it.
     pub(crate) node: u64,
     /// The other shards.
-    pub(crate) shards: Weak<Shards>,
+    pub(crate) shards: Weak<Node>,
     /// What the shard counts.
     counters: Counters,
     /// What all rooms share.
@@ -75,14 +75,14 @@ impl ShardHandle {
     pub(crate) fn new(
         mailbox: Arc<Mailbox<Command<Socket>>>,
         node: u64,
-        shards: Weak<Shards>,
+        shards: Weak<Node>,
         setup: Arc<Setup>,
     ) -> Self {
         Self { mailbox, node, shards, counters: Counters::default(), setup }
     }
 
     /// Posts a frame for a connection to the shard's mailbox.
-    pub(crate) fn push(&self, to: Local, frame: Frame) -> Sent {
+    pub(crate) fn push(&self, to: Local, frame: Message) -> Sent {
         let mut mailbox = self.mailbox.lock();
         if !mailbox.is_live(to) {
             return Sent::Closed;
@@ -113,7 +113,7 @@ impl ShardHandle {
 }
 
 /// See the module.
-pub(crate) struct Shards {
+pub(crate) struct Node {
     /// The node, in this run of it: a random number.
     pub(crate) node: u64,
     /// By number.
@@ -122,8 +122,8 @@ pub(crate) struct Shards {
     pub(crate) rooms: Arc<Registry<Socket>>,
     /// The room of all connections.
     pub(crate) everyone: Arc<RoomCore<Socket>>,
-    /// Clients by id.
-    pub(crate) clients: Clients,
+    /// Users by id.
+    pub(crate) users: Users,
     /// How many connections there may be, and are.
     pub(crate) admissions: Arc<Admissions>,
     /// What waits for slow readers, on all shards.
@@ -136,12 +136,12 @@ pub(crate) struct Shards {
     pub(crate) stopping: watch::Sender<bool>,
     /// Accepted connections whose sockets are on their way from a server that is not ours.
     pub(crate) arriving: watch::Sender<usize>,
-    /// Shards that still run.
+    /// Node that still run.
     pub(crate) running: watch::Sender<usize>,
 }
 
-impl Shards {
-    /// Shards without connections; they have to be started.
+impl Node {
+    /// Node without connections; they have to be started.
     pub(crate) fn new(
         node: u64,
         shards: usize,
@@ -164,7 +164,7 @@ impl Shards {
                 handles: mailboxes.iter().map(handle).collect(),
                 rooms,
                 everyone,
-                clients: Clients::new(setup.clone()),
+                users: Users::new(setup.clone()),
                 admissions: Arc::new(admissions),
                 ledger: Arc::new(ledger),
                 setup: setup.clone(),
@@ -186,7 +186,7 @@ impl Shards {
     pub(crate) fn local_connections(&self, group: Group<'_>) -> Vec<u64> {
         let found = match group {
             Group::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
-            Group::Client(client) => self.clients.connections(client),
+            Group::User(user) => self.users.connections(user),
         };
         found.into_iter().map(Local::pack).collect()
     }
@@ -218,7 +218,7 @@ impl Shards {
     pub(crate) async fn count(&self, group: Group<'_>) -> Result<usize> {
         let here = match group {
             Group::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
-            Group::Client(client) => self.clients.connections(client).len(),
+            Group::User(user) => self.users.connections(user).len(),
         };
         match self.setup.bridge() {
             Some(bridge) => Ok(here + bridge.len(group).await?),
@@ -226,9 +226,9 @@ impl Shards {
         }
     }
 
-    /// Pushes a frame to each connection that a client has on this node. Returns how many took it.
-    pub(crate) fn push_to_local_client(&self, client: &str, frame: &Frame) -> usize {
-        let connections = self.clients.connections(client).into_iter();
+    /// Pushes a frame to each connection that a user has on this node. Returns how many took it.
+    pub(crate) fn push_to_local_user(&self, user: &str, frame: &Message) -> usize {
+        let connections = self.users.connections(user).into_iter();
         connections.filter(|&to| self.shard_of(to).push(to, frame.clone()) == Sent::Queued).count()
     }
 
@@ -277,7 +277,7 @@ impl Shards {
 }
 
 /// A socket that is on its way from a server to a shard.
-pub(crate) struct Arrival(Arc<Shards>);
+pub(crate) struct Arrival(Arc<Node>);
 
 impl Drop for Arrival {
     fn drop(&mut self) {

@@ -27,7 +27,7 @@ pub enum Overflow {
     /// policy. If all waiting frames are under other policies, a new frame under this one is dropped itself. For
     /// feeds in which only the newest frame counts.
     DropOldest,
-    /// A frame [with a key](crate::Frame::with_key) replaces the waiting frame with the same key, whether or not the
+    /// A frame [with a key](crate::Message::with_key) replaces the waiting frame with the same key, whether or not the
     /// outbox is full: a slow tab gets the latest value of a counter, not every earlier one. Keys of different rooms
     /// are different. A frame that has no key, or still does not fit, closes the connection as
     /// [`Disconnect`](Self::Disconnect) does, so that no client keeps an outdated value without noticing.

@@ -24,7 +24,7 @@ use super::{
     position::{Cursor, Snapshot, Source},
 };
 use crate::{
-    Error, Frame, Result,
+    Error, Message, Result,
     id::Local,
     outcome::Sent,
     sync::{
@@ -103,17 +103,17 @@ impl<W> RoomCore<W> {
 
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none; and then to the other
     /// nodes.
-    pub(crate) fn push(self: &Arc<Self>, frame: &Frame) -> Sent {
+    pub(crate) fn push(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, self.setup.bridge())
     }
 
     /// As [`push`](Self::push), on this node alone.
-    pub(crate) fn push_here(self: &Arc<Self>, frame: &Frame) -> Sent {
+    pub(crate) fn push_here(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, None)
     }
 
     /// Pushes a frame here, and over the bridge.
-    fn push_to(self: &Arc<Self>, frame: &Frame, bridge: Option<&Arc<dyn Bridge>>) -> Sent {
+    fn push_to(self: &Arc<Self>, frame: &Message, bridge: Option<&Arc<dyn Bridge>>) -> Sent {
         let compressed_once;
         let frame = if self.setup.compresses(frame) {
             compressed_once = frame.clone().with_shared_deflated();
@@ -150,7 +150,7 @@ impl<W> RoomCore<W> {
         self: &Arc<Self>,
         first: usize,
         per_shard: &[u32],
-        frame: &Frame,
+        frame: &Message,
         offset: u64,
         wakes: &mut Vec<Wake>,
     ) -> Result<()> {
@@ -171,7 +171,7 @@ impl<W> RoomCore<W> {
     /// # Errors
     /// [`Error::Closed`] when the connection is; [`Error::TooManyRooms`] when it is in as many rooms as it may be in;
     /// [`Error::Overloaded`] when the mailbox of its shard is full.
-    pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Frame>) -> Result<()> {
+    pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Message>) -> Result<()> {
         let mut state = self.state.lock();
         let mut mailbox = self.mailboxes[who.shard()].lock();
         let limit = self.setup.rooms_per_connection();
@@ -207,7 +207,7 @@ impl<W> RoomCore<W> {
     ///
     /// # Errors
     /// As [`RoomCore::join`].
-    pub(crate) fn push_state(&self, who: Local, frame: Frame, is_first: bool) -> Result<()> {
+    pub(crate) fn push_state(&self, who: Local, frame: Message, is_first: bool) -> Result<()> {
         let mut mailbox = self.mailboxes[who.shard()].lock();
         if !mailbox.is_live(who) {
             return Err(Error::Closed);

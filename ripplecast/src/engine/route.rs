@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use super::outbox::Profile;
-use crate::{Close, Frame, Result, id::Local};
+use crate::{Close, Message, Result, id::Local};
 
 /// The settings and callbacks of an endpoint.
 pub(crate) struct Route {
@@ -60,7 +60,7 @@ pub(crate) trait Callbacks: Send {
     /// Called when a connection has been opened.
     fn open(&mut self, who: Local) -> Called;
     /// Called for each message.
-    fn message(&mut self, who: Local, frame: Frame) -> Called;
+    fn message(&mut self, who: Local, frame: Message) -> Called;
     /// Called when a connection has been closed.
     fn close(&mut self, who: Local, close: Close) -> Called;
 }

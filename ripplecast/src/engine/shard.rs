@@ -26,7 +26,7 @@ use super::{
     delivery::{Delivery, Fault},
     drops::DropReport,
     mailbox::Mailbox,
-    node::{Counter, ShardHandle, Shards},
+    node::{Counter, Node, ShardHandle},
     outbox::Wire,
     poller::{Event, Poller},
     route::{Callbacks, Route},
@@ -147,7 +147,7 @@ struct Endpoint {
 pub(crate) struct Shard {
     /// The part that other threads see.
     handle: Arc<ShardHandle>,
-    shards: Arc<Shards>,
+    shards: Arc<Node>,
     delivery: Delivery<TcpStream>,
     /// By slot: the rest of each connection.
     peers: Vec<Peer>,
@@ -202,7 +202,7 @@ impl Drop for Shard {
 
 impl Shard {
     /// Creates a shard without connections.
-    pub(crate) fn new(index: usize, shards: &Arc<Shards>, runtime: runtime::Handle) -> io::Result<Self> {
+    pub(crate) fn new(index: usize, shards: &Arc<Node>, runtime: runtime::Handle) -> io::Result<Self> {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),

@@ -88,7 +88,7 @@ impl Tap {
 
     /// Returns the next frame; `None` once the connection has closed, or once newer taps have ended this one (see
     /// [`Connection::tap`](crate::Connection::tap)). Cancel safe: no frame is lost when the future is dropped.
-    pub async fn next(&mut self) -> Option<TappedFrame> {
+    pub async fn recv(&mut self) -> Option<TappedFrame> {
         self.frames.recv().await
     }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Maps each user to its connections on this node.
-pub(crate) struct Clients {
+pub(crate) struct Users {
     /// Striped by the hash of the id.
     stripes: Box<[Stripe]>,
     /// Chooses the stripe.
@@ -23,10 +23,10 @@ pub(crate) struct Clients {
     setup: Arc<Setup>,
 }
 
-/// Clients whose ids have the same hash.
+/// Users whose ids have the same hash.
 type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
 
-impl Clients {
+impl Users {
     /// Creates an empty map.
     pub(crate) fn new(setup: Arc<Setup>) -> Self {
         Self {
@@ -37,16 +37,16 @@ impl Clients {
     }
 
     /// Assigns a connection to a user, and removes it from any other.
-    pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, client: &str) -> Result<()> {
-        let client: Arc<str> = client.into();
+    pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, user: &str) -> Result<()> {
+        let user: Arc<str> = user.into();
         // All of it under the mailbox's lock, so that two calls can't undo each other's half.
         let mut mailbox = mailbox.lock();
         if !mailbox.is_live(who) {
             return Err(Error::Closed);
         }
-        let former = mailbox.set_client(who, client.clone());
-        if former.as_ref() != Some(&client) {
-            self.add(&client, who);
+        let former = mailbox.set_user(who, user.clone());
+        if former.as_ref() != Some(&user) {
+            self.add(&user, who);
             if let Some(former) = former {
                 self.remove(&former, who);
             }
@@ -55,43 +55,43 @@ impl Clients {
     }
 
     /// Removes a connection from a user.
-    pub(crate) fn remove(&self, client: &str, who: Local) {
-        let mut stripe = self.stripe(client).lock();
-        let Some(connections) = stripe.get_mut(client) else { return };
+    pub(crate) fn remove(&self, user: &str, who: Local) {
+        let mut stripe = self.stripe(user).lock();
+        let Some(connections) = stripe.get_mut(user) else { return };
         connections.retain(|&connection| connection != who);
         let left = connections.len();
         if left == 0 {
-            stripe.remove(client);
+            stripe.remove(user);
         }
-        self.changed(&client.into(), left);
+        self.changed(&user.into(), left);
     }
 
     /// Returns the connections of a user.
-    pub(crate) fn connections(&self, client: &str) -> Vec<Local> {
-        self.stripe(client).lock().get(client).cloned().unwrap_or_default()
+    pub(crate) fn connections(&self, user: &str) -> Vec<Local> {
+        self.stripe(user).lock().get(user).cloned().unwrap_or_default()
     }
 
     /// Adds a connection to a user, once.
-    fn add(&self, client: &Arc<str>, who: Local) {
-        let mut stripe = self.stripe(client).lock();
-        let connections = stripe.entry(client.clone()).or_default();
+    fn add(&self, user: &Arc<str>, who: Local) {
+        let mut stripe = self.stripe(user).lock();
+        let connections = stripe.entry(user.clone()).or_default();
         if !connections.contains(&who) {
             connections.push(who);
             let count = connections.len();
-            self.changed(client, count);
+            self.changed(user, count);
         }
     }
 
     /// Reports to the other nodes how many connections a user has here. Called under the lock of its stripe, so in
     /// order.
-    fn changed(&self, client: &Arc<str>, connections: usize) {
+    fn changed(&self, user: &Arc<str>, connections: usize) {
         if let Some(bridge) = self.setup.bridge() {
-            bridge.client_changed(client, connections);
+            bridge.user_changed(user, connections);
         }
     }
 
     /// The stripe of an id.
-    fn stripe(&self, client: &str) -> &Stripe {
-        &self.stripes[self.hasher.hash_one(client) as usize % self.stripes.len()]
+    fn stripe(&self, user: &str) -> &Stripe {
+        &self.stripes[self.hasher.hash_one(user) as usize % self.stripes.len()]
     }
 }

@@ -8,7 +8,7 @@ const KEPT: usize = 64;
 /// A text that is not an id of the expected type; found in [`Error::Id`](crate::Error::Id).
 ///
 /// ```
-/// use ripplecast::{ConnectionId, ParseIdError};
+/// use ripplecast::{ConnectionId, error::ParseIdError};
 ///
 /// let error: ParseIdError = "seven".parse::<ConnectionId>().unwrap_err();
 /// assert_eq!(error.text(), "seven");

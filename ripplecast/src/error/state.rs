@@ -4,7 +4,7 @@
 /// operation changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StoreError {
+pub enum StateError {
     /// A row's key is too long.
     #[error(
         "table `{table}`: a key has {len} bytes; at most {limit} are allowed; use a shorter one, such as its hash"

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
-    Backend, DropReport, GapReport, RoomOptions, TrustedProxies,
+    Backend, RoomOptions, TrustedProxies,
     cluster::GapHook,
     engine::{DropHook, RoomRules},
     limits::{CONNECTIONS, CONNECTIONS_PER_ADDRESS, IPV6_PREFIX, QUEUED_BYTES, ROOMS_PER_CONNECTION},
+    stats::{DropReport, GapReport},
 };
 
 /// Settings for a new [`Hub`]. All have safe defaults.
@@ -151,7 +152,7 @@ impl HubBuilder {
     /// frames. It runs on the shard, or in the push that was rejected, so it must be quick and must not
     /// block. It must not use counters or tables, whose lock may be held. Drops of the hook's own pushes are
     /// not reported. Drops with the same reason in one turn may be reported in one call.
-    /// [`Stats::drops`](crate::Stats::drops) counts all of them.
+    /// [`Stats::drops`](crate::stats::Stats::drops) counts all of them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -204,7 +205,7 @@ impl HubBuilder {
 
     /// Sets a secret of at least 16 bytes that all nodes share. Messages between nodes are signed with it
     /// (HMAC-SHA-256). Messages that are unsigned, old or replayed are dropped and counted in
-    /// [`RemoteStats::refused`](crate::RemoteStats::refused). By default there is no secret, and anyone who
+    /// [`RemoteStats::refused`](crate::stats::RemoteStats::refused). By default there is no secret, and anyone who
     /// can write to the backend can send to every connection.
     ///
     /// The signature covers pushes, broadcasts, messages to users, and the bus, on which only nodes can then
@@ -217,7 +218,7 @@ impl HubBuilder {
 
     /// Sets a hook that is called when messages from other nodes were or may have been missed; see
     /// [`GapReport`]. It runs on the task that reads from the backend, so it must be quick and must not
-    /// block. [`Stats::remote`](crate::Stats::remote) counts all of them.
+    /// block. [`Stats::remote`](crate::stats::Stats::remote) counts all of them.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {

@@ -3,8 +3,8 @@
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
-    Close, CloseCode, Error, Frame, Result,
-    engine::{Command, Group, Reach, ShardHandle, Shards, Tap, cork},
+    Close, CloseCode, Error, Message, Result,
+    engine::{Command, Group, Node, Reach, ShardHandle, Tap, cork},
     id::{ConnectionId, Local},
     limits::CLOSE_REASON,
     name::check_name,
@@ -41,7 +41,7 @@ impl Connection {
     ///
     /// Frames pushed inside a callback of the same connection are sent together when the callback returns or
     /// waits.
-    pub fn push(&self, frame: impl Into<Frame>) -> Sent {
+    pub fn push(&self, frame: impl Into<Message>) -> Sent {
         let frame = frame.into();
         if let Some(sent) = cork::push(&self.shard, self.local, &frame) {
             return sent;
@@ -94,7 +94,7 @@ impl Connection {
     /// other nodes arrive once this node's subscription to the room is active, which takes a round trip to
     /// Redis for the first member on a node. Until then they are missed and can't be counted. If that
     /// matters, await [`join_confirmed`](Self::join_confirmed).
-    /// [`RemoteStats::unconfirmed`](crate::RemoteStats::unconfirmed) counts such joins, and
+    /// [`RemoteStats::unconfirmed`](crate::stats::RemoteStats::unconfirmed) counts such joins, and
     /// [`on_gap`](crate::HubBuilder::on_gap) reports those that take longer than 1 s.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Connection {
     /// above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room", room)?;
-        let shards = self.shards()?;
+        let shards = self.local_node()?;
         shards.rooms.room(room).join(self.local, None)
     }
 
@@ -139,19 +139,19 @@ impl Connection {
     ///
     /// # Errors
     /// Same as [`join`](Self::join).
-    pub fn join_with(&self, room: &str, snapshot: impl Into<Frame>) -> Result<()> {
+    pub fn join_with(&self, room: &str, snapshot: impl Into<Message>) -> Result<()> {
         check_name("room", room)?;
-        let shards = self.shards()?;
+        let shards = self.local_node()?;
         shards.rooms.room(room).join(self.local, Some(snapshot.into()))
     }
 
     /// Leaves a room. Frames pushed to the room before still arrive. Returns whether the connection was a
     /// member.
     pub fn leave(&self, room: &str) -> bool {
-        self.shards().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
+        self.local_node().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
     }
 
-    /// Identifies the connection as one of a user's. [`hub.client(id)`](crate::Hub::client) then reaches it,
+    /// Identifies the connection as one of a user's. [`hub.user(id)`](crate::Hub::user) then reaches it,
     /// on this node at once and on every node once this returns [`Reach::AllNodes`]. The id must come from
     /// your own check of a session or token, never from the peer itself. A second call changes the user.
     ///
@@ -167,23 +167,23 @@ impl Connection {
     /// # Cancellation
     /// Once the future has been polled, the connection is identified, and is registered for the other nodes
     /// as soon as possible, even if the future is dropped.
-    pub async fn identify(&self, client_id: &str) -> Result<Reach> {
-        check_name("client", client_id)?;
-        self.shards()?.clients.identify(&self.shard.mailbox, self.local, client_id)?;
-        self.reach(Group::Client(client_id)).await
+    pub async fn identify(&self, user_id: &str) -> Result<Reach> {
+        check_name("user", user_id)?;
+        self.local_node()?.users.identify(&self.shard.mailbox, self.local, user_id)?;
+        self.reach(Group::User(user_id)).await
     }
 
     /// Waits until other nodes can reach the connection as a member of `group`.
     async fn reach(&self, group: Group<'_>) -> Result<Reach> {
-        let shards = self.shards()?;
+        let shards = self.local_node()?;
         let Some(bridge) = shards.setup.bridge() else { return Ok(Reach::AllNodes) };
         let reach = bridge.reach(group).await;
         if self.is_open() { Ok(reach) } else { Err(Error::Closed) }
     }
 
     /// Returns the id of the user that the connection was [identified](Self::identify) as.
-    pub fn client_id(&self) -> Option<Arc<str>> {
-        self.shard.mailbox.lock().client(self.local)
+    pub fn user_id(&self) -> Option<Arc<str>> {
+        self.shard.mailbox.lock().user(self.local)
     }
 
     /// Stores a value with the connection, one of each type, until `on_close` has returned.
@@ -219,7 +219,7 @@ impl Connection {
     /// ```
     /// # async fn example(conn: ripplecast::Connection) -> ripplecast::Result<()> {
     /// let mut tap = conn.tap()?;
-    /// while let Some(frame) = tap.next().await {
+    /// while let Some(frame) = tap.recv().await {
     ///     println!("{:?} {:?} {} bytes: {}", frame.direction, frame.kind, frame.len, frame.head.escape_ascii());
     /// }
     /// println!("closed");
@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// Returns the node's shards, unless they have ended.
-    pub(crate) fn shards(&self) -> Result<Arc<Shards>> {
+    pub(crate) fn local_node(&self) -> Result<Arc<Node>> {
         self.shard.shards.upgrade().ok_or(Error::Closed)
     }
 }

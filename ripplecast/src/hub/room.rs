@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Frame, Result,
-    engine::{Group, RoomCore, Shards, Socket},
+    Message, Result,
+    engine::{Group, Node, RoomCore, Socket},
     id::ConnectionId,
     outcome::Sent,
 };
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Room {
     pub(crate) core: Arc<RoomCore<Socket>>,
-    pub(super) shards: Arc<Shards>,
+    pub(super) shards: Arc<Node>,
 }
 
 impl Room {
@@ -51,7 +51,7 @@ impl Room {
     ///
     /// Members on other nodes receive it through Redis, if their node has subscribed to the room by then; see
     /// [`Connection::join`](crate::Connection::join).
-    pub fn push(&self, frame: impl Into<Frame>) -> Sent {
+    pub fn push(&self, frame: impl Into<Message>) -> Sent {
         self.core.push(&frame.into())
     }
 

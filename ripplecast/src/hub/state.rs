@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Counter, Hub, Result, Table, TableBuilder};
+use crate::{Counter, Hub, Result, Table, state::TableBuilder};
 
 /// Shared state: counters and tables.
 impl Hub {
@@ -34,7 +34,7 @@ impl Hub {
     /// [`table_builder`](Self::table_builder) sets another size.
     ///
     /// # Errors
-    /// [`StoreError`](crate::StoreError), when the name is empty or longer than 255 bytes, the capacity is 0, `T` has
+    /// [`StateError`](crate::error::StateError), when the name is empty or longer than 255 bytes, the capacity is 0, `T` has
     /// fields of another type, or the table is already declared differently.
     ///
     /// ```
@@ -82,8 +82,8 @@ impl Hub {
     /// Returns a table that has already been declared.
     ///
     /// # Errors
-    /// [`StoreError::TableNotDeclared`](crate::StoreError::TableNotDeclared) if there is none.
-    /// [`StoreError::DeclaredDifferently`](crate::StoreError::DeclaredDifferently) if its columns are not the fields of `T`.
+    /// [`StateError::TableNotDeclared`](crate::error::StateError::TableNotDeclared) if there is none.
+    /// [`StateError::DeclaredDifferently`](crate::error::StateError::DeclaredDifferently) if its columns are not the fields of `T`.
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::connection::Connection;
 use crate::{
-    Frame, Result,
-    engine::{Group, Shards},
+    Message, Result,
+    engine::{Group, Node},
     id::{ConnectionId, NodeId},
     outcome::Sent,
 };
@@ -15,17 +15,17 @@ use crate::{
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
 /// let hub = ripplecast::Hub::builder().build()?;
-/// let reached = hub.client("user:7").push("your order has left").await?;
+/// let reached = hub.user("user:7").push("your order has left").await?;
 /// assert_eq!(reached, 0); // not connected at the moment
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Client {
+pub struct User {
     pub(crate) id: Arc<str>,
-    pub(crate) shards: Arc<Shards>,
+    pub(crate) shards: Arc<Node>,
 }
 
-impl Client {
+impl User {
     /// Returns the user's id.
     pub fn id(&self) -> &str {
         &self.id
@@ -38,7 +38,7 @@ impl Client {
     /// # Errors
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; the frame was then
     /// sent to the connections of this node only. None with the memory backend.
-    pub async fn push(&self, frame: impl Into<Frame>) -> Result<usize> {
+    pub async fn push(&self, frame: impl Into<Message>) -> Result<usize> {
         let mut frame = frame.into();
         if self.shards.setup.compresses(&frame) {
             frame = frame.with_shared_deflated();
@@ -46,7 +46,7 @@ impl Client {
         let connections = self.local_connections();
         let here = connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count();
         match self.shards.setup.bridge() {
-            Some(bridge) => Ok(here + bridge.push_to_client(&self.id, frame).await?),
+            Some(bridge) => Ok(here + bridge.push_to_user(&self.id, frame).await?),
             None => Ok(here),
         }
     }
@@ -57,16 +57,16 @@ impl Client {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend or another node does not answer; none
     /// with the memory backend.
     pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
-        self.shards.all_connections(Group::Client(&self.id)).await
+        self.shards.all_connections(Group::User(&self.id)).await
     }
 
     /// Returns the nodes that the user is connected to.
     ///
     /// # Errors
-    /// Same as [`Client::connections`].
+    /// Same as [`User::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
         let mut nodes = match self.shards.setup.bridge() {
-            Some(bridge) => bridge.nodes(Group::Client(&self.id)).await?,
+            Some(bridge) => bridge.nodes(Group::User(&self.id)).await?,
             None => Vec::new(),
         };
         if self.local_connections().next().is_some() {
@@ -79,12 +79,12 @@ impl Client {
     /// Returns the user's connections on this node.
     fn local_connections(&self) -> impl Iterator<Item = Connection> {
         let connection = |local| Connection::new(self.shards.shard_of(local).clone(), local);
-        self.shards.clients.connections(&self.id).into_iter().map(connection)
+        self.shards.users.connections(&self.id).into_iter().map(connection)
     }
 }
 
-impl std::fmt::Debug for Client {
+impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("User").field("id", &self.id).finish_non_exhaustive()
     }
 }

@@ -5,33 +5,33 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    id::StreamId,
-    message::{StreamMessage, StreamStatus},
-    options::ReliableOptions,
+    id::MessageId,
+    message::{QueueMessage, QueueStatus},
+    options::QueueOptions,
     runner::Control,
 };
 use crate::{Result, reply::Reply};
 
 /// A handler with a boxed future, as called by the subscription's tasks.
 pub(super) type Handler =
-    Box<dyn Fn(StreamMessage) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
+    Box<dyn Fn(QueueMessage) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
-/// Stores streams. One per hub. Names and payloads have been checked.
-pub(super) trait StreamBackend: Send + Sync {
-    /// Appends a message, unless the stream is full of unhandled ones.
-    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId>;
-    /// See [`ReliableStream::status`].
-    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus>;
-    /// See [`ReliableStream::remove_group`].
-    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool>;
-    /// See [`ReliableStream::delete`].
-    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool>;
+/// Stores queues. One per hub. Names and payloads have been checked.
+pub(super) trait QueueBackend: Send + Sync {
+    /// Appends a message, unless the queue is full of unhandled ones.
+    fn publish<'a>(&'a self, queue: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, MessageId>;
+    /// See [`Queue::status`].
+    fn status<'a>(&'a self, queue: &'a str) -> Reply<'a, QueueStatus>;
+    /// See [`Queue::remove_group`].
+    fn remove_group<'a>(&'a self, queue: &'a str, group: &'a str) -> Reply<'a, bool>;
+    /// See [`Queue::delete`].
+    fn delete<'a>(&'a self, queue: &'a str) -> Reply<'a, bool>;
     /// Creates the group if necessary, and a consumer in it.
     fn join<'a>(
         &'a self,
-        stream: &'a Arc<str>,
+        queue: &'a Arc<str>,
         group: &'a Arc<str>,
-        options: &'a ReliableOptions,
+        options: &'a QueueOptions,
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>>;
 }
@@ -43,15 +43,15 @@ pub(super) trait Consumer: Send + Sync {
     /// once. Waits while the backend is unavailable.
     fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>;
     /// Begins another delivery of a message, if this consumer still owns it.
-    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again>;
+    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again>;
     /// Marks the message as handled.
-    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()>;
+    fn acknowledge<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, ()>;
     /// Moves the message to the dead letters in one step. Returns false if another consumer owns or has
     /// handled it.
-    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool>;
+    fn bury<'a>(&'a self, message: &'a QueueMessage, reason: &'a str) -> Reply<'a, bool>;
     /// Releases the message, so that another consumer can take it at once. A delivery that no handler saw
     /// does not count.
-    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()>;
+    fn release<'a>(&'a self, message: &'a QueueMessage, seen: bool) -> Reply<'a, ()>;
     /// Makes [`take`](Self::take) return soon; it is not called again.
     fn stop(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     /// Leaves the group and releases whatever is still held.
@@ -60,7 +60,7 @@ pub(super) trait Consumer: Send + Sync {
 
 /// A message delivered to a consumer.
 pub(super) struct Delivery {
-    pub(super) message: StreamMessage,
+    pub(super) message: QueueMessage,
     /// Whether another consumer had it before.
     pub(super) claimed: bool,
     /// Why no handler can receive it.
@@ -73,6 +73,6 @@ pub(super) enum Again {
     Ours { deliveries: u32 },
     /// Another consumer, or the message has been handled.
     Theirs,
-    /// The stream no longer contains the message, so only this consumer has it.
+    /// The queue no longer contains the message, so only this consumer has it.
     Gone,
 }

@@ -1,4 +1,4 @@
-//! Streams within this process, which last as long as it does. A stream's messages and groups are in
+//! Queues within this process, which last as long as it does. A queue's messages and groups are in
 //! `memory/log.rs`.
 
 mod log;
@@ -19,19 +19,19 @@ use parking_lot::Mutex;
 use self::log::{Entry, Log, State};
 use super::{
     DEAD, DEAD_LETTERS,
-    backend::{Again, Consumer, Delivery, StreamBackend},
-    id::StreamId,
-    message::{DeadLetter, StreamMessage, StreamStatus},
-    options::ReliableOptions,
+    backend::{Again, Consumer, Delivery, QueueBackend},
+    id::MessageId,
+    message::{DeadLetter, QueueMessage, QueueStatus},
+    options::QueueOptions,
     runner::Control,
 };
 use crate::{Error, Result, reply::Reply};
 
-/// Maximum number of streams, without those of dead letters; each is kept until deleted. More than a program
-/// names, but too few for one stream per user.
+/// Maximum number of queues, without those of dead letters; each is kept until deleted. More than a program
+/// names, but too few for one queue per user.
 const STREAMS: usize = 10_000;
 
-/// The streams of this process.
+/// The queues of this process.
 #[derive(Default)]
 pub(super) struct Memory {
     /// Shared with the consumers, which add dead letters here.
@@ -40,12 +40,12 @@ pub(super) struct Memory {
     next: AtomicU64,
 }
 
-/// The streams by name.
+/// The queues by name.
 #[derive(Default)]
 struct Logs(Mutex<HashMap<Arc<str>, Arc<Log>>>);
 
 impl Logs {
-    /// Returns the stream with that name, created if necessary.
+    /// Returns the queue with that name, created if necessary.
     fn open(&self, name: &str) -> Result<Arc<Log>> {
         let mut logs = self.0.lock();
         if let Some(log) = logs.get(name) {
@@ -53,38 +53,38 @@ impl Logs {
         }
         // There must always be a place for dead letters.
         if logs.len() >= STREAMS && !name.ends_with(DEAD) {
-            return Err(Error::Overloaded { what: "the memory for streams", limit: STREAMS });
+            return Err(Error::Overloaded { what: "the memory for queues", limit: STREAMS });
         }
         let (name, log): (Arc<str>, _) = (name.into(), Arc::<Log>::default());
         logs.insert(name, Arc::clone(&log));
         Ok(log)
     }
 
-    /// Returns the stream with that name, if it exists.
+    /// Returns the queue with that name, if it exists.
     fn find(&self, name: &str) -> Option<Arc<Log>> {
         self.0.lock().get(name).cloned()
     }
 }
 
-impl StreamBackend for Memory {
-    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
-        let published = self.logs.open(stream).and_then(|log| {
-            let id = log.state.lock().publish(stream, payload, max_len)?;
+impl QueueBackend for Memory {
+    fn publish<'a>(&'a self, queue: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, MessageId> {
+        let published = self.logs.open(queue).and_then(|log| {
+            let id = log.state.lock().publish(queue, payload, max_len)?;
             log.changed.notify_waiters();
             Ok(id)
         });
         Reply::now(published)
     }
 
-    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
-        let mut status = self.logs.find(stream).map(|log| log.state.lock().status()).unwrap_or_default();
-        let dead = self.logs.find(&format!("{stream}{DEAD}"));
+    fn status<'a>(&'a self, queue: &'a str) -> Reply<'a, QueueStatus> {
+        let mut status = self.logs.find(queue).map(|log| log.state.lock().status()).unwrap_or_default();
+        let dead = self.logs.find(&format!("{queue}{DEAD}"));
         status.dead = dead.map_or(0, |log| log.state.lock().len() as u64);
         Reply::now::<Error>(Ok(status))
     }
 
-    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
-        let removed = self.logs.find(stream).is_some_and(|log| {
+    fn remove_group<'a>(&'a self, queue: &'a str, group: &'a str) -> Reply<'a, bool> {
+        let removed = self.logs.find(queue).is_some_and(|log| {
             let removed = log.state.lock().remove_group(group);
             log.changed.notify_waiters(); // its subscriptions start again
             removed
@@ -92,29 +92,29 @@ impl StreamBackend for Memory {
         Reply::now::<Error>(Ok(removed))
     }
 
-    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool> {
+    fn delete<'a>(&'a self, queue: &'a str) -> Reply<'a, bool> {
         let mut logs = self.logs.0.lock();
-        let Some(log) = logs.get(stream) else { return Reply::now::<Error>(Ok(false)) };
+        let Some(log) = logs.get(queue) else { return Reply::now::<Error>(Ok(false)) };
         let existed = log.state.lock().clear();
         // Subscriptions hold the log and continue with it.
         if Arc::strong_count(log) == 1 {
-            logs.remove(stream);
+            logs.remove(queue);
         }
         Reply::now::<Error>(Ok(existed))
     }
 
     fn join<'a>(
         &'a self,
-        stream: &'a Arc<str>,
+        queue: &'a Arc<str>,
         group: &'a Arc<str>,
-        _options: &'a ReliableOptions,
+        _options: &'a QueueOptions,
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
-        let joined = self.logs.open(stream).map(|log| {
+        let joined = self.logs.open(queue).map(|log| {
             log.state.lock().group(group).consumers += 1;
             let member = Member {
                 number: self.next.fetch_add(1, Relaxed),
-                stream: Arc::clone(stream),
+                queue: Arc::clone(queue),
                 group: Arc::clone(group),
                 log,
                 logs: Arc::clone(&self.logs),
@@ -131,10 +131,10 @@ impl StreamBackend for Memory {
 struct Member {
     /// Identifies the consumer.
     number: u64,
-    stream: Arc<str>,
+    queue: Arc<str>,
     group: Arc<str>,
     log: Arc<Log>,
-    /// All streams, for the dead letters.
+    /// All queues, for the dead letters.
     logs: Arc<Logs>,
     /// Shared with the handle.
     control: Arc<Control>,
@@ -148,9 +148,9 @@ impl Member {
         let taken = state.take(&self.group, self.number, count);
         drop(state);
         self.control.counters.trimmed.fetch_add(taken.trimmed, Relaxed);
-        let message = |entry: &Entry, deliveries| StreamMessage {
+        let message = |entry: &Entry, deliveries| QueueMessage {
             id: entry.id,
-            stream: Arc::clone(&self.stream),
+            queue: Arc::clone(&self.queue),
             payload: entry.payload.clone(),
             deliveries,
             dead: entry.dead.clone(),
@@ -165,7 +165,7 @@ impl Member {
             .collect()
     }
 
-    /// Changes the stream under its lock.
+    /// Changes the queue under its lock.
     fn with<T: Unpin>(&self, change: impl FnOnce(&mut State) -> T) -> Reply<'_, T> {
         Reply::now::<Error>(Ok(change(&mut self.log.state.lock())))
     }
@@ -189,17 +189,17 @@ impl Consumer for Member {
         })
     }
 
-    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
+    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again> {
         self.with(|state| state.again(&self.group, self.number, message.id))
     }
 
-    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
+    fn acknowledge<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, ()> {
         self.with(|state| state.acknowledge(&self.group, message.id))
     }
 
-    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
-        let buried = self.logs.open(&format!("{}{DEAD}", self.stream)).map(|dead| {
-            // Locks both streams, so that the message is always seen on exactly one. A stream is locked
+    fn bury<'a>(&'a self, message: &'a QueueMessage, reason: &'a str) -> Reply<'a, bool> {
+        let buried = self.logs.open(&format!("{}{DEAD}", self.queue)).map(|dead| {
+            // Locks both queues, so that the message is always seen on exactly one. A queue is locked
             // before its dead letters.
             let mut state = self.log.state.lock();
             if !state.is_last_chance(&self.group, self.number, message.id) {
@@ -220,7 +220,7 @@ impl Consumer for Member {
         Reply::now(buried)
     }
 
-    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
+    fn release<'a>(&'a self, message: &'a QueueMessage, seen: bool) -> Reply<'a, ()> {
         self.log.state.lock().release(&self.group, self.number, message.id, seen);
         self.log.changed.notify_waiters();
         Reply::now::<Error>(Ok(()))

@@ -1,25 +1,25 @@
-//! Messages, dead letters, and the status of streams.
+//! Messages, dead letters, and the status of queues.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::id::StreamId;
+use super::id::MessageId;
 
-/// A message of a stream, as a handler receives it.
+/// A message of a queue, as a handler receives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct StreamMessage {
+pub struct QueueMessage {
     /// The message's id; the same at each delivery.
-    pub id: StreamId,
-    /// The stream on which it was published.
-    pub stream: Arc<str>,
+    pub id: MessageId,
+    /// The queue on which it was published.
+    pub queue: Arc<str>,
     /// The published bytes.
     pub payload: Bytes,
     /// The number of deliveries to this group, including this one. If it is above 1, the message may have
     /// been handled before, in part or in full.
     pub deliveries: u32,
-    /// On a stream of dead letters: the origin of the message and why it was given up.
+    /// On a queue of dead letters: the origin of the message and why it was given up.
     pub dead: Option<DeadLetter>,
 }
 
@@ -27,8 +27,8 @@ pub struct StreamMessage {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Its id on the stream on which it was published.
-    pub id: StreamId,
+    /// Its id on the queue on which it was published.
+    pub id: MessageId,
     /// The group that could not handle it.
     pub group: String,
     /// The error of the last delivery; at most 1 KiB.
@@ -37,16 +37,16 @@ pub struct DeadLetter {
     pub deliveries: u32,
 }
 
-/// The state of a stream and the progress of its groups.
+/// The state of a queue and the progress of its groups.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
-pub struct StreamStatus {
+pub struct QueueStatus {
     /// Messages kept, including handled ones.
     pub length: u64,
     /// Messages ever published.
     pub published: u64,
     /// The newest message's id; zero if there has never been a message.
-    pub last: StreamId,
+    pub last: MessageId,
     /// Dead letters kept.
     pub dead: u64,
     /// The groups, by name.
@@ -67,13 +67,13 @@ pub struct GroupStatus {
     /// group read them.
     pub lag: Option<u64>,
     /// The newest message delivered.
-    pub delivered: StreamId,
+    pub delivered: MessageId,
 }
 
 /// The counters of a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
-pub struct ReliableCounts {
+pub struct QueueCounts {
     /// Messages whose handler returned `Ok`.
     pub handled: u64,
     /// Deliveries whose handler failed or panicked.
@@ -82,7 +82,7 @@ pub struct ReliableCounts {
     pub dead: u64,
     /// Messages taken over from a subscription that ended or fell silent.
     pub claimed: u64,
-    /// Messages that disappeared from the stream while a consumer held them, for example by a manual `XTRIM`.
+    /// Messages that disappeared from the queue while a consumer held them, for example by a manual `XTRIM`.
     pub trimmed: u64,
     /// How often a handler blocked its thread for 100 ms or more before it returned or waited. Blocking work belongs in
     /// `tokio::task::spawn_blocking`.

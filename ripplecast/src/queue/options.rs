@@ -21,14 +21,14 @@ const GREATEST_CLAIM_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Maximum number of handlers of one subscription that may run at once: each holds a message and a task.
 const CONCURRENCY: usize = 1024;
 
-/// Settings for handling the messages of a stream; see
-/// [`ReliableStream::subscribe_with`](crate::queue::ReliableStream::subscribe_with).
+/// Settings for handling the messages of a queue; see
+/// [`Queue::subscribe_with`](crate::queue::Queue::subscribe_with).
 ///
 /// ```
-/// use ripplecast::ReliableOptions;
+/// use ripplecast::queue::QueueOptions;
 /// use std::time::Duration;
 ///
-/// let options = ReliableOptions::new()
+/// let options = QueueOptions::new()
 ///     .concurrency(8) // eight handlers at once, in no order
 ///     .max_deliveries(10)
 ///     .backoff(Duration::from_millis(500), Duration::from_secs(60));
@@ -36,7 +36,7 @@ const CONCURRENCY: usize = 1024;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until they are passed on"]
-pub struct ReliableOptions {
+pub struct QueueOptions {
     pub(super) max_deliveries: u32,
     /// The first wait before redelivery.
     backoff: Duration,
@@ -45,7 +45,7 @@ pub struct ReliableOptions {
     pub(super) concurrency: usize,
 }
 
-impl Default for ReliableOptions {
+impl Default for QueueOptions {
     fn default() -> Self {
         Self {
             max_deliveries: DELIVERIES,
@@ -57,7 +57,7 @@ impl Default for ReliableOptions {
     }
 }
 
-impl ReliableOptions {
+impl QueueOptions {
     /// Returns the defaults.
     pub fn new() -> Self {
         Self::default()
@@ -132,11 +132,11 @@ impl ReliableOptions {
 mod tests {
     use std::time::Duration;
 
-    use super::ReliableOptions;
+    use super::QueueOptions;
 
     #[test]
     fn invalid_settings_are_rejected_by_name() {
-        let new = ReliableOptions::new;
+        let new = QueueOptions::new;
         assert!(new().check().is_ok());
         for (wrong, name) in [
             (new().max_deliveries(0), "max_deliveries"),
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_wait_doubles_and_is_bounded() {
-        let options = ReliableOptions::new();
+        let options = QueueOptions::new();
         for (failures, whole) in
             [(0, 100), (1, 100), (2, 200), (3, 400), (9, 25_600), (10, 30_000), (u32::MAX, 30_000)]
         {

@@ -1,4 +1,4 @@
-//! Streams on Redis: one Redis stream each, with its consumer groups. Anything that takes several steps is a
+//! Queues on Redis: one Redis stream each, with its consumer groups. Anything that takes several steps is a
 //! script in `redis/*.lua`.
 //!
 //! A subscription is a consumer. It reads on its own connection, because its reads block; everything else
@@ -42,17 +42,17 @@ use self::{
     leases::{Membership, Renewer},
 };
 use super::{
-    DEAD, DEAD_LETTERS, Streams,
-    backend::{Again, Consumer, Delivery, StreamBackend},
-    id::StreamId,
-    message::{GroupStatus, StreamMessage, StreamStatus},
-    options::ReliableOptions,
+    DEAD, DEAD_LETTERS, Queues,
+    backend::{Again, Consumer, Delivery, QueueBackend},
+    id::MessageId,
+    message::{GroupStatus, QueueMessage, QueueStatus},
+    options::QueueOptions,
     pause::Pause,
     runner::Control,
 };
 use crate::{
-    Result, StreamError,
-    error::BackendError,
+    Result,
+    error::{BackendError, QueueError},
     log::limited,
     redis_client::{Link, Redis, TIME_LIMIT},
     reply::Reply,
@@ -76,7 +76,7 @@ script!(HOLD, "redis/hold.lua");
 script!(BURY, "redis/bury.lua");
 script!(STATUS, "redis/status.lua");
 
-impl Streams {
+impl Queues {
     pub(crate) fn redis(redis: Redis) -> Self {
         Self::with(Remote::new(redis))
     }
@@ -100,39 +100,39 @@ impl Remote {
     }
 }
 
-/// Returns the key of a stream. Its dead letters, and theirs, are in the same hash slot.
-fn key(redis: &Redis, stream: &str) -> String {
-    let name = stream.trim_end_matches(DEAD);
-    redis.key("s", name, &stream[name.len()..])
+/// Returns the key of a queue. Its dead letters, and theirs, are in the same hash slot.
+fn key(redis: &Redis, queue: &str) -> String {
+    let name = queue.trim_end_matches(DEAD);
+    redis.key("s", name, &queue[name.len()..])
 }
 
-/// Returns the key of a stream's dead letters.
-fn dead_key(redis: &Redis, stream: &str) -> String {
-    key(redis, stream) + DEAD
+/// Returns the key of a queue's dead letters.
+fn dead_key(redis: &Redis, queue: &str) -> String {
+    key(redis, queue) + DEAD
 }
 
-impl StreamBackend for Remote {
-    fn publish<'a>(&'a self, stream: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, StreamId> {
+impl QueueBackend for Remote {
+    fn publish<'a>(&'a self, queue: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, MessageId> {
         Reply::later(async move {
-            let key = key(&self.redis, stream);
+            let key = key(&self.redis, queue);
             let mut script = PUBLISH.key(&key);
             script.arg(&payload[..]).arg(max_len);
             let (id, group): (String, String) = self.redis.script(&key, &script).await?;
             if id.is_empty() {
                 let group = Some(group).filter(|group| !group.is_empty());
-                let stream = stream.to_owned();
-                return Err(StreamError::Full { stream, limit: max_len, unit: "messages", group }.into());
+                let queue = queue.to_owned();
+                return Err(QueueError::Full { queue, limit: max_len, unit: "messages", group }.into());
             }
             Ok(id.parse()?)
         })
     }
 
-    fn status<'a>(&'a self, stream: &'a str) -> Reply<'a, StreamStatus> {
+    fn status<'a>(&'a self, queue: &'a str) -> Reply<'a, QueueStatus> {
         Reply::later(async move {
             type Group = (String, u64, u64, i64, String);
-            let key = key(&self.redis, stream);
+            let key = key(&self.redis, queue);
             let mut script = STATUS.key(&key);
-            script.key(dead_key(&self.redis, stream));
+            script.key(dead_key(&self.redis, queue));
             let (length, published, last, dead, groups): (u64, u64, String, u64, Vec<Group>) =
                 self.redis.script(&key, &script).await?;
             let group = |(name, consumers, pending, lag, delivered): Group| {
@@ -140,41 +140,41 @@ impl StreamBackend for Remote {
                 Ok(GroupStatus { name, consumers, pending, lag, delivered })
             };
             let groups = groups.into_iter().map(group).collect::<Result<_>>()?;
-            Ok(StreamStatus { length, published, last: last.parse()?, dead, groups })
+            Ok(QueueStatus { length, published, last: last.parse()?, dead, groups })
         })
     }
 
-    fn remove_group<'a>(&'a self, stream: &'a str, group: &'a str) -> Reply<'a, bool> {
+    fn remove_group<'a>(&'a self, queue: &'a str, group: &'a str) -> Reply<'a, bool> {
         Reply::later(async move {
             let mut command = redis::cmd("XGROUP");
-            command.arg("DESTROY").arg(key(&self.redis, stream)).arg(group);
+            command.arg("DESTROY").arg(key(&self.redis, queue)).arg(group);
             match self.redis.run::<u8>(&command).await {
                 Ok(removed) => Ok(removed > 0),
-                // The stream itself does not exist.
+                // The queue itself does not exist.
                 Err(error) if is_refusal(&error, "requires the key to exist") => Ok(false),
                 Err(error) => Err(error),
             }
         })
     }
 
-    fn delete<'a>(&'a self, stream: &'a str) -> Reply<'a, bool> {
+    fn delete<'a>(&'a self, queue: &'a str) -> Reply<'a, bool> {
         Reply::later(async move {
             let mut command = redis::cmd("UNLINK");
-            command.arg(key(&self.redis, stream));
+            command.arg(key(&self.redis, queue));
             Ok(self.redis.run::<u64>(&command).await? > 0)
         })
     }
 
     fn join<'a>(
         &'a self,
-        stream: &'a Arc<str>,
+        queue: &'a Arc<str>,
         group: &'a Arc<str>,
-        options: &'a ReliableOptions,
+        options: &'a QueueOptions,
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
         Reply::later(async move {
             let membership = Arc::new(Membership {
-                key: key(&self.redis, stream),
+                key: key(&self.redis, queue),
                 group: Arc::clone(group),
                 name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
             });
@@ -186,8 +186,8 @@ impl StreamBackend for Remote {
                 renewer,
                 has_left: AtomicBool::new(false),
                 membership,
-                dead_key: dead_key(&self.redis, stream),
-                stream: Arc::clone(stream),
+                dead_key: dead_key(&self.redis, queue),
+                queue: Arc::clone(queue),
                 claim_after: options.claim_after,
                 control: Arc::clone(control),
                 held: Mutex::default(),
@@ -212,7 +212,7 @@ struct Member {
     redis: Redis,
     membership: Arc<Membership>,
     dead_key: String,
-    stream: Arc<str>,
+    queue: Arc<str>,
     /// The task that renews what the consumer holds.
     renewal: AbortHandle,
     /// The thread that runs the renewal.
@@ -224,7 +224,7 @@ struct Member {
     /// Shared with the handle.
     control: Arc<Control>,
     /// Messages delivered to this consumer and not settled.
-    held: Mutex<HashSet<StreamId>>,
+    held: Mutex<HashSet<MessageId>>,
     /// Locked by the only call of `take`.
     reader: tokio::sync::Mutex<Reader>,
     /// The id of the reading connection, used to end its read; 0 if there is none.
@@ -353,9 +353,9 @@ impl Member {
         let answered = Instant::now();
         if now < least || now > greatest {
             if reader.clock.is_some() {
-                let (stream, group) = (&*self.stream, &*self.membership.group);
+                let (queue, group) = (&*self.queue, &*self.membership.group);
                 tracing::warn!(
-                    stream,
+                    queue,
                     group,
                     "Redis's clock was set, or Redis was suspended: messages of silent subscriptions are taken over later"
                 );
@@ -366,7 +366,7 @@ impl Member {
         reader.cursor = cursor;
         reader.next_claim = answered + self.claim_every();
         let found = entries(&found);
-        let own: Vec<StreamId> = {
+        let own: Vec<MessageId> = {
             let held = self.held.lock();
             found.iter().map(|entry| entry.id).filter(|id| held.contains(id)).collect()
         };
@@ -412,15 +412,15 @@ impl Member {
             self.control.counters.trimmed.fetch_add(trimmed, Relaxed);
             limited!(
                 ERROR,
-                stream = &*self.stream,
+                queue = &*self.queue,
                 group = &*self.membership.group,
                 messages = trimmed,
-                "unhandled messages have been deleted from the stream"
+                "unhandled messages have been deleted from the queue"
             );
         }
         let mut held = self.held.lock();
         let new = found.into_iter().filter(|entry| held.insert(entry.id));
-        new.map(|entry| entry.into_delivery(&self.stream, claimed)).collect()
+        new.map(|entry| entry.into_delivery(&self.queue, claimed)).collect()
     }
 
     /// Tries once to get messages.
@@ -444,8 +444,8 @@ impl Member {
         reader.source = None;
         self.client.store(0, Relaxed);
         if reader.away.is_none() {
-            let (stream, group) = (&*self.stream, &*self.membership.group);
-            tracing::warn!(stream, group, %error, "failed to read a stream; retrying");
+            let (queue, group) = (&*self.queue, &*self.membership.group);
+            tracing::warn!(queue, group, %error, "failed to read a queue; retrying");
         }
         let wait = reader.away.get_or_insert(Pause::reconnect()).next();
         let _ = timeout(wait, self.stop.notified()).await;
@@ -463,14 +463,14 @@ impl Member {
     }
 
     /// Runs the script that redelivers or releases a message, and returns its answer.
-    async fn hold(&self, id: StreamId, what: &str) -> Result<i64> {
+    async fn hold(&self, id: MessageId, what: &str) -> Result<i64> {
         let mut script = HOLD.key(&self.membership.key);
         script.arg(&*self.membership.group).arg(&self.membership.name).arg(id.to_string()).arg(what);
         self.redis.script(&self.membership.key, &script).await
     }
 
     /// Stops tracking a message.
-    fn forget(&self, id: StreamId) {
+    fn forget(&self, id: MessageId) {
         self.held.lock().remove(&id);
     }
 }
@@ -494,9 +494,9 @@ impl Consumer for Member {
                     Ok(found) => {
                         if reader.away.take().is_some() {
                             tracing::info!(
-                                stream = &*self.stream,
+                                queue = &*self.queue,
                                 group = &*self.membership.group,
-                                "reading the stream again"
+                                "reading the queue again"
                             );
                         }
                         if !found.is_empty() {
@@ -510,7 +510,7 @@ impl Consumer for Member {
         })
     }
 
-    fn again<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, Again> {
+    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again> {
         Reply::later(async move {
             Ok(match self.hold(message.id, "again").await? {
                 0 => Again::Gone,
@@ -525,7 +525,7 @@ impl Consumer for Member {
         })
     }
 
-    fn acknowledge<'a>(&'a self, message: &'a StreamMessage) -> Reply<'a, ()> {
+    fn acknowledge<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, ()> {
         Reply::later(async move {
             let mut command = redis::cmd("XACK");
             command.arg(&self.membership.key).arg(&*self.membership.group).arg(message.id.to_string());
@@ -535,7 +535,7 @@ impl Consumer for Member {
         })
     }
 
-    fn bury<'a>(&'a self, message: &'a StreamMessage, reason: &'a str) -> Reply<'a, bool> {
+    fn bury<'a>(&'a self, message: &'a QueueMessage, reason: &'a str) -> Reply<'a, bool> {
         Reply::later(async move {
             let mut script = BURY.key(&self.membership.key);
             script
@@ -550,7 +550,7 @@ impl Consumer for Member {
         })
     }
 
-    fn release<'a>(&'a self, message: &'a StreamMessage, seen: bool) -> Reply<'a, ()> {
+    fn release<'a>(&'a self, message: &'a QueueMessage, seen: bool) -> Reply<'a, ()> {
         Reply::later(async move {
             self.hold(message.id, if seen { "release" } else { "return" }).await?;
             self.forget(message.id);
@@ -577,8 +577,8 @@ impl Consumer for Member {
             self.has_left.store(true, Relaxed);
             self.renewal.abort();
             if let Err(error) = self.membership.leave(&self.redis).await {
-                let (stream, group) = (&*self.stream, &*self.membership.group);
-                tracing::debug!(stream, group, %error, "failed to release a subscription's messages; others take them over after the silence");
+                let (queue, group) = (&*self.queue, &*self.membership.group);
+                tracing::debug!(queue, group, %error, "failed to release a subscription's messages; others take them over after the silence");
             }
         })
     }

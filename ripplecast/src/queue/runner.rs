@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{
     backend::{Again, Consumer, Delivery, Handler},
-    message::{ReliableCounts, StreamMessage},
-    options::ReliableOptions,
+    message::{QueueCounts, QueueMessage},
+    options::QueueOptions,
     pause::Pause,
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Control {
     }
 }
 
-/// The counters of a subscription; see [`ReliableCounts`].
+/// The counters of a subscription; see [`QueueCounts`].
 #[derive(Default)]
 pub(super) struct Counters {
     handled: AtomicU64,
@@ -86,8 +86,8 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Returns the current values.
-    pub(super) fn read(&self) -> ReliableCounts {
-        ReliableCounts {
+    pub(super) fn read(&self) -> QueueCounts {
+        QueueCounts {
             handled: self.handled.load(Relaxed),
             failed: self.failed.load(Relaxed),
             dead: self.dead.load(Relaxed),
@@ -147,10 +147,10 @@ async fn is_true(receiver: &mut watch::Receiver<bool>) {
 }
 
 pub(super) struct Runner {
-    pub(super) stream: Arc<str>,
+    pub(super) queue: Arc<str>,
     pub(super) group: Arc<str>,
     pub(super) handler: Handler,
-    pub(super) options: ReliableOptions,
+    pub(super) options: QueueOptions,
     pub(super) consumer: Arc<dyn Consumer>,
     /// Shared with the handle.
     pub(super) control: Arc<Control>,
@@ -210,9 +210,9 @@ impl Runner {
         }
         drop(reading); // anything it still receives is released with the rest
         if !jobs.is_empty() {
-            let (stream, group, messages) = (&*self.stream, &*self.group, jobs.len());
+            let (queue, group, messages) = (&*self.queue, &*self.group, jobs.len());
             tracing::warn!(
-                stream,
+                queue,
                 group,
                 messages,
                 "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and the messages \
@@ -273,7 +273,7 @@ impl Runner {
     }
 
     /// Calls the handler and returns the reason of a failure.
-    async fn call(&self, message: StreamMessage) -> Result<(), String> {
+    async fn call(&self, message: QueueMessage) -> Result<(), String> {
         let mut call = pin!(HANDLER_OF.scope(address(&self.control), caught(|| (self.handler)(message))));
         let timed = poll_fn(|cx| {
             let before = Instant::now();
@@ -301,10 +301,10 @@ impl Runner {
         self.control.counters.slow.fetch_add(1, Relaxed);
         limited!(
             WARN,
-            stream = &*self.stream,
+            queue = &*self.queue,
             group = &*self.group,
             milliseconds = took.as_millis() as u64,
-            "a stream handler blocked its thread; use .await or tokio::task::spawn_blocking"
+            "a queue handler blocked its thread; use .await or tokio::task::spawn_blocking"
         );
     }
 
@@ -318,11 +318,11 @@ impl Runner {
     }
 
     /// Moves a message to the dead letters.
-    async fn bury(&self, message: &StreamMessage, reason: &str) {
+    async fn bury(&self, message: &QueueMessage, reason: &str) {
         let reason = shortened(reason);
         limited!(
             ERROR,
-            stream = &*self.stream,
+            queue = &*self.queue,
             group = &*self.group,
             id = %message.id,
             deliveries = message.deliveries,
@@ -336,7 +336,7 @@ impl Runner {
 
     /// Releases a message, so that another consumer can take it at once. A delivery that no handler saw does
     /// not count.
-    async fn release(&self, message: &StreamMessage, seen: bool) {
+    async fn release(&self, message: &QueueMessage, seen: bool) {
         self.settle("release a message", || self.consumer.release(message, seen)).await;
     }
 
@@ -359,8 +359,8 @@ impl Runner {
                 match step().await {
                     Ok(done) => return done,
                     Err(error) if !std::mem::replace(&mut logged, true) => {
-                        let (stream, group) = (&*self.stream, &*self.group);
-                        limited!(WARN, stream, group, error = %cut(error), "failed to {what}; retrying");
+                        let (queue, group) = (&*self.queue, &*self.group);
+                        limited!(WARN, queue, group, error = %cut(error), "failed to {what}; retrying");
                     }
                     Err(_) => {}
                 }
@@ -375,10 +375,10 @@ impl Runner {
     }
 
     /// Logs a failed delivery.
-    fn log_failure(&self, message: &StreamMessage, reason: &str, wait: Duration) {
+    fn log_failure(&self, message: &QueueMessage, reason: &str, wait: Duration) {
         limited!(
             WARN,
-            stream = &*self.stream,
+            queue = &*self.queue,
             group = &*self.group,
             id = %message.id,
             deliveries = message.deliveries,
@@ -402,7 +402,7 @@ mod tests {
     use crate::Error;
 
     /// A consumer that delivers one message and whose backend hangs when the subscription ends.
-    struct Hanging(Mutex<Option<StreamMessage>>);
+    struct Hanging(Mutex<Option<QueueMessage>>);
 
     /// Less than the handlers' time, so that the test observes the remainder.
     const HANGS: Duration = Duration::from_secs(3);
@@ -418,19 +418,19 @@ mod tests {
             })
         }
 
-        fn again<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, Again> {
+        fn again<'a>(&'a self, _: &'a QueueMessage) -> Reply<'a, Again> {
             Reply::now(Ok::<_, Error>(Again::Theirs))
         }
 
-        fn acknowledge<'a>(&'a self, _: &'a StreamMessage) -> Reply<'a, ()> {
+        fn acknowledge<'a>(&'a self, _: &'a QueueMessage) -> Reply<'a, ()> {
             Reply::now(Ok::<_, Error>(()))
         }
 
-        fn bury<'a>(&'a self, _: &'a StreamMessage, _: &'a str) -> Reply<'a, bool> {
+        fn bury<'a>(&'a self, _: &'a QueueMessage, _: &'a str) -> Reply<'a, bool> {
             Reply::now(Ok::<_, Error>(true))
         }
 
-        fn release<'a>(&'a self, _: &'a StreamMessage, _: bool) -> Reply<'a, ()> {
+        fn release<'a>(&'a self, _: &'a QueueMessage, _: bool) -> Reply<'a, ()> {
             Reply::now(Ok::<_, Error>(()))
         }
 
@@ -446,9 +446,9 @@ mod tests {
     /// Uses tokio's paused clock, so the times are exact however busy the machine is.
     #[tokio::test(start_paused = true)]
     async fn a_hanging_backend_does_not_extend_the_handlers_time_at_shutdown() {
-        let message = StreamMessage {
+        let message = QueueMessage {
             id: "1-1".parse().unwrap(),
-            stream: "orders".into(),
+            queue: "orders".into(),
             payload: "x".into(),
             deliveries: 1,
             dead: None,
@@ -460,10 +460,10 @@ mod tests {
             Box::pin(std::future::pending())
         });
         let runner = Runner {
-            stream: "orders".into(),
+            queue: "orders".into(),
             group: "g".into(),
             handler,
-            options: ReliableOptions::new(),
+            options: QueueOptions::new(),
             consumer: Arc::new(Hanging(Mutex::new(Some(message)))),
             control: Control::new(),
         };

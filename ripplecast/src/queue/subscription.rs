@@ -3,17 +3,17 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    message::ReliableCounts,
+    message::QueueCounts,
     runner::{Control, is_own_handler},
 };
 
-/// A handle that keeps a subscription alive; see [`Hub::subscribe_reliable`](crate::Hub::subscribe_reliable).
+/// A handle that keeps a subscription alive; see [`Queue::subscribe`](crate::Queue::subscribe).
 /// Dropping it ends the subscription, unless it is [detached](Self::detach).
 ///
 /// A running handler then finishes, and its result is recorded. Messages that wait for redelivery move to
 /// another subscription of the group, or wait for one.
-#[must_use = "dropping a ReliableSubscription ends it; call detach() to keep it as long as the hub lives"]
-pub struct ReliableSubscription {
+#[must_use = "dropping a QueueSubscription ends it; call detach() to keep it as long as the hub lives"]
+pub struct QueueSubscription {
     /// Takes messages and starts the handlers.
     pub(super) task: tokio::task::JoinHandle<()>,
     /// Shared with that task.
@@ -22,9 +22,9 @@ pub struct ReliableSubscription {
     pub(super) detached: bool,
 }
 
-impl ReliableSubscription {
+impl QueueSubscription {
     /// Returns the counters since the subscription began.
-    pub fn counts(&self) -> ReliableCounts {
+    pub fn counts(&self) -> QueueCounts {
         self.control.counters.read()
     }
 
@@ -53,7 +53,7 @@ impl ReliableSubscription {
     }
 }
 
-impl Drop for ReliableSubscription {
+impl Drop for QueueSubscription {
     fn drop(&mut self) {
         if !self.detached {
             self.control.stop.send_replace(true);
@@ -61,8 +61,8 @@ impl Drop for ReliableSubscription {
     }
 }
 
-impl fmt::Debug for ReliableSubscription {
+impl fmt::Debug for QueueSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReliableSubscription").field("counts", &self.counts()).finish_non_exhaustive()
+        f.debug_struct("QueueSubscription").field("counts", &self.counts()).finish_non_exhaustive()
     }
 }

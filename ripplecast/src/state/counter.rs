@@ -14,7 +14,7 @@ use crate::{Error, Result, error::BackendError, limits::NAME, name::check_filled
 ///
 /// # Errors
 /// Every operation reports a name that is empty or longer than 255 bytes as a
-/// [`StoreError`](crate::StoreError) and changes nothing. On Redis each may also fail with
+/// [`StateError`](crate::error::StateError) and changes nothing. On Redis each may also fail with
 /// [`Error::Backend`](crate::Error::Backend), within its time limit. If Redis was known to be unavailable,
 /// nothing was done. After a timeout or a lost connection, the change may or may not have been made. You can
 /// simply repeat `set` and `compare_and_set`; `increment` and `add` would then count twice.
@@ -56,7 +56,7 @@ impl Counter {
     /// Adds 1.
     ///
     /// # Errors
-    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) at `i64::MAX`.
+    /// [`StateError::CounterOverflow`](crate::error::StateError::CounterOverflow) at `i64::MAX`.
     pub async fn increment(&self) -> Result<i64> {
         self.add(1).await
     }
@@ -64,7 +64,7 @@ impl Counter {
     /// Subtracts 1.
     ///
     /// # Errors
-    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) at `i64::MIN`.
+    /// [`StateError::CounterOverflow`](crate::error::StateError::CounterOverflow) at `i64::MIN`.
     pub async fn decrement(&self) -> Result<i64> {
         self.add(-1).await
     }
@@ -72,7 +72,7 @@ impl Counter {
     /// Adds `n`, which may be negative.
     ///
     /// # Errors
-    /// [`StoreError::CounterOverflow`](crate::StoreError::CounterOverflow) when the sum does not fit an
+    /// [`StateError::CounterOverflow`](crate::error::StateError::CounterOverflow) when the sum does not fit an
     /// `i64`.
     pub async fn add(&self, n: i64) -> Result<i64> {
         Ok(self.apply(CounterOp::Add(n)).await?.value)

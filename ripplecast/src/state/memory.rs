@@ -16,7 +16,7 @@ use super::{
     Backend, Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, TableBackend,
     Version, schema::Schema,
 };
-use crate::{StoreError, reply::Reply};
+use crate::{error::StateError, reply::Reply};
 
 /// Locks that counter names and a table's rows are spread over: more than the cores that usually contend for
 /// one.
@@ -173,7 +173,7 @@ impl CellState {
 
 impl Cell {
     /// Runs one operation.
-    fn step(&self, op: CounterOp) -> Result<Counted, StoreError> {
+    fn step(&self, op: CounterOp) -> Result<Counted, StateError> {
         let mut state = self.state.lock();
         state.expire(&self.clock);
         let value = state.value;
@@ -182,7 +182,7 @@ impl Cell {
             CounterOp::Get => {}
             CounterOp::Add(by) => {
                 let sum = value.checked_add(by);
-                let overflow = || StoreError::CounterOverflow { name: self.name.to_string(), value, by };
+                let overflow = || StateError::CounterOverflow { name: self.name.to_string(), value, by };
                 state.change(sum.ok_or_else(overflow)?);
             }
             CounterOp::Set(value) => state.set(value),

@@ -10,7 +10,7 @@ use serde::{
 };
 
 use super::schema::{Column, ColumnType, Schema};
-use crate::StoreError;
+use crate::error::StateError;
 
 /// A row's values, in the order of the columns. Shared, so that a reader clones a reference under the lock
 /// and decodes afterwards.
@@ -86,12 +86,12 @@ impl de::Error for RowError {
 }
 
 /// Encodes a struct as a row of the schema.
-pub(super) fn encode<T: Serialize + ?Sized>(schema: &Schema, row: &T) -> Result<Row, StoreError> {
+pub(super) fn encode<T: Serialize + ?Sized>(schema: &Schema, row: &T) -> Result<Row, StateError> {
     row.serialize(RowEncoder(schema)).map_err(|error| schema.error(error))
 }
 
 /// Decodes a row into a struct.
-pub(super) fn decode<T: DeserializeOwned>(schema: &Schema, row: &Row) -> Result<T, StoreError> {
+pub(super) fn decode<T: DeserializeOwned>(schema: &Schema, row: &Row) -> Result<T, StateError> {
     T::deserialize(RowDecoder { schema, row }).map_err(|error| schema.error(error))
 }
 
@@ -100,7 +100,7 @@ pub(super) fn decode_field<V: DeserializeOwned>(
     schema: &Schema,
     column: usize,
     value: &Value,
-) -> Result<V, StoreError> {
+) -> Result<V, StateError> {
     let Column { name, kind, .. } = schema.columns()[column];
     let wrong =
         |error| schema.error(RowError::Other(format!("column `{name}` is a {}: {error}", kind.name())));

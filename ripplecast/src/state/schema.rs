@@ -13,7 +13,7 @@ use serde::{
 };
 
 use super::row::{Row, RowError, Value};
-use crate::StoreError;
+use crate::error::StateError;
 
 /// Default maximum of a string or bytes value, in bytes: fits a name, an address, a title.
 const COLUMN_SIZE: usize = 255;
@@ -118,30 +118,30 @@ pub(crate) struct Schema {
 
 impl Schema {
     /// Creates a declaration with the fields of `T` as columns.
-    pub(crate) fn of<T: DeserializeOwned>(table: &str, capacity: usize) -> Result<Self, StoreError> {
+    pub(crate) fn of<T: DeserializeOwned>(table: &str, capacity: usize) -> Result<Self, StateError> {
         if capacity == 0 {
-            return Err(StoreError::NoCapacity { table: table.to_owned() });
+            return Err(StateError::NoCapacity { table: table.to_owned() });
         }
         let names = field_names::<T>()
-            .map_err(|found| StoreError::UnsupportedRow { table: table.to_owned(), found })?;
+            .map_err(|found| StateError::UnsupportedRow { table: table.to_owned(), found })?;
         let column = |(index, &name): (usize, &&'static str)| {
-            let kind = column_type::<T>(index).map_err(|found| StoreError::UnsupportedColumn {
+            let kind = column_type::<T>(index).map_err(|found| StateError::UnsupportedColumn {
                 table: table.to_owned(),
                 column: name.to_owned(),
                 found,
             })?;
             Ok(Column { name, kind, size: COLUMN_SIZE })
         };
-        let columns = names.iter().enumerate().map(column).collect::<Result<_, StoreError>>()?;
+        let columns = names.iter().enumerate().map(column).collect::<Result<_, StateError>>()?;
         Ok(Self { table: table.into(), columns, capacity })
     }
 
     /// Sets the size of a string or bytes column.
-    pub(super) fn set_size(&mut self, column: &str, size: usize) -> Result<(), StoreError> {
+    pub(super) fn set_size(&mut self, column: &str, size: usize) -> Result<(), StateError> {
         let index = self.column_index(column)?;
         let found = &mut self.columns[index];
         if !matches!(found.kind, ColumnType::Text | ColumnType::Bytes) {
-            return Err(StoreError::ColumnHasNoSize {
+            return Err(StateError::ColumnHasNoSize {
                 table: self.table.to_string(),
                 column: column.to_owned(),
                 kind: found.kind.name(),
@@ -166,8 +166,8 @@ impl Schema {
     }
 
     /// Returns the index of a column.
-    pub(super) fn column_index(&self, column: &str) -> Result<usize, StoreError> {
-        self.columns.iter().position(|found| found.name == column).ok_or_else(|| StoreError::UnknownColumn {
+    pub(super) fn column_index(&self, column: &str) -> Result<usize, StateError> {
+        self.columns.iter().position(|found| found.name == column).ok_or_else(|| StateError::UnknownColumn {
             table: self.table.to_string(),
             column: column.to_owned(),
             columns: self.columns.iter().map(|found| found.name).collect::<Vec<_>>().join(", "),
@@ -186,13 +186,13 @@ impl Schema {
     }
 
     /// Converts the error of a row that can't be encoded or decoded.
-    pub(super) fn error(&self, error: RowError) -> StoreError {
+    pub(super) fn error(&self, error: RowError) -> StateError {
         let table = self.table.to_string();
         match error {
             RowError::TooLong { column, size, limit } => {
-                StoreError::ValueTooLong { table, column, size, limit }
+                StateError::ValueTooLong { table, column, size, limit }
             }
-            RowError::Other(reason) => StoreError::Row { table, reason },
+            RowError::Other(reason) => StateError::Row { table, reason },
         }
     }
 }

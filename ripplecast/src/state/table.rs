@@ -12,7 +12,7 @@ use super::{
     row::{Row, RowRef, decode, decode_field, encode},
     schema::Schema,
 };
-use crate::{Result, StoreError, limits, name::check_filled};
+use crate::{Result, error::StateError, limits, name::check_filled};
 
 /// Longest key in bytes: fits an id, an address, a path. It is copied with each row and used as a name
 /// elsewhere.
@@ -30,9 +30,9 @@ const BATCH: usize = 64;
 /// no increment is lost.
 ///
 /// # Errors
-/// Operations report a [`StoreError`] that names the table. A failed operation has changed nothing. Each may
-/// report [`StoreError::KeyTooLong`]. Writes may report [`StoreError::ValueTooLong`] and
-/// [`StoreError::TableFull`]. Reads may report [`StoreError::Row`] if the stored row does not deserialize
+/// Operations report a [`StateError`] that names the table. A failed operation has changed nothing. Each may
+/// report [`StateError::KeyTooLong`]. Writes may report [`StateError::ValueTooLong`] and
+/// [`StateError::TableFull`]. Reads may report [`StateError::Row`] if the stored row does not deserialize
 /// into `T`.
 ///
 /// On Redis each may also fail with [`Error::Backend`](crate::Error::Backend), within its time limit. If
@@ -100,7 +100,7 @@ impl<T> Table<T> {
     /// Returns `None` if there is no such row.
     ///
     /// # Errors
-    /// Also [`StoreError::UnknownColumn`], and [`StoreError::Row`] if the value does not deserialize into
+    /// Also [`StateError::UnknownColumn`], and [`StateError::Row`] if the value does not deserialize into
     /// `V`.
     ///
     /// ```
@@ -130,8 +130,8 @@ impl<T> Table<T> {
     /// Creates the row if there is none, with zeros, empty strings and `false` in its other columns.
     ///
     /// # Errors
-    /// Also [`StoreError::ColumnOverflow`] when the sum is outside the range of the column's type,
-    /// [`StoreError::NotAnInteger`] and [`StoreError::UnknownColumn`].
+    /// Also [`StateError::ColumnOverflow`] when the sum is outside the range of the column's type,
+    /// [`StateError::NotAnInteger`] and [`StateError::UnknownColumn`].
     pub async fn increment(&self, key: impl fmt::Display, column: &str, by: i64) -> Result<i128> {
         self.add(key, column, by.into()).await
     }
@@ -231,21 +231,21 @@ impl<T> Table<T> {
         if !column.kind.is_integer() {
             let table = self.name().to_owned();
             return Err(
-                StoreError::NotAnInteger { table, column: column.name, kind: column.kind.name() }.into()
+                StateError::NotAnInteger { table, column: column.name, kind: column.kind.name() }.into()
             );
         }
         self.rows.add(self.key(key)?.as_str(), index, by).await
     }
 
     /// Formats the key as a string, without an allocation.
-    fn key(&self, key: impl fmt::Display) -> Result<Key, StoreError> {
+    fn key(&self, key: impl fmt::Display) -> Result<Key, StateError> {
         let mut written = Key { bytes: [0; KEY], len: 0 };
-        write!(written, "{key}").map_err(|_| StoreError::Row {
+        write!(written, "{key}").map_err(|_| StateError::Row {
             table: self.name().to_owned(),
             reason: "the key's Display failed".to_owned(),
         })?;
         if written.len > KEY {
-            return Err(StoreError::KeyTooLong {
+            return Err(StateError::KeyTooLong {
                 table: self.name().to_owned(),
                 len: written.len,
                 limit: KEY,
@@ -307,7 +307,7 @@ impl<T: Serialize> Table<T> {
     ) -> Result<()> {
         let encoded =
             |(key, row): (K, R)| Ok((self.key(key)?.as_str().into(), encode(&self.schema, row.borrow())?));
-        let rows = rows.into_iter().map(encoded).collect::<Result<_, StoreError>>()?;
+        let rows = rows.into_iter().map(encoded).collect::<Result<_, StateError>>()?;
         self.rows.set_many(rows).await
     }
 
@@ -367,7 +367,7 @@ impl<T: DeserializeOwned> Table<T> {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<T>>> {
         let key = |key: K| Ok(self.key(key)?.as_str().into());
-        let keys = keys.into_iter().map(key).collect::<Result<Vec<_>, StoreError>>()?;
+        let keys = keys.into_iter().map(key).collect::<Result<Vec<_>, StateError>>()?;
         let rows = self.rows.get_many(&keys).await?;
         let decoded = |row: Option<Row>| Ok(row.map(|row| decode(&self.schema, &row)).transpose()?);
         rows.into_iter().map(decoded).collect()
@@ -402,7 +402,7 @@ impl<T: DeserializeOwned> Table<T> {
     /// string, so you can send it to a browser and back.
     ///
     /// # Errors
-    /// Also [`StoreError::UnknownCursor`].
+    /// Also [`StateError::UnknownCursor`].
     ///
     /// ```
     /// # #[derive(serde::Serialize, serde::Deserialize)]
@@ -421,7 +421,7 @@ impl<T: DeserializeOwned> Table<T> {
     pub async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page<T>> {
         let page = self.rows.scan(cursor.as_ref(), limit.clamp(1, PAGE)).await?;
         let decoded = |(key, row): (Box<str>, Row)| Ok((key.into(), decode(&self.schema, &row)?));
-        let rows = page.rows.into_iter().map(decoded).collect::<Result<_, StoreError>>()?;
+        let rows = page.rows.into_iter().map(decoded).collect::<Result<_, StateError>>()?;
         Ok(Page { rows, next: page.next })
     }
 }
@@ -479,7 +479,7 @@ impl<T: DeserializeOwned> TableIter<T> {
     /// Returns the next row with its key, or `None` at the end.
     ///
     /// # Errors
-    /// [`StoreError::Row`] if the row does not deserialize into `T`. You can continue after it.
+    /// [`StateError::Row`] if the row does not deserialize into `T`. You can continue after it.
     ///
     /// # Cancellation
     /// Dropping the future loses no row.
@@ -569,8 +569,8 @@ impl<T: DeserializeOwned> TableBuilder<T> {
     /// Declares the table. Returns the existing table if it was declared identically before.
     ///
     /// # Errors
-    /// As [`Hub::table`](crate::Hub::table). Also [`StoreError::UnknownColumn`] or
-    /// [`StoreError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
+    /// As [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
+    /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
     pub fn build(self) -> Result<Table<T>> {
         check_filled("table", &self.name, limits::NAME)?;
         let mut schema = Schema::of::<T>(&self.name, self.capacity)?;

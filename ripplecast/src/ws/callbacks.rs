@@ -11,14 +11,14 @@ use std::{
 
 use super::handlers::Handler;
 use crate::{
-    Close, Connection, Frame, Result,
-    engine::{Callbacks, Called, MakeCallbacks, ShardHandle, Shards},
+    Close, Connection, Message, Result,
+    engine::{Callbacks, Called, MakeCallbacks, Node, ShardHandle},
     id::Local,
     panics::{guarded, panic_message},
 };
 
 /// Returns a function that creates a handler's callbacks for each shard.
-pub(crate) fn callbacks<H: Handler>(shards: &Shards, handler: Arc<H>) -> MakeCallbacks {
+pub(crate) fn callbacks<H: Handler>(shards: &Node, handler: Arc<H>) -> MakeCallbacks {
     let handles = shards.handles.clone();
     Box::new(move |shard| of_shard(handles[shard].clone(), handler.clone()))
 }
@@ -57,7 +57,7 @@ struct Erased<O, FO, M, FM, C, FC> {
 impl<O, FO, M, FM, C, FC> Callbacks for Erased<O, FO, M, FM, C, FC>
 where
     O: Fn((Connection,)) -> FO + Send,
-    M: Fn((Connection, Frame)) -> FM + Send,
+    M: Fn((Connection, Message)) -> FM + Send,
     C: Fn((Connection, Close)) -> FC + Send,
     FO: Future<Output = Result<()>> + Send + 'static,
     FM: Future<Output = Result<()>> + Send + 'static,
@@ -67,7 +67,7 @@ where
         self.open.call((Connection::new(self.shard.clone(), who),))
     }
 
-    fn message(&mut self, who: Local, frame: Frame) -> Called {
+    fn message(&mut self, who: Local, frame: Message) -> Called {
         self.message.call((Connection::new(self.shard.clone(), who), frame))
     }
 

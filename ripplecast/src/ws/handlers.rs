@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, marker::PhantomData};
 
-use crate::{Close, Connection, Frame, Result, outcome::Sent};
+use crate::{Close, Connection, Message, Result, outcome::Sent};
 
 /// The three callbacks of an endpoint. Each is optional.
 ///
@@ -26,7 +26,7 @@ use crate::{Close, Connection, Frame, Result, outcome::Sent};
 /// `tokio::task::spawn_blocking`. A callback that holds its shard for 5 ms or more is logged.
 ///
 /// ```
-/// use ripplecast::{Close, Connection, Frame, Hub, Result, ws::Handler};
+/// use ripplecast::{Close, Connection, Message, Hub, Result, ws::Handler};
 ///
 /// struct Chat { hub: Hub }
 ///
@@ -35,7 +35,7 @@ use crate::{Close, Connection, Frame, Result, outcome::Sent};
 ///         conn.join("chat")
 ///     }
 ///
-///     async fn on_message(&self, _conn: Connection, frame: Frame) -> Result<()> {
+///     async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
 ///         self.hub.room("chat").push(frame).ignore();
 ///         Ok(())
 ///     }
@@ -54,7 +54,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Called for each message received.
-    fn on_message(&self, conn: Connection, frame: Frame) -> impl Future<Output = Result<()>> + Send {
+    fn on_message(&self, conn: Connection, frame: Message) -> impl Future<Output = Result<()>> + Send {
         let _ = (conn, frame);
         async { Ok(()) }
     }
@@ -109,9 +109,9 @@ pub struct Handlers<S, O, M, C> {
 /// future of `()`, a `Result` or a [`Sent`].
 ///
 /// ```
-/// use ripplecast::{Connection, Frame, ws};
+/// use ripplecast::{Connection, Message, ws};
 ///
-/// let echo = ws::handlers().on_message(|conn: Connection, frame: Frame| async move { conn.push(frame).ignore() });
+/// let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
 /// # let _ = echo;
 /// ```
 ///
@@ -174,7 +174,7 @@ impl<O, M, C> Handlers<Stateless, O, M, C> {
     /// Sets `on_message`.
     pub fn on_message<F, Fut>(self, on_message: F) -> Handlers<Stateless, O, Set<F, Fut>, C>
     where
-        F: Fn(Connection, Frame) -> Fut,
+        F: Fn(Connection, Message) -> Fut,
         Fut: Future<Output: Outcome> + Send,
     {
         let Self { state, open, close, .. } = self;
@@ -206,7 +206,7 @@ impl<S, O, M, C> Handlers<Shared<S>, O, M, C> {
     /// Sets `on_message`.
     pub fn on_message<F, Fut>(self, on_message: F) -> Handlers<Shared<S>, O, Set<F, Fut>, C>
     where
-        F: Fn(S, Connection, Frame) -> Fut,
+        F: Fn(S, Connection, Message) -> Fut,
         Fut: Future<Output: Outcome> + Send,
     {
         let Self { state, open, close, .. } = self;
@@ -228,14 +228,14 @@ impl<S, O, M, C> Handler for Handlers<S, O, M, C>
 where
     S: Send + Sync + 'static,
     O: Callback<S, (Connection,)>,
-    M: Callback<S, (Connection, Frame)>,
+    M: Callback<S, (Connection, Message)>,
     C: Callback<S, (Connection, Close)>,
 {
     fn on_open(&self, conn: Connection) -> impl Future<Output = Result<()>> + Send {
         self.open.call(&self.state, (conn,))
     }
 
-    fn on_message(&self, conn: Connection, frame: Frame) -> impl Future<Output = Result<()>> + Send {
+    fn on_message(&self, conn: Connection, frame: Message) -> impl Future<Output = Result<()>> + Send {
         self.message.call(&self.state, (conn, frame))
     }
 
@@ -292,5 +292,5 @@ macro_rules! set_callback {
 }
 
 set_callback!(connection: Connection);
-set_callback!(connection: Connection, frame: Frame);
+set_callback!(connection: Connection, frame: Message);
 set_callback!(connection: Connection, close: Close);

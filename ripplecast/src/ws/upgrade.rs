@@ -15,13 +15,13 @@ use tokio::net::TcpStream;
 
 use super::{handshake, negotiation};
 use crate::{
-    Accept, Authority, Hub, Request,
+    Accept, Hub, Request,
     engine::{Dialect, Route, tune},
     hand_off::{Accepted, Takeover},
     headers::{ForwardedPeer, OriginPolicy, origin},
     log::{cut, limited},
     relay,
-    request::{self, Hook, admit, decide},
+    request::{self, Authority, Hook, admit, decide},
     response::plain,
 };
 
@@ -105,7 +105,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     match way {
         Way::Takeover(takeover) => takeover.ask(accepted),
         Way::Upgrade(on_upgrade) => {
-            let arrival = gate.hub.shards().arrival();
+            let arrival = gate.hub.local_node().arrival();
             tokio::spawn(async move {
                 take_over(on_upgrade, accepted).await;
                 drop(arrival);

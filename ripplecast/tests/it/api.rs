@@ -11,7 +11,7 @@ use std::{
 };
 
 use ripplecast::{
-    Accept, App, Close, CloseCode, Connection, ConnectionId, Error, Frame, Hub, Request, Sent, ws,
+    Accept, App, Close, CloseCode, Connection, ConnectionId, Error, Hub, Message, Request, Sent, ws,
 };
 
 use super::clients::{PATIENCE, Script, Tab, TestServer, wait_until};
@@ -110,7 +110,7 @@ fn connections_lists_exactly_the_open_connections() {
 fn a_user_is_reached_on_all_connections() {
     let server = scripted();
     let push =
-        |client: &str, text: &str| server.block_on(server.hub.client(client).push(text.to_owned())).unwrap();
+        |client: &str, text: &str| server.block_on(server.hub.user(client).push(text.to_owned())).unwrap();
     assert_eq!(push("ann", "nobody"), 0);
     let mut ann: Vec<Tab> = (0..3).map(|_| server.scripted("/ws", "identify ann; identify ann")).collect();
     let mut bob = server.scripted("/ws", "identify bob");
@@ -121,18 +121,18 @@ fn a_user_is_reached_on_all_connections() {
     }
     let mut connections: Vec<_> = ann.iter_mut().map(|tab| server.connection(tab)).collect();
     let mut ids: Vec<_> = connections.iter().map(Connection::id).collect();
-    let mut listed = server.block_on(server.hub.client("ann").connections()).unwrap();
+    let mut listed = server.block_on(server.hub.user("ann").connections()).unwrap();
     ids.sort();
     listed.sort();
     assert_eq!(ids, listed);
-    assert_eq!(connections[0].client_id().as_deref(), Some("ann"));
-    assert_eq!(server.connection(&mut nobody).client_id(), None);
+    assert_eq!(connections[0].user_id().as_deref(), Some("ann"));
+    assert_eq!(server.connection(&mut nobody).user_id(), None);
 
     // With another identity, the first one no longer reaches it.
     ann[0].run("identify bob");
     assert_eq!((push("ann", "two"), push("bob", "two")), (2, 2));
     assert_eq!((ann[0].text(), bob.text(), ann[1].text()), ("two".into(), "two".into(), "two".into()));
-    assert_eq!(connections[0].client_id().as_deref(), Some("bob"));
+    assert_eq!(connections[0].user_id().as_deref(), Some("bob"));
 
     // Closing, by either side, removes it.
     connections.truncate(2);
@@ -141,10 +141,10 @@ fn a_user_is_reached_on_all_connections() {
     assert!(server.block_on(connections[1].identify("ann")).unwrap_err().is_closed());
     ann.drain(1..).for_each(Tab::close);
     wait_until("ann is disconnected", || push("ann", "gone") == 0);
-    assert!(server.block_on(server.hub.client("ann").connections()).unwrap().is_empty());
+    assert!(server.block_on(server.hub.user("ann").connections()).unwrap().is_empty());
     // A new connection in a slot of ann's has no identity.
     let mut stranger = server.tab("/ws");
-    assert_eq!(server.connection(&mut stranger).client_id(), None);
+    assert_eq!(server.connection(&mut stranger).user_id(), None);
     nobody.run("own heard nothing");
 }
 
@@ -218,18 +218,18 @@ fn closed_completes_when_the_connection_closes() {
 
 #[test]
 fn frames_report_their_content() {
-    assert_eq!(Frame::from("text"), Frame::text("text"));
-    assert_eq!(Frame::from(String::from("text")), Frame::text("text"));
-    assert_eq!(Frame::from(vec![1, 2]), Frame::binary(vec![1, 2]));
-    assert_ne!(Frame::text("12"), Frame::binary("12".as_bytes().to_vec()));
-    let json = Frame::json(&("é", [1.5], None::<u8>)).unwrap();
+    assert_eq!(Message::from("text"), Message::text("text"));
+    assert_eq!(Message::from(String::from("text")), Message::text("text"));
+    assert_eq!(Message::from(vec![1, 2]), Message::binary(vec![1, 2]));
+    assert_ne!(Message::text("12"), Message::binary("12".as_bytes().to_vec()));
+    let json = Message::json(&("é", [1.5], None::<u8>)).unwrap();
     assert_eq!((json.as_text(), json.is_text(), json.len()), (Some(r#"["é",[1.5],null]"#), true, 17));
-    let binary = Frame::binary(vec![255, 0]);
+    let binary = Message::binary(vec![255, 0]);
     assert_eq!((binary.as_text(), binary.is_text(), binary.as_bytes()), (None, false, &[255, 0][..]));
     assert_eq!(&binary.into_bytes()[..], [255, 0]);
-    assert!(Frame::text("").is_empty());
+    assert!(Message::text("").is_empty());
     let not_json = std::collections::HashMap::from([((1, 2), 3)]);
-    assert!(matches!(Frame::json(&not_json), Err(Error::Json(_))));
+    assert!(matches!(Message::json(&not_json), Err(Error::Json(_))));
 }
 
 #[test]
@@ -240,15 +240,15 @@ fn every_push_accepts_text_and_bytes() {
     assert!(conn.push("text").is_queued());
     assert!(server.hub.room("r").push(vec![0, 159]).is_queued());
     assert!(server.hub.broadcast(String::from("ünïcödé")).is_queued());
-    assert_eq!(server.block_on(server.hub.client("me").push(Frame::binary(vec![]))).unwrap(), 1);
-    assert!(conn.push(Frame::json(&[1, 2]).unwrap()).is_queued());
-    use tungstenite::Message;
+    assert_eq!(server.block_on(server.hub.user("me").push(Message::binary(vec![]))).unwrap(), 1);
+    assert!(conn.push(Message::json(&[1, 2]).unwrap()).is_queued());
+    use tungstenite::Message as WsMessage;
     let wanted = [
-        Message::text("text"),
-        Message::binary(vec![0, 159]),
-        Message::text("ünïcödé"),
-        Message::binary(vec![]),
-        Message::text("[1,2]"),
+        WsMessage::text("text"),
+        WsMessage::binary(vec![0, 159]),
+        WsMessage::text("ünïcödé"),
+        WsMessage::binary(vec![]),
+        WsMessage::text("[1,2]"),
     ];
     for message in wanted {
         assert_eq!(tab.next(), Some(message));
@@ -287,22 +287,22 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
         let handlers = ws::handlers()
             .with_state(hub)
             .on_open(|_: Hub, conn: Connection| async move { conn.join("news") })
-            .on_message(|hub: Hub, conn: Connection, frame: Frame| async move {
+            .on_message(|hub: Hub, conn: Connection, frame: Message| async move {
                 let text = frame.as_text().unwrap_or_default().to_owned();
                 if text == "listen" {
                     // A subscription for one connection; it ends with the state stored with the connection.
                     let to = conn.clone();
-                    let subscription = hub.subscribe("news.*", move |message| {
+                    let subscription = hub.bus().subscribe("news.*", move |message| {
                         let to = to.clone();
                         async move {
-                            to.push(Frame::text(String::from_utf8_lossy(&message.payload).into_owned()))
+                            to.push(Message::text(String::from_utf8_lossy(&message.payload).into_owned()))
                                 .ignore();
                         }
                     });
                     conn.set_state(subscription.await?)?;
                     conn.push("listening").ignore();
                 } else {
-                    let took = hub.publish("news.local", text).await?;
+                    let took = hub.bus().publish("news.local", text).await?;
                     conn.push(format!("took {took}")).ignore();
                 }
                 Ok::<_, Error>(())
@@ -310,7 +310,7 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
         app.ws("/ws", handlers)
     });
     let room = server.hub.room("news");
-    let into_room = server.block_on(server.hub.subscribe("news.local", move |message| {
+    let into_room = server.block_on(server.hub.bus().subscribe("news.local", move |message| {
         let room = room.clone();
         async move { room.push(format!("room: {}", String::from_utf8_lossy(&message.payload))).ignore() }
     }));
@@ -327,7 +327,7 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
     assert_eq!(sorted(vec![one.text(), one.text()]), ["hello", "room: hello"]);
     one.close();
     wait_until("the subscription has ended", || {
-        server.block_on(server.hub.publish("news.x", "x")).unwrap() == 0
+        server.block_on(server.hub.bus().publish("news.x", "x")).unwrap() == 0
     });
     server.block_on(into_room.unsubscribe());
     two.say("nobody listens");

@@ -6,7 +6,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use ripplecast::{BusMessage, Hub, Result, Subscription};
+use ripplecast::{
+    Hub, Result,
+    bus::{BusMessage, Subscription},
+};
 use tokio::sync::{
     Semaphore,
     mpsc::{UnboundedReceiver, unbounded_channel},
@@ -19,7 +22,7 @@ async fn listen(hub: &Hub, pattern: &str) -> (Subscription, UnboundedReceiver<Bu
         let sender = sender.clone();
         async move { drop(sender.send(message)) }
     };
-    (hub.subscribe(pattern, handler).await.unwrap(), receiver)
+    (hub.bus().subscribe(pattern, handler).await.unwrap(), receiver)
 }
 
 /// Subscribes with a handler that waits for a permit for each message. The receiver gets each message when
@@ -39,29 +42,29 @@ async fn listen_held(
             count.fetch_add(1, Relaxed);
         }
     };
-    (hub.subscribe(pattern, handler).await.unwrap(), receiver, gate, done)
+    (hub.bus().subscribe(pattern, handler).await.unwrap(), receiver, gate, done)
 }
 
 #[tokio::test]
 async fn each_subscription_receives_a_message_once() -> Result<()> {
     let hub = Hub::builder().build()?;
-    assert_eq!(hub.publish("a", "lost").await?, 0);
+    assert_eq!(hub.bus().publish("a", "lost").await?, 0);
     let (_one, mut one) = listen(&hub, "a").await;
     let (_two, mut two) = listen(&hub, "a").await;
     let (_all, mut all) = listen(&hub, "*").await;
     let (_other, mut other) = listen(&hub, "b").await;
     let (_star, mut star) = listen(&hub, r"\*").await;
-    assert_eq!(hub.publish("a", vec![1, 2]).await?, 3);
-    assert_eq!(hub.publish("b", "for b").await?, 2);
-    assert_eq!(hub.publish("*", "for a star").await?, 2);
+    assert_eq!(hub.bus().publish("a", vec![1, 2]).await?, 3);
+    assert_eq!(hub.bus().publish("b", "for b").await?, 2);
+    assert_eq!(hub.bus().publish("*", "for a star").await?, 2);
     for receiver in [&mut one, &mut two, &mut all] {
         let message = receiver.recv().await.unwrap();
-        assert_eq!((&*message.channel, &message.payload[..]), ("a", &[1, 2][..]));
+        assert_eq!((&*message.topic, &message.payload[..]), ("a", &[1, 2][..]));
     }
     assert_eq!(&*other.recv().await.unwrap().payload, b"for b");
     assert_eq!(&*star.recv().await.unwrap().payload, b"for a star");
-    assert_eq!(&*all.recv().await.unwrap().channel, "b");
-    assert_eq!(&*all.recv().await.unwrap().channel, "*");
+    assert_eq!(&*all.recv().await.unwrap().topic, "b");
+    assert_eq!(&*all.recv().await.unwrap().topic, "*");
     assert!(one.try_recv().is_err() && two.try_recv().is_err() && other.try_recv().is_err());
     Ok(())
 }
@@ -76,7 +79,7 @@ async fn the_order_of_each_publisher_is_kept() -> Result<()> {
             let hub = hub.clone();
             tokio::spawn(async move {
                 for step in 0..100_u8 {
-                    assert_eq!(hub.publish("room.1", vec![publisher, step]).await.unwrap(), 2);
+                    assert_eq!(hub.bus().publish("room.1", vec![publisher, step]).await.unwrap(), 2);
                 }
             })
         })
@@ -101,21 +104,21 @@ async fn the_order_of_each_publisher_is_kept() -> Result<()> {
 async fn a_full_queue_drops_new_messages_of_that_subscription_only() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (slow, mut begun, gate, done) = listen_held(&hub, "a").await;
-    hub.publish("a", "0").await?;
+    hub.bus().publish("a", "0").await?;
     begun.recv().await.unwrap(); // the handler has the message, so the queue is empty
     for i in 1..=1024 {
-        assert_eq!(hub.publish("a", i.to_string()).await?, 1);
+        assert_eq!(hub.bus().publish("a", i.to_string()).await?, 1);
     }
     let (_quick, mut quick) = listen(&hub, "a").await;
-    assert_eq!(hub.publish("a", "too much").await?, 1);
-    assert_eq!(hub.publish("a", "too much").await?, 1);
+    assert_eq!(hub.bus().publish("a", "too much").await?, 1);
+    assert_eq!(hub.bus().publish("a", "too much").await?, 1);
     assert_eq!(slow.dropped(), 2);
     assert_eq!(&*quick.recv().await.unwrap().payload, b"too much");
     gate.add_permits(2000);
     for i in 1..=1024 {
         assert_eq!(begun.recv().await.unwrap().payload, i.to_string());
     }
-    assert_eq!(hub.publish("a", "again").await?, 2);
+    assert_eq!(hub.bus().publish("a", "again").await?, 2);
     assert_eq!(&*begun.recv().await.unwrap().payload, b"again");
     assert_eq!(slow.dropped(), 2);
     slow.unsubscribe().await;
@@ -127,18 +130,18 @@ async fn a_full_queue_drops_new_messages_of_that_subscription_only() -> Result<(
 async fn payload_bytes_fill_a_queue_too() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (slow, mut begun, gate, _) = listen_held(&hub, "a").await;
-    hub.publish("a", "0").await?;
+    hub.bus().publish("a", "0").await?;
     begun.recv().await.unwrap();
     let half = bytes::Bytes::from(vec![0; 8 << 20]);
-    assert_eq!(hub.publish("a", half.clone()).await?, 1);
-    assert_eq!(hub.publish("a", half.clone()).await?, 1);
-    assert_eq!(hub.publish("a", "x").await?, 0);
+    assert_eq!(hub.bus().publish("a", half.clone()).await?, 1);
+    assert_eq!(hub.bus().publish("a", half.clone()).await?, 1);
+    assert_eq!(hub.bus().publish("a", "x").await?, 0);
     assert_eq!(slow.dropped(), 1);
     gate.add_permits(2);
     begun.recv().await.unwrap();
     begun.recv().await.unwrap();
-    assert_eq!(hub.publish("a", half).await?, 1);
-    let error = hub.publish("a", vec![0; (16 << 20) + 1]).await.unwrap_err().to_string();
+    assert_eq!(hub.bus().publish("a", half).await?, 1);
+    let error = hub.bus().publish("a", vec![0; (16 << 20) + 1]).await.unwrap_err().to_string();
     assert!(error.contains("`a`") && error.contains("16777217") && error.contains("16777216"), "{error}");
     Ok(())
 }
@@ -148,6 +151,7 @@ async fn a_subscription_continues_after_its_handler_panics() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (sender, mut receiver) = unbounded_channel();
     let subscription = hub
+        .bus()
         .subscribe("a", move |message| {
             assert!(message.payload != "at once", "the handler panics before it returns its future");
             let sender = sender.clone();
@@ -159,7 +163,7 @@ async fn a_subscription_continues_after_its_handler_panics() -> Result<()> {
         })
         .await?;
     for payload in ["at once", "1", "later", "2"] {
-        hub.publish("a", payload).await?;
+        hub.bus().publish("a", payload).await?;
     }
     assert_eq!(receiver.recv().await.unwrap(), "1");
     assert_eq!(receiver.recv().await.unwrap(), "2");
@@ -172,11 +176,11 @@ async fn a_dropped_subscription_receives_nothing_more() -> Result<()> {
     let hub = Hub::builder().build()?;
     for pattern in ["a", "?"] {
         let (subscription, mut begun, gate, done) = listen_held(&hub, pattern).await;
-        hub.publish("a", "0").await?;
-        hub.publish("a", "waits and is dropped").await?;
+        hub.bus().publish("a", "0").await?;
+        hub.bus().publish("a", "waits and is dropped").await?;
         begun.recv().await.unwrap();
         drop(subscription);
-        assert_eq!(hub.publish("a", "1").await?, 0);
+        assert_eq!(hub.bus().publish("a", "1").await?, 0);
         gate.add_permits(9);
         assert!(begun.recv().await.is_none(), "the handler is dropped after its current message");
         assert_eq!(done.load(Relaxed), 1);
@@ -191,6 +195,7 @@ async fn a_handler_may_use_the_hub_and_end_itself() -> Result<()> {
     let own = Arc::new(std::sync::Mutex::new(None::<Subscription>));
     let (slot, inside) = (Arc::clone(&own), hub.clone());
     let subscription = hub
+        .bus()
         .subscribe("question", move |message| {
             let (slot, hub) = (Arc::clone(&slot), inside.clone());
             async move {
@@ -198,14 +203,14 @@ async fn a_handler_may_use_the_hub_and_end_itself() -> Result<()> {
                 if let Some(subscription) = subscription {
                     subscription.unsubscribe().await;
                 }
-                hub.publish("answer", message.payload).await.unwrap();
+                hub.bus().publish("answer", message.payload).await.unwrap();
             }
         })
         .await?;
     *own.lock().unwrap() = Some(subscription);
-    assert_eq!(hub.publish("question", "1").await?, 1);
+    assert_eq!(hub.bus().publish("question", "1").await?, 1);
     assert_eq!(answers.recv().await.unwrap().payload, "1");
-    assert_eq!(hub.publish("question", "2").await?, 0);
+    assert_eq!(hub.bus().publish("question", "2").await?, 0);
     Ok(())
 }
 
@@ -214,7 +219,7 @@ async fn a_detached_subscription_lives_as_long_as_the_hub() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (subscription, mut messages) = listen(&hub, "a*").await;
     subscription.detach();
-    assert_eq!(hub.publish("abc", "1").await?, 1);
+    assert_eq!(hub.bus().publish("abc", "1").await?, 1);
     assert_eq!(messages.recv().await.unwrap().payload, "1");
     Ok(())
 }
@@ -224,11 +229,11 @@ async fn invalid_names_are_errors() -> Result<()> {
     let hub = Hub::builder().build()?;
     let (longest, long) = ("x".repeat(255), "x".repeat(256));
     let handler = |_| async {};
-    assert!(hub.publish(&longest, "").await.is_ok());
-    assert!(hub.subscribe(&longest, handler).await.is_ok());
+    assert!(hub.bus().publish(&longest, "").await.is_ok());
+    assert!(hub.bus().subscribe(&longest, handler).await.is_ok());
     for name in ["", &long] {
-        assert!(hub.publish(name, "").await.is_err());
-        assert!(hub.subscribe(name, handler).await.is_err());
+        assert!(hub.bus().publish(name, "").await.is_err());
+        assert!(hub.bus().subscribe(name, handler).await.is_err());
     }
     Ok(())
 }
@@ -236,10 +241,10 @@ async fn invalid_names_are_errors() -> Result<()> {
 #[tokio::test]
 async fn a_dropped_subscribe_or_publish_does_nothing() -> Result<()> {
     let hub = Hub::builder().build()?;
-    drop(hub.subscribe("a", |_| async {}));
-    assert_eq!(hub.publish("a", "").await?, 0);
+    drop(hub.bus().subscribe("a", |_| async {}));
+    assert_eq!(hub.bus().publish("a", "").await?, 0);
     let (_subscription, mut messages) = listen(&hub, "a").await;
-    drop(hub.publish("a", ""));
+    drop(hub.bus().publish("a", ""));
     tokio::task::yield_now().await;
     assert!(messages.try_recv().is_err());
     Ok(())
@@ -253,24 +258,25 @@ async fn a_slow_channel_of_a_pattern_delays_only_itself() {
     let (hold, at_once) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
     let most = at_once.clone();
     let _subscription = hub
+        .bus()
         .subscribe("c*", move |message| {
             let (sender, hold, most) = (sender.clone(), hold.clone(), most.clone());
             async move {
                 let number = message.payload[0];
-                if &*message.channel == "c-slow" {
+                if &*message.topic == "c-slow" {
                     hold.acquire().await.unwrap().forget();
-                } else if message.channel.starts_with("c-many") {
+                } else if message.topic.starts_with("c-many") {
                     most.fetch_add(1, Relaxed);
                     hold.acquire().await.unwrap().forget();
                 }
-                sender.send((message.channel.to_string(), number)).unwrap();
+                sender.send((message.topic.to_string(), number)).unwrap();
             }
         })
         .await
         .unwrap();
     for number in 0..3 {
-        hub.publish("c-slow", vec![number]).await.unwrap();
-        hub.publish("c-quick", vec![number]).await.unwrap();
+        hub.bus().publish("c-slow", vec![number]).await.unwrap();
+        hub.bus().publish("c-quick", vec![number]).await.unwrap();
     }
     for number in 0..3 {
         assert_eq!(
@@ -285,9 +291,9 @@ async fn a_slow_channel_of_a_pattern_delays_only_itself() {
     }
     // At most sixteen run at once.
     for number in 0..40 {
-        hub.publish(format!("c-many-{number}"), vec![number]).await.unwrap();
+        hub.bus().publish(format!("c-many-{number}"), vec![number]).await.unwrap();
     }
-    hub.publish("c-quick", vec![9]).await.unwrap();
+    hub.bus().publish("c-quick", vec![9]).await.unwrap();
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }

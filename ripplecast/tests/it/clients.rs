@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{App, AppBuilder, Connection, Error, Frame, Hub, Result, ws::Handler};
+use ripplecast::{App, AppBuilder, Connection, Error, Hub, Message, Result, ws::Handler};
 use tokio::{runtime::Runtime, sync::oneshot};
 use tungstenite::{
-    Message, WebSocket,
+    Message as WsMessage, WebSocket,
     client::{IntoClientRequest as _, client_with_config},
     error::Error as WsError,
     handshake::HandshakeError,
@@ -158,7 +158,7 @@ pub(crate) struct Reply {
 pub(crate) struct Script(pub(crate) Hub);
 
 impl Handler for Script {
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         for step in frame.as_text().unwrap_or_default().split(';') {
             self.step(&conn, step.trim()).await?;
         }
@@ -229,7 +229,7 @@ impl Tab {
     }
 
     pub(crate) fn say(&mut self, text: impl Into<String>) {
-        self.socket.send(Message::text(text.into())).unwrap();
+        self.socket.send(WsMessage::text(text.into())).unwrap();
     }
 
     /// Lets a [`Script`] perform `steps` and waits until it is done. Messages received before are discarded.
@@ -239,13 +239,13 @@ impl Tab {
     }
 
     /// Receives the next message; `None` when the connection has ended.
-    pub(crate) fn next(&mut self) -> Option<Message> {
+    pub(crate) fn next(&mut self) -> Option<WsMessage> {
         let begin = Instant::now();
         loop {
             assert!(begin.elapsed() < PATIENCE, "only pings were received");
             match self.socket.read() {
-                Ok(message @ (Message::Text(_) | Message::Binary(_))) => return Some(message),
-                Ok(Message::Close(frame)) => {
+                Ok(message @ (WsMessage::Text(_) | WsMessage::Binary(_))) => return Some(message),
+                Ok(WsMessage::Close(frame)) => {
                     self.close = frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
                 }
                 Ok(_) => {}
@@ -262,7 +262,7 @@ impl Tab {
     /// Receives the next message, which must be text.
     pub(crate) fn text(&mut self) -> String {
         match self.next() {
-            Some(Message::Text(text)) => text.as_str().to_owned(),
+            Some(WsMessage::Text(text)) => text.as_str().to_owned(),
             other => panic!("expected text, received {other:?}, {:?}", self.close),
         }
     }

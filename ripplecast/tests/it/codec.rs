@@ -18,11 +18,11 @@ use std::io::{self, Cursor, Read, Write};
 use proptest::{collection::vec, prelude::*, sample::select};
 use ripplecast::codec::{Decoder, Event, MAX_HEADER};
 use tungstenite::{
-    Error, Message, WebSocket,
+    Error, Message as WsMessage, WebSocket,
     protocol::{Role, WebSocketConfig, frame::coding::CloseCode},
 };
 
-/// Message limit, small enough for random messages to exceed it.
+/// WsMessage limit, small enough for random messages to exceed it.
 const MAX_MESSAGE: usize = 300;
 
 /// The output of either codec.
@@ -90,19 +90,21 @@ fn theirs(bytes: &[u8], max_frame: Option<usize>) -> Vec<Got> {
     let mut got = Vec::new();
     while !got.last().is_some_and(Got::ends) {
         got.push(match socket.read() {
-            Ok(Message::Text(text)) => Got::Text(text.to_string()),
-            Ok(Message::Binary(data)) => Got::Binary(data.to_vec()),
-            Ok(Message::Ping(data)) => Got::Ping(data.to_vec()),
-            Ok(Message::Pong(data)) => Got::Pong(data.to_vec()),
-            Ok(Message::Close(None)) => Got::Close(None, String::new()),
+            Ok(WsMessage::Text(text)) => Got::Text(text.to_string()),
+            Ok(WsMessage::Binary(data)) => Got::Binary(data.to_vec()),
+            Ok(WsMessage::Ping(data)) => Got::Ping(data.to_vec()),
+            Ok(WsMessage::Pong(data)) => Got::Pong(data.to_vec()),
+            Ok(WsMessage::Close(None)) => Got::Close(None, String::new()),
             // Its replacement for a forbidden code, see (4) above. Random reasons never contain this text.
-            Ok(Message::Close(Some(frame)))
+            Ok(WsMessage::Close(Some(frame)))
                 if frame.code == CloseCode::Protocol && frame.reason == "Protocol violation" =>
             {
                 Got::Failed(1002)
             }
-            Ok(Message::Close(Some(frame))) => Got::Close(Some(frame.code.into()), frame.reason.to_string()),
-            Ok(Message::Frame(_)) => unreachable!("never read"),
+            Ok(WsMessage::Close(Some(frame))) => {
+                Got::Close(Some(frame.code.into()), frame.reason.to_string())
+            }
+            Ok(WsMessage::Frame(_)) => unreachable!("never read"),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(Error::Protocol(_)) => Got::Failed(1002),
             Err(Error::Utf8(_)) => Got::Failed(1007),
@@ -137,13 +139,13 @@ impl Write for Wire<'_> {
 
 /// A frame as a client might send it, valid or not.
 #[derive(Debug, Clone)]
-struct Frame {
+struct TestFrame {
     first: u8,
     mask: Option<[u8; 4]>,
     payload: Vec<u8>,
 }
 
-impl Frame {
+impl TestFrame {
     fn bytes(&self) -> Vec<u8> {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![self.first];
@@ -193,7 +195,7 @@ fn close() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Generates frames, mostly valid ones, so that sequences do not end early.
-fn frame() -> impl Strategy<Value = Frame> {
+fn frame() -> impl Strategy<Value = TestFrame> {
     let data = prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 100..310)];
     let control = prop_oneof![6 => vec(any::<u8>(), 0..126), 1 => vec(any::<u8>(), 126..130)];
     let kind = prop_oneof![
@@ -206,12 +208,12 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => (any::<u8>().prop_filter("close frames are above", |first| first & 0x0F != 8), text()),
     ];
     let mask = prop_oneof![30 => any::<[u8; 4]>().prop_map(Some), 1 => Just(None)];
-    (kind, mask).prop_map(|((first, payload), mask)| Frame { first, mask, payload })
+    (kind, mask).prop_map(|((first, payload), mask)| TestFrame { first, mask, payload })
 }
 
 /// Generates valid fragmented messages with control frames in between. The last fragment of a text may be
 /// invalid.
-fn message() -> impl Strategy<Value = Vec<Frame>> {
+fn message() -> impl Strategy<Value = Vec<TestFrame>> {
     let control = (select(vec![0x89, 0x8A]), vec(any::<u8>(), 0..20));
     let between = prop_oneof![2 => Just(None), 1 => control.prop_map(Some)];
     let part = |payload: BoxedStrategy<Vec<u8>>| vec((payload, between.clone(), any::<[u8; 4]>()), 1..5);
@@ -233,9 +235,9 @@ fn message() -> impl Strategy<Value = Vec<Frame>> {
         for (index, (payload, between, mask)) in parts.into_iter().enumerate() {
             let fin = if index == last { 0x80 } else { 0 };
             let first = fin | if index == 0 { opcode } else { 0 };
-            frames.push(Frame { first, mask: Some(mask), payload });
+            frames.push(TestFrame { first, mask: Some(mask), payload });
             if let Some((first, payload)) = between {
-                frames.push(Frame { first, mask: Some(mask), payload });
+                frames.push(TestFrame { first, mask: Some(mask), payload });
             }
         }
         frames
@@ -243,7 +245,7 @@ fn message() -> impl Strategy<Value = Vec<Frame>> {
 }
 
 /// Generates valid messages and stray frames, and how many bytes to cut off at the end.
-fn conversation() -> impl Strategy<Value = (Vec<Frame>, usize)> {
+fn conversation() -> impl Strategy<Value = (Vec<TestFrame>, usize)> {
     let stray = frame().prop_map(|frame| vec![frame]);
     let frames = vec(prop_oneof![message(), stray], 0..8).prop_map(|frames| frames.concat());
     (frames, prop_oneof![2 => Just(0), 1 => 1..200_usize])
@@ -272,7 +274,7 @@ proptest! {
 
     #[test]
     fn the_codec_agrees_with_tungstenite((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
-        let mut bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+        let mut bytes: Vec<u8> = frames.iter().flat_map(TestFrame::bytes).collect();
         bytes.truncate(bytes.len().saturating_sub(cut_off));
         let ours = ours(cut(&bytes, &sizes));
         let theirs = theirs(&bytes, None);
@@ -287,7 +289,7 @@ proptest! {
 
     #[test]
     fn the_result_does_not_depend_on_the_pieces((frames, cut_off) in conversation(), sizes in vec(1..60_usize, 1..6)) {
-        let mut bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+        let mut bytes: Vec<u8> = frames.iter().flat_map(TestFrame::bytes).collect();
         bytes.truncate(bytes.len().saturating_sub(cut_off));
         let whole = ours([&bytes[..]]);
         prop_assert_eq!(&ours(cut(&bytes, &sizes)), &whole);
@@ -336,11 +338,11 @@ fn the_known_differences_exist() {
     assert_eq!(ours([&padded[..]]), [Got::Failed(1002)]);
     assert_eq!(theirs(padded, None), [Got::Text("hi".into())]);
 
-    let close = Frame { first: 0x88, mask: Some([0; 4]), payload: 1014_u16.to_be_bytes().into() }.bytes();
+    let close = TestFrame { first: 0x88, mask: Some([0; 4]), payload: 1014_u16.to_be_bytes().into() }.bytes();
     assert_eq!(ours([&close[..]]), [Got::Close(Some(1014), String::new())]);
     assert_eq!(theirs(&close, None), [Got::Failed(1002)]);
 
-    let both = Frame { first: 0x88, mask: Some([0; 4]), payload: vec![0, 1, 0xFF] }.bytes();
+    let both = TestFrame { first: 0x88, mask: Some([0; 4]), payload: vec![0, 1, 0xFF] }.bytes();
     assert_eq!(ours([&both[..]]), [Got::Failed(1002)]);
     assert_eq!(theirs(&both, None), [Got::Failed(1007)]);
 

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use ripplecast::{BusMessage, Hub};
+use ripplecast::{Hub, bus::BusMessage};
 use tokio::sync::mpsc;
 
 use crate::{redis::Server, support::PATIENCE};
@@ -134,7 +134,7 @@ async fn other_programs_can_use_the_bus_as_documented() {
         let sent = tell.send(message.payload);
         async move { sent.unwrap() }
     };
-    let _subscription = hub.subscribe("orders.*", handler).await.unwrap();
+    let _subscription = hub.bus().subscribe("orders.*", handler).await.unwrap();
 
     let mut listener = Command::new("sh");
     let listener = listener.args(["-c", &listen]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -149,6 +149,6 @@ async fn other_programs_can_use_the_bus_as_documented() {
         tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub receives what redis-cli publishes");
     assert_eq!(told.unwrap(), "4712");
     assert!(hears("message") && hears("4712"), "redis-cli receives what redis-cli publishes");
-    assert_eq!(hub.publish("orders.new", "4713").await.unwrap(), 2, "this node and redis-cli");
+    assert_eq!(hub.bus().publish("orders.new", "4713").await.unwrap(), 2, "this node and redis-cli");
     assert!(hears("message") && hears("4713"), "redis-cli receives what the hub publishes");
 }

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 11] = [
         "sync", "text",
     ],
     &["codec", "headers"],
-    &["frame"],
+    &["message"],
     &["engine", "redis_client"],
     &["backend", "bus", "cluster", "queue", "state"],
     &["hub"],

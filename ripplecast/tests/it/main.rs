@@ -15,6 +15,8 @@ mod docs;
 mod layers;
 /// Several nodes on one Redis: rooms, users, the registry, the bus, and outages of Redis.
 mod nodes;
+/// Streams: messages that are delivered at least once.
+mod queues;
 /// Redis, started by the tests.
 mod redis;
 /// Rooms: membership, one order, snapshots, overload.
@@ -25,8 +27,6 @@ mod server;
 mod sse_stream;
 /// Counters and tables.
 mod store;
-/// Streams: messages that are delivered at least once.
-mod streams;
 /// A server, third-party clients, and waiting that does not depend on timing.
 mod support;
 /// TLS of our own server, and certificates that change at run time.

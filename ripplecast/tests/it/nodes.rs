@@ -8,7 +8,7 @@ mod registry;
 
 use std::collections::BTreeSet;
 
-use ripplecast::{App, Frame, Overflow, RoomOptions};
+use ripplecast::{App, Message, Overflow, RoomOptions};
 
 use super::{
     clients::{Script, Tab, TestServer, wait_until},
@@ -121,13 +121,13 @@ fn frames_arrive_unchanged() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     let mut tab = member(&redis, &b, "r", 1);
-    use tungstenite::Message;
+    use tungstenite::Message as WsMessage;
     let large = "ripple, ".repeat(100_000);
     let frames = [
-        (Frame::text("ünïcödé"), Message::text("ünïcödé")),
-        (Frame::binary(vec![0, 255, 10]), Message::binary(vec![0, 255, 10])),
-        (Frame::text(""), Message::text("")),
-        (Frame::text(large.clone()).with_key("large"), Message::text(large)),
+        (Message::text("ünïcödé"), WsMessage::text("ünïcödé")),
+        (Message::binary(vec![0, 255, 10]), WsMessage::binary(vec![0, 255, 10])),
+        (Message::text(""), WsMessage::text("")),
+        (Message::text(large.clone()).with_key("large"), WsMessage::text(large)),
     ];
     for (frame, wanted) in frames {
         assert!(a.hub.room("r").push(frame).is_queued());
@@ -201,7 +201,7 @@ fn the_policy_of_a_room_applies_to_pushes_of_other_nodes() {
     let large = "x".repeat(60_000);
     for number in 0..400 {
         wait_until("there is space", || a.hub.stats().remote.queued_bytes < 1 << 20);
-        assert!(a.hub.room("r").push(Frame::text(format!("{number} {large}")).with_key("k")).is_queued());
+        assert!(a.hub.room("r").push(Message::text(format!("{number} {large}")).with_key("k")).is_queued());
     }
     wait_until("all frames have arrived", || b.hub.stats().remote.received == 400);
     wait_until("some were replaced", || b.hub.stats().drops.replaced > 0);
@@ -253,7 +253,7 @@ fn a_user_is_reached_on_every_node() {
     let mut tabs =
         [&a, &b, &b].map(|node| node.scripted("/ws", "identify ann")).into_iter().collect::<Vec<_>>();
     let mut bob = c.scripted("/ws", "identify bob");
-    let client = |node: &TestServer| node.hub.client("ann");
+    let client = |node: &TestServer| node.hub.user("ann");
     for node in [&a, &b, &c] {
         wait_until("both nodes are known", || {
             node.block_on(client(node).nodes()).unwrap().len() == 2
@@ -293,14 +293,14 @@ fn the_bus_spans_nodes_and_reports_the_number_of_receivers() {
     let [a, b] = nodes(&redis.url());
     let listen = |node: &TestServer, pattern: &str| {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let subscription = node.block_on(node.hub.subscribe(pattern, move |message| {
-            let _ = sender.send((message.channel.to_string(), message.payload.to_vec()));
+        let subscription = node.block_on(node.hub.bus().subscribe(pattern, move |message| {
+            let _ = sender.send((message.topic.to_string(), message.payload.to_vec()));
             async {}
         }));
         (subscription.unwrap(), receiver)
     };
     let publish = |node: &TestServer, channel: &str, text: &str| {
-        node.block_on(node.hub.publish(channel, text.to_owned().into_bytes())).unwrap()
+        node.block_on(node.hub.bus().publish(channel, text.to_owned().into_bytes())).unwrap()
     };
     assert_eq!(publish(&a, "orders.new", "nobody"), 0);
     let (first, one) = listen(&a, "orders.new");
@@ -334,7 +334,7 @@ fn the_bus_spans_nodes_and_reports_the_number_of_receivers() {
 fn the_bus_ends_with_its_hub_even_while_handles_are_held() {
     let redis = Server::start();
     let a = node(&redis.url());
-    let listen = || a.block_on(a.hub.subscribe("orders", |_| async {})).unwrap();
+    let listen = || a.block_on(a.hub.bus().subscribe("orders", |_| async {})).unwrap();
     let channels = || redis.ask::<Vec<String>>("PUBSUB CHANNELS ripplecast:bus:*").len();
     let before = listen();
     assert_eq!(channels(), 1);
@@ -353,7 +353,7 @@ fn messages_of_one_publisher_keep_their_order_on_every_node() {
     let mut receivers = Vec::new();
     for node in [&a, &b] {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let subscription = node.block_on(node.hub.subscribe("numbers", move |message| {
+        let subscription = node.block_on(node.hub.bus().subscribe("numbers", move |message| {
             let _ = sender.send(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
             async {}
         }));
@@ -361,7 +361,7 @@ fn messages_of_one_publisher_keep_their_order_on_every_node() {
     }
     a.block_on(async {
         for number in 0..MESSAGES {
-            assert_eq!(a.hub.publish("numbers", number.to_be_bytes().to_vec()).await.unwrap(), 2);
+            assert_eq!(a.hub.bus().publish("numbers", number.to_be_bytes().to_vec()).await.unwrap(), 2);
         }
     });
     for (_subscription, receiver) in &receivers {
@@ -380,7 +380,7 @@ fn prefixes_keep_applications_apart() {
     wait_until("it is counted there", || theirs.len("r") == 1);
     assert_eq!(ours.len("r"), 0);
     assert_eq!(ours.block_on(ours.hub.nodes()).unwrap(), [ours.hub.node()]);
-    assert_eq!(ours.block_on(ours.hub.client("ann").push("x")).unwrap(), 0);
+    assert_eq!(ours.block_on(ours.hub.user("ann").push("x")).unwrap(), 0);
     ours.hub.broadcast("not for them").ignore();
     ours.hub.room("r").push("not for them").ignore();
     let mut own = ours.scripted("/ws", "join r");
@@ -406,11 +406,11 @@ fn nodes_with_a_secret_accept_only_messages_of_each_other() {
     let mut tab = member(&redis, &b, "r", 1);
     tab.run("identify ann");
     let (sender, receiver) = std::sync::mpsc::channel();
-    let _subscription = b.block_on(b.hub.subscribe("c*", move |message| {
+    let _subscription = b.block_on(b.hub.bus().subscribe("c*", move |message| {
         let _ = sender.send(message.payload.to_vec());
         async {}
     }));
-    wait_until("she is known", || a.block_on(a.hub.client("ann").nodes()).unwrap() == [b.hub.node()]);
+    wait_until("she is known", || a.block_on(a.hub.user("ann").nodes()).unwrap() == [b.hub.node()]);
     // Copies the nodes' messages, to replay them.
     let mut listener = redis.connect().unwrap();
     let mut copies = listener.as_pubsub();
@@ -418,16 +418,16 @@ fn nodes_with_a_secret_accept_only_messages_of_each_other() {
     for from in [&stranger, &other] {
         from.hub.room("r").push("forged").ignore();
         from.hub.broadcast("forged").ignore();
-        from.block_on(from.hub.client("ann").push("forged")).unwrap();
-        from.block_on(from.hub.publish("c", "forged")).unwrap();
+        from.block_on(from.hub.user("ann").push("forged")).unwrap();
+        from.block_on(from.hub.bus().publish("c", "forged")).unwrap();
     }
     wait_until("all are rejected", || b.hub.stats().remote.refused == 8);
     assert!(a.hub.room("r").push("1").is_queued());
     assert!(a.hub.broadcast("2").is_queued());
     assert_eq!((tab.text(), tab.text()), ("1".into(), "2".into()));
-    assert_eq!(a.block_on(a.hub.client("ann").push("3")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.user("ann").push("3")).unwrap(), 1);
     assert_eq!(tab.text(), "3");
-    assert_eq!(a.block_on(a.hub.publish("c", "4")).unwrap(), 2, "the node and the copying subscriber");
+    assert_eq!(a.block_on(a.hub.bus().publish("c", "4")).unwrap(), 2, "the node and the copying subscriber");
     assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"4");
     assert_eq!(
         a.block_on(a.hub.room("r").members()).unwrap().len(),
@@ -470,7 +470,7 @@ fn what_was_signed_for_one_prefix_is_refused_on_another() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let _subscriptions = ["c", "c*"].map(|pattern| {
         let sender = sender.clone();
-        let subscribed = prod.hub.subscribe(pattern, move |message| {
+        let subscribed = prod.hub.bus().subscribe(pattern, move |message| {
             let _ = sender.send(message.payload.to_vec());
             async {}
         });
@@ -486,7 +486,7 @@ fn what_was_signed_for_one_prefix_is_refused_on_another() {
     copies.psubscribe("staging:*").unwrap();
     staging.hub.room("r").push("replayed").ignore();
     staging.hub.broadcast("replayed").ignore();
-    staging.block_on(staging.hub.publish("c", "replayed")).unwrap();
+    staging.block_on(staging.hub.bus().publish("c", "replayed")).unwrap();
     let mut said = redis.connect().unwrap();
     for _ in 0..3 {
         let copy = copies.get_message().unwrap();
@@ -498,7 +498,7 @@ fn what_was_signed_for_one_prefix_is_refused_on_another() {
     wait_until("all are rejected", || prod.hub.stats().remote.refused == 4);
     tab.say("own nothing came");
     assert_eq!(tab.text(), "nothing came");
-    prod.block_on(prod.hub.publish("c", "its own")).unwrap();
+    prod.block_on(prod.hub.bus().publish("c", "its own")).unwrap();
     for _ in 0..2 {
         assert_eq!(receiver.recv_timeout(super::clients::PATIENCE).unwrap(), b"its own");
     }

@@ -7,7 +7,7 @@ mod snapshot;
 
 use std::sync::mpsc;
 
-use ripplecast::{App, Close, CloseCode, Connection, Error, Frame, Sent, ws};
+use ripplecast::{App, Close, CloseCode, Connection, Error, Message, Sent, ws};
 
 use super::clients::{PATIENCE, Script, TestServer, wait_until};
 
@@ -184,7 +184,7 @@ fn a_closed_connection_cannot_join_a_room() {
     assert!(!conn.leave("r"));
     server.block_on(conn.closed());
     assert_eq!((server.len("r"), server.len("s")), (0, 0));
-    assert_eq!(server.block_on(server.hub.client("me").push("x")).unwrap(), 0);
+    assert_eq!(server.block_on(server.hub.user("me").push("x")).unwrap(), 0);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_frame_is_encoded_once_per_shard() {
     let server = scripted(2, false);
     let mut tabs: Vec<_> = (0..20).map(|_| server.scripted("/ws", "join r")).collect();
     let before = server.hub.stats().encoded_frames;
-    assert!(server.hub.room("r").push(Frame::binary(vec![1, 2, 3])).is_queued());
+    assert!(server.hub.room("r").push(Message::binary(vec![1, 2, 3])).is_queued());
     for tab in &mut tabs {
         assert_eq!(tab.next().unwrap().into_data(), vec![1, 2, 3]);
     }
@@ -279,7 +279,7 @@ fn two_hubs_in_one_process_are_independent() {
     let foreign = one.connection(&mut in_one).id();
     assert!(two.hub.connection(foreign).is_none());
     in_one.run("room r x; all y; own z");
-    assert_eq!(one.block_on(one.hub.client("me").push("mine")).unwrap(), 1);
+    assert_eq!(one.block_on(one.hub.user("me").push("mine")).unwrap(), 1);
     in_two.say("own done");
     assert!(in_two.until("done").is_empty());
     assert_eq!(in_one.text(), "mine");

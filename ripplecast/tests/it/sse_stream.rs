@@ -21,7 +21,7 @@ use axum::{
 use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use ripplecast::{Accept, App, Connection, Error, Frame, Request, sse, ws};
+use ripplecast::{Accept, App, Connection, Error, Message, Request, sse, ws};
 use socket2::{Domain, Socket, Type};
 use tower::{Layer, Service};
 use tower_http::{compression::CompressionLayer, trace::TraceLayer};
@@ -133,7 +133,7 @@ fn multi_line_texts_and_bytes_arrive_unchanged() {
         assert_eq!((event.name, event.retry), (None, None));
     }
     for bytes in [&[0_u8, 255, b'\n', b'\r', 128][..], b"", b"abcd"] {
-        assert!(room.push(Frame::binary(bytes.to_vec())).is_queued());
+        assert!(room.push(Message::binary(bytes.to_vec())).is_queued());
         let event = stream.event().unwrap();
         assert_eq!(event.name.as_deref(), Some("binary"));
         let decoded = base64::engine::general_purpose::STANDARD.decode(event.data.unwrap()).unwrap();
@@ -147,10 +147,10 @@ fn events_have_the_names_set_by_the_application() {
     let mut stream = joined(&server, "/events", "r");
     assert!(matches!(stream.next(), Some(Item::Event(_))));
     let room = server.hub.room("r");
-    let named = |frame: Frame, name: &str| frame.with_event(name);
+    let named = |frame: Message, name: &str| frame.with_event(name);
     for (frame, name) in [
         (named("plain".into(), "said"), Some("said")),
-        (named(Frame::binary(vec![1]), "picture"), Some("picture")),
+        (named(Message::binary(vec![1]), "picture"), Some("picture")),
         (named("two\nlines".into(), "it's: ünïcödé "), Some("it's: ünïcödé ")),
         (named("forged".into(), "said\ndata: more"), Some("said")),
         (named("forged".into(), "\r\ndata: more"), None),

@@ -7,7 +7,7 @@ mod model;
 
 use std::collections::HashMap;
 
-use ripplecast::{Error, Hub, Result, StoreError};
+use ripplecast::{Error, Hub, Result, error::StateError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A row with a column of every type.
@@ -47,9 +47,9 @@ fn hub() -> Hub {
 }
 
 /// Extracts the store's error from the crate's.
-fn store_error<T>(result: Result<T>) -> StoreError {
+fn store_error<T>(result: Result<T>) -> StateError {
     match result {
-        Err(Error::Store(error)) => error,
+        Err(Error::State(error)) => error,
         Err(other) => panic!("unexpected error: {other}"),
         Ok(_) => panic!("expected an error"),
     }
@@ -144,7 +144,7 @@ async fn a_table_is_declared_once() -> Result<()> {
     }
     let hub = hub();
     let error = store_error(hub.find_table::<Pair>("pairs"));
-    assert_eq!(error, StoreError::TableNotDeclared { name: "pairs".into() });
+    assert_eq!(error, StateError::TableNotDeclared { name: "pairs".into() });
     assert!(error.to_string().contains("hub.table::<Row>(\"pairs\", capacity)"));
 
     let table = hub.table::<Pair>("pairs", 10)?;
@@ -158,11 +158,11 @@ async fn a_table_is_declared_once() -> Result<()> {
     );
     let error = store_error(hub.table::<Other>("pairs", 10)).to_string();
     assert!(error.contains("left: u64") && error.contains("left: u32"), "{error}");
-    assert!(matches!(store_error(hub.find_table::<Other>("pairs")), StoreError::DeclaredDifferently { .. }));
+    assert!(matches!(store_error(hub.find_table::<Other>("pairs")), StateError::DeclaredDifferently { .. }));
     let sized = hub.table_builder::<Pair>("pairs", 10).column("name", 9).build();
     assert!(store_error(sized).to_string().contains("name: String of 9 bytes"));
 
-    assert_eq!(store_error(hub.table::<Pair>("none", 0)), StoreError::NoCapacity { table: "none".into() });
+    assert_eq!(store_error(hub.table::<Pair>("none", 0)), StateError::NoCapacity { table: "none".into() });
     assert!(matches!(hub.table::<Pair>("", 1), Err(Error::EmptyName { what: "table" })));
     assert!(matches!(hub.table::<Pair>("x".repeat(256), 1), Err(Error::NameTooLong { .. })));
     let error = store_error(hub.table_builder::<Pair>("b", 1).column("bio", 9).build()).to_string();

@@ -14,10 +14,11 @@ use std::{
 
 use axum::Router;
 use ripplecast::{
-    Close, Connection, ConnectionId, Dropped, Frame, Hub, HubBuilder, Result, Sent, Stats, ws::Handler,
+    Close, Connection, ConnectionId, Dropped, Hub, HubBuilder, Message, Result, Sent, stats::Stats,
+    ws::Handler,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Message as WsMessage, WebSocket};
 
 /// Far longer than anything here takes, so that a hang fails the test before the harness stops it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -181,7 +182,7 @@ pub(crate) fn insist(mut push: impl FnMut() -> Sent) {
 #[derive(Default)]
 pub(crate) struct Calls {
     pub(crate) opened: Vec<Connection>,
-    pub(crate) messages: Vec<(ConnectionId, Frame)>,
+    pub(crate) messages: Vec<(ConnectionId, Message)>,
     pub(crate) closed: Vec<(ConnectionId, Close)>,
 }
 
@@ -219,7 +220,7 @@ impl Handler for Echo {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         self.0.with(|calls| calls.messages.push((conn.id(), frame.clone())));
         conn.push(frame).ignore();
         Ok(())
@@ -252,7 +253,7 @@ pub(crate) fn connect(addr: SocketAddr, path: &str) -> Client {
 
 /// Receives the next text or binary message.
 #[track_caller]
-pub(crate) fn receive<S: Read + Write>(client: &mut WebSocket<S>) -> Message {
+pub(crate) fn receive<S: Read + Write>(client: &mut WebSocket<S>) -> WsMessage {
     let deadline = Instant::now() + PATIENCE; // pings alone keep a connection alive
     loop {
         assert!(Instant::now() < deadline, "no message arrives");
@@ -275,7 +276,7 @@ pub(crate) fn text<S: Read + Write>(client: &mut WebSocket<S>) -> String {
 /// Checks that a message is echoed.
 #[track_caller]
 pub(crate) fn check_echo<S: Read + Write>(client: &mut WebSocket<S>) {
-    client.send(Message::text("still here?")).unwrap();
+    client.send(WsMessage::text("still here?")).unwrap();
     assert_eq!(text(client), "still here?");
 }
 
@@ -286,8 +287,8 @@ pub(crate) fn ending<S: Read + Write>(client: &mut WebSocket<S>) -> (u16, String
     let close = loop {
         assert!(Instant::now() < deadline, "no close frame arrives");
         match client.read().unwrap() {
-            Message::Close(close) => break close,
-            Message::Ping(_) | Message::Pong(_) => {}
+            WsMessage::Close(close) => break close,
+            WsMessage::Ping(_) | WsMessage::Pong(_) => {}
             message => panic!("expected a close frame, received {message:?}"),
         }
     };

@@ -8,7 +8,7 @@ pub(super) static FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/d
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["quick-start", "choosing", "site"]),
     ("Concepts", &["concepts", "slow-readers"]),
-    ("APIs", &["websocket", "sse", "rooms", "state", "bus", "streams"]),
+    ("APIs", &["websocket", "sse", "rooms", "state", "bus", "queues"]),
     ("Guides", &["auth", "htmx", "scaling", "tls", "compression", "deploy", "testing"]),
     ("Reference", &["settings", "close-codes", "metrics"]),
     ("Coming from", &["from-axum-ws", "from-socketio", "from-phoenix-channels", "comparison"]),

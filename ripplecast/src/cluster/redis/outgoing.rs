@@ -19,11 +19,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    Frame,
+    Message,
     cluster::{
         sequence::Given,
         sign::Sealer,
-        wire::{Body, Message},
+        wire::{Body, Envelope},
     },
     engine::RemoteStats,
     log::limited,
@@ -125,14 +125,14 @@ impl Outgoing {
         sealer: &Sealer,
         room: Option<&Arc<str>>,
         channel: String,
-        frame: &Frame,
+        frame: &Message,
     ) {
         let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
         let number = waiting.given.next(&name);
         if waiting.has_space(slot, frame.len()) {
-            let message = Message { node, number, body: Body::Frame { frame: frame.clone() } };
+            let message = Envelope { node, number, body: Body::Message { frame: frame.clone() } };
             let sealed = sealer.seal(&channel, &message);
             waiting.push(slot, channel, sealed);
             drop(waiting);

@@ -1,4 +1,4 @@
-//! The registry of which node has members of which room and connections of which client. Each node writes its
+//! The registry of which node has members of which room and connections of which user. Each node writes its
 //! own entries, under a lease.
 //!
 //! A node acquires a lease with a new name (called a *seat* in the keys) each time it connects. Its entries
@@ -8,8 +8,8 @@
 //! | key | content |
 //! |---|---|
 //! | `seats` | hash: lease, and the number of heartbeats that its node has sent; 0 if given up |
-//! | `room:{R}:nodes`, `client:{C}:nodes` | hash: lease, and the number of connections of its node |
-//! | `seat:{S}:rooms`, `seat:{S}:clients` | set: the entries of the lease, for the node that removes them |
+//! | `room:{R}:nodes`, `user:{C}:nodes` | hash: lease, and the number of connections of its node |
+//! | `seat:{S}:rooms`, `seat:{S}:users` | set: the entries of the lease, for the node that removes them |
 //! | `seat:{S}` | channel: messages for that node alone |
 
 use std::{
@@ -75,8 +75,8 @@ return 1",
 pub(super) enum Item {
     /// The number of members of a room on this node.
     Room(Arc<str>),
-    /// The number of connections of a client on this node.
-    Client(Arc<str>),
+    /// The number of connections of a user on this node.
+    User(Arc<str>),
 }
 
 /// What other nodes know about this node.
@@ -285,19 +285,19 @@ impl Inner {
         registration.inbox = Some(inbox);
         drop(registration);
         let rooms: Vec<_> = self.rooms.lock().names().cloned().map(Item::Room).collect();
-        let clients: Vec<_> = self.clients.lock().keys().cloned().map(Item::Client).collect();
-        self.registration.lock().dirty.extend(rooms.into_iter().chain(clients));
+        let users: Vec<_> = self.users.lock().keys().cloned().map(Item::User).collect();
+        self.registration.lock().dirty.extend(rooms.into_iter().chain(users));
         self.seated.send_replace(true);
     }
 
-    /// Waits until other nodes can reach a client here: its entry is written, and the lease's channel is
+    /// Waits until other nodes can reach a user here: its entry is written, and the lease's channel is
     /// subscribed.
     ///
     /// # Errors
     /// [`BackendError`]: at once while Redis is unavailable, otherwise within [`TIME_LIMIT`]. The entry is written as
     /// soon as possible.
-    pub(super) async fn registered(&self, client: &str) -> Result<()> {
-        let item = Item::Client(client.into());
+    pub(super) async fn registered(&self, user: &str) -> Result<()> {
+        let item = Item::User(user.into());
         if self.redis.is_away(&self.counts_key(item.group())) {
             return Err(lost());
         }
@@ -359,7 +359,7 @@ impl Inner {
     fn entry(&self, seat: &Seat, item: &Item) -> [Cmd; 2] {
         let (count, set) = match item {
             Item::Room(room) => (self.rooms.lock().members(room), ":rooms"),
-            Item::Client(client) => (self.clients.lock().get(client).copied().unwrap_or(0), ":clients"),
+            Item::User(user) => (self.users.lock().get(user).copied().unwrap_or(0), ":users"),
         };
         let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.group()));
         if count > 0 {
@@ -378,7 +378,7 @@ impl Inner {
     /// Removes some entries of a lease, or the lease itself once it has none. Returns whether the lease was
     /// removed. Several nodes may do this at once with the same result.
     async fn remove_some(&self, seat: &Seat) -> Result<bool> {
-        for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":clients", Item::Client)] {
+        for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":users", Item::User)] {
             let set = self.redis.key("seat", seat.field(), set);
             let mut read = cmd("SRANDMEMBER");
             read.arg(&set).arg(BATCH);
@@ -445,7 +445,7 @@ impl Inner {
 impl Item {
     fn name(&self) -> &str {
         match self {
-            Self::Room(name) | Self::Client(name) => name,
+            Self::Room(name) | Self::User(name) => name,
         }
     }
 
@@ -453,7 +453,7 @@ impl Item {
     fn group(&self) -> crate::engine::Group<'_> {
         match self {
             Self::Room(room) => crate::engine::Group::Room(room),
-            Self::Client(client) => crate::engine::Group::Client(client),
+            Self::User(user) => crate::engine::Group::User(user),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     slots::{Flags, Slot, Slots},
 };
 use crate::{
-    Frame,
+    Message,
     engine::{
         batch::{Batch, DIALECTS, Dialect, Joined, Part},
         budget::Ledger,
@@ -116,7 +116,7 @@ impl<W: Wire> Fanout<W> {
         &mut self,
         sender: &mut Sender<W>,
         room: &Arc<RoomCore<W>>,
-        frame: &Frame,
+        frame: &Message,
         offset: u64,
     ) {
         let Some(place) = room.place(usize::from(sender.slots().shard())) else { return };
@@ -187,7 +187,7 @@ impl<W: Wire> Fanout<W> {
     }
 
     /// Sends a frame to one connection, behind the frames that wait in its rooms.
-    pub(super) fn push(&mut self, sender: &mut Sender<W>, who: Local, frame: &Frame, of: Option<Snapshot>) {
+    pub(super) fn push(&mut self, sender: &mut Sender<W>, who: Local, frame: &Message, of: Option<Snapshot>) {
         if !sender.slots().accepts(who) {
             return;
         }
@@ -276,13 +276,13 @@ impl<W: Wire> Fanout<W> {
             }
             let source = room.source();
             let mut up_to = stamp;
-            if let Some(walk) = &room.walk {
-                if (walk.next..walk.end).contains(&membership.index()) {
-                    ahead |= visiting != Some(membership.room());
-                    walk.batch.since(membership.seen(), dialect, source, &mut parts);
-                    if alone {
-                        up_to = walk.batch.last();
-                    }
+            if let Some(walk) = &room.walk
+                && (walk.next..walk.end).contains(&membership.index())
+            {
+                ahead |= visiting != Some(membership.room());
+                walk.batch.since(membership.seen(), dialect, source, &mut parts);
+                if alone {
+                    up_to = walk.batch.last();
                 }
             }
             if !alone {

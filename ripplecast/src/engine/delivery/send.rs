@@ -15,7 +15,7 @@ use crate::{
         batch::{Batch, Dialect, Joined, Tag},
         budget::Ledger,
         drops::Drops,
-        outbox::{Admission, Overflow, Piece, Wire},
+        outbox::{Admission, Outbox, Overflow, Piece, Wire},
         position::Source,
         tap::Ear,
     },
@@ -312,7 +312,7 @@ impl<W: Wire> Sender<W> {
             self.note_drop(slot, Dropped::SlowConsumer, refused);
             self.fault(slot, Fault::SlowConsumer);
         }
-        let cost = self.slots.get(slot).outbox().map_or(0, |outbox| outbox.cost());
+        let cost = self.slots.get(slot).outbox().map_or(0, Outbox::cost);
         self.shedder.note_held(cost);
     }
 

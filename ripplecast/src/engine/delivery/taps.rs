@@ -127,7 +127,7 @@ mod tests {
                 tap
             })
             .collect();
-        assert!(oldest.next().await.is_none());
+        assert!(oldest.recv().await.is_none());
         assert!(!slots.get(first.slot).flags().has(Flags::TAPPED));
         taps.end(&mut slots, other.slot);
         taps.assert_consistent(&slots);
@@ -142,9 +142,9 @@ mod tests {
         for (sender, text) in [(other, &b"no"[..]), (who, b"yes")] {
             taps.received(&mut slots, sender, &Event::Text(Payload::Borrowed(text)));
         }
-        assert_eq!(&tap.next().await.unwrap().head[..], b"yes");
+        assert_eq!(&tap.recv().await.unwrap().head[..], b"yes");
         taps.end(&mut slots, who.slot);
-        assert!(tap.next().await.is_none());
+        assert!(tap.recv().await.is_none());
         slots.take_wire(who.slot);
         taps.add(&mut slots, who, Tap::new().1);
         taps.assert_consistent(&slots);

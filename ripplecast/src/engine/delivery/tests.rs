@@ -25,7 +25,7 @@ use self::{
 };
 use super::{memberships::work, *};
 use crate::{
-    Error, Frame,
+    Error, Message,
     engine::{
         batch::Tag,
         budget::PIECE,

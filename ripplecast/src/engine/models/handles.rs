@@ -1,4 +1,4 @@
-//! Handles of connections, and the clients that they are identified as.
+//! Handles of connections, and the users that they are identified as.
 
 use super::*;
 
@@ -106,13 +106,13 @@ fn queued<'a>((text, sent): (&'a str, Sent)) -> Option<&'a str> {
 }
 
 /// As the shard makes a connection one that is closed, and then forgets it.
-fn close_identified(handle: &ShardHandle, clients: &Clients, who: Local) {
+fn close_identified(handle: &ShardHandle, users: &Users, who: Local) {
     let mut mailbox = handle.mailbox.lock();
     mailbox.close(who);
-    let client = mailbox.client(who);
+    let user = mailbox.user(who);
     drop(mailbox);
-    if let Some(client) = client {
-        clients.remove(&client, who);
+    if let Some(user) = user {
+        users.remove(&user, who);
     }
     let details = handle.mailbox.lock().take_extras(who);
     drop(details);
@@ -123,39 +123,39 @@ const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };
 #[test]
 fn identify_races_close() {
     explore("identify_races_close", || {
-        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
+        let (handle, users) = (handle(), Arc::new(Users::new(Arc::default())));
         handle.mailbox.lock().open(WHO);
         let identifier = thread::spawn({
-            let (handle, clients) = (handle.clone(), clients.clone());
+            let (handle, users) = (handle.clone(), users.clone());
             move || {
-                let once = clients.identify(&handle.mailbox, WHO, "one");
-                let again = clients.identify(&handle.mailbox, WHO, "one");
+                let once = users.identify(&handle.mailbox, WHO, "one");
+                let again = users.identify(&handle.mailbox, WHO, "one");
                 assert!(!(once.is_err() && again.is_ok()));
             }
         });
-        close_identified(&handle, &clients, WHO);
+        close_identified(&handle, &users, WHO);
         identifier.join().unwrap();
-        assert_eq!(clients.connections("one"), []);
-        assert_eq!(handle.mailbox.lock().client(WHO), None);
+        assert_eq!(users.connections("one"), []);
+        assert_eq!(handle.mailbox.lock().user(WHO), None);
     });
 }
 
 #[test]
 fn identify_races_identify() {
     explore("identify_races_identify", || {
-        let (handle, clients) = (handle(), Arc::new(Clients::new(Arc::default())));
+        let (handle, users) = (handle(), Arc::new(Users::new(Arc::default())));
         handle.mailbox.lock().open(WHO);
-        clients.identify(&handle.mailbox, WHO, "one").unwrap();
+        users.identify(&handle.mailbox, WHO, "one").unwrap();
         let other = thread::spawn({
-            let (handle, clients) = (handle.clone(), clients.clone());
-            move || clients.identify(&handle.mailbox, WHO, "two").unwrap()
+            let (handle, users) = (handle.clone(), users.clone());
+            move || users.identify(&handle.mailbox, WHO, "two").unwrap()
         });
-        clients.identify(&handle.mailbox, WHO, "one").unwrap();
+        users.identify(&handle.mailbox, WHO, "one").unwrap();
         other.join().unwrap();
-        let client = handle.mailbox.lock().client(WHO).unwrap();
+        let user = handle.mailbox.lock().user(WHO).unwrap();
         for id in ["one", "two"] {
-            let expected: &[Local] = if *client == *id { &[WHO] } else { &[] };
-            assert_eq!(clients.connections(id), expected, "as {id}, while it is {client}");
+            let expected: &[Local] = if *user == *id { &[WHO] } else { &[] };
+            assert_eq!(users.connections(id), expected, "as {id}, while it is {user}");
         }
     });
 }

@@ -41,7 +41,7 @@ fn join_races_a_lost_socket_and_the_next_connection_of_the_slot() {
             let room = room.clone();
             move || {
                 let joined = room.join(who, None);
-                let _ = room.push(&Frame::from("x"));
+                let _ = room.push(&Message::from("x"));
                 joined
             }
         });
@@ -71,7 +71,7 @@ fn leave_races_push() {
         shard.turn();
         let pusher = thread::spawn({
             let room = room.clone();
-            move || assert_eq!(room.push(&Frame::from("x")), Sent::Queued)
+            move || assert_eq!(room.push(&Message::from("x")), Sent::Queued)
         });
         let leaver = thread::spawn({
             let room = room.clone();
@@ -106,7 +106,7 @@ fn join_with_a_snapshot_races_pushes() {
         let bump = |room: &Arc<RoomCore<Pipe>>, counter: &crate::sync::Mutex<u8>| {
             let mut value = counter.lock();
             *value += 1;
-            assert_eq!(room.push(&Frame::text(value.to_string())), Sent::Queued);
+            assert_eq!(room.push(&Message::text(value.to_string())), Sent::Queued);
         };
         let bumper = thread::spawn({
             let (room, counter) = (room.clone(), counter.clone());
@@ -117,7 +117,7 @@ fn join_with_a_snapshot_races_pushes() {
         });
         shard.turn();
         let value = counter.lock();
-        room.join(who, Some(Frame::text(value.to_string()))).unwrap();
+        room.join(who, Some(Message::text(value.to_string()))).unwrap();
         drop(value);
         shard.turn();
         bumper.join().unwrap();
@@ -150,8 +150,8 @@ fn push_order_across_two_shards() {
         let publisher = thread::spawn({
             let room = room.clone();
             move || {
-                assert_eq!(room.push(&Frame::from("a1")), Sent::Queued);
-                assert_eq!(room.push(&Frame::from("a2")), Sent::Queued);
+                assert_eq!(room.push(&Message::from("a1")), Sent::Queued);
+                assert_eq!(room.push(&Message::from("a2")), Sent::Queued);
             }
         });
         let [mut one, mut two] = shards;
@@ -159,7 +159,7 @@ fn push_order_across_two_shards() {
             one.turn();
             one
         });
-        assert_eq!(room.push(&Frame::from("b")), Sent::Queued);
+        assert_eq!(room.push(&Message::from("b")), Sent::Queued);
         two.turn();
         publisher.join().unwrap();
         for mut shard in [one.join().unwrap(), two] {
@@ -179,17 +179,17 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
         let ([mut one, mut two], room, pipes) = two_members();
         // One more byte fits into the second shard's mailbox, until the shard takes its commands.
         let nobody = Local { shard: 1, slot: 7, generation: 1 };
-        let filler = Frame::binary(Bytes::from_static(&ZEROS));
+        let filler = Message::binary(Bytes::from_static(&ZEROS));
         two.mailbox.post(Command::Push { to: nobody, frame: filler, of: None });
         let publisher = thread::spawn({
             let room = room.clone();
-            move || room.push(&Frame::from("a"))
+            move || room.push(&Message::from("a"))
         });
         let second = thread::spawn(move || {
             two.turn();
             two
         });
-        let b = room.push(&Frame::from("b"));
+        let b = room.push(&Message::from("b"));
         one.turn();
         let a = publisher.join().unwrap();
         let mut two = second.join().unwrap();

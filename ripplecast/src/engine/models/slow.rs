@@ -15,7 +15,7 @@ fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
         let bump = |room: &Arc<RoomCore<Pipe>>, counter: &crate::sync::Mutex<u8>| {
             let mut value = counter.lock();
             *value += 1;
-            assert!(room.push(&Frame::text(value.to_string()).with_key("value")).is_queued());
+            assert!(room.push(&Message::text(value.to_string()).with_key("value")).is_queued());
         };
         let publisher = thread::spawn({
             let (room, counter) = (room.clone(), counter.clone());

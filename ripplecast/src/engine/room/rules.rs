@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use crate::{
-    Frame,
+    Message,
     engine::{bridge::Bridge, drops::DropLog, outbox::Overflow},
     glob::Pattern,
     limits::ROOMS_PER_CONNECTION,
@@ -16,12 +16,12 @@ use crate::{
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
-/// use ripplecast::{Frame, Hub, Overflow, RoomOptions};
+/// use ripplecast::{Message, Hub, Overflow, RoomOptions};
 ///
 /// let hub = Hub::builder()
 ///     .rooms("cursors:*", RoomOptions::new().overflow(Overflow::LatestPerKey))
 ///     .build()?;
-/// hub.room("cursors:page-7").push(Frame::text("x=3,y=4").with_key("ada")).ignore();
+/// hub.room("cursors:page-7").push(Message::text("x=3,y=4").with_key("ada")).ignore();
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -84,7 +84,7 @@ impl Setup {
     }
 
     /// Whether a frame for many connections is compressed for those that have negotiated it.
-    pub(crate) fn compresses(&self, frame: &Frame) -> bool {
+    pub(crate) fn compresses(&self, frame: &Message) -> bool {
         frame.len() > self.compress_above.load(Ordering::Relaxed)
     }
 

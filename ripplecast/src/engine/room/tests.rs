@@ -74,15 +74,15 @@ fn the_late_end_of_a_room_does_not_take_its_successor_away() {
 fn only_shards_with_members_are_told() {
     let registry = registry(3);
     let room = registry.room("a");
-    assert!(room.push(&Frame::from("to nobody")).is_queued());
+    assert!(room.push(&Message::from("to nobody")).is_queued());
     let (one, two) = (open(&registry, 0, 0), open(&registry, 2, 0));
     room.join(one, None).unwrap();
     room.join(two, Some("snapshot".into())).unwrap();
     room.join(two, None).unwrap();
-    assert!(room.push(&Frame::from("x")).is_queued());
+    assert!(room.push(&Message::from("x")).is_queued());
     assert!(room.leave(one));
     assert!(!room.leave(one));
-    assert!(room.push(&Frame::from("y")).is_queued());
+    assert!(room.push(&Message::from("y")).is_queued());
     let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();
     assert_eq!(all, ["jcl", "", "jpcc"]);
 }
@@ -108,12 +108,12 @@ fn a_push_that_one_shard_refuses_reaches_none_and_has_no_number() {
         waiting(&registry, usize::from(shard));
     }
     let offset = |room: &RoomCore<()>| room.state.lock().offset;
-    assert!(room.push(&Frame::from("x")).is_queued());
+    assert!(room.push(&Message::from("x")).is_queued());
     let to = Local { shard: 1, slot: 0, generation: 1 };
     static ZEROS: [u8; crate::limits::MAILBOX_BYTES] = [0; crate::limits::MAILBOX_BYTES];
-    let frame = Frame::binary(bytes::Bytes::from_static(&ZEROS));
+    let frame = Message::binary(bytes::Bytes::from_static(&ZEROS));
     registry.mailboxes[1].post(Command::Push { to, frame, of: None });
-    assert_eq!(room.push(&Frame::from("y")), Sent::Dropped(crate::Dropped::Overloaded));
+    assert_eq!(room.push(&Message::from("y")), Sent::Dropped(crate::Dropped::Overloaded));
     assert_eq!(offset(&room), 1);
     let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();
     assert_eq!(all, ["c", "cp", "c"]);

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::{Phase, Shard};
 use crate::{
-    Close, CloseCode, Error, Frame,
+    Close, CloseCode, Error, Message,
     engine::{
         command::{Command, Outcome},
         cork,
@@ -154,7 +154,7 @@ impl Shard {
 /// The callback to be called.
 pub(super) enum Callback {
     Open,
-    Message(Frame),
+    Message(Message),
     Close(Close),
 }
 

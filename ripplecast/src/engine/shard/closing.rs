@@ -102,7 +102,7 @@ impl Shard {
     pub(super) fn no_longer_live(&mut self, who: Local) {
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.close(who);
-        let client = mailbox.client(who);
+        let user = mailbox.user(who);
         let mut joining = Vec::new();
         if self.handle.mailbox.has_joins() {
             // Joins that were posted but not applied yet: the rooms already count it.
@@ -113,8 +113,8 @@ impl Shard {
         for room in joining {
             room.forget(who);
         }
-        if let Some(client) = client {
-            self.shards.clients.remove(&client, who);
+        if let Some(user) = user {
+            self.shards.users.remove(&user, who);
         }
         self.delivery.leave_all(who);
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Phase, Shard, calls::Callback};
 use crate::{
-    Close, CloseCode, Frame,
+    Close, CloseCode, Message,
     codec::{self, Event as Received, Opcode, Payload, ProtocolError, deflate::inflate},
     engine::{batch::Dialect, cork, node::Counter, route::Takes},
     id::Local,
@@ -215,11 +215,11 @@ impl Shard {
             }
             Received::Text(payload) => {
                 self.handle.count(Counter::Messages, 1);
-                self.call(who, Callback::Message(Frame::from_checked_text(payload.into_bytes())));
+                self.call(who, Callback::Message(Message::from_checked_text(payload.into_bytes())));
             }
             Received::Binary(payload) => {
                 self.handle.count(Counter::Messages, 1);
-                self.call(who, Callback::Message(Frame::binary(payload.into_bytes())));
+                self.call(who, Callback::Message(Message::binary(payload.into_bytes())));
             }
             Received::Ping(payload) => {
                 self.cork(who);

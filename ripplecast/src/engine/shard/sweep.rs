@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Connection, Frame,
+        Connection, Message,
         engine::{
             admission::Admissions,
             adoption::Adoption,
@@ -167,7 +167,7 @@ mod tests {
             budget::Ledger,
             command::Command,
             mailbox::Mailbox,
-            node::Shards,
+            node::Node,
             outbox::{Overflow, Profile},
             room::Setup,
             route::Takes,
@@ -176,13 +176,13 @@ mod tests {
         ws::{self, callbacks},
     };
 
-    fn shards() -> Arc<Shards> {
-        Shards::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default())
+    fn shards() -> Arc<Node> {
+        Node::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default())
     }
 
     /// An endpoint with the default times.
-    fn route(shards: &Shards) -> Route {
-        let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Frame| {}));
+    fn route(shards: &Node) -> Route {
+        let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Message| {}));
         Route {
             id: 0,
             name: String::new(),
@@ -243,7 +243,7 @@ mod tests {
         const LEN: usize = 32 << 20; // more than sockets hold
         let mut pinged = Pinged::new();
         pinged.wait_for_space(); // that of a new socket
-        pinged.shard.delivery.push(pinged.who, &Frame::binary(vec![0; LEN]), None);
+        pinged.shard.delivery.push(pinged.who, &Message::binary(vec![0; LEN]), None);
         let backlog = pinged.shard.delivery.backlog(0);
         assert!(backlog > 0);
         pinged.peer.read_exact(&mut vec![0; 10 + LEN - backlog]).unwrap(); // a header of 10 bytes
@@ -300,7 +300,7 @@ mod tests {
     fn commands_are_taken_up_before_each_peer_is_read() {
         let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();
         peer.write_all(b"\x81\x80\0\0\0\0").unwrap();
-        shard.handle.mailbox.post(Command::Push { to: who, frame: Frame::text("first"), of: None });
+        shard.handle.mailbox.post(Command::Push { to: who, frame: Message::text("first"), of: None });
         shard.again.push_back((who, 0));
         shard.peers[0].again = true;
         shard.read_again();

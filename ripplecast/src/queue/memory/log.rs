@@ -1,4 +1,4 @@
-//! One stream in memory: its messages, and the progress of each group. One lock guards all of it, and nothing
+//! One queue in memory: its messages, and the progress of each group. One lock guards all of it, and nothing
 //! here waits.
 
 use std::{
@@ -11,15 +11,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    StreamError,
+    error::QueueError,
     queue::{
         backend::Again,
-        id::StreamId,
-        message::{DeadLetter, GroupStatus, StreamStatus},
+        id::MessageId,
+        message::{DeadLetter, GroupStatus, QueueStatus},
     },
 };
 
-/// Maximum bytes of payload in a stream. Messages may be large, and this is one process's memory.
+/// Maximum bytes of payload in a queue. Messages may be large, and this is one process's memory.
 const BYTES: usize = 64 << 20;
 
 #[derive(Default)]
@@ -31,13 +31,13 @@ pub(super) struct Log {
 
 #[derive(Clone)]
 pub(super) struct Entry {
-    pub(super) id: StreamId,
+    pub(super) id: MessageId,
     pub(super) payload: Bytes,
-    /// Set on a stream of dead letters.
+    /// Set on a queue of dead letters.
     pub(super) dead: Option<DeadLetter>,
 }
 
-/// A stream's messages and groups.
+/// A queue's messages and groups.
 #[derive(Default)]
 pub(super) struct State {
     /// Oldest first.
@@ -47,32 +47,32 @@ pub(super) struct State {
     /// Number of messages ever published.
     published: u64,
     /// The newest id assigned.
-    last: StreamId,
+    last: MessageId,
     /// By name. As many as the program names, each created by subscribing.
     groups: BTreeMap<Box<str>, Group>,
 }
 
-/// A group's progress in a stream.
+/// A group's progress in a queue.
 #[derive(Default)]
 pub(super) struct Group {
     /// Number of subscriptions.
     pub(super) consumers: u64,
     /// The newest message delivered.
-    delivered: StreamId,
+    delivered: MessageId,
     /// Messages delivered but not handled.
-    pending: BTreeMap<StreamId, Pending>,
+    pending: BTreeMap<MessageId, Pending>,
     /// Messages of `pending` that no consumer holds.
-    free: BTreeSet<StreamId>,
+    free: BTreeSet<MessageId>,
 }
 
 impl Group {
     /// Returns whether the group has handled the message.
-    fn has_handled(&self, id: StreamId) -> bool {
+    fn has_handled(&self, id: MessageId) -> bool {
         id <= self.delivered && !self.pending.contains_key(&id)
     }
 
     /// Returns whether that consumer holds the message.
-    fn holds(&self, consumer: u64, id: StreamId) -> bool {
+    fn holds(&self, consumer: u64, id: MessageId) -> bool {
         !self.free.contains(&id) && self.pending.get(&id).is_some_and(|pending| pending.consumer == consumer)
     }
 }
@@ -89,7 +89,7 @@ struct Pending {
 pub(super) struct Taken {
     /// The messages, each with the number of its deliveries so far.
     pub(super) entries: Vec<(Entry, u32)>,
-    /// Number of messages due for redelivery that the stream no longer contains.
+    /// Number of messages due for redelivery that the queue no longer contains.
     pub(super) trimmed: u64,
 }
 
@@ -111,21 +111,21 @@ impl State {
     /// Appends a message. Drops handled ones if there is no other space.
     pub(super) fn publish(
         &mut self,
-        stream: &str,
+        queue: &str,
         payload: Bytes,
         max_len: usize,
-    ) -> Result<StreamId, StreamError> {
+    ) -> Result<MessageId, QueueError> {
         loop {
             let (limit, unit) = match (self.entries.len() >= max_len, self.bytes + payload.len() > BYTES) {
                 (false, false) => return Ok(self.append(payload, None)),
                 (true, _) => (max_len, "messages"),
                 (false, true) => (BYTES, "bytes"),
             };
-            let oldest = self.entries.front().map_or(StreamId::default(), |entry| entry.id);
+            let oldest = self.entries.front().map_or(MessageId::default(), |entry| entry.id);
             let behind = self.groups.iter().find(|(_, group)| !group.has_handled(oldest));
             if let (Some(_), _) | (None, true) = (behind, self.groups.is_empty()) {
                 let group = behind.map(|(name, _)| name.to_string());
-                return Err(StreamError::Full { stream: stream.to_owned(), limit, unit, group });
+                return Err(QueueError::Full { queue: queue.to_owned(), limit, unit, group });
             }
             self.drop_oldest();
         }
@@ -141,7 +141,7 @@ impl State {
         self.append(payload, Some(letter));
     }
 
-    fn append(&mut self, payload: Bytes, dead: Option<DeadLetter>) -> StreamId {
+    fn append(&mut self, payload: Bytes, dead: Option<DeadLetter>) -> MessageId {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last = self.last.next(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
         self.published += 1;
@@ -157,12 +157,12 @@ impl State {
     }
 
     /// Returns the position of the first message after `id`.
-    fn position_after(&self, id: StreamId) -> usize {
+    fn position_after(&self, id: MessageId) -> usize {
         self.entries.partition_point(|entry| entry.id <= id)
     }
 
     /// Returns the message with that id.
-    fn find(&self, id: StreamId) -> Option<&Entry> {
+    fn find(&self, id: MessageId) -> Option<&Entry> {
         let position = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
         self.entries.get(position)
     }
@@ -197,7 +197,7 @@ impl State {
     }
 
     /// See [`Consumer::again`](crate::queue::backend::Consumer::again).
-    pub(super) fn again(&mut self, group: &str, consumer: u64, id: StreamId) -> Again {
+    pub(super) fn again(&mut self, group: &str, consumer: u64, id: MessageId) -> Again {
         let kept = self.find(id).is_some();
         let Some(group) = self.groups.get_mut(group) else {
             return if kept { Again::Theirs } else { Again::Gone };
@@ -218,23 +218,23 @@ impl State {
     }
 
     /// Marks the message as handled.
-    pub(super) fn acknowledge(&mut self, group: &str, id: StreamId) {
+    pub(super) fn acknowledge(&mut self, group: &str, id: MessageId) {
         if let Some(group) = self.groups.get_mut(group) {
             group.pending.remove(&id);
             group.free.remove(&id);
         }
     }
 
-    /// Returns whether only that consumer can still handle the message: it holds it, or the stream has lost
+    /// Returns whether only that consumer can still handle the message: it holds it, or the queue has lost
     /// it.
-    pub(super) fn is_last_chance(&self, group: &str, consumer: u64, id: StreamId) -> bool {
+    pub(super) fn is_last_chance(&self, group: &str, consumer: u64, id: MessageId) -> bool {
         let kept = self.find(id).is_some();
         let Some(group) = self.groups.get(group) else { return !kept };
         group.holds(consumer, id) || (!kept && !group.pending.contains_key(&id))
     }
 
     /// Releases a message that the consumer holds. A delivery that no handler saw does not count.
-    pub(super) fn release(&mut self, group: &str, consumer: u64, id: StreamId, seen: bool) {
+    pub(super) fn release(&mut self, group: &str, consumer: u64, id: MessageId, seen: bool) {
         let Some(group) = self.groups.get_mut(group) else { return };
         if group.holds(consumer, id)
             && let Some(pending) = group.pending.get_mut(&id)
@@ -264,8 +264,8 @@ impl State {
         existed
     }
 
-    /// Returns the [`StreamStatus`] without the dead letters.
-    pub(super) fn status(&self) -> StreamStatus {
+    /// Returns the [`QueueStatus`] without the dead letters.
+    pub(super) fn status(&self) -> QueueStatus {
         let of = |name: &str, group: &Group| GroupStatus {
             name: name.to_owned(),
             consumers: group.consumers,
@@ -273,7 +273,7 @@ impl State {
             lag: Some((self.entries.len() - self.position_after(group.delivered)) as u64),
             delivered: group.delivered,
         };
-        StreamStatus {
+        QueueStatus {
             length: self.entries.len() as u64,
             published: self.published,
             last: self.last,
@@ -311,7 +311,7 @@ mod tests {
     fn the_oldest_dead_letter_is_dropped_for_space() {
         let mut state = State::default();
         let letter =
-            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+            DeadLetter { id: MessageId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
         for payload in ["1", "2", "3"] {
             state.bury(payload.into(), letter.clone(), 2);
         }
@@ -324,7 +324,7 @@ mod tests {
     fn a_group_continues_after_losing_an_unheld_dead_letter() {
         let mut state = State::default();
         let letter =
-            DeadLetter { id: StreamId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
+            DeadLetter { id: MessageId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
         state.bury("1".into(), letter.clone(), 1);
         assert_eq!(take(&mut state, 1), [1]);
         state.leave("g", 1);

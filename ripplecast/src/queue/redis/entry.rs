@@ -1,4 +1,4 @@
-//! Parses messages from Redis without trusting them: anybody may have written to the stream.
+//! Parses messages from Redis without trusting them: anybody may have written to the queue.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use redis::Value;
 
 use crate::queue::{
     backend::Delivery,
-    id::StreamId,
-    message::{DeadLetter, StreamMessage},
+    id::MessageId,
+    message::{DeadLetter, QueueMessage},
 };
 
 /// A message as Redis returns it.
 pub(super) struct Entry {
-    pub(super) id: StreamId,
+    pub(super) id: MessageId,
     /// Names and values.
     fields: Vec<(Vec<u8>, Vec<u8>)>,
     deliveries: u32,
@@ -21,16 +21,16 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Returns the message for a handler, with a fault if this library did not publish it.
-    pub(super) fn into_delivery(self, stream: &Arc<str>, claimed: bool) -> Delivery {
+    pub(super) fn into_delivery(self, queue: &Arc<str>, claimed: bool) -> Delivery {
         let dead = self.dead();
         let payload = self.field(b"p").map(Bytes::copy_from_slice);
         let fault = payload.is_none().then(|| {
             "it has no field `p`, so this library did not publish it; a manual XADD must set that field"
                 .to_owned()
         });
-        let message = StreamMessage {
+        let message = QueueMessage {
             id: self.id,
-            stream: Arc::clone(stream),
+            queue: Arc::clone(queue),
             payload: payload.unwrap_or_default(),
             deliveries: self.deliveries,
             dead,
@@ -60,15 +60,15 @@ pub(super) fn entries(found: &Value) -> Vec<Entry> {
     items(found).iter().filter_map(entry).collect()
 }
 
-/// Parses the messages of a reply to `XREADGROUP` with one stream. All of them are delivered for the first
+/// Parses the messages of a reply to `XREADGROUP` with one queue. All of them are delivered for the first
 /// time.
 pub(super) fn read_reply(found: &Value) -> Vec<Entry> {
-    let of_stream = match found {
-        Value::Map(streams) => streams.first().map(|(_, entries)| entries),
-        Value::Array(streams) => streams.first().and_then(|stream| items(stream).get(1)),
+    let of_queue = match found {
+        Value::Map(queues) => queues.first().map(|(_, entries)| entries),
+        Value::Array(queues) => queues.first().and_then(|queue| items(queue).get(1)),
         _ => None, // no messages
     };
-    of_stream.map(entries).unwrap_or_default()
+    of_queue.map(entries).unwrap_or_default()
 }
 
 /// Parses a message: id, fields, and the number of deliveries, 1 if missing.

@@ -34,7 +34,7 @@ const RELEASE_TRIES: u32 = 20;
 
 /// A subscription's membership in a group. Its messages are held under its name.
 pub(super) struct Membership {
-    /// The stream's key.
+    /// The queue's key.
     pub(super) key: String,
     pub(super) group: Arc<str>,
     /// The consumer's name.

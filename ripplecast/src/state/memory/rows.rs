@@ -25,7 +25,7 @@ use super::{
     shard_of,
 };
 use crate::{
-    StoreError,
+    error::StateError,
     reply::Reply,
     state::{
         Observation, Observers, RawPage, TableBackend, TableObserver, Version,
@@ -185,12 +185,12 @@ impl Rows {
     }
 
     /// Reserves space for that many more rows.
-    fn reserve(&self, rows: usize) -> Result<(), StoreError> {
+    fn reserve(&self, rows: usize) -> Result<(), StateError> {
         let capacity = self.schema.capacity();
         let more = |len: usize| len.checked_add(rows).filter(|&len| len <= capacity);
         match self.len.fetch_update(Relaxed, Relaxed, more) {
             Ok(_) => Ok(()),
-            Err(len) => Err(StoreError::TableFull {
+            Err(len) => Err(StateError::TableFull {
                 table: self.schema.table().to_owned(),
                 capacity,
                 rows: len.saturating_add(rows),
@@ -222,7 +222,7 @@ impl Rows {
     }
 
     /// Writes a row if there is space.
-    fn write(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) -> Result<(), StoreError> {
+    fn write(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) -> Result<(), StateError> {
         if shard.find(hash, key).is_none() {
             self.reserve(1)?;
         }
@@ -283,12 +283,12 @@ impl Rows {
     }
 
     /// Adds to a column and returns the new value.
-    fn add_to(&self, key: &str, index: usize, by: i128) -> Result<i128, StoreError> {
+    fn add_to(&self, key: &str, index: usize, by: i128) -> Result<i128, StateError> {
         let column = &self.schema.columns()[index];
         let (hash, mut shard) = self.lock(key);
         let value = shard.get(hash, key).map_or(Some(0), |row| row[index].as_integer()).unwrap_or(0);
         let sum = value.checked_add(by).and_then(|sum| Some((sum, column.kind.integer(sum)?)));
-        let (sum, new) = sum.ok_or_else(|| StoreError::ColumnOverflow {
+        let (sum, new) = sum.ok_or_else(|| StateError::ColumnOverflow {
             table: self.schema.table().to_owned(),
             key: key.to_owned(),
             column: column.name,
@@ -311,7 +311,7 @@ impl Rows {
     }
 
     /// Writes several rows in one step.
-    fn write_many(&self, rows: Vec<(Box<str>, Row)>) -> Result<(), StoreError> {
+    fn write_many(&self, rows: Vec<(Box<str>, Row)>) -> Result<(), StateError> {
         let hashes: Vec<u64> = rows.iter().map(|(key, _)| self.hasher.hash_one(&**key)).collect();
         let mut shards = self.lock_many(hashes.iter().copied());
         let mut fresh = std::collections::HashSet::new();
@@ -369,25 +369,25 @@ impl TableBackend for Rows {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Row>> {
         self.purge();
         let (hash, shard) = self.lock(key);
-        Reply::now::<StoreError>(Ok(shard.get(hash, key).cloned()))
+        Reply::now::<StateError>(Ok(shard.get(hash, key).cloned()))
     }
 
     fn get_field<'a>(&'a self, key: &'a str, column: usize) -> Reply<'a, Option<Value>> {
         self.purge();
         let (hash, shard) = self.lock(key);
-        Reply::now::<StoreError>(Ok(shard.get(hash, key).map(|row| row[column].clone())))
+        Reply::now::<StateError>(Ok(shard.get(hash, key).map(|row| row[column].clone())))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
         self.purge();
         let (hash, mut shard) = self.lock(key);
-        Reply::now::<StoreError>(Ok(self.remove(&mut shard, hash, key)))
+        Reply::now::<StateError>(Ok(self.remove(&mut shard, hash, key)))
     }
 
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
         self.purge();
         let (hash, shard) = self.lock(key);
-        Reply::now::<StoreError>(Ok(shard.find(hash, key).is_some()))
+        Reply::now::<StateError>(Ok(shard.find(hash, key).is_some()))
     }
 
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128> {
@@ -397,12 +397,12 @@ impl TableBackend for Rows {
 
     fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
         self.purge();
-        Reply::now::<StoreError>(Ok(self.expire_row(key, after)))
+        Reply::now::<StateError>(Ok(self.expire_row(key, after)))
     }
 
     fn len(&self) -> Reply<'_, usize> {
         self.purge();
-        Reply::now::<StoreError>(Ok(self.len.load(Relaxed)))
+        Reply::now::<StateError>(Ok(self.len.load(Relaxed)))
     }
 
     fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage> {
@@ -411,7 +411,7 @@ impl TableBackend for Rows {
             None => Some(Place { began: self.version.load(Relaxed), shard: 0, slot: 0 }),
             Some(cursor) => Place::parse(cursor.as_str()),
         };
-        let unknown = || StoreError::UnknownCursor {
+        let unknown = || StateError::UnknownCursor {
             table: self.schema.table().to_owned(),
             cursor: cursor.map(ToString::to_string).unwrap_or_default(),
         };
@@ -423,7 +423,7 @@ impl TableBackend for Rows {
         let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
         let shards = self.lock_many(hashes.iter().copied());
         let row = |hash: u64, key: &str| shards[shard_of(hash)].as_ref()?.get(hash, key).cloned();
-        Reply::now::<StoreError>(Ok(keys.iter().zip(hashes).map(|(key, hash)| row(hash, key)).collect()))
+        Reply::now::<StateError>(Ok(keys.iter().zip(hashes).map(|(key, hash)| row(hash, key)).collect()))
     }
 
     fn set_many(&self, rows: Vec<(Box<str>, Row)>) -> Reply<'_, ()> {
@@ -440,7 +440,7 @@ impl TableBackend for Rows {
         self.purge();
         let (hash, mut shard) = self.lock(key);
         if shard.get(hash, key) != expected.as_ref() {
-            return Reply::now::<StoreError>(Ok(false));
+            return Reply::now::<StateError>(Ok(false));
         }
         let done = match new {
             Some(row) => self.write(&mut shard, hash, key, row),
@@ -464,7 +464,7 @@ impl TableBackend for Rows {
         }
         self.len.fetch_sub(removed, Relaxed);
         self.deadlines.clear();
-        Reply::now::<StoreError>(Ok(removed))
+        Reply::now::<StateError>(Ok(removed))
     }
 
     fn observe(&self, observer: Arc<TableObserver>) -> Observation {

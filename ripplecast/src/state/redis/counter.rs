@@ -15,7 +15,8 @@ use super::{
     watch::{Source, Watch},
 };
 use crate::{
-    Result, StoreError,
+    Result,
+    error::StateError,
     reply::Reply,
     state::{Counted, CounterBackend, CounterObserver, CounterOp, Epoch, Observation, Observers, Version},
 };
@@ -150,7 +151,7 @@ impl Place {
         let Step { value, done, expires_in, .. } = self.step(operation, &operands).await?;
         match (done, op) {
             (2, CounterOp::Add(by)) => {
-                Err(StoreError::CounterOverflow { name: self.name.to_string(), value, by }.into())
+                Err(StateError::CounterOverflow { name: self.name.to_string(), value, by }.into())
             }
             _ => Ok(Counted { value, applied: done == 1, expires_in }),
         }

@@ -21,8 +21,8 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    Error, Result, StoreError,
-    error::BackendError,
+    Error, Result,
+    error::{BackendError, StateError},
     log::{cut, limited},
     redis_client::TIME_LIMIT,
     reply::Reply,
@@ -178,7 +178,7 @@ impl Place {
     /// Returns the error for a full table.
     fn full(&self, rows: usize) -> Error {
         let (table, capacity) = (self.schema.table().to_owned(), self.schema.capacity());
-        StoreError::TableFull { table, capacity, rows }.into()
+        StateError::TableFull { table, capacity, rows }.into()
     }
 
     /// Returns the error for an answer that no script gives.
@@ -262,7 +262,7 @@ impl Place {
                 sum.ok_or_else(|| self.invalid())
             }
             Answer::Full(rows) => Err(self.full(rows)),
-            Answer::OutOfRange(value) => Err(StoreError::ColumnOverflow {
+            Answer::OutOfRange(value) => Err(StateError::ColumnOverflow {
                 table: self.schema.table().to_owned(),
                 key: key.to_owned(),
                 column: name,
@@ -337,7 +337,7 @@ impl Place {
 
     /// Returns a page of a scan.
     async fn page(&self, cursor: Option<&Cursor>, limit: usize) -> Result<RawPage> {
-        let unknown = || StoreError::UnknownCursor {
+        let unknown = || StateError::UnknownCursor {
             table: self.schema.table().to_owned(),
             cursor: cursor.map(Cursor::to_string).unwrap_or_default(),
         };
@@ -376,7 +376,7 @@ impl Place {
                 Ok(Some(row)) => rows.push((key, row)),
                 Ok(None) => {}
                 Err(error) => {
-                    limited!(ERROR, error = %cut(error), "a row can't be read and is not published")
+                    limited!(ERROR, error = %cut(error), "a row can't be read and is not published");
                 }
             }
         }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    StoreError,
+    error::StateError,
     state::{
         row::{Row, Value},
         schema::{Column, ColumnType, Schema},
@@ -55,7 +55,7 @@ pub(super) fn read_row<'a>(
     schema: &Schema,
     key: &str,
     values: impl IntoIterator<Item = Option<&'a [u8]>>,
-) -> Result<Row, StoreError> {
+) -> Result<Row, StateError> {
     let zeros = schema.zero_row();
     let value = |((column, zero), bytes): ((&Column, &Value), Option<&[u8]>)| match bytes {
         None => Ok(zero.clone()),
@@ -70,18 +70,18 @@ pub(super) fn read_value(
     key: &str,
     column: &Column,
     bytes: &[u8],
-) -> Result<Value, StoreError> {
+) -> Result<Value, StateError> {
     read(column.kind, bytes).ok_or_else(|| unreadable(schema, key, column, bytes))
 }
 
 /// Returns the error for a value that does not match its column's type. Another version of the program or
 /// somebody else wrote it.
-fn unreadable(schema: &Schema, key: &str, column: &Column, bytes: &[u8]) -> StoreError {
+fn unreadable(schema: &Schema, key: &str, column: &Column, bytes: &[u8]) -> StateError {
     let mut shown = String::new();
     for byte in bytes.iter().take(40) {
         let _ = write!(shown, "{}", byte.escape_ascii()); // writing to a string can't fail
     }
-    StoreError::Row {
+    StateError::Row {
         table: schema.table().to_owned(),
         reason: format!(
             "row `{key}` holds \"{shown}\" in column `{}`, which is not a valid {}; delete the row, or give the column another name \

@@ -18,7 +18,11 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use http_body_util::BodyExt as _;
-use ripplecast::{Accept, App, BackendError, Error, Request, StoreError, sse};
+use ripplecast::{
+    Accept, App, Error, Request,
+    error::{BackendError, StateError},
+    sse,
+};
 use tower::{ServiceExt as _, util::MapRequestLayer};
 
 use super::super::clients::{Script, TestServer};
@@ -114,7 +118,7 @@ async fn an_app_can_be_converted_into_a_plain_router() {
         .route("/refused", fails(|| BackendError::Refused { message: "a secret".into() }.into()))
         .route(
             "/full",
-            fails(|| StoreError::TableFull { table: "a secret".into(), capacity: 1, rows: 2 }.into()),
+            fails(|| StateError::TableFull { table: "a secret".into(), capacity: 1, rows: 2 }.into()),
         )
         .route("/failed", fails(|| Error::other("a secret")))
         .ws("/ws", Script(hub.clone()))

@@ -6,7 +6,7 @@ use std::sync::{
     mpsc,
 };
 
-use ripplecast::{Close, CloseCode, Connection, Frame, Hub, LiveCounter, Result, Table, ws, ws::Handler};
+use ripplecast::{Close, CloseCode, Connection, Hub, LiveCounter, Message, Result, Table, ws, ws::Handler};
 use serde::{Deserialize, Serialize};
 
 use super::super::clients::{PATIENCE, Tab, TestServer};
@@ -44,7 +44,7 @@ impl Handler for Everything {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         self.all(&conn, Stage::Open).await?;
         self.tell.send("message").unwrap();
         if frame.as_text() == Some("close") {
@@ -77,12 +77,8 @@ impl Everything {
             // It may or may not still exist.
             let _ =
                 (other.join("r"), other.join_with("r", "snapshot"), other.set_state(3_u8), other.leave("r"));
-            let _ = (
-                other.push("from another"),
-                other.is_open(),
-                other.client_id(),
-                self.live.join(&other).await,
-            );
+            let _ =
+                (other.push("from another"), other.is_open(), other.user_id(), self.live.join(&other).await);
             let _ = other.identify("somebody").await;
             if !open {
                 other.close(CloseCode::RESTART, "").ignore();
@@ -106,7 +102,7 @@ impl Everything {
         assert_eq!(conn.set_state(String::from("state")).is_ok(), open);
         assert_eq!(conn.state::<String>().is_some(), open || conn.state::<String>().is_some());
         assert_eq!(conn.identify("me").await.is_ok(), open);
-        assert!(!open || conn.client_id().as_deref() == Some("me"));
+        assert!(!open || conn.user_id().as_deref() == Some("me"));
         if !open {
             conn.closed().await;
         }
@@ -126,11 +122,11 @@ impl Everything {
         assert_eq!(hub.connections().any(|one| one == *conn), open);
         // Pushes to each connection while the list exists.
         hub.connections().for_each(|one| one.push("to each").ignore());
-        assert_eq!(hub.client("me").push("to the client").await? > 0, open);
-        assert!(stage == Stage::Closing || hub.client("me").connections().await?.is_empty() != open);
+        assert_eq!(hub.user("me").push("to the client").await? > 0, open);
+        assert!(stage == Stage::Closing || hub.user("me").connections().await?.is_empty() != open);
         assert!(hub.stats().opened > 0);
-        let subscription = hub.subscribe("news", |_| async {}).await?;
-        assert!(hub.publish("news", "x").await? > 0);
+        let subscription = hub.bus().subscribe("news", |_| async {}).await?;
+        assert!(hub.bus().publish("news", "x").await? > 0);
         subscription.unsubscribe().await;
         Ok(())
     }
@@ -200,7 +196,7 @@ fn callbacks_of_different_shards_do_not_wait_for_each_other() {
             conn.join("r")
         }
 
-        async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+        async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
             let room = self.0.room("r");
             for id in room.members().await? {
                 let Some(other) = self.0.connection(id) else { continue };
@@ -208,7 +204,7 @@ fn callbacks_of_different_shards_do_not_wait_for_each_other() {
                 let (_, _) = (other.join("s"), other.leave("s"));
                 let _ = other.identify("crowd").await;
             }
-            self.0.client("crowd").push("crowd").await?;
+            self.0.user("crowd").push("crowd").await?;
             room.push("room").ignore();
             conn.push("done").ignore();
             Ok(())
@@ -239,7 +235,7 @@ fn callbacks_of_different_shards_do_not_wait_for_each_other() {
 fn a_callback_may_shut_the_hub_down() {
     struct Last(Hub);
     impl Handler for Last {
-        async fn on_message(&self, _: Connection, _: Frame) -> Result<()> {
+        async fn on_message(&self, _: Connection, _: Message) -> Result<()> {
             let hub = self.0.clone();
             drop(tokio::spawn(async move { hub.shutdown().await }));
             Ok(())

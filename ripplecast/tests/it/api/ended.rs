@@ -14,9 +14,9 @@ use crate::{
 async fn busy(backend: &str, dedicated_threads: bool) -> (Hub, SocketAddr) {
     let builder = Hub::builder().shards(2).dedicated_threads(dedicated_threads).backend(backend);
     let hub = builder.connect().await.unwrap();
-    hub.subscribe("news", async |_| std::future::pending().await).await.unwrap().detach();
-    hub.subscribe_reliable("orders", "bills", async |_| std::future::pending().await).await.unwrap().detach();
-    hub.publish_reliable("orders", "4711").await.unwrap();
+    hub.bus().subscribe("news", async |_| std::future::pending().await).await.unwrap().detach();
+    hub.queue("orders").subscribe("bills", async |_| std::future::pending().await).await.unwrap().detach();
+    hub.queue("orders").publish("4711").await.unwrap();
     let endpoint = hub.ws(ws::handlers().on_open(async |conn: Connection| conn.join("room")));
     let router = axum::Router::new().route("/ws", endpoint);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

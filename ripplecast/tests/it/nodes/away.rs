@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::ErrorKind, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
-use ripplecast::{App, GapReport, ws};
+use ripplecast::{App, stats::GapReport, ws};
 
 use super::{
     super::{
@@ -222,9 +222,9 @@ fn calls_that_need_redis_fail_at_once_during_an_outage_and_work_again_afterwards
         assert!(hub.room("r").len().await.unwrap_err().is_unavailable());
         assert!(hub.room("r").members().await.unwrap_err().is_unavailable());
         assert!(hub.nodes().await.unwrap_err().is_unavailable());
-        assert!(hub.publish("c", "x").await.unwrap_err().is_unavailable());
-        assert!(hub.subscribe("c", |_| async {}).await.unwrap_err().is_unavailable());
-        assert!(hub.client("ann").push("to ann").await.unwrap_err().is_unavailable());
+        assert!(hub.bus().publish("c", "x").await.unwrap_err().is_unavailable());
+        assert!(hub.bus().subscribe("c", |_| async {}).await.unwrap_err().is_unavailable());
+        assert!(hub.user("ann").push("to ann").await.unwrap_err().is_unavailable());
     });
     assert_eq!(tab.text(), "to ann", "the connection on this node has received it");
     // Rooms and users change meanwhile. Only the final state must be sent later.
@@ -238,12 +238,12 @@ fn calls_that_need_redis_fail_at_once_during_an_outage_and_work_again_afterwards
     redis.restart();
     whole(&redis, &[&a, &b]);
     wait_until("all are counted again", || a.len("r") == 2 && b.len("r") == 2);
-    assert_eq!(b.block_on(b.hub.client("ann").push("x")).unwrap(), 0);
-    assert_eq!(b.block_on(b.hub.client("client 49").push("to 49")).unwrap(), 1);
+    assert_eq!(b.block_on(b.hub.user("ann").push("x")).unwrap(), 0);
+    assert_eq!(b.block_on(b.hub.user("client 49").push("to 49")).unwrap(), 1);
     assert_eq!(tab.text(), "to 49");
     a.hub.room("r").push("end").ignore();
     assert!(other.until("end").is_empty(), "pushes made during the outage are not sent late");
-    assert_eq!(a.block_on(a.hub.publish("c", "x")).unwrap(), 0);
+    assert_eq!(a.block_on(a.hub.bus().publish("c", "x")).unwrap(), 0);
     let rooms: Vec<String> = redis.ask("KEYS ripplecast:room:*");
     assert_eq!(rooms, ["ripplecast:room:{r}:nodes"]);
 }
@@ -253,7 +253,7 @@ fn a_subscription_to_the_bus_recovers() {
     let redis = Server::start();
     let (a, b) = (node(&redis.url()), node(&redis.url()));
     let (sender, receiver) = std::sync::mpsc::channel();
-    let _subscription = a.block_on(a.hub.subscribe("c*", move |message| {
+    let _subscription = a.block_on(a.hub.bus().subscribe("c*", move |message| {
         let _ = sender.send(message.payload.to_vec());
         async {}
     }));
@@ -263,7 +263,7 @@ fn a_subscription_to_the_bus_recovers() {
     });
     redis.restart();
     wait_until("it is subscribed again", || {
-        b.block_on(b.hub.publish("channel", "again")).is_ok_and(|nodes| nodes == 1)
+        b.block_on(b.hub.bus().publish("channel", "again")).is_ok_and(|nodes| nodes == 1)
     });
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"again");
 }

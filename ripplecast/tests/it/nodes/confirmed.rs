@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use ripplecast::{App, Connection, Error, GapReport, Reach, Result};
+use ripplecast::{App, Connection, Error, Reach, Result, stats::GapReport};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -120,7 +120,7 @@ fn a_user_is_reached_right_after_identify_returns() {
     let (a, b) = (node(&redis.url()), Far::from(&redis));
     b.proxy.delay(WAY);
     let (mut tab, conn) = b.tab();
-    let push = |client: &str| a.block_on(a.hub.client(client).push(client.to_owned())).unwrap();
+    let push = |client: &str| a.block_on(a.hub.user(client).push(client.to_owned())).unwrap();
     for round in 0..ROUNDS {
         let client = format!("c{round}");
         assert_eq!(b.identify(&conn, &client).unwrap(), Reach::AllNodes);
@@ -158,7 +158,7 @@ fn on_a_cluster_a_confirmed_connection_is_reached_at_once() {
         assert!(a.hub.room(&name).push(name.clone()).is_queued());
         assert_eq!(tab.text(), name);
         assert_eq!(b.block_on(conn.identify(&name)).unwrap(), Reach::AllNodes);
-        assert_eq!(a.block_on(a.hub.client(&name).push("to it")).unwrap(), 1);
+        assert_eq!(a.block_on(a.hub.user(&name).push("to it")).unwrap(), 1);
         assert_eq!(tab.text(), "to it");
     }
 }
@@ -172,11 +172,11 @@ fn a_subscription_to_the_bus_receives_messages_published_right_after_it() {
     for round in 0..ROUNDS {
         let name = if round % 2 == 0 { format!("c{round}") } else { format!("c{round}*") };
         let sender = sender.clone();
-        let _subscription = b.node.block_on(b.node.hub.subscribe(name, move |message| {
-            let _ = sender.send(message.channel.to_string());
+        let _subscription = b.node.block_on(b.node.hub.bus().subscribe(name, move |message| {
+            let _ = sender.send(message.topic.to_string());
             async {}
         }));
-        assert_eq!(a.block_on(a.hub.publish(format!("c{round}"), "x")).unwrap(), 1);
+        assert_eq!(a.block_on(a.hub.bus().publish(format!("c{round}"), "x")).unwrap(), 1);
         assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), format!("c{round}"));
     }
 }
@@ -272,7 +272,7 @@ fn a_room_rejected_by_redis_is_reported_without_affecting_others() {
     }
     let remote = b.hub.stats().remote;
     assert_eq!((remote.unconfirmed, remote.gaps, remote.degraded), (2, 2, false), "{remote:?}");
-    let error = b.block_on(b.hub.subscribe("orders", |_| async {})).unwrap_err();
+    let error = b.block_on(b.hub.bus().subscribe("orders", |_| async {})).unwrap_err();
     assert!(!error.is_unavailable() && error.to_string().contains("ACL SETUSER"), "{error}");
     a.hub.room("open").push("open").ignore();
     assert_eq!(tab.text(), "open");
@@ -302,14 +302,14 @@ fn without_redis_a_connection_is_reached_on_its_node_and_later_on_all() {
     assert!(begun.elapsed() < PATIENCE / 3, "{:?}", begun.elapsed()); // 4 s at most, and a busy machine
     b.node.hub.room("r").push("here").ignore();
     assert_eq!(tab.text(), "here");
-    assert!(b.node.block_on(b.node.hub.client("ann").push("ann")).unwrap_err().is_unavailable());
+    assert!(b.node.block_on(b.node.hub.user("ann").push("ann")).unwrap_err().is_unavailable());
     assert_eq!(tab.text(), "ann");
     assert_eq!(b.unconfirmed(), 2);
     wait_until("the confirmation is late", || b.reports("r") == 1);
     redis.restart();
     wait_until("both rooms are confirmed", || b.unconfirmed() == 0);
     wait_until("the client is registered", || {
-        a.block_on(a.hub.client("ann").push("back")).is_ok_and(|reached| reached == 1)
+        a.block_on(a.hub.user("ann").push("back")).is_ok_and(|reached| reached == 1)
     });
     assert_eq!(tab.text(), "back");
     assert_eq!(b.join_confirmed(&conn, "r").unwrap(), Reach::AllNodes);
@@ -331,7 +331,7 @@ fn a_hanging_redis_delays_calls_only_briefly() {
     b.proxy.heal();
     wait_until("the room is confirmed", || b.unconfirmed() == 0);
     wait_until("the client is registered", || {
-        a.block_on(a.hub.client("ann").push("back")).is_ok_and(|reached| reached == 1)
+        a.block_on(a.hub.user("ann").push("back")).is_ok_and(|reached| reached == 1)
     });
     assert_eq!(tab.text(), "back");
 }
@@ -350,7 +350,7 @@ fn a_connection_that_closes_during_the_wait_returns_an_error() {
     tab.close();
     closed(b.node.block_on(joining).unwrap());
     b.proxy.heal();
-    b.proxy.hold("ripplecast:client:{ann}:nodes\r\n");
+    b.proxy.hold("ripplecast:user:{ann}:nodes\r\n");
     let (tab, conn) = b.tab();
     let identifying = b.begin({
         let conn = conn.clone();

@@ -54,18 +54,18 @@ fn nodes_share_a_cluster() {
     }
     assert!(b.hub.broadcast("all").is_queued());
     assert_eq!((on_a.text(), on_b.text()), ("all".into(), "all".into()));
-    assert_eq!(a.block_on(a.hub.client("ann").push("ann")).unwrap(), 2);
+    assert_eq!(a.block_on(a.hub.user("ann").push("ann")).unwrap(), 2);
     assert_eq!((on_a.text(), on_b.text()), ("ann".into(), "ann".into()));
     assert_eq!(a.block_on(a.hub.room("room-0").members()).unwrap().len(), 2);
     // The bus: names work; a pattern is rejected with the reason.
     let (sender, receiver) = std::sync::mpsc::channel();
-    let _subscription = b.block_on(b.hub.subscribe("orders", move |message| {
+    let _subscription = b.block_on(b.hub.bus().subscribe("orders", move |message| {
         let _ = sender.send(message.payload.to_vec());
         async {}
     }));
-    assert_eq!(a.block_on(a.hub.publish("orders", "4711")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.bus().publish("orders", "4711")).unwrap(), 1);
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"4711");
-    let refused = b.block_on(b.hub.subscribe("orders.*", |_| async {})).unwrap_err().to_string();
+    let refused = b.block_on(b.hub.bus().subscribe("orders.*", |_| async {})).unwrap_err().to_string();
     assert!(refused.contains("Cluster") && refused.contains("orders.*"), "{refused}");
     let remote = b.hub.stats().remote;
     assert_eq!((remote.missed, remote.unsent, remote.degraded), (0, 0, false), "{remote:?}");
@@ -76,11 +76,11 @@ fn subscriptions_follow_a_slot_that_moves_to_another_master() {
     let cluster = Cluster::start(Flavour::Redis);
     let (a, b) = (node(&cluster.url()), node(&cluster.url()));
     let (sender, receiver) = std::sync::mpsc::channel();
-    let _subscription = b.block_on(b.hub.subscribe("orders", move |message| {
+    let _subscription = b.block_on(b.hub.bus().subscribe("orders", move |message| {
         let _ = sender.send(message.payload.to_vec());
         async {}
     }));
-    assert_eq!(a.block_on(a.hub.publish("orders", "before")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.bus().publish("orders", "before")).unwrap(), 1);
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"before");
     let from = cluster.master_of("ripplecast:bus:{orders}");
     let to = cluster.masters().iter().find(|master| master.addr() != from.addr()).unwrap();
@@ -92,7 +92,7 @@ fn subscriptions_follow_a_slot_that_moves_to_another_master() {
         master.ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {target}"));
     }
     wait_until("it is subscribed where its slot is now", || {
-        a.block_on(a.hub.publish("orders", "after")).is_ok_and(|nodes| nodes == 1)
+        a.block_on(a.hub.bus().publish("orders", "after")).is_ok_and(|nodes| nodes == 1)
     });
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), b"after");
 }
@@ -240,7 +240,7 @@ fn nodes_follow_a_failover_inside_a_cluster() {
     });
     while on_b.text() != "after" {}
     wait_until("its client is reached", || {
-        a.block_on(a.hub.client("ann").push("ann")).is_ok_and(|reached| reached == 1)
+        a.block_on(a.hub.user("ann").push("ann")).is_ok_and(|reached| reached == 1)
     });
 }
 
@@ -270,6 +270,6 @@ fn nodes_follow_the_sentinels_to_another_master() {
     });
     while on_b.text() != "after" {}
     wait_until("its client is reached", || {
-        a.block_on(a.hub.client("ann").push("ann")).is_ok_and(|reached| reached == 1)
+        a.block_on(a.hub.user("ann").push("ann")).is_ok_and(|reached| reached == 1)
     });
 }

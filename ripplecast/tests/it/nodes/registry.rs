@@ -32,7 +32,7 @@ fn a_node_that_shuts_down_leaves_nothing_behind() {
     drop((tab, b));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap(), [a.hub.node()]);
     assert_eq!(a.len("r"), 0);
-    assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 0);
+    assert_eq!(a.block_on(a.hub.user("ann").push("x")).unwrap(), 0);
     drop(a);
     assert_eq!(keys(&redis), [""; 0], "the last node has removed everything");
 }
@@ -45,7 +45,7 @@ fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     let seat = "00000000000000aa.00000000000000bb";
     redis.ask::<i64>(&format!("HSET ripplecast:room:{{r}}:nodes {seat} 3"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:rooms r"));
-    redis.ask::<i64>(&format!("HSET ripplecast:client:{{ann}}:nodes {seat} 2"));
+    redis.ask::<i64>(&format!("HSET ripplecast:user:{{ann}}:nodes {seat} 2"));
     redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:clients ann"));
     // While its lease lasts, the node counts.
     let lease = |count: u64| {
@@ -55,7 +55,7 @@ fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     assert_eq!((a.len("r"), b.len("r")), (3, 3));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 3);
     // No node receives its messages, so nothing sent to it counts.
-    assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 0);
+    assert_eq!(a.block_on(a.hub.user("ann").push("x")).unwrap(), 0);
     let tab = b.scripted("/ws", "join r; identify ann");
     wait_until("both are counted", || a.len("r") == 4);
     // Marks the lease as expired, as a node that detects it does; detection has its own tests.
@@ -64,12 +64,12 @@ fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     wait_until("it is swept", || {
         redis.ask::<Vec<String>>(&format!("KEYS *{seat}*")).is_empty()
             && redis.ask::<Vec<String>>("HKEYS ripplecast:room:{r}:nodes").len() == 1
-            && redis.ask::<Vec<String>>("HKEYS ripplecast:client:{ann}:nodes").len() == 1
+            && redis.ask::<Vec<String>>("HKEYS ripplecast:user:{ann}:nodes").len() == 1
             && redis.ask::<i64>("HLEN ripplecast:seats:{}") == 2
     });
     // The live nodes have lost nothing.
     assert_eq!(a.len("r"), 1);
-    assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.user("ann").push("x")).unwrap(), 1);
     drop(tab);
 }
 
@@ -88,7 +88,7 @@ fn a_node_that_was_presumed_dead_takes_another_lease() {
         seats().iter().any(|seat| seat.starts_with(&b.hub.node().to_string()) && seat != lost)
     });
     wait_until("it is known again, once", || a.len("r") == 1);
-    wait_until("its client is reached", || a.block_on(a.hub.client("ann").push("back")).unwrap() == 1);
+    wait_until("its client is reached", || a.block_on(a.hub.user("ann").push("back")).unwrap() == 1);
     assert_eq!(tab.text(), "back");
     tab.say("own once");
     assert_eq!(tab.text(), "once");
@@ -161,7 +161,7 @@ fn setting_redis_s_clock_loses_no_lease() {
     let [a, b] = nodes(&redis.url());
     let mut tab = b.scripted("/ws", "join r; identify ann");
     wait_until("it is known", || {
-        a.len("r") == 1 && a.block_on(a.hub.client("ann").push("first")).is_ok_and(|reached| reached == 1)
+        a.len("r") == 1 && a.block_on(a.hub.user("ann").push("first")).is_ok_and(|reached| reached == 1)
     });
     assert_eq!(tab.text(), "first");
     let mut pushes = 0;
@@ -172,8 +172,8 @@ fn setting_redis_s_clock_loses_no_lease() {
         wait_until("both have sent another heartbeat", || {
             assert_eq!((a.len("r"), b.len("r")), (1, 1), "{seconds}");
             assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 2, "{seconds}");
-            assert_eq!(a.block_on(a.hub.client("ann").nodes()).unwrap(), [b.hub.node()], "{seconds}");
-            assert_eq!(a.block_on(a.hub.client("ann").push("x")).unwrap(), 1, "{seconds}");
+            assert_eq!(a.block_on(a.hub.user("ann").nodes()).unwrap(), [b.hub.node()], "{seconds}");
+            assert_eq!(a.block_on(a.hub.user("ann").push("x")).unwrap(), 1, "{seconds}");
             pushes += 1;
             let now = heartbeats(&redis);
             assert!(now.keys().eq(before.keys()), "{seconds}: a node has taken another lease");

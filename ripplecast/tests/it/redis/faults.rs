@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{App, AppBuilder, Error, Hub, Result, Subscription};
+use ripplecast::{App, AppBuilder, Error, Hub, Result, bus::Subscription};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -83,19 +83,19 @@ pub(super) fn node(builder: AppBuilder, url: &str) -> TestServer {
 
 /// Runs every operation that needs Redis concurrently. Returns the name and result of each.
 async fn operations(hub: &Hub) -> Vec<(&'static str, Result<()>)> {
-    let (counter, room, client) = (hub.counter("tried"), hub.room("r"), hub.client("somebody"));
+    let (counter, room, client) = (hub.counter("tried"), hub.room("r"), hub.user("somebody"));
     let table = match hub.table::<Row>("tried", 10) {
         Ok(table) => table,
         Err(error) => return vec![("table", Err(error))],
     };
-    let subscribe = async { hub.subscribe("tried.for.a.moment", |_| async {}).await.map(drop) };
+    let subscribe = async { hub.bus().subscribe("tried.for.a.moment", |_| async {}).await.map(drop) };
     let (increment, get, set, row, len, publish, subscribe, members, count, nodes, push, of_client) = tokio::join!(
         async { counter.increment().await.map(drop) },
         async { counter.get().await.map(drop) },
         async { table.set("key", &Row { value: 1 }).await },
         async { table.get("key").await.map(|row| row.is_some_and(|row| row.value > 0)).map(drop) },
         async { table.len().await.map(drop) },
-        async { hub.publish("tried", "message").await.map(drop) },
+        async { hub.bus().publish("tried", "message").await.map(drop) },
         subscribe,
         async { room.members().await.map(drop) },
         async { room.len().await.map(drop) },
@@ -174,7 +174,7 @@ type Heard = Arc<Mutex<Vec<String>>>;
 fn listen(node: &TestServer, channel: &str) -> (Subscription, Heard) {
     let heard = Heard::default();
     let into = heard.clone();
-    let subscription = node.block_on(node.hub.subscribe(channel, move |message| {
+    let subscription = node.block_on(node.hub.bus().subscribe(channel, move |message| {
         into.lock().unwrap().push(String::from_utf8_lossy(&message.payload).into_owned());
         async {}
     }));
@@ -206,10 +206,10 @@ fn check(fault: Fault) {
     check_local_push(&mut tabs);
     // The earlier subscription is active again, exactly once.
     wait_until("the bus to deliver a message", || {
-        node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
+        node.block_on(node.hub.bus().publish("news", "again")).is_ok_and(|nodes| nodes > 0)
             && !heard.lock().unwrap().is_empty()
     });
-    node.block_on(node.hub.publish("news", "the last")).unwrap();
+    node.block_on(node.hub.bus().publish("news", "the last")).unwrap();
     wait_until("the last", || heard.lock().unwrap().last().is_some_and(|last| last == "the last"));
     assert_eq!(heard.lock().unwrap().iter().filter(|text| *text == "the last").count(), 1);
 }
@@ -219,7 +219,7 @@ fn check(fault: Fault) {
 fn check_nothing_grows(node: &TestServer, tabs: &mut [crate::clients::Tab; 2]) {
     let before = node.hub.stats().remote;
     let room = node.hub.room("elsewhere");
-    let frame = ripplecast::Frame::from("x".repeat(10_000));
+    let frame = ripplecast::Message::from("x".repeat(10_000));
     for _ in 0..1000 {
         room.push(frame.clone()).ignore();
     }
@@ -329,7 +329,7 @@ fn a_failover_is_followed_without_a_restart() {
     let after = node.block_on(node.hub.counter("kept").increment()).unwrap();
     assert_eq!(after, before + 1, "the new master has what the replica had");
     wait_until("the bus to deliver a message", || {
-        node.block_on(node.hub.publish("news", "again")).is_ok_and(|nodes| nodes > 0)
+        node.block_on(node.hub.bus().publish("news", "again")).is_ok_and(|nodes| nodes > 0)
             && !heard.lock().unwrap().is_empty()
     });
     let (heir, _) = sentinels.master_and_other();
@@ -384,7 +384,7 @@ fn a_permanent_refusal_is_a_separate_error() {
         let error = node.block_on(node.hub.counter("tried").increment()).unwrap_err();
         assert!(!error.is_unavailable(), "{error}");
         assert!(matches!(&error, Error::Backend(_)) && error.to_string().contains("OOM"), "{error}");
-        node.block_on(node.hub.publish("tried", "message")).unwrap();
+        node.block_on(node.hub.bus().publish("tried", "message")).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
     server.ask::<()>("CONFIG SET maxmemory 0");

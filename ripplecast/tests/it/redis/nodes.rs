@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{App, ConnectionId, GapReport, NodeId};
-use tungstenite::{Error as WsError, Message};
+use ripplecast::{App, ConnectionId, NodeId, stats::GapReport};
+use tungstenite::{Error as WsError, Message as WsMessage};
 
 use super::{
     Cluster, FLAVOURS, Flavour, Proxy, Server,
@@ -42,7 +42,7 @@ fn hears(tab: &mut Tab, beginning: &str) -> bool {
     let mut heard = false;
     while !heard && Instant::now() < moment {
         match tab.socket.read() {
-            Ok(Message::Text(text)) => heard = text.as_str().starts_with(beginning),
+            Ok(WsMessage::Text(text)) => heard = text.as_str().starts_with(beginning),
             Ok(_) => {}
             Err(WsError::Io(_)) => break,
             Err(error) => panic!("{error}"),
@@ -171,7 +171,7 @@ fn check_clients(url: &str) {
     let mut on_a = a.scripted("/ws", "identify ada");
     let (mut on_b, mut second_on_b) = (b.scripted("/ws", "identify ada"), b.scripted("/ws", "identify ada"));
     let mut other = b.scripted("/ws", "identify bob");
-    let where_is = |client: &str| c.block_on(c.hub.client(client).nodes()).unwrap();
+    let where_is = |client: &str| c.block_on(c.hub.user(client).nodes()).unwrap();
     let sorted = |mut nodes: Vec<NodeId>| {
         nodes.sort_unstable();
         nodes
@@ -179,18 +179,18 @@ fn check_clients(url: &str) {
     wait_until("the clients to be known", || {
         where_is("ada") == sorted(vec![a.hub.node(), b.hub.node()])
             && where_is("bob") == [b.hub.node()]
-            && c.block_on(c.hub.client("ada").connections()).unwrap().len() == 3
+            && c.block_on(c.hub.user("ada").connections()).unwrap().len() == 3
     });
     assert_eq!(where_is("nobody"), []);
 
     for i in 0..100 {
-        assert_eq!(c.block_on(c.hub.client("ada").push(format!("{i}"))).unwrap(), 3);
+        assert_eq!(c.block_on(c.hub.user("ada").push(format!("{i}"))).unwrap(), 3);
     }
     // Redis has delivered them all, but the node may not have read them yet.
     wait_until("all to be received", || received(a) == 100);
-    assert_eq!(c.block_on(c.hub.client("bob").push("for bob")).unwrap(), 1);
-    assert_eq!(c.block_on(c.hub.client("nobody").push("lost")).unwrap(), 0);
-    assert_eq!(b.block_on(b.hub.client("ada").push("the last")).unwrap(), 3);
+    assert_eq!(c.block_on(c.hub.user("bob").push("for bob")).unwrap(), 1);
+    assert_eq!(c.block_on(c.hub.user("nobody").push("lost")).unwrap(), 0);
+    assert_eq!(b.block_on(b.hub.user("ada").push("the last")).unwrap(), 3);
     for tab in [&mut on_a, &mut on_b, &mut second_on_b] {
         let came: HashSet<String> = tab.until("the last").into_iter().collect();
         // The last one comes from another node and may overtake others, which still arrive.
@@ -204,7 +204,7 @@ fn check_clients(url: &str) {
 
     on_a.close();
     wait_until("the connection to be removed", || where_is("ada") == [b.hub.node()]);
-    assert_eq!(c.block_on(c.hub.client("ada").push("again")).unwrap(), 2);
+    assert_eq!(c.block_on(c.hub.user("ada").push("again")).unwrap(), 2);
     assert_eq!((on_b.text(), second_on_b.text()), ("again".into(), "again".into()));
 }
 
@@ -273,12 +273,12 @@ fn a_frame_too_large_for_other_nodes_harms_nobody() {
     let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
     let mut tab = b.scripted("/ws", "join r; identify ada");
     settle(&a, "r", &mut [&mut tab]);
-    wait_until("the client to be known", || a.block_on(a.hub.client("ada").nodes()).unwrap().len() == 1);
+    wait_until("the client to be known", || a.block_on(a.hub.user("ada").nodes()).unwrap().len() == 1);
     let unsent = a.hub.stats().remote.unsent;
-    let frame = ripplecast::Frame::from("x".repeat(17 << 20));
-    assert_eq!(a.block_on(a.hub.client("ada").push(frame)).unwrap(), 0);
+    let frame = ripplecast::Message::from("x".repeat(17 << 20));
+    assert_eq!(a.block_on(a.hub.user("ada").push(frame)).unwrap(), 0);
     assert_eq!(a.hub.stats().remote.unsent, unsent + 1);
-    assert_eq!(a.block_on(a.hub.client("ada").push("small")).unwrap(), 1);
+    assert_eq!(a.block_on(a.hub.user("ada").push("small")).unwrap(), 1);
     assert_eq!(tab.text(), "small");
     assert_eq!(b.hub.stats().remote.gaps, 0);
 }
@@ -518,21 +518,21 @@ fn a_dead_node_is_swept_by_the_others() {
     assert_eq!(on_a.text(), "from another process");
     wait_for_members(&[&a, &c], "r", 3);
     wait_until("the client to be known on both", || {
-        c.block_on(c.hub.client("ada").nodes()).unwrap().contains(&b.id)
+        c.block_on(c.hub.user("ada").nodes()).unwrap().contains(&b.id)
     });
-    assert_eq!(c.block_on(c.hub.client("ada").push("to ada")).unwrap(), 2);
+    assert_eq!(c.block_on(c.hub.user("ada").push("to ada")).unwrap(), 2);
 
     let id = b.id;
     drop(b);
     let died = Instant::now();
     assert_eq!(on_a.text(), "to ada");
     // Nothing is delivered to it from now on, and it affects nobody.
-    assert_eq!(c.block_on(c.hub.client("ada").push("once more")).unwrap(), 1);
+    assert_eq!(c.block_on(c.hub.user("ada").push("once more")).unwrap(), 1);
     assert_eq!(on_a.text(), "once more");
     let swept = || {
         [&a, &c].iter().all(|node| {
             node.len("r") == 1
-                && node.block_on(node.hub.client("ada").nodes()).unwrap() == [a.hub.node()]
+                && node.block_on(node.hub.user("ada").nodes()).unwrap() == [a.hub.node()]
                 && !node.block_on(node.hub.nodes()).unwrap().contains(&id)
         })
     };
@@ -565,7 +565,7 @@ fn a_node_that_returns_after_its_lease_expired_is_counted_once() {
     }
     b.proxy.heal();
     wait_for_members(&[&a, &b.node], "r", 1);
-    wait_until("the client to be known", || a.block_on(a.hub.client("ada").push("to ada")).unwrap() == 1);
+    wait_until("the client to be known", || a.block_on(a.hub.user("ada").push("to ada")).unwrap() == 1);
     while tab.text() != "to ada" {}
     settle(&a, "r", &mut [&mut tab]);
     let nodes = a.block_on(a.hub.nodes()).unwrap();
@@ -588,7 +588,7 @@ fn nodes_find_each_other_again_after_redis_lost_everything() {
     settle(&a, "r", &mut [&mut on_a, &mut on_b]);
     settle(&b, "r", &mut [&mut on_a, &mut on_b]);
     wait_until("the client to be known again", || {
-        a.block_on(a.hub.client("ada").push("x")).is_ok_and(|n| n == 1)
+        a.block_on(a.hub.user("ada").push("x")).is_ok_and(|n| n == 1)
     });
     // Also after the data is flushed while they run.
     server.ask::<()>("FLUSHALL");

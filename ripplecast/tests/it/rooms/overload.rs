@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use ripplecast::{CloseCode, Connection, Dropped, Frame, Hub, Result, Sent, ws, ws::Handler};
+use ripplecast::{CloseCode, Connection, Dropped, Hub, Message, Result, Sent, ws, ws::Handler};
 
 use super::super::clients::{PATIENCE, Script, TestServer};
 
@@ -22,7 +22,7 @@ struct Blocking {
 }
 
 impl Handler for Blocking {
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         if frame.as_text() == Some("block") {
             self.blocked.send(()).unwrap();
             let _ = self.gate.lock().unwrap().recv();
@@ -117,7 +117,7 @@ fn a_push_is_rejected_by_all_shards_or_by_none() {
         };
         assert!(hub.room("healthy").push("still here").is_queued());
         assert_eq!(
-            server.block_on(hub.client("both").push("hello")).unwrap(),
+            server.block_on(hub.user("both").push("hello")).unwrap(),
             1,
             "one of the two shards accepted it"
         );
@@ -204,7 +204,7 @@ fn a_mailbox_is_bounded_in_bytes() {
     let conn = server.connection(&mut tab);
     tab.say("block");
     blocked.recv_timeout(PATIENCE).unwrap();
-    let frame = Frame::binary(vec![7; MIB]);
+    let frame = Message::binary(vec![7; MIB]);
     let accepted = (0..1000).take_while(|n| {
         let sent =
             if n % 2 == 0 { conn.push(frame.clone()) } else { server.hub.room("r").push(frame.clone()) };

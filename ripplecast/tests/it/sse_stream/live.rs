@@ -79,7 +79,7 @@ fn a_change_while_a_counters_stream_opens_arrives_once() {
                 tell.send(()).unwrap();
                 let _ = gate.recv();
             }
-            Frame::text(value.to_string())
+            Message::text(value.to_string())
         };
         let live = hub.counter("demo").publish_with(&hub.room("demo"), render).unwrap();
         let app = app.sse("/events", &live);

@@ -5,11 +5,12 @@ use std::{
 };
 
 use ripplecast::{
-    BackendError, CloseCode, Connection, Error, Frame, Sent,
+    CloseCode, Connection, Error, Message, Sent,
+    error::BackendError,
     ws::{self, Handler},
 };
 use tungstenite::{
-    Message,
+    Message as WsMessage,
     protocol::{CloseFrame, frame::coding::CloseCode as Code},
 };
 
@@ -149,7 +150,7 @@ fn an_error_that_wraps_a_backend_error_closes_with_1013_and_logs_few_lines() {
     struct Failing;
 
     impl Handler for Failing {
-        async fn on_message(&self, _: Connection, message: Frame) -> ripplecast::Result<()> {
+        async fn on_message(&self, _: Connection, message: Message) -> ripplecast::Result<()> {
             let backend = BackendError::Unavailable { reason: "it restarts".into() };
             Err(match message.as_text() {
                 Some("wrapped") => Error::other(backend),
@@ -262,6 +263,6 @@ fn a_third_party_client_receives_everything_pushed_before_the_close() {
         assert_eq!(text(&mut client), format!("{n}"));
     }
     assert_eq!(ending(&mut client), (1000, "done".to_owned()));
-    assert!(client.send(Message::text("?")).is_err());
+    assert!(client.send(WsMessage::text("?")).is_err());
     site.stop();
 }

@@ -243,7 +243,7 @@ fn a_message_to_a_user_is_compressed_once_for_all_tabs() {
         site.runtime.block_on(echo.opened(n).identify("ann")).unwrap();
     }
     let text = r#"{"name":"ada","points":3}"#.repeat(20);
-    assert_eq!(site.runtime.block_on(site.hub.client("ann").push(text.clone())).unwrap(), 3);
+    assert_eq!(site.runtime.block_on(site.hub.user("ann").push(text.clone())).unwrap(), 3);
     for tab in &mut tabs {
         let (first, payload) = read_frame(tab).unwrap();
         assert_eq!((first, inflate(&payload)), (TEXT | RSV1, text.clone().into_bytes()));

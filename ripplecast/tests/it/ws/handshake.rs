@@ -13,10 +13,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use ripplecast::{
-    Accept, Connection, Frame, Request,
+    Accept, Connection, Message, Request,
     ws::{self, OriginPolicy},
 };
-use tungstenite::{Message, client::IntoClientRequest as _};
+use tungstenite::{Message as WsMessage, client::IntoClientRequest as _};
 
 use crate::support::{
     Echo, PING, SERVERS, Seen, Server, Site, TEXT, check_echo, dial, frame, head, read_close, read_frame,

@@ -1,7 +1,7 @@
 use std::{collections::HashSet, time::Duration};
 
-use ripplecast::{Connection, Frame, Overflow, Request, Sent, ws};
-use tungstenite::Message;
+use ripplecast::{Connection, Message, Overflow, Request, Sent, ws};
+use tungstenite::Message as WsMessage;
 
 use crate::support::{
     Client, Echo, SERVERS, Seen, Server, Site, check_echo, dial, ending, eventually, head, request, text,
@@ -241,7 +241,7 @@ fn each_shard_can_run_on_its_own_thread() {
 #[test]
 fn a_blocking_handler_is_counted_and_a_waiting_one_is_not() {
     let site = Site::own(1, |hub, router| {
-        let handler = ws::handlers().on_message(|conn: Connection, frame: Frame| async move {
+        let handler = ws::handlers().on_message(|conn: Connection, frame: Message| async move {
             if frame.as_text() == Some("block") {
                 std::thread::sleep(Duration::from_millis(30)); // the fault to detect
             } else {
@@ -253,7 +253,7 @@ fn a_blocking_handler_is_counted_and_a_waiting_one_is_not() {
     });
     let mut client = site.connect("/");
     for message in ["wait", "wait", "block", "wait", "block"] {
-        client.send(Message::text(message)).unwrap();
+        client.send(WsMessage::text(message)).unwrap();
         assert_eq!(text(&mut client), message);
     }
     let counted = site.hub.stats().slow_callbacks;

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ripplecast::{Close, Connection, ConnectionId, Error, Frame, Hub, Result, Sent, ws, ws::Handler};
-use tungstenite::Message;
+use ripplecast::{Close, Connection, ConnectionId, Error, Hub, Message, Result, Sent, ws, ws::Handler};
+use tungstenite::Message as WsMessage;
 
 use crate::support::{
     CLOSE, PATIENCE, SERVERS, Seen, Server, Site, TEXT, close_frame, frame, header, read_frame, reset,
@@ -60,7 +60,7 @@ impl Handler for Fails {
         }
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
         match frame.as_text() {
             Some("panic") => panic!("a test: on_message panics"),
             Some("panic later") => {
@@ -214,7 +214,7 @@ fn a_handler_that_never_ends_is_cancelled_at_shutdown_and_on_close_runs() {
             let (site, ends) = site(server, shards);
             let mut clients: Vec<_> = (0..20).map(|_| site.connect("/plain")).collect();
             for client in clients.iter_mut().take(10) {
-                client.send(Message::text("hang")).unwrap();
+                client.send(WsMessage::text("hang")).unwrap();
             }
             crate::support::eventually("the messages to arrive", || site.hub.stats().messages == 10);
             crate::support::eventually("all connections to open", || site.hub.stats().opened == 20);
@@ -266,15 +266,15 @@ fn a_failing_handler_closes_only_its_own_connection() {
         let mut other = site.connect("/plain");
         for message in ["panic", "panic later", "fail"] {
             let mut client = site.connect("/plain");
-            client.send(Message::text(message)).unwrap();
+            client.send(WsMessage::text(message)).unwrap();
             assert_eq!(
                 crate::support::ending(&mut client),
                 (1011, "the handler failed".to_owned()),
                 "{message}"
             );
         }
-        other.send(Message::Ping("?".into())).unwrap();
-        assert_eq!(other.read().unwrap(), Message::Pong("?".into()));
+        other.send(WsMessage::Ping("?".into())).unwrap();
+        assert_eq!(other.read().unwrap(), WsMessage::Pong("?".into()));
         assert_eq!(site.hub.stats().failed_callbacks, 3);
         drop(other);
         site.stop();

@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use ripplecast::{Close, Connection, ConnectionId, Frame, Result, Sent, ws, ws::Handler};
+use ripplecast::{Close, Connection, ConnectionId, Message, Result, Sent, ws, ws::Handler};
 use tokio::sync::Semaphore;
-use tungstenite::Message;
+use tungstenite::Message as WsMessage;
 
 use crate::support::{
     PATIENCE, SERVERS, Seen, Site, TEXT, check_echo, close_frame, frame, read_frame, reset, text,
@@ -67,7 +67,7 @@ impl Handler for Gated {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Frame) -> Result<()> {
+    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
         let name = frame.as_text().unwrap_or("binary").to_owned();
         self.done.with(|done| {
             done.begun.push(name.clone());
@@ -106,7 +106,7 @@ fn messages_are_handled_in_order_however_long_each_takes() {
                 server,
                 |hub| hub.shards(shards),
                 |hub, router| {
-                    let uneven = ws::handlers().on_message(|conn: Connection, frame: Frame| async move {
+                    let uneven = ws::handlers().on_message(|conn: Connection, frame: Message| async move {
                         let n: u64 = frame.as_text().unwrap().parse().unwrap();
                         // Some wait, before or after their push, and some don't.
                         for _ in 0..n * 2_654_435_761 % 4 {
@@ -150,7 +150,7 @@ fn while_one_handler_waits_other_connections_are_served() {
         let gated = Gated::new();
         let site = gated.site(shards);
         let mut waits = site.connect("/");
-        waits.send(Message::text("wait")).unwrap();
+        waits.send(WsMessage::text("wait")).unwrap();
         gated.wait_begun(1);
         // Some of these are on the same shard.
         for _ in 0..4 {
@@ -268,7 +268,7 @@ fn a_handler_detects_an_end_that_arrived_with_its_message() {
             let (blocked, wait) = (blocks.clone(), go_on.clone());
             // Blocks the only shard, so that the other connection's message and end have both arrived when it
             // continues.
-            let blocking = ws::handlers().on_message(move |_: Connection, _: Frame| {
+            let blocking = ws::handlers().on_message(move |_: Connection, _: Message| {
                 let receiver: Option<mpsc::Receiver<()>> = wait.lock().unwrap().take();
                 blocked.with(|blocked| *blocked = true);
                 let _ = receiver.map(|receiver| receiver.recv());
@@ -281,7 +281,7 @@ fn a_handler_detects_an_end_that_arrived_with_its_message() {
         let mut raw = site.raw("/");
         gated.done.wait("on_open", |done| done.conns.first().cloned());
         let mut blocks_it = site.connect("/block");
-        blocks_it.send(Message::text("block")).unwrap();
+        blocks_it.send(WsMessage::text("block")).unwrap();
         blocks.wait("the shard to be blocked", |blocked| blocked.then_some(()));
         raw.write_all(&frame(TEXT, b"wait for the end")).unwrap();
         // With "half", the peer could still read, so it is kept until the end.

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use ripplecast::{Connection, Frame, Overflow, Sent, ws};
-use tungstenite::Message;
+use ripplecast::{Connection, Message, Overflow, Sent, ws};
+use tungstenite::Message as WsMessage;
 
 use crate::support::{
     BINARY, CLOSE, Echo, PING, SERVERS, Seen, Server, Site, TEXT, alone, check_echo, eventually, frame,
@@ -20,8 +20,8 @@ const SIZE: usize = 64 << 10;
 const COUNT: u32 = 1024;
 
 /// Returns frame number `n`, with 64 KiB.
-fn numbered(n: u32) -> Frame {
-    Frame::binary(n.to_be_bytes().repeat(SIZE / 4))
+fn numbered(n: u32) -> Message {
+    Message::binary(n.to_be_bytes().repeat(SIZE / 4))
 }
 
 /// Returns the number of a frame, which must be complete.
@@ -140,7 +140,7 @@ fn a_frame_larger_than_the_outbox_still_arrives() {
     let site = Site::own(1, |hub, router| router.route("/", hub.ws(endpoint)));
     let mut client = site.connect("/");
     assert!(echo.opened(0).push(vec![7; 8 << 20]).is_queued());
-    assert_eq!(receive(&mut client), Message::binary(vec![7; 8 << 20]));
+    assert_eq!(receive(&mut client), WsMessage::binary(vec![7; 8 << 20]));
     drop(client);
     site.stop();
 }
@@ -231,20 +231,20 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
     let when = Seen::<Option<usize>>::default();
     let site = Site::own(1, |hub, router| {
         let (tell, wait) = (held.clone(), gate.clone());
-        let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
+        let holder = ws::handlers().on_message(move |_: Connection, _: Message| {
             tell.with(|held| *held = true);
             wait.wait(); // on purpose: blocks its shard
             async {}
         });
         let count = handled.clone();
         // Each message becomes a command.
-        let crowd = ws::handlers().on_message(move |conn: Connection, _: Frame| {
+        let crowd = ws::handlers().on_message(move |conn: Connection, _: Message| {
             count.fetch_add(1, Ordering::Relaxed);
             let done = if conn.leave("room") { Ok(()) } else { conn.join("room") };
             async { done }
         });
         let (tell, count) = (when.clone(), handled.clone());
-        let other = ws::handlers().on_message(move |_: Connection, _: Frame| {
+        let other = ws::handlers().on_message(move |_: Connection, _: Message| {
             tell.with(|when| *when = Some(count.load(Ordering::Relaxed)));
             async {}
         });
@@ -351,7 +351,7 @@ fn a_peer_that_sends_much_at_once_is_slowed_down_and_loses_nothing() {
             server,
             |hub| hub.shards(1),
             |hub, router| {
-                let echo = async |conn: Connection, frame: Frame| conn.push(frame);
+                let echo = async |conn: Connection, frame: Message| conn.push(frame);
                 router.route("/", hub.ws(ws::handlers().on_message(echo)))
             },
         );

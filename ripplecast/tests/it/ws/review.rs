@@ -12,11 +12,11 @@ use std::{
 
 use axum::Router;
 use ripplecast::{
-    App, Close, CloseCode, Connection, Error, Frame, Hub, HubBuilder, LiveCounter, Result, ws, ws::Handler,
+    App, Close, CloseCode, Connection, Error, Hub, HubBuilder, LiveCounter, Message, Result, ws, ws::Handler,
     ws::OriginPolicy,
 };
 use tokio::{task::spawn_blocking, time::timeout};
-use tungstenite::Message;
+use tungstenite::Message as WsMessage;
 
 use crate::support::{
     BINARY, CLOSE, Echo, PATIENCE, PING, SERVERS, Seen, Server, Site, TEXT, alone, check_echo, close_frame,
@@ -238,7 +238,7 @@ fn a_panic_in_the_destructor_of_state_affects_only_its_connection() {
 fn an_error_that_panics_when_formatted_closes_only_its_own_connection() {
     for shards in [1, 2] {
         let site = Site::own(shards, |hub, router| {
-            let fails = ws::handlers().on_message(|_: Connection, frame: Frame| async move {
+            let fails = ws::handlers().on_message(|_: Connection, frame: Message| async move {
                 if frame.as_text() == Some("later") {
                     tokio::task::yield_now().await;
                 }
@@ -249,7 +249,7 @@ fn an_error_that_panics_when_formatted_closes_only_its_own_connection() {
         let mut others = [site.connect("/echo"), site.connect("/echo")];
         for how in ["at once", "later"] {
             let mut client = site.connect("/fails");
-            client.send(Message::text(how)).unwrap();
+            client.send(WsMessage::text(how)).unwrap();
             assert_eq!(ending(&mut client).0, 1011, "{how}");
             others.iter_mut().for_each(check_echo);
         }

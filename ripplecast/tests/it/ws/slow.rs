@@ -9,7 +9,9 @@ use std::{
 };
 
 use ripplecast::{
-    Connection, DropReport, Dropped, Error, Frame, Hub, HubBuilder, Overflow, RoomOptions, Sent, Stats, ws,
+    Connection, Dropped, Error, Hub, HubBuilder, Message, Overflow, RoomOptions, Sent,
+    stats::{DropReport, Stats},
+    ws,
 };
 
 use crate::support::{
@@ -20,10 +22,10 @@ use crate::support::{
 const SIZE: usize = 64 << 10;
 
 /// Returns a frame of 64 KiB that starts with a number.
-fn numbered(n: u32) -> Frame {
+fn numbered(n: u32) -> Message {
     let mut payload = vec![b'.'; SIZE];
     payload[..4].copy_from_slice(&n.to_be_bytes());
-    Frame::binary(payload)
+    Message::binary(payload)
 }
 
 fn number(payload: &[u8]) -> u32 {
@@ -150,7 +152,7 @@ fn a_live_counter_needs_no_backlog() {
     let mut slow = site.raw("/");
     let conn = echo.opened(0);
     let render = |value: i64| {
-        Frame::binary(
+        Message::binary(
             vec![b'x'; SIZE - 4].into_iter().chain((value as u32).to_be_bytes()).collect::<Vec<_>>(),
         )
     };
@@ -399,7 +401,7 @@ fn a_rejected_push_is_reported_and_a_panicking_hook_does_no_harm() {
     check_echo(&mut other);
     let mut slow = site.raw("/");
     let conn = echo.opened(1);
-    let huge = Frame::binary(vec![0; 65 << 20]);
+    let huge = Message::binary(vec![0; 65 << 20]);
     let mut refused = 0;
     eventually("a push to be rejected, and the slow reader to be detected", || {
         refused += u64::from(conn.push(huge.clone()) == Sent::Dropped(Dropped::Overloaded));

@@ -3,9 +3,12 @@
 use std::io::Write as _;
 
 use ripplecast::{
-    CloseCode, Connection,
-    Direction::{self, In, Out},
-    Error, FrameKind, Tap, TappedFrame, sse, ws,
+    CloseCode, Connection, Error, sse,
+    tap::{
+        Direction::{self, In, Out},
+        FrameKind, Tap, TappedFrame,
+    },
+    ws,
 };
 use tokio::time::timeout;
 use tungstenite::Message;
@@ -18,7 +21,7 @@ use crate::support::{
 /// Returns the next frame of a tap; `None` when it has ended.
 #[track_caller]
 fn next(site: &Site, tap: &mut Tap) -> Option<TappedFrame> {
-    site.runtime.block_on(async { timeout(PATIENCE, tap.next()).await }).expect("no frame is reported")
+    site.runtime.block_on(async { timeout(PATIENCE, tap.recv()).await }).expect("no frame is reported")
 }
 
 /// Returns the parts of the next frame that most tests check.

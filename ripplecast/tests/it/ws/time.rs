@@ -7,7 +7,7 @@ use crate::support::{
     Echo, PING, PONG, SERVERS, Seen, Site, TEXT, check_echo, dial, frame, head, header, read_any, read_close,
     read_frame, request,
 };
-use ripplecast::{Connection, Frame, ws};
+use ripplecast::{Connection, Message, ws};
 
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 const PONG_TIMEOUT: Duration = Duration::from_millis(200);
@@ -106,7 +106,7 @@ fn a_slow_reader_that_makes_progress_is_not_dead() {
         let gone = Seen::<Option<u16>>::default();
         let tell = gone.clone();
         let handler = ws::handlers()
-            .on_open(async |conn: Connection| conn.push(Frame::binary(vec![0; BACKLOG])).ignore())
+            .on_open(async |conn: Connection| conn.push(Message::binary(vec![0; BACKLOG])).ignore())
             .on_close(move |_: Connection, close: ripplecast::Close| {
                 tell.with(|gone| *gone = Some(close.code.get()));
                 async {}
@@ -152,7 +152,7 @@ fn peers_are_not_dead_because_the_server_was_blocked() {
             async {}
         });
         let peer = ws::endpoint(handler).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
-        let holder = ws::handlers().on_message(move |_: Connection, _: Frame| {
+        let holder = ws::handlers().on_message(move |_: Connection, _: Message| {
             tell.with(|held| *held = true);
             wait.wait(); // on purpose: blocks its shard
             async {}
@@ -206,7 +206,7 @@ fn timers_pause_while_a_handler_waits() {
     let begun = Seen::<bool>::default();
     let tell = begun.clone();
     let site = Site::own(1, |hub, router| {
-        let handler = ws::handlers().on_message(move |conn: Connection, frame: Frame| {
+        let handler = ws::handlers().on_message(move |conn: Connection, frame: Message| {
             let (gate, tell) = (waits.clone(), tell.clone());
             async move {
                 tell.with(|begun| *begun = true);

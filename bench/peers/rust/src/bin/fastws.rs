@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use fastwebsockets::{
-    FragmentCollector, FragmentCollectorRead, Frame, OpCode, Payload, WebSocketError,
+    FragmentCollector, FragmentCollectorRead, Message, OpCode, Payload, WebSocketError,
     upgrade::{self, UpgradeFut},
 };
 use http_body_util::Empty;
@@ -48,7 +48,7 @@ async fn chat(socket: UpgradeFut, everyone: Everyone) -> Result<(), WebSocketErr
     let mut messages = everyone.subscribe();
     let sends = tokio::spawn(async move {
         while let Ok(text) = messages.recv().await {
-            if writes.write_frame(Frame::text(Payload::Borrowed(&text))).await.is_err() {
+            if writes.write_frame(Message::text(Payload::Borrowed(&text))).await.is_err() {
                 break;
             }
         }

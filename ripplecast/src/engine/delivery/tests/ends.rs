@@ -12,7 +12,7 @@ fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame()
         let peer = Peer::default();
         peer.0.space.store(10, Relaxed);
         delivery.open(who, peer, Dialect::WebSocket, profile);
-        delivery.push(who, &Frame::text("x".repeat(1000)), None);
+        delivery.push(who, &Message::text("x".repeat(1000)), None);
     }
     assert!(ledger.is_over());
     assert_eq!(delivery.shed_if_over(), None);

@@ -97,7 +97,7 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     };
     let ((many, peer), (other, _)) = (open(&mut delivery), open(&mut delivery));
     let rooms: Vec<_> = (0..MANY).map(|n| registry.room(&n.to_string())).collect();
-    let (last, frame) = (registry.room("last"), Frame::text("x"));
+    let (last, frame) = (registry.room("last"), Message::text("x"));
     let steps = |per_room: u64, what: &str| {
         let steps = work::take();
         assert!(steps <= per_room * MANY as u64, "{what}: {steps} steps for {MANY} rooms");

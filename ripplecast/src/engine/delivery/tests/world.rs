@@ -89,7 +89,7 @@ impl World {
             }
             Op::Join { who, room, snapshot } => {
                 let Some(i) = self.pick(who) else { return };
-                let frame = snapshot.then(|| Frame::text(self.text(5)));
+                let frame = snapshot.then(|| Message::text(self.text(5)));
                 let joined = self.rooms[room].join(self.all[i].who, frame);
                 let open = self.all[i].phase == Phase::Open;
                 assert!(if open { joined.is_ok() } else { matches!(joined, Err(Error::Closed)) });
@@ -100,12 +100,12 @@ impl World {
             }
             Op::Cast { room, len } => {
                 let text = self.text(len);
-                assert_eq!(self.rooms[room].push(&Frame::text(text)), Sent::Queued);
+                assert_eq!(self.rooms[room].push(&Message::text(text)), Sent::Queued);
                 self.pushed[room] += 1;
             }
             Op::Push { who, len } => {
                 let Some(i) = self.pick(who) else { return };
-                let frame = Frame::text(self.text(len));
+                let frame = Message::text(self.text(len));
                 if self.mailbox.is_live(self.all[i].who) {
                     self.mailbox.post(Command::Push { to: self.all[i].who, frame, of: None });
                 }

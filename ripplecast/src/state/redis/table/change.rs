@@ -3,7 +3,7 @@
 //! alone means that all rows were deleted, and `N` that an epoch begins.
 
 use crate::{
-    StoreError,
+    error::StateError,
     state::{redis::text, row::Row, schema::Schema},
 };
 
@@ -72,7 +72,7 @@ fn fields(mut rest: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
 
 /// Parses the row of a key from those fields. Skips columns that the table does not have, since a newer
 /// version of the program may have more.
-pub(super) fn row(schema: &Schema, key: &str, fields: &[(&[u8], &[u8])]) -> Result<Row, StoreError> {
+pub(super) fn row(schema: &Schema, key: &str, fields: &[(&[u8], &[u8])]) -> Result<Row, StateError> {
     // The fields are in the order of the columns, unless a column was added.
     let value = |(index, name): (usize, &str)| match fields.get(index) {
         Some((found, value)) if *found == name.as_bytes() => Some(*value),

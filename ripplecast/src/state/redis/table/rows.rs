@@ -138,7 +138,7 @@ impl Model for Rows {
             Change::Set { key, fields } => match change::row(&self.schema, key, &fields) {
                 Ok(row) => self.put(key, row, version),
                 Err(error) => {
-                    limited!(ERROR, error = %cut(error), "a change can't be read and is not published")
+                    limited!(ERROR, error = %cut(error), "a change can't be read and is not published");
                 }
             },
             Change::Deleted(key) => {

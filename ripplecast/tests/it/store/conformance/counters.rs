@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use ripplecast::{Error, Result, StoreError};
+use ripplecast::{Error, Result, error::StateError};
 
 use super::{World, eventually, names};
 use crate::store::store_error;
@@ -32,13 +32,13 @@ pub(super) async fn a_counters_overflow_is_an_error_that_changes_nothing(world: 
     let counter = world.hub.counter("likes");
     counter.set(i64::MAX).await?;
     let error = store_error(counter.increment().await);
-    assert_eq!(error, StoreError::CounterOverflow { name: "likes".into(), value: i64::MAX, by: 1 });
+    assert_eq!(error, StateError::CounterOverflow { name: "likes".into(), value: i64::MAX, by: 1 });
     assert!(error.to_string().contains("likes") && error.to_string().contains(&i64::MAX.to_string()));
     assert_eq!(counter.get().await?, i64::MAX);
     assert_eq!(counter.increment_bounded(i64::MAX).await?, None);
     counter.set(i64::MIN).await?;
-    assert!(matches!(store_error(counter.decrement().await), StoreError::CounterOverflow { by: -1, .. }));
-    assert!(matches!(store_error(counter.add(i64::MIN).await), StoreError::CounterOverflow { .. }));
+    assert!(matches!(store_error(counter.decrement().await), StateError::CounterOverflow { by: -1, .. }));
+    assert!(matches!(store_error(counter.add(i64::MIN).await), StateError::CounterOverflow { .. }));
     assert_eq!(counter.get().await?, i64::MIN);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ripplecast::{Cursor, Error, Result, StoreError, Table};
+use ripplecast::{Error, Result, Table, error::StateError, state::Cursor};
 
 use super::World;
 use crate::store::{Pair, store_error};
@@ -87,7 +87,7 @@ pub(super) async fn the_capacity_is_exact_under_eight_inserters(world: &World) -
                     };
                     match done {
                         Ok(()) => inserted += 1,
-                        Err(Error::Store(StoreError::TableFull { capacity: 1000, rows: 1001, .. })) => {}
+                        Err(Error::State(StateError::TableFull { capacity: 1000, rows: 1001, .. })) => {}
                         Err(other) => panic!("{other}"),
                     }
                 }
@@ -193,7 +193,7 @@ pub(super) async fn pages_cover_the_table(world: &World) -> Result<()> {
     }
     for wrong in ["", "x", "1-2", "1-2-3-4", "-1-0-0", "99999999999999999999999-0-0"] {
         let error = store_error(table.scan(Some(wrong.parse().unwrap()), 1).await);
-        assert_eq!(error, StoreError::UnknownCursor { table: "pairs".into(), cursor: wrong.into() });
+        assert_eq!(error, StateError::UnknownCursor { table: "pairs".into(), cursor: wrong.into() });
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ripplecast::{Result, StoreError, Table};
+use ripplecast::{Result, Table, error::StateError};
 use serde::{Deserialize, Serialize};
 
 use super::{World, eventually, names};
@@ -67,7 +67,7 @@ pub(super) async fn rows_are_found_by_key(world: &World) -> Result<()> {
     let long = "k".repeat(256);
     table.set(&long[1..], &Pair::new(1)).await?;
     assert!(table.exists(&long[1..]).await?);
-    let refused = StoreError::KeyTooLong { table: "pairs".into(), len: 256, limit: 255 };
+    let refused = StateError::KeyTooLong { table: "pairs".into(), len: 256, limit: 255 };
     assert_eq!(store_error(table.get(&long).await), refused);
     assert_eq!(
         store_error(table.set(format_args!("{}{}", &long[..250], "123456"), &Pair::new(1)).await),
@@ -105,7 +105,7 @@ pub(super) async fn supported_column_types_are_accepted(world: &World) -> Result
     assert_eq!(table.get(1).await?, Some(row()));
     assert_eq!(table.increment(1, "firstSeen", 1).await?, 2);
     assert_eq!(table.increment(2, "id", 1).await?, 1, "a row of zeros, which Picky rejects");
-    assert!(matches!(store_error(table.get(2).await), StoreError::Row { .. }));
+    assert!(matches!(store_error(table.get(2).await), StateError::Row { .. }));
     Ok(())
 }
 
@@ -121,12 +121,12 @@ pub(super) async fn sizes_are_enforced(world: &World) -> Result<()> {
     let error = store_error(table.set("key", &row(256, 3)).await);
     assert_eq!(
         error,
-        StoreError::ValueTooLong { table: "every".into(), column: "text", size: 256, limit: 255 }
+        StateError::ValueTooLong { table: "every".into(), column: "text", size: 256, limit: 255 }
     );
     for part in ["every", "text", "256", "255"] {
         assert!(error.to_string().contains(part));
     }
-    let refused = StoreError::ValueTooLong { table: "every".into(), column: "bytes", size: 4, limit: 3 };
+    let refused = StateError::ValueTooLong { table: "every".into(), column: "bytes", size: 4, limit: 3 };
     assert_eq!(store_error(table.set("other", &row(0, 4)).await), refused);
     assert_eq!(store_error(table.set_many([("other", row(0, 0)), ("key", row(0, 4))]).await), refused);
     assert_eq!(store_error(table.compare_and_set("other", None, Some(&row(0, 4))).await), refused);
@@ -140,7 +140,7 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
     assert_eq!(table.increment("key", "e", 255).await?, 255, "a missing row is created");
     assert_eq!(table.get("key").await?, Some(Every { e: 255, ..Every::default() }));
     let error = store_error(table.increment("key", "e", 1).await);
-    let refused = StoreError::ColumnOverflow {
+    let refused = StateError::ColumnOverflow {
         table: "every".into(),
         key: "key".into(),
         column: "e",
@@ -149,7 +149,7 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
         by: 1,
     };
     assert_eq!(error, refused);
-    assert!(matches!(store_error(table.decrement("key", "e", 256).await), StoreError::ColumnOverflow { .. }));
+    assert!(matches!(store_error(table.decrement("key", "e", 256).await), StateError::ColumnOverflow { .. }));
     assert_eq!(table.decrement("key", "e", 255).await?, 0);
     assert_eq!(table.decrement("key", "a", 128).await?, -128);
     assert!(table.decrement("key", "a", 1).await.is_err());
@@ -167,8 +167,8 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
         let error = store_error(table.increment("key", column, 1).await).to_string();
         assert!(error.contains(column) && error.contains("every"), "{error}");
     }
-    assert!(matches!(store_error(table.increment("key", "zzz", 1).await), StoreError::UnknownColumn { .. }));
-    let full = StoreError::TableFull { table: "every".into(), capacity: 1, rows: 2 };
+    assert!(matches!(store_error(table.increment("key", "zzz", 1).await), StateError::UnknownColumn { .. }));
+    let full = StateError::TableFull { table: "every".into(), capacity: 1, rows: 2 };
     assert_eq!(store_error(table.increment("another", "e", 1).await), full);
     assert!(!table.exists("another").await?);
     Ok(())
@@ -206,7 +206,7 @@ pub(super) async fn set_many_is_all_or_nothing(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 40)?;
     let rows = |range: std::ops::Range<u64>| range.map(|n| (n, Pair::new(n)));
     table.set_many(rows(0..30)).await?;
-    let full = StoreError::TableFull { table: "pairs".into(), capacity: 40, rows: 41 };
+    let full = StateError::TableFull { table: "pairs".into(), capacity: 40, rows: 41 };
     assert_eq!(store_error(table.set_many(rows(20..41)).await), full);
     assert_eq!(table.len().await?, 30);
     table.set_many(rows(20..40)).await?;
@@ -270,7 +270,7 @@ pub(super) async fn each_columns_overflow_names_its_value(world: &World) -> Resu
         ..Every::default()
     };
     for (column, kind, min, max) in ends {
-        let refused = |value, by| StoreError::ColumnOverflow {
+        let refused = |value, by| StateError::ColumnOverflow {
             table: "every".into(),
             key: "key".into(),
             column,
@@ -453,7 +453,7 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     // Their space is free, and new rows with their keys start without an expiry.
     table.set_many(["gone", "added", "refused"].map(|key| (key, &row))).await?;
     assert_eq!(table.increment("new", "left", 1).await?, 1);
-    let full = StoreError::TableFull { table: "pairs".into(), capacity: 10, rows: 11 };
+    let full = StateError::TableFull { table: "pairs".into(), capacity: 10, rows: 11 };
     assert_eq!(store_error(table.set("one too many", &row).await), full);
     assert!(table.delete("new").await?);
     table.set("marker", &row).await?;
@@ -471,7 +471,7 @@ pub(super) async fn a_row_is_written_with_its_expiry(world: &World) -> Result<()
     let (row, hour) = (Pair::new(5), Duration::from_secs(3600));
     table.set_for("soon", &row, Duration::from_millis(50)).await?;
     table.set_for("later", &row, hour).await?;
-    let full = StoreError::TableFull { table: "pairs".into(), capacity: 2, rows: 3 };
+    let full = StateError::TableFull { table: "pairs".into(), capacity: 2, rows: 3 };
     assert_eq!(store_error(table.set_for("one too many", &row, hour).await), full);
     expired(&other, "soon").await?;
     assert_eq!(other.get("later").await?.as_ref(), Some(&row));
@@ -510,7 +510,7 @@ pub(super) async fn two_hubs_see_one_table(world: &World) -> Result<()> {
     assert_eq!(there.increment("a", "left", 1).await?, 2);
     assert_eq!(here.get_field::<u64>("a", "left").await?, Some(2));
     there.set_many([("b", Pair::new(1)), ("c", Pair::new(1))]).await?;
-    let full = StoreError::TableFull { table: "pairs".into(), capacity: 3, rows: 4 };
+    let full = StateError::TableFull { table: "pairs".into(), capacity: 3, rows: 4 };
     assert_eq!(store_error(here.set("d", &Pair::new(1)).await), full);
     assert_eq!((there.clear().await?, here.len().await?), (3, 0));
     Ok(())

@@ -80,7 +80,7 @@ fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
                     .on_open(|conn: Connection| async move {
                         conn.push(format!("open {:?}", conn.state::<User>().unwrap())).ignore();
                     })
-                    .on_message(|conn: Connection, _: Frame| async move {
+                    .on_message(|conn: Connection, _: Message| async move {
                         conn.push(format!("message {:?}", conn.state::<User>().unwrap())).ignore();
                     })
                     .on_close(move |conn: Connection, close| {
@@ -116,7 +116,7 @@ fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
         asked.headers_mut().insert("x-extra", "1".parse().unwrap());
         let (mut client, _) = tungstenite::client(asked, dial(site.addr)).unwrap();
         assert_eq!(text(&mut client), "open User(\"ann of tea\")");
-        client.send(Message::text("?")).unwrap();
+        client.send(WsMessage::text("?")).unwrap();
         assert_eq!(text(&mut client), "message User(\"ann of tea\")");
         drop((client, stream));
         seen.closed(0);

@@ -73,8 +73,9 @@ fn a_plain_page_is_refused_where_a_trusted_proxy_says_https() {
 
 #[test]
 fn hooks_and_routes_receive_the_effective_host() {
-    let show =
-        |authority: Option<&ripplecast::Authority>| authority.map(ToString::to_string).unwrap_or_default();
+    let show = |authority: Option<&ripplecast::request::Authority>| {
+        authority.map(ToString::to_string).unwrap_or_default()
+    };
     let site = Site::start(
         Server::Own,
         |hub| hub.shards(1).trusted_proxies("loopback".parse().unwrap()),

@@ -17,12 +17,12 @@ fn blocker() -> (impl Fn() + Clone, std::sync::mpsc::Sender<()>) {
 async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     // Long enough for a busy machine to renew in time.
     let options = quick().claim_after(Duration::from_secs(6));
     let (sender, mut begun) = unbounded_channel();
     let (block, unblock) = blocker();
-    let handler = move |message: StreamMessage| {
+    let handler = move |message: QueueMessage| {
         let (sender, block) = (sender.clone(), block.clone());
         async move {
             sender.send(message).map_err(Error::other)?;
@@ -35,14 +35,14 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     let blocking = std::thread::spawn(move || {
         runtime.block_on(async {
             let hub = node(&url).await;
-            let subscription = hub.stream("orders").subscribe_with("g", own, handler).await.unwrap();
+            let subscription = hub.queue("orders").subscribe_with("g", own, handler).await.unwrap();
             until("the message to be handled", async || subscription.counts().handled == 1).await;
             subscription.counts()
         })
     });
-    stream.publish("1").await.unwrap();
+    queue.publish("1").await.unwrap();
     next(&mut begun).await;
-    let (_other, mut messages) = listen(&stream, "g", options).await;
+    let (_other, mut messages) = listen(&queue, "g", options).await;
     // Four renewals, at intervals of a third of `claim_after`, exceed the time after which the other may take
     // over.
     let (mut renewals, mut before) = (0, 0);
@@ -60,7 +60,7 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
     let counts = tokio::task::spawn_blocking(|| blocking.join().unwrap()).await.unwrap();
     assert_eq!((counts.handled, counts.failed), (1, 0));
     assert!(counts.slow >= 1, "a handler that blocks its thread is counted");
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     assert!(messages.try_recv().is_err() && begun.try_recv().is_err());
 }
 
@@ -69,31 +69,29 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_message() {
 async fn messages_of_a_killed_process_are_taken_over_after_the_silence() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
-    stream.publish("1").await.unwrap();
+    let queue = hub.queue("orders");
+    queue.publish("1").await.unwrap();
     server.ask::<()>(&format!("XGROUP CREATE {KEY} g 0"));
     server.ask::<::redis::Value>(&format!("XREADGROUP GROUP g killed STREAMS {KEY} >"));
-    let (subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let (subscription, mut messages) = listen(&queue, "g", quick()).await;
     let message = next(&mut messages).await;
     assert_eq!((&*text(&message), message.deliveries), ("1", 2));
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     assert_eq!((subscription.counts().claimed, subscription.counts().handled), (1, 1));
-    until("the dead consumer to be removed", async || {
-        stream.status().await.unwrap().groups[0].consumers == 1
-    })
-    .await;
+    until("the dead consumer to be removed", async || queue.status().await.unwrap().groups[0].consumers == 1)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_from_itself_does_not_count() {
     let server = durable();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     let (hold, mut begun) = Hold::new();
     // With a free handler, so that it continues to look for messages.
     let options = quick().claim_after(Duration::from_secs(3)).concurrency(2);
-    let _subscription = hold.subscribe(&stream, "g", options, || Ok(())).await;
-    stream.publish("1").await.unwrap();
+    let _subscription = hold.subscribe(&queue, "g", options, || Ok(())).await;
+    queue.publish("1").await.unwrap();
     let id = next(&mut begun).await.id;
     let pending = || {
         let pending: Vec<(String, String, u64, u64)> = server.ask(&format!("XPENDING {KEY} g - + 10"));
@@ -110,17 +108,17 @@ async fn a_takeover_from_itself_does_not_count() {
     }
     assert!(begun.try_recv().is_err(), "the subscription already has the message");
     hold.gate.add_permits(1);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_cancelled_by_a_shutdown_go_to_another_at_once() {
     let server = Server::start();
     let other = node(&server.url()).await;
-    let stream = other.stream("orders");
+    let queue = other.queue("orders");
     let (sender, mut begun) = unbounded_channel();
     let (block, unblock) = blocker();
-    let handler = move |message: StreamMessage| {
+    let handler = move |message: QueueMessage| {
         let (sender, block) = (sender.clone(), block.clone());
         async move {
             let text = text(&message);
@@ -138,15 +136,15 @@ async fn messages_cancelled_by_a_shutdown_go_to_another_at_once() {
         let ending = node(&url).await;
         // No silence lasts long enough for the other to take anything over.
         let options = patient().concurrency(2);
-        ending.stream("orders").subscribe_with("g", options, handler).await.unwrap().detach();
+        ending.queue("orders").subscribe_with("g", options, handler).await.unwrap().detach();
         ending
     });
     let ending = start.await.unwrap();
     for payload in ["waits", "blocks its thread"] {
-        stream.publish(payload).await.unwrap();
+        queue.publish(payload).await.unwrap();
         next(&mut begun).await;
     }
-    let (_other, mut messages) = listen(&stream, "g", patient()).await;
+    let (_other, mut messages) = listen(&queue, "g", patient()).await;
     timeout(PATIENCE, ending.shutdown()).await.expect("the shutdown timed out");
     let mut deliveries = HashMap::new();
     for _ in 0..2 {
@@ -154,7 +152,7 @@ async fn messages_cancelled_by_a_shutdown_go_to_another_at_once() {
         deliveries.insert(text(&message), message.deliveries);
     }
     assert_eq!(deliveries, HashMap::from([("waits".to_owned(), 2), ("blocks its thread".to_owned(), 2)]));
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     drop(unblock); // the other handler was blocked until now
     runtime.shutdown_background();
 }
@@ -167,20 +165,20 @@ async fn setting_the_clock_does_not_change_who_holds_a_message() {
     let (holder, other) = (node(&server.url()).await, node(&server.url()).await);
     // Long enough for a busy machine to renew in time.
     let options = quick().claim_after(Duration::from_secs(4));
-    let stream = holder.stream("orders");
+    let queue = holder.queue("orders");
     let (hold, mut begun) = Hold::new();
-    let holding = hold.subscribe(&stream, "g", options.clone(), || Ok(())).await;
-    stream.publish("held").await.unwrap();
+    let holding = hold.subscribe(&queue, "g", options.clone(), || Ok(())).await;
+    queue.publish("held").await.unwrap();
     next(&mut begun).await;
     let mut ids = Vec::new();
     for payload in ["first", "second", "third"] {
-        ids.push(stream.publish(payload).await.unwrap());
+        ids.push(queue.publish(payload).await.unwrap());
         server.ask::<::redis::Value>(&format!("XREADGROUP GROUP g killed COUNT 1 STREAMS {KEY} >"));
     }
     // As the holder would.
     let renew = |id| server.ask::<Vec<String>>(&format!("XCLAIM {KEY} g killed 0 {id} JUSTID"));
-    let (_other, mut messages) = listen(&other.stream("orders"), "g", options).await;
-    let mut taken_over = async |kept: &[ripplecast::StreamId]| {
+    let (_other, mut messages) = listen(&other.queue("orders"), "g", options).await;
+    let mut taken_over = async |kept: &[ripplecast::queue::MessageId]| {
         let mut message = None;
         until("a message to be taken over", async || {
             kept.iter().for_each(|id| drop(renew(*id)));
@@ -196,7 +194,7 @@ async fn setting_the_clock_does_not_change_who_holds_a_message() {
     server.set_clock(3600);
     assert_eq!(taken_over(&[]).await, "third");
     hold.gate.add_permits(1);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     assert_eq!((holding.counts().handled, holding.counts().failed), (1, 0));
     assert!(messages.try_recv().is_err() && begun.try_recv().is_err(), "a message was handled twice");
 }

@@ -15,15 +15,15 @@ use crate::{
 /// Strings convert into text frames, so `conn.push("pong")` works. Bytes convert into binary frames.
 ///
 /// ```
-/// use ripplecast::Frame;
+/// use ripplecast::Message;
 ///
-/// let frame = Frame::text("hello");
+/// let frame = Message::text("hello");
 /// assert_eq!(frame.as_text(), Some("hello"));
-/// assert_eq!(Frame::json(&[1, 2])?.as_text(), Some("[1,2]"));
+/// assert_eq!(Message::json(&[1, 2])?.as_text(), Some("[1,2]"));
 /// # Ok::<(), ripplecast::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Frame {
+pub struct Message {
     /// Whether the payload is UTF-8 text; decides the WebSocket opcode.
     text: bool,
     /// The content, before any transport's framing.
@@ -36,7 +36,7 @@ pub struct Frame {
     deflated: Option<Arc<Deflated>>,
 }
 
-impl Frame {
+impl Message {
     /// Creates a text frame.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: true, payload: Bytes::from(text.into()), key: None, event: None, deflated: None }
@@ -73,9 +73,9 @@ impl Frame {
     /// are distinct. Keep it to a few dozen bytes.
     ///
     /// ```
-    /// use ripplecast::Frame;
+    /// use ripplecast::Message;
     ///
-    /// let position = Frame::text("x=3,y=4").with_key("cursor of ada");
+    /// let position = Message::text("x=3,y=4").with_key("cursor of ada");
     /// assert_eq!(position.key(), Some("cursor of ada"));
     /// ```
     #[must_use]
@@ -95,9 +95,9 @@ impl Frame {
     /// its first line break. An empty name removes the name.
     ///
     /// ```
-    /// use ripplecast::Frame;
+    /// use ripplecast::Message;
     ///
-    /// let frame = Frame::text("<li>hello</li>").with_event("said");
+    /// let frame = Message::text("<li>hello</li>").with_event("said");
     /// assert_eq!(frame.event(), Some("said"));
     /// assert_eq!(frame.with_event("").event(), None);
     /// ```
@@ -166,16 +166,16 @@ impl Frame {
 }
 
 /// Frames are equal when their kinds, payloads, keys and event names are equal.
-impl PartialEq for Frame {
+impl PartialEq for Message {
     fn eq(&self, other: &Self) -> bool {
         (self.text, &self.payload, &self.key, &self.event)
             == (other.text, &other.payload, &other.key, &other.event)
     }
 }
 
-impl Eq for Frame {}
+impl Eq for Message {}
 
-impl From<&'static str> for Frame {
+impl From<&'static str> for Message {
     fn from(text: &'static str) -> Self {
         Self {
             text: true,
@@ -187,31 +187,31 @@ impl From<&'static str> for Frame {
     }
 }
 
-impl From<String> for Frame {
+impl From<String> for Message {
     fn from(text: String) -> Self {
         Self::text(text)
     }
 }
 
-impl From<Bytes> for Frame {
+impl From<Bytes> for Message {
     fn from(payload: Bytes) -> Self {
         Self::binary(payload)
     }
 }
 
-impl From<Vec<u8>> for Frame {
+impl From<Vec<u8>> for Message {
     fn from(payload: Vec<u8>) -> Self {
         Self::binary(payload)
     }
 }
 
-impl std::fmt::Debug for Frame {
+impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const SHOWN: usize = 64;
         match self.as_text() {
-            Some(text) if text.len() <= SHOWN => write!(f, "Frame::text({text:?})"),
-            Some(text) => write!(f, "Frame::text({} bytes)", text.len()),
-            None => write!(f, "Frame::binary({} bytes)", self.payload.len()),
+            Some(text) if text.len() <= SHOWN => write!(f, "Message::text({text:?})"),
+            Some(text) => write!(f, "Message::text({} bytes)", text.len()),
+            None => write!(f, "Message::binary({} bytes)", self.payload.len()),
         }
     }
 }

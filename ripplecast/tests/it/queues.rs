@@ -18,8 +18,9 @@ use std::{
 };
 
 use ripplecast::{
-    Error, Hub, ReliableOptions, ReliableStream, ReliableSubscription, Result, StreamError, StreamMessage,
-    StreamStatus,
+    Error, Hub, Queue, Result,
+    error::QueueError,
+    queue::{QueueMessage, QueueOptions, QueueStatus, QueueSubscription},
 };
 use tokio::{
     sync::{
@@ -59,7 +60,7 @@ impl Ground {
     /// Uses a backend shared with other tests.
     fn at(url: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let url = format!("{url}?prefix=streams-{}", NEXT.fetch_add(1, Relaxed));
+        let url = format!("{url}?prefix=queues-{}", NEXT.fetch_add(1, Relaxed));
         Self::Redis { url, nodes: Mutex::default() }
     }
 
@@ -80,9 +81,9 @@ impl Ground {
         }
     }
 
-    /// Returns the stream used by most tests, on a new node.
-    async fn stream(&self) -> ReliableStream {
-        self.node().await.stream("orders")
+    /// Returns the queue used by most tests, on a new node.
+    async fn queue(&self) -> Queue {
+        self.node().await.queue("orders")
     }
 }
 
@@ -92,14 +93,14 @@ async fn node(url: &str) -> Hub {
 }
 
 /// Returns settings with short waits.
-fn quick() -> ReliableOptions {
-    ReliableOptions::new()
+fn quick() -> QueueOptions {
+    QueueOptions::new()
         .backoff(Duration::from_millis(5), Duration::from_millis(20))
         .claim_after(Duration::from_millis(400))
 }
 
 /// Returns settings under which nothing is taken over during a test, however slow the machine is.
-fn patient() -> ReliableOptions {
+fn patient() -> QueueOptions {
     quick().claim_after(Duration::from_secs(3600))
 }
 
@@ -126,36 +127,36 @@ async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 }
 
 /// Returns a message's payload as text.
-fn text(message: &StreamMessage) -> String {
+fn text(message: &QueueMessage) -> String {
     String::from_utf8(message.payload.to_vec()).unwrap()
 }
 
 /// Subscribes with a handler that always succeeds and reports each message when it starts.
 async fn listen(
-    stream: &ReliableStream,
+    queue: &Queue,
     group: &str,
-    options: ReliableOptions,
-) -> (ReliableSubscription, UnboundedReceiver<StreamMessage>) {
-    answer(stream, group, options, |_| Ok(())).await
+    options: QueueOptions,
+) -> (QueueSubscription, UnboundedReceiver<QueueMessage>) {
+    answer(queue, group, options, |_| Ok(())).await
 }
 
 /// Subscribes with a handler that reports each message and returns the result of `answer`.
 async fn answer(
-    stream: &ReliableStream,
+    queue: &Queue,
     group: &str,
-    options: ReliableOptions,
-    answer: impl Fn(&StreamMessage) -> Result<()> + Send + Sync + 'static,
-) -> (ReliableSubscription, UnboundedReceiver<StreamMessage>) {
+    options: QueueOptions,
+    answer: impl Fn(&QueueMessage) -> Result<()> + Send + Sync + 'static,
+) -> (QueueSubscription, UnboundedReceiver<QueueMessage>) {
     let (sender, receiver) = unbounded_channel();
     let answer = Arc::new(answer);
-    let handler = move |message: StreamMessage| {
+    let handler = move |message: QueueMessage| {
         let (sender, answer) = (sender.clone(), Arc::clone(&answer));
         async move {
             drop(sender.send(message.clone()));
             answer(&message)
         }
     };
-    (stream.subscribe_with(group, options, handler).await.unwrap(), receiver)
+    (queue.subscribe_with(group, options, handler).await.unwrap(), receiver)
 }
 
 /// Controls held handlers and counts them.
@@ -168,12 +169,12 @@ struct Hold {
     /// Handlers that have ended.
     done: Arc<AtomicUsize>,
     /// Receives each message when its handler starts.
-    begun: UnboundedSender<StreamMessage>,
+    begun: UnboundedSender<QueueMessage>,
 }
 
 impl Hold {
     /// Creates a control that holds every message.
-    fn new() -> (Self, UnboundedReceiver<StreamMessage>) {
+    fn new() -> (Self, UnboundedReceiver<QueueMessage>) {
         let (begun, receiver) = unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
         (Self { gate, running: Arc::default(), done: Arc::default(), begun }, receiver)
@@ -182,11 +183,11 @@ impl Hold {
     /// Subscribes with a handler that waits for a permit and then returns the result of `answer`.
     async fn subscribe(
         &self,
-        stream: &ReliableStream,
+        queue: &Queue,
         group: &str,
-        options: ReliableOptions,
+        options: QueueOptions,
         answer: fn() -> Result<()>,
-    ) -> ReliableSubscription {
+    ) -> QueueSubscription {
         let hold = self.clone();
         let handler = move |message| {
             let hold = hold.clone();
@@ -199,35 +200,35 @@ impl Hold {
                 answer()
             }
         };
-        stream.subscribe_with(group, options, handler).await.unwrap()
+        queue.subscribe_with(group, options, handler).await.unwrap()
     }
 }
 
-/// Extracts the error of a stream from the crate's.
+/// Extracts the error of a queue from the crate's.
 #[track_caller]
-fn stream_error<T>(result: Result<T>) -> StreamError {
+fn queue_error<T>(result: Result<T>) -> QueueError {
     match result {
-        Err(Error::Stream(error)) => error,
+        Err(Error::Queue(error)) => error,
         Err(other) => panic!("unexpected error: {other}"),
         Ok(_) => panic!("expected an error"),
     }
 }
 
 /// Returns how many messages a group has not handled: those delivered, and those not delivered.
-async fn unhandled(stream: &ReliableStream, group: &str) -> (u64, Option<u64>) {
-    left(&stream.status().await.unwrap(), group)
+async fn unhandled(queue: &Queue, group: &str) -> (u64, Option<u64>) {
+    left(&queue.status().await.unwrap(), group)
 }
 
 /// Returns the same from a status.
-fn left(status: &StreamStatus, group: &str) -> (u64, Option<u64>) {
+fn left(status: &QueueStatus, group: &str) -> (u64, Option<u64>) {
     let group = status.groups.iter().find(|status| status.name == group);
     group.map_or((0, Some(0)), |group| (group.pending, group.lag))
 }
 
 /// Waits until a group has handled everything. The backend may be unavailable meanwhile.
-async fn all_handled(stream: &ReliableStream, group: &str) {
+async fn all_handled(queue: &Queue, group: &str) {
     until("everything to be handled", async || {
-        stream.status().await.is_ok_and(|status| left(&status, group) == (0, Some(0)))
+        queue.status().await.is_ok_and(|status| left(&status, group) == (0, Some(0)))
     })
     .await;
 }

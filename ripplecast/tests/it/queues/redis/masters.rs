@@ -6,15 +6,15 @@ use super::*;
 async fn a_subscription_follows_the_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let hub = node(&sentinels.url()).await;
-    let stream = hub.stream("orders");
-    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
-    insist(&stream, "before").await;
+    let queue = hub.queue("orders");
+    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
+    insist(&queue, "before").await;
     assert_eq!(text(&next(&mut messages).await), "before");
     sentinels.failover();
-    insist(&stream, "after").await;
+    insist(&queue, "after").await;
     // The old master may have died before it replicated the first message or its acknowledgement.
     while text(&next(&mut messages).await) != "after" {}
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
 }
 
 /// The old master continues to serve readers after the sentinels have named another one, as in a network
@@ -23,9 +23,9 @@ async fn a_subscription_follows_the_master() {
 async fn a_subscription_leaves_an_unaware_former_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let hub = node(&sentinels.url()).await;
-    let stream = hub.stream("orders");
-    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
-    insist(&stream, "before").await;
+    let queue = hub.queue("orders");
+    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
+    insist(&queue, "before").await;
     assert_eq!(text(&next(&mut messages).await), "before");
     let (former, heir) = sentinels.master_and_other();
     // Prevents the sentinels from making it a replica.
@@ -41,11 +41,11 @@ async fn a_subscription_leaves_an_unaware_former_master() {
     let length = || heir.ask::<u64>(&format!("XLEN {KEY}"));
     let before = length();
     until("messages to be published to the new master", async || {
-        insist(&stream, "after").await;
+        insist(&queue, "after").await;
         length() > before
     })
     .await;
-    insist(&stream, "the last").await;
+    insist(&queue, "the last").await;
     while text(&next(&mut messages).await) != "the last" {}
     assert!(
         former.ask::<String>("INFO replication").contains("role:master"),
@@ -53,16 +53,16 @@ async fn a_subscription_leaves_an_unaware_former_master() {
     );
 }
 
-/// The master of the stream hangs while messages flow. The other masters of the Cluster are not involved.
+/// The master of the queue hangs while messages flow. The other masters of the Cluster are not involved.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_is_lost_while_a_cluster_master_hangs() {
     const MESSAGES: usize = 300;
     let cluster = Cluster::start(Flavour::Redis);
     let (hub, master) = (node(&cluster.url()).await, cluster.master_of(KEY));
-    let stream = hub.stream("orders");
-    let (_subscription, mut messages) = listen(&stream, "g", quick().max_deliveries(50)).await;
+    let queue = hub.queue("orders");
+    let (_subscription, mut messages) = listen(&queue, "g", quick().max_deliveries(50)).await;
     let published = Arc::new(AtomicUsize::new(0));
-    let (publish, count) = (stream.clone(), Arc::clone(&published));
+    let (publish, count) = (queue.clone(), Arc::clone(&published));
     let publisher = tokio::spawn(async move {
         for number in 0..MESSAGES {
             insist(&publish, &number.to_string()).await;
@@ -77,7 +77,7 @@ async fn no_message_is_lost_while_a_cluster_master_hangs() {
         until("all connections to be restored", async || !hub.stats().remote.degraded).await;
     }
     publisher.await.unwrap();
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     let mut seen = std::collections::HashSet::new();
     while seen.len() < MESSAGES {
         seen.insert(text(&next(&mut messages).await));

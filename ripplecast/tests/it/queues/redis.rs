@@ -1,4 +1,4 @@
-//! Tests of the Redis backend only: every kind of outage, and changes to its streams by others.
+//! Tests of the Redis backend only: every kind of outage, and changes to its queues by others.
 
 mod leases;
 mod masters;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::redis::{Cluster, Proxy, Sentinels};
 
-/// The key of the stream used by most tests, with the default prefix.
+/// The key of the queue used by most tests, with the default prefix.
 const KEY: &str = "ripplecast:s:{orders}";
 
 /// Creates a server that keeps its data even if it is killed.
@@ -17,10 +17,10 @@ fn durable() -> Server {
 }
 
 /// Publishes until it succeeds. Returns the number of failures.
-async fn insist(stream: &ReliableStream, payload: &str) -> usize {
+async fn insist(queue: &Queue, payload: &str) -> usize {
     let mut failures = 0;
     loop {
-        match stream.publish(payload.to_owned()).await {
+        match queue.publish(payload.to_owned()).await {
             Ok(_) => return failures,
             Err(error) => assert!(error.is_unavailable(), "{error}"),
         }
@@ -33,11 +33,11 @@ async fn insist(stream: &ReliableStream, payload: &str) -> usize {
 async fn a_kill_between_read_and_acknowledgement_loses_nothing() {
     let server = durable();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     let (hold, mut begun) = Hold::new();
-    let subscription = hold.subscribe(&stream, "g", patient(), || Ok(())).await;
-    stream.publish("1").await.unwrap();
-    stream.publish("2").await.unwrap();
+    let subscription = hold.subscribe(&queue, "g", patient(), || Ok(())).await;
+    queue.publish("1").await.unwrap();
+    queue.publish("2").await.unwrap();
     next(&mut begun).await;
     server.kill();
     hold.gate.add_permits(1);
@@ -45,7 +45,7 @@ async fn a_kill_between_read_and_acknowledgement_loses_nothing() {
     server.restart();
     assert_eq!(text(&next(&mut begun).await), "2", "the first message is acknowledged and not handled again");
     hold.gate.add_permits(1);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     assert_eq!((subscription.counts().handled, subscription.counts().failed), (2, 0));
     assert!(begun.try_recv().is_err());
 }
@@ -54,20 +54,20 @@ async fn a_kill_between_read_and_acknowledgement_loses_nothing() {
 async fn without_redis_publishing_fails_and_subscriptions_wait() {
     let server = durable();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
-    let (_subscription, mut messages) = listen(&stream, "g", patient()).await;
-    insist(&stream, "before").await;
+    let queue = hub.queue("orders");
+    let (_subscription, mut messages) = listen(&queue, "g", patient()).await;
+    insist(&queue, "before").await;
     assert_eq!(text(&next(&mut messages).await), "before");
     server.kill();
     for _ in 0..3 {
         let began = Instant::now();
-        let error = stream.publish("lost").await.unwrap_err();
+        let error = queue.publish("lost").await.unwrap_err();
         assert!(error.is_unavailable(), "{error}");
         assert!(began.elapsed() < Duration::from_secs(20), "publishing fails within its time limit");
     }
-    assert!(stream.subscribe("h", async |_| Ok(())).await.unwrap_err().is_unavailable());
+    assert!(queue.subscribe("h", async |_| Ok(())).await.unwrap_err().is_unavailable());
     server.restart();
-    insist(&stream, "after").await;
+    insist(&queue, "after").await;
     assert_eq!(text(&next(&mut messages).await), "after");
 }
 
@@ -75,10 +75,10 @@ async fn without_redis_publishing_fails_and_subscriptions_wait() {
 async fn unsubscribing_completes_while_redis_is_unavailable() {
     let server = durable();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     let (hold, mut begun) = Hold::new();
-    let subscription = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
-    stream.publish("1").await.unwrap();
+    let subscription = hold.subscribe(&queue, "g", quick(), || Ok(())).await;
+    queue.publish("1").await.unwrap();
     next(&mut begun).await;
     server.kill();
     hold.gate.add_permits(1);
@@ -86,8 +86,8 @@ async fn unsubscribing_completes_while_redis_is_unavailable() {
     assert_eq!(hold.done.load(Relaxed), 1);
     // The acknowledgement was abandoned, so the message is delivered again.
     server.restart();
-    insist(&stream, "2").await;
-    let (_next, mut messages) = listen(&stream, "g", quick()).await;
+    insist(&queue, "2").await;
+    let (_next, mut messages) = listen(&queue, "g", quick()).await;
     let mut deliveries = HashMap::new();
     for _ in 0..2 {
         let message = next(&mut messages).await;
@@ -105,7 +105,7 @@ async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
     let mut subscriptions = Vec::new();
     for node in &nodes {
         let seen = Arc::clone(&seen);
-        let handler = move |message: StreamMessage| {
+        let handler = move |message: QueueMessage| {
             let seen = Arc::clone(&seen);
             async move {
                 *seen.lock().unwrap().entry(text(&message)).or_default() += 1;
@@ -113,14 +113,14 @@ async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
             }
         };
         let options = quick().concurrency(4).max_deliveries(50);
-        subscriptions.push(node.stream("orders").subscribe_with("g", options, handler).await.unwrap());
+        subscriptions.push(node.queue("orders").subscribe_with("g", options, handler).await.unwrap());
     }
     let published = Arc::new(AtomicUsize::new(0));
-    let (stream, count) = (nodes[0].stream("orders"), Arc::clone(&published));
+    let (queue, count) = (nodes[0].queue("orders"), Arc::clone(&published));
     let publisher = tokio::spawn(async move {
         let mut failures = 0;
         for number in 0..MESSAGES {
-            failures += insist(&stream, &number.to_string()).await;
+            failures += insist(&queue, &number.to_string()).await;
             count.fetch_add(1, Relaxed);
         }
         failures
@@ -133,14 +133,14 @@ async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
     server.restart();
     reach(3).await;
     server.pause();
-    let stream = nodes[1].stream("orders");
-    until("the pause to be noticed", async || stream.publish("probe").await.is_err()).await;
+    let queue = nodes[1].queue("orders");
+    until("the pause to be noticed", async || queue.publish("probe").await.is_err()).await;
     server.resume();
     reach(5).await;
     server.stop();
     server.restart();
     let failures = publisher.await.unwrap();
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     let seen = seen.lock().unwrap();
     let missing: Vec<_> = (0..MESSAGES).filter(|number| !seen.contains_key(&number.to_string())).collect();
     assert!(missing.is_empty(), "{missing:?} were published and never handled");
@@ -148,7 +148,7 @@ async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
     // A message is handled twice only if a publish was repeated after a time-out, or if the message was taken
     // over: its delivery or acknowledgement was lost in a fault, or its holder was not scheduled for long.
     let twice = handled - seen.len();
-    let counts: Vec<_> = subscriptions.iter().map(ReliableSubscription::counts).collect();
+    let counts: Vec<_> = subscriptions.iter().map(QueueSubscription::counts).collect();
     let claimed: u64 = counts.iter().map(|counts| counts.claimed).sum();
     assert!(
         twice <= failures + claimed as usize,
@@ -162,10 +162,10 @@ async fn no_message_is_lost_while_redis_is_killed_paused_and_restarted() {
 struct Stalled {
     server: Server,
     proxy: Proxy,
-    /// The stream, not through the proxy.
-    stream: ReliableStream,
-    subscription: ReliableSubscription,
-    messages: UnboundedReceiver<StreamMessage>,
+    /// The queue, not through the proxy.
+    queue: Queue,
+    subscription: QueueSubscription,
+    messages: UnboundedReceiver<QueueMessage>,
     /// The payload of the message.
     lost: String,
     /// One node connected directly, one through the proxy.
@@ -177,8 +177,8 @@ impl Stalled {
         let server = durable();
         let proxy = Proxy::before(&server);
         let nodes = [node(&server.url()).await, node(&proxy.url()).await];
-        let stream = nodes[0].stream("orders");
-        let (subscription, mut messages) = listen(&nodes[1].stream("orders"), "g", patient()).await;
+        let queue = nodes[0].queue("orders");
+        let (subscription, mut messages) = listen(&nodes[1].queue("orders"), "g", patient()).await;
         let mut number = 0;
         // Once a second there is briefly no blocked read. Then the message is not delivered, but the next one
         // may be.
@@ -186,65 +186,65 @@ impl Stalled {
             number += 1;
             until("the read", async || server.ask::<String>("CLIENT LIST").contains("cmd=xreadgroup")).await;
             proxy.stall();
-            insist(&stream, &number.to_string()).await;
-            if unhandled(&stream, "g").await == (1, Some(0)) {
+            insist(&queue, &number.to_string()).await;
+            if unhandled(&queue, "g").await == (1, Some(0)) {
                 break number.to_string();
             }
             proxy.heal();
             assert_eq!(text(&next(&mut messages).await), number.to_string());
-            all_handled(&stream, "g").await;
+            all_handled(&queue, "g").await;
         };
-        Self { server, proxy, stream, subscription, messages, lost, _nodes: nodes }
+        Self { server, proxy, queue, subscription, messages, lost, _nodes: nodes }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_lost_in_the_network_is_recovered() {
     let mut stalled = Stalled::new().await;
-    insist(&stalled.stream, "behind").await;
+    insist(&stalled.queue, "behind").await;
     stalled.proxy.cut();
     stalled.proxy.heal();
     for expected in [&*stalled.lost, "behind"] {
         let message = next(&mut stalled.messages).await;
         assert_eq!((&*text(&message), message.deliveries), (expected, 1));
     }
-    all_handled(&stalled.stream, "g").await;
+    all_handled(&stalled.queue, "g").await;
     assert_eq!(stalled.subscription.counts().failed, 0);
     assert_eq!(stalled.server.ask::<u64>(&format!("XLEN {KEY}.dead")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_after_the_end_goes_to_another_and_does_not_count() {
-    let Stalled { proxy, stream, subscription, mut messages, lost, _nodes, server: _server } =
+    let Stalled { proxy, queue, subscription, mut messages, lost, _nodes, server: _server } =
         Stalled::new().await;
     drop(subscription);
     proxy.heal();
-    let (_other, mut others) = listen(&stream, "g", patient()).await;
+    let (_other, mut others) = listen(&queue, "g", patient()).await;
     let message = next(&mut others).await;
     assert_eq!((text(&message), message.deliveries), (lost, 1));
     assert!(timeout(PATIENCE, messages.recv()).await.expect("the handler was not dropped").is_none());
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
     let server = durable();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     let (hold, mut begun) = Hold::new();
-    let _subscription = hold.subscribe(&stream, "g", patient().concurrency(2), || Ok(())).await;
-    insist(&stream, "1").await;
+    let _subscription = hold.subscribe(&queue, "g", patient().concurrency(2), || Ok(())).await;
+    insist(&queue, "1").await;
     next(&mut begun).await;
     server.kill();
     server.restart();
-    insist(&stream, "2").await;
+    insist(&queue, "2").await;
     assert_eq!(
         text(&next(&mut begun).await),
         "2",
         "the subscription reads again and does not repeat the first message"
     );
     hold.gate.add_permits(9);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     assert_eq!(hold.done.load(Relaxed), 2);
 }
 
@@ -252,27 +252,27 @@ async fn a_handler_that_outlasts_redis_does_not_get_its_message_again() {
 async fn a_foreign_entry_becomes_a_dead_letter() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
-    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
-    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let queue = hub.queue("orders");
+    let (_dead, mut dead) = listen(&queue.dead_letters(), "operator", quick()).await;
+    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
     let _: String = server.ask(&format!("XADD {KEY} * some field"));
     let _: String = server.ask(&format!("XADD {KEY} * p good"));
     assert_eq!(text(&next(&mut messages).await), "good");
     let why = next(&mut dead).await.dead.unwrap();
     assert!(why.reason.contains("no field `p`"), "{}", why.reason);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_deleted_during_handling_is_still_handled_or_dead() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
-    let (_dead, mut dead) = listen(&stream.dead_letters(), "operator", quick()).await;
+    let queue = hub.queue("orders");
+    let (_dead, mut dead) = listen(&queue.dead_letters(), "operator", quick()).await;
     let (hold, mut begun) = Hold::new();
     let fails = || Err(Error::other("no"));
-    let subscription = hold.subscribe(&stream, "g", quick().max_deliveries(2), fails).await;
-    let id = stream.publish("x").await.unwrap();
+    let subscription = hold.subscribe(&queue, "g", quick().max_deliveries(2), fails).await;
+    let id = queue.publish("x").await.unwrap();
     next(&mut begun).await;
     assert_eq!(server.ask::<u64>(&format!("XDEL {KEY} {id}")), 1);
     hold.gate.add_permits(2);
@@ -280,23 +280,23 @@ async fn a_message_deleted_during_handling_is_still_handled_or_dead() {
     let letter = next(&mut dead).await;
     assert_eq!((text(&letter), letter.dead.unwrap().id), ("x".to_owned(), id));
     assert_eq!(subscription.counts().trimmed, 1);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flushed_redis_is_used_again() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
-    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
-    stream.publish("1").await.unwrap();
+    let queue = hub.queue("orders");
+    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
+    queue.publish("1").await.unwrap();
     assert_eq!(text(&next(&mut messages).await), "1");
     let _: () = server.ask("FLUSHALL");
-    insist(&stream, "2").await;
+    insist(&queue, "2").await;
     assert_eq!(text(&next(&mut messages).await), "2");
     server.kill();
     server.restart();
-    insist(&stream, "3").await;
+    insist(&queue, "3").await;
     assert_eq!(text(&next(&mut messages).await), "3");
 }
 
@@ -304,15 +304,15 @@ async fn a_flushed_redis_is_used_again() {
 async fn deleting_unread_messages_makes_the_lag_unknown() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     let (hold, mut begun) = Hold::new();
-    let _subscription = hold.subscribe(&stream, "g", quick(), || Ok(())).await;
-    stream.publish("1").await.unwrap();
+    let _subscription = hold.subscribe(&queue, "g", quick(), || Ok(())).await;
+    queue.publish("1").await.unwrap();
     next(&mut begun).await;
-    let gone = stream.publish("2").await.unwrap();
-    stream.publish("3").await.unwrap();
+    let gone = queue.publish("2").await.unwrap();
+    queue.publish("3").await.unwrap();
     assert_eq!(server.ask::<u64>(&format!("XDEL {KEY} {gone}")), 1);
-    assert_eq!(unhandled(&stream, "g").await, (1, None));
+    assert_eq!(unhandled(&queue, "g").await, (1, None));
     hold.gate.add_permits(9);
     assert_eq!(text(&next(&mut begun).await), "3");
 }
@@ -322,11 +322,11 @@ async fn a_key_of_another_type_is_reported() {
     let server = Server::start();
     let hub = node(&server.url()).await;
     let _: () = server.ask(&format!("SET {KEY} x"));
-    let stream = hub.stream("orders");
+    let queue = hub.queue("orders");
     for error in [
-        stream.publish("x").await.unwrap_err(),
-        stream.status().await.unwrap_err(),
-        stream.subscribe("g", async |_| Ok(())).await.unwrap_err(),
+        queue.publish("x").await.unwrap_err(),
+        queue.status().await.unwrap_err(),
+        queue.subscribe("g", async |_| Ok(())).await.unwrap_err(),
     ] {
         assert!(error.to_string().contains("WRONGTYPE"), "{error}");
     }
@@ -336,15 +336,15 @@ async fn a_key_of_another_type_is_reported() {
 async fn an_id_with_large_numbers_does_not_break_the_limit() {
     let server = Server::start();
     let hub = node(&server.url()).await;
-    let stream = hub.stream("orders").max_len(2);
-    let (_subscription, mut messages) = listen(&stream, "g", quick()).await;
+    let queue = hub.queue("orders").max_len(2);
+    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
     let id = format!("9007199254740993-{}", u64::MAX - 1);
     let _: String = server.ask(&format!("XADD {KEY} {id} p x"));
     assert_eq!(next(&mut messages).await.id.to_string(), id);
-    all_handled(&stream, "g").await;
+    all_handled(&queue, "g").await;
     for expected in ["1", "2", "3", "4"] {
-        stream.publish(expected).await.unwrap();
+        queue.publish(expected).await.unwrap();
         assert_eq!(text(&next(&mut messages).await), expected);
-        all_handled(&stream, "g").await;
+        all_handled(&queue, "g").await;
     }
 }
