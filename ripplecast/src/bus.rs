@@ -1,7 +1,9 @@
 //! Publish and subscribe: messages on named topics, delivered at most once.
 //!
-//! A hub holds a [`Bus`], which uses a [`BusBackend`]. `bus/memory.rs` delivers messages to the subscriptions
-//! of this process, wherever the messages come from. `bus/redis.rs` exchanges them with other nodes.
+//! [`Hub::bus`](crate::Hub::bus) returns the [`Bus`]. With Redis, it reaches the subscriptions of every node.
+
+// `bus/memory.rs` delivers messages to the subscriptions of this process, wherever the messages come from. `bus/redis.rs`
+// exchanges them with other nodes.
 
 mod memory;
 #[cfg(feature = "redis")]
@@ -74,7 +76,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`Error::NameTooLong`](crate::Error::NameTooLong) if the topic's name exceeds 255 bytes.
-    /// [`BusError`](crate::error::BusError), in [`Error::Bus`](crate::Error::Bus), if the name is empty or the payload exceeds 16 MiB.
+    /// [`BusError`], in [`Error::Bus`](crate::Error::Bus), if the name is empty or the payload exceeds 16 MiB.
     /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable: no subscriber received the message. After a
     /// time-out, some or all subscribers may have received it.
     ///
@@ -117,7 +119,7 @@ impl Bus {
     /// message.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`](crate::error::BusError), in
+    /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`], in
     /// [`Error::Bus`](crate::Error::Bus), for an empty name, and for a pattern on a Redis Cluster;
     /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable.
     ///

@@ -172,7 +172,7 @@ impl Hub {
 
     /// Closes every connection with 1001 and waits until each `on_close` has returned. Subscriptions end, and
     /// new connections are rejected with 503. A callback that is still waiting after 5 s is cancelled. So is
-    /// a [stream](Self::stream) handler, and its message is released to the group's other subscriptions.
+    /// a [queue](Self::queue) handler, and its message is released to the group's other subscriptions.
     ///
     /// What was pushed before, including by an `on_close`, has been sent to the other nodes when this
     /// returns, unless Redis is unavailable or takes longer than 2 s.

@@ -1,7 +1,9 @@
-//! Queues: messages on named queues, kept until every group has handled them at least once.
+//! Queues: messages that are kept until every group has handled them, at least once.
 //!
-//! A hub holds [`Queues`], which uses a [`QueueBackend`]. `queue/runner.rs` runs subscriptions in the same
-//! way for every backend.
+//! [`Hub::queue`](crate::Hub::queue) returns a [`Queue`] by its name.
+
+// `queue/backend.rs` is the interface of what keeps messages, `queue/memory.rs` and `queue/redis.rs` implement it, and
+// `queue/runner.rs` runs the subscriptions of both in the same way.
 
 mod backend;
 mod id;
@@ -116,15 +118,15 @@ impl Queue {
     /// after the other, keep that order in the queue.
     ///
     /// # Errors
-    /// [`QueueError`](crate::error::QueueError), in [`Error::Queue`](crate::Error::Queue), for an empty name, a payload
-    /// above 1 MiB and a full queue. [`Error::NameTooLong`](crate::Error::NameTooLong) for a name above 250
-    /// bytes. [`Error::Setting`](crate::Error::Setting) if [`max_len`](Self::max_len) is 0. The backend's error if it is unavailable or too slow. After a timeout the message may still be
+    /// [`QueueError`], in [`Error::Queue`], for an empty name, a payload
+    /// above 1 MiB and a full queue. [`Error::NameTooLong`] for a name above 250
+    /// bytes. [`Error::Setting`] if [`max_len`](Self::max_len) is 0. The backend's error if it is unavailable or too slow. After a timeout the message may still be
     /// in the queue; publishing it again may then duplicate it.
     ///
     /// # Overload
     /// A queue keeps up to 100,000 messages, or the number set with [`Queue::max_len`]. Beyond
     /// that, handled messages make room. While the oldest message is unhandled, publishing fails with
-    /// [`QueueError::Full`](crate::error::QueueError::Full).
+    /// [`QueueError::Full`].
     ///
     /// # Cancellation
     /// If the future is dropped, the message may or may not have been published.
@@ -167,8 +169,8 @@ impl Queue {
     /// [`QueueSubscription`]. Its tasks run on the runtime in which this is called.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a queue above 250 bytes or a group above 255;
-    /// [`Error::EmptyName`](crate::Error::EmptyName); and the backend's error if it is unavailable. If the
+    /// [`Error::NameTooLong`] for a queue above 250 bytes or a group above 255;
+    /// [`Error::EmptyName`]; and the backend's error if it is unavailable. If the
     /// backend becomes unavailable later, the subscription waits for it and then continues.
     ///
     /// # Panics

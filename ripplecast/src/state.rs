@@ -1,7 +1,9 @@
 //! Shared state: counters and tables of typed rows.
 //!
-//! A hub holds a [`Store`], which uses a [`Backend`]: `state/memory.rs` or `state/redis.rs`. A backend that
-//! queries a server replies later ([`Reply::Later`]). Memory replies at once and allocates no future.
+//! [`Hub::counter`](crate::Hub::counter) returns a [`Counter`], [`Hub::table`](crate::Hub::table) declares a [`Table`].
+
+// `state/memory.rs` and `state/redis.rs` keep them. A backend that queries a server replies later; memory replies at once and
+// allocates no future.
 
 mod counter;
 mod memory;

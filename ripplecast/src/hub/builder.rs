@@ -10,7 +10,7 @@ use crate::{
     stats::{DropReport, GapReport},
 };
 
-/// Settings for a new [`Hub`]. All have safe defaults.
+/// Settings for a new [`Hub`](crate::Hub). All have safe defaults.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct HubBuilder {

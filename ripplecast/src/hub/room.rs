@@ -21,7 +21,7 @@ use crate::{
 ///
 /// **Overload.** When the mailbox of any shard is full, a push is rejected on all shards and returns
 /// [`Sent::Dropped`]. The room's [`Overflow`](crate::Overflow) policy decides what happens to a member that
-/// stops reading; without [one](RoomOptions::overflow), that of the member's endpoint applies. Such a member
+/// stops reading; without [one](crate::RoomOptions::overflow), that of the member's endpoint applies. Such a member
 /// slows down no other.
 ///
 /// ```
@@ -59,7 +59,7 @@ impl Room {
     /// to other nodes some milliseconds later.
     ///
     /// # Errors
-    /// [`Error::Backend`] when a shared backend is unavailable; none with the memory backend.
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory backend.
     pub async fn len(&self) -> Result<usize> {
         self.shards.count(Group::Room(&self.core.name)).await
     }
