@@ -11,7 +11,7 @@ use crate::{
     backend::Kind,
     bus::Bus,
     cluster::check_secret,
-    engine::{Admissions, DropLog, Ledger, Node, Setup, Shard, event_loop},
+    engine::{Admissions, DropLog, MemoryBudget, Node, Setup, Shard, event_loop},
     limits::{LEAST_QUEUED_BYTES, SHARDS},
     queue::Queues,
     state::Store,
@@ -19,7 +19,7 @@ use crate::{
 #[cfg(feature = "redis")]
 use crate::{
     cluster::{GapLog, RedisBridge, Sealer},
-    engine::Bridge as _,
+    engine::Cluster as _,
     redis_client::{Address, Redis},
 };
 
@@ -83,7 +83,7 @@ impl HubBuilder {
         let sealer = Arc::new(Sealer::new(shards.node, self.node_secret.as_deref()));
         let bridge =
             Arc::new(RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap.clone())));
-        shards.setup.set_bridge(bridge.clone());
+        shards.setup.set_cluster(bridge.clone());
         let store = Store::redis(redis.clone());
         let bus = Bus::redis(redis.clone(), sealer);
         let hub = Hub::new(shards, store, bus, Queues::redis(redis), self.trusted_proxies);
@@ -115,10 +115,10 @@ impl HubBuilder {
         let admissions =
             Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
         let node = RandomState::new().hash_one(std::process::id());
-        let ledger = Ledger::new(self.max_queued_bytes, count);
+        let budget = MemoryBudget::new(self.max_queued_bytes, count);
         let setup =
             Setup::new(self.rooms.clone(), DropLog::new(self.on_drop.clone()), self.max_rooms_per_connection);
-        let shards = Node::new(node, count, admissions, ledger, setup);
+        let shards = Node::new(node, count, admissions, budget, setup);
         for index in 0..count {
             let shard = Shard::new(index, &shards, runtime.clone())?;
             if self.threads {

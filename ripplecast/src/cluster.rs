@@ -1,6 +1,6 @@
 //! Communication between nodes: a push on one node reaches the members on all nodes.
 //!
-//! The interface for the engine is in `engine/bridge.rs`. `cluster/wire.rs` encodes the messages,
+//! The interface for the engine is in `engine/cluster.rs`. `cluster/wire.rs` encodes the messages,
 //! `cluster/sequence.rs` detects gaps, `cluster/sign.rs` signs, and `cluster/redis.rs` transports them.
 
 mod gaps;

@@ -3,10 +3,9 @@
 //! It knows local connection ids, messages, sockets and a trait of callbacks. It does not know HTTP, Redis or the public handles.
 
 mod admission;
-mod adoption;
 mod batch;
-mod bridge;
 mod budget;
+mod cluster;
 mod command;
 pub(crate) mod cork;
 mod delivery;
@@ -16,6 +15,7 @@ mod extras;
 mod mailbox;
 #[cfg(all(test, ripplecast_loom))]
 mod models;
+mod new_connection;
 mod node;
 mod outbox;
 mod poller;
@@ -29,21 +29,21 @@ mod users;
 
 pub(crate) use self::{
     admission::{Admissions, Permit, Refused, is_loopback},
-    adoption::{Adoption, Socket},
-    batch::Dialect,
-    bridge::{Bridge, Group, Later, Place},
-    budget::Ledger,
+    batch::Encoding,
+    budget::MemoryBudget,
+    cluster::{Audience, Cluster, PageStart},
     command::Command,
     drops::{DropHook, DropLog},
-    node::{Counter, Node, ShardHandle},
-    outbox::Profile,
+    new_connection::{ConnectionSocket, NewConnection},
+    node::{Node, ShardCounter, ShardHandle},
+    outbox::OutboxPolicy,
     room::{RoomCore, RoomRules, Setup},
-    route::{Callbacks, Called, MakeCallbacks, Route, Takes},
+    route::{Called, MakeCallbacks, MessageKinds, Route, ShardCallbacks},
     shard::Shard,
     socket::tune,
 };
 pub use self::{
-    bridge::{Reach, RemoteStats},
+    cluster::{Reach, RemoteStats},
     drops::{DropReport, Drops},
     outbox::Overflow,
     room::RoomOptions,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Hub,
-    engine::{Adoption, Command, Dialect, Permit, Route},
+    engine::{Command, Encoding, NewConnection, Permit, Route},
     relay,
 };
 
@@ -30,7 +30,7 @@ use crate::{
 pub(crate) struct Accepted {
     pub(crate) hub: Hub,
     pub(crate) route: Arc<Route>,
-    pub(crate) dialect: Dialect,
+    pub(crate) encoding: Encoding,
     pub(crate) permit: Permit,
     /// Values to store with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
@@ -39,11 +39,12 @@ pub(crate) struct Accepted {
 impl Accepted {
     /// Hands the socket to a shard. `rest` is what was read after the request, `preface` is written first.
     pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, preface: Vec<u8>) {
-        let Self { hub, route, dialect, permit, states } = self;
-        let adoption = Adoption { wire, rest, preface: preface.into(), dialect, route, permit, states };
-        let adopt = Command::Adopt(Box::new(adoption));
-        if let Err(Command::Adopt(adoption)) = hub.local_node().next().mailbox.try_post(adopt) {
-            adoption.refuse();
+        let Self { hub, route, encoding, permit, states } = self;
+        let connection =
+            NewConnection { wire, rest, preface: preface.into(), encoding, route, permit, states };
+        let open = Command::Open(Box::new(connection));
+        if let Err(Command::Open(connection)) = hub.local_node().next().mailbox.try_post(open) {
+            connection.refuse();
         }
     }
 }
@@ -105,9 +106,9 @@ impl Takeover {
                     return None;
                 }
                 let mut accepted = accepted.lock().take()?;
-                accepted.dialect = Dialect::SseChunked;
+                accepted.encoding = Encoding::SseChunked;
                 let mut preface = head(response);
-                accepted.dialect.encode_raw(&greeting, &mut preface);
+                accepted.encoding.encode_raw(&greeting, &mut preface);
                 Some(Taken { accepted, preface })
             }
         }

@@ -18,7 +18,7 @@ use std::sync::{
 use crate::{
     Message, Result,
     bus::Bus,
-    engine::{Counter, Drops, Node, RemoteStats},
+    engine::{Drops, Node, RemoteStats, ShardCounter},
     headers::TrustedProxies,
     id::{ConnectionId, NodeId},
     limits::{ARRIVAL_LIMIT, SHUTDOWN_LAST_TURNS, SHUTDOWN_LIMIT},
@@ -147,25 +147,25 @@ impl Hub {
         let mut stats = Stats {
             connections: self.inner.shards.everyone.len(),
             rooms: self.inner.shards.rooms.len(),
-            queued_bytes: self.inner.shards.ledger.used(),
+            queued_bytes: self.inner.shards.budget.used(),
             ..Stats::default()
         };
         stats.drops.overloaded = self.inner.shards.setup.drops().overloaded();
-        stats.remote = self.inner.shards.setup.bridge().map(|bridge| bridge.stats()).unwrap_or_default();
+        stats.remote = self.inner.shards.setup.cluster().map(|cluster| cluster.stats()).unwrap_or_default();
         for handle in self.inner.shards.handles.iter() {
-            stats.opened += handle.counted(Counter::Opened);
-            stats.closed += handle.counted(Counter::Closed);
-            stats.messages += handle.counted(Counter::Messages);
-            stats.drops.replaced += handle.counted(Counter::Replaced);
-            stats.drops.outbox_full += handle.counted(Counter::OutboxFull);
-            stats.drops.slow_consumer += handle.counted(Counter::SlowConsumer);
-            stats.drops.shed += handle.counted(Counter::Shed);
-            stats.encoded_frames += handle.counted(Counter::EncodedFrames);
-            stats.compressed_frames += handle.counted(Counter::CompressedFrames);
-            stats.slow_consumers += handle.counted(Counter::SlowConsumers);
-            stats.slow_callbacks += handle.counted(Counter::SlowCallbacks);
-            stats.failed_callbacks += handle.counted(Counter::FailedCallbacks);
-            stats.protocol_errors += handle.counted(Counter::ProtocolErrors);
+            stats.opened += handle.counted(ShardCounter::Opened);
+            stats.closed += handle.counted(ShardCounter::Closed);
+            stats.messages += handle.counted(ShardCounter::Messages);
+            stats.drops.replaced += handle.counted(ShardCounter::Replaced);
+            stats.drops.outbox_full += handle.counted(ShardCounter::OutboxFull);
+            stats.drops.slow_consumer += handle.counted(ShardCounter::SlowConsumer);
+            stats.drops.shed += handle.counted(ShardCounter::Shed);
+            stats.encoded_frames += handle.counted(ShardCounter::EncodedFrames);
+            stats.compressed_frames += handle.counted(ShardCounter::CompressedFrames);
+            stats.slow_consumers += handle.counted(ShardCounter::SlowConsumers);
+            stats.slow_callbacks += handle.counted(ShardCounter::SlowCallbacks);
+            stats.failed_callbacks += handle.counted(ShardCounter::FailedCallbacks);
+            stats.protocol_errors += handle.counted(ShardCounter::ProtocolErrors);
         }
         stats
     }
@@ -224,8 +224,8 @@ impl Hub {
                 "some shards have not ended; is the runtime that built the hub still running?"
             );
         }
-        if let Some(bridge) = shards.setup.bridge()
-            && let Err(error) = bridge.leave().await
+        if let Some(cluster) = shards.setup.cluster()
+            && let Err(error) = cluster.leave().await
         {
             tracing::debug!(%error, "can't notify the other nodes of the shutdown; they will detect it themselves");
         }
@@ -243,8 +243,8 @@ impl Hub {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory
     /// backend.
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        match self.inner.shards.setup.bridge() {
-            Some(bridge) => bridge.all_nodes().await,
+        match self.inner.shards.setup.cluster() {
+            Some(cluster) => cluster.all_nodes().await,
             None => Ok(vec![self.node()]),
         }
     }

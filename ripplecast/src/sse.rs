@@ -29,7 +29,7 @@ use http::header;
 
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
-    engine::{Dialect, Profile, Route, Takes},
+    engine::{Encoding, MessageKinds, OutboxPolicy, Route},
     hand_off::{self, Accepted, OwnPace, Takeover},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
@@ -100,7 +100,7 @@ pub struct Endpoint {
     keep_alive: Option<Duration>,
     /// Reconnection delay of the browser.
     retry: Duration,
-    profile: Profile,
+    policy: OutboxPolicy,
 }
 
 /// Creates an endpoint for the messages of one room.
@@ -140,7 +140,11 @@ impl Endpoint {
             on_open: None,
             keep_alive: Some(PING_INTERVAL),
             retry: RETRY,
-            profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
+            policy: OutboxPolicy {
+                outbox: OUTBOX,
+                overflow: Overflow::default(),
+                compress_above: usize::MAX,
+            },
         }
     }
 
@@ -188,13 +192,13 @@ impl Endpoint {
 
     /// Sets how many bytes may wait for a slow client; default 1 MiB.
     pub fn outbox(mut self, bytes: usize) -> Self {
-        self.profile.outbox = bytes;
+        self.policy.outbox = bytes;
         self
     }
 
     /// Sets what happens when the outbox is full; default [`Overflow::Disconnect`], which ends the stream.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.profile.overflow = overflow;
+        self.policy.overflow = overflow;
         self
     }
 }
@@ -204,8 +208,8 @@ impl std::fmt::Debug for Endpoint {
         f.debug_struct("Endpoint")
             .field("keep_alive", &self.keep_alive)
             .field("retry", &self.retry)
-            .field("outbox", &self.profile.outbox)
-            .field("overflow", &self.profile.overflow)
+            .field("outbox", &self.policy.outbox)
+            .field("overflow", &self.policy.overflow)
             .finish_non_exhaustive()
     }
 }
@@ -260,12 +264,12 @@ impl Hub {
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),
-            takes: Takes::default(),
+            accepts: MessageKinds::default(),
             max_message: 0,
             message_timeout: Duration::MAX,
             ping_interval: endpoint.keep_alive,
             pong_timeout: None, // nothing can answer
-            profile: endpoint.profile,
+            policy: endpoint.policy,
             callbacks: callbacks(self.local_node(), stream),
         });
         let (hub, endpoint) = (self.clone(), Arc::new(endpoint));
@@ -320,7 +324,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         let body = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
         return (headers, body).into_response();
     }
-    let accepted = Box::new(Accepted { hub, route, dialect: Dialect::Sse, permit, states: accept.states });
+    let accepted = Box::new(Accepted { hub, route, encoding: Encoding::Sse, permit, states: accept.states });
     let greeting = format!("retry: {}\n\n", endpoint.retry.as_millis());
     (headers, Extension(OwnPace), hand_off::stream(accepted, greeting, takeover)).into_response()
 }

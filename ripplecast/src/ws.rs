@@ -23,7 +23,7 @@ use axum::routing::MethodRouter;
 
 use crate::{
     Hub, IntoAccept, Overflow, Request,
-    engine::{Profile, Route, Takes},
+    engine::{MessageKinds, OutboxPolicy, Route},
     limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX, PONG_TIMEOUT},
     request::{Hook, hook},
 };
@@ -45,7 +45,7 @@ use crate::{
 #[must_use = "an endpoint does nothing until it is given to App::ws or Hub::ws"]
 pub struct Endpoint<H> {
     handler: Arc<H>,
-    takes: Takes,
+    accepts: MessageKinds,
     /// In bytes.
     max_message: usize,
     message_timeout: Duration,
@@ -54,7 +54,7 @@ pub struct Endpoint<H> {
     /// `None` never closes for a missing answer.
     pong_timeout: Option<Duration>,
     /// Outbox limit, overflow policy and compression threshold.
-    profile: Profile,
+    policy: OutboxPolicy,
     compression: Compression,
     origins: OriginPolicy,
     /// In order of preference.
@@ -67,12 +67,12 @@ pub struct Endpoint<H> {
 pub fn endpoint<H: Handler>(handler: H) -> Endpoint<H> {
     Endpoint {
         handler: Arc::new(handler),
-        takes: Takes::default(),
+        accepts: MessageKinds::default(),
         max_message: MAX_MESSAGE,
         message_timeout: MESSAGE_TIMEOUT,
         ping_interval: Some(PING_INTERVAL),
         pong_timeout: Some(PONG_TIMEOUT),
-        profile: Profile { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
+        policy: OutboxPolicy { outbox: OUTBOX, overflow: Overflow::default(), compress_above: usize::MAX },
         compression: Compression::default(),
         origins: OriginPolicy::default(),
         subprotocols: Vec::new(),
@@ -118,13 +118,13 @@ impl<H: Handler> Endpoint<H> {
 
     /// Accepts only text messages: a binary one closes the connection with 1003.
     pub fn text_only(mut self) -> Self {
-        self.takes = Takes::Text;
+        self.accepts = MessageKinds::Text;
         self
     }
 
     /// Accepts only binary messages: a text one closes the connection with 1003.
     pub fn binary_only(mut self) -> Self {
-        self.takes = Takes::Binary;
+        self.accepts = MessageKinds::Binary;
         self
     }
 
@@ -173,13 +173,13 @@ impl<H: Handler> Endpoint<H> {
 
     /// Sets how many bytes may wait for a slow peer; default 1 MiB. A single frame may exceed it.
     pub fn outbox(mut self, bytes: usize) -> Self {
-        self.profile.outbox = bytes;
+        self.policy.outbox = bytes;
         self
     }
 
     /// Sets what happens when the outbox is full; default [`Overflow::Disconnect`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.profile.overflow = overflow;
+        self.policy.overflow = overflow;
         self
     }
 
@@ -213,12 +213,12 @@ impl<H: Handler> Endpoint<H> {
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),
-            takes: self.takes,
+            accepts: self.accepts,
             max_message: self.max_message,
             message_timeout: self.message_timeout,
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
-            profile: Profile { compress_above, ..self.profile },
+            policy: OutboxPolicy { compress_above, ..self.policy },
             callbacks: callbacks(hub.local_node(), self.handler.clone()),
         }
     }
@@ -231,8 +231,8 @@ impl<H> std::fmt::Debug for Endpoint<H> {
             .field("message_timeout", &self.message_timeout)
             .field("ping_interval", &self.ping_interval)
             .field("pong_timeout", &self.pong_timeout)
-            .field("outbox", &self.profile.outbox)
-            .field("overflow", &self.profile.overflow)
+            .field("outbox", &self.policy.outbox)
+            .field("overflow", &self.policy.overflow)
             .field("compression", &self.compression)
             .field("origins", &self.origins)
             .field("subprotocols", &self.subprotocols)

@@ -13,7 +13,6 @@ mod rooms;
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     Error, Message, Result,
-    engine::{Bridge, Group, Later, Node, Place, Reach, RemoteStats},
+    engine::{Audience, Cluster, Node, PageStart, Reach, RemoteStats},
     id::{ConnectionId, NodeId},
     log::{cut, limited},
     redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
@@ -257,8 +257,8 @@ impl Inner {
             }
             Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
                 let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
-                let group = if is_room { Group::Room(&name) } else { Group::User(&name) };
-                let mut connections = shards.local_connections(group);
+                let audience = if is_room { Audience::Room(&name) } else { Audience::User(&name) };
+                let mut connections = shards.local_connections(audience);
                 connections.retain(|&connection| connection > from);
                 let page = PAGE.min(limit as usize);
                 if page < connections.len() {
@@ -281,11 +281,11 @@ impl Inner {
         }
     }
 
-    /// Returns which nodes have connections of a group, and how many, without this node and without expired
+    /// Returns which nodes have connections of a audience, and how many, without this node and without expired
     /// leases.
-    async fn owners(&self, group: Group<'_>) -> Result<Vec<(Seat, usize)>> {
+    async fn owners(&self, audience: Audience<'_>) -> Result<Vec<(Seat, usize)>> {
         let mut read = redis::cmd("HGETALL");
-        read.arg(self.counts_key(group));
+        read.arg(self.counts_key(audience));
         let (counts, seats) = tokio::join!(self.redis.run::<Vec<(String, usize)>>(&read), self.seats());
         let seats = seats?;
         let theirs = |(field, count): (String, usize)| {
@@ -297,11 +297,11 @@ impl Inner {
         Ok(owners)
     }
 
-    /// Returns the key that holds the number of connections of a group on each node.
-    fn counts_key(&self, group: Group<'_>) -> String {
-        match group {
-            Group::Room(room) => self.redis.key("room", room, ":nodes"),
-            Group::User(user) => self.redis.key("user", user, ":nodes"),
+    /// Returns the key that holds the number of connections of a audience on each node.
+    fn counts_key(&self, audience: Audience<'_>) -> String {
+        match audience {
+            Audience::Room(room) => self.redis.key("room", room, ":nodes"),
+            Audience::User(user) => self.redis.key("user", user, ":nodes"),
         }
     }
 
@@ -317,8 +317,8 @@ impl Inner {
         self.redis.run(&publish).await
     }
 
-    /// Asks a node for its connections of a group after `from`.
-    async fn ask(&self, seat: &Seat, group: Group<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
+    /// Asks a node for its connections of a audience after `from`.
+    async fn ask(&self, seat: &Seat, audience: Audience<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
         let own = self.registration.lock().seat.clone();
         let own = own.ok_or_else(|| crate::error::BackendError::Unavailable {
             reason: "this node is not registered".into(),
@@ -336,9 +336,9 @@ impl Inner {
             }
             questions.insert(id, sender);
         }
-        let (is_room, name) = match group {
-            Group::Room(room) => (true, room.to_owned()),
-            Group::User(user) => (false, user.to_owned()),
+        let (is_room, name) = match audience {
+            Audience::Room(room) => (true, room.to_owned()),
+            Audience::User(user) => (false, user.to_owned()),
         };
         let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -365,7 +365,7 @@ impl Inner {
     }
 }
 
-impl Bridge for RedisBridge {
+impl Cluster for RedisBridge {
     fn push(&self, room: Option<&Arc<str>>, frame: &Message) {
         let inner = &self.inner;
         let channel = inner.channel(room.map(|room| &**room));
@@ -391,7 +391,7 @@ impl Bridge for RedisBridge {
         self.inner.touch(Item::User(user.clone()));
     }
 
-    fn ready(&self) -> Later<'_, ()> {
+    fn ready(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             let everyone = self.inner.rooms.lock().ready(None);
             if let Some(everyone) = everyone {
@@ -405,17 +405,17 @@ impl Bridge for RedisBridge {
         })
     }
 
-    fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>> {
+    fn reach<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Reach> {
         Box::pin(async move {
-            let reached = match group {
-                Group::Room(room) => {
+            let reached = match audience {
+                Audience::Room(room) => {
                     let ready = self.inner.rooms.lock().ready(Some(room));
                     match ready {
                         Some(ready) => ready.await,
                         None => Err(Error::Closed), // it has left meanwhile
                     }
                 }
-                Group::User(user) => self.inner.registered(user).await,
+                Audience::User(user) => self.inner.registered(user).await,
             };
             match reached {
                 Ok(()) => Reach::AllNodes,
@@ -427,29 +427,31 @@ impl Bridge for RedisBridge {
         })
     }
 
-    fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize> {
-        Box::pin(async move { Ok(self.inner.owners(group).await?.into_iter().map(|(_, count)| count).sum()) })
+    fn len<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<usize>> {
+        Box::pin(
+            async move { Ok(self.inner.owners(audience).await?.into_iter().map(|(_, count)| count).sum()) },
+        )
     }
 
-    fn nodes<'a>(&'a self, group: Group<'a>) -> Later<'a, Vec<NodeId>> {
+    fn nodes<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<Vec<NodeId>>> {
         Box::pin(async move {
-            Ok(self.inner.owners(group).await?.into_iter().map(|(seat, _)| NodeId(seat.node())).collect())
+            Ok(self.inner.owners(audience).await?.into_iter().map(|(seat, _)| NodeId(seat.node())).collect())
         })
     }
 
     fn connections<'a>(
         &'a self,
-        group: Group<'a>,
-        from: Place,
+        audience: Audience<'a>,
+        from: PageStart,
         limit: usize,
-    ) -> Later<'a, Vec<ConnectionId>> {
+    ) -> BoxFuture<'a, Result<Vec<ConnectionId>>> {
         Box::pin(async move {
             let mut found = Vec::new();
-            for (seat, _) in self.inner.owners(group).await? {
+            for (seat, _) in self.inner.owners(audience).await? {
                 let node = seat.node();
                 let mut behind = if node == from.0 { from.1 } else { 0 };
                 while node >= from.0 && found.len() < limit {
-                    let page = self.inner.ask(&seat, group, behind, PAGE.min(limit - found.len())).await?;
+                    let page = self.inner.ask(&seat, audience, behind, PAGE.min(limit - found.len())).await?;
                     let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
                     behind = last;
                     found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
@@ -459,11 +461,11 @@ impl Bridge for RedisBridge {
         })
     }
 
-    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> Later<'a, usize> {
+    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>> {
         Box::pin(async move {
             let inner = &self.inner;
             let mut read = redis::cmd("HGETALL");
-            read.arg(inner.counts_key(Group::User(user)));
+            read.arg(inner.counts_key(Audience::User(user)));
             let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
             let body = Body::ToUser { user: user.to_owned(), frame };
             let mut reached = 0;
@@ -481,7 +483,7 @@ impl Bridge for RedisBridge {
         })
     }
 
-    fn all_nodes(&self) -> Later<'_, Vec<NodeId>> {
+    fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>> {
         Box::pin(async move {
             let mut nodes: Vec<_> =
                 self.inner.seats().await?.iter().map(|seat| NodeId(seat.node())).collect();
@@ -506,7 +508,7 @@ impl Bridge for RedisBridge {
         stats
     }
 
-    fn leave(&self) -> Later<'_, ()> {
+    fn leave(&self) -> BoxFuture<'_, Result<()>> {
         self.tasks[1].abort(); // it would acquire a new lease
         Box::pin(self.inner.leave())
     }

@@ -10,12 +10,12 @@ pub(crate) struct Admissions {
     max_per_address: usize,
     /// Leading bits of an IPv6 address that count.
     ipv6_prefix: u8,
-    counts: Mutex<Counts>,
+    counts: Mutex<ConnectionCounts>,
 }
 
 /// The connections of a node.
 #[derive(Default)]
-struct Counts {
+struct ConnectionCounts {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use bytes::Bytes;
 
 use super::{
-    budget::Ledger,
-    outbox::{Key, Overflow},
-    position::{Cursor, Snapshot, Source},
+    budget::MemoryBudget,
+    outbox::{FrameKey, Overflow},
+    position::{Position, RoomSource, Snapshot},
 };
 use crate::{
     Message,
@@ -18,7 +18,7 @@ use crate::{
 
 /// How a transport writes a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Dialect {
+pub(crate) enum Encoding {
     /// RFC 6455.
     WebSocket = 0,
     /// An event stream, as in section 9.2 of the HTML standard.
@@ -31,12 +31,12 @@ pub(crate) enum Dialect {
     SseChunked = 3,
 }
 
-/// The number of dialects.
-pub(crate) const DIALECTS: usize = 4;
+/// The number of encodings.
+pub(crate) const ENCODINGS: usize = 4;
 
-impl Dialect {
-    /// All dialects, each at its own index.
-    pub(crate) const ALL: [Self; DIALECTS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
+impl Encoding {
+    /// All encodings, each at its own index.
+    pub(crate) const ALL: [Self; ENCODINGS] = [Self::WebSocket, Self::Sse, Self::Deflate, Self::SseChunked];
 
     /// Returns whether it is an event stream, which is one-way.
     pub(crate) fn is_stream(self) -> bool {
@@ -62,7 +62,7 @@ impl Dialect {
     pub(crate) fn encode(
         self,
         frame: &Message,
-        cursor: Option<Cursor>,
+        position: Option<Position>,
         compress_above: usize,
         out: &mut Vec<u8>,
     ) {
@@ -73,10 +73,10 @@ impl Dialect {
                 Some(deflated) => codec::encode_compressed(out, opcode, &deflated),
                 None => codec::encode_frame(out, opcode, frame.as_bytes()),
             },
-            Self::Sse => encode_event(frame, cursor, out),
+            Self::Sse => encode_event(frame, position, out),
             Self::SseChunked => {
                 let start = out.len();
-                encode_event(frame, cursor, out);
+                encode_event(frame, position, out);
                 chunk(start, out);
             }
         }
@@ -96,8 +96,8 @@ fn chunk(start: usize, out: &mut Vec<u8>) {
 
 /// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name
 /// `binary` unless they have another.
-fn encode_event(frame: &Message, cursor: Option<Cursor>, out: &mut Vec<u8>) {
-    if let Some(Cursor { epoch, offset }) = cursor {
+fn encode_event(frame: &Message, position: Option<Position>, out: &mut Vec<u8>) {
+    if let Some(Position { epoch, offset }) = position {
         out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
     }
     let text = frame.as_text();
@@ -129,7 +129,7 @@ fn encode_event(frame: &Message, cursor: Option<Cursor>, out: &mut Vec<u8>) {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tag {
     /// Frames with the same key replace each other.
-    pub(crate) key: Option<Key>,
+    pub(crate) key: Option<FrameKey>,
     /// The policy when it does not fit; `None` for the endpoint's.
     pub(crate) overflow: Option<Overflow>,
     /// From this frame on, no frame of this scope replaces one queued before.
@@ -139,7 +139,7 @@ pub(crate) struct Tag {
 impl Tag {
     /// Returns the tag of a frame pushed to one connection, perhaps as part of a room's state.
     pub(crate) fn of(frame: &Message, of: Option<Snapshot>) -> Self {
-        let source = of.map_or(Source { scope: 0, overflow: None }, |of| of.source);
+        let source = of.map_or(RoomSource { scope: 0, overflow: None }, |of| of.source);
         let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
         Self { barrier, ..source.tag(frame.shared_key()) }
     }
@@ -158,12 +158,12 @@ impl Joined {
     /// Appends a frame.
     pub(crate) fn push(
         &mut self,
-        dialect: Dialect,
+        encoding: Encoding,
         frame: &Message,
         of: Option<Snapshot>,
         compress_above: usize,
     ) {
-        dialect.encode(frame, of.and_then(|of| of.cursor), compress_above, &mut self.bytes);
+        encoding.encode(frame, of.and_then(|of| of.position), compress_above, &mut self.bytes);
         self.ends.push((self.bytes.len(), Tag::of(frame, of)));
     }
 
@@ -194,11 +194,11 @@ impl Joined {
 
 /// Frames that wait in a room, in one buffer for each transport that has members.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct RoomBatch {
     /// The buffers while the batch grows.
-    open: [Vec<u8>; DIALECTS],
+    open: [Vec<u8>; ENCODINGS],
     /// The buffers once the batch is being delivered, shared by all outboxes that they wait in.
-    sealed: [Bytes; DIALECTS],
+    sealed: [Bytes; ENCODINGS],
     /// Where each frame ends in the buffers, with its stamp.
     marks: Vec<Mark>,
 }
@@ -208,7 +208,7 @@ struct Mark {
     /// The stamp of the push.
     stamp: u64,
     /// Where the frame ends, by transport.
-    ends: [usize; DIALECTS],
+    ends: [usize; ENCODINGS],
     /// The key that it was pushed with.
     key: Option<Arc<str>>,
 }
@@ -221,7 +221,7 @@ pub(crate) struct Part<'a> {
     pub(crate) bytes: &'a [u8],
     /// The key that it was pushed with.
     pub(crate) key: Option<&'a Arc<str>>,
-    pub(crate) source: Source,
+    pub(crate) source: RoomSource,
 }
 
 impl Part<'_> {
@@ -231,19 +231,19 @@ impl Part<'_> {
     }
 }
 
-impl Source {
+impl RoomSource {
     /// Returns what an outbox needs to know about a frame of this room.
     fn tag(self, key: Option<&Arc<str>>) -> Tag {
-        let key = key.map(|name| Key { scope: self.scope, name: name.clone() });
+        let key = key.map(|name| FrameKey { scope: self.scope, name: name.clone() });
         Tag { key, overflow: self.overflow, barrier: None }
     }
 }
 
-impl Batch {
+impl RoomBatch {
     /// Appends a frame for one transport.
-    pub(crate) fn encode(&mut self, dialect: Dialect, frame: &Message, cursor: Option<Cursor>) {
+    pub(crate) fn encode(&mut self, encoding: Encoding, frame: &Message, position: Option<Position>) {
         // The room has already decided whether to compress: if so, the frame has a shared compressed form.
-        dialect.encode(frame, cursor, usize::MAX, &mut self.open[dialect as usize]);
+        encoding.encode(frame, position, usize::MAX, &mut self.open[encoding as usize]);
     }
 
     /// Ends a frame, in all buffers.
@@ -252,20 +252,20 @@ impl Batch {
     }
 
     /// Makes the batch ready to be shared by outboxes.
-    pub(crate) fn seal(mut self, ledger: &Arc<Ledger>) -> Self {
-        self.sealed = self.open.map(|buffer| ledger.share(buffer));
+    pub(crate) fn seal(mut self, budget: &Arc<MemoryBudget>) -> Self {
+        self.sealed = self.open.map(|buffer| budget.share(buffer));
         self.open = Default::default();
         self
     }
 
     /// Returns all frames for one transport; empty before the batch is sealed.
-    pub(crate) fn of(&self, dialect: Dialect) -> &Bytes {
-        &self.sealed[dialect as usize]
+    pub(crate) fn of(&self, encoding: Encoding) -> &Bytes {
+        &self.sealed[encoding as usize]
     }
 
     /// Returns where each frame ends, for one transport.
-    pub(crate) fn ends(&self, dialect: Dialect, source: Source) -> impl Iterator<Item = (usize, Tag)> {
-        self.marks.iter().map(move |mark| (mark.ends[dialect as usize], source.tag(mark.key.as_ref())))
+    pub(crate) fn ends(&self, encoding: Encoding, source: RoomSource) -> impl Iterator<Item = (usize, Tag)> {
+        self.marks.iter().map(move |mark| (mark.ends[encoding as usize], source.tag(mark.key.as_ref())))
     }
 
     /// Returns the stamp of its first frame.
@@ -292,11 +292,11 @@ impl Batch {
     pub(crate) fn since<'a>(
         &'a self,
         seen: u64,
-        dialect: Dialect,
-        source: Source,
+        encoding: Encoding,
+        source: RoomSource,
         parts: &mut Vec<Part<'a>>,
     ) {
-        let index = dialect as usize;
+        let index = encoding as usize;
         let bytes: &[u8] =
             if self.sealed[index].is_empty() { &self.open[index] } else { &self.sealed[index] };
         let first = self.marks.partition_point(|mark| mark.stamp <= seen);
@@ -321,8 +321,8 @@ mod tests {
         for len in [0, 1, 9, 10, 246, 247, 4086, 4087, 65_526, 65_527, 1 << 20] {
             let frame = Message::text("x".repeat(len));
             let (mut bare, mut chunked) = (Vec::new(), b"before".to_vec());
-            Dialect::Sse.encode(&frame, None, usize::MAX, &mut bare);
-            Dialect::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);
+            Encoding::Sse.encode(&frame, None, usize::MAX, &mut bare);
+            Encoding::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);
             let wanted = [format!("before{:x}\r\n", bare.len()).as_bytes(), &bare, b"\r\n"].concat();
             assert!(chunked == wanted, "{len}");
         }

@@ -14,7 +14,7 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) const PIECE: usize = 96;
 
 /// Counts the bytes in all outboxes and rooms of a hub and in its unfinished incoming messages.
-pub(crate) struct Ledger {
+pub(crate) struct MemoryBudget {
     used: AtomicUsize,
     limit: usize,
     /// By shard.
@@ -27,11 +27,11 @@ struct Slowest {
     /// No connection of the shard has more bytes waiting than this.
     bytes: AtomicUsize,
     /// Whether the shard has been asked to shed it and has not begun yet.
-    told: AtomicBool,
+    asked: AtomicBool,
 }
 
 /// The overhead of one piece in an outbox, counted until this is dropped.
-pub(crate) struct PieceCharge(Arc<Ledger>);
+pub(crate) struct PieceCharge(Arc<MemoryBudget>);
 
 impl Drop for PieceCharge {
     fn drop(&mut self) {
@@ -42,12 +42,12 @@ impl Drop for PieceCharge {
 /// A buffer that counts until it is dropped.
 struct Charged {
     buffer: Vec<u8>,
-    ledger: Arc<Ledger>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.ledger.used.fetch_sub(self.buffer.capacity(), Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.buffer.capacity(), Ordering::Relaxed);
     }
 }
 
@@ -57,11 +57,11 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-impl Ledger {
+impl MemoryBudget {
     /// Creates an empty budget of `limit` bytes.
     pub(crate) fn new(limit: usize, shards: usize) -> Self {
         let slowest = (0..shards)
-            .map(|_| Slowest { bytes: AtomicUsize::new(0), told: AtomicBool::new(false) })
+            .map(|_| Slowest { bytes: AtomicUsize::new(0), asked: AtomicBool::new(false) })
             .collect();
         Self { used: AtomicUsize::new(0), limit, slowest }
     }
@@ -72,13 +72,13 @@ impl Ledger {
     }
 
     /// Marks a shard as asked to shed. Returns false if it has already been asked and has not begun yet.
-    pub(crate) fn tell(&self, shard: usize) -> bool {
-        !self.slowest[shard].told.swap(true, Ordering::AcqRel)
+    pub(crate) fn ask_to_shed(&self, shard: usize) -> bool {
+        !self.slowest[shard].asked.swap(true, Ordering::AcqRel)
     }
 
     /// Notes that a shard begins to shed.
-    pub(crate) fn begins(&self, shard: u8) {
-        self.slowest[usize::from(shard)].told.store(false, Ordering::Release);
+    pub(crate) fn shedding_began(&self, shard: u8) {
+        self.slowest[usize::from(shard)].asked.store(false, Ordering::Release);
     }
 
     /// Returns the shard with the slowest connection, if that connection holds more than `bytes`.
@@ -126,7 +126,7 @@ impl Ledger {
             return Bytes::new();
         }
         self.used.fetch_add(buffer.capacity(), Ordering::Relaxed);
-        Bytes::from_owner(Charged { buffer, ledger: self.clone() })
+        Bytes::from_owner(Charged { buffer, budget: self.clone() })
     }
 }
 
@@ -143,31 +143,31 @@ mod tests {
 
     #[test]
     fn a_shared_buffer_counts_once_until_its_last_part_is_dropped() {
-        let ledger = Arc::new(Ledger::new(100, 1));
-        let whole = ledger.share(buffer(80));
+        let budget = Arc::new(MemoryBudget::new(100, 1));
+        let whole = budget.share(buffer(80));
         let parts: Vec<_> = (0..6).map(|n| whole.slice(n..=n)).collect();
         drop(whole);
-        assert_eq!(ledger.used(), 80);
-        assert!(!ledger.is_over());
-        let piece = ledger.charge_piece();
-        assert_eq!(ledger.used(), 80 + PIECE);
-        assert!(ledger.is_over() && !ledger.is_eased());
+        assert_eq!(budget.used(), 80);
+        assert!(!budget.is_over());
+        let piece = budget.charge_piece();
+        assert_eq!(budget.used(), 80 + PIECE);
+        assert!(budget.is_over() && !budget.is_eased());
         drop(parts);
-        assert_eq!(ledger.used(), PIECE);
+        assert_eq!(budget.used(), PIECE);
         drop(piece);
-        assert_eq!(ledger.used(), 0);
-        assert!(ledger.is_eased());
+        assert_eq!(budget.used(), 0);
+        assert!(budget.is_eased());
     }
 
     #[test]
     fn the_slowest_shard_is_asked_once_until_it_begins() {
-        let ledger = Ledger::new(100, 3);
-        assert_eq!(ledger.slower_than(0), None);
-        ledger.set_slowest(1, 50);
-        ledger.set_slowest(2, 70);
-        assert_eq!((ledger.slower_than(60), ledger.slower_than(70)), (Some(2), None));
-        assert!(ledger.tell(2) && !ledger.tell(2));
-        ledger.begins(2);
-        assert!(ledger.tell(2));
+        let budget = MemoryBudget::new(100, 3);
+        assert_eq!(budget.slower_than(0), None);
+        budget.set_slowest(1, 50);
+        budget.set_slowest(2, 70);
+        assert_eq!((budget.slower_than(60), budget.slower_than(70)), (Some(2), None));
+        assert!(budget.ask_to_shed(2) && !budget.ask_to_shed(2));
+        budget.shedding_began(2);
+        assert!(budget.ask_to_shed(2));
     }
 }

@@ -2,29 +2,31 @@
 
 use std::sync::Arc;
 
-use super::{adoption::Adoption, mailbox::Posted, position::Snapshot, room::RoomCore, tap::Ear};
+use super::{
+    mailbox::Posted, new_connection::NewConnection, position::Snapshot, room::RoomCore, tap::TapSender,
+};
 use crate::{Close, Message, id::Local};
 
 /// One command in a shard's mailbox. A command for a connection that has been closed and released is dropped.
 pub(crate) enum Command<W> {
     /// Takes over a socket.
-    Adopt(Box<Adoption<W>>),
+    Open(Box<NewConnection<W>>),
     /// Sends a frame to one connection; `of` names the room if the frame is part of that room's state.
     Push { to: Local, frame: Message, of: Option<Snapshot> },
     /// Sends a frame to every member of a room on this shard.
-    Cast { room: Arc<RoomCore<W>>, frame: Message, offset: u64 },
+    Broadcast { room: Arc<RoomCore<W>>, frame: Message, offset: u64 },
     /// Adds a connection to a room, which already counts it.
     Join { who: Local, room: Arc<RoomCore<W>> },
     /// Removes a connection from a room, which no longer counts it.
     Leave { who: Local, room: Arc<RoomCore<W>> },
     /// Reports a connection's frames to a tap.
-    Tap { who: Local, ear: Ear },
+    Tap { who: Local, sender: TapSender },
     /// Begins to close; the connection already counts as closed.
     Close { who: Local, close: Close },
     /// Begins the close that the shard has noted, behind frames pushed before. Posted by the shard itself.
     End { who: Local },
     /// Notes that a handler that had to wait has ended.
-    Done { who: Local, outcome: Outcome },
+    Done { who: Local, outcome: CallbackOutcome },
     /// Sheds load, if the slowest connection of the hub is on this shard.
     Shed,
     /// Closes every connection and ends the shard.
@@ -33,7 +35,7 @@ pub(crate) enum Command<W> {
 
 /// How a handler ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum CallbackOutcome {
     /// It returned, without an error.
     Good,
     /// It returned an error, panicked or was cancelled, which was logged.
@@ -55,7 +57,7 @@ impl<W> Command<W> {
 impl<W> Posted for Command<W> {
     fn bytes(&self) -> usize {
         match self {
-            Self::Push { frame, .. } | Self::Cast { frame, .. } => frame.len(),
+            Self::Push { frame, .. } | Self::Broadcast { frame, .. } => frame.len(),
             _ => 0,
         }
     }

@@ -22,29 +22,29 @@ mod taps;
 
 use std::sync::Arc;
 
-pub(crate) use self::send::{Counts, Fault};
-use self::{fanout::Fanout, send::Sender, slots::Flags};
+pub(crate) use self::send::{DeliveryCounts, DeliveryFault};
+use self::{fanout::LocalRooms, send::Sender, slots::Flags};
 use super::{
-    batch::{Dialect, Joined},
-    budget::Ledger,
-    outbox::{Profile, Wire},
+    batch::{Encoding, Joined},
+    budget::MemoryBudget,
+    outbox::{OutboxPolicy, Wire},
     position::Snapshot,
     room::RoomCore,
-    tap::Ear,
+    tap::TapSender,
 };
 use crate::{Message, codec::Event, id::Local, limits::SENDS_PER_TURN, outcome::Dropped};
 
 /// Delivers frames to the connections of a shard. See the module.
 pub(crate) struct Delivery<W> {
-    fanout: Fanout<W>,
+    rooms: LocalRooms<W>,
     sender: Sender<W>,
 }
 
 impl<W: Wire> Delivery<W> {
     /// Creates the delivery of a shard without connections. Reports each drop if `report_drops`; otherwise drops are
     /// only counted.
-    pub(crate) fn new(shard: u8, ledger: Arc<Ledger>, report_drops: bool) -> Self {
-        Self { fanout: Fanout::new(), sender: Sender::new(shard, ledger, report_drops) }
+    pub(crate) fn new(shard: u8, budget: Arc<MemoryBudget>, report_drops: bool) -> Self {
+        Self { rooms: LocalRooms::new(), sender: Sender::new(shard, budget, report_drops) }
     }
 
     /// Returns the id of the next connection to be opened; `None` when there is no slot left.
@@ -53,8 +53,8 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Opens a reserved connection.
-    pub(crate) fn open(&mut self, who: Local, wire: W, dialect: Dialect, profile: Profile) {
-        self.sender.slots_mut().open(who, wire, dialect, profile);
+    pub(crate) fn open(&mut self, who: Local, wire: W, encoding: Encoding, policy: OutboxPolicy) {
+        self.sender.slots_mut().open(who, wire, encoding, policy);
     }
 
     /// Returns whether the connection has a socket.
@@ -88,8 +88,8 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Returns how the connection's frames are encoded.
-    pub(crate) fn dialect(&self, slot: u32) -> Dialect {
-        self.sender.slots().get(slot).flags().dialect()
+    pub(crate) fn encoding(&self, slot: u32) -> Encoding {
+        self.sender.slots().get(slot).flags().encoding()
     }
 
     /// Returns the bytes that wait in the connection's outbox.
@@ -111,52 +111,52 @@ impl<W: Wire> Delivery<W> {
 
     /// Adds a connection to a room. Frames pushed before do not reach it.
     pub(crate) fn join(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
-        self.fanout.join(self.sender.slots_mut(), who, room);
+        self.rooms.join(self.sender.slots_mut(), who, room);
     }
 
     /// Removes a connection from a room, after sending it the frames pushed before.
     pub(crate) fn leave(&mut self, who: Local, room: &Arc<RoomCore<W>>) {
-        self.fanout.leave(&mut self.sender, who, room);
+        self.rooms.leave(&mut self.sender, who, room);
     }
 
     /// Removes a connection from all rooms, here and in their member counts.
     pub(crate) fn leave_all(&mut self, who: Local) {
-        self.fanout.leave_all(self.sender.slots_mut(), who);
+        self.rooms.leave_all(self.sender.slots_mut(), who);
     }
 
     /// Queues a room's frame for its members on this shard.
-    pub(crate) fn cast(&mut self, room: &Arc<RoomCore<W>>, frame: &Message, offset: u64) {
-        self.fanout.cast(&mut self.sender, room, frame, offset);
+    pub(crate) fn broadcast(&mut self, room: &Arc<RoomCore<W>>, frame: &Message, offset: u64) {
+        self.rooms.broadcast(&mut self.sender, room, frame, offset);
     }
 
     /// Returns the encoded bytes that wait in rooms.
     pub(crate) fn waiting(&self) -> usize {
-        self.fanout.waiting()
+        self.rooms.waiting()
     }
 
     /// Returns whether any room has frames to deliver.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.fanout.is_dirty()
+        self.rooms.is_dirty()
     }
 
     /// Delivers frames that wait in rooms, to at most [`SENDS_PER_TURN`] members.
-    pub(crate) fn walk(&mut self) {
-        self.fanout.visit(&mut self.sender, SENDS_PER_TURN);
+    pub(crate) fn fan_out(&mut self) {
+        self.rooms.fan_out(&mut self.sender, SENDS_PER_TURN);
     }
 
     /// Sends a frame to one connection, behind the frames that wait in its rooms.
     pub(crate) fn push(&mut self, who: Local, frame: &Message, of: Option<Snapshot>) {
-        self.fanout.push(&mut self.sender, who, frame, of);
+        self.rooms.push(&mut self.sender, who, frame, of);
     }
 
     /// Sends encoded frames to one connection, behind the frames that wait in its rooms. Leaves `frames` empty.
     pub(crate) fn send_encoded(&mut self, slot: u32, frames: &mut Joined) {
-        self.fanout.send_encoded(&mut self.sender, slot, frames);
+        self.rooms.send_encoded(&mut self.sender, slot, frames);
     }
 
     /// Sends one connection all frames that wait in its rooms, so that something else may follow.
     pub(crate) fn catch_up(&mut self, slot: u32) {
-        self.fanout.catch_up(&mut self.sender, slot);
+        self.rooms.catch_up(&mut self.sender, slot);
     }
 
     /// Queues control bytes, such as a close frame, even for a mute connection and beyond the limit of its outbox.
@@ -175,8 +175,8 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Reports the connection's frames to a tap from now on.
-    pub(crate) fn tap(&mut self, who: Local, ear: Ear) {
-        self.sender.tap(who, ear);
+    pub(crate) fn tap(&mut self, who: Local, sender: TapSender) {
+        self.sender.tap(who, sender);
     }
 
     /// Returns whether a tap observes the connection.
@@ -206,12 +206,12 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Returns the next connection to be closed.
-    pub(crate) fn next_fault(&mut self) -> Option<(Local, Fault)> {
+    pub(crate) fn next_fault(&mut self) -> Option<(Local, DeliveryFault)> {
         self.sender.next_fault()
     }
 
     /// Returns what was counted since the last call.
-    pub(crate) fn take_counts(&mut self) -> Counts {
+    pub(crate) fn take_counts(&mut self) -> DeliveryCounts {
         self.sender.take_counts()
     }
 

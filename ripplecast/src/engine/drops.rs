@@ -62,7 +62,7 @@ pub(crate) type DropHook = Arc<dyn Fn(DropReport) + Send + Sync>;
 
 thread_local! {
     /// Whether this thread is inside the hook, whose own pushes may be dropped too.
-    static TELLING: Cell<bool> = const { Cell::new(false) };
+    static IN_HOOK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Collects the drops of all parts of a hub.
@@ -80,7 +80,7 @@ impl DropLog {
     }
 
     /// Returns whether there is a hook.
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn has_hook(&self) -> bool {
         self.hook.is_some()
     }
 
@@ -88,15 +88,15 @@ impl DropLog {
     #[cold]
     pub(crate) fn refused(&self, connection: Option<ConnectionId>) {
         self.overloaded.fetch_add(1, Ordering::Relaxed);
-        self.tell(DropReport { connection, reason: Dropped::Overloaded, frames: 1 });
+        self.report(DropReport { connection, reason: Dropped::Overloaded, frames: 1 });
     }
 
     /// Calls the hook, except for drops caused by the hook itself.
-    pub(crate) fn tell(&self, report: DropReport) {
+    pub(crate) fn report(&self, report: DropReport) {
         let Some(hook) = &self.hook else { return };
-        if !TELLING.replace(true) {
+        if !IN_HOOK.replace(true) {
             guarded(|| hook(report)); // application code
-            TELLING.set(false);
+            IN_HOOK.set(false);
         }
     }
 

@@ -12,11 +12,11 @@ use crate::id::Local;
 
 /// The extra data of a shard's connections, guarded by the lock of the shard's mailbox.
 #[derive(Default)]
-pub(crate) struct Details(HashMap<u64, Detail>);
+pub(crate) struct Extras(HashMap<u64, ConnectionExtras>);
 
 /// The extra data of one connection.
 #[derive(Default)]
-struct Detail {
+struct ConnectionExtras {
     /// Values stored by the application, one of each type.
     states: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
     /// The user that it was identified as.
@@ -27,7 +27,7 @@ struct Detail {
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-impl Details {
+impl Extras {
     /// Stores a value. Returns the earlier value of that type.
     pub(crate) fn set_state(
         &mut self,
@@ -76,10 +76,10 @@ impl Details {
         receiver
     }
 
-    /// Notifies the tasks that wait for the close. The stored values stay until [`Details::remove`].
+    /// Notifies the tasks that wait for the close. The stored values stay until [`Extras::remove`].
     pub(crate) fn closed(&mut self, who: Local) {
-        if let Some(detail) = self.0.get_mut(&who.pack()) {
-            detail.waiting.clear();
+        if let Some(extras) = self.0.get_mut(&who.pack()) {
+            extras.waiting.clear();
         }
     }
 

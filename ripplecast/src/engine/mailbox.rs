@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::extras::Details;
+use super::extras::Extras;
 use crate::{
     Error, Result,
     id::Local,
@@ -47,7 +47,7 @@ std::thread_local! {
 
 /// The queue of a shard's commands. See the module.
 pub(crate) struct Mailbox<C> {
-    state: Mutex<State<C>>,
+    state: Mutex<MailboxState<C>>,
     /// Commands that were posted and not yet taken up by the shard. Tells a handler, without the lock, whether its
     /// push may go straight to the socket or must queue behind earlier commands.
     waiting: AtomicUsize,
@@ -56,7 +56,7 @@ pub(crate) struct Mailbox<C> {
 }
 
 /// The state behind the lock.
-struct State<C> {
+struct MailboxState<C> {
     /// In the order in which they were posted.
     commands: Vec<C>,
     /// Payload bytes of `commands`.
@@ -65,7 +65,7 @@ struct State<C> {
     live: Vec<u32>,
     /// By slot: how many rooms the open connection is in, not counting the room of all connections.
     rooms: Vec<u32>,
-    details: Details,
+    extras: Extras,
     /// Wakes the shard; `None` while it is awake.
     sleeper: Option<Sleeper>,
     /// Whether the shard has ended. No command is accepted from then on.
@@ -103,19 +103,19 @@ impl Drop for Wake {
 
 /// A locked mailbox.
 pub(crate) struct Locked<'a, C> {
-    state: MutexGuard<'a, State<C>>,
+    state: MutexGuard<'a, MailboxState<C>>,
     mailbox: &'a Mailbox<C>,
 }
 
 impl<C: Posted> Mailbox<C> {
     /// Creates an empty mailbox.
     pub(crate) fn new() -> Self {
-        let state = State {
+        let state = MailboxState {
             commands: Vec::new(),
             bytes: 0,
             live: Vec::new(),
             rooms: Vec::new(),
-            details: Details::default(),
+            extras: Extras::default(),
             sleeper: None,
             ended: false,
         };
@@ -232,7 +232,7 @@ impl<C: Posted> Mailbox<C> {
     }
 }
 
-impl<C> State<C> {
+impl<C> MailboxState<C> {
     fn is_live(&self, local: Local) -> bool {
         self.live.get(local.slot as usize).is_some_and(|&generation| generation == local.generation)
     }
@@ -280,7 +280,7 @@ impl<C> Locked<'_, C> {
         let was_live = self.is_live(local);
         if was_live {
             self.state.live[local.slot as usize] = 0;
-            self.state.details.closed(local);
+            self.state.extras.closed(local);
         }
         was_live
     }
@@ -304,38 +304,38 @@ impl<C> Locked<'_, C> {
         who: Local,
         value: Arc<dyn Any + Send + Sync>,
     ) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.state.details.set_state(who, value)
+        self.state.extras.set_state(who, value)
     }
 
     /// Returns the value of that type that is stored with the connection.
     pub(crate) fn user_state(&self, who: Local, id: TypeId) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.state.details.state(who, id)
+        self.state.extras.state(who, id)
     }
 
     /// Returns the user that the connection was identified as.
     pub(crate) fn user(&self, who: Local) -> Option<Arc<str>> {
-        self.state.details.user(who)
+        self.state.extras.user(who)
     }
 
     /// Sets the connection's user. Returns the earlier one.
     pub(crate) fn set_user(&mut self, who: Local, user: Arc<str>) -> Option<Arc<str>> {
-        self.state.details.set_user(who, user)
+        self.state.extras.set_user(who, user)
     }
 
     /// Keeps something alive for as long as the connection, once.
     pub(crate) fn keep(&mut self, who: Local, thing: Arc<dyn Any + Send + Sync>) {
-        self.state.details.keep(who, thing);
+        self.state.extras.keep(who, thing);
     }
 
     /// Returns a receiver that ends when the connection closes.
     pub(crate) fn wait_closed(&mut self, who: Local) -> oneshot::Receiver<()> {
-        self.state.details.wait(who)
+        self.state.extras.wait(who)
     }
 
     /// Removes everything that is stored with the connection. Drop the result outside the lock: its destructor is
     /// application code.
     pub(crate) fn take_extras(&mut self, who: Local) -> Option<impl Sized + use<C>> {
-        self.state.details.remove(who)
+        self.state.extras.remove(who)
     }
 }
 
@@ -403,9 +403,9 @@ mod tests {
     use super::*;
 
     /// A command of that many bytes; control commands have none.
-    struct Item(usize);
+    struct TestCommand(usize);
 
-    impl Posted for Item {
+    impl Posted for TestCommand {
         fn bytes(&self) -> usize {
             self.0
         }
@@ -417,7 +417,7 @@ mod tests {
 
     const WHO: Local = Local { shard: 0, slot: 3, generation: 7 };
 
-    fn is_full(mailbox: &Mailbox<Item>, bytes: usize) -> bool {
+    fn is_full(mailbox: &Mailbox<TestCommand>, bytes: usize) -> bool {
         match mailbox.lock().check(bytes) {
             Ok(()) => false,
             Err(Error::Overloaded { .. }) => true,
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded() {
         let mailbox = Mailbox::new();
-        mailbox.post(Item(MAILBOX_BYTES - 10));
+        mailbox.post(TestCommand(MAILBOX_BYTES - 10));
         assert!(!is_full(&mailbox, 10));
         assert!(is_full(&mailbox, 11));
         let mut todo = VecDeque::new();
@@ -440,7 +440,7 @@ mod tests {
     fn one_message_larger_than_the_bound_passes_through_an_empty_mailbox() {
         let mailbox = Mailbox::new();
         assert!(!is_full(&mailbox, MAILBOX_BYTES + 1));
-        mailbox.post(Item(MAILBOX_BYTES + 1));
+        mailbox.post(TestCommand(MAILBOX_BYTES + 1));
         assert!(is_full(&mailbox, 1));
     }
 
@@ -449,10 +449,10 @@ mod tests {
         let mailbox = Mailbox::new();
         for _ in 0..MAILBOX_COMMANDS {
             assert!(!is_full(&mailbox, 0));
-            mailbox.post(Item(0));
+            mailbox.post(TestCommand(0));
         }
         assert!(is_full(&mailbox, 0));
-        mailbox.post(Item(0));
+        mailbox.post(TestCommand(0));
         let mut todo = VecDeque::new();
         mailbox.drain_into(&mut todo);
         assert_eq!(todo.len(), MAILBOX_COMMANDS + 1);
@@ -466,10 +466,10 @@ mod tests {
     fn nothing_is_taken_while_earlier_commands_are_left() {
         let mailbox = Mailbox::new();
         let mut todo = VecDeque::new();
-        mailbox.post(Item(1));
-        mailbox.post(Item(2));
+        mailbox.post(TestCommand(1));
+        mailbox.post(TestCommand(2));
         mailbox.drain_into(&mut todo);
-        mailbox.post(Item(3));
+        mailbox.post(TestCommand(3));
         mailbox.drain_into(&mut todo);
         assert_eq!(todo.len(), 2);
         todo.clear();
@@ -481,8 +481,8 @@ mod tests {
     fn it_is_quiet_when_everything_was_taken_up() {
         let mailbox = Mailbox::new();
         let mut todo = VecDeque::new();
-        mailbox.post(Item(1));
-        mailbox.post(Item(1));
+        mailbox.post(TestCommand(1));
+        mailbox.post(TestCommand(1));
         assert!(!mailbox.is_quiet());
         mailbox.drain_into(&mut todo);
         mailbox.taken_up();
@@ -495,17 +495,17 @@ mod tests {
     fn a_mailbox_that_has_ended_rejects_commands() {
         let mailbox = Mailbox::new();
         mailbox.lock().open(WHO);
-        mailbox.post(Item(1));
+        mailbox.post(TestCommand(1));
         mailbox.end();
         assert!(!mailbox.is_live(WHO));
-        mailbox.post(Item(1));
+        mailbox.post(TestCommand(1));
         assert!(mailbox.is_quiet());
         assert!(matches!(mailbox.lock().check(1), Err(Error::Closed)));
     }
 
     #[test]
     fn a_connection_is_live_from_its_opening_to_its_close_and_its_successor_is_another() {
-        let mailbox = Mailbox::<Item>::new();
+        let mailbox = Mailbox::<TestCommand>::new();
         assert!(!mailbox.is_live(WHO));
         let mut locked = mailbox.lock();
         locked.open(WHO);
@@ -520,7 +520,7 @@ mod tests {
 
     #[test]
     fn live_connections_are_listed_page_by_page() {
-        let mailbox = Mailbox::<Item>::new();
+        let mailbox = Mailbox::<TestCommand>::new();
         let mut locked = mailbox.lock();
         for slot in [0, 2, 5] {
             locked.open(Local { shard: 0, slot, generation: slot + 1 });
@@ -534,24 +534,24 @@ mod tests {
 
     #[test]
     fn a_command_wakes_a_sleeping_shard_once() {
-        struct Bell(AtomicUsize);
-        impl Alarm for Bell {
+        struct CountingAlarm(AtomicUsize);
+        impl Alarm for CountingAlarm {
             fn ring(&self) {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
         let mailbox = Mailbox::new();
-        let bell = Arc::new(Bell(AtomicUsize::new(0)));
+        let bell = Arc::new(CountingAlarm(AtomicUsize::new(0)));
         let alarm: Arc<dyn Alarm> = bell.clone();
         assert!(mailbox.try_sleep(&alarm));
-        mailbox.post(Item(1));
-        mailbox.post(Item(1));
+        mailbox.post(TestCommand(1));
+        mailbox.post(TestCommand(1));
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
         assert!(!mailbox.try_sleep(&alarm));
         mailbox.drain_into(&mut VecDeque::new());
         assert!(mailbox.try_sleep(&alarm));
         mailbox.awake();
-        mailbox.post(Item(1));
+        mailbox.post(TestCommand(1));
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
     }
 }

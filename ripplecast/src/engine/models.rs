@@ -21,16 +21,16 @@ use std::{
 use ::loom::{model::Builder, sync::Notify, thread};
 use bytes::Bytes;
 
-use self::shard::{Pipe, Shard, mailboxes, one_shard, push};
+use self::shard::{ModelShard, Pipe, mailboxes, one_shard, push};
 use super::{
-    adoption::Socket,
-    batch::Dialect,
-    budget::Ledger,
+    batch::Encoding,
+    budget::MemoryBudget,
     command::Command,
-    delivery::{Delivery, Fault},
+    delivery::{Delivery, DeliveryFault},
     mailbox::{Alarm, Mailbox, NO_SECOND_LOOK},
+    new_connection::ConnectionSocket,
     node::ShardHandle,
-    outbox::{Overflow, Profile, Wire},
+    outbox::{OutboxPolicy, Overflow, Wire},
     room::{Registry, RoomCore},
     users::Users,
 };
@@ -53,7 +53,7 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
 
 // ----- no command is left unseen -----
 
-fn wakeups(name: &str, run: fn(Shard) -> Shard) {
+fn wakeups(name: &str, run: fn(ModelShard) -> ModelShard) {
     explore(name, move || {
         let (mut shard, _registry) = one_shard();
         let (who, pipe) = shard.open();
@@ -75,12 +75,12 @@ fn wakeups(name: &str, run: fn(Shard) -> Shard) {
 
 #[test]
 fn wakeups_of_a_task() {
-    wakeups("wakeups_of_a_task", Shard::run_as_task);
+    wakeups("wakeups_of_a_task", ModelShard::run_as_task);
 }
 
 #[test]
 fn wakeups_of_a_thread() {
-    wakeups("wakeups_of_a_thread", Shard::run_as_thread);
+    wakeups("wakeups_of_a_thread", ModelShard::run_as_thread);
 }
 
 /// Proves that the look is needed, and that these models would notice a lost wake-up.
@@ -88,14 +88,14 @@ fn wakeups_of_a_thread() {
 #[should_panic(expected = "deadlock")]
 fn wakeups_of_a_task_need_the_second_look() {
     NO_SECOND_LOOK.set(true);
-    wakeups("wakeups_of_a_task_need_the_second_look", Shard::run_as_task);
+    wakeups("wakeups_of_a_task_need_the_second_look", ModelShard::run_as_task);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn wakeups_of_a_thread_need_the_second_look() {
     NO_SECOND_LOOK.set(true);
-    wakeups("wakeups_of_a_thread_need_the_second_look", Shard::run_as_thread);
+    wakeups("wakeups_of_a_thread_need_the_second_look", ModelShard::run_as_thread);
 }
 
 /// A handler's own push goes straight to the socket when the mailbox is quiet. Then everything that was posted before,

@@ -6,11 +6,11 @@ use tokio::sync::watch;
 
 use super::{
     admission::Admissions,
-    adoption::Socket,
-    bridge::Group,
-    budget::Ledger,
+    budget::MemoryBudget,
+    cluster::Audience,
     command::Command,
     mailbox::Mailbox,
+    new_connection::ConnectionSocket,
     room::{Registry, RoomCore, Setup},
     users::Users,
 };
@@ -24,20 +24,20 @@ use crate::{
 /// The part of a shard that other threads see.
 pub(crate) struct ShardHandle {
     /// The queue of its commands.
-    pub(crate) mailbox: Arc<Mailbox<Command<Socket>>>,
+    pub(crate) mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
     /// The node, in this run of it.
     pub(crate) node: u64,
     /// The other shards.
     pub(crate) shards: Weak<Node>,
     /// What the shard counts.
-    counters: Counters,
+    counters: ShardCounters,
     /// What all rooms share.
     pub(crate) setup: Arc<Setup>,
 }
 
 /// What a shard counts.
 #[derive(Clone, Copy)]
-pub(crate) enum Counter {
+pub(crate) enum ShardCounter {
     /// `on_open` calls.
     Opened,
     /// `on_close` calls.
@@ -66,19 +66,19 @@ pub(crate) enum Counter {
     ProtocolErrors,
 }
 
-/// The counters of a shard, by the number of their [`Counter`]; written by the shard alone.
+/// The counters of a shard, by the number of their [`ShardCounter`]; written by the shard alone.
 #[derive(Default)]
-struct Counters([AtomicU64; Counter::ProtocolErrors as usize + 1]);
+struct ShardCounters([AtomicU64; ShardCounter::ProtocolErrors as usize + 1]);
 
 impl ShardHandle {
     /// Creates the handle of a shard.
     pub(crate) fn new(
-        mailbox: Arc<Mailbox<Command<Socket>>>,
+        mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
         node: u64,
         shards: Weak<Node>,
         setup: Arc<Setup>,
     ) -> Self {
-        Self { mailbox, node, shards, counters: Counters::default(), setup }
+        Self { mailbox, node, shards, counters: ShardCounters::default(), setup }
     }
 
     /// Posts a frame for a connection to the shard's mailbox.
@@ -102,12 +102,12 @@ impl ShardHandle {
     }
 
     /// Adds to a counter.
-    pub(crate) fn count(&self, counter: Counter, n: u64) {
+    pub(crate) fn count(&self, counter: ShardCounter, n: u64) {
         self.counters.0[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
 
     /// Returns the value of a counter.
-    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+    pub(crate) fn counted(&self, counter: ShardCounter) -> u64 {
         self.counters.0[counter as usize].load(Ordering::Relaxed)
     }
 }
@@ -119,15 +119,15 @@ pub(crate) struct Node {
     /// By number.
     pub(crate) handles: Arc<[Arc<ShardHandle>]>,
     /// Rooms by name.
-    pub(crate) rooms: Arc<Registry<Socket>>,
+    pub(crate) rooms: Arc<Registry<ConnectionSocket>>,
     /// The room of all connections.
-    pub(crate) everyone: Arc<RoomCore<Socket>>,
+    pub(crate) everyone: Arc<RoomCore<ConnectionSocket>>,
     /// Users by id.
     pub(crate) users: Users,
     /// How many connections there may be, and are.
     pub(crate) admissions: Arc<Admissions>,
     /// What waits for slow readers, on all shards.
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) budget: Arc<MemoryBudget>,
     /// What all rooms share, with the report of drops.
     pub(crate) setup: Arc<Setup>,
     /// The shard that gets the next connection.
@@ -146,17 +146,22 @@ impl Node {
         node: u64,
         shards: usize,
         admissions: Admissions,
-        ledger: Ledger,
+        budget: MemoryBudget,
         setup: Setup,
     ) -> Arc<Self> {
         let setup = Arc::new(setup);
         let mailboxes: Arc<[_]> = (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
         let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
-        let everyone =
-            RoomCore::new("".into(), node, setup.clone(), mailboxes.clone(), Weak::<Registry<Socket>>::new());
+        let everyone = RoomCore::new(
+            "".into(),
+            node,
+            setup.clone(),
+            mailboxes.clone(),
+            Weak::<Registry<ConnectionSocket>>::new(),
+        );
         let everyone = Arc::new(everyone.unlisted());
         Arc::new_cyclic(|weak: &Weak<Self>| {
-            let handle = |mailbox: &Arc<Mailbox<Command<Socket>>>| {
+            let handle = |mailbox: &Arc<Mailbox<Command<ConnectionSocket>>>| {
                 Arc::new(ShardHandle::new(mailbox.clone(), node, weak.clone(), setup.clone()))
             };
             Self {
@@ -166,7 +171,7 @@ impl Node {
                 everyone,
                 users: Users::new(setup.clone()),
                 admissions: Arc::new(admissions),
-                ledger: Arc::new(ledger),
+                budget: Arc::new(budget),
                 setup: setup.clone(),
                 next: AtomicUsize::new(0),
                 stopping: watch::Sender::new(false),
@@ -183,10 +188,10 @@ impl Node {
     }
 
     /// The connections of that kind on this node, packed, in no order.
-    pub(crate) fn local_connections(&self, group: Group<'_>) -> Vec<u64> {
-        let found = match group {
-            Group::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
-            Group::User(user) => self.users.connections(user),
+    pub(crate) fn local_connections(&self, audience: Audience<'_>) -> Vec<u64> {
+        let found = match audience {
+            Audience::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
+            Audience::User(user) => self.users.connections(user),
         };
         found.into_iter().map(Local::pack).collect()
     }
@@ -194,15 +199,16 @@ impl Node {
     /// Up to so many connections of that kind, on all nodes, in the order of their ids, from behind that one on.
     pub(crate) async fn connections_after(
         &self,
-        group: Group<'_>,
+        audience: Audience<'_>,
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Result<Vec<ConnectionId>> {
-        let own = self.local_connections(group).into_iter().map(|local| ConnectionId::of(self.node, local));
+        let own =
+            self.local_connections(audience).into_iter().map(|local| ConnectionId::of(self.node, local));
         let mut found: Vec<_> = own.filter(|&id| after.is_none_or(|after| id > after)).collect();
-        if let Some(bridge) = self.setup.bridge() {
+        if let Some(cluster) = self.setup.cluster() {
             let from = after.map_or((0, 0), |after| (after.node().0, after.packed()));
-            found.extend(bridge.connections(group, from, limit).await?);
+            found.extend(cluster.connections(audience, from, limit).await?);
         }
         found.sort_unstable();
         found.truncate(limit);
@@ -210,18 +216,18 @@ impl Node {
     }
 
     /// All connections of that kind, on all nodes, in the order of their ids.
-    pub(crate) async fn all_connections(&self, group: Group<'_>) -> Result<Vec<ConnectionId>> {
-        self.connections_after(group, None, usize::MAX).await
+    pub(crate) async fn all_connections(&self, audience: Audience<'_>) -> Result<Vec<ConnectionId>> {
+        self.connections_after(audience, None, usize::MAX).await
     }
 
     /// How many connections of that kind there are, on all nodes.
-    pub(crate) async fn count(&self, group: Group<'_>) -> Result<usize> {
-        let here = match group {
-            Group::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
-            Group::User(user) => self.users.connections(user).len(),
+    pub(crate) async fn count(&self, audience: Audience<'_>) -> Result<usize> {
+        let here = match audience {
+            Audience::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
+            Audience::User(user) => self.users.connections(user).len(),
         };
-        match self.setup.bridge() {
-            Some(bridge) => Ok(here + bridge.len(group).await?),
+        match self.setup.cluster() {
+            Some(cluster) => Ok(here + cluster.len(audience).await?),
             None => Ok(here),
         }
     }

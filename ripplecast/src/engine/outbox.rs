@@ -36,7 +36,7 @@ pub enum Overflow {
 
 /// Identifies frames that replace each other: frames of one room, or pushed to one connection, with the same name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Key {
+pub(crate) struct FrameKey {
     /// The room's epoch; 0 for frames pushed to the connection itself.
     pub(crate) scope: u64,
     /// The key set by the application.
@@ -51,7 +51,7 @@ pub(crate) trait Wire {
 
 /// The limits of a connection's outbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Profile {
+pub(crate) struct OutboxPolicy {
     /// The most bytes that may wait.
     pub(crate) outbox: usize,
     /// What happens when a frame would exceed them.
@@ -64,7 +64,7 @@ pub(crate) struct Profile {
 #[derive(Default)]
 pub(crate) struct Outbox {
     /// Oldest first, each with its number. The first may be partly written already.
-    pieces: VecDeque<(u64, Piece)>,
+    pieces: VecDeque<(u64, OutboxPiece)>,
     /// Bytes in `pieces`.
     bytes: usize,
     /// Whether the first piece has been partly written, so that it can't be dropped any more.
@@ -74,13 +74,13 @@ pub(crate) struct Outbox {
     /// The number of the next piece.
     next: u64,
     /// By key: the number of the piece that waits.
-    keys: HashMap<Key, u64, RandomState>,
+    keys: HashMap<FrameKey, u64, RandomState>,
 }
 
-const _: () = assert!(size_of::<(u64, Piece)>() <= 72);
+const _: () = assert!(size_of::<(u64, OutboxPiece)>() <= 72);
 
 /// One or more whole frames that were joined; their bytes are shared by all connections that they wait for.
-pub(crate) struct Piece {
+pub(crate) struct OutboxPiece {
     /// The bytes still to be written.
     pub(crate) bytes: Bytes,
     /// The number of frames.
@@ -88,8 +88,8 @@ pub(crate) struct Piece {
     /// The policy when it does not fit.
     pub(crate) overflow: Overflow,
     /// Later frames with this key replace it. Only a single frame under [`Overflow::LatestPerKey`] has one.
-    pub(crate) key: Option<Box<Key>>,
-    /// What it costs, in the hub's ledger; the bytes are entered with their buffer.
+    pub(crate) key: Option<Box<FrameKey>>,
+    /// What it costs, in the hub's budget; the bytes are entered with their buffer.
     pub(crate) _charge: PieceCharge,
 }
 
@@ -108,14 +108,14 @@ pub(crate) enum Admission {
 
 impl Outbox {
     /// Creates an outbox whose first piece is the rest of frames that the socket took in part.
-    pub(crate) fn begun_with(rest: Piece) -> Self {
+    pub(crate) fn begun_with(rest: OutboxPiece) -> Self {
         let mut outbox = Self { begun: true, ..Self::default() };
         outbox.append(rest);
         outbox
     }
 
     /// Queues frames within `limit` bytes. An empty outbox accepts even frames larger than that.
-    pub(crate) fn offer(&mut self, piece: Piece, limit: usize) -> Admission {
+    pub(crate) fn offer(&mut self, piece: OutboxPiece, limit: usize) -> Admission {
         let piece = match self.replace(piece, limit) {
             Ok(()) => return Admission::Replaced,
             Err(piece) => piece,
@@ -138,7 +138,7 @@ impl Outbox {
     }
 
     /// Queues frames whatever the limit, such as a close frame.
-    pub(crate) fn append(&mut self, piece: Piece) {
+    pub(crate) fn append(&mut self, piece: OutboxPiece) {
         self.bytes += piece.bytes.len();
         if piece.overflow == Overflow::DropOldest {
             self.droppable.0 += 1;
@@ -231,7 +231,7 @@ impl Outbox {
 
     /// Replaces the waiting frame that has the same key. Returns the new frame if there is none, if the old one is half
     /// written, or if there is no space for the difference.
-    fn replace(&mut self, piece: Piece, limit: usize) -> Result<(), Piece> {
+    fn replace(&mut self, piece: OutboxPiece, limit: usize) -> Result<(), OutboxPiece> {
         let waiting = piece.key.as_ref().and_then(|key| self.keys.get(&**key));
         let index = waiting.and_then(|number| self.pieces.binary_search_by_key(number, |(n, _)| *n).ok());
         let Some(index) = index.filter(|&index| index > 0 || !self.begun) else { return Err(piece) };
@@ -300,16 +300,16 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     use super::*;
-    use crate::engine::budget::Ledger;
+    use crate::engine::budget::MemoryBudget;
 
     /// A socket that takes `room` more bytes.
     #[derive(Default)]
-    struct Narrow {
+    struct NarrowSocket {
         room: Cell<usize>,
         written: RefCell<Vec<u8>>,
     }
 
-    impl Wire for Narrow {
+    impl Wire for NarrowSocket {
         fn write(&self, bytes: &[u8]) -> io::Result<usize> {
             let n = bytes.len().min(self.room.get());
             if n == 0 {
@@ -324,9 +324,9 @@ mod tests {
     /// Eight bytes in two pieces.
     const LIMIT: usize = 8 + PIECE;
 
-    fn piece(bytes: impl Into<Bytes>, overflow: Overflow) -> Piece {
-        let charge = Arc::new(Ledger::new(LIMIT, 1)).charge_piece();
-        Piece { bytes: bytes.into(), frames: 1, overflow, key: None, _charge: charge }
+    fn piece(bytes: impl Into<Bytes>, overflow: Overflow) -> OutboxPiece {
+        let charge = Arc::new(MemoryBudget::new(LIMIT, 1)).charge_piece();
+        OutboxPiece { bytes: bytes.into(), frames: 1, overflow, key: None, _charge: charge }
     }
 
     fn offer(outbox: &mut Outbox, text: &'static str, overflow: Overflow) -> Admission {
@@ -334,13 +334,13 @@ mod tests {
     }
 
     fn offer_keyed(outbox: &mut Outbox, key: &str, text: &'static str) -> Admission {
-        let key = Some(Box::new(Key { scope: 1, name: key.into() }));
-        outbox.offer(Piece { key, ..piece(text, Overflow::LatestPerKey) }, 8 + 3 * PIECE)
+        let key = Some(Box::new(FrameKey { scope: 1, name: key.into() }));
+        outbox.offer(OutboxPiece { key, ..piece(text, Overflow::LatestPerKey) }, 8 + 3 * PIECE)
     }
 
     /// Returns all waiting bytes as text.
     fn written(outbox: &mut Outbox) -> String {
-        let wire = Narrow::default();
+        let wire = NarrowSocket::default();
         wire.room.set(usize::MAX);
         assert!(outbox.flush(&wire).unwrap());
         assert_eq!((outbox.bytes(), outbox.droppable), (0, (0, 0)));
@@ -371,7 +371,7 @@ mod tests {
         let mut outbox = Outbox::begun_with(piece("cd", Overflow::DropOldest));
         assert_eq!(offer(&mut outbox, "efghij", Overflow::DropOldest), Admission::Queued { dropped: 0 });
         assert_eq!(offer(&mut outbox, "klmn", Overflow::DropOldest), Admission::Queued { dropped: 1 });
-        let wire = Narrow::default();
+        let wire = NarrowSocket::default();
         wire.room.set(100);
         assert!(outbox.flush(&wire).unwrap());
         assert_eq!(*wire.written.borrow(), b"cdklmn");
@@ -384,7 +384,7 @@ mod tests {
         for text in ["abc", "def"] {
             offer(&mut outbox, text, Overflow::Disconnect);
         }
-        let wire = Narrow::default();
+        let wire = NarrowSocket::default();
         wire.room.set(1);
         assert!(!outbox.flush(&wire).unwrap());
         assert_eq!(outbox.discard(), 1);
@@ -401,8 +401,8 @@ mod tests {
         assert_eq!(offer_keyed(&mut outbox, "b", "b1"), Admission::Queued { dropped: 0 });
         assert_eq!(offer_keyed(&mut outbox, "a", "a22"), Admission::Replaced);
         assert_eq!(outbox.bytes(), 5);
-        let elsewhere = Some(Box::new(Key { scope: 2, name: "a".into() }));
-        let other = Piece { key: elsewhere, ..piece("x", Overflow::LatestPerKey) };
+        let elsewhere = Some(Box::new(FrameKey { scope: 2, name: "a".into() }));
+        let other = OutboxPiece { key: elsewhere, ..piece("x", Overflow::LatestPerKey) };
         assert_eq!(outbox.offer(other, LIMIT * 2), Admission::Queued { dropped: 0 });
         assert_eq!(written(&mut outbox), "a22b1x");
         assert_eq!(offer_keyed(&mut outbox, "a", "a3"), Admission::Queued { dropped: 0 });
@@ -423,16 +423,17 @@ mod tests {
     fn the_only_frame_that_waits_may_be_replaced_by_a_longer_one() {
         let mut outbox = Outbox::default();
         assert_eq!(offer_keyed(&mut outbox, "a", "a1"), Admission::Queued { dropped: 0 });
-        let key = Some(Box::new(Key { scope: 1, name: "a".into() }));
-        let long = Piece { key, ..piece("longer than the limit", Overflow::LatestPerKey) };
+        let key = Some(Box::new(FrameKey { scope: 1, name: "a".into() }));
+        let long = OutboxPiece { key, ..piece("longer than the limit", Overflow::LatestPerKey) };
         assert_eq!(outbox.offer(long, 10), Admission::Replaced);
         assert_eq!(written(&mut outbox), "longer than the limit");
     }
 
     #[test]
     fn a_frame_that_is_half_written_is_not_replaced() {
-        let key = || Some(Box::new(Key { scope: 1, name: "a".into() }));
-        let mut outbox = Outbox::begun_with(Piece { key: key(), ..piece("cd", Overflow::LatestPerKey) });
+        let key = || Some(Box::new(FrameKey { scope: 1, name: "a".into() }));
+        let mut outbox =
+            Outbox::begun_with(OutboxPiece { key: key(), ..piece("cd", Overflow::LatestPerKey) });
         assert_eq!(offer_keyed(&mut outbox, "a", "new"), Admission::Queued { dropped: 0 });
         assert_eq!(offer_keyed(&mut outbox, "a", "newer"), Admission::Replaced);
         assert_eq!(written(&mut outbox), "cdnewer");

@@ -21,7 +21,7 @@ compile_error!("ripplecast needs a 64-bit target: a poller's token holds a slot 
 
 /// A readiness event of a socket.
 #[derive(Clone, Copy)]
-pub(crate) struct Event {
+pub(crate) struct Readiness {
     pub(crate) slot: u32,
     /// The connection's generation at the time of its registration.
     pub(crate) generation: u32,
@@ -75,7 +75,7 @@ impl Poller {
     }
 
     /// Appends pending events to `events`, waiting for at most `timeout`. Returns whether these were all.
-    pub(crate) fn poll(&mut self, timeout: Duration, events: &mut Vec<Event>) -> bool {
+    pub(crate) fn poll(&mut self, timeout: Duration, events: &mut Vec<Readiness>) -> bool {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
@@ -89,7 +89,7 @@ impl Poller {
             }
             let token = event.token().0 as u64;
             let hung_up = event.is_read_closed() || event.is_write_closed() || event.is_error();
-            events.push(Event {
+            events.push(Readiness {
                 slot: token as u32,
                 generation: (token >> 32) as u32,
                 readable: event.is_readable() || hung_up,

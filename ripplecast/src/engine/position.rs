@@ -4,7 +4,7 @@ use super::outbox::Overflow;
 
 /// The room that a frame comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
+pub(crate) struct RoomSource {
     /// The room's epoch, in which its keys count.
     pub(crate) scope: u64,
     /// The policy when one of its frames does not fit an outbox; `None` for the endpoint's.
@@ -14,16 +14,16 @@ pub(crate) struct Source {
 /// Describes a frame that is part of a room's state, for a connection that joins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) source: Source,
+    pub(crate) source: RoomSource,
     /// The room's position, if the frame is its whole state.
-    pub(crate) cursor: Option<Cursor>,
+    pub(crate) position: Option<Position>,
     /// Whether it is the first part of the state. Later frames must not replace frames queued before it.
     pub(crate) is_first: bool,
 }
 
 /// A position in a room's stream of messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Cursor {
+pub(crate) struct Position {
     /// Changes when the room is forgotten and created again.
     pub(crate) epoch: u64,
     /// The number of messages pushed to the room in this epoch.

@@ -17,11 +17,11 @@ use std::{
 };
 
 use super::{
-    bridge::Bridge,
+    cluster::Cluster,
     command::Command,
     mailbox::{Mailbox, Wake},
     outbox::Overflow,
-    position::{Cursor, Snapshot, Source},
+    position::{Position, RoomSource, Snapshot},
 };
 use crate::{
     Error, Message, Result,
@@ -37,7 +37,7 @@ use crate::{
 const NOWHERE: u32 = u32::MAX;
 
 /// Where rooms are found by their names.
-pub(crate) trait Names: Send + Sync {
+pub(crate) trait RoomNames: Send + Sync {
     /// Takes a name out whose room has just been dropped, unless a new one has taken its place already.
     fn forget(&self, name: &str);
 }
@@ -55,18 +55,18 @@ pub(crate) struct RoomCore<W> {
     /// By shard: where the shard keeps its members of the room. Only that shard reads and writes it.
     places: Box<[AtomicU32]>,
     /// Who is in it, and how many messages it has had. Held while a push is posted: that makes the one order.
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<RoomState>,
     /// The mailboxes of all shards.
     mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
     /// Where its name is registered.
-    registry: Weak<dyn Names>,
+    registry: Weak<dyn RoomNames>,
     /// What publishes to it by itself, by name, for as long as anybody holds it.
     publishers: parking_lot::Mutex<Vec<(String, Weak<dyn Any + Send + Sync>)>>,
 }
 
 /// What a room's lock guards.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct RoomState {
     /// Members, packed. The room of all connections has no list: who is in it, the shards know.
     pub(super) members: hashbrown::HashSet<u64>,
     /// Whether there is a list.
@@ -84,11 +84,11 @@ impl<W> RoomCore<W> {
         epoch: u64,
         setup: Arc<Setup>,
         mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
-        registry: Weak<dyn Names>,
+        registry: Weak<dyn RoomNames>,
     ) -> Self {
         let shards = mailboxes.len();
         let places = (0..shards).map(|_| AtomicU32::new(NOWHERE)).collect();
-        let state = State { per_shard: vec![0; shards].into(), ..State::default() };
+        let state = RoomState { per_shard: vec![0; shards].into(), ..RoomState::default() };
         let publishers = parking_lot::Mutex::default();
         let state = Mutex::new(state);
         let overflow = setup.overflow(&name);
@@ -104,7 +104,7 @@ impl<W> RoomCore<W> {
     /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none; and then to the other
     /// nodes.
     pub(crate) fn push(self: &Arc<Self>, frame: &Message) -> Sent {
-        self.push_to(frame, self.setup.bridge())
+        self.push_to(frame, self.setup.cluster())
     }
 
     /// As [`push`](Self::push), on this node alone.
@@ -112,8 +112,8 @@ impl<W> RoomCore<W> {
         self.push_to(frame, None)
     }
 
-    /// Pushes a frame here, and over the bridge.
-    fn push_to(self: &Arc<Self>, frame: &Message, bridge: Option<&Arc<dyn Bridge>>) -> Sent {
+    /// Pushes a frame here, and over the cluster.
+    fn push_to(self: &Arc<Self>, frame: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
         let compressed_once;
         let frame = if self.setup.compresses(frame) {
             compressed_once = frame.clone().with_shared_deflated();
@@ -127,8 +127,8 @@ impl<W> RoomCore<W> {
         let posted = self.post_from(0, &state.per_shard, frame, offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
-            if let Some(bridge) = bridge {
-                bridge.push((!state.unlisted).then_some(&self.name), frame);
+            if let Some(cluster) = cluster {
+                cluster.push((!state.unlisted).then_some(&self.name), frame);
             }
         }
         drop(state);
@@ -140,8 +140,8 @@ impl<W> RoomCore<W> {
     }
 
     /// What it says of its frames.
-    pub(crate) fn source(&self) -> Source {
-        Source { scope: self.epoch, overflow: self.overflow }
+    pub(crate) fn source(&self) -> RoomSource {
+        RoomSource { scope: self.epoch, overflow: self.overflow }
     }
 
     /// Posts to the shards from number `first` on. It holds the mailbox of each while it goes on to the next, so that
@@ -158,7 +158,7 @@ impl<W> RoomCore<W> {
         let mut mailbox = self.mailboxes[shard].lock();
         mailbox.check(frame.len())?;
         self.post_from(shard + 1, per_shard, frame, offset, wakes)?;
-        let wake = mailbox.post(Command::Cast { room: self.clone(), frame: frame.clone(), offset });
+        let wake = mailbox.post(Command::Broadcast { room: self.clone(), frame: frame.clone(), offset });
         if wake.is_needed() {
             wakes.push(wake);
         }
@@ -193,8 +193,8 @@ impl<W> RoomCore<W> {
             self.changed(&state);
         }
         if let Some(frame) = snapshot {
-            let cursor = Some(Cursor { epoch: self.epoch, offset: state.offset });
-            let of = Some(Snapshot { source: self.source(), cursor, is_first: true });
+            let position = Some(Position { epoch: self.epoch, offset: state.offset });
+            let of = Some(Snapshot { source: self.source(), position, is_first: true });
             wakes[1] = Some(mailbox.post(Command::Push { to: who, frame, of }));
         }
         drop(mailbox);
@@ -213,7 +213,7 @@ impl<W> RoomCore<W> {
             return Err(Error::Closed);
         }
         mailbox.check(frame.len())?;
-        let of = Some(Snapshot { source: self.source(), cursor: None, is_first });
+        let of = Some(Snapshot { source: self.source(), position: None, is_first });
         let wake = mailbox.post(Command::Push { to: who, frame, of });
         drop(mailbox);
         drop(wake);
@@ -256,9 +256,9 @@ impl<W> RoomCore<W> {
     }
 
     /// Tells the other nodes how many members there are.
-    fn changed(&self, state: &State) {
-        if let (Some(bridge), false) = (self.setup.bridge(), state.unlisted) {
-            bridge.room_changed(&self.name, state.members.len());
+    fn changed(&self, state: &RoomState) {
+        if let (Some(cluster), false) = (self.setup.cluster(), state.unlisted) {
+            cluster.room_changed(&self.name, state.members.len());
         }
     }
 
@@ -291,9 +291,9 @@ impl<W> RoomCore<W> {
         self.state.lock().members.iter().map(|&packed| Local::unpack(packed)).collect()
     }
 
-    /// The cursor of the message with this offset.
-    pub(crate) fn cursor(&self, offset: u64) -> Cursor {
-        Cursor { epoch: self.epoch, offset }
+    /// The position of the message with this offset.
+    pub(crate) fn position(&self, offset: u64) -> Position {
+        Position { epoch: self.epoch, offset }
     }
 
     /// Where the shard keeps its members of the room; for that shard alone.
@@ -308,7 +308,7 @@ impl<W> RoomCore<W> {
     }
 }
 
-impl State {
+impl RoomState {
     /// Takes a member out. Whether it was one.
     fn remove(&mut self, who: Local) -> bool {
         let was_member = self.unlisted || self.members.remove(&who.pack());

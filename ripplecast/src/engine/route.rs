@@ -1,8 +1,10 @@
 //! The shards' view of an endpoint, and the callbacks that they call.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
-use super::outbox::Profile;
+use futures_util::future::BoxFuture;
+
+use super::outbox::OutboxPolicy;
 use crate::{Close, Message, Result, id::Local};
 
 /// The settings and callbacks of an endpoint.
@@ -12,7 +14,7 @@ pub(crate) struct Route {
     /// Its name in logs.
     pub(crate) name: String,
     /// The kinds of messages that it accepts.
-    pub(crate) takes: Takes,
+    pub(crate) accepts: MessageKinds,
     /// The longest message that it accepts, in bytes.
     pub(crate) max_message: usize,
     /// The time within which a message must be complete.
@@ -22,17 +24,17 @@ pub(crate) struct Route {
     /// The time that a peer has to respond to a ping; `None` for no limit.
     pub(crate) pong_timeout: Option<Duration>,
     /// The limits of its connections' outboxes.
-    pub(crate) profile: Profile,
+    pub(crate) policy: OutboxPolicy,
     /// Creates the callbacks for a shard.
     pub(crate) callbacks: MakeCallbacks,
 }
 
 /// Creates the callbacks for the shard with this number.
-pub(crate) type MakeCallbacks = Box<dyn Fn(usize) -> Box<dyn Callbacks> + Send + Sync>;
+pub(crate) type MakeCallbacks = Box<dyn Fn(usize) -> Box<dyn ShardCallbacks> + Send + Sync>;
 
 /// The kinds of messages that an endpoint accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Takes {
+pub(crate) enum MessageKinds {
     /// Both.
     #[default]
     All,
@@ -42,21 +44,18 @@ pub(crate) enum Takes {
     Binary,
 }
 
-/// A future that had to wait; it continues on the runtime.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-
 /// The outcome of a callback.
 pub(crate) enum Called {
     /// It returned.
     Returned(Result<()>),
     /// It waits; its future continues on the runtime.
-    Waits(Waiting),
+    Waits(BoxFuture<'static, Result<()>>),
     /// It panicked, with this message.
     Panicked(String),
 }
 
 /// The callbacks of one endpoint, for one shard.
-pub(crate) trait Callbacks: Send {
+pub(crate) trait ShardCallbacks: Send {
     /// Called when a connection has been opened.
     fn open(&mut self, who: Local) -> Called;
     /// Called for each message.

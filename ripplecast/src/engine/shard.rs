@@ -18,18 +18,18 @@ use std::{
 
 use tokio::{runtime, task::AbortHandle};
 
-use self::calls::Callback;
+use self::calls::Call;
 use super::{
-    adoption::Adoption,
     batch::Joined,
     command::Command,
-    delivery::{Delivery, Fault},
+    delivery::{Delivery, DeliveryFault},
     drops::DropReport,
     mailbox::Mailbox,
-    node::{Counter, Node, ShardHandle},
+    new_connection::NewConnection,
+    node::{Node, ShardCounter, ShardHandle},
     outbox::Wire,
-    poller::{Event, Poller},
-    route::{Callbacks, Route},
+    poller::{Poller, Readiness},
+    route::{Route, ShardCallbacks},
 };
 use crate::{
     Close, CloseCode,
@@ -78,7 +78,7 @@ struct Peer {
     /// Holds the beginning of an unfinished message; empty between messages.
     decoder: Decoder,
     /// State that few connections have.
-    held: Option<Box<Held>>,
+    pending: Option<Box<PendingWork>>,
     /// Keeps it counted among the node's connections.
     _permit: Option<crate::engine::admission::Permit>,
 }
@@ -88,7 +88,7 @@ const _: () = assert!(size_of::<Peer>() <= 64);
 
 /// The state of a connection that waits for something.
 #[derive(Default)]
-struct Held {
+struct PendingWork {
     /// Input received behind a message whose callback waits.
     unread: Vec<u8>,
     /// The callback that waits.
@@ -136,11 +136,11 @@ impl Tick {
 }
 
 /// An endpoint on this shard.
-struct Endpoint {
+struct LocalEndpoint {
     /// The part that all shards share.
     route: Arc<Route>,
     /// The callbacks of this shard.
-    callbacks: Box<dyn Callbacks>,
+    callbacks: Box<dyn ShardCallbacks>,
 }
 
 /// See the module.
@@ -152,11 +152,11 @@ pub(crate) struct Shard {
     /// By slot: the rest of each connection.
     peers: Vec<Peer>,
     /// By the route's number: the endpoints that have had connections here.
-    endpoints: Vec<Option<Endpoint>>,
+    endpoints: Vec<Option<LocalEndpoint>>,
     /// Readiness of the sockets.
     poller: Poller,
     /// Events of this turn.
-    events: Vec<Event>,
+    events: Vec<Readiness>,
     /// Commands taken from the mailbox and not yet applied.
     todo: VecDeque<Command<TcpStream>>,
     /// Connections whose sockets may hold more input, and how many commands must be processed before each is read
@@ -192,8 +192,8 @@ pub(crate) struct Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {
-            if let Command::Adopt(adoption) = command {
-                adoption.refuse();
+            if let Command::Open(connection) = command {
+                connection.refuse();
             }
         }
         self.shards.running.send_modify(|running| *running -= 1);
@@ -206,7 +206,7 @@ impl Shard {
         Ok(Self {
             handle: shards.handles[index].clone(),
             shards: shards.clone(),
-            delivery: Delivery::new(index as u8, shards.ledger.clone(), shards.setup.drops().is_heard()),
+            delivery: Delivery::new(index as u8, shards.budget.clone(), shards.setup.drops().has_hook()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -259,7 +259,7 @@ impl Shard {
         self.take_events();
         self.read_again();
         self.take_commands();
-        self.delivery.walk();
+        self.delivery.fan_out();
         self.close_faulty();
         self.sweep();
         let slower = self.delivery.shed_if_over();
@@ -287,7 +287,7 @@ impl Shard {
             if event.readable && self.delivery.is_open(who) {
                 if event.hung_up {
                     self.peers[who.slot as usize].ended = true;
-                    if self.is_deaf(who) {
+                    if self.is_input_paused(who) {
                         self.finish_as_begun(who); // it disconnected without reading our close frame
                         continue;
                     }
@@ -353,13 +353,13 @@ impl Shard {
 
     fn apply(&mut self, command: Command<TcpStream>) {
         match command {
-            Command::Adopt(adoption) => self.adopt(*adoption),
+            Command::Open(connection) => self.open(*connection),
             Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
-            Command::Cast { room, frame, offset } => self.delivery.cast(&room, &frame, offset),
+            Command::Broadcast { room, frame, offset } => self.delivery.broadcast(&room, &frame, offset),
             Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
             Command::Join { who, room } => self.delivery.join(who, &room),
             Command::Leave { who, room } => self.delivery.leave(who, &room),
-            Command::Tap { who, ear } => self.delivery.tap(who, ear),
+            Command::Tap { who, sender } => self.delivery.tap(who, sender),
             Command::Close { who, close } => self.begin_close(who, close, Phase::Closing),
             Command::End { who } => self.end_in_order(who),
             Command::Done { who, outcome } => self.done(who, outcome),
@@ -385,22 +385,22 @@ impl Shard {
                 continue;
             }
             match fault {
-                Fault::Lost => self.finish(who, Close::new(CloseCode::ABNORMAL, "")),
-                Fault::SlowConsumer => {
+                DeliveryFault::Lost => self.finish(who, Close::new(CloseCode::ABNORMAL, "")),
+                DeliveryFault::SlowConsumer => {
                     if self.peers[who.slot as usize].phase != Phase::Open {
                         continue; // it is already closing, and its close frame waits in the backlog
                     }
-                    self.handle.count(Counter::SlowConsumers, 1);
+                    self.handle.count(ShardCounter::SlowConsumers, 1);
                     self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
                     self.begin_close(who, Close::new(CloseCode::TRY_AGAIN, "slow consumer"), Phase::Closing);
                 }
-                Fault::Unfinished => {
+                DeliveryFault::Unfinished => {
                     let close =
                         Close::new(CloseCode::TRY_AGAIN, "the server holds too many unfinished messages");
                     let peer = &mut self.peers[who.slot as usize];
                     peer.decoder = Decoder::default();
-                    if let Some(held) = &mut peer.held {
-                        held.unread = Vec::new();
+                    if let Some(pending) = &mut peer.pending {
+                        pending.unread = Vec::new();
                     }
                     if matches!(peer.phase, Phase::Open | Phase::Ending) {
                         self.begin_close(who, close, Phase::Draining);
@@ -408,11 +408,11 @@ impl Shard {
                         self.finish(who, close);
                     }
                 }
-                Fault::Shed | Fault::Cut => {
+                DeliveryFault::Shed | DeliveryFault::Cut => {
                     let was_open = self.peers[who.slot as usize].phase == Phase::Open;
-                    self.handle.count(Counter::SlowConsumers, u64::from(was_open));
+                    self.handle.count(ShardCounter::SlowConsumers, u64::from(was_open));
                     let close = Close::new(CloseCode::TRY_AGAIN, "slow consumer");
-                    if was_open && fault == Fault::Shed {
+                    if was_open && fault == DeliveryFault::Shed {
                         self.begin_close(who, close, Phase::Closing);
                     } else {
                         self.finish(who, close);
@@ -426,29 +426,29 @@ impl Shard {
         let counts = self.delivery.take_counts();
         let compressed = take_compressed(); // by this thread, in this turn
         if compressed > 0 {
-            self.handle.count(Counter::CompressedFrames, compressed);
+            self.handle.count(ShardCounter::CompressedFrames, compressed);
         }
         if counts.encoded_frames > 0 {
-            self.handle.count(Counter::EncodedFrames, counts.encoded_frames);
+            self.handle.count(ShardCounter::EncodedFrames, counts.encoded_frames);
         }
         if counts.drops.total() > 0 {
-            self.handle.count(Counter::Replaced, counts.drops.replaced);
-            self.handle.count(Counter::OutboxFull, counts.drops.outbox_full);
-            self.handle.count(Counter::SlowConsumer, counts.drops.slow_consumer);
-            self.handle.count(Counter::Shed, counts.drops.shed);
+            self.handle.count(ShardCounter::Replaced, counts.drops.replaced);
+            self.handle.count(ShardCounter::OutboxFull, counts.drops.outbox_full);
+            self.handle.count(ShardCounter::SlowConsumer, counts.drops.slow_consumer);
+            self.handle.count(ShardCounter::Shed, counts.drops.shed);
         }
         for (who, reason, frames) in self.delivery.take_drop_reports() {
             let connection = Some(ConnectionId::new(self.handle.node, who));
-            self.handle.setup.drops().tell(DropReport { connection, reason, frames: u64::from(frames) });
+            self.handle.setup.drops().report(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
 
-    fn adopt(&mut self, adoption: Adoption<TcpStream>) {
+    fn open(&mut self, connection: NewConnection<TcpStream>) {
         if self.stopping.is_some() {
-            adoption.refuse();
+            connection.refuse();
             return;
         }
-        let Adoption { wire, rest, preface, dialect, route, permit, states } = adoption;
+        let NewConnection { wire, rest, preface, encoding, route, permit, states } = connection;
         let Some(who) = self.delivery.reserve(SLOTS) else {
             limited!(ERROR, limit = SLOTS, "a shard has no slot left; a connection was dropped");
             return;
@@ -459,7 +459,7 @@ impl Shard {
             return;
         }
         let endpoint = self.endpoint(&route);
-        self.delivery.open(who, wire, dialect, route.profile);
+        self.delivery.open(who, wire, encoding, route.policy);
         let slot = who.slot as usize;
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
@@ -477,16 +477,16 @@ impl Shard {
         drop(mailbox);
         self.shards.everyone.enter(who);
         self.delivery.join(who, &self.shards.everyone);
-        self.handle.count(Counter::Opened, 1);
+        self.handle.count(ShardCounter::Opened, 1);
         if !preface.is_empty() {
             self.delivery.append(who.slot, &preface);
         }
-        self.call(who, Callback::Open);
+        self.call(who, Call::Open);
         // Input received together with the request for an event stream is bounded, and not treated as an error.
-        if !rest.is_empty() && !dialect.is_stream() {
+        if !rest.is_empty() && !encoding.is_stream() {
             self.feed(who, &mut rest.to_vec());
         }
-        self.cork(who);
+        self.uncork(who);
     }
 
     /// Returns the index of an endpoint. Creates its callbacks for this shard if there are none.
@@ -497,7 +497,7 @@ impl Shard {
         let endpoint = &mut self.endpoints[route.id];
         if endpoint.is_none() {
             let callbacks = (route.callbacks)(usize::from(self.delivery.shard()));
-            *endpoint = Some(Endpoint { route: route.clone(), callbacks });
+            *endpoint = Some(LocalEndpoint { route: route.clone(), callbacks });
             let pings = [route.ping_interval, route.pong_timeout].into_iter().flatten();
             let shortest = pings.fold(route.message_timeout, Duration::min) / 4;
             self.sweep_interval = self.sweep_interval.min(shortest).max(Duration::from_millis(10));
@@ -512,26 +512,26 @@ impl Shard {
 
     /// Returns whether a callback of the connection waits.
     fn is_waiting(&self, slot: usize) -> bool {
-        self.peers[slot].held.as_ref().is_some_and(|held| held.waiting.is_some())
+        self.peers[slot].pending.as_ref().is_some_and(|pending| pending.waiting.is_some())
     }
 
     /// Returns the state of a connection that waits for something.
-    fn held(&mut self, slot: usize) -> &mut Held {
-        self.peers[slot].held.get_or_insert_default()
+    fn pending(&mut self, slot: usize) -> &mut PendingWork {
+        self.peers[slot].pending.get_or_insert_default()
     }
 
     /// Frees the state of a connection that waits for nothing.
-    fn let_go(&mut self, slot: usize) {
+    fn free_pending(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
-        let empty = |held: &Held| {
-            held.unread.is_empty()
-                && held.waiting.is_none()
-                && held.closing.is_none()
-                && held.ending.is_none()
-                && held.unfinished.is_none()
+        let empty = |pending: &PendingWork| {
+            pending.unread.is_empty()
+                && pending.waiting.is_none()
+                && pending.closing.is_none()
+                && pending.ending.is_none()
+                && pending.unfinished.is_none()
         };
-        if peer.held.as_deref().is_some_and(empty) {
-            peer.held = None;
+        if peer.pending.as_deref().is_some_and(empty) {
+            peer.pending = None;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::batch::Dialect;
+use super::batch::Encoding;
 use crate::{
     codec::{Event, deflate::inflate},
     limits::{TAP_FRAMES, TAP_HEAD, TAP_INFLATE},
@@ -80,10 +80,10 @@ pub struct Tap {
 
 impl Tap {
     /// Creates a tap and the shard's end of it.
-    pub(crate) fn new() -> (Self, Ear) {
+    pub(crate) fn new() -> (Self, TapSender) {
         let (sender, frames) = mpsc::channel(TAP_FRAMES);
         let missed = Arc::new(AtomicU64::new(0));
-        (Self { frames, missed: missed.clone() }, Ear { sender, missed })
+        (Self { frames, missed: missed.clone() }, TapSender { sender, missed })
     }
 
     /// Returns the next frame; `None` once the connection has closed, or once newer taps have ended this one (see
@@ -99,41 +99,41 @@ impl Tap {
 }
 
 /// The shard's end of a tap.
-pub(crate) struct Ear {
+pub(crate) struct TapSender {
     sender: mpsc::Sender<TappedFrame>,
     missed: Arc<AtomicU64>,
 }
 
-impl Ear {
+impl TapSender {
     /// Returns whether the tap has been dropped.
-    pub(crate) fn is_deaf(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// Reports whole frames that are sent to the peer, as written.
-    pub(crate) fn sent(&self, dialect: Dialect, bytes: &[u8], waiting: usize) {
-        if dialect.is_stream() {
-            let tell = |event: &[u8]| {
-                self.tell(Direction::Out, FrameKind::Event, event, Form { waiting, ..Form::default() });
+    pub(crate) fn sent(&self, encoding: Encoding, bytes: &[u8], waiting: usize) {
+        if encoding.is_stream() {
+            let report = |event: &[u8]| {
+                self.report(Direction::Out, FrameKind::Event, event, Form { waiting, ..Form::default() });
             };
-            match dialect {
-                Dialect::SseChunked => chunks(bytes).for_each(|chunk| events(chunk).for_each(tell)),
-                _ => events(bytes).for_each(tell),
+            match encoding {
+                Encoding::SseChunked => chunks(bytes).for_each(|chunk| events(chunk).for_each(report)),
+                _ => events(bytes).for_each(report),
             }
             return;
         }
-        for Written { first, payload } in frames(bytes) {
+        for WrittenFrame { first, payload } in frames(bytes) {
             let compressed = first & 0x40 != 0;
             let form = Form { waiting, compressed, ..Form::default() };
             match first & 0x0f {
-                0x1 => self.tell(Direction::Out, FrameKind::Text, payload, form),
-                0x2 => self.tell(Direction::Out, FrameKind::Binary, payload, form),
-                0x9 => self.tell(Direction::Out, FrameKind::Ping, payload, form),
-                0xa => self.tell(Direction::Out, FrameKind::Pong, payload, form),
+                0x1 => self.report(Direction::Out, FrameKind::Text, payload, form),
+                0x2 => self.report(Direction::Out, FrameKind::Binary, payload, form),
+                0x9 => self.report(Direction::Out, FrameKind::Ping, payload, form),
+                0xa => self.report(Direction::Out, FrameKind::Pong, payload, form),
                 _ => {
                     let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
                     let reason = payload.get(2..).unwrap_or_default();
-                    self.tell(Direction::Out, FrameKind::Close, reason, Form { code, ..form });
+                    self.report(Direction::Out, FrameKind::Close, reason, Form { code, ..form });
                 }
             }
         }
@@ -143,22 +143,22 @@ impl Ear {
     pub(crate) fn received(&self, event: &Event<'_>) {
         let form = Form::default();
         match event {
-            Event::Text(payload) => self.tell(Direction::In, FrameKind::Text, payload, form),
-            Event::Binary(payload) => self.tell(Direction::In, FrameKind::Binary, payload, form),
+            Event::Text(payload) => self.report(Direction::In, FrameKind::Text, payload, form),
+            Event::Binary(payload) => self.report(Direction::In, FrameKind::Binary, payload, form),
             Event::Compressed { text, payload } => {
                 let kind = if *text { FrameKind::Text } else { FrameKind::Binary };
-                self.tell(Direction::In, kind, payload, Form { compressed: true, ..form });
+                self.report(Direction::In, kind, payload, Form { compressed: true, ..form });
             }
-            Event::Ping(payload) => self.tell(Direction::In, FrameKind::Ping, payload, form),
-            Event::Pong(payload) => self.tell(Direction::In, FrameKind::Pong, payload, form),
+            Event::Ping(payload) => self.report(Direction::In, FrameKind::Ping, payload, form),
+            Event::Pong(payload) => self.report(Direction::In, FrameKind::Pong, payload, form),
             Event::Close { code, reason } => {
                 let form = Form { code: *code, ..form };
-                self.tell(Direction::In, FrameKind::Close, reason.as_bytes(), form);
+                self.report(Direction::In, FrameKind::Close, reason.as_bytes(), form);
             }
         }
     }
 
-    fn tell(&self, direction: Direction, kind: FrameKind, payload: &[u8], form: Form) {
+    fn report(&self, direction: Direction, kind: FrameKind, payload: &[u8], form: Form) {
         let Ok(place) = self.sender.try_reserve() else {
             self.missed.fetch_add(1, Ordering::Relaxed);
             return;
@@ -188,14 +188,14 @@ fn head_of_compressed(payload: &[u8]) -> Bytes {
 }
 
 /// A frame as a server writes it (RFC 6455, section 5.2): whole and unmasked.
-struct Written<'a> {
+struct WrittenFrame<'a> {
     /// The first byte of the header.
     first: u8,
     payload: &'a [u8],
 }
 
 /// Returns the frames in written bytes.
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
+fn frames(mut bytes: &[u8]) -> impl Iterator<Item = WrittenFrame<'_>> {
     std::iter::from_fn(move || {
         let (&[first, second], rest) = bytes.split_first_chunk()?;
         let (len, rest) = match second {
@@ -205,7 +205,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Written<'_>> {
         };
         let (payload, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
         bytes = rest;
-        Some(Written { first, payload })
+        Some(WrittenFrame { first, payload })
     })
 }
 
@@ -236,44 +236,46 @@ mod tests {
 
     use super::*;
 
-    fn told(tap: &mut Tap) -> Vec<TappedFrame> {
+    fn reported(tap: &mut Tap) -> Vec<TappedFrame> {
         std::iter::from_fn(|| tap.frames.try_recv().ok()).collect()
     }
 
     #[test]
     fn frames_of_any_length_are_reported() {
-        let (mut tap, ear) = Tap::new();
+        let (mut tap, sender) = Tap::new();
         let mut bytes = Vec::new();
         let lengths = [0, 1, 125, 126, 65_535, 65_536];
         for len in lengths {
             codec::encode_frame(&mut bytes, Opcode::Text, &vec![b'x'; len]);
         }
         codec::encode_close(&mut bytes, Some(1001), "going away");
-        ear.sent(Dialect::WebSocket, &bytes, 7);
-        let told = told(&mut tap);
+        sender.sent(Encoding::WebSocket, &bytes, 7);
+        let reported = reported(&mut tap);
         assert_eq!(
-            told.iter().map(|frame| frame.len).collect::<Vec<_>>(),
+            reported.iter().map(|frame| frame.len).collect::<Vec<_>>(),
             [0, 1, 125, 126, 65_535, 65_536, 10]
         );
-        assert!(told.iter().all(|frame| frame.head.len() == frame.len.min(TAP_HEAD) && frame.waiting == 7));
+        assert!(
+            reported.iter().all(|frame| frame.head.len() == frame.len.min(TAP_HEAD) && frame.waiting == 7)
+        );
         assert_eq!(
-            (told[6].kind, told[6].code, &told[6].head[..]),
+            (reported[6].kind, reported[6].code, &reported[6].head[..]),
             (FrameKind::Close, Some(1001), &b"going away"[..])
         );
     }
 
     #[test]
     fn events_are_reported_one_by_one() {
-        let (mut tap, ear) = Tap::new();
+        let (mut tap, sender) = Tap::new();
         let forms = [
-            (Dialect::Sse, &b"id: 1:2\ndata: a\ndata: b\n\n: \n\n"[..]),
-            (Dialect::SseChunked, b"19\r\nid: 1:2\ndata: a\ndata: b\n\n\r\n4\r\n: \n\n\r\n0\r\n\r\n"),
+            (Encoding::Sse, &b"id: 1:2\ndata: a\ndata: b\n\n: \n\n"[..]),
+            (Encoding::SseChunked, b"19\r\nid: 1:2\ndata: a\ndata: b\n\n\r\n4\r\n: \n\n\r\n0\r\n\r\n"),
         ];
-        for (dialect, bytes) in forms {
-            ear.sent(dialect, bytes, 0);
-            let told = told(&mut tap);
+        for (encoding, bytes) in forms {
+            sender.sent(encoding, bytes, 0);
+            let reported = reported(&mut tap);
             assert_eq!(
-                told.iter().map(|event| &event.head[..]).collect::<Vec<_>>(),
+                reported.iter().map(|event| &event.head[..]).collect::<Vec<_>>(),
                 [&b"id: 1:2\ndata: a\ndata: b"[..], b": "]
             );
         }
@@ -281,12 +283,12 @@ mod tests {
 
     #[test]
     fn frames_that_do_not_fit_are_counted() {
-        let (mut tap, ear) = Tap::new();
+        let (mut tap, sender) = Tap::new();
         for _ in 0..TAP_FRAMES + 3 {
-            ear.received(&Event::Text(codec::Payload::Borrowed(b"hello")));
+            sender.received(&Event::Text(codec::Payload::Borrowed(b"hello")));
         }
-        assert_eq!((told(&mut tap).len(), tap.missed()), (TAP_FRAMES, 3));
+        assert_eq!((reported(&mut tap).len(), tap.missed()), (TAP_FRAMES, 3));
         drop(tap);
-        assert!(ear.is_deaf());
+        assert!(sender.is_closed());
     }
 }

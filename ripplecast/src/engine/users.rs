@@ -16,7 +16,7 @@ use crate::{
 /// Maps each user to its connections on this node.
 pub(crate) struct Users {
     /// Striped by the hash of the id.
-    stripes: Box<[Stripe]>,
+    stripes: Box<[UserStripe]>,
     /// Chooses the stripe.
     hasher: RandomState,
     /// The way to other nodes, which are told who is here.
@@ -24,7 +24,7 @@ pub(crate) struct Users {
 }
 
 /// Users whose ids have the same hash.
-type Stripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
+type UserStripe = Mutex<HashMap<Arc<str>, Vec<Local>>>;
 
 impl Users {
     /// Creates an empty map.
@@ -85,13 +85,13 @@ impl Users {
     /// Reports to the other nodes how many connections a user has here. Called under the lock of its stripe, so in
     /// order.
     fn changed(&self, user: &Arc<str>, connections: usize) {
-        if let Some(bridge) = self.setup.bridge() {
-            bridge.user_changed(user, connections);
+        if let Some(cluster) = self.setup.cluster() {
+            cluster.user_changed(user, connections);
         }
     }
 
     /// The stripe of an id.
-    fn stripe(&self, user: &str) -> &Stripe {
+    fn stripe(&self, user: &str) -> &UserStripe {
         &self.stripes[self.hasher.hash_one(user) as usize % self.stripes.len()]
     }
 }

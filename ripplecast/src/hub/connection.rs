@@ -4,7 +4,7 @@ use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use crate::{
     Close, CloseCode, Error, Message, Result,
-    engine::{Command, Group, Node, Reach, ShardHandle, Tap, cork},
+    engine::{Audience, Command, Node, Reach, ShardHandle, Tap, cork},
     id::{ConnectionId, Local},
     limits::CLOSE_REASON,
     name::check_name,
@@ -126,7 +126,7 @@ impl Connection {
     /// Once the future has been polled, the connection is a member, even if the future is dropped.
     pub async fn join_confirmed(&self, room: &str) -> Result<Reach> {
         self.join(room)?;
-        self.reach(Group::Room(room)).await
+        self.reach(Audience::Room(room)).await
     }
 
     /// Joins a room and sends `snapshot` to this connection in one step: the snapshot is the first frame it
@@ -170,14 +170,14 @@ impl Connection {
     pub async fn identify(&self, user_id: &str) -> Result<Reach> {
         check_name("user", user_id)?;
         self.local_node()?.users.identify(&self.shard.mailbox, self.local, user_id)?;
-        self.reach(Group::User(user_id)).await
+        self.reach(Audience::User(user_id)).await
     }
 
-    /// Waits until other nodes can reach the connection as a member of `group`.
-    async fn reach(&self, group: Group<'_>) -> Result<Reach> {
+    /// Waits until other nodes can reach the connection as a member of `audience`.
+    async fn reach(&self, audience: Audience<'_>) -> Result<Reach> {
         let shards = self.local_node()?;
-        let Some(bridge) = shards.setup.bridge() else { return Ok(Reach::AllNodes) };
-        let reach = bridge.reach(group).await;
+        let Some(cluster) = shards.setup.cluster() else { return Ok(Reach::AllNodes) };
+        let reach = cluster.reach(audience).await;
         if self.is_open() { Ok(reach) } else { Err(Error::Closed) }
     }
 
@@ -230,13 +230,13 @@ impl Connection {
     /// [`Error::Closed`] when the connection is closed; [`Error::Overloaded`] when the mailbox of its shard
     /// is full.
     pub fn tap(&self) -> Result<Tap> {
-        let (tap, ear) = Tap::new();
+        let (tap, sender) = Tap::new();
         let mut mailbox = self.shard.mailbox.lock();
         if !mailbox.is_live(self.local) {
             return Err(Error::Closed);
         }
         mailbox.check(0)?;
-        let wake = mailbox.post(Command::Tap { who: self.local, ear });
+        let wake = mailbox.post(Command::Tap { who: self.local, sender });
         drop(mailbox);
         drop(wake);
         Ok(tap)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Message, Result,
-    engine::{Group, Node, RoomCore, Socket},
+    engine::{Audience, ConnectionSocket, Node, RoomCore},
     id::ConnectionId,
     outcome::Sent,
 };
@@ -36,7 +36,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Room {
-    pub(crate) core: Arc<RoomCore<Socket>>,
+    pub(crate) core: Arc<RoomCore<ConnectionSocket>>,
     pub(super) shards: Arc<Node>,
 }
 
@@ -61,7 +61,7 @@ impl Room {
     /// # Errors
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory backend.
     pub async fn len(&self) -> Result<usize> {
-        self.shards.count(Group::Room(&self.core.name)).await
+        self.shards.count(Audience::Room(&self.core.name)).await
     }
 
     /// Returns the number of members on this node, without asking the backend.
@@ -100,7 +100,7 @@ impl Room {
     /// # Errors
     /// Same as [`Room::len`]; also when another node does not answer.
     pub async fn members(&self) -> Result<Vec<ConnectionId>> {
-        self.shards.all_connections(Group::Room(&self.core.name)).await
+        self.shards.all_connections(Audience::Room(&self.core.name)).await
     }
 
     /// Returns up to `limit` members ordered by id, with ids greater than `after`. Start with `None` and
@@ -125,7 +125,7 @@ impl Room {
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Result<Vec<ConnectionId>> {
-        self.shards.connections_after(Group::Room(&self.core.name), after, limit).await
+        self.shards.connections_after(Audience::Room(&self.core.name), after, limit).await
     }
 }
 

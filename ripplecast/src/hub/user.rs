@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::connection::Connection;
 use crate::{
     Message, Result,
-    engine::{Group, Node},
+    engine::{Audience, Node},
     id::{ConnectionId, NodeId},
     outcome::Sent,
 };
@@ -45,8 +45,8 @@ impl User {
         }
         let connections = self.local_connections();
         let here = connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count();
-        match self.shards.setup.bridge() {
-            Some(bridge) => Ok(here + bridge.push_to_user(&self.id, frame).await?),
+        match self.shards.setup.cluster() {
+            Some(cluster) => Ok(here + cluster.push_to_user(&self.id, frame).await?),
             None => Ok(here),
         }
     }
@@ -57,7 +57,7 @@ impl User {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend or another node does not answer; none
     /// with the memory backend.
     pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
-        self.shards.all_connections(Group::User(&self.id)).await
+        self.shards.all_connections(Audience::User(&self.id)).await
     }
 
     /// Returns the nodes that the user is connected to.
@@ -65,8 +65,8 @@ impl User {
     /// # Errors
     /// Same as [`User::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        let mut nodes = match self.shards.setup.bridge() {
-            Some(bridge) => bridge.nodes(Group::User(&self.id)).await?,
+        let mut nodes = match self.shards.setup.cluster() {
+            Some(cluster) => cluster.nodes(Audience::User(&self.id)).await?,
             None => Vec::new(),
         };
         if self.local_connections().next().is_some() {

@@ -12,7 +12,7 @@ use std::{
 use super::handlers::Handler;
 use crate::{
     Close, Connection, Message, Result,
-    engine::{Callbacks, Called, MakeCallbacks, Node, ShardHandle},
+    engine::{Called, MakeCallbacks, Node, ShardCallbacks, ShardHandle},
     id::Local,
     panics::{guarded, panic_message},
 };
@@ -24,7 +24,7 @@ pub(crate) fn callbacks<H: Handler>(shards: &Node, handler: Arc<H>) -> MakeCallb
 }
 
 /// Creates a handler's callbacks for one shard.
-fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Callbacks> {
+fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn ShardCallbacks> {
     // A reference count per shard: the handler is cloned for each call, and a shared count would bounce
     // between cores.
     let handler = Arc::new(handler);
@@ -54,7 +54,7 @@ struct Erased<O, FO, M, FM, C, FC> {
     close: Callback<C, FC>,
 }
 
-impl<O, FO, M, FM, C, FC> Callbacks for Erased<O, FO, M, FM, C, FC>
+impl<O, FO, M, FM, C, FC> ShardCallbacks for Erased<O, FO, M, FM, C, FC>
 where
     O: Fn((Connection,)) -> FO + Send,
     M: Fn((Connection, Message)) -> FM + Send,

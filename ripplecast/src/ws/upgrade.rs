@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::{handshake, negotiation};
 use crate::{
     Accept, Hub, Request,
-    engine::{Dialect, Route, tune},
+    engine::{Encoding, Route, tune},
     hand_off::{Accepted, Takeover},
     headers::{ForwardedPeer, OriginPolicy, origin},
     log::{cut, limited},
@@ -90,15 +90,15 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
     if let Some(protocol) = chosen.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    let mut dialect = Dialect::WebSocket;
+    let mut encoding = Encoding::WebSocket;
     if let Some(answer) = deflate {
-        dialect = Dialect::Deflate;
+        encoding = Encoding::Deflate;
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
     }
     let accepted = Box::new(Accepted {
         hub: gate.hub.clone(),
         route: gate.route.clone(),
-        dialect,
+        encoding,
         permit,
         states: accept.states,
     });

@@ -88,7 +88,7 @@ fn all_environment_variables_are_documented() {
 fn all_metrics_are_documented() {
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/hub.rs"), "Stats"));
     assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/drops.rs"), "Drops"));
-    assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/bridge.rs"), "RemoteStats"));
+    assert_names("docs/metrics.md", fields(&read("ripplecast/src/engine/cluster.rs"), "RemoteStats"));
 }
 
 #[test]

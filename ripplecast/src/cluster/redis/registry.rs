@@ -298,7 +298,7 @@ impl Inner {
     /// soon as possible.
     pub(super) async fn registered(&self, user: &str) -> Result<()> {
         let item = Item::User(user.into());
-        if self.redis.is_away(&self.counts_key(item.group())) {
+        if self.redis.is_away(&self.counts_key(item.audience())) {
             return Err(lost());
         }
         let registered = async {
@@ -361,7 +361,7 @@ impl Inner {
             Item::Room(room) => (self.rooms.lock().members(room), ":rooms"),
             Item::User(user) => (self.users.lock().get(user).copied().unwrap_or(0), ":users"),
         };
-        let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.group()));
+        let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.audience()));
         if count > 0 {
             let (mut add, mut write) = (cmd("SADD"), cmd("HSET"));
             add.arg(set).arg(item.name());
@@ -389,7 +389,7 @@ impl Inner {
             }
             let delete = |name: &Arc<str>| {
                 let mut delete = cmd("HDEL");
-                delete.arg(self.counts_key(item(name.clone()).group())).arg(seat.field());
+                delete.arg(self.counts_key(item(name.clone()).audience())).arg(seat.field());
                 delete
             };
             self.own.all(&names.iter().map(delete).collect::<Vec<_>>()).await?;
@@ -450,10 +450,10 @@ impl Item {
     }
 
     /// Returns the group that the entry counts.
-    fn group(&self) -> crate::engine::Group<'_> {
+    fn audience(&self) -> crate::engine::Audience<'_> {
         match self {
-            Self::Room(room) => crate::engine::Group::Room(room),
-            Self::User(user) => crate::engine::Group::User(user),
+            Self::Room(room) => crate::engine::Audience::Room(room),
+            Self::User(user) => crate::engine::Audience::User(user),
         }
     }
 }

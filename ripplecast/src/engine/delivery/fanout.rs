@@ -3,17 +3,17 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    memberships::Membership,
+    memberships::RoomMembership,
     send::Sender,
     slots::{Flags, Slot, Slots},
 };
 use crate::{
     Message,
     engine::{
-        batch::{Batch, DIALECTS, Dialect, Joined, Part},
-        budget::Ledger,
+        batch::{ENCODINGS, Encoding, Joined, Part, RoomBatch},
+        budget::MemoryBudget,
         outbox::Wire,
-        position::{Snapshot, Source},
+        position::{RoomSource, Snapshot},
         room::RoomCore,
     },
     id::Local,
@@ -28,20 +28,20 @@ struct LocalRoom<W> {
     shared: Option<Arc<RoomCore<W>>>,
     /// The slots of its members, dense.
     members: Vec<u32>,
-    /// The number of members with each dialect.
-    speakers: [u32; DIALECTS],
-    /// Whether it is in `Fanout::dirty`.
+    /// The number of members with each encoding.
+    members_by_encoding: [u32; ENCODINGS],
+    /// Whether it is in `LocalRooms::dirty`.
     queued: bool,
     /// Frames pushed since the current walk began.
-    pending: Batch,
+    pending: RoomBatch,
     /// The frames that are being delivered.
-    walk: Option<Walk>,
+    fan_out: Option<FanOut>,
 }
 
 /// A fan-out of a room in progress.
-struct Walk {
+struct FanOut {
     /// The frames.
-    batch: Batch,
+    batch: RoomBatch,
     /// Members before this index have been visited.
     next: usize,
     /// Members from this index on joined after the walk began.
@@ -49,7 +49,7 @@ struct Walk {
 }
 
 /// The rooms of a shard that have members there.
-pub(super) struct Fanout<W> {
+pub(super) struct LocalRooms<W> {
     rooms: Vec<LocalRoom<W>>,
     /// Free places in `rooms`.
     free_rooms: Vec<u32>,
@@ -61,7 +61,7 @@ pub(super) struct Fanout<W> {
     waiting: usize,
 }
 
-impl<W: Wire> Fanout<W> {
+impl<W: Wire> LocalRooms<W> {
     /// Creates a fan-out without rooms.
     pub(super) fn new() -> Self {
         Self { rooms: Vec::new(), free_rooms: Vec::new(), dirty: VecDeque::new(), stamp: 0, waiting: 0 }
@@ -81,11 +81,11 @@ impl<W: Wire> Fanout<W> {
         }
         let local = &mut self.rooms[place as usize];
         let index = local.members.len() as u32;
-        target.join(Membership::new(place, index, self.stamp));
+        target.join(RoomMembership::new(place, index, self.stamp));
         if !local.pending.is_empty() {
             target.set_ahead(true);
         }
-        local.speakers[target.flags().dialect() as usize] += 1;
+        local.members_by_encoding[target.flags().encoding() as usize] += 1;
         local.members.push(who.slot);
     }
 
@@ -97,7 +97,7 @@ impl<W: Wire> Fanout<W> {
         let Some(place) = room.place(usize::from(sender.slots().shard())) else { return };
         self.catch_up(sender, who.slot);
         if let Some(membership) = sender.slots_mut().get_mut(who.slot).leave(place) {
-            self.take_out(sender.slots_mut(), who.slot, membership);
+            self.remove_member(sender.slots_mut(), who.slot, membership);
         }
     }
 
@@ -107,12 +107,12 @@ impl<W: Wire> Fanout<W> {
             if let Some(shared) = &self.rooms[membership.room() as usize].shared {
                 shared.forget(who);
             }
-            self.take_out(slots, who.slot, membership);
+            self.remove_member(slots, who.slot, membership);
         }
     }
 
     /// Queues a room's frame for its members on this shard.
-    pub(super) fn cast(
+    pub(super) fn broadcast(
         &mut self,
         sender: &mut Sender<W>,
         room: &Arc<RoomCore<W>>,
@@ -123,9 +123,9 @@ impl<W: Wire> Fanout<W> {
         self.stamp += 1;
         let local = &mut self.rooms[place as usize];
         let before = local.pending.bytes();
-        for dialect in Dialect::ALL {
-            if local.speakers[dialect as usize] > 0 {
-                local.pending.encode(dialect, frame, Some(room.cursor(offset)));
+        for encoding in Encoding::ALL {
+            if local.members_by_encoding[encoding as usize] > 0 {
+                local.pending.encode(encoding, frame, Some(room.position(offset)));
                 sender.note_encoded();
             }
         }
@@ -146,14 +146,15 @@ impl<W: Wire> Fanout<W> {
         !self.dirty.is_empty()
     }
 
-    /// Delivers frames that wait in rooms to at most `budget` members. A room that is not done continues after the
+    /// Delivers frames that wait in rooms to at most `limit` members. A room that is not done continues after the
     /// others.
-    pub(super) fn visit(&mut self, sender: &mut Sender<W>, mut budget: usize) {
-        while budget > 0 {
+    pub(super) fn fan_out(&mut self, sender: &mut Sender<W>, mut limit: usize) {
+        while limit > 0 {
             let Some(&place) = self.dirty.front() else { return };
             let room = &mut self.rooms[place as usize];
             let source = room.source();
-            let Some(mut walk) = room.walk.take().or_else(|| room.begin_walk(sender.ledger())) else {
+            let Some(mut fan_out) = room.fan_out.take().or_else(|| room.begin_fan_out(sender.budget()))
+            else {
                 room.queued = false;
                 self.dirty.pop_front();
                 self.free_if_unused(sender.slots().shard(), place);
@@ -162,25 +163,25 @@ impl<W: Wire> Fanout<W> {
             // If only one room waits, only members that are ahead or tapped take the careful path.
             let several = if self.dirty.len() == 1 { 0 } else { Flags::SEVERAL };
             let care = Flags::MUTE | Flags::AHEAD | Flags::TAPPED | several;
-            while walk.next < walk.end && budget > 0 {
-                budget -= 1;
-                let slot = self.rooms[place as usize].members[walk.next];
+            while fan_out.next < fan_out.end && limit > 0 {
+                limit -= 1;
+                let slot = self.rooms[place as usize].members[fan_out.next];
                 let flags = sender.slots().get(slot).flags();
                 if flags.has(care) {
-                    self.rooms[place as usize].walk = Some(walk);
-                    self.catch_up_visiting(sender, slot, Some(place));
-                    walk = self.rooms[place as usize].walk.take().expect("put there two lines above");
+                    self.rooms[place as usize].fan_out = Some(fan_out);
+                    self.catch_up_during(sender, slot, Some(place));
+                    fan_out = self.rooms[place as usize].fan_out.take().expect("put there two lines above");
                 } else {
-                    sender.send(slot, &walk.batch, flags.dialect(), source);
+                    sender.send(slot, &fan_out.batch, flags.encoding(), source);
                 }
-                walk.next += 1;
+                fan_out.next += 1;
             }
-            if walk.next < walk.end {
-                self.rooms[place as usize].walk = Some(walk);
+            if fan_out.next < fan_out.end {
+                self.rooms[place as usize].fan_out = Some(fan_out);
             } else {
-                self.waiting -= walk.batch.bytes();
+                self.waiting -= fan_out.batch.bytes();
             }
-            if budget == 0 {
+            if limit == 0 {
                 self.dirty.rotate_left(1);
             }
         }
@@ -194,8 +195,8 @@ impl<W: Wire> Fanout<W> {
         let mut frames = sender.take_scratch();
         self.gather(sender.slots_mut(), who.slot, None, &mut frames);
         let slots = sender.slots();
-        let dialect = slots.get(who.slot).flags().dialect();
-        frames.push(dialect, frame, of, slots.profile(who.slot).compress_above);
+        let encoding = slots.get(who.slot).flags().encoding();
+        frames.push(encoding, frame, of, slots.policy(who.slot).compress_above);
         sender.send_joined(who.slot, frames);
     }
 
@@ -217,76 +218,77 @@ impl<W: Wire> Fanout<W> {
 
     /// Sends one connection all frames that wait in its rooms, so that something else may follow.
     pub(super) fn catch_up(&mut self, sender: &mut Sender<W>, slot: u32) {
-        self.catch_up_visiting(sender, slot, None);
+        self.catch_up_during(sender, slot, None);
     }
 
-    /// Sends one connection the frames that wait in its rooms, when the fan-out of room `visiting` has reached it.
-    fn catch_up_visiting(&mut self, sender: &mut Sender<W>, slot: u32, visiting: Option<u32>) {
+    /// Sends one connection the frames that wait in its rooms, when the fan-out of room `current` has reached it.
+    fn catch_up_during(&mut self, sender: &mut Sender<W>, slot: u32, current: Option<u32>) {
         if self.dirty.is_empty() {
             return;
         }
         let target = sender.slots().get(slot);
-        if target.is_mute() || self.has_had(target, visiting) {
+        if target.is_mute() || self.has_everything_of(target, current) {
             return;
         }
         let mut frames = sender.take_scratch();
-        self.gather(sender.slots_mut(), slot, visiting, &mut frames);
+        self.gather(sender.slots_mut(), slot, current, &mut frames);
         sender.send_joined(slot, frames);
     }
 
-    /// Returns whether the connection already has all frames of the fan-out of room `visiting`, so that nothing is to
+    /// Returns whether the connection already has all frames of the fan-out of room `current`, so that nothing is to
     /// be sent yet. A member of many waiting rooms is sent everything at the first of them; without this check, each
     /// of the others would search all its rooms again. With few waiting rooms the search is cheap, and updates
     /// whether the member is still ahead.
-    fn has_had(&self, target: &Slot<W>, visiting: Option<u32>) -> bool {
-        let Some(place) = visiting else { return false };
+    fn has_everything_of(&self, target: &Slot<W>, current: Option<u32>) -> bool {
+        let Some(place) = current else { return false };
         if self.dirty.len().min(target.memberships().len()) <= FEW_ROOMS {
             return false;
         }
-        let walk = self.rooms[place as usize].walk.as_ref();
-        walk.zip(target.memberships().get(place))
-            .is_some_and(|(walk, membership)| walk.batch.last() <= membership.seen())
+        let fan_out = self.rooms[place as usize].fan_out.as_ref();
+        fan_out
+            .zip(target.memberships().get(place))
+            .is_some_and(|(fan_out, membership)| fan_out.batch.last() <= membership.seen())
     }
 
     /// Appends to `out`, in the order of their stamps, all frames that wait in the connection's rooms, and marks them
-    /// as seen. With `visiting`, the fan-out of that room continues with the next member afterwards.
-    fn gather(&self, slots: &mut Slots<W>, slot: u32, visiting: Option<u32>, out: &mut Joined) {
+    /// as seen. With `current`, the fan-out of that room continues with the next member afterwards.
+    fn gather(&self, slots: &mut Slots<W>, slot: u32, current: Option<u32>, out: &mut Joined) {
         if self.dirty.is_empty() {
             return;
         }
         let (rooms, dirty, stamp, target) = (&self.rooms, &self.dirty, self.stamp, slots.get_mut(slot));
-        let dialect = target.flags().dialect();
+        let encoding = target.flags().encoding();
         // Searches either its rooms or the waiting rooms, whichever are fewer.
         let few_wait = dirty.len() < target.memberships().len();
         // If no other room of its own waits, frames pushed since the walk began are left to the next walk. Otherwise a
         // member that was ahead once would stay ahead for as long as messages keep coming.
-        let alone = visiting.is_some_and(|visiting| {
+        let alone = current.is_some_and(|current| {
             if few_wait {
-                !dirty.iter().any(|&place| place != visiting && target.memberships().get(place).is_some())
+                !dirty.iter().any(|&place| place != current && target.memberships().get(place).is_some())
             } else {
-                !target.memberships().iter().any(|m| m.room() != visiting && rooms[m.room() as usize].queued)
+                !target.memberships().iter().any(|m| m.room() != current && rooms[m.room() as usize].queued)
             }
         });
         let mut parts: Vec<Part<'_>> = Vec::new();
         let mut ahead = false;
-        let mut take = |membership: &mut Membership| {
+        let mut take = |membership: &mut RoomMembership| {
             let room = &rooms[membership.room() as usize];
             if !room.queued {
                 return;
             }
             let source = room.source();
             let mut up_to = stamp;
-            if let Some(walk) = &room.walk
-                && (walk.next..walk.end).contains(&membership.index())
+            if let Some(fan_out) = &room.fan_out
+                && (fan_out.next..fan_out.end).contains(&membership.index())
             {
-                ahead |= visiting != Some(membership.room());
-                walk.batch.since(membership.seen(), dialect, source, &mut parts);
+                ahead |= current != Some(membership.room());
+                fan_out.batch.since(membership.seen(), encoding, source, &mut parts);
                 if alone {
-                    up_to = walk.batch.last();
+                    up_to = fan_out.batch.last();
                 }
             }
             if !alone {
-                room.pending.since(membership.seen(), dialect, source, &mut parts);
+                room.pending.since(membership.seen(), encoding, source, &mut parts);
             }
             membership.note_seen(up_to);
             ahead |= room.pending.first().is_some_and(|first| first <= membership.seen());
@@ -317,10 +319,10 @@ impl<W: Wire> Fanout<W> {
         let local = LocalRoom {
             shared: Some(room.clone()),
             members: Vec::new(),
-            speakers: [0; DIALECTS],
+            members_by_encoding: [0; ENCODINGS],
             queued: false,
-            pending: Batch::default(),
-            walk: None,
+            pending: RoomBatch::default(),
+            fan_out: None,
         };
         let place = match self.free_rooms.pop() {
             Some(place) => {
@@ -350,10 +352,10 @@ impl<W: Wire> Fanout<W> {
     }
 
     /// Removes a former member from the dense array, keeping its three parts apart.
-    fn take_out(&mut self, slots: &mut Slots<W>, slot: u32, membership: Membership) {
+    fn remove_member(&mut self, slots: &mut Slots<W>, slot: u32, membership: RoomMembership) {
         let place = membership.room();
         let room = &mut self.rooms[place as usize];
-        room.speakers[slots.get(slot).flags().dialect() as usize] -= 1;
+        room.members_by_encoding[slots.get(slot).flags().encoding() as usize] -= 1;
         let mut hole = membership.index();
         let mut fill = |members: &mut Vec<u32>, from: usize, hole: &mut usize| {
             if from != *hole {
@@ -364,14 +366,14 @@ impl<W: Wire> Fanout<W> {
                 *hole = from;
             }
         };
-        if let Some(walk) = &mut room.walk {
-            if hole < walk.next {
-                walk.next -= 1;
-                fill(&mut room.members, walk.next, &mut hole);
+        if let Some(fan_out) = &mut room.fan_out {
+            if hole < fan_out.next {
+                fan_out.next -= 1;
+                fill(&mut room.members, fan_out.next, &mut hole);
             }
-            if hole < walk.end {
-                walk.end -= 1;
-                fill(&mut room.members, walk.end, &mut hole);
+            if hole < fan_out.end {
+                fan_out.end -= 1;
+                fill(&mut room.members, fan_out.end, &mut hole);
             }
         }
         let last = room.members.len() - 1;
@@ -386,18 +388,22 @@ impl<W: Wire> Fanout<W> {
 
 impl<W> LocalRoom<W> {
     /// Returns the source of its frames.
-    fn source(&self) -> Source {
-        self.shared.as_ref().map_or(Source { scope: 0, overflow: None }, |room| room.source())
+    fn source(&self) -> RoomSource {
+        self.shared.as_ref().map_or(RoomSource { scope: 0, overflow: None }, |room| room.source())
     }
 
     /// Begins a walk with the pending frames, if there are any.
-    fn begin_walk(&mut self, ledger: &Arc<Ledger>) -> Option<Walk> {
+    fn begin_fan_out(&mut self, budget: &Arc<MemoryBudget>) -> Option<FanOut> {
         if self.pending.is_empty() {
             return None;
         }
-        Some(Walk { batch: std::mem::take(&mut self.pending).seal(ledger), next: 0, end: self.members.len() })
+        Some(FanOut {
+            batch: std::mem::take(&mut self.pending).seal(budget),
+            next: 0,
+            end: self.members.len(),
+        })
     }
 }
 
 #[cfg(test)]
-mod books;
+mod checks;

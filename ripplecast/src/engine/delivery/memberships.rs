@@ -4,8 +4,8 @@ use hashbrown::HashTable;
 
 /// A connection's membership in a room of this shard.
 #[derive(Clone, Copy)]
-pub(super) struct Membership {
-    /// The room's place in `Fanout`; `NONE` when unused.
+pub(super) struct RoomMembership {
+    /// The room's place in `LocalRooms`; `NONE` when unused.
     room: u32,
     /// The connection's index among the room's members.
     index: u32,
@@ -16,7 +16,7 @@ pub(super) struct Membership {
 /// No room.
 const NONE: u32 = u32::MAX;
 
-impl Membership {
+impl RoomMembership {
     const UNUSED: Self = Self { room: NONE, index: 0, seen: 0 };
 
     /// Creates the membership of a room's member `index`, which is to be sent frames with stamps above `seen`.
@@ -53,7 +53,7 @@ impl Membership {
 /// A connection's memberships.
 pub(super) struct Memberships {
     /// The first two: the room of all connections, and one more.
-    inline: [Membership; 2],
+    inline: [RoomMembership; 2],
     /// Any others.
     more: Option<Box<More>>,
 }
@@ -61,17 +61,17 @@ pub(super) struct Memberships {
 impl Memberships {
     /// Creates an empty set, which owns no memory.
     pub(super) fn new() -> Self {
-        Self { inline: [Membership::UNUSED; 2], more: None }
+        Self { inline: [RoomMembership::UNUSED; 2], more: None }
     }
 
     /// Returns all memberships.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Membership> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RoomMembership> {
         let more = self.more.iter().flat_map(|more| &more.0);
         self.inline.iter().filter(|m| m.room != NONE).chain(more).inspect(|_| work::step())
     }
 
     /// Returns all memberships, for updates.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut RoomMembership> {
         let more = self.more.iter_mut().flat_map(|more| &mut more.0);
         self.inline.iter_mut().filter(|m| m.room != NONE).chain(more).inspect(|_| work::step())
     }
@@ -83,14 +83,14 @@ impl Memberships {
     }
 
     /// Returns the membership in the room at `place`, in constant time.
-    pub(super) fn get(&self, place: u32) -> Option<&Membership> {
+    pub(super) fn get(&self, place: u32) -> Option<&RoomMembership> {
         work::step();
         let inline = self.inline.iter().find(|m| m.room == place);
         inline.or_else(|| self.more.as_ref()?.find(place))
     }
 
     /// Returns the membership in the room at `place` for updates, in constant time.
-    pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Membership> {
+    pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut RoomMembership> {
         work::step();
         match self.inline.iter_mut().find(|m| m.room == place) {
             Some(inline) => Some(inline),
@@ -99,7 +99,7 @@ impl Memberships {
     }
 
     /// Adds a membership in a room that the connection isn't in yet.
-    pub(super) fn add(&mut self, membership: Membership) {
+    pub(super) fn add(&mut self, membership: RoomMembership) {
         match self.inline.iter_mut().find(|m| m.room == NONE) {
             Some(unused) => *unused = membership,
             None => self.more.get_or_insert_default().add(membership),
@@ -107,9 +107,9 @@ impl Memberships {
     }
 
     /// Removes the membership in the room at `place`.
-    pub(super) fn remove(&mut self, place: u32) -> Option<Membership> {
+    pub(super) fn remove(&mut self, place: u32) -> Option<RoomMembership> {
         if let Some(inline) = self.inline.iter_mut().find(|m| m.room == place) {
-            return Some(std::mem::replace(inline, Membership::UNUSED));
+            return Some(std::mem::replace(inline, RoomMembership::UNUSED));
         }
         let more = self.more.as_mut()?;
         let removed = more.remove(place)?;
@@ -120,8 +120,8 @@ impl Memberships {
     }
 
     /// Removes all memberships.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Membership> + use<> {
-        let inline = std::mem::replace(&mut self.inline, [Membership::UNUSED; 2]);
+    pub(super) fn take(&mut self) -> impl Iterator<Item = RoomMembership> + use<> {
+        let inline = std::mem::replace(&mut self.inline, [RoomMembership::UNUSED; 2]);
         let more = self.more.take().map(|more| more.0);
         inline.into_iter().filter(|m| m.room != NONE).chain(more.into_iter().flatten())
     }
@@ -142,7 +142,7 @@ impl Memberships {
 
 /// Memberships by the place of their room.
 #[derive(Default)]
-struct More(HashTable<Membership>);
+struct More(HashTable<RoomMembership>);
 
 impl More {
     /// The capacity from which memory is given back.
@@ -154,19 +154,19 @@ impl More {
         spread ^ (spread >> 32)
     }
 
-    fn add(&mut self, membership: Membership) {
+    fn add(&mut self, membership: RoomMembership) {
         self.0.insert_unique(Self::hash(membership.room), membership, |m| Self::hash(m.room));
     }
 
-    fn find(&self, place: u32) -> Option<&Membership> {
+    fn find(&self, place: u32) -> Option<&RoomMembership> {
         self.0.find(Self::hash(place), |m| m.room == place)
     }
 
-    fn find_mut(&mut self, place: u32) -> Option<&mut Membership> {
+    fn find_mut(&mut self, place: u32) -> Option<&mut RoomMembership> {
         self.0.find_mut(Self::hash(place), |m| m.room == place)
     }
 
-    fn remove(&mut self, place: u32) -> Option<Membership> {
+    fn remove(&mut self, place: u32) -> Option<RoomMembership> {
         let (membership, _) = self.0.find_entry(Self::hash(place), |m| m.room == place).ok()?.remove();
         if self.0.capacity() > Self::LARGE && self.0.len() < self.0.capacity() / 8 {
             self.0.shrink_to(self.0.len() * 2, |m| Self::hash(m.room));
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     fn rooms(memberships: &Memberships) -> Vec<u32> {
-        let mut rooms: Vec<_> = memberships.iter().map(Membership::room).collect();
+        let mut rooms: Vec<_> = memberships.iter().map(RoomMembership::room).collect();
         rooms.sort_unstable();
         rooms
     }
@@ -209,10 +209,10 @@ mod tests {
     fn two_memberships_are_inline_and_an_empty_table_is_freed() {
         let mut memberships = Memberships::new();
         for room in 0..2 {
-            memberships.add(Membership::new(room, 0, 0));
+            memberships.add(RoomMembership::new(room, 0, 0));
         }
         assert!(!memberships.has_table());
-        memberships.add(Membership::new(2, 7, 9));
+        memberships.add(RoomMembership::new(2, 7, 9));
         assert!(memberships.has_table());
         assert_eq!(memberships.get(2).map(|m| (m.index(), m.seen())), Some((7, 9)));
         assert!(memberships.remove(2).is_some() && !memberships.has_table());
@@ -224,10 +224,10 @@ mod tests {
     fn a_free_inline_place_is_used_again_and_taking_all_leaves_none() {
         let mut memberships = Memberships::new();
         for room in 0..5 {
-            memberships.add(Membership::new(room, 0, 0));
+            memberships.add(RoomMembership::new(room, 0, 0));
         }
         memberships.remove(0);
-        memberships.add(Membership::new(9, 0, 0));
+        memberships.add(RoomMembership::new(9, 0, 0));
         assert_eq!((memberships.len(), rooms(&memberships)), (5, vec![1, 2, 3, 4, 9]));
         assert_eq!(memberships.take().count(), 5);
         assert_eq!((memberships.len(), memberships.has_table()), (0, false));
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_stamp_that_was_seen_stays_seen() {
         let mut memberships = Memberships::new();
-        memberships.add(Membership::new(3, 1, 5));
+        memberships.add(RoomMembership::new(3, 1, 5));
         let membership = memberships.get_mut(3).unwrap();
         membership.note_seen(4);
         membership.move_to(0);

@@ -5,19 +5,19 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    shed::{Held, Shedder, Step},
+    shed::{HeldIn, ShedStep, Shedder},
     slots::{Flags, Slots},
     taps::Taps,
 };
 use crate::{
     codec::Event,
     engine::{
-        batch::{Batch, Dialect, Joined, Tag},
-        budget::Ledger,
+        batch::{Encoding, Joined, RoomBatch, Tag},
+        budget::MemoryBudget,
         drops::Drops,
-        outbox::{Admission, Outbox, Overflow, Piece, Wire},
-        position::Source,
-        tap::Ear,
+        outbox::{Admission, Outbox, OutboxPiece, Overflow, Wire},
+        position::RoomSource,
+        tap::TapSender,
     },
     id::Local,
     limits::READ_BUFFER,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Why the shard has to close a connection, found while doing something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum DeliveryFault {
     /// The socket failed.
     Lost,
     /// Its outbox is full.
@@ -41,7 +41,7 @@ pub(crate) enum Fault {
 
 /// Counts of what was delivered and dropped.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Counts {
+pub(crate) struct DeliveryCounts {
     /// Frames that were dropped for connections.
     pub(crate) drops: Drops,
     /// Encoded frames of rooms: one for each message and transport, however many members.
@@ -56,22 +56,22 @@ pub(super) struct Sender<W> {
     /// Frames for one connection are joined here.
     scratch: Joined,
     /// Connections to be closed.
-    faults: Vec<(Local, Fault)>,
-    counts: Counts,
+    faults: Vec<(Local, DeliveryFault)>,
+    counts: DeliveryCounts,
     /// Drops that the shard has not reported yet; `None` when nobody subscribed to them.
     drop_reports: Option<Vec<(Local, Dropped, u32)>>,
 }
 
 impl<W: Wire> Sender<W> {
     /// Creates a sender without connections. Reports each drop if `report_drops`; otherwise drops are only counted.
-    pub(super) fn new(shard: u8, ledger: Arc<Ledger>, report_drops: bool) -> Self {
+    pub(super) fn new(shard: u8, budget: Arc<MemoryBudget>, report_drops: bool) -> Self {
         Self {
             slots: Slots::new(shard),
             taps: Taps::new(),
-            shedder: Shedder::new(shard, ledger),
+            shedder: Shedder::new(shard, budget),
             scratch: Joined::default(),
             faults: Vec::new(),
-            counts: Counts::default(),
+            counts: DeliveryCounts::default(),
             drop_reports: report_drops.then(Vec::new),
         }
     }
@@ -88,9 +88,9 @@ impl<W: Wire> Sender<W> {
         &mut self.slots
     }
 
-    /// Returns the ledger of the whole hub.
-    pub(super) fn ledger(&self) -> &Arc<Ledger> {
-        self.shedder.ledger()
+    /// Returns the budget of the whole hub.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        self.shedder.budget()
     }
 
     /// Takes a connection's socket out, with what waits for it, and ends its taps.
@@ -101,8 +101,8 @@ impl<W: Wire> Sender<W> {
     }
 
     /// Reports the connection's frames to a tap from now on.
-    pub(super) fn tap(&mut self, who: Local, ear: Ear) {
-        self.taps.add(&mut self.slots, who, ear);
+    pub(super) fn tap(&mut self, who: Local, sender: TapSender) {
+        self.taps.add(&mut self.slots, who, sender);
     }
 
     /// Reports to the connection's taps what the peer has sent.
@@ -116,7 +116,7 @@ impl<W: Wire> Sender<W> {
     }
 
     /// Returns the next connection to be closed.
-    pub(super) fn next_fault(&mut self) -> Option<(Local, Fault)> {
+    pub(super) fn next_fault(&mut self) -> Option<(Local, DeliveryFault)> {
         self.faults.pop()
     }
 
@@ -126,7 +126,7 @@ impl<W: Wire> Sender<W> {
     }
 
     /// Returns what was counted since the last call.
-    pub(super) fn take_counts(&mut self) -> Counts {
+    pub(super) fn take_counts(&mut self) -> DeliveryCounts {
         std::mem::take(&mut self.counts)
     }
 
@@ -137,7 +137,7 @@ impl<W: Wire> Sender<W> {
 
     /// Returns the connections to be closed, the next one last.
     #[cfg(test)]
-    pub(super) fn faults(&self) -> &[(Local, Fault)] {
+    pub(super) fn faults(&self) -> &[(Local, DeliveryFault)] {
         &self.faults
     }
 
@@ -165,14 +165,14 @@ impl<W: Wire> Sender<W> {
         match written {
             Ok(n) if n == bytes.len() => {}
             Ok(n) => {
-                let rest = self.shedder.ledger().share(bytes[n..].to_vec());
+                let rest = self.shedder.budget().share(bytes[n..].to_vec());
                 let piece = self.piece(rest, 1, Overflow::Disconnect);
                 match self.slots.get_mut(slot).outbox_mut() {
                     Some(outbox) => outbox.append(piece),
                     None => self.slots.get_mut(slot).begin_outbox(piece),
                 }
             }
-            Err(_) => self.fault(slot, Fault::Lost),
+            Err(_) => self.fault(slot, DeliveryFault::Lost),
         }
     }
 
@@ -187,7 +187,7 @@ impl<W: Wire> Sender<W> {
     /// Writes the frames in the outbox, now that the socket takes more.
     pub(super) fn flush(&mut self, slot: u32) {
         if self.slots.get_mut(slot).flush().is_err() {
-            self.fault(slot, Fault::Lost);
+            self.fault(slot, DeliveryFault::Lost);
         }
     }
 
@@ -213,10 +213,10 @@ impl<W: Wire> Sender<W> {
                     if scratch.bytes.capacity() > 2 * scratch.bytes.len() {
                         scratch.bytes.shrink_to_fit();
                     }
-                    let bytes = self.shedder.ledger().share(std::mem::take(&mut scratch.bytes));
+                    let bytes = self.shedder.budget().share(std::mem::take(&mut scratch.bytes));
                     self.enqueue(slot, &bytes, n, scratch.ends.drain(..));
                 }
-                Err(_) => self.fault(slot, Fault::Lost),
+                Err(_) => self.fault(slot, DeliveryFault::Lost),
             }
         }
         scratch.clear();
@@ -225,8 +225,8 @@ impl<W: Wire> Sender<W> {
 
     /// Writes a room's frames, and queues those that the socket does not take.
     #[inline]
-    pub(super) fn send(&mut self, slot: u32, batch: &Batch, dialect: Dialect, source: Source) {
-        let bytes = batch.of(dialect);
+    pub(super) fn send(&mut self, slot: u32, batch: &RoomBatch, encoding: Encoding, source: RoomSource) {
+        let bytes = batch.of(encoding);
         let written = match self.slots.get(slot).ready_wire() {
             Some(wire) => match write_some(wire, bytes) {
                 Ok(n) if n == bytes.len() => return,
@@ -235,8 +235,8 @@ impl<W: Wire> Sender<W> {
             None => Ok(0),
         };
         match written {
-            Ok(n) => self.enqueue(slot, bytes, n, batch.ends(dialect, source)),
-            Err(_) => self.fault(slot, Fault::Lost),
+            Ok(n) => self.enqueue(slot, bytes, n, batch.ends(encoding, source)),
+            Err(_) => self.fault(slot, DeliveryFault::Lost),
         }
     }
 
@@ -253,8 +253,8 @@ impl<W: Wire> Sender<W> {
         if !self.slots.get(slot).is_open() {
             return;
         }
-        let profile = self.slots.profile(slot);
-        let mut run: Option<Piece> = None;
+        let policy = self.slots.policy(slot);
+        let mut run: Option<OutboxPiece> = None;
         let (mut start, mut run_start, mut refused) = (0, 0, 0);
         for (end, tag) in ends {
             let begin = std::mem::replace(&mut start, end);
@@ -265,20 +265,20 @@ impl<W: Wire> Sender<W> {
                 refused += 1;
                 continue;
             }
-            let overflow = tag.overflow.unwrap_or(profile.overflow);
+            let overflow = tag.overflow.unwrap_or(policy.overflow);
             let key = tag.key.filter(|_| overflow == Overflow::LatestPerKey).map(Box::new);
             // A small frame that may wait for long must not keep a much larger buffer alive.
             let own = |from: usize| {
                 let part = bytes.slice(from..end);
                 let small = part.len() < bytes.len() / 4;
-                if small { self.shedder.ledger().share(part.to_vec()) } else { part }
+                if small { self.shedder.budget().share(part.to_vec()) } else { part }
             };
             if begin < written {
-                let piece = Piece { key, ..self.piece(own(written), 1, overflow) };
+                let piece = OutboxPiece { key, ..self.piece(own(written), 1, overflow) };
                 self.slots.get_mut(slot).begin_outbox(piece);
                 continue;
             }
-            let space = self.slots.get(slot).outbox().map_or(profile.outbox, |o| o.space(profile.outbox));
+            let space = self.slots.get(slot).outbox().map_or(policy.outbox, |o| o.space(policy.outbox));
             if let Some(joined) = &mut run
                 && key.is_none()
                 && tag.barrier.is_none()
@@ -291,10 +291,10 @@ impl<W: Wire> Sender<W> {
                 continue;
             }
             let part = if key.is_some() { own(begin) } else { bytes.slice(begin..end) };
-            let ready = run.replace(Piece { key, ..self.piece(part, 1, overflow) });
+            let ready = run.replace(OutboxPiece { key, ..self.piece(part, 1, overflow) });
             run_start = begin;
             if let Some(ready) = ready
-                && let Some(frames) = self.offer(slot, ready, profile.outbox)
+                && let Some(frames) = self.offer(slot, ready, policy.outbox)
             {
                 refused += frames + 1;
                 run = None;
@@ -306,18 +306,18 @@ impl<W: Wire> Sender<W> {
             }
         }
         if let Some(ready) = run {
-            refused += self.offer(slot, ready, profile.outbox).unwrap_or(0);
+            refused += self.offer(slot, ready, policy.outbox).unwrap_or(0);
         }
         if refused > 0 {
             self.note_drop(slot, Dropped::SlowConsumer, refused);
-            self.fault(slot, Fault::SlowConsumer);
+            self.fault(slot, DeliveryFault::SlowConsumer);
         }
         let cost = self.slots.get(slot).outbox().map_or(0, Outbox::cost);
         self.shedder.note_held(cost);
     }
 
     /// Offers a piece to an outbox. Returns the number of its frames if the connection is to be closed because of them.
-    fn offer(&mut self, slot: u32, piece: Piece, limit: usize) -> Option<u32> {
+    fn offer(&mut self, slot: u32, piece: OutboxPiece, limit: usize) -> Option<u32> {
         let frames = piece.frames;
         match self.slots.get_mut(slot).outbox_or_new().offer(piece, limit) {
             Admission::Queued { dropped } => self.note_drop(slot, Dropped::OutboxFull, dropped),
@@ -329,8 +329,8 @@ impl<W: Wire> Sender<W> {
     }
 
     /// Creates a piece for an outbox.
-    fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> Piece {
-        Piece { bytes, frames, overflow, key: None, _charge: self.shedder.ledger().charge_piece() }
+    fn piece(&self, bytes: Bytes, frames: u32, overflow: Overflow) -> OutboxPiece {
+        OutboxPiece { bytes, frames, overflow, key: None, _charge: self.shedder.budget().charge_piece() }
     }
 
     /// Sheds if too much waits on the hub; to be called each turn. Returns what [`Sender::shed`] returns.
@@ -344,12 +344,12 @@ impl<W: Wire> Sender<W> {
         let mut candidates = self.shedder.begin(&self.slots);
         loop {
             match self.shedder.next(&mut candidates) {
-                Step::Drop(slot, Held::Outbox) => self.shed_outbox(slot),
-                Step::Drop(slot, Held::Incoming) => {
+                ShedStep::Drop(slot, HeldIn::Outbox) => self.shed_outbox(slot),
+                ShedStep::Drop(slot, HeldIn::Incoming) => {
                     self.shedder.set_incoming(slot, 0);
-                    self.fault(slot, Fault::Unfinished);
+                    self.fault(slot, DeliveryFault::Unfinished);
                 }
-                Step::Stop { slower } => return slower,
+                ShedStep::Stop { slower } => return slower,
             }
         }
     }
@@ -369,12 +369,12 @@ impl<W: Wire> Sender<W> {
         let fault = if dropped == 0 || (more && left > READ_BUFFER) {
             target.drop_outbox();
             dropped += 1;
-            Some(Fault::Cut)
+            Some(DeliveryFault::Cut)
         } else {
             if left == 0 {
                 target.drop_outbox();
             }
-            more.then_some(Fault::Shed)
+            more.then_some(DeliveryFault::Shed)
         };
         self.note_drop(slot, Dropped::Shed, dropped);
         if let Some(fault) = fault {
@@ -384,9 +384,9 @@ impl<W: Wire> Sender<W> {
 
     /// Notes that the connection is to be closed, and mutes it.
     #[cold]
-    fn fault(&mut self, slot: u32, fault: Fault) {
+    fn fault(&mut self, slot: u32, fault: DeliveryFault) {
         let target = self.slots.get_mut(slot);
-        if fault == Fault::Lost {
+        if fault == DeliveryFault::Lost {
             target.drop_outbox();
         }
         target.mute();
@@ -419,14 +419,14 @@ fn write_some(wire: &impl Wire, bytes: &[u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::outbox::Profile, outcome::Dropped};
+    use crate::{engine::outbox::OutboxPolicy, outcome::Dropped};
 
     /// A socket that takes `space` bytes of each write.
-    struct Narrow {
+    struct LimitedSocket {
         space: usize,
     }
 
-    impl Wire for Narrow {
+    impl Wire for LimitedSocket {
         fn write(&self, bytes: &[u8]) -> io::Result<usize> {
             match bytes.len().min(self.space) {
                 0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -435,10 +435,10 @@ mod tests {
         }
     }
 
-    fn open(sender: &mut Sender<Narrow>, space: usize, overflow: Overflow) -> Local {
+    fn open(sender: &mut Sender<LimitedSocket>, space: usize, overflow: Overflow) -> Local {
         let who = sender.slots_mut().reserve(usize::MAX).unwrap();
-        let profile = Profile { outbox: 400, overflow, compress_above: usize::MAX };
-        sender.slots_mut().open(who, Narrow { space }, Dialect::WebSocket, profile);
+        let policy = OutboxPolicy { outbox: 400, overflow, compress_above: usize::MAX };
+        sender.slots_mut().open(who, LimitedSocket { space }, Encoding::WebSocket, policy);
         who
     }
 
@@ -448,8 +448,8 @@ mod tests {
         joined
     }
 
-    fn sender(report_drops: bool) -> Sender<Narrow> {
-        Sender::new(0, Arc::new(Ledger::new(1 << 20, 1)), report_drops)
+    fn sender(report_drops: bool) -> Sender<LimitedSocket> {
+        Sender::new(0, Arc::new(MemoryBudget::new(1 << 20, 1)), report_drops)
     }
 
     #[test]
@@ -480,7 +480,7 @@ mod tests {
         sender.send_joined(who.slot, joined(300));
         assert_eq!((sender.next_fault(), sender.slots().get(who.slot).is_mute()), (None, false));
         sender.send_joined(who.slot, joined(300));
-        assert_eq!(sender.next_fault(), Some((who, Fault::SlowConsumer)));
+        assert_eq!(sender.next_fault(), Some((who, DeliveryFault::SlowConsumer)));
         assert!(sender.slots().get(who.slot).is_mute());
         sender.discard_backlog(who.slot, Dropped::SlowConsumer);
         assert_eq!(sender.take_counts().drops.slow_consumer, 2);

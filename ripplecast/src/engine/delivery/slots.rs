@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::memberships::{Membership, Memberships};
+use super::memberships::{Memberships, RoomMembership};
 use crate::{
     engine::{
-        batch::Dialect,
-        outbox::{Outbox, Piece, Profile, Wire},
+        batch::Encoding,
+        outbox::{Outbox, OutboxPiece, OutboxPolicy, Wire},
     },
     id::Local,
 };
@@ -16,8 +16,8 @@ use crate::{
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// The two bits that hold the number of its [`Dialect`].
-    const DIALECT: u8 = 3;
+    /// The two bits that hold the number of its [`Encoding`].
+    const ENCODING: u8 = 3;
     /// Nothing more is sent to it: a close frame was sent, or it has a fault.
     pub(super) const MUTE: u8 = 4;
     /// It was already sent, or is not to be sent, some of the frames that wait in a room of its own.
@@ -35,13 +35,13 @@ impl Flags {
 
     /// Returns how the connection's frames are encoded.
     #[inline]
-    pub(super) fn dialect(self) -> Dialect {
-        Dialect::ALL[usize::from(self.0 & Self::DIALECT)]
+    pub(super) fn encoding(self) -> Encoding {
+        Encoding::ALL[usize::from(self.0 & Self::ENCODING)]
     }
 
     /// Returns the flags of a connection that has just been opened.
-    fn new(dialect: Dialect) -> Self {
-        Self(dialect as u8)
+    fn new(encoding: Encoding) -> Self {
+        Self(encoding as u8)
     }
 
     fn set(&mut self, flag: u8, on: bool) {
@@ -56,8 +56,8 @@ pub(super) struct Slot<W> {
     /// Tells the connections that use the slot one after the other apart; never used twice.
     generation: u32,
     flags: Flags,
-    /// Index into `Slots::profiles`.
-    profile: u16,
+    /// Index into `Slots::policies`.
+    policy: u16,
     /// Frames that the socket has not taken yet.
     outbox: Option<Box<Outbox>>,
     memberships: Memberships,
@@ -114,7 +114,7 @@ impl<W> Slot<W> {
     }
 
     /// Starts an outbox with the rest of what the socket took in part.
-    pub(super) fn begin_outbox(&mut self, rest: Piece) {
+    pub(super) fn begin_outbox(&mut self, rest: OutboxPiece) {
         self.outbox = Some(Box::new(Outbox::begun_with(rest)));
     }
 
@@ -144,30 +144,30 @@ impl<W> Slot<W> {
     }
 
     /// Returns all memberships, for updates.
-    pub(super) fn memberships_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
+    pub(super) fn memberships_mut(&mut self) -> impl Iterator<Item = &mut RoomMembership> {
         self.memberships.iter_mut()
     }
 
     /// Returns the membership in the room at `place`, for updates.
-    pub(super) fn membership_mut(&mut self, place: u32) -> Option<&mut Membership> {
+    pub(super) fn membership_mut(&mut self, place: u32) -> Option<&mut RoomMembership> {
         self.memberships.get_mut(place)
     }
 
     /// Adds a membership.
-    pub(super) fn join(&mut self, membership: Membership) {
+    pub(super) fn join(&mut self, membership: RoomMembership) {
         self.memberships.add(membership);
         self.update_several();
     }
 
     /// Removes the membership in the room at `place`.
-    pub(super) fn leave(&mut self, place: u32) -> Option<Membership> {
+    pub(super) fn leave(&mut self, place: u32) -> Option<RoomMembership> {
         let removed = self.memberships.remove(place)?;
         self.update_several();
         Some(removed)
     }
 
     /// Removes all memberships.
-    pub(super) fn leave_all(&mut self) -> impl Iterator<Item = Membership> + use<W> {
+    pub(super) fn leave_all(&mut self) -> impl Iterator<Item = RoomMembership> + use<W> {
         self.flags.set(Flags::SEVERAL, false);
         self.memberships.take()
     }
@@ -199,13 +199,13 @@ pub(super) struct Slots<W> {
     /// Slots without a connection.
     free: Vec<u32>,
     /// The distinct limits of outboxes; there are few.
-    profiles: Vec<Profile>,
+    policies: Vec<OutboxPolicy>,
 }
 
 impl<W> Slots<W> {
     /// Creates an empty slab.
     pub(super) fn new(shard: u8) -> Self {
-        Self { shard, slots: Vec::new(), free: Vec::new(), profiles: Vec::new() }
+        Self { shard, slots: Vec::new(), free: Vec::new(), policies: Vec::new() }
     }
 
     /// Returns the number of the shard.
@@ -240,7 +240,7 @@ impl<W> Slots<W> {
                     wire: None,
                     generation: 1,
                     flags: Flags::default(),
-                    profile: 0,
+                    policy: 0,
                     outbox: None,
                     memberships: Memberships::new(),
                 });
@@ -251,12 +251,12 @@ impl<W> Slots<W> {
     }
 
     /// Opens a reserved connection.
-    pub(super) fn open(&mut self, who: Local, wire: W, dialect: Dialect, profile: Profile) {
-        let profile = self.profile_index(profile);
+    pub(super) fn open(&mut self, who: Local, wire: W, encoding: Encoding, policy: OutboxPolicy) {
+        let policy = self.policy_index(policy);
         let slot = self.get_mut(who.slot);
         slot.wire = Some(wire);
-        slot.flags = Flags::new(dialect);
-        slot.profile = profile;
+        slot.flags = Flags::new(encoding);
+        slot.policy = policy;
     }
 
     /// Whether the id is that of a connection which has a socket.
@@ -287,8 +287,8 @@ impl<W> Slots<W> {
     }
 
     /// Returns the limits of the connection's outbox.
-    pub(super) fn profile(&self, slot: u32) -> Profile {
-        self.profiles[usize::from(self.get(slot).profile)]
+    pub(super) fn policy(&self, slot: u32) -> OutboxPolicy {
+        self.policies[usize::from(self.get(slot).policy)]
     }
 
     /// Takes the socket out and drops what waits for it. The connection keeps its id until it is [released](Self::release).
@@ -309,11 +309,11 @@ impl<W> Slots<W> {
         }
     }
 
-    /// Returns the index of a profile in `profiles`, and adds it if it is new.
-    fn profile_index(&mut self, profile: Profile) -> u16 {
-        let index = self.profiles.iter().position(|known| *known == profile).unwrap_or_else(|| {
-            self.profiles.push(profile);
-            self.profiles.len() - 1
+    /// Returns the index of a policy in `policies`, and adds it if it is new.
+    fn policy_index(&mut self, policy: OutboxPolicy) -> u16 {
+        let index = self.policies.iter().position(|known| *known == policy).unwrap_or_else(|| {
+            self.policies.push(policy);
+            self.policies.len() - 1
         });
         u16::try_from(index).unwrap_or(u16::MAX)
     }
@@ -339,8 +339,8 @@ mod tests {
     use super::*;
     use crate::engine::outbox::Overflow;
 
-    const PROFILE: Profile =
-        Profile { outbox: 400, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+    const POLICY: OutboxPolicy =
+        OutboxPolicy { outbox: 400, overflow: Overflow::Disconnect, compress_above: usize::MAX };
 
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
@@ -350,7 +350,7 @@ mod tests {
         slots.release(Local { generation: u32::MAX - 1, ..first });
         let last = slots.reserve(2).unwrap();
         assert_eq!(last, Local { generation: u32::MAX, ..first });
-        slots.open(last, (), Dialect::WebSocket, PROFILE);
+        slots.open(last, (), Encoding::WebSocket, POLICY);
         assert!(slots.take_wire(last.slot).is_some());
         slots.release(last);
         let next = slots.reserve(2).unwrap();
@@ -363,14 +363,14 @@ mod tests {
         let mut slots = Slots::new(3);
         let who = slots.reserve(1).unwrap();
         assert!(!slots.is_open(who) && slots.current(who.slot).is_none());
-        slots.open(who, (), Dialect::Sse, PROFILE);
+        slots.open(who, (), Encoding::Sse, POLICY);
         assert!(slots.is_open(who) && slots.current(who.slot) == Some(who));
-        assert_eq!((slots.get(who.slot).flags().dialect(), slots.profile(who.slot)), (Dialect::Sse, PROFILE));
+        assert_eq!((slots.get(who.slot).flags().encoding(), slots.policy(who.slot)), (Encoding::Sse, POLICY));
         assert!(slots.take_wire(who.slot).is_some() && !slots.is_open(who));
         assert!(slots.get(who.slot).flags().has(Flags::MUTE));
         slots.release(who);
         let next = slots.reserve(1).unwrap();
-        slots.open(next, (), Dialect::WebSocket, PROFILE);
+        slots.open(next, (), Encoding::WebSocket, POLICY);
         assert!(slots.is_open(next) && !slots.is_open(who));
         assert!(!slots.get(next.slot).flags().has(Flags::MUTE), "a flag of the last connection was kept");
         slots.assert_consistent();
@@ -380,11 +380,11 @@ mod tests {
     fn a_connection_is_flagged_while_it_is_in_several_rooms() {
         let mut slots = Slots::new(0);
         let who = slots.reserve(1).unwrap();
-        slots.open(who, (), Dialect::WebSocket, PROFILE);
+        slots.open(who, (), Encoding::WebSocket, POLICY);
         let slot = slots.get_mut(who.slot);
         let mut several = Vec::new();
         for room in 0..3 {
-            slot.join(Membership::new(room, 0, 0));
+            slot.join(RoomMembership::new(room, 0, 0));
             several.push(slot.flags().has(Flags::SEVERAL));
         }
         for room in 0..2 {
@@ -392,7 +392,7 @@ mod tests {
             several.push(slot.flags().has(Flags::SEVERAL));
         }
         assert_eq!(several, [false, true, true, true, false]);
-        slot.join(Membership::new(0, 0, 0));
+        slot.join(RoomMembership::new(0, 0, 0));
         assert_eq!(slot.leave_all().count(), 2);
         assert!(!slot.flags().has(Flags::SEVERAL));
     }

@@ -4,7 +4,7 @@
 use super::slots::{Flags, Slots};
 use crate::{
     codec::Event,
-    engine::{outbox::Wire, tap::Ear},
+    engine::{outbox::Wire, tap::TapSender},
     id::Local,
     limits::TAPS,
 };
@@ -12,7 +12,7 @@ use crate::{
 /// The taps of a shard.
 pub(super) struct Taps {
     /// Oldest first; seldom any.
-    taps: Vec<(Local, Ear)>,
+    taps: Vec<(Local, TapSender)>,
 }
 
 impl Taps {
@@ -21,32 +21,32 @@ impl Taps {
         Self { taps: Vec::new() }
     }
 
-    /// Reports the connection's frames to `ear` from now on. Ends the oldest tap if there are too many, and `ear` at once
+    /// Reports the connection's frames to `sender` from now on. Ends the oldest tap if there are too many, and `sender` at once
     /// if the connection is not open.
-    pub(super) fn add<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, ear: Ear) {
+    pub(super) fn add<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, sender: TapSender) {
         if !slots.is_open(who) {
             return;
         }
-        self.remove_if(slots, |_, ear| ear.is_deaf());
+        self.remove_if(slots, |_, sender| sender.is_closed());
         if self.taps.len() == TAPS {
             let (oldest, _) = self.taps.remove(0);
             self.update_flag(slots, oldest);
         }
-        self.taps.push((who, ear));
+        self.taps.push((who, sender));
         slots.get_mut(who.slot).set_tapped(true);
     }
 
     /// Reports what the peer has sent.
     pub(super) fn received<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, event: &Event<'_>) {
-        self.report(slots, who.slot, |ear| ear.received(event));
+        self.report(slots, who.slot, |sender| sender.received(event));
     }
 
     /// Reports whole frames that are sent to the peer.
     #[cold]
     pub(super) fn sent<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32, bytes: &[u8]) {
         let target = slots.get(slot);
-        let (dialect, waiting) = (target.flags().dialect(), target.backlog());
-        self.report(slots, slot, |ear| ear.sent(dialect, bytes, waiting));
+        let (encoding, waiting) = (target.flags().encoding(), target.backlog());
+        self.report(slots, slot, |sender| sender.sent(encoding, bytes, waiting));
     }
 
     /// Ends the taps of a connection.
@@ -56,13 +56,13 @@ impl Taps {
         }
     }
 
-    fn report<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32, report: impl Fn(&Ear)) {
-        self.remove_if(slots, |who, ear| who.slot == slot && ear.is_deaf());
-        self.taps.iter().filter(|(who, _)| who.slot == slot).for_each(|(_, ear)| report(ear));
+    fn report<W: Wire>(&mut self, slots: &mut Slots<W>, slot: u32, report: impl Fn(&TapSender)) {
+        self.remove_if(slots, |who, sender| who.slot == slot && sender.is_closed());
+        self.taps.iter().filter(|(who, _)| who.slot == slot).for_each(|(_, sender)| report(sender));
     }
 
-    fn remove_if<W: Wire>(&mut self, slots: &mut Slots<W>, which: impl Fn(Local, &Ear) -> bool) {
-        while let Some(index) = self.taps.iter().position(|(who, ear)| which(*who, ear)) {
+    fn remove_if<W: Wire>(&mut self, slots: &mut Slots<W>, which: impl Fn(Local, &TapSender) -> bool) {
+        while let Some(index) = self.taps.iter().position(|(who, sender)| which(*who, sender)) {
             let (who, _) = self.taps.remove(index);
             self.update_flag(slots, who);
         }
@@ -92,24 +92,24 @@ mod tests {
     use crate::{
         codec::Payload,
         engine::{
-            batch::Dialect,
-            outbox::{Overflow, Profile},
+            batch::Encoding,
+            outbox::{OutboxPolicy, Overflow},
             tap::Tap,
         },
     };
 
-    struct Sink;
+    struct Discard;
 
-    impl Wire for Sink {
+    impl Wire for Discard {
         fn write(&self, bytes: &[u8]) -> io::Result<usize> {
             Ok(bytes.len())
         }
     }
 
-    fn open(slots: &mut Slots<Sink>) -> Local {
+    fn open(slots: &mut Slots<Discard>) -> Local {
         let who = slots.reserve(usize::MAX).unwrap();
-        let profile = Profile { outbox: 400, overflow: Overflow::Disconnect, compress_above: usize::MAX };
-        slots.open(who, Sink, Dialect::WebSocket, profile);
+        let policy = OutboxPolicy { outbox: 400, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+        slots.open(who, Discard, Encoding::WebSocket, policy);
         who
     }
 
@@ -117,12 +117,12 @@ mod tests {
     async fn the_oldest_tap_ends_when_there_are_too_many() {
         let (mut slots, mut taps) = (Slots::new(0), Taps::new());
         let [first, other] = [(); 2].map(|()| open(&mut slots));
-        let (mut oldest, ear) = Tap::new();
-        taps.add(&mut slots, first, ear);
+        let (mut oldest, sender) = Tap::new();
+        taps.add(&mut slots, first, sender);
         let _newer: Vec<_> = (0..TAPS)
             .map(|_| {
-                let (tap, ear) = Tap::new();
-                taps.add(&mut slots, other, ear);
+                let (tap, sender) = Tap::new();
+                taps.add(&mut slots, other, sender);
                 taps.assert_consistent(&slots);
                 tap
             })
@@ -137,8 +137,8 @@ mod tests {
     async fn a_tap_observes_its_own_connection_only_and_ends_with_it() {
         let (mut slots, mut taps) = (Slots::new(0), Taps::new());
         let [who, other] = [(); 2].map(|()| open(&mut slots));
-        let (mut tap, ear) = Tap::new();
-        taps.add(&mut slots, who, ear);
+        let (mut tap, sender) = Tap::new();
+        taps.add(&mut slots, who, sender);
         for (sender, text) in [(other, &b"no"[..]), (who, b"yes")] {
             taps.received(&mut slots, sender, &Event::Text(Payload::Borrowed(text)));
         }

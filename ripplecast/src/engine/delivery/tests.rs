@@ -3,10 +3,10 @@
 
 mod ends;
 mod expected;
+mod fan_outs;
 mod ids;
 mod ops;
 mod peer;
-mod walks;
 mod world;
 
 use std::{
@@ -18,10 +18,10 @@ use std::{
 use proptest::prelude::*;
 
 use self::{
-    expected::{Expected, Phase},
+    expected::{Expected, ModelPhase},
     ops::{CONNECTIONS, CROWD, LIMIT, Op, ROOMS, any_op, calm, churn},
-    peer::{Peer, encoded, in_a_chunk, units},
-    world::World,
+    peer::{FakeSocket, encoded, in_a_chunk, units},
+    world::DeliveryWorld,
 };
 use super::{memberships::work, *};
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
         command::Command,
         mailbox::Mailbox,
         outbox::Overflow,
-        position::Cursor,
+        position::Position,
         room::{Registry, RoomCore},
         tap::Tap,
     },
@@ -46,7 +46,7 @@ proptest! {
 
     #[test]
     fn every_connection_gets_its_frames_in_order(ops in prop::collection::vec(any_op(), 1..120)) {
-        let mut world = World::new();
+        let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(op);
             world.check();
@@ -57,7 +57,7 @@ proptest! {
     /// Without anything that ends a connection, so that each has to get everything.
     #[test]
     fn who_reads_gets_everything(ops in prop::collection::vec(calm(Just(false)), 1..120)) {
-        let mut world = World::new();
+        let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(match op {
                 Op::Open { sse, lossy, .. } => Op::Open { sse, lossy, space: usize::MAX },
@@ -72,21 +72,21 @@ proptest! {
     }
 
     #[test]
-    fn members_come_and_go_during_a_walk(ops in prop::collection::vec(churn(), 1..120)) {
+    fn members_come_and_go_during_a_fan_out(ops in prop::collection::vec(churn(), 1..120)) {
         let mut world = crowd(8, 2);
         world.max = CROWD;
-        world.run(Op::Cast { room: 0, len: 1 });
+        world.run(Op::Broadcast { room: 0, len: 1 });
         for op in ops {
             world.run(op);
             world.check();
         }
         world.finish();
-        assert!(world.all.iter().all(|expected| !expected.cut || expected.phase >= Phase::Detached));
+        assert!(world.all.iter().all(|expected| !expected.cut || expected.phase >= ModelPhase::Detached));
     }
 
     #[test]
     fn what_is_dropped_by_policy_is_counted(ops in prop::collection::vec(calm(Just(true)), 1..120)) {
-        let mut world = World::new();
+        let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(op);
             world.check();
@@ -97,11 +97,11 @@ proptest! {
 }
 
 /// A shard with `sockets` WebSockets and `streams` event streams, all in the first room.
-fn crowd(sockets: usize, streams: usize) -> World {
-    let mut world = World::new();
+fn crowd(sockets: usize, streams: usize) -> DeliveryWorld {
+    let mut world = DeliveryWorld::new();
     for n in 0..sockets + streams {
-        let dialect = if n < sockets { Dialect::WebSocket } else { Dialect::Sse };
-        world.open(dialect, Overflow::Disconnect, usize::MAX);
+        let encoding = if n < sockets { Encoding::WebSocket } else { Encoding::Sse };
+        world.open(encoding, Overflow::Disconnect, usize::MAX);
         world.rooms[0].join(world.all[n].who, None).unwrap();
     }
     world.apply(usize::MAX);

@@ -4,12 +4,12 @@ use super::*;
 
 /// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
 fn handle() -> Arc<ShardHandle> {
-    let mailbox = Arc::new(Mailbox::<Command<Socket>>::new());
+    let mailbox = Arc::new(Mailbox::<Command<ConnectionSocket>>::new());
     Arc::new(ShardHandle::new(mailbox, 1, Weak::new(), Arc::default()))
 }
 
 /// Applies what was sent through handles to a delivery without sockets.
-fn take_up(handle: &ShardHandle, shard: &mut Shard) {
+fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
     let mut todo = VecDeque::new();
     handle.mailbox.drain_into(&mut todo);
     for command in todo {
@@ -23,22 +23,22 @@ fn take_up(handle: &ShardHandle, shard: &mut Shard) {
     }
 }
 
-fn open(handle: &ShardHandle, shard: &mut Shard) -> (Local, Pipe) {
+fn open(handle: &ShardHandle, shard: &mut ModelShard) -> (Local, Pipe) {
     let (who, pipe) = shard.open();
     handle.mailbox.lock().open(who);
     (who, pipe)
 }
 
 /// A connection to which another thread pushes twice.
-struct Pushed {
-    shard: Shard,
+struct PushRace {
+    shard: ModelShard,
     handle: Arc<ShardHandle>,
     first: Pipe,
     connection: Connection,
     pusher: thread::JoinHandle<[Sent; 2]>,
 }
 
-impl Pushed {
+impl PushRace {
     fn new() -> Self {
         let (mut shard, _registry) = one_shard();
         let handle = handle();
@@ -55,7 +55,7 @@ impl Pushed {
 #[test]
 fn push_says_closed() {
     explore("push_says_closed", || {
-        let Pushed { mut shard, handle, first, connection, pusher } = Pushed::new();
+        let PushRace { mut shard, handle, first, connection, pusher } = PushRace::new();
         let closer = thread::spawn({
             let connection = connection.clone();
             move || {
@@ -79,7 +79,7 @@ fn push_says_closed() {
 #[test]
 fn push_never_reaches_the_next_connection_of_the_slot() {
     explore("push_never_reaches_the_next_connection_of_the_slot", || {
-        let Pushed { mut shard, handle, first, connection, pusher } = Pushed::new();
+        let PushRace { mut shard, handle, first, connection, pusher } = PushRace::new();
         let local = connection.local();
         let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
         take_up(&handle, &mut shard);
@@ -114,8 +114,8 @@ fn close_identified(handle: &ShardHandle, users: &Users, who: Local) {
     if let Some(user) = user {
         users.remove(&user, who);
     }
-    let details = handle.mailbox.lock().take_extras(who);
-    drop(details);
+    let extras = handle.mailbox.lock().take_extras(who);
+    drop(extras);
 }
 
 const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };

@@ -129,11 +129,11 @@ fn join_with_a_snapshot_races_pushes() {
 }
 
 /// Two shards with a member of one room each.
-fn two_members() -> ([Shard; 2], Arc<RoomCore<Pipe>>, [Pipe; 2]) {
+fn two_members() -> ([ModelShard; 2], Arc<RoomCore<Pipe>>, [Pipe; 2]) {
     let mailboxes = mailboxes(2);
     let registry = Arc::new(Registry::new(mailboxes.clone(), Arc::default()));
     let room = registry.room("a");
-    let mut shards = [0, 1].map(|index| Shard::new(index, &mailboxes));
+    let mut shards = [0, 1].map(|index| ModelShard::new(index, &mailboxes));
     let pipes = [0, 1].map(|index: usize| {
         let (who, pipe) = shards[index].open();
         room.join(who, None).unwrap();

@@ -50,7 +50,7 @@ impl Alarm for Bell {
 }
 
 /// A shard without sockets and callbacks.
-pub(super) struct Shard {
+pub(super) struct ModelShard {
     pub(super) delivery: Delivery<Pipe>,
     pub(super) mailbox: Arc<Mailbox<Command<Pipe>>>,
     pub(super) todo: VecDeque<Command<Pipe>>,
@@ -61,19 +61,19 @@ pub(super) struct Shard {
     pub(super) pass_on: Option<usize>,
 }
 
-impl Shard {
+impl ModelShard {
     pub(super) fn new(index: usize, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) -> Self {
-        Self::with_ledger(index, mailboxes, Arc::new(Ledger::new(1 << 20, mailboxes.len())))
+        Self::with_budget(index, mailboxes, Arc::new(MemoryBudget::new(1 << 20, mailboxes.len())))
     }
 
-    pub(super) fn with_ledger(
+    pub(super) fn with_budget(
         index: usize,
         mailboxes: &[Arc<Mailbox<Command<Pipe>>>],
-        ledger: Arc<Ledger>,
+        budget: Arc<MemoryBudget>,
     ) -> Self {
         let mailbox = mailboxes[index].clone();
         Self {
-            delivery: Delivery::new(index as u8, ledger, false),
+            delivery: Delivery::new(index as u8, budget, false),
             mailbox,
             todo: VecDeque::new(),
             offset: 0,
@@ -93,8 +93,8 @@ impl Shard {
         self.delivery.open(
             who,
             pipe.clone(),
-            Dialect::WebSocket,
-            Profile { outbox: 1 << 20, overflow, compress_above: usize::MAX },
+            Encoding::WebSocket,
+            OutboxPolicy { outbox: 1 << 20, overflow, compress_above: usize::MAX },
         );
         self.mailbox.lock().open(who);
         (who, pipe)
@@ -103,13 +103,13 @@ impl Shard {
     /// As the shard begins to close: nobody reaches the connection any more, but its socket is still there.
     pub(super) fn begin_close(&mut self, who: Local) {
         self.delivery.catch_up(who.slot);
-        self.no_longer_live(who);
+        self.mark_closed(who);
         self.delivery.append(who.slot, b"\x88\x03bye");
         self.delivery.mute(who.slot);
     }
 
     /// As the shard takes a connection out of everything, also out of rooms that count it already while its join waits.
-    pub(super) fn no_longer_live(&mut self, who: Local) {
+    pub(super) fn mark_closed(&mut self, who: Local) {
         let mut mailbox = self.mailbox.lock();
         mailbox.close(who);
         let mut joining = Vec::new();
@@ -126,7 +126,7 @@ impl Shard {
 
     /// As the shard drops the socket.
     pub(super) fn finish(&mut self, who: Local) {
-        self.no_longer_live(who);
+        self.mark_closed(who);
         drop(self.delivery.detach(who));
         self.delivery.release(who);
     }
@@ -141,33 +141,33 @@ impl Shard {
             }
             match command {
                 Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
-                Command::Cast { room, frame, offset } => {
+                Command::Broadcast { room, frame, offset } => {
                     assert!(offset > self.offset, "the room's numbers are not in its order");
                     self.offset = offset;
-                    self.delivery.cast(&room, &frame, offset);
+                    self.delivery.broadcast(&room, &frame, offset);
                 }
                 Command::Join { who, room } => self.delivery.join(who, &room),
                 Command::Leave { who, room } => self.delivery.leave(who, &room),
                 Command::Close { who, .. } => self.begin_close(who),
                 Command::Shed => self.pass_on = self.delivery.shed().or(self.pass_on),
                 Command::Shutdown => self.stopping = true,
-                Command::End { .. } | Command::Adopt(_) | Command::Tap { .. } | Command::Done { .. } => {
+                Command::End { .. } | Command::Open(_) | Command::Tap { .. } | Command::Done { .. } => {
                     unreachable!("no model posts one")
                 }
             }
         }
         while self.delivery.is_dirty() {
-            self.delivery.walk();
+            self.delivery.fan_out();
         }
         self.pass_on = self.delivery.shed_if_over().or(self.pass_on);
         while let Some((who, fault)) = self.delivery.next_fault() {
-            assert_eq!(fault, Fault::Shed);
+            assert_eq!(fault, DeliveryFault::Shed);
             self.finish(who);
         }
     }
 
     /// A turn, and the word to the shard that has a slower connection.
-    pub(super) fn turn_and_tell(&mut self, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) {
+    pub(super) fn turn_and_forward(&mut self, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) {
         self.turn();
         if let Some(shard) = self.pass_on.take() {
             mailboxes[shard].post(Command::Shed);
@@ -213,9 +213,9 @@ pub(super) fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Command<Pipe>>>]> {
 }
 
 /// One shard, and rooms.
-pub(super) fn one_shard() -> (Shard, Arc<Registry<Pipe>>) {
+pub(super) fn one_shard() -> (ModelShard, Arc<Registry<Pipe>>) {
     let mailboxes = mailboxes(1);
-    (Shard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))
+    (ModelShard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))
 }
 
 pub(super) fn push(mailbox: &Mailbox<Command<Pipe>>, to: Local, text: &'static str) {

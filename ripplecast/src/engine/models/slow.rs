@@ -41,8 +41,8 @@ fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
     explore("shards_that_shed_at_once_keep_the_bound_and_come_to_an_end", || {
         const LIMIT: usize = 500;
         let mailboxes = mailboxes(2);
-        let ledger = Arc::new(Ledger::new(LIMIT, 2));
-        let mut shards = [0, 1].map(|index| Shard::with_ledger(index, &mailboxes, ledger.clone()));
+        let budget = Arc::new(MemoryBudget::new(LIMIT, 2));
+        let mut shards = [0, 1].map(|index| ModelShard::with_budget(index, &mailboxes, budget.clone()));
         for (shard, frames) in shards.iter_mut().zip([1, 2]) {
             let (who, pipe) = shard.open();
             pipe.stuck.store(true, Ordering::Relaxed);
@@ -61,23 +61,23 @@ fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
         let second = thread::spawn({
             let mailboxes = mailboxes.clone();
             move || {
-                two.turn_and_tell(&mailboxes);
+                two.turn_and_forward(&mailboxes);
                 two
             }
         });
-        one.turn_and_tell(&mailboxes);
+        one.turn_and_forward(&mailboxes);
         let mut two = second.join().unwrap();
         let mut turns = 0;
         while !(one.mailbox.is_quiet() && two.mailbox.is_quiet()) {
-            one.turn_and_tell(&mailboxes);
-            two.turn_and_tell(&mailboxes);
+            one.turn_and_forward(&mailboxes);
+            two.turn_and_forward(&mailboxes);
             turns += 1;
             assert!(turns < 4, "the word goes round for ever");
         }
-        assert!(!ledger.is_over(), "{} bytes wait", ledger.used());
+        assert!(!budget.is_over(), "{} bytes wait", budget.used());
         let dropped = one.delivery.take_counts().drops.shed + two.delivery.take_counts().drops.shed;
         assert!(dropped > 0, "what waits is more than may");
         drop((one, two));
-        assert_eq!(ledger.used(), 0);
+        assert_eq!(budget.used(), 0);
     });
 }

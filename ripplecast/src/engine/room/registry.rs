@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{Names, RoomCore, rules::Setup};
+use super::{RoomCore, RoomNames, rules::Setup};
 use crate::{
     engine::{command::Command, mailbox::Mailbox},
     limits::ROOM_STRIPES,
@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// Rooms whose names have the same hash.
-type Stripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
+type RoomStripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
 
 /// All rooms by name. It holds them weakly: members and handles keep a room, names don't.
 pub(crate) struct Registry<W> {
     /// Striped by the hash of the name, so that rooms don't wait for each other.
-    stripes: Box<[Stripe<W>]>,
+    stripes: Box<[RoomStripe<W>]>,
     /// Chooses the stripe, and gives each room its epoch.
     hasher: RandomState,
     /// The mailboxes of all shards, for new rooms.
@@ -84,13 +84,13 @@ impl<W: Send + Sync + 'static> Registry<W> {
     }
 
     /// The stripe that a name belongs to.
-    pub(super) fn stripe(&self, name: &str) -> &Stripe<W> {
+    pub(super) fn stripe(&self, name: &str) -> &RoomStripe<W> {
         let hash = self.hasher.hash_one(name) as usize;
         &self.stripes[hash % self.stripes.len()]
     }
 }
 
-impl<W: Send + Sync + 'static> Names for Registry<W> {
+impl<W: Send + Sync + 'static> RoomNames for Registry<W> {
     fn forget(&self, name: &str) {
         let mut stripe = self.stripe(name).lock();
         if stripe.get(name).is_some_and(|room| room.strong_count() == 0) {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     Message,
-    engine::{bridge::Bridge, drops::DropLog, outbox::Overflow},
+    engine::{cluster::Cluster, drops::DropLog, outbox::Overflow},
     glob::Pattern,
     limits::ROOMS_PER_CONNECTION,
 };
@@ -52,7 +52,7 @@ pub(crate) struct Setup {
     compress_above: AtomicUsize,
     rooms_per_connection: usize,
     /// The connection to other nodes; none when this node is alone.
-    bridge: OnceLock<Arc<dyn Bridge>>,
+    cluster: OnceLock<Arc<dyn Cluster>>,
 }
 
 impl Setup {
@@ -60,7 +60,7 @@ impl Setup {
     /// [asks for it](Self::lower_compression_threshold).
     pub(crate) fn new(rules: RoomRules, drops: DropLog, rooms_per_connection: usize) -> Self {
         let compress_above = AtomicUsize::new(usize::MAX);
-        Self { rules, drops, compress_above, rooms_per_connection, bridge: OnceLock::new() }
+        Self { rules, drops, compress_above, rooms_per_connection, cluster: OnceLock::new() }
     }
 
     /// Returns the policy that is set for a room of that name.
@@ -89,13 +89,13 @@ impl Setup {
     }
 
     /// The way to other nodes; none when this node is alone.
-    pub(crate) fn bridge(&self) -> Option<&Arc<dyn Bridge>> {
-        self.bridge.get()
+    pub(crate) fn cluster(&self) -> Option<&Arc<dyn Cluster>> {
+        self.cluster.get()
     }
 
     /// From now on there are other nodes; once.
-    pub(crate) fn set_bridge(&self, bridge: Arc<dyn Bridge>) {
-        let _ = self.bridge.set(bridge); // a second one would be a second node of the same name
+    pub(crate) fn set_cluster(&self, cluster: Arc<dyn Cluster>) {
+        let _ = self.cluster.set(cluster); // a second one would be a second node of the same name
     }
 }
 

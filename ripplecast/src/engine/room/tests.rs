@@ -1,6 +1,6 @@
 use std::sync::Weak;
 
-use super::{State, *};
+use super::{RoomState, *};
 use crate::{
     engine::{command::Command, mailbox::Mailbox},
     id::Local,
@@ -30,7 +30,7 @@ fn waiting(registry: &Registry<()>, shard: usize) -> String {
         match command {
             Command::Join { .. } => 'j',
             Command::Leave { .. } => 'l',
-            Command::Cast { .. } => 'c',
+            Command::Broadcast { .. } => 'c',
             Command::Push { .. } => 'p',
             _ => '?',
         }
@@ -129,7 +129,7 @@ fn an_empty_room_keeps_no_memory_of_how_large_it_was() {
     for slot in 0..100 {
         room.forget(Local { shard: 0, slot, generation: 1 });
     }
-    let state: MutexGuard<'_, State> = room.state.lock();
+    let state: MutexGuard<'_, RoomState> = room.state.lock();
     assert_eq!((state.members.capacity(), &*state.per_shard), (0, &[0][..]));
 }
 

@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{Phase, Shard};
 use crate::{
-    Close, CloseCode, Error, Message,
+    Close, CloseCode, Error, Message, Result,
     engine::{
-        command::{Command, Outcome},
+        command::{CallbackOutcome, Command},
         cork,
-        node::{Counter, ShardHandle},
-        route::{Called, Waiting},
+        node::{ShardCounter, ShardHandle},
+        route::Called,
     },
     error::Chain,
     id::{ConnectionId, Local},
@@ -25,25 +25,25 @@ use crate::{
 };
 
 impl Shard {
-    /// Calls a callback. Frames that it pushes to its own connection stay in `cork` until [`Shard::cork`].
-    pub(super) fn call(&mut self, who: Local, callback: Callback) {
+    /// Calls a callback. Frames that it pushes to its own connection stay in `cork` until [`Shard::uncork`].
+    pub(super) fn call(&mut self, who: Local, call: Call) {
         let slot = who.slot as usize;
         let endpoint_index = self.peers[slot].endpoint;
         let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
-        let open = !matches!(callback, Callback::Close(_)) && !self.peers[slot].hung_up;
+        let open = !matches!(call, Call::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
-        let (dialect, compress_above) =
-            (self.delivery.dialect(who.slot), endpoint.route.profile.compress_above);
-        let entered = cork::enter(self.handle.node, who, dialect, compress_above, open);
-        let called = match callback {
-            Callback::Open => endpoint.callbacks.open(who),
-            Callback::Message(frame) => endpoint.callbacks.message(who, frame),
-            Callback::Close(close) => endpoint.callbacks.close(who, close),
+        let (encoding, compress_above) =
+            (self.delivery.encoding(who.slot), endpoint.route.policy.compress_above);
+        let entered = cork::enter(self.handle.node, who, encoding, compress_above, open);
+        let called = match call {
+            Call::Open => endpoint.callbacks.open(who),
+            Call::Message(frame) => endpoint.callbacks.message(who, frame),
+            Call::Close(close) => endpoint.callbacks.close(who, close),
         };
         drop(entered);
         let took = before.elapsed();
         match called {
-            Called::Returned(Ok(())) => self.returned(who, Outcome::Good),
+            Called::Returned(Ok(())) => self.returned(who, CallbackOutcome::Good),
             Called::Returned(Err(error)) => {
                 let outcome = log_failure(&self.handle, &endpoint.route.name, who, &error);
                 guarded(move || drop(error)); // the error's destructor is application code
@@ -51,7 +51,7 @@ impl Shard {
             }
             Called::Panicked(message) => {
                 log_panic(&self.handle, &endpoint.route.name, who, &message);
-                self.returned(who, Outcome::Failed);
+                self.returned(who, CallbackOutcome::Failed);
             }
             Called::Waits(future) => self.wait_for(who, future),
         }
@@ -64,7 +64,7 @@ impl Shard {
     /// nothing wrong.
     #[cold]
     fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
-        self.handle.count(Counter::SlowCallbacks, 1);
+        self.handle.count(ShardCounter::SlowCallbacks, 1);
         let Some(endpoint) = &self.endpoints[endpoint] else { return };
         let route = &endpoint.route.name;
         let milliseconds = took.as_millis() as u64;
@@ -77,39 +77,39 @@ impl Shard {
     }
 
     /// Handles the result of a callback that returned at once.
-    pub(super) fn returned(&mut self, who: Local, outcome: Outcome) {
+    pub(super) fn returned(&mut self, who: Local, outcome: CallbackOutcome) {
         let slot = who.slot as usize;
         if self.peers[slot].phase == Phase::Closed {
             self.release(who);
             return;
         }
         let close = match outcome {
-            Outcome::Good => return,
-            Outcome::Failed => Close::new(CloseCode::INTERNAL, "the handler failed"),
-            Outcome::Unavailable => Close::new(CloseCode::TRY_AGAIN, "try again later"),
+            CallbackOutcome::Good => return,
+            CallbackOutcome::Failed => Close::new(CloseCode::INTERNAL, "the handler failed"),
+            CallbackOutcome::Unavailable => Close::new(CloseCode::TRY_AGAIN, "try again later"),
         };
-        self.cork(who);
+        self.uncork(who);
         self.close_in_order(who, close, Phase::Closing);
     }
 
     /// Continues a callback that waits on the runtime. The connection is not read until it is done.
-    pub(super) fn wait_for(&mut self, who: Local, future: Waiting) {
+    pub(super) fn wait_for(&mut self, who: Local, future: BoxFuture<'static, Result<()>>) {
         let Some(endpoint) = &self.endpoints[self.peers[who.slot as usize].endpoint] else { return };
         let (handle, route) = (self.handle.clone(), endpoint.route.clone());
         // Created here, so that it reports even if the task is cancelled before it first runs.
-        let report = Report { handle, who, outcome: Outcome::Failed, ended: false };
+        let report = Report { handle, who, outcome: CallbackOutcome::Failed, ended: false };
         let task = self.runtime.spawn(async move {
             let mut report = report;
             let ended = AssertUnwindSafe(future).catch_unwind().await;
             report.ended = true;
             match ended {
-                Ok(Ok(())) => report.outcome = Outcome::Good,
+                Ok(Ok(())) => report.outcome = CallbackOutcome::Good,
                 Ok(Err(error)) => report.outcome = log_failure(&report.handle, &route.name, who, &error),
                 Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
             }
         });
         let slot = who.slot as usize;
-        self.held(slot).waiting = Some(task.abort_handle());
+        self.pending(slot).waiting = Some(task.abort_handle());
         // The peer may have closed right behind the message. No event would report that while the callback waits.
         if self.peers[slot].ended && self.peers[slot].phase != Phase::Closed {
             self.hung_up(who);
@@ -117,9 +117,9 @@ impl Shard {
     }
 
     /// Handles the end of a callback that had to wait.
-    pub(super) fn done(&mut self, who: Local, outcome: Outcome) {
+    pub(super) fn done(&mut self, who: Local, outcome: CallbackOutcome) {
         let slot = who.slot as usize;
-        self.held(slot).waiting = None;
+        self.pending(slot).waiting = None;
         if self.peers[slot].phase == Phase::Closed {
             self.returned(who, outcome);
             return;
@@ -130,29 +130,29 @@ impl Shard {
         }
         self.shows_life(slot); // its timers were paused meanwhile
         let now = self.now;
-        let held = self.held(slot);
-        if held.unfinished.is_some() {
-            held.unfinished = Some(now);
+        let pending = self.pending(slot);
+        if pending.unfinished.is_some() {
+            pending.unfinished = Some(now);
         }
         self.returned(who, outcome);
         if !self.delivery.is_open(who) {
             return;
         }
-        let mut unread = std::mem::take(&mut self.held(slot).unread);
+        let mut unread = std::mem::take(&mut self.pending(slot).unread);
         self.feed(who, &mut unread);
         if self.delivery.is_open(who) && !self.is_waiting(slot) && self.peers[slot].unread_socket {
             self.peers[slot].unread_socket = false;
             self.read(who, true);
         }
-        self.cork(who);
+        self.uncork(who);
         if self.delivery.is_open(who) {
-            self.let_go(slot);
+            self.free_pending(slot);
         }
     }
 }
 
 /// The callback to be called.
-pub(super) enum Callback {
+pub(super) enum Call {
     Open,
     Message(Message),
     Close(Close),
@@ -162,7 +162,7 @@ pub(super) enum Callback {
 struct Report {
     handle: Arc<ShardHandle>,
     who: Local,
-    outcome: Outcome,
+    outcome: CallbackOutcome,
     /// Whether the callback has ended; if not when this is dropped, it was cancelled.
     ended: bool,
 }
@@ -170,7 +170,7 @@ struct Report {
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.ended {
-            self.handle.count(Counter::FailedCallbacks, 1);
+            self.handle.count(ShardCounter::FailedCallbacks, 1);
             let id = ConnectionId::new(self.handle.node, self.who);
             limited!(WARN, %id, "a callback still waited at the end of the shutdown, and was cancelled");
         }
@@ -179,27 +179,27 @@ impl Drop for Report {
 }
 
 /// Logs the result of a callback. Returns its outcome.
-fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> Outcome {
+fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> CallbackOutcome {
     if error.is_closed() && !handle.mailbox.is_live(who) {
         limited!(DEBUG, route, "a callback used its connection after it was closed");
-        return Outcome::Failed;
+        return CallbackOutcome::Failed;
     }
-    handle.count(Counter::FailedCallbacks, 1);
+    handle.count(ShardCounter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node, who);
     // The sources of an application error are printed by application code.
     if let Some(error) = guarded(|| error.backend()).flatten() {
         limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
-        return Outcome::Unavailable;
+        return CallbackOutcome::Unavailable;
     }
     // An application error is printed by application code.
     let error =
         guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error whose Display panicked".to_owned());
     limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
-    Outcome::Failed
+    CallbackOutcome::Failed
 }
 
 fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
-    handle.count(Counter::FailedCallbacks, 1);
+    handle.count(ShardCounter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node, who);
     limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Peer, Phase, Shard, calls::Callback};
+use super::{Peer, Phase, Shard, calls::Call};
 use crate::{
     Close, CloseCode,
     codec::{self, Decoder},
-    engine::{command::Command, node::Counter},
+    engine::{command::Command, node::ShardCounter},
     id::Local,
     panics::guarded,
 };
@@ -22,7 +22,7 @@ impl Shard {
             self.peers[slot].phase = Phase::Open;
         }
         // An earlier close stands, whatever the peer sends.
-        let ending = self.peers[slot].held.as_mut().and_then(|held| held.ending.take());
+        let ending = self.peers[slot].pending.as_mut().and_then(|pending| pending.ending.take());
         let (close, phase) = ending.unwrap_or((close, phase));
         if self.peers[slot].phase != Phase::Open {
             // The answer to our own close frame, or a second close: the first one stands.
@@ -35,10 +35,10 @@ impl Shard {
             return;
         }
         self.delivery.catch_up(who.slot);
-        self.no_longer_live(who);
-        let dialect = self.delivery.dialect(who.slot);
-        if dialect.is_stream() {
-            self.delivery.append(who.slot, dialect.last_chunk());
+        self.mark_closed(who);
+        let encoding = self.delivery.encoding(who.slot);
+        if encoding.is_stream() {
+            self.delivery.append(who.slot, encoding.last_chunk());
         } else {
             let mut frame = std::mem::take(&mut self.control);
             let code = close.code.on_the_wire();
@@ -49,8 +49,8 @@ impl Shard {
         }
         self.delivery.mute(who.slot);
         let now = self.now;
-        self.held(slot).closing = Some((close, now));
-        self.peers[slot].phase = if dialect.is_stream() { Phase::Finishing } else { phase };
+        self.pending(slot).closing = Some((close, now));
+        self.peers[slot].phase = if encoding.is_stream() { Phase::Finishing } else { phase };
         if self.delivery.backlog(who.slot) == 0 {
             match self.peers[slot].phase {
                 Phase::Finishing => self.finish_as_begun(who),
@@ -66,7 +66,7 @@ impl Shard {
         let slot = who.slot as usize;
         if self.ending(slot) == Some(Phase::Closing) {
             // The pending close stands, but the peer will send no other close frame after this one.
-            if let Some((_, ending)) = &mut self.held(slot).ending {
+            if let Some((_, ending)) = &mut self.pending(slot).ending {
                 *ending = phase;
             }
             return;
@@ -75,15 +75,15 @@ impl Shard {
             self.begin_close(who, close, phase);
             return;
         }
-        self.held(slot).ending = Some((close, phase));
+        self.pending(slot).ending = Some((close, phase));
         self.peers[slot].phase = Phase::Ending;
         self.handle.mailbox.post(Command::End { who });
     }
 
     /// Returns the phase of the close that waits for earlier frames.
     pub(super) fn ending(&self, slot: usize) -> Option<Phase> {
-        let held = self.peers[slot].held.as_ref()?;
-        held.ending.as_ref().map(|&(_, phase)| phase)
+        let pending = self.peers[slot].pending.as_ref()?;
+        pending.ending.as_ref().map(|&(_, phase)| phase)
     }
 
     /// Begins the close, now that all frames before it have been sent.
@@ -92,14 +92,14 @@ impl Shard {
         if !self.delivery.is_open(who) || self.peers[slot].phase != Phase::Ending {
             return;
         }
-        if let Some((close, phase)) = self.held(slot).ending.take() {
+        if let Some((close, phase)) = self.pending(slot).ending.take() {
             self.peers[slot].phase = Phase::Open;
             self.begin_close(who, close, phase);
         }
     }
 
     /// Marks the connection as closed and removes it from all rooms and from its user.
-    pub(super) fn no_longer_live(&mut self, who: Local) {
+    pub(super) fn mark_closed(&mut self, who: Local) {
         let mut mailbox = self.handle.mailbox.lock();
         mailbox.close(who);
         let user = mailbox.user(who);
@@ -135,13 +135,13 @@ impl Shard {
         if !self.delivery.is_open(who) {
             return;
         }
-        self.no_longer_live(who);
+        self.mark_closed(who);
         drop(self.delivery.detach(who));
         let slot = who.slot as usize;
         let now = self.now;
-        let held = self.held(slot);
-        let close = held.ending.take().map_or(close, |(first, _)| first);
-        held.closing.get_or_insert((close, now));
+        let pending = self.pending(slot);
+        let close = pending.ending.take().map_or(close, |(first, _)| first);
+        pending.closing.get_or_insert((close, now));
         self.peers[slot].decoder = Decoder::default();
         if !self.is_waiting(slot) {
             self.call_on_close(who);
@@ -151,16 +151,16 @@ impl Shard {
     pub(super) fn call_on_close(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         peer.phase = Phase::Closed;
-        let closing = peer.held.as_mut().and_then(|held| held.closing.take());
+        let closing = peer.pending.as_mut().and_then(|pending| pending.closing.take());
         let close = closing.map_or_else(|| Close::new(CloseCode::ABNORMAL, ""), |(close, _)| close);
-        self.handle.count(Counter::Closed, 1);
-        self.call(who, Callback::Close(close));
+        self.handle.count(ShardCounter::Closed, 1);
+        self.call(who, Call::Close(close));
     }
 
     /// Frees the slot for the next connection, after `on_close` has returned.
     pub(super) fn release(&mut self, who: Local) {
-        let details = self.handle.mailbox.lock().take_extras(who);
-        guarded(move || drop(details)); // stored values are the application's
+        let extras = self.handle.mailbox.lock().take_extras(who);
+        guarded(move || drop(extras)); // stored values are the application's
         self.peers[who.slot as usize] = Peer::default();
         self.delivery.release(who);
         self.occupied -= 1;

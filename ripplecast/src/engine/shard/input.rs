@@ -5,11 +5,11 @@ use std::{
     net::Shutdown,
 };
 
-use super::{Phase, Shard, calls::Callback};
+use super::{Phase, Shard, calls::Call};
 use crate::{
     Close, CloseCode, Message,
     codec::{self, Event as Received, Opcode, Payload, ProtocolError, deflate::inflate},
-    engine::{batch::Dialect, cork, node::Counter, route::Takes},
+    engine::{batch::Encoding, cork, node::ShardCounter, route::MessageKinds},
     id::Local,
     limits::{CROWDED_READ, MAILBOX_SHARE, READS_PER_TURN},
     log::limited,
@@ -34,7 +34,7 @@ impl Shard {
         let mut reads = 0;
         let before = self.handle.mailbox.waiting();
         loop {
-            if self.is_deaf(who) {
+            if self.is_input_paused(who) {
                 self.peers[slot].unread_socket = true;
                 break;
             }
@@ -52,7 +52,7 @@ impl Shard {
             let most = if waiting > MAILBOX_SHARE { CROWDED_READ } else { buffer.len() };
             match (&mut &*wire).read(&mut buffer[..most]) {
                 Ok(0) => {
-                    self.cork(who);
+                    self.uncork(who);
                     self.input_ended(who);
                     break;
                 }
@@ -76,7 +76,7 @@ impl Shard {
             }
         }
         self.buffer = buffer;
-        self.cork(who);
+        self.uncork(who);
     }
 
     /// Returns whether peers may be read: not from the moment the mailbox is crowded until all commands that wait
@@ -99,7 +99,7 @@ impl Shard {
 
     /// Returns whether the connection is closing and the peer has not read our close frame yet. Until it has, or the
     /// close times out, its input stays in the socket, so that a peer that only sends can't keep the connection open.
-    pub(super) fn is_deaf(&self, who: Local) -> bool {
+    pub(super) fn is_input_paused(&self, who: Local) -> bool {
         let closing = matches!(self.peers[who.slot as usize].phase, Phase::Closing | Phase::Draining);
         closing && self.delivery.is_open(who) && self.delivery.backlog(who.slot) > 0
     }
@@ -114,12 +114,12 @@ impl Shard {
     /// Decodes input and calls the callbacks, until one of them has to wait.
     pub(super) fn feed(&mut self, who: Local, input: &mut [u8]) {
         let slot = who.slot as usize;
-        let dialect = self.delivery.dialect(who.slot);
-        if dialect.is_stream() {
-            self.stray(who, input);
+        let encoding = self.delivery.encoding(who.slot);
+        if encoding.is_stream() {
+            self.handle_stray(who, input);
             return;
         }
-        let deflate = dialect == Dialect::Deflate;
+        let deflate = encoding == Encoding::Deflate;
         let max_message =
             self.endpoints[self.peers[slot].endpoint].as_ref().map_or(0, |e| e.route.max_message);
         let mut decoder = std::mem::take(&mut self.peers[slot].decoder);
@@ -132,7 +132,7 @@ impl Shard {
                 Phase::Ending | Phase::Draining | Phase::Finishing | Phase::Closed => break,
             }
             if self.is_waiting(slot) {
-                self.held(slot).unread.extend_from_slice(&input[at..]);
+                self.pending(slot).unread.extend_from_slice(&input[at..]);
                 break;
             }
             let decoded = if deflate {
@@ -149,7 +149,7 @@ impl Shard {
                             Received::Text(_) | Received::Binary(_) | Received::Compressed { .. }
                         );
                         if self.delivery.is_tapped(who.slot) {
-                            self.received_and_told(who, event, max_message);
+                            self.report_and_handle(who, event, max_message);
                         } else {
                             self.received(who, event, max_message);
                         }
@@ -167,32 +167,32 @@ impl Shard {
         let now = self.now;
         let idle = decoder.is_idle();
         let peer = &mut self.peers[slot];
-        if !idle || peer.held.is_some() {
-            let unread = peer.held.as_ref().map_or(0, |held| held.unread.capacity());
+        if !idle || peer.pending.is_some() {
+            let unread = peer.pending.as_ref().map_or(0, |pending| pending.unread.capacity());
             self.delivery.set_incoming(who.slot, decoder.held_bytes() + unread);
         }
         peer.decoder = decoder;
         if !idle {
-            let held = peer.held.get_or_insert_default();
-            if message_ended || held.unfinished.is_none() {
-                held.unfinished = Some(now);
+            let pending = peer.pending.get_or_insert_default();
+            if message_ended || pending.unfinished.is_none() {
+                pending.unfinished = Some(now);
             }
-        } else if let Some(held) = &mut peer.held {
-            held.unfinished = None;
+        } else if let Some(pending) = &mut peer.pending {
+            pending.unfinished = None;
         }
-        self.let_go(slot);
+        self.free_pending(slot);
     }
 
     /// Ends an event stream whose client sends input behind its request: reading that endlessly would waste CPU. One
     /// line break is ignored, as in front of a request (RFC 9112, section 2.2).
-    fn stray(&mut self, who: Local, input: &[u8]) {
+    fn handle_stray(&mut self, who: Local, input: &[u8]) {
         let seen = &mut self.peers[who.slot as usize].stray;
         let line_break = &b"\r\n"[usize::from(*seen)..];
         if line_break.starts_with(input) {
             *seen += input.len() as u8;
             return;
         }
-        self.handle.count(Counter::ProtocolErrors, 1);
+        self.handle.count(ShardCounter::ProtocolErrors, 1);
         limited!(DEBUG, "a client sent data on an event stream, which was ended");
         self.finish(who, Close::new(CloseCode::PROTOCOL, "an event stream takes no data"));
     }
@@ -207,22 +207,22 @@ impl Shard {
                 Ok(event) => self.received(who, event, max_message),
                 Err(error) => self.protocol_error(who, &error),
             },
-            Received::Text(_) if self.takes(who) == Takes::Binary => {
+            Received::Text(_) if self.accepted_kinds(who) == MessageKinds::Binary => {
                 self.unsupported(who, "this endpoint takes binary messages only");
             }
-            Received::Binary(_) if self.takes(who) == Takes::Text => {
+            Received::Binary(_) if self.accepted_kinds(who) == MessageKinds::Text => {
                 self.unsupported(who, "this endpoint takes text messages only");
             }
             Received::Text(payload) => {
-                self.handle.count(Counter::Messages, 1);
-                self.call(who, Callback::Message(Message::from_checked_text(payload.into_bytes())));
+                self.handle.count(ShardCounter::Messages, 1);
+                self.call(who, Call::Message(Message::from_checked_text(payload.into_bytes())));
             }
             Received::Binary(payload) => {
-                self.handle.count(Counter::Messages, 1);
-                self.call(who, Callback::Message(Message::binary(payload.into_bytes())));
+                self.handle.count(ShardCounter::Messages, 1);
+                self.call(who, Call::Message(Message::binary(payload.into_bytes())));
             }
             Received::Ping(payload) => {
-                self.cork(who);
+                self.uncork(who);
                 codec::encode_frame(&mut self.control.bytes, Opcode::Pong, &payload);
                 self.send_control(who);
             }
@@ -230,7 +230,7 @@ impl Shard {
             Received::Close { code, reason } => {
                 let code = code.map_or(CloseCode::NO_STATUS, CloseCode::from_peer);
                 let close = Close::new(code, reason.into_owned());
-                self.cork(who);
+                self.uncork(who);
                 self.close_in_order(who, close, Phase::Finishing);
             }
         }
@@ -238,7 +238,7 @@ impl Shard {
 
     /// Reports an event to the connection's taps, then handles it.
     #[cold]
-    fn received_and_told(&mut self, who: Local, event: Received<'_>, max_message: usize) {
+    fn report_and_handle(&mut self, who: Local, event: Received<'_>, max_message: usize) {
         self.delivery.report_received(who, &event);
         self.received(who, event, max_message);
     }
@@ -253,33 +253,33 @@ impl Shard {
     pub(super) fn hung_up(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         if !std::mem::replace(&mut peer.hung_up, true) {
-            self.no_longer_live(who);
+            self.mark_closed(who);
         }
     }
 
     /// Returns the kinds of messages that the connection's endpoint accepts.
-    fn takes(&self, who: Local) -> Takes {
+    fn accepted_kinds(&self, who: Local) -> MessageKinds {
         let endpoint = &self.endpoints[self.peers[who.slot as usize].endpoint];
-        endpoint.as_ref().map_or(Takes::All, |endpoint| endpoint.route.takes)
+        endpoint.as_ref().map_or(MessageKinds::All, |endpoint| endpoint.route.accepts)
     }
 
     /// Closes a connection whose peer sent a kind of message that the endpoint doesn't accept.
     fn unsupported(&mut self, who: Local, reason: &'static str) {
-        self.handle.count(Counter::ProtocolErrors, 1);
-        self.cork(who);
+        self.handle.count(ShardCounter::ProtocolErrors, 1);
+        self.uncork(who);
         self.close_in_order(who, Close::new(CloseCode::UNSUPPORTED, reason), Phase::Draining);
     }
 
     pub(super) fn protocol_error(&mut self, who: Local, error: &ProtocolError) {
-        self.handle.count(Counter::ProtocolErrors, 1);
+        self.handle.count(ShardCounter::ProtocolErrors, 1);
         limited!(DEBUG, code = error.code, reason = error.reason, "a peer broke the protocol");
         let close = Close::new(CloseCode::from_peer(error.code), error.reason);
-        self.cork(who);
+        self.uncork(who);
         self.close_in_order(who, close, Phase::Draining);
     }
 
     /// Sends the frames that a callback pushed to its own connection, in one write.
-    pub(super) fn cork(&mut self, who: Local) {
+    pub(super) fn uncork(&mut self, who: Local) {
         let mut frames = cork::take();
         if !frames.bytes.is_empty() && self.delivery.is_open(who) {
             self.delivery.send_encoded(who.slot, &mut frames);

@@ -30,15 +30,15 @@ impl Shard {
         }
         let end = (self.sweep_at + SWEEP_PER_TURN).min(self.peers.len());
         for slot in self.sweep_at..end {
-            self.look_after(slot);
+            self.check_peer(slot);
         }
         self.sweep_at = if end == self.peers.len() { usize::MAX } else { end };
         self.close_faulty();
     }
 
-    pub(super) fn look_after(&mut self, slot: usize) {
+    pub(super) fn check_peer(&mut self, slot: usize) {
         let peer = &self.peers[slot];
-        let waiting = peer.held.as_ref().and_then(|held| held.waiting.as_ref());
+        let waiting = peer.pending.as_ref().and_then(|pending| pending.waiting.as_ref());
         if let (Some(waiting), Some(since)) = (waiting, self.stopping) {
             // `on_close` itself has a little longer than the callback before it.
             let grace = if peer.phase == Phase::Closed { HANDLER_GRACE * 3 / 2 } else { HANDLER_GRACE };
@@ -47,7 +47,7 @@ impl Shard {
             }
         }
         let Some(who) = self.delivery.current(slot as u32) else { return };
-        if let Some((_, since)) = peer.held.as_ref().and_then(|held| held.closing.as_ref()) {
+        if let Some((_, since)) = peer.pending.as_ref().and_then(|pending| pending.closing.as_ref()) {
             let limit = if self.stopping.is_some() { SHUTDOWN_CLOSE_TIMEOUT } else { CLOSE_TIMEOUT };
             if self.now.since(*since) >= limit {
                 self.finish_as_begun(who);
@@ -59,7 +59,7 @@ impl Shard {
         }
         let Some(endpoint) = &self.endpoints[peer.endpoint] else { return };
         let route = endpoint.route.clone();
-        let unfinished = peer.held.as_ref().and_then(|held| held.unfinished);
+        let unfinished = peer.pending.as_ref().and_then(|pending| pending.unfinished);
         if unfinished.is_some_and(|begun| self.now.since(begun) >= route.message_timeout) {
             let close = Close::new(CloseCode::POLICY, "a message was left unfinished for too long");
             self.begin_close(who, close, Phase::Draining);
@@ -76,10 +76,10 @@ impl Shard {
     fn ping(&mut self, who: Local) {
         let peer = &mut self.peers[who.slot as usize];
         peer.since = self.now;
-        let dialect = self.delivery.dialect(who.slot);
-        if dialect.is_stream() {
+        let encoding = self.delivery.encoding(who.slot);
+        if encoding.is_stream() {
             // A comment: the kernel reports when it is not acknowledged.
-            dialect.encode_raw(b":\n\n", &mut self.control.bytes);
+            encoding.encode_raw(b":\n\n", &mut self.control.bytes);
         } else {
             peer.pinged = true;
             codec::encode_frame(&mut self.control.bytes, Opcode::Ping, b"");
@@ -162,22 +162,22 @@ mod tests {
         Connection, Message,
         engine::{
             admission::Admissions,
-            adoption::Adoption,
-            batch::Dialect,
-            budget::Ledger,
+            batch::Encoding,
+            budget::MemoryBudget,
             command::Command,
             mailbox::Mailbox,
+            new_connection::NewConnection,
             node::Node,
-            outbox::{Overflow, Profile},
+            outbox::{OutboxPolicy, Overflow},
             room::Setup,
-            route::Takes,
+            route::MessageKinds,
         },
         limits::{COMMANDS_PER_TURN, MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
         ws::{self, callbacks},
     };
 
     fn shards() -> Arc<Node> {
-        Node::new(1, 1, Admissions::new(1, 1, 64), Ledger::new(1 << 30, 1), Setup::default())
+        Node::new(1, 1, Admissions::new(1, 1, 64), MemoryBudget::new(1 << 30, 1), Setup::default())
     }
 
     /// An endpoint with the default times.
@@ -186,12 +186,16 @@ mod tests {
         Route {
             id: 0,
             name: String::new(),
-            takes: Takes::All,
+            accepts: MessageKinds::All,
             max_message: 0,
             message_timeout: MESSAGE_TIMEOUT,
             ping_interval: Some(PING_INTERVAL),
             pong_timeout: Some(PONG_TIMEOUT),
-            profile: Profile { outbox: 1 << 30, overflow: Overflow::Disconnect, compress_above: usize::MAX },
+            policy: OutboxPolicy {
+                outbox: 1 << 30,
+                overflow: Overflow::Disconnect,
+                compress_above: usize::MAX,
+            },
             callbacks: callbacks(shards, handler),
         }
     }
@@ -213,11 +217,11 @@ mod tests {
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (wire, _) = listener.accept().unwrap();
             wire.set_nonblocking(true).unwrap();
-            shard.adopt(Adoption {
+            shard.open(NewConnection {
                 wire,
                 rest: Bytes::new(),
                 preface: Bytes::new(),
-                dialect: Dialect::WebSocket,
+                encoding: Encoding::WebSocket,
                 route: Arc::new(route(&shards)),
                 permit: shards.admissions.admit(None).unwrap(),
                 states: Vec::new(),
@@ -231,7 +235,7 @@ mod tests {
         fn wait_for_space(&mut self) {
             let deadline = Instant::now() + Duration::from_secs(60);
             let mut events = Vec::new();
-            while !events.iter().any(|event: &crate::engine::poller::Event| event.writable) {
+            while !events.iter().any(|event: &crate::engine::poller::Readiness| event.writable) {
                 assert!(Instant::now() < deadline, "the socket has no space");
                 self.shard.poller.poll(Duration::from_millis(100), &mut events);
             }

@@ -4,21 +4,21 @@ use super::*;
 
 #[test]
 fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame() {
-    let ledger = Arc::new(Ledger::new(4000, 1));
-    let mut delivery = Delivery::new(0, ledger.clone(), false);
-    let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+    let budget = Arc::new(MemoryBudget::new(4000, 1));
+    let mut delivery = Delivery::new(0, budget.clone(), false);
+    let policy = OutboxPolicy { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
     for _ in 0..8 {
         let who = delivery.reserve(8).unwrap();
-        let peer = Peer::default();
+        let peer = FakeSocket::default();
         peer.0.space.store(10, Relaxed);
-        delivery.open(who, peer, Dialect::WebSocket, profile);
+        delivery.open(who, peer, Encoding::WebSocket, policy);
         delivery.push(who, &Message::text("x".repeat(1000)), None);
     }
-    assert!(ledger.is_over());
+    assert!(budget.is_over());
     assert_eq!(delivery.shed_if_over(), None);
-    assert!(ledger.is_eased());
+    assert!(budget.is_eased());
     let faults = delivery.sender.faults();
-    let cut = faults.iter().filter(|(_, fault)| *fault == Fault::Cut).count();
+    let cut = faults.iter().filter(|(_, fault)| *fault == DeliveryFault::Cut).count();
     assert_eq!((faults.len(), cut), (5, 5), "three frames of some 1,100 bytes fit");
     assert_eq!(delivery.take_counts().drops.shed, 5);
 }

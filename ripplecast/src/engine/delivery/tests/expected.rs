@@ -4,7 +4,7 @@ use super::*;
 
 /// How far the end of a connection has come, as the shard would have it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
-pub(super) enum Phase {
+pub(super) enum ModelPhase {
     Open,
     Closing,
     Detached,
@@ -14,10 +14,10 @@ pub(super) enum Phase {
 /// A connection as the naive model has it.
 pub(super) struct Expected {
     pub(super) who: Local,
-    pub(super) peer: Peer,
-    pub(super) dialect: Dialect,
-    pub(super) profile: Profile,
-    pub(super) phase: Phase,
+    pub(super) peer: FakeSocket,
+    pub(super) encoding: Encoding,
+    pub(super) policy: OutboxPolicy,
+    pub(super) phase: ModelPhase,
     /// The rooms that it is in.
     pub(super) rooms: Vec<usize>,
     /// All frames for it, in order.
@@ -30,13 +30,13 @@ pub(super) struct Expected {
 
 impl Expected {
     pub(super) fn lossy(&self) -> bool {
-        self.profile.overflow == Overflow::DropOldest
+        self.policy.overflow == Overflow::DropOldest
     }
 
     /// What it has received agrees with what it should, so far. How many frames and control units never came.
     pub(super) fn check(&self, all_must_be_there: bool) -> usize {
         let written = self.peer.0.written.lock();
-        let (units, tail) = units(self.dialect, &written);
+        let (units, tail) = units(self.encoding, &written);
         let (mut frames, mut control) = (self.frames.iter(), self.control.iter());
         let mut missing = 0;
         for unit in &units {

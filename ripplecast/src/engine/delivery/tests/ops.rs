@@ -19,7 +19,7 @@ pub(super) enum Op {
         who: usize,
         room: usize,
     },
-    Cast {
+    Broadcast {
         room: usize,
         len: usize,
     },
@@ -45,8 +45,8 @@ pub(super) enum Op {
     Flush {
         who: usize,
     },
-    Walk {
-        budget: usize,
+    FanOut {
+        limit: usize,
     },
     Apply {
         commands: usize,
@@ -90,7 +90,7 @@ pub(super) fn calm(
         12 => (who.clone(), room.clone(), snapshot)
             .prop_map(|(who, room, snapshot)| Op::Join { who, room, snapshot }),
         6 => (who.clone(), room.clone()).prop_map(|(who, room)| Op::Leave { who, room }),
-        20 => (room, len).prop_map(|(room, len)| Op::Cast { room, len }),
+        20 => (room, len).prop_map(|(room, len)| Op::Broadcast { room, len }),
         8 => (who.clone(), 0..20_usize).prop_map(|(who, len)| Op::Push { who, len }),
         4 => (who.clone(), 1..4_u32).prop_map(|(who, frames)| Op::Own { who, frames }),
         2 => who.clone().prop_map(|who| Op::Append { who }),
@@ -98,7 +98,7 @@ pub(super) fn calm(
         6 => (who.clone(), space).prop_map(|(who, bytes)| Op::Space { who, bytes }),
         6 => who.clone().prop_map(|who| Op::Flush { who }),
         3 => (who, any::<bool>()).prop_map(|(who, keep)| Op::Tap { who, keep }),
-        14 => (1..6_usize).prop_map(|budget| Op::Walk { budget }),
+        14 => (1..6_usize).prop_map(|limit| Op::FanOut { limit }),
         24 => (1..6_usize).prop_map(|commands| Op::Apply { commands }),
     ]
 }
@@ -125,9 +125,9 @@ pub(super) fn churn() -> impl Strategy<Value = Op> {
         4 => open.prop_map(|(sse, lossy)| Op::Open { sse, lossy, space: usize::MAX }),
         6 => (who.clone(), room.clone()).prop_map(|(who, room)| Op::Join { who, room, snapshot: false }),
         6 => (who.clone(), room.clone()).prop_map(|(who, room)| Op::Leave { who, room }),
-        4 => room.prop_map(|room| Op::Cast { room, len: 1 }),
+        4 => room.prop_map(|room| Op::Broadcast { room, len: 1 }),
         2 => who.clone().prop_map(|who| Op::Push { who, len: 1 }),
-        12 => (1..5_usize).prop_map(|budget| Op::Walk { budget }),
+        12 => (1..5_usize).prop_map(|limit| Op::FanOut { limit }),
         12 => (1..4_usize).prop_map(|commands| Op::Apply { commands }),
         3 => who.prop_map(|who| Op::Detach { who }),
         3 => Just(Op::Release),

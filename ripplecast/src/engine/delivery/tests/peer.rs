@@ -4,10 +4,10 @@ use super::*;
 
 /// A socket whose peer takes what the test lets it take.
 #[derive(Clone, Default)]
-pub(super) struct Peer(pub(super) Arc<Pipe>);
+pub(super) struct FakeSocket(pub(super) Arc<FakeSocketState>);
 
 #[derive(Default)]
-pub(super) struct Pipe {
+pub(super) struct FakeSocketState {
     /// Bytes that it takes before it is full.
     pub(super) space: AtomicUsize,
     /// Whether it has failed.
@@ -18,7 +18,7 @@ pub(super) struct Pipe {
     pub(super) writes: AtomicUsize,
 }
 
-impl Wire for Peer {
+impl Wire for FakeSocket {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         assert!(!bytes.is_empty(), "a write of nothing is a wasted system call");
         self.0.writes.store(self.0.writes.load(Relaxed) + 1, Relaxed);
@@ -35,7 +35,7 @@ impl Wire for Peer {
     }
 }
 
-impl Peer {
+impl FakeSocket {
     /// How often it was written to since this was asked last.
     pub(super) fn writes(&self) -> usize {
         self.0.writes.swap(0, Relaxed)
@@ -48,10 +48,10 @@ impl Peer {
 }
 
 /// How a frame looks on the wire, written down a second time and plainly.
-pub(super) fn encoded(dialect: Dialect, text: &str, cursor: Option<Cursor>) -> Vec<u8> {
-    match dialect {
+pub(super) fn encoded(encoding: Encoding, text: &str, position: Option<Position>) -> Vec<u8> {
+    match encoding {
         // Nothing is compressed here: the same bytes.
-        Dialect::WebSocket | Dialect::Deflate => {
+        Encoding::WebSocket | Encoding::Deflate => {
             let mut bytes = vec![0x81];
             match text.len() {
                 len @ 0..=125 => bytes.push(len as u8),
@@ -59,11 +59,11 @@ pub(super) fn encoded(dialect: Dialect, text: &str, cursor: Option<Cursor>) -> V
             }
             [&bytes, text.as_bytes()].concat()
         }
-        Dialect::Sse => {
-            let id = cursor.map_or(String::new(), |c| format!("id: {:x}:{}\n", c.epoch, c.offset));
+        Encoding::Sse => {
+            let id = position.map_or(String::new(), |c| format!("id: {:x}:{}\n", c.epoch, c.offset));
             format!("{id}data: {text}\n\n").into_bytes()
         }
-        Dialect::SseChunked => in_a_chunk(&encoded(Dialect::Sse, text, cursor)),
+        Encoding::SseChunked => in_a_chunk(&encoded(Encoding::Sse, text, position)),
     }
 }
 
@@ -73,18 +73,18 @@ pub(super) fn in_a_chunk(event: &[u8]) -> Vec<u8> {
 }
 
 /// Splits what was written into whole frames or events, and what is left.
-pub(super) fn units(dialect: Dialect, mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
+pub(super) fn units(encoding: Encoding, mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut units = Vec::new();
     loop {
-        let len = match dialect {
-            Dialect::WebSocket | Dialect::Deflate => match bytes {
+        let len = match encoding {
+            Encoding::WebSocket | Encoding::Deflate => match bytes {
                 [_, 126, a, b, ..] => Some(4 + (usize::from(*a) << 8 | usize::from(*b))),
                 [_, 126, ..] => None,
                 [_, len, ..] => Some(2 + usize::from(*len)),
                 _ => None,
             },
-            Dialect::Sse => bytes.windows(2).position(|pair| pair == b"\n\n").map(|at| at + 2),
-            Dialect::SseChunked => bytes.windows(2).position(|pair| pair == b"\r\n").map(|at| {
+            Encoding::Sse => bytes.windows(2).position(|pair| pair == b"\n\n").map(|at| at + 2),
+            Encoding::SseChunked => bytes.windows(2).position(|pair| pair == b"\r\n").map(|at| {
                 let size = std::str::from_utf8(&bytes[..at]).expect("digits");
                 at + 4 + usize::from_str_radix(size, 16).expect("the size of a chunk")
             }),

@@ -3,16 +3,16 @@
 use super::*;
 
 /// The delivery of a shard, the way into it, and the naive model beside it.
-pub(super) struct World {
-    pub(super) delivery: Delivery<Peer>,
-    pub(super) mailbox: Arc<Mailbox<Command<Peer>>>,
-    pub(super) _registry: Arc<Registry<Peer>>,
-    pub(super) rooms: Vec<Arc<RoomCore<Peer>>>,
+pub(super) struct DeliveryWorld {
+    pub(super) delivery: Delivery<FakeSocket>,
+    pub(super) mailbox: Arc<Mailbox<Command<FakeSocket>>>,
+    pub(super) _registry: Arc<Registry<FakeSocket>>,
+    pub(super) rooms: Vec<Arc<RoomCore<FakeSocket>>>,
     /// Messages that each room has had.
     pub(super) pushed: [u64; ROOMS],
-    /// Messages that each room's members here have been cast.
-    pub(super) cast: [u64; ROOMS],
-    pub(super) todo: VecDeque<Command<Peer>>,
+    /// Messages that each room's members here have been sent.
+    pub(super) broadcast: [u64; ROOMS],
+    pub(super) todo: VecDeque<Command<FakeSocket>>,
     /// Those that look into connections.
     pub(super) taps: Vec<Tap>,
     /// Faults that have been checked.
@@ -25,18 +25,18 @@ pub(super) struct World {
     pub(super) number: usize,
 }
 
-impl World {
+impl DeliveryWorld {
     pub(super) fn new() -> Self {
         let mailbox = Arc::new(Mailbox::new());
         let registry = Arc::new(Registry::new([mailbox.clone()].into(), Arc::default()));
         let rooms = (0..ROOMS).map(|n| registry.room(&n.to_string())).collect();
         Self {
-            delivery: Delivery::new(0, Arc::new(Ledger::new(1 << 30, 1)), false),
+            delivery: Delivery::new(0, Arc::new(MemoryBudget::new(1 << 30, 1)), false),
             mailbox,
             _registry: registry,
             rooms,
             pushed: [0; ROOMS],
-            cast: [0; ROOMS],
+            broadcast: [0; ROOMS],
             todo: VecDeque::new(),
             taps: Vec::new(),
             faults: 0,
@@ -53,35 +53,36 @@ impl World {
 
     /// One of the connections that have not gone altogether.
     pub(super) fn pick(&self, number: usize) -> Option<usize> {
-        let there: Vec<_> = (0..self.all.len()).filter(|&i| self.all[i].phase != Phase::Released).collect();
+        let there: Vec<_> =
+            (0..self.all.len()).filter(|&i| self.all[i].phase != ModelPhase::Released).collect();
         (!there.is_empty()).then(|| there[number % there.len()])
     }
 
     /// One that has a socket.
     pub(super) fn pick_open(&self, number: usize) -> Option<usize> {
-        self.pick(number).filter(|&i| self.all[i].phase != Phase::Detached)
+        self.pick(number).filter(|&i| self.all[i].phase != ModelPhase::Detached)
     }
 
     pub(super) fn find(&mut self, who: Local) -> &mut Expected {
         self.all.iter_mut().find(|e| e.who == who).expect("commands are posted for known connections")
     }
 
-    pub(super) fn room_number(&self, room: &Arc<RoomCore<Peer>>) -> usize {
+    pub(super) fn room_number(&self, room: &Arc<RoomCore<FakeSocket>>) -> usize {
         self.rooms.iter().position(|other| Arc::ptr_eq(other, room)).expect("the rooms are kept")
     }
 
     pub(super) fn run(&mut self, op: Op) {
         match op {
             Op::Open { sse, lossy, space } => {
-                if self.all.iter().filter(|e| e.phase != Phase::Released).count() < self.max {
-                    let dialect = match (sse, self.all.len() % 3) {
-                        (true, 0) => Dialect::Sse,
-                        (true, _) => Dialect::SseChunked,
-                        (false, 0) => Dialect::Deflate,
-                        (false, _) => Dialect::WebSocket,
+                if self.all.iter().filter(|e| e.phase != ModelPhase::Released).count() < self.max {
+                    let encoding = match (sse, self.all.len() % 3) {
+                        (true, 0) => Encoding::Sse,
+                        (true, _) => Encoding::SseChunked,
+                        (false, 0) => Encoding::Deflate,
+                        (false, _) => Encoding::WebSocket,
                     };
                     self.open(
-                        dialect,
+                        encoding,
                         if lossy { Overflow::DropOldest } else { Overflow::Disconnect },
                         space,
                     );
@@ -91,14 +92,14 @@ impl World {
                 let Some(i) = self.pick(who) else { return };
                 let frame = snapshot.then(|| Message::text(self.text(5)));
                 let joined = self.rooms[room].join(self.all[i].who, frame);
-                let open = self.all[i].phase == Phase::Open;
+                let open = self.all[i].phase == ModelPhase::Open;
                 assert!(if open { joined.is_ok() } else { matches!(joined, Err(Error::Closed)) });
             }
             Op::Leave { who, room } => {
                 let Some(i) = self.pick(who) else { return };
                 self.rooms[room].leave(self.all[i].who);
             }
-            Op::Cast { room, len } => {
+            Op::Broadcast { room, len } => {
                 let text = self.text(len);
                 assert_eq!(self.rooms[room].push(&Message::text(text)), Sent::Queued);
                 self.pushed[room] += 1;
@@ -114,16 +115,16 @@ impl World {
                 let Some(i) = self.pick(who) else { return };
                 let texts: Vec<_> = (0..frames).map(|_| self.text(3)).collect();
                 let expected = &mut self.all[i];
-                let units: Vec<_> = texts.iter().map(|t| encoded(expected.dialect, t, None)).collect();
+                let units: Vec<_> = texts.iter().map(|t| encoded(expected.encoding, t, None)).collect();
                 let mut own = Joined::default();
                 for unit in &units {
                     own.bytes.extend_from_slice(unit);
                     own.end(Tag::default());
                 }
-                if expected.phase == Phase::Open {
+                if expected.phase == ModelPhase::Open {
                     expected.frames.extend(units);
                 }
-                if expected.phase != Phase::Released {
+                if expected.phase != ModelPhase::Released {
                     self.delivery.send_encoded(expected.who.slot, &mut own);
                     assert!(own.bytes.is_empty() && own.ends.is_empty());
                 }
@@ -147,7 +148,7 @@ impl World {
                 let Some(i) = self.pick_open(who) else { return };
                 self.delivery.flush(self.all[i].who.slot);
             }
-            Op::Walk { budget } => self.visit(budget),
+            Op::FanOut { limit } => self.fan_out(limit),
             Op::Apply { commands } => self.apply(commands),
             Op::Faults => self.faults(),
             Op::Lose { who } => {
@@ -161,8 +162,8 @@ impl World {
             }
             Op::Tap { who, keep } => {
                 let Some(i) = self.pick_open(who) else { return };
-                let (tap, ear) = Tap::new();
-                self.delivery.tap(self.all[i].who, ear);
+                let (tap, sender) = Tap::new();
+                self.delivery.tap(self.all[i].who, sender);
                 if keep {
                     self.taps.push(tap);
                 } else {
@@ -178,33 +179,35 @@ impl World {
                 self.detach(i);
             }
             Op::Release => {
-                let Some(expected) = self.all.iter_mut().find(|e| e.phase == Phase::Detached) else { return };
-                expected.phase = Phase::Released;
+                let Some(expected) = self.all.iter_mut().find(|e| e.phase == ModelPhase::Detached) else {
+                    return;
+                };
+                expected.phase = ModelPhase::Released;
                 self.delivery.release(expected.who);
             }
         }
     }
 
-    /// Delivers what waits in rooms, with at most `budget` visits.
-    fn visit(&mut self, budget: usize) {
-        let Delivery { fanout, sender } = &mut self.delivery;
-        fanout.visit(sender, budget);
+    /// Delivers what waits in rooms, with at most `limit` visits.
+    fn fan_out(&mut self, limit: usize) {
+        let Delivery { rooms, sender } = &mut self.delivery;
+        rooms.fan_out(sender, limit);
     }
 
-    pub(super) fn open(&mut self, dialect: Dialect, overflow: Overflow, space: usize) {
+    pub(super) fn open(&mut self, encoding: Encoding, overflow: Overflow, space: usize) {
         let who = self.delivery.reserve(usize::MAX).expect("there are slots");
-        let profile = Profile { outbox: LIMIT, overflow, compress_above: usize::MAX };
-        let peer = Peer::default();
+        let policy = OutboxPolicy { outbox: LIMIT, overflow, compress_above: usize::MAX };
+        let peer = FakeSocket::default();
         peer.0.space.store(space, Relaxed);
         assert!(self.all.iter().all(|e| e.who != who), "an id was used twice");
-        self.delivery.open(who, peer.clone(), dialect, profile);
+        self.delivery.open(who, peer.clone(), encoding, policy);
         self.mailbox.lock().open(who);
         self.all.push(Expected {
             who,
             peer,
-            dialect,
-            profile,
-            phase: Phase::Open,
+            encoding,
+            policy,
+            phase: ModelPhase::Open,
             rooms: Vec::new(),
             frames: Vec::new(),
             control: Vec::new(),
@@ -215,12 +218,12 @@ impl World {
     pub(super) fn append(&mut self, i: usize) {
         let number = self.text(0);
         let expected = &mut self.all[i];
-        let bytes = match expected.dialect {
-            Dialect::WebSocket | Dialect::Deflate => {
+        let bytes = match expected.encoding {
+            Encoding::WebSocket | Encoding::Deflate => {
                 [&[0x8a, number.len() as u8], number.as_bytes()].concat()
             }
-            Dialect::Sse => format!(":{number}\n\n").into_bytes(),
-            Dialect::SseChunked => in_a_chunk(format!(":{number}\n\n").as_bytes()),
+            Encoding::Sse => format!(":{number}\n\n").into_bytes(),
+            Encoding::SseChunked => in_a_chunk(format!(":{number}\n\n").as_bytes()),
         };
         self.delivery.append(expected.who.slot, &bytes);
         expected.control.push(bytes);
@@ -228,7 +231,7 @@ impl World {
 
     /// As the shard begins to close.
     pub(super) fn close(&mut self, i: usize) {
-        if self.all[i].phase != Phase::Open {
+        if self.all[i].phase != ModelPhase::Open {
             return;
         }
         let who = self.all[i].who;
@@ -239,7 +242,7 @@ impl World {
         self.append(i);
         self.delivery.mute(who.slot);
         self.all[i].rooms.clear();
-        self.all[i].phase = Phase::Closing;
+        self.all[i].phase = ModelPhase::Closing;
     }
 
     /// As the shard drops a socket.
@@ -248,7 +251,7 @@ impl World {
         self.mailbox.lock().close(who);
         assert!(self.delivery.detach(who).is_some());
         self.all[i].rooms.clear();
-        self.all[i].phase = Phase::Detached;
+        self.all[i].phase = ModelPhase::Detached;
         self.all[i].cut = true;
     }
 
@@ -262,17 +265,19 @@ impl World {
             let i = self.all.iter().position(|e| e.who == who).expect("a fault of a known connection");
             let expected = &self.all[i];
             match fault {
-                Fault::Lost => {
+                DeliveryFault::Lost => {
                     assert!(expected.peer.0.lost.load(Relaxed));
                     self.detach(i);
                 }
-                Fault::SlowConsumer => {
-                    if expected.phase == Phase::Open {
+                DeliveryFault::SlowConsumer => {
+                    if expected.phase == ModelPhase::Open {
                         self.delivery.discard_backlog(who.slot, Dropped::SlowConsumer);
                         self.close(i);
                     }
                 }
-                Fault::Shed | Fault::Cut | Fault::Unfinished => unreachable!("the test sheds nothing"),
+                DeliveryFault::Shed | DeliveryFault::Cut | DeliveryFault::Unfinished => {
+                    unreachable!("the test sheds nothing")
+                }
             }
         }
     }
@@ -285,24 +290,24 @@ impl World {
             self.mailbox.taken_up();
             match command {
                 Command::Push { to, frame, of } => {
-                    let cursor = of.and_then(|of| of.cursor);
+                    let position = of.and_then(|of| of.position);
                     let expected = self.find(to);
-                    if expected.phase == Phase::Open {
+                    if expected.phase == ModelPhase::Open {
                         let text = frame.as_text().unwrap();
-                        expected.frames.push(encoded(expected.dialect, text, cursor));
+                        expected.frames.push(encoded(expected.encoding, text, position));
                     }
                     self.delivery.push(to, &frame, of);
                 }
-                Command::Cast { room, frame, offset } => {
+                Command::Broadcast { room, frame, offset } => {
                     let number = self.room_number(&room);
-                    assert!(offset > self.cast[number] && offset <= self.pushed[number]);
-                    self.cast[number] = offset;
-                    let cursor = Some(room.cursor(offset));
+                    assert!(offset > self.broadcast[number] && offset <= self.pushed[number]);
+                    self.broadcast[number] = offset;
+                    let position = Some(room.position(offset));
                     for expected in self.all.iter_mut().filter(|e| e.rooms.contains(&number)) {
                         let text = frame.as_text().unwrap();
-                        expected.frames.push(encoded(expected.dialect, text, cursor));
+                        expected.frames.push(encoded(expected.encoding, text, position));
                     }
-                    self.delivery.cast(&room, &frame, offset);
+                    self.delivery.broadcast(&room, &frame, offset);
                 }
                 Command::Join { who, room } => {
                     let number = self.room_number(&room);
@@ -319,7 +324,7 @@ impl World {
                     self.delivery.leave(who, &room);
                 }
                 Command::End { .. }
-                | Command::Adopt(_)
+                | Command::Open(_)
                 | Command::Tap { .. }
                 | Command::Close { .. }
                 | Command::Done { .. }
@@ -335,7 +340,7 @@ impl World {
     pub(super) fn check_new_faults(&mut self) {
         for (who, fault) in &self.delivery.sender.faults()[self.faults..] {
             let expected = self.all.iter().find(|e| e.who == *who).expect("a fault of a known connection");
-            if *fault == Fault::SlowConsumer {
+            if *fault == DeliveryFault::SlowConsumer {
                 let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
                 let waiting = all - expected.peer.0.written.lock().len();
                 // Each piece that waits costs some bytes of its own, whatever is in it.
@@ -350,11 +355,11 @@ impl World {
     pub(super) fn check(&mut self) {
         self.check_new_faults();
         self.delivery.sender.assert_consistent();
-        self.delivery.fanout.assert_consistent(self.delivery.sender.slots());
+        self.delivery.rooms.assert_consistent(self.delivery.sender.slots());
         for expected in &mut self.all {
-            let open = matches!(expected.phase, Phase::Open | Phase::Closing);
+            let open = matches!(expected.phase, ModelPhase::Open | ModelPhase::Closing);
             assert_eq!(self.delivery.is_open(expected.who), open);
-            if expected.phase == Phase::Open {
+            if expected.phase == ModelPhase::Open {
                 expected.cut |= self.delivery.is_mute(expected.who.slot);
             }
             expected.check(false);
@@ -379,14 +384,14 @@ impl World {
         self.check();
         let mut turns = 0;
         while self.delivery.is_dirty() {
-            self.visit(3);
+            self.fan_out(3);
             self.check();
             turns += 1;
             assert!(turns < 1000, "it never ends");
         }
         assert_eq!(self.delivery.waiting(), 0);
         for expected in &mut self.all {
-            if matches!(expected.phase, Phase::Open | Phase::Closing) {
+            if matches!(expected.phase, ModelPhase::Open | ModelPhase::Closing) {
                 expected.peer.0.space.store(usize::MAX, Relaxed);
                 self.delivery.flush(expected.who.slot);
                 assert_eq!(self.delivery.backlog(expected.who.slot), 0);

@@ -2,21 +2,21 @@
 
 use super::*;
 
-impl World {
+impl DeliveryWorld {
     /// Walks until nothing waits; the number of turns.
-    fn walk_out(&mut self) -> usize {
+    fn fan_out_all(&mut self) -> usize {
         let mut turns = 0;
         while self.delivery.is_dirty() {
-            self.delivery.walk();
+            self.delivery.fan_out();
             self.check();
             turns += 1;
         }
         turns
     }
 
-    fn casts(&mut self, room: usize, count: usize) {
+    fn broadcasts(&mut self, room: usize, count: usize) {
         for _ in 0..count {
-            self.run(Op::Cast { room, len: 10 });
+            self.run(Op::Broadcast { room, len: 10 });
         }
         self.apply(usize::MAX);
     }
@@ -34,9 +34,9 @@ impl World {
 #[test]
 fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
     let mut world = crowd(90, 20);
-    world.casts(0, 16);
+    world.broadcasts(0, 16);
     assert_eq!(world.writes(), [0; 110]);
-    let turns = world.walk_out();
+    let turns = world.fan_out_all();
     assert_eq!(world.writes(), [1; 110]);
     assert_eq!(turns, 110_usize.div_ceil(SENDS_PER_TURN));
     assert_eq!(world.delivery.take_counts().encoded_frames, 2 * 16);
@@ -46,8 +46,8 @@ fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
 #[test]
 fn a_transport_without_members_is_not_encoded_for() {
     let mut world = crowd(3, 0);
-    world.casts(0, 5);
-    world.walk_out();
+    world.broadcasts(0, 5);
+    world.fan_out_all();
     assert_eq!(world.delivery.take_counts().encoded_frames, 5);
 }
 
@@ -59,10 +59,10 @@ fn a_burst_in_each_of_two_rooms_is_one_write_a_member_of_both() {
     }
     world.apply(usize::MAX);
     for _ in 0..8 {
-        world.casts(0, 1);
-        world.casts(1, 1);
+        world.broadcasts(0, 1);
+        world.broadcasts(1, 1);
     }
-    world.walk_out();
+    world.fan_out_all();
     assert_eq!(world.writes(), [1; 40]);
     assert_eq!(world.ahead(), 0);
     world.finish();
@@ -71,13 +71,13 @@ fn a_burst_in_each_of_two_rooms_is_one_write_a_member_of_both() {
 #[test]
 fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
     let mut world = crowd(100, 0);
-    world.open(Dialect::WebSocket, Overflow::Disconnect, usize::MAX);
+    world.open(Encoding::WebSocket, Overflow::Disconnect, usize::MAX);
     world.run(Op::Join { who: 100, room: 1, snapshot: false });
     world.apply(usize::MAX);
-    world.casts(0, 1);
-    world.casts(1, 1);
-    world.delivery.walk();
-    world.delivery.walk();
+    world.broadcasts(0, 1);
+    world.broadcasts(1, 1);
+    world.delivery.fan_out();
+    world.delivery.fan_out();
     assert_eq!(world.all[100].peer.writes(), 1);
 }
 
@@ -86,13 +86,14 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
 #[test]
 fn the_work_for_a_connection_in_many_rooms_is_linear() {
     const MANY: usize = 4_000; // few enough that work in proportion to their square ends, and fails
-    let World { mut delivery, _registry: registry, .. } = World::new();
-    let open = |delivery: &mut Delivery<Peer>| {
-        let peer = Peer::default();
+    let DeliveryWorld { mut delivery, _registry: registry, .. } = DeliveryWorld::new();
+    let open = |delivery: &mut Delivery<FakeSocket>| {
+        let peer = FakeSocket::default();
         peer.0.space.store(usize::MAX, Relaxed);
         let who = delivery.reserve(2).unwrap();
-        let profile = Profile { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
-        delivery.open(who, peer.clone(), Dialect::WebSocket, profile);
+        let policy =
+            OutboxPolicy { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
+        delivery.open(who, peer.clone(), Encoding::WebSocket, policy);
         (who, peer)
     };
     let ((many, peer), (other, _)) = (open(&mut delivery), open(&mut delivery));
@@ -112,19 +113,19 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
 
     // A room of somebody else's waits; then one of its own.
     delivery.join(other, &last);
-    delivery.cast(&last, &frame, 1);
+    delivery.broadcast(&last, &frame, 1);
     for _ in 0..MANY {
         delivery.push(many, &frame, None);
     }
-    delivery.cast(&rooms[MANY - 1], &frame, 1);
+    delivery.broadcast(&rooms[MANY - 1], &frame, 1);
     for _ in 0..MANY {
         delivery.push(many, &frame, None);
     }
     steps(4, "pushing");
 
-    rooms.iter().for_each(|room| delivery.cast(room, &frame, 2));
+    rooms.iter().for_each(|room| delivery.broadcast(room, &frame, 2));
     while delivery.is_dirty() {
-        delivery.walk();
+        delivery.fan_out();
     }
     steps(5, "delivering");
     assert_eq!(peer.take(), b"\x81\x01x".repeat(3 * MANY + 1));
@@ -138,52 +139,52 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     steps(1, "leaving at the end");
     assert!(
         !delivery.sender.slots().get(other.slot).memberships().has_table()
-            && delivery.fanout.free_rooms() == MANY + 1
+            && delivery.rooms.free_rooms() == MANY + 1
     );
 }
 
 #[test]
-fn who_was_ahead_once_is_walked_like_everybody_again() {
+fn who_was_ahead_once_is_served_like_everybody_again() {
     let mut world = crowd(3, 1);
-    world.casts(0, 2);
+    world.broadcasts(0, 2);
     world.run(Op::Push { who: 1, len: 1 });
     world.apply(usize::MAX);
     assert_eq!(world.ahead(), 1);
-    world.casts(0, 1);
-    world.walk_out();
+    world.broadcasts(0, 1);
+    world.fan_out_all();
     assert_eq!(world.ahead(), 0);
     assert_eq!(world.writes(), [1, 2, 1, 1]);
-    world.casts(0, 2);
-    world.walk_out();
+    world.broadcasts(0, 2);
+    world.fan_out_all();
     assert_eq!(world.writes(), [1; 4]);
     world.finish();
 }
 
 #[test]
-fn who_was_ahead_once_is_walked_like_everybody_again_also_when_messages_never_cease() {
+fn who_was_ahead_once_is_served_like_everybody_again_also_when_messages_never_cease() {
     let mut world = crowd(100, 0);
-    world.casts(0, 1);
-    world.delivery.walk();
+    world.broadcasts(0, 1);
+    world.delivery.fan_out();
     world.run(Op::Push { who: 99, len: 1 });
-    world.casts(0, 1);
+    world.broadcasts(0, 1);
     assert_eq!(world.ahead(), 1);
     for _ in 0..20 {
         // More is always pending when a walk comes to a member.
-        world.delivery.walk();
-        world.casts(0, 1);
+        world.delivery.fan_out();
+        world.broadcasts(0, 1);
     }
     assert_eq!(world.ahead(), 0);
     world.finish();
 }
 
 #[test]
-fn who_joins_while_a_room_waits_is_walked_like_everybody_afterwards() {
+fn who_joins_while_a_room_waits_is_served_like_everybody_afterwards() {
     let mut world = crowd(3, 0);
-    world.casts(0, 1);
-    world.open(Dialect::Sse, Overflow::Disconnect, usize::MAX);
+    world.broadcasts(0, 1);
+    world.open(Encoding::Sse, Overflow::Disconnect, usize::MAX);
     world.run(Op::Join { who: 3, room: 0, snapshot: false });
-    world.casts(0, 1);
-    world.walk_out();
+    world.broadcasts(0, 1);
+    world.fan_out_all();
     assert_eq!(world.writes(), [1; 4]);
     assert_eq!(world.ahead(), 0);
     world.finish();
@@ -194,8 +195,8 @@ fn a_full_socket_is_left_alone_until_it_takes_more() {
     let mut world = crowd(2, 0);
     world.all[0].peer.0.space.store(0, Relaxed);
     for _ in 0..4 {
-        world.casts(0, 1);
-        world.walk_out();
+        world.broadcasts(0, 1);
+        world.fan_out_all();
     }
     assert_eq!(world.writes(), [1, 4]);
     world.finish();

@@ -1,15 +1,14 @@
-//! What a hub asks of the other nodes, and tells them. The implementation stands in `bridge.rs`; without one, a node is alone.
+//! What a hub asks of the other nodes, and tells them. The implementation stands in `cluster.rs`; without one, a node is alone.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 
 use crate::{Message, NodeId, Result, id::ConnectionId};
 
-/// An answer that takes a way over the network.
-pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
-
 /// What there may be several connections of on several nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Group<'a> {
+pub(crate) enum Audience<'a> {
     /// The members of a room.
     Room(&'a str),
     /// The connections of a user.
@@ -17,7 +16,7 @@ pub(crate) enum Group<'a> {
 }
 
 /// Where a page of connections begins: behind this connection of this node; from 0.
-pub(crate) type Place = (u64, u64);
+pub(crate) type PageStart = (u64, u64);
 
 /// The nodes from which a connection is reachable, once it has [joined a room](crate::Connection::join_confirmed) or
 /// was [identified](crate::Connection::identify).
@@ -50,7 +49,7 @@ impl Reach {
 }
 
 /// The way to the other nodes.
-pub(crate) trait Bridge: Send + Sync {
+pub(crate) trait Cluster: Send + Sync {
     /// A frame was pushed to a room of this node, or to all its connections if there is no room. Called under the room's
     /// lock, so in its order; never waits.
     fn push(&self, room: Option<&Arc<str>>, frame: &Message);
@@ -59,25 +58,29 @@ pub(crate) trait Bridge: Send + Sync {
     /// A user has so many connections on this node now. Called under the lock of the users.
     fn user_changed(&self, user: &Arc<str>, connections: usize);
     /// Waits until this node receives broadcasts, and is registered.
-    fn ready(&self) -> Later<'_, ()>;
-    /// Waits, for a bounded time, until messages of other nodes to that group reach this node. Returns which nodes
+    fn ready(&self) -> BoxFuture<'_, Result<()>>;
+    /// Waits, for a bounded time, until messages of other nodes to that audience reach this node. Returns which nodes
     /// reach it then.
-    fn reach<'a>(&'a self, group: Group<'a>) -> Pin<Box<dyn Future<Output = Reach> + Send + 'a>>;
+    fn reach<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Reach>;
     /// How many connections of that kind the other nodes have.
-    fn len<'a>(&'a self, group: Group<'a>) -> Later<'a, usize>;
+    fn len<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<usize>>;
     /// The other nodes that have connections of that kind.
-    fn nodes<'a>(&'a self, group: Group<'a>) -> Later<'a, Vec<NodeId>>;
+    fn nodes<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<Vec<NodeId>>>;
     /// Up to so many connections of that kind on other nodes, from a place on, in order; fewer only at the end.
-    fn connections<'a>(&'a self, group: Group<'a>, from: Place, limit: usize)
-    -> Later<'a, Vec<ConnectionId>>;
+    fn connections<'a>(
+        &'a self,
+        audience: Audience<'a>,
+        from: PageStart,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ConnectionId>>>;
     /// Sends a frame to the connections of a user on other nodes; about how many those are.
-    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> Later<'a, usize>;
+    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>>;
     /// All nodes that are there now, this one among them.
-    fn all_nodes(&self) -> Later<'_, Vec<NodeId>>;
+    fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>>;
     /// What happened on the way.
     fn stats(&self) -> RemoteStats;
     /// Says goodbye to the others, so that they need not wait for this node's end.
-    fn leave(&self) -> Later<'_, ()>;
+    fn leave(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// What went to other nodes, and what came from them; found in [`Stats`](crate::stats::Stats). All zero with the memory backend.

@@ -9,14 +9,14 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{admission::Permit, batch::Dialect, route::Route};
+use super::{admission::Permit, batch::Encoding, route::Route};
 use crate::{CloseCode, codec, limits::READS_PER_TURN, panics::guarded, response::STOPPING};
 
 /// The socket of a connection.
-pub(crate) type Socket = TcpStream;
+pub(crate) type ConnectionSocket = TcpStream;
 
 /// Everything that a shard needs to take over a socket.
-pub(crate) struct Adoption<W> {
+pub(crate) struct NewConnection<W> {
     /// The socket, non-blocking.
     pub(crate) wire: W,
     /// Bytes that the peer sent right behind its request.
@@ -24,25 +24,25 @@ pub(crate) struct Adoption<W> {
     /// Bytes to be written first, such as the head of an event stream.
     pub(crate) preface: Bytes,
     /// How its frames are encoded.
-    pub(crate) dialect: Dialect,
+    pub(crate) encoding: Encoding,
     pub(crate) route: Arc<Route>,
     pub(crate) permit: Permit,
     /// Values that the upgrade hook stores with the connection.
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
-impl Adoption<TcpStream> {
+impl NewConnection<TcpStream> {
     /// Answers an accepted peer that no shard takes because the node is shutting down: with 503 if it has no answer
     /// yet, or with close code 1001 if it is a WebSocket that was upgraded. No callback was called for it.
     pub(crate) fn refuse(self) {
-        let Self { wire, preface, dialect, states, .. } = self;
+        let Self { wire, preface, encoding, states, .. } = self;
         let mut answer = Vec::new();
         if !preface.is_empty() {
             let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\n\
                         content-type: text/plain; charset=utf-8\r\n";
             let length = STOPPING.len();
             answer = format!("{head}content-length: {length}\r\n\r\n{STOPPING}").into_bytes();
-        } else if !dialect.is_stream() {
+        } else if !encoding.is_stream() {
             codec::encode_close(
                 &mut answer,
                 CloseCode::GOING_AWAY.on_the_wire(),

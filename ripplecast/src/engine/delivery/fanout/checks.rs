@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl<W: Wire> Fanout<W> {
+impl<W: Wire> LocalRooms<W> {
     /// Returns how many places are free.
     pub(in super::super) fn free_rooms(&self) -> usize {
         self.free_rooms.len()
@@ -21,25 +21,32 @@ impl<W: Wire> Fanout<W> {
         }
         for (place, room) in self.rooms.iter().enumerate() {
             let place = place as u32;
-            waiting += room.pending.bytes() + room.walk.as_ref().map_or(0, |walk| walk.batch.bytes());
+            waiting +=
+                room.pending.bytes() + room.fan_out.as_ref().map_or(0, |fan_out| fan_out.batch.bytes());
             assert_eq!(room.queued, dirty.contains(&place));
             assert_eq!(room.shared.is_none(), free_rooms.contains(&place));
             let Some(shared) = &room.shared else {
                 assert!(
-                    room.members.is_empty() && !room.queued && room.pending.is_empty() && room.walk.is_none()
+                    room.members.is_empty()
+                        && !room.queued
+                        && room.pending.is_empty()
+                        && room.fan_out.is_none()
                 );
                 continue;
             };
             assert!(!room.members.is_empty() || room.queued, "a room is kept for nothing");
-            assert!(room.queued || (room.pending.is_empty() && room.walk.is_none()));
+            assert!(room.queued || (room.pending.is_empty() && room.fan_out.is_none()));
             assert_eq!(shared.place(usize::from(slots.shard())), Some(place));
-            for dialect in Dialect::ALL {
-                let speakers =
-                    room.members.iter().filter(|&&slot| slots.get(slot).flags().dialect() == dialect).count();
-                assert_eq!(room.speakers[dialect as usize] as usize, speakers);
+            for encoding in Encoding::ALL {
+                let members_by_encoding = room
+                    .members
+                    .iter()
+                    .filter(|&&slot| slots.get(slot).flags().encoding() == encoding)
+                    .count();
+                assert_eq!(room.members_by_encoding[encoding as usize] as usize, members_by_encoding);
             }
-            if let Some(walk) = &room.walk {
-                assert!(walk.next <= walk.end && walk.end <= room.members.len());
+            if let Some(fan_out) = &room.fan_out {
+                assert!(fan_out.next <= fan_out.end && fan_out.end <= room.members.len());
             }
             for (index, &slot) in room.members.iter().enumerate() {
                 let mut of_room = slots.get(slot).memberships().iter().filter(|m| m.room() == place);
@@ -54,7 +61,7 @@ impl<W: Wire> Fanout<W> {
                 assert_eq!(room.members.get(membership.index()), Some(&number));
                 assert!(membership.seen() <= self.stamp);
                 if !slot.flags().has(Flags::AHEAD | Flags::MUTE) {
-                    self.check_fast_path(slot.flags().dialect(), membership);
+                    self.check_fast_path(slot.flags().encoding(), membership);
                 }
             }
         }
@@ -62,14 +69,14 @@ impl<W: Wire> Fanout<W> {
 
     /// Checks that a member that is not ahead is to get every waiting frame, since a walk sends it all without
     /// reading the stamps.
-    fn check_fast_path(&self, dialect: Dialect, membership: &Membership) {
+    fn check_fast_path(&self, encoding: Encoding, membership: &RoomMembership) {
         let room = &self.rooms[membership.room() as usize];
-        let walk = room.walk.as_ref();
-        let to_visit = walk.filter(|walk| (walk.next..walk.end).contains(&membership.index()));
-        for batch in [Some(&room.pending), to_visit.map(|walk| &walk.batch)].into_iter().flatten() {
+        let fan_out = room.fan_out.as_ref();
+        let to_come = fan_out.filter(|fan_out| (fan_out.next..fan_out.end).contains(&membership.index()));
+        for batch in [Some(&room.pending), to_come.map(|fan_out| &fan_out.batch)].into_iter().flatten() {
             let mut parts = Vec::new();
-            batch.since(membership.seen(), dialect, room.source(), &mut parts);
-            assert_eq!(parts.len(), batch.ends(dialect, room.source()).count());
+            batch.since(membership.seen(), encoding, room.source(), &mut parts);
+            assert_eq!(parts.len(), batch.ends(encoding, room.source()).count());
         }
     }
 }
