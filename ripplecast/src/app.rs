@@ -26,7 +26,7 @@ use tower_service::Service;
 use crate::{
     Error, Hub, Result,
     headers::base_path,
-    server::{FileOptions, Server, files},
+    server::{FileOptions, HttpServer, files},
     sse,
     ws::IntoEndpoint,
 };
@@ -38,7 +38,7 @@ use crate::{
 ///
 /// #[tokio::main]
 /// async fn main() -> Result<()> {
-///     let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
+///     let echo = ws::handlers().on_message(|conn: Connection, message: Message| async move { conn.push(message).ignore() });
 ///     App::from_env().await?.ws("/echo", echo).run("127.0.0.1:8080").await
 /// }
 /// ```
@@ -49,7 +49,7 @@ pub struct App {
     router: Router,
     /// Paths that already have an endpoint.
     endpoints: HashSet<String>,
-    server: Server,
+    server: HttpServer,
     /// The value of `Strict-Transport-Security`.
     hsts: Option<HeaderValue>,
 }

@@ -1,7 +1,7 @@
 //! The hand-off of a socket from ripplecast's own server to a shard.
 //!
-//! hyper reads a request and the application accepts it. The socket is then taken from hyper before hyper has
-//! written anything, and the shard writes the head of the response first. A client that receives it is
+//! hyper reads a request and the application accepts it. hyper releases the socket before it writes
+//! anything, and the shard writes the head of the response first. A client that receives it is
 //! therefore already a member of the hub.
 
 use std::{
@@ -25,9 +25,8 @@ use crate::{
     relay,
 };
 
-/// An accepted connection that waits for its socket. Boxed, because every request of a server has space for
-/// one.
-pub(crate) struct Accepted {
+/// A connection that waits for its socket. Boxed, because every request of a server has space for one.
+pub(crate) struct PendingConnection {
     pub(crate) hub: Hub,
     pub(crate) route: Arc<Route>,
     pub(crate) encoding: Encoding,
@@ -36,7 +35,7 @@ pub(crate) struct Accepted {
     pub(crate) states: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
-impl Accepted {
+impl PendingConnection {
     /// Hands the socket to a shard. `rest` is what was read after the request, `preface` is written first.
     pub(crate) fn begin(self, wire: TcpStream, rest: Bytes, preface: Vec<u8>) {
         let Self { hub, route, encoding, permit, states } = self;
@@ -52,37 +51,36 @@ impl Accepted {
 /// A request extension set by ripplecast's own server for requests on a raw socket. An endpoint that accepts
 /// the request uses it to ask for the socket.
 #[derive(Clone, Default)]
-pub(crate) struct Takeover(Arc<Mutex<Option<Ask>>>);
+pub(crate) struct HandOff(Arc<Mutex<Option<SocketRequest>>>);
 
 /// A response extension: the response has an outbox, so its reader may be slow.
 #[derive(Clone, Copy)]
 pub(crate) struct OwnPace;
 
 /// A request for the socket.
-enum Ask {
+enum SocketRequest {
     /// By a WebSocket.
-    Upgrade(Box<Accepted>),
+    Upgrade(Box<PendingConnection>),
     /// By an event stream.
     Stream {
-        /// Shared with the body of the response, which uses a socket pair if this hand-off does not take the
-        /// connection.
-        accepted: Weak<Mutex<Option<Box<Accepted>>>>,
+        /// Shared with the body of the response, which uses a socket pair if the connection is not handed off.
+        pending: Weak<Mutex<Option<Box<PendingConnection>>>>,
         /// The first frame of that body.
         greeting: Bytes,
     },
 }
 
-/// An accepted connection that takes the socket over.
-pub(crate) struct Taken {
-    pub(crate) accepted: Box<Accepted>,
+/// A granted request for the socket.
+pub(crate) struct HandedOff {
+    pub(crate) pending: Box<PendingConnection>,
     /// Written first: the head of the response, which hyper has not written, and the start of its body.
     pub(crate) preface: Vec<u8>,
 }
 
-impl Takeover {
+impl HandOff {
     /// Asks for the socket of a response with 101.
-    pub(crate) fn ask(&self, accepted: Box<Accepted>) {
-        *self.0.lock() = Some(Ask::Upgrade(accepted));
+    pub(crate) fn ask(&self, pending: Box<PendingConnection>) {
+        *self.0.lock() = Some(SocketRequest::Upgrade(pending));
     }
 
     /// Returns the connection that asked for the socket, unless a layer around the endpoint has changed the
@@ -90,44 +88,44 @@ impl Takeover {
     /// sends the layer's response.
     ///
     /// This polls the body of the response.
-    pub(crate) fn taken(&self, response: &mut Response, cx: &mut Context<'_>) -> Option<Taken> {
+    pub(crate) fn grant(&self, response: &mut Response, cx: &mut Context<'_>) -> Option<HandedOff> {
         let asked = self.0.lock().take()?;
         match asked {
-            Ask::Upgrade(accepted) => {
+            SocketRequest::Upgrade(pending) => {
                 let is_answer = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                is_answer.then(|| Taken { accepted, preface: head(response) })
+                is_answer.then(|| HandedOff { pending, preface: head(response) })
             }
-            Ask::Stream { accepted, greeting } => {
-                let accepted = accepted.upgrade()?; // `None` if the body has been dropped
+            SocketRequest::Stream { pending, greeting } => {
+                let pending = pending.upgrade()?; // `None` if the body has been dropped
                 let kind = response.headers().get(header::CONTENT_TYPE);
                 let is_answer = response.status() == StatusCode::OK
                     && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
                 if !is_answer || !begins_with(response.body_mut(), &greeting, cx) {
                     return None;
                 }
-                let mut accepted = accepted.lock().take()?;
-                accepted.encoding = Encoding::SseChunked;
+                let mut pending = pending.lock().take()?;
+                pending.encoding = Encoding::SseChunked;
                 let mut preface = head(response);
-                accepted.encoding.encode_raw(&greeting, &mut preface);
-                Some(Taken { accepted, preface })
+                pending.encoding.encode_raw(&greeting, &mut preface);
+                Some(HandedOff { pending, preface })
             }
         }
     }
 }
 
 /// Returns the body of an event stream that starts with `greeting`. Under ripplecast's own server, it asks
-/// `takeover` for the socket. If that is not granted, the connection starts when the body is polled again,
+/// `hand_off` for the socket. If that is not granted, the connection starts when the body is polled again,
 /// through a socket pair.
-pub(crate) fn stream(accepted: Box<Accepted>, greeting: String, takeover: Option<Takeover>) -> Body {
-    let (accepted, greeting) = (Arc::new(Mutex::new(Some(accepted))), Bytes::from(greeting));
-    if let Some(Takeover(asked)) = takeover {
-        let (accepted, greeting) = (Arc::downgrade(&accepted), greeting.clone());
-        *asked.lock() = Some(Ask::Stream { accepted, greeting });
+pub(crate) fn stream(pending: Box<PendingConnection>, greeting: String, hand_off: Option<HandOff>) -> Body {
+    let (pending, greeting) = (Arc::new(Mutex::new(Some(pending))), Bytes::from(greeting));
+    if let Some(HandOff(asked)) = hand_off {
+        let (pending, greeting) = (Arc::downgrade(&pending), greeting.clone());
+        *asked.lock() = Some(SocketRequest::Stream { pending, greeting });
     }
     relay::body(greeting, move |wire| {
-        let accepted = accepted.lock().take();
-        if let Some(accepted) = accepted {
-            accepted.begin(wire, Bytes::new(), Vec::new());
+        let pending = pending.lock().take();
+        if let Some(pending) = pending {
+            pending.begin(wire, Bytes::new(), Vec::new());
         }
     })
 }

@@ -41,51 +41,51 @@ use crate::{
 ///     "/chat",
 ///     hub.ws(ws::handlers()
 ///         .on_open(|conn: Connection| async move { conn.join("chat") })
-///         .on_message(move |_conn: Connection, frame: Message| {
+///         .on_message(move |_conn: Connection, message: Message| {
 ///             let chat = chat.clone();
-///             async move { chat.room("chat").push(frame).ignore() }
+///             async move { chat.room("chat").push(message).ignore() }
 ///         })),
 /// );
 /// # let _ = router; Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Hub {
-    inner: Arc<Inner>,
+    inner: Arc<HubInner>,
 }
 
 /// The state shared by all clones of a [`Hub`].
-struct Inner {
+struct HubInner {
     /// Connections, rooms and users.
-    shards: Arc<Node>,
+    node: Arc<Node>,
     store: Store,
     /// Messages between parts of the application, on this node and on others.
     bus: Bus,
     /// Messages kept until they are handled.
-    streams: Queues,
+    queues: Queues,
     trusted_proxies: TrustedProxies,
     next_route: AtomicUsize,
 }
 
 /// Dropping the last handle closes the connections and ends the shards.
-impl Drop for Inner {
+impl Drop for HubInner {
     fn drop(&mut self) {
-        self.shards.stop();
+        self.node.stop();
         self.bus.close();
-        self.streams.close();
+        self.queues.close();
     }
 }
 
 impl Hub {
     /// Creates the handle over what was assembled.
     pub(crate) fn new(
-        shards: Arc<Node>,
+        node: Arc<Node>,
         store: Store,
         bus: Bus,
-        streams: Queues,
+        queues: Queues,
         trusted_proxies: TrustedProxies,
     ) -> Self {
         let next_route = AtomicUsize::new(0);
-        Self { inner: Arc::new(Inner { shards, store, bus, streams, trusted_proxies, next_route }) }
+        Self { inner: Arc::new(HubInner { node, store, bus, queues, trusted_proxies, next_route }) }
     }
 
     /// Creates a builder with the default settings.
@@ -95,7 +95,7 @@ impl Hub {
 
     /// Returns the room called `name`.
     pub fn room(&self, name: impl AsRef<str>) -> Room {
-        Room { core: self.inner.shards.rooms.room(name.as_ref()), shards: self.inner.shards.clone() }
+        Room { core: self.inner.node.rooms.room(name.as_ref()), node: self.inner.node.clone() }
     }
 
     /// Returns the rooms that have members or handles on this node, in no particular order. This is for an
@@ -109,50 +109,50 @@ impl Hub {
     /// # Ok(()) }
     /// ```
     pub fn rooms(&self) -> impl Iterator<Item = Room> + use<> {
-        let shards = self.inner.shards.clone();
-        shards.rooms.all().into_iter().map(move |core| Room { core, shards: shards.clone() })
+        let node = self.inner.node.clone();
+        node.rooms.all().into_iter().map(move |core| Room { core, node: node.clone() })
     }
 
-    /// Sends a frame to every connection, WebSockets and event streams alike. Never waits.
+    /// Sends a message to every connection, WebSockets and event streams alike. Never waits.
     ///
     /// As with a push to a [`Room`], all connections see broadcasts in one order, and a broadcast is rejected
     /// for all of them or for none. It reaches every node whose [`connect`](HubBuilder::connect) has
     /// returned.
-    pub fn broadcast(&self, frame: impl Into<Message>) -> Sent {
-        self.inner.shards.everyone.push(&frame.into())
+    pub fn broadcast(&self, message: impl Into<Message>) -> Sent {
+        self.inner.node.everyone.push(&message.into())
     }
 
     /// Returns the connection with this id, or `None` if it is closed or belongs to another node.
     pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
-        let shards = &self.inner.shards;
-        let local = id.on(shards.node)?;
-        let connection = Connection::new(shards.shard_of(local).clone(), local);
+        let node = &self.inner.node;
+        let local = id.on(node.node)?;
+        let connection = Connection::new(node.shard_of(local).clone(), local);
         connection.is_open().then_some(connection)
     }
 
     /// Returns the open connections of this node. The iterator holds no lock; a connection that opens or
     /// closes during the iteration may or may not be included.
     pub fn connections(&self) -> impl Iterator<Item = Connection> + use<> {
-        let shards = self.inner.shards.clone();
-        shards.connections().map(move |local| Connection::new(shards.shard_of(local).clone(), local))
+        let node = self.inner.node.clone();
+        node.connections().map(move |local| Connection::new(node.shard_of(local).clone(), local))
     }
 
     /// Returns the user `id`: all connections that were [identified](Connection::identify) with this id.
     pub fn user(&self, id: impl AsRef<str>) -> User {
-        User { id: id.as_ref().into(), shards: self.inner.shards.clone() }
+        User { id: id.as_ref().into(), node: self.inner.node.clone() }
     }
 
     /// Returns what the hub has counted since it was built.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
-            connections: self.inner.shards.everyone.len(),
-            rooms: self.inner.shards.rooms.len(),
-            queued_bytes: self.inner.shards.budget.used(),
+            connections: self.inner.node.everyone.len(),
+            rooms: self.inner.node.rooms.len(),
+            queued_bytes: self.inner.node.budget.used(),
             ..Stats::default()
         };
-        stats.drops.overloaded = self.inner.shards.setup.drops().overloaded();
-        stats.remote = self.inner.shards.setup.cluster().map(|cluster| cluster.stats()).unwrap_or_default();
-        for handle in self.inner.shards.handles.iter() {
+        stats.drops.overloaded = self.inner.node.setup.drops().overloaded();
+        stats.remote = self.inner.node.setup.cluster().map(|cluster| cluster.stats()).unwrap_or_default();
+        for handle in self.inner.node.handles.iter() {
             stats.opened += handle.counted(ShardCounter::Opened);
             stats.closed += handle.counted(ShardCounter::Closed);
             stats.messages += handle.counted(ShardCounter::Messages);
@@ -199,32 +199,32 @@ impl Hub {
     /// # Ok(()) }
     /// ```
     pub async fn shutdown(&self) {
-        let shards = &self.inner.shards;
-        shards.stop();
+        let node = &self.inner.node;
+        node.stop();
         self.inner.bus.close();
-        self.inner.streams.close();
+        self.inner.queues.close();
         let connections = async {
-            // This fails only if the sender is dropped, and `shards` holds it.
-            let _ = shards.running.subscribe().wait_for(|&running| running == 0).await;
+            // Fails only if the sender is dropped, and `node` holds it.
+            let _ = node.running.subscribe().wait_for(|&running| running == 0).await;
         };
         // A server may already have answered with 101. Its peer still gets a close frame before the process
         // ends.
         let arrivals = async {
-            let mut arriving = shards.arriving.subscribe();
+            let mut arriving = node.arriving.subscribe();
             let _ = tokio::time::timeout(ARRIVAL_LIMIT, arriving.wait_for(|&arriving| arriving == 0)).await;
         };
-        let all = async { tokio::join!(connections, arrivals, self.inner.streams.ended()) };
+        let all = async { tokio::join!(connections, arrivals, self.inner.queues.ended()) };
         let mut all = std::pin::pin!(all);
         if tokio::time::timeout(SHUTDOWN_LIMIT, &mut all).await.is_err()
             && tokio::time::timeout(SHUTDOWN_LAST_TURNS, all).await.is_err()
         {
-            let shards = *shards.running.borrow();
+            let shards = *node.running.borrow();
             tracing::warn!(
                 shards,
                 "some shards have not ended; is the runtime that built the hub still running?"
             );
         }
-        if let Some(cluster) = shards.setup.cluster()
+        if let Some(cluster) = node.setup.cluster()
             && let Err(error) = cluster.leave().await
         {
             tracing::debug!(%error, "can't notify the other nodes of the shutdown; they will detect it themselves");
@@ -233,7 +233,7 @@ impl Hub {
 
     /// Returns this node's id, which is new each time the process starts.
     pub fn node(&self) -> NodeId {
-        NodeId(self.inner.shards.node)
+        NodeId(self.inner.node.node)
     }
 
     /// Returns all nodes that share the backend, including this one, in order of id. With the memory backend
@@ -243,26 +243,18 @@ impl Hub {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory
     /// backend.
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        match self.inner.shards.setup.cluster() {
+        match self.inner.node.setup.cluster() {
             Some(cluster) => cluster.all_nodes().await,
             None => Ok(vec![self.node()]),
         }
     }
 
     pub(crate) fn local_node(&self) -> &Arc<Node> {
-        &self.inner.shards
+        &self.inner.node
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
-    }
-
-    pub(crate) fn inner_bus(&self) -> &Bus {
-        &self.inner.bus
-    }
-
-    pub(crate) fn inner_queues(&self) -> &Queues {
-        &self.inner.streams
     }
 
     /// Returns the address that `address` is counted as in limits per address: an IPv4 address is counted as

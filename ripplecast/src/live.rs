@@ -33,7 +33,7 @@ use crate::{
 ///
 /// **Lost writes.** If Redis loses changes that tabs have seen, as in some failovers, tabs receive the older
 /// value that is now current. On Redis, the value sent on a join is `{"value":N,"epoch":"E"}`, and later
-/// values are `{"value":N}`. After a loss they carry the new epoch, so that a page can detect it. The frames
+/// values are `{"value":N}`. After a loss they carry the new epoch, so that a page can detect it. The messages
 /// of [`publish_with`](Counter::publish_with) are your own and carry no epoch.
 ///
 /// Publishing continues while this handle or a clone exists, and while a connection that [joined](Self::join)
@@ -41,7 +41,7 @@ use crate::{
 /// publisher; it does not push twice.
 ///
 /// **Overload.** When the node can't deliver fast enough, values in between may be skipped; the newest is
-/// published as soon as there is space. Each frame has the [key](Message::with_key) `counter NAME` unless
+/// published as soon as there is space. Each message has the [key](Message::with_key) `counter NAME` unless
 /// `render` sets another: under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow tab
 /// receives the newest value without a backlog.
 ///
@@ -63,7 +63,7 @@ pub struct LiveCounter {
     counter: Counter,
     room: Room,
     /// Publishing lasts while this is held.
-    published: Arc<Published>,
+    published: Arc<PublishedCounter>,
 }
 
 impl Counter {
@@ -112,7 +112,7 @@ impl Counter {
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
-    /// Publishes every change to a room as the frame that `render` returns for the value. `render` runs under
+    /// Publishes every change to a room as the message that `render` returns for the value. `render` runs under
     /// the counter's lock: it must be quick and must not use this counter. Each call creates a new publisher.
     ///
     /// # Errors
@@ -132,9 +132,9 @@ impl Counter {
         &self,
         room: &Room,
         render: impl Fn(i64, Option<Epoch>) -> Message + Send + Sync + 'static,
-    ) -> Result<Arc<Published>> {
+    ) -> Result<Arc<PublishedCounter>> {
         let render = Arc::new(render);
-        let publisher = Arc::new(Publisher {
+        let publisher = Arc::new(CounterPublisher {
             room: room.clone(),
             render,
             key: format!("counter {}", self.name()).into(),
@@ -143,7 +143,7 @@ impl Counter {
         let (publish, counter) = (publisher.clone(), self.clone());
         let observation =
             self.observe(Arc::new(move |value, version| publish.publish(value, version, &counter)))?;
-        Ok(Arc::new(Published { publisher, _observation: observation }))
+        Ok(Arc::new(PublishedCounter { publisher, _observation: observation }))
     }
 }
 
@@ -164,8 +164,8 @@ fn value_and_epoch(value: impl fmt::Display, epoch: Option<Epoch>) -> String {
 }
 
 /// A counter being published. Publishing lasts while this is held.
-struct Published {
-    publisher: Arc<Publisher>,
+struct PublishedCounter {
+    publisher: Arc<CounterPublisher>,
     /// Receives the changes.
     _observation: Observation,
 }
@@ -174,26 +174,26 @@ struct Published {
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Pushes the values of a counter to its room.
-struct Publisher {
+struct CounterPublisher {
     room: Room,
     render: Arc<dyn Fn(i64, Option<Epoch>) -> Message + Send + Sync>,
-    /// The key of its frames, so that a newer value can replace a waiting one.
+    /// The key of its messages, so that a newer value can replace a waiting one.
     key: Arc<str>,
     /// Whether a push was rejected, so that a task retries with the newest value.
     behind: AtomicBool,
 }
 
-impl Publisher {
-    /// Returns the frame of a value.
-    fn frame(&self, value: i64, version: Version) -> Message {
-        let frame = (self.render)(value, version.epoch);
-        if frame.key().is_some() { frame } else { frame.with_key(self.key.clone()) }
+impl CounterPublisher {
+    /// Returns the message of a value.
+    fn message(&self, value: i64, version: Version) -> Message {
+        let message = (self.render)(value, version.epoch);
+        if message.key().is_some() { message } else { message.with_key(self.key.clone()) }
     }
 
     /// Pushes a value; called under the counter's lock. During overload, values are skipped, and the newest
     /// is published as soon as there is space. What tabs show may lag, but does not stay wrong.
     fn publish(self: &Arc<Self>, value: i64, version: Version, counter: &Counter) {
-        if self.room.core.push_here(&self.frame(value, version)) != Sent::Dropped(Dropped::Overloaded) {
+        if self.room.core.push_here(&self.message(value, version)) != Sent::Dropped(Dropped::Overloaded) {
             return;
         }
         if self.behind.swap(true, Ordering::Relaxed) {
@@ -215,7 +215,7 @@ impl Publisher {
                 tokio::time::sleep(RETRY).await;
                 let pushed = counter.inspect(|known| {
                     let push =
-                        |(value, version)| publisher.room.core.push_here(&publisher.frame(value, version));
+                        |(value, version)| publisher.room.core.push_here(&publisher.message(value, version));
                     let is_refused = known.map(push) == Some(overloaded);
                     if !is_refused {
                         publisher.behind.store(false, Ordering::Relaxed);
@@ -246,7 +246,7 @@ impl LiveCounter {
         unless_unavailable(self.counter.ready().await)?;
         let publisher = &self.published.publisher;
         self.counter.inspect(|known| match known {
-            Some((value, version)) => conn.join_with(self.room.name(), publisher.frame(value, version)),
+            Some((value, version)) => conn.join_with(self.room.name(), publisher.message(value, version)),
             None => conn.join(self.room.name()),
         })?
     }
@@ -287,7 +287,7 @@ impl fmt::Debug for LiveCounter {
 ///
 /// **Overload.** When the node can't deliver fast enough, changes in between may be skipped, which is logged;
 /// the current version of each row is published as soon as there is space. Up to 65,536 skipped rows are
-/// remembered; others stay outdated for members until they change again. Each frame has the
+/// remembered; others stay outdated for members until they change again. Each message has the
 /// [key](Message::with_key) `row TABLE KEY`.
 ///
 /// ```
@@ -318,7 +318,7 @@ pub struct LiveTable<T> {
 
 /// The JSON of a change.
 #[derive(Serialize)]
-struct Change<'a, R> {
+struct RowChange<'a, R> {
     key: &'a str,
     row: Option<R>,
     version: u64,
@@ -326,8 +326,8 @@ struct Change<'a, R> {
     epoch: Option<Epoch>,
 }
 
-/// Returns the frame of a change. While it waits, a newer change of the same row can replace it.
-fn change(
+/// Returns the message of a change. While it waits, a newer change of the same row can replace it.
+fn row_message(
     table: &str,
     key: &str,
     row: Option<RowRef<'_>>,
@@ -335,12 +335,12 @@ fn change(
     as_text: bool,
 ) -> Result<Message> {
     let Version { number: version, epoch } = version;
-    let frame = if as_text {
-        Message::json(&Change { key, row: row.map(TextRow), version, epoch })?
+    let message = if as_text {
+        Message::json(&RowChange { key, row: row.map(TextRow), version, epoch })?
     } else {
-        Message::json(&Change { key, row, version, epoch })?
+        Message::json(&RowChange { key, row, version, epoch })?
     };
-    Ok(frame.with_key(format!("row {table} {key}")))
+    Ok(message.with_key(format!("row {table} {key}")))
 }
 
 /// Pushes a table's rows to its room.
@@ -366,8 +366,8 @@ struct Behind {
 impl RowPublisher {
     /// Pushes a row; called under its lock. Returns whether the node was too overloaded to accept it.
     fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
-        match change(self.table.name(), key, row, version, self.as_text) {
-            Ok(frame) => self.room.core.push_here(&frame) == Sent::Dropped(Dropped::Overloaded),
+        match row_message(self.table.name(), key, row, version, self.as_text) {
+            Ok(message) => self.room.core.push_here(&message) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {
                 limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "can't publish a change");
                 false
@@ -377,7 +377,7 @@ impl RowPublisher {
 
     /// Records a row with a rejected change. Its current version is published as soon as there is space.
     #[cold]
-    fn is_behind(self: &Arc<Self>, key: &str) {
+    fn note_refused(self: &Arc<Self>, key: &str) {
         let mut behind = self.behind.lock();
         if behind.keys.len() < ROWS_BEHIND {
             behind.keys.insert(key.into());
@@ -465,7 +465,7 @@ impl<T> Table<T> {
             Arc::new(RowPublisher { table, room: room.clone(), as_text, behind: Mutex::default() });
         let observation = self.observe(Arc::new(move |key, row, version| {
             if publisher.push(key, row, version) {
-                publisher.is_behind(key);
+                publisher.note_refused(key);
             }
         }));
         LiveTable { table: self.clone(), room, as_text, observation: Arc::new(observation) }
@@ -489,8 +489,9 @@ impl<T> LiveTable<T> {
         let (mut outcome, mut is_first) = (Ok(()), true);
         self.table.inspect(|key, row, version| {
             if outcome.is_ok() {
-                let frame = change(self.table.name(), key, Some(row), version, self.as_text);
-                outcome = frame.and_then(|frame| self.room.core.push_state(conn.local(), frame, is_first));
+                let message = row_message(self.table.name(), key, Some(row), version, self.as_text);
+                outcome =
+                    message.and_then(|message| self.room.core.push_state(conn.local(), message, is_first));
                 is_first = false;
             }
         });
@@ -542,23 +543,23 @@ mod tests {
     #[tokio::test]
     async fn the_number_of_remembered_rows_is_limited() {
         let hub = Hub::builder().build().unwrap();
-        let table = hub.table::<Row>("rows", 1).unwrap().untyped();
+        let table = hub.table::<TestRow>("rows", 1).unwrap().untyped();
         let publisher =
             Arc::new(RowPublisher { table, room: hub.room("r"), as_text: false, behind: Mutex::default() });
         for row in 0..=ROWS_BEHIND {
             assert!(!publisher.behind.lock().forgot, "row {row}");
-            publisher.is_behind(&row.to_string());
+            publisher.note_refused(&row.to_string());
         }
         assert_eq!(publisher.behind.lock().keys.len(), ROWS_BEHIND);
         assert!(publisher.behind.lock().forgot, "one row exceeds the limit, which is logged");
-        publisher.is_behind("7");
+        publisher.note_refused("7");
         assert!(publisher.catch_up(), "there is space again");
         let behind = publisher.behind.lock();
         assert!(behind.keys.is_empty() && !behind.forgot);
     }
 
     #[derive(serde::Serialize, serde::Deserialize)]
-    struct Row {
+    struct TestRow {
         n: u32,
     }
 }

@@ -211,9 +211,9 @@ mod tests {
     }
 
     /// Counts how often more of the value is requested.
-    struct Endless<'a>(&'a AtomicU64);
+    struct EndlessText<'a>(&'a AtomicU64);
 
-    impl Display for Endless<'_> {
+    impl Display for EndlessText<'_> {
         fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
             loop {
                 self.0.fetch_add(1, Relaxed);
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn no_more_of_a_value_is_formatted_than_is_shown() {
         let asked = AtomicU64::new(0);
-        assert_eq!(cut(Endless(&asked)).to_string(), "0123456789".repeat(10) + "…");
+        assert_eq!(cut(EndlessText(&asked)).to_string(), "0123456789".repeat(10) + "…");
         assert_eq!(asked.load(Relaxed), 11);
     }
 

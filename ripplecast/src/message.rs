@@ -17,8 +17,8 @@ use crate::{
 /// ```
 /// use ripplecast::Message;
 ///
-/// let frame = Message::text("hello");
-/// assert_eq!(frame.as_text(), Some("hello"));
+/// let message = Message::text("hello");
+/// assert_eq!(message.as_text(), Some("hello"));
 /// assert_eq!(Message::json(&[1, 2])?.as_text(), Some("[1,2]"));
 /// # Ok::<(), ripplecast::Error>(())
 /// ```
@@ -28,7 +28,7 @@ pub struct Message {
     text: bool,
     /// The content, before any transport's framing.
     payload: Bytes,
-    /// Identifies the value that this frame updates; see [`with_key`](Self::with_key).
+    /// Identifies the value that this message updates; see [`with_key`](Self::with_key).
     key: Option<Arc<str>>,
     /// The event name in an event stream.
     event: Option<Arc<str>>,
@@ -37,17 +37,17 @@ pub struct Message {
 }
 
 impl Message {
-    /// Creates a text frame.
+    /// Creates a text message.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: true, payload: Bytes::from(text.into()), key: None, event: None, deflated: None }
     }
 
-    /// Creates a binary frame.
+    /// Creates a binary message.
     pub fn binary(payload: impl Into<Bytes>) -> Self {
         Self { text: false, payload: payload.into(), key: None, event: None, deflated: None }
     }
 
-    /// Creates a text frame with `value` as JSON.
+    /// Creates a text message with `value` as JSON.
     ///
     /// # Errors
     /// [`Error::Json`](crate::Error::Json) when `value` can't be written as JSON, such as a map with keys that are not strings.
@@ -61,14 +61,14 @@ impl Message {
         })
     }
 
-    /// Creates a text frame from bytes that a decoder has checked to be UTF-8.
+    /// Creates a text message from bytes that a decoder has checked to be UTF-8.
     pub(crate) fn from_checked_text(payload: Bytes) -> Self {
         debug_assert!(simdutf8::basic::from_utf8(&payload).is_ok());
         Self { text: true, payload, key: None, event: None, deflated: None }
     }
 
-    /// Sets the key of the value that this frame updates. Under
-    /// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), the frame replaces a waiting frame with the same key in a
+    /// Sets the key of the value that this message updates. Under
+    /// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), the message replaces a waiting message with the same key in a
     /// slow reader's outbox. Other policies ignore the key. The key is not sent, and keys of different rooms
     /// are distinct. Keep it to a few dozen bytes.
     ///
@@ -97,9 +97,9 @@ impl Message {
     /// ```
     /// use ripplecast::Message;
     ///
-    /// let frame = Message::text("<li>hello</li>").with_event("said");
-    /// assert_eq!(frame.event(), Some("said"));
-    /// assert_eq!(frame.with_event("").event(), None);
+    /// let message = Message::text("<li>hello</li>").with_event("said");
+    /// assert_eq!(message.event(), Some("said"));
+    /// assert_eq!(message.with_event("").event(), None);
     /// ```
     #[must_use]
     pub fn with_event(mut self, name: &str) -> Self {
@@ -113,14 +113,14 @@ impl Message {
         self.event.as_deref()
     }
 
-    /// Makes this frame and its future clones share one compressed form.
+    /// Makes this message and its future clones share one compressed form.
     pub(crate) fn with_shared_deflated(mut self) -> Self {
         self.deflated.get_or_insert_default();
         self
     }
 
     /// Returns the compressed payload if clones share one or the payload is longer than `above`. Returns
-    /// `None` if the frame is to be sent uncompressed.
+    /// `None` if the message is to be sent uncompressed.
     pub(crate) fn deflated(&self, above: usize) -> Option<Bytes> {
         match &self.deflated {
             Some(shared) => shared.of(&self.payload),
@@ -134,17 +134,17 @@ impl Message {
         self.key.as_ref()
     }
 
-    /// Returns whether this is a text frame.
+    /// Returns whether this is a text message.
     pub fn is_text(&self) -> bool {
         self.text
     }
 
-    /// Returns the payload as text, or `None` for a binary frame.
+    /// Returns the payload as text, or `None` for a binary message.
     pub fn as_text(&self) -> Option<&str> {
         if self.text { simdutf8::basic::from_utf8(&self.payload).ok() } else { None }
     }
 
-    /// Returns the payload of a text or binary frame.
+    /// Returns the payload of a text or binary message.
     pub fn as_bytes(&self) -> &[u8] {
         &self.payload
     }

@@ -1,4 +1,4 @@
-//! Relays a connection whose socket can't be taken over: TLS, a custom server, an event stream in hyper.
+//! Relays a connection whose socket can't be handed off: TLS, a custom server, an event stream in hyper.
 //!
 //! The relay uses a socket pair. The shard holds one end and treats it like any socket, with the same outbox
 //! and the same rules; a tokio task serves the other end. `docs/tls.md` and `docs/performance.md` have the
@@ -34,11 +34,11 @@ const CHUNK: usize = 16 << 10;
 
 /// Creates a socket pair: the shard's end and tokio's end.
 fn pair() -> io::Result<(TcpStream, UnixStream)> {
-    let (shard, driven) = StdUnixStream::pair()?;
+    let (shard, near) = StdUnixStream::pair()?;
     shard.set_nonblocking(true)?;
-    driven.set_nonblocking(true)?;
+    near.set_nonblocking(true)?;
     // Only reads, writes and shutdowns are used, which all stream sockets support.
-    Ok((TcpStream::from(OwnedFd::from(shard)), UnixStream::from_std(driven)?))
+    Ok((TcpStream::from(OwnedFd::from(shard)), UnixStream::from_std(near)?))
 }
 
 /// Relays bytes between `stream` and the returned socket, in its own task, until both sides have closed.
@@ -46,37 +46,38 @@ fn pair() -> io::Result<(TcpStream, UnixStream)> {
 /// A chunk is read only after the previous one has been written, so backpressure works in both directions:
 /// what a slow peer does not read fills the socket pair and then its outbox, and what a busy shard does not
 /// read stays with the peer.
-pub(crate) fn drive(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<TcpStream> {
-    let (shard, driven) = pair()?;
+pub(crate) fn relay(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io::Result<TcpStream> {
+    let (shard, near) = pair()?;
     tokio::spawn(async move {
         let mut stream = pin!(stream);
-        let mut carrier = Carrier { shard: driven, out: Way::default(), input: Way::default(), limit: None };
-        std::future::poll_fn(|cx| carrier.poll(cx, stream.as_mut())).await;
+        let mut relay =
+            Relay { shard: near, out: Direction::default(), input: Direction::default(), deadline: None };
+        std::future::poll_fn(|cx| relay.poll(cx, stream.as_mut())).await;
     });
     Ok(shard)
 }
 
 /// Relays bytes between a peer's stream and its shard.
-struct Carrier {
+struct Relay {
     /// The relay's end of the socket pair.
     shard: UnixStream,
     /// From the shard to the peer.
-    out: Way,
+    out: Direction,
     /// From the peer to the shard.
-    input: Way,
+    input: Direction,
     /// An idle connection has no time limit.
-    limit: Option<Limit>,
+    deadline: Option<Deadline>,
 }
 
-/// A time limit.
-struct Limit {
-    kind: LimitKind,
+/// A time limit that has begun.
+struct Deadline {
+    kind: DeadlineKind,
     over: Pin<Box<Sleep>>,
 }
 
 /// The purpose of a time limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LimitKind {
+enum DeadlineKind {
     /// The peer reads nothing: check regularly whether the shard has dropped it.
     StallCheck,
     /// The shard has dropped a peer that reads nothing.
@@ -85,24 +86,24 @@ enum LimitKind {
     Linger,
 }
 
-impl Limit {
+impl Deadline {
     /// Starts a limit now.
-    fn begin(kind: LimitKind) -> Self {
+    fn begin(kind: DeadlineKind) -> Self {
         let time = match kind {
-            LimitKind::StallCheck => STALL_CHECK,
-            LimitKind::Farewell => FAREWELL,
-            LimitKind::Linger => LINGER,
+            DeadlineKind::StallCheck => STALL_CHECK,
+            DeadlineKind::Farewell => FAREWELL,
+            DeadlineKind::Linger => LINGER,
         };
         Self { kind, over: Box::pin(sleep(time)) }
     }
 
     /// Returns whether the shard is known to have dropped the peer.
     fn is_farewell(&self) -> bool {
-        self.kind == LimitKind::Farewell
+        self.kind == DeadlineKind::Farewell
     }
 }
 
-impl Carrier {
+impl Relay {
     /// Relays what is available. Ready when both sides have closed or a limit has expired.
     fn poll(
         &mut self,
@@ -116,24 +117,24 @@ impl Carrier {
         }
         let ended = out || input || self.out.stage == Stage::Discarding;
         loop {
-            let gone =
-                self.input.stage == Stage::Discarding || self.limit.as_ref().is_some_and(Limit::is_farewell);
+            let gone = self.input.stage == Stage::Discarding
+                || self.deadline.as_ref().is_some_and(Deadline::is_farewell);
             let kind = match (ended, self.out.is_blocked()) {
-                (true, _) => LimitKind::Linger,
-                (false, true) if gone => LimitKind::Farewell,
-                (false, true) => LimitKind::StallCheck,
+                (true, _) => DeadlineKind::Linger,
+                (false, true) if gone => DeadlineKind::Farewell,
+                (false, true) => DeadlineKind::StallCheck,
                 (false, false) => {
-                    self.limit = None;
+                    self.deadline = None;
                     return Poll::Pending;
                 }
             };
-            let running = self.limit.take().filter(|limit| limit.kind == kind);
-            let limit = self.limit.insert(running.unwrap_or_else(|| Limit::begin(kind)));
-            ready!(limit.over.as_mut().poll(cx));
-            if kind != LimitKind::StallCheck {
+            let running = self.deadline.take().filter(|deadline| deadline.kind == kind);
+            let deadline = self.deadline.insert(running.unwrap_or_else(|| Deadline::begin(kind)));
+            ready!(deadline.over.as_mut().poll(cx));
+            if kind != DeadlineKind::StallCheck {
                 return Poll::Ready(());
             }
-            self.limit = is_gone(&self.shard).then(|| Limit::begin(LimitKind::Farewell));
+            self.deadline = is_gone(&self.shard).then(|| Deadline::begin(DeadlineKind::Farewell));
         }
     }
 }
@@ -146,7 +147,7 @@ fn is_gone(shard: &UnixStream) -> bool {
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Way {
+struct Direction {
     stage: Stage,
     /// Bytes read but not yet written. Usually empty: chunks are written from the stack.
     waiting: Bytes,
@@ -159,7 +160,7 @@ struct Way {
 enum Stage {
     /// Relays bytes.
     #[default]
-    Carrying,
+    Relaying,
     /// The reader has disconnected. Further bytes are read and discarded, because closing a socket with
     /// unread bytes resets the connection, and the peer might then lose what was sent last.
     Discarding,
@@ -169,7 +170,7 @@ enum Stage {
     Closed,
 }
 
-impl Way {
+impl Direction {
     /// Relays what is available. Ready when no more bytes will arrive.
     fn poll(
         &mut self,
@@ -179,7 +180,7 @@ impl Way {
     ) -> Poll<()> {
         loop {
             match self.stage {
-                Stage::Carrying if !self.waiting.is_empty() => {
+                Stage::Relaying if !self.waiting.is_empty() => {
                     match ready!(to.as_mut().poll_write(cx, &self.waiting)) {
                         Ok(0) | Err(_) => self.discard(),
                         Ok(written) => {
@@ -188,7 +189,7 @@ impl Way {
                         }
                     }
                 }
-                Stage::Carrying | Stage::Discarding => {
+                Stage::Relaying | Stage::Discarding => {
                     // On the stack, so that an idle connection holds no buffer.
                     let mut space = [MaybeUninit::uninit(); CHUNK];
                     let mut chunk = ReadBuf::uninit(&mut space);
@@ -244,29 +245,29 @@ impl Way {
 /// when the body is polled again after `first`; a body that is not costs no socket. When the client
 /// disconnects, the body is dropped, and the shard sees its socket closed.
 pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static) -> axum::body::Body {
-    let chunks = futures_util::stream::try_unfold(Source::Unread(first, start), |source| async move {
-        let mut driven = match source {
-            Source::Unread(first, start) => return Ok(Some((first, Source::Unasked(start)))),
-            Source::Unasked(start) => {
-                let (shard, driven) = pair()?;
+    let chunks = futures_util::stream::try_unfold(BodyState::Unread(first, start), |state| async move {
+        let mut near = match state {
+            BodyState::Unread(first, start) => return Ok(Some((first, BodyState::Unasked(start)))),
+            BodyState::Unasked(start) => {
+                let (shard, near) = pair()?;
                 start(shard);
-                driven
+                near
             }
-            Source::Open(driven) => driven,
+            BodyState::Open(near) => near,
         };
         // The buffer is allocated when there is something to read, so that an idle stream holds none.
-        driven.readable().await?;
+        near.readable().await?;
         let mut chunk = Vec::with_capacity(CHUNK);
-        if driven.read_buf(&mut chunk).await? == 0 {
+        if near.read_buf(&mut chunk).await? == 0 {
             return Ok::<_, io::Error>(None);
         }
-        Ok(Some((Bytes::from(chunk), Source::Open(driven))))
+        Ok(Some((Bytes::from(chunk), BodyState::Open(near))))
     });
     axum::body::Body::from_stream(chunks)
 }
 
 /// The source of a body's bytes.
-enum Source<F> {
+enum BodyState<F> {
     /// Not polled yet: the first frame, and the function that passes the socket to the shard.
     Unread(Bytes, F),
     /// Polled once: the function that passes the socket to the shard.
@@ -322,11 +323,11 @@ mod tests {
 
     /// Returns the shard's socket, the peer's end, and a reference that is valid while the task between them
     /// runs.
-    fn driven() -> (TcpStream, DuplexStream, Weak<()>) {
+    fn relayed() -> (TcpStream, DuplexStream, Weak<()>) {
         let (peer, stream) = duplex(1000);
         let task = Arc::new(());
         let watched = Arc::downgrade(&task);
-        (drive(Watched(stream, task)).unwrap(), peer, watched)
+        (relay(Watched(stream, task)).unwrap(), peer, watched)
     }
 
     /// Lets the other task run until it has nothing to do: only then does the paused clock advance.
@@ -378,7 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bytes_for_a_slow_peer_wait_in_the_shard() {
-        let (mut shard, mut peer, task) = driven();
+        let (mut shard, mut peer, task) = relayed();
         let sent = pattern(8 << 20);
         let taken = fill(&mut shard, &sent).await;
         assert!(taken < 1 << 20, "{taken} bytes are held for a peer that reads nothing");
@@ -399,7 +400,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bytes_for_a_busy_shard_wait_at_the_peer() {
-        let (mut shard, mut peer, task) = driven();
+        let (mut shard, mut peer, task) = relayed();
         let sent = pattern(4 << 20);
         let mut written = 0;
         while let Ok(more) = tokio::time::timeout(Duration::from_secs(60), peer.write(&sent[written..])).await
@@ -426,7 +427,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_nothing_is_cut_off_after_its_shard_has_dropped_it() {
-        let (mut shard, peer, task) = driven();
+        let (mut shard, peer, task) = relayed();
         fill(&mut shard, &pattern(8 << 20)).await;
         sleep(Duration::from_secs(77)).await;
         drop(shard);
@@ -437,7 +438,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_peer_receives_everything_after_its_shard_has_dropped_it() {
-        let (mut shard, mut peer, task) = driven();
+        let (mut shard, mut peer, task) = relayed();
         let sent = pattern(8 << 20);
         let taken = fill(&mut shard, &sent).await;
         drop(shard);
@@ -456,7 +457,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bytes_that_arrive_after_the_shard_has_dropped_the_peer_are_discarded() {
-        let (mut shard, mut peer, task) = driven();
+        let (mut shard, mut peer, task) = relayed();
         assert_eq!(shard.write(b"bye").unwrap(), 3);
         drop(shard);
         // Far more than the stream holds: unless it is read, this waits forever.
@@ -471,7 +472,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_shard_detects_a_lost_peer() {
-        let (mut shard, peer, task) = driven();
+        let (mut shard, peer, task) = relayed();
         fill(&mut shard, &pattern(8 << 20)).await;
         drop(peer);
         settle().await;

@@ -29,7 +29,7 @@ use tokio::{
 
 use self::{
     accepting::{is_peers_fault, log_failed, log_full, log_too_many},
-    connection::{Connection, Limits, Stage},
+    connection::{HttpConnection, Limits, ServerStage},
     goodbyes::Goodbyes,
     pace::Pace,
 };
@@ -73,7 +73,7 @@ const MIN_BUFFER: usize = 8 * 1024;
 
 /// The accept loop and its settings.
 #[derive(Clone, Debug)]
-pub(crate) struct Server {
+pub(crate) struct HttpServer {
     /// In bytes.
     max_header: usize,
     header_timeout: Duration,
@@ -93,7 +93,7 @@ pub(crate) struct Server {
     tls: Option<Tls>,
 }
 
-impl Default for Server {
+impl Default for HttpServer {
     fn default() -> Self {
         Self {
             max_header: MAX_HEADER,
@@ -111,7 +111,7 @@ impl Default for Server {
     }
 }
 
-impl Server {
+impl HttpServer {
     /// Sets the longest request head, in bytes: request line and headers together.
     pub(crate) fn max_header(mut self, bytes: usize) -> Self {
         self.max_header = bytes;
@@ -195,7 +195,7 @@ impl Server {
         raise_file_limit();
         tune(&listener);
         let places = Arc::new(Semaphore::new(self.max_connections));
-        let stage = watch::Sender::new(Stage::Serving);
+        let stage = watch::Sender::new(ServerStage::Serving);
         let goodbyes = Goodbyes::new();
         // Finalizes every route now instead of at each request.
         let router = router.with_state(());
@@ -205,7 +205,7 @@ impl Server {
             never = self.watch_certificate() => match never {},
         }
         drop(listener);
-        stage.send_replace(Stage::Draining);
+        stage.send_replace(ServerStage::Draining);
         let finished = async {
             tokio::join!(drain, self.all_ended(&places));
             // The hub is done with its connections, but a task may still be sending their last bytes.
@@ -214,7 +214,7 @@ impl Server {
         if timeout(self.drain_limit, finished).await.is_err() {
             let left = self.max_connections - places.available_permits();
             tracing::warn!(left, "shutdown took too long; dropping the remaining connections");
-            stage.send_replace(Stage::Aborting);
+            stage.send_replace(ServerStage::Aborting);
             // Best effort: a task that never yields can't be ended, and must not delay the exit.
             let _ = timeout(ABORT_LIMIT, self.all_ended(&places)).await;
         }
@@ -226,7 +226,7 @@ impl Server {
         listener: &TcpListener,
         router: &Router,
         places: &Arc<Semaphore>,
-        stage: &watch::Sender<Stage>,
+        stage: &watch::Sender<ServerStage>,
         goodbyes: &Goodbyes,
     ) -> Infallible {
         let http = self.http();
@@ -256,12 +256,12 @@ impl Server {
             if !cfg!(target_os = "linux") {
                 tune(&stream); // other systems do not inherit the options from the listener
             }
-            let connection = Connection {
+            let connection = HttpConnection {
                 stream,
                 peer,
                 router: router.clone(),
                 stage: stage.subscribe(),
-                place: Place { _all: place, _of_address: permit },
+                place: ConnectionPlace { _all: place, _of_address: permit },
                 limits: Arc::clone(&limits),
             };
             // Two task types, so that plain connections do not pay for the size of TLS ones.
@@ -336,7 +336,7 @@ impl Server {
 
 /// A connection's place in the total limit and in the limit of its address; released when hyper lets go of
 /// the socket.
-pub(crate) struct Place {
+pub(crate) struct ConnectionPlace {
     _all: OwnedSemaphorePermit,
     _of_address: Permit,
 }

@@ -30,7 +30,7 @@ use http::header;
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
     engine::{Encoding, MessageKinds, OutboxPolicy, Route},
-    hand_off::{self, Accepted, OwnPace, Takeover},
+    hand_off::{self, HandOff, OwnPace, PendingConnection},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
     request::{self, Hook, admit, decide, hook},
@@ -42,14 +42,14 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(3);
 
 /// What a stream sends; stored with its connection.
-enum Source {
+enum StreamSource {
     /// The messages of a room.
     Room(String),
     /// The values of a counter, starting with the current one.
     Counter(LiveCounter),
 }
 
-impl Source {
+impl StreamSource {
     /// Returns the room that a stream joins.
     fn room(&self) -> &str {
         match self {
@@ -68,7 +68,7 @@ impl Source {
 }
 
 /// Returns what to send for a request.
-type SourceOf = Arc<dyn Fn(&Request) -> Option<Source> + Send + Sync>;
+type SourceOf = Arc<dyn Fn(&Request) -> Option<StreamSource> + Send + Sync>;
 /// Called when a stream is open.
 type OnOpen = Arc<dyn Fn(Connection) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
@@ -112,7 +112,7 @@ pub fn room(name: impl Into<String>) -> Endpoint {
 /// Creates an endpoint for the messages of a room that depends on the request, such as on its path. `None` is
 /// answered with 404.
 pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> Endpoint {
-    Endpoint::new(move |request| room(request).map(Source::Room))
+    Endpoint::new(move |request| room(request).map(StreamSource::Room))
 }
 
 /// Creates an endpoint for the values of a counter that depends on the request: the current one at once, then
@@ -128,12 +128,12 @@ pub fn room_by(room: impl Fn(&Request) -> Option<String> + Send + Sync + 'static
 /// # let _ = router; }
 /// ```
 pub fn counter_by(counter: impl Fn(&Request) -> Option<LiveCounter> + Send + Sync + 'static) -> Endpoint {
-    Endpoint::new(move |request| counter(request).map(Source::Counter))
+    Endpoint::new(move |request| counter(request).map(StreamSource::Counter))
 }
 
 impl Endpoint {
     /// Creates an endpoint with the default settings.
-    fn new(source: impl Fn(&Request) -> Option<Source> + Send + Sync + 'static) -> Self {
+    fn new(source: impl Fn(&Request) -> Option<StreamSource> + Send + Sync + 'static) -> Self {
         Self {
             source: Arc::new(source),
             hook: None,
@@ -177,7 +177,7 @@ impl Endpoint {
     /// default 25 s. Zero sends none; the maximum is one day.
     ///
     /// A client can't answer a comment. On Linux, the kernel drops a dead client's connection once it has
-    /// acknowledged nothing for 75 s. This applies to sockets that a shard has taken over; elsewhere the
+    /// acknowledged nothing for 75 s. This applies to sockets handed off to a shard; elsewhere the
     /// underlying server decides.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(interval.min(PING_INTERVAL_MAX)).filter(|interval| !interval.is_zero());
@@ -235,14 +235,14 @@ impl From<&LiveCounter> for Endpoint {
 }
 
 /// The callbacks of an event stream.
-struct Callbacks {
+struct StreamCallbacks {
     /// See [`Endpoint::on_open`].
     on_open: Option<OnOpen>,
 }
 
-impl Handler for Callbacks {
+impl Handler for StreamCallbacks {
     async fn on_open(&self, conn: Connection) -> Result<()> {
-        if let Some(source) = conn.state::<Source>() {
+        if let Some(source) = conn.state::<StreamSource>() {
             source.join(&conn).await?;
         }
         match &self.on_open {
@@ -260,7 +260,7 @@ impl Hub {
         S: Clone + Send + Sync + 'static,
     {
         let endpoint = endpoint.into();
-        let stream = Arc::new(Callbacks { on_open: endpoint.on_open.clone() });
+        let stream = Arc::new(StreamCallbacks { on_open: endpoint.on_open.clone() });
         let route = Arc::new(Route {
             id: self.next_route(),
             name: "an event stream".to_owned(),
@@ -284,7 +284,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     let head = request.method() == http::Method::HEAD;
     // hyper must read a request's body: on a shard's socket, anything the client sends ends the stream.
     let has_body = has_content(request.headers());
-    let takeover = request.extensions().get::<Takeover>().filter(|_| !has_body).cloned();
+    let hand_off = request.extensions().get::<HandOff>().filter(|_| !has_body).cloned();
     let (parts, _) = request.into_parts();
     let peer = match request::peer(&hub, &parts) {
         Ok(peer) => peer,
@@ -324,7 +324,8 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
         let body = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
         return (headers, body).into_response();
     }
-    let accepted = Box::new(Accepted { hub, route, encoding: Encoding::Sse, permit, states: accept.states });
+    let pending =
+        Box::new(PendingConnection { hub, route, encoding: Encoding::Sse, permit, states: accept.states });
     let greeting = format!("retry: {}\n\n", endpoint.retry.as_millis());
-    (headers, Extension(OwnPace), hand_off::stream(accepted, greeting, takeover)).into_response()
+    (headers, Extension(OwnPace), hand_off::stream(pending, greeting, hand_off)).into_response()
 }

@@ -34,7 +34,7 @@ use crate::{
 /// use std::time::Duration;
 /// use ripplecast::{Connection, Message, Overflow, ws};
 ///
-/// let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
+/// let echo = ws::handlers().on_message(|conn: Connection, message: Message| async move { conn.push(message).ignore() });
 /// let endpoint = ws::endpoint(echo)
 ///     .max_message(64 * 1024)
 ///     .ping_interval(Duration::from_secs(15))
@@ -171,7 +171,7 @@ impl<H: Handler> Endpoint<H> {
         self
     }
 
-    /// Sets how many bytes may wait for a slow peer; default 1 MiB. A single frame may exceed it.
+    /// Sets how many bytes may wait for a slow peer; default 1 MiB. A single message may exceed it.
     pub fn outbox(mut self, bytes: usize) -> Self {
         self.policy.outbox = bytes;
         self

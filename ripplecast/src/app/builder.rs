@@ -10,7 +10,7 @@ use crate::{
     Backend, Error, HubBuilder, Result, TrustedProxies,
     cluster::check_secret,
     limits::SHARDS,
-    server::{PACE_TIMEOUT_MAX, Server, Tls, TlsFile, TlsFiles},
+    server::{HttpServer, PACE_TIMEOUT_MAX, Tls, TlsFile, TlsFiles},
 };
 
 /// Settings for a new [`App`]. All have safe defaults.
@@ -18,7 +18,7 @@ use crate::{
 #[must_use = "a builder does nothing until it builds"]
 pub struct AppBuilder {
     hub: HubBuilder,
-    server: Server,
+    server: HttpServer,
     tls_cert: Option<TlsFile>,
     tls_key: Option<TlsFile>,
     /// How long browsers must use TLS.

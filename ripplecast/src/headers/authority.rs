@@ -92,8 +92,8 @@ impl<'a> Named<'a> {
         let text = std::str::from_utf8(text).ok()?;
         let (text, port) = match text.strip_suffix(':') {
             // An empty port is allowed (RFC 3986, section 3.2.3).
-            Some(host) => (host, Host::parse_with_port(host).filter(|(_, port)| port.is_none())?.1),
-            None => (text, Host::parse_with_port(text)?.1),
+            Some(host) => (host, AuthorityHost::parse_with_port(host).filter(|(_, port)| port.is_none())?.1),
+            None => (text, AuthorityHost::parse_with_port(text)?.1),
         };
         let host = match port {
             Some(_) => text.bytes().rposition(|byte| byte == b':')?,
@@ -160,14 +160,14 @@ impl From<BadAuthority> for Response {
 
 /// A host name or address. `example.com` and `example.com.` differ, as they do for browsers.
 #[derive(Debug)]
-pub(crate) enum Host<'a> {
+pub(crate) enum AuthorityHost<'a> {
     /// A name or an IPv4 address, compared case-insensitively.
     Name(&'a str),
     /// An IPv6 address, parsed because it has several spellings.
     V6(Ipv6Addr),
 }
 
-impl<'a> Host<'a> {
+impl<'a> AuthorityHost<'a> {
     /// Parses `host` or `host:port`.
     pub(crate) fn parse_with_port(text: &'a str) -> Option<(Self, Option<u16>)> {
         let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
@@ -188,7 +188,7 @@ impl<'a> Host<'a> {
     }
 }
 
-impl PartialEq for Host<'_> {
+impl PartialEq for AuthorityHost<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Name(one), Self::Name(other)) => one.eq_ignore_ascii_case(other),

@@ -30,12 +30,12 @@ pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
     }
     let base = Arc::<str>::from(base);
     Ok(Router::new().fallback(move |mut request: Request| {
-        let (mut routes, base, inner) = (routes.clone(), base.clone(), inner(&base, request.uri()));
+        let (mut routes, base, relative) = (routes.clone(), base.clone(), relative(&base, request.uri()));
         async move {
-            match inner {
-                Inner::Elsewhere => {}
-                Inner::Root(root) => return Redirect::permanent(&root).into_response(),
-                Inner::Below(uri) => {
+            match relative {
+                RelativePath::Elsewhere => {}
+                RelativePath::Root(root) => return Redirect::permanent(&root).into_response(),
+                RelativePath::Below(uri) => {
                     *request.uri_mut() = uri;
                     let base = match request.extensions().get::<BasePath>() {
                         Some(outer) => format!("{}{base}", outer.0).into(),
@@ -52,7 +52,7 @@ pub(crate) fn below(base: &str, routes: Router) -> Result<Router> {
 
 /// How a request's path relates to the base.
 #[derive(Debug, PartialEq, Eq)]
-enum Inner {
+enum RelativePath {
     /// A path that is not below the base.
     Elsewhere,
     /// The base without a trailing slash. Contains the redirect's target, with the query.
@@ -62,17 +62,17 @@ enum Inner {
 }
 
 /// Compares a request's URI with the base.
-fn inner(base: &str, uri: &Uri) -> Inner {
+fn relative(base: &str, uri: &Uri) -> RelativePath {
     let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
     match uri.path().strip_prefix(base) {
         // A relative target, so that it also works behind a proxy that adds another prefix.
-        Some("") => Inner::Root(format!("{}/{query}", base.rsplit('/').next().unwrap_or_default())),
+        Some("") => RelativePath::Root(format!("{}/{query}", base.rsplit('/').next().unwrap_or_default())),
         Some(path) if path.starts_with('/') => {
             let mut parts = uri.clone().into_parts();
             parts.path_and_query = PathAndQuery::try_from(format!("{path}{query}")).ok();
-            Uri::from_parts(parts).map_or(Inner::Elsewhere, Inner::Below)
+            Uri::from_parts(parts).map_or(RelativePath::Elsewhere, RelativePath::Below)
         }
-        _ => Inner::Elsewhere,
+        _ => RelativePath::Elsewhere,
     }
 }
 
@@ -82,20 +82,20 @@ mod tests {
 
     #[test]
     fn the_base_matches_only_whole_parts() {
-        let below = |uri: &'static str| Inner::Below(Uri::from_static(uri));
+        let below = |uri: &'static str| RelativePath::Below(Uri::from_static(uri));
         for (uri, expected) in [
             ("/a/rt/", below("/")),
             ("/a/rt/x/y?q=/a/rt", below("/x/y?q=/a/rt")),
             ("/a/rt//x", below("//x")),
             ("http://example.org/a/rt/x", below("http://example.org/x")),
-            ("/a/rt", Inner::Root("rt/".into())),
-            ("/a/rt?x=1", Inner::Root("rt/?x=1".into())),
-            ("/a/rtx", Inner::Elsewhere),
-            ("/x/a/rt/", Inner::Elsewhere),
-            ("/", Inner::Elsewhere),
-            ("*", Inner::Elsewhere),
+            ("/a/rt", RelativePath::Root("rt/".into())),
+            ("/a/rt?x=1", RelativePath::Root("rt/?x=1".into())),
+            ("/a/rtx", RelativePath::Elsewhere),
+            ("/x/a/rt/", RelativePath::Elsewhere),
+            ("/", RelativePath::Elsewhere),
+            ("*", RelativePath::Elsewhere),
         ] {
-            assert_eq!(inner("/a/rt", &Uri::from_static(uri)), expected, "{uri}");
+            assert_eq!(relative("/a/rt", &Uri::from_static(uri)), expected, "{uri}");
         }
     }
 

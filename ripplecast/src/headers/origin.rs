@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 
-use super::authority::{Authority, Host};
+use super::authority::{Authority, AuthorityHost};
 
 /// Which web pages may open a WebSocket.
 ///
@@ -103,7 +103,7 @@ fn mistake(entry: &str) -> Option<&'static str> {
 #[derive(Debug)]
 struct Origin<'a> {
     scheme: &'a str,
-    host: Host<'a>,
+    host: AuthorityHost<'a>,
     /// The scheme's default port if the origin has none and the scheme has one.
     port: Option<u16>,
 }
@@ -114,7 +114,7 @@ impl<'a> Origin<'a> {
         let (scheme, authority) = text.split_once("://")?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        let (host, port) = Host::parse_with_port(authority)?;
+        let (host, port) = AuthorityHost::parse_with_port(authority)?;
         is_scheme.then(|| Self { scheme, host, port: port.or_else(|| usual_port(scheme)) })
     }
 
@@ -130,7 +130,7 @@ impl<'a> Origin<'a> {
         if over_tls && !self.scheme.eq_ignore_ascii_case("https") {
             return false;
         }
-        Host::parse_with_port(host)
+        AuthorityHost::parse_with_port(host)
             .is_some_and(|(host, port)| host == self.host && Some(port.unwrap_or(usual)) == self.port)
     }
 }

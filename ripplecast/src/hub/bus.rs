@@ -16,6 +16,6 @@ impl Hub {
     /// # }
     /// ```
     pub fn bus(&self) -> &Bus {
-        self.inner_bus()
+        &self.inner.bus
     }
 }

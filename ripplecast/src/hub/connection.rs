@@ -37,19 +37,19 @@ impl Connection {
         ConnectionId::new(self.shard.node, self.local)
     }
 
-    /// Sends a frame. Never waits.
+    /// Sends a message. Never waits.
     ///
     /// Frames pushed inside a callback of the same connection are sent together when the callback returns or
     /// waits.
-    pub fn push(&self, frame: impl Into<Message>) -> Sent {
-        let frame = frame.into();
-        if let Some(sent) = cork::push(&self.shard, self.local, &frame) {
+    pub fn push(&self, message: impl Into<Message>) -> Sent {
+        let message = message.into();
+        if let Some(sent) = cork::push(&self.shard, self.local, &message) {
             return sent;
         }
-        self.shard.push(self.local, frame)
+        self.shard.push(self.local, message)
     }
 
-    /// Starts to close the connection: frames pushed before are still sent, then a close frame with the code
+    /// Starts to close the connection: messages pushed before are still sent, then a close frame with the code
     /// and the reason (cut to the 123 bytes that fit). The socket closes once the peer has answered, or after
     /// 5 s. `on_close` is called with this code. An event stream has no close frame; it ends, and the browser
     /// reconnects.
@@ -104,8 +104,8 @@ impl Connection {
     /// above 255 bytes.
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room", room)?;
-        let shards = self.local_node()?;
-        shards.rooms.room(room).join(self.local, None)
+        let node = self.local_node()?;
+        node.rooms.room(room).join(self.local, None)
     }
 
     /// Joins a room, as [`join`](Self::join) does, and waits until pushes from all nodes reach this
@@ -129,7 +129,7 @@ impl Connection {
         self.reach(Audience::Room(room)).await
     }
 
-    /// Joins a room and sends `snapshot` to this connection in one step: the snapshot is the first frame it
+    /// Joins a room and sends `snapshot` to this connection in one step: the snapshot is the first message it
     /// receives from that room. No push that this node made before the snapshot arrives after it, and no
     /// later push is missed. Take the snapshot under the same lock under which you push to the room. A
     /// [`LiveCounter`](crate::LiveCounter) does so across all nodes.
@@ -141,14 +141,14 @@ impl Connection {
     /// Same as [`join`](Self::join).
     pub fn join_with(&self, room: &str, snapshot: impl Into<Message>) -> Result<()> {
         check_name("room", room)?;
-        let shards = self.local_node()?;
-        shards.rooms.room(room).join(self.local, Some(snapshot.into()))
+        let node = self.local_node()?;
+        node.rooms.room(room).join(self.local, Some(snapshot.into()))
     }
 
     /// Leaves a room. Frames pushed to the room before still arrive. Returns whether the connection was a
     /// member.
     pub fn leave(&self, room: &str) -> bool {
-        self.local_node().is_ok_and(|shards| shards.rooms.room(room).leave(self.local))
+        self.local_node().is_ok_and(|node| node.rooms.room(room).leave(self.local))
     }
 
     /// Identifies the connection as one of a user's. [`hub.user(id)`](crate::Hub::user) then reaches it,
@@ -175,8 +175,8 @@ impl Connection {
 
     /// Waits until other nodes can reach the connection as a member of `audience`.
     async fn reach(&self, audience: Audience<'_>) -> Result<Reach> {
-        let shards = self.local_node()?;
-        let Some(cluster) = shards.setup.cluster() else { return Ok(Reach::AllNodes) };
+        let node = self.local_node()?;
+        let Some(cluster) = node.setup.cluster() else { return Ok(Reach::AllNodes) };
         let reach = cluster.reach(audience).await;
         if self.is_open() { Ok(reach) } else { Err(Error::Closed) }
     }
@@ -255,7 +255,7 @@ impl Connection {
         self.local
     }
 
-    /// Returns the node's shards, unless they have ended.
+    /// Returns the node, unless its shards have ended.
     pub(crate) fn local_node(&self) -> Result<Arc<Node>> {
         self.shard.shards.upgrade().ok_or(Error::Closed)
     }

@@ -2,7 +2,7 @@
 
 use crate::{Hub, queue::Queue};
 
-/// Streams: messages that are delivered at least once.
+/// Queues: messages that are delivered at least once.
 impl Hub {
     /// Returns a queue, to publish with another bound, subscribe with other settings, or read its status.
     ///
@@ -20,6 +20,6 @@ impl Hub {
     /// # }
     /// ```
     pub fn queue(&self, name: impl AsRef<str>) -> Queue {
-        self.inner_queues().queue(name.as_ref())
+        self.inner.queues.queue(name.as_ref())
     }
 }

@@ -9,14 +9,14 @@ use crate::{
     outcome::Sent,
 };
 
-/// A named set of connections. A frame pushed to it reaches each of them once.
+/// A named set of connections. A message pushed to it reaches each of them once.
 ///
 /// The handle is cheap to clone and to create. A room exists while it has members or handles; you don't need
 /// to create or remove it.
 ///
 /// **Order.** All members receive a room's messages in the same order, whichever task, shard or core they
 /// were pushed from. A push to one member after a push to its room does not overtake it, with one exception:
-/// under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow member receives a newer frame in
+/// under [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey), a slow member receives a newer message in
 /// place of the older one with the same key.
 ///
 /// **Overload.** When the mailbox of any shard is full, a push is rejected on all shards and returns
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Room {
     pub(crate) core: Arc<RoomCore<ConnectionSocket>>,
-    pub(super) shards: Arc<Node>,
+    pub(super) node: Arc<Node>,
 }
 
 impl Room {
@@ -46,13 +46,13 @@ impl Room {
         &self.core.name
     }
 
-    /// Pushes a frame to every member. Never waits. The frame is encoded once per shard, regardless of the
+    /// Pushes a message to every member. Never waits. The message is encoded once per shard, regardless of the
     /// number of members.
     ///
     /// Members on other nodes receive it through Redis, if their node has subscribed to the room by then; see
     /// [`Connection::join`](crate::Connection::join).
-    pub fn push(&self, frame: impl Into<Message>) -> Sent {
-        self.core.push(&frame.into())
+    pub fn push(&self, message: impl Into<Message>) -> Sent {
+        self.core.push(&message.into())
     }
 
     /// Returns the number of members on all nodes. A `join` is visible to the next call on the same node, and
@@ -61,7 +61,7 @@ impl Room {
     /// # Errors
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory backend.
     pub async fn len(&self) -> Result<usize> {
-        self.shards.count(Audience::Room(&self.core.name)).await
+        self.node.count(Audience::Room(&self.core.name)).await
     }
 
     /// Returns the number of members on this node, without asking the backend.
@@ -80,7 +80,7 @@ impl Room {
     /// # Ok(()) }
     /// ```
     pub fn members_here(&self) -> Vec<ConnectionId> {
-        let id = |local| ConnectionId::new(self.shards.node, local);
+        let id = |local| ConnectionId::new(self.node.node, local);
         let mut members: Vec<_> = self.core.members().into_iter().map(id).collect();
         members.sort_unstable();
         members
@@ -100,7 +100,7 @@ impl Room {
     /// # Errors
     /// Same as [`Room::len`]; also when another node does not answer.
     pub async fn members(&self) -> Result<Vec<ConnectionId>> {
-        self.shards.all_connections(Audience::Room(&self.core.name)).await
+        self.node.all_connections(Audience::Room(&self.core.name)).await
     }
 
     /// Returns up to `limit` members ordered by id, with ids greater than `after`. Start with `None` and
@@ -125,7 +125,7 @@ impl Room {
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Result<Vec<ConnectionId>> {
-        self.shards.connections_after(Audience::Room(&self.core.name), after, limit).await
+        self.node.connections_after(Audience::Room(&self.core.name), after, limit).await
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone)]
 pub struct User {
     pub(crate) id: Arc<str>,
-    pub(crate) shards: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl User {
@@ -31,22 +31,22 @@ impl User {
         &self.id
     }
 
-    /// Sends a frame to every connection of the user, on any node. Returns how many connections accepted it;
+    /// Sends a message to every connection of the user, on any node. Returns how many connections accepted it;
     /// 0 when the user is not connected. For other nodes this is the number they last reported, if they are
     /// available.
     ///
     /// # Errors
-    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; the frame was then
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; the message was then
     /// sent to the connections of this node only. None with the memory backend.
-    pub async fn push(&self, frame: impl Into<Message>) -> Result<usize> {
-        let mut frame = frame.into();
-        if self.shards.setup.compresses(&frame) {
-            frame = frame.with_shared_deflated();
+    pub async fn push(&self, message: impl Into<Message>) -> Result<usize> {
+        let mut message = message.into();
+        if self.node.setup.compresses(&message) {
+            message = message.with_shared_deflated();
         }
         let connections = self.local_connections();
-        let here = connections.filter(|connection| connection.push(frame.clone()) == Sent::Queued).count();
-        match self.shards.setup.cluster() {
-            Some(cluster) => Ok(here + cluster.push_to_user(&self.id, frame).await?),
+        let here = connections.filter(|connection| connection.push(message.clone()) == Sent::Queued).count();
+        match self.node.setup.cluster() {
+            Some(cluster) => Ok(here + cluster.push_to_user(&self.id, message).await?),
             None => Ok(here),
         }
     }
@@ -57,7 +57,7 @@ impl User {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend or another node does not answer; none
     /// with the memory backend.
     pub async fn connections(&self) -> Result<Vec<ConnectionId>> {
-        self.shards.all_connections(Audience::User(&self.id)).await
+        self.node.all_connections(Audience::User(&self.id)).await
     }
 
     /// Returns the nodes that the user is connected to.
@@ -65,12 +65,12 @@ impl User {
     /// # Errors
     /// Same as [`User::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        let mut nodes = match self.shards.setup.cluster() {
+        let mut nodes = match self.node.setup.cluster() {
             Some(cluster) => cluster.nodes(Audience::User(&self.id)).await?,
             None => Vec::new(),
         };
         if self.local_connections().next().is_some() {
-            nodes.push(NodeId(self.shards.node));
+            nodes.push(NodeId(self.node.node));
         }
         nodes.sort_unstable();
         Ok(nodes)
@@ -78,8 +78,8 @@ impl User {
 
     /// Returns the user's connections on this node.
     fn local_connections(&self) -> impl Iterator<Item = Connection> {
-        let connection = |local| Connection::new(self.shards.shard_of(local).clone(), local);
-        self.shards.users.connections(&self.id).into_iter().map(connection)
+        let connection = |local| Connection::new(self.node.shard_of(local).clone(), local);
+        self.node.users.connections(&self.id).into_iter().map(connection)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One accepted socket: serves HTTP/1.1 until a WebSocket or an event stream takes the socket over.
+//! One accepted socket: serves HTTP/1.1 until the socket is handed off to a WebSocket or an event stream.
 
 use std::{
     convert::Infallible,
@@ -26,14 +26,14 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tower_service::Service as _;
 
 use super::{
-    Place,
+    ConnectionPlace,
     goodbyes::Goodbye,
-    pace::{Pace, Paced, PacedBody, PlacedBody, Socket},
+    pace::{Pace, Paced, PacedBody, PacedSocket, PlacedBody},
     tls::Tls,
 };
 use crate::{
     engine::{Admissions, Permit},
-    hand_off::{OwnPace, Taken, Takeover},
+    hand_off::{HandOff, HandedOff, OwnPace},
     headers::{Authority, OverTls, TrustedProxies},
     log::{cut, limited},
     response::plain,
@@ -41,7 +41,7 @@ use crate::{
 
 /// The stage of the server's life, as its connections see it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum ServerStage {
     /// Accepts requests.
     Serving,
     /// Finishes requests in flight and accepts no new ones.
@@ -88,28 +88,29 @@ impl Limits {
 }
 
 /// One accepted socket with everything that serving it needs.
-pub(super) struct Connection<S = TcpStream> {
+pub(super) struct HttpConnection<S = TcpStream> {
     /// The socket, or the TLS stream over it.
     pub(super) stream: S,
     pub(super) peer: SocketAddr,
     pub(super) router: Router,
     /// If the sender is dropped, nobody is waiting for the connection any more.
-    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) stage: watch::Receiver<ServerStage>,
     /// Released when hyper lets go of the socket.
-    pub(super) place: Place,
+    pub(super) place: ConnectionPlace,
     pub(super) limits: Arc<Limits>,
 }
 
-impl Connection {
-    /// Serves requests over the raw socket. A WebSocket or an event stream takes the socket over and ends
+impl HttpConnection {
+    /// Serves requests over the raw socket. A hand-off to a WebSocket or an event stream ends
     /// this task.
     pub(super) async fn run_plain(self, http: http1::Builder) {
-        let Some(Freed { socket, rest, taken }) = self.serve(http, Some(Takeover::default())).await else {
+        let Some(Released { socket, rest, handed_off }) = self.serve(http, Some(HandOff::default())).await
+        else {
             return;
         };
         match socket.into_std() {
-            Ok(socket) => taken.accepted.begin(socket, rest, taken.preface),
-            Err(error) => limited!(WARN, %error, "can't take over the socket of a connection"),
+            Ok(socket) => handed_off.pending.begin(socket, rest, handed_off.preface),
+            Err(error) => limited!(WARN, %error, "can't hand off the socket of a connection"),
         }
     }
 
@@ -118,11 +119,11 @@ impl Connection {
         let Self { stream, peer, router, mut stage, place, limits } = self;
         let shaken = tokio::select! {
             shaken = timeout(limit, tls.accept(stream, goodbye)) => shaken,
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+            _ = stage.wait_for(|stage| *stage != ServerStage::Serving) => return,
         };
         match shaken {
             Ok(Ok(stream)) => {
-                let connection = Connection { stream, peer, router, stage, place, limits };
+                let connection = HttpConnection { stream, peer, router, stage, place, limits };
                 connection.serve(http, None).await;
             }
             Ok(Err(error)) => limited!(DEBUG, %peer, error = %cut(error), "a TLS handshake failed"),
@@ -131,22 +132,22 @@ impl Connection {
     }
 }
 
-impl<S: Socket> Connection<S> {
+impl<S: PacedSocket> HttpConnection<S> {
     /// Serves requests until the peer, a limit, an upgrade or the server ends the connection. If an endpoint
-    /// has asked `takeover` for the socket, returns the socket and its new owner.
-    async fn serve(self, http: http1::Builder, takeover: Option<Takeover>) -> Option<Freed<S>> {
+    /// has asked `hand_off` for the socket, returns the socket and its new owner.
+    async fn serve(self, http: http1::Builder, hand_off: Option<HandOff>) -> Option<Released<S>> {
         let Self { stream, peer, router, mut stage, place, limits } = self;
         let _place = place;
         let free = Arc::new(AtomicBool::new(false));
         let stream = Paced::new(stream, limits.write, Arc::clone(&free));
-        let notes = Notes { began: AtomicBool::new(false), free, takeover, taken: Mutex::new(None) };
+        let notes = Notes { began: AtomicBool::new(false), free, hand_off, handed_off: Mutex::new(None) };
         let requests = Requests { router, peer, limits: &limits, notes: &notes };
         let mut connection = http.serve_connection(TokioIo::new(stream), requests).with_upgrades();
         // The connection is polled first, so that a request that arrived before the shutdown is served.
         let ended = tokio::select! {
             biased;
-            ended = notes.drive(&mut connection) => Some(ended),
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => None,
+            ended = notes.serve(&mut connection) => Some(ended),
+            _ = stage.wait_for(|stage| *stage != ServerStage::Serving) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -156,8 +157,8 @@ impl<S: Socket> Connection<S> {
                 Pin::new(&mut connection).graceful_shutdown();
                 tokio::select! {
                     biased;
-                    ended = notes.drive(&mut connection) => ended,
-                    _ = stage.wait_for(|stage| *stage == Stage::Aborting) => return None,
+                    ended = notes.serve(&mut connection) => ended,
+                    _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return None,
                 }
             }
         };
@@ -167,10 +168,10 @@ impl<S: Socket> Connection<S> {
                 limited!(DEBUG, %peer, error = %cut(error), "connection ended");
                 None
             }
-            Ended::Taken(taken) => connection.into_parts().map(|parts| Freed {
+            Ended::HandedOff(handed_off) => connection.into_parts().map(|parts| Released {
                 socket: parts.io.into_inner().into_inner(),
                 rest: parts.read_buf,
-                taken,
+                handed_off,
             }),
         }
     }
@@ -184,35 +185,37 @@ struct Notes {
     /// Shared with the socket; set while its peer need not keep [pace](Paced).
     free: Arc<AtomicBool>,
     /// Lets endpoints ask for the socket; `None` over TLS.
-    takeover: Option<Takeover>,
+    hand_off: Option<HandOff>,
     /// The endpoint that asked. hyper never answers its request.
-    taken: Mutex<Option<Taken>>,
+    handed_off: Mutex<Option<HandedOff>>,
 }
 
 /// A socket that hyper has released.
-struct Freed<S> {
+struct Released<S> {
     socket: S,
     /// Bytes read after the request.
     rest: Bytes,
     /// The new owner.
-    taken: Taken,
+    handed_off: HandedOff,
 }
 
 enum Ended {
     /// The connection was closed, upgraded or failed.
     ByItself(hyper::Result<()>),
-    /// A shard takes the socket over.
-    Taken(Taken),
+    /// The socket is handed off to a shard.
+    HandedOff(HandedOff),
 }
 
 impl Notes {
     /// Serves requests until hyper's part ends.
-    async fn drive(&self, connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin)) -> Ended {
+    async fn serve(&self, connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin)) -> Ended {
         poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Ended::ByItself(ended)),
-            Poll::Pending => {
-                self.taken.lock().take().map_or(Poll::Pending, |taken| Poll::Ready(Ended::Taken(taken)))
-            }
+            Poll::Pending => self
+                .handed_off
+                .lock()
+                .take()
+                .map_or(Poll::Pending, |handed_off| Poll::Ready(Ended::HandedOff(handed_off))),
         })
         .await
     }
@@ -243,12 +246,12 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
             Err(refusal) => return Box::pin(ready(Ok(refusal))),
         };
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        if self.notes.takeover.is_none() {
+        if self.notes.hand_off.is_none() {
             request.extensions_mut().insert(OverTls);
         }
-        let takeover = self.notes.takeover.as_ref().filter(|_| request.version() == Version::HTTP_11);
-        if let Some(takeover) = takeover {
-            request.extensions_mut().insert(takeover.clone());
+        let hand_off = self.notes.hand_off.as_ref().filter(|_| request.version() == Version::HTTP_11);
+        if let Some(hand_off) = hand_off {
+            request.extensions_mut().insert(hand_off.clone());
         }
         let mut late = None;
         let request = request.map(|body| {
@@ -272,10 +275,10 @@ impl<'a> hyper::service::Service<Request<Incoming>> for Requests<'a> {
             {
                 notes.free.store(true, Ordering::Relaxed);
             }
-            if let Some(takeover) = takeover {
-                let taken = poll_fn(|cx| Poll::Ready(takeover.taken(&mut response, cx))).await;
-                if taken.is_some() {
-                    *notes.taken.lock() = taken;
+            if let Some(hand_off) = hand_off {
+                let handed_off = poll_fn(|cx| Poll::Ready(hand_off.grant(&mut response, cx))).await;
+                if handed_off.is_some() {
+                    *notes.handed_off.lock() = handed_off;
                     return pending().await; // the connection leaves hyper before it writes anything
                 }
             }

@@ -101,10 +101,10 @@ async fn respond(Files { root, options }: Files, request: Request<Body>) -> Resp
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response();
     }
-    let Some(wanted) = Wanted::parse(request.uri().path(), options) else {
+    let Some(requested) = RequestedPath::parse(request.uri().path(), options) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let found = tokio::task::spawn_blocking(move || wanted.find(&root)).await;
+    let found = tokio::task::spawn_blocking(move || requested.find(&root)).await;
     match found {
         Ok(Some(Found::File(path))) => send(&path, request).await,
         Ok(Some(Found::Directory)) => with_slash(request.uri().path()),
@@ -142,7 +142,7 @@ fn with_slash(path: &str) -> Response {
 }
 
 /// A requested path below the root, made only of plain names.
-struct Wanted {
+struct RequestedPath {
     /// Relative to the root.
     below: PathBuf,
     /// Whether the path ends with a slash.
@@ -157,7 +157,7 @@ enum Found {
     Directory,
 }
 
-impl Wanted {
+impl RequestedPath {
     /// Parses the path of a URI; `None` unless each part is the plain name of a file.
     fn parse(path: &str, options: FileOptions) -> Option<Self> {
         let path = path.strip_prefix('/').unwrap_or(path);
@@ -236,9 +236,9 @@ mod tests {
     use super::*;
 
     /// A temporary directory: `public/` to serve, and `secret.txt` next to it.
-    struct Place(PathBuf);
+    struct TestSite(PathBuf);
 
-    impl Place {
+    impl TestSite {
         fn new() -> Self {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TestSite {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -291,8 +291,8 @@ mod tests {
 
     #[tokio::test]
     async fn files_inside_are_served() {
-        let place = Place::new();
-        let files = place.files();
+        let site = TestSite::new();
+        let files = site.files();
         for (path, text, kind) in [
             ("/", "<p>front", "text/html"),
             ("/index.html", "<p>front", "text/html"),
@@ -316,8 +316,8 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_outside_is_served() {
-        let place = Place::new();
-        let files = place.files();
+        let site = TestSite::new();
+        let files = site.files();
         for path in [
             "/../secret.txt",
             "/docs/../../secret.txt",
@@ -357,8 +357,8 @@ mod tests {
 
     #[tokio::test]
     async fn hidden_files_and_backups_are_served_only_if_allowed() {
-        let place = Place::new();
-        let allowed = files(&place.0.join("public"), FileOptions::new().hidden(true)).unwrap();
+        let site = TestSite::new();
+        let allowed = files(&site.0.join("public"), FileOptions::new().hidden(true)).unwrap();
         for path in [
             "/.env",
             "/%2eenv",
@@ -371,7 +371,7 @@ mod tests {
             "/app.js.swp",
             "/%23app.js%23",
         ] {
-            let (status, body, _) = ask(&place.files(), Method::GET, path).await;
+            let (status, body, _) = ask(&site.files(), Method::GET, path).await;
             assert_eq!((status, body.as_str()), (StatusCode::NOT_FOUND, ""), "{path}");
             assert_eq!(ask(&allowed, Method::GET, path).await.0, StatusCode::OK, "{path}");
         }
@@ -383,18 +383,18 @@ mod tests {
     async fn symbolic_links_are_followed_inside_and_refused_outside() {
         use std::os::unix::fs::symlink;
 
-        let place = Place::new();
-        let public = place.0.join("public");
-        symlink(place.0.join("secret.txt"), public.join("absolute.txt")).unwrap();
+        let site = TestSite::new();
+        let public = site.0.join("public");
+        symlink(site.0.join("secret.txt"), public.join("absolute.txt")).unwrap();
         symlink("../secret.txt", public.join("relative.txt")).unwrap();
-        symlink(place.0.join("outside"), public.join("dir")).unwrap();
+        symlink(site.0.join("outside"), public.join("dir")).unwrap();
         symlink("..", public.join("up")).unwrap();
         symlink("absolute.txt", public.join("twice.txt")).unwrap();
         symlink("loop", public.join("loop")).unwrap();
         symlink("nowhere", public.join("dangling")).unwrap();
         // A sibling whose name begins with the root's.
-        fs::create_dir(place.0.join("public-not")).unwrap();
-        fs::write(place.0.join("public-not/x.txt"), "secret").unwrap();
+        fs::create_dir(site.0.join("public-not")).unwrap();
+        fs::write(site.0.join("public-not/x.txt"), "secret").unwrap();
         symlink("../public-not/x.txt", public.join("neighbour.txt")).unwrap();
         // An index that leads outside.
         fs::create_dir(public.join("trap")).unwrap();
@@ -402,7 +402,7 @@ mod tests {
         symlink("docs/index.html", public.join("inner.html")).unwrap();
         symlink("docs", public.join("inner")).unwrap();
 
-        let files = place.files();
+        let files = site.files();
         for path in [
             "/absolute.txt",
             "/relative.txt",
@@ -428,24 +428,24 @@ mod tests {
         }
 
         // A root that is itself a link is allowed: the operator chose it.
-        symlink("public", place.0.join("link")).unwrap();
-        let linked = super::files(&place.0.join("link"), FileOptions::new()).unwrap();
+        symlink("public", site.0.join("link")).unwrap();
+        let linked = super::files(&site.0.join("link"), FileOptions::new()).unwrap();
         assert_eq!(ask(&linked, Method::GET, "/app.js").await.1, "let x");
     }
 
     #[cfg(unix)]
     #[tokio::test]
     async fn what_is_no_file_is_not_opened() {
-        let place = Place::new();
-        let _socket = std::os::unix::net::UnixListener::bind(place.0.join("public/socket")).unwrap();
-        assert_eq!(ask(&place.files(), Method::GET, "/socket").await.0, StatusCode::NOT_FOUND);
+        let site = TestSite::new();
+        let _socket = std::os::unix::net::UnixListener::bind(site.0.join("public/socket")).unwrap();
+        assert_eq!(ask(&site.files(), Method::GET, "/socket").await.0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
     async fn only_get_and_head_are_allowed() {
-        let place = Place::new();
+        let site = TestSite::new();
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
-            let (status, _, response) = ask(&place.files(), method, "/app.js").await;
+            let (status, _, response) = ask(&site.files(), method, "/app.js").await;
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
         }
@@ -453,8 +453,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_without_its_slash_leads_to_the_one_with_it() {
-        let place = Place::new();
-        let app = axum::Router::new().nest_service("/static", place.files());
+        let site = TestSite::new();
+        let app = axum::Router::new().nest_service("/static", site.files());
         let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
         let response = app.clone().oneshot(get("/static/docs")).await.unwrap();
         assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
@@ -467,8 +467,8 @@ mod tests {
 
     #[test]
     fn an_error_names_a_root_that_is_not_a_directory() {
-        let place = Place::new();
-        for root in [place.0.join("nowhere"), place.0.join("secret.txt")] {
+        let site = TestSite::new();
+        for root in [site.0.join("nowhere"), site.0.join("secret.txt")] {
             let error = files(&root, FileOptions::new()).unwrap_err().to_string();
             assert!(error.contains(root.to_str().unwrap()), "{error}");
         }

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-/// Counts the TLS connections that have not closed cleanly yet, including those that a shard has taken over,
+/// Counts the TLS connections that have not closed cleanly yet, including those handed off to a shard,
 /// whose last bytes are still in the relay task.
 pub(super) struct Goodbyes(watch::Sender<()>);
 

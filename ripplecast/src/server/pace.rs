@@ -141,12 +141,12 @@ impl<B> PlacedBody<B> {
 }
 
 /// A piece of a [`PlacedBody`].
-struct Piece {
+struct BodyPiece {
     data: Bytes,
     _place: Arc<Permit>,
 }
 
-impl AsRef<[u8]> for Piece {
+impl AsRef<[u8]> for BodyPiece {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -161,7 +161,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PlacedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
-        let held = |data| Bytes::from_owner(Piece { data, _place: Arc::clone(&self.place) });
+        let held = |data| Bytes::from_owner(BodyPiece { data, _place: Arc::clone(&self.place) });
         Poll::Ready(Some(frame.map(|frame| frame.map_data(held))))
     }
 
@@ -175,12 +175,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PlacedBody<B> {
 }
 
 /// The transport of a [`Paced`] stream.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(super) trait PacedSocket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the drop reset the connection, so that the kernel does not keep data that the peer never reads.
     fn reset_on_drop(&self);
 }
 
-impl Socket for TcpStream {
+impl PacedSocket for TcpStream {
     fn reset_on_drop(&self) {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)); // fails only if the peer has disconnected
     }
@@ -204,7 +204,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: Socket> Paced<S> {
+impl<S: PacedSocket> Paced<S> {
     /// Fails a write that the peer keeps waiting for too long. `bytes` returns how many bytes the peer has
     /// taken.
     fn keep<T>(
@@ -227,7 +227,7 @@ impl<S: Socket> Paced<S> {
     }
 }
 
-impl<S: Socket> AsyncRead for Paced<S> {
+impl<S: PacedSocket> AsyncRead for Paced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -237,7 +237,7 @@ impl<S: Socket> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: Socket> AsyncWrite for Paced<S> {
+impl<S: PacedSocket> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.keep(cx, done, |&written| written)
@@ -284,7 +284,7 @@ mod tests {
     /// Number of connections to be reset.
     static RESETS: AtomicUsize = AtomicUsize::new(0);
 
-    impl Socket for DuplexStream {
+    impl PacedSocket for DuplexStream {
         fn reset_on_drop(&self) {
             RESETS.fetch_add(1, Relaxed);
         }

@@ -13,19 +13,19 @@ use tokio::{
 use super::*;
 
 /// A server on a free loopback port.
-struct Running {
+struct RunningServer {
     addr: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<()>,
 }
 
-impl Running {
-    async fn start(server: Server, router: Router) -> Self {
+impl RunningServer {
+    async fn start(server: HttpServer, router: Router) -> Self {
         Self::start_with(server, router, ready(())).await
     }
 
     async fn start_with(
-        server: Server,
+        server: HttpServer,
         router: Router,
         drain: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
@@ -80,7 +80,7 @@ async fn an_upgrade_hands_over_the_raw_socket_and_releases_its_place() {
             .unwrap()
     }
     let router = Router::new().route("/echo", get(upgrade)).route("/", get(async || "hello"));
-    let server = Running::start(Server::default().max_connections(1), router).await;
+    let server = RunningServer::start(HttpServer::default().max_connections(1), router).await;
     let mut upgraded = server.client().await;
     let head = "GET /echo HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly";
     upgraded.write_all(head.as_bytes()).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_upgrade_hands_over_the_raw_socket_and_releases_its_place() {
 #[tokio::test]
 async fn connections_above_the_limit_wait_for_a_place() {
     let router = Router::new().route("/", get(async || "hello"));
-    let server = Running::start(Server::default().max_connections(2), router).await;
+    let server = RunningServer::start(HttpServer::default().max_connections(2), router).await;
     let mut first = server.client().await;
     let mut second = server.client().await;
     for client in [&mut first, &mut second] {
@@ -123,7 +123,7 @@ async fn connections_above_the_limit_wait_for_a_place() {
 #[tokio::test]
 async fn neither_a_request_nor_the_hub_can_block_shutdown() {
     let router = Router::new().route("/", get(async || pending::<()>().await));
-    let server = Server { drain_limit: Duration::from_millis(50), ..Server::default() };
+    let server = HttpServer { drain_limit: Duration::from_millis(50), ..HttpServer::default() };
     let begun = Arc::new(Notify::new());
     let router = router.layer(axum::middleware::from_fn({
         let begun = Arc::clone(&begun);
@@ -132,7 +132,7 @@ async fn neither_a_request_nor_the_hub_can_block_shutdown() {
             next.run(request)
         }
     }));
-    let server = Running::start_with(server, router, pending()).await;
+    let server = RunningServer::start_with(server, router, pending()).await;
     let mut client = server.client().await;
     client.write_all(GET).await.unwrap();
     begun.notified().await;
@@ -153,7 +153,8 @@ async fn the_hub_is_drained_while_requests_finish() {
         "hello"
     };
     let router = Router::new().route("/", get(handler));
-    let server = Running::start_with(Server::default(), router, async move { drained.notify_one() }).await;
+    let server =
+        RunningServer::start_with(HttpServer::default(), router, async move { drained.notify_one() }).await;
     let mut client = server.client().await;
     client.write_all(GET).await.unwrap();
     begun.notified().await;
@@ -164,7 +165,8 @@ async fn the_hub_is_drained_while_requests_finish() {
 
 #[tokio::test]
 async fn dropping_the_server_drops_its_connections() {
-    let server = Running::start(Server::default(), Router::new().route("/", get(async || "hello"))).await;
+    let server =
+        RunningServer::start(HttpServer::default(), Router::new().route("/", get(async || "hello"))).await;
     let mut client = server.client().await;
     client.write_all(GET).await.unwrap();
     read_until(&mut client, "hello").await;
@@ -174,10 +176,10 @@ async fn dropping_the_server_drops_its_connections() {
 
 #[tokio::test]
 async fn one_address_cannot_take_all_places() {
-    let server = Server { counts_loopback: true, ..Server::default().max_per_address(2) };
+    let server = HttpServer { counts_loopback: true, ..HttpServer::default().max_per_address(2) };
     let router = Router::new().route("/", get(async || "hello"));
-    let server = Running::start(server, router.clone()).await;
-    let greeted = async |server: &Running| {
+    let server = RunningServer::start(server, router.clone()).await;
+    let greeted = async |server: &RunningServer| {
         let mut client = server.client().await;
         client.write_all(GET).await.unwrap();
         read_until(&mut client, "hello").await;
@@ -196,8 +198,8 @@ async fn one_address_cannot_take_all_places() {
     }
     server.stop().await;
 
-    let trusted = Server { counts_loopback: true, ..Server::default().max_per_address(2) };
-    let server = Running::start(trusted.trusted("127.0.0.1".parse().unwrap()), router).await;
+    let trusted = HttpServer { counts_loopback: true, ..HttpServer::default().max_per_address(2) };
+    let server = RunningServer::start(trusted.trusted("127.0.0.1".parse().unwrap()), router).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(greeted(&server).await);
@@ -207,12 +209,12 @@ async fn one_address_cannot_take_all_places() {
 
 #[test]
 fn sockets_of_one_ipv6_network_count_together() {
-    let admitted = |server: Server| {
+    let admitted = |server: HttpServer| {
         let admissions = server.admissions();
         let addresses = (1..=20).map(|n| format!("2001:db8:1:2::{n:x}").parse().unwrap());
         let permits: Vec<_> = addresses.map(|address| server.admit(&admissions, address)).collect();
         permits.iter().filter(|permit| permit.is_ok()).count()
     };
-    assert_eq!(admitted(Server::default().max_per_address(3)), 3);
-    assert_eq!(admitted(Server::default().max_per_address(3).ipv6_prefix(128)), 20);
+    assert_eq!(admitted(HttpServer::default().max_per_address(3)), 3);
+    assert_eq!(admitted(HttpServer::default().max_per_address(3).ipv6_prefix(128)), 20);
 }

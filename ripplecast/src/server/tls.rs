@@ -38,12 +38,12 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{goodbyes::Goodbye, pace::Socket};
+use super::{goodbyes::Goodbye, pace::PacedSocket};
 use crate::{Error, Result};
 
 /// How often the files are checked. A check is two `stat` calls, and a certificate is renewed days before the
 /// old one expires.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// Maximum file size in bytes. A chain has some 5 KiB; a path to something else must not fill the memory.
 const MAX_FILE: u64 = 1 << 20;
 /// The protocol inside TLS. To support WebSockets over HTTP/2 (RFC 8441), add `h2` in front, and let
@@ -206,9 +206,9 @@ type Stamp = [Option<[i128; 4]>; 2];
 /// The files are checked every three seconds, so a renewed certificate needs no action. To load it without
 /// waiting, call [`reload`](Self::reload).
 #[derive(Clone)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls(Arc<TlsState>);
 
-struct Shared {
+struct TlsState {
     files: TlsFiles,
     /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
@@ -229,7 +229,7 @@ impl Tls {
     pub(crate) fn load(files: TlsFiles) -> Result<Self> {
         let stamp = files.stamp(); // taken before the files are read, so that a change during the read is detected
         let config = RwLock::new(files.load()?);
-        Ok(Self(Arc::new(Shared { files, config, seen: Mutex::new(Seen { stamp, failed: false }) })))
+        Ok(Self(Arc::new(TlsState { files, config, seen: Mutex::new(Seen { stamp, failed: false }) })))
     }
 
     /// Reloads the files now. New connections get the new certificate; open ones keep theirs.
@@ -250,19 +250,19 @@ impl Tls {
     /// [`Error::Setting`] when the files can't be used; the old certificate then stays in use.
     pub async fn reload(&self) -> Result<()> {
         let shared = self.0.clone();
-        let loaded = tokio::task::spawn_blocking(move || shared.load_anew(&mut shared.seen.lock()));
+        let loaded = tokio::task::spawn_blocking(move || shared.load_new(&mut shared.seen.lock()));
         loaded.await.map_err(Error::other)?
     }
 
     /// Checks the files every few seconds and reloads them when they have changed.
     pub(super) async fn watch(&self) -> Infallible {
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
+            ticks.tick().await;
             let shared = self.0.clone();
             // A file may be on a slow network drive, which must not block the runtime.
-            if let Err(error) = tokio::task::spawn_blocking(move || shared.look()).await {
+            if let Err(error) = tokio::task::spawn_blocking(move || shared.reload_if_changed()).await {
                 tracing::error!(%error, "can't check the certificate files");
             }
         }
@@ -282,15 +282,15 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl Shared {
+impl TlsState {
     /// Reloads the files if they have changed.
-    fn look(&self) {
+    fn reload_if_changed(&self) {
         let mut seen = self.seen.lock();
         let changed = self.files.stamp() != seen.stamp;
         if !changed && !seen.failed {
             return;
         }
-        match self.load_anew(&mut seen) {
+        match self.load_new(&mut seen) {
             Ok(()) => {
                 tracing::info!(cert = %self.files.cert.path.display(), "loaded the new certificate; new connections use it");
             }
@@ -303,7 +303,7 @@ impl Shared {
     }
 
     /// Reloads the files, whether or not they have changed.
-    fn load_anew(&self, seen: &mut Seen) -> Result<()> {
+    fn load_new(&self, seen: &mut Seen) -> Result<()> {
         *seen = Seen { stamp: self.files.stamp(), failed: false };
         *self.config.write() = self.files.load()?;
         Ok(())
@@ -317,7 +317,7 @@ pub(super) struct Stream {
     goodbye: Option<Goodbye>,
 }
 
-impl Socket for Stream {
+impl PacedSocket for Stream {
     fn reset_on_drop(&self) {
         self.tls.get_ref().0.reset_on_drop();
     }
@@ -407,9 +407,9 @@ mod tests {
 
     /// Checks the files. Returns whether the configuration is new and whether the files failed and will be
     /// retried.
-    fn look(tls: &Tls) -> (bool, bool) {
+    fn reload_if_changed(tls: &Tls) -> (bool, bool) {
         let before = tls.0.config.read().clone();
-        tls.0.look();
+        tls.0.reload_if_changed();
         let changed = !Arc::ptr_eq(&before, &tls.0.config.read());
         (changed, tls.0.seen.lock().failed)
     }
@@ -421,28 +421,28 @@ mod tests {
         dir.put("cert.pem", &first.0);
         dir.put("key.pem", &first.1);
         let tls = dir.load().unwrap();
-        assert_eq!(look(&tls), (false, false));
-        assert_eq!(look(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (false, false));
         // One file after the other, with a check in between: files that do not match are not used, and not
         // yet logged.
         dir.put("cert.pem", &second.0);
-        assert_eq!(look(&tls), (false, true));
+        assert_eq!(reload_if_changed(&tls), (false, true));
         dir.put("key.pem", &second.1);
-        assert_eq!(look(&tls), (true, false));
-        assert_eq!(look(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (true, false));
+        assert_eq!(reload_if_changed(&tls), (false, false));
         // Files that stay broken are logged at the second check, and then ignored until they change.
         dir.put("key.pem", &first.1);
-        assert_eq!(look(&tls), (false, true));
-        assert_eq!(look(&tls), (false, false));
-        assert_eq!(look(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (false, true));
+        assert_eq!(reload_if_changed(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (false, false));
         std::fs::remove_file(dir.0.join("cert.pem")).unwrap();
-        assert_eq!(look(&tls), (false, true));
-        assert_eq!(look(&tls), (false, false));
+        assert_eq!(reload_if_changed(&tls), (false, true));
+        assert_eq!(reload_if_changed(&tls), (false, false));
         dir.put("cert.pem", &first.0);
-        assert_eq!(look(&tls), (true, false));
+        assert_eq!(reload_if_changed(&tls), (true, false));
         // In place and with the same length, as a text editor writes.
         let same_length = first.0.replacen("BEGIN", "begin", 1);
         std::fs::write(dir.0.join("cert.pem"), same_length).unwrap();
-        assert_eq!(look(&tls), (false, true));
+        assert_eq!(reload_if_changed(&tls), (false, true));
     }
 }

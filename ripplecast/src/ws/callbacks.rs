@@ -29,17 +29,17 @@ fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Sha
     // between cores.
     let handler = Arc::new(handler);
     let (for_open, for_message, for_close) = (handler.clone(), handler.clone(), handler);
-    Box::new(Erased {
+    Box::new(ErasedCallbacks {
         shard,
-        open: Callback::new(move |(connection,)| {
+        open: CallbackSlot::new(move |(connection,)| {
             let handler = for_open.clone();
             async move { handler.on_open(connection).await }
         }),
-        message: Callback::new(move |(connection, frame)| {
+        message: CallbackSlot::new(move |(connection, message)| {
             let handler = for_message.clone();
-            async move { handler.on_message(connection, frame).await }
+            async move { handler.on_message(connection, message).await }
         }),
-        close: Callback::new(move |(connection, close)| {
+        close: CallbackSlot::new(move |(connection, close)| {
             let handler = for_close.clone();
             async move { handler.on_close(connection, close).await }
         }),
@@ -47,14 +47,14 @@ fn of_shard<H: Handler>(shard: Arc<ShardHandle>, handler: Arc<H>) -> Box<dyn Sha
 }
 
 /// Hides the three future types of a handler.
-struct Erased<O, FO, M, FM, C, FC> {
+struct ErasedCallbacks<O, FO, M, FM, C, FC> {
     shard: Arc<ShardHandle>,
-    open: Callback<O, FO>,
-    message: Callback<M, FM>,
-    close: Callback<C, FC>,
+    open: CallbackSlot<O, FO>,
+    message: CallbackSlot<M, FM>,
+    close: CallbackSlot<C, FC>,
 }
 
-impl<O, FO, M, FM, C, FC> ShardCallbacks for Erased<O, FO, M, FM, C, FC>
+impl<O, FO, M, FM, C, FC> ShardCallbacks for ErasedCallbacks<O, FO, M, FM, C, FC>
 where
     O: Fn((Connection,)) -> FO + Send,
     M: Fn((Connection, Message)) -> FM + Send,
@@ -67,8 +67,8 @@ where
         self.open.call((Connection::new(self.shard.clone(), who),))
     }
 
-    fn message(&mut self, who: Local, frame: Message) -> Called {
-        self.message.call((Connection::new(self.shard.clone(), who), frame))
+    fn message(&mut self, who: Local, message: Message) -> Called {
+        self.message.call((Connection::new(self.shard.clone(), who), message))
     }
 
     fn close(&mut self, who: Local, close: Close) -> Called {
@@ -77,14 +77,14 @@ where
 }
 
 /// One callback, and the box in which its futures are polled.
-struct Callback<F, Fut> {
+struct CallbackSlot<F, Fut> {
     make: F,
     /// The box of the last future that did not have to wait. A future can't be moved once it has been polled,
     /// so one that has to wait keeps its box.
     idle: Option<Pin<Box<Option<Fut>>>>,
 }
 
-impl<F, Fut: Future<Output = Result<()>> + Send + 'static> Callback<F, Fut> {
+impl<F, Fut: Future<Output = Result<()>> + Send + 'static> CallbackSlot<F, Fut> {
     fn new<A>(make: F) -> Self
     where
         F: Fn(A) -> Fut,

@@ -35,8 +35,8 @@ use crate::{Close, Connection, Message, Result, outcome::Sent};
 ///         conn.join("chat")
 ///     }
 ///
-///     async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
-///         self.hub.room("chat").push(frame).ignore();
+///     async fn on_message(&self, _conn: Connection, message: Message) -> Result<()> {
+///         self.hub.room("chat").push(message).ignore();
 ///         Ok(())
 ///     }
 ///
@@ -54,8 +54,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Called for each message received.
-    fn on_message(&self, conn: Connection, frame: Message) -> impl Future<Output = Result<()>> + Send {
-        let _ = (conn, frame);
+    fn on_message(&self, conn: Connection, message: Message) -> impl Future<Output = Result<()>> + Send {
+        let _ = (conn, message);
         async { Ok(()) }
     }
 
@@ -111,7 +111,7 @@ pub struct Handlers<S, O, M, C> {
 /// ```
 /// use ripplecast::{Connection, Message, ws};
 ///
-/// let echo = ws::handlers().on_message(|conn: Connection, frame: Message| async move { conn.push(frame).ignore() });
+/// let echo = ws::handlers().on_message(|conn: Connection, message: Message| async move { conn.push(message).ignore() });
 /// # let _ = echo;
 /// ```
 ///
@@ -140,7 +140,7 @@ pub struct Stateless;
 
 /// State that is cloned for each call.
 #[derive(Clone, Debug)]
-pub struct Shared<S>(S);
+pub struct WithState<S>(S);
 
 /// A callback that was left out.
 #[derive(Clone, Copy, Debug)]
@@ -155,8 +155,8 @@ impl Handlers<Stateless, Unset, Unset, Unset> {
     pub fn with_state<S: Clone + Send + Sync + 'static>(
         self,
         state: S,
-    ) -> Handlers<Shared<S>, Unset, Unset, Unset> {
-        Handlers { state: Shared(state), open: Unset, message: Unset, close: Unset }
+    ) -> Handlers<WithState<S>, Unset, Unset, Unset> {
+        Handlers { state: WithState(state), open: Unset, message: Unset, close: Unset }
     }
 }
 
@@ -192,9 +192,9 @@ impl<O, M, C> Handlers<Stateless, O, M, C> {
     }
 }
 
-impl<S, O, M, C> Handlers<Shared<S>, O, M, C> {
+impl<S, O, M, C> Handlers<WithState<S>, O, M, C> {
     /// Sets `on_open`.
-    pub fn on_open<F, Fut>(self, on_open: F) -> Handlers<Shared<S>, Set<F, Fut>, M, C>
+    pub fn on_open<F, Fut>(self, on_open: F) -> Handlers<WithState<S>, Set<F, Fut>, M, C>
     where
         F: Fn(S, Connection) -> Fut,
         Fut: Future<Output: Outcome> + Send,
@@ -204,7 +204,7 @@ impl<S, O, M, C> Handlers<Shared<S>, O, M, C> {
     }
 
     /// Sets `on_message`.
-    pub fn on_message<F, Fut>(self, on_message: F) -> Handlers<Shared<S>, O, Set<F, Fut>, C>
+    pub fn on_message<F, Fut>(self, on_message: F) -> Handlers<WithState<S>, O, Set<F, Fut>, C>
     where
         F: Fn(S, Connection, Message) -> Fut,
         Fut: Future<Output: Outcome> + Send,
@@ -214,7 +214,7 @@ impl<S, O, M, C> Handlers<Shared<S>, O, M, C> {
     }
 
     /// Sets `on_close`.
-    pub fn on_close<F, Fut>(self, on_close: F) -> Handlers<Shared<S>, O, M, Set<F, Fut>>
+    pub fn on_close<F, Fut>(self, on_close: F) -> Handlers<WithState<S>, O, M, Set<F, Fut>>
     where
         F: Fn(S, Connection, Close) -> Fut,
         Fut: Future<Output: Outcome> + Send,
@@ -227,16 +227,16 @@ impl<S, O, M, C> Handlers<Shared<S>, O, M, C> {
 impl<S, O, M, C> Handler for Handlers<S, O, M, C>
 where
     S: Send + Sync + 'static,
-    O: Callback<S, (Connection,)>,
-    M: Callback<S, (Connection, Message)>,
-    C: Callback<S, (Connection, Close)>,
+    O: MaybeCallback<S, (Connection,)>,
+    M: MaybeCallback<S, (Connection, Message)>,
+    C: MaybeCallback<S, (Connection, Close)>,
 {
     fn on_open(&self, conn: Connection) -> impl Future<Output = Result<()>> + Send {
         self.open.call(&self.state, (conn,))
     }
 
-    fn on_message(&self, conn: Connection, frame: Message) -> impl Future<Output = Result<()>> + Send {
-        self.message.call(&self.state, (conn, frame))
+    fn on_message(&self, conn: Connection, message: Message) -> impl Future<Output = Result<()>> + Send {
+        self.message.call(&self.state, (conn, message))
     }
 
     fn on_close(&self, conn: Connection, close: Close) -> impl Future<Output = Result<()>> + Send {
@@ -252,21 +252,21 @@ impl<S, O, M, C> fmt::Debug for Handlers<S, O, M, C> {
 
 /// A callback with state `S` and arguments `A`, set or not. Implemented by the builder's types; there is
 /// nothing for you to implement.
-pub trait Callback<S, A>: Send + Sync + 'static {
+pub trait MaybeCallback<S, A>: Send + Sync + 'static {
     /// Calls the callback.
     fn call(&self, state: &S, arguments: A) -> impl Future<Output = Result<()>> + Send;
 }
 
-impl<S: Send + Sync, A: Send> Callback<S, A> for Unset {
+impl<S: Send + Sync, A: Send> MaybeCallback<S, A> for Unset {
     async fn call(&self, _state: &S, _arguments: A) -> Result<()> {
         Ok(())
     }
 }
 
-/// Implements [`Callback`] for closures without and with state.
+/// Implements [`MaybeCallback`] for closures without and with state.
 macro_rules! set_callback {
     ($($argument:ident: $type:ident),+) => {
-        impl<F, Fut> Callback<Stateless, ($($type,)+)> for Set<F, Fut>
+        impl<F, Fut> MaybeCallback<Stateless, ($($type,)+)> for Set<F, Fut>
         where
             F: Fn($($type),+) -> Fut + Send + Sync + 'static,
             Fut: Future<Output: Outcome> + Send + 'static,
@@ -277,13 +277,13 @@ macro_rules! set_callback {
             }
         }
 
-        impl<S, F, Fut> Callback<Shared<S>, ($($type,)+)> for Set<F, Fut>
+        impl<S, F, Fut> MaybeCallback<WithState<S>, ($($type,)+)> for Set<F, Fut>
         where
             S: Clone + Send + Sync + 'static,
             F: Fn(S, $($type),+) -> Fut + Send + Sync + 'static,
             Fut: Future<Output: Outcome> + Send + 'static,
         {
-            fn call(&self, state: &Shared<S>, ($($argument,)+): ($($type,)+)) -> impl Future<Output = Result<()>> + Send {
+            fn call(&self, state: &WithState<S>, ($($argument,)+): ($($type,)+)) -> impl Future<Output = Result<()>> + Send {
                 let future = (self.0)(state.0.clone(), $($argument),+);
                 async move { future.await.into_result() }
             }
@@ -292,5 +292,5 @@ macro_rules! set_callback {
 }
 
 set_callback!(connection: Connection);
-set_callback!(connection: Connection, frame: Message);
+set_callback!(connection: Connection, message: Message);
 set_callback!(connection: Connection, close: Close);

@@ -17,7 +17,7 @@ use super::{handshake, negotiation};
 use crate::{
     Accept, Hub, Request,
     engine::{Encoding, Route, tune},
-    hand_off::{Accepted, Takeover},
+    hand_off::{HandOff, PendingConnection},
     headers::{ForwardedPeer, OriginPolicy, origin},
     log::{cut, limited},
     relay,
@@ -42,9 +42,9 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         Ok(handshake) => handshake,
         Err(refusal) => return refused(refusal, request.uri().path()),
     };
-    let way = match request.extensions_mut().remove::<Takeover>() {
-        Some(takeover) => Way::Takeover(takeover),
-        None => Way::Upgrade(hyper::upgrade::on(&mut request)),
+    let source = match request.extensions_mut().remove::<HandOff>() {
+        Some(hand_off) => SocketSource::HandOff(hand_off),
+        None => SocketSource::Upgrade(hyper::upgrade::on(&mut request)),
     };
     let (parts, _) = request.into_parts();
     let peer = match request::peer(&gate.hub, &parts) {
@@ -95,19 +95,19 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
         encoding = Encoding::Deflate;
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(answer));
     }
-    let accepted = Box::new(Accepted {
+    let pending = Box::new(PendingConnection {
         hub: gate.hub.clone(),
         route: gate.route.clone(),
         encoding,
         permit,
         states: accept.states,
     });
-    match way {
-        Way::Takeover(takeover) => takeover.ask(accepted),
-        Way::Upgrade(on_upgrade) => {
+    match source {
+        SocketSource::HandOff(hand_off) => hand_off.ask(pending),
+        SocketSource::Upgrade(on_upgrade) => {
             let arrival = gate.hub.local_node().arrival();
             tokio::spawn(async move {
-                take_over(on_upgrade, accepted).await;
+                hand_off_upgraded(on_upgrade, pending).await;
                 drop(arrival);
             });
         }
@@ -122,9 +122,9 @@ fn refused(refusal: handshake::Refusal, path: &str) -> Response {
 }
 
 /// How the socket is obtained.
-enum Way {
+enum SocketSource {
     /// From our own server, before it answers.
-    Takeover(Takeover),
+    HandOff(HandOff),
     /// From another server, after it has answered.
     Upgrade(OnUpgrade),
 }
@@ -154,7 +154,7 @@ pub(crate) fn refuse_origin(parts: &Parts, peer: &ForwardedPeer, setting: &str) 
 }
 
 /// Hands the socket to a shard once hyper has released it.
-async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
+async fn hand_off_upgraded(on_upgrade: OnUpgrade, pending: Box<PendingConnection>) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -162,14 +162,14 @@ async fn take_over(on_upgrade: OnUpgrade, accepted: Box<Accepted>) {
             return;
         }
     };
-    match take_socket(upgraded) {
-        Ok((wire, rest)) => accepted.begin(wire, rest, Vec::new()),
-        Err(error) => limited!(WARN, %error, "can't take over the socket of an upgraded connection"),
+    match into_socket(upgraded) {
+        Ok((wire, rest)) => pending.begin(wire, rest, Vec::new()),
+        Err(error) => limited!(WARN, %error, "can't hand off the socket of an upgraded connection"),
     }
 }
 
 /// Returns the raw socket with the bytes already read from it, or a relayed one if there is no raw socket.
-fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
+fn into_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
     // `axum::serve` goes through hyper-util's server, which wraps the socket; others may serve it directly.
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => return Ok((raw(parts.io)?, parts.read_buf)),
@@ -177,7 +177,7 @@ fn take_socket(upgraded: Upgraded) -> io::Result<(StdTcpStream, Bytes)> {
     };
     match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
         Ok(parts) => Ok((raw(parts.io)?, parts.read_buf)),
-        Err(upgraded) => Ok((relay::drive(TokioIo::new(upgraded))?, Bytes::new())),
+        Err(upgraded) => Ok((relay::relay(TokioIo::new(upgraded))?, Bytes::new())),
     }
 }
 
