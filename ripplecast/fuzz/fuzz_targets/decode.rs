@@ -87,6 +87,7 @@ fn own(event: Event<'_>, max_message: usize) -> Got {
             assert!(reason.len() <= 123 && (code.is_some() || reason.is_empty()));
             Got::Close(code, reason.into_owned())
         }
+        event => panic!("{event:?} is unknown"),
     }
 }
 

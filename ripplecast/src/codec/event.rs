@@ -8,6 +8,7 @@ use super::header::Opcode;
 
 /// A complete message or control frame from a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A complete text message. Its bytes are valid UTF-8.
     Text(Payload<'a>),
@@ -80,6 +81,7 @@ impl<'a> Event<'a> {
 
 /// The bytes of a message or a control frame.
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Payload<'a> {
     /// The bytes in the input, unmasked: the frame was complete there.
     Borrowed(&'a [u8]),
@@ -142,6 +144,7 @@ impl fmt::Debug for Payload<'_> {
 
 /// A protocol violation by the client. Close the connection with this code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct ProtocolError {
     /// 1002 for a frame that RFC 6455 forbids, 1007 for text that is not UTF-8 or data that can't be
     /// inflated, 1009 for a message above the limit.

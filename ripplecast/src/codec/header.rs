@@ -15,6 +15,7 @@ pub(super) const RSV1: u8 = 0x40;
 /// The type of a frame (RFC 6455, section 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Opcode {
     /// A later fragment of a message.
     Continuation = 0,

@@ -55,6 +55,7 @@ impl From<Event<'_>> for Got {
             Event::Ping(data) => Self::Ping(data.to_vec()),
             Event::Pong(data) => Self::Pong(data.to_vec()),
             Event::Close { code, reason } => Self::Close(code, reason.into_owned()),
+            event => panic!("{event:?} is unknown"),
         }
     }
 }
