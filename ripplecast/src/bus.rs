@@ -75,8 +75,8 @@ impl Bus {
     /// unchanged on the topic `PREFIX:bus:{CHANNEL}`, so other programs may subscribe and publish too.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`](crate::Error::NameTooLong) if the topic's name exceeds 255 bytes.
-    /// [`BusError`], in [`Error::Bus`](crate::Error::Bus), if the name is empty or the payload exceeds 16 MiB.
+    /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if
+    /// the topic's name is empty or exceeds 255 bytes. [`BusError::PayloadTooLong`] if the payload exceeds 16 MiB.
     /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable: no subscriber received the message. After a
     /// time-out, some or all subscribers may have received it.
     ///
@@ -119,8 +119,8 @@ impl Bus {
     /// message.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`](crate::Error::NameTooLong) above 255 bytes; [`BusError`], in
-    /// [`Error::Bus`](crate::Error::Bus), for an empty name, and for a pattern on a Redis Cluster;
+    /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if
+    /// the name is empty or exceeds 255 bytes. [`BusError::PatternOnCluster`] for a pattern on a Redis Cluster.
     /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable.
     ///
     /// # Panics

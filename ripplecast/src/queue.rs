@@ -118,10 +118,12 @@ impl Queue {
     /// after the other, keep that order in the queue.
     ///
     /// # Errors
-    /// [`QueueError`], in [`Error::Queue`], for an empty name, a payload
-    /// above 1 MiB and a full queue. [`Error::NameTooLong`] for a name above 250
-    /// bytes. [`Error::Setting`] if [`max_len`](Self::max_len) is 0. The backend's error if it is unavailable or too slow. After a timeout the message may still be
-    /// in the queue; publishing it again may then duplicate it.
+    /// [`Error::EmptyName`] or [`Error::NameTooLong`] if the name is empty or exceeds 250 bytes.
+    /// [`QueueError::PayloadTooLong`] above 1 MiB, [`QueueError::Full`] if the queue is full, and
+    /// [`QueueError::DeadLetters`] for a queue of dead letters.
+    /// [`Error::Setting`] if [`max_len`](Self::max_len) is 0. [`Error::Backend`] if the backend is unavailable
+    /// or too slow. After a time-out the message may still be in the queue; publishing it again may then
+    /// duplicate it.
     ///
     /// # Overload
     /// A queue keeps up to 100,000 messages, or the number set with [`Queue::max_len`]. Beyond
@@ -169,9 +171,9 @@ impl Queue {
     /// [`QueueSubscription`]. Its tasks run on the runtime in which this is called.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] for a queue above 250 bytes or a group above 255;
-    /// [`Error::EmptyName`]; and the backend's error if it is unavailable. If the
-    /// backend becomes unavailable later, the subscription waits for it and then continues.
+    /// [`Error::NameTooLong`] for a queue above 250 bytes or a group above 255, and [`Error::EmptyName`] for an
+    /// empty name. [`Error::Backend`] if the backend is unavailable. If it becomes unavailable later, the
+    /// subscription waits for it and then continues.
     ///
     /// # Panics
     /// Outside a tokio runtime.
