@@ -93,7 +93,7 @@ impl fmt::Display for CloseCode {
 }
 
 /// How a connection ended, as passed to `on_close`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct Close {
     /// The peer's code if the peer closed, ours if we closed, or 1006 if the connection was lost.

@@ -15,6 +15,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use serde::Serialize;
+
 use crate::{
     Message, Result,
     bus::Bus,
@@ -294,7 +296,7 @@ impl std::fmt::Debug for Hub {
 }
 
 /// Counts that a hub has kept since it was built.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Open connections.

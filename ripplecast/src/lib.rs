@@ -1,5 +1,6 @@
 #![doc = include_str!("docs/crate.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_debug_implementations)]
 // Code that only some features use would need a condition on each item. With all features nothing is unused.
 #![cfg_attr(
     not(all(feature = "deflate", feature = "redis", feature = "server", feature = "tls")),
@@ -46,7 +47,7 @@ pub mod ws;
 
 #[cfg(feature = "server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "server")))]
-pub use app::{App, AppBuilder, Bound};
+pub use app::{App, AppBuilder, Bound, ListenAddr};
 pub use backend::Backend;
 pub use bus::Bus;
 pub use close::{Close, CloseCode};

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 
 /// The state of a frame when `push` returns. This is a report, not an error: a peer may disconnect at any
 /// time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[must_use = "a push may be dropped or find the connection closed; call .ignore() where that makes no difference"]
 #[non_exhaustive]
 pub enum Sent {

@@ -9,7 +9,7 @@ use crate::limits::COMPRESS_ABOVE;
 /// all members, and connections hold no state. A message that would not become shorter is sent uncompressed.
 /// Compressed messages from clients are accepted at any length;
 /// [`max_message`](crate::ws::Endpoint::max_message) applies before and after inflating.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Compression {
     /// Not negotiated. This is the default because compression costs CPU time and because the compressed

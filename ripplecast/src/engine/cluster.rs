@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use serde::Serialize;
+
 use crate::{Message, NodeId, Result, id::ConnectionId};
 
 /// What there may be several connections of on several nodes.
@@ -84,7 +86,7 @@ pub(crate) trait Cluster: Send + Sync {
 }
 
 /// What went to other nodes, and what came from them; found in [`Stats`](crate::stats::Stats). All zero with the memory backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RemoteStats {
     /// Whether the backend is unavailable, so that this node continues on its own. On a Cluster, whether any master is

@@ -9,10 +9,12 @@ use std::{
     },
 };
 
+use serde::Serialize;
+
 use crate::{id::ConnectionId, outcome::Dropped, panics::guarded};
 
 /// How many frames were dropped, by reason. A frame that is dropped for ten connections counts ten times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Drops {
     /// [`Dropped::Overloaded`]: pushes that were refused, once each.

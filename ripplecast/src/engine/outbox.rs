@@ -16,7 +16,7 @@ use crate::sync::RandomState;
 
 /// What happens when a frame does not fit the outbox of a connection, because its peer reads too slowly. Set for an
 /// endpoint, or for a room with [`HubBuilder::rooms`](crate::HubBuilder::rooms).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Overflow {
     /// Close the connection with 1013 and the reason "slow consumer". It reconnects when it can, and gets the current

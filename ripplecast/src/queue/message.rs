@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use super::id::MessageId;
 
@@ -38,7 +39,7 @@ pub struct DeadLetter {
 }
 
 /// The state of a queue and the progress of its groups.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct QueueStatus {
     /// Messages kept, including handled ones.
@@ -54,7 +55,7 @@ pub struct QueueStatus {
 }
 
 /// The progress of a group.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct GroupStatus {
     /// The group's name.
@@ -71,7 +72,7 @@ pub struct GroupStatus {
 }
 
 /// The counters of a subscription.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct QueueCounts {
     /// Messages whose handler returned `Ok`.

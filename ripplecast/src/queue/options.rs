@@ -34,7 +34,7 @@ const CONCURRENCY: usize = 1024;
 ///     .backoff(Duration::from_millis(500), Duration::from_secs(60));
 /// # let _ = options;
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use = "options do nothing until they are passed on"]
 pub struct QueueOptions {
     pub(super) max_deliveries: u32,

@@ -149,6 +149,12 @@ pub struct Unset;
 /// A callback that was set, with the type of its future.
 pub struct Set<F, Fut>(F, PhantomData<fn() -> Fut>);
 
+impl<F, Fut> fmt::Debug for Set<F, Fut> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Set").finish_non_exhaustive()
+    }
+}
+
 impl Handlers<Stateless, Unset, Unset, Unset> {
     /// Sets the state that each callback receives as its first argument. It is cloned for each call, so keep
     /// it cheap to clone. Call this before setting the callbacks.

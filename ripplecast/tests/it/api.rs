@@ -4,6 +4,7 @@ mod app;
 mod callbacks;
 mod ended;
 mod environment;
+mod guidelines;
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -24,7 +24,7 @@ use crate::{
 /// hub.room("cursors:page-7").push(Message::text("x=3,y=4").with_key("ada")).ignore();
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
 pub struct RoomOptions {
     /// What happens when a frame does not fit an outbox.
