@@ -15,7 +15,7 @@ use tungstenite::Message;
 /// The time for other nodes to notice a dead node: its lease, and then the next check of the list.
 const SWEPT: Duration = Duration::from_secs(60);
 /// The live nodes, including dead ones whose lease has not expired.
-const NODES: &str = "ripplecast:seats:{}";
+const NODES: &str = "ripplecast:leases:{}";
 
 /// Waits until a condition holds.
 #[track_caller]

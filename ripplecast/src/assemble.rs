@@ -18,7 +18,7 @@ use crate::{
 };
 #[cfg(feature = "redis")]
 use crate::{
-    cluster::{GapLog, RedisBridge, Sealer},
+    cluster::{GapLog, RedisCluster, Signer},
     engine::Cluster as _,
     redis_client::{Address, Redis},
 };
@@ -80,12 +80,12 @@ impl HubBuilder {
             );
         }
         let shards = self.start_shards()?;
-        let sealer = Arc::new(Sealer::new(shards.node, self.node_secret.as_deref()));
+        let signer = Arc::new(Signer::new(shards.node, self.node_secret.as_deref()));
         let bridge =
-            Arc::new(RedisBridge::new(redis.clone(), &shards, sealer.clone(), GapLog(self.on_gap.clone())));
+            Arc::new(RedisCluster::new(redis.clone(), &shards, signer.clone(), GapLog(self.on_gap.clone())));
         shards.setup.set_cluster(bridge.clone());
         let store = Store::redis(redis.clone());
-        let bus = Bus::redis(redis.clone(), sealer);
+        let bus = Bus::redis(redis.clone(), signer);
         let hub = Hub::new(shards, store, bus, Queues::redis(redis), self.trusted_proxies);
         if let Err(error) = bridge.ready().await {
             if !is_optional {

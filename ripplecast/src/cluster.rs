@@ -17,8 +17,8 @@ pub use self::gaps::GapReport;
 pub(crate) use self::gaps::{GapHook, GapLog};
 #[cfg(feature = "redis")]
 pub(crate) use self::{
-    redis::RedisBridge,
-    sign::{Once, Sealer},
+    redis::RedisCluster,
+    sign::{ReplayFilter, Signer},
     wire::Body,
 };
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{Bus, BusBackend, Handler, Subscription, memory::Memory};
 use crate::{
-    cluster::{Body, Once, Sealer},
+    cluster::{Body, ReplayFilter, Signer},
     error::BusError,
     glob::Pattern,
     redis_client::{Channel, Event, Redis, Subscribed},
@@ -20,15 +20,15 @@ use crate::{
 
 impl Bus {
     /// Creates a bus over Redis.
-    pub(crate) fn redis(redis: Redis, sealer: Arc<Sealer>) -> Self {
-        Self { backend: Arc::new(RedisBus::new(redis, sealer)) }
+    pub(crate) fn redis(redis: Redis, signer: Arc<Signer>) -> Self {
+        Self { backend: Arc::new(RedisBus::new(redis, signer)) }
     }
 }
 
 struct RedisBus {
     redis: Redis,
     /// Signs published messages if nodes share a secret.
-    sealer: Arc<Sealer>,
+    signer: Arc<Signer>,
     /// Subscriptions of this node; `None` once the bus is closed.
     shared: Mutex<Option<HashMap<Channel, Weak<Shared>>>>,
     /// Subscriptions kept until the bus ends.
@@ -44,8 +44,8 @@ struct Shared {
 
 impl RedisBus {
     /// Creates a bus over Redis.
-    fn new(redis: Redis, sealer: Arc<Sealer>) -> Self {
-        Self { redis, sealer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
+    fn new(redis: Redis, signer: Arc<Signer>) -> Self {
+        Self { redis, signer, shared: Mutex::new(Some(HashMap::new())), kept: Arc::default() }
     }
 
     /// Returns the Redis channel or pattern and its shared subscription, created if necessary. Returns `None`
@@ -65,15 +65,15 @@ impl RedisBus {
             }
         }
         let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
-        let (weak, redis, sealer) = (Arc::downgrade(&shared), self.redis.clone(), self.sealer.clone());
-        let heard = Mutex::new(Once::default());
+        let (weak, redis, signer) = (Arc::downgrade(&shared), self.redis.clone(), self.signer.clone());
+        let replays = Mutex::new(ReplayFilter::default());
         let subscribed = self.redis.subscribe(topic.clone(), move |event| {
             let (Some(shared), Event::Message { channel: topic, payload }) = (weak.upgrade(), event) else {
                 return;
             };
             let Some(name) = redis.name("bus", &topic) else { return };
-            let payload = if sealer.is_on() {
-                let message = heard.lock().open(&sealer, &redis.key("bus", &name, ""), payload);
+            let payload = if signer.has_secret() {
+                let message = replays.lock().verify(&signer, &redis.key("bus", &name, ""), payload);
                 match message.map(|message| message.body) {
                     Some(Body::Bus { payload }) => Some(payload),
                     _ => None,
@@ -85,7 +85,7 @@ impl RedisBus {
                 // This completes at once. Messages dropped by a full queue are counted and logged.
                 drop(shared.local.publish(&name, payload));
             } else {
-                sealer.refuse();
+                signer.count_rejected();
             }
         });
         let subscribed = Arc::new(subscribed);
@@ -100,8 +100,8 @@ impl BusBackend for RedisBus {
         Reply::Later(Box::pin(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
             let topic = self.redis.key("bus", topic, "");
-            let payload = if self.sealer.is_on() {
-                self.sealer.message(&topic, Body::Bus { payload })
+            let payload = if self.signer.has_secret() {
+                self.signer.sign(&topic, Body::Bus { payload })
             } else {
                 payload
             };

@@ -47,7 +47,7 @@ pub(crate) struct GapLog(pub(crate) Option<GapHook>);
 
 impl GapLog {
     /// Logs a gap and calls the hook.
-    pub(crate) fn tell(&self, report: GapReport) {
+    pub(crate) fn report(&self, report: GapReport) {
         if let Some(missed) = report.missed {
             limited!(WARN, room = report.room.as_deref().map(|room| tracing::field::display(cut(room))), node = ?report.node, missed, "messages of another node were missed");
         }

@@ -29,15 +29,15 @@ use tokio::{
 };
 
 use self::{
-    leases::{FailureDetector, Seat},
+    leases::{FailureDetector, Lease},
     outgoing::Outgoing,
-    registry::Item,
+    registry::RegistryEntry,
     rooms::Rooms,
 };
 use super::{
     gaps::{GapLog, GapReport},
-    sequence::{Heard, Told},
-    sign::{Once, Sealer},
+    sequence::{SeqCheck, SeqTracker},
+    sign::{ReplayFilter, Signer},
     wire::{Body, Envelope, is_name},
 };
 use crate::{
@@ -52,30 +52,30 @@ use crate::{
 /// queried for longer counts as disconnected: nothing else sent to it arrives either.
 const RETURN: Duration = Duration::from_millis(500);
 /// Queries to other nodes that may wait for their replies. Each is a page of a list that somebody views.
-const QUESTIONS: usize = 1024;
+const QUERIES: usize = 1024;
 /// Interval between checks for late confirmations, while any is pending.
-const LOOK: Duration = Duration::from_millis(250);
+const LATE_CHECK: Duration = Duration::from_millis(250);
 /// Maximum connections in one reply.
 const PAGE: usize = 1000;
 
 /// Connects a node to the others over Redis.
-pub(crate) struct RedisBridge {
+pub(crate) struct RedisCluster {
     /// State shared by the tasks.
-    inner: Arc<Inner>,
+    inner: Arc<ClusterInner>,
     /// Aborted on drop.
     tasks: [JoinHandle<()>; 3],
 }
 
 /// State shared by the tasks.
-struct Inner {
+struct ClusterInner {
     redis: Redis,
     /// A handle without a limit on commands, for the node's own work, which must not be refused.
     own: Redis,
     node: u64,
     /// Signs outgoing messages.
-    sealer: Arc<Sealer>,
+    signer: Arc<Signer>,
     /// The local node, which receives the messages.
-    shards: Weak<Node>,
+    local_node: Weak<Node>,
     /// The queue of outgoing messages.
     out: Arc<Outgoing>,
     /// Rooms with members on this node.
@@ -87,21 +87,21 @@ struct Inner {
     /// What other nodes know about this node.
     registration: Mutex<registry::Registration>,
     /// Whether this node holds a lease.
-    seated: watch::Sender<bool>,
+    has_lease: watch::Sender<bool>,
     /// Observes the heartbeats of all nodes.
     detector: Mutex<FailureDetector>,
     /// Notified when the registration has work.
     changed: Notify,
     /// Queries that wait for their replies.
-    questions: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
+    queries: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
     /// The id of the next query.
-    next_question: AtomicU64,
+    next_query: AtomicU64,
     gap_log: GapLog,
-    counts: Counts,
+    counts: ClusterCounts,
 }
 
 #[derive(Default)]
-struct Counts {
+struct ClusterCounts {
     /// Messages of other nodes.
     received: AtomicU64,
     /// Messages that were certainly missed.
@@ -110,13 +110,13 @@ struct Counts {
     gaps: AtomicU64,
 }
 
-impl RedisBridge {
+impl RedisCluster {
     /// Creates the connection of a node to the others. Its tasks run on the current runtime.
-    pub(crate) fn new(redis: Redis, shards: &Arc<Node>, sealer: Arc<Sealer>, gap_log: GapLog) -> Self {
-        let inner = Arc::new(Inner {
-            node: shards.node,
-            sealer,
-            shards: Arc::downgrade(shards),
+    pub(crate) fn new(redis: Redis, local_node: &Arc<Node>, signer: Arc<Signer>, gap_log: GapLog) -> Self {
+        let inner = Arc::new(ClusterInner {
+            node: local_node.node,
+            signer,
+            local_node: Arc::downgrade(local_node),
             out: Arc::new(Outgoing::new(redis.unbounded())),
             own: redis.unbounded(),
             redis,
@@ -124,17 +124,17 @@ impl RedisBridge {
             awaiting: Notify::new(),
             users: Mutex::default(),
             registration: Mutex::default(),
-            seated: watch::Sender::new(false),
+            has_lease: watch::Sender::new(false),
             detector: Mutex::default(),
             changed: Notify::new(),
-            questions: Mutex::default(),
-            next_question: AtomicU64::new(0),
+            queries: Mutex::default(),
+            next_query: AtomicU64::new(0),
             gap_log,
-            counts: Counts::default(),
+            counts: ClusterCounts::default(),
         });
         {
             let mut rooms = inner.rooms.lock();
-            if rooms.listen_to_everyone(inner.listen(None)) {
+            if rooms.subscribe_broadcasts(inner.subscribe_room(None)) {
                 inner.awaiting.notify_one();
             }
         }
@@ -147,13 +147,13 @@ impl RedisBridge {
     }
 }
 
-impl Drop for RedisBridge {
+impl Drop for RedisCluster {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-impl Inner {
+impl ClusterInner {
     /// Returns the channel of a room, or of broadcasts.
     fn channel(&self, room: Option<&str>) -> String {
         match room {
@@ -163,70 +163,70 @@ impl Inner {
     }
 
     /// Subscribes to what other nodes push to a room, or to broadcasts.
-    fn listen(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
-        let (inner, heard) = (Arc::downgrade(self), Mutex::new(Heard::default()));
+    fn subscribe_room(self: &Arc<Self>, room: Option<&Arc<str>>) -> Subscribed {
+        let (inner, tracker) = (Arc::downgrade(self), Mutex::new(SeqTracker::default()));
         let channel = self.channel(room.map(|room| &**room));
         let (name, room) = (channel.clone(), room.cloned());
         self.redis.subscribe(Channel::Exact(channel), move |event| {
             if let Some(inner) = inner.upgrade() {
-                inner.hear(&name, room.as_ref(), &heard, event);
+                inner.receive(&name, room.as_ref(), &tracker, event);
             }
         })
     }
 
     /// Handles an event of a room's channel, or of the broadcast channel.
-    fn hear(&self, channel: &str, room: Option<&Arc<str>>, heard: &Mutex<Heard>, event: Event) {
+    fn receive(&self, channel: &str, room: Option<&Arc<str>>, tracker: &Mutex<SeqTracker>, event: Event) {
         let payload = match event {
-            Event::Up => return self.rooms.lock().settle(room),
+            Event::Up => return self.rooms.lock().update(room),
             Event::Down => {
-                self.rooms.lock().settle(room);
+                self.rooms.lock().update(room);
                 return self.gap(room);
             }
             Event::Refused => {
-                if self.rooms.lock().is_news(room) {
+                if self.rooms.lock().note_refusal(room) {
                     self.gap(room);
                 }
                 return;
             }
             Event::Message { payload, .. } => payload,
         };
-        let message = self.sealer.open(channel, payload);
-        let Some(Envelope { node, number, body: Body::Message { frame } }) = message else {
-            self.sealer.refuse();
+        let message = self.signer.verify(channel, payload);
+        let Some(Envelope { node, sequence, body: Body::Message { frame } }) = message else {
+            self.signer.count_rejected();
             return;
         };
         if node == self.node {
             return;
         }
         // Held until delivery: an old connection may still deliver a message while a new one does.
-        let mut heard = heard.lock();
-        match heard.hear(node, number) {
-            Told::Next => {}
-            Told::Missed(count) => {
+        let mut tracker = tracker.lock();
+        match tracker.check(node, sequence) {
+            SeqCheck::Next => {}
+            SeqCheck::Missed(count) => {
                 self.counts.missed.fetch_add(count, Relaxed);
                 let room = room.map(ToString::to_string);
-                self.gap_log.tell(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
+                self.gap_log.report(GapReport { room, node: Some(NodeId(node)), missed: Some(count) });
             }
-            Told::Renewed(count) => {
+            SeqCheck::NewEpoch(count) => {
                 self.counts.gaps.fetch_add(1, Relaxed);
                 let room = room.map(ToString::to_string);
                 let gap = GapReport { room, node: Some(NodeId(node)), missed: None };
-                self.gap_log.tell(gap.clone());
+                self.gap_log.report(gap.clone());
                 if count > 0 {
                     self.counts.missed.fetch_add(count, Relaxed);
-                    self.gap_log.tell(GapReport { missed: Some(count), ..gap });
+                    self.gap_log.report(GapReport { missed: Some(count), ..gap });
                 }
             }
-            Told::Again => {
-                self.sealer.refuse();
+            SeqCheck::Repeated => {
+                self.signer.count_rejected();
                 return;
             }
         }
         self.counts.received.fetch_add(1, Relaxed);
-        let Some(shards) = self.shards.upgrade() else { return };
+        let Some(local) = self.local_node.upgrade() else { return };
         let core = match room {
-            None => Some(shards.everyone.clone()),
-            Some(room) => shards.rooms.existing(room),
+            None => Some(local.everyone.clone()),
+            Some(room) => local.rooms.existing(room),
         };
         if let Some(core) = core {
             // The room itself counts and reports a refusal.
@@ -238,27 +238,28 @@ impl Inner {
     /// active.
     fn gap(&self, room: Option<&Arc<str>>) {
         self.counts.gaps.fetch_add(1, Relaxed);
-        self.gap_log.tell(GapReport { room: room.map(ToString::to_string), node: None, missed: None });
+        self.gap_log.report(GapReport { room: room.map(ToString::to_string), node: None, missed: None });
     }
 
     /// Handles an event of this node's own channel.
-    fn hear_inbox(&self, seat: &Seat, heard: &Mutex<Once>, event: Event) {
+    fn receive_direct(&self, lease: &Lease, replays: &Mutex<ReplayFilter>, event: Event) {
         let Event::Message { payload, .. } = event else { return };
-        let inbox = seat.inbox(&self.redis);
-        let message = if seat.is_held() { heard.lock().open(&self.sealer, &inbox, payload) } else { None };
-        let (Some(Envelope { body, .. }), Some(shards)) = (message, self.shards.upgrade()) else {
-            self.sealer.refuse();
+        let inbox = lease.inbox(&self.redis);
+        let message =
+            if lease.is_held() { replays.lock().verify(&self.signer, &inbox, payload) } else { None };
+        let (Some(Envelope { body, .. }), Some(local)) = (message, self.local_node.upgrade()) else {
+            self.signer.count_rejected();
             return;
         };
         match body {
             Body::ToUser { user, frame } => {
                 self.counts.received.fetch_add(1, Relaxed);
-                shards.push_to_local_user(&user, &frame);
+                local.push_to_local_user(&user, &frame);
             }
-            Body::Ask { to, id, is_room, name, from, limit } if is_name(&name) => {
-                let Some(to) = Seat::parse(&to).map(|seat| seat.inbox(&self.redis)) else { return };
+            Body::Query { to, id, is_room, name, from, limit } if is_name(&name) => {
+                let Some(to) = Lease::parse(&to).map(|lease| lease.inbox(&self.redis)) else { return };
                 let audience = if is_room { Audience::Room(&name) } else { Audience::User(&name) };
-                let mut connections = shards.local_connections(audience);
+                let mut connections = local.local_connections(audience);
                 connections.retain(|&connection| connection > from);
                 let page = PAGE.min(limit as usize);
                 if page < connections.len() {
@@ -267,37 +268,37 @@ impl Inner {
                     connections.truncate(page);
                 }
                 connections.sort_unstable();
-                let answer = self.sealer.message(&to, Body::Answer { id, connections });
-                self.out.push(to, answer);
+                let reply = self.signer.sign(&to, Body::Reply { id, connections });
+                self.out.push(to, reply);
             }
-            Body::Answer { id, connections } => {
-                if let Some(asker) = self.questions.lock().remove(&id) {
-                    let _ = asker.send(connections); // the caller may have been dropped
+            Body::Reply { id, connections } => {
+                if let Some(caller) = self.queries.lock().remove(&id) {
+                    let _ = caller.send(connections); // the caller may have been dropped
                 }
             }
-            Body::Ask { .. } | Body::Message { .. } | Body::Bus { .. } => {
-                self.sealer.refuse();
+            Body::Query { .. } | Body::Message { .. } | Body::Bus { .. } => {
+                self.signer.count_rejected();
             }
         }
     }
 
-    /// Returns which nodes have connections of a audience, and how many, without this node and without expired
+    /// Returns which nodes have connections of an audience, and how many, without this node and without expired
     /// leases.
-    async fn owners(&self, audience: Audience<'_>) -> Result<Vec<(Seat, usize)>> {
+    async fn owners(&self, audience: Audience<'_>) -> Result<Vec<(Lease, usize)>> {
         let mut read = redis::cmd("HGETALL");
         read.arg(self.counts_key(audience));
-        let (counts, seats) = tokio::join!(self.redis.run::<Vec<(String, usize)>>(&read), self.seats());
-        let seats = seats?;
+        let (counts, leases) = tokio::join!(self.redis.run::<Vec<(String, usize)>>(&read), self.leases());
+        let leases = leases?;
         let theirs = |(field, count): (String, usize)| {
-            let seat = seats.iter().find(|seat| seat.field() == field)?;
-            (seat.node() != self.node && count > 0).then(|| (seat.clone(), count))
+            let lease = leases.iter().find(|lease| lease.field() == field)?;
+            (lease.node() != self.node && count > 0).then(|| (lease.clone(), count))
         };
         let mut owners: Vec<_> = counts?.into_iter().filter_map(theirs).collect();
-        owners.sort_by_key(|(seat, _)| seat.node());
+        owners.sort_by_key(|(lease, _)| lease.node());
         Ok(owners)
     }
 
-    /// Returns the key that holds the number of connections of a audience on each node.
+    /// Returns the key that holds the number of connections of an audience on each node.
     fn counts_key(&self, audience: Audience<'_>) -> String {
         match audience {
             Audience::Room(room) => self.redis.key("room", room, ":nodes"),
@@ -308,8 +309,8 @@ impl Inner {
     /// Publishes at once, and returns how many nodes received the message. A message too large for their
     /// connections is counted and not sent.
     async fn publish(&self, channel: &str, body: Body) -> Result<usize> {
-        let message = self.sealer.message(channel, body);
-        if !self.out.may_pass(message.len()) {
+        let message = self.signer.sign(channel, body);
+        if !self.out.admit(message.len()) {
             return Ok(0);
         }
         let mut publish = redis::cmd(self.redis.publish_command());
@@ -317,24 +318,24 @@ impl Inner {
         self.redis.run(&publish).await
     }
 
-    /// Asks a node for its connections of a audience after `from`.
-    async fn ask(&self, seat: &Seat, audience: Audience<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
-        let own = self.registration.lock().seat.clone();
+    /// Asks a node for its connections of an audience after `from`.
+    async fn query(&self, lease: &Lease, audience: Audience<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
+        let own = self.registration.lock().lease.clone();
         let own = own.ok_or_else(|| crate::error::BackendError::Unavailable {
             reason: "this node is not registered".into(),
         })?;
-        let id = self.next_question.fetch_add(1, Relaxed);
-        let (sender, answer) = oneshot::channel();
+        let id = self.next_query.fetch_add(1, Relaxed);
+        let (sender, reply) = oneshot::channel();
         {
-            let mut questions = self.questions.lock();
-            questions.retain(|_, asker| !asker.is_closed());
-            if questions.len() >= QUESTIONS {
+            let mut queries = self.queries.lock();
+            queries.retain(|_, caller| !caller.is_closed());
+            if queries.len() >= QUERIES {
                 return Err(Error::Overloaded {
                     what: "the number of queries to other nodes",
-                    limit: QUESTIONS,
+                    limit: QUERIES,
                 });
             }
-            questions.insert(id, sender);
+            queries.insert(id, sender);
         }
         let (is_room, name) = match audience {
             Audience::Room(room) => (true, room.to_owned()),
@@ -342,42 +343,42 @@ impl Inner {
         };
         let to = own.field().to_owned();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let question = Body::Ask { to, id, is_room, name, from, limit };
+        let request = Body::Query { to, id, is_room, name, from, limit };
         let asked = Instant::now();
-        while self.publish(&seat.inbox(&self.redis), question.clone()).await? == 0 {
+        while self.publish(&lease.inbox(&self.redis), request.clone()).await? == 0 {
             // Either the node has disconnected, or its subscriptions are about to return.
             if asked.elapsed() > RETURN {
                 return Ok(Vec::new());
             }
             sleep(RETURN / 10).await;
         }
-        match timeout(TIME_LIMIT, answer).await {
+        match timeout(TIME_LIMIT, reply).await {
             Ok(Ok(connections)) => Ok(connections),
             _ => Err(crate::error::BackendError::TimedOut { after: TIME_LIMIT }.into()),
         }
     }
 
-    /// Marks an item to be written to the registry.
-    fn touch(&self, item: Item) {
-        if self.registration.lock().touch(item) {
+    /// Marks an entry to be written to the registry.
+    fn touch(&self, entry: RegistryEntry) {
+        if self.registration.lock().touch(entry) {
             self.changed.notify_one();
         }
     }
 }
 
-impl Cluster for RedisBridge {
+impl Cluster for RedisCluster {
     fn push(&self, room: Option<&Arc<str>>, frame: &Message) {
         let inner = &self.inner;
         let channel = inner.channel(room.map(|room| &**room));
-        inner.out.push_frame(inner.node, &inner.sealer, room, channel, frame);
+        inner.out.push_frame(inner.node, &inner.signer, room, channel, frame);
     }
 
     fn room_changed(&self, room: &Arc<str>, members: usize) {
         let inner = &self.inner;
-        if inner.rooms.lock().change(room, members, || inner.listen(Some(room))) {
+        if inner.rooms.lock().change(room, members, || inner.subscribe_room(Some(room))) {
             inner.awaiting.notify_one();
         }
-        inner.touch(Item::Room(room.clone()));
+        inner.touch(RegistryEntry::Room(room.clone()));
     }
 
     fn user_changed(&self, user: &Arc<str>, connections: usize) {
@@ -388,7 +389,7 @@ impl Cluster for RedisBridge {
             users.insert(user.clone(), connections);
         }
         drop(users);
-        self.inner.touch(Item::User(user.clone()));
+        self.inner.touch(RegistryEntry::User(user.clone()));
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
@@ -397,8 +398,8 @@ impl Cluster for RedisBridge {
             if let Some(everyone) = everyone {
                 everyone.await?;
             }
-            let mut seated = self.inner.seated.subscribe();
-            match timeout(TIME_LIMIT, seated.wait_for(|&seated| seated)).await {
+            let mut has_lease = self.inner.has_lease.subscribe();
+            match timeout(TIME_LIMIT, has_lease.wait_for(|&has_lease| has_lease)).await {
                 Ok(_) => Ok(()),
                 Err(_) => Err(crate::error::BackendError::TimedOut { after: TIME_LIMIT }.into()),
             }
@@ -415,7 +416,7 @@ impl Cluster for RedisBridge {
                         None => Err(Error::Closed), // it has left meanwhile
                     }
                 }
-                Audience::User(user) => self.inner.registered(user).await,
+                Audience::User(user) => self.inner.wait_registered(user).await,
             };
             match reached {
                 Ok(()) => Reach::AllNodes,
@@ -435,7 +436,7 @@ impl Cluster for RedisBridge {
 
     fn nodes<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<Vec<NodeId>>> {
         Box::pin(async move {
-            Ok(self.inner.owners(audience).await?.into_iter().map(|(seat, _)| NodeId(seat.node())).collect())
+            Ok(self.inner.owners(audience).await?.into_iter().map(|(lease, _)| NodeId(lease.node())).collect())
         })
     }
 
@@ -447,11 +448,11 @@ impl Cluster for RedisBridge {
     ) -> BoxFuture<'a, Result<Vec<ConnectionId>>> {
         Box::pin(async move {
             let mut found = Vec::new();
-            for (seat, _) in self.inner.owners(audience).await? {
-                let node = seat.node();
+            for (lease, _) in self.inner.owners(audience).await? {
+                let node = lease.node();
                 let mut behind = if node == from.0 { from.1 } else { 0 };
                 while node >= from.0 && found.len() < limit {
-                    let page = self.inner.ask(&seat, audience, behind, PAGE.min(limit - found.len())).await?;
+                    let page = self.inner.query(&lease, audience, behind, PAGE.min(limit - found.len())).await?;
                     let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
                     behind = last;
                     found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));
@@ -470,10 +471,10 @@ impl Cluster for RedisBridge {
             let body = Body::ToUser { user: user.to_owned(), frame };
             let mut reached = 0;
             for (field, count) in owners {
-                let Some(seat) = Seat::parse(&field) else { continue };
+                let Some(lease) = Lease::parse(&field) else { continue };
                 // Nobody listens on the channel of a node that has disconnected or acquired a new lease.
-                if seat.node() != inner.node
-                    && inner.publish(&seat.inbox(&inner.redis), body.clone()).await? > 0
+                if lease.node() != inner.node
+                    && inner.publish(&lease.inbox(&inner.redis), body.clone()).await? > 0
                 {
                     reached += count;
                     inner.out.count_sent(1);
@@ -486,7 +487,7 @@ impl Cluster for RedisBridge {
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>> {
         Box::pin(async move {
             let mut nodes: Vec<_> =
-                self.inner.seats().await?.iter().map(|seat| NodeId(seat.node())).collect();
+                self.inner.leases().await?.iter().map(|lease| NodeId(lease.node())).collect();
             nodes.sort_unstable();
             nodes.dedup();
             Ok(nodes)
@@ -494,13 +495,13 @@ impl Cluster for RedisBridge {
     }
 
     fn stats(&self) -> RemoteStats {
-        let Inner { out, counts, redis, sealer, .. } = &*self.inner;
+        let ClusterInner { out, counts, redis, signer, .. } = &*self.inner;
         let mut stats = RemoteStats {
             degraded: redis.is_degraded(),
             received: counts.received.load(Relaxed),
             missed: counts.missed.load(Relaxed),
             gaps: counts.gaps.load(Relaxed),
-            refused: sealer.refused(),
+            refused: signer.rejected(),
             unconfirmed: self.inner.rooms.lock().unconfirmed(),
             ..RemoteStats::default()
         };
@@ -515,11 +516,11 @@ impl Cluster for RedisBridge {
 }
 
 /// Reports subscriptions whose first confirmation is late, until aborted.
-async fn report_late(inner: Arc<Inner>) {
+async fn report_late(inner: Arc<ClusterInner>) {
     loop {
         inner.awaiting.notified().await;
         loop {
-            sleep(LOOK).await;
+            sleep(LATE_CHECK).await;
             let (late, is_done) = inner.rooms.lock().take_late();
             if let Some(example) = late.first() {
                 let example = cut(example.as_deref().unwrap_or("(all connections)"));

@@ -11,66 +11,66 @@ const SENDERS: usize = 1024;
 /// The sequence number of a message. Those of one sender increase, and a later epoch is above all of an
 /// earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Number {
+pub(super) struct SeqNumber {
     /// The epoch. Later epochs are higher. The last number of the previous epoch is unknown.
-    pub(super) series: u64,
+    pub(super) epoch: u64,
     /// The offset in the epoch: starts at 1 and increases by 1 with each message.
-    pub(super) number: u64,
+    pub(super) offset: u64,
 }
 
 /// The first epoch of a node. A node has a new id each time it starts, so no clock is needed to distinguish
 /// its epochs from those of an earlier run.
-pub(super) const FIRST_SERIES: u64 = 1;
+pub(super) const FIRST_EPOCH: u64 = 1;
 
 /// Assigns the sequence numbers of a node.
-pub(super) struct Given {
-    series: u64,
-    /// The last number, by channel; "" is the channel of broadcasts.
+pub(super) struct SeqSource {
+    epoch: u64,
+    /// The last offset, by channel; "" is the channel of broadcasts.
     last: HashMap<Arc<str>, u64>,
 }
 
-impl Given {
+impl SeqSource {
     /// Starts a new epoch.
     pub(super) fn new() -> Self {
-        Self { series: FIRST_SERIES, last: HashMap::new() }
+        Self { epoch: FIRST_EPOCH, last: HashMap::new() }
     }
 
-    /// Returns the next number of a channel.
-    pub(super) fn next(&mut self, channel: &Arc<str>) -> Number {
+    /// Returns the next sequence number of a channel.
+    pub(super) fn next(&mut self, channel: &Arc<str>) -> SeqNumber {
         if self.last.len() >= CHANNELS && !self.last.contains_key(channel) {
-            self.series += 1;
+            self.epoch += 1;
             self.last.clear();
         }
-        let number = self.last.entry(channel.clone()).or_default();
-        *number += 1;
-        Number { series: self.series, number: *number }
+        let offset = self.last.entry(channel.clone()).or_default();
+        *offset += 1;
+        SeqNumber { epoch: self.epoch, offset: *offset }
     }
 }
 
-/// Tracks the numbers received on one channel.
+/// Tracks the sequence numbers received on one channel.
 #[derive(Default)]
-pub(super) struct Heard {
+pub(super) struct SeqTracker {
     /// The last number, by sender.
-    last: HashMap<u64, Number>,
+    last: HashMap<u64, SeqNumber>,
 }
 
-/// What a number reveals.
+/// What a sequence number reveals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Told {
+pub(super) enum SeqCheck {
     /// It is the next one, or the first received from its sender.
     Next,
     /// That many messages before it were missed.
     Missed(u64),
     /// A new epoch has begun, and that many of its messages were missed. The number missed in the previous
     /// epoch is unknown.
-    Renewed(u64),
+    NewEpoch(u64),
     /// It was received before.
-    Again,
+    Repeated,
 }
 
-impl Heard {
+impl SeqTracker {
     /// Records the number of a message.
-    pub(super) fn hear(&mut self, sender: u64, now: Number) -> Told {
+    pub(super) fn check(&mut self, sender: u64, now: SeqNumber) -> SeqCheck {
         if self.last.len() >= SENDERS && !self.last.contains_key(&sender) {
             self.last.clear();
         }
@@ -78,66 +78,66 @@ impl Heard {
             // This includes an earlier epoch, or recordings of two epochs could be replayed alternately.
             Some(last) if now <= last => {
                 self.last.insert(sender, last);
-                Told::Again
+                SeqCheck::Repeated
             }
-            Some(last) if last.series == now.series => match now.number - last.number - 1 {
-                0 => Told::Next,
-                count => Told::Missed(count),
+            Some(last) if last.epoch == now.epoch => match now.offset - last.offset - 1 {
+                0 => SeqCheck::Next,
+                count => SeqCheck::Missed(count),
             },
             // A new epoch starts at 1, and this receiver was subscribed.
-            Some(_) => Told::Renewed(now.number.saturating_sub(1)),
-            None => Told::Next,
+            Some(_) => SeqCheck::NewEpoch(now.offset.saturating_sub(1)),
+            None => SeqCheck::Next,
         }
     }
 }
 
 /// The last numbers of one sender whose messages may overtake each other.
 #[derive(Default)]
-pub(super) struct Window {
+pub(super) struct ReplayWindow {
     /// The epoch of the numbers.
-    series: u64,
-    /// The highest number received.
+    epoch: u64,
+    /// The highest offset received.
     highest: u64,
-    /// Which of the numbers below it were received. Bit `n % BITS` stands for number `n`.
+    /// Which of the numbers below it were received. Bit `n % BITS` stands for offset `n`.
     came: [u64; BITS as usize / 64],
 }
 
 /// Numbers that a window remembers: more than a node publishes concurrently.
 const BITS: u64 = 1024;
 
-impl Window {
-    /// Records a number and returns whether it is new. Anything older than the window counts as received.
-    pub(super) fn is_new(&mut self, now: Number) -> bool {
-        if now.series > self.series {
-            *self = Self { series: now.series, ..Self::default() };
+impl ReplayWindow {
+    /// Records a sequence number and returns whether it is new. Anything older than the window counts as received.
+    pub(super) fn accept(&mut self, now: SeqNumber) -> bool {
+        if now.epoch > self.epoch {
+            *self = Self { epoch: now.epoch, ..Self::default() };
         }
-        if now.series < self.series {
+        if now.epoch < self.epoch {
             return false;
         }
-        if self.highest.saturating_sub(now.number) >= BITS || now.number == 0 {
+        if self.highest.saturating_sub(now.offset) >= BITS || now.offset == 0 {
             return false;
         }
-        if now.number > self.highest {
-            let skipped = (now.number - self.highest - 1).min(BITS);
-            (0..skipped).for_each(|back| self.mark(now.number - 1 - back, false));
-            self.highest = now.number;
-            self.mark(now.number, true);
+        if now.offset > self.highest {
+            let skipped = (now.offset - self.highest - 1).min(BITS);
+            (0..skipped).for_each(|back| self.mark(now.offset - 1 - back, false));
+            self.highest = now.offset;
+            self.mark(now.offset, true);
             return true;
         }
-        let is_new = !self.has(now.number);
-        self.mark(now.number, true);
+        let is_new = !self.has(now.offset);
+        self.mark(now.offset, true);
         is_new
     }
 
-    /// Returns whether a number within the window was received.
-    fn has(&self, number: u64) -> bool {
-        self.came[(number % BITS / 64) as usize] >> (number % 64) & 1 == 1
+    /// Returns whether an offset within the window was received.
+    fn has(&self, offset: u64) -> bool {
+        self.came[(offset % BITS / 64) as usize] >> (offset % 64) & 1 == 1
     }
 
-    /// Records whether a number was received.
-    fn mark(&mut self, number: u64, came: bool) {
-        let word = &mut self.came[(number % BITS / 64) as usize];
-        *word = *word & !(1 << (number % 64)) | u64::from(came) << (number % 64);
+    /// Records whether an offset was received.
+    fn mark(&mut self, offset: u64, came: bool) {
+        let bits = &mut self.came[(offset % BITS / 64) as usize];
+        *bits = *bits & !(1 << (offset % 64)) | u64::from(came) << (offset % 64);
     }
 }
 
@@ -147,67 +147,76 @@ mod tests {
 
     #[test]
     fn gaps_are_counted_and_repeats_detected() {
-        let (mut given, mut heard) = (Given::new(), Heard::default());
-        let mut numbers = |channel: &str| given.next(&channel.into());
-        let (a1, b1, a2, a3, a4) = (numbers("a"), numbers("b"), numbers("a"), numbers("a"), numbers("a"));
-        assert_eq!((a1.number, b1.number, a2.number), (1, 1, 2));
-        assert_eq!(heard.hear(7, a1), Told::Next);
-        assert_eq!(heard.hear(8, a3), Told::Next, "the first message of another sender");
-        assert_eq!(heard.hear(7, a4), Told::Missed(2));
-        assert_eq!(heard.hear(7, a4), Told::Again);
-        assert_eq!(heard.hear(7, a2), Told::Again);
-        let later = Number { series: a1.series + 1, number: 3 };
-        assert_eq!(heard.hear(7, later), Told::Renewed(2), "the start of a new epoch was missed");
-        assert_eq!(heard.hear(7, Number { number: 0, ..later }), Told::Again);
-        assert_eq!(heard.hear(7, Number { number: 5, ..a4 }), Told::Again, "its former epoch has ended");
-        let nonsense = Number { series: later.series + 1, number: 0 };
-        assert_eq!(heard.hear(7, nonsense), Told::Renewed(0), "numbers that no sender assigns are harmless");
-        assert_eq!(heard.hear(7, later), Told::Again);
+        let (mut source, mut tracker) = (SeqSource::new(), SeqTracker::default());
+        let mut next = |channel: &str| source.next(&channel.into());
+        let (a1, b1, a2, a3, a4) = (next("a"), next("b"), next("a"), next("a"), next("a"));
+        assert_eq!((a1.offset, b1.offset, a2.offset), (1, 1, 2));
+        assert_eq!(tracker.check(7, a1), SeqCheck::Next);
+        assert_eq!(tracker.check(8, a3), SeqCheck::Next, "the first message of another sender");
+        assert_eq!(tracker.check(7, a4), SeqCheck::Missed(2));
+        assert_eq!(tracker.check(7, a4), SeqCheck::Repeated);
+        assert_eq!(tracker.check(7, a2), SeqCheck::Repeated);
+        let later = SeqNumber { epoch: a1.epoch + 1, offset: 3 };
+        assert_eq!(tracker.check(7, later), SeqCheck::NewEpoch(2), "the start of a new epoch was missed");
+        assert_eq!(tracker.check(7, SeqNumber { offset: 0, ..later }), SeqCheck::Repeated);
+        assert_eq!(
+            tracker.check(7, SeqNumber { offset: 5, ..a4 }),
+            SeqCheck::Repeated,
+            "its former epoch has ended"
+        );
+        let nonsense = SeqNumber { epoch: later.epoch + 1, offset: 0 };
+        assert_eq!(
+            tracker.check(7, nonsense),
+            SeqCheck::NewEpoch(0),
+            "numbers that no sender assigns are harmless"
+        );
+        assert_eq!(tracker.check(7, later), SeqCheck::Repeated);
     }
 
     #[test]
-    fn a_window_accepts_each_number_once() {
-        let mut window = Window::default();
-        let mut is_new = |number| window.is_new(Number { series: 7, number });
+    fn a_window_accepts_each_offset_once() {
+        let mut window = ReplayWindow::default();
+        let mut is_new = |offset| window.accept(SeqNumber { epoch: 7, offset });
         assert!(is_new(1) && is_new(3) && is_new(2), "messages may overtake each other");
         assert!(!is_new(1) && !is_new(2) && !is_new(3) && !is_new(0));
         assert!(is_new(3000) && !is_new(3000));
         assert!(is_new(2999) && is_new(3000 - BITS + 1) && !is_new(2999));
         assert!(!is_new(3000 - BITS), "numbers older than the window count as received");
         assert!(is_new(u64::MAX) && !is_new(u64::MAX) && is_new(u64::MAX - 1));
-        assert!(window.is_new(Number { series: 8, number: 1 }), "a later epoch starts again");
-        assert!(!window.is_new(Number { series: 7, number: 4000 }), "the earlier epoch has ended");
+        assert!(window.accept(SeqNumber { epoch: 8, offset: 1 }), "a later epoch starts again");
+        assert!(!window.accept(SeqNumber { epoch: 7, offset: 4000 }), "the earlier epoch has ended");
     }
 
     #[test]
     fn a_window_equals_a_set_of_all_received_numbers() {
-        let (mut window, mut all, mut state) = (Window::default(), std::collections::HashSet::new(), 1_u64);
+        let (mut window, mut all, mut state) =
+            (ReplayWindow::default(), std::collections::HashSet::new(), 1_u64);
         let mut highest = 0_u64;
         for _ in 0..20_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let number = (highest + 40).saturating_sub(state >> 33 & 1023).max(1);
-            let expected = number + BITS > highest && all.insert(number);
-            assert_eq!(window.is_new(Number { series: 1, number }), expected, "{number} below {highest}");
-            highest = highest.max(number);
+            let offset = (highest + 40).saturating_sub(state >> 33 & 1023).max(1);
+            let expected = offset + BITS > highest && all.insert(offset);
+            assert_eq!(window.accept(SeqNumber { epoch: 1, offset }), expected, "{offset} below {highest}");
+            highest = highest.max(offset);
         }
     }
 
     #[test]
     fn both_sides_limit_the_numbers_they_keep() {
-        let mut given = Given::new();
-        let first = given.next(&"first".into());
+        let mut source = SeqSource::new();
+        let first = source.next(&"first".into());
         for i in 0..CHANNELS {
-            given.next(&format!("{i}").into());
+            source.next(&format!("{i}").into());
         }
-        assert!(given.last.len() <= CHANNELS);
+        assert!(source.last.len() <= CHANNELS);
         assert!(
-            given.next(&"first".into()).series > first.series,
+            source.next(&"first".into()).epoch > first.epoch,
             "a new epoch begins when the numbers are dropped"
         );
-        let mut heard = Heard::default();
+        let mut tracker = SeqTracker::default();
         for sender in 0..5000 {
-            heard.hear(sender, first);
+            tracker.check(sender, first);
         }
-        assert!(heard.last.len() <= SENDERS);
+        assert!(tracker.last.len() <= SENDERS);
     }
 }

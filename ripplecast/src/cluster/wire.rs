@@ -3,7 +3,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use super::sequence::Number;
+use super::sequence::SeqNumber;
 use crate::{Message, limits::NAME, text::prefix};
 
 /// The version of the format; any other is rejected.
@@ -15,7 +15,7 @@ pub(crate) struct Envelope {
     pub(crate) node: u64,
     /// Its sequence number: counted on its channel for a room's frame, else among all messages that are not
     /// frames.
-    pub(super) number: Number,
+    pub(super) sequence: SeqNumber,
     pub(crate) body: Body,
 }
 
@@ -26,15 +26,15 @@ pub(crate) enum Body {
     Message { frame: Message },
     /// A frame for the connections of a user.
     ToUser { user: String, frame: Message },
-    /// A query for the connections of a group.
-    Ask {
+    /// A query for the connections of an audience.
+    Query {
         /// Where to send the reply: the lease of a node.
         to: String,
         /// The id of the query.
         id: u64,
-        /// Whether the group is a room rather than a user.
+        /// Whether the audience is a room rather than a user.
         is_room: bool,
-        /// The name of the group.
+        /// The name of the audience.
         name: String,
         /// Return connections after this one.
         from: u64,
@@ -44,7 +44,7 @@ pub(crate) enum Body {
     /// A message of the bus, if messages are signed.
     Bus { payload: Bytes },
     /// The reply to a query.
-    Answer {
+    Reply {
         /// The id of the query.
         id: u64,
         /// The connections, in order.
@@ -57,8 +57,8 @@ impl Envelope {
         let mut out = Vec::with_capacity(self.size());
         out.put_u8(VERSION);
         out.put_u64(self.node);
-        out.put_u64(self.number.series);
-        out.put_u64(self.number.number);
+        out.put_u64(self.sequence.epoch);
+        out.put_u64(self.sequence.offset);
         match &self.body {
             Body::Message { frame } => {
                 out.put_u8(b'f');
@@ -73,7 +73,7 @@ impl Envelope {
                 put_text(&mut out, user);
                 put_frame(&mut out, frame);
             }
-            Body::Ask { to, id, is_room, name, from, limit } => {
+            Body::Query { to, id, is_room, name, from, limit } => {
                 out.put_u8(b'q');
                 put_text(&mut out, to);
                 out.put_u64(*id);
@@ -82,7 +82,7 @@ impl Envelope {
                 out.put_u64(*from);
                 out.put_u32(*limit);
             }
-            Body::Answer { id, connections } => {
+            Body::Reply { id, connections } => {
                 out.put_u8(b'a');
                 out.put_u64(*id);
                 connections.iter().for_each(|&connection| out.put_u64(connection));
@@ -100,8 +100,8 @@ impl Envelope {
             Body::Message { frame: f } => frame(f),
             Body::Bus { payload } => payload.len() + 96,
             Body::ToUser { user, frame: f } => user.len() + frame(f),
-            Body::Ask { to, name, .. } => to.len() + name.len() + 64,
-            Body::Answer { connections, .. } => 8 * connections.len() + 32,
+            Body::Query { to, name, .. } => to.len() + name.len() + 64,
+            Body::Reply { connections, .. } => 8 * connections.len() + 32,
         }
     }
 
@@ -111,12 +111,12 @@ impl Envelope {
             return None;
         }
         let node = bytes.try_get_u64().ok()?;
-        let number = Number { series: bytes.try_get_u64().ok()?, number: bytes.try_get_u64().ok()? };
+        let sequence = SeqNumber { epoch: bytes.try_get_u64().ok()?, offset: bytes.try_get_u64().ok()? };
         let body = match bytes.try_get_u8().ok()? {
             b'f' => Body::Message { frame: get_frame(bytes)? },
             b'b' => Body::Bus { payload: bytes },
             b'c' => Body::ToUser { user: get_text(&mut bytes)?, frame: get_frame(bytes)? },
-            b'q' => Body::Ask {
+            b'q' => Body::Query {
                 to: get_text(&mut bytes)?,
                 id: bytes.try_get_u64().ok()?,
                 is_room: bytes.try_get_u8().ok()? == 1,
@@ -127,11 +127,11 @@ impl Envelope {
             b'a' => {
                 let id = bytes.try_get_u64().ok()?;
                 let connections = std::iter::from_fn(|| bytes.try_get_u64().ok()).collect();
-                Body::Answer { id, connections }
+                Body::Reply { id, connections }
             }
             _ => return None,
         };
-        Some(Self { node, number, body })
+        Some(Self { node, sequence, body })
     }
 }
 
@@ -215,23 +215,23 @@ mod tests {
             any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
             (".{0,20}", frames()).prop_map(|(user, frame)| Body::ToUser { user, frame }),
             (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
-                |(to, id, is_room, name, from, limit)| Body::Ask { to, id, is_room, name, from, limit }
+                |(to, id, is_room, name, from, limit)| Body::Query { to, id, is_room, name, from, limit }
             ),
             (any::<u64>(), proptest::collection::vec(any::<u64>(), 0..9))
-                .prop_map(|(id, connections)| Body::Answer { id, connections }),
+                .prop_map(|(id, connections)| Body::Reply { id, connections }),
         ]
     }
 
     proptest! {
         #[test]
-        fn messages_round_trip(node in any::<u64>(), series in any::<u64>(), number in any::<u64>(), body in bodies()) {
-            let message = Envelope { node, number: Number { series, number }, body };
+        fn messages_round_trip(node in any::<u64>(), epoch in any::<u64>(), offset in any::<u64>(), body in bodies()) {
+            let message = Envelope { node, sequence: SeqNumber { epoch, offset }, body };
             prop_assert_eq!(Envelope::decode(message.encode().into()), Some(message));
         }
 
         #[test]
         fn decoding_never_panics(bytes in any::<Vec<u8>>(), node in any::<u64>(), body in bodies(), cut in any::<usize>()) {
-            let whole = Bytes::from(Envelope { node, number: Number { series: 1, number: 2 }, body }.encode());
+            let whole = Bytes::from(Envelope { node, sequence: SeqNumber { epoch: 1, offset: 2 }, body }.encode());
             let _ = Envelope::decode(whole.slice(..cut % (whole.len() + 1)));
             let _ = Envelope::decode(bytes.clone().into());
             let _ = Envelope::decode([&[VERSION], &bytes[..]].concat().into());
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn invalid_utf8_is_rejected() {
         let body = Body::ToUser { user: "a".into(), frame: "ö".into() };
-        let mut bytes = Envelope { node: 1, number: Number { series: 1, number: 1 }, body }.encode();
+        let mut bytes = Envelope { node: 1, sequence: SeqNumber { epoch: 1, offset: 1 }, body }.encode();
         *bytes.last_mut().unwrap() = 0xff;
         assert_eq!(Envelope::decode(bytes.into()), None);
     }

@@ -441,7 +441,7 @@ fn nodes_with_a_secret_accept_only_messages_of_each_other() {
     while again < 12 {
         let copy = copies.get_message().unwrap();
         let channel = copy.get_channel_name().to_owned();
-        if !channel.contains(":seat:") || channel.contains(&b.hub.node().to_string()) {
+        if !channel.contains(":lease:") || channel.contains(&b.hub.node().to_string()) {
             let _: i64 =
                 redis::cmd("PUBLISH").arg(&channel).arg(copy.get_payload_bytes()).query(&mut said).unwrap();
             again += 1;

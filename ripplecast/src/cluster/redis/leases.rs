@@ -20,18 +20,18 @@ use crate::redis_client::Redis;
 /// Lease duration without a heartbeat.
 pub(super) const LEASE: Duration = Duration::from_secs(20);
 /// Interval between heartbeats.
-pub(super) const BEAT: Duration = Duration::from_secs(5);
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest trusted interval between two reads of the counts. After a longer one, this node was suspended or
 /// Redis was unavailable, and this node can't tell whether others were able to send heartbeats, so all leases
 /// start again.
 const BLIND: Duration = Duration::from_secs(10);
 /// Maximum number of leases that a node observes: far more than there are nodes. Any others count as alive
 /// until some of these are removed.
-const SEATS: usize = 16_384;
+const MAX_LEASES: usize = 16_384;
 
 /// The lease of a node.
 #[derive(Clone, Debug)]
-pub(super) struct Seat {
+pub(super) struct Lease {
     node: u64,
     /// Its name: the node, a dot, and a number that is new each time.
     field: Arc<str>,
@@ -42,7 +42,7 @@ pub(super) struct Seat {
 /// The start of this process's time, for leases.
 pub(super) static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl Seat {
+impl Lease {
     pub(super) fn new(node: u64) -> Self {
         let number = RandomState::new().hash_one(node);
         Self { node, field: format!("{node:016x}.{number:016x}").into(), held: Arc::default() }
@@ -66,7 +66,7 @@ impl Seat {
 
     /// Returns the channel of messages for this node alone.
     pub(super) fn inbox(&self, redis: &Redis) -> String {
-        redis.key("seat", &self.field, "")
+        redis.key("lease", &self.field, "")
     }
 
     /// Returns whether the node may still act under its lease. This ends before any other node can have seen
@@ -76,12 +76,12 @@ impl Seat {
     }
 
     /// Renews the lease from the time when the heartbeat was sent.
-    pub(super) fn hold(&self, sent: Instant) {
+    pub(super) fn renew(&self, sent: Instant) {
         let until = sent.saturating_duration_since(*BEGIN) + LEASE;
         self.held.store(until.as_millis() as u64, Relaxed);
     }
 
-    /// Ends the effect of [`hold`](Self::hold).
+    /// Ends the effect of [`renew`](Self::renew).
     pub(super) fn release(&self) {
         self.held.store(0, Relaxed);
     }
@@ -93,34 +93,35 @@ pub(super) struct FailureDetector {
     /// The count of each lease, and since when it has been unchanged.
     seen: HashMap<String, (u64, Instant)>,
     /// When the last read was sent.
-    looked: Option<Instant>,
+    last_read: Option<Instant>,
 }
 
 /// The result of reading all heartbeats.
 #[derive(Default)]
-pub(super) struct Look {
+pub(super) struct LeaseStates {
     /// Leases that have not expired.
-    pub(super) lasting: Vec<Seat>,
+    pub(super) live: Vec<Lease>,
     /// Expired leases, each with its count.
-    pub(super) over: Vec<(Seat, u64)>,
+    pub(super) expired: Vec<(Lease, u64)>,
 }
 
 impl FailureDetector {
     /// Evaluates the counts of all leases, read by a request sent and answered at these times.
-    pub(super) fn look(
+    pub(super) fn observe(
         &mut self,
         sent: Instant,
         answered: Instant,
         counts: &HashMap<String, String>,
-    ) -> Look {
-        let is_blind = self.looked.is_none_or(|looked| sent.saturating_duration_since(looked) > BLIND);
+    ) -> LeaseStates {
+        let is_blind =
+            self.last_read.is_none_or(|last_read| sent.saturating_duration_since(last_read) > BLIND);
         // Replies may overtake each other.
-        self.looked = self.looked.max(Some(sent));
+        self.last_read = self.last_read.max(Some(sent));
         self.seen.retain(|field, _| counts.contains_key(field));
-        let mut look = Look::default();
+        let mut states = LeaseStates::default();
         for (field, count) in counts {
-            let (Some(seat), Ok(count)) = (Seat::parse(field), count.parse::<u64>()) else { continue };
-            let is_full = self.seen.len() >= SEATS;
+            let (Some(lease), Ok(count)) = (Lease::parse(field), count.parse::<u64>()) else { continue };
+            let is_full = self.seen.len() >= MAX_LEASES;
             let quiet = match self.seen.get_mut(field) {
                 Some((known, since)) if *known == count && !is_blind => {
                     sent.saturating_duration_since(*since)
@@ -137,12 +138,12 @@ impl FailureDetector {
                 }
             };
             if count == 0 || quiet >= LEASE {
-                look.over.push((seat, count));
+                states.expired.push((lease, count));
             } else {
-                look.lasting.push(seat);
+                states.live.push(lease);
             }
         }
-        look
+        states
     }
 }
 
@@ -152,22 +153,22 @@ mod tests {
 
     #[test]
     fn a_lease_name_round_trips_and_is_unique() {
-        let (one, two) = (Seat::new(7), Seat::new(7));
+        let (one, two) = (Lease::new(7), Lease::new(7));
         assert_ne!(one.field(), two.field());
-        let read = Seat::parse(one.field()).unwrap();
+        let read = Lease::parse(one.field()).unwrap();
         assert_eq!((read.node(), read.field()), (7, one.field()));
-        assert!(Seat::parse("7.8").is_none() && Seat::parse("").is_none());
+        assert!(Lease::parse("7.8").is_none() && Lease::parse("").is_none());
     }
 
     #[test]
     fn a_lease_is_held_only_for_its_duration() {
         LazyLock::force(&BEGIN);
-        let seat = Seat::new(1);
-        assert!(!seat.is_held(), "the lease is not confirmed yet");
-        seat.hold(Instant::now());
-        assert!(seat.is_held());
-        seat.release();
-        assert!(!seat.is_held());
+        let lease = Lease::new(1);
+        assert!(!lease.is_held(), "the lease is not confirmed yet");
+        lease.renew(Instant::now());
+        assert!(lease.is_held());
+        lease.release();
+        assert!(!lease.is_held());
     }
 
     const ONE: &str = "0000000000000001.0000000000000001";
@@ -182,12 +183,12 @@ mod tests {
     ) -> (Vec<u64>, Vec<u64>) {
         let now = begin + Duration::from_secs(second);
         let counts = counts.iter().map(|(field, count)| ((*field).to_owned(), (*count).to_owned())).collect();
-        let Look { lasting, over } = detector.look(now, now, &counts);
-        let (mut lasting, mut over): (Vec<_>, Vec<_>) =
-            (lasting.iter().map(Seat::node).collect(), over.iter().map(|(seat, _)| seat.node()).collect());
-        lasting.sort_unstable();
-        over.sort_unstable();
-        (lasting, over)
+        let LeaseStates { live, expired } = detector.observe(now, now, &counts);
+        let (mut live, mut expired): (Vec<_>, Vec<_>) =
+            (live.iter().map(Lease::node).collect(), expired.iter().map(|(lease, _)| lease.node()).collect());
+        live.sort_unstable();
+        expired.sort_unstable();
+        (live, expired)
     }
 
     #[test]
@@ -222,17 +223,17 @@ mod tests {
         let (mut detector, begin) = (FailureDetector::default(), Instant::now());
         let counts = HashMap::from([(ONE.to_owned(), "1".to_owned())]);
         let second = |second| begin + Duration::from_secs(second);
-        assert!(detector.look(second(0), second(0), &counts).over.is_empty());
-        assert!(detector.look(second(9), second(60), &counts).over.is_empty());
-        assert!(detector.look(second(61), second(61), &counts).over.is_empty());
+        assert!(detector.observe(second(0), second(0), &counts).expired.is_empty());
+        assert!(detector.observe(second(9), second(60), &counts).expired.is_empty());
+        assert!(detector.observe(second(61), second(61), &counts).expired.is_empty());
     }
 
     #[test]
     fn the_detector_has_a_limit() {
         let (mut detector, now) = (FailureDetector::default(), Instant::now());
         let field = |number: usize| format!("{number:016x}.{number:016x}");
-        let counts = (0..SEATS + 10).map(|number| (field(number), "1".to_owned())).collect();
-        assert_eq!(detector.look(now, now, &counts).lasting.len(), SEATS + 10);
-        assert_eq!(detector.seen.len(), SEATS);
+        let counts = (0..MAX_LEASES + 10).map(|number| (field(number), "1".to_owned())).collect();
+        assert_eq!(detector.observe(now, now, &counts).live.len(), MAX_LEASES + 10);
+        assert_eq!(detector.seen.len(), MAX_LEASES);
     }
 }

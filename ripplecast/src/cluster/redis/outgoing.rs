@@ -21,8 +21,8 @@ use tokio::sync::Notify;
 use crate::{
     Message,
     cluster::{
-        sequence::Given,
-        sign::Sealer,
+        sequence::SeqSource,
+        sign::Signer,
         wire::{Body, Envelope},
     },
     engine::RemoteStats,
@@ -47,7 +47,7 @@ const STUCK: Duration = Duration::from_millis(500);
 /// The queue of messages to publish.
 pub(super) struct Outgoing {
     redis: Redis,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<OutgoingQueue>,
     /// Notified when messages wait.
     wake: Notify,
     /// Notified when no messages wait any more.
@@ -57,7 +57,7 @@ pub(super) struct Outgoing {
     unsent: AtomicU64,
 }
 
-struct Waiting {
+struct OutgoingQueue {
     /// Messages that wait or are in progress, by the slot of their channel. Empty lanes are removed.
     lanes: HashMap<u16, Lane>,
     /// Lanes with waiting messages and no round trip in progress.
@@ -68,7 +68,7 @@ struct Waiting {
     bytes: usize,
     /// Assigns sequence numbers to frames, by room. Unsent frames receive numbers, too, so that other nodes
     /// detect that they missed them.
-    given: Given,
+    sequence: SeqSource,
     /// The name under which broadcasts are numbered.
     everyone: Arc<str>,
     /// Whether messages are accepted; false while Redis is unavailable.
@@ -85,7 +85,7 @@ struct Lane {
 }
 
 /// Messages of one round trip.
-struct Batch {
+struct OutgoingBatch {
     slot: u16,
     /// Channel and message, oldest first.
     messages: Vec<(String, Bytes)>,
@@ -99,12 +99,12 @@ impl Outgoing {
         let is_open = *redis.link().borrow() != Link::Down;
         // No room has a name this long, so these numbers are separate from those of every room.
         let everyone = "*".repeat(crate::limits::NAME + 1).into();
-        let waiting = Waiting {
+        let waiting = OutgoingQueue {
             lanes: HashMap::new(),
             ready: VecDeque::new(),
             messages: 0,
             bytes: 0,
-            given: Given::new(),
+            sequence: SeqSource::new(),
             everyone,
             is_open,
         };
@@ -122,7 +122,7 @@ impl Outgoing {
     pub(super) fn push_frame(
         &self,
         node: u64,
-        sealer: &Sealer,
+        signer: &Signer,
         room: Option<&Arc<str>>,
         channel: String,
         frame: &Message,
@@ -130,11 +130,11 @@ impl Outgoing {
         let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
-        let number = waiting.given.next(&name);
+        let sequence = waiting.sequence.next(&name);
         if waiting.has_space(slot, frame.len()) {
-            let message = Envelope { node, number, body: Body::Message { frame: frame.clone() } };
-            let sealed = sealer.seal(&channel, &message);
-            waiting.push(slot, channel, sealed);
+            let envelope = Envelope { node, sequence, body: Body::Message { frame: frame.clone() } };
+            let signed = signer.sign_envelope(&channel, &envelope);
+            waiting.push(slot, channel, signed);
             drop(waiting);
             self.wake.notify_one();
         } else {
@@ -163,10 +163,10 @@ impl Outgoing {
     }
 
     /// Returns whether a message of that length may be published without the queue. Counts one that may not.
-    pub(super) fn may_pass(&self, len: usize) -> bool {
-        let may_pass = len <= MESSAGE;
-        self.unsent.fetch_add(u64::from(!may_pass), Relaxed);
-        may_pass
+    pub(super) fn admit(&self, len: usize) -> bool {
+        let fits = len <= MESSAGE;
+        self.unsent.fetch_add(u64::from(!fits), Relaxed);
+        fits
     }
 
     /// Adds the counters of this queue to the statistics.
@@ -188,12 +188,12 @@ impl Outgoing {
     }
 
     /// Takes the oldest messages of a ready lane.
-    fn take(&self) -> Option<Batch> {
+    fn take(&self) -> Option<OutgoingBatch> {
         let mut waiting = self.waiting.lock();
         let slot = waiting.ready.pop_front()?;
         let lane = waiting.lanes.get_mut(&slot)?;
         lane.since = Some(Instant::now());
-        let mut batch = Batch { slot, messages: Vec::new(), bytes: 0 };
+        let mut batch = OutgoingBatch { slot, messages: Vec::new(), bytes: 0 };
         while batch.messages.len() < BATCH && batch.bytes < BATCH_BYTES {
             let Some((channel, message)) = lane.queue.pop_front() else { break };
             batch.bytes += message.len();
@@ -203,7 +203,7 @@ impl Outgoing {
     }
 
     /// Ends a round trip.
-    fn landed(&self, batch: &Batch) {
+    fn complete(&self, batch: &OutgoingBatch) {
         let mut waiting = self.waiting.lock();
         waiting.messages -= batch.messages.len();
         waiting.bytes -= batch.bytes;
@@ -214,11 +214,11 @@ impl Outgoing {
         } else {
             waiting.ready.push_back(batch.slot);
         }
-        self.tell_if_empty(&waiting);
+        self.notify_if_empty(&waiting);
     }
 
     /// Notifies waiting callers if the queue is empty.
-    fn tell_if_empty(&self, waiting: &Waiting) {
+    fn notify_if_empty(&self, waiting: &OutgoingQueue) {
         if waiting.lanes.is_empty() {
             self.emptied.notify_waiters();
         }
@@ -244,13 +244,13 @@ impl Outgoing {
         });
         waiting.messages -= messages;
         waiting.bytes -= bytes;
-        self.tell_if_empty(&waiting);
+        self.notify_if_empty(&waiting);
         drop(waiting);
         self.unsent.fetch_add(messages as u64, Relaxed);
     }
 }
 
-impl Waiting {
+impl OutgoingQueue {
     /// Returns whether a message of that length may wait for that slot.
     fn has_space(&self, slot: u16, len: usize) -> bool {
         let is_stuck = || {
@@ -300,7 +300,7 @@ pub(super) async fn run(out: Arc<Outgoing>) {
 
 impl Outgoing {
     /// Publishes a batch in one round trip.
-    async fn publish(&self, batch: Batch) {
+    async fn publish(&self, batch: OutgoingBatch) {
         let publish = |(channel, message): &(String, Bytes)| {
             let mut command = redis::cmd(self.redis.publish_command());
             command.arg(channel).arg(&message[..]);
@@ -317,6 +317,6 @@ impl Outgoing {
                 self.unsent.fetch_add(messages, Relaxed)
             }
         };
-        self.landed(&batch);
+        self.complete(&batch);
     }
 }

@@ -1,16 +1,16 @@
 //! The registry of which node has members of which room and connections of which user. Each node writes its
 //! own entries, under a lease.
 //!
-//! A node acquires a lease with a new name (called a *seat* in the keys) each time it connects. Its entries
+//! A node acquires a lease with a new name each time it connects. Its entries
 //! carry that name. A node that loses the lease, or Redis, starts again under a new one, and its entries
 //! under the old one no longer count. Other nodes remove them.
 //!
 //! | key | content |
 //! |---|---|
-//! | `seats` | hash: lease, and the number of heartbeats that its node has sent; 0 if given up |
+//! | `leases` | hash: lease, and the number of heartbeats that its node has sent; 0 if given up |
 //! | `room:{R}:nodes`, `user:{C}:nodes` | hash: lease, and the number of connections of its node |
-//! | `seat:{S}:rooms`, `seat:{S}:users` | set: the entries of the lease, for the node that removes them |
-//! | `seat:{S}` | channel: messages for that node alone |
+//! | `lease:{S}:rooms`, `lease:{S}:users` | set: the entries of the lease, for the node that removes them |
+//! | `lease:{S}` | channel: messages for that node alone |
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -27,12 +27,12 @@ use tokio::{
 };
 
 use super::{
-    Inner,
-    leases::{BEAT, BEGIN, LEASE, Look, Seat},
+    ClusterInner,
+    leases::{BEGIN, HEARTBEAT_INTERVAL, LEASE, Lease, LeaseStates},
 };
 use crate::{
     Error, Result,
-    cluster::sign::Once,
+    cluster::sign::ReplayFilter,
     error::BackendError,
     log::limited,
     redis_client::{Backoff, Channel, Link, Subscribed, TIME_LIMIT},
@@ -41,7 +41,7 @@ use crate::{
 /// Entries written or removed in one round trip.
 const BATCH: usize = 256;
 /// Time that a node takes to give up its lease and send its last messages.
-const GOODBYE: Duration = Duration::from_secs(2);
+const LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Expired leases that are removed between two heartbeats.
 const SWEPT: usize = 8;
@@ -72,7 +72,7 @@ return 1",
 
 /// An entry that other nodes read.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Item {
+pub(super) enum RegistryEntry {
     /// The number of members of a room on this node.
     Room(Arc<str>),
     /// The number of connections of a user on this node.
@@ -83,27 +83,27 @@ pub(super) enum Item {
 #[derive(Default)]
 pub(super) struct Registration {
     /// The lease, while the node holds one.
-    pub(super) seat: Option<Seat>,
+    pub(super) lease: Option<Lease>,
     /// The subscription to the lease's channel.
     inbox: Option<Subscribed>,
     /// Entries to be written. Empty without a lease, because the next one starts by writing everything.
     dirty: Dirty,
     /// Entries that could not be written because a shard of the Cluster is unavailable. Retried at the next
     /// heartbeat.
-    later: HashSet<Item>,
+    later: HashSet<RegistryEntry>,
 }
 
 impl Registration {
     /// Marks an entry to be written. Returns whether the task must be woken.
-    pub(super) fn touch(&mut self, item: Item) -> bool {
-        self.seat.is_some() && self.dirty.insert(item)
+    pub(super) fn touch(&mut self, entry: RegistryEntry) -> bool {
+        self.lease.is_some() && self.dirty.insert(entry)
     }
 
     /// Marks an entry for a caller that waits until it is written and the inbox is subscribed. Returns `None`
     /// without a lease.
-    fn watch(&mut self, item: Item) -> Option<(watch::Receiver<bool>, Inbox)> {
+    fn watch(&mut self, entry: RegistryEntry) -> Option<(watch::Receiver<bool>, Inbox)> {
         let inbox = Box::pin(self.inbox.as_ref()?.ready());
-        Some((self.dirty.watch(item), inbox))
+        Some((self.dirty.watch(entry), inbox))
     }
 }
 
@@ -111,45 +111,45 @@ impl Registration {
 type Inbox = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Notified when an entry was written; dropped if it could not be.
-type Written = watch::Sender<bool>;
+type WriteNotifier = watch::Sender<bool>;
 
 /// Entries to be written, each once, oldest first, so that each has its turn however many are added.
 #[derive(Default)]
 struct Dirty {
-    order: VecDeque<Item>,
+    order: VecDeque<RegistryEntry>,
     /// The entries in `order`, and who waits for each.
-    items: HashMap<Item, Option<Written>>,
+    entries: HashMap<RegistryEntry, Option<WriteNotifier>>,
 }
 
 impl Dirty {
     /// Adds an entry and returns whether it is new.
-    fn insert(&mut self, item: Item) -> bool {
-        let is_new = !self.items.contains_key(&item);
+    fn insert(&mut self, entry: RegistryEntry) -> bool {
+        let is_new = !self.entries.contains_key(&entry);
         if is_new {
-            self.order.push_back(item.clone());
-            self.items.insert(item, None);
+            self.order.push_back(entry.clone());
+            self.entries.insert(entry, None);
         }
         is_new
     }
 
     /// Adds several entries.
-    fn extend(&mut self, items: impl IntoIterator<Item = Item>) {
-        for item in items {
-            self.insert(item);
+    fn extend(&mut self, entries: impl IntoIterator<Item = RegistryEntry>) {
+        for entry in entries {
+            self.insert(entry);
         }
     }
 
     /// Adds an entry for a caller that waits for it.
-    fn watch(&mut self, item: Item) -> watch::Receiver<bool> {
-        self.insert(item.clone());
-        let waiting = self.items.entry(item).or_default();
-        waiting.get_or_insert_with(|| Written::new(false)).subscribe()
+    fn watch(&mut self, entry: RegistryEntry) -> watch::Receiver<bool> {
+        self.insert(entry.clone());
+        let waiting = self.entries.entry(entry).or_default();
+        waiting.get_or_insert_with(|| WriteNotifier::new(false)).subscribe()
     }
 
     /// Removes and returns up to `count` entries.
-    fn take(&mut self, count: usize) -> Vec<(Item, Option<Written>)> {
+    fn take(&mut self, count: usize) -> Vec<(RegistryEntry, Option<WriteNotifier>)> {
         let some = self.order.drain(..count.min(self.order.len()));
-        let some = some.filter_map(|item| self.items.remove_entry(&item)).collect();
+        let some = some.filter_map(|entry| self.entries.remove_entry(&entry)).collect();
         if self.order.is_empty() {
             *self = Self::default(); // free the memory, which may be large
         }
@@ -158,12 +158,12 @@ impl Dirty {
 }
 
 /// Returns the error for a lost connection. Redis may have lost what was written.
-fn lost() -> Error {
+fn connection_lost() -> Error {
     BackendError::Unavailable { reason: "the connection was lost".into() }.into()
 }
 
 /// Keeps the node registered until aborted.
-pub(super) async fn run(inner: Arc<Inner>) {
+pub(super) async fn run(inner: Arc<ClusterInner>) {
     LazyLock::force(&BEGIN);
     let mut backoff = Backoff::default();
     let mut link = inner.redis.link();
@@ -172,11 +172,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         if link.wait_for(|link| *link != Link::Down).await.is_err() {
             return;
         }
-        let seat = Seat::new(inner.node);
+        let lease = Lease::new(inner.node);
         let begun = Instant::now();
-        let error = inner.sit(&seat, former.as_ref(), &mut link).await;
-        inner.seated.send_replace(false);
-        let lost = std::mem::take(&mut *inner.registration.lock()).seat;
+        let error = inner.hold_lease(&lease, former.as_ref(), &mut link).await;
+        inner.has_lease.send_replace(false);
+        let lost = std::mem::take(&mut *inner.registration.lock()).lease;
         if lost.is_some() {
             former = lost;
         }
@@ -190,52 +190,52 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-impl Inner {
+impl ClusterInner {
     /// Acquires a lease and renews it. Returns when it is lost.
-    async fn sit(
+    async fn hold_lease(
         self: &Arc<Self>,
-        seat: &Seat,
-        former: Option<&Seat>,
+        lease: &Lease,
+        former: Option<&Lease>,
         link: &mut watch::Receiver<Link>,
     ) -> Result<()> {
-        let (weak, own, heard) = (Arc::downgrade(self), seat.clone(), Mutex::new(Once::default()));
-        let inbox = self.redis.subscribe(Channel::Exact(seat.inbox(&self.redis)), move |event| {
+        let (weak, own, replays) = (Arc::downgrade(self), lease.clone(), Mutex::new(ReplayFilter::default()));
+        let inbox = self.redis.subscribe(Channel::Exact(lease.inbox(&self.redis)), move |event| {
             if let Some(inner) = weak.upgrade() {
-                inner.hear_inbox(&own, &heard, event);
+                inner.receive_direct(&own, &replays, event);
             }
         });
         inbox.ready().await?;
-        let mut over = self.beat(seat, true, former).await?;
-        self.begin(seat, inbox);
-        let mut next = tokio::time::Instant::now() + BEAT;
+        let mut expired = self.send_heartbeat(lease, true, former).await?;
+        self.begin(lease, inbox);
+        let mut next = tokio::time::Instant::now() + HEARTBEAT_INTERVAL;
         loop {
             // This comes first: endless changes, or a large lease to remove, must not cost our own lease.
             let now = tokio::time::Instant::now();
             if now >= next {
-                next = now + BEAT;
-                over = self.beat(seat, false, None).await?;
+                next = now + HEARTBEAT_INTERVAL;
+                expired = self.send_heartbeat(lease, false, None).await?;
                 let mut registration = self.registration.lock();
                 let later = std::mem::take(&mut registration.later);
                 registration.dirty.extend(later);
             }
             if link.has_changed().unwrap_or(true) {
-                return Err(lost());
+                return Err(connection_lost());
             }
-            if self.redis.is_away(&seat.inbox(&self.redis)) {
+            if self.redis.is_away(&lease.inbox(&self.redis)) {
                 // On a Cluster a new lease may be on another shard.
                 let reason = "the Redis shard of this node's lease is unavailable".into();
                 return Err(BackendError::Unavailable { reason }.into());
             }
-            let has_written = self.write(seat).await?;
-            if let Some((other, count)) = over.last_mut() {
+            let has_written = self.write(lease).await?;
+            if let Some((other, count)) = expired.last_mut() {
                 match self.sweep(other, count).await {
                     Ok(false) => {}
-                    Ok(true) => drop(over.pop()),
+                    Ok(true) => drop(expired.pop()),
                     // A shard of Redis is unavailable, which does not affect this node. It retries after the
                     // next heartbeat.
                     Err(error) if self.redis.is_cluster() => {
                         tracing::debug!(%error, "failed to remove the entries of a dead node; retrying");
-                        over.pop();
+                        expired.pop();
                     }
                     Err(error) => return Err(error),
                 }
@@ -243,51 +243,56 @@ impl Inner {
                 tokio::select! {
                     () = self.changed.notified() => {}
                     () = sleep_until(next) => {}
-                    _ = link.changed() => return Err(lost()),
+                    _ = link.changed() => return Err(connection_lost()),
                 }
             }
         }
     }
 
     /// Sends a heartbeat, which renews the lease. Returns some of the expired leases, each with its count.
-    async fn beat(&self, seat: &Seat, is_new: bool, former: Option<&Seat>) -> Result<Vec<(Seat, u64)>> {
+    async fn send_heartbeat(
+        &self,
+        lease: &Lease,
+        is_new: bool,
+        former: Option<&Lease>,
+    ) -> Result<Vec<(Lease, u64)>> {
         let sent = Instant::now();
-        let mut beat = HEARTBEAT.key(self.seats_key());
-        beat.arg(seat.field()).arg(u8::from(is_new)).arg(former.map_or("", |seat| seat.field()));
-        let counts: Option<HashMap<String, String>> = self.own.script(&self.seats_key(), &beat).await?;
+        let mut heartbeat = HEARTBEAT.key(self.leases_key());
+        heartbeat.arg(lease.field()).arg(u8::from(is_new)).arg(former.map_or("", |lease| lease.field()));
+        let counts: Option<HashMap<String, String>> = self.own.script(&self.leases_key(), &heartbeat).await?;
         let counts = counts.ok_or_else(|| BackendError::Unavailable {
             reason: "the lease of this node has expired".into(),
         })?;
-        seat.hold(sent);
-        let Look { mut over, .. } = self.detector.lock().look(sent, Instant::now(), &counts);
-        over.truncate(SWEPT);
-        Ok(over)
+        lease.renew(sent);
+        let LeaseStates { mut expired, .. } = self.detector.lock().observe(sent, Instant::now(), &counts);
+        expired.truncate(SWEPT);
+        Ok(expired)
     }
 
     /// Gives up an expired lease and then removes some of its entries. Returns whether it is finished.
-    async fn sweep(&self, seat: &Seat, count: &mut u64) -> Result<bool> {
+    async fn sweep(&self, lease: &Lease, count: &mut u64) -> Result<bool> {
         if *count == 0 {
-            return self.remove_some(seat).await;
+            return self.remove_some(lease).await;
         }
-        let mut end = GIVE_UP.key(self.seats_key());
-        end.arg(seat.field()).arg(*count);
-        let is_over: bool = self.own.script(&self.seats_key(), &end).await?;
+        let mut end = GIVE_UP.key(self.leases_key());
+        end.arg(lease.field()).arg(*count);
+        let is_over: bool = self.own.script(&self.leases_key(), &end).await?;
         *count = 0;
         Ok(!is_over) // keep a lease whose node has sent a heartbeat meanwhile
     }
 
     /// Starts writing entries, first of all those of everything on this node.
-    fn begin(&self, seat: &Seat, inbox: Subscribed) {
+    fn begin(&self, lease: &Lease, inbox: Subscribed) {
         // In the order in which a change takes these locks. A change made meanwhile is written here, or
         // twice.
         let mut registration = self.registration.lock();
-        registration.seat = Some(seat.clone());
+        registration.lease = Some(lease.clone());
         registration.inbox = Some(inbox);
         drop(registration);
-        let rooms: Vec<_> = self.rooms.lock().names().cloned().map(Item::Room).collect();
-        let users: Vec<_> = self.users.lock().keys().cloned().map(Item::User).collect();
+        let rooms: Vec<_> = self.rooms.lock().names().cloned().map(RegistryEntry::Room).collect();
+        let users: Vec<_> = self.users.lock().keys().cloned().map(RegistryEntry::User).collect();
         self.registration.lock().dirty.extend(rooms.into_iter().chain(users));
-        self.seated.send_replace(true);
+        self.has_lease.send_replace(true);
     }
 
     /// Waits until other nodes can reach a user here: its entry is written, and the lease's channel is
@@ -296,25 +301,25 @@ impl Inner {
     /// # Errors
     /// [`BackendError`]: at once while Redis is unavailable, otherwise within [`TIME_LIMIT`]. The entry is written as
     /// soon as possible.
-    pub(super) async fn registered(&self, user: &str) -> Result<()> {
-        let item = Item::User(user.into());
-        if self.redis.is_away(&self.counts_key(item.audience())) {
-            return Err(lost());
+    pub(super) async fn wait_registered(&self, user: &str) -> Result<()> {
+        let entry = RegistryEntry::User(user.into());
+        if self.redis.is_away(&self.counts_key(entry.audience())) {
+            return Err(connection_lost());
         }
         let registered = async {
-            let mut seated = self.seated.subscribe();
+            let mut has_lease = self.has_lease.subscribe();
             let (mut written, inbox) = loop {
-                if seated.wait_for(|&seated| seated).await.is_err() {
-                    return Err(lost());
+                if has_lease.wait_for(|&has_lease| has_lease).await.is_err() {
+                    return Err(connection_lost());
                 }
-                let waiting = self.registration.lock().watch(item.clone());
+                let waiting = self.registration.lock().watch(entry.clone());
                 if let Some(waiting) = waiting {
                     break waiting;
                 }
             };
             self.changed.notify_one();
             if written.wait_for(|&written| written).await.is_err() {
-                return Err(lost());
+                return Err(connection_lost());
             }
             inbox.await
         };
@@ -322,13 +327,13 @@ impl Inner {
     }
 
     /// Writes some entries and returns whether there were any.
-    async fn write(&self, seat: &Seat) -> Result<bool> {
+    async fn write(&self, lease: &Lease) -> Result<bool> {
         let some = self.registration.lock().dirty.take(BATCH);
         let has_written = !some.is_empty();
         if self.redis.is_cluster() {
-            self.write_each(seat, some).await;
+            self.write_each(lease, some).await;
         } else {
-            let commands: Vec<Cmd> = some.iter().flat_map(|(item, _)| self.entry(seat, item)).collect();
+            let commands: Vec<Cmd> = some.iter().flat_map(|(entry, _)| self.commands(lease, entry)).collect();
             self.own.all(&commands).await?;
             for waiting in some.into_iter().filter_map(|(_, waiting)| waiting) {
                 waiting.send_replace(true);
@@ -339,12 +344,12 @@ impl Inner {
 
     /// Writes entries on the shards of a Cluster separately, because one may be unavailable while others are
     /// not.
-    async fn write_each(&self, seat: &Seat, some: Vec<(Item, Option<Written>)>) {
-        let each = some.into_iter().map(async |(item, waiting)| {
-            for command in self.entry(seat, &item) {
+    async fn write_each(&self, lease: &Lease, some: Vec<(RegistryEntry, Option<WriteNotifier>)>) {
+        let each = some.into_iter().map(async |(entry, waiting)| {
+            for command in self.commands(lease, &entry) {
                 if let Err(error) = self.own.run::<()>(&command).await {
                     limited!(DEBUG, %error, "failed to write a change for the other nodes; retrying");
-                    self.registration.lock().later.insert(item);
+                    self.registration.lock().later.insert(entry);
                     return;
                 }
             }
@@ -356,30 +361,33 @@ impl Inner {
     }
 
     /// Returns the commands that write one entry. The set used for removal is written first and removed last.
-    fn entry(&self, seat: &Seat, item: &Item) -> [Cmd; 2] {
-        let (count, set) = match item {
-            Item::Room(room) => (self.rooms.lock().members(room), ":rooms"),
-            Item::User(user) => (self.users.lock().get(user).copied().unwrap_or(0), ":users"),
+    fn commands(&self, lease: &Lease, entry: &RegistryEntry) -> [Cmd; 2] {
+        let (count, set) = match entry {
+            RegistryEntry::Room(room) => (self.rooms.lock().members(room), ":rooms"),
+            RegistryEntry::User(user) => (self.users.lock().get(user).copied().unwrap_or(0), ":users"),
         };
-        let (set, hash) = (self.redis.key("seat", seat.field(), set), self.counts_key(item.audience()));
+        let (set, hash) = (self.redis.key("lease", lease.field(), set), self.counts_key(entry.audience()));
         if count > 0 {
             let (mut add, mut write) = (cmd("SADD"), cmd("HSET"));
-            add.arg(set).arg(item.name());
-            write.arg(hash).arg(seat.field()).arg(count);
+            add.arg(set).arg(entry.name());
+            write.arg(hash).arg(lease.field()).arg(count);
             [add, write]
         } else {
             let (mut delete, mut remove) = (cmd("HDEL"), cmd("SREM"));
-            delete.arg(hash).arg(seat.field());
-            remove.arg(set).arg(item.name());
+            delete.arg(hash).arg(lease.field());
+            remove.arg(set).arg(entry.name());
             [delete, remove]
         }
     }
 
     /// Removes some entries of a lease, or the lease itself once it has none. Returns whether the lease was
     /// removed. Several nodes may do this at once with the same result.
-    async fn remove_some(&self, seat: &Seat) -> Result<bool> {
-        for (set, item) in [(":rooms", Item::Room as fn(Arc<str>) -> Item), (":users", Item::User)] {
-            let set = self.redis.key("seat", seat.field(), set);
+    async fn remove_some(&self, lease: &Lease) -> Result<bool> {
+        for (set, entry) in [
+            (":rooms", RegistryEntry::Room as fn(Arc<str>) -> RegistryEntry),
+            (":users", RegistryEntry::User),
+        ] {
+            let set = self.redis.key("lease", lease.field(), set);
             let mut read = cmd("SRANDMEMBER");
             read.arg(&set).arg(BATCH);
             let names: Vec<Arc<str>> =
@@ -389,7 +397,7 @@ impl Inner {
             }
             let delete = |name: &Arc<str>| {
                 let mut delete = cmd("HDEL");
-                delete.arg(self.counts_key(item(name.clone()).audience())).arg(seat.field());
+                delete.arg(self.counts_key(entry(name.clone()).audience())).arg(lease.field());
                 delete
             };
             self.own.all(&names.iter().map(delete).collect::<Vec<_>>()).await?;
@@ -399,23 +407,23 @@ impl Inner {
             return Ok(false);
         }
         let mut remove = cmd("HDEL");
-        remove.arg(self.seats_key()).arg(seat.field());
+        remove.arg(self.leases_key()).arg(lease.field());
         self.own.run::<()>(&remove).await?;
         Ok(true)
     }
 
     /// Returns the leases that have not expired.
-    pub(super) async fn seats(&self) -> Result<Vec<Seat>> {
+    pub(super) async fn leases(&self) -> Result<Vec<Lease>> {
         let sent = Instant::now();
         let mut read = cmd("HGETALL");
-        read.arg(self.seats_key());
+        read.arg(self.leases_key());
         let counts: HashMap<String, String> = self.redis.run(&read).await?;
-        Ok(self.detector.lock().look(sent, Instant::now(), &counts).lasting)
+        Ok(self.detector.lock().observe(sent, Instant::now(), &counts).live)
     }
 
     /// Sends waiting messages and gives up the lease, at the same time.
     pub(super) async fn leave(&self) -> Result<()> {
-        let (flushed, left) = tokio::join!(timeout(GOODBYE, self.out.flush()), self.give_up());
+        let (flushed, left) = tokio::join!(timeout(LEAVE_TIME, self.out.flush()), self.give_up());
         if flushed.is_err() {
             tracing::debug!("some messages to other nodes could not be sent before the shutdown");
         }
@@ -423,33 +431,33 @@ impl Inner {
     }
 
     async fn give_up(&self) -> Result<()> {
-        self.seated.send_replace(false);
-        let Some(seat) = std::mem::take(&mut *self.registration.lock()).seat else { return Ok(()) };
-        seat.release();
-        let goodbye = async {
+        self.has_lease.send_replace(false);
+        let Some(lease) = std::mem::take(&mut *self.registration.lock()).lease else { return Ok(()) };
+        lease.release();
+        let end = async {
             let mut end = cmd("HSET");
-            end.arg(self.seats_key()).arg(seat.field()).arg(0);
+            end.arg(self.leases_key()).arg(lease.field()).arg(0);
             self.own.run::<()>(&end).await?;
-            while !self.remove_some(&seat).await? {}
+            while !self.remove_some(&lease).await? {}
             Ok(())
         };
-        timeout(GOODBYE, goodbye).await.map_err(|_| BackendError::TimedOut { after: GOODBYE })?
+        timeout(LEAVE_TIME, end).await.map_err(|_| BackendError::TimedOut { after: LEAVE_TIME })?
     }
 
     /// Returns the key of the leases.
-    fn seats_key(&self) -> String {
-        self.redis.key("seats", "", "")
+    fn leases_key(&self) -> String {
+        self.redis.key("leases", "", "")
     }
 }
 
-impl Item {
+impl RegistryEntry {
     fn name(&self) -> &str {
         match self {
             Self::Room(name) | Self::User(name) => name,
         }
     }
 
-    /// Returns the group that the entry counts.
+    /// Returns the audience that the entry counts.
     fn audience(&self) -> crate::engine::Audience<'_> {
         match self {
             Self::Room(room) => crate::engine::Audience::Room(room),
@@ -464,18 +472,18 @@ mod tests {
 
     #[test]
     fn entries_are_taken_once_and_oldest_first_with_their_waiters() {
-        let item = |number: usize| Item::Room(number.to_string().into());
+        let entry = |number: usize| RegistryEntry::Room(number.to_string().into());
         let mut dirty = Dirty::default();
-        dirty.extend((0..5).map(item));
-        assert!(!dirty.insert(item(0)));
-        let (first, second, later) = (dirty.watch(item(3)), dirty.watch(item(3)), dirty.watch(item(9)));
+        dirty.extend((0..5).map(entry));
+        assert!(!dirty.insert(entry(0)));
+        let (first, second, later) = (dirty.watch(entry(3)), dirty.watch(entry(3)), dirty.watch(entry(9)));
         let mut some = dirty.take(4);
-        assert!(some.iter().map(|(item, _)| item).eq(&[0, 1, 2, 3].map(item)));
+        assert!(some.iter().map(|(entry, _)| entry).eq(&[0, 1, 2, 3].map(entry)));
         some.pop().unwrap().1.unwrap().send_replace(true);
         assert!(*first.borrow() && *second.borrow() && !*later.borrow());
         // An entry that changes while it is written is written again.
-        assert!(dirty.insert(item(3)));
-        assert!(dirty.take(9).iter().map(|(item, _)| item).eq(&[4, 9, 3].map(item)));
+        assert!(dirty.insert(entry(3)));
+        assert!(dirty.take(9).iter().map(|(entry, _)| entry).eq(&[4, 9, 3].map(entry)));
         assert!(
             later.has_changed().is_err(),
             "an entry that can't be written is dropped, and its waiter is notified"

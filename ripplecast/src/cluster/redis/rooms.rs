@@ -16,59 +16,59 @@ use crate::redis_client::Subscribed;
 const LATE: Duration = Duration::from_secs(1);
 
 /// A room; `None` for broadcasts.
-type Name = Option<Arc<str>>;
+type RoomName = Option<Arc<str>>;
 
 /// The rooms with members on this node.
 #[derive(Default)]
 pub(super) struct Rooms {
-    here: HashMap<Arc<str>, RoomHere>,
+    local: HashMap<Arc<str>, LocalRoom>,
     /// The subscription to broadcasts.
     everyone: Option<Subscribed>,
     /// Members of rooms whose subscription is not active.
     unconfirmed: usize,
     /// Subscriptions never active and not reported yet, and when each was created.
-    awaited: HashMap<Name, Instant>,
+    awaited: HashMap<RoomName, Instant>,
 }
 
 /// A room with members on this node.
-struct RoomHere {
+struct LocalRoom {
     members: usize,
     /// Whether the subscription was active when last checked. If not, `unconfirmed` includes the room's
     /// members.
-    stands: bool,
+    is_active: bool,
     /// The subscription to the room's channel.
     subscribed: Subscribed,
 }
 
 impl Rooms {
     /// Keeps the subscription to broadcasts. Returns whether to wake [`run`].
-    pub(super) fn listen_to_everyone(&mut self, everyone: Subscribed) -> bool {
+    pub(super) fn subscribe_broadcasts(&mut self, everyone: Subscribed) -> bool {
         self.everyone = Some(everyone);
         self.await_first(None)
     }
 
-    /// Sets the number of members of a room on this node; `listen` subscribes to a new room. Returns whether
+    /// Sets the number of members of a room on this node; `subscribe` subscribes to a new room. Returns whether
     /// to wake [`run`].
     pub(super) fn change(
         &mut self,
         room: &Arc<str>,
         members: usize,
-        listen: impl FnOnce() -> Subscribed,
+        subscribe: impl FnOnce() -> Subscribed,
     ) -> bool {
-        let Some(here) = self.here.get_mut(room) else {
+        let Some(local) = self.local.get_mut(room) else {
             if members == 0 {
                 return false;
             }
-            self.here.insert(room.clone(), RoomHere { members, stands: false, subscribed: listen() });
+            self.local.insert(room.clone(), LocalRoom { members, is_active: false, subscribed: subscribe() });
             self.unconfirmed += members;
             return self.await_first(Some(room.clone()));
         };
-        if !here.stands {
-            self.unconfirmed = self.unconfirmed - here.members + members;
+        if !local.is_active {
+            self.unconfirmed = self.unconfirmed - local.members + members;
         }
-        here.members = members;
+        local.members = members;
         if members == 0 {
-            self.here.remove(room);
+            self.local.remove(room);
             self.awaited.remove(&Some(room.clone()));
         }
         false
@@ -76,27 +76,27 @@ impl Rooms {
 
     /// Checks again whether a subscription is active, after it was confirmed or lost. The event itself may
     /// belong to an earlier subscription to the same room.
-    pub(super) fn settle(&mut self, room: Option<&Arc<str>>) {
-        let stands = match room {
+    pub(super) fn update(&mut self, room: Option<&Arc<str>>) {
+        let is_active = match room {
             None => self.everyone.as_ref().is_some_and(Subscribed::stands),
             Some(room) => {
-                let Some(here) = self.here.get_mut(room) else { return };
-                let stands = here.subscribed.stands();
-                match (std::mem::replace(&mut here.stands, stands), stands) {
-                    (false, true) => self.unconfirmed -= here.members,
-                    (true, false) => self.unconfirmed += here.members,
+                let Some(local) = self.local.get_mut(room) else { return };
+                let is_active = local.subscribed.stands();
+                match (std::mem::replace(&mut local.is_active, is_active), is_active) {
+                    (false, true) => self.unconfirmed -= local.members,
+                    (true, false) => self.unconfirmed += local.members,
                     _ => {}
                 }
-                stands
+                is_active
             }
         };
-        if stands {
+        if is_active {
             self.awaited.remove(&room.cloned());
         }
     }
 
     /// Returns whether to report a refusal: not if the gap is already known.
-    pub(super) fn is_news(&mut self, refused: Option<&Arc<str>>) -> bool {
+    pub(super) fn note_refusal(&mut self, refused: Option<&Arc<str>>) -> bool {
         self.awaited.remove(&refused.cloned()).is_some()
     }
 
@@ -107,19 +107,19 @@ impl Rooms {
     ) -> Option<impl Future<Output = crate::Result<()>> + Send + use<>> {
         let subscribed = match room {
             None => self.everyone.as_ref(),
-            Some(room) => self.here.get(room).map(|here| &here.subscribed),
+            Some(room) => self.local.get(room).map(|local| &local.subscribed),
         };
         subscribed.map(Subscribed::ready)
     }
 
     /// Returns the number of members of a room on this node.
     pub(super) fn members(&self, room: &str) -> usize {
-        self.here.get(room).map_or(0, |here| here.members)
+        self.local.get(room).map_or(0, |local| local.members)
     }
 
     /// Returns the rooms with members on this node.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.here.keys()
+        self.local.keys()
     }
 
     /// Returns the number of members of rooms whose subscription is not active.
@@ -128,14 +128,14 @@ impl Rooms {
     }
 
     /// Records that a first confirmation is pending. Returns whether none was before.
-    fn await_first(&mut self, room: Name) -> bool {
+    fn await_first(&mut self, room: RoomName) -> bool {
         let is_first = self.awaited.is_empty();
         self.awaited.insert(room, Instant::now());
         is_first
     }
 
     /// Removes and returns the rooms that are late by now, and whether none is pending any more.
-    pub(super) fn take_late(&mut self) -> (Vec<Name>, bool) {
+    pub(super) fn take_late(&mut self) -> (Vec<RoomName>, bool) {
         let late =
             self.awaited.extract_if(|_, since| since.elapsed() >= LATE).map(|(room, _)| room).collect();
         if self.awaited.is_empty() {

@@ -254,7 +254,7 @@ fn a_room_rejected_by_redis_is_reported_without_affecting_others() {
     let a = node(&redis.url());
     let (b, gaps) = watching(&redis.url_as("app", "secret"));
     redis.ask::<()>(
-        "ACL SETUSER app resetchannels &ripplecast:all:* &ripplecast:seat:* &ripplecast:room:{open*}",
+        "ACL SETUSER app resetchannels &ripplecast:all:* &ripplecast:lease:* &ripplecast:room:{open*}",
     );
     let mut tab = b.tab("/ws");
     let conn = b.connection(&mut tab);

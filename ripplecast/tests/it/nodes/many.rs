@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The key of the nodes; every node needs its master.
-const NODES: &str = "ripplecast:seats:{}";
+const NODES: &str = "ripplecast:leases:{}";
 
 /// Returns names of rooms that are on this master, or are not.
 fn rooms(cluster: &Cluster, on: &Server, are: bool, count: usize) -> Vec<String> {

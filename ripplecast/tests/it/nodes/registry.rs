@@ -20,7 +20,7 @@ fn keys(redis: &Server) -> Vec<String> {
 
 /// Returns the leases with the heartbeats of each.
 fn heartbeats(redis: &Server) -> BTreeMap<String, u64> {
-    redis.ask("HGETALL ripplecast:seats:{}")
+    redis.ask("HGETALL ripplecast:leases:{}")
 }
 
 #[test]
@@ -42,16 +42,16 @@ fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     let redis = Server::start();
     let [a, b] = nodes(&redis.url());
     // The traces of a killed node: a lease without heartbeats, and its entries.
-    let seat = "00000000000000aa.00000000000000bb";
-    redis.ask::<i64>(&format!("HSET ripplecast:room:{{r}}:nodes {seat} 3"));
-    redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:rooms r"));
-    redis.ask::<i64>(&format!("HSET ripplecast:user:{{ann}}:nodes {seat} 2"));
-    redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{seat}}}:clients ann"));
+    let lease = "00000000000000aa.00000000000000bb";
+    redis.ask::<i64>(&format!("HSET ripplecast:room:{{r}}:nodes {lease} 3"));
+    redis.ask::<i64>(&format!("SADD ripplecast:lease:{{{lease}}}:rooms r"));
+    redis.ask::<i64>(&format!("HSET ripplecast:user:{{ann}}:nodes {lease} 2"));
+    redis.ask::<i64>(&format!("SADD ripplecast:lease:{{{lease}}}:users ann"));
     // While its lease lasts, the node counts.
-    let lease = |count: u64| {
-        redis.ask::<i64>(&format!("HSET ripplecast:seats:{{}} {seat} {count}"));
+    let set_count = |count: u64| {
+        redis.ask::<i64>(&format!("HSET ripplecast:leases:{{}} {lease} {count}"));
     };
-    lease(7);
+    set_count(7);
     assert_eq!((a.len("r"), b.len("r")), (3, 3));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 3);
     // No node receives its messages, so nothing sent to it counts.
@@ -59,13 +59,13 @@ fn a_dead_node_does_not_count_after_its_lease_and_is_removed_by_the_others() {
     let tab = b.scripted("/ws", "join r; identify ann");
     wait_until("both are counted", || a.len("r") == 4);
     // Marks the lease as expired, as a node that detects it does; detection has its own tests.
-    lease(0);
+    set_count(0);
     wait_until("its lease is over", || a.len("r") == 1);
     wait_until("it is swept", || {
-        redis.ask::<Vec<String>>(&format!("KEYS *{seat}*")).is_empty()
+        redis.ask::<Vec<String>>(&format!("KEYS *{lease}*")).is_empty()
             && redis.ask::<Vec<String>>("HKEYS ripplecast:room:{r}:nodes").len() == 1
             && redis.ask::<Vec<String>>("HKEYS ripplecast:user:{ann}:nodes").len() == 1
-            && redis.ask::<i64>("HLEN ripplecast:seats:{}") == 2
+            && redis.ask::<i64>("HLEN ripplecast:leases:{}") == 2
     });
     // The live nodes have lost nothing.
     assert_eq!(a.len("r"), 1);
@@ -79,13 +79,13 @@ fn a_node_that_was_presumed_dead_takes_another_lease() {
     let [a, b] = nodes(&redis.url());
     let mut tab = b.scripted("/ws", "join r; identify ann");
     wait_until("it is known", || a.len("r") == 1);
-    let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
-    let old: Vec<_> = seats();
-    let lost = old.iter().find(|seat| seat.starts_with(&b.hub.node().to_string())).unwrap();
+    let leases = || redis.ask::<Vec<String>>("HKEYS ripplecast:leases:{}");
+    let old: Vec<_> = leases();
+    let lost = old.iter().find(|lease| lease.starts_with(&b.hub.node().to_string())).unwrap();
     // Another node has removed its lease.
-    redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
-    wait_until("it has another seat", || {
-        seats().iter().any(|seat| seat.starts_with(&b.hub.node().to_string()) && seat != lost)
+    redis.ask::<i64>(&format!("HDEL ripplecast:leases:{{}} {lost}"));
+    wait_until("it has another lease", || {
+        leases().iter().any(|lease| lease.starts_with(&b.hub.node().to_string()) && lease != lost)
     });
     wait_until("it is known again, once", || a.len("r") == 1);
     wait_until("its client is reached", || a.block_on(a.hub.user("ann").push("back")).unwrap() == 1);
@@ -113,9 +113,9 @@ fn constant_joining_and_leaving_does_not_lose_the_lease() {
                 conn.leave(&format!("{}", (number + 500) % 1000));
             }
         });
-        let (seat, count) = lease();
+        let (name, count) = lease();
         wait_until("it is renewed meanwhile, twice", || lease().1 >= count + 2);
-        assert_eq!(lease().0, seat);
+        assert_eq!(lease().0, name);
         done.store(true, Relaxed);
     });
 }
@@ -126,15 +126,15 @@ fn entries_written_under_a_removed_lease_are_removed_too() {
     let a = node(&redis.url());
     let _tab = a.scripted("/ws", "join r");
     wait_until("it is counted", || redis.ask::<i64>("HLEN ripplecast:room:{r}:nodes") == 1);
-    let seats = || redis.ask::<Vec<String>>("HKEYS ripplecast:seats:{}");
-    let lost = seats().pop().unwrap();
+    let leases = || redis.ask::<Vec<String>>("HKEYS ripplecast:leases:{}");
+    let lost = leases().pop().unwrap();
     // The others presume the node dead and remove it. It then writes once more before it detects that.
-    redis.ask::<i64>(&format!("HDEL ripplecast:seats:{{}} {lost}"));
+    redis.ask::<i64>(&format!("HDEL ripplecast:leases:{{}} {lost}"));
     redis.ask::<i64>(&format!("HSET ripplecast:room:{{late}}:nodes {lost} 1"));
-    redis.ask::<i64>(&format!("SADD ripplecast:seat:{{{lost}}}:rooms late"));
+    redis.ask::<i64>(&format!("SADD ripplecast:lease:{{{lost}}}:rooms late"));
     wait_until("nothing is left of it", || {
-        seats().iter().all(|seat| *seat != lost)
-            && !seats().is_empty()
+        leases().iter().all(|lease| *lease != lost)
+            && !leases().is_empty()
             && redis.ask::<i64>("EXISTS ripplecast:room:{late}:nodes") == 0
             && redis.ask::<Vec<String>>(&format!("KEYS *{lost}*")).is_empty()
     });
@@ -190,16 +190,16 @@ fn an_expired_lease_is_removed_and_one_with_heartbeats_is_not() {
     wait_until("it is registered", || heartbeats(&redis).len() == 1);
     // Two leases that this node sees for the first time. One of them receives heartbeats.
     let (dead, alive) = ("00000000000000aa.00000000000000bb", "00000000000000ab.00000000000000bb");
-    let beat = |seat: &str| redis.ask::<u64>(&format!("HINCRBY ripplecast:seats:{{}} {seat} 1"));
-    beat(dead);
+    let send_heartbeat = |lease: &str| redis.ask::<u64>(&format!("HINCRBY ripplecast:leases:{{}} {lease} 1"));
+    send_heartbeat(dead);
     let mut nodes = Vec::new();
     wait_until("the lease of the dead one is over", || {
-        beat(alive);
+        send_heartbeat(alive);
         nodes = a.block_on(a.hub.nodes()).unwrap();
         nodes.len() == 2
     });
     wait_until("it is swept", || {
-        beat(alive);
+        send_heartbeat(alive);
         !heartbeats(&redis).contains_key(dead)
     });
     assert!(heartbeats(&redis)[alive] > 1 && a.block_on(a.hub.nodes()).unwrap().len() == 2);
