@@ -32,7 +32,7 @@ pub struct BusMessage {
 }
 
 /// A handler with a boxed future, as called by the subscription's task.
-type Handler = Box<dyn Fn(BusMessage) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+type BusHandler = Box<dyn Fn(BusMessage) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// Carries messages. One per hub.
 trait BusBackend: Send + Sync {
@@ -40,7 +40,7 @@ trait BusBackend: Send + Sync {
     /// [`bus::Bus::publish`](crate::bus::Bus::publish) counts them. Messages of one caller keep their order.
     fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize>;
     /// Starts a subscription, which receives every message published after the reply.
-    fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription>;
+    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription>;
     /// Ends all subscriptions.
     fn close(&self);
 }
@@ -55,7 +55,7 @@ pub struct Bus {
 impl Bus {
     /// Creates a bus within this process.
     pub(crate) fn memory() -> Self {
-        Self { backend: Arc::new(memory::Memory::default()) }
+        Self { backend: Arc::new(memory::MemoryBus::default()) }
     }
 
     /// Ends all current and future subscriptions; running handlers finish. Called when the hub shuts down,
@@ -72,7 +72,7 @@ impl Bus {
     ///
     /// Messages that one task publishes on a topic, one after the other, reach each subscription in that
     /// order. A topic needs no declaration; its name has 1 to 255 bytes. With Redis the payload is sent
-    /// unchanged on the topic `PREFIX:bus:{CHANNEL}`, so other programs may subscribe and publish too.
+    /// unchanged on the Redis channel `PREFIX:bus:{TOPIC}`, so other programs may subscribe and publish too.
     ///
     /// # Errors
     /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if
@@ -110,7 +110,7 @@ impl Bus {
     /// own copy of a message.
     ///
     /// With Redis, a subscription receives what any node publishes. After Redis was unavailable, the
-    /// subscription is restored automatically; messages published meanwhile are missed. Use streams for
+    /// subscription is restored automatically; messages published meanwhile are missed. Use queues for
     /// messages that must not be missed.
     ///
     /// A subscription's task, on the runtime in which this is called, runs the handler for one message of a
@@ -155,7 +155,7 @@ impl Bus {
     {
         let pattern = pattern.as_ref();
         check_filled("topic", pattern, limits::NAME)?;
-        let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
+        let handler: BusHandler = Box::new(move |message| Box::pin(handler(message)));
         self.backend.subscribe(pattern, handler).await
     }
 }

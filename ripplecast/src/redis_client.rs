@@ -14,7 +14,7 @@ pub(crate) use self::{
     backoff::Backoff,
     link::{Link, TIME_LIMIT},
     servers::Subscribed,
-    subscriber::{Channel, Event},
+    subscriber::{Channel, SubscriptionEvent},
 };
 
 use std::{sync::Arc, time::Duration};
@@ -27,8 +27,8 @@ use tokio::{
 };
 
 use self::{
-    connect::{Conn, Fault},
-    servers::{Server, Servers},
+    connect::{Conn, ConnectError},
+    servers::{RedisServer, RedisServers},
 };
 use crate::{Error, Result, error::BackendError};
 
@@ -41,14 +41,14 @@ const FOLLOW: Duration = Duration::from_millis(20);
 
 /// A request to Redis.
 #[derive(Clone, Copy)]
-enum Work<'a> {
+enum RedisRequest<'a> {
     Command(&'a redis::Cmd),
     /// Several commands in one round trip.
     Pipeline(&'a redis::Pipeline),
     Script(&'a redis::ScriptInvocation<'a>),
 }
 
-impl Work<'_> {
+impl RedisRequest<'_> {
     /// Runs the request once.
     async fn run<T: FromRedisValue>(self, conn: &mut Conn) -> Result<T, RedisError> {
         match self {
@@ -62,23 +62,23 @@ impl Work<'_> {
 /// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Redis {
-    inner: Arc<Inner>,
+    inner: Arc<RedisInner>,
     /// Whether the handle's commands are not limited.
     is_unbounded: bool,
 }
 
 /// State shared by all handles.
-struct Inner {
+struct RedisInner {
     address: Address,
     /// The servers and the connections to them.
-    servers: Arc<Servers>,
+    servers: Arc<RedisServers>,
     /// Limits the commands in flight.
     commands: Semaphore,
     /// Maintains the servers.
     task: JoinHandle<()>,
 }
 
-impl Drop for Inner {
+impl Drop for RedisInner {
     fn drop(&mut self) {
         self.task.abort();
         self.servers.stop();
@@ -92,19 +92,19 @@ impl Redis {
     /// [`Error::Setting`] that names the address and what to do: the server does not answer (unless it is
     /// `optional`), is too old or a replica, refuses the password, or a permission is missing.
     pub(crate) async fn connect(address: &Address, optional: bool) -> Result<Self> {
-        let (servers, all_there) = Servers::connect(address, optional).await.map_err(|fault| {
+        let (servers, all_there) = RedisServers::connect(address, optional).await.map_err(|fault| {
             let reason = match fault {
-                Fault::Away(reason) => format!(
+                ConnectError::Away(reason) => format!(
                     "Redis can't be reached: {reason}. Start it or correct the address; --backend-optional or \
                      RIPPLECAST_BACKEND_OPTIONAL=1 starts without it"
                 ),
-                Fault::Wrong(reason) => reason,
+                ConnectError::Wrong(reason) => reason,
             };
             Error::setting("backend", address, reason)
         })?;
         let task = tokio::spawn(servers.clone().run());
         let commands = Semaphore::new(COMMANDS);
-        let inner = Inner { address: address.clone(), servers, commands, task };
+        let inner = RedisInner { address: address.clone(), servers, commands, task };
         let redis = Self { inner: Arc::new(inner), is_unbounded: false };
         if all_there && timeout(TIME_LIMIT, redis.inner.servers.wait_until_up()).await.is_err() {
             let reason = "its second connection, for subscriptions, can't be opened; see the log";
@@ -123,9 +123,9 @@ impl Redis {
     /// current runtime maintain them and connect in the background.
     pub(crate) fn apart(&self) -> Self {
         let address = self.inner.address.clone();
-        let servers = Servers::apart(&address);
+        let servers = RedisServers::apart(&address);
         let task = tokio::spawn(servers.clone().run());
-        let inner = Inner { address, servers, commands: Semaphore::new(COMMANDS), task };
+        let inner = RedisInner { address, servers, commands: Semaphore::new(COMMANDS), task };
         Self { inner: Arc::new(inner), is_unbounded: true }
     }
 
@@ -222,7 +222,7 @@ impl Redis {
     /// [`BackendError`]: at once while Redis is unavailable, else within the time limit. After [`BackendError::TimedOut`] the
     /// command may have been done, or may be done later.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        self.with(self.slot(key_of(command)), Work::Command(command)).await
+        self.with(self.slot(key_of(command)), RedisRequest::Command(command)).await
     }
 
     /// Runs several commands in one round trip. On a Cluster they must be of one slot.
@@ -231,7 +231,7 @@ impl Redis {
     /// As [`run`](Self::run).
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
         let slot = pipeline.cmd_iter().next().map_or(0, |command| self.slot(key_of(command)));
-        self.with(slot, Work::Pipeline(pipeline)).await
+        self.with(slot, RedisRequest::Pipeline(pipeline)).await
     }
 
     /// Runs a script; `key` is one of its keys. The script's text is sent only if the server does not have
@@ -244,11 +244,11 @@ impl Redis {
         key: &str,
         script: &redis::ScriptInvocation<'_>,
     ) -> Result<T> {
-        self.with(self.slot(key.as_bytes()), Work::Script(script)).await
+        self.with(self.slot(key.as_bytes()), RedisRequest::Script(script)).await
     }
 
     /// Runs a request on the connection to the server of a slot, within the limits.
-    async fn with<T: FromRedisValue>(&self, slot: u16, work: Work<'_>) -> Result<T> {
+    async fn with<T: FromRedisValue>(&self, slot: u16, work: RedisRequest<'_>) -> Result<T> {
         let (mut server, mut conn) = self.there(slot)?;
         let permit = || {
             self.inner.commands.try_acquire().map_err(|_| Error::Overloaded {
@@ -261,7 +261,7 @@ impl Redis {
             loop {
                 match work.run(&mut conn).await {
                     Err(error) if is_elsewhere(&error) => {
-                        self.inner.servers.is_stale();
+                        self.inner.servers.mark_stale();
                         sleep(FOLLOW).await;
                         (server, conn) = self.there(slot)?;
                     }
@@ -286,7 +286,7 @@ impl Redis {
     }
 
     /// Returns the server of a slot and the connection to it.
-    fn there(&self, slot: u16) -> Result<(Arc<Server>, Conn)> {
+    fn there(&self, slot: u16) -> Result<(Arc<RedisServer>, Conn)> {
         let server = self.inner.servers.server(slot);
         let there = server.and_then(|server| server.keeper.conn().map(|conn| (server, conn)));
         there.ok_or_else(|| {
@@ -302,7 +302,7 @@ impl Redis {
     pub(crate) async fn dedicated(&self) -> Result<MultiplexedConnection> {
         let conn = connect::connect(&self.inner.address, None).await;
         conn.map(|conn| conn.0).map_err(|fault| {
-            let (Fault::Away(reason) | Fault::Wrong(reason)) = fault;
+            let (ConnectError::Away(reason) | ConnectError::Wrong(reason)) = fault;
             BackendError::Unavailable { reason }.into()
         })
     }
@@ -324,7 +324,7 @@ impl Redis {
     pub(crate) fn subscribe(
         &self,
         channel: Channel,
-        sink: impl Fn(Event) + Send + Sync + 'static,
+        sink: impl Fn(SubscriptionEvent) + Send + Sync + 'static,
     ) -> Subscribed {
         self.inner.servers.subscribe(channel, Box::new(sink))
     }
@@ -340,7 +340,7 @@ fn pipeline<'a>(commands: impl IntoIterator<Item = &'a redis::Cmd>) -> redis::Pi
 }
 
 /// Converts a server's error reply.
-fn failed(server: &Server, error: &RedisError) -> Error {
+fn failed(server: &RedisServer, error: &RedisError) -> Error {
     let is_away = error.is_io_error()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()

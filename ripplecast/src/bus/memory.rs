@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::{BusBackend, BusMessage, Handler, QUEUE_BYTES, QUEUE_MESSAGES, Subscription};
+use super::{BusBackend, BusHandler, BusMessage, QUEUE_BYTES, QUEUE_MESSAGES, Subscription};
 use crate::{
     glob::{Glob, Pattern},
     log::{cut, limited},
@@ -21,13 +21,13 @@ use crate::{
     reply::Reply,
 };
 
-/// Channels of one pattern that are handled at once: enough that a slow one does not hold up the others, and
+/// Topics of one pattern that are handled at once: enough that a slow one does not hold up the others, and
 /// few enough for a handler that queries a database.
-const CHANNELS_AT_ONCE: usize = 16;
+const TOPICS_AT_ONCE: usize = 16;
 
 /// Delivers messages to the subscriptions of this process.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct MemoryBus {
     /// Shared with the subscriptions, which remove themselves.
     listeners: Arc<RwLock<Listeners>>,
 }
@@ -66,7 +66,7 @@ impl Listeners {
     }
 }
 
-impl BusBackend for Memory {
+impl BusBackend for MemoryBus {
     fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize> {
         let listeners = self.listeners.read();
         let of_topic = listeners.topics.get(topic).into_iter().flatten();
@@ -79,9 +79,9 @@ impl BusBackend for Memory {
             let message =
                 message.get_or_insert_with(|| BusMessage { topic: topic.into(), payload: payload.clone() });
             match queue.push(message.clone()) {
-                Pushed::Taken => taken += 1,
-                Pushed::Dropped { first: true } => overflowing.push(Arc::clone(queue)),
-                Pushed::Dropped { first: false } => {}
+                BacklogPush::Queued => taken += 1,
+                BacklogPush::Dropped { first: true } => overflowing.push(Arc::clone(queue)),
+                BacklogPush::Dropped { first: false } => {}
             }
         }
         // Log without holding the lock: a log subscriber may do anything.
@@ -97,10 +97,10 @@ impl BusBackend for Memory {
         Reply::now::<crate::Error>(Ok(taken))
     }
 
-    fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
+    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
         let queue = Arc::new(Backlog::new(pattern.into()));
         let pattern = Pattern::parse(pattern);
-        let at_once = if matches!(pattern, Pattern::Channel(_)) { 1 } else { CHANNELS_AT_ONCE };
+        let at_once = if matches!(pattern, Pattern::Channel(_)) { 1 } else { TOPICS_AT_ONCE };
         let task = tokio::spawn(run(Arc::clone(&queue), handler, at_once));
         let topic = if let Pattern::Channel(topic) = &pattern { Some(topic.clone()) } else { None };
         let mut listeners = self.listeners.write();
@@ -126,16 +126,16 @@ impl BusBackend for Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for MemoryBus {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 /// What happened to a message at one subscription.
-enum Pushed {
+enum BacklogPush {
     /// Queued for the handler.
-    Taken,
+    Queued,
     /// Dropped, either the first of a burst or a later one.
     Dropped { first: bool },
 }
@@ -144,7 +144,7 @@ enum Pushed {
 pub(super) struct Backlog {
     /// For the log.
     pattern: Box<str>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<BacklogState>,
     /// Wakes the task after a push or a close. Stores the wake-up if the task is not waiting.
     wake: Notify,
     dropped: AtomicU64,
@@ -152,7 +152,7 @@ pub(super) struct Backlog {
 
 /// The state of a [`Backlog`].
 #[derive(Default)]
-struct Waiting {
+struct BacklogState {
     /// Oldest first.
     messages: VecDeque<BusMessage>,
     /// Total size of the payloads.
@@ -168,10 +168,10 @@ impl Backlog {
     }
 
     /// Adds a message if there is room.
-    fn push(&self, message: BusMessage) -> Pushed {
+    fn push(&self, message: BusMessage) -> BacklogPush {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
-            return Pushed::Dropped { first: false };
+            return BacklogPush::Dropped { first: false };
         }
         let bytes = waiting.bytes + message.payload.len();
         if waiting.messages.len() < QUEUE_MESSAGES && bytes <= QUEUE_BYTES {
@@ -179,10 +179,10 @@ impl Backlog {
             waiting.messages.push_back(message);
             drop(waiting);
             self.wake.notify_one();
-            return Pushed::Taken;
+            return BacklogPush::Queued;
         }
         self.dropped.fetch_add(1, Relaxed);
-        Pushed::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
+        BacklogPush::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
     }
 
     /// Waits for a message of a topic that is not busy and returns the oldest. Returns `None` once the
@@ -211,7 +211,7 @@ impl Backlog {
     /// Drops all waiting messages. The task ends after its current message.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();
-        *waiting = Waiting { closed: true, ..Waiting::default() };
+        *waiting = BacklogState { closed: true, ..BacklogState::default() };
         drop(waiting);
         self.wake.notify_one();
     }
@@ -224,7 +224,7 @@ impl Backlog {
 
 /// Runs a subscription's task: one message of each topic at a time, and up to `at_once` topics in
 /// parallel.
-async fn run(queue: Arc<Backlog>, handler: Handler, at_once: usize) {
+async fn run(queue: Arc<Backlog>, handler: BusHandler, at_once: usize) {
     let (mut running, mut busy) = (FuturesUnordered::new(), HashSet::new());
     loop {
         let may_begin = running.len() < at_once;
@@ -246,7 +246,7 @@ async fn run(queue: Arc<Backlog>, handler: Handler, at_once: usize) {
 }
 
 /// Runs the handler for a message and returns the message's topic.
-async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
+async fn handle(handler: &BusHandler, message: BusMessage) -> Arc<str> {
     let topic = Arc::clone(&message.topic);
     if let Err(panic) = caught(|| handler(message)).await {
         limited!(
@@ -263,13 +263,13 @@ async fn handle(handler: &Handler, message: BusMessage) -> Arc<str> {
 mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
-    use crate::bus::{Bus, Handler, Subscription};
+    use crate::bus::{Bus, BusHandler, Subscription};
 
     /// Subscribes with a handler that owns the receiver's sender, so the receiver ends when the handler is
     /// dropped.
     async fn listen(bus: &Bus, pattern: &str) -> (Subscription, tokio::sync::mpsc::UnboundedReceiver<()>) {
         let (sender, receiver) = unbounded_channel();
-        let handler: Handler = Box::new(move |_| {
+        let handler: BusHandler = Box::new(move |_| {
             sender.send(()).unwrap();
             Box::pin(async {})
         });

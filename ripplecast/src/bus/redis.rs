@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Bus, BusBackend, Handler, Subscription, memory::Memory};
+use super::{Bus, BusBackend, BusHandler, Subscription, memory::MemoryBus};
 use crate::{
     cluster::{Body, ReplayFilter, Signer},
     error::BusError,
     glob::Pattern,
-    redis_client::{Channel, Event, Redis, Subscribed},
+    redis_client::{Channel, Redis, Subscribed, SubscriptionEvent},
     reply::Reply,
 };
 
@@ -30,15 +30,15 @@ struct RedisBus {
     /// Signs published messages if nodes share a secret.
     signer: Arc<Signer>,
     /// Subscriptions of this node; `None` once the bus is closed.
-    shared: Mutex<Option<HashMap<Channel, Weak<Shared>>>>,
+    shared: Mutex<Option<HashMap<Channel, Weak<SharedSubscription>>>>,
     /// Subscriptions kept until the bus ends.
-    kept: Arc<Mutex<Vec<Arc<Shared>>>>,
+    kept: Arc<Mutex<Vec<Arc<SharedSubscription>>>>,
 }
 
 /// A subscription at Redis, shared by all subscriptions of this node to the same topic or pattern.
-struct Shared {
+struct SharedSubscription {
     /// Delivers messages to the subscriptions of this node.
-    local: Memory,
+    local: MemoryBus,
     subscribed: Mutex<Option<Arc<Subscribed>>>,
 }
 
@@ -50,7 +50,7 @@ impl RedisBus {
 
     /// Returns the Redis channel or pattern and its shared subscription, created if necessary. Returns `None`
     /// once the bus is closed.
-    fn shared(&self, pattern: &str) -> Option<(Arc<Shared>, Arc<Subscribed>)> {
+    fn shared(&self, pattern: &str) -> Option<(Arc<SharedSubscription>, Arc<Subscribed>)> {
         let topic = match Pattern::parse(pattern) {
             Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
             Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
@@ -64,11 +64,14 @@ impl RedisBus {
                 return Some((shared, subscribed));
             }
         }
-        let shared = Arc::new(Shared { local: Memory::default(), subscribed: Mutex::default() });
+        let shared =
+            Arc::new(SharedSubscription { local: MemoryBus::default(), subscribed: Mutex::default() });
         let (weak, redis, signer) = (Arc::downgrade(&shared), self.redis.clone(), self.signer.clone());
         let replays = Mutex::new(ReplayFilter::default());
         let subscribed = self.redis.subscribe(topic.clone(), move |event| {
-            let (Some(shared), Event::Message { channel: topic, payload }) = (weak.upgrade(), event) else {
+            let (Some(shared), SubscriptionEvent::Message { channel: topic, payload }) =
+                (weak.upgrade(), event)
+            else {
                 return;
             };
             let Some(name) = redis.name("bus", &topic) else { return };
@@ -110,14 +113,14 @@ impl BusBackend for RedisBus {
         }))
     }
 
-    fn subscribe(&self, pattern: &str, handler: Handler) -> Reply<'_, Subscription> {
+    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
         if self.redis.is_cluster() && matches!(Pattern::parse(pattern), Pattern::Glob(_)) {
             return Reply::now(Err(BusError::PatternOnCluster { pattern: pattern.to_owned() }));
         }
         let pattern = pattern.to_owned();
         Reply::Later(Box::pin(async move {
             let Some((shared, subscribed)) = self.shared(&pattern) else {
-                let local = Memory::default();
+                let local = MemoryBus::default();
                 local.close();
                 return local.subscribe(&pattern, handler).await; // already ended, as in every closed bus
             };

@@ -45,7 +45,7 @@ use crate::{
     engine::{Audience, Cluster, Node, PageStart, Reach, RemoteStats},
     id::{ConnectionId, NodeId},
     log::{cut, limited},
-    redis_client::{Channel, Event, Redis, Subscribed, TIME_LIMIT},
+    redis_client::{Channel, Redis, Subscribed, SubscriptionEvent, TIME_LIMIT},
 };
 
 /// Time within which a node's subscriptions return if only their connection was lost. A node that can't be
@@ -175,20 +175,26 @@ impl ClusterInner {
     }
 
     /// Handles an event of a room's channel, or of the broadcast channel.
-    fn receive(&self, channel: &str, room: Option<&Arc<str>>, tracker: &Mutex<SeqTracker>, event: Event) {
+    fn receive(
+        &self,
+        channel: &str,
+        room: Option<&Arc<str>>,
+        tracker: &Mutex<SeqTracker>,
+        event: SubscriptionEvent,
+    ) {
         let payload = match event {
-            Event::Up => return self.rooms.lock().update(room),
-            Event::Down => {
+            SubscriptionEvent::Up => return self.rooms.lock().update(room),
+            SubscriptionEvent::Down => {
                 self.rooms.lock().update(room);
                 return self.gap(room);
             }
-            Event::Refused => {
+            SubscriptionEvent::Refused => {
                 if self.rooms.lock().note_refusal(room) {
                     self.gap(room);
                 }
                 return;
             }
-            Event::Message { payload, .. } => payload,
+            SubscriptionEvent::Message { payload, .. } => payload,
         };
         let message = self.signer.verify(channel, payload);
         let Some(Envelope { node, sequence, body: Body::Message { frame } }) = message else {
@@ -242,8 +248,8 @@ impl ClusterInner {
     }
 
     /// Handles an event of this node's own channel.
-    fn receive_direct(&self, lease: &Lease, replays: &Mutex<ReplayFilter>, event: Event) {
-        let Event::Message { payload, .. } = event else { return };
+    fn receive_direct(&self, lease: &Lease, replays: &Mutex<ReplayFilter>, event: SubscriptionEvent) {
+        let SubscriptionEvent::Message { payload, .. } = event else { return };
         let inbox = lease.inbox(&self.redis);
         let message =
             if lease.is_held() { replays.lock().verify(&self.signer, &inbox, payload) } else { None };
@@ -319,7 +325,13 @@ impl ClusterInner {
     }
 
     /// Asks a node for its connections of an audience after `from`.
-    async fn query(&self, lease: &Lease, audience: Audience<'_>, from: u64, limit: usize) -> Result<Vec<u64>> {
+    async fn query(
+        &self,
+        lease: &Lease,
+        audience: Audience<'_>,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<u64>> {
         let own = self.registration.lock().lease.clone();
         let own = own.ok_or_else(|| crate::error::BackendError::Unavailable {
             reason: "this node is not registered".into(),
@@ -436,7 +448,13 @@ impl Cluster for RedisCluster {
 
     fn nodes<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<Vec<NodeId>>> {
         Box::pin(async move {
-            Ok(self.inner.owners(audience).await?.into_iter().map(|(lease, _)| NodeId(lease.node())).collect())
+            Ok(self
+                .inner
+                .owners(audience)
+                .await?
+                .into_iter()
+                .map(|(lease, _)| NodeId(lease.node()))
+                .collect())
         })
     }
 
@@ -452,7 +470,8 @@ impl Cluster for RedisCluster {
                 let node = lease.node();
                 let mut behind = if node == from.0 { from.1 } else { 0 };
                 while node >= from.0 && found.len() < limit {
-                    let page = self.inner.query(&lease, audience, behind, PAGE.min(limit - found.len())).await?;
+                    let page =
+                        self.inner.query(&lease, audience, behind, PAGE.min(limit - found.len())).await?;
                     let Some(&last) = page.last().filter(|&&last| last > behind) else { break };
                     behind = last;
                     found.extend(page.into_iter().map(|local| ConnectionId::of(node, local)));

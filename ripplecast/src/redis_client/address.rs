@@ -24,10 +24,10 @@ const FORMS: &str = "redis://[user:password@]host[:6379][/database][?prefix=NAME
 /// The address and credentials of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    pub(super) servers: Servers,
+    pub(super) servers: ServerHosts,
     tls: bool,
-    login: Login,
-    sentinel: Login,
+    login: Credentials,
+    sentinel: Credentials,
     database: i64,
     /// Prefix of all keys and channels.
     prefix: String,
@@ -35,29 +35,29 @@ pub(crate) struct Address {
 
 /// A user and a password.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Login {
+pub(super) struct Credentials {
     /// `None` for `default`.
     pub(super) user: Option<String>,
     password: Option<String>,
 }
 
 /// A host and its port.
-pub(super) type Host = (String, u16);
+pub(super) type RedisHost = (String, u16);
 
 /// One server, or hosts that know the servers.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Servers {
+pub(super) enum ServerHosts {
     /// A single server.
-    One(Host),
+    One(RedisHost),
     /// A single server, by the path of its socket.
     Unix(PathBuf),
     /// Some servers of a Cluster.
-    Cluster(Vec<Host>),
+    Cluster(Vec<RedisHost>),
     /// One master of a Cluster; never parsed from a URL.
-    Shard(Host),
+    Shard(RedisHost),
     /// Sentinels, and the master that they monitor.
     Sentinels {
-        hosts: Vec<Host>,
+        hosts: Vec<RedisHost>,
         /// The name of the master.
         service: String,
     },
@@ -71,16 +71,16 @@ impl Address {
 
     /// Returns whether this is a Cluster.
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.servers, Servers::Cluster(_) | Servers::Shard(_))
+        matches!(self.servers, ServerHosts::Cluster(_) | ServerHosts::Shard(_))
     }
 
     /// Returns the address of one master of this Cluster.
-    pub(super) fn shard(&self, host: &Host) -> Self {
-        Self { servers: Servers::Shard(host.clone()), ..self.clone() }
+    pub(super) fn shard(&self, host: &RedisHost) -> Self {
+        Self { servers: ServerHosts::Shard(host.clone()), ..self.clone() }
     }
 
     /// Returns the connection settings for a host, with this address's credentials.
-    pub(super) fn at(&self, (host, port): &Host) -> Result<ConnectionInfo, redis::RedisError> {
+    pub(super) fn at(&self, (host, port): &RedisHost) -> Result<ConnectionInfo, redis::RedisError> {
         let addr = if self.tls {
             ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
         } else {
@@ -95,12 +95,12 @@ impl Address {
     }
 
     /// Returns the connection settings for a sentinel, with the credentials for sentinels.
-    pub(super) fn at_sentinel(&self, host: &Host) -> Result<ConnectionInfo, redis::RedisError> {
+    pub(super) fn at_sentinel(&self, host: &RedisHost) -> Result<ConnectionInfo, redis::RedisError> {
         Self { login: self.sentinel.clone(), database: 0, ..self.clone() }.at(host)
     }
 
     /// Returns the credentials for the servers.
-    pub(super) fn login(&self) -> &Login {
+    pub(super) fn login(&self) -> &Credentials {
         &self.login
     }
 
@@ -112,13 +112,13 @@ impl Address {
     /// Returns the scheme, with or without TLS.
     pub(super) fn scheme(&self, tls: bool) -> &'static str {
         match (&self.servers, tls) {
-            (Servers::Unix(_), _) => "redis+unix",
-            (Servers::One(_), false) => "redis",
-            (Servers::One(_), true) => "rediss",
-            (Servers::Cluster(_) | Servers::Shard(_), false) => "redis-cluster",
-            (Servers::Cluster(_) | Servers::Shard(_), true) => "rediss-cluster",
-            (Servers::Sentinels { .. }, false) => "redis-sentinel",
-            (Servers::Sentinels { .. }, true) => "rediss-sentinel",
+            (ServerHosts::Unix(_), _) => "redis+unix",
+            (ServerHosts::One(_), false) => "redis",
+            (ServerHosts::One(_), true) => "rediss",
+            (ServerHosts::Cluster(_) | ServerHosts::Shard(_), false) => "redis-cluster",
+            (ServerHosts::Cluster(_) | ServerHosts::Shard(_), true) => "rediss-cluster",
+            (ServerHosts::Sentinels { .. }, false) => "redis-sentinel",
+            (ServerHosts::Sentinels { .. }, true) => "rediss-sentinel",
         }
     }
 
@@ -126,7 +126,7 @@ impl Address {
     fn with(&self, addr: ConnectionAddr) -> Result<ConnectionInfo, redis::RedisError> {
         let mut settings =
             RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.database);
-        let Login { user, password } = &self.login;
+        let Credentials { user, password } = &self.login;
         if let Some(user) = user {
             // Without a password the client library does not log in at all and would continue as `default`. A
             // user with `nopass` accepts an empty password, and any other user refuses it.
@@ -170,8 +170,8 @@ fn parse(url: &str) -> Result<Address, String> {
     }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let mut login = Login { user: decoded(user)?, password: decoded(password)? };
-    let (mut database, mut prefix, mut sentinel) = (None, None, Login::default());
+    let mut login = Credentials { user: decoded(user)?, password: decoded(password)? };
+    let (mut database, mut prefix, mut sentinel) = (None, None, Credentials::default());
     for (name, value) in query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -199,7 +199,7 @@ fn parse(url: &str) -> Result<Address, String> {
             return Err(format!("`{name}` is empty; omit it to log in as `default`"));
         }
     }
-    if sentinel != Login::default() && !scheme.ends_with("-sentinel") {
+    if sentinel != Credentials::default() && !scheme.ends_with("-sentinel") {
         return Err("sentinel_user and sentinel_password are only for redis-sentinel://".into());
     }
     let tls = scheme.starts_with("rediss");
@@ -209,10 +209,10 @@ fn parse(url: &str) -> Result<Address, String> {
     let servers = match &scheme[..] {
         "redis" | "rediss" => {
             database = database.or(decoded(path)?);
-            Servers::One(host(hosts, PORT)?)
+            ServerHosts::One(host(hosts, PORT)?)
         }
         "redis+unix" | "unix" if hosts.is_empty() && !path.is_empty() => {
-            Servers::Unix(format!("/{}", decoded(path)?.unwrap_or_default()).into())
+            ServerHosts::Unix(format!("/{}", decoded(path)?.unwrap_or_default()).into())
         }
         "redis+unix" | "unix" => {
             return Err("expected the absolute path of a socket, as in redis+unix:///run/redis.sock".into());
@@ -220,14 +220,14 @@ fn parse(url: &str) -> Result<Address, String> {
         "redis-cluster" | "rediss-cluster" if !path.is_empty() || database.is_some() => {
             return Err("a Cluster has one database and no path; omit both".into());
         }
-        "redis-cluster" | "rediss-cluster" => Servers::Cluster(self::hosts(hosts, PORT)?),
+        "redis-cluster" | "rediss-cluster" => ServerHosts::Cluster(self::hosts(hosts, PORT)?),
         "redis-sentinel" | "rediss-sentinel" => {
             let (service, number) = path.split_once('/').unwrap_or((path, ""));
             database = database.or(decoded(number)?);
             let service = decoded(service)?.ok_or(
                 "expected the name of the master that the sentinels monitor, as in redis-sentinel://a,b,c/mymaster",
             )?;
-            Servers::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
+            ServerHosts::Sentinels { hosts: self::hosts(hosts, SENTINEL_PORT)?, service }
         }
         _ => return Err(format!("`{written}` is not a backend; expected `memory` or {FORMS}")),
     };
@@ -260,7 +260,7 @@ fn decoded(part: &str) -> Result<Option<String>, String> {
 }
 
 /// Parses a comma-separated list of hosts.
-fn hosts(list: &str, port: u16) -> Result<Vec<Host>, String> {
+fn hosts(list: &str, port: u16) -> Result<Vec<RedisHost>, String> {
     let hosts = list.split(',').map(|item| host(item, port)).collect::<Result<Vec<_>, _>>()?;
     if hosts.len() > HOSTS {
         Err(format!("expected at most {HOSTS} hosts; a few are enough"))
@@ -270,7 +270,7 @@ fn hosts(list: &str, port: u16) -> Result<Vec<Host>, String> {
 }
 
 /// Parses a host with an optional port. An IPv6 address is in brackets.
-fn host(text: &str, port: u16) -> Result<Host, String> {
+fn host(text: &str, port: u16) -> Result<RedisHost, String> {
     let (name, number) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, rest)) => (name, rest.strip_prefix(':')),
         None => text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number))),
@@ -298,15 +298,15 @@ fn redacted(url: &str) -> String {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.scheme(self.tls);
-        let list = |hosts: &[Host]| {
+        let list = |hosts: &[RedisHost]| {
             hosts.iter().map(|(name, port)| format!("{name}:{port}")).collect::<Vec<_>>().join(",")
         };
         match &self.servers {
-            Servers::One((name, port)) => write!(f, "{scheme}://{name}:{port}/{}", self.database),
-            Servers::Shard((name, port)) => write!(f, "{scheme}://{name}:{port}"),
-            Servers::Unix(path) => write!(f, "{scheme}://{}", path.display()),
-            Servers::Cluster(hosts) => write!(f, "{scheme}://{}", list(hosts)),
-            Servers::Sentinels { hosts, service } => {
+            ServerHosts::One((name, port)) => write!(f, "{scheme}://{name}:{port}/{}", self.database),
+            ServerHosts::Shard((name, port)) => write!(f, "{scheme}://{name}:{port}"),
+            ServerHosts::Unix(path) => write!(f, "{scheme}://{}", path.display()),
+            ServerHosts::Cluster(hosts) => write!(f, "{scheme}://{}", list(hosts)),
+            ServerHosts::Sentinels { hosts, service } => {
                 write!(f, "{scheme}://{}/{service}", list(hosts))
             }
         }
@@ -329,16 +329,16 @@ mod tests {
 
     #[test]
     fn every_form_is_parsed() {
-        let local = |port| Servers::One(("127.0.0.1".to_owned(), port));
+        let local = |port| ServerHosts::One(("127.0.0.1".to_owned(), port));
         assert_eq!(read("redis://127.0.0.1").servers, local(6379));
         assert_eq!(read("redis://127.0.0.1:7000/").servers, local(7000));
         let full = read("rediss://ada:p%40ss@[::1]:1/3?prefix=shop");
-        assert_eq!(full.servers, Servers::One(("::1".to_owned(), 1)));
-        let Login { user, password } = full.login();
+        assert_eq!(full.servers, ServerHosts::One(("::1".to_owned(), 1)));
+        let Credentials { user, password } = full.login();
         assert_eq!((user.as_deref(), password.as_deref()), (Some("ada"), Some("p@ss")));
         assert_eq!((full.tls, full.database, full.prefix()), (true, 3, "shop@3"));
         let socket = read("redis+unix:///run/redis.sock?db=2&password=x");
-        assert_eq!(socket.servers, Servers::Unix("/run/redis.sock".into()));
+        assert_eq!(socket.servers, ServerHosts::Unix("/run/redis.sock".into()));
         assert_eq!((socket.database, socket.login.password.as_deref()), (2, Some("x")));
         let cluster = read("redis-cluster://a,b:7001,c");
         assert!(cluster.is_cluster());
@@ -346,10 +346,13 @@ mod tests {
         let sentinels = read("redis-sentinel://:secret@a,b/main/1");
         assert_eq!(sentinels.to_string(), "redis-sentinel://a:26379,b:26379/main");
         assert_eq!((sentinels.database, sentinels.login.password.as_deref()), (1, Some("secret")));
-        assert!(sentinels.sentinel == Login::default(), "the servers' password is not sent to the sentinels");
+        assert!(
+            sentinels.sentinel == Credentials::default(),
+            "the servers' password is not sent to the sentinels"
+        );
         let guarded = read("redis-sentinel://a/main?sentinel_user=eve&sentinel_password=p%40ss");
-        assert!(guarded.login == Login::default());
-        let Login { user, password } = guarded.sentinel;
+        assert!(guarded.login == Credentials::default());
+        let Credentials { user, password } = guarded.sentinel;
         assert_eq!((user.as_deref(), password.as_deref()), (Some("eve"), Some("p@ss")));
     }
 
@@ -388,7 +391,7 @@ mod tests {
         ] {
             let address = read(url);
             let info = match &address.servers {
-                Servers::Unix(path) => address.at_socket(path),
+                ServerHosts::Unix(path) => address.at_socket(path),
                 _ => address.at(&host),
             };
             let info = info.unwrap();

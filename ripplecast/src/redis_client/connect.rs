@@ -10,7 +10,7 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
-    address::{Address, Host, Servers},
+    address::{Address, RedisHost, ServerHosts},
     slot,
 };
 
@@ -28,7 +28,7 @@ const OLDEST_REDIS: (u32, u32) = (7, 0);
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(super) enum ConnectError {
     /// No answer; a retry may help.
     Away(String),
     /// The server answers but is not usable until somebody changes something.
@@ -37,15 +37,15 @@ pub(super) enum Fault {
 
 /// A connection to a server, shared by its clones; and the server, if sentinels named it.
 #[derive(Clone)]
-pub(super) struct Conn(pub(super) MultiplexedConnection, Option<Arc<Host>>);
+pub(super) struct Conn(pub(super) MultiplexedConnection, Option<Arc<RedisHost>>);
 
 /// Receives what a server pushes.
-pub(super) type Push = Arc<dyn AsyncPushSender>;
+pub(super) type PushHandler = Arc<dyn AsyncPushSender>;
 
 /// Connects to the server that the address names. What the server pushes goes to `push`.
-pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Conn, Fault> {
+pub(super) async fn connect(address: &Address, push: Option<PushHandler>) -> Result<Conn, ConnectError> {
     let named = match &address.servers {
-        Servers::Sentinels { hosts, service } => Some(Arc::new(master(address, hosts, service).await?)),
+        ServerHosts::Sentinels { hosts, service } => Some(Arc::new(master(address, hosts, service).await?)),
         _ => None,
     };
     open_one(address, named.as_deref(), push).await.map(|conn| Conn(conn, named))
@@ -53,7 +53,7 @@ pub(super) async fn connect(address: &Address, push: Option<Push>) -> Result<Con
 
 impl Conn {
     /// Returns the connected master if sentinels named it.
-    pub(super) fn named(&self) -> Option<&Host> {
+    pub(super) fn named(&self) -> Option<&RedisHost> {
         self.1.as_deref()
     }
 
@@ -78,20 +78,23 @@ impl Conn {
 }
 
 /// A range of slots of a Cluster, and their master.
-pub(super) struct Range {
+pub(super) struct SlotRange {
     /// The last slot; the first one follows the previous range.
     pub(super) last: u16,
-    pub(super) host: Host,
+    pub(super) host: RedisHost,
 }
 
 /// Asks a server of a Cluster which server has which slots.
-pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Result<Vec<Range>, Fault> {
+pub(super) async fn ranges(
+    conn: &mut MultiplexedConnection,
+    asked: &RedisHost,
+) -> Result<Vec<SlotRange>, ConnectError> {
     let mut slots = redis::cmd("CLUSTER");
     slots.arg("SLOTS");
     let said: Vec<Vec<Value>> = slots.query_async(conn).await.map_err(|error| {
         let text = error.to_string();
         if text.contains("cluster support disabled") {
-            return Fault::Wrong("it is not part of a Cluster; use redis://host".into());
+            return ConnectError::Wrong("it is not part of a Cluster; use redis://host".into());
         }
         meaning(&error)
     })?;
@@ -105,7 +108,10 @@ pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Re
         };
         // A server that does not know its own name returns an empty one or a question mark.
         let name = if matches!(name, "" | "?") { &asked.0 } else { name };
-        Some(Range { last: u16::try_from(*last).ok()?, host: (name.to_owned(), u16::try_from(*port).ok()?) })
+        Some(SlotRange {
+            last: u16::try_from(*last).ok()?,
+            host: (name.to_owned(), u16::try_from(*port).ok()?),
+        })
     };
     Ok(said.iter().filter_map(range).collect())
 }
@@ -113,24 +119,26 @@ pub(super) async fn ranges(conn: &mut MultiplexedConnection, asked: &Host) -> Re
 /// Connects to the single server that the address names, or to the master that its sentinels `named`.
 async fn open_one(
     address: &Address,
-    named: Option<&Host>,
-    push: Option<Push>,
-) -> Result<MultiplexedConnection, Fault> {
+    named: Option<&RedisHost>,
+    push: Option<PushHandler>,
+) -> Result<MultiplexedConnection, ConnectError> {
     let info = match &address.servers {
-        Servers::One(host) | Servers::Shard(host) => address.at(host),
-        Servers::Unix(path) => address.at_socket(path),
-        Servers::Sentinels { hosts, .. } | Servers::Cluster(hosts) => address.at(named.unwrap_or(&hosts[0])),
+        ServerHosts::One(host) | ServerHosts::Shard(host) => address.at(host),
+        ServerHosts::Unix(path) => address.at_socket(path),
+        ServerHosts::Sentinels { hosts, .. } | ServerHosts::Cluster(hosts) => {
+            address.at(named.unwrap_or(&hosts[0]))
+        }
     };
     let info = info.map_err(|error| fault(&error, address))?;
     match timeout(CONNECT_LIMIT, open(info, push)).await {
         Ok(opened) => opened.map_err(|error| fault(&error, address)),
         // A server without TLS waits for the rest of what it takes for a command.
-        Err(_) => Err(Fault::Away(silent() + &tls_hint(address, address.is_tls()))),
+        Err(_) => Err(ConnectError::Away(silent() + &tls_hint(address, address.is_tls()))),
     }
 }
 
 /// Opens a connection without the library's time limits, because the callers apply ours.
-async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<MultiplexedConnection> {
+async fn open(info: ConnectionInfo, push: Option<PushHandler>) -> RedisResult<MultiplexedConnection> {
     let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
@@ -142,14 +150,18 @@ async fn open(info: ConnectionInfo, push: Option<Push>) -> RedisResult<Multiplex
 }
 
 /// Asks the sentinels for the master.
-pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> Result<Host, Fault> {
+pub(super) async fn master(
+    address: &Address,
+    hosts: &[RedisHost],
+    service: &str,
+) -> Result<RedisHost, ConnectError> {
     let (mut said, mut is_wrong, mut may_be_tls) = (Vec::new(), false, false);
     for host in hosts {
         let ask = async {
             let mut sentinel = open(address.at_sentinel(host)?, None).await?;
             let mut command = redis::cmd("SENTINEL");
             command.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
-            command.query_async::<Option<Host>>(&mut sentinel).await
+            command.query_async::<Option<RedisHost>>(&mut sentinel).await
         };
         match timeout(HOST_LIMIT, ask).await {
             Ok(Ok(Some(master))) => return Ok(master),
@@ -168,12 +180,12 @@ pub(super) async fn master(address: &Address, hosts: &[Host], service: &str) -> 
     let hint = tls_hint(address, may_be_tls);
     let reason = format!("no sentinel names the master ({}){hint}", said.join("; "));
     if is_wrong {
-        return Err(Fault::Wrong(format!(
+        return Err(ConnectError::Wrong(format!(
             "{reason}; set the sentinels' own user and password after the service: \
              ?sentinel_user=…&sentinel_password=…"
         )));
     }
-    Err(Fault::Away(reason))
+    Err(ConnectError::Away(reason))
 }
 
 /// Returns whether the server refuses the user or the password.
@@ -183,21 +195,21 @@ fn refuses_us(error: &RedisError) -> bool {
 }
 
 /// Converts an error of opening a connection.
-fn fault(error: &RedisError, address: &Address) -> Fault {
+fn fault(error: &RedisError, address: &Address) -> ConnectError {
     if refuses_us(error) || error.code() == Some("WRONGTYPE") {
         let user = address.login().user.as_deref();
         let user = user.map_or_else(|| "the default user".to_owned(), |user| format!("user `{user}`"));
-        return Fault::Wrong(format!(
+        return ConnectError::Wrong(format!(
             "the server refuses {user} or the password ({error}); set both in the URL: redis://user:password@host"
         ));
     }
     match error.kind() {
-        ErrorKind::RESP3NotSupported => Fault::Wrong(too_old("a server without RESP3")),
-        ErrorKind::InvalidClientConfig => Fault::Wrong(error.to_string()),
-        _ if error.to_string().contains("invalid peer certificate") => Fault::Away(format!(
+        ErrorKind::RESP3NotSupported => ConnectError::Wrong(too_old("a server without RESP3")),
+        ErrorKind::InvalidClientConfig => ConnectError::Wrong(error.to_string()),
+        _ if error.to_string().contains("invalid peer certificate") => ConnectError::Away(format!(
             "{error}; the system's root certificates are trusted, or those in the file named by SSL_CERT_FILE"
         )),
-        _ => Fault::Away(format!("{error}{}", tls_hint(address, is_as_of_tls(error, address)))),
+        _ => ConnectError::Away(format!("{error}{}", tls_hint(address, is_as_of_tls(error, address)))),
     }
 }
 
@@ -213,7 +225,7 @@ fn is_as_of_tls(error: &RedisError, address: &Address) -> bool {
 /// reason.
 pub(super) fn tls_hint(address: &Address, may_be_tls: bool) -> String {
     let tls = address.is_tls();
-    if !may_be_tls || matches!(address.servers, Servers::Unix(_)) {
+    if !may_be_tls || matches!(address.servers, ServerHosts::Unix(_)) {
         return String::new();
     }
     let other = address.scheme(!tls);
@@ -235,22 +247,22 @@ fn too_old(what: &str) -> String {
 }
 
 /// Checks that the server is usable: new enough, writable, and with every permission required.
-pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
+pub(super) async fn check(conn: &mut Conn, address: &Address) -> Result<(), ConnectError> {
     match timeout(CONNECT_LIMIT, checked(conn, address)).await {
         Ok(checked) => checked,
-        Err(_) => Err(Fault::Away(silent())),
+        Err(_) => Err(ConnectError::Away(silent())),
     }
 }
 
 /// See [`check`], without its time limit.
-async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
+async fn checked(conn: &mut Conn, address: &Address) -> Result<(), ConnectError> {
     let conn = &mut conn.0;
     let mut info = redis::cmd("INFO");
     info.arg("server");
     let info: String = ask(conn, &info).await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
     if version_of(version).is_some_and(|version| version < OLDEST_REDIS) {
-        return Err(Fault::Wrong(too_old(&format!("Redis {version}"))));
+        return Err(ConnectError::Wrong(too_old(&format!("Redis {version}"))));
     }
     // Run everything that is used later once, so that a missing permission is reported by name now.
     let probe = probe(conn, address).await?;
@@ -286,9 +298,9 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), Fault> {
 
 /// Returns the unused key under which the check runs. On a Cluster it is in a slot of this master, so that
 /// each is checked.
-async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<String, Fault> {
+async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<String, ConnectError> {
     let name = |number: u32| format!("{}:{{probe{number}}}", address.prefix());
-    let Servers::Shard(host) = &address.servers else { return Ok(name(0)) };
+    let ServerHosts::Shard(host) = &address.servers else { return Ok(name(0)) };
     let mut ranges = ranges(conn, host).await?;
     ranges.sort_unstable_by_key(|range| range.last);
     let is_ours = |name: &String| {
@@ -300,33 +312,35 @@ async fn probe(conn: &mut MultiplexedConnection, address: &Address) -> Result<St
 }
 
 /// Runs a command of the check and explains its error.
-async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, Fault> {
+async fn ask<T: FromRedisValue>(conn: &mut impl ConnectionLike, command: &Cmd) -> Result<T, ConnectError> {
     command.query_async(conn).await.map_err(|error| meaning(&error))
 }
 
 /// Explains an error of the check.
-fn meaning(error: &RedisError) -> Fault {
+fn meaning(error: &RedisError) -> ConnectError {
     let text = error.to_string();
     if error.is_io_error() || error.is_connection_dropped() {
-        Fault::Away(text)
+        ConnectError::Away(text)
     } else if error.code() == Some("NOPERM")
         || text.contains("ACL")
         || text.contains("The user executing the script can't")
     {
-        Fault::Wrong(format!(
+        ConnectError::Wrong(format!(
             "its user lacks a permission ({text}); all keys and channels start with the prefix, so this is enough: \
                  ACL SETUSER <user> +@all ~<prefix>:* &<prefix>:*"
         ))
     } else if error.code() == Some("MOVED") {
-        Fault::Wrong("it is part of a Cluster; use redis-cluster://host".into())
+        ConnectError::Wrong("it is part of a Cluster; use redis-cluster://host".into())
     } else if error.code() == Some("NOAUTH") {
-        Fault::Wrong(format!(
+        ConnectError::Wrong(format!(
             "it requires a password ({text}); set it in the URL: redis://user:password@host"
         ))
     } else if error.code() == Some("READONLY") {
-        Fault::Wrong("it is a replica, which rejects writes; use its master, or redis-sentinel://".into())
+        ConnectError::Wrong(
+            "it is a replica, which rejects writes; use its master, or redis-sentinel://".into(),
+        )
     } else {
-        Fault::Away(text)
+        ConnectError::Away(text)
     }
 }
 

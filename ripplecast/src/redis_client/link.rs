@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, Servers},
+    address::{Address, ServerHosts},
     backoff::Backoff,
-    connect::{Conn, Fault, check, connect, master},
+    connect::{Conn, ConnectError, check, connect, master},
 };
 
 /// Interval between pings. Together with [`PING_LIMIT`], the time within which a dead server is detected.
@@ -38,7 +38,7 @@ pub(crate) enum Link {
 
 /// Wakes the task that maintains all servers.
 #[derive(Default)]
-pub(super) struct Changes {
+pub(super) struct ServerChanges {
     /// A server, or its subscriptions, became available or unavailable.
     pub(super) servers: Notify,
     /// A server answered that a slot is elsewhere.
@@ -55,12 +55,12 @@ pub(super) struct Keeper {
     /// Notified when a caller waited too long or saw the connection break.
     suspicion: Notify,
     /// Notified when the server becomes available or unavailable.
-    changes: Arc<Changes>,
+    changes: Arc<ServerChanges>,
 }
 
 impl Keeper {
     /// Creates a keeper, with a connection if one exists already.
-    pub(super) fn new(address: Address, conn: Option<Conn>, changes: Arc<Changes>) -> Arc<Self> {
+    pub(super) fn new(address: Address, conn: Option<Conn>, changes: Arc<ServerChanges>) -> Arc<Self> {
         let link = if conn.is_some() { Link::Up { connects: 1 } } else { Link::Down };
         Arc::new(Self {
             address,
@@ -154,7 +154,7 @@ impl Keeper {
     /// off from them still considers itself the master; otherwise its own role decides. Never returns without
     /// sentinels.
     async fn follow(&self, mut conn: Conn) -> String {
-        let Servers::Sentinels { hosts, service } = &self.address.servers else { return pending().await };
+        let ServerHosts::Sentinels { hosts, service } = &self.address.servers else { return pending().await };
         loop {
             sleep(SENTINELS_EVERY).await;
             // Unavailable sentinels must not make an available master unavailable.
@@ -175,10 +175,10 @@ impl Keeper {
         loop {
             match attempt(&self.address).await {
                 Ok(conn) => return conn,
-                Err(Fault::Away(reason)) => {
+                Err(ConnectError::Away(reason)) => {
                     tracing::debug!(redis = %self.address, reason, "Redis is still unavailable");
                 }
-                Err(Fault::Wrong(reason)) => {
+                Err(ConnectError::Wrong(reason)) => {
                     if backoff.is_first() {
                         tracing::error!(redis = %self.address, reason, "Redis answers but is not usable");
                     }
@@ -196,7 +196,7 @@ async fn is_master(conn: &mut Conn) -> redis::RedisResult<bool> {
 }
 
 /// Connects and checks the server, once.
-pub(super) async fn attempt(address: &Address) -> Result<Conn, Fault> {
+pub(super) async fn attempt(address: &Address) -> Result<Conn, ConnectError> {
     let mut conn = connect(address, None).await?;
     check(&mut conn, address).await?;
     Ok(conn)

@@ -18,25 +18,25 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, Host, Servers as Hosts},
-    connect::{Conn, Fault, HOST_LIMIT, Range, connect, ranges, tls_hint},
-    link::{self, Changes, Keeper, Link, TIME_LIMIT},
+    address::{Address, RedisHost, ServerHosts},
+    connect::{Conn, ConnectError, HOST_LIMIT, SlotRange, connect, ranges, tls_hint},
+    link::{self, Keeper, Link, ServerChanges, TIME_LIMIT},
     slot::SLOTS,
-    subscriber::{Channel, Entry, Sink, Standing, Subscriber},
+    subscriber::{Channel, EventSink, Subscriber, SubscriptionEntry, SubscriptionState},
 };
 use crate::error::{BackendError, Result};
 
 /// Interval between queries for the slot layout, while nothing suggests a change.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The same while a master is unavailable, because another one may replace it.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_SOON: Duration = Duration::from_secs(1);
 /// Minimum interval between such queries.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A server, its connections, and the tasks that maintain them.
-pub(super) struct Server {
+pub(super) struct RedisServer {
     /// `None` if the address names it.
-    host: Option<Host>,
+    host: Option<RedisHost>,
     /// Maintains the connection for commands.
     pub(super) keeper: Arc<Keeper>,
     /// Maintains the connection for subscriptions.
@@ -45,14 +45,14 @@ pub(super) struct Server {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Server {
+impl RedisServer {
     /// Starts maintaining connections to a server. The one for commands may exist already. The one for
     /// subscriptions is opened only if something `subscribes`.
     fn start(
         address: &Address,
-        host: Option<Host>,
+        host: Option<RedisHost>,
         conn: Option<Conn>,
-        changes: &Arc<Changes>,
+        changes: &Arc<ServerChanges>,
         subscribes: bool,
     ) -> Arc<Self> {
         let address = host.as_ref().map_or_else(|| address.clone(), |host| address.shard(host));
@@ -75,20 +75,20 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for RedisServer {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
 /// The servers of a node.
-pub(super) struct Servers {
+pub(super) struct RedisServers {
     address: Address,
-    layout: RwLock<Layout>,
+    layout: RwLock<SlotLayout>,
     /// Whether any server is connected.
     link: watch::Sender<Link>,
     /// Wakes the task that maintains the servers.
-    changes: Arc<Changes>,
+    changes: Arc<ServerChanges>,
     /// Which server the next query asks first.
     next: AtomicUsize,
     /// Whether something subscribes to channels.
@@ -96,30 +96,33 @@ pub(super) struct Servers {
 }
 
 /// Which server has which slots.
-struct Layout {
-    servers: Vec<Arc<Server>>,
+struct SlotLayout {
+    servers: Vec<Arc<RedisServer>>,
     /// The last slot of each range and the index of its server, in order.
     ranges: Vec<(u16, usize)>,
 }
 
-impl Layout {
+impl SlotLayout {
     /// Returns the server of a slot; `None` if no range contains it.
-    fn server(&self, slot: u16) -> Option<&Arc<Server>> {
+    fn server(&self, slot: u16) -> Option<&Arc<RedisServer>> {
         let at = self.ranges.partition_point(|&(last, _)| last < slot);
         self.servers.get(self.ranges.get(at)?.1)
     }
 }
 
-impl Servers {
+impl RedisServers {
     /// Connects to all servers. If `optional`, they may be unavailable.
     ///
     /// # Errors
     /// What is wrong with one of them. An unavailable server is an error unless `optional`.
-    pub(super) async fn connect(address: &Address, optional: bool) -> Result<(Arc<Self>, bool), Fault> {
-        let changes = Arc::<Changes>::default();
-        let start = |host, conn| Server::start(address, host, conn, &changes, true);
+    pub(super) async fn connect(
+        address: &Address,
+        optional: bool,
+    ) -> Result<(Arc<Self>, bool), ConnectError> {
+        let changes = Arc::<ServerChanges>::default();
+        let start = |host, conn| RedisServer::start(address, host, conn, &changes, true);
         let (servers, ranges) = match &address.servers {
-            Hosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
+            ServerHosts::Cluster(seeds) => match accepted(look(address, seeds).await, address, optional)? {
                 Some(found) => {
                     let (hosts, ranges) = numbered(found);
                     let attempts = hosts.iter().map(async |host| {
@@ -137,35 +140,35 @@ impl Servers {
                 vec![(SLOTS - 1, 0)],
             ),
         };
-        let all_there = servers.iter().all(|server: &Arc<Server>| server.is_up());
-        let servers = Self::new(address, Layout { servers, ranges }, changes, true);
-        servers.tell(&mut Vec::new(), &mut 0);
+        let all_there = servers.iter().all(|server: &Arc<RedisServer>| server.is_up());
+        let servers = Self::new(address, SlotLayout { servers, ranges }, changes, true);
+        servers.publish_link(&mut Vec::new(), &mut 0);
         Ok((Arc::new(servers), all_there))
     }
 
     /// Creates connections for commands only, opened in the background.
     pub(super) fn apart(address: &Address) -> Arc<Self> {
-        let changes = Arc::<Changes>::default();
+        let changes = Arc::<ServerChanges>::default();
         // Until a server reports which server has which slots, the first one receives all commands.
         let first = match &address.servers {
-            Hosts::Cluster(seeds) => seeds.first().cloned(),
+            ServerHosts::Cluster(seeds) => seeds.first().cloned(),
             _ => None,
         };
-        let servers = vec![Server::start(address, first, None, &changes, false)];
-        Arc::new(Self::new(address, Layout { servers, ranges: vec![(SLOTS - 1, 0)] }, changes, false))
+        let servers = vec![RedisServer::start(address, first, None, &changes, false)];
+        Arc::new(Self::new(address, SlotLayout { servers, ranges: vec![(SLOTS - 1, 0)] }, changes, false))
     }
 
-    fn new(address: &Address, layout: Layout, changes: Arc<Changes>, subscribes: bool) -> Self {
+    fn new(address: &Address, layout: SlotLayout, changes: Arc<ServerChanges>, subscribes: bool) -> Self {
         let (link, layout) = (watch::Sender::new(Link::Down), RwLock::new(layout));
         Self { address: address.clone(), layout, link, changes, next: AtomicUsize::new(0), subscribes }
     }
 
     /// Returns the server of a slot; `None` if no server has it.
-    pub(super) fn server(&self, slot: u16) -> Option<Arc<Server>> {
+    pub(super) fn server(&self, slot: u16) -> Option<Arc<RedisServer>> {
         self.layout.read().server(slot).cloned()
     }
 
-    fn all(&self) -> Vec<Arc<Server>> {
+    fn all(&self) -> Vec<Arc<RedisServer>> {
         self.layout.read().servers.clone()
     }
 
@@ -189,7 +192,7 @@ impl Servers {
     }
 
     /// Reports that a slot is elsewhere, which triggers a query for the slot layout.
-    pub(super) fn is_stale(&self) {
+    pub(super) fn mark_stale(&self) {
         self.changes.slots.notify_one();
     }
 
@@ -201,18 +204,18 @@ impl Servers {
     /// Maintains the slot layout until aborted.
     pub(super) async fn run(self: Arc<Self>) {
         let (mut known, mut connects) = (Vec::new(), 0);
-        let is_cluster = matches!(self.address.servers, Hosts::Cluster(_));
+        let is_cluster = matches!(self.address.servers, ServerHosts::Cluster(_));
         let mut looked = Instant::now();
         loop {
-            let all_up = self.tell(&mut known, &mut connects);
-            let wait = if all_up { LOOK_EVERY } else { LOOK_AGAIN };
+            let all_up = self.publish_link(&mut known, &mut connects);
+            let wait = if all_up { LOOK_EVERY } else { LOOK_SOON };
             let is_stale = tokio::select! {
                 () = self.changes.servers.notified() => false,
                 () = self.changes.slots.notified() => true,
                 () = sleep(wait.saturating_sub(looked.elapsed())), if is_cluster => true,
             };
             if is_stale && is_cluster {
-                self.look_again().await;
+                self.refresh_layout().await;
                 looked = Instant::now();
                 sleep(PAUSE).await;
             }
@@ -220,7 +223,7 @@ impl Servers {
     }
 
     /// Publishes whether any server is available, and counts connections. Returns whether all are available.
-    fn tell(&self, known: &mut Vec<(Weak<Server>, u64)>, connects: &mut u64) -> bool {
+    fn publish_link(&self, known: &mut Vec<(Weak<RedisServer>, u64)>, connects: &mut u64) -> bool {
         let mut up = 0;
         let all = self.all();
         let now = all.iter().map(|server| {
@@ -243,7 +246,7 @@ impl Servers {
     }
 
     /// Queries the slot layout.
-    async fn look_again(&self) {
+    async fn refresh_layout(&self) {
         let all = self.all();
         let first = self.next.fetch_add(1, Relaxed);
         for at in 0..all.len() {
@@ -255,14 +258,14 @@ impl Servers {
                 return self.apply(found);
             }
         }
-        let Hosts::Cluster(seeds) = &self.address.servers else { return };
+        let ServerHosts::Cluster(seeds) = &self.address.servers else { return };
         if let Ok(found) = look(&self.address, seeds).await {
             self.apply(found);
         }
     }
 
     /// Adopts a slot layout and moves the subscriptions accordingly.
-    fn apply(&self, found: Vec<Range>) {
+    fn apply(&self, found: Vec<SlotRange>) {
         let (hosts, ranges) = numbered(found);
         if ranges.is_empty() {
             return; // it does not know the layout
@@ -276,18 +279,18 @@ impl Servers {
                     let known = layout.servers.iter().find(|server| server.host.as_ref() == Some(&host));
                     known.cloned().unwrap_or_else(|| {
                         tracing::info!(redis = %self.address, host = %host.0, port = host.1, "the Cluster has a new master");
-                        Server::start(&self.address, Some(host), None, &self.changes, self.subscribes)
+                        RedisServer::start(&self.address, Some(host), None, &self.changes, self.subscribes)
                     })
                 })
                 .collect();
-            let former = std::mem::replace(&mut *layout, Layout { servers, ranges });
+            let former = std::mem::replace(&mut *layout, SlotLayout { servers, ranges });
             for server in &former.servers {
                 let is_its_own = |channel: &Channel| {
                     let owner = layout.server(channel.slot());
                     owner.is_none_or(|owner| Arc::ptr_eq(owner, server))
                         && layout.servers.iter().any(|it| Arc::ptr_eq(it, server))
                 };
-                strays.extend(server.subscriber.take_out(|channel| !is_its_own(channel)));
+                strays.extend(server.subscriber.remove_strays(|channel| !is_its_own(channel)));
             }
             former
         };
@@ -300,7 +303,7 @@ impl Servers {
     }
 
     /// Subscribes to a channel at the server of its slot, unless it was unsubscribed or replaced.
-    fn put(&self, channel: &Channel, entry: &Arc<Entry>) {
+    fn put(&self, channel: &Channel, entry: &Arc<SubscriptionEntry>) {
         let layout = self.layout.read();
         let server = layout.server(channel.slot()).or(layout.servers.first());
         if let Some(server) = server {
@@ -312,8 +315,8 @@ impl Servers {
     }
 
     /// Subscribes to a channel, replacing any earlier subscription.
-    pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<Sink>) -> Subscribed {
-        let entry = Arc::new(Entry::new(sink));
+    pub(super) fn subscribe(self: &Arc<Self>, channel: Channel, sink: Box<EventSink>) -> Subscribed {
+        let entry = Arc::new(SubscriptionEntry::new(sink));
         let layout = self.layout.read();
         if let Some(server) = layout.server(channel.slot()).or(layout.servers.first()) {
             server.subscriber.put(&channel, entry.clone(), true);
@@ -323,10 +326,14 @@ impl Servers {
 }
 
 /// Returns the result of an attempt, or `None` if the server is unavailable and `optional`.
-fn accepted<T>(outcome: Result<T, Fault>, address: &Address, optional: bool) -> Result<Option<T>, Fault> {
+fn accepted<T>(
+    outcome: Result<T, ConnectError>,
+    address: &Address,
+    optional: bool,
+) -> Result<Option<T>, ConnectError> {
     match outcome {
         Ok(done) => Ok(Some(done)),
-        Err(Fault::Away(reason)) if optional => {
+        Err(ConnectError::Away(reason)) if optional => {
             tracing::warn!(redis = %address, reason, "Redis is unavailable; this node starts without it and keeps trying to connect");
             Ok(None)
         }
@@ -335,7 +342,7 @@ fn accepted<T>(outcome: Result<T, Fault>, address: &Address, optional: bool) -> 
 }
 
 /// Asks the hosts of the address in turn for the slot layout.
-async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
+async fn look(address: &Address, seeds: &[RedisHost]) -> Result<Vec<SlotRange>, ConnectError> {
     let mut said = Vec::new();
     for seed in seeds {
         let ask = async {
@@ -347,8 +354,8 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
                 said.push(format!("{}:{} knows no server with slots", seed.0, seed.1));
             }
             Ok(Ok(found)) => return Ok(found),
-            Ok(Err(Fault::Wrong(reason))) => return Err(Fault::Wrong(reason)),
-            Ok(Err(Fault::Away(reason))) => said.push(reason),
+            Ok(Err(ConnectError::Wrong(reason))) => return Err(ConnectError::Wrong(reason)),
+            Ok(Err(ConnectError::Away(reason))) => said.push(reason),
             Err(_) => {
                 let hint = tls_hint(address, address.is_tls());
                 let (host, port) = seed;
@@ -356,13 +363,13 @@ async fn look(address: &Address, seeds: &[Host]) -> Result<Vec<Range>, Fault> {
             }
         }
     }
-    Err(Fault::Away(said.join("; ")))
+    Err(ConnectError::Away(said.join("; ")))
 }
 
 /// Returns the distinct hosts, and the last slot of each range with the index of its host, in order.
-fn numbered(mut found: Vec<Range>) -> (Vec<Host>, Vec<(u16, usize)>) {
+fn numbered(mut found: Vec<SlotRange>) -> (Vec<RedisHost>, Vec<(u16, usize)>) {
     found.sort_unstable_by_key(|range| range.last);
-    let mut hosts: Vec<Host> = Vec::new();
+    let mut hosts: Vec<RedisHost> = Vec::new();
     let ranges = found
         .into_iter()
         .map(|range| {
@@ -380,15 +387,15 @@ fn numbered(mut found: Vec<Range>) -> (Vec<Host>, Vec<(u16, usize)>) {
 /// Keeps a subscription until dropped.
 #[must_use = "dropping it ends the subscription"]
 pub(crate) struct Subscribed {
-    servers: Arc<Servers>,
+    servers: Arc<RedisServers>,
     channel: Channel,
-    entry: Arc<Entry>,
+    entry: Arc<SubscriptionEntry>,
 }
 
 impl Subscribed {
     /// Returns whether the server has confirmed the subscription.
-    pub(crate) fn stands(&self) -> bool {
-        self.entry.stands()
+    pub(crate) fn is_active(&self) -> bool {
+        self.entry.is_active()
     }
 
     /// Waits until the server has confirmed the subscription, for up to [`TIME_LIMIT`]. The future does not
@@ -399,19 +406,21 @@ impl Subscribed {
     /// [`BackendError::TimedOut`] if the server does not answer, [`BackendError::Refused`] if the user may
     /// not subscribe to the channel.
     pub(crate) fn ready(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let mut standing = self.entry.standing();
+        let mut state = self.entry.state();
         let server = self.servers.server(self.channel.slot());
         let is_up = server.is_some_and(|server| server.subscriber.is_up());
         async move {
-            if !is_up && *standing.borrow() != Standing::Stands {
+            if !is_up && *state.borrow() != SubscriptionState::Active {
                 return Err(BackendError::Unavailable { reason: "its subscriptions were lost".into() }.into());
             }
-            let settled = standing.wait_for(|standing| *standing != Standing::Pending);
+            let settled = state.wait_for(|state| *state != SubscriptionState::Pending);
             let error = match timeout(TIME_LIMIT, settled).await {
-                Ok(Ok(standing)) => match &*standing {
-                    Standing::Refused(reason) => BackendError::Refused { message: reason.to_string() },
-                    Standing::Stands => return Ok(()),
-                    Standing::Pending | Standing::Ended => ended(),
+                Ok(Ok(state)) => match &*state {
+                    SubscriptionState::Refused(reason) => {
+                        BackendError::Refused { message: reason.to_string() }
+                    }
+                    SubscriptionState::Active => return Ok(()),
+                    SubscriptionState::Pending | SubscriptionState::Ended => ended(),
                 },
                 Ok(Err(_)) => ended(),
                 Err(_) => BackendError::TimedOut { after: TIME_LIMIT },

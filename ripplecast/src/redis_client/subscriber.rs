@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, Servers},
+    address::{Address, ServerHosts},
     backoff::Backoff,
-    connect::{Conn, Fault, connect},
-    link::{Changes, Link, PING_EVERY, PING_LIMIT, TIME_LIMIT},
+    connect::{Conn, ConnectError, connect},
+    link::{Link, PING_EVERY, PING_LIMIT, ServerChanges, TIME_LIMIT},
     slot,
 };
 use crate::log::{cut, limited};
@@ -62,7 +62,7 @@ impl Channel {
 
 /// An event of a subscription.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum SubscriptionEvent {
     /// A message was published.
     Message {
         /// The channel on which it was published.
@@ -79,70 +79,70 @@ pub(crate) enum Event {
 }
 
 /// Receives events on the connection's task, so it must be quick.
-pub(super) type Sink = dyn Fn(Event) + Send + Sync;
+pub(super) type EventSink = dyn Fn(SubscriptionEvent) + Send + Sync;
 
 /// Whether the server has a subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
+pub(super) enum SubscriptionState {
     /// Not yet, or no longer.
     Pending,
     /// The server has confirmed it.
-    Stands,
+    Active,
     /// The server refused it, for this reason.
     Refused(Arc<str>),
     /// Unsubscribed.
     Ended,
 }
 
-pub(super) struct Entry {
-    sink: Box<Sink>,
+pub(super) struct SubscriptionEntry {
+    sink: Box<EventSink>,
     /// Whether the server has it.
-    standing: watch::Sender<Standing>,
+    state: watch::Sender<SubscriptionState>,
     /// Whether it is still subscribed. While it moves between servers, it is in no list.
     pub(super) is_wanted: AtomicBool,
 }
 
-impl Entry {
+impl SubscriptionEntry {
     /// Creates a subscription that no server has.
-    pub(super) fn new(sink: Box<Sink>) -> Self {
-        let (standing, is_wanted) = (watch::Sender::new(Standing::Pending), AtomicBool::new(true));
-        Self { sink, standing, is_wanted }
+    pub(super) fn new(sink: Box<EventSink>) -> Self {
+        let (state, is_wanted) = (watch::Sender::new(SubscriptionState::Pending), AtomicBool::new(true));
+        Self { sink, state, is_wanted }
     }
 
     /// Returns a receiver that changes when a server confirms, refuses or loses the subscription.
-    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub(super) fn state(&self) -> watch::Receiver<SubscriptionState> {
+        self.state.subscribe()
     }
 
     /// Returns whether a server has confirmed it.
-    pub(super) fn stands(&self) -> bool {
-        *self.standing.borrow() == Standing::Stands
+    pub(super) fn is_active(&self) -> bool {
+        *self.state.borrow() == SubscriptionState::Active
     }
 
     /// Records that the server has it.
     fn confirm(&self) {
-        if self.standing.send_replace(Standing::Stands) != Standing::Stands {
-            (self.sink)(Event::Up);
+        if self.state.send_replace(SubscriptionState::Active) != SubscriptionState::Active {
+            (self.sink)(SubscriptionEvent::Up);
         }
     }
 
     /// Records that the server refused it.
     fn refuse(&self, reason: String) {
-        self.standing.send_replace(Standing::Refused(reason.into()));
-        (self.sink)(Event::Refused);
+        self.state.send_replace(SubscriptionState::Refused(reason.into()));
+        (self.sink)(SubscriptionEvent::Refused);
     }
 
     /// Records that the server no longer has it.
     pub(super) fn lose(&self) {
-        if self.standing.send_replace(Standing::Pending) == Standing::Stands {
-            (self.sink)(Event::Down);
+        if self.state.send_replace(SubscriptionState::Pending) == SubscriptionState::Active {
+            (self.sink)(SubscriptionEvent::Down);
         }
     }
 
     /// Unsubscribes. Callers that wait for it stop.
     pub(super) fn end(&self) {
         self.is_wanted.store(false, Relaxed);
-        self.standing.send_replace(Standing::Ended);
+        self.state.send_replace(SubscriptionState::Ended);
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) struct Subscriber {
     address: Address,
     /// Whether the connection for commands is up. Its task queries the sentinels for both.
     link: watch::Receiver<Link>,
-    wanted: RwLock<Wanted>,
+    wanted: RwLock<WantedSubscriptions>,
     /// Notified when a subscription is added or removed.
     changed: Notify,
     /// Notified when the connection breaks.
@@ -161,16 +161,16 @@ pub(super) struct Subscriber {
     /// The id of the current connection. Late events of an earlier one are ignored.
     current: AtomicU64,
     /// Notified when the connection is opened or lost, and when a slot is elsewhere.
-    changes: Arc<Changes>,
+    changes: Arc<ServerChanges>,
 }
 
 /// The requested subscriptions of a server.
 #[derive(Default)]
-struct Wanted {
+struct WantedSubscriptions {
     /// By channel.
-    exact: HashMap<String, Arc<Entry>>,
+    exact: HashMap<String, Arc<SubscriptionEntry>>,
     /// By pattern.
-    patterns: HashMap<String, Arc<Entry>>,
+    patterns: HashMap<String, Arc<SubscriptionEntry>>,
     /// Changes since the task last looked. Empty while the connection is down, because a new one starts with
     /// everything.
     dirty: HashSet<Channel>,
@@ -181,9 +181,9 @@ struct Wanted {
     is_served: bool,
 }
 
-impl Wanted {
+impl WantedSubscriptions {
     /// Returns the subscription to a channel.
-    fn get(&self, channel: &Channel) -> Option<&Arc<Entry>> {
+    fn get(&self, channel: &Channel) -> Option<&Arc<SubscriptionEntry>> {
         match channel {
             Channel::Exact(name) => self.exact.get(name),
             Channel::Pattern(pattern) => self.patterns.get(pattern),
@@ -191,7 +191,7 @@ impl Wanted {
     }
 
     /// Removes the subscription to a channel.
-    fn remove(&mut self, channel: &Channel) -> Option<Arc<Entry>> {
+    fn remove(&mut self, channel: &Channel) -> Option<Arc<SubscriptionEntry>> {
         let removed = match channel {
             Channel::Exact(name) => self.exact.remove(name),
             Channel::Pattern(pattern) => self.patterns.remove(pattern),
@@ -210,7 +210,11 @@ impl Wanted {
 
 impl Subscriber {
     /// Creates a subscriber without a connection.
-    pub(super) fn new(address: Address, link: watch::Receiver<Link>, changes: Arc<Changes>) -> Arc<Self> {
+    pub(super) fn new(
+        address: Address,
+        link: watch::Receiver<Link>,
+        changes: Arc<ServerChanges>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             address,
             link,
@@ -235,7 +239,7 @@ impl Subscriber {
     }
 
     /// Adds a subscription. Replaces an existing one only if this one is `newer`.
-    pub(super) fn put(&self, channel: &Channel, entry: Arc<Entry>, newer: bool) {
+    pub(super) fn put(&self, channel: &Channel, entry: Arc<SubscriptionEntry>, newer: bool) {
         let mut wanted = self.wanted.write();
         if !newer && wanted.get(channel).is_some() {
             return;
@@ -250,7 +254,7 @@ impl Subscriber {
     }
 
     /// Removes a subscription, unless another one has replaced it.
-    pub(super) fn take(&self, channel: &Channel, entry: &Arc<Entry>) {
+    pub(super) fn take(&self, channel: &Channel, entry: &Arc<SubscriptionEntry>) {
         let mut wanted = self.wanted.write();
         if !wanted.get(channel).is_some_and(|current| Arc::ptr_eq(current, entry)) {
             return;
@@ -261,7 +265,10 @@ impl Subscriber {
     }
 
     /// Removes the subscriptions to channels whose slots are elsewhere.
-    pub(super) fn take_out(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<(Channel, Arc<Entry>)> {
+    pub(super) fn remove_strays(
+        &self,
+        is_elsewhere: impl Fn(&Channel) -> bool,
+    ) -> Vec<(Channel, Arc<SubscriptionEntry>)> {
         let mut wanted = self.wanted.write();
         let exact = wanted.exact.keys().cloned().map(Channel::Exact);
         let patterns = wanted.patterns.keys().cloned().map(Channel::Pattern);
@@ -294,7 +301,7 @@ impl Subscriber {
                     }
                     reason
                 }
-                Err(Fault::Away(reason) | Fault::Wrong(reason)) => reason,
+                Err(ConnectError::Away(reason) | ConnectError::Wrong(reason)) => reason,
             };
             tracing::debug!(redis = %self.address, reason, "failed to restore the subscriptions; retrying");
             sleep(backoff.next()).await;
@@ -302,15 +309,15 @@ impl Subscriber {
     }
 
     /// Opens a connection whose events are passed to this subscriber.
-    async fn open(self: &Arc<Self>) -> Result<Conn, Fault> {
-        let hear = Arc::downgrade(self);
+    async fn open(self: &Arc<Self>) -> Result<Conn, ConnectError> {
+        let weak = Arc::downgrade(self);
         let number = self.current.fetch_add(1, Relaxed) + 1;
         let _ = self.broken.notified().now_or_never(); // ignore the end of an earlier connection
         let push = move |info: PushInfo| -> Result<(), std::convert::Infallible> {
-            if let Some(subscriber) = hear.upgrade()
+            if let Some(subscriber) = weak.upgrade()
                 && subscriber.current.load(Relaxed) == number
             {
-                subscriber.hear(info);
+                subscriber.receive(info);
             }
             Ok(())
         };
@@ -318,7 +325,7 @@ impl Subscriber {
     }
 
     /// Handles an event of the server.
-    fn hear(&self, PushInfo { kind, data }: PushInfo) {
+    fn receive(&self, PushInfo { kind, data }: PushInfo) {
         let mut parts = data.into_iter().map(|part| match part {
             Value::BulkString(bytes) => Bytes::from(bytes),
             _ => Bytes::new(),
@@ -349,14 +356,14 @@ impl Subscriber {
             _ => return,
         };
         if let Some(entry) = entry {
-            (entry.sink)(Event::Message { channel, payload: next() });
+            (entry.sink)(SubscriptionEvent::Message { channel, payload: next() });
         }
     }
 
     /// Updates the subscriptions at the server, and pings it. Returns the reason when the connection is lost.
     async fn serve(&self, mut conn: Conn) -> String {
         let (mut active, mut refused, mut link) = (HashSet::new(), HashSet::new(), self.link.clone());
-        let follows = matches!(self.address.servers, Servers::Sentinels { .. });
+        let follows = matches!(self.address.servers, ServerHosts::Sentinels { .. });
         self.begin();
         let (mut pings, mut next) = (0, Instant::now() + PING_EVERY);
         loop {
@@ -413,20 +420,20 @@ impl Subscriber {
     fn due(&self, active: &HashSet<Channel>) -> (Vec<Channel>, Vec<Channel>) {
         let mut wanted = self.wanted.write();
         let some: Vec<Channel> = wanted.dirty.iter().take(BATCH).cloned().collect();
-        let (mut add, mut remove, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut add, mut remove, mut readded) = (Vec::new(), Vec::new(), Vec::new());
         for channel in some {
             wanted.dirty.remove(&channel);
             match (wanted.get(&channel).cloned(), active.contains(&channel)) {
                 (Some(_), false) => add.push(channel),
                 (None, true) => remove.push(channel),
                 // It was removed and added again before the server was updated.
-                (Some(entry), true) => again.push(entry),
+                (Some(entry), true) => readded.push(entry),
                 (None, false) => {}
             }
         }
         wanted.leaving = remove.iter().map(|channel| channel.name().to_owned()).collect();
         drop(wanted); // a sink may subscribe to something
-        again.iter().for_each(|entry| entry.confirm());
+        readded.iter().for_each(|entry| entry.confirm());
         (add, remove)
     }
 

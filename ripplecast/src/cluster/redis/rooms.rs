@@ -78,10 +78,10 @@ impl Rooms {
     /// belong to an earlier subscription to the same room.
     pub(super) fn update(&mut self, room: Option<&Arc<str>>) {
         let is_active = match room {
-            None => self.everyone.as_ref().is_some_and(Subscribed::stands),
+            None => self.everyone.as_ref().is_some_and(Subscribed::is_active),
             Some(room) => {
                 let Some(local) = self.local.get_mut(room) else { return };
-                let is_active = local.subscribed.stands();
+                let is_active = local.subscribed.is_active();
                 match (std::mem::replace(&mut local.is_active, is_active), is_active) {
                     (false, true) => self.unconfirmed -= local.members,
                     (true, false) => self.unconfirmed += local.members,

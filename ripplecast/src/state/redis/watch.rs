@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Result,
     log::limited,
-    redis_client::{Channel, Event, Subscribed},
+    redis_client::{Channel, Subscribed, SubscriptionEvent},
 };
 
 /// First pause between two reads. The first read itself is immediate.
@@ -79,12 +79,12 @@ impl<S: Source> Watch<S> {
         let subscribed = shared.redis.subscribe(Channel::Exact(channel), move |event| {
             let Some(watch) = weak.upgrade() else { return };
             match event {
-                Event::Message { payload, .. } => {
+                SubscriptionEvent::Message { payload, .. } => {
                     let heard = watch.known.lock().hear(&payload);
                     watch.settle(heard);
                 }
-                Event::Up => watch.wake.notify_one(),
-                Event::Down | Event::Refused => {}
+                SubscriptionEvent::Up => watch.wake.notify_one(),
+                SubscriptionEvent::Down | SubscriptionEvent::Refused => {}
             }
         });
         let _ = watch.subscribed.set(subscribed); // the only place where it is set
