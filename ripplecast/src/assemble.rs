@@ -80,7 +80,7 @@ impl HubBuilder {
             );
         }
         let shards = self.start_shards()?;
-        let signer = Arc::new(Signer::new(shards.node, self.node_secret.as_deref()));
+        let signer = Arc::new(Signer::new(shards.id, self.node_secret.as_deref()));
         let bridge =
             Arc::new(RedisCluster::new(redis.clone(), &shards, signer.clone(), GapLog(self.on_gap.clone())));
         shards.setup.set_cluster(bridge.clone());

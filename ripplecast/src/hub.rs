@@ -127,7 +127,7 @@ impl Hub {
     /// Returns the connection with this id, or `None` if it is closed or belongs to another node.
     pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
         let node = &self.inner.node;
-        let local = id.on(node.node)?;
+        let local = id.on(node.id)?;
         let connection = Connection::new(node.shard_of(local).clone(), local);
         connection.is_open().then_some(connection)
     }
@@ -235,7 +235,7 @@ impl Hub {
 
     /// Returns this node's id, which is new each time the process starts.
     pub fn node(&self) -> NodeId {
-        NodeId(self.inner.node.node)
+        NodeId(self.inner.node.id)
     }
 
     /// Returns all nodes that share the backend, including this one, in order of id. With the memory backend

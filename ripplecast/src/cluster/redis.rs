@@ -114,7 +114,7 @@ impl RedisCluster {
     /// Creates the connection of a node to the others. Its tasks run on the current runtime.
     pub(crate) fn new(redis: Redis, local_node: &Arc<Node>, signer: Arc<Signer>, gap_log: GapLog) -> Self {
         let inner = Arc::new(ClusterInner {
-            node: local_node.node,
+            node: local_node.id,
             signer,
             local_node: Arc::downgrade(local_node),
             out: Arc::new(Outgoing::new(redis.unbounded())),

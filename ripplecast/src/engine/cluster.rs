@@ -1,14 +1,13 @@
-//! What a hub asks of the other nodes, and tells them. The implementation stands in `cluster.rs`; without one, a node is alone.
+//! The interface to the other nodes. `crate::cluster` implements it; without an implementation, a node is alone.
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-
 use serde::Serialize;
 
 use crate::{Message, NodeId, Result, id::ConnectionId};
 
-/// What there may be several connections of on several nodes.
+/// A set of connections that may be spread over several nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Audience<'a> {
     /// The members of a room.
@@ -17,7 +16,7 @@ pub(crate) enum Audience<'a> {
     User(&'a str),
 }
 
-/// Where a page of connections begins: behind this connection of this node; from 0.
+/// The start of a page of connections: after this node's connection with this packed id. `(0, 0)` is the beginning.
 pub(crate) type PageStart = (u64, u64);
 
 /// The nodes from which a connection is reachable, once it has [joined a room](crate::Connection::join_confirmed) or
@@ -36,7 +35,7 @@ pub(crate) type PageStart = (u64, u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Reach {
-    /// All nodes: whatever any node sends from now on arrives. Always the case with the memory backend.
+    /// All nodes: everything that any node sends from now on arrives. Always the case with the memory backend.
     AllNodes,
     /// Only this node, because Redis is unavailable, refused, or took longer than 2 s. The other nodes follow
     /// automatically once Redis allows it. Until then, this connection misses what they send.
@@ -44,48 +43,49 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Whether all nodes reach the connection.
+    /// Returns whether all nodes reach the connection.
     pub fn is_all_nodes(self) -> bool {
         self == Self::AllNodes
     }
 }
 
-/// The way to the other nodes.
+/// The connection to the other nodes.
 pub(crate) trait Cluster: Send + Sync {
-    /// A frame was pushed to a room of this node, or to all its connections if there is no room. Called under the room's
-    /// lock, so in its order; never waits.
+    /// Queues a frame for the members of a room on the other nodes, or for all their connections if `room` is `None`.
+    /// Called under the room's lock, so frames are in the room's order. Must not block.
     fn push(&self, room: Option<&Arc<str>>, frame: &Message);
-    /// A room has so many members on this node now. Called under the room's lock.
+    /// Called under the room's lock when its number of members on this node has changed.
     fn room_changed(&self, room: &Arc<str>, members: usize);
-    /// A user has so many connections on this node now. Called under the lock of the users.
+    /// Called under the lock of the user's stripe when the number of the user's connections on this node has changed.
     fn user_changed(&self, user: &Arc<str>, connections: usize);
-    /// Waits until this node receives broadcasts, and is registered.
+    /// Waits until this node is registered and receives broadcasts.
     fn ready(&self) -> BoxFuture<'_, Result<()>>;
-    /// Waits, for a bounded time, until messages of other nodes to that audience reach this node. Returns which nodes
-    /// reach it then.
+    /// Waits, for a bounded time, until messages from the other nodes to that audience reach this node. Returns the nodes
+    /// from which they do.
     fn reach<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Reach>;
-    /// How many connections of that kind the other nodes have.
+    /// Returns the number of connections of that audience on the other nodes.
     fn len<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<usize>>;
-    /// The other nodes that have connections of that kind.
+    /// Returns the other nodes that have connections of that audience.
     fn nodes<'a>(&'a self, audience: Audience<'a>) -> BoxFuture<'a, Result<Vec<NodeId>>>;
-    /// Up to so many connections of that kind on other nodes, from a place on, in order; fewer only at the end.
+    /// Returns up to `limit` connections of that audience on the other nodes, ordered by id. Fewer are returned only at
+    /// the end.
     fn connections<'a>(
         &'a self,
         audience: Audience<'a>,
         from: PageStart,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ConnectionId>>>;
-    /// Sends a frame to the connections of a user on other nodes; about how many those are.
+    /// Sends a frame to the connections of a user on the other nodes. Returns their approximate number.
     fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>>;
-    /// All nodes that are there now, this one among them.
+    /// Returns all nodes that are up, including this one.
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>>;
-    /// What happened on the way.
+    /// Returns what was sent and received so far.
     fn stats(&self) -> RemoteStats;
-    /// Says goodbye to the others, so that they need not wait for this node's end.
+    /// Unregisters this node, so that the others need not wait until its lease expires.
     fn leave(&self) -> BoxFuture<'_, Result<()>>;
 }
 
-/// What went to other nodes, and what came from them; found in [`Stats`](crate::stats::Stats). All zero with the memory backend.
+/// Counts of messages to and from other nodes, in [`Stats`](crate::stats::Stats). All zero with the memory backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RemoteStats {
@@ -94,20 +94,19 @@ pub struct RemoteStats {
     pub degraded: bool,
     /// Messages sent to other nodes.
     pub sent: u64,
-    /// Messages that went to no other node, since the backend was away or too many waited for it.
+    /// Messages dropped because the backend was unavailable or too many waited for it.
     pub unsent: u64,
     /// Messages received from other nodes.
     pub received: u64,
-    /// Messages of other nodes that this node knows to have missed: their numbers have gaps.
+    /// Messages from other nodes known to be lost, by gaps in their numbers.
     pub missed: u64,
-    /// Gaps of unknown size, counted per room: a subscription was lost, refused, or not confirmed within 1 s, or a node
-    /// started its numbers again.
+    /// Gaps of unknown size, counted per room: a subscription was lost, rejected, or not confirmed within 1 s, or a node
+    /// restarted its numbers.
     pub gaps: u64,
-    /// Joins that the backend has not confirmed, or whose subscription was lost: the current members of rooms that
-    /// pushes of other nodes do not reach. The first member of a room on this node is counted here for a round trip.
+    /// Members of rooms that pushes from other nodes do not reach now, because the subscription was lost or is not
+    /// confirmed yet. The first member of a room on this node is counted here for a round trip.
     pub unconfirmed: usize,
-    /// Messages that were thrown away, because they made no sense, were signed wrongly, or came for a node that had lost
-    /// its lease.
+    /// Messages rejected because they were malformed, had a wrong signature, or were for a node that had lost its lease.
     pub refused: u64,
     /// Bytes that wait to be sent to other nodes.
     pub queued_bytes: usize,

@@ -9,7 +9,7 @@ use crate::{Close, Message, id::Local};
 
 /// One command in a shard's mailbox. A command for a connection that has been closed and released is dropped.
 pub(crate) enum Command<W> {
-    /// Takes over a socket.
+    /// Opens a connection on a socket.
     Open(Box<NewConnection<W>>),
     /// Sends a frame to one connection; `of` names the room if the frame is part of that room's state.
     Push { to: Local, frame: Message, of: Option<Snapshot> },
@@ -25,7 +25,7 @@ pub(crate) enum Command<W> {
     Close { who: Local, close: Close },
     /// Begins the close that the shard has noted, behind frames pushed before. Posted by the shard itself.
     End { who: Local },
-    /// Notes that a handler that had to wait has ended.
+    /// Reports that a callback that had to wait has ended.
     Done { who: Local, outcome: CallbackOutcome },
     /// Sheds load, if the slowest connection of the hub is on this shard.
     Shed,
@@ -33,7 +33,7 @@ pub(crate) enum Command<W> {
     Shutdown,
 }
 
-/// How a handler ended.
+/// How a callback ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CallbackOutcome {
     /// It returned, without an error.

@@ -24,9 +24,9 @@ thread_local! {
     };
 }
 
-/// The connection whose callback this thread is polling.
+/// The connection whose callback this thread is polling, and the frames that the callback pushed to it.
 struct Cork {
-    /// The connection's node: several nodes may run in one process.
+    /// The id of the connection's node, because several nodes may run in one process.
     node: Cell<u64>,
     /// The connection, packed; 0 when no callback is being polled.
     local: Cell<u64>,
@@ -36,11 +36,11 @@ struct Cork {
     compress_above: Cell<usize>,
     /// Whether frames for it are still accepted.
     open: Cell<bool>,
-    /// Its frames, encoded. They stay here after the callback until the shard takes them.
+    /// The frames, encoded. They stay here after the callback until the shard takes them.
     frames: RefCell<Joined>,
 }
 
-/// A guard: while it lives, the thread polls a callback of a connection.
+/// Ends the cork when dropped, after the callback was polled.
 pub(super) struct CorkGuard(());
 
 /// Notes that the shard is about to poll a callback of `who`.
@@ -70,7 +70,7 @@ impl Drop for CorkGuard {
 /// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
 pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Message) -> Option<Sent> {
     CORK.with(|cork| {
-        if cork.local.get() != to.pack() || cork.node.get() != shard.node {
+        if cork.local.get() != to.pack() || cork.node.get() != shard.node_id {
             return None;
         }
         if !shard.mailbox.is_quiet() {

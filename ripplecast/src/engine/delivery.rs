@@ -1,6 +1,6 @@
 //! Delivery: the connections of a shard, its part of the rooms, and the outboxes. No sockets, no clock, no tasks.
 //!
-//! Its parts call each other in this order only: [`fanout`] (rooms, and the frames that wait in them) over [`send`]
+//! Its parts call each other in this order only: [`fanout`] (rooms and the frames that wait in them) over [`send`]
 //! (writes to single connections), which owns [`slots`] (the slab of connections), [`taps`] and [`shed`].
 //!
 //! **One order.** Every room push that reaches the shard is stamped with the shard's next number. Undelivered frames
@@ -11,7 +11,7 @@
 //! stamps, and notes the last stamp.
 //!
 //! **Churn.** A room's members are a dense array. During a fan-out it has three parts,
-//! `[visited | to visit | joined later]`, so that members may join and leave between two turns.
+//! `[served | to serve | joined later]`, so that members may join and leave between two turns.
 
 mod fanout;
 mod memberships;

@@ -108,12 +108,9 @@ pub(crate) fn or_abort<T>(turn: impl FnOnce() -> T) -> T {
         Ok(value) => value,
         Err(panic) => {
             let message = panic_message(&*panic);
-            tracing::error!(
-                message,
-                "a shard panicked: this is a fault of ripplecast; the process is aborted"
-            );
+            tracing::error!(message, "a shard panicked; this is a bug in ripplecast, aborting the process");
             eprintln!(
-                "ripplecast: a shard panicked ({message}); this is a fault of ripplecast, the process is aborted"
+                "ripplecast: a shard panicked ({message}); this is a bug in ripplecast, aborting the process"
             );
             std::process::abort();
         }

@@ -1,4 +1,4 @@
-//! Data that few connections have, kept apart so that idle connections don't pay for it.
+//! Data that few connections have, stored separately so that idle connections do not pay for it.
 
 use std::{
     any::{Any, TypeId},

@@ -1,9 +1,9 @@
-//! The way into a shard from every other thread: commands in order, and which connections are alive.
+//! A shard's mailbox: the queue of commands from other threads, and the set of open connections.
 //!
 //! Three promises rest on this one lock. *Order*: commands are applied in the order in which they were posted.
 //! *Liveness*: whether a connection is open is decided under the lock that posts to it, so nothing is queued for one
-//! that has closed. *Wake-ups*: the shard registers its waker under the lock after seeing the mailbox empty, so a
-//! command posted at that moment either is seen or wakes it (the second look).
+//! that has closed. *Wake-ups*: the shard checks the mailbox again under the lock that stores its waker (the second look),
+//! so a command posted at that moment is either seen or wakes it.
 
 use std::{
     any::{Any, TypeId},
@@ -27,7 +27,7 @@ use crate::{
 
 /// A command that can be posted to a mailbox.
 pub(crate) trait Posted {
-    /// Returns the payload bytes that it holds on to.
+    /// Returns the payload bytes that it keeps in memory.
     fn bytes(&self) -> usize;
     /// Returns whether it makes a connection join a room.
     fn is_join(&self) -> bool;
@@ -57,7 +57,7 @@ pub(crate) struct Mailbox<C> {
 
 /// The state behind the lock.
 struct MailboxState<C> {
-    /// In the order in which they were posted.
+    /// Oldest first.
     commands: Vec<C>,
     /// Payload bytes of `commands`.
     bytes: usize,
@@ -159,14 +159,13 @@ impl<C: Posted> Mailbox<C> {
         self.waiting() >= MAILBOX_CROWDED
     }
 
-    /// Whether the connection is open.
+    /// Returns whether the connection is open.
     pub(crate) fn is_live(&self, local: Local) -> bool {
         self.state.lock().is_live(local)
     }
 
-    /// Moves all waiting commands to `todo`, in order. They count as waiting until [`Mailbox::taken_up`]. Takes
-    /// nothing until
-    /// `todo` is empty, because `todo` itself is unbounded.
+    /// Moves all waiting commands to `todo`, in order. They count as waiting until [`Mailbox::taken_up`]. Takes nothing
+    /// until `todo` is empty, because `todo` itself is unbounded.
     pub(crate) fn drain_into(&self, todo: &mut VecDeque<C>) {
         if !todo.is_empty() || self.is_quiet() {
             return;
@@ -249,7 +248,7 @@ impl<C> MailboxState<C> {
 }
 
 impl<C> Locked<'_, C> {
-    /// Whether the connection is open.
+    /// Returns whether the connection is open.
     pub(crate) fn is_live(&self, who: Local) -> bool {
         self.state.is_live(who)
     }
@@ -456,14 +455,11 @@ mod tests {
         let mut todo = VecDeque::new();
         mailbox.drain_into(&mut todo);
         assert_eq!(todo.len(), MAILBOX_COMMANDS + 1);
-        assert!(
-            mailbox.lock().state.commands.capacity() == 0,
-            "an empty mailbox keeps no memory of how full it was"
-        );
+        assert!(mailbox.lock().state.commands.capacity() == 0, "the memory of a full mailbox was not freed");
     }
 
     #[test]
-    fn nothing_is_taken_while_earlier_commands_are_left() {
+    fn nothing_is_taken_until_earlier_commands_are_applied() {
         let mailbox = Mailbox::new();
         let mut todo = VecDeque::new();
         mailbox.post(TestCommand(1));
@@ -504,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_live_from_its_opening_to_its_close_and_its_successor_is_another() {
+    fn a_connection_is_live_until_its_close_and_distinct_from_its_successor() {
         let mailbox = Mailbox::<TestCommand>::new();
         assert!(!mailbox.is_live(WHO));
         let mut locked = mailbox.lock();
@@ -512,9 +508,9 @@ mod tests {
         let next = Local { generation: WHO.generation + 1, ..WHO };
         assert!(locked.is_live(WHO) && !locked.is_live(next));
         assert!(locked.close(WHO));
-        assert!(!locked.close(WHO), "it is closed once");
+        assert!(!locked.close(WHO), "the second close has no effect");
         locked.open(next);
-        assert!(!locked.close(WHO), "a late close does not reach the successor");
+        assert!(!locked.close(WHO), "a late close does not affect the successor");
         assert!(locked.is_live(next) && !locked.is_live(WHO));
     }
 

@@ -1,7 +1,7 @@
-//! Models of the concurrent core: what threads may do to each other, in every order (up to three preemptions of each run).
+//! Loom models of the concurrent core: every interleaving of its threads, with up to three preemptions per run.
 //!
-//! They run the types that ship; only the shard's turn is written down here once more, without sockets and callbacks. Run
-//! them with `cargo xtask test --only models`.
+//! They use the real types. Only the shard's turn is reimplemented, without sockets and callbacks. Run them with
+//! `cargo xtask test --only models`.
 
 mod handles;
 mod rooms;
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{CloseCode, Error, Message, hub::Connection, id::Local, limits::MAILBOX_BYTES, outcome::Sent};
 
-/// Tries every interleaving.
+/// Runs a model under every interleaving.
 fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = runs.clone();
@@ -51,7 +51,7 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     assert!(runs > 1, "nothing races in this model");
 }
 
-// ----- no command is left unseen -----
+// ----- wake-ups -----
 
 fn wakeups(name: &str, run: fn(ModelShard) -> ModelShard) {
     explore(name, move || {
@@ -64,7 +64,7 @@ fn wakeups(name: &str, run: fn(ModelShard) -> ModelShard) {
         push(&mailbox, who, "b");
         poster.join().unwrap();
         mailbox.post(Command::Shutdown);
-        // A shard that sleeps on would be found as a deadlock here.
+        // loom reports a shard that keeps sleeping as a deadlock.
         let shard = shard.join().unwrap();
         assert!(shard.mailbox.is_quiet());
         let mut received = pipe.received();
@@ -83,7 +83,7 @@ fn wakeups_of_a_thread() {
     wakeups("wakeups_of_a_thread", ModelShard::run_as_thread);
 }
 
-/// Proves that the look is needed, and that these models would notice a lost wake-up.
+/// Shows that the second look is needed, and that these models notice a lost wake-up.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn wakeups_of_a_task_need_the_second_look() {
@@ -98,8 +98,8 @@ fn wakeups_of_a_thread_need_the_second_look() {
     wakeups("wakeups_of_a_thread_need_the_second_look", ModelShard::run_as_thread);
 }
 
-/// A handler's own push goes straight to the socket when the mailbox is quiet. Then everything that was posted before,
-/// by whatever the handler has heard from, must have been taken up.
+/// When the mailbox is quiet, a handler's own push goes straight to the socket. Every command posted before it must have
+/// been taken up by then.
 #[test]
 fn quiet_means_taken_up() {
     explore("quiet_means_taken_up", || {
@@ -112,7 +112,7 @@ fn quiet_means_taken_up() {
             thread::spawn(move || {
                 push(&mailbox, who, text);
                 if mailbox.is_quiet() {
-                    // Its own was taken up at the least.
+                    // At least its own command was taken up.
                     assert!(taken.load(Ordering::Relaxed) > 0);
                 }
             })
@@ -150,10 +150,8 @@ fn the_end_of_a_shard_races_posts() {
         shard.mailbox.end();
         joiner.join().unwrap();
         poster.join().unwrap();
-        assert!(shard.mailbox.is_quiet(), "what was dropped does not wait");
+        assert!(shard.mailbox.is_quiet(), "dropped commands still count as waiting");
         assert!(matches!(shard.mailbox.lock().check(1), Err(Error::Closed)));
         assert_eq!(registry.len(), 0);
     });
 }
-
-// ----- slow readers -----

@@ -1,4 +1,4 @@
-//! A socket on its way from the HTTP server to a shard.
+//! A new connection, passed from the HTTP server to a shard.
 
 use std::{
     any::Any,

@@ -1,4 +1,4 @@
-//! All shards of a node, and what they share.
+//! A node: its shards, and what they share.
 
 use std::sync::{Arc, Weak, atomic::Ordering};
 
@@ -21,21 +21,17 @@ use crate::{
     sync::atomic::{AtomicU64, AtomicUsize},
 };
 
-/// The part of a shard that other threads see.
+/// The part of a shard that other threads use.
 pub(crate) struct ShardHandle {
-    /// The queue of its commands.
     pub(crate) mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
-    /// The node, in this run of it.
-    pub(crate) node: u64,
-    /// The other shards.
-    pub(crate) shards: Weak<Node>,
-    /// What the shard counts.
+    /// The id of the node.
+    pub(crate) node_id: u64,
+    pub(crate) node: Weak<Node>,
     counters: ShardCounters,
-    /// What all rooms share.
     pub(crate) setup: Arc<Setup>,
 }
 
-/// What a shard counts.
+/// A counter of a shard.
 #[derive(Clone, Copy)]
 pub(crate) enum ShardCounter {
     /// `on_open` calls.
@@ -44,19 +40,19 @@ pub(crate) enum ShardCounter {
     Closed,
     /// Messages received.
     Messages,
-    /// Frames that were replaced by newer ones with their key.
+    /// Frames replaced by newer ones with the same key.
     Replaced,
     /// Frames dropped because an outbox was full.
     OutboxFull,
-    /// Frames for connections that were closed because their outbox was full.
+    /// Frames dropped because their connection was closed as a slow consumer.
     SlowConsumer,
-    /// Frames dropped because too much waited on the hub.
+    /// Frames dropped because the hub's memory budget was exceeded.
     Shed,
     /// Frames encoded for rooms.
     EncodedFrames,
     /// Messages compressed.
     CompressedFrames,
-    /// Connections closed because their outbox was full, or too much waited on the hub.
+    /// Connections closed because their outbox was full, or the hub's memory budget was exceeded.
     SlowConsumers,
     /// Callbacks that held the shard for too long.
     SlowCallbacks,
@@ -66,7 +62,7 @@ pub(crate) enum ShardCounter {
     ProtocolErrors,
 }
 
-/// The counters of a shard, by the number of their [`ShardCounter`]; written by the shard alone.
+/// The values of a shard's counters, indexed by [`ShardCounter`]. Only the shard writes them.
 #[derive(Default)]
 struct ShardCounters([AtomicU64; ShardCounter::ProtocolErrors as usize + 1]);
 
@@ -74,11 +70,11 @@ impl ShardHandle {
     /// Creates the handle of a shard.
     pub(crate) fn new(
         mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
-        node: u64,
-        shards: Weak<Node>,
+        node_id: u64,
+        node: Weak<Node>,
         setup: Arc<Setup>,
     ) -> Self {
-        Self { mailbox, node, shards, counters: ShardCounters::default(), setup }
+        Self { mailbox, node_id, node, counters: ShardCounters::default(), setup }
     }
 
     /// Posts a frame for a connection to the shard's mailbox.
@@ -91,7 +87,7 @@ impl ShardHandle {
         if let Err(error) = &posted {
             drop(mailbox);
             if matches!(error, Error::Overloaded { .. }) {
-                self.setup.drops().refused(Some(ConnectionId::new(self.node, to)));
+                self.setup.drops().refused(Some(ConnectionId::new(self.node_id, to)));
             }
             return Sent::from_posted(&posted);
         }
@@ -112,38 +108,33 @@ impl ShardHandle {
     }
 }
 
-/// See the module.
+/// A node: its shards, rooms and users.
 pub(crate) struct Node {
-    /// The node, in this run of it: a random number.
-    pub(crate) node: u64,
-    /// By number.
+    /// A random number, different in each run.
+    pub(crate) id: u64,
+    /// By shard.
     pub(crate) handles: Arc<[Arc<ShardHandle>]>,
-    /// Rooms by name.
     pub(crate) rooms: Arc<Registry<ConnectionSocket>>,
     /// The room of all connections.
     pub(crate) everyone: Arc<RoomCore<ConnectionSocket>>,
-    /// Users by id.
     pub(crate) users: Users,
-    /// How many connections there may be, and are.
     pub(crate) admissions: Arc<Admissions>,
-    /// What waits for slow readers, on all shards.
     pub(crate) budget: Arc<MemoryBudget>,
-    /// What all rooms share, with the report of drops.
     pub(crate) setup: Arc<Setup>,
     /// The shard that gets the next connection.
     next: AtomicUsize,
     /// Whether the node is shutting down.
     pub(crate) stopping: watch::Sender<bool>,
-    /// Accepted connections whose sockets are on their way from a server that is not ours.
+    /// Upgraded connections whose sockets have not reached a shard yet.
     pub(crate) arriving: watch::Sender<usize>,
-    /// Node that still run.
+    /// The number of shards that still run.
     pub(crate) running: watch::Sender<usize>,
 }
 
 impl Node {
-    /// Node without connections; they have to be started.
+    /// Creates a node without connections. The caller starts its shards.
     pub(crate) fn new(
-        node: u64,
+        id: u64,
         shards: usize,
         admissions: Admissions,
         budget: MemoryBudget,
@@ -154,7 +145,7 @@ impl Node {
         let rooms = Arc::new(Registry::new(mailboxes.clone(), setup.clone()));
         let everyone = RoomCore::new(
             "".into(),
-            node,
+            id,
             setup.clone(),
             mailboxes.clone(),
             Weak::<Registry<ConnectionSocket>>::new(),
@@ -162,10 +153,10 @@ impl Node {
         let everyone = Arc::new(everyone.unlisted());
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let handle = |mailbox: &Arc<Mailbox<Command<ConnectionSocket>>>| {
-                Arc::new(ShardHandle::new(mailbox.clone(), node, weak.clone(), setup.clone()))
+                Arc::new(ShardHandle::new(mailbox.clone(), id, weak.clone(), setup.clone()))
             };
             Self {
-                node,
+                id,
                 handles: mailboxes.iter().map(handle).collect(),
                 rooms,
                 everyone,
@@ -181,13 +172,13 @@ impl Node {
         })
     }
 
-    /// The shard for the next connection; they take turns.
-    pub(crate) fn next(&self) -> &Arc<ShardHandle> {
+    /// Returns the shard for the next connection, round-robin.
+    pub(crate) fn next_shard(&self) -> &Arc<ShardHandle> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         &self.handles[turn % self.handles.len()]
     }
 
-    /// The connections of that kind on this node, packed, in no order.
+    /// Returns the connections of an audience on this node, packed, in no particular order.
     pub(crate) fn local_connections(&self, audience: Audience<'_>) -> Vec<u64> {
         let found = match audience {
             Audience::Room(room) => self.rooms.existing(room).map_or_else(Vec::new, |room| room.members()),
@@ -196,15 +187,14 @@ impl Node {
         found.into_iter().map(Local::pack).collect()
     }
 
-    /// Up to so many connections of that kind, on all nodes, in the order of their ids, from behind that one on.
+    /// Returns up to `limit` connections of an audience on all nodes, ordered by id, with ids greater than `after`.
     pub(crate) async fn connections_after(
         &self,
         audience: Audience<'_>,
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Result<Vec<ConnectionId>> {
-        let own =
-            self.local_connections(audience).into_iter().map(|local| ConnectionId::of(self.node, local));
+        let own = self.local_connections(audience).into_iter().map(|local| ConnectionId::of(self.id, local));
         let mut found: Vec<_> = own.filter(|&id| after.is_none_or(|after| id > after)).collect();
         if let Some(cluster) = self.setup.cluster() {
             let from = after.map_or((0, 0), |after| (after.node().0, after.packed()));
@@ -215,12 +205,12 @@ impl Node {
         Ok(found)
     }
 
-    /// All connections of that kind, on all nodes, in the order of their ids.
+    /// Returns all connections of an audience on all nodes, ordered by id.
     pub(crate) async fn all_connections(&self, audience: Audience<'_>) -> Result<Vec<ConnectionId>> {
         self.connections_after(audience, None, usize::MAX).await
     }
 
-    /// How many connections of that kind there are, on all nodes.
+    /// Returns the number of connections of an audience on all nodes.
     pub(crate) async fn count(&self, audience: Audience<'_>) -> Result<usize> {
         let here = match audience {
             Audience::Room(room) => self.rooms.existing(room).map_or(0, |room| room.len()),
@@ -232,19 +222,19 @@ impl Node {
         }
     }
 
-    /// Pushes a frame to each connection that a user has on this node. Returns how many took it.
+    /// Pushes a frame to each connection of a user on this node. Returns the number of connections it was queued for.
     pub(crate) fn push_to_local_user(&self, user: &str, frame: &Message) -> usize {
         let connections = self.users.connections(user).into_iter();
         connections.filter(|&to| self.shard_of(to).push(to, frame.clone()) == Sent::Queued).count()
     }
 
-    /// Notes that a socket is on its way, until what is returned is dropped.
+    /// Counts a socket as arriving until the result is dropped.
     pub(crate) fn arrival(self: &Arc<Self>) -> Arrival {
         self.arriving.send_modify(|arriving| *arriving += 1);
         Arrival(self.clone())
     }
 
-    /// Tells every shard to close its connections and end; once.
+    /// Makes every shard close its connections and end. Later calls have no effect.
     pub(crate) fn stop(&self) {
         if !self.stopping.send_replace(true) {
             for handle in self.handles.iter() {
@@ -253,15 +243,15 @@ impl Node {
         }
     }
 
-    /// The shard of a connection of this node.
+    /// Returns the shard of a connection of this node.
     pub(crate) fn shard_of(&self, who: Local) -> &Arc<ShardHandle> {
         &self.handles[who.shard() % self.handles.len()]
     }
 
-    /// Open connections, shard by shard; a mailbox is locked for a page at a time only.
+    /// Returns the open connections, shard by shard. Locks each mailbox for one page at a time.
     pub(crate) fn connections(self: &Arc<Self>) -> impl Iterator<Item = Local> + use<> {
         const PAGE: u32 = 1024;
-        let shards = self.clone();
+        let node = self.clone();
         let mut page = Vec::new();
         let (mut shard, mut slot) = (0, 0);
         std::iter::from_fn(move || {
@@ -269,7 +259,7 @@ impl Node {
                 if let Some(local) = page.pop() {
                     return Some(local);
                 }
-                let handle = shards.handles.get(shard)?;
+                let handle = node.handles.get(shard)?;
                 let mailbox = handle.mailbox.lock();
                 let live = mailbox.live_from(slot, PAGE);
                 page.extend(live.map(|(slot, generation)| Local { shard: shard as u8, slot, generation }));
@@ -282,7 +272,7 @@ impl Node {
     }
 }
 
-/// A socket that is on its way from a server to a shard.
+/// Counts a socket that is passed from a server to a shard.
 pub(crate) struct Arrival(Arc<Node>);
 
 impl Drop for Arrival {

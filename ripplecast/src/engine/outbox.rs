@@ -49,7 +49,7 @@ pub(crate) trait Wire {
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// The limits of a connection's outbox.
+/// The limits of a connection's outbox, and the policy when it is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OutboxPolicy {
     /// The most bytes that may wait.
@@ -89,7 +89,7 @@ pub(crate) struct OutboxPiece {
     pub(crate) overflow: Overflow,
     /// Later frames with this key replace it. Only a single frame under [`Overflow::LatestPerKey`] has one.
     pub(crate) key: Option<Box<FrameKey>>,
-    /// What it costs, in the hub's budget; the bytes are entered with their buffer.
+    /// Charges the overhead of the piece to the hub's memory budget. The bytes are charged with their buffer.
     pub(crate) _charge: PieceCharge,
 }
 
@@ -133,7 +133,7 @@ impl Outbox {
             return Admission::Queued { dropped };
         }
         // Only frames that may not be lost are left.
-        debug_assert_eq!(dropped, 0, "what was dropped was dropped for nothing");
+        debug_assert_eq!(dropped, 0, "frames were dropped although the new one did not fit");
         if is_droppable { Admission::Dropped } else { Admission::Full }
     }
 

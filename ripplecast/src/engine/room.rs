@@ -1,4 +1,4 @@
-//! What all handles of a room share: who is in it, and the lock that makes one order.
+//! The state that all handles of a room share: its members, and the lock that orders its messages.
 
 mod registry;
 mod rules;
@@ -33,52 +33,49 @@ use crate::{
     },
 };
 
-/// Says that a shard has no members of a room.
+/// The place of a room on a shard that has no members of it.
 const NOWHERE: u32 = u32::MAX;
 
-/// Where rooms are found by their names.
+/// Removes rooms by name; implemented by the [`Registry`].
 pub(crate) trait RoomNames: Send + Sync {
-    /// Takes a name out whose room has just been dropped, unless a new one has taken its place already.
+    /// Removes the entry of a room that has just been dropped, unless a new room already has its name.
     fn forget(&self, name: &str);
 }
 
-/// What all handles of a room share. It lives while it has members or handles, and is then forgotten.
+/// The shared state of a room. It lives as long as the room has members or handles.
 pub(crate) struct RoomCore<W> {
-    /// Its name.
     pub(crate) name: Arc<str>,
-    /// Tells this life of the room from an earlier one of the same name.
+    /// Distinguishes this room from an earlier one of the same name.
     pub(super) epoch: u64,
-    /// What happens when one of its frames does not fit an outbox; `None` for what the endpoint says.
+    /// The policy when one of its frames does not fit an outbox; `None` for the endpoint's.
     overflow: Option<Overflow>,
-    /// What all rooms share.
     setup: Arc<Setup>,
-    /// By shard: where the shard keeps its members of the room. Only that shard reads and writes it.
+    /// By shard: the index at which the shard keeps its members of the room. Only that shard reads and writes it.
     places: Box<[AtomicU32]>,
-    /// Who is in it, and how many messages it has had. Held while a push is posted: that makes the one order.
+    /// Locked while a push is posted to all shards, so that every member receives pushes in the same order.
     pub(super) state: Mutex<RoomState>,
-    /// The mailboxes of all shards.
+    /// By shard.
     mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
-    /// Where its name is registered.
     registry: Weak<dyn RoomNames>,
-    /// What publishes to it by itself, by name, for as long as anybody holds it.
+    /// Publishers that push to the room on their own, by name, such as a live counter. Their users keep them alive.
     publishers: parking_lot::Mutex<Vec<(String, Weak<dyn Any + Send + Sync>)>>,
 }
 
-/// What a room's lock guards.
+/// The state behind a room's lock.
 #[derive(Default)]
 pub(super) struct RoomState {
-    /// Members, packed. The room of all connections has no list: who is in it, the shards know.
+    /// The members, packed. Empty for the room of all connections, whose members only the shards know.
     pub(super) members: hashbrown::HashSet<u64>,
-    /// Whether there is a list.
+    /// Whether this is the room of all connections.
     unlisted: bool,
-    /// By shard: the number of its members. A shard without any is not told of a push.
+    /// By shard: the number of members. A shard without members does not receive pushes.
     pub(super) per_shard: Box<[u32]>,
-    /// Messages pushed so far.
+    /// The number of messages pushed so far.
     pub(super) offset: u64,
 }
 
 impl<W> RoomCore<W> {
-    /// A room without members.
+    /// Creates a room without members.
     pub(crate) fn new(
         name: Arc<str>,
         epoch: u64,
@@ -95,24 +92,24 @@ impl<W> RoomCore<W> {
         Self { name, epoch, overflow, setup, places, state, mailboxes, registry, publishers }
     }
 
-    /// Makes it the room of all connections, each of which enters and is forgotten by its shard, once, and never by name.
+    /// Turns it into the room of all connections. Shards add and remove these themselves, so no list is kept.
     pub(crate) fn unlisted(self) -> Self {
         self.state.lock().unlisted = true;
         self
     }
 
-    /// Posts `frame` to every shard that has members, or, when the mailbox of one is full, to none; and then to the other
-    /// nodes.
+    /// Pushes a frame to all members, on all nodes. If the mailbox of any shard here is full, the frame goes to no shard
+    /// and to no other node.
     pub(crate) fn push(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, self.setup.cluster())
     }
 
-    /// As [`push`](Self::push), on this node alone.
+    /// Pushes a frame to the members on this node only, as [`push`](Self::push) does.
     pub(crate) fn push_here(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, None)
     }
 
-    /// Pushes a frame here, and over the cluster.
+    /// Pushes a frame to the members on this node and, with a `cluster`, to the other nodes.
     fn push_to(self: &Arc<Self>, frame: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
         let compressed_once;
         let frame = if self.setup.compresses(frame) {
@@ -139,13 +136,13 @@ impl<W> RoomCore<W> {
         Sent::from_posted(&posted)
     }
 
-    /// What it says of its frames.
+    /// Returns the description of the room that its frames carry.
     pub(crate) fn source(&self) -> RoomSource {
         RoomSource { scope: self.epoch, overflow: self.overflow }
     }
 
-    /// Posts to the shards from number `first` on. It holds the mailbox of each while it goes on to the next, so that
-    /// all are found to have space before the first is given anything.
+    /// Posts to the shards from number `first` on. Recursion keeps each mailbox locked until all of them are known to
+    /// have space; only then is the first command posted.
     fn post_from(
         self: &Arc<Self>,
         first: usize,
@@ -165,12 +162,12 @@ impl<W> RoomCore<W> {
         Ok(())
     }
 
-    /// Makes `who` a member. With a `snapshot`, that is the first frame that it gets: nothing which was pushed to the
-    /// room before this comes after it, and everything pushed later does.
+    /// Adds a member. A `snapshot` is the first frame of the room that it receives: pushes from before this call do not
+    /// reach it, and all later ones follow the snapshot.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is; [`Error::TooManyRooms`] when it is in as many rooms as it may be in;
-    /// [`Error::Overloaded`] when the mailbox of its shard is full.
+    /// [`Error::Closed`] if the connection is closed; [`Error::TooManyRooms`] if it is already in the most rooms allowed;
+    /// [`Error::Overloaded`] if the mailbox of its shard is full.
     pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Message>) -> Result<()> {
         let mut state = self.state.lock();
         let mut mailbox = self.mailboxes[who.shard()].lock();
@@ -190,7 +187,7 @@ impl<W> RoomCore<W> {
             }
             state.per_shard[who.shard()] += 1;
             wakes[0] = Some(mailbox.post(Command::Join { who, room: self.clone() }));
-            self.changed(&state);
+            self.report_members(&state);
         }
         if let Some(frame) = snapshot {
             let position = Some(Position { epoch: self.epoch, offset: state.offset });
@@ -203,7 +200,7 @@ impl<W> RoomCore<W> {
         Ok(())
     }
 
-    /// Sends a part of the room's state to one connection; the first part is to say so.
+    /// Sends a part of the room's state to one connection. Set `is_first` for the first part.
     ///
     /// # Errors
     /// As [`RoomCore::join`].
@@ -220,13 +217,13 @@ impl<W> RoomCore<W> {
         Ok(())
     }
 
-    /// Makes `who` no member. What was pushed to the room before still reaches it. Whether it was one.
+    /// Removes a member. Frames pushed before still reach it. Returns whether it was a member.
     pub(crate) fn leave(self: &Arc<Self>, who: Local) -> bool {
         let mut state = self.state.lock();
         if !state.remove(who) {
             return false;
         }
-        self.changed(&state);
+        self.report_members(&state);
         let mut mailbox = self.mailboxes[who.shard()].lock();
         if let Some(rooms) = mailbox.rooms(who) {
             *rooms -= 1;
@@ -238,31 +235,31 @@ impl<W> RoomCore<W> {
         true
     }
 
-    /// The shard of `who` adds it in its own name, when it opens a connection.
+    /// Adds a connection that its shard has just opened, without posting a command to the shard.
     pub(crate) fn enter(&self, who: Local) {
         let mut state = self.state.lock();
         if state.unlisted || state.members.insert(who.pack()) {
             state.per_shard[who.shard()] += 1;
-            self.changed(&state);
+            self.report_members(&state);
         }
     }
 
-    /// The shard of `who` has closed it, so it is a member no more.
+    /// Removes a connection that its shard is closing, without posting a command to the shard.
     pub(crate) fn forget(&self, who: Local) {
         let mut state = self.state.lock();
         if state.remove(who) {
-            self.changed(&state);
+            self.report_members(&state);
         }
     }
 
-    /// Tells the other nodes how many members there are.
-    fn changed(&self, state: &RoomState) {
+    /// Reports the number of members to the other nodes.
+    fn report_members(&self, state: &RoomState) {
         if let (Some(cluster), false) = (self.setup.cluster(), state.unlisted) {
             cluster.room_changed(&self.name, state.members.len());
         }
     }
 
-    /// The publisher of that name, which is made if nobody holds one: so that nothing is published twice.
+    /// Returns the publisher of that name. Creates it if there is none, so that no value is published twice.
     pub(crate) fn publisher<T: Any + Send + Sync>(
         &self,
         name: &str,
@@ -281,41 +278,41 @@ impl<W> RoomCore<W> {
         Ok(made)
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub(crate) fn len(&self) -> usize {
         self.state.lock().per_shard.iter().map(|&members| members as usize).sum()
     }
 
-    /// The members, in no order.
+    /// Returns the members, in no particular order.
     pub(crate) fn members(&self) -> Vec<Local> {
         self.state.lock().members.iter().map(|&packed| Local::unpack(packed)).collect()
     }
 
-    /// The position of the message with this offset.
+    /// Returns the position of the message with this offset.
     pub(crate) fn position(&self, offset: u64) -> Position {
         Position { epoch: self.epoch, offset }
     }
 
-    /// Where the shard keeps its members of the room; for that shard alone.
+    /// Returns the index at which the shard keeps its members of the room. Called by that shard only.
     pub(crate) fn place(&self, shard: usize) -> Option<u32> {
         let place = self.places[shard].load(Ordering::Relaxed);
         (place != NOWHERE).then_some(place)
     }
 
-    /// Remembers where the shard keeps its members; for that shard alone.
+    /// Sets the index at which the shard keeps its members of the room. Called by that shard only.
     pub(crate) fn set_place(&self, shard: usize, place: Option<u32>) {
         self.places[shard].store(place.unwrap_or(NOWHERE), Ordering::Relaxed);
     }
 }
 
 impl RoomState {
-    /// Takes a member out. Whether it was one.
+    /// Removes a member. Returns whether it was one.
     fn remove(&mut self, who: Local) -> bool {
         let was_member = self.unlisted || self.members.remove(&who.pack());
         if was_member {
             self.per_shard[who.shard()] -= 1;
             if self.members.is_empty() && !self.unlisted {
-                self.members = hashbrown::HashSet::new(); // an empty room keeps no memory of how large it was
+                self.members = hashbrown::HashSet::new(); // frees the memory of a room that was large
             }
         }
         was_member

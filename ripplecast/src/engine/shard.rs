@@ -55,7 +55,7 @@ pub(crate) struct Turn {
     pub(crate) drained: bool,
 }
 
-/// The state of a connection beside its slot in `Delivery`: everything that a fan-out does not touch.
+/// The state of a connection that a fan-out does not need; the rest is in its slot of `Delivery`.
 #[derive(Default)]
 struct Peer {
     /// Its endpoint, as an index into `Shard::endpoints`.
@@ -135,19 +135,19 @@ impl Tick {
     }
 }
 
-/// An endpoint on this shard.
+/// An endpoint, as this shard uses it.
 struct LocalEndpoint {
-    /// The part that all shards share.
+    /// Shared by all shards.
     route: Arc<Route>,
     /// The callbacks of this shard.
     callbacks: Box<dyn ShardCallbacks>,
 }
 
-/// See the module.
+/// A shard: a set of connections, and the event loop's state for them.
 pub(crate) struct Shard {
-    /// The part that other threads see.
+    /// The part that other threads use.
     handle: Arc<ShardHandle>,
-    shards: Arc<Node>,
+    node: Arc<Node>,
     delivery: Delivery<TcpStream>,
     /// By slot: the rest of each connection.
     peers: Vec<Peer>,
@@ -162,9 +162,9 @@ pub(crate) struct Shard {
     /// Connections whose sockets may hold more input, and how many commands must be processed before each is read
     /// again.
     again: VecDeque<(Local, u64)>,
-    /// Commands that were taken up.
+    /// The number of commands taken up so far.
     taken_up: u64,
-    /// As many must have been taken up before peers are read; see [`Shard::may_read`].
+    /// The number of commands that must be taken up before peers are read again; see [`Shard::may_read`].
     reads_from: u64,
     /// The read buffer of all connections.
     buffer: Vec<u8>,
@@ -196,17 +196,17 @@ impl Drop for Shard {
                 connection.refuse();
             }
         }
-        self.shards.running.send_modify(|running| *running -= 1);
+        self.node.running.send_modify(|running| *running -= 1);
     }
 }
 
 impl Shard {
     /// Creates a shard without connections.
-    pub(crate) fn new(index: usize, shards: &Arc<Node>, runtime: runtime::Handle) -> io::Result<Self> {
+    pub(crate) fn new(index: usize, node: &Arc<Node>, runtime: runtime::Handle) -> io::Result<Self> {
         Ok(Self {
-            handle: shards.handles[index].clone(),
-            shards: shards.clone(),
-            delivery: Delivery::new(index as u8, shards.budget.clone(), shards.setup.drops().has_hook()),
+            handle: node.handles[index].clone(),
+            node: node.clone(),
+            delivery: Delivery::new(index as u8, node.budget.clone(), node.setup.drops().has_hook()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -375,7 +375,7 @@ impl Shard {
     fn pass_on(&mut self, slower: Option<usize>) {
         self.close_faulty();
         if let Some(shard) = slower {
-            self.shards.handles[shard].mailbox.post(Command::Shed);
+            self.node.handles[shard].mailbox.post(Command::Shed);
         }
     }
 
@@ -438,7 +438,7 @@ impl Shard {
             self.handle.count(ShardCounter::Shed, counts.drops.shed);
         }
         for (who, reason, frames) in self.delivery.take_drop_reports() {
-            let connection = Some(ConnectionId::new(self.handle.node, who));
+            let connection = Some(ConnectionId::new(self.handle.node_id, who));
             self.handle.setup.drops().report(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
@@ -475,8 +475,8 @@ impl Shard {
             mailbox.set_user_state(who, state);
         }
         drop(mailbox);
-        self.shards.everyone.enter(who);
-        self.delivery.join(who, &self.shards.everyone);
+        self.node.everyone.enter(who);
+        self.delivery.join(who, &self.node.everyone);
         self.handle.count(ShardCounter::Opened, 1);
         if !preface.is_empty() {
             self.delivery.append(who.slot, &preface);
@@ -520,7 +520,7 @@ impl Shard {
         self.peers[slot].pending.get_or_insert_default()
     }
 
-    /// Frees the state of a connection that waits for nothing.
+    /// Frees the state of a connection that no longer waits for anything.
     fn free_pending(&mut self, slot: usize) {
         let peer = &mut self.peers[slot];
         let empty = |pending: &PendingWork| {

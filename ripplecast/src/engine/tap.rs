@@ -98,7 +98,7 @@ impl Tap {
     }
 }
 
-/// The shard's end of a tap.
+/// The shard's end of a tap, which reports frames to it.
 pub(crate) struct TapSender {
     sender: mpsc::Sender<TappedFrame>,
     missed: Arc<AtomicU64>,

@@ -15,11 +15,10 @@ use crate::{
 
 /// Maps each user to its connections on this node.
 pub(crate) struct Users {
-    /// Striped by the hash of the id.
+    /// Chosen by the hash of the id.
     stripes: Box<[UserStripe]>,
-    /// Chooses the stripe.
     hasher: RandomState,
-    /// The way to other nodes, which are told who is here.
+    /// Leads to the cluster, which is notified of changes.
     setup: Arc<Setup>,
 }
 
@@ -39,7 +38,7 @@ impl Users {
     /// Assigns a connection to a user, and removes it from any other.
     pub(crate) fn identify<C: Posted>(&self, mailbox: &Mailbox<C>, who: Local, user: &str) -> Result<()> {
         let user: Arc<str> = user.into();
-        // All of it under the mailbox's lock, so that two calls can't undo each other's half.
+        // The mailbox stays locked throughout, so that concurrent calls cannot interleave.
         let mut mailbox = mailbox.lock();
         if !mailbox.is_live(who) {
             return Err(Error::Closed);
@@ -63,7 +62,7 @@ impl Users {
         if left == 0 {
             stripe.remove(user);
         }
-        self.changed(&user.into(), left);
+        self.report_connections(&user.into(), left);
     }
 
     /// Returns the connections of a user.
@@ -78,19 +77,19 @@ impl Users {
         if !connections.contains(&who) {
             connections.push(who);
             let count = connections.len();
-            self.changed(user, count);
+            self.report_connections(user, count);
         }
     }
 
-    /// Reports to the other nodes how many connections a user has here. Called under the lock of its stripe, so in
-    /// order.
-    fn changed(&self, user: &Arc<str>, connections: usize) {
+    /// Reports the number of a user's connections here to the other nodes. Called under the lock of the user's stripe, so
+    /// that reports are in order.
+    fn report_connections(&self, user: &Arc<str>, connections: usize) {
         if let Some(cluster) = self.setup.cluster() {
             cluster.user_changed(user, connections);
         }
     }
 
-    /// The stripe of an id.
+    /// Returns the stripe of an id.
     fn stripe(&self, user: &str) -> &UserStripe {
         &self.stripes[self.hasher.hash_one(user) as usize % self.stripes.len()]
     }

@@ -34,7 +34,7 @@ impl Connection {
 
     /// Returns the connection's id.
     pub fn id(&self) -> ConnectionId {
-        ConnectionId::new(self.shard.node, self.local)
+        ConnectionId::new(self.shard.node_id, self.local)
     }
 
     /// Sends a message. Never waits.
@@ -257,7 +257,7 @@ impl Connection {
 
     /// Returns the node, unless its shards have ended.
     pub(crate) fn local_node(&self) -> Result<Arc<Node>> {
-        self.shard.shards.upgrade().ok_or(Error::Closed)
+        self.shard.node.upgrade().ok_or(Error::Closed)
     }
 }
 

@@ -80,7 +80,7 @@ impl Room {
     /// # Ok(()) }
     /// ```
     pub fn members_here(&self) -> Vec<ConnectionId> {
-        let id = |local| ConnectionId::new(self.node.node, local);
+        let id = |local| ConnectionId::new(self.node.id, local);
         let mut members: Vec<_> = self.core.members().into_iter().map(id).collect();
         members.sort_unstable();
         members

@@ -70,7 +70,7 @@ impl User {
             None => Vec::new(),
         };
         if self.local_connections().next().is_some() {
-            nodes.push(NodeId(self.node.node));
+            nodes.push(NodeId(self.node.id));
         }
         nodes.sort_unstable();
         Ok(nodes)

@@ -1,4 +1,4 @@
-//! The rooms of a shard: their members, the frames that wait in them, and the fan-out that delivers these.
+//! The rooms of a shard: their members, the frames that wait in them, and the fan-out that delivers those frames.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -28,23 +28,23 @@ struct LocalRoom<W> {
     shared: Option<Arc<RoomCore<W>>>,
     /// The slots of its members, dense.
     members: Vec<u32>,
-    /// The number of members with each encoding.
+    /// The number of members that use each encoding.
     members_by_encoding: [u32; ENCODINGS],
-    /// Whether it is in `LocalRooms::dirty`.
+    /// Whether the room is in `LocalRooms::dirty`.
     queued: bool,
-    /// Frames pushed since the current walk began.
+    /// Frames pushed since the current fan-out began.
     pending: RoomBatch,
-    /// The frames that are being delivered.
+    /// The fan-out in progress.
     fan_out: Option<FanOut>,
 }
 
 /// A fan-out of a room in progress.
 struct FanOut {
-    /// The frames.
+    /// The frames that are being delivered.
     batch: RoomBatch,
-    /// Members before this index have been visited.
+    /// Members before this index have been served.
     next: usize,
-    /// Members from this index on joined after the walk began.
+    /// Members from this index on joined after the fan-out began.
     end: usize,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct LocalRooms<W> {
 }
 
 impl<W: Wire> LocalRooms<W> {
-    /// Creates a fan-out without rooms.
+    /// Creates an empty set of rooms.
     pub(super) fn new() -> Self {
         Self { rooms: Vec::new(), free_rooms: Vec::new(), dirty: VecDeque::new(), stamp: 0, waiting: 0 }
     }
@@ -170,7 +170,7 @@ impl<W: Wire> LocalRooms<W> {
                 if flags.has(care) {
                     self.rooms[place as usize].fan_out = Some(fan_out);
                     self.catch_up_during(sender, slot, Some(place));
-                    fan_out = self.rooms[place as usize].fan_out.take().expect("put there two lines above");
+                    fan_out = self.rooms[place as usize].fan_out.take().expect("stored two lines above");
                 } else {
                     sender.send(slot, &fan_out.batch, flags.encoding(), source);
                 }
@@ -221,7 +221,7 @@ impl<W: Wire> LocalRooms<W> {
         self.catch_up_during(sender, slot, None);
     }
 
-    /// Sends one connection the frames that wait in its rooms, when the fan-out of room `current` has reached it.
+    /// Sends one connection the frames that wait in its rooms. `current` is the room whose fan-out has reached it.
     fn catch_up_during(&mut self, sender: &mut Sender<W>, slot: u32, current: Option<u32>) {
         if self.dirty.is_empty() {
             return;
@@ -235,10 +235,9 @@ impl<W: Wire> LocalRooms<W> {
         sender.send_joined(slot, frames);
     }
 
-    /// Returns whether the connection already has all frames of the fan-out of room `current`, so that nothing is to
-    /// be sent yet. A member of many waiting rooms is sent everything at the first of them; without this check, each
-    /// of the others would search all its rooms again. With few waiting rooms the search is cheap, and updates
-    /// whether the member is still ahead.
+    /// Returns whether the connection already has all frames of the fan-out of room `current`. A member of many waiting
+    /// rooms receives everything at the first of them; without this check, each of the others would search all its rooms
+    /// again. With few waiting rooms the search is cheap, and it updates whether the member is still ahead.
     fn has_everything_of(&self, target: &Slot<W>, current: Option<u32>) -> bool {
         let Some(place) = current else { return false };
         if self.dirty.len().min(target.memberships().len()) <= FEW_ROOMS {
@@ -251,7 +250,7 @@ impl<W: Wire> LocalRooms<W> {
     }
 
     /// Appends to `out`, in the order of their stamps, all frames that wait in the connection's rooms, and marks them
-    /// as seen. With `current`, the fan-out of that room continues with the next member afterwards.
+    /// as seen. With `current`, the fan-out of that room has reached the connection.
     fn gather(&self, slots: &mut Slots<W>, slot: u32, current: Option<u32>, out: &mut Joined) {
         if self.dirty.is_empty() {
             return;
@@ -260,7 +259,7 @@ impl<W: Wire> LocalRooms<W> {
         let encoding = target.flags().encoding();
         // Searches either its rooms or the waiting rooms, whichever are fewer.
         let few_wait = dirty.len() < target.memberships().len();
-        // If no other room of its own waits, frames pushed since the walk began are left to the next walk. Otherwise a
+        // If no other of its rooms waits, leave the frames pushed since the fan-out began to the next one. Otherwise a
         // member that was ahead once would stay ahead for as long as messages keep coming.
         let alone = current.is_some_and(|current| {
             if few_wait {
@@ -351,7 +350,7 @@ impl<W: Wire> LocalRooms<W> {
         }
     }
 
-    /// Removes a former member from the dense array, keeping its three parts apart.
+    /// Removes a former member from the dense array. Keeps the array's three parts in order.
     fn remove_member(&mut self, slots: &mut Slots<W>, slot: u32, membership: RoomMembership) {
         let place = membership.room();
         let room = &mut self.rooms[place as usize];
@@ -387,12 +386,12 @@ impl<W: Wire> LocalRooms<W> {
 }
 
 impl<W> LocalRoom<W> {
-    /// Returns the source of its frames.
+    /// Returns the description of the room that its frames carry.
     fn source(&self) -> RoomSource {
         self.shared.as_ref().map_or(RoomSource { scope: 0, overflow: None }, |room| room.source())
     }
 
-    /// Begins a walk with the pending frames, if there are any.
+    /// Begins a fan-out of the pending frames, if there are any.
     fn begin_fan_out(&mut self, budget: &Arc<MemoryBudget>) -> Option<FanOut> {
         if self.pending.is_empty() {
             return None;

@@ -136,7 +136,7 @@ impl Memberships {
     #[cfg(test)]
     pub(super) fn assert_consistent(&self) {
         assert_eq!(self.iter().count(), self.len());
-        assert!(self.more.as_ref().is_none_or(|more| !more.0.is_empty()), "memory is kept for nothing");
+        assert!(self.more.as_ref().is_none_or(|more| !more.0.is_empty()), "an empty table was not freed");
     }
 }
 
@@ -175,7 +175,7 @@ impl More {
     }
 }
 
-/// Counts the memberships that were visited, for tests that limit the work of an operation.
+/// Counts the memberships that an operation touched, for tests that limit the work of an operation.
 pub(super) mod work {
     #[cfg(test)]
     std::thread_local! {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_inline_place_is_used_again_and_taking_all_leaves_none() {
+    fn a_free_inline_place_is_reused_and_taking_all_leaves_none() {
         let mut memberships = Memberships::new();
         for room in 0..5 {
             memberships.add(RoomMembership::new(room, 0, 0));

@@ -31,11 +31,11 @@ pub(crate) enum DeliveryFault {
     Lost,
     /// Its outbox is full.
     SlowConsumer,
-    /// Too much waits on the hub, and no other connection has more waiting.
+    /// The hub's memory budget is exceeded, and no other connection has more waiting.
     Shed,
     /// As `Shed`, but a frame was half written, so that nothing can be sent any more.
     Cut,
-    /// Too much waits on the hub, and no connection holds a longer unfinished incoming message.
+    /// The hub's memory budget is exceeded, and no connection has a longer unfinished incoming message.
     Unfinished,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct DeliveryCounts {
     pub(crate) encoded_frames: u64,
 }
 
-/// Writes to connections, and keeps what their sockets don't take.
+/// Writes to connections, and queues what their sockets do not take.
 pub(super) struct Sender<W> {
     slots: Slots<W>,
     taps: Taps,
@@ -58,7 +58,7 @@ pub(super) struct Sender<W> {
     /// Connections to be closed.
     faults: Vec<(Local, DeliveryFault)>,
     counts: DeliveryCounts,
-    /// Drops that the shard has not reported yet; `None` when nobody subscribed to them.
+    /// Drops that the shard has not reported yet; `None` if they are only counted.
     drop_reports: Option<Vec<(Local, Dropped, u32)>>,
 }
 
@@ -88,12 +88,12 @@ impl<W: Wire> Sender<W> {
         &mut self.slots
     }
 
-    /// Returns the budget of the whole hub.
+    /// Returns the hub's memory budget.
     pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
         self.shedder.budget()
     }
 
-    /// Takes a connection's socket out, with what waits for it, and ends its taps.
+    /// Takes a connection's socket, drops the frames that wait for it, and ends its taps.
     pub(super) fn detach(&mut self, slot: u32) -> Option<W> {
         self.taps.end(&mut self.slots, slot);
         self.shedder.set_incoming(slot, 0);
@@ -105,7 +105,7 @@ impl<W: Wire> Sender<W> {
         self.taps.add(&mut self.slots, who, sender);
     }
 
-    /// Reports to the connection's taps what the peer has sent.
+    /// Reports a received frame to the connection's taps.
     pub(super) fn report_received(&mut self, who: Local, event: &Event<'_>) {
         self.taps.received(&mut self.slots, who, event);
     }

@@ -1,4 +1,4 @@
-//! Sheds load when too much waits on the whole hub: the connections that hold the most waiting or unfinished bytes are
+//! Sheds load when the hub's memory budget is exceeded: the connections with the most waiting or unfinished bytes are
 //! closed first, on whichever shard they are.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use super::slots::Slots;
 use crate::engine::budget::MemoryBudget;
 
-/// What counts against a connection.
+/// Where a connection holds bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum HeldIn {
     /// The frames in its outbox.
@@ -26,14 +26,13 @@ pub(super) enum ShedStep {
     Stop { slower: Option<usize> },
 }
 
-/// What the connections of a shard hold, least first.
+/// The bytes that connections of a shard hold, least first.
 pub(super) struct Candidates(Vec<(usize, u32, HeldIn)>);
 
 /// Decides when to shed, and whom.
 pub(super) struct Shedder {
     /// The number of the shard.
     shard: u8,
-    /// The bytes that wait on the whole hub, and their limit.
     budget: Arc<MemoryBudget>,
     /// By slot: bytes held for an incoming message that is unfinished, or that waits for a callback; few have any.
     incoming: HashMap<u32, usize>,
@@ -47,7 +46,7 @@ impl Shedder {
         Self { shard, budget, incoming: HashMap::new(), slowest: 0 }
     }
 
-    /// Returns the budget of the whole hub.
+    /// Returns the hub's memory budget.
     pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
     }
@@ -69,13 +68,12 @@ impl Shedder {
         }
     }
 
-    /// Whether the shard is to shed. A shard without a slow connection of its own has nothing to look for, and no reason
-    /// to wake another.
+    /// Returns whether the shard must shed. A shard whose connections hold nothing neither sheds nor wakes another.
     pub(super) fn is_needed(&self) -> bool {
         self.slowest > 0 && self.budget.is_over()
     }
 
-    /// Begins to shed: ranks the connections by what they hold.
+    /// Begins to shed: ranks the connections by the bytes that they hold.
     pub(super) fn begin<W>(&self, slots: &Slots<W>) -> Candidates {
         self.budget.shedding_began(self.shard);
         let outboxes =
@@ -86,9 +84,9 @@ impl Shedder {
         Candidates(candidates)
     }
 
-    /// Returns what to do next: drop what the slowest connection of this shard holds, until little enough waits or another
-    /// shard has a slower one. What a shard has published may be out of date, but then it is too high: a shard that is woken
-    /// in vain publishes the true number, and shedding goes on elsewhere.
+    /// Returns the next step: drop what the slowest connection of this shard holds, until the budget has eased or another
+    /// shard has a slower connection. A published number may be out of date, but only too high: a shard that is woken
+    /// needlessly publishes the true number, and shedding continues elsewhere.
     pub(super) fn next(&mut self, candidates: &mut Candidates) -> ShedStep {
         self.set_slowest(candidates.0.last().map_or(0, |(bytes, ..)| *bytes));
         if self.budget.is_eased() {

@@ -18,7 +18,7 @@ pub(super) struct Flags(u8);
 impl Flags {
     /// The two bits that hold the number of its [`Encoding`].
     const ENCODING: u8 = 3;
-    /// Nothing more is sent to it: a close frame was sent, or it has a fault.
+    /// No more frames are sent to it: a close frame was sent, or it has a fault.
     pub(super) const MUTE: u8 = 4;
     /// It was already sent, or is not to be sent, some of the frames that wait in a room of its own.
     pub(super) const AHEAD: u8 = 8;
@@ -27,7 +27,7 @@ impl Flags {
     /// A tap observes it.
     pub(super) const TAPPED: u8 = 32;
 
-    /// Whether any flag of the mask is set.
+    /// Returns whether any flag of the mask is set.
     #[inline]
     pub(super) fn has(self, any_of: u8) -> bool {
         self.0 & any_of != 0
@@ -49,11 +49,11 @@ impl Flags {
     }
 }
 
-/// All that delivery keeps for an idle connection.
+/// The state that delivery keeps for each connection.
 pub(super) struct Slot<W> {
     /// The socket; `None` when the slot is free.
     wire: Option<W>,
-    /// Tells the connections that use the slot one after the other apart; never used twice.
+    /// Distinguishes the connections that use the slot one after the other. Never reused.
     generation: u32,
     flags: Flags,
     /// Index into `Slots::policies`.
@@ -63,23 +63,22 @@ pub(super) struct Slot<W> {
     memberships: Memberships,
 }
 
-/// A fan-out touches one cache line for each member; `docs/performance.md` says so.
+// One cache line per member of a fan-out, as `docs/performance.md` promises.
 #[cfg(not(ripplecast_loom))]
 const _: () = assert!(size_of::<Slot<std::net::TcpStream>>() <= 64);
 
 impl<W> Slot<W> {
-    /// Returns its flags.
     #[inline]
     pub(super) fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// Whether it has a socket.
+    /// Returns whether the slot has a socket.
     pub(super) fn is_open(&self) -> bool {
         self.wire.is_some()
     }
 
-    /// Whether frames for it are discarded: a close frame was sent, or it has a fault.
+    /// Returns whether frames for the connection are discarded: a close frame was sent, or it has a fault.
     pub(super) fn is_mute(&self) -> bool {
         self.flags.has(Flags::MUTE)
     }
@@ -225,7 +224,7 @@ impl<W> Slots<W> {
         &mut self.slots[slot as usize]
     }
 
-    /// Returns all slots with their numbers, free ones included.
+    /// Returns all slots with their numbers, including free ones.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Slot<W>)> {
         self.slots.iter().enumerate().map(|(number, slot)| (number as u32, slot))
     }
@@ -259,13 +258,13 @@ impl<W> Slots<W> {
         slot.policy = policy;
     }
 
-    /// Whether the id is that of a connection which has a socket.
+    /// Returns whether the connection has a socket.
     pub(super) fn is_open(&self, who: Local) -> bool {
         let slot = self.slots.get(who.slot as usize);
         slot.is_some_and(|slot| slot.generation == who.generation && slot.wire.is_some())
     }
 
-    /// Whether frames for the connection are sent: it is open and not mute.
+    /// Returns whether frames for the connection are sent: it is open and not mute.
     pub(super) fn accepts(&self, who: Local) -> bool {
         self.is_open(who) && !self.get(who.slot).is_mute()
     }
@@ -325,7 +324,7 @@ impl<W> Slots<W> {
             slot.memberships.assert_consistent();
             let count = slot.memberships.len();
             assert_eq!(slot.flags.has(Flags::SEVERAL), count > 1);
-            assert!(slot.outbox().is_none_or(|outbox| outbox.bytes() > 0), "an outbox is kept for nothing");
+            assert!(slot.outbox().is_none_or(|outbox| outbox.bytes() > 0), "an empty outbox was not freed");
             if slot.wire.is_none() {
                 assert!(count == 0 && slot.outbox.is_none());
             }
@@ -372,7 +371,7 @@ mod tests {
         let next = slots.reserve(1).unwrap();
         slots.open(next, (), Encoding::WebSocket, POLICY);
         assert!(slots.is_open(next) && !slots.is_open(who));
-        assert!(!slots.get(next.slot).flags().has(Flags::MUTE), "a flag of the last connection was kept");
+        assert!(!slots.get(next.slot).flags().has(Flags::MUTE), "a flag of the previous connection was kept");
         slots.assert_consistent();
     }
 

@@ -21,8 +21,8 @@ impl Taps {
         Self { taps: Vec::new() }
     }
 
-    /// Reports the connection's frames to `sender` from now on. Ends the oldest tap if there are too many, and `sender` at once
-    /// if the connection is not open.
+    /// Reports the connection's frames to `sender` from now on. Ends the oldest tap if there are too many. If the
+    /// connection is not open, the new tap ends at once.
     pub(super) fn add<W: Wire>(&mut self, slots: &mut Slots<W>, who: Local, sender: TapSender) {
         if !slots.is_open(who) {
             return;

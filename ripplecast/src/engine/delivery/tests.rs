@@ -1,5 +1,5 @@
-//! Delivery against a naive model: whatever happens in whatever order, each connection gets exactly the frames that it
-//! should, in one order, and the parts of the delivery agree with each other.
+//! Compares delivery with a naive model under random operations: each connection receives exactly the frames that it
+//! should, in order, and the parts of delivery stay consistent.
 
 mod ends;
 mod expected;
@@ -45,7 +45,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_connection_gets_its_frames_in_order(ops in prop::collection::vec(any_op(), 1..120)) {
+    fn every_connection_receives_its_frames_in_order(ops in prop::collection::vec(any_op(), 1..120)) {
         let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(op);
@@ -54,9 +54,9 @@ proptest! {
         world.finish();
     }
 
-    /// Without anything that ends a connection, so that each has to get everything.
+    /// No operation here ends a connection, so each must receive everything.
     #[test]
-    fn who_reads_gets_everything(ops in prop::collection::vec(calm(Just(false)), 1..120)) {
+    fn a_connection_that_reads_receives_everything(ops in prop::collection::vec(calm(Just(false)), 1..120)) {
         let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(match op {
@@ -72,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn members_come_and_go_during_a_fan_out(ops in prop::collection::vec(churn(), 1..120)) {
+    fn members_join_and_leave_during_a_fan_out(ops in prop::collection::vec(churn(), 1..120)) {
         let mut world = crowd(8, 2);
         world.max = CROWD;
         world.run(Op::Broadcast { room: 0, len: 1 });
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_dropped_by_policy_is_counted(ops in prop::collection::vec(calm(Just(true)), 1..120)) {
+    fn frames_dropped_by_policy_are_counted(ops in prop::collection::vec(calm(Just(true)), 1..120)) {
         let mut world = DeliveryWorld::new();
         for op in ops {
             world.run(op);
@@ -96,7 +96,7 @@ proptest! {
     }
 }
 
-/// A shard with `sockets` WebSockets and `streams` event streams, all in the first room.
+/// Creates a shard with `sockets` WebSockets and `streams` event streams, all in the first room.
 fn crowd(sockets: usize, streams: usize) -> DeliveryWorld {
     let mut world = DeliveryWorld::new();
     for n in 0..sockets + streams {

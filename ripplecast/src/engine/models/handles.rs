@@ -1,14 +1,14 @@
-//! Handles of connections, and the users that they are identified as.
+//! Connection handles, and the users of connections.
 
 use super::*;
 
-/// The handle of a shard whose mailbox carries real sockets. None is sent in these models.
+/// Creates the handle of a shard. Its mailbox could carry real sockets; these models send none.
 fn handle() -> Arc<ShardHandle> {
     let mailbox = Arc::new(Mailbox::<Command<ConnectionSocket>>::new());
     Arc::new(ShardHandle::new(mailbox, 1, Weak::new(), Arc::default()))
 }
 
-/// Applies what was sent through handles to a delivery without sockets.
+/// Applies the commands sent through handles to a delivery without sockets.
 fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
     let mut todo = VecDeque::new();
     handle.mailbox.drain_into(&mut todo);
@@ -18,7 +18,7 @@ fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
             Command::Push { to, frame, of } => shard.delivery.push(to, &frame, of),
             Command::Close { who, .. } if shard.delivery.is_open(who) => shard.begin_close(who),
             Command::Close { .. } => {}
-            _ => unreachable!("these models push and close"),
+            _ => unreachable!("these models only push and close"),
         }
     }
 }
@@ -53,8 +53,8 @@ impl PushRace {
 }
 
 #[test]
-fn push_says_closed() {
-    explore("push_says_closed", || {
+fn push_reports_closed() {
+    explore("push_reports_closed", || {
         let PushRace { mut shard, handle, first, connection, pusher } = PushRace::new();
         let closer = thread::spawn({
             let connection = connection.clone();
@@ -71,7 +71,7 @@ fn push_says_closed() {
         assert!(!connection.is_open());
         let mut expected: Vec<&str> = ["a", "b"].into_iter().zip(sent).filter_map(queued).collect();
         expected.push("bye");
-        assert_eq!(first.received(), expected, "what was queued comes, and before the close frame");
+        assert_eq!(first.received(), expected, "queued frames arrive, before the close frame");
         assert_ne!(sent, [Sent::Closed, Sent::Queued]);
     });
 }
@@ -83,7 +83,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         let local = connection.local();
         let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
         take_up(&handle, &mut shard);
-        // The socket is lost.
+        // The socket fails.
         let was_open = handle.mailbox.lock().close(local);
         shard.finish(local);
         let (next, second) = open(&handle, &mut shard);
@@ -92,7 +92,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         let sent = pusher.join().unwrap();
         let closed = closer.join().unwrap();
         take_up(&handle, &mut shard);
-        assert_eq!(closed.is_closed(), was_open, "it was closed by one of the two");
+        assert_eq!(closed.is_closed(), was_open, "exactly one of the two closed it");
         assert!(second.received().is_empty());
         assert!(handle.mailbox.is_live(next));
         for text in first.received().iter().filter(|text| *text != "bye") {
@@ -105,7 +105,7 @@ fn queued<'a>((text, sent): (&'a str, Sent)) -> Option<&'a str> {
     sent.is_queued().then_some(text)
 }
 
-/// As the shard makes a connection one that is closed, and then forgets it.
+/// Closes an identified connection and removes its data, as the shard does.
 fn close_identified(handle: &ShardHandle, users: &Users, who: Local) {
     let mut mailbox = handle.mailbox.lock();
     mailbox.close(who);

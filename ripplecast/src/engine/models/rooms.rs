@@ -1,4 +1,4 @@
-//! Rooms: members that join, leave and close while messages come, in one order for all.
+//! Rooms: members join, leave and close while messages arrive in one order for all.
 
 use super::*;
 
@@ -18,11 +18,7 @@ fn join_races_close() {
         let joined = joiner.join().unwrap();
         assert!(joined.is_ok() || matches!(joined, Err(Error::Closed)));
         shard.turn();
-        assert_eq!(
-            room.len(),
-            0,
-            "a closing connection is a member of nothing, even while its socket is still there"
-        );
+        assert_eq!(room.len(), 0, "a closing connection is still a member, though its socket is open");
         let received = first.received();
         assert!(received == ["bye"] || (joined.is_ok() && received == ["snapshot", "bye"]), "{received:?}");
         drop(room);
@@ -91,7 +87,7 @@ fn leave_races_push() {
     });
 }
 
-/// Who joins with a snapshot gets everything that was pushed after it, and nothing that was pushed before.
+/// A connection that joins with a snapshot receives everything pushed after it, and nothing pushed before.
 #[test]
 fn join_with_a_snapshot_races_pushes() {
     explore("join_with_a_snapshot_races_pushes", || {
@@ -101,7 +97,7 @@ fn join_with_a_snapshot_races_pushes() {
         let room = registry.room("a");
         room.join(member, None).unwrap();
         shard.turn();
-        // A counter as `LiveCounter` has it: it changes, and is pushed, under one lock.
+        // Like `LiveCounter`, changes and pushes the value under one lock.
         let counter = Arc::new(crate::sync::Mutex::new(0));
         let bump = |room: &Arc<RoomCore<Pipe>>, counter: &crate::sync::Mutex<u8>| {
             let mut value = counter.lock();
@@ -128,7 +124,7 @@ fn join_with_a_snapshot_races_pushes() {
     });
 }
 
-/// Two shards with a member of one room each.
+/// Creates two shards with one member each, in the same room.
 fn two_members() -> ([ModelShard; 2], Arc<RoomCore<Pipe>>, [Pipe; 2]) {
     let mailboxes = mailboxes(2);
     let registry = Arc::new(Registry::new(mailboxes.clone(), Arc::default()));
@@ -173,9 +169,9 @@ fn push_order_across_two_shards() {
 }
 
 #[test]
-fn a_push_is_refused_by_all_shards_or_by_none() {
+fn a_push_is_rejected_by_all_shards_or_by_none() {
     static ZEROS: [u8; MAILBOX_BYTES - 1] = [0; MAILBOX_BYTES - 1];
-    explore("a_push_is_refused_by_all_shards_or_by_none", || {
+    explore("a_push_is_rejected_by_all_shards_or_by_none", || {
         let ([mut one, mut two], room, pipes) = two_members();
         // One more byte fits into the second shard's mailbox, until the shard takes its commands.
         let nobody = Local { shard: 1, slot: 7, generation: 1 };
@@ -200,7 +196,7 @@ fn a_push_is_refused_by_all_shards_or_by_none() {
         for (sent, text) in [(a, "a"), (b, "b")] {
             assert_eq!(sent.is_queued(), one.iter().any(|received| received == text));
         }
-        assert!(!one.is_empty(), "there was space for one");
+        assert!(!one.is_empty(), "there was space for one push");
     });
 }
 
@@ -210,7 +206,7 @@ fn a_name_has_one_room() {
         let (mut shard, registry) = one_shard();
         let (who, _pipe) = shard.open();
         let first = registry.room("a");
-        // loom does not see the counts of an Arc, but it sees a lock: with one before each drop, it tries all orders.
+        // loom does not track the counts of an Arc, but it tracks locks: a lock before each drop makes it try all orders.
         let dropper = thread::spawn({
             let registry = registry.clone();
             move || {
@@ -236,7 +232,7 @@ fn a_name_has_one_room() {
         let again = registry.room("a");
         assert!(
             Weak::ptr_eq(&Arc::downgrade(&again), &kept),
-            "a second room of the name, beside one with a member"
+            "the name has a second room, although the first has a member"
         );
         assert_eq!((again.len(), registry.len()), (1, 1));
         assert!(again.leave(who));

@@ -1,8 +1,8 @@
-//! The shard of the models: without sockets and callbacks.
+//! The models' shard, without sockets and callbacks.
 
 use super::*;
 
-/// A socket that takes everything, or nothing while it is stuck.
+/// A socket that accepts everything, or nothing while it is stuck.
 #[derive(Clone, Default)]
 pub(super) struct Pipe {
     pub(super) taken: Arc<std::sync::Mutex<Vec<u8>>>,
@@ -20,7 +20,7 @@ impl Wire for Pipe {
 }
 
 impl Pipe {
-    /// The payloads that it has taken, which are all short.
+    /// Returns the payloads that it has accepted. They must be short.
     pub(super) fn received(&self) -> Vec<String> {
         let written = self.taken.lock().unwrap();
         let (mut received, mut rest) = (Vec::new(), &written[..]);
@@ -54,10 +54,10 @@ pub(super) struct ModelShard {
     pub(super) delivery: Delivery<Pipe>,
     pub(super) mailbox: Arc<Mailbox<Command<Pipe>>>,
     pub(super) todo: VecDeque<Command<Pipe>>,
-    /// The number of the latest message of the room; a model has one room.
+    /// The offset of the room's latest message; each model has one room.
     pub(super) offset: u64,
     pub(super) stopping: bool,
-    /// The shard that is to be told to shed.
+    /// Another shard that must shed.
     pub(super) pass_on: Option<usize>,
 }
 
@@ -82,7 +82,7 @@ impl ModelShard {
         }
     }
 
-    /// As the shard adopts a socket.
+    /// Opens a connection, as the shard does.
     pub(super) fn open(&mut self) -> (Local, Pipe) {
         self.open_under(Overflow::Disconnect)
     }
@@ -100,7 +100,7 @@ impl ModelShard {
         (who, pipe)
     }
 
-    /// As the shard begins to close: nobody reaches the connection any more, but its socket is still there.
+    /// Begins to close, as the shard does: the connection is no longer reachable, but keeps its socket.
     pub(super) fn begin_close(&mut self, who: Local) {
         self.delivery.catch_up(who.slot);
         self.mark_closed(who);
@@ -108,7 +108,8 @@ impl ModelShard {
         self.delivery.mute(who.slot);
     }
 
-    /// As the shard takes a connection out of everything, also out of rooms that count it already while its join waits.
+    /// Marks a connection as closed and removes it from all rooms, as the shard does. This includes rooms that already count
+    /// it although its join is still waiting.
     pub(super) fn mark_closed(&mut self, who: Local) {
         let mut mailbox = self.mailbox.lock();
         mailbox.close(who);
@@ -124,14 +125,14 @@ impl ModelShard {
         self.delivery.leave_all(who);
     }
 
-    /// As the shard drops the socket.
+    /// Drops the socket, as the shard does.
     pub(super) fn finish(&mut self, who: Local) {
         self.mark_closed(who);
         drop(self.delivery.detach(who));
         self.delivery.release(who);
     }
 
-    /// As `hub::shard` takes a turn.
+    /// Runs a turn, as the shard does.
     pub(super) fn turn(&mut self) {
         self.mailbox.drain_into(&mut self.todo);
         while let Some(command) = self.todo.pop_front() {
@@ -142,7 +143,7 @@ impl ModelShard {
             match command {
                 Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
                 Command::Broadcast { room, frame, offset } => {
-                    assert!(offset > self.offset, "the room's numbers are not in its order");
+                    assert!(offset > self.offset, "the room's offsets are out of order");
                     self.offset = offset;
                     self.delivery.broadcast(&room, &frame, offset);
                 }
@@ -152,7 +153,7 @@ impl ModelShard {
                 Command::Shed => self.pass_on = self.delivery.shed().or(self.pass_on),
                 Command::Shutdown => self.stopping = true,
                 Command::End { .. } | Command::Open(_) | Command::Tap { .. } | Command::Done { .. } => {
-                    unreachable!("no model posts one")
+                    unreachable!("no model posts these")
                 }
             }
         }
@@ -166,7 +167,7 @@ impl ModelShard {
         }
     }
 
-    /// A turn, and the word to the shard that has a slower connection.
+    /// Runs a turn, and wakes the shard that has a slower connection.
     pub(super) fn turn_and_forward(&mut self, mailboxes: &[Arc<Mailbox<Command<Pipe>>>]) {
         self.turn();
         if let Some(shard) = self.pass_on.take() {
@@ -174,7 +175,7 @@ impl ModelShard {
         }
     }
 
-    /// As `hub::driver` drives a task: every turn until it is told to stop, and asleep whenever there is nothing to do.
+    /// Runs turns until shutdown, and sleeps as a task in between, as the event loop does.
     pub(super) fn run_as_task(mut self) -> Self {
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
@@ -190,7 +191,7 @@ impl ModelShard {
         }
     }
 
-    /// As `hub::driver` drives a thread.
+    /// Runs turns until shutdown, and sleeps as a thread in between, as the event loop does.
     pub(super) fn run_as_thread(mut self) -> Self {
         let bell = Arc::new(Bell::default());
         let alarm: Arc<dyn Alarm> = bell.clone();
@@ -212,7 +213,7 @@ pub(super) fn mailboxes(shards: usize) -> Arc<[Arc<Mailbox<Command<Pipe>>>]> {
     (0..shards).map(|_| Arc::new(Mailbox::new())).collect()
 }
 
-/// One shard, and rooms.
+/// Creates one shard and its rooms.
 pub(super) fn one_shard() -> (ModelShard, Arc<Registry<Pipe>>) {
     let mailboxes = mailboxes(1);
     (ModelShard::new(0, &mailboxes), Arc::new(Registry::new(mailboxes, Arc::default())))

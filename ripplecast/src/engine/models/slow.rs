@@ -3,8 +3,8 @@
 use super::*;
 
 #[test]
-fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
-    explore("the_newest_of_a_key_is_what_waits_whoever_pushed_it", || {
+fn the_newest_frame_of_a_key_waits_whoever_pushed_it() {
+    explore("the_newest_frame_of_a_key_waits_whoever_pushed_it", || {
         let (mut shard, registry) = one_shard();
         let room = registry.room("a");
         let (who, pipe) = shard.open_under(Overflow::LatestPerKey);
@@ -31,14 +31,14 @@ fn the_newest_of_a_key_is_what_waits_whoever_pushed_it() {
         shard.turn();
         pipe.stuck.store(false, Ordering::Relaxed);
         shard.delivery.flush(who.slot);
-        assert_eq!(pipe.received(), ["2"], "the newest, and nothing else");
+        assert_eq!(pipe.received(), ["2"], "only the newest frame is delivered");
         assert_eq!(shard.delivery.take_counts().drops.replaced, 1);
     });
 }
 
 #[test]
-fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
-    explore("shards_that_shed_at_once_keep_the_bound_and_come_to_an_end", || {
+fn shards_that_shed_at_once_keep_the_limit_and_finish() {
+    explore("shards_that_shed_at_once_keep_the_limit_and_finish", || {
         const LIMIT: usize = 500;
         let mailboxes = mailboxes(2);
         let budget = Arc::new(MemoryBudget::new(LIMIT, 2));
@@ -72,11 +72,11 @@ fn shards_that_shed_at_once_keep_the_bound_and_come_to_an_end() {
             one.turn_and_forward(&mailboxes);
             two.turn_and_forward(&mailboxes);
             turns += 1;
-            assert!(turns < 4, "the word goes round for ever");
+            assert!(turns < 4, "the shards wake each other forever");
         }
         assert!(!budget.is_over(), "{} bytes wait", budget.used());
         let dropped = one.delivery.take_counts().drops.shed + two.delivery.take_counts().drops.shed;
-        assert!(dropped > 0, "what waits is more than may");
+        assert!(dropped > 0, "more waits than the limit allows");
         drop((one, two));
         assert_eq!(budget.used(), 0);
     });

@@ -1,4 +1,4 @@
-//! All rooms of a node by name.
+//! The rooms of a node, by name.
 
 use std::{
     collections::HashMap,
@@ -16,28 +16,27 @@ use crate::{
 /// Rooms whose names have the same hash.
 type RoomStripe<W> = Mutex<HashMap<Arc<str>, Weak<RoomCore<W>>>>;
 
-/// All rooms by name. It holds them weakly: members and handles keep a room, names don't.
+/// The rooms of a node, by name. References are weak: only members and handles keep a room alive.
 pub(crate) struct Registry<W> {
-    /// Striped by the hash of the name, so that rooms don't wait for each other.
+    /// Chosen by the hash of the name, so that lookups of different rooms rarely contend.
     stripes: Box<[RoomStripe<W>]>,
-    /// Chooses the stripe, and gives each room its epoch.
+    /// Chooses the stripe, and derives each room's epoch.
     hasher: RandomState,
-    /// The mailboxes of all shards, for new rooms.
+    /// By shard; passed to new rooms.
     pub(super) mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
-    /// What all rooms share.
     setup: Arc<Setup>,
-    /// How many rooms were made; with the hasher's random keys it makes epochs that don't repeat.
+    /// The number of rooms created so far. Hashed with the hasher's random keys, it gives each room a different epoch.
     made: Mutex<u64>,
 }
 
 impl<W: Send + Sync + 'static> Registry<W> {
-    /// No rooms.
+    /// Creates an empty registry.
     pub(crate) fn new(mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>, setup: Arc<Setup>) -> Self {
         let stripes = (0..ROOM_STRIPES).map(|_| Mutex::new(HashMap::new())).collect();
         Self { stripes, hasher: RandomState::new(), mailboxes, setup, made: Mutex::new(0) }
     }
 
-    /// The room of that name; it is made if there is none.
+    /// Returns the room of that name. Creates it if there is none.
     pub(crate) fn room(self: &Arc<Self>, name: &str) -> Arc<RoomCore<W>> {
         let mut stripe = self.stripe(name).lock();
         if let Some(room) = stripe.get(name).and_then(Weak::upgrade) {
@@ -56,34 +55,34 @@ impl<W: Send + Sync + 'static> Registry<W> {
         room
     }
 
-    /// The room of that name, if it has members or handles.
+    /// Returns the room of that name, if it has members or handles.
     pub(crate) fn existing(&self, name: &str) -> Option<Arc<RoomCore<W>>> {
         self.stripe(name).lock().get(name).and_then(Weak::upgrade)
     }
 
-    /// The rooms that have members or handles, in no order.
+    /// Returns the rooms that have members or handles, in no particular order.
     pub(crate) fn all(&self) -> Vec<Arc<RoomCore<W>>> {
         let mut rooms = Vec::new();
         for stripe in &self.stripes {
-            // Kept until the lock is released: the last one to let go of a room takes it.
+            // Dropping the last reference to a room locks its stripe, so keep all of them until this lock is released.
             rooms.extend(stripe.lock().values().filter_map(Weak::upgrade));
         }
         rooms
     }
 
-    /// Number of rooms that have members or handles.
+    /// Returns the number of rooms that have members or handles.
     pub(crate) fn len(&self) -> usize {
         self.stripes.iter().map(|stripe| stripe.lock().len()).sum()
     }
 
-    /// A random number for each room that was ever made.
+    /// Returns a number that no earlier room has, random for each process.
     fn next_epoch(&self) -> u64 {
         let mut made = self.made.lock();
         *made += 1;
         self.hasher.hash_one(*made)
     }
 
-    /// The stripe that a name belongs to.
+    /// Returns the stripe of a name.
     pub(super) fn stripe(&self, name: &str) -> &RoomStripe<W> {
         let hash = self.hasher.hash_one(name) as usize;
         &self.stripes[hash % self.stripes.len()]

@@ -1,4 +1,4 @@
-//! What is set for rooms, by patterns of their names, and what else all rooms of a hub share.
+//! Options of rooms by name pattern, and the settings that all rooms of a hub share.
 
 use std::sync::{
     Arc, OnceLock,
@@ -12,7 +12,8 @@ use crate::{
     limits::ROOMS_PER_CONNECTION,
 };
 
-/// Settings of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). What is not set is as the endpoints say.
+/// Options of rooms, for [`HubBuilder::rooms`](crate::HubBuilder::rooms). The endpoints' settings apply to everything
+/// that is not set.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
@@ -25,33 +26,33 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[must_use = "settings do nothing until they are given to HubBuilder::rooms"]
+#[must_use = "options have no effect until they are passed to HubBuilder::rooms"]
 pub struct RoomOptions {
-    /// What happens when a frame does not fit an outbox.
     overflow: Option<Overflow>,
 }
 
 impl RoomOptions {
-    /// Nothing is set.
+    /// Creates options in which nothing is set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What happens when a frame of the room does not fit the outbox of a member; default what the member's endpoint says.
+    /// Sets the policy when a frame of the room does not fit the outbox of a member. The default is the policy of the
+    /// member's endpoint.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
         self
     }
 }
 
-/// What all rooms of a hub share.
+/// The settings that all rooms of a hub share.
 pub(crate) struct Setup {
     rules: RoomRules,
     drops: DropLog,
     /// The lowest compression threshold of all endpoints, in bytes.
     compress_above: AtomicUsize,
     rooms_per_connection: usize,
-    /// The connection to other nodes; none when this node is alone.
+    /// Unset while this node is alone.
     cluster: OnceLock<Arc<dyn Cluster>>,
 }
 
@@ -63,7 +64,7 @@ impl Setup {
         Self { rules, drops, compress_above, rooms_per_connection, cluster: OnceLock::new() }
     }
 
-    /// Returns the policy that is set for a room of that name.
+    /// Returns the policy of a room, if one is set.
     pub(super) fn overflow(&self, name: &str) -> Option<Overflow> {
         self.rules.overflow(name)
     }
@@ -73,29 +74,30 @@ impl Setup {
         &self.drops
     }
 
-    /// Returns how many rooms one connection may be in.
+    /// Returns the most rooms that one connection may be in.
     pub(super) fn rooms_per_connection(&self) -> usize {
         self.rooms_per_connection
     }
 
-    /// Compresses messages for many connections from now on if they are longer than `bytes`. A lower threshold stays.
+    /// Lowers the threshold above which messages for many connections are compressed. A threshold that is already lower
+    /// stays.
     pub(crate) fn lower_compression_threshold(&self, bytes: usize) {
         self.compress_above.fetch_min(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a frame for many connections is compressed for those that have negotiated it.
+    /// Returns whether a frame for many connections is compressed for those that have negotiated it.
     pub(crate) fn compresses(&self, frame: &Message) -> bool {
         frame.len() > self.compress_above.load(Ordering::Relaxed)
     }
 
-    /// The way to other nodes; none when this node is alone.
+    /// Returns the connection to the other nodes; `None` if this node is alone.
     pub(crate) fn cluster(&self) -> Option<&Arc<dyn Cluster>> {
         self.cluster.get()
     }
 
-    /// From now on there are other nodes; once.
+    /// Connects the hub to other nodes. Later calls have no effect.
     pub(crate) fn set_cluster(&self, cluster: Arc<dyn Cluster>) {
-        let _ = self.cluster.set(cluster); // a second one would be a second node of the same name
+        let _ = self.cluster.set(cluster);
     }
 }
 
@@ -105,17 +107,17 @@ impl Default for Setup {
     }
 }
 
-/// Settings of rooms by patterns of their names; the first that matches holds.
+/// Options of rooms by name pattern. The first pattern that matches applies.
 #[derive(Clone, Default)]
 pub(crate) struct RoomRules(Vec<(Arc<Pattern>, RoomOptions)>);
 
 impl RoomRules {
-    /// Adds settings behind those that are there.
+    /// Adds a pattern after the existing ones.
     pub(crate) fn add(&mut self, pattern: &str, options: RoomOptions) {
         self.0.push((Arc::new(Pattern::parse(pattern)), options));
     }
 
-    /// The policy of a room.
+    /// Returns the policy of a room, if one is set.
     pub(super) fn overflow(&self, name: &str) -> Option<Overflow> {
         self.0.iter().find(|(pattern, _)| pattern.matches(name)).and_then(|(_, options)| options.overflow)
     }

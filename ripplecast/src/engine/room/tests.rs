@@ -14,14 +14,14 @@ fn registry(shards: usize) -> Arc<Registry<()>> {
     }
 }
 
-/// A connection that was opened.
+/// Opens a connection.
 fn open(registry: &Registry<()>, shard: u8, slot: u32) -> Local {
     let who = Local { shard, slot, generation: 1 };
     registry.mailboxes[who.shard()].lock().open(who);
     who
 }
 
-/// The commands that wait for a shard: `j`oin, `l`eave, `c`ast, `p`ush.
+/// Returns the commands that wait for a shard: `j`oin, `l`eave, `b`roadcast, `p`ush.
 fn waiting(registry: &Registry<()>, shard: usize) -> String {
     let mut todo = std::collections::VecDeque::new();
     registry.mailboxes[shard].drain_into(&mut todo);
@@ -30,7 +30,7 @@ fn waiting(registry: &Registry<()>, shard: usize) -> String {
         match command {
             Command::Join { .. } => 'j',
             Command::Leave { .. } => 'l',
-            Command::Broadcast { .. } => 'c',
+            Command::Broadcast { .. } => 'b',
             Command::Push { .. } => 'p',
             _ => '?',
         }
@@ -47,20 +47,20 @@ fn a_room_lives_as_long_as_a_handle_or_a_member() {
     let who = open(&registry, 0, 0);
     first.join(who, None).unwrap();
     drop(first);
-    assert_eq!(registry.len(), 1, "the waiting join keeps it");
+    assert_eq!(registry.len(), 1, "the waiting join keeps it alive");
     assert_eq!(registry.room("a").epoch, epoch);
     assert_eq!(waiting(&registry, 0), "j");
-    assert_eq!(registry.len(), 0, "nothing keeps it any more: no shard has taken the member in");
-    assert_ne!(registry.room("a").epoch, epoch, "a new life has a new epoch");
+    assert_eq!(registry.len(), 0, "no shard has added the member, so nothing keeps it alive");
+    assert_ne!(registry.room("a").epoch, epoch, "a new room has a new epoch");
     assert_eq!(registry.len(), 0);
 }
 
 #[test]
-fn the_late_end_of_a_room_does_not_take_its_successor_away() {
+fn a_room_dropped_late_does_not_remove_its_successor() {
     let registry = registry(1);
     let first = registry.room("a");
     let stale = Weak::new();
-    // As it is between the end of the last handle and the room's own farewell to the registry.
+    // As between the drop of the last handle and the removal of the name.
     registry.stripe("a").lock().insert("a".into(), stale);
     let second = registry.room("a");
     assert!(!Arc::ptr_eq(&first, &second));
@@ -71,7 +71,7 @@ fn the_late_end_of_a_room_does_not_take_its_successor_away() {
 }
 
 #[test]
-fn only_shards_with_members_are_told() {
+fn only_shards_with_members_receive_pushes() {
     let registry = registry(3);
     let room = registry.room("a");
     assert!(room.push(&Message::from("to nobody")).is_queued());
@@ -84,11 +84,11 @@ fn only_shards_with_members_are_told() {
     assert!(!room.leave(one));
     assert!(room.push(&Message::from("y")).is_queued());
     let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();
-    assert_eq!(all, ["jcl", "", "jpcc"]);
+    assert_eq!(all, ["jbl", "", "jpbb"]);
 }
 
 #[test]
-fn who_is_closed_joins_nothing() {
+fn a_closed_connection_cannot_join() {
     let registry = registry(1);
     let room = registry.room("a");
     let who = open(&registry, 0, 0);
@@ -100,7 +100,7 @@ fn who_is_closed_joins_nothing() {
 }
 
 #[test]
-fn a_push_that_one_shard_refuses_reaches_none_and_has_no_number() {
+fn a_push_that_one_shard_rejects_reaches_none_and_takes_no_offset() {
     let registry = registry(3);
     let room = registry.room("a");
     for shard in 0..3 {
@@ -116,7 +116,7 @@ fn a_push_that_one_shard_refuses_reaches_none_and_has_no_number() {
     assert_eq!(room.push(&Message::from("y")), Sent::Dropped(crate::Dropped::Overloaded));
     assert_eq!(offset(&room), 1);
     let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();
-    assert_eq!(all, ["c", "cp", "c"]);
+    assert_eq!(all, ["b", "bp", "b"]);
 }
 
 #[test]

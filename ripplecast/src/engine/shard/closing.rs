@@ -114,7 +114,7 @@ impl Shard {
             room.forget(who);
         }
         if let Some(user) = user {
-            self.shards.users.remove(&user, who);
+            self.node.users.remove(&user, who);
         }
         self.delivery.leave_all(who);
     }

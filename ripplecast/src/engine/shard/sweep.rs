@@ -176,12 +176,12 @@ mod tests {
         ws::{self, callbacks},
     };
 
-    fn shards() -> Arc<Node> {
+    fn node() -> Arc<Node> {
         Node::new(1, 1, Admissions::new(1, 1, 64), MemoryBudget::new(1 << 30, 1), Setup::default())
     }
 
     /// An endpoint with the default times.
-    fn route(shards: &Node) -> Route {
+    fn route(node: &Node) -> Route {
         let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Message| {}));
         Route {
             id: 0,
@@ -196,7 +196,7 @@ mod tests {
                 overflow: Overflow::Disconnect,
                 compress_above: usize::MAX,
             },
-            callbacks: callbacks(shards, handler),
+            callbacks: callbacks(node, handler),
         }
     }
 
@@ -211,8 +211,8 @@ mod tests {
     impl Pinged {
         fn new() -> Self {
             let runtime = Builder::new_current_thread().build().unwrap();
-            let shards = shards();
-            let mut shard = Shard::new(0, &shards, runtime.handle().clone()).unwrap();
+            let node = node();
+            let mut shard = Shard::new(0, &node, runtime.handle().clone()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (wire, _) = listener.accept().unwrap();
@@ -222,8 +222,8 @@ mod tests {
                 rest: Bytes::new(),
                 preface: Bytes::new(),
                 encoding: Encoding::WebSocket,
-                route: Arc::new(route(&shards)),
-                permit: shards.admissions.admit(None).unwrap(),
+                route: Arc::new(route(&node)),
+                permit: node.admissions.admit(None).unwrap(),
                 states: Vec::new(),
             });
             let who = shard.delivery.current(0).unwrap();
@@ -269,8 +269,8 @@ mod tests {
                 .post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
         }
         shard.close_if_dead(who);
-        assert!(shard.delivery.is_open(who), "a peer was taken for dead");
-        assert!(shard.peers[0].pinged, "a peer was taken for alive");
+        assert!(shard.delivery.is_open(who), "a peer was mistaken for dead");
+        assert!(shard.peers[0].pinged, "a peer was mistaken for alive");
         while !shard.may_read() {
             shard.take_commands();
         }
@@ -278,8 +278,8 @@ mod tests {
         assert!(!shard.delivery.is_open(who), "a dead peer is closed once it can be read");
     }
 
-    /// Reading peers as soon as it is a little less crowded would keep it so, and everybody else would wait behind
-    /// the commands.
+    /// Reading peers as soon as the shard is a little less crowded would keep it crowded, and everyone else would wait
+    /// behind the commands.
     #[test]
     fn a_crowded_shard_reads_peers_when_all_that_waited_is_taken_up() {
         let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();
@@ -291,7 +291,7 @@ mod tests {
         assert!(!shard.may_read());
         shard.take_commands();
         assert!(!shard.handle.mailbox.is_crowded() && !shard.may_read(), "peers are read too early");
-        close(&shard.handle.mailbox); // what comes later is not waited for
+        close(&shard.handle.mailbox); // later commands are not waited for
         for _ in 1..MAILBOX_CROWDED / COMMANDS_PER_TURN {
             assert!(!shard.may_read());
             shard.take_commands();
@@ -299,7 +299,7 @@ mod tests {
         assert!(shard.may_read());
     }
 
-    /// A new connection, for one, does not wait for all peers that are ready.
+    /// So that a new connection, for example, does not wait for all peers that are ready.
     #[test]
     fn commands_are_taken_up_before_each_peer_is_read() {
         let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();
@@ -318,9 +318,9 @@ mod tests {
     /// answer.
     #[test]
     fn a_dead_peer_is_noticed_within_36_seconds() {
-        let route = route(&shards());
+        let route = route(&node());
         for slot in 0..1000 {
-            // The last word of the peer came so many milliseconds before the next sweep.
+            // The peer's last sign of life came this many milliseconds before the next sweep.
             for before_sweep in [1, 500, 1000] {
                 let (mut at, mut since, mut pinged) = (before_sweep, 0, None);
                 loop {
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    /// Slots opened one after the other are far apart, however many there are.
+    /// Consecutive slots have shares that are far apart, however many slots there are.
     #[test]
     fn shares_are_spread_evenly() {
         const SECOND: Duration = Duration::from_secs(1);

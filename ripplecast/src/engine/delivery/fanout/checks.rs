@@ -34,7 +34,7 @@ impl<W: Wire> LocalRooms<W> {
                 );
                 continue;
             };
-            assert!(!room.members.is_empty() || room.queued, "a room is kept for nothing");
+            assert!(!room.members.is_empty() || room.queued, "an unused room was not freed");
             assert!(room.queued || (room.pending.is_empty() && room.fan_out.is_none()));
             assert_eq!(shared.place(usize::from(slots.shard())), Some(place));
             for encoding in Encoding::ALL {
@@ -67,8 +67,8 @@ impl<W: Wire> LocalRooms<W> {
         }
     }
 
-    /// Checks that a member that is not ahead is to get every waiting frame, since a walk sends it all without
-    /// reading the stamps.
+    /// Checks that a member that is not ahead needs every waiting frame: a fan-out sends it all of them without comparing
+    /// stamps.
     fn check_fast_path(&self, encoding: Encoding, membership: &RoomMembership) {
         let room = &self.rooms[membership.room() as usize];
         let fan_out = room.fan_out.as_ref();

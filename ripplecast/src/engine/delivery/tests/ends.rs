@@ -1,9 +1,9 @@
-//! Shedding, and the end of a connection.
+//! Shedding, and closing connections.
 
 use super::*;
 
 #[test]
-fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame() {
+fn shedding_half_written_frames_cuts_no_more_connections_than_needed() {
     let budget = Arc::new(MemoryBudget::new(4000, 1));
     let mut delivery = Delivery::new(0, budget.clone(), false);
     let policy = OutboxPolicy { outbox: LIMIT, overflow: Overflow::Disconnect, compress_above: usize::MAX };
@@ -19,12 +19,12 @@ fn no_more_are_cut_than_have_to_be_though_each_holds_only_a_half_written_frame()
     assert!(budget.is_eased());
     let faults = delivery.sender.faults();
     let cut = faults.iter().filter(|(_, fault)| *fault == DeliveryFault::Cut).count();
-    assert_eq!((faults.len(), cut), (5, 5), "three frames of some 1,100 bytes fit");
+    assert_eq!((faults.len(), cut), (5, 5), "three frames of about 1,100 bytes fit");
     assert_eq!(delivery.take_counts().drops.shed, 5);
 }
 
 #[test]
-fn a_join_that_arrives_while_the_connection_closes_is_forgotten() {
+fn a_join_that_arrives_while_the_connection_closes_is_undone() {
     let mut world = crowd(1, 0);
     world.run(Op::Join { who: 0, room: 1, snapshot: false });
     world.run(Op::Close { who: 0 });

@@ -1,8 +1,8 @@
-//! A connection in the naive model, and whether it received what it should.
+//! A connection in the naive model, and the check of what it received.
 
 use super::*;
 
-/// How far the end of a connection has come, as the shard would have it.
+/// How far a connection has closed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(super) enum ModelPhase {
     Open,
@@ -11,20 +11,19 @@ pub(super) enum ModelPhase {
     Released,
 }
 
-/// A connection as the naive model has it.
+/// A connection in the naive model.
 pub(super) struct Expected {
     pub(super) who: Local,
     pub(super) peer: FakeSocket,
     pub(super) encoding: Encoding,
     pub(super) policy: OutboxPolicy,
     pub(super) phase: ModelPhase,
-    /// The rooms that it is in.
     pub(super) rooms: Vec<usize>,
     /// All frames for it, in order.
     pub(super) frames: Vec<Vec<u8>>,
-    /// What the shard appended.
+    /// The control bytes that the shard appended.
     pub(super) control: Vec<Vec<u8>>,
-    /// Something ended its stream early, so that it gets only the first of its frames.
+    /// Whether it ended early, so that it receives only the first of its frames.
     pub(super) cut: bool,
 }
 
@@ -33,7 +32,7 @@ impl Expected {
         self.policy.overflow == Overflow::DropOldest
     }
 
-    /// What it has received agrees with what it should, so far. How many frames and control units never came.
+    /// Checks that what it has received so far is what it should. Returns the number of missing frames and control units.
     pub(super) fn check(&self, all_must_be_there: bool) -> usize {
         let written = self.peer.0.written.lock();
         let (units, tail) = units(self.encoding, &written);
@@ -44,9 +43,9 @@ impl Expected {
             let expected = if is_control { &mut control } else { &mut frames };
             if self.lossy() {
                 let skipped = expected.position(|other| other == unit);
-                missing += skipped.unwrap_or_else(|| panic!("not expected (again): {}", show(unit)));
+                missing += skipped.unwrap_or_else(|| panic!("unexpected or repeated: {}", show(unit)));
             } else if is_control && self.cut {
-                // A backlog that was dropped may have had control bytes in it.
+                // A dropped backlog may have contained control bytes.
                 assert!(expected.any(|other| other == unit), "out of order: {}", show(unit));
             } else {
                 let next = expected.next();
@@ -58,7 +57,7 @@ impl Expected {
             let next = if self.lossy() || self.cut { usize::MAX } else { 1 };
             assert!(
                 frames.clone().take(next).any(begins) || control.clone().take(next).any(begins),
-                "begun, but not expected: {}",
+                "partly written, but not expected: {}",
                 show(&tail)
             );
         }
@@ -66,14 +65,9 @@ impl Expected {
             assert_eq!(tail, b"");
             missing += frames.len() + control.len();
             if self.lossy() {
-                assert_eq!(frames.len(), 0, "the newest must be kept");
+                assert_eq!(frames.len(), 0, "the newest frames must be kept");
             } else {
-                assert_eq!(
-                    missing,
-                    0,
-                    "frames never came: {:?}",
-                    frames.map(|f| show(f)).collect::<Vec<_>>()
-                );
+                assert_eq!(missing, 0, "missing frames: {:?}", frames.map(|f| show(f)).collect::<Vec<_>>());
             }
         }
         missing

@@ -1,9 +1,9 @@
-//! What a walk costs.
+//! The cost of a fan-out.
 
 use super::*;
 
 impl DeliveryWorld {
-    /// Walks until nothing waits; the number of turns.
+    /// Delivers until nothing waits. Returns the number of turns.
     fn fan_out_all(&mut self) -> usize {
         let mut turns = 0;
         while self.delivery.is_dirty() {
@@ -21,18 +21,19 @@ impl DeliveryWorld {
         self.apply(usize::MAX);
     }
 
-    /// How often each connection was written to since this was asked last.
+    /// Returns the number of writes to each connection since the last call.
     fn writes(&self) -> Vec<usize> {
         self.all.iter().map(|expected| expected.peer.writes()).collect()
     }
 
+    /// Returns the number of members that are ahead.
     fn ahead(&self) -> usize {
         self.delivery.sender.slots().iter().filter(|(_, slot)| slot.flags().has(Flags::AHEAD)).count()
     }
 }
 
 #[test]
-fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
+fn a_burst_is_one_write_per_member_and_is_encoded_once_per_transport() {
     let mut world = crowd(90, 20);
     world.broadcasts(0, 16);
     assert_eq!(world.writes(), [0; 110]);
@@ -44,7 +45,7 @@ fn a_burst_is_one_write_a_member_and_is_encoded_once_for_each_transport() {
 }
 
 #[test]
-fn a_transport_without_members_is_not_encoded_for() {
+fn nothing_is_encoded_for_a_transport_without_members() {
     let mut world = crowd(3, 0);
     world.broadcasts(0, 5);
     world.fan_out_all();
@@ -52,7 +53,7 @@ fn a_transport_without_members_is_not_encoded_for() {
 }
 
 #[test]
-fn a_burst_in_each_of_two_rooms_is_one_write_a_member_of_both() {
+fn a_burst_in_two_rooms_is_one_write_per_member_of_both() {
     let mut world = crowd(40, 0);
     for who in 0..40 {
         world.run(Op::Join { who, room: 1, snapshot: false });
@@ -69,7 +70,7 @@ fn a_burst_in_each_of_two_rooms_is_one_write_a_member_of_both() {
 }
 
 #[test]
-fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
+fn a_large_room_does_not_delay_a_small_one() {
     let mut world = crowd(100, 0);
     world.open(Encoding::WebSocket, Overflow::Disconnect, usize::MAX);
     world.run(Op::Join { who: 100, room: 1, snapshot: false });
@@ -81,11 +82,11 @@ fn the_turn_of_a_large_room_does_not_keep_a_small_one_waiting() {
     assert_eq!(world.all[100].peer.writes(), 1);
 }
 
-/// Whatever is done with the rooms of a connection takes work in proportion to their number, and what is done with one of
-/// them, or beside them, takes the same however many there are.
+/// An operation on all rooms of a connection takes work in proportion to their number. Any other operation takes the same
+/// work however many rooms there are.
 #[test]
 fn the_work_for_a_connection_in_many_rooms_is_linear() {
-    const MANY: usize = 4_000; // few enough that work in proportion to their square ends, and fails
+    const MANY: usize = 4_000; // few enough that quadratic work ends, and fails the test
     let DeliveryWorld { mut delivery, _registry: registry, .. } = DeliveryWorld::new();
     let open = |delivery: &mut Delivery<FakeSocket>| {
         let peer = FakeSocket::default();
@@ -106,12 +107,12 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     work::take();
     for room in &rooms {
         delivery.join(many, room);
-        delivery.join(many, room); // a second time changes nothing
+        delivery.join(many, room); // joining again changes nothing
     }
     steps(2, "joining");
     assert_eq!(delivery.sender.slots().get(many.slot).memberships().len(), MANY);
 
-    // A room of somebody else's waits; then one of its own.
+    // First only a room of another connection waits, then also one of its own.
     delivery.join(other, &last);
     delivery.broadcast(&last, &frame, 1);
     for _ in 0..MANY {
@@ -130,11 +131,14 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     steps(5, "delivering");
     assert_eq!(peer.take(), b"\x81\x01x".repeat(3 * MANY + 1));
 
-    // Whoever leaves makes the other one move in the room's members.
+    // Leaving moves the other member within the room's members.
     rooms.iter().for_each(|room| delivery.join(other, room));
     rooms.iter().rev().for_each(|room| delivery.leave(many, room));
     steps(3, "leaving");
-    assert!(!delivery.sender.slots().get(many.slot).memberships().has_table(), "memory is kept for nothing");
+    assert!(
+        !delivery.sender.slots().get(many.slot).memberships().has_table(),
+        "an empty table was not freed"
+    );
     delivery.leave_all(other);
     steps(1, "leaving at the end");
     assert!(
@@ -144,7 +148,7 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
 }
 
 #[test]
-fn who_was_ahead_once_is_served_like_everybody_again() {
+fn a_member_that_was_ahead_returns_to_the_fast_path() {
     let mut world = crowd(3, 1);
     world.broadcasts(0, 2);
     world.run(Op::Push { who: 1, len: 1 });
@@ -161,7 +165,7 @@ fn who_was_ahead_once_is_served_like_everybody_again() {
 }
 
 #[test]
-fn who_was_ahead_once_is_served_like_everybody_again_also_when_messages_never_cease() {
+fn a_member_that_was_ahead_returns_to_the_fast_path_while_messages_keep_coming() {
     let mut world = crowd(100, 0);
     world.broadcasts(0, 1);
     world.delivery.fan_out();
@@ -169,7 +173,7 @@ fn who_was_ahead_once_is_served_like_everybody_again_also_when_messages_never_ce
     world.broadcasts(0, 1);
     assert_eq!(world.ahead(), 1);
     for _ in 0..20 {
-        // More is always pending when a walk comes to a member.
+        // Each fan-out reaches its members while more frames are pending.
         world.delivery.fan_out();
         world.broadcasts(0, 1);
     }
@@ -178,7 +182,7 @@ fn who_was_ahead_once_is_served_like_everybody_again_also_when_messages_never_ce
 }
 
 #[test]
-fn who_joins_while_a_room_waits_is_served_like_everybody_afterwards() {
+fn a_member_that_joins_while_a_room_waits_takes_the_fast_path_afterwards() {
     let mut world = crowd(3, 0);
     world.broadcasts(0, 1);
     world.open(Encoding::Sse, Overflow::Disconnect, usize::MAX);
@@ -191,7 +195,7 @@ fn who_joins_while_a_room_waits_is_served_like_everybody_afterwards() {
 }
 
 #[test]
-fn a_full_socket_is_left_alone_until_it_takes_more() {
+fn a_full_socket_is_not_written_until_it_has_space() {
     let mut world = crowd(2, 0);
     world.all[0].peer.0.space.store(0, Relaxed);
     for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! Ids of connections.
+//! Connection ids.
 
 use super::*;
 
@@ -6,7 +6,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_id_reads_back(node: u64, shard: u8, slot in 0..crate::limits::SLOTS as u32, generation: u32) {
+    fn an_id_round_trips(node: u64, shard: u8, slot in 0..crate::limits::SLOTS as u32, generation: u32) {
         let local = Local { shard, slot, generation };
         prop_assert_eq!(Local::unpack(local.pack()), local);
         let id = ConnectionId::new(node, local);
@@ -22,7 +22,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_an_id_only_if_it_prints_as_it_reads(text in "[0-9a-fF+ ]{15,17}-[0-9a-fF+]{15,17}") {
+    fn only_canonical_text_parses_as_an_id(text in "[0-9a-fF+ ]{15,17}-[0-9a-fF+]{15,17}") {
         if let Ok(id) = text.parse::<ConnectionId>() {
             prop_assert_eq!(id.to_string(), text);
         }
@@ -30,7 +30,7 @@ proptest! {
 }
 
 #[test]
-fn the_largest_of_each_part_of_an_id_fits() {
+fn the_largest_value_of_each_part_of_an_id_fits() {
     let slot = (crate::limits::SLOTS - 1) as u32;
     let largest = Local { shard: u8::MAX, slot, generation: u32::MAX };
     assert_eq!(largest.pack(), u64::MAX);

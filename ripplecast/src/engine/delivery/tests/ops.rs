@@ -1,8 +1,8 @@
-//! What may happen, at random.
+//! Random operations.
 
 use super::*;
 
-/// One thing that may happen. Numbers are taken modulo what there is.
+/// An operation. Indices are taken modulo the number of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Op {
     Open {
@@ -27,7 +27,7 @@ pub(super) enum Op {
         who: usize,
         len: usize,
     },
-    /// What its own callback pushed, in one.
+    /// Frames that the connection's own callback pushed, joined.
     Own {
         who: usize,
         frames: u32,
@@ -58,7 +58,7 @@ pub(super) enum Op {
     Mute {
         who: usize,
     },
-    /// Somebody looks into it, or does no more.
+    /// Adds a tap, and drops an earlier one unless `keep`.
     Tap {
         who: usize,
         keep: bool,
@@ -77,7 +77,7 @@ pub(super) const CONNECTIONS: usize = 7;
 pub(super) const CROWD: usize = 14;
 pub(super) const LIMIT: usize = 400;
 
-/// What happens to connections that stay; each is `lossy` or not.
+/// Operations that end no connection. `lossy` decides for each new connection whether its frames may be dropped.
 pub(super) fn calm(
     lossy: impl Strategy<Value = bool> + Clone + 'static,
 ) -> impl Strategy<Value = Op> + Clone {
@@ -103,7 +103,7 @@ pub(super) fn calm(
     ]
 }
 
-/// The same, and what ends connections.
+/// All operations, including those that end connections.
 pub(super) fn any_op() -> impl Strategy<Value = Op> {
     let who = 0..CONNECTIONS;
     prop_oneof![
@@ -117,7 +117,7 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Members come and go while the rooms are walked.
+/// Operations in which members join and leave during fan-outs.
 pub(super) fn churn() -> impl Strategy<Value = Op> {
     let (who, room) = (0..CROWD, 0..2_usize);
     let open = (any::<bool>(), any::<bool>());

@@ -1,26 +1,26 @@
-//! A socket that takes what a test lets it take, and what is written to it, read back.
+//! A fake socket, and the frames written to it.
 
 use super::*;
 
-/// A socket whose peer takes what the test lets it take.
+/// A socket that accepts as many bytes as the test allows.
 #[derive(Clone, Default)]
 pub(super) struct FakeSocket(pub(super) Arc<FakeSocketState>);
 
 #[derive(Default)]
 pub(super) struct FakeSocketState {
-    /// Bytes that it takes before it is full.
+    /// The bytes that it accepts before it is full.
     pub(super) space: AtomicUsize,
     /// Whether it has failed.
     pub(super) lost: AtomicBool,
-    /// What it has taken.
+    /// The bytes that it has accepted.
     pub(super) written: parking_lot::Mutex<Vec<u8>>,
-    /// How often it was asked to take something.
+    /// The number of write calls.
     pub(super) writes: AtomicUsize,
 }
 
 impl Wire for FakeSocket {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(!bytes.is_empty(), "a write of nothing is a wasted system call");
+        assert!(!bytes.is_empty(), "an empty write wastes a system call");
         self.0.writes.store(self.0.writes.load(Relaxed) + 1, Relaxed);
         if self.0.lost.load(Relaxed) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -36,21 +36,21 @@ impl Wire for FakeSocket {
 }
 
 impl FakeSocket {
-    /// How often it was written to since this was asked last.
+    /// Returns the number of write calls since the last call.
     pub(super) fn writes(&self) -> usize {
         self.0.writes.swap(0, Relaxed)
     }
 
-    /// What it has taken since this was asked last.
+    /// Returns the bytes accepted since the last call.
     pub(super) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut *self.0.written.lock())
     }
 }
 
-/// How a frame looks on the wire, written down a second time and plainly.
+/// Encodes a frame, independently of the code under test.
 pub(super) fn encoded(encoding: Encoding, text: &str, position: Option<Position>) -> Vec<u8> {
     match encoding {
-        // Nothing is compressed here: the same bytes.
+        // These tests compress nothing.
         Encoding::WebSocket | Encoding::Deflate => {
             let mut bytes = vec![0x81];
             match text.len() {
@@ -67,12 +67,12 @@ pub(super) fn encoded(encoding: Encoding, text: &str, position: Option<Position>
     }
 }
 
-/// A chunk, written down a second time and plainly.
+/// Encodes a chunk, independently of the code under test.
 pub(super) fn in_a_chunk(event: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", event.len()).as_bytes(), event, b"\r\n"].concat()
 }
 
-/// Splits what was written into whole frames or events, and what is left.
+/// Splits written bytes into whole frames or events, and the rest.
 pub(super) fn units(encoding: Encoding, mut bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut units = Vec::new();
     loop {

@@ -1,27 +1,27 @@
-//! The delivery of a shard, the way into it, and the naive model beside it.
+//! A shard's delivery, side by side with the naive model.
 
 use super::*;
 
-/// The delivery of a shard, the way into it, and the naive model beside it.
+/// A shard's delivery and mailbox, side by side with the naive model.
 pub(super) struct DeliveryWorld {
     pub(super) delivery: Delivery<FakeSocket>,
     pub(super) mailbox: Arc<Mailbox<Command<FakeSocket>>>,
     pub(super) _registry: Arc<Registry<FakeSocket>>,
     pub(super) rooms: Vec<Arc<RoomCore<FakeSocket>>>,
-    /// Messages that each room has had.
+    /// By room: the number of messages pushed.
     pub(super) pushed: [u64; ROOMS],
-    /// Messages that each room's members here have been sent.
+    /// By room: the offset of the last message that was broadcast here.
     pub(super) broadcast: [u64; ROOMS],
     pub(super) todo: VecDeque<Command<FakeSocket>>,
-    /// Those that look into connections.
+    /// Taps that are still observed.
     pub(super) taps: Vec<Tap>,
-    /// Faults that have been checked.
+    /// The number of faults that were checked.
     pub(super) faults: usize,
-    /// All connections that there ever were.
+    /// All connections so far, including closed ones.
     pub(super) all: Vec<Expected>,
-    /// How many there may be at a time.
+    /// The most connections at a time.
     pub(super) max: usize,
-    /// Makes each frame different from all others.
+    /// The number of texts so far, which makes each one unique.
     pub(super) number: usize,
 }
 
@@ -51,14 +51,14 @@ impl DeliveryWorld {
         format!("{}:{}", self.number, "x".repeat(len))
     }
 
-    /// One of the connections that have not gone altogether.
+    /// Picks a connection that has not been released.
     pub(super) fn pick(&self, number: usize) -> Option<usize> {
         let there: Vec<_> =
             (0..self.all.len()).filter(|&i| self.all[i].phase != ModelPhase::Released).collect();
         (!there.is_empty()).then(|| there[number % there.len()])
     }
 
-    /// One that has a socket.
+    /// Picks a connection that has a socket, if the number hits one.
     pub(super) fn pick_open(&self, number: usize) -> Option<usize> {
         self.pick(number).filter(|&i| self.all[i].phase != ModelPhase::Detached)
     }
@@ -131,7 +131,7 @@ impl DeliveryWorld {
             }
             Op::Append { who } => {
                 let Some(i) = self.pick_open(who) else { return };
-                // Control bytes are not dropped for frames, so that with a few of them a small outbox has no space for any.
+                // Control bytes are never dropped for frames. A few of them would leave a small outbox no space for frames.
                 if !self.all[i].lossy() {
                     self.append(i);
                 }
@@ -188,14 +188,14 @@ impl DeliveryWorld {
         }
     }
 
-    /// Delivers what waits in rooms, with at most `limit` visits.
+    /// Delivers the frames that wait in rooms to at most `limit` members.
     fn fan_out(&mut self, limit: usize) {
         let Delivery { rooms, sender } = &mut self.delivery;
         rooms.fan_out(sender, limit);
     }
 
     pub(super) fn open(&mut self, encoding: Encoding, overflow: Overflow, space: usize) {
-        let who = self.delivery.reserve(usize::MAX).expect("there are slots");
+        let who = self.delivery.reserve(usize::MAX).expect("slots are unlimited");
         let policy = OutboxPolicy { outbox: LIMIT, overflow, compress_above: usize::MAX };
         let peer = FakeSocket::default();
         peer.0.space.store(space, Relaxed);
@@ -229,7 +229,7 @@ impl DeliveryWorld {
         expected.control.push(bytes);
     }
 
-    /// As the shard begins to close.
+    /// Begins to close a connection, as the shard does.
     pub(super) fn close(&mut self, i: usize) {
         if self.all[i].phase != ModelPhase::Open {
             return;
@@ -245,7 +245,7 @@ impl DeliveryWorld {
         self.all[i].phase = ModelPhase::Closing;
     }
 
-    /// As the shard drops a socket.
+    /// Drops a socket, as the shard does.
     pub(super) fn detach(&mut self, i: usize) {
         let who = self.all[i].who;
         self.mailbox.lock().close(who);
@@ -255,7 +255,7 @@ impl DeliveryWorld {
         self.all[i].cut = true;
     }
 
-    /// As the shard closes those that have a fault.
+    /// Closes connections that have a fault, as the shard does.
     pub(super) fn faults(&mut self) {
         while let Some((who, fault)) = self.delivery.next_fault() {
             self.faults = self.faults.min(self.delivery.sender.faults().len());
@@ -276,13 +276,13 @@ impl DeliveryWorld {
                     }
                 }
                 DeliveryFault::Shed | DeliveryFault::Cut | DeliveryFault::Unfinished => {
-                    unreachable!("the test sheds nothing")
+                    unreachable!("this test sheds nothing")
                 }
             }
         }
     }
 
-    /// Applies commands, here and in the model.
+    /// Applies up to `commands` commands, to the delivery and to the model.
     pub(super) fn apply(&mut self, commands: usize) {
         self.mailbox.drain_into(&mut self.todo);
         for _ in 0..commands {
@@ -330,20 +330,20 @@ impl DeliveryWorld {
                 | Command::Done { .. }
                 | Command::Shed
                 | Command::Shutdown => {
-                    unreachable!("the test posts none")
+                    unreachable!("this test posts none")
                 }
             }
         }
     }
 
-    /// Nobody is called a slow consumer for nothing.
+    /// Checks that only connections that exceed their limit are closed as slow consumers.
     pub(super) fn check_new_faults(&mut self) {
         for (who, fault) in &self.delivery.sender.faults()[self.faults..] {
             let expected = self.all.iter().find(|e| e.who == *who).expect("a fault of a known connection");
             if *fault == DeliveryFault::SlowConsumer {
                 let all: usize = expected.frames.iter().chain(&expected.control).map(Vec::len).sum();
                 let waiting = all - expected.peer.0.written.lock().len();
-                // Each piece that waits costs some bytes of its own, whatever is in it.
+                // Each waiting piece adds a fixed overhead.
                 let cost = waiting + PIECE * (expected.frames.len() + expected.control.len());
                 assert!(cost > LIMIT && !expected.lossy(), "closed as slow, with {waiting} bytes waiting");
             }
@@ -351,7 +351,7 @@ impl DeliveryWorld {
         self.faults = self.delivery.sender.faults().len();
     }
 
-    /// What must be true at any moment.
+    /// Checks what must be true at any moment.
     pub(super) fn check(&mut self) {
         self.check_new_faults();
         self.delivery.sender.assert_consistent();
@@ -376,7 +376,7 @@ impl DeliveryWorld {
         }
     }
 
-    /// Lets everything out, and looks whether it all came. Frames and control units that never came.
+    /// Delivers everything and checks it. Returns the number of missing frames and control units.
     pub(super) fn finish(&mut self) -> usize {
         while !self.todo.is_empty() || !self.mailbox.is_quiet() {
             self.apply(usize::MAX);
@@ -387,7 +387,7 @@ impl DeliveryWorld {
             self.fan_out(3);
             self.check();
             turns += 1;
-            assert!(turns < 1000, "it never ends");
+            assert!(turns < 1000, "fan-outs do not end");
         }
         assert_eq!(self.delivery.waiting(), 0);
         for expected in &mut self.all {
