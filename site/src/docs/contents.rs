@@ -14,7 +14,16 @@ pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("Coming from", &["from-axum-ws", "from-socketio", "from-phoenix-channels", "comparison"]),
     (
         "About",
-        &["architecture", "performance", "benchmarks", "soak", "security", "contributing", "changelog"],
+        &[
+            "architecture",
+            "decisions",
+            "performance",
+            "benchmarks",
+            "soak",
+            "security",
+            "contributing",
+            "changelog",
+        ],
     ),
 ];
 
