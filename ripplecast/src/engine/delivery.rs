@@ -23,7 +23,7 @@ mod taps;
 use std::sync::Arc;
 
 pub(crate) use self::send::{DeliveryCounts, DeliveryFault};
-use self::{fanout::LocalRooms, send::Sender, slots::Flags};
+use self::{fanout::ShardRooms, send::Sender, slots::Flags};
 use super::{
     batch::{Encoding, Joined},
     budget::MemoryBudget,
@@ -36,7 +36,7 @@ use crate::{Message, codec::Event, id::Local, limits::SENDS_PER_TURN, outcome::D
 
 /// Delivers frames to the connections of a shard. See the module.
 pub(crate) struct Delivery<W> {
-    rooms: LocalRooms<W>,
+    rooms: ShardRooms<W>,
     sender: Sender<W>,
 }
 
@@ -44,7 +44,7 @@ impl<W: Wire> Delivery<W> {
     /// Creates the delivery of a shard without connections. Reports each drop if `report_drops`; otherwise drops are
     /// only counted.
     pub(crate) fn new(shard: u8, budget: Arc<MemoryBudget>, report_drops: bool) -> Self {
-        Self { rooms: LocalRooms::new(), sender: Sender::new(shard, budget, report_drops) }
+        Self { rooms: ShardRooms::new(), sender: Sender::new(shard, budget, report_drops) }
     }
 
     /// Returns the id of the next connection to be opened; `None` when there is no slot left.

@@ -23,14 +23,14 @@ use crate::{
 const FEW_ROOMS: usize = 16;
 
 /// A room's members on this shard, and the frames that wait for them.
-struct LocalRoom<W> {
+struct ShardRoom<W> {
     /// The room; `None` when the place is free.
     shared: Option<Arc<RoomCore<W>>>,
     /// The slots of its members, dense.
     members: Vec<u32>,
     /// The number of members that use each encoding.
     members_by_encoding: [u32; ENCODINGS],
-    /// Whether the room is in `LocalRooms::dirty`.
+    /// Whether the room is in `ShardRooms::dirty`.
     queued: bool,
     /// Frames pushed since the current fan-out began.
     pending: RoomBatch,
@@ -49,8 +49,8 @@ struct FanOut {
 }
 
 /// The rooms of a shard that have members there.
-pub(super) struct LocalRooms<W> {
-    rooms: Vec<LocalRoom<W>>,
+pub(super) struct ShardRooms<W> {
+    rooms: Vec<ShardRoom<W>>,
     /// Free places in `rooms`.
     free_rooms: Vec<u32>,
     /// Rooms that have something to deliver; they take turns.
@@ -61,7 +61,7 @@ pub(super) struct LocalRooms<W> {
     waiting: usize,
 }
 
-impl<W: Wire> LocalRooms<W> {
+impl<W: Wire> ShardRooms<W> {
     /// Creates an empty set of rooms.
     pub(super) fn new() -> Self {
         Self { rooms: Vec::new(), free_rooms: Vec::new(), dirty: VecDeque::new(), stamp: 0, waiting: 0 }
@@ -315,7 +315,7 @@ impl<W: Wire> LocalRooms<W> {
         if let Some(place) = room.place(shard) {
             return place;
         }
-        let local = LocalRoom {
+        let local = ShardRoom {
             shared: Some(room.clone()),
             members: Vec::new(),
             members_by_encoding: [0; ENCODINGS],
@@ -385,7 +385,7 @@ impl<W: Wire> LocalRooms<W> {
     }
 }
 
-impl<W> LocalRoom<W> {
+impl<W> ShardRoom<W> {
     /// Returns the description of the room that its frames carry.
     fn source(&self) -> RoomSource {
         self.shared.as_ref().map_or(RoomSource { scope: 0, overflow: None }, |room| room.source())

@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 /// A connection's membership in a room of this shard.
 #[derive(Clone, Copy)]
 pub(super) struct RoomMembership {
-    /// The room's place in `LocalRooms`; `NONE` when unused.
+    /// The room's place in `ShardRooms`; `NONE` when unused.
     room: u32,
     /// The connection's index among the room's members.
     index: u32,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl<W: Wire> LocalRooms<W> {
+impl<W: Wire> ShardRooms<W> {
     /// Returns how many places are free.
     pub(in super::super) fn free_rooms(&self) -> usize {
         self.free_rooms.len()
