@@ -93,7 +93,7 @@ impl App {
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(&self) -> Option<crate::Tls> {
-        self.server.certificate().cloned()
+        self.server.tls.clone()
     }
 
     /// Serves a WebSocket endpoint on a path: [handlers](crate::ws::handlers), a

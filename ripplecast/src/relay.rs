@@ -50,8 +50,12 @@ pub(crate) fn relay(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> io:
     let (shard, near) = pair()?;
     tokio::spawn(async move {
         let mut stream = pin!(stream);
-        let mut relay =
-            Relay { shard: near, out: Direction::default(), input: Direction::default(), deadline: None };
+        let mut relay = Relay {
+            shard: near,
+            out: RelayDirection::default(),
+            input: RelayDirection::default(),
+            deadline: None,
+        };
         std::future::poll_fn(|cx| relay.poll(cx, stream.as_mut())).await;
     });
     Ok(shard)
@@ -62,9 +66,9 @@ struct Relay {
     /// The relay's end of the socket pair.
     shard: UnixStream,
     /// From the shard to the peer.
-    out: Direction,
+    out: RelayDirection,
     /// From the peer to the shard.
-    input: Direction,
+    input: RelayDirection,
     /// An idle connection has no time limit.
     deadline: Option<Deadline>,
 }
@@ -147,7 +151,7 @@ fn is_gone(shard: &UnixStream) -> bool {
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Direction {
+struct RelayDirection {
     stage: Stage,
     /// Bytes read but not yet written. Usually empty: chunks are written from the stack.
     waiting: Bytes,
@@ -170,7 +174,7 @@ enum Stage {
     Closed,
 }
 
-impl Direction {
+impl RelayDirection {
     /// Relays what is available. Ready when no more bytes will arrive.
     fn poll(
         &mut self,

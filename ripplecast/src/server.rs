@@ -74,23 +74,24 @@ const MIN_BUFFER: usize = 8 * 1024;
 /// The accept loop and its settings.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpServer {
-    /// In bytes.
-    max_header: usize,
-    header_timeout: Duration,
+    /// The longest request head, in bytes: request line and headers together.
+    pub(crate) max_header: usize,
+    /// How long a request head may take to arrive, counted from the end of the previous request.
+    pub(crate) header_timeout: Duration,
     /// The pace required of a request's body.
     body: Pace,
     /// The pace required of a response's reader.
     write: Pace,
     max_connections: usize,
     /// From one address, not counting loopback and trusted proxies.
-    max_per_address: usize,
-    ipv6_prefix: u8,
-    trusted: TrustedProxies,
+    pub(crate) max_per_address: usize,
+    pub(crate) ipv6_prefix: u8,
+    pub(crate) trusted: TrustedProxies,
     /// Whether loopback counts like any other address; for tests, which have no other.
     counts_loopback: bool,
     drain_limit: Duration,
     /// `None` serves plain HTTP.
-    tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for HttpServer {
@@ -112,18 +113,6 @@ impl Default for HttpServer {
 }
 
 impl HttpServer {
-    /// Sets the longest request head, in bytes: request line and headers together.
-    pub(crate) fn max_header(mut self, bytes: usize) -> Self {
-        self.max_header = bytes;
-        self
-    }
-
-    /// Sets how long a request head may take to arrive, counted from the end of the previous request.
-    pub(crate) fn header_timeout(mut self, time: Duration) -> Self {
-        self.header_timeout = time;
-        self
-    }
-
     /// Sets how long a request's body may keep the server waiting.
     pub(crate) fn body_timeout(mut self, time: Duration) -> Self {
         self.body.time = time.min(PACE_TIMEOUT_MAX);
@@ -147,37 +136,6 @@ impl HttpServer {
     pub(crate) fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self
-    }
-
-    /// Sets how many sockets hyper may hold at once from one address, not counting loopback and
-    /// [trusted](Self::trusted) proxies.
-    pub(crate) fn max_per_address(mut self, connections: usize) -> Self {
-        self.max_per_address = connections;
-        self
-    }
-
-    /// Sets how many leading bits of an IPv6 address identify its network.
-    pub(crate) fn ipv6_prefix(mut self, bits: u8) -> Self {
-        self.ipv6_prefix = bits;
-        self
-    }
-
-    /// Sets the proxies that have no limit per address.
-    pub(crate) fn trusted(mut self, proxies: TrustedProxies) -> Self {
-        self.trusted = proxies;
-        self
-    }
-
-    /// Serves TLS with this certificate.
-    pub(crate) fn tls(mut self, tls: Option<Tls>) -> Self {
-        self.tls = tls;
-        self
-    }
-
-    /// Returns the certificate; `None` without TLS.
-    #[cfg(feature = "tls")]
-    pub(crate) fn certificate(&self) -> Option<&Tls> {
-        self.tls.as_ref()
     }
 
     /// Serves `router` until `shutdown` completes. Then it stops accepting, lets requests in flight finish
@@ -344,7 +302,6 @@ pub(crate) struct ConnectionPlace {
 /// Raises the soft limit on open files to the hard limit: each connection needs one, and the usual soft limit
 /// of 1,024 exists for programs that use `select`.
 fn raise_file_limit() {
-    #[cfg(unix)]
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => tracing::debug!(limit, "open files allowed"),
         Err(error) => tracing::debug!(%error, "can't raise the limit on open files"),

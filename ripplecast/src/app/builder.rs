@@ -139,14 +139,14 @@ impl AppBuilder {
     /// Sets the longest request head, in bytes; default 16 KiB. A longer one gets 431, as does one with more
     /// than 100 header fields.
     pub fn max_header(mut self, bytes: usize) -> Self {
-        self.server = self.server.max_header(bytes);
+        self.server.max_header = bytes;
         self
     }
 
     /// Sets how long a request head may take to arrive, and before it the TLS handshake; default 10 s each.
     /// After that the connection is closed.
     pub fn header_timeout(mut self, time: Duration) -> Self {
-        self.server = self.server.header_timeout(time);
+        self.server.header_timeout = time;
         self
     }
 
@@ -205,7 +205,7 @@ impl AppBuilder {
     /// the limit applies to the requests in progress from one forwarded address, and further ones get 429. A
     /// request is in progress until its response has been handed to the socket.
     pub fn max_http_connections_per_address(mut self, max: usize) -> Self {
-        self.server = self.server.max_per_address(max);
+        self.server.max_per_address = max;
         self
     }
 
@@ -258,7 +258,7 @@ impl AppBuilder {
     /// Same as [`HubBuilder::connect`]; [`Error::Setting`] when the certificate or its key can't be used, or one is set
     /// without the other.
     pub async fn build(self) -> Result<App> {
-        let Self { hub, server, tls_cert, tls_key, hsts } = self;
+        let Self { hub, mut server, tls_cert, tls_key, hsts } = self;
         if let (Some(max_age), None) = (hsts, &tls_cert) {
             return Err(Error::setting(HSTS, max_age.as_secs(), "requires a certificate: set tls as well"));
         }
@@ -271,7 +271,9 @@ impl AppBuilder {
             (None, Some(_)) => return Err(missing(TLS_CERT, TLS_KEY)),
         };
         let hub = hub.connect().await?;
-        let server = server.tls(tls).trusted(hub.trusted_proxies().clone()).ipv6_prefix(hub.ipv6_prefix());
+        server.tls = tls;
+        server.trusted = hub.trusted_proxies().clone();
+        server.ipv6_prefix = hub.ipv6_prefix();
         Ok(App { hub, router: Router::new(), endpoints: HashSet::new(), server, hsts })
     }
 }

@@ -38,10 +38,10 @@ fn accept_advice(error: &io::Error) -> &'static str {
     /// The system has no file descriptor left; the same number on every Unix.
     const ENFILE: i32 = 23;
     match error.raw_os_error() {
-        Some(EMFILE) if cfg!(unix) => {
+        Some(EMFILE) => {
             "; raise the limit on open files of this process (`ulimit -n`, or LimitNOFILE= in its systemd unit)"
         }
-        Some(ENFILE) if cfg!(unix) => "; raise the limit on open files of this machine (sysctl fs.file-max)",
+        Some(ENFILE) => "; raise the limit on open files of this machine (sysctl fs.file-max)",
         _ => "",
     }
 }
@@ -54,10 +54,8 @@ mod tests {
     fn accept_errors_are_classified_and_explained() {
         assert!(is_peers_fault(&io::ErrorKind::ConnectionAborted.into()));
         assert!(!is_peers_fault(&io::ErrorKind::OutOfMemory.into()));
-        if cfg!(unix) {
-            let too_many = io::Error::from_raw_os_error(24);
-            assert!(!is_peers_fault(&too_many));
-            assert!(accept_advice(&too_many).contains("ulimit -n"));
-        }
+        let too_many = io::Error::from_raw_os_error(24);
+        assert!(!is_peers_fault(&too_many));
+        assert!(accept_advice(&too_many).contains("ulimit -n"));
     }
 }

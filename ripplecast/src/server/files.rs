@@ -378,7 +378,6 @@ mod tests {
         assert_eq!(ask(&allowed, Method::GET, "/../secret.txt").await.0, StatusCode::NOT_FOUND);
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn symbolic_links_are_followed_inside_and_refused_outside() {
         use std::os::unix::fs::symlink;
@@ -433,7 +432,6 @@ mod tests {
         assert_eq!(ask(&linked, Method::GET, "/app.js").await.1, "let x");
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn what_is_no_file_is_not_opened() {
         let site = TestSite::new();

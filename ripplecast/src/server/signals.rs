@@ -7,7 +7,11 @@
 use std::{io, mem, process, sync::mpsc, thread};
 
 use parking_lot::Mutex;
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 /// A shell reports 128 plus the signal's number for a program ended by a signal.
 const SIGNALLED: i32 = 128;
@@ -52,7 +56,7 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send + use<>> 
 /// Starts the thread, which runs as long as the process, and waits until it has registered for the signals:
 /// without it, nothing would receive them.
 fn start() -> io::Result<()> {
-    let (tell, told) = mpsc::sync_channel(1);
+    let (sender, registration) = mpsc::sync_channel(1);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let registered = runtime::Builder::new_current_thread().enable_io().build().and_then(|runtime| {
             let signals = Signals::register(&runtime)?;
@@ -60,9 +64,9 @@ fn start() -> io::Result<()> {
         });
         let (runtime, mut signals) = match registered {
             Ok(registered) => registered,
-            Err(error) => return drop(tell.send(Err(error))),
+            Err(error) => return drop(sender.send(Err(error))),
         };
-        let _ = tell.send(Ok(())); // the caller is waiting for it
+        let _ = sender.send(Ok(())); // the caller is waiting for it
         loop {
             let signal = runtime.block_on(signals.next());
             let senders = mem::take(&mut SUBSCRIBERS.lock().senders);
@@ -72,53 +76,30 @@ fn start() -> io::Result<()> {
             }
         }
     })?;
-    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that watches signals has ended")))
+    registration.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that watches signals has ended")))
 }
 
 /// The signals that end the program.
-#[cfg(unix)]
 struct Signals {
     /// Ctrl-C in a terminal.
-    interrupt: tokio::signal::unix::Signal,
+    interrupt: Signal,
     /// What service managers and `kill` send.
-    terminate: tokio::signal::unix::Signal,
+    terminate: Signal,
 }
 
-#[cfg(unix)]
 impl Signals {
     /// Registers for the signals. None is lost from here on.
     fn register(runtime: &runtime::Runtime) -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         let _entered = runtime.enter();
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Completes at the next signal, with its number.
     async fn next(&mut self) -> i32 {
-        use tokio::signal::unix::SignalKind;
         tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
             _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
         }
-    }
-}
-
-/// The signals that end the program.
-#[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    /// Registers for the signals. None is lost from here on.
-    fn register(runtime: &runtime::Runtime) -> io::Result<Self> {
-        let _entered = runtime.enter();
-        tokio::signal::windows::ctrl_c().map(Self)
-    }
-
-    /// Completes at the next signal, with the number that Ctrl-C has on Unix.
-    async fn next(&mut self) -> i32 {
-        self.0.recv().await;
-        2
     }
 }
 

@@ -176,7 +176,7 @@ async fn dropping_the_server_drops_its_connections() {
 
 #[tokio::test]
 async fn one_address_cannot_take_all_places() {
-    let server = HttpServer { counts_loopback: true, ..HttpServer::default().max_per_address(2) };
+    let server = HttpServer { counts_loopback: true, max_per_address: 2, ..HttpServer::default() };
     let router = Router::new().route("/", get(async || "hello"));
     let server = RunningServer::start(server, router.clone()).await;
     let greeted = async |server: &RunningServer| {
@@ -198,8 +198,13 @@ async fn one_address_cannot_take_all_places() {
     }
     server.stop().await;
 
-    let trusted = HttpServer { counts_loopback: true, ..HttpServer::default().max_per_address(2) };
-    let server = RunningServer::start(trusted.trusted("127.0.0.1".parse().unwrap()), router).await;
+    let trusted = HttpServer {
+        trusted: "127.0.0.1".parse().unwrap(),
+        counts_loopback: true,
+        max_per_address: 2,
+        ..HttpServer::default()
+    };
+    let server = RunningServer::start(trusted, router).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(greeted(&server).await);
@@ -215,6 +220,7 @@ fn sockets_of_one_ipv6_network_count_together() {
         let permits: Vec<_> = addresses.map(|address| server.admit(&admissions, address)).collect();
         permits.iter().filter(|permit| permit.is_ok()).count()
     };
-    assert_eq!(admitted(HttpServer::default().max_per_address(3)), 3);
-    assert_eq!(admitted(HttpServer::default().max_per_address(3).ipv6_prefix(128)), 20);
+    let server = HttpServer { max_per_address: 3, ..HttpServer::default() };
+    assert_eq!(admitted(server.clone()), 3);
+    assert_eq!(admitted(HttpServer { ipv6_prefix: 128, ..server }), 20);
 }
