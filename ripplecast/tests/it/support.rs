@@ -49,6 +49,13 @@ impl Site {
         Self::start(Server::Own, |hub| hub.shards(shards), routes)
     }
 
+    /// Serves an [`Echo`] at `/`, and returns it.
+    pub(crate) fn echo(server: Server, settings: impl FnOnce(HubBuilder) -> HubBuilder) -> (Self, Echo) {
+        let echo = Echo::default();
+        let handler = echo.clone();
+        (Self::start(server, settings, |hub, router| router.route("/", hub.ws(handler))), echo)
+    }
+
     /// Serves `routes` on a free loopback port.
     pub(crate) fn start(
         server: Server,

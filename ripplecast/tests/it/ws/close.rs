@@ -21,10 +21,7 @@ use crate::support::{
 
 /// Serves an endpoint at `/` that records its calls.
 fn site(server: Server, shards: usize) -> (Site, Echo) {
-    let echo = Echo::default();
-    let handler = echo.clone();
-    let site =
-        Site::start(server, |hub| hub.shards(shards), |hub, router| router.route("/", hub.ws(handler)));
+    let (site, echo) = Site::echo(server, |hub| hub.shards(shards));
     (site, echo)
 }
 

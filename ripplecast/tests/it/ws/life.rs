@@ -19,10 +19,7 @@ fn ask(site: &Site, path: &str, headers: &str) -> (u16, std::net::TcpStream) {
 #[test]
 fn ids_are_never_reused_and_an_old_id_reaches_nothing() {
     for (server, shards) in [(Server::Own, 1), (Server::Own, 2), (Server::Axum, 2)] {
-        let echo = Echo::default();
-        let handler = echo.clone();
-        let site =
-            Site::start(server, |hub| hub.shards(shards), |hub, router| router.route("/", hub.ws(handler)));
+        let (site, echo) = Site::echo(server, |hub| hub.shards(shards));
         let mut ids = HashSet::new();
         let mut old: Vec<Connection> = Vec::new();
         for n in 0..1000 {
@@ -53,9 +50,7 @@ fn ids_are_never_reused_and_an_old_id_reaches_nothing() {
 
 #[test]
 fn a_push_in_transit_does_not_reach_the_next_connection_of_its_slot() {
-    let echo = Echo::default();
-    let handler = echo.clone();
-    let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
+    let (site, echo) = Site::echo(Server::Own, |hub| hub.shards(1));
     for n in 0..200 {
         let client = site.connect("/");
         let conn = echo.opened(n);
@@ -150,13 +145,7 @@ fn connections_per_address_are_limited_and_only_trusted_proxies_are_believed() {
 fn shutdown_notifies_every_client_and_calls_every_on_close() {
     for server in SERVERS {
         for shards in [1, 2] {
-            let echo = Echo::default();
-            let handler = echo.clone();
-            let site = Site::start(
-                server,
-                |hub| hub.shards(shards),
-                |hub, router| router.route("/", hub.ws(handler)),
-            );
+            let (site, echo) = Site::echo(server, |hub| hub.shards(shards));
             let addr = site.addr;
             let clients: Vec<Client> = (0..100).map(|_| site.connect("/")).collect();
             echo.opened(99);

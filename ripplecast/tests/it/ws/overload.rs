@@ -148,9 +148,7 @@ fn a_frame_larger_than_the_outbox_still_arrives() {
 #[test]
 fn a_flood_of_pings_with_unread_pongs_is_bounded() {
     alone("ws::overload::a_flood_of_pings_with_unread_pongs_is_bounded", || {
-        let echo = Echo::default();
-        let handler = echo.clone();
-        let site = Site::own(1, |hub, router| router.route("/", hub.ws(handler)));
+        let (site, echo) = Site::echo(Server::Own, |hub| hub.shards(1));
         let mut other = site.connect("/");
         check_echo(&mut other);
         let before = resident();
@@ -182,13 +180,7 @@ fn a_flood_of_pings_with_unread_pongs_is_bounded() {
 fn unfinished_messages_are_counted_and_the_greediest_peer_goes_first() {
     const PART: usize = 64 << 10;
     for shards in [1, 2] {
-        let echo = Echo::default();
-        let handler = echo.clone();
-        let site = Site::start(
-            Server::Own,
-            |hub| hub.shards(shards).max_queued_bytes(2 << 20),
-            |hub, router| router.route("/", hub.ws(handler)),
-        );
+        let (site, echo) = Site::echo(Server::Own, |hub| hub.shards(shards).max_queued_bytes(2 << 20));
         let queued = || site.hub.stats().queued_bytes;
         let begin = |bytes: usize| {
             let mut raw = site.raw("/");
@@ -315,9 +307,7 @@ fn a_claimed_length_uses_no_memory() {
 #[test]
 fn memory_of_many_unfinished_messages_is_bounded() {
     alone("ws::overload::memory_of_many_unfinished_messages_is_bounded", || {
-        let echo = Echo::default();
-        let handler = echo.clone();
-        let site = Site::own(2, |hub, router| router.route("/", hub.ws(handler)));
+        let (site, _) = Site::echo(Server::Own, |hub| hub.shards(2));
         let mut other = site.connect("/");
         let before = resident();
         // 200 times half a message of 200,000 bytes: 20 MB, and not much more.

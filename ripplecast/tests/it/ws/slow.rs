@@ -460,13 +460,9 @@ fn a_connection_with_only_a_partly_written_frame_can_be_shed() {
 
 #[test]
 fn a_feed_that_fills_the_outbox_makes_space_for_frames_that_must_not_be_lost() {
-    let echo = Echo::default();
-    let handler = echo.clone();
-    let site = Site::start(
-        Server::Own,
-        |hub| hub.shards(1).rooms("feed", RoomOptions::new().overflow(Overflow::DropOldest)),
-        |hub, router| router.route("/", hub.ws(handler)),
-    );
+    let (site, echo) = Site::echo(Server::Own, |hub| {
+        hub.shards(1).rooms("feed", RoomOptions::new().overflow(Overflow::DropOldest))
+    });
     let mut slow = site.raw("/");
     let conn = echo.opened(0);
     conn.join("feed").unwrap();

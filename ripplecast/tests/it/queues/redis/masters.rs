@@ -2,14 +2,20 @@
 
 use super::*;
 
+/// Subscribes to a queue, and returns once a first message has arrived.
+async fn subscribed(queue: &Queue) -> (QueueSubscription, UnboundedReceiver<QueueMessage>) {
+    let (subscription, mut messages) = listen(queue, "g", quick()).await;
+    insist(queue, "before").await;
+    assert_eq!(text(&next(&mut messages).await), "before");
+    (subscription, messages)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_follows_the_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let hub = node(&sentinels.url()).await;
     let queue = hub.queue("orders");
-    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
-    insist(&queue, "before").await;
-    assert_eq!(text(&next(&mut messages).await), "before");
+    let (_subscription, mut messages) = subscribed(&queue).await;
     sentinels.failover();
     insist(&queue, "after").await;
     // The old master may have died before it replicated the first message or its acknowledgement.
@@ -24,9 +30,7 @@ async fn a_subscription_leaves_an_unaware_former_master() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let hub = node(&sentinels.url()).await;
     let queue = hub.queue("orders");
-    let (_subscription, mut messages) = listen(&queue, "g", quick()).await;
-    insist(&queue, "before").await;
-    assert_eq!(text(&next(&mut messages).await), "before");
+    let (_subscription, mut messages) = subscribed(&queue).await;
     let (former, heir) = sentinels.master_and_other();
     // Prevents the sentinels from making it a replica.
     former.ask::<()>("ACL SETUSER default -slaveof -replicaof");
