@@ -28,8 +28,8 @@ use std::{fmt, future::Future, sync::Arc};
 use bytes::Bytes;
 
 use self::{
-    backend::{Handler, QueueBackend},
-    runner::{Control, Life, Runner},
+    backend::{QueueBackend, QueueHandler},
+    runner::{Control, QueueLifecycle, Runner},
 };
 use crate::{Error, Result, error::QueueError, limits, name::check_filled};
 
@@ -49,28 +49,28 @@ const DEAD: &str = ".dead";
 pub(crate) struct Queues {
     backend: Arc<dyn QueueBackend>,
     /// State shared by the subscriptions.
-    life: Arc<Life>,
+    lifecycle: Arc<QueueLifecycle>,
 }
 
 impl Queues {
     /// Creates queues within this process.
     pub(crate) fn memory() -> Self {
-        Self::with(memory::Memory::default())
+        Self::with(memory::MemoryQueues::default())
     }
 
     /// Creates queues on that backend.
     fn with(backend: impl QueueBackend + 'static) -> Self {
-        Self { backend: Arc::new(backend), life: Life::new() }
+        Self { backend: Arc::new(backend), lifecycle: QueueLifecycle::new() }
     }
 
     /// Ends all current and future subscriptions. Called when the hub shuts down.
     pub(crate) fn close(&self) {
-        self.life.close();
+        self.lifecycle.close();
     }
 
     /// Waits until all subscriptions have ended, or until the time that handlers have at shutdown is over.
     pub(crate) async fn ended(&self) {
-        self.life.ended().await;
+        self.lifecycle.ended().await;
     }
 
     /// Returns the queue with that name.
@@ -246,11 +246,11 @@ impl Queue {
         self.check()?;
         check_filled("group", group.as_ref(), limits::NAME)?;
         options.check()?;
-        let handler: Handler = Box::new(move |message| Box::pin(handler(message)));
+        let handler: QueueHandler = Box::new(move |message| Box::pin(handler(message)));
         let (queue, group, control) = (Arc::clone(&self.name), Arc::from(group.as_ref()), Control::new());
         let consumer = self.queues.backend.join(&queue, &group, &options, &control).await?;
         let runner = Runner { queue, group, handler, options, consumer, control: Arc::clone(&control) };
-        Ok(QueueSubscription { task: runner.start(&self.queues.life), control, detached: false })
+        Ok(QueueSubscription { task: runner.start(&self.queues.lifecycle), control, detached: false })
     }
 
     /// Returns the state of the queue and the progress of its groups. A queue that was never used is empty.

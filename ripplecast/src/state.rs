@@ -41,7 +41,7 @@ use self::{
 use crate::{Result, error::StateError, limits, name::check_filled, reply::Reply};
 
 /// Where shared state is kept. One per hub.
-pub(crate) trait Backend: Send + Sync {
+pub(crate) trait StateBackend: Send + Sync {
     /// Returns the counter with that name, whose length has been checked.
     fn counter(&self, name: &str) -> Arc<dyn CounterBackend>;
     /// Returns the rows of a table that is declared for the first time.
@@ -268,12 +268,12 @@ struct Declared {
 /// The shared state of a hub. Clones are handles of the same state.
 #[derive(Clone)]
 pub(crate) struct Store {
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
 }
 
 /// The state shared by the clones of a [`Store`].
-struct Shared {
-    backend: Box<dyn Backend>,
+struct StoreInner {
+    backend: Box<dyn StateBackend>,
     /// Declared tables. Never removed, since their number is fixed by the program's source.
     tables: Mutex<HashMap<Box<str>, Declared>>,
 }
@@ -281,12 +281,12 @@ struct Shared {
 impl Store {
     /// Creates a store in this process's memory.
     pub(crate) fn memory() -> Self {
-        Self::with(memory::Memory::new())
+        Self::with(memory::MemoryState::new())
     }
 
     /// Creates a store on that backend.
-    fn with(backend: impl Backend + 'static) -> Self {
-        Self { shared: Arc::new(Shared { backend: Box::new(backend), tables: Mutex::default() }) }
+    fn with(backend: impl StateBackend + 'static) -> Self {
+        Self { shared: Arc::new(StoreInner { backend: Box::new(backend), tables: Mutex::default() }) }
     }
 
     /// Returns the counter with that name. The counter's operations reject an invalid name.

@@ -13,7 +13,7 @@ use super::{
 use crate::{Result, reply::Reply};
 
 /// A handler with a boxed future, as called by the subscription's tasks.
-pub(super) type Handler =
+pub(super) type QueueHandler =
     Box<dyn Fn(QueueMessage) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
 /// Stores queues. One per hub. Names and payloads have been checked.
@@ -41,9 +41,9 @@ pub(super) trait QueueBackend: Send + Sync {
 pub(super) trait Consumer: Send + Sync {
     /// Waits for up to `count` messages. May return none, and is then called again. Never called twice at
     /// once. Waits while the backend is unavailable.
-    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>;
+    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<QueueDelivery>> + Send + '_>>;
     /// Begins another delivery of a message, if this consumer still owns it.
-    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again>;
+    fn redeliver<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Redelivery>;
     /// Marks the message as handled.
     fn acknowledge<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, ()>;
     /// Moves the message to the dead letters in one step. Returns false if another consumer owns or has
@@ -59,7 +59,7 @@ pub(super) trait Consumer: Send + Sync {
 }
 
 /// A message delivered to a consumer.
-pub(super) struct Delivery {
+pub(super) struct QueueDelivery {
     pub(super) message: QueueMessage,
     /// Whether another consumer had it before.
     pub(super) claimed: bool,
@@ -68,7 +68,7 @@ pub(super) struct Delivery {
 }
 
 /// The owner of a message that is to be delivered again.
-pub(super) enum Again {
+pub(super) enum Redelivery {
     /// Still this consumer. `deliveries` includes the delivery that now begins.
     Ours { deliveries: u32 },
     /// Another consumer, or the message has been handled.

@@ -16,10 +16,10 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use self::log::{Entry, Log, State};
+use self::log::{Log, LogEntry, LogState};
 use super::{
     DEAD, DEAD_LETTERS,
-    backend::{Again, Consumer, Delivery, QueueBackend},
+    backend::{Consumer, QueueBackend, QueueDelivery, Redelivery},
     id::MessageId,
     message::{DeadLetter, QueueMessage, QueueStatus},
     options::QueueOptions,
@@ -29,11 +29,11 @@ use crate::{Error, Result, reply::Reply};
 
 /// Maximum number of queues, without those of dead letters; each is kept until deleted. More than a program
 /// names, but too few for one queue per user.
-const STREAMS: usize = 10_000;
+const MAX_QUEUES: usize = 10_000;
 
 /// The queues of this process.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct MemoryQueues {
     /// Shared with the consumers, which add dead letters here.
     logs: Arc<Logs>,
     /// The number of the next consumer.
@@ -52,8 +52,8 @@ impl Logs {
             return Ok(Arc::clone(log));
         }
         // There must always be a place for dead letters.
-        if logs.len() >= STREAMS && !name.ends_with(DEAD) {
-            return Err(Error::Overloaded { what: "the memory for queues", limit: STREAMS });
+        if logs.len() >= MAX_QUEUES && !name.ends_with(DEAD) {
+            return Err(Error::Overloaded { what: "the memory for queues", limit: MAX_QUEUES });
         }
         let (name, log): (Arc<str>, _) = (name.into(), Arc::<Log>::default());
         logs.insert(name, Arc::clone(&log));
@@ -66,7 +66,7 @@ impl Logs {
     }
 }
 
-impl QueueBackend for Memory {
+impl QueueBackend for MemoryQueues {
     fn publish<'a>(&'a self, queue: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, MessageId> {
         let published = self.logs.open(queue).and_then(|log| {
             let id = log.state.lock().publish(queue, payload, max_len)?;
@@ -112,7 +112,7 @@ impl QueueBackend for Memory {
     ) -> Reply<'a, Arc<dyn Consumer>> {
         let joined = self.logs.open(queue).map(|log| {
             log.state.lock().group(group).consumers += 1;
-            let member = Member {
+            let member = MemoryConsumer {
                 number: self.next.fetch_add(1, Relaxed),
                 queue: Arc::clone(queue),
                 group: Arc::clone(group),
@@ -128,7 +128,7 @@ impl QueueBackend for Memory {
 }
 
 /// A consumer of a group.
-struct Member {
+struct MemoryConsumer {
     /// Identifies the consumer.
     number: u64,
     queue: Arc<str>,
@@ -141,14 +141,14 @@ struct Member {
     stopped: AtomicBool,
 }
 
-impl Member {
+impl MemoryConsumer {
     /// Takes up to `count` available messages.
-    fn take_now(&self, count: usize) -> Vec<Delivery> {
+    fn take_now(&self, count: usize) -> Vec<QueueDelivery> {
         let mut state = self.log.state.lock();
         let taken = state.take(&self.group, self.number, count);
         drop(state);
         self.control.counters.trimmed.fetch_add(taken.trimmed, Relaxed);
-        let message = |entry: &Entry, deliveries| QueueMessage {
+        let message = |entry: &LogEntry, deliveries| QueueMessage {
             id: entry.id,
             queue: Arc::clone(&self.queue),
             payload: entry.payload.clone(),
@@ -157,7 +157,7 @@ impl Member {
         };
         let deliveries = taken.entries.iter();
         deliveries
-            .map(|(entry, deliveries)| Delivery {
+            .map(|(entry, deliveries)| QueueDelivery {
                 message: message(entry, *deliveries),
                 claimed: *deliveries > 1,
                 fault: None,
@@ -166,13 +166,13 @@ impl Member {
     }
 
     /// Changes the queue under its lock.
-    fn with<T: Unpin>(&self, change: impl FnOnce(&mut State) -> T) -> Reply<'_, T> {
+    fn with<T: Unpin>(&self, change: impl FnOnce(&mut LogState) -> T) -> Reply<'_, T> {
         Reply::now::<Error>(Ok(change(&mut self.log.state.lock())))
     }
 }
 
-impl Consumer for Member {
-    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+impl Consumer for MemoryConsumer {
+    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<QueueDelivery>> + Send + '_>> {
         Box::pin(async move {
             loop {
                 let mut changed = pin!(self.log.changed.notified());
@@ -189,8 +189,8 @@ impl Consumer for Member {
         })
     }
 
-    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again> {
-        self.with(|state| state.again(&self.group, self.number, message.id))
+    fn redeliver<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Redelivery> {
+        self.with(|state| state.redeliver(&self.group, self.number, message.id))
     }
 
     fn acknowledge<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, ()> {
@@ -239,7 +239,7 @@ impl Consumer for Member {
 }
 
 /// Releases what the member holds, even if its runtime ended first.
-impl Drop for Member {
+impl Drop for MemoryConsumer {
     fn drop(&mut self) {
         self.log.state.lock().leave(&self.group, self.number);
         self.log.changed.notify_waiters();

@@ -38,12 +38,12 @@ use tokio::{
 };
 
 use self::{
-    entry::{Entry, entries, read_reply},
-    leases::{Membership, Renewer},
+    entry::{StreamEntry, entries, read_reply},
+    leases::{GroupMembership, Renewer},
 };
 use super::{
     DEAD, DEAD_LETTERS, Queues,
-    backend::{Again, Consumer, Delivery, QueueBackend},
+    backend::{Consumer, QueueBackend, QueueDelivery, Redelivery},
     id::MessageId,
     message::{GroupStatus, QueueMessage, QueueStatus},
     options::QueueOptions,
@@ -78,11 +78,11 @@ script!(STATUS, "redis/status.lua");
 
 impl Queues {
     pub(crate) fn redis(redis: Redis) -> Self {
-        Self::with(Remote::new(redis))
+        Self::with(RedisQueues::new(redis))
     }
 }
 
-struct Remote {
+struct RedisQueues {
     /// The node's connections.
     redis: Redis,
     /// Prefix of the names of this process's consumers, unique to the process.
@@ -93,7 +93,7 @@ struct Remote {
     renewer: Mutex<Weak<Renewer>>,
 }
 
-impl Remote {
+impl RedisQueues {
     fn new(redis: Redis) -> Self {
         let node = RandomState::new().hash_one(std::process::id());
         Self { redis, node, next: AtomicU64::new(0), renewer: Mutex::default() }
@@ -111,7 +111,7 @@ fn dead_key(redis: &Redis, queue: &str) -> String {
     key(redis, queue) + DEAD
 }
 
-impl QueueBackend for Remote {
+impl QueueBackend for RedisQueues {
     fn publish<'a>(&'a self, queue: &'a str, payload: Bytes, max_len: usize) -> Reply<'a, MessageId> {
         Reply::later(async move {
             let key = key(&self.redis, queue);
@@ -129,13 +129,13 @@ impl QueueBackend for Remote {
 
     fn status<'a>(&'a self, queue: &'a str) -> Reply<'a, QueueStatus> {
         Reply::later(async move {
-            type Group = (String, u64, u64, i64, String);
+            type GroupInfo = (String, u64, u64, i64, String);
             let key = key(&self.redis, queue);
             let mut script = STATUS.key(&key);
             script.key(dead_key(&self.redis, queue));
-            let (length, published, last, dead, groups): (u64, u64, String, u64, Vec<Group>) =
+            let (length, published, last, dead, groups): (u64, u64, String, u64, Vec<GroupInfo>) =
                 self.redis.script(&key, &script).await?;
-            let group = |(name, consumers, pending, lag, delivered): Group| {
+            let group = |(name, consumers, pending, lag, delivered): GroupInfo| {
                 let (lag, delivered) = (u64::try_from(lag).ok(), delivered.parse()?);
                 Ok(GroupStatus { name, consumers, pending, lag, delivered })
             };
@@ -173,14 +173,14 @@ impl QueueBackend for Remote {
         control: &'a Arc<Control>,
     ) -> Reply<'a, Arc<dyn Consumer>> {
         Reply::later(async move {
-            let membership = Arc::new(Membership {
+            let membership = Arc::new(GroupMembership {
                 key: key(&self.redis, queue),
                 group: Arc::clone(group),
                 name: format!("{:016x}.{}", self.node, self.next.fetch_add(1, Relaxed)),
             });
             make_group(&self.redis, &membership).await?;
             let renewer = Renewer::shared(&self.renewer, &self.redis)?;
-            let member = Member {
+            let member = RedisConsumer {
                 redis: self.redis.clone(),
                 renewal: renewer.keep(Arc::clone(&membership), options.claim_after),
                 renewer,
@@ -207,10 +207,10 @@ fn is_refusal(error: &crate::Error, text: &str) -> bool {
 }
 
 /// A consumer of a group.
-struct Member {
+struct RedisConsumer {
     /// The node's connections.
     redis: Redis,
-    membership: Arc<Membership>,
+    membership: Arc<GroupMembership>,
     dead_key: String,
     queue: Arc<str>,
     /// The task that renews what the consumer holds.
@@ -237,7 +237,7 @@ struct Member {
 /// Reads messages from Redis.
 struct Reader {
     /// `None` if the reader must connect first.
-    source: Option<Source>,
+    source: Option<ReadConnection>,
     /// Changes when the node gives up its own connection, perhaps for another master.
     link: watch::Receiver<Link>,
     /// When to look next for messages to take over.
@@ -246,7 +246,7 @@ struct Reader {
     /// live holders may not have renewed their messages yet.
     believed_from: Instant,
     /// The last reading of the server's clock, if any.
-    clock: Option<Clock>,
+    clock: Option<ServerClock>,
     /// Where the next claim begins.
     cursor: String,
     /// The wait before the next attempt. Set while Redis is unavailable, which has then been logged.
@@ -255,7 +255,7 @@ struct Reader {
 
 /// A reading of the server's clock.
 #[derive(Clone, Copy)]
-struct Clock {
+struct ServerClock {
     /// The server's time, in ms since 1970.
     millis: u64,
     /// When it was requested, by our monotonic clock.
@@ -264,7 +264,7 @@ struct Clock {
     answered: Instant,
 }
 
-impl Clock {
+impl ServerClock {
     /// Returns the range in ms that the server's clock may show for a request sent now, unless it is set
     /// meanwhile.
     fn expected(self, now: Instant, tolerance: Duration) -> (u64, u64) {
@@ -275,7 +275,7 @@ impl Clock {
 }
 
 /// How messages are read.
-enum Source {
+enum ReadConnection {
     /// By blocking reads on a separate connection.
     Own(MultiplexedConnection),
     /// By regular reads on the node's connection.
@@ -292,7 +292,7 @@ impl Reader {
 }
 
 /// Creates the group if necessary. A new one starts with the oldest message.
-async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
+async fn make_group(redis: &Redis, membership: &GroupMembership) -> Result<()> {
     let mut command = redis::cmd("XGROUP");
     command.arg("CREATE").arg(&membership.key).arg(&*membership.group).arg("0").arg("MKSTREAM");
     match redis.run::<()>(&command).await {
@@ -301,15 +301,15 @@ async fn make_group(redis: &Redis, membership: &Membership) -> Result<()> {
     }
 }
 
-impl Member {
+impl RedisConsumer {
     /// Connects, and searches for messages whose delivery did not arrive.
-    async fn connect(&self, reader: &mut Reader) -> Result<Vec<Delivery>> {
+    async fn connect(&self, reader: &mut Reader) -> Result<Vec<QueueDelivery>> {
         // Every change of the link from here on is later than the connection made now.
         let was_away = reader.link.has_changed().unwrap_or(false) || reader.away.is_some();
         reader.link.mark_unchanged();
         make_group(&self.redis, &self.membership).await?;
         let source = if self.redis.is_cluster() {
-            Source::Polled
+            ReadConnection::Polled
         } else {
             let mut conn = self.redis.dedicated().await?;
             conn.set_response_timeout(BLOCK + TIME_LIMIT);
@@ -319,7 +319,7 @@ impl Member {
                 .await
                 .map_err(|error| unavailable(&error))?;
             self.client.store(id, Relaxed);
-            Source::Own(conn)
+            ReadConnection::Own(conn)
         };
         if was_away {
             // Redis counts its own downtime as silence, and may be another server with another clock.
@@ -333,7 +333,7 @@ impl Member {
     }
 
     /// Takes over abandoned messages, if the next claim is due.
-    async fn claim(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+    async fn claim(&self, reader: &mut Reader, count: usize) -> Result<Vec<QueueDelivery>> {
         if Instant::now() < reader.next_claim {
             return Ok(Vec::new());
         }
@@ -362,7 +362,7 @@ impl Member {
             }
             reader.believed_from = answered + self.claim_after / 2;
         }
-        reader.clock = Some(Clock { millis: now, asked, answered });
+        reader.clock = Some(ServerClock { millis: now, asked, answered });
         reader.cursor = cursor;
         reader.next_claim = answered + self.claim_every();
         let found = entries(&found);
@@ -379,12 +379,12 @@ impl Member {
     }
 
     /// Reads new messages. Blocks for as long as there is nothing else to do.
-    async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
+    async fn read(&self, reader: &mut Reader, count: usize) -> Result<Vec<QueueDelivery>> {
         let wait = reader.next_claim.saturating_duration_since(Instant::now()).min(BLOCK);
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(&*self.membership.group).arg(&self.membership.name).arg("COUNT").arg(count);
         let found: Value = match &mut reader.source {
-            Some(Source::Own(conn)) => {
+            Some(ReadConnection::Own(conn)) => {
                 // A timeout of 0 ms would block forever.
                 command
                     .arg("BLOCK")
@@ -407,7 +407,7 @@ impl Member {
     }
 
     /// Returns the messages found, without those that this consumer already has.
-    fn accept(&self, found: Vec<Entry>, trimmed: u64, claimed: bool) -> Vec<Delivery> {
+    fn accept(&self, found: Vec<StreamEntry>, trimmed: u64, claimed: bool) -> Vec<QueueDelivery> {
         if trimmed > 0 {
             self.control.counters.trimmed.fetch_add(trimmed, Relaxed);
             limited!(
@@ -424,8 +424,9 @@ impl Member {
     }
 
     /// Tries once to get messages.
-    async fn attempt(&self, reader: &mut Reader, count: usize) -> Result<Vec<Delivery>> {
-        if matches!(reader.source, Some(Source::Own(_))) && reader.link.has_changed().unwrap_or(false) {
+    async fn attempt(&self, reader: &mut Reader, count: usize) -> Result<Vec<QueueDelivery>> {
+        if matches!(reader.source, Some(ReadConnection::Own(_))) && reader.link.has_changed().unwrap_or(false)
+        {
             // Messages may now be published to another server, and the one we read from would not report it.
             reader.source = None;
         }
@@ -485,8 +486,8 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Consumer for Member {
-    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+impl Consumer for RedisConsumer {
+    fn take(&self, count: usize) -> Pin<Box<dyn Future<Output = Vec<QueueDelivery>> + Send + '_>> {
         Box::pin(async move {
             let mut reader = self.reader.lock().await;
             while !self.stopped.load(Relaxed) {
@@ -510,15 +511,15 @@ impl Consumer for Member {
         })
     }
 
-    fn again<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Again> {
+    fn redeliver<'a>(&'a self, message: &'a QueueMessage) -> Reply<'a, Redelivery> {
         Reply::later(async move {
             Ok(match self.hold(message.id, "again").await? {
-                0 => Again::Gone,
+                0 => Redelivery::Gone,
                 deliveries => match u32::try_from(deliveries) {
-                    Ok(deliveries) => Again::Ours { deliveries },
+                    Ok(deliveries) => Redelivery::Ours { deliveries },
                     Err(_) => {
                         self.forget(message.id);
-                        Again::Theirs
+                        Redelivery::Theirs
                     }
                 },
             })
@@ -585,7 +586,7 @@ impl Consumer for Member {
 }
 
 /// Releases what the consumer holds, even if its runtime ended first.
-impl Drop for Member {
+impl Drop for RedisConsumer {
     fn drop(&mut self) {
         self.renewal.abort();
         if !*self.has_left.get_mut() {

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    backend::{Again, Consumer, Delivery, Handler},
+    backend::{Consumer, QueueDelivery, QueueHandler, Redelivery},
     message::{QueueCounts, QueueMessage},
     options::QueueOptions,
     pause::Pause,
@@ -63,19 +63,19 @@ fn address(control: &Arc<Control>) -> usize {
 pub(super) struct Control {
     /// True once the subscription must end.
     pub(super) stop: watch::Sender<bool>,
-    pub(super) counters: Counters,
+    pub(super) counters: SubscriptionCounters,
 }
 
 impl Control {
     /// Creates the state of a new subscription.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { stop: watch::Sender::new(false), counters: Counters::default() })
+        Arc::new(Self { stop: watch::Sender::new(false), counters: SubscriptionCounters::default() })
     }
 }
 
 /// The counters of a subscription; see [`QueueCounts`].
 #[derive(Default)]
-pub(super) struct Counters {
+pub(super) struct SubscriptionCounters {
     handled: AtomicU64,
     failed: AtomicU64,
     dead: AtomicU64,
@@ -84,7 +84,7 @@ pub(super) struct Counters {
     slow: AtomicU64,
 }
 
-impl Counters {
+impl SubscriptionCounters {
     /// Returns the current values.
     pub(super) fn read(&self) -> QueueCounts {
         QueueCounts {
@@ -99,14 +99,14 @@ impl Counters {
 }
 
 /// State shared by all subscriptions of a hub.
-pub(super) struct Life {
+pub(super) struct QueueLifecycle {
     /// True once the hub shuts down.
     closing: watch::Sender<bool>,
     /// Number of subscriptions whose tasks have not ended.
     running: watch::Sender<usize>,
 }
 
-impl Life {
+impl QueueLifecycle {
     /// Creates the state of a new hub.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { closing: watch::Sender::new(false), running: watch::Sender::new(0) })
@@ -126,30 +126,30 @@ impl Life {
     }
 
     /// Counts a subscription as running until the result is dropped.
-    fn begin(self: &Arc<Self>) -> Running {
+    fn begin(self: &Arc<Self>) -> RunningGuard {
         self.running.send_modify(|running| *running += 1);
-        Running(Arc::clone(self))
+        RunningGuard(Arc::clone(self))
     }
 }
 
 /// A running subscription.
-pub(super) struct Running(Arc<Life>);
+pub(super) struct RunningGuard(Arc<QueueLifecycle>);
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.0.running.send_modify(|running| *running -= 1);
     }
 }
 
 /// Waits until the value is true or its sender is dropped.
-async fn is_true(receiver: &mut watch::Receiver<bool>) {
+async fn wait_until_true(receiver: &mut watch::Receiver<bool>) {
     let _ = receiver.wait_for(|&is| is).await;
 }
 
 pub(super) struct Runner {
     pub(super) queue: Arc<str>,
     pub(super) group: Arc<str>,
-    pub(super) handler: Handler,
+    pub(super) handler: QueueHandler,
     pub(super) options: QueueOptions,
     pub(super) consumer: Arc<dyn Consumer>,
     /// Shared with the handle.
@@ -158,8 +158,8 @@ pub(super) struct Runner {
 
 impl Runner {
     /// Starts the subscription's task.
-    pub(super) fn start(self, life: &Arc<Life>) -> tokio::task::JoinHandle<()> {
-        let (running, closing) = (life.begin(), life.closing.subscribe());
+    pub(super) fn start(self, lifecycle: &Arc<QueueLifecycle>) -> tokio::task::JoinHandle<()> {
+        let (running, closing) = (lifecycle.begin(), lifecycle.closing.subscribe());
         tokio::spawn(async move {
             Arc::new(self).run(closing).await;
             drop(running);
@@ -171,12 +171,12 @@ impl Runner {
         let mut stop = self.control.stop.subscribe();
         let mut closed = closing.clone();
         let mut too_late = pin!(async move {
-            is_true(&mut closed).await;
+            wait_until_true(&mut closed).await;
             sleep(limits::HANDLER_GRACE).await;
         });
         let mut jobs = JoinSet::new();
         // Never dropped before it completes, because it may be receiving messages.
-        let mut reading: Option<Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>>> = None;
+        let mut reading: Option<Pin<Box<dyn Future<Output = Vec<QueueDelivery>> + Send + '_>>> = None;
         let mut ending = false;
         while !(ending && jobs.is_empty() && reading.is_none()) {
             let free = self.options.concurrency - jobs.len();
@@ -191,7 +191,7 @@ impl Runner {
             };
             tokio::select! {
                 biased; // take nothing more once the subscription has ended
-                () = async { tokio::select! { () = is_true(&mut closing) => {} () = is_true(&mut stop) => {} } }, if !ending => {
+                () = async { tokio::select! { () = wait_until_true(&mut closing) => {} () = wait_until_true(&mut stop) => {} } }, if !ending => {
                     ending = true;
                     self.control.stop.send_replace(true);
                     // The time starts now, even if Redis hangs and the next line takes long.
@@ -229,8 +229,8 @@ impl Runner {
     }
 
     /// Processes a message from its delivery until it is handled, dead or owned by another consumer.
-    async fn job(self: Arc<Self>, delivery: Delivery) {
-        let Delivery { mut message, claimed, mut fault } = delivery;
+    async fn job(self: Arc<Self>, delivery: QueueDelivery) {
+        let QueueDelivery { mut message, claimed, mut fault } = delivery;
         let counters = &self.control.counters;
         counters.claimed.fetch_add(claimed.into(), Relaxed);
         if message.deliveries > self.options.max_deliveries {
@@ -259,13 +259,13 @@ impl Runner {
             if !self.wait(wait).await {
                 return self.release(&message, true).await;
             }
-            match self.settle("deliver a message again", || self.consumer.again(&message)).await {
-                Some(Again::Ours { deliveries }) => message.deliveries = deliveries,
-                Some(Again::Gone) => {
+            match self.settle("deliver a message again", || self.consumer.redeliver(&message)).await {
+                Some(Redelivery::Ours { deliveries }) => message.deliveries = deliveries,
+                Some(Redelivery::Gone) => {
                     counters.trimmed.fetch_add(1, Relaxed);
                     message.deliveries += 1;
                 }
-                Some(Again::Theirs) | None => return,
+                Some(Redelivery::Theirs) | None => return,
             }
             // Other consumers may have had it in between.
             fault = (message.deliveries > self.options.max_deliveries).then_some(reason);
@@ -313,7 +313,7 @@ impl Runner {
         let mut stop = self.control.stop.subscribe();
         tokio::select! {
             () = sleep(wait) => true,
-            () = is_true(&mut stop) => false,
+            () = wait_until_true(&mut stop) => false,
         }
     }
 
@@ -349,7 +349,7 @@ impl Runner {
     {
         let mut stop = self.control.stop.subscribe();
         let too_late = async {
-            is_true(&mut stop).await;
+            wait_until_true(&mut stop).await;
             sleep(limits::HANDLER_GRACE).await;
         };
         let insist = async {
@@ -408,18 +408,18 @@ mod tests {
     const HANGS: Duration = Duration::from_secs(3);
 
     impl Consumer for Hanging {
-        fn take(&self, _: usize) -> Pin<Box<dyn Future<Output = Vec<Delivery>> + Send + '_>> {
+        fn take(&self, _: usize) -> Pin<Box<dyn Future<Output = Vec<QueueDelivery>> + Send + '_>> {
             let message = self.0.lock().take();
             Box::pin(async {
                 match message {
-                    Some(message) => vec![Delivery { message, claimed: false, fault: None }],
+                    Some(message) => vec![QueueDelivery { message, claimed: false, fault: None }],
                     None => std::future::pending().await,
                 }
             })
         }
 
-        fn again<'a>(&'a self, _: &'a QueueMessage) -> Reply<'a, Again> {
-            Reply::now(Ok::<_, Error>(Again::Theirs))
+        fn redeliver<'a>(&'a self, _: &'a QueueMessage) -> Reply<'a, Redelivery> {
+            Reply::now(Ok::<_, Error>(Redelivery::Theirs))
         }
 
         fn acknowledge<'a>(&'a self, _: &'a QueueMessage) -> Reply<'a, ()> {
@@ -453,9 +453,9 @@ mod tests {
             deliveries: 1,
             dead: None,
         };
-        let (life, begun) = (Life::new(), Arc::new(Notify::new()));
+        let (lifecycle, begun) = (QueueLifecycle::new(), Arc::new(Notify::new()));
         let notify = Arc::clone(&begun);
-        let handler: Handler = Box::new(move |_| {
+        let handler: QueueHandler = Box::new(move |_| {
             notify.notify_one();
             Box::pin(std::future::pending())
         });
@@ -467,10 +467,10 @@ mod tests {
             consumer: Arc::new(Hanging(Mutex::new(Some(message)))),
             control: Control::new(),
         };
-        let task = runner.start(&life);
+        let task = runner.start(&lifecycle);
         begun.notified().await;
         let closed = tokio::time::Instant::now();
-        life.close();
+        lifecycle.close();
         task.await.unwrap();
         let took = closed.elapsed();
         assert!(took >= limits::HANDLER_GRACE && took < limits::HANDLER_GRACE + HANGS / 2, "{took:?}");

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Backend, Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, TableBackend,
+    Counted, CounterBackend, CounterObserver, CounterOp, Observation, Observers, StateBackend, TableBackend,
     Version, schema::Schema,
 };
 use crate::{error::StateError, reply::Reply};
@@ -25,19 +25,19 @@ const SHARDS: usize = 16;
 const SWEEP_AT: usize = 64;
 
 /// Returns the current time. Tests provide their own.
-pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+pub(super) type TimeSource = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-pub(super) struct Memory {
+pub(super) struct MemoryState {
     /// By name, spread by hash.
-    counters: Box<[Mutex<Counters>]>,
+    counters: Box<[Mutex<CounterShard>]>,
     /// Seeded, so that outsiders cannot choose names that collide.
     hasher: RandomState,
     /// For expiry.
-    clock: Clock,
+    clock: TimeSource,
 }
 
 /// One shard of the counters.
-struct Counters {
+struct CounterShard {
     /// Counters that have a handle or are not 0.
     cells: HashMap<Box<str>, Arc<Cell>>,
     /// Number of counters that triggers the next sweep.
@@ -47,15 +47,15 @@ struct Counters {
     version: u64,
 }
 
-impl Memory {
+impl MemoryState {
     /// Creates an empty backend.
     pub(super) fn new() -> Self {
         Self::with_clock(Arc::new(Instant::now))
     }
 
     /// Creates an empty backend with that clock.
-    pub(super) fn with_clock(clock: Clock) -> Self {
-        let shard = || Mutex::new(Counters { cells: HashMap::new(), sweep_at: SWEEP_AT, version: 0 });
+    pub(super) fn with_clock(clock: TimeSource) -> Self {
+        let shard = || Mutex::new(CounterShard { cells: HashMap::new(), sweep_at: SWEEP_AT, version: 0 });
         Self { counters: (0..SHARDS).map(|_| shard()).collect(), hasher: RandomState::new(), clock }
     }
 
@@ -83,7 +83,7 @@ impl Memory {
     }
 }
 
-impl Counters {
+impl CounterShard {
     /// Removes counters that nobody holds or observes and that are 0 or expired. A handle can only be cloned
     /// from another handle or from this map, whose lock is held, so a counter with no other handle cannot
     /// gain one meanwhile.
@@ -110,13 +110,13 @@ fn shard_of(hash: u64) -> usize {
     (hash >> 40) as usize % SHARDS
 }
 
-impl Backend for Memory {
+impl StateBackend for MemoryState {
     fn counter(&self, name: &str) -> Arc<dyn CounterBackend> {
         self.cell(name)
     }
 
     fn table(&self, schema: &Arc<Schema>) -> Arc<dyn TableBackend> {
-        Arc::new(rows::Rows::new(Arc::clone(schema), Arc::clone(&self.clock)))
+        Arc::new(rows::MemoryTable::new(Arc::clone(schema), Arc::clone(&self.clock)))
     }
 }
 
@@ -127,7 +127,7 @@ pub(super) struct Cell {
     /// Observers are called under this lock, which orders their calls.
     state: Mutex<CellState>,
     /// For expiry.
-    clock: Clock,
+    clock: TimeSource,
 }
 
 /// The mutable state of a [`Cell`].
@@ -148,7 +148,7 @@ impl CellState {
     }
 
     /// Resets the counter to 0 if it has expired.
-    fn expire(&mut self, clock: &Clock) {
+    fn expire(&mut self, clock: &TimeSource) {
         if self.expires.is_some() && self.expired(clock()) {
             self.expires = None;
             if self.value != 0 {

@@ -19,26 +19,26 @@ use std::sync::Arc;
 
 use self::{
     counter::{ObservedCounters, RedisCounter},
-    shared::Shared,
+    shared::RedisShared,
     table::RedisTable,
 };
-use super::{Backend, CounterBackend, Store, TableBackend, schema::Schema};
+use super::{CounterBackend, StateBackend, Store, TableBackend, schema::Schema};
 use crate::redis_client::Redis;
 
 impl Store {
     /// Creates a store on Redis. Call it on the hub's runtime.
     pub(crate) fn redis(redis: Redis) -> Self {
-        Self::with(OnRedis { shared: Arc::new(Shared::new(redis)), observed: Arc::default() })
+        Self::with(RedisState { shared: Arc::new(RedisShared::new(redis)), observed: Arc::default() })
     }
 }
 
-struct OnRedis {
-    shared: Arc<Shared>,
+struct RedisState {
+    shared: Arc<RedisShared>,
     /// The counters that are observed on this node.
     observed: Arc<ObservedCounters>,
 }
 
-impl Backend for OnRedis {
+impl StateBackend for RedisState {
     fn counter(&self, name: &str) -> Arc<dyn CounterBackend> {
         Arc::new(RedisCounter::new(&self.shared, &self.observed, name))
     }

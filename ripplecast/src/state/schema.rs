@@ -213,7 +213,7 @@ impl fmt::Display for Schema {
 
 /// What one run of a row type's `Deserialize` revealed.
 #[derive(Default)]
-struct Heard {
+struct TypeProbe {
     /// Index of the field whose type is sought.
     field: usize,
     /// The names of the fields, once the type has turned out to be a struct.
@@ -224,9 +224,9 @@ struct Heard {
 
 /// Returns the field names of `T`, or a description of a `T` that is not a struct with fields.
 fn field_names<T: DeserializeOwned>() -> Result<&'static [&'static str], String> {
-    let mut heard = Heard { field: usize::MAX, ..Heard::default() };
-    let refused = T::deserialize(RowListener(&mut heard)).err();
-    match (heard.names, refused) {
+    let mut probe = TypeProbe { field: usize::MAX, ..TypeProbe::default() };
+    let refused = T::deserialize(RowProbe(&mut probe)).err();
+    match (probe.names, refused) {
         (Some([]), _) => Err("one without fields".to_owned()),
         (Some(names), _) => Ok(names),
         (None, Some(RowError::Other(found))) => Err(found),
@@ -236,10 +236,10 @@ fn field_names<T: DeserializeOwned>() -> Result<&'static [&'static str], String>
 
 /// Returns the type of a field of `T`, or a description of a type that can't be a column.
 fn column_type<T: DeserializeOwned>(field: usize) -> Result<ColumnType, String> {
-    let mut heard = Heard { field, ..Heard::default() };
+    let mut probe = TypeProbe { field, ..TypeProbe::default() };
     // The run always ends early with a meaningless error. The result was recorded before.
-    let _ = T::deserialize(RowListener(&mut heard));
-    heard.column.unwrap_or_else(|| Err("a field that its struct does not read".to_owned()))
+    let _ = T::deserialize(RowProbe(&mut probe));
+    probe.column.unwrap_or_else(|| Err("a field that its struct does not read".to_owned()))
 }
 
 /// Ends a run.
@@ -248,7 +248,7 @@ fn stop() -> RowError {
 }
 
 /// Records what a row type requests.
-struct RowListener<'a>(&'a mut Heard);
+struct RowProbe<'a>(&'a mut TypeProbe);
 
 /// Deserializer methods for what a row can't be.
 macro_rules! refuse_row {
@@ -259,7 +259,7 @@ macro_rules! refuse_row {
     )*};
 }
 
-impl<'de> Deserializer<'de> for RowListener<'_> {
+impl<'de> Deserializer<'de> for RowProbe<'_> {
     type Error = RowError;
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -270,7 +270,7 @@ impl<'de> Deserializer<'de> for RowListener<'_> {
     ) -> Result<V::Value, RowError> {
         self.0.names = Some(fields);
         let name = fields.get(self.0.field).ok_or_else(stop)?;
-        visitor.visit_map(OneField { name: Some(name), heard: self.0 })
+        visitor.visit_map(OneField { name: Some(name), probe: self.0 })
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -319,7 +319,7 @@ struct OneField<'a> {
     /// Taken when the key is read.
     name: Option<&'static str>,
     /// Where to record the field's type.
-    heard: &'a mut Heard,
+    probe: &'a mut TypeProbe,
 }
 
 impl<'de> de::MapAccess<'de> for OneField<'_> {
@@ -331,15 +331,15 @@ impl<'de> de::MapAccess<'de> for OneField<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, RowError> {
-        seed.deserialize(ColumnListener(&mut self.heard.column))
+        seed.deserialize(ColumnProbe(&mut self.probe.column))
     }
 }
 
 /// Records the type that a field requests, and returns a zero or empty value.
-struct ColumnListener<'a>(&'a mut Option<Result<ColumnType, String>>);
+struct ColumnProbe<'a>(&'a mut Option<Result<ColumnType, String>>);
 
 /// Deserializer methods for column types.
-macro_rules! hear {
+macro_rules! record {
     ($($method:ident $kind:ident $visit:ident($zero:expr);)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
             *self.0 = Some(Ok(ColumnType::$kind));
@@ -358,10 +358,10 @@ macro_rules! refuse_column {
     )*};
 }
 
-impl<'de> Deserializer<'de> for ColumnListener<'_> {
+impl<'de> Deserializer<'de> for ColumnProbe<'_> {
     type Error = RowError;
 
-    hear! {
+    record! {
         deserialize_bool Bool visit_bool(false);
         deserialize_i8 I8 visit_i8(0);
         deserialize_i16 I16 visit_i16(0);
@@ -432,6 +432,6 @@ impl<'de> de::SeqAccess<'de> for OneItem<'_> {
         if std::mem::replace(&mut self.done, true) {
             return Ok(None);
         }
-        seed.deserialize(ColumnListener(self.item)).map(Some)
+        seed.deserialize(ColumnProbe(self.item)).map(Some)
     }
 }

@@ -238,8 +238,8 @@ impl<T> Table<T> {
     }
 
     /// Formats the key as a string, without an allocation.
-    fn key(&self, key: impl fmt::Display) -> Result<Key, StateError> {
-        let mut written = Key { bytes: [0; KEY], len: 0 };
+    fn key(&self, key: impl fmt::Display) -> Result<KeyText, StateError> {
+        let mut written = KeyText { bytes: [0; KEY], len: 0 };
         write!(written, "{key}").map_err(|_| StateError::Row {
             table: self.name().to_owned(),
             reason: "the key's Display failed".to_owned(),
@@ -439,21 +439,21 @@ impl<T> fmt::Debug for Table<T> {
 }
 
 /// A formatted key.
-struct Key {
+struct KeyText {
     /// Contains only whole UTF-8 strings.
     bytes: [u8; KEY],
     /// Bytes written, including those that did not fit.
     len: usize,
 }
 
-impl Key {
+impl KeyText {
     /// Returns the key. It must not be too long.
     fn as_str(&self) -> &str {
         str::from_utf8(&self.bytes[..self.len]).expect("only whole strings are copied")
     }
 }
 
-impl fmt::Write for Key {
+impl fmt::Write for KeyText {
     fn write_str(&mut self, part: &str) -> fmt::Result {
         let end = self.len.saturating_add(part.len());
         if let Some(room) = self.bytes.get_mut(self.len..end) {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CounterObserver, Observation, Store,
     counter::Counter,
-    memory::Memory,
+    memory::MemoryState,
     table::{Table, TableBuilder},
 };
 
@@ -35,14 +35,16 @@ impl TestClock {
         self.elapsed.fetch_add(milliseconds, Relaxed);
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> MemoryState {
         let clock = self.clone();
-        Memory::with_clock(Arc::new(move || clock.start + Duration::from_millis(clock.elapsed.load(Relaxed))))
+        MemoryState::with_clock(Arc::new(move || {
+            clock.start + Duration::from_millis(clock.elapsed.load(Relaxed))
+        }))
     }
 }
 
 /// Values and version numbers that a counter's observer received.
-type Log = Arc<Mutex<Vec<(i64, u64)>>>;
+type ObserverLog = Arc<Mutex<Vec<(i64, u64)>>>;
 
 /// Returns the value of a counter and the number of its version.
 fn known(counter: &Counter) -> (i64, u64) {
@@ -50,8 +52,8 @@ fn known(counter: &Counter) -> (i64, u64) {
 }
 
 /// Records what the counter's observer receives.
-fn watch(counter: &Counter) -> (Observation, Log) {
-    let log = Log::default();
+fn watch(counter: &Counter) -> (Observation, ObserverLog) {
+    let log = ObserverLog::default();
     let writer = Arc::clone(&log);
     let observer: Arc<CounterObserver> =
         Arc::new(move |value, version| writer.lock().push((value, version.number)));
@@ -342,8 +344,8 @@ async fn rows_expire_by_the_clock_and_every_operation_detects_it() {
 
 #[tokio::test]
 async fn no_operation_sees_an_expired_row() {
-    type Look = fn(&Table<Sample>) -> std::pin::Pin<Box<dyn Future<Output = bool> + '_>>;
-    let looks: [(&str, Look); 12] = [
+    type LookUp = fn(&Table<Sample>) -> std::pin::Pin<Box<dyn Future<Output = bool> + '_>>;
+    let looks: [(&str, LookUp); 12] = [
         ("get", |t| Box::pin(async { t.get("a").await.unwrap().is_none() })),
         ("get_field", |t| Box::pin(async { t.get_field::<u64>("a", "big").await.unwrap().is_none() })),
         ("exists", |t| Box::pin(async { !t.exists("a").await.unwrap() })),

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::{
     error::QueueError,
     queue::{
-        backend::Again,
+        backend::Redelivery,
         id::MessageId,
         message::{DeadLetter, GroupStatus, QueueStatus},
     },
@@ -24,13 +24,13 @@ const BYTES: usize = 64 << 20;
 
 #[derive(Default)]
 pub(super) struct Log {
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<LogState>,
     /// Wakes those who wait for messages.
     pub(super) changed: Notify,
 }
 
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     pub(super) id: MessageId,
     pub(super) payload: Bytes,
     /// Set on a queue of dead letters.
@@ -39,9 +39,9 @@ pub(super) struct Entry {
 
 /// A queue's messages and groups.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct LogState {
     /// Oldest first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LogEntry>,
     /// Total size of the payloads.
     bytes: usize,
     /// Number of messages ever published.
@@ -49,12 +49,12 @@ pub(super) struct State {
     /// The newest id assigned.
     last: MessageId,
     /// By name. As many as the program names, each created by subscribing.
-    groups: BTreeMap<Box<str>, Group>,
+    groups: BTreeMap<Box<str>, LogGroup>,
 }
 
 /// A group's progress in a queue.
 #[derive(Default)]
-pub(super) struct Group {
+pub(super) struct LogGroup {
     /// Number of subscriptions.
     pub(super) consumers: u64,
     /// The newest message delivered.
@@ -65,7 +65,7 @@ pub(super) struct Group {
     free: BTreeSet<MessageId>,
 }
 
-impl Group {
+impl LogGroup {
     /// Returns whether the group has handled the message.
     fn has_handled(&self, id: MessageId) -> bool {
         id <= self.delivered && !self.pending.contains_key(&id)
@@ -86,14 +86,14 @@ struct Pending {
 
 /// The result of taking messages.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct TakenMessages {
     /// The messages, each with the number of its deliveries so far.
-    pub(super) entries: Vec<(Entry, u32)>,
+    pub(super) entries: Vec<(LogEntry, u32)>,
     /// Number of messages due for redelivery that the queue no longer contains.
     pub(super) trimmed: u64,
 }
 
-impl State {
+impl LogState {
     /// Returns the number of messages kept.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -101,9 +101,9 @@ impl State {
 
     /// Returns the group with that name, created if necessary, even after it was removed. A new group starts
     /// with the oldest message.
-    pub(super) fn group(&mut self, name: &str) -> &mut Group {
+    pub(super) fn group(&mut self, name: &str) -> &mut LogGroup {
         if !self.groups.contains_key(name) {
-            self.groups.insert(name.into(), Group::default());
+            self.groups.insert(name.into(), LogGroup::default());
         }
         self.groups.get_mut(name).expect("the group was just inserted")
     }
@@ -146,7 +146,7 @@ impl State {
         self.last = self.last.next(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
         self.published += 1;
         self.bytes += payload.len();
-        self.entries.push_back(Entry { id: self.last, payload, dead });
+        self.entries.push_back(LogEntry { id: self.last, payload, dead });
         self.last
     }
 
@@ -162,14 +162,14 @@ impl State {
     }
 
     /// Returns the message with that id.
-    fn find(&self, id: MessageId) -> Option<&Entry> {
+    fn find(&self, id: MessageId) -> Option<&LogEntry> {
         let position = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
         self.entries.get(position)
     }
 
     /// Delivers up to `count` messages to a consumer: first those that others released, then new ones.
-    pub(super) fn take(&mut self, group: &str, consumer: u64, count: usize) -> Taken {
-        let mut taken = Taken::default();
+    pub(super) fn take(&mut self, group: &str, consumer: u64, count: usize) -> TakenMessages {
+        let mut taken = TakenMessages::default();
         while taken.entries.len() < count
             && let Some(id) = self.group(group).free.pop_first()
         {
@@ -186,7 +186,7 @@ impl State {
         let delivered = self.group(group).delivered;
         let from = self.position_after(delivered);
         let more = count - taken.entries.len();
-        let new: Vec<Entry> = self.entries.range(from..).take(more).cloned().collect();
+        let new: Vec<LogEntry> = self.entries.range(from..).take(more).cloned().collect();
         let group = self.group(group);
         for entry in new {
             group.delivered = entry.id;
@@ -197,23 +197,23 @@ impl State {
     }
 
     /// See [`Consumer::again`](crate::queue::backend::Consumer::again).
-    pub(super) fn again(&mut self, group: &str, consumer: u64, id: MessageId) -> Again {
+    pub(super) fn redeliver(&mut self, group: &str, consumer: u64, id: MessageId) -> Redelivery {
         let kept = self.find(id).is_some();
         let Some(group) = self.groups.get_mut(group) else {
-            return if kept { Again::Theirs } else { Again::Gone };
+            return if kept { Redelivery::Theirs } else { Redelivery::Gone };
         };
         let held = group.holds(consumer, id);
         match group.pending.get_mut(&id) {
             Some(pending) if held && kept => {
                 pending.deliveries = pending.deliveries.saturating_add(1);
-                Again::Ours { deliveries: pending.deliveries }
+                Redelivery::Ours { deliveries: pending.deliveries }
             }
             Some(_) if held => {
                 group.pending.remove(&id);
-                Again::Gone
+                Redelivery::Gone
             }
-            None if !kept => Again::Gone,
-            _ => Again::Theirs,
+            None if !kept => Redelivery::Gone,
+            _ => Redelivery::Theirs,
         }
     }
 
@@ -266,7 +266,7 @@ impl State {
 
     /// Returns the [`QueueStatus`] without the dead letters.
     pub(super) fn status(&self) -> QueueStatus {
-        let of = |name: &str, group: &Group| GroupStatus {
+        let of = |name: &str, group: &LogGroup| GroupStatus {
             name: name.to_owned(),
             consumers: group.consumers,
             pending: group.pending.len() as u64,
@@ -288,13 +288,13 @@ mod tests {
     use super::*;
 
     /// Takes messages for a consumer and returns their delivery counts.
-    fn take(state: &mut State, consumer: u64) -> Vec<u32> {
+    fn take(state: &mut LogState, consumer: u64) -> Vec<u32> {
         state.take("g", consumer, 10).entries.iter().map(|(_, deliveries)| *deliveries).collect()
     }
 
     #[test]
     fn a_delivery_counts_only_if_a_handler_saw_it() {
-        let mut state = State::default();
+        let mut state = LogState::default();
         let id = state.publish("s", "x".into(), 10).unwrap();
         assert_eq!(take(&mut state, 1), [1]);
         state.release("g", 2, id, true);
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_oldest_dead_letter_is_dropped_for_space() {
-        let mut state = State::default();
+        let mut state = LogState::default();
         let letter =
             DeadLetter { id: MessageId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
         for payload in ["1", "2", "3"] {
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_group_continues_after_losing_an_unheld_dead_letter() {
-        let mut state = State::default();
+        let mut state = LogState::default();
         let letter =
             DeadLetter { id: MessageId::default(), group: "g".into(), reason: "r".into(), deliveries: 1 };
         state.bury("1".into(), letter.clone(), 1);

@@ -6,22 +6,22 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::queue::{
-    backend::Delivery,
+    backend::QueueDelivery,
     id::MessageId,
     message::{DeadLetter, QueueMessage},
 };
 
 /// A message as Redis returns it.
-pub(super) struct Entry {
+pub(super) struct StreamEntry {
     pub(super) id: MessageId,
     /// Names and values.
     fields: Vec<(Vec<u8>, Vec<u8>)>,
     deliveries: u32,
 }
 
-impl Entry {
+impl StreamEntry {
     /// Returns the message for a handler, with a fault if this library did not publish it.
-    pub(super) fn into_delivery(self, queue: &Arc<str>, claimed: bool) -> Delivery {
+    pub(super) fn into_delivery(self, queue: &Arc<str>, claimed: bool) -> QueueDelivery {
         let dead = self.dead();
         let payload = self.field(b"p").map(Bytes::copy_from_slice);
         let fault = payload.is_none().then(|| {
@@ -35,7 +35,7 @@ impl Entry {
             deliveries: self.deliveries,
             dead,
         };
-        Delivery { message, claimed, fault }
+        QueueDelivery { message, claimed, fault }
     }
 
     /// Returns the origin of a dead letter.
@@ -56,13 +56,13 @@ impl Entry {
 }
 
 /// Parses the messages of a script's answer: id, fields and deliveries of each.
-pub(super) fn entries(found: &Value) -> Vec<Entry> {
+pub(super) fn entries(found: &Value) -> Vec<StreamEntry> {
     items(found).iter().filter_map(entry).collect()
 }
 
 /// Parses the messages of a reply to `XREADGROUP` with one queue. All of them are delivered for the first
 /// time.
-pub(super) fn read_reply(found: &Value) -> Vec<Entry> {
+pub(super) fn read_reply(found: &Value) -> Vec<StreamEntry> {
     let of_queue = match found {
         Value::Map(queues) => queues.first().map(|(_, entries)| entries),
         Value::Array(queues) => queues.first().and_then(|queue| items(queue).get(1)),
@@ -72,7 +72,7 @@ pub(super) fn read_reply(found: &Value) -> Vec<Entry> {
 }
 
 /// Parses a message: id, fields, and the number of deliveries, 1 if missing.
-fn entry(value: &Value) -> Option<Entry> {
+fn entry(value: &Value) -> Option<StreamEntry> {
     let [id, fields, rest @ ..] = items(value) else { return None };
     let deliveries = match rest.first() {
         Some(Value::Int(deliveries)) => u32::try_from(*deliveries).unwrap_or(u32::MAX),
@@ -81,7 +81,7 @@ fn entry(value: &Value) -> Option<Entry> {
     let id = std::str::from_utf8(bytes(id)?).ok()?.parse().ok()?;
     let fields = items(fields).chunks_exact(2);
     let fields = fields.filter_map(|pair| Some((bytes(&pair[0])?.to_vec(), bytes(&pair[1])?.to_vec())));
-    Some(Entry { id, fields: fields.collect(), deliveries })
+    Some(StreamEntry { id, fields: fields.collect(), deliveries })
 }
 
 /// Returns the items of an array, or none for anything else.

@@ -33,7 +33,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 const RELEASE_TRIES: u32 = 20;
 
 /// A subscription's membership in a group. Its messages are held under its name.
-pub(super) struct Membership {
+pub(super) struct GroupMembership {
     /// The queue's key.
     pub(super) key: String,
     pub(super) group: Arc<str>,
@@ -41,7 +41,7 @@ pub(super) struct Membership {
     pub(super) name: String,
 }
 
-impl Membership {
+impl GroupMembership {
     /// Renews whatever the consumer holds.
     async fn renew(&self, redis: &Redis) -> crate::Result<u64> {
         self.reassign(redis, &self.name).await
@@ -115,7 +115,7 @@ impl Renewer {
     }
 
     /// Renews what a consumer holds, three times in `claim_after`, until the returned handle is aborted.
-    pub(super) fn keep(&self, membership: Arc<Membership>, claim_after: Duration) -> AbortHandle {
+    pub(super) fn keep(&self, membership: Arc<GroupMembership>, claim_after: Duration) -> AbortHandle {
         let (redis, every) = (self.redis.clone(), claim_after / 3);
         let task = self.runtime.spawn(async move {
             let mut wait = every;
@@ -128,7 +128,7 @@ impl Renewer {
     }
 
     /// Releases what a consumer holds after its own runtime has ended.
-    pub(super) fn release(&self, membership: Arc<Membership>) {
+    pub(super) fn release(&self, membership: Arc<GroupMembership>) {
         let redis = self.redis.clone();
         let task = self.runtime.spawn(async move {
             for _ in 0..RELEASE_TRIES {

@@ -11,14 +11,14 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Clock;
+use super::TimeSource;
 
 /// The deadline of a row that does not expire.
 pub(super) const NEVER: u64 = u64::MAX;
 
 /// The deadlines of one table, in nanoseconds since it was created.
 pub(super) struct Deadlines {
-    clock: Clock,
+    clock: TimeSource,
     /// When the table was created.
     start: Instant,
     /// The earliest deadline, or [`NEVER`]. Saves operations the clock and the lock while nothing expires. It
@@ -32,7 +32,7 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     /// Creates an empty set.
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: TimeSource) -> Self {
         let start = clock();
         Self { clock, start, next: AtomicU64::new(NEVER), waiting: Mutex::default() }
     }

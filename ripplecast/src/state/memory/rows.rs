@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::{
-    Clock, SHARDS,
+    SHARDS, TimeSource,
     deadlines::{Deadlines, NEVER},
     shard_of,
 };
@@ -41,12 +41,12 @@ const SLOTS_PER_LOCK: usize = 512;
 const EXPIRED_AT_ONCE: usize = 64;
 
 /// The rows of one table.
-pub(in crate::state) struct Rows {
+pub(in crate::state) struct MemoryTable {
     schema: Arc<Schema>,
     /// Seeded, so that outsiders cannot choose keys that collide.
     hasher: RandomState,
     /// Spread by hash. Several shards are always locked in order.
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<RowShard>]>,
     /// Number of rows. Space is reserved here before a row is added, so that the capacity is exact.
     len: AtomicUsize,
     /// Number of the last change. A change of a row is numbered under its shard's lock, so each row's numbers
@@ -62,16 +62,16 @@ pub(in crate::state) struct Rows {
 
 /// One shard of the rows.
 #[derive(Default)]
-struct Shard {
+struct RowShard {
     /// From a key to its slot.
     index: HashTable<usize>,
     /// Rows; a slot is empty after its row was deleted.
-    slots: Vec<Option<Entry>>,
+    slots: Vec<Option<RowEntry>>,
     /// Empty slots.
     free: Vec<usize>,
 }
 
-struct Entry {
+struct RowEntry {
     /// The key's hash, for when the map grows.
     hash: u64,
     key: Box<str>,
@@ -82,7 +82,7 @@ struct Entry {
     expires: u64,
 }
 
-impl Shard {
+impl RowShard {
     /// Returns the slot of a key.
     fn find(&self, hash: u64, key: &str) -> Option<usize> {
         self.index.find(hash, |&slot| matches!(&self.slots[slot], Some(entry) if *entry.key == *key)).copied()
@@ -94,12 +94,12 @@ impl Shard {
     }
 
     /// Returns the entry of a key for changes.
-    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
+    fn get_mut(&mut self, hash: u64, key: &str) -> Option<&mut RowEntry> {
         self.find(hash, key).and_then(|slot| self.slots[slot].as_mut())
     }
 
     /// Adds a row whose key does not exist yet.
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: RowEntry) {
         let hash = entry.hash;
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
@@ -112,7 +112,7 @@ impl Shard {
     }
 
     /// Removes a row if it exists.
-    fn remove(&mut self, hash: u64, key: &str) -> Option<Entry> {
+    fn remove(&mut self, hash: u64, key: &str) -> Option<RowEntry> {
         let slots = &self.slots;
         let same = |slot: &usize| matches!(&slots[*slot], Some(entry) if *entry.key == *key);
         let (slot, _) = self.index.find_entry(hash, same).ok()?.remove();
@@ -127,7 +127,7 @@ impl Shard {
 
 /// The position of a scan.
 #[derive(Clone, Copy)]
-struct Place {
+struct ScanPosition {
     /// The version at which the scan began.
     began: u64,
     shard: usize,
@@ -135,28 +135,28 @@ struct Place {
     slot: usize,
 }
 
-impl Place {
+impl ScanPosition {
     /// Parses a cursor.
     fn parse(cursor: &str) -> Option<Self> {
         let mut parts = cursor.split('-');
-        let place = Self {
+        let position = Self {
             began: parts.next()?.parse().ok()?,
             shard: parts.next()?.parse().ok()?,
             slot: parts.next()?.parse().ok()?,
         };
-        parts.next().is_none().then_some(place)
+        parts.next().is_none().then_some(position)
     }
 }
 
-impl From<Place> for Cursor {
-    fn from(Place { began, shard, slot }: Place) -> Self {
+impl From<ScanPosition> for Cursor {
+    fn from(ScanPosition { began, shard, slot }: ScanPosition) -> Self {
         Self::new(format!("{began}-{shard}-{slot}"))
     }
 }
 
-impl Rows {
+impl MemoryTable {
     /// Creates an empty table.
-    pub(super) fn new(schema: Arc<Schema>, clock: Clock) -> Self {
+    pub(super) fn new(schema: Arc<Schema>, clock: TimeSource) -> Self {
         Self {
             schema,
             hasher: RandomState::new(),
@@ -170,13 +170,13 @@ impl Rows {
     }
 
     /// Returns a key's hash and its locked shard.
-    fn lock(&self, key: &str) -> (u64, MutexGuard<'_, Shard>) {
+    fn lock(&self, key: &str) -> (u64, MutexGuard<'_, RowShard>) {
         let hash = self.hasher.hash_one(key);
         (hash, self.shards[shard_of(hash)].lock())
     }
 
     /// Locks the shards of several keys, in order; the others are `None`.
-    fn lock_many(&self, hashes: impl Iterator<Item = u64>) -> Vec<Option<MutexGuard<'_, Shard>>> {
+    fn lock_many(&self, hashes: impl Iterator<Item = u64>) -> Vec<Option<MutexGuard<'_, RowShard>>> {
         let mut wanted = [false; SHARDS];
         for hash in hashes {
             wanted[shard_of(hash)] = true;
@@ -209,7 +209,7 @@ impl Rows {
     }
 
     /// Writes a row into its existing space or into space reserved before.
-    fn put(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) {
+    fn put(&self, shard: &mut RowShard, hash: u64, key: &str, row: Row) {
         let version = self.changed(key, Some(&row));
         match shard.get_mut(hash, key) {
             Some(entry) => {
@@ -217,12 +217,12 @@ impl Rows {
                 let expired = std::mem::replace(&mut entry.expires, NEVER);
                 self.deadlines.replace(key, expired, NEVER);
             }
-            None => shard.insert(Entry { hash, key: key.into(), row, born: version, expires: NEVER }),
+            None => shard.insert(RowEntry { hash, key: key.into(), row, born: version, expires: NEVER }),
         }
     }
 
     /// Writes a row if there is space.
-    fn write(&self, shard: &mut Shard, hash: u64, key: &str, row: Row) -> Result<(), StateError> {
+    fn write(&self, shard: &mut RowShard, hash: u64, key: &str, row: Row) -> Result<(), StateError> {
         if shard.find(hash, key).is_none() {
             self.reserve(1)?;
         }
@@ -231,7 +231,7 @@ impl Rows {
     }
 
     /// Removes a row and returns whether it existed.
-    fn remove(&self, shard: &mut Shard, hash: u64, key: &str) -> bool {
+    fn remove(&self, shard: &mut RowShard, hash: u64, key: &str) -> bool {
         let Some(entry) = shard.remove(hash, key) else { return false };
         self.len.fetch_sub(1, Relaxed);
         self.deadlines.replace(key, entry.expires, NEVER);
@@ -274,7 +274,7 @@ impl Rows {
     }
 
     /// Sets when a row expires. Returns whether it exists.
-    fn date(&self, shard: &mut Shard, hash: u64, key: &str, after: Duration) -> bool {
+    fn date(&self, shard: &mut RowShard, hash: u64, key: &str, after: Duration) -> bool {
         let Some(entry) = shard.get_mut(hash, key) else { return false };
         let deadline = self.deadlines.at(after);
         let replaced = std::mem::replace(&mut entry.expires, deadline);
@@ -330,32 +330,32 @@ impl Rows {
         Ok(())
     }
 
-    /// Returns up to `limit` rows, starting at `place`.
-    fn page(&self, mut place: Place, limit: usize) -> RawPage {
+    /// Returns up to `limit` rows, starting at `position`.
+    fn page(&self, mut position: ScanPosition, limit: usize) -> RawPage {
         let mut rows = Vec::new();
-        while place.shard < SHARDS {
-            let shard = self.shards[place.shard].lock();
-            let end = shard.slots.len().min(place.slot.saturating_add(SLOTS_PER_LOCK));
-            while place.slot < end {
+        while position.shard < SHARDS {
+            let shard = self.shards[position.shard].lock();
+            let end = shard.slots.len().min(position.slot.saturating_add(SLOTS_PER_LOCK));
+            while position.slot < end {
                 if rows.len() == limit {
-                    return RawPage { rows, next: Some(place.into()) };
+                    return RawPage { rows, next: Some(position.into()) };
                 }
-                if let Some(entry) = &shard.slots[place.slot]
-                    && entry.born <= place.began
+                if let Some(entry) = &shard.slots[position.slot]
+                    && entry.born <= position.began
                 {
                     rows.push((entry.key.clone(), Arc::clone(&entry.row)));
                 }
-                place.slot += 1;
+                position.slot += 1;
             }
-            if place.slot >= shard.slots.len() {
-                place = Place { shard: place.shard + 1, slot: 0, ..place };
+            if position.slot >= shard.slots.len() {
+                position = ScanPosition { shard: position.shard + 1, slot: 0, ..position };
             }
         }
         RawPage { rows, next: None }
     }
 }
 
-impl TableBackend for Rows {
+impl TableBackend for MemoryTable {
     fn set<'a>(&'a self, key: &'a str, row: Row, expires: Option<Duration>) -> Reply<'a, ()> {
         self.purge();
         let (hash, mut shard) = self.lock(key);
@@ -407,15 +407,15 @@ impl TableBackend for Rows {
 
     fn scan<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Reply<'a, RawPage> {
         self.purge();
-        let place = match cursor {
-            None => Some(Place { began: self.version.load(Relaxed), shard: 0, slot: 0 }),
-            Some(cursor) => Place::parse(cursor.as_str()),
+        let position = match cursor {
+            None => Some(ScanPosition { began: self.version.load(Relaxed), shard: 0, slot: 0 }),
+            Some(cursor) => ScanPosition::parse(cursor.as_str()),
         };
         let unknown = || StateError::UnknownCursor {
             table: self.schema.table().to_owned(),
             cursor: cursor.map(ToString::to_string).unwrap_or_default(),
         };
-        Reply::now(place.ok_or_else(unknown).map(|place| self.page(place, limit)))
+        Reply::now(position.ok_or_else(unknown).map(|position| self.page(position, limit)))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Box<str>]) -> Reply<'a, Vec<Option<Row>>> {

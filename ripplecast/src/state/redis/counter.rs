@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use redis::{Script, Value as Raw};
 
 use super::{
-    history::{Basis, Model, Moment},
-    shared::{Shared, as_text, invalid, milliseconds},
-    watch::{Source, Watch},
+    history::{Basis, HistoryModel, Moment},
+    shared::{RedisShared, as_text, invalid, milliseconds},
+    watch::{Watch, WatchSource},
 };
 use crate::{
     Result,
@@ -29,7 +29,7 @@ const SWEEP_AT: usize = 64;
 static STEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/counter.lua")));
 
 pub(super) struct RedisCounter {
-    place: Place,
+    place: CounterKey,
     observed: Arc<ObservedCounters>,
 }
 
@@ -51,15 +51,15 @@ impl Default for ObservedCounters {
 
 /// Where a counter is stored.
 #[derive(Clone)]
-struct Place {
-    shared: Arc<Shared>,
+struct CounterKey {
+    shared: Arc<RedisShared>,
     name: Arc<str>,
     /// The counter's key, which is also the channel of its changes.
     key: Arc<str>,
 }
 
 /// The answer of the counter script.
-struct Step {
+struct CounterReply {
     value: i64,
     /// 0 if the condition was not met, 2 on overflow, else 1.
     done: i64,
@@ -92,9 +92,9 @@ impl Observed {
 
 impl RedisCounter {
     /// The counter of that name.
-    pub(super) fn new(shared: &Arc<Shared>, observed: &Arc<ObservedCounters>, name: &str) -> Self {
+    pub(super) fn new(shared: &Arc<RedisShared>, observed: &Arc<ObservedCounters>, name: &str) -> Self {
         let key = shared.redis.key("c", name, "").into();
-        let place = Place { shared: Arc::clone(shared), name: name.into(), key };
+        let place = CounterKey { shared: Arc::clone(shared), name: name.into(), key };
         Self { place, observed: Arc::clone(observed) }
     }
 
@@ -105,26 +105,26 @@ impl RedisCounter {
 
     /// Returns the counter's watch, created if necessary.
     fn watch(&self) -> Arc<Watch<WatchedCounter>> {
-        let Place { shared, name, key } = &self.place;
+        let CounterKey { shared, name, key } = &self.place;
         let mut counters = self.observed.0.lock();
         if let Some(watch) = counters.get(name) {
             return watch;
         }
         let source = WatchedCounter { place: self.place.clone() };
-        let watch = Watch::new(shared, key.to_string(), source, Value::default());
+        let watch = Watch::new(shared, key.to_string(), source, CounterValue::default());
         counters.add(name, &watch);
         watch
     }
 }
 
-impl Place {
-    async fn step(&self, operation: &str, operands: &[String]) -> Result<Step> {
+impl CounterKey {
+    async fn step(&self, operation: &str, operands: &[String]) -> Result<CounterReply> {
         let mut call = STEP.prepare_invoke();
         call.key(&*self.key).arg(self.shared.publish()).arg(Epoch::random().to_string());
         call.arg(operation).arg(operands);
         let answer: Vec<Raw> = self.shared.redis.script(&self.key, &call).await?;
         let read = || match &answer[..] {
-            [value, Raw::Int(done), epoch, number, expires_in] => Some(Step {
+            [value, Raw::Int(done), epoch, number, expires_in] => Some(CounterReply {
                 value: as_text(value)?.parse().ok()?,
                 done: *done,
                 epoch: as_text(epoch)?.parse().ok(),
@@ -148,7 +148,7 @@ impl Place {
             CounterOp::IncrementBelow { max, window } => ("below", vec![max.to_string(), or_never(window)]),
             CounterOp::Expire(after) => ("expire", vec![milliseconds(after)]),
         };
-        let Step { value, done, expires_in, .. } = self.step(operation, &operands).await?;
+        let CounterReply { value, done, expires_in, .. } = self.step(operation, &operands).await?;
         match (done, op) {
             (2, CounterOp::Add(by)) => {
                 Err(StateError::CounterOverflow { name: self.name.to_string(), value, by }.into())
@@ -186,11 +186,11 @@ impl CounterBackend for RedisCounter {
 
 /// An observed counter.
 pub(super) struct WatchedCounter {
-    place: Place,
+    place: CounterKey,
 }
 
-impl Source for WatchedCounter {
-    type Model = Value;
+impl WatchSource for WatchedCounter {
+    type Model = CounterValue;
     /// A third of the time for which the history of a counter at 0 is kept, so that it is never forgotten
     /// while observed.
     const RENEW: Duration = Duration::from_secs(300);
@@ -198,7 +198,8 @@ impl Source for WatchedCounter {
     async fn read(&self, Basis { at, digest }: Basis) -> Result<(Moment, i64)> {
         let (epoch, number) =
             at.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
-        let Step { value, epoch, number, .. } = self.place.step("look", &[epoch, number, digest]).await?;
+        let CounterReply { value, epoch, number, .. } =
+            self.place.step("look", &[epoch, number, digest]).await?;
         let epoch = epoch.ok_or_else(|| invalid("a counter has no history"))?;
         Ok((Moment { epoch, number }, value))
     }
@@ -210,13 +211,13 @@ impl Source for WatchedCounter {
 
 /// The value of a counter, and its observers.
 #[derive(Default)]
-pub(super) struct Value {
+pub(super) struct CounterValue {
     /// `None` until the first read.
     value: Option<i64>,
     observers: Observers<CounterObserver>,
 }
 
-impl Model for Value {
+impl HistoryModel for CounterValue {
     type Change<'a> = i64;
     type State = i64;
 
@@ -233,9 +234,9 @@ impl Model for Value {
         self.observers.each(|observer| observer(value, version));
     }
 
-    fn replace(&mut self, value: i64, version: Version, is_news: bool) {
+    fn replace(&mut self, value: i64, version: Version, notify: bool) {
         let before = self.value.replace(value);
-        if is_news && before != Some(value) {
+        if notify && before != Some(value) {
             self.observers.each(|observer| observer(value, version));
         }
     }

@@ -28,7 +28,7 @@ pub(super) struct Moment {
 }
 
 /// Something with a history: the values known to a node, and their observers.
-pub(super) trait Model: Send + 'static {
+pub(super) trait HistoryModel: Send + 'static {
     /// A published change.
     type Change<'a>;
     /// The state returned by a read.
@@ -40,8 +40,8 @@ pub(super) trait Model: Send + 'static {
     fn agrees(&self, change: &Self::Change<'_>) -> bool;
     /// Applies a change and notifies the observers.
     fn apply(&mut self, change: Self::Change<'_>, version: Version);
-    /// Replaces the state. With `is_news`, notifies the observers of the differences.
-    fn replace(&mut self, state: Self::State, version: Version, is_news: bool);
+    /// Replaces the state. With `notify`, notifies the observers of the differences.
+    fn replace(&mut self, state: Self::State, version: Version, notify: bool);
     /// Returns the state in a few bytes, so that Redis can tell whether it has the same state. Empty if there
     /// is no such form.
     fn digest(&self) -> String;
@@ -57,7 +57,7 @@ pub(super) enum Doubt {
 }
 
 /// The known state, and the messages that wait during a read.
-pub(super) struct Known<M: Model> {
+pub(super) struct Known<M: HistoryModel> {
     pub(super) model: M,
     /// The point of the known state; `None` until the first read.
     at: Option<Moment>,
@@ -66,12 +66,12 @@ pub(super) struct Known<M: Model> {
     /// Whether an observer waits for the first state because it found none.
     is_awaited: bool,
     /// Waiting messages, while a read is in progress.
-    waiting: Option<Waiting>,
+    waiting: Option<WaitingMessages>,
 }
 
 /// Messages that wait for the end of a read.
 #[derive(Default)]
-struct Waiting {
+struct WaitingMessages {
     messages: Vec<Box<[u8]>>,
     bytes: usize,
     /// Whether a message did not fit.
@@ -81,11 +81,11 @@ struct Waiting {
 /// What the reader knew when the read began.
 pub(super) struct Basis {
     pub(super) at: Option<Moment>,
-    /// See [`Model::digest`].
+    /// See [`HistoryModel::digest`].
     pub(super) digest: String,
 }
 
-impl<M: Model> Known<M> {
+impl<M: HistoryModel> Known<M> {
     /// Creates a history of which nothing is known.
     pub(super) fn new(model: M) -> Self {
         Self { model, at: None, has_turned: false, is_awaited: false, waiting: None }
@@ -104,7 +104,7 @@ impl<M: Model> Known<M> {
     }
 
     /// Receives a message.
-    pub(super) fn hear(&mut self, payload: &[u8]) -> Result<(), Doubt> {
+    pub(super) fn receive(&mut self, payload: &[u8]) -> Result<(), Doubt> {
         let Some(waiting) = &mut self.waiting else { return self.judge(payload) };
         let bytes = waiting.bytes + payload.len() + OVERHEAD;
         if waiting.is_full || bytes > WAITING {
@@ -136,7 +136,7 @@ impl<M: Model> Known<M> {
             }
             Some(at) if moment.number - 1 == at.number => {
                 self.at = Some(moment);
-                let version = self.news(moment);
+                let version = self.observer_version(moment);
                 self.model.apply(change, version);
                 Ok(())
             }
@@ -146,13 +146,13 @@ impl<M: Model> Known<M> {
     }
 
     /// Returns the version for observers, with the epoch if a tab must learn it.
-    fn news(&self, Moment { epoch, number }: Moment) -> Version {
+    fn observer_version(&self, Moment { epoch, number }: Moment) -> Version {
         Version { number, epoch: self.has_turned.then_some(epoch) }
     }
 
     /// Begins a read. Messages wait until [`end`](Self::end).
     pub(super) fn begin(&mut self) -> Basis {
-        self.waiting = Some(Waiting::default());
+        self.waiting = Some(WaitingMessages::default());
         Basis { at: self.at, digest: self.model.digest() }
     }
 
@@ -163,7 +163,7 @@ impl<M: Model> Known<M> {
         let is_other = before.is_some_and(|before| before.epoch != moment.epoch);
         self.has_turned |= is_other;
         let is_awaited = std::mem::take(&mut self.is_awaited);
-        let mut version = self.news(moment);
+        let mut version = self.observer_version(moment);
         if is_awaited {
             version.epoch = Some(moment.epoch);
         }

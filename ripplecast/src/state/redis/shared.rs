@@ -14,7 +14,7 @@ const READS_AT_ONCE: usize = 64;
 const NEVER: u128 = 1 << 52;
 
 /// State shared by counters and tables.
-pub(super) struct Shared {
+pub(super) struct RedisShared {
     pub(super) redis: Redis,
     /// Where observed counters and tables are read again after a gap.
     pub(super) runtime: Handle,
@@ -22,7 +22,7 @@ pub(super) struct Shared {
     pub(super) reads: Arc<Semaphore>,
 }
 
-impl Shared {
+impl RedisShared {
     pub(super) fn new(redis: Redis) -> Self {
         Self { redis, runtime: Handle::current(), reads: Arc::new(Semaphore::new(READS_AT_ONCE)) }
     }

@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use redis::{Script, ScriptInvocation, Value as Raw};
 use tokio::time::{Instant, timeout_at};
 
-use self::rows::{Rows, WatchedTable};
+use self::rows::{ObservedRows, WatchedTable};
 use super::{
     history::Moment,
-    shared::{Shared, as_count, as_text, invalid, milliseconds},
+    shared::{RedisShared, as_count, as_text, invalid, milliseconds},
     text,
     watch::Watch,
 };
@@ -58,14 +58,14 @@ script!(SCAN, "scan.lua");
 const CURSOR: &str = "r";
 
 pub(super) struct RedisTable {
-    place: Arc<Place>,
+    place: Arc<TableKeys>,
     /// The table's watch, alive while the table is observed.
     watch: Mutex<Weak<Watch<WatchedTable>>>,
 }
 
 /// Where a table is stored, and its declaration.
-struct Place {
-    shared: Arc<Shared>,
+struct TableKeys {
+    shared: Arc<RedisShared>,
     schema: Arc<Schema>,
     /// The keys of the index, the deadlines, and the history.
     keys: [String; 3],
@@ -74,7 +74,7 @@ struct Place {
 }
 
 /// The answer of a script.
-enum Answer {
+enum TableReply {
     Done(Vec<Raw>),
     /// The number of rows the table would hold.
     Full(usize),
@@ -86,9 +86,9 @@ enum Answer {
 
 impl RedisTable {
     /// Creates a table with that schema.
-    pub(super) fn new(shared: &Arc<Shared>, schema: &Arc<Schema>) -> Self {
+    pub(super) fn new(shared: &Arc<RedisShared>, schema: &Arc<Schema>) -> Self {
         let key = |suffix| shared.redis.key("t", schema.table(), suffix);
-        let place = Place {
+        let place = TableKeys {
             shared: Arc::clone(shared),
             schema: Arc::clone(schema),
             keys: [key(":i"), key(":d"), key(":n")],
@@ -104,14 +104,14 @@ impl RedisTable {
             return watch;
         }
         let source = WatchedTable { place: Arc::clone(&self.place) };
-        let rows = Rows::new(Arc::clone(&self.place.schema));
+        let rows = ObservedRows::new(Arc::clone(&self.place.schema));
         let watch = Watch::new(&self.place.shared, self.place.channel.clone(), source, rows);
         *slot = Arc::downgrade(&watch);
         watch
     }
 }
 
-impl Place {
+impl TableKeys {
     /// Prepares a call of that script.
     fn call(&self, script: &'static LazyLock<Script>) -> ScriptInvocation<'static> {
         let mut call = script.prepare_invoke();
@@ -130,7 +130,7 @@ impl Place {
 
     /// Runs a script, and repeats it while more rows have expired than one call deletes. Stops at the time
     /// limit of one operation; the next operation then continues the deletion.
-    async fn run(&self, call: &ScriptInvocation<'_>) -> Result<Answer> {
+    async fn run(&self, call: &ScriptInvocation<'_>) -> Result<TableReply> {
         let (redis, end) = (&self.shared.redis, Instant::now() + TIME_LIMIT);
         // The first call has its own time limit.
         let mut answer: Vec<Raw> = redis.script(&self.keys[0], call).await?;
@@ -141,18 +141,18 @@ impl Place {
             };
             answer.remove(0);
             match (status, &answer[..]) {
-                (0, _) => return Ok(Answer::Done(answer)),
+                (0, _) => return Ok(TableReply::Done(answer)),
                 (1, _) => {
                     answer = timeout_at(end, redis.script(&self.keys[0], call))
                         .await
                         .map_err(|_| BackendError::TimedOut { after: TIME_LIMIT })??;
                 }
-                (2, [rows]) => return as_count(rows).map(Answer::Full).ok_or_else(|| self.invalid()),
+                (2, [rows]) => return as_count(rows).map(TableReply::Full).ok_or_else(|| self.invalid()),
                 (3, [value]) => {
                     let value = as_text(value).and_then(|value| value.parse().ok());
-                    return value.map(Answer::OutOfRange).ok_or_else(|| self.invalid());
+                    return value.map(TableReply::OutOfRange).ok_or_else(|| self.invalid());
                 }
-                (4, _) => return Ok(Answer::OtherHistory),
+                (4, _) => return Ok(TableReply::OtherHistory),
                 _ => return Err(self.invalid()),
             }
         }
@@ -161,9 +161,9 @@ impl Place {
     /// Runs a script that can't exceed any limit except the capacity.
     async fn done(&self, call: &ScriptInvocation<'_>) -> Result<Vec<Raw>> {
         match self.run(call).await? {
-            Answer::Done(answer) => Ok(answer),
-            Answer::Full(rows) => Err(self.full(rows)),
-            Answer::OutOfRange(_) | Answer::OtherHistory => Err(self.invalid()),
+            TableReply::Done(answer) => Ok(answer),
+            TableReply::Full(rows) => Err(self.full(rows)),
+            TableReply::OutOfRange(_) | TableReply::OtherHistory => Err(self.invalid()),
         }
     }
 
@@ -257,12 +257,12 @@ impl Place {
         call.arg(self.schema.capacity()).arg(key).arg(name);
         call.arg(by.to_string()).arg(least.to_string()).arg(greatest.to_string());
         match self.run(&call).await? {
-            Answer::Done(sum) => {
+            TableReply::Done(sum) => {
                 let sum = sum.first().and_then(as_text).and_then(|sum| sum.parse().ok());
                 sum.ok_or_else(|| self.invalid())
             }
-            Answer::Full(rows) => Err(self.full(rows)),
-            Answer::OutOfRange(value) => Err(StateError::ColumnOverflow {
+            TableReply::Full(rows) => Err(self.full(rows)),
+            TableReply::OutOfRange(value) => Err(StateError::ColumnOverflow {
                 table: self.schema.table().to_owned(),
                 key: key.to_owned(),
                 column: name,
@@ -271,7 +271,7 @@ impl Place {
                 by,
             }
             .into()),
-            Answer::OtherHistory => Err(self.invalid()),
+            TableReply::OtherHistory => Err(self.invalid()),
         }
     }
 
@@ -315,9 +315,9 @@ impl Place {
         };
         call.arg(epoch).arg(number);
         let answer = match self.run(&call).await? {
-            Answer::Done(answer) => answer,
-            Answer::OtherHistory => return Ok(None),
-            Answer::Full(_) | Answer::OutOfRange(_) => return Err(self.invalid()),
+            TableReply::Done(answer) => answer,
+            TableReply::OtherHistory => return Ok(None),
+            TableReply::Full(_) | TableReply::OutOfRange(_) => return Err(self.invalid()),
         };
         let [number, Raw::Array(rows), epoch] = &answer[..] else { return Err(self.invalid()) };
         let moment = || {

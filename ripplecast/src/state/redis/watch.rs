@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    history::{Basis, Doubt, Known, Model, Moment},
-    shared::Shared,
+    history::{Basis, Doubt, HistoryModel, Known, Moment},
+    shared::RedisShared,
 };
 use crate::{
     Result,
@@ -35,8 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The counter or table to watch.
-pub(super) trait Source: Send + Sync + 'static {
-    type Model: Model;
+pub(super) trait WatchSource: Send + Sync + 'static {
+    type Model: HistoryModel;
     /// The state is read again after this time even without a reason.
     const RENEW: Duration;
     /// Reads the current state and its point in the history. Redis begins a new epoch if it lacks changes
@@ -44,28 +44,28 @@ pub(super) trait Source: Send + Sync + 'static {
     fn read(
         &self,
         basis: Basis,
-    ) -> impl Future<Output = Result<(Moment, <Self::Model as Model>::State)>> + Send;
+    ) -> impl Future<Output = Result<(Moment, <Self::Model as HistoryModel>::State)>> + Send;
     /// Returns the name, for the log.
     fn name(&self) -> &str;
 }
 
 /// Follows one counter or table for as long as it is observed.
-pub(super) struct Watch<S: Source> {
+pub(super) struct Watch<S: WatchSource> {
     source: S,
     /// Observers are called under this lock, which orders their calls.
     pub(super) known: Mutex<Known<S::Model>>,
     /// Held during a read, so that one read serves all who wait for it.
     reading: AsyncMutex<()>,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// Notified when there is a reason to read, or when the watch is dropped.
     wake: Arc<Notify>,
     /// Set right after the watch was created.
     subscribed: OnceLock<Subscribed>,
 }
 
-impl<S: Source> Watch<S> {
+impl<S: WatchSource> Watch<S> {
     /// Starts watching.
-    pub(super) fn new(shared: &Arc<Shared>, channel: String, source: S, model: S::Model) -> Arc<Self> {
+    pub(super) fn new(shared: &Arc<RedisShared>, channel: String, source: S, model: S::Model) -> Arc<Self> {
         let watch = Arc::new(Self {
             source,
             known: Mutex::new(Known::new(model)),
@@ -80,8 +80,8 @@ impl<S: Source> Watch<S> {
             let Some(watch) = weak.upgrade() else { return };
             match event {
                 SubscriptionEvent::Message { payload, .. } => {
-                    let heard = watch.known.lock().hear(&payload);
-                    watch.settle(heard);
+                    let outcome = watch.known.lock().receive(&payload);
+                    watch.settle(outcome);
                 }
                 SubscriptionEvent::Up => watch.wake.notify_one(),
                 SubscriptionEvent::Down | SubscriptionEvent::Refused => {}
@@ -127,9 +127,9 @@ impl<S: Source> Watch<S> {
     }
 
     /// Handles the outcome of a message.
-    fn settle(&self, heard: Result<(), Doubt>) {
+    fn settle(&self, outcome: Result<(), Doubt>) {
         let name = self.source.name();
-        match heard {
+        match outcome {
             Ok(()) => {}
             Err(Doubt::Read) => {
                 limited!(
@@ -150,16 +150,16 @@ impl<S: Source> Watch<S> {
     }
 }
 
-impl<S: Source> Drop for Watch<S> {
+impl<S: WatchSource> Drop for Watch<S> {
     fn drop(&mut self) {
         self.wake.notify_one();
     }
 }
 
 /// Ends a read when dropped, even if the read was cancelled.
-struct End<'a, S: Source>(&'a Watch<S>);
+struct End<'a, S: WatchSource>(&'a Watch<S>);
 
-impl<S: Source> Drop for End<'_, S> {
+impl<S: WatchSource> Drop for End<'_, S> {
     fn drop(&mut self) {
         let ended = self.0.known.lock().end();
         self.0.settle(ended);
@@ -167,7 +167,7 @@ impl<S: Source> Drop for End<'_, S> {
 }
 
 /// Reads the state for each reason until the watch is dropped.
-async fn heal<S: Source>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
+async fn heal<S: WatchSource>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
     let (mut last, mut pause, mut has_failed) = (None::<Instant>, FIRST_PAUSE, false);
     loop {
         if !has_failed {

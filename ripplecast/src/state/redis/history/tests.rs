@@ -10,16 +10,16 @@ use proptest::prelude::*;
 use super::*;
 
 /// What observers received.
-type Told = Arc<Mutex<Vec<(u64, Version)>>>;
+type ReceivedLog = Arc<Mutex<Vec<(u64, Version)>>>;
 
 /// A value and the log of its observer.
 #[derive(Default)]
-struct Number {
+struct TestModel {
     value: Option<u64>,
-    told: Told,
+    received: ReceivedLog,
 }
 
-impl Model for Number {
+impl HistoryModel for TestModel {
     type Change<'a> = u64;
     type State = u64;
 
@@ -33,13 +33,13 @@ impl Model for Number {
 
     fn apply(&mut self, value: u64, version: Version) {
         self.value = Some(value);
-        self.told.lock().push((value, version));
+        self.received.lock().push((value, version));
     }
 
-    fn replace(&mut self, value: u64, version: Version, is_news: bool) {
+    fn replace(&mut self, value: u64, version: Version, notify: bool) {
         let before = self.value.replace(value);
-        if is_news && before != Some(value) {
-            self.told.lock().push((value, version));
+        if notify && before != Some(value) {
+            self.received.lock().push((value, version));
         }
     }
 
@@ -62,38 +62,38 @@ fn message(of: u64, number: u64, value: u64) -> Vec<u8> {
 }
 
 /// Creates a history whose value has been read.
-fn known(at: Moment, value: u64) -> (Known<Number>, Told) {
-    let model = Number::default();
-    let told = Arc::clone(&model.told);
+fn known(at: Moment, value: u64) -> (Known<TestModel>, ReceivedLog) {
+    let model = TestModel::default();
+    let received = Arc::clone(&model.received);
     let mut known = Known::new(model);
     let _ = known.begin();
     assert!(!known.take(at, value));
     assert_eq!(known.end(), Ok(()));
-    assert!(told.lock().is_empty(), "the first state is not a change");
-    (known, told)
+    assert!(received.lock().is_empty(), "the first state is not a change");
+    (known, received)
 }
 
-fn values(told: &Told) -> Vec<u64> {
-    told.lock().iter().map(|(value, _)| *value).collect()
+fn values(received: &ReceivedLog) -> Vec<u64> {
+    received.lock().iter().map(|(value, _)| *value).collect()
 }
 
 #[test]
 fn the_next_change_is_applied_and_an_old_one_ignored() {
-    let (mut known, told) = known(moment(1, 5), 50);
+    let (mut known, received) = known(moment(1, 5), 50);
     for (number, value) in [(6, 60), (6, 60), (5, 50), (1, 10), (7, 60), (8, 80)] {
-        assert_eq!(known.hear(&message(1, number, value)), Ok(()), "{number}");
+        assert_eq!(known.receive(&message(1, number, value)), Ok(()), "{number}");
     }
-    assert_eq!(values(&told), [60, 60, 80], "setting the same value is a change");
-    assert!(told.lock().iter().all(|(_, version)| version.epoch.is_none()));
+    assert_eq!(values(&received), [60, 60, 80], "setting the same value is a change");
+    assert!(received.lock().iter().all(|(_, version)| version.epoch.is_none()));
 }
 
 #[test]
 fn a_message_out_of_sequence_only_triggers_a_read() {
-    let (mut known, told) = known(moment(1, 5), 50);
+    let (mut known, received) = known(moment(1, 5), 50);
     for doubtful in
         [message(1, 7, 666), message(1, u64::MAX, 666), message(2, 6, 666), message(1, 5, 666), b"?".to_vec()]
     {
-        assert_eq!(known.hear(&doubtful), Err(Doubt::Read), "{}", doubtful.escape_ascii());
+        assert_eq!(known.receive(&doubtful), Err(Doubt::Read), "{}", doubtful.escape_ascii());
     }
     for foreign in [
         &b""[..],
@@ -107,81 +107,81 @@ fn a_message_out_of_sequence_only_triggers_a_read() {
         b"\xff 6 1",
         b"??",
     ] {
-        assert_eq!(known.hear(foreign), Err(Doubt::Foreign), "{}", foreign.escape_ascii());
+        assert_eq!(known.receive(foreign), Err(Doubt::Foreign), "{}", foreign.escape_ascii());
     }
-    assert_eq!(known.hear(&message(1, 6, 60)), Ok(()));
-    assert_eq!(values(&told), [60]);
+    assert_eq!(known.receive(&message(1, 6, 60)), Ok(()));
+    assert_eq!(values(&received), [60]);
 }
 
 #[test]
 fn messages_wait_during_a_read_and_are_compared_with_it() {
-    let (mut known, told) = known(moment(1, 5), 50);
+    let (mut known, received) = known(moment(1, 5), 50);
     let basis = known.begin();
     assert_eq!((basis.at, basis.digest.as_str()), (Some(moment(1, 5)), "50"));
     for (of, number) in [(1, 8), (1, 9), (2, 6), (1, 10)] {
-        assert_eq!(known.hear(&message(of, number, number * 10)), Ok(()));
+        assert_eq!(known.receive(&message(of, number, number * 10)), Ok(()));
     }
-    assert!(values(&told).is_empty());
+    assert!(values(&received).is_empty());
     assert!(!known.take(moment(1, 8), 80));
     assert_eq!(known.end(), Err(Doubt::Read), "a message of another epoch");
-    assert_eq!(values(&told), [80, 90, 100]);
+    assert_eq!(values(&received), [80, 90, 100]);
     // A read that fails changes nothing.
     let _ = known.begin();
-    assert_eq!(known.hear(&message(1, 11, 110)), Ok(()));
+    assert_eq!(known.receive(&message(1, 11, 110)), Ok(()));
     assert_eq!(known.end(), Ok(()));
-    assert_eq!(values(&told), [80, 90, 100, 110]);
+    assert_eq!(values(&received), [80, 90, 100, 110]);
 }
 
 #[test]
 fn a_read_overrides_the_known_state_and_reports_a_new_epoch() {
-    let (mut known, told) = known(moment(1, 5), 50);
+    let (mut known, received) = known(moment(1, 5), 50);
     let _ = known.begin();
     assert!(known.take(moment(2, 3), 30), "the epoch has changed");
     assert_eq!(known.end(), Ok(()));
-    assert_eq!(known.hear(&message(1, 6, 60)), Err(Doubt::Read));
-    assert_eq!(known.hear(&message(2, 4, 40)), Ok(()));
+    assert_eq!(known.receive(&message(1, 6, 60)), Err(Doubt::Read));
+    assert_eq!(known.receive(&message(2, 4, 40)), Ok(()));
     let version = |number| Version { number, epoch: Some(epoch(2)) };
-    assert_eq!(*told.lock(), [(30, version(3)), (40, version(4))]);
+    assert_eq!(*received.lock(), [(30, version(3)), (40, version(4))]);
 }
 
 #[test]
 fn a_waiting_observer_receives_the_first_state() {
-    let model = Number::default();
-    let told = Arc::clone(&model.told);
+    let model = TestModel::default();
+    let received = Arc::clone(&model.received);
     let mut known = Known::new(model);
-    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()), "the first read is still pending");
+    assert_eq!(known.receive(&message(1, 7, 70)), Ok(()), "the first read is still pending");
     assert_eq!(known.version_or_await(), None);
     let _ = known.begin();
     assert!(!known.take(moment(1, 7), 70));
     assert_eq!(known.end(), Ok(()));
     let version = Version { number: 7, epoch: Some(epoch(1)) };
-    assert_eq!(*told.lock(), [(70, version)]);
+    assert_eq!(*received.lock(), [(70, version)]);
     assert_eq!(known.version_or_await(), Some(version));
 }
 
 #[test]
 fn the_messages_waiting_during_a_read_are_limited() {
-    let (mut known, told) = known(moment(1, 5), 50);
+    let (mut known, received) = known(moment(1, 5), 50);
     let _ = known.begin();
     let long = vec![b' '; WAITING / 4];
     for _ in 0..4 {
-        assert_eq!(known.hear(&long), Ok(()));
+        assert_eq!(known.receive(&long), Ok(()));
     }
     assert!(known.waiting.as_ref().unwrap().messages.is_empty());
-    assert_eq!(known.hear(&message(1, 7, 70)), Ok(()));
+    assert_eq!(known.receive(&message(1, 7, 70)), Ok(()));
     assert!(!known.take(moment(1, 6), 60));
     assert_eq!(known.end(), Err(Doubt::Read), "some messages were dropped");
-    assert_eq!(values(&told), [60]);
+    assert_eq!(values(&received), [60]);
 }
 
 // ----- compared with a model of Redis -----
 
 /// The next action of Redis, the network, an attacker or the node.
 #[derive(Clone, Debug)]
-enum Step {
+enum WorldStep {
     /// The value changes.
     Change(u64),
-    Hear,
+    Receive,
     /// The node reads if it has a reason, and Redis answers.
     Ask,
     Answer,
@@ -196,24 +196,24 @@ enum Step {
     Forge(bool, i8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = WorldStep> {
     prop_oneof![
-        8 => (0..5_u64).prop_map(Step::Change),
-        8 => Just(Step::Hear),
-        4 => Just(Step::Ask),
-        4 => Just(Step::Answer),
-        1 => Just(Step::Fail),
-        1 => Just(Step::Lose),
-        1 => (0..4_usize).prop_map(Step::Rewind),
-        1 => Just(Step::Forget),
-        2 => (any::<bool>(), -2..4_i8).prop_map(|(own, by)| Step::Forge(own, by)),
+        8 => (0..5_u64).prop_map(WorldStep::Change),
+        8 => Just(WorldStep::Receive),
+        4 => Just(WorldStep::Ask),
+        4 => Just(WorldStep::Answer),
+        1 => Just(WorldStep::Fail),
+        1 => Just(WorldStep::Lose),
+        1 => (0..4_usize).prop_map(WorldStep::Rewind),
+        1 => Just(WorldStep::Forget),
+        2 => (any::<bool>(), -2..4_i8).prop_map(|(own, by)| WorldStep::Forge(own, by)),
     ]
 }
 
 /// The point and value stored in Redis.
 type Stored = Option<(Moment, u64)>;
 
-struct World {
+struct HistoryWorld {
     stored: Stored,
     /// The stored state before each of the last changes.
     past: Vec<Stored>,
@@ -223,13 +223,13 @@ struct World {
     answer: Option<(Moment, u64)>,
     is_reading: bool,
     must_read: bool,
-    node: Known<Number>,
-    told: Told,
+    node: Known<TestModel>,
+    received: ReceivedLog,
 }
 
-impl World {
+impl HistoryWorld {
     fn new() -> Self {
-        let (node, told) = known(moment(1, 1), 0);
+        let (node, received) = known(moment(1, 1), 0);
         Self {
             stored: Some((moment(1, 1), 0)),
             past: vec![],
@@ -239,7 +239,7 @@ impl World {
             is_reading: false,
             must_read: false,
             node,
-            told,
+            received,
         }
     }
 
@@ -280,14 +280,14 @@ impl World {
         self.stored.unwrap()
     }
 
-    fn settle(&mut self, heard: Result<(), Doubt>) {
-        self.must_read |= heard == Err(Doubt::Read);
+    fn settle(&mut self, outcome: Result<(), Doubt>) {
+        self.must_read |= outcome == Err(Doubt::Read);
     }
 
-    fn hear(&mut self) {
+    fn receive(&mut self) {
         if let Some(message) = self.published.pop_front() {
-            let heard = self.node.hear(&message);
-            self.settle(heard);
+            let outcome = self.node.receive(&message);
+            self.settle(outcome);
         }
     }
 
@@ -313,15 +313,15 @@ impl World {
         self.settle(ended);
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &WorldStep) {
         match *step {
-            Step::Change(value) => self.change(value),
-            Step::Hear => self.hear(),
-            Step::Ask => self.ask(),
-            Step::Answer => self.answer(true),
-            Step::Fail => self.answer(false),
-            Step::Lose => self.lose(),
-            Step::Rewind(changes) => {
+            WorldStep::Change(value) => self.change(value),
+            WorldStep::Receive => self.receive(),
+            WorldStep::Ask => self.ask(),
+            WorldStep::Answer => self.answer(true),
+            WorldStep::Fail => self.answer(false),
+            WorldStep::Lose => self.lose(),
+            WorldStep::Rewind(changes) => {
                 for _ in 0..changes {
                     if let Some(before) = self.past.pop() {
                         self.stored = before;
@@ -329,12 +329,12 @@ impl World {
                 }
                 self.lose();
             }
-            Step::Forget => {
+            WorldStep::Forget => {
                 self.stored = None;
                 self.past.clear();
                 self.published.push_back(LOST.to_vec());
             }
-            Step::Forge(own, by) => {
+            WorldStep::Forge(own, by) => {
                 let at = self.stored.map_or_else(|| moment(1, 1), |(at, _)| at);
                 let of = if own { at.epoch } else { epoch(u64::MAX) };
                 let number = at.number.saturating_add_signed(by.into());
@@ -356,7 +356,7 @@ impl World {
         loop {
             self.answer(true);
             while !self.published.is_empty() {
-                self.hear();
+                self.receive();
             }
             if !self.must_read {
                 return reads;
@@ -371,7 +371,7 @@ impl World {
 proptest! {
     #[test]
     fn a_node_converges_to_the_true_state(steps in prop::collection::vec(step(), 0..150)) {
-        let mut world = World::new();
+        let mut world = HistoryWorld::new();
         for step in &steps {
             world.step(step);
         }
@@ -387,16 +387,16 @@ proptest! {
 
     #[test]
     fn numbers_increase_within_an_epoch_and_a_new_epoch_is_reported(
-        steps in prop::collection::vec(step().prop_filter("no forgery", |step| !matches!(step, Step::Forge(..))), 0..150),
+        steps in prop::collection::vec(step().prop_filter("no forgery", |step| !matches!(step, WorldStep::Forge(..))), 0..150),
     ) {
-        let mut world = World::new();
+        let mut world = HistoryWorld::new();
         for step in &steps {
             world.step(step);
         }
         world.calm();
         prop_assert_eq!(world.node.model.value, world.stored.map_or(world.node.model.value, |(_, value)| Some(value)));
         let (mut epoch, mut number) = (None, 1);
-        for &(_, version) in world.told.lock().iter() {
+        for &(_, version) in world.received.lock().iter() {
             if version.epoch == epoch {
                 prop_assert!(version.number > number, "{} after {}", version.number, number);
             } else {

@@ -9,7 +9,7 @@ use crate::{
 
 /// A published change, before its row is parsed.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Change<'a> {
+pub(super) enum TableChange<'a> {
     /// A row was written.
     Set {
         key: &'a str,
@@ -37,7 +37,7 @@ fn text_item(rest: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(text).ok()?, rest))
 }
 
-impl<'a> Change<'a> {
+impl<'a> TableChange<'a> {
     /// Parses a change; returns `None` for anything else.
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
         let (letter, rest) = payload.split_first()?;
@@ -88,12 +88,12 @@ mod tests {
 
     #[test]
     fn changes_are_parsed() {
-        let set = Change::parse(b"S2:a:1:n2:-11:t3:a\r\n").unwrap();
+        let set = TableChange::parse(b"S2:a:1:n2:-11:t3:a\r\n").unwrap();
         let fields = vec![(&b"n"[..], &b"-1"[..]), (b"t", b"a\r\n")];
-        assert_eq!(set, Change::Set { key: "a:", fields });
-        assert_eq!(Change::parse(b"D0:"), Some(Change::Deleted("")));
-        assert_eq!(Change::parse(b"C"), Some(Change::Cleared));
-        assert_eq!(Change::parse(b"N"), Some(Change::Epoch));
+        assert_eq!(set, TableChange::Set { key: "a:", fields });
+        assert_eq!(TableChange::parse(b"D0:"), Some(TableChange::Deleted("")));
+        assert_eq!(TableChange::parse(b"C"), Some(TableChange::Cleared));
+        assert_eq!(TableChange::parse(b"N"), Some(TableChange::Epoch));
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
             b"S1:a1:n99999999999999999999:1",
             b"S1:a1:n-1:1",
         ] {
-            assert_eq!(Change::parse(wrong), None, "{}", wrong.escape_ascii());
+            assert_eq!(TableChange::parse(wrong), None, "{}", wrong.escape_ascii());
         }
     }
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Place,
-    change::{self, Change},
+    TableKeys,
+    change::{self, TableChange},
 };
 use crate::{
     Result,
@@ -17,8 +17,8 @@ use crate::{
     state::{
         Observers, TableObserver, Version,
         redis::{
-            history::{Basis, Model, Moment},
-            watch::{Source, Watch},
+            history::{Basis, HistoryModel, Moment},
+            watch::{Watch, WatchSource},
         },
         row::{Row, RowRef},
         schema::Schema,
@@ -29,11 +29,11 @@ use crate::{
 const ROWS_PER_LOCK: usize = 512;
 
 pub(super) struct WatchedTable {
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<TableKeys>,
 }
 
-impl Source for WatchedTable {
-    type Model = Rows;
+impl WatchSource for WatchedTable {
+    type Model = ObservedRows;
     /// Never: a table's history is not forgotten, and reading all rows is expensive.
     const RENEW: Duration = Duration::MAX;
 
@@ -51,7 +51,7 @@ impl Watch<WatchedTable> {
     pub(super) fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {
         let mut known = self.known.lock();
         if let Some(version) = known.version_or_await() {
-            let Rows { schema, rows, .. } = &known.model;
+            let ObservedRows { schema, rows, .. } = &known.model;
             look(rows.get(key).map(|row| RowRef { schema, row }), version);
         }
     }
@@ -69,14 +69,14 @@ impl Watch<WatchedTable> {
 }
 
 /// The rows of a table, and their observers.
-pub(super) struct Rows {
+pub(super) struct ObservedRows {
     schema: Arc<Schema>,
     /// At most the capacity of the table.
     rows: BTreeMap<Box<str>, Row>,
     pub(super) observers: Observers<TableObserver>,
 }
 
-impl Rows {
+impl ObservedRows {
     /// Creates an empty set of rows.
     pub(super) fn new(schema: Arc<Schema>) -> Self {
         Self { schema, rows: BTreeMap::new(), observers: Observers::default() }
@@ -98,14 +98,14 @@ impl Rows {
         None
     }
 
-    fn tell(&self, key: &str, row: Option<&Row>, version: Version) {
+    fn notify_observers(&self, key: &str, row: Option<&Row>, version: Version) {
         let row = row.map(|row| RowRef { schema: &self.schema, row });
         self.observers.each(|observer| observer(key, row, version));
     }
 
     /// Writes a row and notifies the observers.
     fn put(&mut self, key: &str, row: Row, version: Version) {
-        self.tell(key, Some(&row), version);
+        self.notify_observers(key, Some(&row), version);
         match self.rows.get_mut(key) {
             Some(old) => *old = row,
             None => drop(self.rows.insert(key.into(), row)),
@@ -113,49 +113,49 @@ impl Rows {
     }
 }
 
-impl Model for Rows {
-    type Change<'a> = Change<'a>;
+impl HistoryModel for ObservedRows {
+    type Change<'a> = TableChange<'a>;
     type State = Vec<(Box<str>, Row)>;
 
-    fn parse(payload: &[u8]) -> Option<Change<'_>> {
-        Change::parse(payload)
+    fn parse(payload: &[u8]) -> Option<TableChange<'_>> {
+        TableChange::parse(payload)
     }
 
-    fn agrees(&self, change: &Change<'_>) -> bool {
+    fn agrees(&self, change: &TableChange<'_>) -> bool {
         match change {
             // A row that can't be parsed is not kept.
-            Change::Set { key, fields } => {
+            TableChange::Set { key, fields } => {
                 change::row(&self.schema, key, fields).ok().as_ref() == self.rows.get(*key)
             }
-            Change::Deleted(key) => !self.rows.contains_key(*key),
-            Change::Cleared => self.rows.is_empty(),
-            Change::Epoch => true,
+            TableChange::Deleted(key) => !self.rows.contains_key(*key),
+            TableChange::Cleared => self.rows.is_empty(),
+            TableChange::Epoch => true,
         }
     }
 
-    fn apply(&mut self, change: Change<'_>, version: Version) {
+    fn apply(&mut self, change: TableChange<'_>, version: Version) {
         match change {
-            Change::Set { key, fields } => match change::row(&self.schema, key, &fields) {
+            TableChange::Set { key, fields } => match change::row(&self.schema, key, &fields) {
                 Ok(row) => self.put(key, row, version),
                 Err(error) => {
                     limited!(ERROR, error = %cut(error), "a change can't be read and is not published");
                 }
             },
-            Change::Deleted(key) => {
+            TableChange::Deleted(key) => {
                 self.rows.remove(key);
-                self.tell(key, None, version);
+                self.notify_observers(key, None, version);
             }
-            Change::Cleared => {
+            TableChange::Cleared => {
                 for key in std::mem::take(&mut self.rows).into_keys() {
-                    self.tell(&key, None, version);
+                    self.notify_observers(&key, None, version);
                 }
             }
-            Change::Epoch => {}
+            TableChange::Epoch => {}
         }
     }
 
-    fn replace(&mut self, rows: Vec<(Box<str>, Row)>, version: Version, is_news: bool) {
-        if !is_news {
+    fn replace(&mut self, rows: Vec<(Box<str>, Row)>, version: Version, notify: bool) {
+        if !notify {
             self.rows = rows.into_iter().collect();
             return;
         }
@@ -163,7 +163,7 @@ impl Model for Rows {
         let gone: Vec<Box<str>> = self.rows.keys().filter(|key| !there.contains(&***key)).cloned().collect();
         for key in gone {
             self.rows.remove(&key);
-            self.tell(&key, None, version);
+            self.notify_observers(&key, None, version);
         }
         for (key, row) in rows {
             if self.rows.get(&key) != Some(&row) {
