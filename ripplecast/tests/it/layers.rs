@@ -307,6 +307,16 @@ fn imports_go_down() {
 }
 
 #[test]
+fn the_layers_are_documented() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md");
+    let text = fs::read_to_string(page).unwrap();
+    for (below, layer) in LAYERS.iter().enumerate() {
+        let row = format!("| {} | `{}` |", below + 1, layer.join("`, `"));
+        assert!(text.contains(&row), "ARCHITECTURE.md lacks this row: {row}");
+    }
+}
+
+#[test]
 fn no_more_than_two_files_import_each_other() {
     let circles = ours().circles();
     let large: Vec<_> = circles.iter().filter(|circle| circle.len() > CIRCLE).collect();
