@@ -448,7 +448,7 @@ fn nodes_with_a_secret_accept_only_messages_of_each_other() {
         }
     }
     wait_until("all are refused again", || b.hub.stats().remote.refused >= before + 12);
-    tab.say("own nothing else came");
+    tab.say("own nothing else arrived");
     assert_eq!(tab.text(), "nothing else arrived");
     assert!(receiver.try_recv().is_err());
 }

@@ -346,5 +346,5 @@ fn a_mistake_in_a_list_of_origins_is_an_error_of_the_crate() {
     assert!(endpoint("https://example.com").is_ok());
     let error = endpoint("https://example.com/").unwrap_err();
     assert!(matches!(&error, Error::Setting { value, .. } if value == "https://example.com/"), "{error}");
-    assert_eq!(format!("{error:?}"), error.to_string());
+    assert!(format!("{error:?}").ends_with(&error.to_string()), "{error:?}");
 }
