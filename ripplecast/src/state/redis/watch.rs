@@ -7,7 +7,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,12 @@ pub(super) struct Watch<S: WatchSource> {
     shared: Arc<RedisShared>,
     /// Notified when there is a reason to read, or when the watch is dropped.
     wake: Arc<Notify>,
+    /// Reasons to read so far; the first is that nothing is known.
+    reasons: AtomicU64,
+    /// Reasons that the last successful read covers: those from before it began.
+    served: AtomicU64,
+    /// Whether the subscription has ever been active.
+    was_active: AtomicBool,
     /// Set right after the watch was created.
     subscribed: OnceLock<Subscribed>,
 }
@@ -72,6 +81,9 @@ impl<S: WatchSource> Watch<S> {
             reading: AsyncMutex::default(),
             shared: Arc::clone(shared),
             wake: Arc::default(),
+            reasons: AtomicU64::new(1),
+            served: AtomicU64::new(0),
+            was_active: AtomicBool::new(false),
             subscribed: OnceLock::new(),
         });
         shared.runtime.spawn(heal(Arc::downgrade(&watch), Arc::clone(&watch.wake)));
@@ -83,7 +95,11 @@ impl<S: WatchSource> Watch<S> {
                     let outcome = watch.known.lock().receive(&payload);
                     watch.settle(outcome);
                 }
-                SubscriptionEvent::Up => watch.wake.notify_one(),
+                // Whoever waited for the first activation may have read already.
+                SubscriptionEvent::Up if !watch.was_active.swap(true, Ordering::Relaxed) => {
+                    watch.wake.notify_one();
+                }
+                SubscriptionEvent::Up => watch.request_read(),
                 SubscriptionEvent::Down | SubscriptionEvent::Refused => {}
             }
         });
@@ -103,18 +119,29 @@ impl<S: WatchSource> Watch<S> {
         if self.known.lock().is_known() { Ok(()) } else { self.read().await }
     }
 
-    /// Reads the state again.
-    async fn refresh(&self) -> Result<()> {
+    /// Notes a reason to read the state.
+    fn request_read(&self) {
+        self.reasons.fetch_add(1, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Reads the state, unless the last read covers every reason and no periodic read is due.
+    async fn refresh(&self, is_due: bool) -> Result<()> {
         let _reading = self.reading.lock().await;
+        if !is_due && self.served.load(Ordering::Relaxed) == self.reasons.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.read().await
     }
 
     /// Reads the state; `reading` is held.
     async fn read(&self) -> Result<()> {
         let _permit = self.shared.reads.acquire().await;
+        let reasons = self.reasons.load(Ordering::Relaxed);
         let basis = self.known.lock().begin();
         let _end = End(self);
         let (moment, state) = self.source.read(basis).await?;
+        self.served.store(reasons, Ordering::Relaxed);
         if self.known.lock().take(moment, state) {
             limited!(
                 WARN,
@@ -137,7 +164,7 @@ impl<S: WatchSource> Watch<S> {
                     name,
                     "a message on the channel of a counter or table does not follow the known state; reading the state"
                 );
-                self.wake.notify_one();
+                self.request_read();
             }
             Err(Doubt::Foreign) => {
                 limited!(
@@ -169,16 +196,17 @@ impl<S: WatchSource> Drop for End<'_, S> {
 /// Reads the state for each reason until the watch is dropped.
 async fn heal<S: WatchSource>(watch: Weak<Watch<S>>, wake: Arc<Notify>) {
     let (mut last, mut pause, mut has_failed) = (None::<Instant>, FIRST_PAUSE, false);
+    let mut is_due = false;
     loop {
         if !has_failed {
-            let _ = timeout(S::RENEW, wake.notified()).await; // read in either case
+            is_due = timeout(S::RENEW, wake.notified()).await.is_err();
         }
         if let Some(last) = last {
             pause = if last.elapsed() < QUIET { LONGEST_PAUSE.min(pause * 2) } else { FIRST_PAUSE };
             sleep_until(last + pause).await;
         }
         let Some(watch) = watch.upgrade() else { return };
-        let outcome = watch.refresh().await;
+        let outcome = watch.refresh(is_due).await;
         last = Some(Instant::now());
         has_failed = outcome.is_err();
         if let Err(error) = outcome {

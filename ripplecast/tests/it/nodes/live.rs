@@ -112,6 +112,21 @@ fn tabs_on_all_nodes_see_each_value_of_a_counter_in_order() {
 }
 
 #[test]
+fn a_node_reads_a_counter_once_when_its_first_tab_joins() {
+    let redis = Server::start();
+    let node = Node::start(&redis.url());
+    node.do_it(node.counter.get()); // loads the script
+    redis.ask::<String>("CONFIG RESETSTAT");
+    let mut tab = node.server.tab("/counter");
+    assert_eq!(value(&mut tab), 0);
+    node.do_it(node.counter.increment());
+    assert_eq!(value(&mut tab), 1);
+    let stats = redis.ask::<String>("INFO commandstats");
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    assert_eq!(calls, Some("2"), "one read and one increment: {stats}");
+}
+
+#[test]
 fn tabs_on_all_nodes_see_each_change_of_a_table_in_order() {
     check_table(&Server::start().url());
 }
