@@ -128,7 +128,7 @@ async fn other_programs_can_use_the_bus_as_documented() {
     let here = format!("exec redis-cli -p {} ", redis.addr().port());
     let [listen, publish] = [0, 1].map(|line| block.lines().nth(line).unwrap().replace("redis-cli ", &here));
 
-    let hub = Hub::builder().backend(&redis.url()).connect().await.unwrap();
+    let hub = Hub::builder().backend(redis.url()).connect().await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |message: BusMessage| {
         let sent = tell.send(message.payload);

@@ -190,7 +190,7 @@ fn only_nodes_with_members_receive_a_push() {
 fn the_policy_of_a_room_applies_to_pushes_of_other_nodes() {
     let redis = Server::start();
     let latest = RoomOptions::new().overflow(Overflow::LatestPerKey);
-    let builder = App::builder().backend(&redis.url()).hub(|hub| hub.rooms("r", latest));
+    let builder = App::builder().backend(redis.url()).hub(|hub| hub.rooms("r", latest));
     let b = TestServer::start(builder, |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub))
@@ -395,7 +395,7 @@ fn prefixes_keep_applications_apart() {
 fn nodes_with_a_secret_accept_only_messages_of_each_other() {
     let redis = Server::start();
     let secret = |secret: &'static str| {
-        let builder = App::builder().backend(&redis.url()).hub(|hub| hub.shards(2).node_secret(secret));
+        let builder = App::builder().backend(redis.url()).hub(|hub| hub.shards(2).node_secret(secret));
         TestServer::start(builder, |app| {
             let hub = app.hub();
             app.ws("/ws", Script(hub))

@@ -272,7 +272,7 @@ fn a_subscription_to_the_bus_recovers() {
 fn a_node_may_start_before_its_redis() {
     let redis = Server::start();
     redis.stop();
-    let builder = App::builder().backend(&redis.url()).backend_optional(true);
+    let builder = App::builder().backend(redis.url()).backend_optional(true);
     let a = TestServer::start(builder, |app| {
         let hub = app.hub();
         app.ws("/ws", Script(hub))

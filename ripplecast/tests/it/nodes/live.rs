@@ -578,7 +578,7 @@ fn a_tab_that_joins_before_the_node_knows_the_state_receives_it_later() {
 fn a_callback_that_needs_an_unavailable_redis_closes_with_1013() {
     let redis = Server::start();
     let proxy = Proxy::before(&redis);
-    let builder = App::builder().backend(&proxy.url()).hub(|hub| hub.shards(1));
+    let builder = App::builder().backend(proxy.url()).hub(|hub| hub.shards(1));
     let server = TestServer::start(builder, |app| {
         let counter = app.hub().counter("demo");
         let open = ws::handlers().with_state(counter).on_open(async |counter: Counter, conn: Connection| {

@@ -50,7 +50,7 @@ impl<W: Wire> ShardRooms<W> {
             }
             for (index, &slot) in room.members.iter().enumerate() {
                 let mut of_room = slots.get(slot).memberships().iter().filter(|m| m.room() == place);
-                assert_eq!(of_room.next().map(|m| m.index()), Some(index));
+                assert_eq!(of_room.next().map(super::super::memberships::RoomMembership::index), Some(index));
                 assert!(of_room.next().is_none());
             }
         }
