@@ -2,7 +2,7 @@
 //! leaked.
 //!
 //! `plan` decides which lives the server has, and `cycle` runs one. `crowd` and `client` are the connections, `message`
-//! knows what must arrive, `server` is the process with `endpoints` inside, `judge` finds faults, and `report` prints.
+//! tracks what must arrive, `server` is the process with `endpoints` inside, `judge` finds faults, and `report` prints.
 
 mod client;
 mod crowd;

@@ -29,7 +29,7 @@ pub(crate) struct Traffic {
     opened: u64,
     closed: u64,
     messages: u64,
-    /// Frames encoded for rooms.
+    /// Messages encoded for rooms.
     encoded: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Sample {
     protocol_errors: u64,
 }
 
-/// Frames dropped, by reason.
+/// Messages dropped, by reason.
 #[derive(Serialize)]
 struct Dropped {
     overloaded: u64,

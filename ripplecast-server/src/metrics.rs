@@ -61,7 +61,7 @@ fn text(hub: &Hub) -> String {
     plain("ripplecast_opened_total", "counter", "Connections opened.", stats.opened);
     plain("ripplecast_closed_total", "counter", "Connections closed.", stats.closed);
     plain("ripplecast_messages_total", "counter", "Messages received.", stats.messages);
-    plain("ripplecast_encoded_frames_total", "counter", "Frames encoded for rooms.", stats.encoded_frames);
+    plain("ripplecast_encoded_frames_total", "counter", "Messages encoded for rooms.", stats.encoded_frames);
     plain("ripplecast_compressed_frames_total", "counter", "Messages compressed.", stats.compressed_frames);
     plain(
         "ripplecast_slow_consumers_total",
@@ -132,7 +132,7 @@ fn text(hub: &Hub) -> String {
         ("slow_consumer", drops.slow_consumer),
         ("shed", drops.shed),
     ];
-    let help = "Frames dropped, counted per connection, by reason.";
+    let help = "Messages dropped, counted per connection, by reason.";
     let by_reason = by_reason.map(|(reason, frames)| (format!("{{reason=\"{reason}\"}}"), frames));
     family(&mut out, "ripplecast_dropped_frames_total", "counter", help, by_reason);
     out

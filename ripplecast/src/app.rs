@@ -100,7 +100,7 @@ impl App {
     /// [`Handler`](crate::ws::Handler), or an [`Endpoint`](crate::ws::Endpoint) with settings and hooks.
     ///
     /// # Panics
-    /// As [`axum::Router::route`]: if the path is taken or invalid. This happens at startup or never.
+    /// If the path is taken or invalid, like [`axum::Router::route`]. This can happen only at startup.
     #[track_caller]
     pub fn ws(self, path: &str, endpoint: impl IntoEndpoint) -> Self {
         let endpoint = self.hub.ws(endpoint);
@@ -112,7 +112,7 @@ impl App {
     /// hooks.
     ///
     /// # Panics
-    /// As [`App::ws`].
+    /// Same as [`App::ws`].
     #[track_caller]
     pub fn sse(self, path: &str, endpoint: impl Into<sse::Endpoint>) -> Self {
         let endpoint = self.hub.sse(endpoint);
@@ -132,7 +132,7 @@ impl App {
     /// Adds a plain HTTP route, as axum does.
     ///
     /// # Panics
-    /// As [`App::ws`].
+    /// Same as [`App::ws`].
     #[track_caller]
     pub fn route(mut self, path: &str, methods: MethodRouter) -> Self {
         self.router = self.router.route(path, methods);
@@ -142,7 +142,7 @@ impl App {
     /// Adds all the routes of another router.
     ///
     /// # Panics
-    /// As [`App::ws`].
+    /// Same as [`App::ws`].
     #[track_caller]
     pub fn merge(mut self, router: impl Into<Router>) -> Self {
         self.router = self.router.merge(router);
@@ -157,7 +157,7 @@ impl App {
     /// [`Error::Setting`] when `root` is not a directory that can be read.
     ///
     /// # Panics
-    /// As [`App::ws`].
+    /// Same as [`App::ws`].
     pub fn files(self, prefix: &str, root: impl AsRef<Path>) -> Result<Self> {
         self.files_with(prefix, root, FileOptions::new())
     }
@@ -165,10 +165,10 @@ impl App {
     /// Serves files as [`App::files`] does, with options.
     ///
     /// # Errors
-    /// As [`App::files`].
+    /// Same as [`App::files`].
     ///
     /// # Panics
-    /// As [`App::ws`].
+    /// Same as [`App::ws`].
     pub fn files_with(mut self, prefix: &str, root: impl AsRef<Path>, options: FileOptions) -> Result<Self> {
         self.router = self.router.nest_service(prefix, files(root.as_ref(), options)?);
         Ok(self)
@@ -232,7 +232,7 @@ impl App {
     /// process at once.
     ///
     /// # Errors
-    /// As [`App::bind`].
+    /// Same as [`App::bind`].
     pub async fn run(self, addr: impl ListenAddr) -> Result<()> {
         self.bind(addr).await?.serve().await
     }

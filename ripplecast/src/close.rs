@@ -17,7 +17,7 @@ pub struct CloseCode(u16);
 impl CloseCode {
     /// 1000: the connection has served its purpose.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the user left the page, or the server is shutting down. Users should reconnect.
+    /// 1001: the user left the page, or the server is shutting down. Clients should reconnect.
     pub const GOING_AWAY: Self = Self(1001);
     /// 1002: the peer violated the protocol.
     pub const PROTOCOL: Self = Self(1002);
@@ -35,7 +35,7 @@ impl CloseCode {
     pub const TOO_BIG: Self = Self(1009);
     /// 1011: a handler failed or panicked.
     pub const INTERNAL: Self = Self(1011);
-    /// 1012: the service is restarting. Users should reconnect after a random delay.
+    /// 1012: the service is restarting. Clients should reconnect after a random delay.
     pub const RESTART: Self = Self(1012);
     /// 1013: try again later. Sent to a slow consumer whose outbox is full, and when a handler returns an
     /// [`Error::Backend`], directly or wrapped.

@@ -309,14 +309,14 @@ pub struct Stats {
     pub closed: u64,
     /// Messages received.
     pub messages: u64,
-    /// Bytes currently in delivery to rooms, in outboxes or in unfinished incoming messages. A frame that
+    /// Bytes currently in delivery to rooms, in outboxes or in unfinished incoming messages. A message that
     /// many connections of a shard wait for is counted once per transport.
     pub queued_bytes: usize,
-    /// Dropped frames, by reason.
+    /// Dropped messages, by reason.
     pub drops: Drops,
     /// Messages to and from other nodes.
     pub remote: RemoteStats,
-    /// Frames encoded for rooms: one per push, shard and transport with members, regardless of their number.
+    /// Messages encoded for rooms: one per push, shard and transport with members, regardless of their number.
     pub encoded_frames: u64,
     /// Messages compressed: one per push, regardless of the number of members.
     pub compressed_frames: u64,

@@ -54,7 +54,7 @@ pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Longest reason in a close frame, in bytes: the 125 of a control frame minus the code (RFC 6455, section
 /// 5.5).
 pub(crate) const CLOSE_REASON: usize = 123;
-/// Longest name of a room, client, table, counter, channel, group or stream in bytes (5 less for a stream,
+/// Longest name of a room, user, table, counter, topic, group or queue in bytes (5 less for a queue,
 /// whose dead letters need a suffix). Each node stores names; this fits ids and paths.
 pub(crate) const NAME: usize = 255;
 /// Connections of a hub. Setting: `max_connections`. At most one per file descriptor. Protects memory; not a
@@ -70,7 +70,7 @@ pub(crate) const IPV6_PREFIX: u8 = 64;
 /// topics. Each room takes memory here and an entry in the backend, so a client must not join an unlimited
 /// number.
 pub(crate) const ROOMS_PER_CONNECTION: usize = 1_000;
-/// Node of a hub: an id has 8 bits for the shard.
+/// Shards of a hub: an id has 8 bits for the shard.
 pub(crate) const SHARDS: usize = 255;
 /// Connections of one shard: an id has 24 bits for the slot.
 pub(crate) const SLOTS: usize = 1 << 24;

@@ -12,7 +12,7 @@ use crate::{
 
 /// A text or binary message. Cloning is cheap: clones share the payload.
 ///
-/// Strings convert into text frames, so `conn.push("pong")` works. Bytes convert into binary frames.
+/// Strings convert into text messages, so `conn.push("pong")` works. Bytes convert into binary messages.
 ///
 /// ```
 /// use ripplecast::Message;
@@ -165,7 +165,7 @@ impl Message {
     }
 }
 
-/// Frames are equal when their kinds, payloads, keys and event names are equal.
+/// Messages are equal when their kinds, payloads, keys and event names are equal.
 impl PartialEq for Message {
     fn eq(&self, other: &Self) -> bool {
         (self.text, &self.payload, &self.key, &self.event)

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 
-/// The state of a frame when `push` returns. This is a report, not an error: a peer may disconnect at any
+/// The state of a message when `push` returns. This is a report, not an error: a peer may disconnect at any
 /// time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[must_use = "a push may be dropped or find the connection closed; call .ignore() where that makes no difference"]
@@ -16,7 +16,7 @@ pub enum Sent {
     Closed,
 }
 
-/// Why a frame was dropped. A push returns only [`Overloaded`](Self::Overloaded). The other reasons occur
+/// Why a message was dropped. A push returns only [`Overloaded`](Self::Overloaded). The other reasons occur
 /// later and are reported by [`Stats::drops`](crate::stats::Stats::drops) and the
 /// [`HubBuilder::on_drop`](crate::HubBuilder::on_drop) hook.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -25,7 +25,7 @@ pub enum Dropped {
     /// A shard's mailbox is full: the node has more to deliver than it can. The push was refused for all
     /// recipients.
     Overloaded,
-    /// A newer frame with the same key arrived while this one waited for a slow reader:
+    /// A newer message with the same key arrived while this one waited for a slow reader:
     /// [`Overflow::LatestPerKey`](crate::Overflow::LatestPerKey).
     Replaced,
     /// A slow reader's outbox was full: [`Overflow::DropOldest`](crate::Overflow::DropOldest).
@@ -39,7 +39,7 @@ pub enum Dropped {
 }
 
 impl Sent {
-    /// Returns whether the frame was queued.
+    /// Returns whether the message was queued.
     pub fn is_queued(self) -> bool {
         self == Self::Queued
     }

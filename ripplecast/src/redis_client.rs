@@ -158,7 +158,7 @@ impl Redis {
     /// Runs several commands in order, in as few round trips as possible, and discards the replies.
     ///
     /// # Errors
-    /// As [`run`](Self::run); some of the commands may have been done.
+    /// Same as [`run`](Self::run); some of the commands may have been done.
     pub(crate) async fn all(&self, commands: &[redis::Cmd]) -> Result<()> {
         match commands {
             [] => Ok(()),
@@ -228,7 +228,7 @@ impl Redis {
     /// Runs several commands in one round trip. On a Cluster they must be of one slot.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Same as [`run`](Self::run).
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T> {
         let slot = pipeline.cmd_iter().next().map_or(0, |command| self.slot(key_of(command)));
         self.with(slot, RedisRequest::Pipeline(pipeline)).await
@@ -238,7 +238,7 @@ impl Redis {
     /// it.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Same as [`run`](Self::run).
     pub(crate) async fn script<T: FromRedisValue>(
         &self,
         key: &str,

@@ -272,7 +272,7 @@ pub(crate) fn body(first: Bytes, start: impl FnOnce(TcpStream) + Send + 'static)
 
 /// The source of a body's bytes.
 enum BodyState<F> {
-    /// Not polled yet: the first frame, and the function that passes the socket to the shard.
+    /// Not polled yet: the first bytes, and the function that passes the socket to the shard.
     Unread(Bytes, F),
     /// Polled once: the function that passes the socket to the shard.
     Unasked(F),

@@ -1,7 +1,7 @@
 //! Server-Sent Events: the hub's rooms for pages that only receive.
 //!
 //! An event stream is a [`Connection`] like a WebSocket: it has an id, joins rooms, can be pushed to, and has
-//! the same bounded outbox. Frames are written in the format of the HTML standard, section 9.2, which a
+//! the same bounded outbox. Messages are written in the format of the HTML standard, section 9.2, which a
 //! browser's `EventSource` reads: text as `data:` lines, bytes as base64, each under the event name set with
 //! [`Message::with_event`](crate::Message::with_event) (bytes without one are `binary`). Messages of a room carry
 //! `id: epoch:offset`, where `offset` counts the room's messages, and `epoch` changes when the room is

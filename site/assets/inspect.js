@@ -42,7 +42,7 @@ function show(figures, connections, rooms) {
   ]);
   rows(at("drops"), [
     ["node overloaded", figures.dropped.overloaded],
-    ["replaced by a newer frame with the same key", figures.dropped.replaced],
+    ["replaced by a newer message with the same key", figures.dropped.replaced],
     ["outbox full", figures.dropped.outbox_full],
     ["receiver closed as too slow", figures.dropped.slow_consumer],
     ["node-wide queue limit reached", figures.dropped.shed],

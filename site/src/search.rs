@@ -24,7 +24,7 @@ const WORDS: [Word; 31] = [
     ("App::sse", "puts an event stream on a path"),
     ("Hub", "the handle to everything; clone it into any handler"),
     ("hub.room(name)", "a named set of connections"),
-    ("hub.broadcast(frame)", "sends a frame to every connection"),
+    ("hub.broadcast(message)", "sends a message to every connection"),
     ("hub.user(id)", "one user, on whichever nodes it is connected"),
     ("hub.counter(name)", "a shared number"),
     ("hub.table(name, capacity)", "a bounded number of typed rows"),
@@ -33,10 +33,10 @@ const WORDS: [Word; 31] = [
     ("hub.nodes()", "all nodes that share the backend"),
     ("hub.stats()", "counts of connections, messages and drops"),
     ("hub.shutdown()", "closes every connection in order"),
-    ("room.push(frame)", "pushes a frame to every member; never waits"),
+    ("room.push(message)", "pushes a message to every member; never waits"),
     ("room.len()", "the number of members, on all nodes"),
     ("room.members()", "the ids of the members, on all nodes"),
-    ("conn.push(frame)", "sends a frame to one connection; never waits"),
+    ("conn.push(message)", "sends a message to one connection; never waits"),
     ("conn.join(room)", "makes a connection a member of a room"),
     ("conn.leave(room)", "removes a connection from a room"),
     ("conn.join_confirmed(room)", "joins, and waits until pushes from all nodes arrive"),
@@ -49,7 +49,7 @@ const WORDS: [Word; 31] = [
     ("table.get(key)", "reads a row"),
     ("Overflow::Disconnect", "disconnects a slow reader, which then reconnects"),
     ("Overflow::DropOldest", "drops the oldest frames for a slow reader"),
-    ("Overflow::LatestPerKey", "sends a slow reader only the latest frame of each key"),
+    ("Overflow::LatestPerKey", "sends a slow reader only the latest message of each key"),
 ];
 
 #[derive(Deserialize)]
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_word_must_match_and_results_are_bounded() {
-        assert_eq!(find("PUSH one").first().map(|(word, _)| *word), Some("conn.push(frame)"));
+        assert_eq!(find("PUSH one").first().map(|(word, _)| *word), Some("conn.push(message)"));
         assert!(find("push nonsense").is_empty());
         assert_eq!(find("a").len(), SHOWN);
     }

@@ -68,7 +68,7 @@ struct Load {
 const METRICS: [Metric; 3] = [
     Metric {
         name: "delivery",
-        about: "one frame to one of the 200 members of a room",
+        about: "one message to one of the 200 members of a room",
         mode: "fanout",
         path: "/bc",
         short: Load { connections: 200, messages: Some(20) },

@@ -45,8 +45,8 @@ fn accept(key: &[u8]) -> Accept {
     Accept(text)
 }
 
-/// Returns the length of a valid response at the start of `bytes`, or `None` if it is incomplete. An error continues
-/// the words "the server".
+/// Returns the length of a valid response at the start of `bytes`, or `None` if it is incomplete. An error reads
+/// well after "the server".
 pub(crate) fn check(bytes: &[u8], accept: Accept) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
         if bytes.len() > LONGEST {

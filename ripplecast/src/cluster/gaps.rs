@@ -12,7 +12,7 @@ use crate::{
 /// [`HubBuilder::on_gap`](crate::HubBuilder::on_gap).
 ///
 /// Members of the room on this node did not receive them. An application that needs every message should make
-/// its users reload.
+/// its pages reload.
 ///
 /// A gap is reported
 /// - when a subscription is lost, to a room or to broadcasts;

@@ -38,7 +38,7 @@ pub(crate) struct Signer {
     node: u64,
     /// The HMAC, keyed with the secret.
     mac: Option<Hmac<Sha256>>,
-    /// The number of the next message that is not a frame of a room.
+    /// The number of the next message that is not a push to a room.
     next: AtomicU64,
     /// Messages rejected so far.
     rejected: AtomicU64,
@@ -66,7 +66,7 @@ impl Signer {
         self.rejected.load(Relaxed)
     }
 
-    /// Encodes and signs a message for that channel, with the next number of messages that are not frames of
+    /// Encodes and signs a message for that channel, with the next number of messages that are not pushes to
     /// rooms.
     pub(crate) fn sign(&self, channel: &str, body: Body) -> Bytes {
         let sequence = SeqNumber { epoch: FIRST_EPOCH, offset: self.next.fetch_add(1, Relaxed) };
@@ -114,7 +114,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// Accepts each message that is not a frame of a room only once.
+/// Accepts each message that is not a push to a room at most once.
 #[derive(Default)]
 pub(crate) struct ReplayFilter(HashMap<u64, ReplayWindow>);
 

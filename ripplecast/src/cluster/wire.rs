@@ -13,8 +13,7 @@ const VERSION: u8 = 1;
 pub(crate) struct Envelope {
     /// The sender.
     pub(crate) node: u64,
-    /// Its sequence number: counted on its channel for a room's frame, else among all messages that are not
-    /// frames.
+    /// Its sequence number. Pushes to a room are numbered per channel; all other messages share one sequence.
     pub(super) sequence: SeqNumber,
     pub(crate) body: Body,
 }
@@ -22,9 +21,9 @@ pub(crate) struct Envelope {
 /// The content of a message.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Body {
-    /// A frame for the members of the channel's room, or for all connections.
+    /// A push to the members of the channel's room, or to all connections.
     Message { frame: Message },
-    /// A frame for the connections of a user.
+    /// A push to the connections of a user.
     ToUser { user: String, frame: Message },
     /// A query for the connections of an audience.
     Query {
@@ -151,12 +150,12 @@ fn get_text(bytes: &mut Bytes) -> Option<String> {
     String::from_utf8(bytes.split_to(len).into()).ok()
 }
 
-/// Flags of a frame.
+/// Flags of a pushed message.
 const TEXT: u8 = 1;
 const KEY: u8 = 2;
 const EVENT: u8 = 4;
 
-/// Writes a frame: flags, key, event, and the payload as the rest.
+/// Writes a pushed message: flags, key, event, and the payload as the rest.
 fn put_frame(out: &mut Vec<u8>, frame: &Message) {
     // A key or event too long to be a name has no use on other nodes either.
     let short = |text: &&str| text.len() <= usize::from(u16::MAX);
@@ -167,7 +166,7 @@ fn put_frame(out: &mut Vec<u8>, frame: &Message) {
     out.put_slice(frame.as_bytes());
 }
 
-/// Reads a frame without copying its payload.
+/// Reads a pushed message without copying its payload.
 fn get_frame(mut bytes: Bytes) -> Option<Message> {
     let flags = bytes.try_get_u8().ok()?;
     let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };

@@ -51,8 +51,8 @@ impl Reach {
 
 /// The connection to the other nodes.
 pub(crate) trait Cluster: Send + Sync {
-    /// Queues a frame for the members of a room on the other nodes, or for all their connections if `room` is `None`.
-    /// Called under the room's lock, so frames are in the room's order. Must not block.
+    /// Queues a message for the members of a room on the other nodes, or for all their connections if `room` is `None`.
+    /// Called under the room's lock, so messages are in the room's order. Must not block.
     fn push(&self, room: Option<&Arc<str>>, frame: &Message);
     /// Called under the room's lock when its number of members on this node has changed.
     fn room_changed(&self, room: &Arc<str>, members: usize);
@@ -75,7 +75,7 @@ pub(crate) trait Cluster: Send + Sync {
         from: PageStart,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ConnectionId>>>;
-    /// Sends a frame to the connections of a user on the other nodes. Returns their approximate number.
+    /// Sends a message to the connections of a user on the other nodes. Returns their approximate number.
     fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>>;
     /// Returns all nodes that are up, including this one.
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>>;

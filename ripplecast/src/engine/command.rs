@@ -11,9 +11,9 @@ use crate::{Close, Message, id::Local};
 pub(crate) enum Command<W> {
     /// Opens a connection on a socket.
     Open(Box<NewConnection<W>>),
-    /// Sends a frame to one connection; `of` names the room if the frame is part of that room's state.
+    /// Sends a message to one connection; `of` names the room if the message is part of that room's state.
     Push { to: Local, frame: Message, of: Option<Snapshot> },
-    /// Sends a frame to every member of a room on this shard.
+    /// Sends a message to every member of a room on this shard.
     Broadcast { room: Arc<RoomCore<W>>, frame: Message, offset: u64 },
     /// Adds a connection to a room, which already counts it.
     Join { who: Local, room: Arc<RoomCore<W>> },
@@ -23,7 +23,7 @@ pub(crate) enum Command<W> {
     Tap { who: Local, sender: TapSender },
     /// Begins to close; the connection already counts as closed.
     Close { who: Local, close: Close },
-    /// Begins the close that the shard has noted, behind frames pushed before. Posted by the shard itself.
+    /// Begins the close that the shard has noted, behind messages pushed before. Posted by the shard itself.
     End { who: Local },
     /// Reports that a callback that had to wait has ended.
     Done { who: Local, outcome: CallbackOutcome },

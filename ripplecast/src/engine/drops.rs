@@ -1,4 +1,4 @@
-//! Counts and reports dropped frames.
+//! Counts and reports dropped messages.
 
 use std::{
     cell::Cell,
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{id::ConnectionId, outcome::Dropped, panics::guarded};
 
-/// How many frames were dropped, by reason. A frame that is dropped for ten connections counts ten times.
+/// How many messages were dropped, by reason. A message that is dropped for ten connections counts ten times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Drops {
@@ -30,7 +30,7 @@ pub struct Drops {
 }
 
 impl Drops {
-    /// Adds dropped frames.
+    /// Adds dropped messages.
     pub(crate) fn add(&mut self, reason: Dropped, frames: u64) {
         match reason {
             Dropped::Overloaded => self.overloaded += frames,
@@ -47,7 +47,7 @@ impl Drops {
     }
 }
 
-/// Dropped frames, as reported to the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
+/// Dropped messages, as reported to the hook of [`HubBuilder::on_drop`](crate::HubBuilder::on_drop).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropReport {
@@ -55,7 +55,7 @@ pub struct DropReport {
     pub connection: Option<ConnectionId>,
     /// Why they were dropped.
     pub reason: Dropped,
-    /// The number of frames.
+    /// The number of messages.
     pub frames: u64,
 }
 

@@ -367,7 +367,7 @@ impl<C: Posted> Locked<'_, C> {
     /// Checks that a join fits: control commands have space of their own beyond that of frames.
     ///
     /// # Errors
-    /// As [`Locked::check`].
+    /// Same as [`Locked::check`].
     pub(crate) fn check_control(&self) -> Result<()> {
         if self.state.ended {
             return Err(Error::Closed);

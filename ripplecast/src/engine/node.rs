@@ -40,15 +40,15 @@ pub(crate) enum ShardCounter {
     Closed,
     /// Messages received.
     Messages,
-    /// Frames replaced by newer ones with the same key.
+    /// Messages replaced by newer ones with the same key.
     Replaced,
-    /// Frames dropped because an outbox was full.
+    /// Messages dropped because an outbox was full.
     OutboxFull,
-    /// Frames dropped because their connection was closed as a slow consumer.
+    /// Messages dropped because their connection was closed as a slow consumer.
     SlowConsumer,
-    /// Frames dropped because the hub's memory budget was exceeded.
+    /// Messages dropped because the hub's memory budget was exceeded.
     Shed,
-    /// Frames encoded for rooms.
+    /// Messages encoded for rooms.
     EncodedFrames,
     /// Messages compressed.
     CompressedFrames,
@@ -77,7 +77,7 @@ impl ShardHandle {
         Self { mailbox, node_id, node, counters: ShardCounters::default(), setup }
     }
 
-    /// Posts a frame for a connection to the shard's mailbox.
+    /// Posts a message for a connection to the shard's mailbox.
     pub(crate) fn push(&self, to: Local, frame: Message) -> Sent {
         let mut mailbox = self.mailbox.lock();
         if !mailbox.is_live(to) {
@@ -222,7 +222,7 @@ impl Node {
         }
     }
 
-    /// Pushes a frame to each connection of a user on this node. Returns the number of connections it was queued for.
+    /// Pushes a message to each connection of a user on this node. Returns the number of connections it was queued for.
     pub(crate) fn push_to_local_user(&self, user: &str, frame: &Message) -> usize {
         let connections = self.users.connections(user).into_iter();
         connections.filter(|&to| self.shard_of(to).push(to, frame.clone()) == Sent::Queued).count()

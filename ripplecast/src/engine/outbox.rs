@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use super::budget::{PIECE, PieceCharge};
 use crate::sync::RandomState;
 
-/// What happens when a frame does not fit the outbox of a connection, because its peer reads too slowly. Set for an
+/// What happens when a message does not fit the outbox of a connection, because its peer reads too slowly. Set for an
 /// endpoint, or for a room with [`HubBuilder::rooms`](crate::HubBuilder::rooms).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
@@ -23,13 +23,13 @@ pub enum Overflow {
     /// state then.
     #[default]
     Disconnect,
-    /// Drop the oldest whole frames under this policy until the new frame fits, even if the new frame is under another
-    /// policy. If all waiting frames are under other policies, a new frame under this one is dropped itself. For
-    /// feeds in which only the newest frame counts.
+    /// Drop the oldest whole messages under this policy until the new message fits, even if the new message is under
+    /// another policy. If all waiting messages are under other policies, a new message under this one is dropped
+    /// itself. For feeds in which only the newest message counts.
     DropOldest,
-    /// A frame [with a key](crate::Message::with_key) replaces the waiting frame with the same key, whether or not the
-    /// outbox is full: a slow tab gets the latest value of a counter, not every earlier one. Keys of different rooms
-    /// are different. A frame that has no key, or still does not fit, closes the connection as
+    /// A message [with a key](crate::Message::with_key) replaces the waiting message with the same key, whether or not
+    /// the outbox is full: a slow tab gets the latest value of a counter, not every earlier one. Keys of different
+    /// rooms are distinct. A message that has no key, or still does not fit, closes the connection as
     /// [`Disconnect`](Self::Disconnect) does, so that no client keeps an outdated value without noticing.
     LatestPerKey,
 }
@@ -54,7 +54,7 @@ pub(crate) trait Wire {
 pub(crate) struct OutboxPolicy {
     /// The most bytes that may wait.
     pub(crate) outbox: usize,
-    /// What happens when a frame would exceed them.
+    /// What happens when a message would exceed them.
     pub(crate) overflow: Overflow,
     /// The length above which frames are compressed, in bytes, where the connection has negotiated it.
     pub(crate) compress_above: usize,

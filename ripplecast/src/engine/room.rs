@@ -47,7 +47,7 @@ pub(crate) struct RoomCore<W> {
     pub(crate) name: Arc<str>,
     /// Distinguishes this room from an earlier one of the same name.
     pub(super) epoch: u64,
-    /// The policy when one of its frames does not fit an outbox; `None` for the endpoint's.
+    /// The policy when one of its messages does not fit an outbox; `None` for the endpoint's.
     overflow: Option<Overflow>,
     setup: Arc<Setup>,
     /// By shard: the index at which the shard keeps its members of the room. Only that shard reads and writes it.
@@ -98,18 +98,18 @@ impl<W> RoomCore<W> {
         self
     }
 
-    /// Pushes a frame to all members, on all nodes. If the mailbox of any shard here is full, the frame goes to no shard
-    /// and to no other node.
+    /// Pushes a message to all members, on all nodes. If the mailbox of any shard here is full, the message goes
+    /// to no shard and to no other node.
     pub(crate) fn push(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, self.setup.cluster())
     }
 
-    /// Pushes a frame to the members on this node only, as [`push`](Self::push) does.
+    /// Pushes a message to the members on this node only, as [`push`](Self::push) does.
     pub(crate) fn push_here(self: &Arc<Self>, frame: &Message) -> Sent {
         self.push_to(frame, None)
     }
 
-    /// Pushes a frame to the members on this node and, with a `cluster`, to the other nodes.
+    /// Pushes a message to the members on this node and, with a `cluster`, to the other nodes.
     fn push_to(self: &Arc<Self>, frame: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
         let compressed_once;
         let frame = if self.setup.compresses(frame) {
@@ -136,7 +136,7 @@ impl<W> RoomCore<W> {
         Sent::from_posted(&posted)
     }
 
-    /// Returns the description of the room that its frames carry.
+    /// Returns the description of the room that its messages carry.
     pub(crate) fn source(&self) -> RoomSource {
         RoomSource { scope: self.epoch, overflow: self.overflow }
     }
@@ -162,8 +162,8 @@ impl<W> RoomCore<W> {
         Ok(())
     }
 
-    /// Adds a member. A `snapshot` is the first frame of the room that it receives: pushes from before this call do not
-    /// reach it, and all later ones follow the snapshot.
+    /// Adds a member. A `snapshot` is the first message of the room that it receives: pushes from before this call
+    /// do not reach it, and all later ones follow the snapshot.
     ///
     /// # Errors
     /// [`Error::Closed`] if the connection is closed; [`Error::TooManyRooms`] if it is already in the most rooms allowed;
@@ -203,7 +203,7 @@ impl<W> RoomCore<W> {
     /// Sends a part of the room's state to one connection. Set `is_first` for the first part.
     ///
     /// # Errors
-    /// As [`RoomCore::join`].
+    /// Same as [`RoomCore::join`].
     pub(crate) fn push_state(&self, who: Local, frame: Message, is_first: bool) -> Result<()> {
         let mut mailbox = self.mailboxes[who.shard()].lock();
         if !mailbox.is_live(who) {
@@ -217,7 +217,7 @@ impl<W> RoomCore<W> {
         Ok(())
     }
 
-    /// Removes a member. Frames pushed before still reach it. Returns whether it was a member.
+    /// Removes a member. Messages pushed before still reach it. Returns whether it was a member.
     pub(crate) fn leave(self: &Arc<Self>, who: Local) -> bool {
         let mut state = self.state.lock();
         if !state.remove(who) {

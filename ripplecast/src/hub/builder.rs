@@ -128,7 +128,7 @@ impl HubBuilder {
 
     /// Sets how many bytes may wait for slow readers across the hub, including unfinished incoming messages;
     /// default 256 MiB, at least 1 MiB. Use several times the longest
-    /// [message](crate::ws::Endpoint::max_message). A frame that many connections wait for is counted once
+    /// [message](crate::ws::Endpoint::max_message). A message that many connections wait for is counted once
     /// per shard and transport.
     ///
     /// Above the limit, the connections with the most queued bytes lose whatever their
@@ -148,8 +148,8 @@ impl HubBuilder {
         self
     }
 
-    /// Sets a hook that is called when frames are dropped, with the connection, the reason and the number of
-    /// frames. It runs on the shard, or in the push that was rejected, so it must be quick and must not
+    /// Sets a hook that is called when messages are dropped, with the connection, the reason and the number
+    /// of messages. It runs on the shard, or in the push that was rejected, so it must be quick and must not
     /// block. It must not use counters or tables, whose lock may be held. Drops of the hook's own pushes are
     /// not reported. Drops with the same reason in one turn may be reported in one call.
     /// [`Stats::drops`](crate::stats::Stats::drops) counts all of them.
@@ -157,7 +157,7 @@ impl HubBuilder {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
     /// let hub = ripplecast::Hub::builder()
-    ///     .on_drop(|drop| eprintln!("{} frames for {:?} were dropped: {:?}", drop.frames, drop.connection, drop.reason))
+    ///     .on_drop(|drop| eprintln!("{} messages for {:?} were dropped: {:?}", drop.frames, drop.connection, drop.reason))
     ///     .build()?;
     /// # let _ = hub; Ok(()) }
     /// ```

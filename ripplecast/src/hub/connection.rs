@@ -15,8 +15,8 @@ use crate::{
 /// A handle to one open socket or event stream. It is cheap to clone and to keep, and does not keep the
 /// connection open.
 ///
-/// Every method may be called from any thread and any callback. Frames arrive in the order in which they were
-/// pushed.
+/// Every method may be called from any thread and any callback. Messages arrive in the order in which they
+/// were pushed.
 ///
 /// **On close.** After the peer has disconnected, [`push`](Self::push) returns [`Sent::Closed`] and
 /// [`join`](Self::join) fails. Ids are never reused, so nothing can reach another connection instead.
@@ -39,7 +39,7 @@ impl Connection {
 
     /// Sends a message. Never waits.
     ///
-    /// Frames pushed inside a callback of the same connection are sent together when the callback returns or
+    /// Messages pushed inside a callback of the same connection are sent together when the callback returns or
     /// waits.
     pub fn push(&self, message: impl Into<Message>) -> Sent {
         let message = message.into();
@@ -145,7 +145,7 @@ impl Connection {
         node.rooms.room(room).join(self.local, Some(snapshot.into()))
     }
 
-    /// Leaves a room. Frames pushed to the room before still arrive. Returns whether the connection was a
+    /// Leaves a room. Messages pushed to the room before still arrive. Returns whether the connection was a
     /// member.
     pub fn leave(&self, room: &str) -> bool {
         self.local_node().is_ok_and(|node| node.rooms.room(room).leave(self.local))

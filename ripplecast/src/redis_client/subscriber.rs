@@ -573,7 +573,7 @@ async fn look(conn: &mut Conn, count: Option<usize>) -> RedisResult<bool> {
 }
 
 /// Returns the number of subscriptions that a server reports for a connection; `None` if it does not count
-/// those of shards, as the first versions of 7.0.
+/// sharded subscriptions, as the first releases of 7.0 do not.
 fn subscriptions(info: &str) -> Option<usize> {
     let number = |name: &str| {
         let mut fields = info.split_ascii_whitespace();

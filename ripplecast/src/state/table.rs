@@ -140,7 +140,7 @@ impl<T> Table<T> {
     /// [`increment`](Self::increment).
     ///
     /// # Errors
-    /// As [`increment`](Self::increment).
+    /// Same as [`increment`](Self::increment).
     pub async fn decrement(&self, key: impl fmt::Display, column: &str, by: i64) -> Result<i128> {
         self.add(key, column, -i128::from(by)).await
     }
@@ -569,7 +569,7 @@ impl<T: DeserializeOwned> TableBuilder<T> {
     /// Declares the table. Returns the existing table if it was declared identically before.
     ///
     /// # Errors
-    /// As [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
+    /// Same as [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
     /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
     pub fn build(self) -> Result<Table<T>> {
         check_filled("table", &self.name, limits::NAME)?;

@@ -36,7 +36,7 @@ pub(crate) struct Handshake {
     pub(crate) accept: HeaderValue,
 }
 
-/// Maximum number of subprotocols in one request. Users offer a handful, and each adds work to every
+/// Maximum number of subprotocols in one request. Clients offer a handful, and each adds work to every
 /// upgrade.
 pub(crate) const MAX_PROTOCOLS: usize = 32;
 

@@ -197,7 +197,7 @@ fn the_policy_of_a_room_applies_to_pushes_of_other_nodes() {
     });
     let a = node(&redis.url());
     let mut slow = member(&redis, &b, "r", 1);
-    // Far more than the kernel and the outbox of a stuck reader can hold: newer frames replace queued ones.
+    // Far more than the kernel and the outbox of a stuck reader can hold: newer messages replace queued ones.
     let large = "x".repeat(60_000);
     for number in 0..400 {
         wait_until("there is space", || a.hub.stats().remote.queued_bytes < 1 << 20);

@@ -66,8 +66,8 @@ struct OutgoingQueue {
     messages: usize,
     /// In all lanes.
     bytes: usize,
-    /// Assigns sequence numbers to frames, by room. Unsent frames receive numbers, too, so that other nodes
-    /// detect that they missed them.
+    /// Assigns sequence numbers to pushes, by room. Unsent pushes receive numbers, too, so that other nodes
+    /// can detect what they missed.
     sequence: SeqSource,
     /// The name under which broadcasts are numbered.
     everyone: Arc<str>,
@@ -118,7 +118,7 @@ impl Outgoing {
         }
     }
 
-    /// Numbers a frame of a room and queues it.
+    /// Numbers a push to a room and queues it.
     pub(super) fn push_frame(
         &self,
         node: u64,

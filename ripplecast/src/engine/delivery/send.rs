@@ -33,7 +33,7 @@ pub(crate) enum DeliveryFault {
     SlowConsumer,
     /// The hub's memory budget is exceeded, and no other connection has more waiting.
     Shed,
-    /// As `Shed`, but a frame was half written, so that nothing can be sent any more.
+    /// Like `Shed`, except that a frame was half written, so nothing more can be sent.
     Cut,
     /// The hub's memory budget is exceeded, and no connection has a longer unfinished incoming message.
     Unfinished,

@@ -37,7 +37,7 @@ impl RoomOptions {
         Self::default()
     }
 
-    /// Sets the policy when a frame of the room does not fit the outbox of a member. The default is the policy of the
+    /// Sets the policy when a message of the room does not fit the outbox of a member. The default is the policy of the
     /// member's endpoint.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
@@ -85,7 +85,7 @@ impl Setup {
         self.compress_above.fetch_min(bytes, Ordering::Relaxed);
     }
 
-    /// Returns whether a frame for many connections is compressed for those that have negotiated it.
+    /// Returns whether a message for many connections is compressed for those that have negotiated it.
     pub(crate) fn compresses(&self, frame: &Message) -> bool {
         frame.len() > self.compress_above.load(Ordering::Relaxed)
     }

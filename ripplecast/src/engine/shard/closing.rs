@@ -60,7 +60,7 @@ impl Shard {
         }
     }
 
-    /// As [`Self::begin_close`], but behind frames that still wait in the mailbox, such as those its callback has
+    /// Like [`Self::begin_close`], but behind frames that still wait in the mailbox, such as those its callback has
     /// just pushed.
     pub(super) fn close_in_order(&mut self, who: Local, close: Close, phase: Phase) {
         let slot = who.slot as usize;

@@ -18,8 +18,8 @@ pub(super) fn share(slot: usize, time: Duration) -> Duration {
 }
 
 impl Shard {
-    /// Checks for silent peers, unfinished messages and unanswered close frames: some slots in each turn, all in each
-    /// tick.
+    /// Checks for silent peers, unfinished messages and unanswered close frames: a few slots per turn, and every slot once
+    /// per tick.
     pub(super) fn sweep(&mut self) {
         if self.sweep_at == usize::MAX {
             if self.now.since(self.swept) < self.sweep_interval {
@@ -78,7 +78,7 @@ impl Shard {
         peer.since = self.now;
         let encoding = self.delivery.encoding(who.slot);
         if encoding.is_stream() {
-            // A comment: the kernel reports when it is not acknowledged.
+            // An SSE comment: if the peer does not acknowledge it, the kernel reports an error.
             encoding.encode_raw(b":\n\n", &mut self.control.bytes);
         } else {
             peer.pinged = true;
@@ -257,7 +257,7 @@ mod tests {
         assert!(!pinged.shard.peers[0].pinged, "its progress is a sign of life");
     }
 
-    /// A crowded shard reads nothing, so it can tell neither that a peer is dead nor that it is alive.
+    /// A crowded shard reads nothing, so it can't tell whether a peer is dead or alive.
     #[test]
     fn a_crowded_shard_judges_no_peer() {
         let Pinged { mut shard, who, peer: _peer, _runtime } = Pinged::new();

@@ -144,7 +144,7 @@ fn be_the_child() -> String {
     };
     let mut tabs = open_eight(&[]);
     let in_all = tabs.len();
-    // A frame is encoded once for each shard with members, and connections are assigned to shards in turn.
+    // A message is encoded once for each shard with members, and connections are assigned to shards in turn.
     tabs[0].run("room r x; own y");
     for tab in &mut tabs[1..] {
         assert_eq!(tab.text(), "x");

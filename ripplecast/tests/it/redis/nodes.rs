@@ -108,7 +108,7 @@ fn check_rooms(url: &str) {
             *next += 1;
         }
     }
-    // A frame is sent to a node once, however many members it has, and to no node without members.
+    // A message is sent to a node once, however many members it has, and to no node without members.
     let after = [a, b, c].map(received);
     assert_eq!([after[0] - before[0], after[1] - before[1], after[2] - before[2]], [500, 1000, 0]);
 
