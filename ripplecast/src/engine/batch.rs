@@ -25,8 +25,8 @@ pub(crate) enum Encoding {
     Sse = 1,
     /// RFC 6455 with permessage-deflate, RFC 7692.
     Deflate = 2,
-    /// Like [`Sse`](Self::Sse), with each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A client
-    /// that reads a body without chunks in blocks would see nothing until a block is full. Where another server
+    /// Like [`Sse`](Self::Sse), with each event in a chunk of the chunked transfer coding (RFC 9112, section 7.1). A
+    /// client that reads a body without chunks in blocks would see nothing until a block is full. Where another server
     /// writes the body, it makes the chunks.
     SseChunked = 3,
 }

@@ -110,8 +110,8 @@ enum Phase {
     Ending,
     /// A close frame was sent, and the peer's answer is awaited. Messages are discarded.
     Closing,
-    /// Like `Closing`, except that the peer has broken the protocol or sent its close frame: all input is discarded until it
-    /// closes.
+    /// Like `Closing`, except that the peer has broken the protocol or sent its close frame: all input is discarded
+    /// until it closes.
     Draining,
     /// The peer has closed: the socket is closed as soon as everything has been written.
     Finishing,

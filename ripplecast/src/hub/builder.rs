@@ -209,7 +209,7 @@ impl HubBuilder {
     /// can write to the backend can send to every connection.
     ///
     /// The signature covers pushes, broadcasts, messages to users, and the bus, on which only nodes can then
-    /// publish. Tables, counters and streams are only as safe as the backend: anyone who can write to it can
+    /// publish. Tables, counters and queues are only as safe as the backend: anyone who can write to it can
     /// change them. The nodes' clocks must not differ by more than 30 s.
     pub fn node_secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.node_secret = Some(secret.as_ref().to_vec());

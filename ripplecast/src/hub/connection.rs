@@ -54,7 +54,7 @@ impl Connection {
     /// 5 s. `on_close` is called with this code. An event stream has no close frame; it ends, and the browser
     /// reconnects.
     ///
-    /// From now on the connection counts as closed. Returns [`Sent::Closed`] if it already was.
+    /// The connection counts as closed from this call on. Returns [`Sent::Closed`] if it already was.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> Sent {
         let mut reason: String = reason.into();
         reason.truncate(prefix(&reason, CLOSE_REASON).len());

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{Error, Result, reply::Reply};
 
-/// Maximum number of queues, without those of dead letters; each is kept until deleted. More than a program
+/// Maximum number of queues, not counting queues of dead letters; each is kept until deleted. More than a program
 /// names, but too few for one queue per user.
 const MAX_QUEUES: usize = 10_000;
 
@@ -96,7 +96,7 @@ impl QueueBackend for MemoryQueues {
         let mut logs = self.logs.0.lock();
         let Some(log) = logs.get(queue) else { return Reply::now::<Error>(Ok(false)) };
         let existed = log.state.lock().clear();
-        // Subscriptions hold the log and continue with it.
+        // Otherwise, subscriptions still hold the queue and continue to use it.
         if Arc::strong_count(log) == 1 {
             logs.remove(queue);
         }
@@ -232,13 +232,13 @@ impl Consumer for MemoryConsumer {
         Box::pin(std::future::ready(()))
     }
 
-    /// Does nothing: the member leaves when it is dropped, because its task may be dropped as well.
+    /// Does nothing: the consumer leaves its group when it is dropped, because its task may be dropped as well.
     fn leave(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
 }
 
-/// Releases what the member holds, even if its runtime ended first.
+/// Releases what the consumer holds, even if its runtime ended first.
 impl Drop for MemoryConsumer {
     fn drop(&mut self) {
         self.log.state.lock().leave(&self.group, self.number);
