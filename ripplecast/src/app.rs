@@ -119,7 +119,8 @@ impl App {
         self.endpoint(path, endpoint)
     }
 
-    /// Serves an endpoint on a path that has none. For two on one path, axum has no clear error message.
+    /// Serves an endpoint on a path that has none. Checks this here, because axum's own message for two endpoints
+    /// on one path is unclear.
     #[track_caller]
     fn endpoint(mut self, path: &str, endpoint: MethodRouter) -> Self {
         assert!(

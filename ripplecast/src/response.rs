@@ -1,4 +1,4 @@
-//! Single-sentence responses, and the one to an error.
+//! Single-sentence responses, and the response to an error.
 
 use axum::{
     body::Body,

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 use steps::Step;
 
-/// The error of a task: a sentence for a person.
+/// The error of a task: a human-readable sentence.
 type Result<T, E = String> = std::result::Result<T, E>;
 
 #[derive(Parser)]

@@ -26,7 +26,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     }
     let packages = packages.iter().fold(String::new(), |list, package| list + " -p " + text(package, "name"));
     if is_installed(workspace, oldest) {
-        // In a separate target directory, so that the two toolchains do not recompile everything in turns.
+        // In a separate target directory, so that the two toolchains do not discard each other's builds.
         let check =
             format!("cargo +{oldest} check{packages} --all-features --locked --target-dir target/msrv");
         Command::line(&check).run(&workspace.root)?;

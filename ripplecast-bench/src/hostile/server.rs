@@ -23,7 +23,7 @@ impl Server {
     pub(super) fn start() -> Result<Self> {
         let told = |error: io::Error| format!("failed to start the server: {error}");
         let mut command = Command::new(std::env::current_exe().map_err(told)?);
-        // Not with the environment's settings: a configured backend would be attacked with the server.
+        // Do not inherit the environment's settings: a configured backend would be attacked with the server.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RIPPLECAST_") {
                 command.env_remove(name);

@@ -57,7 +57,7 @@ pub(crate) struct RoomCore<W> {
     /// By shard.
     mailboxes: Arc<[Arc<Mailbox<Command<W>>>]>,
     registry: Weak<dyn RoomNames>,
-    /// Publishers that push to the room on their own, by name, such as a live counter. Their users keep them alive.
+    /// Publishers that push to the room on their own, by name, such as a live counter. Their handles keep them alive.
     publishers: parking_lot::Mutex<Vec<(String, Weak<dyn Any + Send + Sync>)>>,
 }
 
@@ -166,7 +166,7 @@ impl<W> RoomCore<W> {
     /// do not reach it, and all later ones follow the snapshot.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection is closed; [`Error::TooManyRooms`] if it is already in the most rooms allowed;
+    /// [`Error::Closed`] if the connection is closed; [`Error::TooManyRooms`] if it is already in the maximum number of rooms;
     /// [`Error::Overloaded`] if the mailbox of its shard is full.
     pub(crate) fn join(self: &Arc<Self>, who: Local, snapshot: Option<Message>) -> Result<()> {
         let mut state = self.state.lock();

@@ -18,7 +18,7 @@ pub(crate) struct Users {
     /// Chosen by the hash of the id.
     stripes: Box<[UserStripe]>,
     hasher: RandomState,
-    /// Leads to the cluster, which is notified of changes.
+    /// Provides the cluster, which is notified of changes.
     setup: Arc<Setup>,
 }
 

@@ -277,8 +277,8 @@ async fn checked(conn: &mut Conn, address: &Address) -> Result<(), ConnectError>
         invocation.key(format!("{probe}:{kind}"));
     }
     let allowed = |done: RedisResult<()>| match done {
-        // The slot of the probe belongs to another master, which is checked as well. This one has permitted
-        // it.
+        // The slot of the probe belongs to another master, which is checked as well. This master has
+        // permitted the command.
         Err(error) if address.is_cluster() && error.code() == Some("MOVED") => Ok(()),
         done => done.map_err(|error| meaning(&error)),
     };

@@ -132,7 +132,7 @@ impl SubscriptionEntry {
         (self.sink)(SubscriptionEvent::Refused);
     }
 
-    /// Records that the server no longer has it.
+    /// Records that the server no longer has the subscription.
     pub(super) fn lose(&self) {
         if self.state.send_replace(SubscriptionState::Pending) == SubscriptionState::Active {
             (self.sink)(SubscriptionEvent::Down);

@@ -176,7 +176,7 @@ impl<T> Table<T> {
         self.rows.expire(self.key(key)?.as_str(), after).await
     }
 
-    /// Returns the number of rows, without expired ones. The cost does not depend on the number.
+    /// Returns the number of rows, not counting expired ones. The cost does not depend on the number.
     pub async fn len(&self) -> Result<usize> {
         self.rows.len().await
     }

@@ -104,7 +104,7 @@ pub(crate) fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     Ok(protocols)
 }
 
-/// Returns the answer to a key, or `None` unless the key is 16 bytes in base64.
+/// Returns the `Sec-WebSocket-Accept` value for a key; `None` if the key is not 16 bytes in base64.
 fn accept(key: &[u8]) -> Option<HeaderValue> {
     if KEY_ENCODING.decode(key).ok()?.len() != 16 {
         return None;

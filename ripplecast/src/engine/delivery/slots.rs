@@ -20,7 +20,7 @@ impl Flags {
     const ENCODING: u8 = 3;
     /// No more frames are sent to it: a close frame was sent, or it has a fault.
     pub(super) const MUTE: u8 = 4;
-    /// It was already sent, or is not to be sent, some of the frames that wait in a room of its own.
+    /// Some of the frames that wait in one of its rooms were already sent to it, or must not be sent to it.
     pub(super) const AHEAD: u8 = 8;
     /// It is in several rooms.
     pub(super) const SEVERAL: u8 = 16;
@@ -127,7 +127,7 @@ impl<W> Slot<W> {
         self.flags.set(Flags::MUTE, true);
     }
 
-    /// Sets whether the member is ahead of a room of its own.
+    /// Sets whether the member is ahead of one of its rooms.
     pub(super) fn set_ahead(&mut self, on: bool) {
         self.flags.set(Flags::AHEAD, on);
     }

@@ -299,7 +299,7 @@ mod tests {
         assert!(shard.may_read());
     }
 
-    /// So that a new connection, for example, does not wait for all peers that are ready.
+    /// Otherwise a new connection, for example, would wait for all peers that are ready.
     #[test]
     fn commands_are_taken_up_before_each_peer_is_read() {
         let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();

@@ -181,7 +181,7 @@ impl TableKeys {
         StateError::TableFull { table, capacity, rows }.into()
     }
 
-    /// Returns the error for an answer that no script gives.
+    /// Returns the error for a reply that no script returns.
     fn invalid(&self) -> Error {
         invalid(&format!(
             "table `{}`: its keys in Redis hold data that this library did not write",

@@ -239,7 +239,7 @@ fn nodes_follow_a_failover_inside_a_cluster() {
         b.hub.stats().remote.received > received
     });
     while on_b.text() != "after" {}
-    wait_until("its client is reached", || {
+    wait_until("its user is reached", || {
         a.block_on(a.hub.user("ann").push("ann")).is_ok_and(|reached| reached == 1)
     });
 }
@@ -269,7 +269,7 @@ fn nodes_follow_the_sentinels_to_another_master() {
         b.hub.stats().remote.received > received
     });
     while on_b.text() != "after" {}
-    wait_until("its client is reached", || {
+    wait_until("its user is reached", || {
         a.block_on(a.hub.user("ann").push("ann")).is_ok_and(|reached| reached == 1)
     });
 }

@@ -88,7 +88,7 @@ fn a_node_that_was_presumed_dead_takes_another_lease() {
         leases().iter().any(|lease| lease.starts_with(&b.hub.node().to_string()) && lease != lost)
     });
     wait_until("it is known again, once", || a.len("r") == 1);
-    wait_until("its client is reached", || a.block_on(a.hub.user("ann").push("back")).unwrap() == 1);
+    wait_until("its user is reached", || a.block_on(a.hub.user("ann").push("back")).unwrap() == 1);
     assert_eq!(tab.text(), "back");
     tab.say("own once");
     assert_eq!(tab.text(), "once");

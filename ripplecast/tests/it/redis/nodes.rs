@@ -1,4 +1,4 @@
-//! Several nodes on one Redis: rooms, broadcasts and clients span them, and missed messages are counted.
+//! Several nodes on one Redis: rooms, broadcasts and users span them, and missed messages are counted.
 
 use std::{
     collections::HashSet,
@@ -273,7 +273,7 @@ fn a_frame_too_large_for_other_nodes_harms_nobody() {
     let (a, b) = (node(App::builder(), &server.url()), node(App::builder(), &server.url()));
     let mut tab = b.scripted("/ws", "join r; identify ada");
     settle(&a, "r", &mut [&mut tab]);
-    wait_until("the client to be known", || a.block_on(a.hub.user("ada").nodes()).unwrap().len() == 1);
+    wait_until("the user to be known", || a.block_on(a.hub.user("ada").nodes()).unwrap().len() == 1);
     let unsent = a.hub.stats().remote.unsent;
     let frame = ripplecast::Message::from("x".repeat(17 << 20));
     assert_eq!(a.block_on(a.hub.user("ada").push(frame)).unwrap(), 0);
@@ -517,7 +517,7 @@ fn a_dead_node_is_swept_by_the_others() {
     second_on_b.say("room r from another process");
     assert_eq!(on_a.text(), "from another process");
     wait_for_members(&[&a, &c], "r", 3);
-    wait_until("the client to be known on both", || {
+    wait_until("the user to be known on both", || {
         c.block_on(c.hub.user("ada").nodes()).unwrap().contains(&b.id)
     });
     assert_eq!(c.block_on(c.hub.user("ada").push("to ada")).unwrap(), 2);
@@ -565,7 +565,7 @@ fn a_node_that_returns_after_its_lease_expired_is_counted_once() {
     }
     b.proxy.heal();
     wait_for_members(&[&a, &b.node], "r", 1);
-    wait_until("the client to be known", || a.block_on(a.hub.user("ada").push("to ada")).unwrap() == 1);
+    wait_until("the user to be known", || a.block_on(a.hub.user("ada").push("to ada")).unwrap() == 1);
     while tab.text() != "to ada" {}
     settle(&a, "r", &mut [&mut tab]);
     let nodes = a.block_on(a.hub.nodes()).unwrap();
@@ -587,7 +587,7 @@ fn nodes_find_each_other_again_after_redis_lost_everything() {
     });
     settle(&a, "r", &mut [&mut on_a, &mut on_b]);
     settle(&b, "r", &mut [&mut on_a, &mut on_b]);
-    wait_until("the client to be known again", || {
+    wait_until("the user to be known again", || {
         a.block_on(a.hub.user("ada").push("x")).is_ok_and(|n| n == 1)
     });
     // Also after the data is flushed while they run.
