@@ -83,10 +83,10 @@ pub enum Error {
     /// A [`Table`](crate::Table) or [`Counter`](crate::Counter) rejected an operation.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The bus rejected a channel or a message.
+    /// The bus rejected a topic, a pattern or a message.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// A stream rejected a message or its own name.
+    /// A queue rejected a message or its own name.
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The backend behind shared state and the bus failed.
@@ -193,7 +193,7 @@ impl Error {
     }
 }
 
-/// Why the backend behind shared state and the bus did not do an operation; found in [`Error::Backend`].
+/// Why the backend behind shared state and the bus did not perform an operation; found in [`Error::Backend`].
 /// Never occurs with the memory backend.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -132,7 +132,7 @@ async fn open_one(
     let info = info.map_err(|error| fault(&error, address))?;
     match timeout(CONNECT_LIMIT, open(info, push)).await {
         Ok(opened) => opened.map_err(|error| fault(&error, address)),
-        // A server without TLS waits for the rest of what it takes for a command.
+        // A server without TLS waits for the rest of what it interprets as a command.
         Err(_) => Err(ConnectError::Away(silent() + &tls_hint(address, address.is_tls()))),
     }
 }

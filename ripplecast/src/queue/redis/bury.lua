@@ -1,5 +1,5 @@
 -- Moves a message to the dead letters, unless another consumer owns or has handled it.
--- KEYS: the stream, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the
+-- KEYS: the queue, its dead letters. ARGV: the group, the consumer, the id, the payload, the reason, the
 -- deliveries, the maximum number of dead letters.
 -- Returns whether the message was moved.
 local key, dead, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]

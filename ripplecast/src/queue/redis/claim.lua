@@ -1,8 +1,8 @@
 -- Takes over released messages and those of silent consumers. Removes dead consumers.
--- KEYS: the stream. ARGV: the group, our own consumer, the silence in ms, the cursor, the maximum number of
+-- KEYS: the queue. ARGV: the group, our own consumer, the silence in ms, the cursor, the maximum number of
 -- messages, whether to trust the silence, and the minimum and maximum in ms that the server's clock is
 -- expected to show.
--- Returns the next cursor, the messages (id, fields, deliveries), the number of messages that the stream no
+-- Returns the next cursor, the messages (id, fields, deliveries), the number of messages that the queue no
 -- longer contains, and the time of the server's clock.
 local key, group, me, silence = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local cursor, most = ARGV[4], tonumber(ARGV[5])

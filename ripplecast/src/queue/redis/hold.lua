@@ -1,7 +1,7 @@
 -- Redelivers a message that the consumer holds, or releases it.
--- KEYS: the stream. ARGV: the group, the consumer, the id, the action: again; release; return, when no
+-- KEYS: the queue. ARGV: the group, the consumer, the id, the action: again; release; return, when no
 -- handler saw this delivery, so that it does not count; undo, a return that keeps the message.
--- Returns the number of deliveries; -1 if another consumer owns or has handled it; 0 if the stream no longer
+-- Returns the number of deliveries; -1 if another consumer owns or has handled it; 0 if the queue no longer
 -- contains it.
 local key, group, me, id, what = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pending = redis.pcall('XPENDING', key, group, id, id, 1) -- an error if the group does not exist

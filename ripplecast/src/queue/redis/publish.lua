@@ -1,6 +1,6 @@
 -- Appends a message. Drops handled ones if there is no other space.
--- KEYS: the stream. ARGV: the payload, the maximum number of messages.
--- Returns the id; or, if the stream is full, an empty string and the group that holds it up (an empty string
+-- KEYS: the queue. ARGV: the payload, the maximum number of messages.
+-- Returns the id; or, if the queue is full, an empty string and the group that holds it up (an empty string
 -- for none).
 local key, most = KEYS[1], tonumber(ARGV[2])
 

@@ -1,6 +1,6 @@
 -- Finds messages that were delivered to the consumer and not settled, because a reply may have been lost.
--- KEYS: the stream. ARGV: the group, the consumer, the maximum number of messages.
--- Returns the messages (id, fields, deliveries), and the number of messages that the stream no longer
+-- KEYS: the queue. ARGV: the group, the consumer, the maximum number of messages.
+-- Returns the messages (id, fields, deliveries), and the number of messages that the queue no longer
 -- contains.
 local key, group, me = KEYS[1], ARGV[1], ARGV[2]
 local messages, trimmed = {}, 0

@@ -1,4 +1,4 @@
--- Reads the status of a stream. KEYS: the stream, its dead letters.
+-- Reads the status of a queue. KEYS: the queue, its dead letters.
 -- Returns the length, the number of messages ever published, the newest id, the number of dead letters, and
 -- the groups: name, consumers, pending, lag (-1 for unknown), the newest id delivered.
 local key = KEYS[1]

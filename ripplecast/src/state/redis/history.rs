@@ -1,5 +1,5 @@
-//! A node's knowledge of the history of a counter or table, and the decision which messages about it to
-//! apply.
+//! A node's knowledge of the history of a counter or table, and the decision about which messages
+//! to apply.
 //!
 //! A history consists of an epoch, which is a random id, and the numbered changes in it. A change that
 //! directly follows the known state is applied. A message after a gap or of another epoch is never applied.
