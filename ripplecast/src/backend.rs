@@ -95,7 +95,11 @@ fn shared(text: &str) -> Result<Kind> {
     let (scheme, reason) = match text.split_once("://") {
         Some((scheme, _)) if scheme.contains("redis") || scheme.contains("valkey") => (
             format!("{scheme}://…"),
-            "it needs the feature `redis`: ripplecast = { version = \"0.2\", features = [\"redis\"] }",
+            concat!(
+                "it needs the feature `redis`: ripplecast = { version = \"",
+                env!("CARGO_PKG_VERSION"),
+                "\", features = [\"redis\"] }"
+            ),
         ),
         Some((scheme, _)) => {
             (format!("{scheme}://…"), "expected memory, or redis:// with the feature `redis`")

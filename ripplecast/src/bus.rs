@@ -88,7 +88,7 @@ impl Bus {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> ripplecast::Result<()> {
     /// # let hub = ripplecast::Hub::builder().build()?;
-    /// assert_eq!(hub.publish("orders", "4711").await?, 0); // no subscribers
+    /// assert_eq!(hub.bus().publish("orders", "4711").await?, 0); // no subscribers
     /// # Ok(())
     /// # }
     /// ```
@@ -137,12 +137,13 @@ impl Bus {
     /// # let hub = ripplecast::Hub::builder().build()?;
     /// let (seen, mut log) = tokio::sync::mpsc::unbounded_channel();
     /// let subscription = hub
+    ///     .bus()
     ///     .subscribe("orders.*", move |message| {
     ///         let seen = seen.clone();
     ///         async move { drop(seen.send(message.payload)) }
     ///     })
     ///     .await?;
-    /// assert_eq!(hub.publish("orders.new", "4711").await?, 1);
+    /// assert_eq!(hub.bus().publish("orders.new", "4711").await?, 1);
     /// assert_eq!(log.recv().await.as_deref(), Some(&b"4711"[..]));
     /// subscription.unsubscribe().await;
     /// # Ok(())

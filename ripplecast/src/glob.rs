@@ -3,7 +3,7 @@
 /// What a subscription listens to.
 pub(crate) enum Pattern {
     /// A single channel.
-    Channel(Box<str>),
+    Exact(Box<str>),
     /// All channels that match.
     Glob(Glob),
 }
@@ -12,7 +12,7 @@ impl Pattern {
     /// Returns whether the whole name matches.
     pub(crate) fn matches(&self, name: &str) -> bool {
         match self {
-            Self::Channel(channel) => **channel == *name,
+            Self::Exact(channel) => **channel == *name,
             Self::Glob(glob) => glob.matches(name),
         }
     }
@@ -33,7 +33,7 @@ impl Pattern {
         }
         let chars = tokens.iter().map(|token| if let Token::Char(c) = token { Some(*c) } else { None });
         match chars.collect::<Option<String>>() {
-            Some(channel) => Self::Channel(channel.into()),
+            Some(channel) => Self::Exact(channel.into()),
             None => Self::Glob(Glob { tokens: tokens.into() }),
         }
     }
@@ -112,7 +112,7 @@ mod tests {
     /// Parses the pattern and returns whether it matches.
     fn matches(pattern: &str, name: &str) -> bool {
         match Pattern::parse(pattern) {
-            Pattern::Channel(channel) => *channel == *name,
+            Pattern::Exact(channel) => *channel == *name,
             Pattern::Glob(glob) => glob.matches(name),
         }
     }

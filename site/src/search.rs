@@ -28,8 +28,8 @@ const WORDS: [Word; 31] = [
     ("hub.user(id)", "one user, on whichever nodes it is connected"),
     ("hub.counter(name)", "a shared number"),
     ("hub.table(name, capacity)", "a bounded number of typed rows"),
-    ("hub.bus().publish(channel, payload)", "a message to other parts of the application, at most once"),
-    ("hub.bus().subscribe(pattern, handler)", "receives the messages published on a channel"),
+    ("hub.bus().publish(topic, payload)", "a message to other parts of the application, at most once"),
+    ("hub.bus().subscribe(pattern, handler)", "receives the messages published on a topic"),
     ("hub.nodes()", "all nodes that share the backend"),
     ("hub.stats()", "counts of connections, messages and drops"),
     ("hub.shutdown()", "closes every connection in order"),
@@ -40,7 +40,7 @@ const WORDS: [Word; 31] = [
     ("conn.join(room)", "makes a connection a member of a room"),
     ("conn.leave(room)", "removes a connection from a room"),
     ("conn.join_confirmed(room)", "joins, and waits until pushes from all nodes arrive"),
-    ("conn.identify(client)", "sets the connection's user, on all nodes"),
+    ("conn.identify(user)", "sets the connection's user, on all nodes"),
     ("conn.close(code, reason)", "closes a connection after what is already queued"),
     ("conn.state::<T>()", "the state stored with a connection"),
     ("counter.increment()", "adds one, and returns the new value"),
@@ -48,7 +48,7 @@ const WORDS: [Word; 31] = [
     ("table.set(key, row)", "writes a row"),
     ("table.get(key)", "reads a row"),
     ("Overflow::Disconnect", "disconnects a slow reader, which then reconnects"),
-    ("Overflow::DropOldest", "drops the oldest frames for a slow reader"),
+    ("Overflow::DropOldest", "drops the oldest messages for a slow reader"),
     ("Overflow::LatestPerKey", "sends a slow reader only the latest message of each key"),
 ];
 

@@ -36,7 +36,7 @@ impl Server {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if std::env::var_os("RIPPLECAST_LOG").is_none() {
             // On a fully loaded machine, callbacks are slow from time to time.
-            command.env("RIPPLECAST_LOG", "warn,ripplecast::hub::shard::calls=error");
+            command.env("RIPPLECAST_LOG", "warn,ripplecast::engine::shard::calls=error");
         }
         // Memory that the allocator caches must not look like a leak: return it when it is freed. (With the GNU C
         // library; setting the threshold also keeps it from growing.)

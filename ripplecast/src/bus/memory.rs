@@ -100,13 +100,13 @@ impl BusBackend for MemoryBus {
     fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
         let queue = Arc::new(Backlog::new(pattern.into()));
         let pattern = Pattern::parse(pattern);
-        let at_once = if matches!(pattern, Pattern::Channel(_)) { 1 } else { TOPICS_AT_ONCE };
+        let at_once = if matches!(pattern, Pattern::Exact(_)) { 1 } else { TOPICS_AT_ONCE };
         let task = tokio::spawn(run(Arc::clone(&queue), handler, at_once));
-        let topic = if let Pattern::Channel(topic) = &pattern { Some(topic.clone()) } else { None };
+        let topic = if let Pattern::Exact(topic) = &pattern { Some(topic.clone()) } else { None };
         let mut listeners = self.listeners.write();
         match pattern {
             _ if listeners.closed => queue.close(),
-            Pattern::Channel(topic) => {
+            Pattern::Exact(topic) => {
                 listeners.topics.entry(topic).or_default().push(Arc::clone(&queue));
             }
             Pattern::Glob(glob) => listeners.patterns.push((glob, Arc::clone(&queue))),

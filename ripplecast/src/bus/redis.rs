@@ -52,7 +52,7 @@ impl RedisBus {
     /// once the bus is closed.
     fn shared(&self, pattern: &str) -> Option<(Arc<SharedSubscription>, Arc<Subscribed>)> {
         let topic = match Pattern::parse(pattern) {
-            Pattern::Channel(name) => Channel::Exact(self.redis.key("bus", &name, "")),
+            Pattern::Exact(name) => Channel::Exact(self.redis.key("bus", &name, "")),
             Pattern::Glob(glob) => Channel::Pattern(self.redis.pattern("bus", &glob.to_redis())),
         };
         let mut all = self.shared.lock();

@@ -39,7 +39,11 @@ impl Tls {
         Err(Error::setting(
             setting,
             path.display(),
-            "TLS needs the feature `tls`: ripplecast = { version = \"0.2\", features = [\"tls\"] }",
+            concat!(
+                "TLS needs the feature `tls`: ripplecast = { version = \"",
+                env!("CARGO_PKG_VERSION"),
+                "\", features = [\"tls\"] }"
+            ),
         ))
     }
 

@@ -98,6 +98,7 @@ impl Outcome for Sent {
 }
 
 /// Callbacks as closures; see [`handlers`].
+#[must_use = "handlers do nothing until they are given to an endpoint"]
 pub struct Handlers<S, O, M, C> {
     state: S,
     open: O,

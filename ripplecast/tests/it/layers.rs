@@ -107,6 +107,11 @@ impl Crate {
 
     /// Returns the module that defines what is at this path, through re-exports.
     fn definition(&self, path: &[String], steps: usize) -> Module {
+        // A topic that the root re-exports, such as `stats`, is a module without a file.
+        let is_topic = path.len() > 1
+            && !self.code.contains_key(&path[..1])
+            && self.code.get(&[][..]).is_some_and(|root| defines(root, &path[0]));
+        let path = if is_topic { &path[1..] } else { path };
         let end = (0..=path.len()).rev().find(|&end| self.code.contains_key(&path[..end])).unwrap_or(0);
         let (module, rest) = path.split_at(end);
         let Some(name) = rest.first() else { return module.to_vec() };
@@ -336,7 +341,8 @@ fn imports_are_seen_in_every_form() {
         ("use crate::high::Thing;\n", true),
         ("use super::high::Thing;\n", true),
         ("use crate::{\n    high::{self, Thing},\n};\n", true),
-        ("use crate::Thing;\n", true), // through the root
+        ("use crate::Thing;\n", true),          // through the root
+        ("use crate::topic::Topical;\n", true), // through a topic of the root
         ("pub(crate) use crate::high::Thing as Other;\n", true),
         ("fn f() {\n    crate::high::f();\n}\n", true),
         ("fn f(thing: &super::high::Thing) {}\n", true),
@@ -345,9 +351,12 @@ fn imports_are_seen_in_every_form() {
         ("\n#[cfg(test)]\nmod tests {\n    use crate::high::Thing;\n}\n", false),
     ] {
         let files = [
-            file("", "mod high;\nmod low;\n\npub use high::Thing;\n"),
+            file(
+                "",
+                "mod high;\nmod low;\n\npub use high::Thing;\npub mod topic {\n    pub use crate::high::Topical;\n}\n",
+            ),
             file("low", low),
-            file("high", "pub struct Thing;\npub(crate) fn f() {}\n"),
+            file("high", "pub struct Thing;\npub struct Topical;\npub(crate) fn f() {}\n"),
         ];
         let read = Crate::new(files.into_iter().collect());
         assert_eq!(!read.upward(&layers).is_empty(), is_upward, "{low}");
