@@ -1,5 +1,4 @@
-//! Every limit of the crate, with its default and the reason for it. A setting, where one is named, overrides
-//! the default.
+//! Limits that several files share, or that a setting overrides, each with its reason. A setting's limit is its default.
 
 use std::time::Duration;
 

@@ -4,8 +4,6 @@
 mod close;
 /// Compressed messages.
 mod deflate;
-/// An upgraded stream that is not a TCP socket.
-mod driven;
 /// The opening handshake and its checks.
 mod handshake;
 /// Ids, shutdown, threads and limits of connections.
@@ -18,6 +16,8 @@ mod once;
 mod order;
 /// Peers that read too slowly or send too much.
 mod overload;
+/// An upgraded stream that is not a TCP socket.
+mod relay;
 /// Regression tests for faults found in reviews.
 mod review;
 /// Slow readers under every policy, and the limit on all queued bytes.

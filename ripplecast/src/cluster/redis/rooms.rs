@@ -41,14 +41,14 @@ struct LocalRoom {
 }
 
 impl Rooms {
-    /// Keeps the subscription to broadcasts. Returns whether to wake [`run`].
+    /// Keeps the subscription to broadcasts. Returns whether to wake [`report_late`](super::report_late).
     pub(super) fn subscribe_broadcasts(&mut self, everyone: Subscribed) -> bool {
         self.everyone = Some(everyone);
         self.await_first(None)
     }
 
     /// Sets the number of members of a room on this node; `subscribe` subscribes to a new room. Returns whether
-    /// to wake [`run`].
+    /// to wake [`report_late`](super::report_late).
     pub(super) fn change(
         &mut self,
         room: &Arc<str>,
