@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use ripplecast::{Connection, Counter, Error, Hub, LiveTable, Result, ws, error::StateError};
+use ripplecast::{Connection, Counter, Error, Hub, LiveTable, Result, error::StateError, ws};
 use serde::{Deserialize, Serialize};
 
 use crate::saved::Saved;

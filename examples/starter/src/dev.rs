@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use ripplecast::{Connection, Message, Hub, Result, sse};
+use ripplecast::{Connection, Hub, Message, Result, sse};
 use serde::Serialize;
 
 use crate::web;
