@@ -104,7 +104,7 @@ fn content_type(name: &str) -> &'static str {
 pub async fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let policy =
-        "default-src 'self'; base-uri 'none'; form-action 'self'; message-ancestors 'none'";
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(policy),
