@@ -103,8 +103,7 @@ fn content_type(name: &str) -> &'static str {
 /// Sets the security headers of every response: scripts, styles and connections only from this origin.
 pub async fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    let policy =
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+    let policy = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(policy),
