@@ -65,8 +65,8 @@ impl HubBuilder {
     }
 
     fn in_memory(self) -> Result<Hub> {
-        let shards = self.start_shards()?;
-        Ok(Hub::new(shards, Store::memory(), Bus::memory(), Queues::memory(), self.trusted_proxies))
+        let node = self.start_node()?;
+        Ok(Hub::new(node, Store::memory(), Bus::memory(), Queues::memory(), self.trusted_proxies))
     }
 
     #[cfg(feature = "redis")]
@@ -79,15 +79,15 @@ impl HubBuilder {
                  Set RIPPLECAST_NODE_SECRET (or HubBuilder::node_secret) to sign them"
             );
         }
-        let shards = self.start_shards()?;
-        let signer = Arc::new(Signer::new(shards.id, self.node_secret.as_deref()));
-        let bridge =
-            Arc::new(RedisCluster::new(redis.clone(), &shards, signer.clone(), GapLog(self.on_gap.clone())));
-        shards.setup.set_cluster(bridge.clone());
+        let node = self.start_node()?;
+        let signer = Arc::new(Signer::new(node.id(), self.node_secret.as_deref()));
+        let cluster =
+            Arc::new(RedisCluster::new(redis.clone(), &node, signer.clone(), GapLog(self.on_gap.clone())));
+        node.setup().set_cluster(cluster.clone());
         let store = Store::redis(redis.clone());
         let bus = Bus::redis(redis.clone(), signer);
-        let hub = Hub::new(shards, store, bus, Queues::redis(redis), self.trusted_proxies);
-        if let Err(error) = bridge.ready().await {
+        let hub = Hub::new(node, store, bus, Queues::redis(redis), self.trusted_proxies);
+        if let Err(error) = cluster.ready().await {
             if !is_optional {
                 let reason = format!("this node can't join the other nodes: {error}");
                 return Err(Error::setting("backend", address, reason));
@@ -98,7 +98,7 @@ impl HubBuilder {
     }
 
     /// Checks the settings and starts the shards.
-    fn start_shards(&self) -> Result<Arc<Node>> {
+    fn start_node(&self) -> Result<Arc<Node>> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
         if self.shards > SHARDS {
             return Err(Error::setting("shards", self.shards, format!("expected at most {SHARDS}")));
@@ -114,19 +114,19 @@ impl HubBuilder {
         let count = if self.shards == 0 { cores() } else { self.shards };
         let admissions =
             Admissions::new(self.max_connections, self.max_connections_per_address, self.ipv6_prefix);
-        let node = RandomState::new().hash_one(std::process::id());
+        let id = RandomState::new().hash_one(std::process::id());
         let budget = MemoryBudget::new(self.max_queued_bytes, count);
         let setup =
             Setup::new(self.rooms.clone(), DropLog::new(self.on_drop.clone()), self.max_rooms_per_connection);
-        let shards = Node::new(node, count, admissions, budget, setup);
+        let node = Node::new(id, count, admissions, budget, setup);
         for index in 0..count {
-            let shard = Shard::new(index, &shards, runtime.clone())?;
+            let shard = Shard::new(index, &node, runtime.clone())?;
             if self.threads {
                 event_loop::run_as_thread(shard, runtime.clone())?;
             } else {
                 event_loop::run_as_task(shard, &runtime)?;
             }
         }
-        Ok(shards)
+        Ok(node)
     }
 }

@@ -42,7 +42,7 @@ impl PendingConnection {
         let connection =
             NewConnection { wire, rest, preface: preface.into(), encoding, route, permit, states };
         let open = Command::Open(Box::new(connection));
-        if let Err(Command::Open(connection)) = hub.local_node().next_shard().mailbox.try_post(open) {
+        if let Err(Command::Open(connection)) = hub.local_node().next_shard().mailbox().try_post(open) {
             connection.refuse();
         }
     }

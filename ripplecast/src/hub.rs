@@ -97,7 +97,7 @@ impl Hub {
 
     /// Returns the room called `name`.
     pub fn room(&self, name: impl AsRef<str>) -> Room {
-        Room { core: self.inner.node.rooms.room(name.as_ref()), node: self.inner.node.clone() }
+        Room { core: self.inner.node.rooms().room(name.as_ref()), node: self.inner.node.clone() }
     }
 
     /// Returns the rooms that have members or handles on this node, in no particular order. This is for an
@@ -112,7 +112,7 @@ impl Hub {
     /// ```
     pub fn rooms(&self) -> impl Iterator<Item = Room> + use<> {
         let node = self.inner.node.clone();
-        node.rooms.all().into_iter().map(move |core| Room { core, node: node.clone() })
+        node.rooms().all().into_iter().map(move |core| Room { core, node: node.clone() })
     }
 
     /// Sends a message to every connection, WebSockets and event streams alike. Never waits.
@@ -121,13 +121,13 @@ impl Hub {
     /// for all of them or for none. It reaches every node whose [`connect`](HubBuilder::connect) has
     /// returned.
     pub fn broadcast(&self, message: impl Into<Message>) -> Sent {
-        self.inner.node.everyone.push(&message.into())
+        self.inner.node.everyone().push(&message.into())
     }
 
     /// Returns the connection with this id, or `None` if it is closed or belongs to another node.
     pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
         let node = &self.inner.node;
-        let local = id.on(node.id)?;
+        let local = id.on(node.id())?;
         let connection = Connection::new(node.shard_of(local).clone(), local);
         connection.is_open().then_some(connection)
     }
@@ -147,14 +147,14 @@ impl Hub {
     /// Returns what the hub has counted since it was built.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
-            connections: self.inner.node.everyone.len(),
-            rooms: self.inner.node.rooms.len(),
-            queued_bytes: self.inner.node.budget.used(),
+            connections: self.inner.node.everyone().len(),
+            rooms: self.inner.node.rooms().len(),
+            queued_bytes: self.inner.node.budget().used(),
             ..Stats::default()
         };
-        stats.drops.overloaded = self.inner.node.setup.drops().overloaded();
-        stats.remote = self.inner.node.setup.cluster().map(|cluster| cluster.stats()).unwrap_or_default();
-        for handle in self.inner.node.handles.iter() {
+        stats.drops.overloaded = self.inner.node.setup().drops().overloaded();
+        stats.remote = self.inner.node.setup().cluster().map(|cluster| cluster.stats()).unwrap_or_default();
+        for handle in self.inner.node.shards().iter() {
             stats.opened += handle.counted(ShardCounter::Opened);
             stats.closed += handle.counted(ShardCounter::Closed);
             stats.messages += handle.counted(ShardCounter::Messages);
@@ -205,28 +205,21 @@ impl Hub {
         node.stop();
         self.inner.bus.close();
         self.inner.queues.close();
-        let connections = async {
-            // Fails only if the sender is dropped, and `node` holds it.
-            let _ = node.running.subscribe().wait_for(|&running| running == 0).await;
-        };
         // A server may already have answered with 101. Its peer still gets a close frame before the process
         // ends.
-        let arrivals = async {
-            let mut arriving = node.arriving.subscribe();
-            let _ = tokio::time::timeout(ARRIVAL_LIMIT, arriving.wait_for(|&arriving| arriving == 0)).await;
-        };
-        let all = async { tokio::join!(connections, arrivals, self.inner.queues.ended()) };
+        let arrivals = tokio::time::timeout(ARRIVAL_LIMIT, node.arrived());
+        let all = async { tokio::join!(node.ended(), arrivals, self.inner.queues.ended()) };
         let mut all = std::pin::pin!(all);
         if tokio::time::timeout(SHUTDOWN_LIMIT, &mut all).await.is_err()
             && tokio::time::timeout(SHUTDOWN_LAST_TURNS, all).await.is_err()
         {
-            let shards = *node.running.borrow();
+            let shards = node.running_shards();
             tracing::warn!(
                 shards,
                 "some shards have not ended; is the runtime that built the hub still running?"
             );
         }
-        if let Some(cluster) = node.setup.cluster()
+        if let Some(cluster) = node.setup().cluster()
             && let Err(error) = cluster.leave().await
         {
             tracing::debug!(%error, "can't notify the other nodes of the shutdown; they will detect it themselves");
@@ -235,7 +228,7 @@ impl Hub {
 
     /// Returns this node's id, which is new each time the process starts.
     pub fn node(&self) -> NodeId {
-        NodeId(self.inner.node.id)
+        NodeId(self.inner.node.id())
     }
 
     /// Returns all nodes that share the backend, including this one, in order of id. With the memory backend
@@ -245,7 +238,7 @@ impl Hub {
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory
     /// backend.
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        match self.inner.node.setup.cluster() {
+        match self.inner.node.setup().cluster() {
             Some(cluster) => cluster.all_nodes().await,
             None => Ok(vec![self.node()]),
         }
@@ -272,11 +265,11 @@ impl Hub {
     /// # Ok(()) }
     /// ```
     pub fn network_of(&self, address: std::net::IpAddr) -> std::net::IpAddr {
-        self.local_node().admissions.network(address)
+        self.local_node().admissions().network(address)
     }
 
     pub(crate) fn ipv6_prefix(&self) -> u8 {
-        self.local_node().admissions.ipv6_prefix()
+        self.local_node().admissions().ipv6_prefix()
     }
 
     pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {

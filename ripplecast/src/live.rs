@@ -108,7 +108,7 @@ impl Counter {
     ) -> Result<LiveCounter> {
         check_name("room", room.name())?;
         let publisher = format!("{kind} {}", self.name());
-        let published = room.core.publisher(&publisher, || self.published(room, render))?;
+        let published = room.core().publisher(&publisher, || self.published(room, render))?;
         Ok(LiveCounter { counter: self.clone(), room: room.clone(), published })
     }
 
@@ -193,7 +193,7 @@ impl CounterPublisher {
     /// Pushes a value; called under the counter's lock. During overload, values are skipped, and the newest
     /// is published as soon as there is space. What tabs show may lag, but does not stay wrong.
     fn publish(self: &Arc<Self>, value: i64, version: Version, counter: &Counter) {
-        if self.room.core.push_here(&self.message(value, version)) != Sent::Dropped(Dropped::Overloaded) {
+        if self.room.core().push_here(&self.message(value, version)) != Sent::Dropped(Dropped::Overloaded) {
             return;
         }
         if self.behind.swap(true, Ordering::Relaxed) {
@@ -214,8 +214,9 @@ impl CounterPublisher {
             loop {
                 tokio::time::sleep(RETRY).await;
                 let pushed = counter.inspect(|known| {
-                    let push =
-                        |(value, version)| publisher.room.core.push_here(&publisher.message(value, version));
+                    let push = |(value, version)| {
+                        publisher.room.core().push_here(&publisher.message(value, version))
+                    };
                     let is_refused = known.map(push) == Some(overloaded);
                     if !is_refused {
                         publisher.behind.store(false, Ordering::Relaxed);
@@ -367,7 +368,7 @@ impl RowPublisher {
     /// Pushes a row; called under its lock. Returns whether the node was too overloaded to accept it.
     fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
         match row_message(self.table.name(), key, row, version, self.as_text) {
-            Ok(message) => self.room.core.push_here(&message) == Sent::Dropped(Dropped::Overloaded),
+            Ok(message) => self.room.core().push_here(&message) == Sent::Dropped(Dropped::Overloaded),
             Err(error) => {
                 limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "can't publish a change");
                 false
@@ -491,7 +492,7 @@ impl<T> LiveTable<T> {
             if outcome.is_ok() {
                 let message = row_message(self.table.name(), key, Some(row), version, self.as_text);
                 outcome =
-                    message.and_then(|message| self.room.core.push_state(conn.local(), message, is_first));
+                    message.and_then(|message| self.room.core().push_state(conn.local(), message, is_first));
                 is_first = false;
             }
         });

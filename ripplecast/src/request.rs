@@ -322,10 +322,9 @@ where
 /// Calls a hook. If a shutdown begins before the hook has decided, the hook's future is dropped and the
 /// request is rejected with 503.
 pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<Accept, Response> {
-    let mut stopping = hub.local_node().stopping.subscribe();
     tokio::select! {
         biased;
-        _ = stopping.wait_for(|&stopping| stopping) => Err(plain(503, STOPPING)),
+        () = hub.local_node().stopping() => Err(plain(503, STOPPING)),
         decided = hook(request) => decided,
     }
 }
@@ -336,12 +335,12 @@ pub(crate) async fn decide(hub: &Hub, hook: &Hook, request: Request) -> Result<A
     reason = "the response goes straight to the client; a box would be unboxed at once"
 )]
 pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response> {
-    if *hub.local_node().stopping.borrow() {
+    if hub.local_node().is_stopping() {
         return Err(plain(503, STOPPING));
     }
     // Any client can put a loopback address into a header.
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
-    hub.local_node().admissions.admit(address).map_err(|refused| match refused {
+    hub.local_node().admissions().admit(address).map_err(|refused| match refused {
         Refused::Full { limit } => {
             limited!(WARN, limit, "a connection was rejected: the limit max_connections is reached");
             plain(503, "The server has reached its limit of connections; try again later.\n")

@@ -209,7 +209,7 @@ impl<H: Handler> Endpoint<H> {
     /// Returns the part of the settings that the shards need.
     fn route(&self, hub: &Hub) -> Route {
         let compress_above = self.compression.threshold().unwrap_or(usize::MAX);
-        hub.local_node().setup.lower_compression_threshold(compress_above);
+        hub.local_node().setup().lower_compression_threshold(compress_above);
         Route {
             id: hub.next_route(),
             name: std::any::type_name::<H>().to_owned(),

@@ -114,7 +114,7 @@ impl RedisCluster {
     /// Creates the connection of a node to the others. Its tasks run on the current runtime.
     pub(crate) fn new(redis: Redis, local_node: &Arc<Node>, signer: Arc<Signer>, gap_log: GapLog) -> Self {
         let inner = Arc::new(ClusterInner {
-            node: local_node.id,
+            node: local_node.id(),
             signer,
             local_node: Arc::downgrade(local_node),
             out: Arc::new(Outgoing::new(redis.unbounded())),
@@ -231,8 +231,8 @@ impl ClusterInner {
         self.counts.received.fetch_add(1, Relaxed);
         let Some(local) = self.local_node.upgrade() else { return };
         let core = match room {
-            None => Some(local.everyone.clone()),
-            Some(room) => local.rooms.existing(room),
+            None => Some(local.everyone().clone()),
+            Some(room) => local.rooms().existing(room),
         };
         if let Some(core) = core {
             // The room itself counts and reports a refusal.

@@ -70,10 +70,10 @@ impl Drop for CorkGuard {
 /// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
 pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Message) -> Option<Sent> {
     CORK.with(|cork| {
-        if cork.local.get() != to.pack() || cork.node.get() != shard.node_id {
+        if cork.local.get() != to.pack() || cork.node.get() != shard.node_id() {
             return None;
         }
-        if !shard.mailbox.is_quiet() {
+        if !shard.mailbox().is_quiet() {
             return None;
         }
         if !cork.open.get() {

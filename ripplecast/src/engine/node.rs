@@ -18,17 +18,18 @@ use crate::{
     Error, Message, Result,
     id::{ConnectionId, Local},
     outcome::Sent,
+    stats::DropReport,
     sync::atomic::{AtomicU64, AtomicUsize},
 };
 
 /// The part of a shard that other threads use.
 pub(crate) struct ShardHandle {
-    pub(crate) mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
+    mailbox: Arc<Mailbox<Command<ConnectionSocket>>>,
     /// The id of the node.
-    pub(crate) node_id: u64,
-    pub(crate) node: Weak<Node>,
+    node_id: u64,
+    node: Weak<Node>,
     counters: ShardCounters,
-    pub(crate) setup: Arc<Setup>,
+    setup: Arc<Setup>,
 }
 
 /// A counter of a shard.
@@ -97,6 +98,26 @@ impl ShardHandle {
         Sent::Queued
     }
 
+    /// Returns the shard's mailbox.
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox<Command<ConnectionSocket>>> {
+        &self.mailbox
+    }
+
+    /// Returns the id of the node.
+    pub(crate) fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    /// Returns the node, or `None` after its end.
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.node.upgrade()
+    }
+
+    /// Reports dropped messages.
+    pub(crate) fn report_drop(&self, report: DropReport) {
+        self.setup.drops().report(report);
+    }
+
     /// Adds to a counter.
     pub(crate) fn count(&self, counter: ShardCounter, n: u64) {
         self.counters.0[counter as usize].fetch_add(n, Ordering::Relaxed);
@@ -111,24 +132,24 @@ impl ShardHandle {
 /// A node: its shards, rooms and users.
 pub(crate) struct Node {
     /// A random number, different in each run.
-    pub(crate) id: u64,
+    id: u64,
     /// By shard.
-    pub(crate) handles: Arc<[Arc<ShardHandle>]>,
-    pub(crate) rooms: Arc<Registry<ConnectionSocket>>,
+    shards: Arc<[Arc<ShardHandle>]>,
+    rooms: Arc<Registry<ConnectionSocket>>,
     /// The room of all connections.
-    pub(crate) everyone: Arc<RoomCore<ConnectionSocket>>,
-    pub(crate) users: Users,
-    pub(crate) admissions: Arc<Admissions>,
-    pub(crate) budget: Arc<MemoryBudget>,
-    pub(crate) setup: Arc<Setup>,
+    everyone: Arc<RoomCore<ConnectionSocket>>,
+    users: Users,
+    admissions: Arc<Admissions>,
+    budget: Arc<MemoryBudget>,
+    setup: Arc<Setup>,
     /// The shard that gets the next connection.
     next: AtomicUsize,
     /// Whether the node is shutting down.
-    pub(crate) stopping: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
     /// Upgraded connections whose sockets have not reached a shard yet.
-    pub(crate) arriving: watch::Sender<usize>,
+    arriving: watch::Sender<usize>,
     /// The number of shards that still run.
-    pub(crate) running: watch::Sender<usize>,
+    running: watch::Sender<usize>,
 }
 
 impl Node {
@@ -157,7 +178,7 @@ impl Node {
             };
             Self {
                 id,
-                handles: mailboxes.iter().map(handle).collect(),
+                shards: mailboxes.iter().map(handle).collect(),
                 rooms,
                 everyone,
                 users: Users::new(setup.clone()),
@@ -172,10 +193,50 @@ impl Node {
         })
     }
 
+    /// Returns the id of the node.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the shards, by number.
+    pub(crate) fn shards(&self) -> &Arc<[Arc<ShardHandle>]> {
+        &self.shards
+    }
+
+    /// Returns the rooms of this node.
+    pub(crate) fn rooms(&self) -> &Arc<Registry<ConnectionSocket>> {
+        &self.rooms
+    }
+
+    /// Returns the room of all connections.
+    pub(crate) fn everyone(&self) -> &Arc<RoomCore<ConnectionSocket>> {
+        &self.everyone
+    }
+
+    /// Returns the users with connections on this node.
+    pub(crate) fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// Returns what admits new connections.
+    pub(crate) fn admissions(&self) -> &Arc<Admissions> {
+        &self.admissions
+    }
+
+    /// Returns the budget of all outboxes.
+    pub(crate) fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    /// Returns the settings of the rooms.
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     /// Returns the shard for the next connection, round-robin.
     pub(crate) fn next_shard(&self) -> &Arc<ShardHandle> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        &self.handles[turn % self.handles.len()]
+        &self.shards[turn % self.shards.len()]
     }
 
     /// Returns the connections of an audience on this node, packed, in no particular order.
@@ -234,10 +295,41 @@ impl Node {
         Arrival(self.clone())
     }
 
+    /// Waits until no socket is arriving.
+    pub(crate) async fn arrived(&self) {
+        // Fails only if the sender is dropped, and `self` holds it.
+        let _ = self.arriving.subscribe().wait_for(|&arriving| arriving == 0).await;
+    }
+
+    /// Returns whether the node is shutting down.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Waits until the node begins to shut down.
+    pub(crate) async fn stopping(&self) {
+        let _ = self.stopping.subscribe().wait_for(|&stopping| stopping).await;
+    }
+
+    /// Notes that a shard has ended.
+    pub(crate) fn note_shard_ended(&self) {
+        self.running.send_modify(|running| *running -= 1);
+    }
+
+    /// Returns the number of shards that still run.
+    pub(crate) fn running_shards(&self) -> usize {
+        *self.running.borrow()
+    }
+
+    /// Waits until all shards have ended.
+    pub(crate) async fn ended(&self) {
+        let _ = self.running.subscribe().wait_for(|&running| running == 0).await;
+    }
+
     /// Makes every shard close its connections and end. Later calls have no effect.
     pub(crate) fn stop(&self) {
         if !self.stopping.send_replace(true) {
-            for handle in self.handles.iter() {
+            for handle in self.shards.iter() {
                 handle.mailbox.post(Command::Shutdown);
             }
         }
@@ -245,7 +337,7 @@ impl Node {
 
     /// Returns the shard of a connection of this node.
     pub(crate) fn shard_of(&self, who: Local) -> &Arc<ShardHandle> {
-        &self.handles[who.shard() % self.handles.len()]
+        &self.shards[who.shard() % self.shards.len()]
     }
 
     /// Returns the open connections, shard by shard. Locks each mailbox for one page at a time.
@@ -259,7 +351,7 @@ impl Node {
                 if let Some(local) = page.pop() {
                     return Some(local);
                 }
-                let handle = node.handles.get(shard)?;
+                let handle = node.shards.get(shard)?;
                 let mailbox = handle.mailbox.lock();
                 let live = mailbox.live_from(slot, PAGE);
                 page.extend(live.map(|(slot, generation)| Local { shard: shard as u8, slot, generation }));

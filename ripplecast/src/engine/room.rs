@@ -44,7 +44,7 @@ pub(crate) trait RoomNames: Send + Sync {
 
 /// The shared state of a room. It lives as long as the room has members or handles.
 pub(crate) struct RoomCore<W> {
-    pub(crate) name: Arc<str>,
+    name: Arc<str>,
     /// Distinguishes this room from an earlier one of the same name.
     pub(super) epoch: u64,
     /// The policy when one of its messages does not fit an outbox; `None` for the endpoint's.
@@ -90,6 +90,11 @@ impl<W> RoomCore<W> {
         let state = Mutex::new(state);
         let overflow = setup.overflow(&name);
         Self { name, epoch, overflow, setup, places, state, mailboxes, registry, publishers }
+    }
+
+    /// Returns the room's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Turns it into the room of all connections. Shards add and remove these themselves, so no list is kept.

@@ -191,12 +191,12 @@ pub(crate) struct Shard {
 /// Rejects all further commands, even if the shard was dropped with its runtime. In that case `on_close` is not called.
 impl Drop for Shard {
     fn drop(&mut self) {
-        for command in self.todo.drain(..).chain(self.handle.mailbox.end()) {
+        for command in self.todo.drain(..).chain(self.handle.mailbox().end()) {
             if let Command::Open(connection) = command {
                 connection.refuse();
             }
         }
-        self.node.running.send_modify(|running| *running -= 1);
+        self.node.note_shard_ended();
     }
 }
 
@@ -204,9 +204,9 @@ impl Shard {
     /// Creates a shard without connections.
     pub(crate) fn new(index: usize, node: &Arc<Node>, runtime: runtime::Handle) -> io::Result<Self> {
         Ok(Self {
-            handle: node.handles[index].clone(),
+            handle: node.shards()[index].clone(),
             node: node.clone(),
-            delivery: Delivery::new(index as u8, node.budget.clone(), node.setup.drops().has_hook()),
+            delivery: Delivery::new(index as u8, node.budget().clone(), node.setup().drops().has_hook()),
             peers: Vec::new(),
             endpoints: Vec::new(),
             poller: Poller::new()?,
@@ -235,7 +235,7 @@ impl Shard {
 
     /// Returns the mailbox, for the event loop to wait on.
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox<Command<TcpStream>>> {
-        &self.handle.mailbox
+        self.handle.mailbox()
     }
 
     /// Returns the longest time between two turns.
@@ -327,22 +327,22 @@ impl Shard {
     /// Takes up commands before a peer is read: while any wait, what its callbacks push goes behind them one by one
     /// instead of straight to its socket, and a new connection would wait for all peers that are ready to be read.
     fn make_quiet(&mut self) {
-        if !self.handle.mailbox.is_quiet() {
+        if !self.handle.mailbox().is_quiet() {
             self.take_commands();
         }
     }
 
     fn take_commands(&mut self) {
-        self.handle.mailbox.drain_into(&mut self.todo);
+        self.handle.mailbox().drain_into(&mut self.todo);
         for _ in 0..COMMANDS_PER_TURN {
             if self.delivery.waiting() >= PENDING_BYTES {
                 return;
             }
             let Some(command) = self.todo.pop_front() else { break };
-            self.handle.mailbox.taken_up();
+            self.handle.mailbox().taken_up();
             self.taken_up += 1;
             if matches!(command, Command::Join { .. }) {
-                self.handle.mailbox.join_taken_up();
+                self.handle.mailbox().join_taken_up();
             }
             self.apply(command);
         }
@@ -375,7 +375,7 @@ impl Shard {
     fn pass_on(&mut self, slower: Option<usize>) {
         self.close_faulty();
         if let Some(shard) = slower {
-            self.node.handles[shard].mailbox.post(Command::Shed);
+            self.node.shards()[shard].mailbox().post(Command::Shed);
         }
     }
 
@@ -438,8 +438,8 @@ impl Shard {
             self.handle.count(ShardCounter::Shed, counts.drops.shed);
         }
         for (who, reason, frames) in self.delivery.take_drop_reports() {
-            let connection = Some(ConnectionId::new(self.handle.node_id, who));
-            self.handle.setup.drops().report(DropReport { connection, reason, frames: u64::from(frames) });
+            let connection = Some(ConnectionId::new(self.handle.node_id(), who));
+            self.handle.report_drop(DropReport { connection, reason, frames: u64::from(frames) });
         }
     }
 
@@ -469,14 +469,14 @@ impl Shard {
         self.peers[slot] =
             Peer { endpoint, since: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
         self.occupied += 1;
-        let mut mailbox = self.handle.mailbox.lock();
+        let mut mailbox = self.handle.mailbox().lock();
         mailbox.open(who);
         for state in states {
             mailbox.set_user_state(who, state);
         }
         drop(mailbox);
-        self.node.everyone.enter(who);
-        self.delivery.join(who, &self.node.everyone);
+        self.node.everyone().enter(who);
+        self.delivery.join(who, &self.node.everyone());
         self.handle.count(ShardCounter::Opened, 1);
         if !preface.is_empty() {
             self.delivery.append(who.slot, &preface);

@@ -34,7 +34,7 @@ impl Connection {
 
     /// Returns the connection's id.
     pub fn id(&self) -> ConnectionId {
-        ConnectionId::new(self.shard.node_id, self.local)
+        ConnectionId::new(self.shard.node_id(), self.local)
     }
 
     /// Sends a message. Never waits.
@@ -59,7 +59,7 @@ impl Connection {
         let mut reason: String = reason.into();
         reason.truncate(prefix(&reason, CLOSE_REASON).len());
         let close = Close::new(code, reason);
-        let mut mailbox = self.shard.mailbox.lock();
+        let mut mailbox = self.shard.mailbox().lock();
         if !mailbox.close(self.local) {
             return Sent::Closed;
         }
@@ -72,13 +72,13 @@ impl Connection {
     /// Returns whether the connection is open. A dead WebSocket peer is detected within its endpoint's
     /// `ping_interval` plus `pong_timeout` plus one second: 36 s by default.
     pub fn is_open(&self) -> bool {
-        self.shard.mailbox.is_live(self.local)
+        self.shard.mailbox().is_live(self.local)
     }
 
     /// Completes when the connection closes, or at once if it is closed. Use it in a handler that also waits
     /// for something else.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut mailbox = self.shard.mailbox.lock();
+        let mut mailbox = self.shard.mailbox().lock();
         let live = mailbox.is_live(self.local);
         let ended = live.then(|| mailbox.wait_closed(self.local));
         async move {
@@ -105,7 +105,7 @@ impl Connection {
     pub fn join(&self, room: &str) -> Result<()> {
         check_name("room", room)?;
         let node = self.local_node()?;
-        node.rooms.room(room).join(self.local, None)
+        node.rooms().room(room).join(self.local, None)
     }
 
     /// Joins a room, as [`join`](Self::join) does, and waits until pushes from all nodes reach this
@@ -142,13 +142,13 @@ impl Connection {
     pub fn join_with(&self, room: &str, snapshot: impl Into<Message>) -> Result<()> {
         check_name("room", room)?;
         let node = self.local_node()?;
-        node.rooms.room(room).join(self.local, Some(snapshot.into()))
+        node.rooms().room(room).join(self.local, Some(snapshot.into()))
     }
 
     /// Leaves a room. Messages pushed to the room before still arrive. Returns whether the connection was a
     /// member.
     pub fn leave(&self, room: &str) -> bool {
-        self.local_node().is_ok_and(|node| node.rooms.room(room).leave(self.local))
+        self.local_node().is_ok_and(|node| node.rooms().room(room).leave(self.local))
     }
 
     /// Identifies the connection as one of a user's. [`hub.user(id)`](crate::Hub::user) then reaches it,
@@ -169,21 +169,21 @@ impl Connection {
     /// as soon as possible, even if the future is dropped.
     pub async fn identify(&self, user_id: &str) -> Result<Reach> {
         check_name("user", user_id)?;
-        self.local_node()?.users.identify(&self.shard.mailbox, self.local, user_id)?;
+        self.local_node()?.users().identify(self.shard.mailbox(), self.local, user_id)?;
         self.reach(Audience::User(user_id)).await
     }
 
     /// Waits until other nodes can reach the connection as a member of `audience`.
     async fn reach(&self, audience: Audience<'_>) -> Result<Reach> {
         let node = self.local_node()?;
-        let Some(cluster) = node.setup.cluster() else { return Ok(Reach::AllNodes) };
+        let Some(cluster) = node.setup().cluster() else { return Ok(Reach::AllNodes) };
         let reach = cluster.reach(audience).await;
         if self.is_open() { Ok(reach) } else { Err(Error::Closed) }
     }
 
     /// Returns the id of the user that the connection was [identified](Self::identify) as.
     pub fn user_id(&self) -> Option<Arc<str>> {
-        self.shard.mailbox.lock().user(self.local)
+        self.shard.mailbox().lock().user(self.local)
     }
 
     /// Stores a value with the connection, one of each type, until `on_close` has returned.
@@ -192,7 +192,7 @@ impl Connection {
     /// [`Error::Closed`] when the connection is closed.
     pub fn set_state<T: Any + Send + Sync>(&self, value: T) -> Result<()> {
         let value = Arc::new(value);
-        let mut mailbox = self.shard.mailbox.lock();
+        let mut mailbox = self.shard.mailbox().lock();
         if !mailbox.is_live(self.local) {
             return Err(Error::Closed);
         }
@@ -204,7 +204,7 @@ impl Connection {
 
     /// Returns the value of type `T` stored by [`set_state`](Self::set_state) or by the upgrade hook.
     pub fn state<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        let mailbox = self.shard.mailbox.lock();
+        let mailbox = self.shard.mailbox().lock();
         let state = mailbox.user_state(self.local, std::any::TypeId::of::<T>())?;
         drop(mailbox);
         state.downcast().ok()
@@ -231,7 +231,7 @@ impl Connection {
     /// is full.
     pub fn tap(&self) -> Result<Tap> {
         let (tap, sender) = Tap::new();
-        let mut mailbox = self.shard.mailbox.lock();
+        let mut mailbox = self.shard.mailbox().lock();
         if !mailbox.is_live(self.local) {
             return Err(Error::Closed);
         }
@@ -244,7 +244,7 @@ impl Connection {
 
     /// Keeps `thing` alive while the connection is open.
     pub(crate) fn keep(&self, thing: Arc<dyn Any + Send + Sync>) {
-        let mut mailbox = self.shard.mailbox.lock();
+        let mut mailbox = self.shard.mailbox().lock();
         if mailbox.is_live(self.local) {
             mailbox.keep(self.local, thing);
         }
@@ -257,7 +257,7 @@ impl Connection {
 
     /// Returns the node, unless its shards have ended.
     pub(crate) fn local_node(&self) -> Result<Arc<Node>> {
-        self.shard.node.upgrade().ok_or(Error::Closed)
+        self.shard.node().ok_or(Error::Closed)
     }
 }
 

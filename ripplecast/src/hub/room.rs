@@ -36,14 +36,19 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Room {
-    pub(crate) core: Arc<RoomCore<ConnectionSocket>>,
+    pub(super) core: Arc<RoomCore<ConnectionSocket>>,
     pub(super) node: Arc<Node>,
 }
 
 impl Room {
     /// Returns the room's name.
     pub fn name(&self) -> &str {
-        &self.core.name
+        self.core.name()
+    }
+
+    /// Returns the state that the handles of the room share.
+    pub(crate) fn core(&self) -> &Arc<RoomCore<ConnectionSocket>> {
+        &self.core
     }
 
     /// Pushes a message to every member. Never waits. The message is encoded once per shard, regardless of the
@@ -61,7 +66,7 @@ impl Room {
     /// # Errors
     /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; none with the memory backend.
     pub async fn len(&self) -> Result<usize> {
-        self.node.count(Audience::Room(&self.core.name)).await
+        self.node.count(Audience::Room(self.core.name())).await
     }
 
     /// Returns the number of members on this node, without asking the backend.
@@ -80,7 +85,7 @@ impl Room {
     /// # Ok(()) }
     /// ```
     pub fn members_here(&self) -> Vec<ConnectionId> {
-        let id = |local| ConnectionId::new(self.node.id, local);
+        let id = |local| ConnectionId::new(self.node.id(), local);
         let mut members: Vec<_> = self.core.members().into_iter().map(id).collect();
         members.sort_unstable();
         members
@@ -100,7 +105,7 @@ impl Room {
     /// # Errors
     /// Same as [`Room::len`]; also when another node does not answer.
     pub async fn members(&self) -> Result<Vec<ConnectionId>> {
-        self.node.all_connections(Audience::Room(&self.core.name)).await
+        self.node.all_connections(Audience::Room(self.core.name())).await
     }
 
     /// Returns up to `limit` members ordered by id, with ids greater than `after`. Start with `None` and
@@ -125,12 +130,12 @@ impl Room {
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Result<Vec<ConnectionId>> {
-        self.node.connections_after(Audience::Room(&self.core.name), after, limit).await
+        self.node.connections_after(Audience::Room(self.core.name()), after, limit).await
     }
 }
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("name", &self.core.name).field("len", &self.core.len()).finish()
+        f.debug_struct("Room").field("name", &self.core.name()).field("len", &self.core.len()).finish()
     }
 }

@@ -21,8 +21,8 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct User {
-    pub(crate) id: Arc<str>,
-    pub(crate) node: Arc<Node>,
+    pub(super) id: Arc<str>,
+    pub(super) node: Arc<Node>,
 }
 
 impl User {
@@ -40,12 +40,12 @@ impl User {
     /// sent to the connections of this node only. None with the memory backend.
     pub async fn push(&self, message: impl Into<Message>) -> Result<usize> {
         let mut message = message.into();
-        if self.node.setup.compresses(&message) {
+        if self.node.setup().compresses(&message) {
             message = message.with_shared_deflated();
         }
         let connections = self.local_connections();
         let here = connections.filter(|connection| connection.push(message.clone()) == Sent::Queued).count();
-        match self.node.setup.cluster() {
+        match self.node.setup().cluster() {
             Some(cluster) => Ok(here + cluster.push_to_user(&self.id, message).await?),
             None => Ok(here),
         }
@@ -65,12 +65,12 @@ impl User {
     /// # Errors
     /// Same as [`User::connections`].
     pub async fn nodes(&self) -> Result<Vec<NodeId>> {
-        let mut nodes = match self.node.setup.cluster() {
+        let mut nodes = match self.node.setup().cluster() {
             Some(cluster) => cluster.nodes(Audience::User(&self.id)).await?,
             None => Vec::new(),
         };
         if self.local_connections().next().is_some() {
-            nodes.push(NodeId(self.node.id));
+            nodes.push(NodeId(self.node.id()));
         }
         nodes.sort_unstable();
         Ok(nodes)
@@ -79,7 +79,7 @@ impl User {
     /// Returns the user's connections on this node.
     fn local_connections(&self) -> impl Iterator<Item = Connection> {
         let connection = |local| Connection::new(self.node.shard_of(local).clone(), local);
-        self.node.users.connections(&self.id).into_iter().map(connection)
+        self.node.users().connections(&self.id).into_iter().map(connection)
     }
 }
 

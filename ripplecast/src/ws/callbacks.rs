@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// Returns a function that creates a handler's callbacks for each shard.
-pub(crate) fn callbacks<H: Handler>(shards: &Node, handler: Arc<H>) -> MakeCallbacks {
-    let handles = shards.handles.clone();
-    Box::new(move |shard| of_shard(handles[shard].clone(), handler.clone()))
+pub(crate) fn callbacks<H: Handler>(node: &Node, handler: Arc<H>) -> MakeCallbacks {
+    let shards = node.shards().clone();
+    Box::new(move |shard| of_shard(shards[shard].clone(), handler.clone()))
 }
 
 /// Creates a handler's callbacks for one shard.

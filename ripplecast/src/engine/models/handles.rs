@@ -11,9 +11,9 @@ fn handle() -> Arc<ShardHandle> {
 /// Applies the commands sent through handles to a delivery without sockets.
 fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
     let mut todo = VecDeque::new();
-    handle.mailbox.drain_into(&mut todo);
+    handle.mailbox().drain_into(&mut todo);
     for command in todo {
-        handle.mailbox.taken_up();
+        handle.mailbox().taken_up();
         match command {
             Command::Push { to, frame, of } => shard.delivery.push(to, &frame, of),
             Command::Close { who, .. } if shard.delivery.is_open(who) => shard.begin_close(who),
@@ -25,7 +25,7 @@ fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
 
 fn open(handle: &ShardHandle, shard: &mut ModelShard) -> (Local, Pipe) {
     let (who, pipe) = shard.open();
-    handle.mailbox.lock().open(who);
+    handle.mailbox().lock().open(who);
     (who, pipe)
 }
 
@@ -84,7 +84,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         let closer = thread::spawn(move || connection.close(CloseCode::NORMAL, ""));
         take_up(&handle, &mut shard);
         // The socket fails.
-        let was_open = handle.mailbox.lock().close(local);
+        let was_open = handle.mailbox().lock().close(local);
         shard.finish(local);
         let (next, second) = open(&handle, &mut shard);
         assert_eq!((next.slot, next.generation), (local.slot, local.generation + 1));
@@ -94,7 +94,7 @@ fn push_never_reaches_the_next_connection_of_the_slot() {
         take_up(&handle, &mut shard);
         assert_eq!(closed.is_closed(), was_open, "exactly one of the two closed it");
         assert!(second.received().is_empty());
-        assert!(handle.mailbox.is_live(next));
+        assert!(handle.mailbox().is_live(next));
         for text in first.received().iter().filter(|text| *text != "bye") {
             assert!(["a", "b"].into_iter().zip(sent).filter_map(queued).any(|queued| queued == text));
         }
@@ -107,14 +107,14 @@ fn queued<'a>((text, sent): (&'a str, Sent)) -> Option<&'a str> {
 
 /// Closes an identified connection and removes its data, as the shard does.
 fn close_identified(handle: &ShardHandle, users: &Users, who: Local) {
-    let mut mailbox = handle.mailbox.lock();
+    let mut mailbox = handle.mailbox().lock();
     mailbox.close(who);
     let user = mailbox.user(who);
     drop(mailbox);
     if let Some(user) = user {
         users.remove(&user, who);
     }
-    let extras = handle.mailbox.lock().take_extras(who);
+    let extras = handle.mailbox().lock().take_extras(who);
     drop(extras);
 }
 
@@ -124,19 +124,19 @@ const WHO: Local = Local { shard: 0, slot: 0, generation: 1 };
 fn identify_races_close() {
     explore("identify_races_close", || {
         let (handle, users) = (handle(), Arc::new(Users::new(Arc::default())));
-        handle.mailbox.lock().open(WHO);
+        handle.mailbox().lock().open(WHO);
         let identifier = thread::spawn({
             let (handle, users) = (handle.clone(), users.clone());
             move || {
-                let once = users.identify(&handle.mailbox, WHO, "one");
-                let again = users.identify(&handle.mailbox, WHO, "one");
+                let once = users.identify(handle.mailbox(), WHO, "one");
+                let again = users.identify(handle.mailbox(), WHO, "one");
                 assert!(!(once.is_err() && again.is_ok()));
             }
         });
         close_identified(&handle, &users, WHO);
         identifier.join().unwrap();
         assert_eq!(users.connections("one"), []);
-        assert_eq!(handle.mailbox.lock().user(WHO), None);
+        assert_eq!(handle.mailbox().lock().user(WHO), None);
     });
 }
 
@@ -144,15 +144,15 @@ fn identify_races_close() {
 fn identify_races_identify() {
     explore("identify_races_identify", || {
         let (handle, users) = (handle(), Arc::new(Users::new(Arc::default())));
-        handle.mailbox.lock().open(WHO);
-        users.identify(&handle.mailbox, WHO, "one").unwrap();
+        handle.mailbox().lock().open(WHO);
+        users.identify(handle.mailbox(), WHO, "one").unwrap();
         let other = thread::spawn({
             let (handle, users) = (handle.clone(), users.clone());
-            move || users.identify(&handle.mailbox, WHO, "two").unwrap()
+            move || users.identify(handle.mailbox(), WHO, "two").unwrap()
         });
-        users.identify(&handle.mailbox, WHO, "one").unwrap();
+        users.identify(handle.mailbox(), WHO, "one").unwrap();
         other.join().unwrap();
-        let user = handle.mailbox.lock().user(WHO).unwrap();
+        let user = handle.mailbox().lock().user(WHO).unwrap();
         for id in ["one", "two"] {
             let expected: &[Local] = if *user == *id { &[WHO] } else { &[] };
             assert_eq!(users.connections(id), expected, "as {id}, while it is {user}");

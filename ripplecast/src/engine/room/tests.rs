@@ -138,7 +138,7 @@ fn all_rooms_are_listed() {
     let registry = registry(1);
     let kept = [registry.room("a"), registry.room("b")];
     drop(registry.room("c"));
-    let mut names: Vec<_> = registry.all().iter().map(|room| room.name.to_string()).collect();
+    let mut names: Vec<_> = registry.all().iter().map(|room| room.name().to_owned()).collect();
     names.sort();
     assert_eq!(names, ["a", "b"]);
     drop(kept);

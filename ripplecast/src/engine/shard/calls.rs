@@ -34,7 +34,7 @@ impl Shard {
         let before = Instant::now();
         let (encoding, compress_above) =
             (self.delivery.encoding(who.slot), endpoint.route.policy.compress_above);
-        let entered = cork::enter(self.handle.node_id, who, encoding, compress_above, open);
+        let entered = cork::enter(self.handle.node_id(), who, encoding, compress_above, open);
         let called = match call {
             Call::Open => endpoint.callbacks.open(who),
             Call::Message(frame) => endpoint.callbacks.message(who, frame),
@@ -171,21 +171,21 @@ impl Drop for Report {
     fn drop(&mut self) {
         if !self.ended {
             self.handle.count(ShardCounter::FailedCallbacks, 1);
-            let id = ConnectionId::new(self.handle.node_id, self.who);
+            let id = ConnectionId::new(self.handle.node_id(), self.who);
             limited!(WARN, %id, "a callback still waited at the end of the shutdown, and was cancelled");
         }
-        self.handle.mailbox.post(Command::Done { who: self.who, outcome: self.outcome });
+        self.handle.mailbox().post(Command::Done { who: self.who, outcome: self.outcome });
     }
 }
 
 /// Logs the result of a callback. Returns its outcome.
 fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> CallbackOutcome {
-    if error.is_closed() && !handle.mailbox.is_live(who) {
+    if error.is_closed() && !handle.mailbox().is_live(who) {
         limited!(DEBUG, route, "a callback used its connection after it was closed");
         return CallbackOutcome::Failed;
     }
     handle.count(ShardCounter::FailedCallbacks, 1);
-    let id = ConnectionId::new(handle.node_id, who);
+    let id = ConnectionId::new(handle.node_id(), who);
     // The sources of an application error are printed by application code.
     if let Some(error) = guarded(|| error.backend()).flatten() {
         limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
@@ -200,6 +200,6 @@ fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> 
 
 fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
     handle.count(ShardCounter::FailedCallbacks, 1);
-    let id = ConnectionId::new(handle.node_id, who);
+    let id = ConnectionId::new(handle.node_id(), who);
     limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
 }

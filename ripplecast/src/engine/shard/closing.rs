@@ -71,13 +71,13 @@ impl Shard {
             }
             return;
         }
-        if self.handle.mailbox.is_quiet() || self.peers[slot].phase != Phase::Open {
+        if self.handle.mailbox().is_quiet() || self.peers[slot].phase != Phase::Open {
             self.begin_close(who, close, phase);
             return;
         }
         self.pending(slot).ending = Some((close, phase));
         self.peers[slot].phase = Phase::Ending;
-        self.handle.mailbox.post(Command::End { who });
+        self.handle.mailbox().post(Command::End { who });
     }
 
     /// Returns the phase of the close that waits for earlier frames.
@@ -100,11 +100,11 @@ impl Shard {
 
     /// Marks the connection as closed and removes it from all rooms and from its user.
     pub(super) fn mark_closed(&mut self, who: Local) {
-        let mut mailbox = self.handle.mailbox.lock();
+        let mut mailbox = self.handle.mailbox().lock();
         mailbox.close(who);
         let user = mailbox.user(who);
         let mut joining = Vec::new();
-        if self.handle.mailbox.has_joins() {
+        if self.handle.mailbox().has_joins() {
             // Joins that were posted but not applied yet: the rooms already count it.
             joining
                 .extend(self.todo.iter().chain(mailbox.commands()).filter_map(|command| command.joins(who)));
@@ -114,7 +114,7 @@ impl Shard {
             room.forget(who);
         }
         if let Some(user) = user {
-            self.node.users.remove(&user, who);
+            self.node.users().remove(&user, who);
         }
         self.delivery.leave_all(who);
     }
@@ -159,7 +159,7 @@ impl Shard {
 
     /// Frees the slot for the next connection, after `on_close` has returned.
     pub(super) fn release(&mut self, who: Local) {
-        let extras = self.handle.mailbox.lock().take_extras(who);
+        let extras = self.handle.mailbox().lock().take_extras(who);
         guarded(move || drop(extras)); // stored values are the application's
         self.peers[who.slot as usize] = Peer::default();
         self.delivery.release(who);

@@ -32,13 +32,13 @@ impl Shard {
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut reads = 0;
-        let before = self.handle.mailbox.waiting();
+        let before = self.handle.mailbox().waiting();
         loop {
             if self.is_input_paused(who) {
                 self.peers[slot].unread_socket = true;
                 break;
             }
-            let waiting = self.handle.mailbox.waiting();
+            let waiting = self.handle.mailbox().waiting();
             let much = self.has_caused_much(before);
             if reads == READS_PER_TURN || much || !self.may_read() {
                 self.shows_life(slot); // it has sent something, though it is not read yet
@@ -85,7 +85,7 @@ impl Shard {
     /// If reading resumed as soon as the mailbox is a little less crowded, it would stay crowded for as long as peers
     /// send: a reply finds commands waiting and becomes a command itself. All other commands would wait behind them.
     pub(super) fn may_read(&mut self) -> bool {
-        let mailbox = &self.handle.mailbox;
+        let mailbox = self.handle.mailbox();
         if self.taken_up >= self.reads_from && mailbox.is_crowded() {
             self.reads_from = self.taken_up + mailbox.waiting() as u64;
         }
@@ -94,7 +94,7 @@ impl Shard {
 
     /// Returns whether the mailbox holds at least a share more than `before`.
     fn has_caused_much(&self, before: usize) -> bool {
-        self.handle.mailbox.waiting() >= before + MAILBOX_SHARE
+        self.handle.mailbox().waiting() >= before + MAILBOX_SHARE
     }
 
     /// Returns whether the connection is closing and the peer has not read our close frame yet. Until it has, or the

@@ -223,7 +223,7 @@ mod tests {
                 preface: Bytes::new(),
                 encoding: Encoding::WebSocket,
                 route: Arc::new(route(&node)),
-                permit: node.admissions.admit(None).unwrap(),
+                permit: node.admissions().admit(None).unwrap(),
                 states: Vec::new(),
             });
             let who = shard.delivery.current(0).unwrap();
@@ -265,7 +265,7 @@ mod tests {
         for _ in 0..MAILBOX_CROWDED {
             shard
                 .handle
-                .mailbox
+                .mailbox()
                 .post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
         }
         shard.close_if_dead(who);
@@ -287,11 +287,11 @@ mod tests {
         let close = |mailbox: &Mailbox<_>| {
             mailbox.post(Command::Close { who: closed, close: Close::new(CloseCode::NORMAL, "") });
         };
-        (0..MAILBOX_CROWDED).for_each(|_| close(&shard.handle.mailbox));
+        (0..MAILBOX_CROWDED).for_each(|_| close(shard.handle.mailbox()));
         assert!(!shard.may_read());
         shard.take_commands();
-        assert!(!shard.handle.mailbox.is_crowded() && !shard.may_read(), "peers are read too early");
-        close(&shard.handle.mailbox); // later commands are not waited for
+        assert!(!shard.handle.mailbox().is_crowded() && !shard.may_read(), "peers are read too early");
+        close(shard.handle.mailbox()); // later commands are not waited for
         for _ in 1..MAILBOX_CROWDED / COMMANDS_PER_TURN {
             assert!(!shard.may_read());
             shard.take_commands();
@@ -304,11 +304,11 @@ mod tests {
     fn commands_are_taken_up_before_each_peer_is_read() {
         let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();
         peer.write_all(b"\x81\x80\0\0\0\0").unwrap();
-        shard.handle.mailbox.post(Command::Push { to: who, frame: Message::text("first"), of: None });
+        shard.handle.mailbox().post(Command::Push { to: who, frame: Message::text("first"), of: None });
         shard.again.push_back((who, 0));
         shard.peers[0].again = true;
         shard.read_again();
-        assert!(shard.handle.mailbox.is_quiet());
+        assert!(shard.handle.mailbox().is_quiet());
         let mut first = [0; 7];
         peer.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"\x81\x05first");
