@@ -104,9 +104,9 @@ impl ws::Handler for Everyone {
         conn.join(self.room.name())
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
-        if frame.is_text() {
-            self.room.push(frame).ignore();
+    async fn on_message(&self, _conn: Connection, message: Message) -> Result<()> {
+        if message.is_text() {
+            self.room.push(message).ignore();
         }
         Ok(())
     }
@@ -116,8 +116,8 @@ impl ws::Handler for Everyone {
 struct Echo;
 
 impl ws::Handler for Echo {
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
-        conn.push(frame).ignore();
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        conn.push(message).ignore();
         Ok(())
     }
 }

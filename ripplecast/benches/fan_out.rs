@@ -37,12 +37,12 @@ fn push(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan_out");
     group.throughput(Throughput::Elements(MEMBERS as u64));
     for size in SIZES {
-        let frame = Message::text("x".repeat(size));
+        let message = Message::text("x".repeat(size));
         // The header of a server frame, and the payload.
         let mut buffer = vec![0; size + if size < 126 { 2 } else { 4 }];
         group.bench_function(BenchmarkId::new("push_to_100", size), |bencher| {
             bencher.iter(|| {
-                room.push(frame.clone()).ignore();
+                room.push(message.clone()).ignore();
                 for member in &mut members {
                     member.read_exact(&mut buffer).expect("the frame arrives");
                 }

@@ -91,8 +91,8 @@ impl ws::Handler for Member {
         Ok(())
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
-        self.room.push(frame).ignore();
+    async fn on_message(&self, _conn: Connection, message: Message) -> Result<()> {
+        self.room.push(message).ignore();
         Ok(())
     }
 }

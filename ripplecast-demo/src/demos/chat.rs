@@ -86,10 +86,10 @@ impl Handler for Chat {
         self.tell_who(&person.room).await
     }
 
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         let Some(person) = self.person(&conn) else { return Ok(()) };
         let (id, name) = (alias(conn.id()), person.name.as_str());
-        match frame.as_text().map(serde_json::from_str) {
+        match message.as_text().map(serde_json::from_str) {
             Some(Ok(Ask::Say(text))) => match written(&text, TEXT) {
                 Some(text) if self.demos.may_act(&conn) => {
                     self.room(&person.room)

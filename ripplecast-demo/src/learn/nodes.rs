@@ -150,9 +150,9 @@ impl Handler for Panel {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         let room = self.demos.hub.room(ROOM);
-        if let Some(Ok(Ask::Got(number))) = frame.as_text().map(serde_json::from_str)
+        if let Some(Ok(Ask::Got(number))) = message.as_text().map(serde_json::from_str)
             && room.len_here() <= ANSWERS
             && self.demos.is_in(&conn)
             && self.demos.may_move(&conn)

@@ -197,7 +197,7 @@ impl ClusterInner {
             SubscriptionEvent::Message { payload, .. } => payload,
         };
         let message = self.signer.verify(channel, payload);
-        let Some(Envelope { node, sequence, body: Body::Message { frame } }) = message else {
+        let Some(Envelope { node, sequence, body: Body::Message { message } }) = message else {
             self.signer.count_rejected();
             return;
         };
@@ -236,7 +236,7 @@ impl ClusterInner {
         };
         if let Some(core) = core {
             // The room itself counts and reports a refusal.
-            core.push_here(&frame).ignore();
+            core.push_here(&message).ignore();
         }
     }
 
@@ -258,9 +258,9 @@ impl ClusterInner {
             return;
         };
         match body {
-            Body::ToUser { user, frame } => {
+            Body::ToUser { user, message } => {
                 self.counts.received.fetch_add(1, Relaxed);
-                local.push_to_local_user(&user, &frame);
+                local.push_to_local_user(&user, &message);
             }
             Body::Query { to, id, is_room, name, from, limit } if is_name(&name) => {
                 let Some(to) = Lease::parse(&to).map(|lease| lease.inbox(&self.redis)) else { return };
@@ -379,10 +379,10 @@ impl ClusterInner {
 }
 
 impl Cluster for RedisCluster {
-    fn push(&self, room: Option<&Arc<str>>, frame: &Message) {
+    fn push(&self, room: Option<&Arc<str>>, message: &Message) {
         let inner = &self.inner;
         let channel = inner.channel(room.map(|room| &**room));
-        inner.out.push_frame(inner.node, &inner.signer, room, channel, frame);
+        inner.out.push_message(inner.node, &inner.signer, room, channel, message);
     }
 
     fn room_changed(&self, room: &Arc<str>, members: usize) {
@@ -481,13 +481,13 @@ impl Cluster for RedisCluster {
         })
     }
 
-    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>> {
+    fn push_to_user<'a>(&'a self, user: &'a str, message: Message) -> BoxFuture<'a, Result<usize>> {
         Box::pin(async move {
             let inner = &self.inner;
             let mut read = redis::cmd("HGETALL");
             read.arg(inner.counts_key(Audience::User(user)));
             let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
-            let body = Body::ToUser { user: user.to_owned(), frame };
+            let body = Body::ToUser { user: user.to_owned(), message };
             let mut reached = 0;
             for (field, count) in owners {
                 let Some(lease) = Lease::parse(&field) else { continue };

@@ -142,7 +142,7 @@ mod tests {
     const KEY: &[u8] = b"0123456789abcdef";
 
     fn body() -> Body {
-        Body::ToUser { user: "ann".into(), frame: "hello".into() }
+        Body::ToUser { user: "ann".into(), message: "hello".into() }
     }
 
     #[test]

@@ -22,9 +22,9 @@ pub(crate) struct Envelope {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Body {
     /// A push to the members of the channel's room, or to all connections.
-    Message { frame: Message },
+    Message { message: Message },
     /// A push to the connections of a user.
-    ToUser { user: String, frame: Message },
+    ToUser { user: String, message: Message },
     /// A query for the connections of an audience.
     Query {
         /// Where to send the reply: the lease of a node.
@@ -59,18 +59,18 @@ impl Envelope {
         out.put_u64(self.sequence.epoch);
         out.put_u64(self.sequence.offset);
         match &self.body {
-            Body::Message { frame } => {
+            Body::Message { message } => {
                 out.put_u8(b'f');
-                put_frame(&mut out, frame);
+                put_message(&mut out, message);
             }
             Body::Bus { payload } => {
                 out.put_u8(b'b');
                 out.put_slice(payload);
             }
-            Body::ToUser { user, frame } => {
+            Body::ToUser { user, message } => {
                 out.put_u8(b'c');
                 put_text(&mut out, user);
-                put_frame(&mut out, frame);
+                put_message(&mut out, message);
             }
             Body::Query { to, id, is_room, name, from, limit } => {
                 out.put_u8(b'q');
@@ -92,13 +92,15 @@ impl Envelope {
 
     /// Estimates the encoded size in bytes.
     fn size(&self) -> usize {
-        let frame = |frame: &Message| {
-            frame.len() + [frame.key(), frame.event()].into_iter().flatten().map(str::len).sum::<usize>() + 96
+        let size_of = |message: &Message| {
+            message.len()
+                + [message.key(), message.event()].into_iter().flatten().map(str::len).sum::<usize>()
+                + 96
         };
         match &self.body {
-            Body::Message { frame: f } => frame(f),
+            Body::Message { message } => size_of(message),
             Body::Bus { payload } => payload.len() + 96,
-            Body::ToUser { user, frame: f } => user.len() + frame(f),
+            Body::ToUser { user, message } => user.len() + size_of(message),
             Body::Query { to, name, .. } => to.len() + name.len() + 64,
             Body::Reply { connections, .. } => 8 * connections.len() + 32,
         }
@@ -112,9 +114,9 @@ impl Envelope {
         let node = bytes.try_get_u64().ok()?;
         let sequence = SeqNumber { epoch: bytes.try_get_u64().ok()?, offset: bytes.try_get_u64().ok()? };
         let body = match bytes.try_get_u8().ok()? {
-            b'f' => Body::Message { frame: get_frame(bytes)? },
+            b'f' => Body::Message { message: get_message(bytes)? },
             b'b' => Body::Bus { payload: bytes },
-            b'c' => Body::ToUser { user: get_text(&mut bytes)?, frame: get_frame(bytes)? },
+            b'c' => Body::ToUser { user: get_text(&mut bytes)?, message: get_message(bytes)? },
             b'q' => Body::Query {
                 to: get_text(&mut bytes)?,
                 id: bytes.try_get_u64().ok()?,
@@ -156,32 +158,32 @@ const KEY: u8 = 2;
 const EVENT: u8 = 4;
 
 /// Writes a pushed message: flags, key, event, and the payload as the rest.
-fn put_frame(out: &mut Vec<u8>, frame: &Message) {
+fn put_message(out: &mut Vec<u8>, message: &Message) {
     // A key or event too long to be a name has no use on other nodes either.
     let short = |text: &&str| text.len() <= usize::from(u16::MAX);
-    let (key, event) = (frame.key().filter(short), frame.event().filter(short));
+    let (key, event) = (message.key().filter(short), message.event().filter(short));
     let bit = |bit: u8, is_set: bool| if is_set { bit } else { 0 };
-    out.put_u8(bit(TEXT, frame.is_text()) | bit(KEY, key.is_some()) | bit(EVENT, event.is_some()));
+    out.put_u8(bit(TEXT, message.is_text()) | bit(KEY, key.is_some()) | bit(EVENT, event.is_some()));
     [key, event].into_iter().flatten().for_each(|text| put_text(out, text));
-    out.put_slice(frame.as_bytes());
+    out.put_slice(message.as_bytes());
 }
 
 /// Reads a pushed message without copying its payload.
-fn get_frame(mut bytes: Bytes) -> Option<Message> {
+fn get_message(mut bytes: Bytes) -> Option<Message> {
     let flags = bytes.try_get_u8().ok()?;
     let key = if flags & KEY == 0 { None } else { Some(get_text(&mut bytes)?) };
     let event = if flags & EVENT == 0 { String::new() } else { get_text(&mut bytes)? };
-    let frame = if flags & TEXT == 0 {
+    let message = if flags & TEXT == 0 {
         Message::binary(bytes)
     } else if simdutf8::basic::from_utf8(&bytes).is_ok() {
         Message::from_checked_text(bytes)
     } else {
         return None;
     };
-    let frame = frame.with_event(&event);
+    let message = message.with_event(&event);
     Some(match key {
-        Some(key) => frame.with_key(key),
-        None => frame,
+        Some(key) => message.with_key(key),
+        None => message,
     })
 }
 
@@ -199,20 +201,20 @@ mod tests {
     fn frames() -> impl Strategy<Value = Message> {
         let payload =
             prop_oneof![".{0,40}".prop_map(Message::text), any::<Vec<u8>>().prop_map(Message::binary)];
-        (payload, proptest::option::of(".{0,20}"), ".{0,9}").prop_map(|(frame, key, event)| {
-            let frame = frame.with_event(&event);
+        (payload, proptest::option::of(".{0,20}"), ".{0,9}").prop_map(|(message, key, event)| {
+            let message = message.with_event(&event);
             match key {
-                Some(key) => frame.with_key(key),
-                None => frame,
+                Some(key) => message.with_key(key),
+                None => message,
             }
         })
     }
 
     fn bodies() -> impl Strategy<Value = Body> {
         prop_oneof![
-            frames().prop_map(|frame| Body::Message { frame }),
+            frames().prop_map(|message| Body::Message { message }),
             any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
-            (".{0,20}", frames()).prop_map(|(user, frame)| Body::ToUser { user, frame }),
+            (".{0,20}", frames()).prop_map(|(user, message)| Body::ToUser { user, message }),
             (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
                 |(to, id, is_room, name, from, limit)| Body::Query { to, id, is_room, name, from, limit }
             ),
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn invalid_utf8_is_rejected() {
-        let body = Body::ToUser { user: "a".into(), frame: "ö".into() };
+        let body = Body::ToUser { user: "a".into(), message: "ö".into() };
         let mut bytes = Envelope { node: 1, sequence: SeqNumber { epoch: 1, offset: 1 }, body }.encode();
         *bytes.last_mut().unwrap() = 0xff;
         assert_eq!(Envelope::decode(bytes.into()), None);

@@ -61,22 +61,22 @@ impl Encoding {
     /// bytes or has a shared compressed form.
     pub(crate) fn encode(
         self,
-        frame: &Message,
+        message: &Message,
         position: Option<Position>,
         compress_above: usize,
         out: &mut Vec<u8>,
     ) {
-        let opcode = if frame.is_text() { Opcode::Text } else { Opcode::Binary };
+        let opcode = if message.is_text() { Opcode::Text } else { Opcode::Binary };
         match self {
-            Self::WebSocket => codec::encode_frame(out, opcode, frame.as_bytes()),
-            Self::Deflate => match frame.deflated(compress_above) {
+            Self::WebSocket => codec::encode_frame(out, opcode, message.as_bytes()),
+            Self::Deflate => match message.deflated(compress_above) {
                 Some(deflated) => codec::encode_compressed(out, opcode, &deflated),
-                None => codec::encode_frame(out, opcode, frame.as_bytes()),
+                None => codec::encode_frame(out, opcode, message.as_bytes()),
             },
-            Self::Sse => encode_event(frame, position, out),
+            Self::Sse => encode_event(message, position, out),
             Self::SseChunked => {
                 let start = out.len();
-                encode_event(frame, position, out);
+                encode_event(message, position, out);
                 chunk(start, out);
             }
         }
@@ -96,12 +96,12 @@ fn chunk(start: usize, out: &mut Vec<u8>) {
 
 /// Appends an event, under its name. Each line of a text becomes a `data:` line; bytes become base64, under the name
 /// `binary` unless they have another.
-fn encode_event(frame: &Message, position: Option<Position>, out: &mut Vec<u8>) {
+fn encode_event(message: &Message, position: Option<Position>, out: &mut Vec<u8>) {
     if let Some(Position { epoch, offset }) = position {
         out.extend_from_slice(format!("id: {epoch:x}:{offset}\n").as_bytes());
     }
-    let text = frame.as_text();
-    if let Some(name) = frame.event().or_else(|| text.is_none().then_some("binary")) {
+    let text = message.as_text();
+    if let Some(name) = message.event().or_else(|| text.is_none().then_some("binary")) {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name.as_bytes());
         out.push(b'\n');
@@ -116,7 +116,7 @@ fn encode_event(frame: &Message, position: Option<Position>, out: &mut Vec<u8>) 
             }
         }
         None => {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(frame.as_bytes());
+            let encoded = base64::engine::general_purpose::STANDARD.encode(message.as_bytes());
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(encoded.as_bytes());
             out.push(b'\n');
@@ -138,10 +138,10 @@ pub(crate) struct Tag {
 
 impl Tag {
     /// Returns the tag of a frame pushed to one connection, perhaps as part of a room's state.
-    pub(crate) fn of(frame: &Message, of: Option<Snapshot>) -> Self {
+    pub(crate) fn of(message: &Message, of: Option<Snapshot>) -> Self {
         let source = of.map_or(RoomSource { scope: 0, overflow: None }, |of| of.source);
         let barrier = of.filter(|of| of.is_first).map(|of| of.source.scope);
-        Self { barrier, ..source.tag(frame.shared_key()) }
+        Self { barrier, ..source.tag(message.shared_key()) }
     }
 }
 
@@ -159,12 +159,12 @@ impl Joined {
     pub(crate) fn push(
         &mut self,
         encoding: Encoding,
-        frame: &Message,
+        message: &Message,
         of: Option<Snapshot>,
         compress_above: usize,
     ) {
-        encoding.encode(frame, of.and_then(|of| of.position), compress_above, &mut self.bytes);
-        self.ends.push((self.bytes.len(), Tag::of(frame, of)));
+        encoding.encode(message, of.and_then(|of| of.position), compress_above, &mut self.bytes);
+        self.ends.push((self.bytes.len(), Tag::of(message, of)));
     }
 
     /// Ends a frame that was appended to `bytes`.
@@ -241,9 +241,9 @@ impl RoomSource {
 
 impl RoomBatch {
     /// Appends a frame for one transport.
-    pub(crate) fn encode(&mut self, encoding: Encoding, frame: &Message, position: Option<Position>) {
+    pub(crate) fn encode(&mut self, encoding: Encoding, message: &Message, position: Option<Position>) {
         // The room has already decided whether to compress: if so, the frame has a shared compressed form.
-        encoding.encode(frame, position, usize::MAX, &mut self.open[encoding as usize]);
+        encoding.encode(message, position, usize::MAX, &mut self.open[encoding as usize]);
     }
 
     /// Ends a frame, in all buffers.
@@ -319,10 +319,10 @@ mod tests {
     #[test]
     fn a_chunk_says_how_long_its_event_is() {
         for len in [0, 1, 9, 10, 246, 247, 4086, 4087, 65_526, 65_527, 1 << 20] {
-            let frame = Message::text("x".repeat(len));
+            let message = Message::text("x".repeat(len));
             let (mut bare, mut chunked) = (Vec::new(), b"before".to_vec());
-            Encoding::Sse.encode(&frame, None, usize::MAX, &mut bare);
-            Encoding::SseChunked.encode(&frame, None, usize::MAX, &mut chunked);
+            Encoding::Sse.encode(&message, None, usize::MAX, &mut bare);
+            Encoding::SseChunked.encode(&message, None, usize::MAX, &mut chunked);
             let wanted = [format!("before{:x}\r\n", bare.len()).as_bytes(), &bare, b"\r\n"].concat();
             assert!(chunked == wanted, "{len}");
         }

@@ -53,7 +53,7 @@ impl Reach {
 pub(crate) trait Cluster: Send + Sync {
     /// Queues a message for the members of a room on the other nodes, or for all their connections if `room` is `None`.
     /// Called under the room's lock, so messages are in the room's order. Must not block.
-    fn push(&self, room: Option<&Arc<str>>, frame: &Message);
+    fn push(&self, room: Option<&Arc<str>>, message: &Message);
     /// Called under the room's lock when its number of members on this node has changed.
     fn room_changed(&self, room: &Arc<str>, members: usize);
     /// Called under the lock of the user's stripe when the number of the user's connections on this node has changed.
@@ -76,7 +76,7 @@ pub(crate) trait Cluster: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ConnectionId>>>;
     /// Sends a message to the connections of a user on the other nodes. Returns their approximate number.
-    fn push_to_user<'a>(&'a self, user: &'a str, frame: Message) -> BoxFuture<'a, Result<usize>>;
+    fn push_to_user<'a>(&'a self, user: &'a str, message: Message) -> BoxFuture<'a, Result<usize>>;
     /// Returns all nodes that are up, including this one.
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>>;
     /// Returns what was sent and received so far.

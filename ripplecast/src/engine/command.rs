@@ -12,9 +12,9 @@ pub(crate) enum Command<W> {
     /// Opens a connection on a socket.
     Open(Box<NewConnection<W>>),
     /// Sends a message to one connection; `of` names the room if the message is part of that room's state.
-    Push { to: Local, frame: Message, of: Option<Snapshot> },
+    Push { to: Local, message: Message, of: Option<Snapshot> },
     /// Sends a message to every member of a room on this shard.
-    Broadcast { room: Arc<RoomCore<W>>, frame: Message, offset: u64 },
+    Broadcast { room: Arc<RoomCore<W>>, message: Message, offset: u64 },
     /// Adds a connection to a room, which already counts it.
     Join { who: Local, room: Arc<RoomCore<W>> },
     /// Removes a connection from a room, which no longer counts it.
@@ -57,7 +57,7 @@ impl<W> Command<W> {
 impl<W> Posted for Command<W> {
     fn bytes(&self) -> usize {
         match self {
-            Self::Push { frame, .. } | Self::Broadcast { frame, .. } => frame.len(),
+            Self::Push { message, .. } | Self::Broadcast { message, .. } => message.len(),
             _ => 0,
         }
     }

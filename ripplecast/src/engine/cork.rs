@@ -68,7 +68,7 @@ impl Drop for CorkGuard {
 }
 
 /// Takes a frame that a callback pushes to its own connection; `None` when it has to go through the mailbox.
-pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Message) -> Option<Sent> {
+pub(crate) fn push(shard: &ShardHandle, to: Local, message: &Message) -> Option<Sent> {
     CORK.with(|cork| {
         if cork.local.get() != to.pack() || cork.node.get() != shard.node_id() {
             return None;
@@ -80,10 +80,10 @@ pub(crate) fn push(shard: &ShardHandle, to: Local, frame: &Message) -> Option<Se
             return Some(Sent::Closed);
         }
         let mut frames = cork.frames.borrow_mut();
-        if !frames.bytes.is_empty() && frames.bytes.len() + frame.len() > READ_BUFFER {
+        if !frames.bytes.is_empty() && frames.bytes.len() + message.len() > READ_BUFFER {
             return None;
         }
-        frames.push(cork.encoding.get(), frame, None, cork.compress_above.get());
+        frames.push(cork.encoding.get(), message, None, cork.compress_above.get());
         Some(Sent::Queued)
     })
 }

@@ -125,8 +125,8 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Queues a room's frame for its members on this shard.
-    pub(crate) fn broadcast(&mut self, room: &Arc<RoomCore<W>>, frame: &Message, offset: u64) {
-        self.rooms.broadcast(&mut self.sender, room, frame, offset);
+    pub(crate) fn broadcast(&mut self, room: &Arc<RoomCore<W>>, message: &Message, offset: u64) {
+        self.rooms.broadcast(&mut self.sender, room, message, offset);
     }
 
     /// Returns the encoded bytes that wait in rooms.
@@ -145,8 +145,8 @@ impl<W: Wire> Delivery<W> {
     }
 
     /// Sends a frame to one connection, behind the frames that wait in its rooms.
-    pub(crate) fn push(&mut self, who: Local, frame: &Message, of: Option<Snapshot>) {
-        self.rooms.push(&mut self.sender, who, frame, of);
+    pub(crate) fn push(&mut self, who: Local, message: &Message, of: Option<Snapshot>) {
+        self.rooms.push(&mut self.sender, who, message, of);
     }
 
     /// Sends encoded frames to one connection, behind the frames that wait in its rooms. Leaves `frames` empty.

@@ -79,12 +79,12 @@ impl ShardHandle {
     }
 
     /// Posts a message for a connection to the shard's mailbox.
-    pub(crate) fn push(&self, to: Local, frame: Message) -> Sent {
+    pub(crate) fn push(&self, to: Local, message: Message) -> Sent {
         let mut mailbox = self.mailbox.lock();
         if !mailbox.is_live(to) {
             return Sent::Closed;
         }
-        let posted = mailbox.check(frame.len());
+        let posted = mailbox.check(message.len());
         if let Err(error) = &posted {
             drop(mailbox);
             if matches!(error, Error::Overloaded { .. }) {
@@ -92,7 +92,7 @@ impl ShardHandle {
             }
             return Sent::from_posted(&posted);
         }
-        let wake = mailbox.post(Command::Push { to, frame, of: None });
+        let wake = mailbox.post(Command::Push { to, message, of: None });
         drop(mailbox);
         drop(wake);
         Sent::Queued
@@ -284,9 +284,9 @@ impl Node {
     }
 
     /// Pushes a message to each connection of a user on this node. Returns the number of connections it was queued for.
-    pub(crate) fn push_to_local_user(&self, user: &str, frame: &Message) -> usize {
+    pub(crate) fn push_to_local_user(&self, user: &str, message: &Message) -> usize {
         let connections = self.users.connections(user).into_iter();
-        connections.filter(|&to| self.shard_of(to).push(to, frame.clone()) == Sent::Queued).count()
+        connections.filter(|&to| self.shard_of(to).push(to, message.clone()) == Sent::Queued).count()
     }
 
     /// Counts a socket as arriving until the result is dropped.

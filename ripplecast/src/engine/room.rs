@@ -105,32 +105,32 @@ impl<W> RoomCore<W> {
 
     /// Pushes a message to all members, on all nodes. If the mailbox of any shard here is full, the message goes
     /// to no shard and to no other node.
-    pub(crate) fn push(self: &Arc<Self>, frame: &Message) -> Sent {
-        self.push_to(frame, self.setup.cluster())
+    pub(crate) fn push(self: &Arc<Self>, message: &Message) -> Sent {
+        self.push_to(message, self.setup.cluster())
     }
 
     /// Pushes a message to the members on this node only, as [`push`](Self::push) does.
-    pub(crate) fn push_here(self: &Arc<Self>, frame: &Message) -> Sent {
-        self.push_to(frame, None)
+    pub(crate) fn push_here(self: &Arc<Self>, message: &Message) -> Sent {
+        self.push_to(message, None)
     }
 
     /// Pushes a message to the members on this node and, with a `cluster`, to the other nodes.
-    fn push_to(self: &Arc<Self>, frame: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
+    fn push_to(self: &Arc<Self>, message: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
         let compressed_once;
-        let frame = if self.setup.compresses(frame) {
-            compressed_once = frame.clone().with_shared_deflated();
+        let message = if self.setup.compresses(message) {
+            compressed_once = message.clone().with_shared_deflated();
             &compressed_once
         } else {
-            frame
+            message
         };
         let mut wakes = Vec::new();
         let mut state = self.state.lock();
         let offset = state.offset + 1;
-        let posted = self.post_from(0, &state.per_shard, frame, offset, &mut wakes);
+        let posted = self.post_from(0, &state.per_shard, message, offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
             if let Some(cluster) = cluster {
-                cluster.push((!state.unlisted).then_some(&self.name), frame);
+                cluster.push((!state.unlisted).then_some(&self.name), message);
             }
         }
         drop(state);
@@ -152,15 +152,15 @@ impl<W> RoomCore<W> {
         self: &Arc<Self>,
         first: usize,
         per_shard: &[u32],
-        frame: &Message,
+        message: &Message,
         offset: u64,
         wakes: &mut Vec<Wake>,
     ) -> Result<()> {
         let Some(shard) = (first..per_shard.len()).find(|&shard| per_shard[shard] > 0) else { return Ok(()) };
         let mut mailbox = self.mailboxes[shard].lock();
-        mailbox.check(frame.len())?;
-        self.post_from(shard + 1, per_shard, frame, offset, wakes)?;
-        let wake = mailbox.post(Command::Broadcast { room: self.clone(), frame: frame.clone(), offset });
+        mailbox.check(message.len())?;
+        self.post_from(shard + 1, per_shard, message, offset, wakes)?;
+        let wake = mailbox.post(Command::Broadcast { room: self.clone(), message: message.clone(), offset });
         if wake.is_needed() {
             wakes.push(wake);
         }
@@ -182,7 +182,7 @@ impl<W> RoomCore<W> {
             return Err(Error::TooManyRooms { limit });
         }
         match &snapshot {
-            Some(frame) => mailbox.check(frame.len())?,
+            Some(message) => mailbox.check(message.len())?,
             None => mailbox.check_control()?,
         }
         let mut wakes = [const { None }; 2];
@@ -194,10 +194,10 @@ impl<W> RoomCore<W> {
             wakes[0] = Some(mailbox.post(Command::Join { who, room: self.clone() }));
             self.report_members(&state);
         }
-        if let Some(frame) = snapshot {
+        if let Some(message) = snapshot {
             let position = Some(Position { epoch: self.epoch, offset: state.offset });
             let of = Some(Snapshot { source: self.source(), position, is_first: true });
-            wakes[1] = Some(mailbox.post(Command::Push { to: who, frame, of }));
+            wakes[1] = Some(mailbox.post(Command::Push { to: who, message, of }));
         }
         drop(mailbox);
         drop(state);
@@ -209,14 +209,14 @@ impl<W> RoomCore<W> {
     ///
     /// # Errors
     /// Same as [`RoomCore::join`].
-    pub(crate) fn push_state(&self, who: Local, frame: Message, is_first: bool) -> Result<()> {
+    pub(crate) fn push_state(&self, who: Local, message: Message, is_first: bool) -> Result<()> {
         let mut mailbox = self.mailboxes[who.shard()].lock();
         if !mailbox.is_live(who) {
             return Err(Error::Closed);
         }
-        mailbox.check(frame.len())?;
+        mailbox.check(message.len())?;
         let of = Some(Snapshot { source: self.source(), position: None, is_first });
-        let wake = mailbox.post(Command::Push { to: who, frame, of });
+        let wake = mailbox.post(Command::Push { to: who, message, of });
         drop(mailbox);
         drop(wake);
         Ok(())

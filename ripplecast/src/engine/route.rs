@@ -59,7 +59,7 @@ pub(crate) trait ShardCallbacks: Send {
     /// Called when a connection has been opened.
     fn open(&mut self, who: Local) -> Called;
     /// Called for each message.
-    fn message(&mut self, who: Local, frame: Message) -> Called;
+    fn message(&mut self, who: Local, message: Message) -> Called;
     /// Called when a connection has been closed.
     fn close(&mut self, who: Local, close: Close) -> Called;
 }

@@ -354,8 +354,8 @@ impl Shard {
     fn apply(&mut self, command: Command<TcpStream>) {
         match command {
             Command::Open(connection) => self.open(*connection),
-            Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
-            Command::Broadcast { room, frame, offset } => self.delivery.broadcast(&room, &frame, offset),
+            Command::Push { to, message, of } => self.delivery.push(to, &message, of),
+            Command::Broadcast { room, message, offset } => self.delivery.broadcast(&room, &message, offset),
             Command::Join { who, room } if self.is_leaving(who) => room.forget(who),
             Command::Join { who, room } => self.delivery.join(who, &room),
             Command::Leave { who, room } => self.delivery.leave(who, &room),

@@ -288,8 +288,8 @@ fn the_bus_works_from_callbacks_and_into_rooms() {
         let handlers = ws::handlers()
             .with_state(hub)
             .on_open(|_: Hub, conn: Connection| async move { conn.join("news") })
-            .on_message(|hub: Hub, conn: Connection, frame: Message| async move {
-                let text = frame.as_text().unwrap_or_default().to_owned();
+            .on_message(|hub: Hub, conn: Connection, message: Message| async move {
+                let text = message.as_text().unwrap_or_default().to_owned();
                 if text == "listen" {
                     // A subscription for one connection; it ends with the state stored with the connection.
                     let to = conn.clone();

@@ -158,8 +158,8 @@ pub(crate) struct Reply {
 pub(crate) struct Script(pub(crate) Hub);
 
 impl Handler for Script {
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
-        for step in frame.as_text().unwrap_or_default().split(';') {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        for step in message.as_text().unwrap_or_default().split(';') {
             self.step(&conn, step.trim()).await?;
         }
         Ok(())

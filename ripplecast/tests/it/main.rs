@@ -26,7 +26,7 @@ mod server;
 /// Server-Sent Events, read as a browser does.
 mod sse_stream;
 /// Counters and tables.
-mod store;
+mod state;
 /// A server, third-party clients, and waiting that does not depend on timing.
 mod support;
 /// TLS of our own server, and certificates that change at run time.

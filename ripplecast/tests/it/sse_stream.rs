@@ -147,8 +147,8 @@ fn events_have_the_names_set_by_the_application() {
     let mut stream = joined(&server, "/events", "r");
     assert!(matches!(stream.next(), Some(Item::Event(_))));
     let room = server.hub.room("r");
-    let named = |frame: Message, name: &str| frame.with_event(name);
-    for (frame, name) in [
+    let named = |message: Message, name: &str| message.with_event(name);
+    for (message, name) in [
         (named("plain".into(), "said"), Some("said")),
         (named(Message::binary(vec![1]), "picture"), Some("picture")),
         (named("two\nlines".into(), "it's: ünïcödé "), Some("it's: ünïcödé ")),
@@ -156,8 +156,8 @@ fn events_have_the_names_set_by_the_application() {
         (named("forged".into(), "\r\ndata: more"), None),
         ("plain".into(), None),
     ] {
-        let text = frame.as_text().map(str::to_owned);
-        assert!(room.push(frame).is_queued());
+        let text = message.as_text().map(str::to_owned);
+        assert!(room.push(message).is_queued());
         let event = stream.event().unwrap();
         assert_eq!(event.name.as_deref(), name);
         assert!(text.is_none() || event.data == text, "{event:?}");

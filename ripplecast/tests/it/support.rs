@@ -227,9 +227,9 @@ impl Handler for Echo {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
-        self.0.with(|calls| calls.messages.push((conn.id(), frame.clone())));
-        conn.push(frame).ignore();
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        self.0.with(|calls| calls.messages.push((conn.id(), message.clone())));
+        conn.push(message).ignore();
         Ok(())
     }
 

@@ -119,20 +119,20 @@ impl Outgoing {
     }
 
     /// Numbers a push to a room and queues it.
-    pub(super) fn push_frame(
+    pub(super) fn push_message(
         &self,
         node: u64,
         signer: &Signer,
         room: Option<&Arc<str>>,
         channel: String,
-        frame: &Message,
+        message: &Message,
     ) {
         let slot = self.redis.slot(channel.as_bytes());
         let mut waiting = self.waiting.lock();
         let name = room.unwrap_or(&waiting.everyone).clone();
         let sequence = waiting.sequence.next(&name);
-        if waiting.has_space(slot, frame.len()) {
-            let envelope = Envelope { node, sequence, body: Body::Message { frame: frame.clone() } };
+        if waiting.has_space(slot, message.len()) {
+            let envelope = Envelope { node, sequence, body: Body::Message { message: message.clone() } };
             let signed = signer.sign_envelope(&channel, &envelope);
             waiting.push(slot, channel, signed);
             drop(waiting);

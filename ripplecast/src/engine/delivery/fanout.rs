@@ -116,7 +116,7 @@ impl<W: Wire> ShardRooms<W> {
         &mut self,
         sender: &mut Sender<W>,
         room: &Arc<RoomCore<W>>,
-        frame: &Message,
+        message: &Message,
         offset: u64,
     ) {
         let Some(place) = room.place(usize::from(sender.slots().shard())) else { return };
@@ -125,11 +125,11 @@ impl<W: Wire> ShardRooms<W> {
         let before = local.pending.bytes();
         for encoding in Encoding::ALL {
             if local.members_by_encoding[encoding as usize] > 0 {
-                local.pending.encode(encoding, frame, Some(room.position(offset)));
+                local.pending.encode(encoding, message, Some(room.position(offset)));
                 sender.note_encoded();
             }
         }
-        local.pending.mark(self.stamp, frame.shared_key().cloned());
+        local.pending.mark(self.stamp, message.shared_key().cloned());
         self.waiting += local.pending.bytes() - before;
         if !std::mem::replace(&mut local.queued, true) {
             self.dirty.push_back(place);
@@ -188,7 +188,13 @@ impl<W: Wire> ShardRooms<W> {
     }
 
     /// Sends a frame to one connection, behind the frames that wait in its rooms.
-    pub(super) fn push(&mut self, sender: &mut Sender<W>, who: Local, frame: &Message, of: Option<Snapshot>) {
+    pub(super) fn push(
+        &mut self,
+        sender: &mut Sender<W>,
+        who: Local,
+        message: &Message,
+        of: Option<Snapshot>,
+    ) {
         if !sender.slots().accepts(who) {
             return;
         }
@@ -196,7 +202,7 @@ impl<W: Wire> ShardRooms<W> {
         self.gather(sender.slots_mut(), who.slot, None, &mut frames);
         let slots = sender.slots();
         let encoding = slots.get(who.slot).flags().encoding();
-        frames.push(encoding, frame, of, slots.policy(who.slot).compress_above);
+        frames.push(encoding, message, of, slots.policy(who.slot).compress_above);
         sender.send_joined(who.slot, frames);
     }
 

@@ -15,7 +15,7 @@ fn take_up(handle: &ShardHandle, shard: &mut ModelShard) {
     for command in todo {
         handle.mailbox().taken_up();
         match command {
-            Command::Push { to, frame, of } => shard.delivery.push(to, &frame, of),
+            Command::Push { to, message, of } => shard.delivery.push(to, &message, of),
             Command::Close { who, .. } if shard.delivery.is_open(who) => shard.begin_close(who),
             Command::Close { .. } => {}
             _ => unreachable!("these models only push and close"),

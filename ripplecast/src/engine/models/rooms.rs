@@ -176,7 +176,7 @@ fn a_push_is_rejected_by_all_shards_or_by_none() {
         // One more byte fits into the second shard's mailbox, until the shard takes its commands.
         let nobody = Local { shard: 1, slot: 7, generation: 1 };
         let filler = Message::binary(Bytes::from_static(&ZEROS));
-        two.mailbox.post(Command::Push { to: nobody, frame: filler, of: None });
+        two.mailbox.post(Command::Push { to: nobody, message: filler, of: None });
         let publisher = thread::spawn({
             let room = room.clone();
             move || room.push(&Message::from("a"))

@@ -141,11 +141,11 @@ impl ModelShard {
                 self.mailbox.join_taken_up();
             }
             match command {
-                Command::Push { to, frame, of } => self.delivery.push(to, &frame, of),
-                Command::Broadcast { room, frame, offset } => {
+                Command::Push { to, message, of } => self.delivery.push(to, &message, of),
+                Command::Broadcast { room, message, offset } => {
                     assert!(offset > self.offset, "the room's offsets are out of order");
                     self.offset = offset;
-                    self.delivery.broadcast(&room, &frame, offset);
+                    self.delivery.broadcast(&room, &message, offset);
                 }
                 Command::Join { who, room } => self.delivery.join(who, &room),
                 Command::Leave { who, room } => self.delivery.leave(who, &room),
@@ -220,5 +220,5 @@ pub(super) fn one_shard() -> (ModelShard, Arc<Registry<Pipe>>) {
 }
 
 pub(super) fn push(mailbox: &Mailbox<Command<Pipe>>, to: Local, text: &'static str) {
-    mailbox.post(Command::Push { to, frame: text.into(), of: None });
+    mailbox.post(Command::Push { to, message: text.into(), of: None });
 }

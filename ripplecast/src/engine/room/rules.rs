@@ -86,8 +86,8 @@ impl Setup {
     }
 
     /// Returns whether a message for many connections is compressed for those that have negotiated it.
-    pub(crate) fn compresses(&self, frame: &Message) -> bool {
-        frame.len() > self.compress_above.load(Ordering::Relaxed)
+    pub(crate) fn compresses(&self, message: &Message) -> bool {
+        message.len() > self.compress_above.load(Ordering::Relaxed)
     }
 
     /// Returns the connection to the other nodes; `None` if this node is alone.

@@ -111,8 +111,8 @@ fn a_push_that_one_shard_rejects_reaches_none_and_takes_no_offset() {
     assert!(room.push(&Message::from("x")).is_queued());
     let to = Local { shard: 1, slot: 0, generation: 1 };
     static ZEROS: [u8; crate::limits::MAILBOX_BYTES] = [0; crate::limits::MAILBOX_BYTES];
-    let frame = Message::binary(bytes::Bytes::from_static(&ZEROS));
-    registry.mailboxes[1].post(Command::Push { to, frame, of: None });
+    let message = Message::binary(bytes::Bytes::from_static(&ZEROS));
+    registry.mailboxes[1].post(Command::Push { to, message, of: None });
     assert_eq!(room.push(&Message::from("y")), Sent::Dropped(crate::Dropped::Overloaded));
     assert_eq!(offset(&room), 1);
     let all: Vec<_> = (0..3).map(|shard| waiting(&registry, shard)).collect();

@@ -37,7 +37,7 @@ impl Shard {
         let entered = cork::enter(self.handle.node_id(), who, encoding, compress_above, open);
         let called = match call {
             Call::Open => endpoint.callbacks.open(who),
-            Call::Message(frame) => endpoint.callbacks.message(who, frame),
+            Call::Message(message) => endpoint.callbacks.message(who, message),
             Call::Close(close) => endpoint.callbacks.close(who, close),
         };
         drop(entered);

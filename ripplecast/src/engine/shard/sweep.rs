@@ -304,7 +304,7 @@ mod tests {
     fn commands_are_taken_up_before_each_peer_is_read() {
         let Pinged { mut shard, who, mut peer, _runtime } = Pinged::new();
         peer.write_all(b"\x81\x80\0\0\0\0").unwrap();
-        shard.handle.mailbox().post(Command::Push { to: who, frame: Message::text("first"), of: None });
+        shard.handle.mailbox().post(Command::Push { to: who, message: Message::text("first"), of: None });
         shard.again.push_back((who, 0));
         shard.peers[0].again = true;
         shard.read_again();

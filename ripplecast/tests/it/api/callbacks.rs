@@ -44,10 +44,10 @@ impl Handler for Everything {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         self.all(&conn, Stage::Open).await?;
         self.tell.send("message").unwrap();
-        if frame.as_text() == Some("close") {
+        if message.as_text() == Some("close") {
             assert!(conn.close(CloseCode::NORMAL, "").is_queued());
             assert!(conn.push("late").is_closed());
             self.all(&conn, Stage::Closing).await?;
@@ -196,11 +196,11 @@ fn callbacks_of_different_shards_do_not_wait_for_each_other() {
             conn.join("r")
         }
 
-        async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
+        async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
             let room = self.0.room("r");
             for id in room.members().await? {
                 let Some(other) = self.0.connection(id) else { continue };
-                other.push(frame.clone()).ignore();
+                other.push(message.clone()).ignore();
                 let (_, _) = (other.join("s"), other.leave("s"));
                 let _ = other.identify("crowd").await;
             }

@@ -22,13 +22,13 @@ struct Blocking {
 }
 
 impl Handler for Blocking {
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
-        if frame.as_text() == Some("block") {
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        if message.as_text() == Some("block") {
             self.blocked.send(()).unwrap();
             let _ = self.gate.lock().unwrap().recv();
             return Ok(());
         }
-        self.script.on_message(conn, frame).await
+        self.script.on_message(conn, message).await
     }
 }
 
@@ -204,21 +204,21 @@ fn a_mailbox_is_bounded_in_bytes() {
     let conn = server.connection(&mut tab);
     tab.say("block");
     blocked.recv_timeout(PATIENCE).unwrap();
-    let frame = Message::binary(vec![7; MIB]);
+    let message = Message::binary(vec![7; MIB]);
     let accepted = (0..1000).take_while(|n| {
         let sent =
-            if n % 2 == 0 { conn.push(frame.clone()) } else { server.hub.room("r").push(frame.clone()) };
+            if n % 2 == 0 { conn.push(message.clone()) } else { server.hub.room("r").push(message.clone()) };
         sent == Sent::Queued
     });
     let accepted = accepted.count();
     assert!((16..=128).contains(&accepted), "{accepted} MiB wait");
     // A rejected push uses no space: a small one still fits, if any bytes are left.
-    assert_eq!(conn.push(frame.clone()), OVERLOADED);
+    assert_eq!(conn.push(message.clone()), OVERLOADED);
     open_gate.send(()).unwrap();
     for _ in 0..accepted {
         assert_eq!(tab.next().unwrap().into_data().len(), MIB);
     }
-    assert!(conn.push(frame).is_queued());
+    assert!(conn.push(message).is_queued());
     assert_eq!(tab.next().unwrap().into_data().len(), MIB);
     assert_eq!(server.hub.stats().slow_consumers, 0);
 }

@@ -230,13 +230,13 @@ fn each_shard_can_run_on_its_own_thread() {
 #[test]
 fn a_blocking_handler_is_counted_and_a_waiting_one_is_not() {
     let site = Site::own(1, |hub, router| {
-        let handler = ws::handlers().on_message(|conn: Connection, frame: Message| async move {
-            if frame.as_text() == Some("block") {
+        let handler = ws::handlers().on_message(|conn: Connection, message: Message| async move {
+            if message.as_text() == Some("block") {
                 std::thread::sleep(Duration::from_millis(30)); // the fault to detect
             } else {
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
-            conn.push(frame).ignore();
+            conn.push(message).ignore();
         });
         router.route("/", hub.ws(ws::endpoint(handler).overflow(Overflow::Disconnect)))
     });

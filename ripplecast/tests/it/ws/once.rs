@@ -60,8 +60,8 @@ impl Handler for Fails {
         }
     }
 
-    async fn on_message(&self, _conn: Connection, frame: Message) -> Result<()> {
-        match frame.as_text() {
+    async fn on_message(&self, _conn: Connection, message: Message) -> Result<()> {
+        match message.as_text() {
             Some("panic") => panic!("a test: on_message panics"),
             Some("panic later") => {
                 tokio::task::yield_now().await;

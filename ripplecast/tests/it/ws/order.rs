@@ -67,8 +67,8 @@ impl Handler for Gated {
         Ok(())
     }
 
-    async fn on_message(&self, conn: Connection, frame: Message) -> Result<()> {
-        let name = frame.as_text().unwrap_or("binary").to_owned();
+    async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
+        let name = message.as_text().unwrap_or("binary").to_owned();
         self.done.with(|done| {
             done.begun.push(name.clone());
             done.waiting.push(conn.id());
@@ -80,7 +80,7 @@ impl Handler for Gated {
         if name != "still here?" {
             self.gate.acquire().await.unwrap().forget();
         }
-        conn.push(frame).ignore();
+        conn.push(message).ignore();
         self.done.with(|done| {
             done.ended.push(name);
             done.waiting.retain(|waiting| *waiting != conn.id());
@@ -106,17 +106,17 @@ fn messages_are_handled_in_order_however_long_each_takes() {
                 server,
                 |hub| hub.shards(shards),
                 |hub, router| {
-                    let uneven = ws::handlers().on_message(|conn: Connection, frame: Message| async move {
-                        let n: u64 = frame.as_text().unwrap().parse().unwrap();
+                    let uneven = ws::handlers().on_message(|conn: Connection, message: Message| async move {
+                        let n: u64 = message.as_text().unwrap().parse().unwrap();
                         // Some wait, before or after their push, and some don't.
                         for _ in 0..n * 2_654_435_761 % 4 {
                             tokio::task::yield_now().await;
                         }
-                        conn.push(frame.clone()).ignore();
+                        conn.push(message.clone()).ignore();
                         for _ in 0..n * 40_503 % 3 {
                             tokio::task::yield_now().await;
                         }
-                        conn.push(frame).ignore();
+                        conn.push(message).ignore();
                     });
                     router.route("/", hub.ws(uneven))
                 },

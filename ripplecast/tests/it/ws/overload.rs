@@ -341,7 +341,7 @@ fn a_peer_that_sends_much_at_once_is_slowed_down_and_loses_nothing() {
             server,
             |hub| hub.shards(1),
             |hub, router| {
-                let echo = async |conn: Connection, frame: Message| conn.push(frame);
+                let echo = async |conn: Connection, message: Message| conn.push(message);
                 router.route("/", hub.ws(ws::handlers().on_message(echo)))
             },
         );

@@ -238,8 +238,8 @@ fn a_panic_in_the_destructor_of_state_affects_only_its_connection() {
 fn an_error_that_panics_when_formatted_closes_only_its_own_connection() {
     for shards in [1, 2] {
         let site = Site::own(shards, |hub, router| {
-            let fails = ws::handlers().on_message(|_: Connection, frame: Message| async move {
-                if frame.as_text() == Some("later") {
+            let fails = ws::handlers().on_message(|_: Connection, message: Message| async move {
+                if message.as_text() == Some("later") {
                     tokio::task::yield_now().await;
                 }
                 Err::<(), _>(Error::other(Unspeakable(Bomb)))

@@ -206,12 +206,12 @@ fn timers_pause_while_a_handler_waits() {
     let begun = Seen::<bool>::default();
     let tell = begun.clone();
     let site = Site::own(1, |hub, router| {
-        let handler = ws::handlers().on_message(move |conn: Connection, frame: Message| {
+        let handler = ws::handlers().on_message(move |conn: Connection, message: Message| {
             let (gate, tell) = (waits.clone(), tell.clone());
             async move {
                 tell.with(|begun| *begun = true);
                 gate.acquire().await.unwrap().forget();
-                conn.push(frame).ignore();
+                conn.push(message).ignore();
             }
         });
         let paused = ws::endpoint(handler)

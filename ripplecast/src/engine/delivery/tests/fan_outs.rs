@@ -99,7 +99,7 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
     };
     let ((many, peer), (other, _)) = (open(&mut delivery), open(&mut delivery));
     let rooms: Vec<_> = (0..MANY).map(|n| registry.room(&n.to_string())).collect();
-    let (last, frame) = (registry.room("last"), Message::text("x"));
+    let (last, message) = (registry.room("last"), Message::text("x"));
     let steps = |per_room: u64, what: &str| {
         let steps = work::take();
         assert!(steps <= per_room * MANY as u64, "{what}: {steps} steps for {MANY} rooms");
@@ -114,17 +114,17 @@ fn the_work_for_a_connection_in_many_rooms_is_linear() {
 
     // First only a room of another connection waits, then also one of its own.
     delivery.join(other, &last);
-    delivery.broadcast(&last, &frame, 1);
+    delivery.broadcast(&last, &message, 1);
     for _ in 0..MANY {
-        delivery.push(many, &frame, None);
+        delivery.push(many, &message, None);
     }
-    delivery.broadcast(&rooms[MANY - 1], &frame, 1);
+    delivery.broadcast(&rooms[MANY - 1], &message, 1);
     for _ in 0..MANY {
-        delivery.push(many, &frame, None);
+        delivery.push(many, &message, None);
     }
     steps(4, "pushing");
 
-    rooms.iter().for_each(|room| delivery.broadcast(room, &frame, 2));
+    rooms.iter().for_each(|room| delivery.broadcast(room, &message, 2));
     while delivery.is_dirty() {
         delivery.fan_out();
     }

@@ -90,8 +90,8 @@ impl DeliveryWorld {
             }
             Op::Join { who, room, snapshot } => {
                 let Some(i) = self.pick(who) else { return };
-                let frame = snapshot.then(|| Message::text(self.text(5)));
-                let joined = self.rooms[room].join(self.all[i].who, frame);
+                let message = snapshot.then(|| Message::text(self.text(5)));
+                let joined = self.rooms[room].join(self.all[i].who, message);
                 let open = self.all[i].phase == ModelPhase::Open;
                 assert!(if open { joined.is_ok() } else { matches!(joined, Err(Error::Closed)) });
             }
@@ -106,9 +106,9 @@ impl DeliveryWorld {
             }
             Op::Push { who, len } => {
                 let Some(i) = self.pick(who) else { return };
-                let frame = Message::text(self.text(len));
+                let message = Message::text(self.text(len));
                 if self.mailbox.is_live(self.all[i].who) {
-                    self.mailbox.post(Command::Push { to: self.all[i].who, frame, of: None });
+                    self.mailbox.post(Command::Push { to: self.all[i].who, message, of: None });
                 }
             }
             Op::Own { who, frames } => {
@@ -289,25 +289,25 @@ impl DeliveryWorld {
             let Some(command) = self.todo.pop_front() else { return };
             self.mailbox.taken_up();
             match command {
-                Command::Push { to, frame, of } => {
+                Command::Push { to, message, of } => {
                     let position = of.and_then(|of| of.position);
                     let expected = self.find(to);
                     if expected.phase == ModelPhase::Open {
-                        let text = frame.as_text().unwrap();
+                        let text = message.as_text().unwrap();
                         expected.frames.push(encoded(expected.encoding, text, position));
                     }
-                    self.delivery.push(to, &frame, of);
+                    self.delivery.push(to, &message, of);
                 }
-                Command::Broadcast { room, frame, offset } => {
+                Command::Broadcast { room, message, offset } => {
                     let number = self.room_number(&room);
                     assert!(offset > self.broadcast[number] && offset <= self.pushed[number]);
                     self.broadcast[number] = offset;
                     let position = Some(room.position(offset));
                     for expected in self.all.iter_mut().filter(|e| e.rooms.contains(&number)) {
-                        let text = frame.as_text().unwrap();
+                        let text = message.as_text().unwrap();
                         expected.frames.push(encoded(expected.encoding, text, position));
                     }
-                    self.delivery.broadcast(&room, &frame, offset);
+                    self.delivery.broadcast(&room, &message, offset);
                 }
                 Command::Join { who, room } => {
                     let number = self.room_number(&room);

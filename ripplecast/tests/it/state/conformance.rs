@@ -33,7 +33,7 @@ pub(crate) struct World {
 impl World {
     /// Creates a world in this process's memory.
     async fn memory() -> Self {
-        let hub = crate::store::hub();
+        let hub = crate::state::hub();
         Self { other: hub.clone(), hub, slower: 1 }
     }
 

@@ -4,7 +4,7 @@ use ripplecast::{Result, Table, error::StateError};
 use serde::{Deserialize, Serialize};
 
 use super::{World, eventually, names};
-use crate::store::{Every, Pair, store_error};
+use crate::state::{Every, Pair, state_error};
 
 pub(super) async fn rows_round_trip_exactly(world: &World) -> Result<()> {
     let table = world.hub.table::<Every>("every", 10)?;
@@ -44,9 +44,9 @@ pub(super) async fn rows_round_trip_exactly(world: &World) -> Result<()> {
     assert_eq!(table.get_field::<String>("key", "text").await?, Some(most.text));
     assert_eq!(table.get_field::<Vec<u8>>("key", "bytes").await?, Some(most.bytes));
     assert_eq!(table.get_field::<u64>("nobody", "h").await?, None);
-    let error = store_error(table.get_field::<String>("key", "h").await).to_string();
+    let error = state_error(table.get_field::<String>("key", "h").await).to_string();
     assert!(error.contains("every") && error.contains("`h` is a u64"), "{error}");
-    let error = store_error(table.get_field::<u64>("key", "nothing").await).to_string();
+    let error = state_error(table.get_field::<u64>("key", "nothing").await).to_string();
     assert!(error.contains("nothing") && error.contains("text, bytes"), "{error}");
     Ok(())
 }
@@ -68,9 +68,9 @@ pub(super) async fn rows_are_found_by_key(world: &World) -> Result<()> {
     table.set(&long[1..], &Pair::new(1)).await?;
     assert!(table.exists(&long[1..]).await?);
     let refused = StateError::KeyTooLong { table: "pairs".into(), len: 256, limit: 255 };
-    assert_eq!(store_error(table.get(&long).await), refused);
+    assert_eq!(state_error(table.get(&long).await), refused);
     assert_eq!(
-        store_error(table.set(format_args!("{}{}", &long[..250], "123456"), &Pair::new(1)).await),
+        state_error(table.set(format_args!("{}{}", &long[..250], "123456"), &Pair::new(1)).await),
         refused
     );
     assert_eq!(table.clear().await?, 2);
@@ -105,7 +105,7 @@ pub(super) async fn supported_column_types_are_accepted(world: &World) -> Result
     assert_eq!(table.get(1).await?, Some(row()));
     assert_eq!(table.increment(1, "firstSeen", 1).await?, 2);
     assert_eq!(table.increment(2, "id", 1).await?, 1, "a row of zeros, which Picky rejects");
-    assert!(matches!(store_error(table.get(2).await), StateError::Row { .. }));
+    assert!(matches!(state_error(table.get(2).await), StateError::Row { .. }));
     Ok(())
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn sizes_are_enforced(world: &World) -> Result<()> {
         ..Every::default()
     };
     table.set("key", &row(255, 3)).await?;
-    let error = store_error(table.set("key", &row(256, 3)).await);
+    let error = state_error(table.set("key", &row(256, 3)).await);
     assert_eq!(
         error,
         StateError::ValueTooLong { table: "every".into(), column: "text", size: 256, limit: 255 }
@@ -127,9 +127,9 @@ pub(super) async fn sizes_are_enforced(world: &World) -> Result<()> {
         assert!(error.to_string().contains(part));
     }
     let refused = StateError::ValueTooLong { table: "every".into(), column: "bytes", size: 4, limit: 3 };
-    assert_eq!(store_error(table.set("other", &row(0, 4)).await), refused);
-    assert_eq!(store_error(table.set_many([("other", row(0, 0)), ("key", row(0, 4))]).await), refused);
-    assert_eq!(store_error(table.compare_and_set("other", None, Some(&row(0, 4))).await), refused);
+    assert_eq!(state_error(table.set("other", &row(0, 4)).await), refused);
+    assert_eq!(state_error(table.set_many([("other", row(0, 0)), ("key", row(0, 4))]).await), refused);
+    assert_eq!(state_error(table.compare_and_set("other", None, Some(&row(0, 4))).await), refused);
     assert_eq!(table.get("key").await?, Some(row(255, 3)));
     assert_eq!(table.len().await?, 1);
     Ok(())
@@ -139,7 +139,7 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
     let table = world.hub.table::<Every>("every", 1)?;
     assert_eq!(table.increment("key", "e", 255).await?, 255, "a missing row is created");
     assert_eq!(table.get("key").await?, Some(Every { e: 255, ..Every::default() }));
-    let error = store_error(table.increment("key", "e", 1).await);
+    let error = state_error(table.increment("key", "e", 1).await);
     let refused = StateError::ColumnOverflow {
         table: "every".into(),
         key: "key".into(),
@@ -149,7 +149,7 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
         by: 1,
     };
     assert_eq!(error, refused);
-    assert!(matches!(store_error(table.decrement("key", "e", 256).await), StateError::ColumnOverflow { .. }));
+    assert!(matches!(state_error(table.decrement("key", "e", 256).await), StateError::ColumnOverflow { .. }));
     assert_eq!(table.decrement("key", "e", 255).await?, 0);
     assert_eq!(table.decrement("key", "a", 128).await?, -128);
     assert!(table.decrement("key", "a", 1).await.is_err());
@@ -164,12 +164,12 @@ pub(super) async fn increments_stay_in_the_columns_range(world: &World) -> Resul
     assert_eq!(table.decrement("key", "d", i64::MIN).await?, 0);
 
     for column in ["flag", "single", "double", "text", "bytes"] {
-        let error = store_error(table.increment("key", column, 1).await).to_string();
+        let error = state_error(table.increment("key", column, 1).await).to_string();
         assert!(error.contains(column) && error.contains("every"), "{error}");
     }
-    assert!(matches!(store_error(table.increment("key", "zzz", 1).await), StateError::UnknownColumn { .. }));
+    assert!(matches!(state_error(table.increment("key", "zzz", 1).await), StateError::UnknownColumn { .. }));
     let full = StateError::TableFull { table: "every".into(), capacity: 1, rows: 2 };
-    assert_eq!(store_error(table.increment("another", "e", 1).await), full);
+    assert_eq!(state_error(table.increment("another", "e", 1).await), full);
     assert!(!table.exists("another").await?);
     Ok(())
 }
@@ -183,7 +183,7 @@ pub(super) async fn rows_are_compared_and_set(world: &World) -> Result<()> {
     assert!(!table.compare_and_set("key", None, Some(&two)).await?);
     assert!(table.compare_and_set("key", Some(&one), Some(&two)).await?);
     assert!(
-        store_error(table.compare_and_set("b", None, Some(&one)).await)
+        state_error(table.compare_and_set("b", None, Some(&one)).await)
             .to_string()
             .contains("at most 1 rows")
     );
@@ -207,7 +207,7 @@ pub(super) async fn set_many_is_all_or_nothing(world: &World) -> Result<()> {
     let rows = |range: std::ops::Range<u64>| range.map(|n| (n, Pair::new(n)));
     table.set_many(rows(0..30)).await?;
     let full = StateError::TableFull { table: "pairs".into(), capacity: 40, rows: 41 };
-    assert_eq!(store_error(table.set_many(rows(20..41)).await), full);
+    assert_eq!(state_error(table.set_many(rows(20..41)).await), full);
     assert_eq!(table.len().await?, 30);
     table.set_many(rows(20..40)).await?;
     table.set_many([(5, Pair::new(50)), (5, Pair::new(51))]).await?;
@@ -279,13 +279,13 @@ pub(super) async fn each_columns_overflow_names_its_value(world: &World) -> Resu
             by,
         };
         table.set("key", &most).await?;
-        assert_eq!(store_error(table.increment("key", column, 1).await), refused(max, 1));
+        assert_eq!(state_error(table.increment("key", column, 1).await), refused(max, 1));
         let by = -i128::from(i64::MIN);
-        assert_eq!(store_error(table.decrement("key", column, i64::MIN).await), refused(max, by));
+        assert_eq!(state_error(table.decrement("key", column, i64::MIN).await), refused(max, by));
         assert_eq!(table.get("key").await?.as_ref(), Some(&most), "a rejected increment changes nothing");
         assert_eq!(table.decrement("key", column, 1).await?, max - 1);
         table.set("key", &least).await?;
-        assert_eq!(store_error(table.decrement("key", column, 1).await), refused(min, -1));
+        assert_eq!(state_error(table.decrement("key", column, 1).await), refused(min, -1));
         assert_eq!(table.get("key").await?.as_ref(), Some(&least));
         assert_eq!(table.increment("key", column, 1).await?, min + 1);
     }
@@ -454,7 +454,7 @@ pub(super) async fn rows_expire(world: &World) -> Result<()> {
     table.set_many(["gone", "added", "refused"].map(|key| (key, &row))).await?;
     assert_eq!(table.increment("new", "left", 1).await?, 1);
     let full = StateError::TableFull { table: "pairs".into(), capacity: 10, rows: 11 };
-    assert_eq!(store_error(table.set("one too many", &row).await), full);
+    assert_eq!(state_error(table.set("one too many", &row).await), full);
     assert!(table.delete("new").await?);
     table.set("marker", &row).await?;
     table.expire("marker", later).await?;
@@ -472,7 +472,7 @@ pub(super) async fn a_row_is_written_with_its_expiry(world: &World) -> Result<()
     table.set_for("soon", &row, Duration::from_millis(50)).await?;
     table.set_for("later", &row, hour).await?;
     let full = StateError::TableFull { table: "pairs".into(), capacity: 2, rows: 3 };
-    assert_eq!(store_error(table.set_for("one too many", &row, hour).await), full);
+    assert_eq!(state_error(table.set_for("one too many", &row, hour).await), full);
     expired(&other, "soon").await?;
     assert_eq!(other.get("later").await?.as_ref(), Some(&row));
     // It replaces an earlier expiry, and `set` clears it.
@@ -511,7 +511,7 @@ pub(super) async fn two_hubs_see_one_table(world: &World) -> Result<()> {
     assert_eq!(here.get_field::<u64>("a", "left").await?, Some(2));
     there.set_many([("b", Pair::new(1)), ("c", Pair::new(1))]).await?;
     let full = StateError::TableFull { table: "pairs".into(), capacity: 3, rows: 4 };
-    assert_eq!(store_error(here.set("d", &Pair::new(1)).await), full);
+    assert_eq!(state_error(here.set("d", &Pair::new(1)).await), full);
     assert_eq!((there.clear().await?, here.len().await?), (3, 0));
     Ok(())
 }

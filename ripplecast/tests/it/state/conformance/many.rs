@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use ripplecast::{Error, Result, Table, error::StateError, state::Cursor};
 
 use super::World;
-use crate::store::{Pair, store_error};
+use crate::state::{Pair, state_error};
 
 pub(super) async fn concurrent_increments_lose_nothing(world: &World) -> Result<()> {
     let (hub, rounds) = (&world.hub, world.rounds(200));
@@ -192,7 +192,7 @@ pub(super) async fn pages_cover_the_table(world: &World) -> Result<()> {
         assert_eq!(seen, rows.iter().cloned().collect());
     }
     for wrong in ["", "x", "1-2", "1-2-3-4", "-1-0-0", "99999999999999999999999-0-0"] {
-        let error = store_error(table.scan(Some(wrong.parse().unwrap()), 1).await);
+        let error = state_error(table.scan(Some(wrong.parse().unwrap()), 1).await);
         assert_eq!(error, StateError::UnknownCursor { table: "pairs".into(), cursor: wrong.into() });
     }
     Ok(())

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use ripplecast::{Error, Result, error::StateError};
 
 use super::{World, eventually, names};
-use crate::store::store_error;
+use crate::state::state_error;
 
 pub(super) async fn a_counter_counts(world: &World) -> Result<()> {
     let hub = &world.hub;
@@ -31,14 +31,14 @@ pub(super) async fn a_counter_counts(world: &World) -> Result<()> {
 pub(super) async fn a_counters_overflow_is_an_error_that_changes_nothing(world: &World) -> Result<()> {
     let counter = world.hub.counter("likes");
     counter.set(i64::MAX).await?;
-    let error = store_error(counter.increment().await);
+    let error = state_error(counter.increment().await);
     assert_eq!(error, StateError::CounterOverflow { name: "likes".into(), value: i64::MAX, by: 1 });
     assert!(error.to_string().contains("likes") && error.to_string().contains(&i64::MAX.to_string()));
     assert_eq!(counter.get().await?, i64::MAX);
     assert_eq!(counter.increment_bounded(i64::MAX).await?, None);
     counter.set(i64::MIN).await?;
-    assert!(matches!(store_error(counter.decrement().await), StateError::CounterOverflow { by: -1, .. }));
-    assert!(matches!(store_error(counter.add(i64::MIN).await), StateError::CounterOverflow { .. }));
+    assert!(matches!(state_error(counter.decrement().await), StateError::CounterOverflow { by: -1, .. }));
+    assert!(matches!(state_error(counter.add(i64::MIN).await), StateError::CounterOverflow { .. }));
     assert_eq!(counter.get().await?, i64::MIN);
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Tables and counters. Declarations are tested here; behaviour in a suite that runs on every backend
-//! (`store/conformance.rs`); a table in memory against a map in `store/model.rs`. Expiry by the clock is
+//! (`state/conformance.rs`); a table in memory against a map in `state/model.rs`. Expiry by the clock is
 //! tested inside the crate.
 
 mod conformance;
@@ -47,7 +47,7 @@ fn hub() -> Hub {
 }
 
 /// Extracts the store's error from the crate's.
-fn store_error<T>(result: Result<T>) -> StateError {
+fn state_error<T>(result: Result<T>) -> StateError {
     match result {
         Err(Error::State(error)) => error,
         Err(other) => panic!("unexpected error: {other}"),
@@ -57,7 +57,7 @@ fn store_error<T>(result: Result<T>) -> StateError {
 
 /// Returns the error of declaring a table of `T`.
 fn declare_error<T: DeserializeOwned>() -> String {
-    store_error(hub().table::<T>("users", 1)).to_string()
+    state_error(hub().table::<T>("users", 1)).to_string()
 }
 
 #[tokio::test]
@@ -126,10 +126,10 @@ async fn a_row_whose_serialize_and_deserialize_differ_is_rejected() -> Result<()
         serializer.collect_str(number)
     }
     let hub = hub();
-    let error = store_error(hub.table::<Left>("left", 1)?.set(1, &Left::default()).await).to_string();
+    let error = state_error(hub.table::<Left>("left", 1)?.set(1, &Left::default()).await).to_string();
     assert!(error.contains("`left`") && error.contains("`out`"), "{error}");
     let error =
-        store_error(hub.table::<Changed>("changed", 1)?.set(1, &Changed::default()).await).to_string();
+        state_error(hub.table::<Changed>("changed", 1)?.set(1, &Changed::default()).await).to_string();
     assert!(error.contains("`changed`") && error.contains("`number` is a u8"), "{error}");
     Ok(())
 }
@@ -143,7 +143,7 @@ async fn a_table_is_declared_once() -> Result<()> {
         right: u64,
     }
     let hub = hub();
-    let error = store_error(hub.find_table::<Pair>("pairs"));
+    let error = state_error(hub.find_table::<Pair>("pairs"));
     assert_eq!(error, StateError::TableNotDeclared { name: "pairs".into() });
     assert!(error.to_string().contains("hub.table::<Row>(\"pairs\", capacity)"));
 
@@ -151,23 +151,23 @@ async fn a_table_is_declared_once() -> Result<()> {
     table.set(1, &Pair::new(1)).await?;
     assert_eq!(hub.table::<Pair>("pairs", 10)?.len().await?, 1);
     assert_eq!(hub.find_table::<Pair>("pairs")?.len().await?, 1);
-    let error = store_error(hub.table::<Pair>("pairs", 11)).to_string();
+    let error = state_error(hub.table::<Pair>("pairs", 11)).to_string();
     assert!(
         error.contains("`pairs`") && error.contains("capacity 10") && error.contains("capacity 11"),
         "{error}"
     );
-    let error = store_error(hub.table::<Other>("pairs", 10)).to_string();
+    let error = state_error(hub.table::<Other>("pairs", 10)).to_string();
     assert!(error.contains("left: u64") && error.contains("left: u32"), "{error}");
-    assert!(matches!(store_error(hub.find_table::<Other>("pairs")), StateError::DeclaredDifferently { .. }));
+    assert!(matches!(state_error(hub.find_table::<Other>("pairs")), StateError::DeclaredDifferently { .. }));
     let sized = hub.table_builder::<Pair>("pairs", 10).column("name", 9).build();
-    assert!(store_error(sized).to_string().contains("name: String of 9 bytes"));
+    assert!(state_error(sized).to_string().contains("name: String of 9 bytes"));
 
-    assert_eq!(store_error(hub.table::<Pair>("none", 0)), StateError::NoCapacity { table: "none".into() });
+    assert_eq!(state_error(hub.table::<Pair>("none", 0)), StateError::NoCapacity { table: "none".into() });
     assert!(matches!(hub.table::<Pair>("", 1), Err(Error::EmptyName { what: "table" })));
     assert!(matches!(hub.table::<Pair>("x".repeat(256), 1), Err(Error::NameTooLong { .. })));
-    let error = store_error(hub.table_builder::<Pair>("b", 1).column("bio", 9).build()).to_string();
+    let error = state_error(hub.table_builder::<Pair>("b", 1).column("bio", 9).build()).to_string();
     assert!(error.contains("`b` has no column `bio`") && error.contains("left, name, right"), "{error}");
-    let error = store_error(hub.table_builder::<Pair>("b", 1).column("left", 9).build()).to_string();
+    let error = state_error(hub.table_builder::<Pair>("b", 1).column("left", 9).build()).to_string();
     assert!(error.contains("`left`") && error.contains("u64"), "{error}");
     assert!(hub.find_table::<Pair>("b").is_err(), "a rejected declaration declares nothing");
     Ok(())

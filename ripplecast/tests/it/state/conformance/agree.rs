@@ -10,7 +10,7 @@ use proptest::{
 use ripplecast::{Counter, Hub, Result, Table};
 
 use super::World;
-use crate::store::Every;
+use crate::state::Every;
 
 /// The table's capacity; there are more keys.
 const CAPACITY: usize = 5;
@@ -182,7 +182,7 @@ async fn empty(hub: &Hub) -> Result<(Table<Every>, Counter)> {
 }
 
 pub(super) async fn results_equal_those_of_memory(world: &World) -> Result<()> {
-    let memory = crate::store::hub();
+    let memory = crate::state::hub();
     let seed = RngSeed::Random;
     let mut runner = TestRunner::new(Config { rng_seed: seed, ..Config::default() });
     for _ in 0..SEQUENCES {
