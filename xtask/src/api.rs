@@ -8,7 +8,7 @@ use public_api::PublicItem;
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::links::read;
+use crate::files::read;
 use crate::steps::target_directory;
 use crate::{Result, Workspace};
 

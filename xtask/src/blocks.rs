@@ -11,7 +11,7 @@ use std::{fs, path::PathBuf};
 use crate::{
     Result, Workspace,
     command::Command,
-    links::{find_markdown, read},
+    files::{self, read},
     steps::server,
 };
 
@@ -63,9 +63,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
         settings: read(&workspace.at("docs/settings.md"))?,
         compiled: read(&workspace.at("docs-tests/src/lib.rs"))?,
     };
-    let mut files = Vec::new();
-    find_markdown(&workspace.root, &mut files)?;
-    files.sort();
+    let files = files::find(&workspace.root, files::is_markdown)?;
     let (mut count, mut faults) = (0, Vec::new());
     for file in &files {
         let name = file.strip_prefix(&workspace.root).unwrap_or(file).display().to_string();

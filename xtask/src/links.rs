@@ -2,13 +2,10 @@
 //! to a heading or an anchor in it. External links are not checked, so no network is needed.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use crate::files::{self, read};
 use crate::{Result, Workspace};
-
-/// Directories with build products or downloads.
-const NOT_OURS: [&str; 3] = ["target", "node_modules", ".git"];
 
 /// Commands that the beginning of the README promises, each on its own line.
 const PROMISED_COMMANDS: [&str; 2] = ["cargo run", "cargo xtask test"];
@@ -24,9 +21,7 @@ pub(crate) struct Link {
 
 /// Checks all files. Returns a short summary, or lists every broken link.
 pub(crate) fn check(workspace: &Workspace) -> Result<String> {
-    let mut files = Vec::new();
-    find_markdown(&workspace.root, &mut files)?;
-    files.sort();
+    let files = files::find(&workspace.root, files::is_markdown)?;
     let mut checker = Checker { root: &workspace.root, anchors: HashMap::new() };
     let (mut count, mut faults) = (0, Vec::new());
     for file in &files {
@@ -55,27 +50,6 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String> {
     } else {
         Err(format!("broken links or missing commands:\n{}", faults.join("\n")))
     }
-}
-
-/// Reads a text file.
-pub(crate) fn read(file: &Path) -> Result<String> {
-    fs::read_to_string(file).map_err(|error| format!("failed to read {}: {error}", file.display()))
-}
-
-/// Finds the Markdown files in a directory and its subdirectories.
-pub(crate) fn find_markdown(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let unreadable = |error| format!("failed to read {}: {error}", directory.display());
-    for entry in fs::read_dir(directory).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let path = entry.path();
-        let kind = entry.file_type().map_err(unreadable)?;
-        if kind.is_dir() && !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
-            find_markdown(&path, found)?;
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "md") {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Follows links, and caches the anchors of the files that they lead to.
@@ -352,6 +326,7 @@ fn push_blank(result: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Temporary;
 
     fn targets(markdown: &str) -> Vec<String> {
         links(markdown).into_iter().map(|link| link.target).collect()
@@ -411,27 +386,6 @@ mod tests {
         assert_eq!(decoded("a%20b%C3%A9%zz%"), "a bé%zz%");
     }
 
-    /// A directory of files that is removed when the test ends.
-    struct Files(Workspace);
-
-    impl Files {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let root = std::env::temp_dir().join(format!("ripplecast-xtask-{name}-{}", std::process::id()));
-            for (path, text) in files {
-                let path = root.join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            }
-            Self(Workspace { root })
-        }
-    }
-
-    impl Drop for Files {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0.root);
-        }
-    }
-
     const COMMANDS: &str = "```sh\ncargo run\ncargo xtask test   # everything\n```\n";
 
     #[test]
@@ -445,7 +399,7 @@ mod tests {
             ("docs/a b.md", "[up](../README.md?plain=1#here)\n## The end\n"),
             ("node_modules/p/README.md", "[broken](nowhere.md)"),
         ];
-        assert_eq!(check(&Files::new("good", &files).0).unwrap(), "6 links in 2 files");
+        assert_eq!(check(&Temporary::new("links-good", &files).0).unwrap(), "6 links in 2 files");
     }
 
     #[test]
@@ -457,7 +411,7 @@ mod tests {
             ),
             ("b.md", "# There\n"),
         ];
-        let error = check(&Files::new("bad", &files).0).unwrap_err();
+        let error = check(&Temporary::new("links-bad", &files).0).unwrap_err();
         let found: Vec<_> = error.lines().skip(1).map(str::trim).collect();
         let expected = [
             "README.md:3: gone.md: the file does not exist",

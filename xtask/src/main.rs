@@ -7,6 +7,8 @@ mod cluster;
 mod command;
 mod deny;
 mod features;
+mod files;
+mod format;
 mod instructions;
 mod links;
 mod metadata;

@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::links::{links, read};
+use crate::files::read;
+use crate::links::links;
 use crate::metadata::{self, text};
 use crate::steps::target_directory;
 use crate::{Result, Workspace};

@@ -10,7 +10,9 @@ use clap::ValueEnum;
 use crate::command::Command;
 use crate::setup::{self, Need};
 use crate::totals::Totals;
-use crate::{Result, Workspace, api, blocks, deny, features, instructions, links, msrv, publish, valkey};
+use crate::{
+    Result, Workspace, api, blocks, deny, features, format, instructions, links, msrv, publish, valkey,
+};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 30;
@@ -21,7 +23,7 @@ const MODEL_SECONDS: u64 = 240;
 /// A step, named as in `--only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
-    /// The code is formatted
+    /// The code is formatted, in every workspace of the repository
     Format,
     /// Links in Markdown files resolve
     Links,
@@ -223,14 +225,7 @@ impl Step {
     fn run(self, workspace: &Workspace) -> Result<Outcome> {
         let root = &workspace.root;
         match self {
-            Self::Format => {
-                Command::line("cargo fmt --all -- --check").run(root)?;
-                // The fuzz targets are a separate workspace, because only a nightly toolchain builds them.
-                plain(
-                    &Command::line("cargo fmt --manifest-path ripplecast/fuzz/Cargo.toml -- --check"),
-                    workspace,
-                )
-            }
+            Self::Format => Ok(Outcome { note: Some(format::check(workspace)?), ..Outcome::default() }),
             Self::Links => Ok(Outcome { note: Some(links::check(workspace)?), ..Outcome::default() }),
             Self::Deny => Ok(Outcome { note: Some(deny::check(workspace)?), ..Outcome::default() }),
             Self::Clippy => plain(
