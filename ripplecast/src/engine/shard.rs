@@ -476,7 +476,7 @@ impl Shard {
         }
         drop(mailbox);
         self.node.everyone().enter(who);
-        self.delivery.join(who, &self.node.everyone());
+        self.delivery.join(who, self.node.everyone());
         self.handle.count(ShardCounter::Opened, 1);
         if !preface.is_empty() {
             self.delivery.append(who.slot, &preface);
