@@ -32,13 +32,12 @@
 //!             Some(Event::Text(text)) => encode_frame(out, Opcode::Text, &text),
 //!             Some(Event::Binary(data)) => encode_frame(out, Opcode::Binary, &data),
 //!             Some(Event::Ping(data)) => encode_frame(out, Opcode::Pong, &data),
-//!             // Returned only by `decode_deflate`, after permessage-deflate has been negotiated.
-//!             Some(Event::Compressed { .. }) => {}
-//!             Some(Event::Pong(_)) | None => {}
 //!             Some(Event::Close { code, .. }) => {
 //!                 encode_close(out, code, "");
 //!                 return false;
 //!             }
+//!             // A pong needs no answer. `Compressed` is returned only by `decode_deflate`.
+//!             Some(_) | None => {}
 //!         }
 //!     }
 //!     true

@@ -176,8 +176,8 @@ pub(crate) trait TableBackend: Send + Sync {
     fn exists<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
     /// Adds to an integer column, in a new row of zeros if there is none. Returns the new value.
     fn add<'a>(&'a self, key: &'a str, column: usize, by: i128) -> Reply<'a, i128>;
-    /// Deletes a row after that time, or at once if it is zero. Returns whether the row exists.
-    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool>;
+    /// Deletes rows after that time, or at once if it is zero, in one step. Returns how many of them exist.
+    fn expire<'a>(&'a self, keys: &'a [Box<str>], after: Duration) -> Reply<'a, usize>;
     /// Returns the number of rows.
     fn len(&self) -> Reply<'_, usize>;
     /// Returns up to `limit` rows, starting at the cursor.

@@ -3,15 +3,15 @@
 const [add, state, notes] = ["add", "state", "notes"].map((id) => document.getElementById(id));
 const RETRY_MAX = 15_000; // ms: longest wait between two attempts
 let attempts = 0; // consecutive failures
-let seen = null; // the notes received since the socket opened, until the list is complete
+let seen = null; // the notes received since the snapshot began, until its end
 
 function connect() {
   const socket = new WebSocket(`${location.origin.replace("http", "ws")}/live`);
-  socket.onopen = () => (seen = new Set());
   socket.onmessage = ({ data }) => {
-    const news = JSON.parse(data);
-    if (news.complete) complete();
-    else show(news);
+    const message = JSON.parse(data);
+    if (message.snapshot === "begin") seen = new Set();
+    else if (message.snapshot === "end") complete();
+    else show(message);
   };
   socket.onclose = () => {
     state.textContent = "Connection lost. Reconnecting …";

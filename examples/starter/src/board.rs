@@ -38,7 +38,7 @@ pub struct NewNote {
 /// All notes. Clones share the same board.
 #[derive(Clone)]
 pub struct Board {
-    /// The notes by id. Each change is pushed as `{"key":…,"row":{…},"version":…}`.
+    /// The notes by id. Each change is pushed as `{"table":"notes","key":…,"row":{…},"version":…}`.
     notes: LiveTable<Note>,
     /// The last id assigned.
     ids: Counter,
@@ -64,15 +64,11 @@ impl Board {
         Ok(Self { notes, ids, saved })
     }
 
-    /// The WebSocket of a page: sends every note, a message that the list is complete, and then each change.
+    /// The WebSocket of a page: sends every note, and then each change.
     pub fn live(&self) -> impl ws::IntoEndpoint + use<> {
-        let handlers = ws::handlers().with_state(self.notes.clone()).on_open(
-            async |notes: LiveTable<Note>, conn: Connection| {
-                notes.join(&conn).await?;
-                conn.push(r#"{"complete":true}"#).ignore();
-                Ok::<(), Error>(())
-            },
-        );
+        let handlers = ws::handlers()
+            .with_state(self.notes.clone())
+            .on_open(async |notes: LiveTable<Note>, conn: Connection| notes.join(&conn).await);
         ws::endpoint(handlers).max_message(64) // pages send nothing here
     }
 

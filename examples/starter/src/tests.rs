@@ -110,8 +110,9 @@ impl Page {
     }
 }
 
-fn complete() -> Value {
-    json!({ "complete": true })
+/// The mark at one end of a page's first notes.
+fn mark(snapshot: &str) -> Value {
+    json!({ "table": "notes", "snapshot": snapshot })
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn a_change_by_one_page_reaches_all() {
     let server = Server::start(data.path());
     let mut pages = [server.open_page(), server.open_page()];
     for page in &mut pages {
-        assert_eq!(page.next(), complete());
+        assert_eq!([page.next(), page.next()], ["begin", "end"].map(mark));
     }
     assert_eq!(server.add(" hello "), 204);
     assert_eq!(server.like(1), 204);
@@ -153,11 +154,12 @@ fn notes_survive_a_restart() {
 
     let server = Server::start(data.path());
     let mut page = server.open_page();
+    assert_eq!(page.next(), mark("begin"));
     assert_eq!(
         page.change(),
         (json!("2"), json!({ "text": "second", "likes": 1 }))
     );
-    assert_eq!(page.next(), complete());
+    assert_eq!(page.next(), mark("end"));
     assert_eq!(server.add("third"), 204);
     assert_eq!(page.change().0, json!("3"), "ids are not reused");
     server.stop();

@@ -91,7 +91,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(schema: &Schema, row: &T) -> Result<
 }
 
 /// Decodes a row into a struct.
-pub(super) fn decode<T: DeserializeOwned>(schema: &Schema, row: &Row) -> Result<T, StateError> {
+pub(super) fn decode<T: DeserializeOwned>(schema: &Schema, row: &[Value]) -> Result<T, StateError> {
     T::deserialize(RowDecoder { schema, row }).map_err(|error| schema.error(error))
 }
 
@@ -357,7 +357,7 @@ impl ser::SerializeSeq for BytesEncoder<'_> {
     type Error = RowError;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), RowError> {
-        let item = Column { name: self.column.0.name, kind: ColumnType::U8, size: 0 };
+        let item = Column { name: self.column.0.name, kind: ColumnType::U8, size: 0, is_private: false };
         let byte =
             value.serialize(ValueEncoder(&item))?.as_integer().and_then(|byte| u8::try_from(byte).ok());
         self.bytes.push(byte.ok_or_else(|| self.column.unexpected())?);
@@ -465,7 +465,8 @@ impl<'de> Deserializer<'de> for ValueDecoder<'_> {
     }
 }
 
-/// A row with its column names, for observers of a table. Serializes as a map, so as a JSON object.
+/// A row with its column names, for observers of a table. Serializes as a map, so as a JSON object, without its
+/// private columns.
 #[derive(Clone, Copy)]
 pub(crate) struct RowRef<'a> {
     pub(super) schema: &'a Schema,
@@ -490,10 +491,21 @@ impl Serialize for TextRow<'_> {
 }
 
 impl RowRef<'_> {
+    /// Decodes the row, with its private columns.
+    pub(crate) fn decode<T: DeserializeOwned>(self) -> Result<T, StateError> {
+        decode(self.schema, self.row)
+    }
+
+    /// Returns the names of the private columns.
+    pub(crate) fn private_columns(&self) -> impl Iterator<Item = &'static str> {
+        self.schema.columns().iter().filter(|column| column.is_private).map(|column| column.name)
+    }
+
     /// Serializes the row, with its 64-bit integers as text or as numbers.
     fn write<S: Serializer>(&self, serializer: S, as_text: bool) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.row.len()))?;
-        for (column, value) in self.schema.columns().iter().zip(self.row) {
+        let mut map = serializer.serialize_map(None)?;
+        let columns = self.schema.columns().iter().zip(self.row);
+        for (column, value) in columns.filter(|(column, _)| !column.is_private) {
             map.serialize_key(column.name)?;
             match value {
                 Value::Int(number) if column.kind == ColumnType::Bool => map.serialize_value(&(*number != 0)),

@@ -105,6 +105,8 @@ pub(crate) struct Column {
     pub(super) kind: ColumnType,
     /// Maximum size of a string or bytes value, in bytes; unused for numbers.
     pub(super) size: usize,
+    /// Whether it is never sent to clients.
+    pub(super) is_private: bool,
 }
 
 /// The declaration of a table.
@@ -130,7 +132,7 @@ impl Schema {
                 column: name.to_owned(),
                 found,
             })?;
-            Ok(Column { name, kind, size: COLUMN_SIZE })
+            Ok(Column { name, kind, size: COLUMN_SIZE, is_private: false })
         };
         let columns = names.iter().enumerate().map(column).collect::<Result<_, StateError>>()?;
         Ok(Self { table: table.into(), columns, capacity })
@@ -148,6 +150,13 @@ impl Schema {
             });
         }
         found.size = size;
+        Ok(())
+    }
+
+    /// Marks a column as private.
+    pub(super) fn set_private(&mut self, column: &str) -> Result<(), StateError> {
+        let index = self.column_index(column)?;
+        self.columns[index].is_private = true;
         Ok(())
     }
 
@@ -200,11 +209,14 @@ impl Schema {
 impl fmt::Display for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ ")?;
-        for (index, Column { name, kind, size }) in self.columns.iter().enumerate() {
+        for (index, Column { name, kind, size, is_private }) in self.columns.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{name}: {}", kind.name())?;
             if matches!(kind, ColumnType::Text | ColumnType::Bytes) {
                 write!(f, " of {size} bytes")?;
+            }
+            if *is_private {
+                f.write_str(", private")?;
             }
         }
         write!(f, " }} with capacity {}", self.capacity)

@@ -173,7 +173,35 @@ impl<T> Table<T> {
     /// # }
     /// ```
     pub async fn expire(&self, key: impl fmt::Display, after: Duration) -> Result<bool> {
-        self.rows.expire(self.key(key)?.as_str(), after).await
+        Ok(self.expire_many([key], after).await? > 0)
+    }
+
+    /// Deletes several rows after that time, or at once if the time is zero, in one step. Returns how many of
+    /// the rows exist. Otherwise like [`expire`](Self::expire).
+    ///
+    /// Use it for rows that must end together, such as all that belongs to one session.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Session { user: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// # let sessions = hub.table::<Session>("sessions", 100)?;
+    /// use std::time::Duration;
+    ///
+    /// sessions.set_many([("s1", Session { user: "Ada".into() }), ("s2", Session { user: "Ada".into() })]).await?;
+    /// assert_eq!(sessions.expire_many(["s1", "s2", "s3"], Duration::from_secs(60)).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn expire_many<K: fmt::Display>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        after: Duration,
+    ) -> Result<usize> {
+        let keys = self.keys(keys)?;
+        self.rows.expire(&keys, after).await
     }
 
     /// Returns the number of rows, not counting expired ones. The cost does not depend on the number.
@@ -224,6 +252,13 @@ impl<T> Table<T> {
         self.rows.inspect_row(key, &mut look);
     }
 
+    /// Returns whether this node knows the rows. In memory it always does.
+    pub(crate) fn is_known(&self) -> bool {
+        let mut is_known = false;
+        self.rows.inspect_row("", &mut |_, _| is_known = true);
+        is_known
+    }
+
     /// Adds to an integer column.
     async fn add(&self, key: impl fmt::Display, column: &str, by: i128) -> Result<i128> {
         let index = self.schema.column_index(column)?;
@@ -235,6 +270,11 @@ impl<T> Table<T> {
             );
         }
         self.rows.add(self.key(key)?.as_str(), index, by).await
+    }
+
+    /// Formats several keys.
+    fn keys<K: fmt::Display>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Box<str>>, StateError> {
+        keys.into_iter().map(|key| Ok(self.key(key)?.as_str().into())).collect()
     }
 
     /// Formats the key as a string, without an allocation.
@@ -366,8 +406,7 @@ impl<T: DeserializeOwned> Table<T> {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<T>>> {
-        let key = |key: K| Ok(self.key(key)?.as_str().into());
-        let keys = keys.into_iter().map(key).collect::<Result<Vec<_>, StateError>>()?;
+        let keys = self.keys(keys)?;
         let rows = self.rows.get_many(&keys).await?;
         let decoded = |row: Option<Row>| Ok(row.map(|row| decode(&self.schema, &row)).transpose()?);
         rows.into_iter().map(decoded).collect()
@@ -549,6 +588,8 @@ pub struct TableBuilder<T> {
     capacity: usize,
     /// By column.
     sizes: Vec<(String, usize)>,
+    /// Columns that are never sent to clients.
+    private: Vec<String>,
     row: PhantomData<fn() -> T>,
 }
 
@@ -558,24 +599,48 @@ impl<T> TableBuilder<T> {
         self.sizes.push((name.into(), max_size));
         self
     }
+
+    /// Marks a column as private: no [`LiveTable`](crate::LiveTable) ever sends it to a client. Use it for what
+    /// must stay on the server, such as a session's id or an address.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Player { name: String, session: String }
+    ///
+    /// let players = hub.table_builder::<Player>("players", 100).private("session").build()?;
+    /// let live = players.publish_to(&hub.room("game")); // pushes {"table":"players","key":K,"row":{"name":"Ada"},…}
+    /// # let _ = live; Ok(()) }
+    /// ```
+    pub fn private(mut self, name: impl Into<String>) -> Self {
+        self.private.push(name.into());
+        self
+    }
 }
 
 impl<T: DeserializeOwned> TableBuilder<T> {
     /// Creates a builder with default settings.
     pub(crate) fn new(store: Store, name: String, capacity: usize) -> Self {
-        Self { store, name, capacity, sizes: Vec::new(), row: PhantomData }
+        Self { store, name, capacity, sizes: Vec::new(), private: Vec::new(), row: PhantomData }
     }
 
     /// Declares the table. Returns the existing table if it was declared identically before.
     ///
     /// # Errors
     /// Same as [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
-    /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column).
+    /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column) or
+    /// [`private`](Self::private).
     pub fn build(self) -> Result<Table<T>> {
         check_filled("table", &self.name, limits::NAME)?;
         let mut schema = Schema::of::<T>(&self.name, self.capacity)?;
         for (column, size) in &self.sizes {
             schema.set_size(column, *size)?;
+        }
+        for column in &self.private {
+            schema.set_private(column)?;
         }
         Ok(Table::new(self.store.declare(schema)?))
     }

@@ -265,12 +265,14 @@ impl MemoryTable {
     }
 
     /// Sets when a row expires, or deletes it at once. Returns whether it exists.
-    fn expire_row(&self, key: &str, after: Duration) -> bool {
-        let (hash, mut shard) = self.lock(key);
-        if after.is_zero() {
-            return self.remove(&mut shard, hash, key);
-        }
-        self.date(&mut shard, hash, key, after)
+    fn expire_rows(&self, keys: &[Box<str>], after: Duration) -> usize {
+        let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
+        let mut shards = self.lock_many(hashes.iter().copied());
+        let mut expire = |(key, hash): (&Box<str>, u64)| {
+            let Some(shard) = &mut shards[shard_of(hash)] else { return false };
+            if after.is_zero() { self.remove(shard, hash, key) } else { self.date(shard, hash, key, after) }
+        };
+        keys.iter().zip(hashes).filter(|&row| expire(row)).count()
     }
 
     /// Sets when a row expires. Returns whether it exists.
@@ -395,9 +397,9 @@ impl TableBackend for MemoryTable {
         Reply::now(self.add_to(key, column, by))
     }
 
-    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
+    fn expire<'a>(&'a self, keys: &'a [Box<str>], after: Duration) -> Reply<'a, usize> {
         self.purge();
-        Reply::now::<StateError>(Ok(self.expire_row(key, after)))
+        Reply::now::<StateError>(Ok(self.expire_rows(keys, after)))
     }
 
     fn len(&self) -> Reply<'_, usize> {

@@ -290,11 +290,14 @@ impl TableKeys {
         Ok(self.count(&call).await? > 0)
     }
 
-    /// Sets when a row expires.
-    async fn expire(&self, key: &str, after: Duration) -> Result<bool> {
+    /// Sets when rows expire. Returns how many of them exist.
+    async fn expire(&self, keys: &[Box<str>], after: Duration) -> Result<usize> {
         let mut call = self.call(&EXPIRE);
-        call.arg(key).arg(milliseconds(after));
-        Ok(self.count(&call).await? > 0)
+        call.arg(milliseconds(after));
+        for key in keys {
+            call.arg(&**key);
+        }
+        self.count(&call).await
     }
 
     /// Returns up to `limit` rows created after the change `after`, in a scan that began at `began`. Returns
@@ -457,8 +460,8 @@ impl TableBackend for RedisTable {
         Reply::later(self.place.add(key, column, by))
     }
 
-    fn expire<'a>(&'a self, key: &'a str, after: Duration) -> Reply<'a, bool> {
-        Reply::later(self.place.expire(key, after))
+    fn expire<'a>(&'a self, keys: &'a [Box<str>], after: Duration) -> Reply<'a, usize> {
+        Reply::later(self.place.expire(keys, after))
     }
 
     fn len(&self) -> Reply<'_, usize> {

@@ -78,9 +78,20 @@ fn value(tab: &mut Tab) -> i64 {
     serde_json::from_str::<Value>(&tab.text()).unwrap()["value"].as_i64().unwrap()
 }
 
+/// Receives the message of a row in a tab, and skips the marks of snapshots.
+fn row(tab: &mut Tab) -> Value {
+    loop {
+        let message: Value = serde_json::from_str(&tab.text()).unwrap();
+        if message["snapshot"].is_null() {
+            assert_eq!(message["table"], "players");
+            return message;
+        }
+    }
+}
+
 /// Receives the change of a row in a tab: its version, key and row.
 fn change(tab: &mut Tab) -> (u64, String, Value) {
-    let mut change: Value = serde_json::from_str(&tab.text()).unwrap();
+    let mut change = row(tab);
     (change["version"].as_u64().unwrap(), change["key"].as_str().unwrap().to_owned(), change["row"].take())
 }
 

@@ -169,7 +169,7 @@ fn skipped_changes_of_live_state_are_published_afterwards() {
     let counter = hub.counter("c").publish_to(&room).unwrap();
     let set = |key: &str, n| server.block_on(table.set(key, &Row { n })).unwrap();
     set("gone", 1);
-    tab.until(r#"{"key":"gone","row":{"n":1},"version":1}"#);
+    tab.until(r#"{"table":"rows","key":"gone","row":{"n":1},"version":1}"#);
     tab.say("block");
     blocked.recv_timeout(PATIENCE).unwrap();
     let accepted = fill(hub, "r");
@@ -188,7 +188,8 @@ fn skipped_changes_of_live_state_are_published_afterwards() {
     wanted.extend([r#""gone","row":null"#.to_owned(), r#"{"value":7}"#.to_owned()]);
     while !wanted.is_empty() {
         let text = tab.text();
-        let what = text.strip_prefix(r#"{"key":"#).and_then(|row| row.rsplit_once(r#","version""#));
+        let what =
+            text.strip_prefix(r#"{"table":"rows","key":"#).and_then(|row| row.rsplit_once(r#","version""#));
         let what = what.map_or(&*text, |(row, _)| row);
         assert!(wanted.remove(what), "{text}");
     }

@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use ripplecast::{Connection, LiveCounter, LiveTable, ws};
+use ripplecast::{Connection, Hub, LiveCounter, LiveTable, Room, Table, ws};
 
 use super::{
     super::clients::{Tab, TestServer},
@@ -210,8 +210,119 @@ fn integers_beyond_2_to_the_53_can_be_published_as_text() {
     server.block_on(counter.set(9_007_199_254_740_993)).unwrap();
     assert_eq!(counted.text(), r#"{"value":"9007199254740993"}"#);
     let row = r#"{"signed":"-9223372036854775808","unsigned":"18446744073709551615","short":7,"flag":true}"#;
-    assert_eq!(played.text(), format!(r#"{{"key":"a","row":{row},"version":1}}"#));
+    assert_eq!(played.text(), r#"{"table":"wide","snapshot":"begin"}"#);
+    assert_eq!(played.text(), format!(r#"{{"table":"wide","key":"a","row":{row},"version":1}}"#));
+    assert_eq!(played.text(), r#"{"table":"wide","snapshot":"end"}"#);
     server.block_on(table.increment("a", "short", 1)).unwrap();
     let told = played.text();
     assert!(told.contains(r#""unsigned":"18446744073709551615","short":8"#), "{told}");
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Visitor {
+    name: String,
+    session: String,
+    is_away: bool,
+}
+
+impl Visitor {
+    fn new(name: &str, is_away: bool) -> Self {
+        Self { name: name.into(), session: format!("secret of {name}"), is_away }
+    }
+}
+
+/// Starts a server whose `/ws` joins two tables in one room. `declare` publishes the visitors.
+fn visitors(
+    declare: impl Fn(&Hub) -> LiveTable<Visitor>,
+) -> (TestServer, LiveTable<Visitor>, LiveTable<Visitor>) {
+    let mut both = None;
+    let server = TestServer::with_shards(2, false, |app| {
+        let hub = app.hub();
+        let staff = hub.table::<Visitor>("staff", 100).unwrap();
+        let staff = staff.publish_with(&hub.room("hall"), |_, staff| Some(staff.name));
+        let tables = (declare(&hub), staff);
+        both = Some(tables.clone());
+        let join = ws::handlers().with_state(tables).on_open(
+            async |(visitors, staff): (LiveTable<Visitor>, LiveTable<Visitor>), conn: Connection| {
+                visitors.join(&conn).await?;
+                staff.join(&conn).await
+            },
+        );
+        app.ws("/ws", join)
+    });
+    let (visitors, staff) = both.unwrap();
+    (server, visitors, staff)
+}
+
+#[test]
+fn private_columns_are_never_sent() {
+    let declare = |hub: &Hub| {
+        hub.table_builder::<Visitor>("visitors", 100).private("session").private("is_away").build().unwrap()
+    };
+    type Publish = fn(Table<Visitor>, &Room) -> LiveTable<Visitor>;
+    let ways: [Publish; 3] = [
+        |table, room| table.publish_to(room),
+        |table, room| table.publish_text_to(room),
+        |table, room| table.publish_with(room, |_, visitor| Some(visitor)), // the whole row
+    ];
+    for publish in ways {
+        let (server, visitors, _staff) = visitors(move |hub| publish(declare(hub), &hub.room("hall")));
+        server.block_on(visitors.set(1, &Visitor::new("Ada", false))).unwrap();
+        let mut tab = server.tab("/ws");
+        assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"begin"}"#);
+        assert_eq!(tab.text(), r#"{"table":"visitors","key":"1","row":{"name":"Ada"},"version":1}"#);
+        assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"end"}"#);
+        assert_eq!([tab.text(), tab.text()], ["begin", "end"].map(staff_mark));
+        server.block_on(visitors.set(1, &Visitor::new("Bob", false))).unwrap();
+        assert_eq!(tab.text(), r#"{"table":"visitors","key":"1","row":{"name":"Bob"},"version":2}"#);
+        let read = server.block_on(visitors.get(1)).unwrap().unwrap();
+        assert_eq!(read.session, "secret of Bob", "the server still reads it");
+    }
+}
+
+fn staff_mark(mark: &str) -> String {
+    format!(r#"{{"table":"staff","snapshot":"{mark}"}}"#)
+}
+
+#[test]
+fn a_hidden_row_is_not_sent_and_one_that_becomes_hidden_is_deleted() {
+    let (server, visitors, staff) = visitors(|hub| {
+        let table = hub.table::<Visitor>("visitors", 100).unwrap();
+        table.publish_with(&hub.room("hall"), |key, visitor| {
+            (!visitor.is_away).then(|| format!("{} ({key})", visitor.name))
+        })
+    });
+    let set = |key: &str, name, is_away| {
+        server.block_on(visitors.set(key, &Visitor::new(name, is_away))).unwrap();
+    };
+    set("secret key", "Eve", true);
+    set("1", "Ada", false);
+    let mut tab = server.tab("/ws");
+    assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"begin"}"#);
+    assert_eq!(tab.text(), r#"{"table":"visitors","key":"1","row":"Ada (1)","version":2}"#);
+    assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"end"}"#);
+    assert_eq!([tab.text(), tab.text()], ["begin", "end"].map(staff_mark));
+
+    set("secret key", "Eve", true);
+    server.block_on(visitors.delete("secret key")).unwrap();
+    set("1", "Ada", true);
+    assert_eq!(tab.text(), r#"{"table":"visitors","key":"1","row":null,"version":5}"#);
+    set("1", "Ada", true);
+    server.block_on(visitors.delete("1")).unwrap();
+    set("1", "Ada", false);
+    assert_eq!(tab.text(), r#"{"table":"visitors","key":"1","row":"Ada (1)","version":8}"#);
+    server.block_on(staff.set("1", &Visitor::new("Sid", false))).unwrap();
+    assert_eq!(tab.text(), r#"{"table":"staff","key":"1","row":"Sid","version":1}"#);
+}
+
+/// A tab that was away learns which rows were deleted meanwhile: those that the snapshot does not contain.
+#[test]
+fn a_snapshot_has_an_end_even_without_rows() {
+    let (server, visitors, _staff) =
+        visitors(|hub| hub.table("visitors", 100).unwrap().publish_to(&hub.room("hall")));
+    server.block_on(visitors.set(1, &Visitor::new("Ada", false))).unwrap();
+    server.block_on(visitors.clear()).unwrap();
+    let mut tab = server.tab("/ws");
+    assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"begin"}"#);
+    assert_eq!(tab.text(), r#"{"table":"visitors","snapshot":"end"}"#);
 }

@@ -52,7 +52,7 @@ fn after_a_failover_tabs_show_the_new_master_s_state_with_a_new_epoch() {
         assert!(epoch.is_some() && epoch != first[0].1, "an epoch that is new to the tab");
     }
     for (tab, before) in played.iter_mut().zip(before) {
-        let told: Value = serde_json::from_str(&tab.text()).unwrap();
+        let told = row(tab);
         assert_eq!((told["key"].as_str(), &told["row"]), (Some("ada"), &json!(player(1))));
         assert!(told["epoch"].is_string() && told["version"].as_u64().unwrap() > before);
     }

@@ -32,6 +32,7 @@ enum Step {
     /// Replaces or deletes the row if it is the expected one. An outer `None` expects the current row.
     Replace(u8, Option<Option<Every>>, Option<Every>),
     Expire(u8, Duration),
+    ExpireMany(Vec<u8>, Duration),
     Len,
     Walk,
     Clear,
@@ -108,6 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (key(), expected, prop::option::of(row()))
             .prop_map(|(key, expected, new)| Step::Replace(key, expected, new)),
         1 => (key(), time()).prop_map(|(key, time)| Step::Expire(key, time)),
+        1 => (proptest::collection::vec(key(), 0..4), time()).prop_map(|(keys, time)| Step::ExpireMany(keys, time)),
         1 => Just(Step::Len),
         1 => Just(Step::Walk),
         1 => Just(Step::Clear),
@@ -149,6 +151,7 @@ async fn answer(table: &Table<Every>, counter: &Counter, step: &Step) -> String 
             text(table.compare_and_set(key, expected.as_ref(), new.as_ref()).await)
         }
         Step::Expire(key, after) => text(table.expire(key, *after).await),
+        Step::ExpireMany(keys, after) => text(table.expire_many(keys, *after).await),
         Step::Len => text(table.len().await),
         Step::Walk => text(walk(table).await),
         Step::Clear => text(table.clear().await),

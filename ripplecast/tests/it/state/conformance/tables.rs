@@ -494,12 +494,16 @@ pub(super) async fn a_row_is_written_with_its_expiry(world: &World) -> Result<()
 pub(super) async fn many_rows_expire_at_once(world: &World) -> Result<()> {
     let table = world.hub.table::<Pair>("pairs", 2000)?;
     table.set_many((0..1000).map(|n| (n, Pair::new(n)))).await?;
-    for n in 0..700 {
-        assert!(table.expire(n, Duration::from_millis(1)).await?);
-    }
+    assert_eq!(table.expire_many(0..700, Duration::from_millis(1)).await?, 700);
     eventually(async || Ok(!table.exists(699).await?)).await?;
     assert_eq!((table.len().await?, table.scan(None, 1000).await?.rows.len()), (300, 300));
-    assert_eq!(table.clear().await?, 300);
+    assert_eq!(table.expire_many(600..800, Duration::MAX).await?, 100, "only those that exist");
+    assert_eq!(table.expire_many(0..1, Duration::ZERO).await?, 0);
+    assert_eq!(table.expire_many([999, 999, 998], Duration::ZERO).await?, 2, "at once, and each once");
+    let long = "x".repeat(256);
+    assert!(table.expire_many(["997", &long], Duration::ZERO).await.is_err());
+    assert_eq!(table.len().await?, 298, "a failed operation has changed nothing");
+    assert_eq!(table.clear().await?, 298);
     Ok(())
 }
 
