@@ -20,7 +20,7 @@ struct News<'a> {
 }
 
 /// Sends a message to every page on every node.
-async fn tell(hub: &Hub, text: &str) -> Result<()> {
+async fn announce(hub: &Hub, text: &str) -> Result<()> {
     let room = hub.room("pages");
     let (from, pages, nodes) = (hub.node().to_string(), room.len().await?, hub.nodes().await?.len());
     room.push(Message::json(&News { from, text, pages, nodes })?).ignore();
@@ -34,12 +34,12 @@ async fn node(redis: &str, port: u16) -> Result<Bound> {
         .with_state(app.hub())
         .on_open(async |hub: Hub, conn: Connection| {
             conn.join("pages")?;
-            tell(&hub, "a page has opened").await
+            announce(&hub, "a page has opened").await
         })
         .on_message(async |hub: Hub, _, message: Message| {
-            tell(&hub, message.as_text().unwrap_or_default()).await
+            announce(&hub, message.as_text().unwrap_or_default()).await
         })
-        .on_close(async |hub: Hub, _, _| tell(&hub, "a page has closed").await);
+        .on_close(async |hub: Hub, _, _| announce(&hub, "a page has closed").await);
     app.ws("/ws", ws::endpoint(page).text_only().max_message(4096))
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))

@@ -2,7 +2,7 @@
 //!
 //! `options` defines the settings, and `bench` is the state of a run. `operations`, `latency`, `throughput` and `spread` are the four parts, and `raw`
 //! runs `redis-benchmark` for comparison with the first. `node` is another process of this program, with a hub that
-//! executes the commands defined in `order`; `peer` is the handle to it. `mark` identifies messages, and `member` reads
+//! executes the commands defined in `protocol`; `peer` is the handle to it. `mark` identifies messages, and `member` reads
 //! them from a WebSocket. `server` queries Redis itself, `report` holds the results, and `table` prints them.
 
 mod bench;
@@ -12,8 +12,8 @@ mod member;
 mod node;
 mod operations;
 mod options;
-mod order;
 mod peer;
+mod protocol;
 mod raw;
 mod report;
 mod server;

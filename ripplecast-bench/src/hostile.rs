@@ -1,15 +1,15 @@
 //! `ripplecast bench hostile`: attacks a server on this machine, and measures how long well-behaved clients wait during
 //! the attack.
 //!
-//! `visitors` are the well-behaved clients, measured alone and during the attack. `attack` contains the hostile
+//! `clients` are the well-behaved clients, measured alone and during the attack. `attack` contains the hostile
 //! connections, one function for each kind, and `peer` the connection that both use. `server` is the process under
 //! attack unless an address is given, and `report` prints the results.
 
 mod attack;
+mod clients;
 mod peer;
 mod report;
 mod server;
-mod visitors;
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
@@ -62,7 +62,7 @@ pub struct BenchHostile {
 
 /// Runs to its end, or until Ctrl-C, and prints the results. An error is one line.
 pub(crate) fn run(options: &BenchHostile) -> Result<()> {
-    // For visitors and attackers. A server started here inherits the limit.
+    // For clients and attackers. A server started here inherits the limit.
     descriptors::allow((options.connections + 3 * options.clients) as usize)?;
     let stop = stop_button()?;
     let server = options.target.is_none().then(Server::start).transpose()?;
@@ -70,7 +70,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
     let addr = addr.ok_or("no server to attack")?;
     let kinds = if options.only.is_empty() { Attack::all() } else { options.only.clone() };
 
-    let mut alone = visit(addr, options, &stop)?;
+    let mut alone = measure_clients(addr, options, &stop)?;
     report::can_compare(&alone)?;
     let attackers = Attackers::start(addr, options.connections, &kinds)?;
     let begin = Instant::now();
@@ -80,13 +80,13 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    let attacked = visit(addr, options, &stop)?;
+    let attacked = measure_clients(addr, options, &stop)?;
     let low_priority = attackers.are_yielding();
     let attacks = attackers.stop();
     let interrupted = stop.load(Ordering::Relaxed);
     if !interrupted {
         // Measured again after the attack, because the load of the machine varies, and a p99 with it.
-        for (wait, after) in alone.iter_mut().zip(visit(addr, options, &stop)?) {
+        for (wait, after) in alone.iter_mut().zip(measure_clients(addr, options, &stop)?) {
             wait.add(after);
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
         seconds: options.duration.as_secs_f64(),
         interrupted,
         low_priority,
-        visitors: report::compare(&alone, &attacked),
+        waits: report::compare(&alone, &attacked),
         attacks,
     };
     print(&report, options.json, Report::table)?;
@@ -105,9 +105,13 @@ pub(crate) fn run(options: &BenchHostile) -> Result<()> {
 }
 
 /// Measures the well-behaved clients once.
-fn visit(addr: SocketAddr, options: &BenchHostile, stop: &Arc<AtomicBool>) -> Result<visitors::Waits> {
-    visitors::measure(addr, options.clients, options.duration.mul_f64(WARM_UP), stop)?;
-    visitors::measure(addr, options.clients, options.duration, stop)
+fn measure_clients(
+    addr: SocketAddr,
+    options: &BenchHostile,
+    stop: &Arc<AtomicBool>,
+) -> Result<clients::Waits> {
+    clients::measure(addr, options.clients, options.duration.mul_f64(WARM_UP), stop)?;
+    clients::measure(addr, options.clients, options.duration, stop)
 }
 
 /// Parses the address of a server on this machine. An error explains why other addresses are rejected.

@@ -4,10 +4,10 @@
 //! server, or it measures itself.
 //!
 //! `options` defines the settings, and each mode has its own module. `session` holds what the modes share. `pool` owns
-//! the connections (`target`, `conn`, `handshake`, `frames`), `cast` and `echo` check what arrives, `pace` schedules
+//! the connections (`target`, `conn`, `handshake`, `frames`), `broadcasts` and `echo` check what arrives, `pace` schedules
 //! messages, and `report` holds the results (`measure`, `table`).
 
-mod cast;
+mod broadcasts;
 mod conn;
 pub(super) mod descriptors;
 mod echo;
@@ -89,8 +89,8 @@ fn prepare(options: BenchLoad, stop: Arc<AtomicBool>) -> Result<Session> {
 
 /// Returns a flag that the first Ctrl-C sets. The second ends the process.
 pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
-    let told = |error: std::io::Error| format!("failed to handle Ctrl-C: {error}");
-    let signal = ripplecast::shutdown_signal().map_err(told)?;
+    let failed = |error: std::io::Error| format!("failed to handle Ctrl-C: {error}");
+    let signal = ripplecast::shutdown_signal().map_err(failed)?;
     let stop = Arc::new(AtomicBool::new(false));
     let button = Arc::clone(&stop);
     let waiter = move || {
@@ -99,7 +99,7 @@ pub(super) fn stop_button() -> Result<Arc<AtomicBool>> {
             button.store(true, Ordering::Relaxed);
         }
     };
-    thread::Builder::new().name("ctrl-c".to_owned()).spawn(waiter).map_err(told)?;
+    thread::Builder::new().name("ctrl-c".to_owned()).spawn(waiter).map_err(failed)?;
     Ok(stop)
 }
 

@@ -51,7 +51,7 @@ impl Handler for CounterDemo {
     async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         match message.as_text() {
             Some("ping") => conn.push("pong").ignore(),
-            Some("tabs") if self.demos.may_move(&conn) => self.tabs.tell(&conn).await?,
+            Some("tabs") if self.demos.may_move(&conn) => self.tabs.join(&conn).await?,
             _ => {} // ignore anything else
         }
         Ok(())

@@ -46,7 +46,7 @@ impl Tabs {
     }
 
     /// Sends a connection the number now, and whenever it changes.
-    pub(crate) async fn tell(&self, conn: &Connection) -> Result<()> {
+    pub(crate) async fn join(&self, conn: &Connection) -> Result<()> {
         self.shown.join(conn).await
     }
 

@@ -91,7 +91,7 @@ pub(crate) enum Look {
 }
 
 /// The token in a request.
-enum Given<'a> {
+enum SentToken<'a> {
     Nothing,
     /// A bearer token.
     Bearer(&'a str),
@@ -119,11 +119,11 @@ impl Gate {
             return Look::Open;
         }
         let Some(token) = &self.token else { return Look::Closed };
-        match given(&parts.headers, self.cookie_name(&parts.headers)) {
-            Given::Nothing => Look::Closed,
-            Given::Bearer(given) => token.judge(visitor, || token.is(given)),
-            Given::Cookie(given) => token.judge(visitor, || is_same(given, &token.cookie)),
-            Given::Several => token.judge(visitor, || false),
+        match sent_token(&parts.headers, self.cookie_name(&parts.headers)) {
+            SentToken::Nothing => Look::Closed,
+            SentToken::Bearer(given) => token.judge(visitor, || token.is(given)),
+            SentToken::Cookie(given) => token.judge(visitor, || is_same(given, &token.cookie)),
+            SentToken::Several => token.judge(visitor, || false),
         }
     }
 
@@ -215,7 +215,7 @@ fn is_same(given: &str, ours: &str) -> bool {
 }
 
 /// Returns the token in a request: a bearer token, or the cookie named `cookie`.
-fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
+fn sent_token<'a>(headers: &'a HeaderMap, cookie: &str) -> SentToken<'a> {
     let lines = headers.get_all(header::COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii);
     let mut cookies = pairs.filter_map(|pair| pair.strip_prefix(cookie.as_bytes())?.strip_prefix(b"="));
@@ -224,11 +224,11 @@ fn given<'a>(headers: &'a HeaderMap, cookie: &str) -> Given<'a> {
     let others = cookies.any(|other| Some(other) != first);
     let authorizations = headers.get_all(header::AUTHORIZATION).iter().count();
     match (ripplecast::request::bearer_token(headers), first) {
-        _ if authorizations > 1 || others => Given::Several,
-        (Some(_), Some(_)) => Given::Several,
-        (Some(token), None) => Given::Bearer(token),
-        (None, Some(given)) => Given::Cookie(std::str::from_utf8(given).unwrap_or_default()),
-        (None, None) => Given::Nothing,
+        _ if authorizations > 1 || others => SentToken::Several,
+        (Some(_), Some(_)) => SentToken::Several,
+        (Some(token), None) => SentToken::Bearer(token),
+        (None, Some(given)) => SentToken::Cookie(std::str::from_utf8(given).unwrap_or_default()),
+        (None, None) => SentToken::Nothing,
     }
 }
 

@@ -368,8 +368,10 @@ fn everyone_receives_a_close_when_the_server_stops() {
     let (mut member, _) = tungstenite::client(format!("ws://{}/bc", server.addr), stream).unwrap();
     let pid = server.process.id().to_string();
     assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-    let told = member.read().unwrap();
-    let tungstenite::Message::Close(Some(close)) = told else { panic!("expected a close, got {told:?}") };
+    let message = member.read().unwrap();
+    let tungstenite::Message::Close(Some(close)) = message else {
+        panic!("expected a close, got {message:?}")
+    };
     assert_eq!(u16::from(close.code), 1001);
     // Answers the close, and finds the connection closed.
     while member.read().is_ok() {}
@@ -436,20 +438,16 @@ fn every_kind_of_attack_runs_and_is_reported() {
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["interrupted"], false, "{report}");
     assert_eq!(report["low_priority"], cfg!(target_os = "linux"), "{report}");
-    let visitors = report["visitors"].as_array().unwrap();
-    for (visitor, what) in visitors.iter().zip(["round trip", "new WebSocket", "page"]) {
-        assert_eq!(visitor["what"], what, "{report}");
-        assert_times(&visitor["alone_us"], 20); // before and after
-        assert_times(&visitor["attacked_us"], 10);
-        assert!(visitor["ratio"].as_f64().unwrap() > 0.0, "{report}");
-        assert_eq!(
-            (&visitor["alone_failed"], &visitor["attacked_failed"]),
-            (&0.into(), &0.into()),
-            "{report}"
-        );
+    let waits = report["waits"].as_array().unwrap();
+    for (wait, what) in waits.iter().zip(["round trip", "new WebSocket", "page"]) {
+        assert_eq!(wait["what"], what, "{report}");
+        assert_times(&wait["alone_us"], 20); // before and after
+        assert_times(&wait["attacked_us"], 10);
+        assert!(wait["ratio"].as_f64().unwrap() > 0.0, "{report}");
+        assert_eq!((&wait["alone_failed"], &wait["attacked_failed"]), (&0.into(), &0.into()), "{report}");
     }
     let attacks = report["attacks"].as_array().unwrap();
-    assert_eq!((visitors.len(), attacks.len()), (3, ATTACKS.len()), "{report}");
+    assert_eq!((waits.len(), attacks.len()), (3, ATTACKS.len()), "{report}");
     for (index, (attack, name)) in attacks.iter().zip(ATTACKS).enumerate() {
         assert_eq!(attack["attack"], name, "{report}");
         let connections = if index < 5 { 3 } else { 2 };

@@ -103,13 +103,13 @@ fn the_inspector_shows_the_frames_of_one_connection() {
         assert!(until(&mut inspector, "refused").contains(wrong));
     }
     // Frames appear once the connection is observed, so the tab keeps sending until then.
-    let mut told = String::new();
-    while !(told.contains(r#""received":true"#) && told.contains(r#""received":false"#)) {
+    let mut shown = String::new();
+    while !(shown.contains(r#""received":true"#) && shown.contains(r#""received":false"#)) {
         counter.send(Message::text("ping")).unwrap();
         until(&mut counter, "pong");
-        told += &until(&mut inspector, "frames_of");
+        shown += &until(&mut inspector, "frames_of");
     }
-    assert!(told.contains(r#""kind":"text","bytes":4"#) && told.contains(r#""head":"pong""#), "{told}");
+    assert!(shown.contains(r#""kind":"text","bytes":4"#) && shown.contains(r#""head":"pong""#), "{shown}");
     counter.close(None).unwrap();
     let last = until(&mut inspector, r#""ended":true"#);
     assert!(last.contains(r#""kind":"close""#) && last.contains(id("counter")), "{last}");
@@ -191,8 +191,8 @@ fn visitors_see_traffic_and_aliases_and_operators_see_all() {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
     }
-    let told = server.get("/api/nodes", &[&operator]);
-    assert!(told.contains(r#""backend":"memory""#) && !told.contains(&node), "{told}");
+    let shown = server.get("/api/nodes", &[&operator]);
+    assert!(shown.contains(r#""backend":"memory""#) && !shown.contains(&node), "{shown}");
     // On this machine, everything is shown to the operator.
     let here = Server::start(&[]);
     let figures = until(&mut here.open("/ws/demos/dashboard"), "connections");
@@ -363,15 +363,15 @@ fn a_rejected_pointer_is_announced_to_no_one() {
     let mut admitted = Vec::new();
     for _ in 0..40 {
         let mut next = server.open("/ws/demos/cursors");
-        let told = until(&mut next, "");
-        if told.contains("notice") {
+        let shown = until(&mut next, "");
+        if shown.contains("notice") {
             while next.read().is_ok() {}
         } else {
-            admitted.push((next, told));
+            admitted.push((next, shown));
         }
     }
-    let (mut last, told) = admitted.pop().unwrap();
-    let id = told.split('"').nth(3).unwrap();
+    let (mut last, shown) = admitted.pop().unwrap();
+    let id = shown.split('"').nth(3).unwrap();
     last.close(None).unwrap();
     let gone = until(&mut first, "gone");
     assert!(gone.contains(id), "expected {id} in {gone}");

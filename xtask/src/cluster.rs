@@ -49,9 +49,9 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
     build_server().run(&workspace.root)?;
     let stop = Arc::new(AtomicBool::new(false));
     let main = thread::current();
-    let told = stop.clone();
+    let on_signal = stop.clone();
     ctrlc::set_handler(move || {
-        told.store(true, Ordering::Relaxed);
+        on_signal.store(true, Ordering::Relaxed);
         main.unpark();
     })
     .map_err(|error| format!("failed to handle Ctrl-C: {error}"))?;

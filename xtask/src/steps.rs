@@ -244,7 +244,8 @@ impl Step {
                 let threads = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
                 let tests = Command::line("cargo test --workspace --locked")
                     .default_env("RUST_TEST_THREADS", &threads.to_string());
-                let tests = valkey::SERVERS.iter().fold(tests, |tests, server| server.tell(workspace, tests));
+                let tests =
+                    valkey::SERVERS.iter().fold(tests, |tests, server| server.add_to(workspace, tests));
                 counted(tests.run_tests(root)?)
             }
             Self::Blocks => {

@@ -88,7 +88,7 @@ impl Valkey {
     }
 
     /// Adds the server's path to the environment of a command, for the tests.
-    pub(crate) fn tell(&self, workspace: &Workspace, command: Command) -> Command {
+    pub(crate) fn add_to(&self, workspace: &Workspace, command: Command) -> Command {
         command.default_env(self.variable, &self.server(workspace).display().to_string())
     }
 
@@ -184,7 +184,7 @@ mod tests {
     fn the_tests_receive_the_servers_paths() {
         let workspace = Workspace { root: "/work space".into() };
         let valkey = Valkey { major: 8, variable: "RIPPLECAST_TEST_NO_SUCH", wheel: "", inside: "" };
-        let command = valkey.tell(&workspace, Command::line("cargo test"));
+        let command = valkey.add_to(&workspace, Command::line("cargo test"));
         let shown = "RIPPLECAST_TEST_NO_SUCH='/work space/target/valkey/8/valkey-server' cargo test";
         assert_eq!(command.to_string(), shown);
     }

@@ -133,15 +133,15 @@ fn addresses(line: &str) -> impl Iterator<Item = String> {
 
 /// Reads lines in a thread, so that waiting for one can time out.
 fn lines(reader: impl BufRead + Send + 'static) -> Receiver<String> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in reader.lines().map_while(Result::ok) {
-            if tell.send(line).is_err() {
+            if sender.send(line).is_err() {
                 // No one needs the line, but a program that cannot write its log would exit.
             }
         }
     });
-    told
+    receiver
 }
 
 /// An event stream and its lines read so far.

@@ -28,10 +28,10 @@ impl Copy {
 
     /// Writes a manifest with the path to Ripplecast, as described in the README.
     fn point_at(&self, manifest: &Path) {
-        let (told, here) = ("\"../../ripplecast\"", workspace().join("ripplecast"));
+        let (path, here) = ("\"../../ripplecast\"", workspace().join("ripplecast"));
         let manifest = fs::read_to_string(manifest).expect("the starter's manifest");
-        assert_eq!(manifest.matches(told).count(), 1, "{manifest}");
-        let manifest = manifest.replace(told, &format!("{here:?}"));
+        assert_eq!(manifest.matches(path).count(), 1, "{manifest}");
+        let manifest = manifest.replace(path, &format!("{here:?}"));
         fs::write(self.0.dir.join("Cargo.toml"), manifest).expect("target is writable");
     }
 

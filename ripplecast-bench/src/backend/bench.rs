@@ -12,8 +12,8 @@ use super::{
     mark::Seen,
     member::Member,
     options::BenchBackend,
-    order::{Load, Order},
     peer::Peer,
+    protocol::{Load, Request},
     report::{Report, Series},
     server::Server,
 };
@@ -74,12 +74,12 @@ impl Bench {
         let run = self.next_run();
         member.begin(run);
         for number in 0..TRIES as u64 {
-            from.load(&Order::Push(Load { run, first: number, ..Load::once() }))?;
+            from.load(&Request::Push(Load { run, first: number, ..Load::once() }))?;
             member.wait_a_moment()?;
             if member.received() > 0 {
                 let run = self.next_run();
                 member.begin(run);
-                from.load(&Order::Push(Load { run, count: WARM_UP, ..Load::once() }))?;
+                from.load(&Request::Push(Load { run, count: WARM_UP, ..Load::once() }))?;
                 member.wait(WARM_UP)?;
                 return Ok(member);
             }

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     bench::{Bench, WARM_UP, judged},
-    order::{Load, Order},
     peer::Peer,
+    protocol::{Load, Request},
     report::{Latency, Series},
 };
 use crate::result::Result;
@@ -32,7 +32,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let member = bench.member(&mut from, &to)?;
     let load = load(bench);
     member.begin(load.run);
-    from.load(&Order::Push(load))?;
+    from.load(&Request::Push(load))?;
     member.wait(load.count)?;
     let series = judged(&member.finish(), load.count);
     add(bench, "push to WebSocket", series);
@@ -56,26 +56,26 @@ fn load(bench: &mut Bench) -> Load {
 fn bus(bench: &mut Bench, from: &mut Peer, to: &mut Peer) -> Result<Series> {
     let run = bench.next_run();
     to.listen(run)?;
-    from.load(&Order::Publish(Load { run, count: WARM_UP, ..Load::once() }))?;
+    from.load(&Request::Publish(Load { run, count: WARM_UP, ..Load::once() }))?;
     let load = load(bench);
     to.listen(load.run)?;
-    from.load(&Order::Publish(load))?;
-    let mut heard = to.heard()?;
+    from.load(&Request::Publish(load))?;
+    let mut report = to.report()?;
     let mut at = Instant::now();
-    while heard.received < load.count && at.elapsed() < SILENCE {
+    while report.received < load.count && at.elapsed() < SILENCE {
         thread::sleep(Duration::from_millis(10));
-        let next = to.heard()?;
-        if next.received != heard.received {
+        let next = to.report()?;
+        if next.received != report.received {
             at = Instant::now();
         }
-        heard = next;
+        report = next;
     }
     Ok(Series {
         messages: load.count,
-        received: heard.received,
-        lost: heard.gaps + load.count.saturating_sub(heard.next),
-        order_errors: heard.order_errors,
-        clock_errors: heard.clock_errors,
-        latency_us: heard.latency,
+        received: report.received,
+        lost: report.gaps + load.count.saturating_sub(report.next),
+        order_errors: report.order_errors,
+        clock_errors: report.clock_errors,
+        latency_us: report.latency,
     })
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 
-use super::order::Heard;
+use super::protocol::BusReport;
 use crate::load::measure::{Times, histogram};
 
 /// The length of a mark in bytes, and so the shortest message.
@@ -109,8 +109,8 @@ impl Seen {
     }
 
     /// Returns the statistics in serializable form.
-    pub(super) fn heard(&self) -> Heard {
-        Heard {
+    pub(super) fn report(&self) -> BusReport {
+        BusReport {
             received: self.received,
             next: self.next,
             gaps: self.gaps,

@@ -47,17 +47,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Member {
     /// Opens a member at the node with this address.
     pub(super) fn connect(addr: SocketAddr) -> Result<Self> {
-        let told = |error: std::io::Error| format!("failed to connect a member to {addr}: {error}");
-        let mut socket = TcpStream::connect_timeout(&addr, ANSWER).map_err(told)?;
-        socket.set_nodelay(true).map_err(told)?;
-        socket.set_read_timeout(Some(ANSWER)).map_err(told)?;
+        let failed = |error: std::io::Error| format!("failed to connect a member to {addr}: {error}");
+        let mut socket = TcpStream::connect_timeout(&addr, ANSWER).map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        socket.set_read_timeout(Some(ANSWER)).map_err(failed)?;
         let mut request = Vec::new();
         let mut random = Random::new(Random::fresh_seed());
         let accept = handshake::request("/member", &addr.to_string(), &mut random, &mut request);
-        socket.write_all(&request).map_err(told)?;
+        socket.write_all(&request).map_err(failed)?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; BUFFER]);
         let head = loop {
-            let read = socket.read(&mut buffer).map_err(told)?;
+            let read = socket.read(&mut buffer).map_err(failed)?;
             if read == 0 {
                 return Err(format!("the node at {addr} closed a member's connection"));
             }
@@ -68,12 +68,12 @@ impl Member {
                 Err(error) => return Err(format!("the node at {addr} {error}")),
             }
         };
-        socket.set_read_timeout(None).map_err(told)?;
+        socket.set_read_timeout(None).map_err(failed)?;
         let shared = Arc::new(Shared { seen: Mutex::new(Seen::new(0)), ended: Mutex::new(None) });
-        let (theirs, reading) = (shared.clone(), socket.try_clone().map_err(told)?);
+        let (theirs, reading) = (shared.clone(), socket.try_clone().map_err(failed)?);
         let rest = bytes.split_off(head);
         let reader = thread::Builder::new().name("member".to_owned());
-        let reader = reader.spawn(move || read(reading, rest, &theirs)).map_err(told)?;
+        let reader = reader.spawn(move || read(reading, rest, &theirs)).map_err(failed)?;
         Ok(Self { socket, shared, reader: Some(reader) })
     }
 

@@ -18,20 +18,20 @@ use tokio::runtime::Runtime;
 use super::{
     mark::{Mark, Seen, now},
     options::Url,
-    order::{Answer, Counts, Load, Order},
+    protocol::{Counts, Load, Request, Response},
 };
 use crate::result::Result;
 
 pub(super) const ROOM: &str = "members";
 /// The topic on the bus.
-const CHANNEL: &str = "listeners";
+const TOPIC: &str = "listeners";
 /// The outbox of a member: a measurement must not end because of a limit.
 const OUTBOX: usize = 64 << 20;
 
 /// Serves until standard input closes.
 pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
-    let told = |error: std::io::Error| format!("failed to start a runtime: {error}");
-    let runtime = Runtime::new().map_err(told)?;
+    let failed = |error: std::io::Error| format!("failed to start a runtime: {error}");
+    let runtime = Runtime::new().map_err(failed)?;
     let url = format!("{}?prefix={prefix}", backend.as_str());
     let bound = runtime.block_on(async {
         let app = App::builder().backend(&url).build().await?;
@@ -39,15 +39,15 @@ pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
         app.ws("/member", member).bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await
     });
     let bound = bound.map_err(|error| error.to_string())?;
-    let mut node = Node { runtime, hub: bound.hub(), heard: None };
-    answer(&Answer::Ready { addr: bound.local_addr() })?;
+    let mut node = Node { runtime, hub: bound.hub(), received: None };
+    respond(&Response::Ready { addr: bound.local_addr() })?;
     node.runtime.spawn(bound.serve_with_shutdown(std::future::pending()));
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| format!("failed to read a command: {error}"))?;
-        let order =
+        let request =
             serde_json::from_str(&line).map_err(|error| format!("invalid command {line:?}: {error}"))?;
-        let done = node.obey(order).unwrap_or_else(Answer::Failed);
-        answer(&done)?;
+        let done = node.execute(request).unwrap_or_else(Response::Failed);
+        respond(&done)?;
     }
     node.runtime.block_on(node.hub.shutdown());
     node.runtime.shutdown_background();
@@ -55,8 +55,8 @@ pub(super) fn run(backend: &Url, prefix: &str) -> Result<()> {
 }
 
 /// Prints a response.
-fn answer(answer: &Answer) -> Result<()> {
-    let line = serde_json::to_string(answer)
+fn respond(response: &Response) -> Result<()> {
+    let line = serde_json::to_string(response)
         .map_err(|error| format!("failed to encode a response: {error}"))?
         + "\n";
     let mut out = std::io::stdout();
@@ -69,40 +69,40 @@ struct Node {
     runtime: Runtime,
     hub: Hub,
     /// The messages received on the bus, and the subscription that receives them.
-    heard: Option<(Arc<Mutex<Seen>>, Subscription)>,
+    received: Option<(Arc<Mutex<Seen>>, Subscription)>,
 }
 
 impl Node {
     /// Executes a command.
-    fn obey(&mut self, order: Order) -> Result<Answer> {
-        match order {
-            Order::Listen { run } => {
-                self.heard = None;
+    fn execute(&mut self, request: Request) -> Result<Response> {
+        match request {
+            Request::Listen { run } => {
+                self.received = None;
                 let seen = Arc::new(Mutex::new(Seen::new(run)));
-                let heard = seen.clone();
-                let hear = move |message: BusMessage| {
-                    heard.lock().unwrap_or_else(PoisonError::into_inner).take(&message.payload);
+                let received = seen.clone();
+                let handler = move |message: BusMessage| {
+                    received.lock().unwrap_or_else(PoisonError::into_inner).take(&message.payload);
                     std::future::ready(())
                 };
-                let subscription = self.runtime.block_on(self.hub.bus().subscribe(CHANNEL, hear));
-                self.heard = Some((seen, subscription.map_err(|error| error.to_string())?));
-                Ok(Answer::Done { taken: 0 })
+                let subscription = self.runtime.block_on(self.hub.bus().subscribe(TOPIC, handler));
+                self.received = Some((seen, subscription.map_err(|error| error.to_string())?));
+                Ok(Response::Done { taken: 0 })
             }
-            Order::Heard => {
-                let (seen, _) = self.heard.as_ref().ok_or("not subscribed to the bus")?;
-                Ok(Answer::Heard(seen.lock().unwrap_or_else(PoisonError::into_inner).heard()))
+            Request::Received => {
+                let (seen, _) = self.received.as_ref().ok_or("not subscribed to the bus")?;
+                Ok(Response::Received(seen.lock().unwrap_or_else(PoisonError::into_inner).report()))
             }
-            Order::Publish(load) => send(load, |message| {
-                let published = self.runtime.block_on(self.hub.bus().publish(CHANNEL, message));
+            Request::Publish(load) => send(load, |message| {
+                let published = self.runtime.block_on(self.hub.bus().publish(TOPIC, message));
                 published.map(|nodes| nodes > 0).map_err(|error| error.to_string())
             }),
-            Order::Push(load) => {
+            Request::Push(load) => {
                 let room = self.hub.room(ROOM);
                 send(load, |message| Ok(room.push(Message::text(message)).is_queued()))
             }
-            Order::Counts => {
+            Request::Counts => {
                 let remote = self.hub.stats().remote;
-                Ok(Answer::Counts(Counts {
+                Ok(Response::Counts(Counts {
                     received: remote.received,
                     sent: remote.sent,
                     unsent: remote.unsent,
@@ -116,7 +116,7 @@ impl Node {
 ///
 /// At a fixed rate, each message carries its time of sending, or the time at which it was due if the previous message
 /// delayed it. The delay with which a sleeping thread wakes up is not part of the latency.
-fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Answer> {
+fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Response> {
     let Load { run, first, count, size, rate } = load;
     let (begin, began) = (Instant::now(), now());
     let mut taken = 0;
@@ -132,7 +132,7 @@ fn send(load: Load, mut take: impl FnMut(String) -> Result<bool>) -> Result<Answ
         let mark = Mark { run, number: first + index, sent: sent.unwrap_or_else(now) };
         taken += u64::from(take(mark.message(size))?);
     }
-    Ok(Answer::Done { taken })
+    Ok(Response::Done { taken })
 }
 
 struct Member;

@@ -132,14 +132,14 @@ impl Subject {
 }
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    let told = |error: ripplecast::Error| error.to_string();
+    let failed = |error: ripplecast::Error| error.to_string();
     let runtime = Runtime::new().map_err(|error| format!("failed to start a runtime: {error}"))?;
     let backend = bench.backend();
-    let hub = runtime.block_on(async { Hub::builder().backend(&backend).connect().await }).map_err(told)?;
-    let table = hub.table("rows", ROWS as usize * 2).map_err(told)?;
+    let hub = runtime.block_on(async { Hub::builder().backend(&backend).connect().await }).map_err(failed)?;
+    let table = hub.table("rows", ROWS as usize * 2).map_err(failed)?;
     let subject = Subject { counter: hub.counter("counter"), table };
     let rows = (0..ROWS).map(|key| (key, Row::new()));
-    runtime.block_on(subject.table.set_many(rows)).map_err(told)?;
+    runtime.block_on(subject.table.set_many(rows)).map_err(failed)?;
     let tool = Tool::find();
     bench.report.raw_tool = tool.map(Tool::name);
     for kind in Kind::ALL {

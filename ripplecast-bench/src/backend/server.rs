@@ -33,14 +33,14 @@ pub(super) struct Work {
 
 impl Server {
     pub(super) fn connect(url: &Url) -> Result<Self> {
-        let told = |error: RedisError| {
+        let failed = |error: RedisError| {
             format!(
                 "--backend {url} can't be reached: {error}; start it with `redis-server`, or correct the URL"
             )
         };
         let connection =
-            url.client().and_then(|client| client.get_connection_with_timeout(ANSWER)).map_err(told)?;
-        connection.set_read_timeout(Some(ANSWER)).map_err(told)?;
+            url.client().and_then(|client| client.get_connection_with_timeout(ANSWER)).map_err(failed)?;
+        connection.set_read_timeout(Some(ANSWER)).map_err(failed)?;
         Ok(Self { connection, shown: url.to_string() })
     }
 
@@ -101,8 +101,8 @@ impl Server {
 
     /// Runs a command.
     fn ask<T: FromRedisValue>(&mut self, command: &mut redis::Cmd) -> Result<T> {
-        let told = |error: RedisError| format!("{} gave an unexpected response: {error}", self.shown);
-        command.query(&mut self.connection).map_err(told)
+        let failed = |error: RedisError| format!("{} gave an unexpected response: {error}", self.shown);
+        command.query(&mut self.connection).map_err(failed)
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     bench::{Bench, judged},
     member::Member,
     node,
-    order::{Load, Order},
     peer::Peer,
+    protocol::{Load, Request},
     report::{NodeCost, Spread},
 };
 use crate::load::measure::Process;
@@ -67,7 +67,7 @@ fn case(bench: &mut Bench, nodes: &mut [Peer], with_members: usize, pushes: bool
     let began = Instant::now();
     if pushes {
         let load = Load { run, first: 0, count, size: SIZE, rate: Some(RATE) };
-        nodes[0].load(&Order::Push(load))?;
+        nodes[0].load(&Request::Push(load))?;
         wait(&members, count)?;
         depart(&mut nodes[0], sent_before + count)?;
     } else {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     bench::{Bench, judged},
-    order::{Load, Order},
+    protocol::{Load, Request},
     report::Throughput,
 };
 use crate::result::Result;
@@ -45,7 +45,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 (last, moved) = (received, Instant::now());
             }
             if sent + CHUNK <= received + window {
-                from.load(&Order::Push(Load { run, first: sent, count: CHUNK, size, rate: None }))?;
+                from.load(&Request::Push(Load { run, first: sent, count: CHUNK, size, rate: None }))?;
                 sent += CHUNK;
             } else {
                 member.check()?;

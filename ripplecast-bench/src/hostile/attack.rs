@@ -97,8 +97,9 @@ pub(super) struct Attackers {
 impl Attackers {
     /// Starts `connections` connections, distributed evenly over the kinds.
     ///
-    /// Real attackers have machines of their own. These share one with the server and the visitors, so they take only CPU time
-    /// that neither wants: the wait of a visitor shows what the server grants the attackers, not what the attackers cost.
+    /// Real attackers have machines of their own. These share one with the server and the clients, so they take only CPU
+    /// time that neither wants: the wait of a client shows what the server grants the attackers, not what the attackers
+    /// cost.
     pub(super) fn start(addr: SocketAddr, connections: u32, kinds: &[Attack]) -> Result<Self> {
         let (count, connections) = (kinds.len() as u64, u64::from(connections));
         let tally = |(index, kind): (usize, &Attack)| {
@@ -158,7 +159,7 @@ fn lower_priority() -> bool {
     rustix::process::setpriority_process(None, NICEST).is_ok()
 }
 
-/// Elsewhere, priority is per process, and the visitors run in this process.
+/// Elsewhere, priority is per process, and the clients run in this process.
 #[cfg(not(target_os = "linux"))]
 const fn lower_priority() -> bool {
     false

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     attack::Outcome,
-    visitors::{Visit, Wait, Waits},
+    clients::{Action, Wait, Waits},
 };
 use crate::load::{
     measure::Times,
@@ -26,32 +26,32 @@ pub(super) struct Report {
     pub(super) interrupted: bool,
     /// Whether the attackers' threads ran at the lowest CPU priority.
     pub(super) low_priority: bool,
-    pub(super) visitors: Vec<Compared>,
+    pub(super) waits: Vec<Compared>,
     pub(super) attacks: Vec<Outcome>,
 }
 
-/// Waits of one kind of visitor, without and with attackers.
+/// Waits of one kind of client, without and with attackers.
 #[derive(Debug, Serialize)]
 pub(super) struct Compared {
     pub(super) what: &'static str,
     pub(super) alone_us: Option<Times>,
     pub(super) attacked_us: Option<Times>,
-    /// Failed visits. Each also counts as a wait of 30 s.
+    /// Failed actions. Each also counts as a wait of 30 s.
     pub(super) alone_failed: u64,
     pub(super) attacked_failed: u64,
-    /// The error of the first failed visit.
+    /// The error of the first failed action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first_failure: Option<String>,
     /// The p99 with attackers divided by the p99 without.
     pub(super) ratio: Option<f64>,
 }
 
-/// Fails if visits failed without attackers: then there is no baseline.
+/// Fails if actions failed without attackers: then there is no baseline.
 pub(super) fn can_compare(alone: &Waits) -> Result<()> {
-    for (visit, wait) in Visit::ALL.into_iter().zip(alone) {
+    for (action, wait) in Action::ALL.into_iter().zip(alone) {
         if let Some(failure) = &wait.first_failure {
-            let (failed, all, what) = (wait.failed, wait.times.len(), visit.name());
-            return Err(format!("{failed} of {all} visits failed without attackers ({what}: {failure})"));
+            let (failed, all, what) = (wait.failed, wait.times.len(), action.name());
+            return Err(format!("{failed} of {all} actions failed without attackers ({what}: {failure})"));
         }
     }
     Ok(())
@@ -59,11 +59,11 @@ pub(super) fn can_compare(alone: &Waits) -> Result<()> {
 
 /// Combines the waits of both runs.
 pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
-    let compared = |(visit, (alone, attacked)): (Visit, (&Wait, &Wait))| {
+    let compared = |(action, (alone, attacked)): (Action, (&Wait, &Wait))| {
         let [before, during] = [alone, attacked].map(|wait| Times::of(&wait.times));
         let ratio = before.zip(during).map(|(before, during)| during.p99 / before.p99.max(0.1));
         Compared {
-            what: visit.name(),
+            what: action.name(),
             alone_us: before,
             attacked_us: during,
             alone_failed: alone.failed,
@@ -72,18 +72,18 @@ pub(super) fn compare(alone: &Waits, attacked: &Waits) -> Vec<Compared> {
             ratio: ratio.map(|ratio| (ratio * 100.0).round() / 100.0),
         }
     };
-    Visit::ALL.into_iter().zip(alone.iter().zip(attacked)).map(compared).collect()
+    Action::ALL.into_iter().zip(alone.iter().zip(attacked)).map(compared).collect()
 }
 
 impl Report {
-    /// Fails if a kind of visitor waited at least `most` times as long as without
+    /// Fails if a kind of client waited at least `most` times as long as without
     /// attackers.
     pub(super) fn verdict(&self, most: f64) -> Result<()> {
         if self.interrupted {
             return Ok(());
         }
-        for visit in &self.visitors {
-            let Compared { what, alone_us, attacked_us, ratio, .. } = visit;
+        for action in &self.waits {
+            let Compared { what, alone_us, attacked_us, ratio, .. } = action;
             let (Some(alone), Some(attacked), Some(ratio)) = (alone_us, attacked_us, ratio) else {
                 return Err(format!("no {what} was measured"));
             };
@@ -118,23 +118,23 @@ impl Report {
              {:14}{:>10}{:>10}{:>14}{:>14}{:>8}{:>8}",
             "wait", "p50 alone", "p99 alone", "p50 attacked", "p99 attacked", "ratio", "failed"
         );
-        for visit in &self.visitors {
+        for action in &self.waits {
             let at = |times: Option<Times>, of: fn(Times) -> f64| {
                 times.map_or_else(|| "-".to_owned(), |times| Micros(of(times)).to_string())
             };
-            let ratio = visit.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
+            let ratio = action.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
             let _ = writeln!(
                 text,
                 "{:14}{:>10}{:>10}{:>14}{:>14}{ratio:>8}{:>8}",
-                visit.what,
-                at(visit.alone_us, |times| times.p50),
-                at(visit.alone_us, |times| times.p99),
-                at(visit.attacked_us, |times| times.p50),
-                at(visit.attacked_us, |times| times.p99),
-                count(visit.alone_failed + visit.attacked_failed),
+                action.what,
+                at(action.alone_us, |times| times.p50),
+                at(action.alone_us, |times| times.p99),
+                at(action.attacked_us, |times| times.p50),
+                at(action.attacked_us, |times| times.p99),
+                count(action.alone_failed + action.attacked_failed),
             );
         }
-        for failure in self.visitors.iter().filter_map(|visit| visit.first_failure.as_ref()) {
+        for failure in self.waits.iter().filter_map(|action| action.first_failure.as_ref()) {
             let _ = writeln!(text, "the first failure: {failure}");
         }
         let _ = writeln!(
@@ -176,7 +176,7 @@ mod tests {
             seconds: 1.0,
             interrupted: false,
             low_priority: true,
-            visitors: compare(&alone, &attacked),
+            waits: compare(&alone, &attacked),
             attacks: Vec::new(),
         };
         assert!(report.verdict(10.0).is_ok());

@@ -21,8 +21,8 @@ impl Server {
     /// Starts a server on a port that it picks. Its limits also apply to loopback, as they do to strangers, and its
     /// inspector has a token to guess.
     pub(super) fn start() -> Result<Self> {
-        let told = |error: io::Error| format!("failed to start the server: {error}");
-        let mut command = Command::new(std::env::current_exe().map_err(told)?);
+        let failed = |error: io::Error| format!("failed to start the server: {error}");
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         // Do not inherit the environment's settings: a configured backend would be attacked with the server.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RIPPLECAST_") {
@@ -33,7 +33,7 @@ impl Server {
         command.env("RIPPLECAST_INSPECT_TOKEN", format!("{:016x}{:016x}", random.next(), random.next()));
         command.args(["--port", "0", "--demo-limits"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().map_err(told)?;
+        let mut process = command.spawn().map_err(failed)?;
         let mut line = String::new();
         let mut out = process.stdout.take().map(BufReader::new).ok_or("the server has no output")?;
         let read = out.read_line(&mut line);

@@ -98,9 +98,9 @@ fn send(session: &mut Session, echoes: &mut Echoes, mut schedule: Schedule) -> R
         if over && echoes.total == 0 {
             break;
         }
-        let heard = echoes.answers + u64::from(schedule.sent);
-        if heard != progress.1 {
-            progress = (now, heard);
+        let progressed = echoes.answers + u64::from(schedule.sent);
+        if progressed != progress.1 {
+            progress = (now, progressed);
         } else if now - progress.0 > PATIENCE.as_nanos() as u64 && (over || echoes.total > 0) {
             break;
         }

@@ -10,8 +10,8 @@ use std::{
 use hdrhistogram::Histogram;
 
 use super::{
-    cast::{Audience, Cast, News},
-    fanout::new_cast,
+    broadcasts::{Audience, Broadcasts, LoadEvent},
+    fanout::new_broadcasts,
     measure::{Times, histogram},
     pace::{Pace, Schedule},
     pool::OnFailure,
@@ -46,23 +46,23 @@ enum Act {
 
 /// Connects, sends and cuts, and waits until all connections have recovered.
 pub(super) fn run(session: &mut Session) -> Result<()> {
-    let mut cast = new_cast(session, Audience::Whoever);
-    let outcome = measure(session, &mut cast);
-    session.report.checks = cast.checks;
+    let mut broadcasts = new_broadcasts(session, Audience::Any);
+    let outcome = measure(session, &mut broadcasts);
+    session.report.checks = broadcasts.checks;
     outcome
 }
 
-fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
-    session.open_all(cast)?;
-    session.first_messages(cast)?;
+fn measure(session: &mut Session, broadcasts: &mut Broadcasts) -> Result<()> {
+    session.open_all(broadcasts)?;
+    session.first_messages(broadcasts)?;
     if session.stopped() {
         return Ok(());
     }
     session.progress.part("jitter");
     session.pool.reopen_with(Some(1024), OnFailure::Retry);
     session.pool.handshakes.reset();
-    cast.news = Some(Vec::new());
-    cast.begin();
+    broadcasts.events = Some(Vec::new());
+    broadcasts.begin();
     let retries = session.pool.retries();
     let (spent, begin) = (session.spend(), session.pool.now());
     let rate = session.options.pace().unwrap_or(1.0);
@@ -70,52 +70,57 @@ fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
         Schedule::new(Pace::Rate(rate), begin, session.options.messages, session.options.time());
     let mut cuts = Cuts::new();
     (1..session.options.connections).for_each(|index| cuts.plan_cut(session, index, begin));
-    send(session, cast, &mut schedule, &mut cuts)?;
-    let figures = &cast.figures;
+    send(session, broadcasts, &mut schedule, &mut cuts)?;
+    let figures = &broadcasts.figures;
     let spent = session.spent(&spent);
     let mut traffic = session.traffic(&spent, begin, figures.end, &schedule, figures.deliveries);
     traffic.latency_us = Times::of(&figures.latency);
     session.report.traffic = Some(traffic);
-    let outcome = all_back(session, cast, &mut cuts, rate);
+    let outcome = all_back(session, broadcasts, &mut cuts, rate);
     session.report.jitter = Some(cuts.report(session, retries));
     outcome
 }
 
 /// Sends and cuts while the schedule lasts.
-fn send(session: &mut Session, cast: &mut Cast, schedule: &mut Schedule, cuts: &mut Cuts) -> Result<()> {
+fn send(
+    session: &mut Session,
+    broadcasts: &mut Broadcasts,
+    schedule: &mut Schedule,
+    cuts: &mut Cuts,
+) -> Result<()> {
     while !session.stopped() {
         let now = session.pool.now();
         if schedule.is_over(now) || !session.pool.is_open(0) {
             break;
         }
-        cast.publish(&mut session.pool, schedule, now);
-        cuts.act(session, cast, now);
+        broadcasts.publish(&mut session.pool, schedule, now);
+        cuts.act(session, broadcasts, now);
         session.progress.show(now, schedule.done(now));
-        session.busy_turn(schedule.rest(now).min(cuts.rest(now)), cast)?;
-        cuts.hear(session, cast, true);
+        session.busy_turn(schedule.rest(now).min(cuts.rest(now)), broadcasts)?;
+        cuts.handle_events(session, broadcasts, true);
     }
     Ok(())
 }
 
 /// Stops cutting, and sends until all connections are back and have received a message.
-fn all_back(session: &mut Session, cast: &mut Cast, cuts: &mut Cuts, rate: f64) -> Result<()> {
+fn all_back(session: &mut Session, broadcasts: &mut Broadcasts, cuts: &mut Cuts, rate: f64) -> Result<()> {
     cuts.agenda.retain(|Reverse((_, _, act))| *act == Act::Return);
     let begin = session.pool.now();
     let patience = (session.options.pause + CONNECT_PATIENCE).as_nanos() as u64;
     let mut schedule = Schedule::new(Pace::Rate(rate), begin, None, None);
     while !session.stopped() && session.pool.is_open(0) {
         let now = session.pool.now();
-        if now - begin > patience || (cuts.agenda.is_empty() && cast.waiting() == 0) {
+        if now - begin > patience || (cuts.agenda.is_empty() && broadcasts.waiting() == 0) {
             break;
         }
-        cast.publish(&mut session.pool, &mut schedule, now);
-        cuts.act(session, cast, now);
-        session.turn(schedule.rest(now).min(cuts.rest(now)), cast)?;
-        cuts.hear(session, cast, false);
+        broadcasts.publish(&mut session.pool, &mut schedule, now);
+        cuts.act(session, broadcasts, now);
+        session.turn(schedule.rest(now).min(cuts.rest(now)), broadcasts)?;
+        cuts.handle_events(session, broadcasts, false);
     }
-    settle(session, cast)?;
+    settle(session, broadcasts)?;
     if !session.stopped() {
-        cast.checks.missing = cast.waiting() as u64;
+        broadcasts.checks.missing = broadcasts.waiting() as u64;
     }
     Ok(())
 }
@@ -141,7 +146,7 @@ impl Cuts {
     }
 
     /// Performs the actions that are due.
-    fn act(&mut self, session: &mut Session, cast: &mut Cast, now: u64) {
+    fn act(&mut self, session: &mut Session, broadcasts: &mut Broadcasts, now: u64) {
         while let Some(Reverse((at, index, act))) = self.agenda.peek().copied()
             && at <= now
         {
@@ -149,7 +154,7 @@ impl Cuts {
             match act {
                 Act::Cut if session.pool.is_open(index) => {
                     self.cuts += 1;
-                    cast.leave(index);
+                    broadcasts.leave(index);
                     session.pool.cut(index);
                     let pause = session.options.pause;
                     let back = now + session.pool.random().up_to(pause).as_nanos() as u64;
@@ -169,11 +174,11 @@ impl Cuts {
     }
 
     /// Records recoveries, and schedules the next cuts.
-    fn hear(&mut self, session: &mut Session, cast: &mut Cast, go_on: bool) {
-        let mut all = cast.news.take().unwrap_or_default();
-        for news in all.drain(..) {
-            match news {
-                News::Opened { index, now } => {
+    fn handle_events(&mut self, session: &mut Session, broadcasts: &mut Broadcasts, go_on: bool) {
+        let mut all = broadcasts.events.take().unwrap_or_default();
+        for event in all.drain(..) {
+            match event {
+                LoadEvent::Opened { index, now } => {
                     if let Some((cut, _)) = self.away.get(&index) {
                         self.away_times.saturating_record(now - cut);
                     }
@@ -181,7 +186,7 @@ impl Cuts {
                         self.plan_cut(session, index, now);
                     }
                 }
-                News::Rejoined { index, now, missed } => {
+                LoadEvent::Rejoined { index, now, missed } => {
                     if let Some((_, back)) = self.away.remove(&index) {
                         self.recovery.saturating_record(now - back.min(now));
                     }
@@ -191,7 +196,7 @@ impl Cuts {
                 }
             }
         }
-        cast.news = Some(all);
+        broadcasts.events = Some(all);
     }
 
     fn report(&self, session: &Session, retries: u64) -> Jitter {

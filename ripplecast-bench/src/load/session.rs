@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    cast::{Cast, nobody_heard},
+    broadcasts::{Broadcasts, nothing_received},
     measure::{Process, Times},
     options::BenchLoad,
     pace::Schedule,
@@ -145,20 +145,23 @@ impl Session {
     }
 
     /// Sends messages until every connection has received one. Returns how many have received none.
-    pub(super) fn probe(&mut self, cast: &mut Cast) -> Result<usize> {
-        let (mut progress, mut waiting) = (self.pool.now(), cast.waiting());
+    pub(super) fn probe(&mut self, broadcasts: &mut Broadcasts) -> Result<usize> {
+        let (mut progress, mut waiting) = (self.pool.now(), broadcasts.waiting());
         let pause = PROBE.0 + PROBE.1 * self.options.connections as u32;
         while waiting > 0 && !self.stopped() {
             let sent = self.pool.now();
-            cast.probe(&mut self.pool, sent);
-            while cast.waiting() > 0 && self.pool.now() - sent < pause.as_nanos() as u64 && !self.stopped() {
-                self.turn(pause, cast)?;
+            broadcasts.probe(&mut self.pool, sent);
+            while broadcasts.waiting() > 0
+                && self.pool.now() - sent < pause.as_nanos() as u64
+                && !self.stopped()
+            {
+                self.turn(pause, broadcasts)?;
             }
             let now = self.pool.now();
-            if cast.waiting() < waiting {
+            if broadcasts.waiting() < waiting {
                 progress = now;
             }
-            waiting = cast.waiting();
+            waiting = broadcasts.waiting();
             if now - progress > PATIENCE.as_nanos() as u64 {
                 break;
             }
@@ -167,13 +170,13 @@ impl Session {
     }
 
     /// Sends the first messages: checks that the path broadcasts, and measures the memory that takes.
-    pub(super) fn first_messages(&mut self, cast: &mut Cast) -> Result<()> {
-        match self.probe(cast)? {
+    pub(super) fn first_messages(&mut self, broadcasts: &mut Broadcasts) -> Result<()> {
+        match self.probe(broadcasts)? {
             0 => {}
             _ if self.stopped() => return Ok(()),
-            waiting => return nobody_heard(waiting, self.options.connections, self.options.url.as_str()),
+            waiting => return nothing_received(waiting, self.options.connections, self.options.url.as_str()),
         }
-        self.after_message(cast)
+        self.after_message(broadcasts)
     }
 
     /// Records the memory after each connection has received a message.

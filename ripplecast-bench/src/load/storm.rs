@@ -3,8 +3,8 @@
 use hdrhistogram::Histogram;
 
 use super::{
-    cast::{Audience, Cast, News},
-    fanout::new_cast,
+    broadcasts::{Audience, Broadcasts, LoadEvent},
+    fanout::new_broadcasts,
     measure::{Times, histogram},
     pool::OnFailure,
     report::Storm,
@@ -14,41 +14,41 @@ use crate::result::Result;
 
 /// Connects, cuts, and waits until all have reconnected.
 pub(super) fn run(session: &mut Session) -> Result<()> {
-    let mut cast = new_cast(session, Audience::Whoever);
-    let outcome = measure(session, &mut cast);
-    session.report.checks = cast.checks;
+    let mut broadcasts = new_broadcasts(session, Audience::Any);
+    let outcome = measure(session, &mut broadcasts);
+    session.report.checks = broadcasts.checks;
     outcome
 }
 
-fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
-    session.open_all(cast)?;
-    session.first_messages(cast)?;
+fn measure(session: &mut Session, broadcasts: &mut Broadcasts) -> Result<()> {
+    session.open_all(broadcasts)?;
+    session.first_messages(broadcasts)?;
     if session.stopped() {
         return Ok(());
     }
-    settle(session, cast)?;
+    settle(session, broadcasts)?;
 
     let count = session.options.connections;
     session.progress.part("storm");
-    cast.news = Some(Vec::new());
+    broadcasts.events = Some(Vec::new());
     session.pool.reopen_with(None, OnFailure::Retry);
     let retries = session.pool.retries();
     let (spent, begin) = (session.spend(), session.pool.now());
     for index in 0..count {
-        cast.leave(index);
+        broadcasts.leave(index);
         session.pool.cut(index);
     }
     (0..count).for_each(|index| session.pool.reopen(index));
-    let waited = session.wait_open(cast);
+    let waited = session.wait_open(broadcasts);
     let seconds = (session.pool.now() - begin) as f64 / 1e9;
     let cpu = session.spent(&spent).server();
     let reconnected = session.pool.open_count();
-    cast.checks.missing = (count - reconnected) as u64;
+    broadcasts.checks.missing = (count - reconnected) as u64;
     let all_receive = if waited.is_ok() && !session.stopped() {
-        let waiting = session.probe(cast)?;
+        let waiting = session.probe(broadcasts)?;
         let seconds = (session.pool.now() - begin) as f64 / 1e9;
-        cast.checks.missing += waiting as u64;
-        settle(session, cast)?;
+        broadcasts.checks.missing += waiting as u64;
+        settle(session, broadcasts)?;
         (waiting == 0).then_some(seconds)
     } else {
         None
@@ -57,22 +57,22 @@ fn measure(session: &mut Session, cast: &mut Cast) -> Result<()> {
         reconnected,
         seconds,
         per_second: reconnected as f64 / seconds,
-        back_us: Times::of(&times_back(cast, begin)),
+        back_us: Times::of(&times_back(broadcasts, begin)),
         all_receive_seconds: all_receive,
         retries: session.pool.retries() - retries,
         server_cpu_us_each: cpu.map(|cpu| cpu * 1e6 / reconnected.max(1) as f64),
     });
     if session.stopped() {
-        cast.checks.missing = 0;
+        broadcasts.checks.missing = 0;
     }
     Ok(())
 }
 
 /// Returns how long each connection took to reconnect.
-fn times_back(cast: &mut Cast, begin: u64) -> Histogram<u64> {
+fn times_back(broadcasts: &mut Broadcasts, begin: u64) -> Histogram<u64> {
     let mut times = histogram();
-    for news in cast.news.take().unwrap_or_default() {
-        if let News::Opened { now, .. } = news {
+    for event in broadcasts.events.take().unwrap_or_default() {
+        if let LoadEvent::Opened { now, .. } = event {
             times.saturating_record(now - begin);
         }
     }
@@ -80,11 +80,11 @@ fn times_back(cast: &mut Cast, begin: u64) -> Histogram<u64> {
 }
 
 /// Waits until everything is delivered, and counts what never arrived.
-pub(super) fn settle(session: &mut Session, cast: &mut Cast) -> Result<()> {
+pub(super) fn settle(session: &mut Session, broadcasts: &mut Broadcasts) -> Result<()> {
     let until = session.pool.now() + PATIENCE.as_nanos() as u64;
-    while !session.stopped() && !cast.is_settled() && session.pool.now() < until {
-        session.turn(std::time::Duration::from_millis(10), cast)?;
+    while !session.stopped() && !broadcasts.is_settled() && session.pool.now() < until {
+        session.turn(std::time::Duration::from_millis(10), broadcasts)?;
     }
-    cast.settle(session.stopped());
+    broadcasts.settle(session.stopped());
     Ok(())
 }

@@ -53,13 +53,13 @@ pub(crate) fn add(app: App, ping: Duration) -> App {
 
 /// Resolves when standard input closes: the parent process has exited.
 pub(crate) async fn parent_is_gone() {
-    let (tell, told) = oneshot::channel();
+    let (request, requested) = oneshot::channel();
     std::thread::spawn(move || {
         let mut byte = [0];
         while std::io::stdin().read(&mut byte).is_ok_and(|read| read > 0) {}
-        let _ = tell.send(());
+        let _ = request.send(());
     });
-    let _ = told.await;
+    let _ = requested.await;
 }
 
 fn counts(hub: &Hub) -> Counts {

@@ -28,8 +28,8 @@ pub(super) struct Server {
 impl Server {
     /// Starts a server; port 0 picks a free one.
     pub(super) fn start(port: u16, ping: Duration) -> Result<Self> {
-        let told = |error: io::Error| format!("failed to start the server: {error}");
-        let program = std::env::current_exe().map_err(told)?;
+        let failed = |error: io::Error| format!("failed to start the server: {error}");
+        let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
         command.args(["bench", "serve", "--soak", "--port", &port.to_string()]);
         command.args(["--ping", &ping.as_secs().to_string()]);
@@ -48,10 +48,10 @@ impl Server {
         // A separate process group: the terminal's Ctrl-C is for the test, which then stops the server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut process = command.spawn().map_err(told)?;
+        let mut process = command.spawn().map_err(failed)?;
         let mut line = String::new();
         let mut out = process.stdout.take().map(BufReader::new).ok_or("the server has no standard output")?;
-        out.read_line(&mut line).map_err(told)?;
+        out.read_line(&mut line).map_err(failed)?;
         let addr = line.trim_end().rsplit("http://").next().and_then(|addr| addr.parse().ok());
         let Some(addr) = addr else {
             let _ = process.kill();
@@ -84,13 +84,13 @@ impl Server {
 
     /// Returns its counts.
     pub(super) fn counts(&self) -> Result<Counts> {
-        let told = |error: io::Error| format!("failed to read the server's counts: {error}");
-        let mut stream = TcpStream::connect_timeout(&self.addr, ANSWER).map_err(told)?;
-        stream.set_read_timeout(Some(ANSWER)).map_err(told)?;
+        let failed = |error: io::Error| format!("failed to read the server's counts: {error}");
+        let mut stream = TcpStream::connect_timeout(&self.addr, ANSWER).map_err(failed)?;
+        stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
         let request = format!("GET /stats HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr);
-        stream.write_all(request.as_bytes()).map_err(told)?;
+        stream.write_all(request.as_bytes()).map_err(failed)?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(told)?;
+        stream.read_to_string(&mut answer).map_err(failed)?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         serde_json::from_str(body).map_err(|error| format!("the server's counts are not valid JSON: {error}"))
     }

@@ -69,7 +69,7 @@ fn watch_room(tab: &Tab) -> String {
 
 impl<H> Observed<H> {
     /// Reports a call to the watchers.
-    fn tell(&self, conn: &Connection, callback: &'static str, with: &str) {
+    fn report(&self, conn: &Connection, callback: &'static str, with: &str) {
         let Some(tab) = conn.state::<Tab>() else { return };
         if let Ok(message) = called(callback, conn.id(), with, false) {
             self.demos.hub.room(watch_room(&tab)).push(message).ignore();
@@ -88,12 +88,12 @@ impl<H: Handler> Handler for Observed<H> {
         if let Some(tab) = conn.state::<Tab>() {
             self.demos.watched.add(&tab, conn.id());
         }
-        self.tell(&conn, "on_open", "");
+        self.report(&conn, "on_open", "");
         self.handler.on_open(conn).await
     }
 
     async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
-        self.tell(&conn, "on_message", message.as_text().unwrap_or("bytes"));
+        self.report(&conn, "on_message", message.as_text().unwrap_or("bytes"));
         self.handler.on_message(conn, message).await
     }
 
@@ -101,7 +101,7 @@ impl<H: Handler> Handler for Observed<H> {
         if let Some(tab) = conn.state::<Tab>() {
             self.demos.watched.remove(&tab, conn.id());
         }
-        self.tell(&conn, "on_close", &close.to_string());
+        self.report(&conn, "on_close", &close.to_string());
         self.handler.on_close(conn, close).await
     }
 }

@@ -153,7 +153,7 @@ async fn follow(conn: Connection, id: &str, mut tap: Tap) {
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut frames = Vec::new();
-    let (mut missed, mut told) = (0, 0);
+    let (mut missed, mut reported) = (0, 0);
     loop {
         tokio::select! {
             frame = tap.recv() => match frame {
@@ -167,9 +167,9 @@ async fn follow(conn: Connection, id: &str, mut tap: Tap) {
             },
             _ = clock.tick() => {
                 let all = missed + tap.missed();
-                if !frames.is_empty() || all > told {
+                if !frames.is_empty() || all > reported {
                     let frames = std::mem::take(&mut frames);
-                    told = all;
+                    reported = all;
                     send(&conn, &Report { frames_of: id, frames, missed: all, ended: false, refused: None });
                 }
             }

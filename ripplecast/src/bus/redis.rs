@@ -100,7 +100,7 @@ impl RedisBus {
 
 impl BusBackend for RedisBus {
     fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize> {
-        Reply::Later(Box::pin(async move {
+        Reply::later(async move {
             let mut publish = redis::cmd(self.redis.publish_command());
             let topic = self.redis.key("bus", topic, "");
             let payload = if self.signer.has_secret() {
@@ -110,7 +110,7 @@ impl BusBackend for RedisBus {
             };
             publish.arg(&topic).arg(&payload[..]);
             self.redis.run(&publish).await
-        }))
+        })
     }
 
     fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
@@ -118,7 +118,7 @@ impl BusBackend for RedisBus {
             return Reply::now(Err(BusError::PatternOnCluster { pattern: pattern.to_owned() }));
         }
         let pattern = pattern.to_owned();
-        Reply::Later(Box::pin(async move {
+        Reply::later(async move {
             let Some((shared, subscribed)) = self.shared(&pattern) else {
                 let local = MemoryBus::default();
                 local.close();
@@ -131,7 +131,7 @@ impl BusBackend for RedisBus {
             let kept = self.kept.clone();
             let (own, theirs) = (shared.clone(), shared);
             Ok(subscription.with(move || drop(own), move || kept.lock().push(theirs)))
-        }))
+        })
     }
 
     fn close(&self) {

@@ -339,10 +339,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fast_start_does_not_allow_a_longer_stall() {
         assert!(send(PACE, 2, 1 << 20, Duration::from_secs(29)).await.1);
-        let (tell, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let (sender, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
         let mut body = PacedBody::new(StreamBody::new(pieces_of(pieces)), PACE, Arc::default());
         for _ in 0..100 {
-            let (sent, got) = tokio::join!(tell.send(Bytes::from(vec![b'x'; 1 << 20])), body.frame());
+            let (sent, got) = tokio::join!(sender.send(Bytes::from(vec![b'x'; 1 << 20])), body.frame());
             sent.unwrap();
             got.unwrap().unwrap();
         }
@@ -364,11 +364,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_application_that_pauses_reading_does_not_cut_off_the_sender() {
-        let (tell, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let (sender, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
         let mut body = PacedBody::new(StreamBody::new(pieces_of(pieces)), PACE, Arc::default());
         for _ in 0..3 {
             sleep(Duration::from_secs(3600)).await;
-            tell.send(Bytes::from_static(b"x")).await.unwrap();
+            sender.send(Bytes::from_static(b"x")).await.unwrap();
             assert!(body.frame().await.unwrap().is_ok());
         }
     }

@@ -144,11 +144,11 @@ async fn neither_a_request_nor_the_hub_can_block_shutdown() {
 async fn the_hub_is_drained_while_requests_finish() {
     let drained = Arc::new(Notify::new());
     let begun = Arc::new(Notify::new());
-    let (wait, tell) = (Arc::clone(&drained), Arc::clone(&begun));
+    let (wait, begin) = (Arc::clone(&drained), Arc::clone(&begun));
     // The request ends only when the hub is drained, and draining starts only at shutdown: one after the
     // other would hang.
     let handler = async move || {
-        tell.notify_one();
+        begin.notify_one();
         wait.notified().await;
         "hello"
     };

@@ -146,7 +146,7 @@ fn a_user_is_reached_on_all_connections() {
     // A new connection in a slot of ann's has no identity.
     let mut stranger = server.tab("/ws");
     assert_eq!(server.connection(&mut stranger).user_id(), None);
-    nobody.run("own heard nothing");
+    nobody.run("own received nothing");
 }
 
 #[derive(Debug, PartialEq)]
@@ -154,7 +154,7 @@ struct User(&'static str);
 
 #[test]
 fn a_connection_keeps_one_value_of_each_type_until_on_close_has_returned() {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let witness = Arc::new(());
     let count = Arc::downgrade(&witness);
     let server = TestServer::with_shards(1, false, |app| {
@@ -164,10 +164,10 @@ fn a_connection_keeps_one_value_of_each_type_until_on_close_has_returned() {
                 conn.push(format!("{from_hook:?}")).ignore();
             })
             .on_close(move |conn: Connection, _: Close| {
-                let tell = tell.clone();
+                let sender = sender.clone();
                 async move {
                     let refused = conn.set_state(9_u8).is_err();
-                    let _ = tell.send((conn.clone(), conn.state::<u8>().map(|n| *n), refused));
+                    let _ = sender.send((conn.clone(), conn.state::<u8>().map(|n| *n), refused));
                 }
             });
         let hook = move |_: Request| {
@@ -194,10 +194,10 @@ fn a_connection_keeps_one_value_of_each_type_until_on_close_has_returned() {
     let other_conn = server.hub.connections().find(|other| *other != conn).unwrap();
     assert_eq!(other_conn.state::<u16>(), None);
     other.close();
-    told.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
 
     tab.close();
-    let (conn, kept, refused) = told.recv_timeout(PATIENCE).unwrap();
+    let (conn, kept, refused) = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!((kept, refused), (Some(2), true));
     wait_until("the value is dropped", || conn.state::<u8>().is_none() && count.strong_count() == 1);
 }

@@ -251,7 +251,7 @@ async fn a_dropped_subscribe_or_publish_does_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_slow_channel_of_a_pattern_delays_only_itself() {
+async fn a_slow_topic_of_a_pattern_delays_only_itself() {
     let hub = Hub::builder().build().unwrap();
     let (sender, mut seen) = unbounded_channel();
     let gate = Arc::new(Semaphore::new(0));
@@ -282,7 +282,7 @@ async fn a_slow_channel_of_a_pattern_delays_only_itself() {
         assert_eq!(
             seen.recv().await.unwrap(),
             ("c-quick".to_owned(), number),
-            "in order, despite the slow channel"
+            "in order, despite the slow topic"
         );
     }
     gate.add_permits(3);

@@ -129,9 +129,9 @@ async fn other_programs_can_use_the_bus_as_documented() {
     let [listen, publish] = [0, 1].map(|line| block.lines().nth(line).unwrap().replace("redis-cli ", &here));
 
     let hub = Hub::builder().backend(redis.url()).connect().await.unwrap();
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let handler = move |message: BusMessage| {
-        let sent = tell.send(message.payload);
+        let sent = sender.send(message.payload);
         async move { sent.unwrap() }
     };
     let _subscription = hub.bus().subscribe("orders.*", handler).await.unwrap();
@@ -139,16 +139,17 @@ async fn other_programs_can_use_the_bus_as_documented() {
     let mut listener = Command::new("sh");
     let listener = listener.args(["-c", &listen]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut listener = Running(listener.spawn().unwrap());
-    let mut heard = BufReader::new(listener.0.stdout.take().unwrap()).lines();
-    let mut hears = |line: &str| heard.by_ref().any(|heard| heard.unwrap() == line);
-    assert!(hears("subscribe"), "redis-cli does not run: install it with `apt-get install redis-tools`");
+    let mut lines = BufReader::new(listener.0.stdout.take().unwrap()).lines();
+    let mut shows = |line: &str| lines.by_ref().any(|shown| shown.unwrap() == line);
+    assert!(shows("subscribe"), "redis-cli does not run: install it with `apt-get install redis-tools`");
 
     let published = Command::new("sh").args(["-c", &publish]).stdin(Stdio::null()).output().unwrap();
     assert!(published.status.success(), "{published:?}");
-    let told =
-        tokio::time::timeout(PATIENCE, told.recv()).await.expect("the hub receives what redis-cli publishes");
-    assert_eq!(told.unwrap(), "4712");
-    assert!(hears("message") && hears("4712"), "redis-cli receives what redis-cli publishes");
+    let received = tokio::time::timeout(PATIENCE, receiver.recv())
+        .await
+        .expect("the hub receives what redis-cli publishes");
+    assert_eq!(received.unwrap(), "4712");
+    assert!(shows("message") && shows("4712"), "redis-cli receives what redis-cli publishes");
     assert_eq!(hub.bus().publish("orders.new", "4713").await.unwrap(), 2, "this node and redis-cli");
-    assert!(hears("message") && hears("4713"), "redis-cli receives what the hub publishes");
+    assert!(shows("message") && shows("4713"), "redis-cli receives what the hub publishes");
 }

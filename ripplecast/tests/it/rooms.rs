@@ -149,7 +149,7 @@ fn a_room_lives_while_it_has_members_or_handles() {
 
 #[test]
 fn a_closed_connection_cannot_join_a_room() {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let server = TestServer::with_shards(2, false, |app| {
         app.ws(
             "/ws",
@@ -160,10 +160,13 @@ fn a_closed_connection_cannot_join_a_room() {
                     Ok::<_, Error>(())
                 })
                 .on_close(move |conn: Connection, close: Close| {
-                    let tell = tell.clone();
+                    let sender = sender.clone();
                     async move {
-                        let _ =
-                            tell.send((conn.clone(), close.code, conn.join("s").map_err(|e| e.is_closed())));
+                        let _ = sender.send((
+                            conn.clone(),
+                            close.code,
+                            conn.join("s").map_err(|e| e.is_closed()),
+                        ));
                     }
                 }),
         )
@@ -171,7 +174,7 @@ fn a_closed_connection_cannot_join_a_room() {
     let mut tab = server.tab("/ws");
     assert_eq!(tab.text(), "in");
     tab.close();
-    let (conn, code, joined) = told.recv_timeout(PATIENCE).unwrap();
+    let (conn, code, joined) = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!((code, joined), (CloseCode::NO_STATUS, Err(true)));
 
     assert!(!conn.is_open());

@@ -41,9 +41,9 @@ struct Server {
 impl Server {
     async fn start(settings: impl FnOnce(AppBuilder) -> AppBuilder) -> Self {
         let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let (begin, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
         let slow = async move || {
-            tell.notify_one();
+            begin.notify_one();
             wait.notified().await;
             "slow"
         };

@@ -31,7 +31,7 @@ struct Everything {
     hub: Hub,
     live: LiveCounter,
     table: Table<Row>,
-    tell: mpsc::Sender<&'static str>,
+    sender: mpsc::Sender<&'static str>,
     turn: AtomicUsize,
     /// Whether callbacks wait before and between the calls.
     waits: bool,
@@ -40,25 +40,25 @@ struct Everything {
 impl Handler for Everything {
     async fn on_open(&self, conn: Connection) -> Result<()> {
         self.all(&conn, Stage::Open).await?;
-        self.tell.send("open").unwrap();
+        self.sender.send("open").unwrap();
         Ok(())
     }
 
     async fn on_message(&self, conn: Connection, message: Message) -> Result<()> {
         self.all(&conn, Stage::Open).await?;
-        self.tell.send("message").unwrap();
+        self.sender.send("message").unwrap();
         if message.as_text() == Some("close") {
             assert!(conn.close(CloseCode::NORMAL, "").is_queued());
             assert!(conn.push("late").is_closed());
             self.all(&conn, Stage::Closing).await?;
-            self.tell.send("closing").unwrap();
+            self.sender.send("closing").unwrap();
         }
         Ok(())
     }
 
     async fn on_close(&self, conn: Connection, _: Close) -> Result<()> {
         self.all(&conn, Stage::Closed).await?;
-        self.tell.send("close").unwrap();
+        self.sender.send("close").unwrap();
         Ok(())
     }
 }
@@ -152,15 +152,17 @@ impl Everything {
 #[test]
 fn every_call_may_be_made_from_every_callback() {
     for (shards, threads, waits) in [(1, false, false), (1, true, true), (2, false, true), (2, true, false)] {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let server = TestServer::with_shards(shards, threads, |app| {
             let hub = app.hub();
             let live = hub.counter("demo").publish_to(&hub.room("demo")).unwrap();
             let table = hub.table::<Row>("rows", 64).unwrap();
             let turn = AtomicUsize::new(0);
-            app.ws("/ws", Everything { hub, live, table, tell, turn, waits }).ws("/bystander", ws::handlers())
+            app.ws("/ws", Everything { hub, live, table, sender, turn, waits })
+                .ws("/bystander", ws::handlers())
         });
-        let expect = |what| assert_eq!(told.recv_timeout(PATIENCE).expect("a callback did not return"), what);
+        let expect =
+            |what| assert_eq!(receiver.recv_timeout(PATIENCE).expect("a callback did not return"), what);
         // One after the other, so that what each callback sees of the user is known; next to an unrelated
         // connection.
         for round in 0..4 {

@@ -55,7 +55,7 @@ async fn waits_double_from_100_ms() {
 }
 
 #[tokio::test]
-async fn streams_in_memory_are_bounded() {
+async fn queues_in_memory_are_bounded() {
     let hub = Hub::builder().shards(1).build().unwrap();
     for i in 0..10_000 {
         hub.queue(format!("{i}")).publish("").await.unwrap();

@@ -43,10 +43,10 @@ on_each_backend! {
     released_messages_go_to_another_subscription
     messages_of_an_ended_runtime_go_to_another_at_once
     a_message_that_kills_every_process_becomes_a_dead_letter
-    a_full_stream_refuses_until_its_messages_are_handled
-    a_stream_without_a_group_fills_up
+    a_full_queue_refuses_until_its_messages_are_handled
+    a_queue_without_a_group_fills_up
     a_removed_group_does_not_hold_up_publishers
-    a_deleted_stream_starts_again
+    a_deleted_queue_starts_again
     the_status_shows_the_progress_of_groups
     unsubscribing_waits_for_the_handler
     a_handler_may_end_its_own_subscription
@@ -323,7 +323,7 @@ async fn a_message_that_kills_every_process_becomes_a_dead_letter(ground: &Groun
     until("the dead letter to be counted", async || subscription.counts().dead == 1).await;
 }
 
-async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
+async fn a_full_queue_refuses_until_its_messages_are_handled(ground: &Ground) {
     let queue = ground.queue().await.max_len(10);
     let (hold, mut begun) = Hold::new();
     let _slow = hold.subscribe(&queue, "slow", quick(), || Ok(())).await;
@@ -359,7 +359,7 @@ async fn a_full_stream_refuses_until_its_messages_are_handled(ground: &Ground) {
     }
 }
 
-async fn a_stream_without_a_group_fills_up(ground: &Ground) {
+async fn a_queue_without_a_group_fills_up(ground: &Ground) {
     let queue = ground.queue().await.max_len(2);
     queue.publish("1").await.unwrap();
     queue.publish("2").await.unwrap();
@@ -392,7 +392,7 @@ async fn a_removed_group_does_not_hold_up_publishers(ground: &Ground) {
     assert!(!ground.node().await.queue("never used").remove_group("gone").await.unwrap());
 }
 
-async fn a_deleted_stream_starts_again(ground: &Ground) {
+async fn a_deleted_queue_starts_again(ground: &Ground) {
     let queue = ground.queue().await;
     assert!(!queue.delete().await.unwrap());
     let old = queue.publish("old").await.unwrap();

@@ -168,17 +168,17 @@ fn check_local_push(tabs: &mut [crate::clients::Tab; 2]) {
 }
 
 /// What a subscription has received.
-type Heard = Arc<Mutex<Vec<String>>>;
+type Received = Arc<Mutex<Vec<String>>>;
 
-/// Subscribes to a channel of the bus.
-fn listen(node: &TestServer, channel: &str) -> (Subscription, Heard) {
-    let heard = Heard::default();
-    let into = heard.clone();
-    let subscription = node.block_on(node.hub.bus().subscribe(channel, move |message| {
+/// Subscribes to a topic of the bus.
+fn listen(node: &TestServer, topic: &str) -> (Subscription, Received) {
+    let received = Received::default();
+    let into = received.clone();
+    let subscription = node.block_on(node.hub.bus().subscribe(topic, move |message| {
         into.lock().unwrap().push(String::from_utf8_lossy(&message.payload).into_owned());
         async {}
     }));
-    (subscription.unwrap(), heard)
+    (subscription.unwrap(), received)
 }
 
 /// Tests an outage of Redis and the recovery from it.
@@ -187,7 +187,7 @@ fn check(fault: Fault) {
     let proxy = Proxy::before(&server);
     let node = node(App::builder(), &proxy.url());
     let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
-    let (_subscription, heard) = listen(&node, "news");
+    let (_subscription, received) = listen(&node, "news");
     check_all_work(&node);
     check_local_push(&mut tabs);
 
@@ -207,11 +207,11 @@ fn check(fault: Fault) {
     // The earlier subscription is active again, exactly once.
     wait_until("the bus to deliver a message", || {
         node.block_on(node.hub.bus().publish("news", "again")).is_ok_and(|nodes| nodes > 0)
-            && !heard.lock().unwrap().is_empty()
+            && !received.lock().unwrap().is_empty()
     });
     node.block_on(node.hub.bus().publish("news", "the last")).unwrap();
-    wait_until("the last", || heard.lock().unwrap().last().is_some_and(|last| last == "the last"));
-    assert_eq!(heard.lock().unwrap().iter().filter(|text| *text == "the last").count(), 1);
+    wait_until("the last", || received.lock().unwrap().last().is_some_and(|last| last == "the last"));
+    assert_eq!(received.lock().unwrap().iter().filter(|text| *text == "the last").count(), 1);
 }
 
 /// Checks that neither callers nor messages wait while Redis is unavailable.
@@ -318,7 +318,7 @@ fn a_failover_is_followed_without_a_restart() {
     let sentinels = Sentinels::start(Flavour::Redis);
     let node = node(App::builder(), &sentinels.url());
     let mut tabs = [node.scripted("/ws", "join r"), node.scripted("/ws", "join r")];
-    let (_subscription, heard) = listen(&node, "news");
+    let (_subscription, received) = listen(&node, "news");
     check_all_work(&node);
     let before = node.block_on(node.hub.counter("kept").increment()).unwrap();
     let (master, _) = sentinels.master_and_other();
@@ -330,7 +330,7 @@ fn a_failover_is_followed_without_a_restart() {
     assert_eq!(after, before + 1, "the new master has what the replica had");
     wait_until("the bus to deliver a message", || {
         node.block_on(node.hub.bus().publish("news", "again")).is_ok_and(|nodes| nodes > 0)
-            && !heard.lock().unwrap().is_empty()
+            && !received.lock().unwrap().is_empty()
     });
     let (heir, _) = sentinels.master_and_other();
     assert!(heir.ask::<String>("CLIENT LIST").lines().filter(|line| !line.contains("user=lab")).count() >= 2);

@@ -36,20 +36,20 @@ fn wait_for_members(nodes: &[&TestServer], room: &str, members: usize) {
 }
 
 /// Returns whether a message with that prefix arrives within a moment. Discards any others.
-fn hears(tab: &mut Tab, beginning: &str) -> bool {
+fn receives(tab: &mut Tab, beginning: &str) -> bool {
     let moment = Instant::now() + Duration::from_millis(20);
     tab.socket.get_ref().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut heard = false;
-    while !heard && Instant::now() < moment {
+    let mut received = false;
+    while !received && Instant::now() < moment {
         match tab.socket.read() {
-            Ok(WsMessage::Text(text)) => heard = text.as_str().starts_with(beginning),
+            Ok(WsMessage::Text(text)) => received = text.as_str().starts_with(beginning),
             Ok(_) => {}
             Err(WsError::Io(_)) => break,
             Err(error) => panic!("{error}"),
         }
     }
     tab.socket.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    heard
+    received
 }
 
 /// Waits until a push of one node to a room reaches all of these tabs on all nodes. Discards earlier
@@ -62,7 +62,7 @@ fn settle(from: &TestServer, room: &str, tabs: &mut [&mut Tab]) {
     for tab in &mut *tabs {
         wait_until("a message to arrive", || {
             room.push(format!("is {number} there?")).ignore();
-            hears(tab, &format!("is {number} there?"))
+            receives(tab, &format!("is {number} there?"))
         });
     }
     let last = format!("all of {number} are there");
@@ -240,7 +240,7 @@ fn nodes_with_another_prefix_or_database_are_separate() {
     settle(&a, "r", &mut [&mut on_friend]);
     wait_for_members(&[&a, &friend], "r", 1);
     for tab in &mut tabs {
-        assert!(!hears(tab, ""), "an unrelated node received the message");
+        assert!(!receives(tab, ""), "an unrelated node received the message");
     }
     assert!(strangers.iter().all(|stranger| received(stranger) == 0 && stranger.len("r") == 1));
     assert_eq!(a.block_on(a.hub.nodes()).unwrap().len(), 2);
@@ -359,13 +359,13 @@ fn messages_missed_during_a_cut_are_counted_and_reported() {
     wait_until("a message to arrive", || {
         a.hub.room("r").push(format!("try {tries}")).ignore();
         tries += 1;
-        hears(&mut tab, "try")
+        receives(&mut tab, "try")
     });
     wait_until("the gap to be counted", || b.missed() >= 7);
     let gaps = b.gaps.lock().unwrap().clone();
     assert!(gaps.iter().any(|gap| gap.room.as_deref() == Some("r") && gap.missed.is_none()), "{gaps:?}");
-    let told: u64 = gaps.iter().filter_map(|gap| gap.missed).sum();
-    assert_eq!(told, b.missed(), "{gaps:?}");
+    let reported: u64 = gaps.iter().filter_map(|gap| gap.missed).sum();
+    assert_eq!(reported, b.missed(), "{gaps:?}");
     assert!(gaps.iter().filter(|gap| gap.missed.is_some()).all(|gap| gap.node == Some(a.hub.node())));
     assert!(b.node.hub.stats().remote.gaps >= 1);
 }
@@ -387,7 +387,7 @@ fn a_short_stall_loses_nothing() {
     assert_eq!((b.missed(), b.gaps.lock().unwrap().len()), (0, 0));
 }
 
-/// Pushes numbered messages to a room until told to stop. Returns how many.
+/// Pushes numbered messages to a room until reported to stop. Returns how many.
 fn publish(from: &TestServer, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
     let (room, stop) = (from.hub.room("r"), stop.clone());
     std::thread::spawn(move || {
@@ -447,8 +447,8 @@ fn every_message_arrives_once_or_is_counted() {
     let missed = b.missed();
     assert_eq!(numbers.len() as u64 + missed, last + 1, "{missed} of {} were missed", last + 1);
     assert!(missed > 0 && numbers.len() > 200, "{missed} missed, {} received", numbers.len());
-    let told: u64 = b.gaps.lock().unwrap().iter().filter_map(|gap| gap.missed).sum();
-    assert_eq!(told, missed);
+    let reported: u64 = b.gaps.lock().unwrap().iter().filter_map(|gap| gap.missed).sum();
+    assert_eq!(reported, missed);
 }
 
 // ----- dead nodes -----

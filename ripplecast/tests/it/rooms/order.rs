@@ -302,8 +302,8 @@ fn pushes_of_a_callback_keep_their_order_on_every_path() {
             ));
         }
         speaker.say("all over");
-        let heard: Vec<usize> = numbers(&speaker.until("over"));
-        assert!(heard.into_iter().eq(0..60 * 13), "{shards} shards, threads: {threads}");
+        let received: Vec<usize> = numbers(&speaker.until("over"));
+        assert!(received.into_iter().eq(0..60 * 13), "{shards} shards, threads: {threads}");
         let public: Vec<usize> = (0..60 * 13).filter(|n| [1, 3, 5, 11].contains(&(n % 13))).collect();
         for member in &mut members {
             assert_eq!(numbers(&member.until("over")), public, "{shards} shards, threads: {threads}");

@@ -68,7 +68,7 @@ fn the_counter_of_a_stream_can_depend_on_the_request() {
 /// The stream joins the room and receives the value in one step, not in two with a change in between.
 #[test]
 fn a_change_while_a_counters_stream_opens_arrives_once() {
-    let ((tell, told), (open_gate, gate)) = (mpsc::channel(), mpsc::channel::<()>());
+    let ((sender, receiver), (open_gate, gate)) = (mpsc::channel(), mpsc::channel::<()>());
     let gate = Mutex::new(Some(gate));
     let mut counter = None;
     let server = TestServer::with_shards(1, true, |app| {
@@ -76,7 +76,7 @@ fn a_change_while_a_counters_stream_opens_arrives_once() {
         let render = move |value: i64| {
             // The first change is blocked halfway, under the counter's lock.
             if let Some(gate) = gate.lock().unwrap().take_if(|_| value == 1) {
-                tell.send(()).unwrap();
+                sender.send(()).unwrap();
                 let _ = gate.recv();
             }
             Message::text(value.to_string())
@@ -89,7 +89,7 @@ fn a_change_while_a_counters_stream_opens_arrives_once() {
     let counter = counter.unwrap();
     thread::scope(|scope| {
         scope.spawn(|| server.block_on(counter.increment()).unwrap());
-        told.recv_timeout(PATIENCE).unwrap();
+        receiver.recv_timeout(PATIENCE).unwrap();
         let mut stream = server.events("/events");
         wait_until("it is opening", || server.hub.stats().opened == 1);
         // Now or a little later, the stream waits for the lock. Nothing depends on when.

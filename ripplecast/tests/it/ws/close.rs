@@ -96,10 +96,10 @@ fn both_sides_may_close_at_once() {
         let conn = echo.opened(n);
         let closer = std::thread::spawn(move || conn.close(CloseCode::NORMAL, "server").ignore());
         raw.write_all(&close_frame(4001, "client")).unwrap();
-        let told = read_close(&mut raw);
+        let received = read_close(&mut raw);
         closer.join().unwrap();
         drop(raw);
-        assert_eq!(echo.closed(n), told, "whichever close was first, both sides report the same code");
+        assert_eq!(echo.closed(n), received, "whichever close was first, both sides report the same code");
     }
     site.stop();
 }
@@ -120,7 +120,7 @@ fn the_server_does_not_wait_for_a_close_frame_it_has_received() {
         );
         router.route("/", hub.ws(endpoint))
     });
-    for (message, told) in [("close", (4001, "theirs")), ("fail", (1011, ""))] {
+    for (message, received) in [("close", (4001, "theirs")), ("fail", (1011, ""))] {
         // The server must not wait for a close frame that has already arrived; it would wait for 5 s.
         let quickest = (0..5).map(|_| {
             let mut raw = site.raw("/");
@@ -129,7 +129,7 @@ fn the_server_does_not_wait_for_a_close_frame_it_has_received() {
             raw.write_all(&sent).unwrap();
             assert_eq!(read_frame(&mut raw).unwrap(), (TEXT, b"still sent".to_vec()));
             let (code, reason) = read_close(&mut raw);
-            assert!(code == told.0 && reason.starts_with(told.1), "{code} {reason}");
+            assert!(code == received.0 && reason.starts_with(received.1), "{code} {reason}");
             assert_eq!(raw.read(&mut [0]).unwrap(), 0);
             begin.elapsed()
         });

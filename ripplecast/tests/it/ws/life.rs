@@ -188,14 +188,14 @@ fn each_shard_can_run_on_its_own_thread() {
             let echo = Echo::default();
             let handler = echo.clone();
             let names = Seen::<HashSet<String>>::default();
-            let told = names.clone();
+            let recorded = names.clone();
             let site = Site::start(
                 server,
                 |hub| hub.shards(shards).dedicated_threads(true),
                 |hub, router| {
                     let whose = ws::handlers().on_open(move |_: Connection| {
                         let name = std::thread::current().name().unwrap_or_default().to_owned();
-                        told.with(|names| names.insert(name));
+                        recorded.with(|names| names.insert(name));
                         async {}
                     });
                     router.route("/", hub.ws(handler)).route("/whose", hub.ws(whose))

@@ -146,8 +146,8 @@ fn protocol_errors_are_reported_before_the_close_and_do_not_affect_others() {
             raw.write_all(&frame(TEXT, b"before")).unwrap();
             raw.write_all(&bytes).unwrap();
             assert_eq!(read_frame(&mut raw).unwrap(), (TEXT, b"before".to_vec()), "{what}");
-            let (told, reason) = read_close(&mut raw);
-            assert_eq!(told, code, "{server:?}: {what}: {reason}");
+            let (received, reason) = read_close(&mut raw);
+            assert_eq!(received, code, "{server:?}: {what}: {reason}");
             drop(raw);
             assert_eq!(echo.closed(n), (code, reason), "{what}");
             check_echo(&mut other);

@@ -222,9 +222,9 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
     let (held, gate) = (Seen::<bool>::default(), Arc::new(Barrier::new(2)));
     let when = Seen::<Option<usize>>::default();
     let site = Site::own(1, |hub, router| {
-        let (tell, wait) = (held.clone(), gate.clone());
+        let (recorder, wait) = (held.clone(), gate.clone());
         let holder = ws::handlers().on_message(move |_: Connection, _: Message| {
-            tell.with(|held| *held = true);
+            recorder.with(|held| *held = true);
             wait.wait(); // on purpose: blocks its shard
             async {}
         });
@@ -235,9 +235,9 @@ fn a_peer_that_crowds_its_shard_is_read_less_than_the_others() {
             let done = if conn.leave("room") { Ok(()) } else { conn.join("room") };
             async { done }
         });
-        let (tell, count) = (when.clone(), handled.clone());
+        let (recorder, count) = (when.clone(), handled.clone());
         let other = ws::handlers().on_message(move |_: Connection, _: Message| {
-            tell.with(|when| *when = Some(count.load(Ordering::Relaxed)));
+            recorder.with(|when| *when = Some(count.load(Ordering::Relaxed)));
             async {}
         });
         router.route("/hold", hub.ws(holder)).route("/crowd", hub.ws(crowd)).route("/", hub.ws(other))

@@ -49,17 +49,17 @@ fn wait_until_queued(site: &Site, echo: &Echo) {
 
 /// The reports of a hook: frames by connection and reason.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Frames>>);
+struct DropReports(Arc<Mutex<Frames>>);
 
 /// Numbers of frames by connection and reason.
 type Frames = HashMap<(Option<String>, Dropped), u64>;
 
-impl Told {
+impl DropReports {
     /// Sets the hook on a hub.
     fn by(&self, hub: HubBuilder) -> HubBuilder {
-        let told = self.clone();
+        let reports = self.clone();
         hub.on_drop(move |DropReport { connection, reason, frames, .. }| {
-            *told.0.lock().unwrap().entry((connection.map(|id| id.to_string()), reason)).or_default() +=
+            *reports.0.lock().unwrap().entry((connection.map(|id| id.to_string()), reason)).or_default() +=
                 frames;
         })
     }
@@ -92,10 +92,10 @@ fn with_latest_per_key_a_slow_reader_receives_the_newest_of_each_key_without_a_b
         for shards in [1, 2] {
             let echo = Echo::default();
             let endpoint = ws::endpoint(echo.clone()).overflow(Overflow::LatestPerKey);
-            let told = Told::default();
+            let reports = DropReports::default();
             let site = Site::start(
                 server,
-                |hub| told.by(hub.shards(shards)),
+                |hub| reports.by(hub.shards(shards)),
                 |hub, router| router.route("/", hub.ws(endpoint)),
             );
             let mut slow = site.raw("/");
@@ -119,7 +119,9 @@ fn with_latest_per_key_a_slow_reader_receives_the_newest_of_each_key_without_a_b
             let stats = site.hub.stats();
             assert_eq!(stats.drops.replaced as usize + numbers.len(), 1800);
             assert_eq!((lost(&stats), stats.slow_consumers), (stats.drops.replaced, 0));
-            eventually("the hook to be called", || told.of(&conn, Dropped::Replaced) == stats.drops.replaced);
+            eventually("the hook to be called", || {
+                reports.of(&conn, Dropped::Replaced) == stats.drops.replaced
+            });
             eventually("all frames to be written", || site.hub.stats().queued_bytes == 0);
             drop(slow);
             site.stop();
@@ -178,12 +180,12 @@ fn a_live_counter_needs_no_backlog() {
 #[test]
 fn a_room_can_have_its_own_policy() {
     let echo = Echo::default();
-    let told = Told::default();
+    let reports = DropReports::default();
     let handler = echo.clone();
     let site = Site::start(
         Server::Own,
         |hub| {
-            let hub = told.by(hub.shards(1));
+            let hub = reports.by(hub.shards(1));
             let hub = hub.rooms("feed:*", RoomOptions::new().overflow(Overflow::DropOldest));
             hub.rooms("feed:strict", RoomOptions::new().overflow(Overflow::Disconnect))
                 .rooms("cursors", RoomOptions::new().overflow(Overflow::LatestPerKey))
@@ -211,7 +213,7 @@ fn a_room_can_have_its_own_policy() {
     assert_eq!(stats.slow_consumers, 0);
     assert!(stats.drops.outbox_full > 0 && stats.drops.replaced > 0, "{:?}", stats.drops);
     assert_eq!(lost(&stats) as usize + numbers.len(), 900);
-    eventually("the hook to be called", || told.total() == stats.drops.total());
+    eventually("the hook to be called", || reports.total() == stats.drops.total());
     // In a room without a policy, that of the endpoint applies.
     conn.join("plain").unwrap();
     let plain = site.hub.room("plain");
@@ -222,8 +224,8 @@ fn a_room_can_have_its_own_policy() {
     drop(slow);
     let stats = site.stop();
     assert_eq!(stats.slow_consumers, 1);
-    assert!(told.of(&conn, Dropped::SlowConsumer) > 0);
-    assert_eq!(told.of(&conn, Dropped::SlowConsumer), stats.drops.slow_consumer);
+    assert!(reports.of(&conn, Dropped::SlowConsumer) > 0);
+    assert_eq!(reports.of(&conn, Dropped::SlowConsumer), stats.drops.slow_consumer);
 }
 
 /// 64 MiB to ten members that never read: the queued bytes are bounded and shared, and the other member is
@@ -311,10 +313,10 @@ fn above_the_limit_of_the_hub_the_slowest_are_closed_first() {
     for shards in [1, 3] {
         let echo = Echo::default();
         let endpoint = ws::endpoint(echo.clone()).outbox(64 << 20);
-        let told = Told::default();
+        let reports = DropReports::default();
         let site = Site::start(
             Server::Own,
-            |hub| told.by(hub.shards(shards).max_queued_bytes(LIMIT)),
+            |hub| reports.by(hub.shards(shards).max_queued_bytes(LIMIT)),
             |hub, router| router.route("/", hub.ws(endpoint)),
         );
         // One after the other: shards open connections in any order.
@@ -333,8 +335,8 @@ fn above_the_limit_of_the_hub_the_slowest_are_closed_first() {
         assert_eq!(echo.closed(0), (1013, "slow consumer".to_owned()));
         let stats = site.hub.stats();
         assert!(stats.queued_bytes <= LIMIT, "{stats:?}");
-        assert_eq!((stats.slow_consumers, lost(&stats)), (1, stats.drops.shed), "{:?}", told.0);
-        assert!(told.of(&conns[1], Dropped::Shed) > 0);
+        assert_eq!((stats.slow_consumers, lost(&stats)), (1, stats.drops.shed), "{:?}", reports.0);
+        assert!(reports.of(&conns[1], Dropped::Shed) > 0);
         // The others receive all of their frames.
         for n in 0..(4 << 20) / SIZE {
             assert_eq!(number(&read_frame(&mut clients[0]).unwrap().1), n as u32);
@@ -361,14 +363,14 @@ fn above_the_limit_droppable_frames_are_dropped_and_nobody_is_closed() {
     }
     for (n, client) in clients.iter_mut().enumerate() {
         // The last frame may be dropped like any other, so it is pushed until it has arrived.
-        let (conn, (heard, is_heard)) = (echo.opened(n), mpsc::channel::<()>());
+        let (conn, (open_gate, gate)) = (echo.opened(n), mpsc::channel::<()>());
         let end = std::thread::spawn(move || {
-            while is_heard.recv_timeout(Duration::from_millis(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while gate.recv_timeout(Duration::from_millis(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
                 conn.push("that was all").ignore();
             }
         });
         read_to(client, "that was all");
-        drop(heard);
+        drop(open_gate);
         end.join().unwrap();
     }
     let stats = site.hub.stats();

@@ -26,7 +26,7 @@ fn next(site: &Site, tap: &mut Tap) -> Option<TappedFrame> {
 
 /// Returns the parts of the next frame that most tests check.
 #[track_caller]
-fn told(site: &Site, tap: &mut Tap) -> (Direction, FrameKind, String) {
+fn next_text(site: &Site, tap: &mut Tap) -> (Direction, FrameKind, String) {
     let frame = next(site, tap).expect("the tap has ended");
     (frame.direction, frame.kind, String::from_utf8(frame.head.to_vec()).unwrap())
 }
@@ -37,7 +37,7 @@ fn told(site: &Site, tap: &mut Tap) -> (Direction, FrameKind, String) {
 fn tapped(site: &Site, conn: &Connection) -> Tap {
     let mut tap = conn.tap().unwrap();
     assert!(conn.push("hello").is_queued());
-    assert!(told(site, &mut tap).2.ends_with("hello"));
+    assert!(next_text(site, &mut tap).2.ends_with("hello"));
     tap
 }
 
@@ -85,9 +85,9 @@ fn all_frames_sent_and_received_are_reported_in_order() {
         (Out, Close, "bye"),
     ];
     for (direction, kind, head) in expected {
-        let told = next(&site, &mut tap).unwrap();
-        assert_eq!((told.direction, told.kind, &told.head[..]), (direction, kind, head.as_bytes()));
-        assert_eq!(told.code, (kind == Close).then_some(4001));
+        let frame = next(&site, &mut tap).unwrap();
+        assert_eq!((frame.direction, frame.kind, &frame.head[..]), (direction, kind, head.as_bytes()));
+        assert_eq!(frame.code, (kind == Close).then_some(4001));
     }
     assert_eq!(next(&site, &mut tap), None, "the connection to close");
     assert_eq!(tap.missed(), 0);
@@ -114,9 +114,9 @@ fn only_the_head_of_a_long_frame_is_reported() {
     client.send(Message::text(&long)).unwrap();
     assert_eq!(receive(&mut client), Message::text(&long));
     for direction in [In, Out] {
-        let told = next(&site, &mut tap).unwrap();
-        assert_eq!((told.direction, told.len, told.compressed), (direction, long.len(), false));
-        assert_eq!(told.head, long.as_bytes()[..256]);
+        let frame = next(&site, &mut tap).unwrap();
+        assert_eq!((frame.direction, frame.len, frame.compressed), (direction, long.len(), false));
+        assert_eq!(frame.head, long.as_bytes()[..256]);
     }
 }
 
@@ -134,18 +134,18 @@ fn compressed_frames_are_reported_inflated() {
     assert_eq!(first, TEXT | 0x40);
     client.write_all(&frame(first, &payload)).unwrap();
     for (direction, compressed) in [(In, false), (Out, true), (In, true), (Out, true)] {
-        let told = next(&site, &mut tap).unwrap();
-        assert_eq!((told.direction, told.kind, told.compressed), (direction, FrameKind::Text, compressed));
-        assert_eq!(told.len, if compressed { payload.len() } else { long.len() });
-        assert_eq!(told.head, long.as_bytes()[..256]);
+        let frame = next(&site, &mut tap).unwrap();
+        assert_eq!((frame.direction, frame.kind, frame.compressed), (direction, FrameKind::Text, compressed));
+        assert_eq!(frame.len, if compressed { payload.len() } else { long.len() });
+        assert_eq!(frame.head, long.as_bytes()[..256]);
     }
 
     // A message longer than 64 KiB is not inflated for a tap.
     let longer = "round and round ".repeat(5000);
     client.write_all(&frame(TEXT, longer.as_bytes())).unwrap();
     assert_eq!(next(&site, &mut tap).unwrap().head, longer.as_bytes()[..256]);
-    let told = next(&site, &mut tap).unwrap();
-    assert_eq!((told.direction, told.compressed, told.head.len()), (Out, true, 0));
+    let frame = next(&site, &mut tap).unwrap();
+    assert_eq!((frame.direction, frame.compressed, frame.head.len()), (Out, true, 0));
 }
 
 #[test]
@@ -163,8 +163,8 @@ fn an_event_stream_is_reported_event_by_event() {
     let mut tap = tapped(&site, &conn);
     assert!(conn.push("one\ntwo").is_queued());
     assert!(site.hub.room("r").push("three").is_queued());
-    assert_eq!(told(&site, &mut tap), (Out, FrameKind::Event, "data: one\ndata: two".to_owned()));
-    let (_, _, event) = told(&site, &mut tap);
+    assert_eq!(next_text(&site, &mut tap), (Out, FrameKind::Event, "data: one\ndata: two".to_owned()));
+    let (_, _, event) = next_text(&site, &mut tap);
     assert!(event.starts_with("id: ") && event.ends_with(":1\ndata: three"), "{event}");
     drop(stream);
     assert_eq!(next(&site, &mut tap), None);
@@ -201,6 +201,6 @@ fn a_new_tap_above_the_limit_ends_the_oldest() {
     assert!(conn.push("hello").is_queued());
     assert_eq!(next(&site, &mut taps[0]), None);
     for tap in &mut taps[1..] {
-        assert_eq!(told(&site, tap).2, "hello");
+        assert_eq!(next_text(&site, tap).2, "hello");
     }
 }

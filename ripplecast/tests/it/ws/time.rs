@@ -104,11 +104,11 @@ fn a_slow_reader_that_makes_progress_is_not_dead() {
     const BACKLOG: usize = 24 << 20;
     for server in SERVERS {
         let gone = Seen::<Option<u16>>::default();
-        let tell = gone.clone();
+        let recorder = gone.clone();
         let handler = ws::handlers()
             .on_open(async |conn: Connection| conn.push(Message::binary(vec![0; BACKLOG])).ignore())
             .on_close(move |_: Connection, close: ripplecast::Close| {
-                tell.with(|gone| *gone = Some(close.code.get()));
+                recorder.with(|gone| *gone = Some(close.code.get()));
                 async {}
             });
         let endpoint =
@@ -143,7 +143,7 @@ fn peers_are_not_dead_because_the_server_was_blocked() {
     /// More than the shard reads in one turn.
     const PEERS: usize = 400;
     let (held, gate) = (Seen::<bool>::default(), std::sync::Arc::new(std::sync::Barrier::new(2)));
-    let (tell, wait) = (held.clone(), gate.clone());
+    let (recorder, wait) = (held.clone(), gate.clone());
     let closed = Seen::<usize>::default();
     let count = closed.clone();
     let site = Site::own(1, |hub, router| {
@@ -153,7 +153,7 @@ fn peers_are_not_dead_because_the_server_was_blocked() {
         });
         let peer = ws::endpoint(handler).ping_interval(PING_INTERVAL).pong_timeout(PONG_TIMEOUT);
         let holder = ws::handlers().on_message(move |_: Connection, _: Message| {
-            tell.with(|held| *held = true);
+            recorder.with(|held| *held = true);
             wait.wait(); // on purpose: blocks its shard
             async {}
         });
@@ -204,12 +204,12 @@ fn timers_pause_while_a_handler_waits() {
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let waits = gate.clone();
     let begun = Seen::<bool>::default();
-    let tell = begun.clone();
+    let recorder = begun.clone();
     let site = Site::own(1, |hub, router| {
         let handler = ws::handlers().on_message(move |conn: Connection, message: Message| {
-            let (gate, tell) = (waits.clone(), tell.clone());
+            let (gate, recorder) = (waits.clone(), recorder.clone());
             async move {
-                tell.with(|begun| *begun = true);
+                recorder.with(|begun| *begun = true);
                 gate.acquire().await.unwrap().forget();
                 conn.push(message).ignore();
             }

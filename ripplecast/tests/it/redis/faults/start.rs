@@ -152,7 +152,7 @@ fn a_forbidden_pattern_is_a_separate_error() {
     let rules = "~ripplecast:* &ripplecast:* +@all";
     let server = Server::setup(Flavour::Redis).user("app", "secret", rules).start();
     let node = node(App::builder(), &server.url_as("app", "secret"));
-    let (_subscription, heard) = listen(&node, "orders.new");
+    let (_subscription, received) = listen(&node, "orders.new");
     let pattern = || node.block_on(node.hub.bus().subscribe("orders.*", |_| async {}));
     for _ in 0..3 {
         let error = pattern().unwrap_err();
@@ -160,7 +160,7 @@ fn a_forbidden_pattern_is_a_separate_error() {
     }
     assert_eq!(node.hub.stats().remote.gaps, 0, "no other subscription was lost");
     node.block_on(node.hub.bus().publish("orders.new", "4711")).unwrap();
-    wait_until("the other subscription to receive the message", || *heard.lock().unwrap() == ["4711"]);
+    wait_until("the other subscription to receive the message", || *received.lock().unwrap() == ["4711"]);
     server.ask::<()>("ACL SETUSER app allchannels");
     drop(pattern().unwrap());
 }

@@ -71,7 +71,7 @@ fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
     }
     for server in SERVERS {
         let seen = Echo::default();
-        let told = seen.clone();
+        let recorder = seen.clone();
         let site = Site::start(
             server,
             |hub| hub.shards(1),
@@ -86,7 +86,7 @@ fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
                     .on_close(move |conn: Connection, close| {
                         assert!(conn.state::<u32>().is_some());
                         assert_eq!(conn.state::<User>().unwrap().0, "ann of tea");
-                        told.0.with(|calls| calls.closed.push((conn.id(), close)));
+                        recorder.0.with(|calls| calls.closed.push((conn.id(), close)));
                         async {}
                     });
                 let endpoint = ws::endpoint(callbacks).on_upgrade(|request: Request| async move {

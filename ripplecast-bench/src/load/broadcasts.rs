@@ -24,11 +24,11 @@ pub(super) enum Audience {
     /// Every reader, so that it is known when all have received a message.
     All,
     /// Whichever readers are connected.
-    Whoever,
+    Any,
 }
 
 /// An event for the modes that cut connections.
-pub(super) enum News {
+pub(super) enum LoadEvent {
     /// A connection has opened.
     Opened { index: usize, now: u64 },
     /// A connection has received its first message after reconnecting and missing some.
@@ -54,7 +54,7 @@ pub(super) struct SlowFigures {
 }
 
 /// Broadcasts and their deliveries. Message `n` is sent by publisher `n % publishers`.
-pub(super) struct Cast {
+pub(super) struct Broadcasts {
     messages: Messages,
     publishers: u32,
     /// Connections with a lower index read everything they receive.
@@ -79,7 +79,7 @@ pub(super) struct Cast {
     skipped: u64,
     late: u64,
     /// Pending events, or `None` if nothing consumes them.
-    pub(super) news: Option<Vec<News>>,
+    pub(super) events: Option<Vec<LoadEvent>>,
 }
 
 /// What a connection has received from one publisher.
@@ -98,7 +98,7 @@ struct Flight {
     due: u32,
 }
 
-impl Cast {
+impl Broadcasts {
     pub(super) fn new(
         messages: Messages,
         connections: usize,
@@ -123,7 +123,7 @@ impl Cast {
             checks: Checks::default(),
             skipped: 0,
             late: 0,
-            news: None,
+            events: None,
         }
     }
 
@@ -175,11 +175,11 @@ impl Cast {
         self.next += 1;
         let due = match self.audience {
             Audience::All => self.alive,
-            Audience::Whoever => u32::MAX,
+            Audience::Any => u32::MAX,
         };
         self.flight.push_back(Flight { since, due });
         self.under_way += 1;
-        if self.audience == Audience::Whoever && self.flight.len() > KEPT {
+        if self.audience == Audience::Any && self.flight.len() > KEPT {
             self.flight.pop_front();
             self.base += 1;
         }
@@ -234,7 +234,7 @@ impl Cast {
     #[inline]
     fn release(&mut self, number: u32, now: u64) {
         let Some(flight) = self.flight.get_mut(number.wrapping_sub(self.base) as usize) else { return };
-        if self.audience == Audience::Whoever || flight.due == 0 {
+        if self.audience == Audience::Any || flight.due == 0 {
             return;
         }
         flight.due -= 1;
@@ -257,10 +257,10 @@ impl Cast {
         let first_ever = seen.next == 0;
         seen.joined = true;
         self.joined += usize::from(index < self.readers);
-        if let Some(news) = &mut self.news
+        if let Some(events) = &mut self.events
             && !first_ever
         {
-            news.push(News::Rejoined { index, now, missed });
+            events.push(LoadEvent::Rejoined { index, now, missed });
         }
     }
 
@@ -282,10 +282,10 @@ impl Cast {
     }
 }
 
-impl Sink for Cast {
+impl Sink for Broadcasts {
     fn opened(&mut self, index: usize, now: u64) {
-        if let Some(news) = &mut self.news {
-            news.push(News::Opened { index, now });
+        if let Some(events) = &mut self.events {
+            events.push(LoadEvent::Opened { index, now });
         }
     }
 
@@ -341,7 +341,7 @@ impl Figures {
 }
 
 /// Returns the error for a server that does not broadcast.
-pub(super) fn nobody_heard(waiting: usize, of: usize, url: &str) -> Result<()> {
+pub(super) fn nothing_received(waiting: usize, of: usize, url: &str) -> Result<()> {
     Err(format!(
         "{waiting} of {of} connections received no message: {url} must broadcast each text frame to all connections (for a path that \
          echoes frames, use --mode echo)"
@@ -355,7 +355,7 @@ mod tests {
 
     /// Two readers and one publisher, with direct delivery of any message.
     struct Bed {
-        cast: Cast,
+        broadcasts: Broadcasts,
         plain: Vec<u8>,
     }
 
@@ -366,21 +366,21 @@ mod tests {
             let mut plain = Vec::new();
             messages.write(0, [0; 4], &mut plain);
             plain.drain(..6);
-            Self { cast: Cast::new(messages, 2, 2, 1, Audience::All), plain }
+            Self { broadcasts: Broadcasts::new(messages, 2, 2, 1, Audience::All), plain }
         }
 
         /// Marks `count` messages as sent.
         fn sent(&mut self, count: u32) {
             for _ in 0..count {
-                self.cast.flight.push_back(Flight { since: 0, due: self.cast.alive });
-                self.cast.under_way += 1;
-                self.cast.next += 1;
+                self.broadcasts.flight.push_back(Flight { since: 0, due: self.broadcasts.alive });
+                self.broadcasts.under_way += 1;
+                self.broadcasts.next += 1;
             }
         }
 
         fn comes(&mut self, index: usize, number: u32) {
             let text = format!("{}{number:08x}", String::from_utf8_lossy(&self.plain[..8]));
-            self.cast.message(index, text.as_bytes(), 10);
+            self.broadcasts.message(index, text.as_bytes(), 10);
         }
     }
 
@@ -388,15 +388,18 @@ mod tests {
     fn complete_ordered_delivery_has_no_faults() {
         let mut bed = Bed::new();
         bed.sent(3);
-        assert_eq!(bed.cast.waiting(), 2);
+        assert_eq!(bed.broadcasts.waiting(), 2);
         for number in 0..3 {
             bed.comes(0, number);
             bed.comes(1, number);
         }
-        bed.cast.settle(false);
-        assert_eq!(bed.cast.checks.complaint(), None);
-        assert_eq!((bed.cast.figures.deliveries, bed.cast.under_way(), bed.cast.waiting()), (6, 0, 0));
-        assert_eq!(bed.cast.figures.last.len(), 3);
+        bed.broadcasts.settle(false);
+        assert_eq!(bed.broadcasts.checks.complaint(), None);
+        assert_eq!(
+            (bed.broadcasts.figures.deliveries, bed.broadcasts.under_way(), bed.broadcasts.waiting()),
+            (6, 0, 0)
+        );
+        assert_eq!(bed.broadcasts.figures.last.len(), 3);
     }
 
     #[test]
@@ -407,13 +410,13 @@ mod tests {
             bed.comes(0, number);
         }
         bed.comes(1, 0);
-        assert!(!bed.cast.is_settled());
-        bed.cast.settle(true);
-        assert_eq!(bed.cast.checks.lost, 1);
-        bed.cast.settle(false);
+        assert!(!bed.broadcasts.is_settled());
+        bed.broadcasts.settle(true);
+        assert_eq!(bed.broadcasts.checks.lost, 1);
+        bed.broadcasts.settle(false);
         // Number 2 at the first reader, 1 to 3 at the second.
-        assert_eq!((bed.cast.checks.lost, bed.cast.checks.order_errors), (4, 0));
-        assert_eq!(bed.cast.under_way(), 3);
+        assert_eq!((bed.broadcasts.checks.lost, bed.broadcasts.checks.order_errors), (4, 0));
+        assert_eq!(bed.broadcasts.under_way(), 3);
     }
 
     #[test]
@@ -426,10 +429,10 @@ mod tests {
         for number in [0, 1, 2] {
             bed.comes(1, number);
         }
-        bed.cast.settle(false);
-        assert_eq!((bed.cast.checks.lost, bed.cast.checks.order_errors), (0, 1));
+        bed.broadcasts.settle(false);
+        assert_eq!((bed.broadcasts.checks.lost, bed.broadcasts.checks.order_errors), (0, 1));
         bed.comes(1, 2);
-        assert_eq!(bed.cast.checks.order_errors, 2);
+        assert_eq!(bed.broadcasts.checks.order_errors, 2);
     }
 
     #[test]
@@ -440,27 +443,30 @@ mod tests {
             bed.comes(0, number);
         }
         bed.comes(1, 0);
-        assert_eq!(bed.cast.under_way(), 1);
-        bed.cast.closed(1, "the server closed it");
-        assert_eq!((bed.cast.under_way(), bed.cast.checks.dead, bed.cast.waiting()), (0, 1, 0));
-        bed.cast.settle(false);
-        assert_eq!(bed.cast.checks.lost, 0);
+        assert_eq!(bed.broadcasts.under_way(), 1);
+        bed.broadcasts.closed(1, "the server closed it");
+        assert_eq!(
+            (bed.broadcasts.under_way(), bed.broadcasts.checks.dead, bed.broadcasts.waiting()),
+            (0, 1, 0)
+        );
+        bed.broadcasts.settle(false);
+        assert_eq!(bed.broadcasts.checks.lost, 0);
     }
 
     #[test]
     fn a_reader_that_was_cut_has_missed_messages_not_lost_them() {
         let mut bed = Bed::new();
-        bed.cast.news = Some(Vec::new());
+        bed.broadcasts.events = Some(Vec::new());
         bed.sent(1);
         bed.comes(0, 0);
         bed.comes(1, 0);
-        bed.cast.leave(1);
+        bed.broadcasts.leave(1);
         bed.sent(4);
         (1..5).for_each(|number| bed.comes(0, number));
         bed.comes(1, 4);
-        bed.cast.settle(false);
-        assert_eq!(bed.cast.checks.complaint(), None);
-        let news = bed.cast.news.take().unwrap();
-        assert!(matches!(news[..], [News::Rejoined { index: 1, missed: 3, .. }]));
+        bed.broadcasts.settle(false);
+        assert_eq!(bed.broadcasts.checks.complaint(), None);
+        let events = bed.broadcasts.events.take().unwrap();
+        assert!(matches!(events[..], [LoadEvent::Rejoined { index: 1, missed: 3, .. }]));
     }
 }

@@ -30,7 +30,7 @@ const ENDPOINT: &str = "/ws/counter-demo";
 
 /// An action of a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Visit {
+pub(super) enum Action {
     /// Sends a ping on an open WebSocket, and waits for its pong.
     Message,
     /// Opens a WebSocket.
@@ -39,7 +39,7 @@ pub(super) enum Visit {
     Page,
 }
 
-impl Visit {
+impl Action {
     pub(super) const ALL: [Self; 3] = [Self::Message, Self::Open, Self::Page];
 
     pub(super) const fn name(self) -> &'static str {
@@ -51,15 +51,15 @@ impl Visit {
     }
 }
 
-/// The waits of the clients of one kind in nanoseconds, and the number of failed visits.
+/// The waits of the clients of one kind in nanoseconds, and the number of failed actions.
 pub(super) struct Wait {
     pub(super) times: Histogram<u64>,
     pub(super) failed: u64,
-    /// The error of the first failed visit.
+    /// The error of the first failed action.
     pub(super) first_failure: Option<String>,
 }
 
-/// The waits of each kind, in the order of [`Visit::ALL`].
+/// The waits of each kind, in the order of [`Action::ALL`].
 pub(super) type Waits = [Wait; 3];
 
 /// Runs `clients` clients of each kind at their pace for `time`, or until `stop`. They share only the calling thread.
@@ -72,16 +72,16 @@ pub(super) fn measure(
     started(Builder::new_current_thread().enable_all().build())?.block_on(async {
         let begin = Instant::now();
         let mut tasks = JoinSet::new();
-        for visit in Visit::ALL {
+        for action in Action::ALL {
             for index in 0..clients {
                 let first = begin + PERIOD * index / clients;
-                tasks.spawn(client(visit, addr, first, begin + time, Arc::clone(stop)));
+                tasks.spawn(client(action, addr, first, begin + time, Arc::clone(stop)));
             }
         }
-        let mut waits = Visit::ALL.map(|_| Wait::new());
+        let mut waits = Action::ALL.map(|_| Wait::new());
         while let Some(ended) = tasks.join_next().await {
-            let (visit, wait) = ended.map_err(|error| format!("a client failed: {error}"))?;
-            waits[visit as usize].add(wait);
+            let (action, wait) = ended.map_err(|error| format!("a client failed: {error}"))?;
+            waits[action as usize].add(wait);
         }
         Ok(waits)
     })
@@ -90,21 +90,21 @@ pub(super) fn measure(
 /// Runs one client. If an action is delayed by the one before, its wait counts from when it was
 /// due.
 async fn client(
-    visit: Visit,
+    action: Action,
     addr: SocketAddr,
     first: Instant,
     end: Instant,
     stop: Arc<AtomicBool>,
-) -> (Visit, Wait) {
+) -> (Action, Wait) {
     let (mut wait, mut socket, mut due) = (Wait::new(), None, first);
     while due < end && !stop.load(Ordering::Relaxed) {
         let is_late = Instant::now() > due;
         sleep_until(due).await;
         let begin = if is_late { due } else { Instant::now() };
         let outcome = match end + PATIENCE > begin {
-            true => {
-                timeout(PATIENCE, act(visit, addr, &mut socket)).await.unwrap_or_else(|late| Err(late.into()))
-            }
+            true => timeout(PATIENCE, act(action, addr, &mut socket))
+                .await
+                .unwrap_or_else(|late| Err(late.into())),
             false => Err(io::ErrorKind::TimedOut.into()),
         };
         match outcome {
@@ -116,24 +116,24 @@ async fn client(
         }
         due += PERIOD;
     }
-    (visit, wait)
+    (action, wait)
 }
 
 /// Performs a client's action.
-async fn act(visit: Visit, addr: SocketAddr, socket: &mut Option<Peer>) -> io::Result<()> {
-    if visit == Visit::Message
+async fn act(action: Action, addr: SocketAddr, socket: &mut Option<Peer>) -> io::Result<()> {
+    if action == Action::Message
         && let Some(socket) = socket
     {
         return socket.round_trip().await;
     }
     let mut peer = Peer::connect(addr, false).await?;
-    match visit {
-        Visit::Message => {
+    match action {
+        Action::Message => {
             peer.upgrade(ENDPOINT).await?;
             socket.insert(peer).round_trip().await
         }
-        Visit::Open => peer.upgrade(ENDPOINT).await,
-        Visit::Page => {
+        Action::Open => peer.upgrade(ENDPOINT).await,
+        Action::Page => {
             peer.send(format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes()).await?;
             match peer.answer().await?.status {
                 200..400 => Ok(()),

@@ -8,13 +8,13 @@ use crate::load::measure::Times;
 
 /// A command to a node. Commands are answered in order.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(super) enum Order {
+pub(super) enum Request {
     /// Subscribe on the bus to the messages of a run.
     Listen {
         run: u32,
     },
     /// Report what was received on the bus.
-    Heard,
+    Received,
     Publish(Load),
     Push(Load),
     /// Report the node's counters.
@@ -44,7 +44,7 @@ impl Load {
 
 /// A response of a node.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) enum Answer {
+pub(super) enum Response {
     /// The node has started, and serves WebSockets.
     Ready {
         addr: SocketAddr,
@@ -55,7 +55,7 @@ pub(super) enum Answer {
         taken: u64,
     },
     /// What was received on the bus so far.
-    Heard(Heard),
+    Received(BusReport),
     Counts(Counts),
     /// The command failed.
     Failed(String),
@@ -63,7 +63,7 @@ pub(super) enum Answer {
 
 /// What was received on the bus so far.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(super) struct Heard {
+pub(super) struct BusReport {
     pub(super) received: u64,
     /// One more than the highest number received.
     pub(super) next: u64,
