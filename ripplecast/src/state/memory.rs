@@ -222,7 +222,7 @@ impl CounterBackend for Cell {
     }
 
     fn ready(&self) -> Reply<'_, ()> {
-        Reply::Now(Some(Ok(())))
+        Reply::Ready(Some(Ok(())))
     }
 
     fn inspect(&self, look: &mut dyn FnMut(Option<(i64, Version)>)) {

@@ -477,7 +477,7 @@ impl TableBackend for MemoryTable {
     }
 
     fn ready(&self) -> Reply<'_, ()> {
-        Reply::Now(Some(Ok(())))
+        Reply::Ready(Some(Ok(())))
     }
 
     fn inspect_row(&self, key: &str, look: &mut dyn FnMut(Option<RowRef<'_>>, Version)) {

@@ -172,7 +172,7 @@ impl CounterBackend for RedisCounter {
     fn ready(&self) -> Reply<'_, ()> {
         match self.watched() {
             Some(watch) => Reply::later(async move { watch.ready().await }),
-            None => Reply::Now(Some(Ok(()))),
+            None => Reply::Ready(Some(Ok(()))),
         }
     }
 

@@ -302,13 +302,13 @@ impl TableKeys {
 
     /// Returns up to `limit` rows created after the change `after`, in a scan that began at `began`. Returns
     /// `None` if the scan belongs to another history. `known` is the epoch and number known to the reader.
-    async fn walk(
+    async fn scan_rows(
         &self,
         began: &str,
         after: u64,
         limit: Option<usize>,
         (epoch, number): (&str, &str),
-    ) -> Result<Option<(Moment, Vec<Walked>)>> {
+    ) -> Result<Option<(Moment, Vec<ScannedRow>)>> {
         let mut call = self.call(&SCAN);
         self.call_with(&mut call, self.schema.columns());
         call.arg(began).arg(after);
@@ -328,14 +328,14 @@ impl TableKeys {
             Some(Moment { epoch, number })
         };
         let moment = moment().ok_or_else(|| self.invalid())?;
-        let walked = rows.chunks_exact(3).map(|row| {
+        let scanned = rows.chunks_exact(3).map(|row| {
             let key = as_text(&row[0])?;
             // Redis may format it with an exponent. It is far below 2^53.
             let born = as_text(&row[1])?.parse::<f64>().ok()? as u64;
-            Some(Walked { key: key.into(), born, row: self.row(key, &row[2]) })
+            Some(ScannedRow { key: key.into(), born, row: self.row(key, &row[2]) })
         });
-        let walked = walked.collect::<Option<_>>().ok_or_else(|| self.invalid())?;
-        Ok(Some((moment, walked)))
+        let scanned = scanned.collect::<Option<_>>().ok_or_else(|| self.invalid())?;
+        Ok(Some((moment, scanned)))
     }
 
     /// Returns a page of a scan.
@@ -347,18 +347,18 @@ impl TableKeys {
         let place = cursor.map(|cursor| parse_cursor(cursor.as_str()).ok_or_else(unknown)).transpose()?;
         // One extra row shows whether there is another page.
         let most = Some(limit.saturating_add(1));
-        let walk = match place {
-            None => self.walk("begin", 0, most, ("", "")).await?,
+        let scan = match place {
+            None => self.scan_rows("begin", 0, most, ("", "")).await?,
             Some((Moment { epoch, number }, after)) => {
-                self.walk(&number.to_string(), after, most, (&epoch.to_string(), "")).await?
+                self.scan_rows(&number.to_string(), after, most, (&epoch.to_string(), "")).await?
             }
         };
-        let (began, mut walked) = walk.ok_or_else(unknown)?;
-        let is_last = walked.len() <= limit;
-        walked.truncate(limit);
-        let next = walked.last().filter(|_| !is_last).map(|last| cursor_at(began, last.born));
-        let mut rows = Vec::with_capacity(walked.len());
-        for Walked { key, row, .. } in walked {
+        let (began, mut scanned) = scan.ok_or_else(unknown)?;
+        let is_last = scanned.len() <= limit;
+        scanned.truncate(limit);
+        let next = scanned.last().filter(|_| !is_last).map(|last| cursor_at(began, last.born));
+        let mut rows = Vec::with_capacity(scanned.len());
+        for ScannedRow { key, row, .. } in scanned {
             if let Some(row) = row? {
                 rows.push((key, row));
             }
@@ -371,10 +371,10 @@ impl TableKeys {
     async fn snapshot(&self, known: Option<Moment>) -> Result<(Moment, Vec<(Box<str>, Row)>)> {
         let (epoch, number) =
             known.map_or_else(Default::default, |at| (at.epoch.to_string(), at.number.to_string()));
-        let walk = self.walk("all", 0, None, (&epoch, &number)).await?;
-        let (moment, walked) = walk.ok_or_else(|| self.invalid())?;
-        let mut rows = Vec::with_capacity(walked.len());
-        for Walked { key, row, .. } in walked {
+        let scan = self.scan_rows("all", 0, None, (&epoch, &number)).await?;
+        let (moment, scanned) = scan.ok_or_else(|| self.invalid())?;
+        let mut rows = Vec::with_capacity(scanned.len());
+        for ScannedRow { key, row, .. } in scanned {
             match row {
                 Ok(Some(row)) => rows.push((key, row)),
                 Ok(None) => {}
@@ -388,7 +388,7 @@ impl TableKeys {
 }
 
 /// A row returned by a scan.
-struct Walked {
+struct ScannedRow {
     key: Box<str>,
     /// The number of the change that created the row.
     born: u64,
@@ -506,7 +506,7 @@ impl TableBackend for RedisTable {
         let watch = self.watch.lock().upgrade();
         match watch {
             Some(watch) => Reply::later(async move { watch.ready().await }),
-            None => Reply::Now(Some(Ok(()))),
+            None => Reply::Ready(Some(Ok(()))),
         }
     }
 

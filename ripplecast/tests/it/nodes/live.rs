@@ -301,9 +301,9 @@ fn knows(node: &Node, wanted: i64) {
 }
 
 /// Receives a counter's value in a tab, with the epoch if there is one.
-fn told(tab: &mut Tab) -> (i64, Option<String>) {
-    let told: Value = serde_json::from_str(&tab.text()).unwrap();
-    (told["value"].as_i64().unwrap(), told["epoch"].as_str().map(str::to_owned))
+fn next_value(tab: &mut Tab) -> (i64, Option<String>) {
+    let message: Value = serde_json::from_str(&tab.text()).unwrap();
+    (message["value"].as_i64().unwrap(), message["epoch"].as_str().map(str::to_owned))
 }
 
 #[test]
@@ -314,14 +314,14 @@ fn what_somebody_else_publishes_is_settled_by_reading() {
     node.do_it(node.table.set("ada", &player(1)));
     knows(&node, 5);
     let (mut counted, mut played) = (node.server.tab("/counter"), node.server.tab("/table"));
-    let (first, epoch) = told(&mut counted);
+    let (first, epoch) = next_value(&mut counted);
     assert_eq!(first, 5);
     assert_eq!(change(&mut played).1, "ada");
     let epoch = epoch.unwrap();
     let mut writer = redis.connect().unwrap();
     let mut publish = |channel: &str, message: &str| {
-        let heard: i64 = redis::cmd("PUBLISH").arg(channel).arg(message).query(&mut writer).unwrap();
-        assert_eq!(heard, 1);
+        let receivers: i64 = redis::cmd("PUBLISH").arg(channel).arg(message).query(&mut writer).unwrap();
+        assert_eq!(receivers, 1);
     };
     for message in [
         "18446744073709551615 666",
@@ -345,7 +345,7 @@ fn what_somebody_else_publishes_is_settled_by_reading() {
     }
     for value in 6..=8 {
         node.do_it(node.counter.increment());
-        assert_eq!(told(&mut counted), (value, None), "no forged value arrived");
+        assert_eq!(next_value(&mut counted), (value, None), "no forged value arrived");
         node.do_it(node.table.set("ada", &player(value.unsigned_abs())));
         assert_eq!(change(&mut played).2, json!(player(value.unsigned_abs())));
     }
@@ -422,12 +422,12 @@ fn a_tab_that_joins_before_the_node_knows_the_state_receives_it_later() {
         len("counter") == 1 && len("table") == 1
     });
     proxy.heal();
-    let (value, epoch) = told(&mut counted);
+    let (value, epoch) = next_value(&mut counted);
     assert!(value == 3 && epoch.is_some(), "as if the tab had joined now");
     assert_eq!(change(&mut played).2, json!(player(1)));
     other.do_it(other.counter.increment());
     other.do_it(other.table.set("ada", &player(2)));
-    assert_eq!(told(&mut counted), (4, None));
+    assert_eq!(next_value(&mut counted), (4, None));
     assert_eq!(change(&mut played).2, json!(player(2)));
 }
 

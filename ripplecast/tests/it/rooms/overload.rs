@@ -35,13 +35,13 @@ impl Handler for Blocking {
 /// Starts a server with two shards on threads, so that a stuck one stops no task of the runtime, and with
 /// outboxes that hold everything.
 fn stuck() -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let (blocked, told) = mpsc::channel();
+    let (blocked, blocking) = mpsc::channel();
     let (open_gate, gate) = mpsc::channel();
     let server = TestServer::with_shards(2, true, |app| {
         let handler = Blocking { script: Script(app.hub()), blocked, gate: Mutex::new(gate) };
         app.ws("/ws", ws::endpoint(handler).outbox(256 << 20))
     });
-    (server, told, open_gate)
+    (server, blocking, open_gate)
 }
 
 const OVERLOADED: Sent = Sent::Dropped(Dropped::Overloaded);

@@ -214,8 +214,8 @@ fn integers_beyond_2_to_the_53_can_be_published_as_text() {
     assert_eq!(played.text(), format!(r#"{{"table":"wide","key":"a","row":{row},"version":1}}"#));
     assert_eq!(played.text(), r#"{"table":"wide","snapshot":"end"}"#);
     server.block_on(table.increment("a", "short", 1)).unwrap();
-    let told = played.text();
-    assert!(told.contains(r#""unsigned":"18446744073709551615","short":8"#), "{told}");
+    let sent = played.text();
+    assert!(sent.contains(r#""unsigned":"18446744073709551615","short":8"#), "{sent}");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]

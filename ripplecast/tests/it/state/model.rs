@@ -100,8 +100,8 @@ proptest! {
             for step in &steps {
                 assert_eq!(apply(&table, step).await, model(&mut rows, step), "{step:?}");
                 assert_eq!(table.len().await.unwrap(), rows.len());
-                let (mut seen, mut walk) = (HashMap::new(), table.iter());
-                while let Some((key, row)) = walk.next().await.unwrap() {
+                let (mut seen, mut iter) = (HashMap::new(), table.iter());
+                while let Some((key, row)) = iter.next().await.unwrap() {
                     assert_eq!(seen.insert(key.parse().unwrap(), row), None);
                 }
                 assert_eq!(seen, rows);

@@ -28,8 +28,8 @@ fn after_a_failover_tabs_show_the_new_master_s_state_with_a_new_epoch() {
     [&a, &b].into_iter().for_each(|node| knows(node, 10));
     let mut counted = [&a, &b].map(|node| node.server.tab("/counter"));
     let mut played = [&a, &b].map(|node| node.server.tab("/table"));
-    let first: Vec<_> = counted.iter_mut().map(told).collect();
-    assert!(first.iter().all(|told| *told == (10, first[0].1.clone())) && first[0].1.is_some());
+    let first: Vec<_> = counted.iter_mut().map(next_value).collect();
+    assert!(first.iter().all(|value| *value == (10, first[0].1.clone())) && first[0].1.is_some());
     played.iter_mut().for_each(|tab| assert_eq!(change(tab).1, "ada"));
 
     let replica = replica_of(&master);
@@ -39,7 +39,10 @@ fn after_a_failover_tabs_show_the_new_master_s_state_with_a_new_epoch() {
         a.do_it(a.table.set("ada", &player(value.unsigned_abs())));
     }
     for tab in &mut counted {
-        assert_eq!([told(tab), told(tab), told(tab)], [11, 12, 13].map(|value| (value, None)));
+        assert_eq!(
+            [next_value(tab), next_value(tab), next_value(tab)],
+            [11, 12, 13].map(|value| (value, None))
+        );
     }
     let before = played.each_mut().map(|tab| [(); 3].map(|()| change(tab).0)[2]);
 
@@ -47,28 +50,28 @@ fn after_a_failover_tabs_show_the_new_master_s_state_with_a_new_epoch() {
     proxy.lead_to(&replica);
     proxy.heal();
     for tab in &mut counted {
-        let (value, epoch) = told(tab);
+        let (value, epoch) = next_value(tab);
         assert_eq!(value, 10, "the three writes are lost");
         assert!(epoch.is_some() && epoch != first[0].1, "an epoch that is new to the tab");
     }
     for (tab, before) in played.iter_mut().zip(before) {
-        let told = row(tab);
-        assert_eq!((told["key"].as_str(), &told["row"]), (Some("ada"), &json!(player(1))));
-        assert!(told["epoch"].is_string() && told["version"].as_u64().unwrap() > before);
+        let message = row(tab);
+        assert_eq!((message["key"].as_str(), &message["row"]), (Some("ada"), &json!(player(1))));
+        assert!(message["epoch"].is_string() && message["version"].as_u64().unwrap() > before);
     }
     // Later values arrive in each tab exactly once.
     wait_until("the write succeeds", || a.server.block_on(a.counter.set(20)).is_ok());
     a.do_it(a.counter.increment());
     for tab in &mut counted {
-        let (mut value, mut epoch) = told(tab);
+        let (mut value, mut epoch) = next_value(tab);
         while value != 21 {
             assert!(value == 20 || value == 10, "{value}");
-            (value, epoch) = told(tab);
+            (value, epoch) = next_value(tab);
         }
         assert!(epoch.is_some(), "values carry the epoch from now on, so that no tab misses it");
     }
     for node in [&a, &b] {
-        assert_eq!(told(&mut node.server.tab("/counter")).0, 21);
+        assert_eq!(next_value(&mut node.server.tab("/counter")).0, 21);
     }
 }
 
@@ -111,20 +114,20 @@ fn a_clock_that_is_set_back_hides_no_change_of_a_counter() {
     let redis = Server::setup(Flavour::Valkey9).own_clock().start();
     let [a, b] = [(); 2].map(|()| Node::start(&redis.url()));
     let mut tab = b.server.tab("/counter");
-    let (zero, epoch) = told(&mut tab);
+    let (zero, epoch) = next_value(&mut tab);
     assert!(zero == 0 && epoch.is_some());
     a.do_it(a.counter.set(5));
-    assert_eq!(told(&mut tab), (5, None));
+    assert_eq!(next_value(&mut tab), (5, None));
     for seconds in [-10, -3600] {
         a.do_it(a.counter.reset());
-        assert_eq!(told(&mut tab), (0, None), "{seconds}");
+        assert_eq!(next_value(&mut tab), (0, None), "{seconds}");
         set_back(&redis, seconds);
         for value in 1..=13 {
             a.do_it(a.counter.increment());
-            assert_eq!(told(&mut tab), (value, None), "{seconds}: each change, in the same epoch");
+            assert_eq!(next_value(&mut tab), (value, None), "{seconds}: each change, in the same epoch");
         }
     }
-    assert_eq!(told(&mut b.server.tab("/counter")), (13, epoch));
+    assert_eq!(next_value(&mut b.server.tab("/counter")), (13, epoch));
 }
 
 /// After a loss, the new history has a new epoch, even if its clock is behind.
@@ -136,21 +139,21 @@ fn a_lost_history_gets_a_new_epoch_whatever_the_clock() {
     a.do_it(a.counter.set(10));
     knows(&b, 10);
     let mut tab = b.server.tab("/counter");
-    let (_, first) = told(&mut tab);
+    let (_, first) = next_value(&mut tab);
     // Everything is deleted, and the clock set back.
     set_back(&redis, 3600);
     redis.ask::<()>("FLUSHALL");
     a.do_it(a.counter.set(4));
-    let (value, second) = told(&mut tab);
+    let (value, second) = next_value(&mut tab);
     assert!(value == 4 && second.is_some() && second != first, "{value} {second:?}");
     // The server restarts without data and with the system's clock, which is an hour behind.
     redis.kill();
     wait_until("the nodes know", || [&a, &b].iter().all(|node| node.server.hub.stats().remote.degraded));
     redis.restart();
-    let (value, third) = told(&mut tab);
+    let (value, third) = next_value(&mut tab);
     assert!(value == 0 && third.is_some() && ![&first, &second].contains(&&third), "{value} {third:?}");
     wait_until("the write succeeds", || a.server.block_on(a.counter.set(7)).is_ok());
-    let (value, epoch) = told(&mut tab);
+    let (value, epoch) = next_value(&mut tab);
     assert_eq!((value, epoch), (7, third), "values carry the epoch from now on, so that no tab misses it");
 }
 
@@ -159,11 +162,11 @@ fn a_counter_that_returns_to_0_keeps_its_epoch_and_is_forgotten_later() {
     let redis = Server::start();
     let node = Node::start(&redis.url());
     let mut tab = node.server.tab("/counter");
-    let (zero, epoch) = told(&mut tab);
+    let (zero, epoch) = next_value(&mut tab);
     assert!(zero == 0 && epoch.is_some());
     for value in [3, 0, 4] {
         node.do_it(node.counter.set(value));
-        assert_eq!(told(&mut tab), (value, None), "the same epoch");
+        assert_eq!(next_value(&mut tab), (value, None), "the same epoch");
     }
     let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
     assert_eq!(lives, -1, "the value is not 0");
@@ -171,10 +174,10 @@ fn a_counter_that_returns_to_0_keeps_its_epoch_and_is_forgotten_later() {
     assert_eq!(value(&mut tab), 0);
     let lives: i64 = redis.ask("PTTL ripplecast:c:{demo}");
     assert!((1..=900_000).contains(&lives), "the counter must expire: {lives}");
-    assert_eq!(told(&mut node.server.tab("/counter")), (0, epoch));
+    assert_eq!(next_value(&mut node.server.tab("/counter")), (0, epoch));
     // A forgotten counter that is used again has a new epoch, which the tab receives.
     redis.ask::<()>("DEL ripplecast:c:{demo}");
     node.do_it(node.counter.set(7));
-    let (value, other) = told(&mut tab);
+    let (value, other) = next_value(&mut tab);
     assert!(value == 7 && other.is_some());
 }

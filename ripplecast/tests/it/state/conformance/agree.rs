@@ -153,7 +153,7 @@ async fn answer(table: &Table<Every>, counter: &Counter, step: &Step) -> String 
         Step::Expire(key, after) => text(table.expire(key, *after).await),
         Step::ExpireMany(keys, after) => text(table.expire_many(keys, *after).await),
         Step::Len => text(table.len().await),
-        Step::Walk => text(walk(table).await),
+        Step::Walk => text(scan_all(table).await),
         Step::Clear => text(table.clear().await),
         Step::Add(by) => text(counter.add(*by).await),
         Step::Put(value) => text(counter.set(*value).await),
@@ -168,7 +168,7 @@ async fn answer(table: &Table<Every>, counter: &Counter, step: &Step) -> String 
 }
 
 /// Returns all rows by key, because rows are unordered.
-async fn walk(table: &Table<Every>) -> Result<BTreeMap<String, Every>> {
+async fn scan_all(table: &Table<Every>) -> Result<BTreeMap<String, Every>> {
     let (mut seen, mut rows) = (BTreeMap::new(), table.iter());
     while let Some((key, row)) = rows.next().await? {
         assert!(seen.insert(key, row).is_none(), "a key appeared twice");
@@ -195,7 +195,7 @@ pub(super) async fn results_equal_those_of_memory(world: &World) -> Result<()> {
             let (is, must) = (answer(&here.0, &here.1, step).await, answer(&there.0, &there.1, step).await);
             assert_eq!(is, must, "step {n}: {step:?}, after {:#?}", &steps[..n]);
         }
-        let (is, must) = (walk(&here.0).await?, walk(&there.0).await?);
+        let (is, must) = (scan_all(&here.0).await?, scan_all(&there.0).await?);
         assert_eq!(format!("{is:?}"), format!("{must:?}"), "after {steps:#?}");
     }
     Ok(())

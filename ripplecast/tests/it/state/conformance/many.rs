@@ -105,7 +105,7 @@ pub(super) async fn the_capacity_is_exact_under_eight_inserters(world: &World) -
 }
 
 /// Scans to the end. Fails if a key appears twice.
-async fn walk(table: &Table<Pair>) -> HashSet<String> {
+async fn scan_all(table: &Table<Pair>) -> HashSet<String> {
     let mut seen = HashSet::new();
     let mut rows = table.iter();
     while let Some((key, _)) = rows.next().await.unwrap() {
@@ -134,7 +134,7 @@ pub(super) async fn writes_complete_during_a_paused_scan(world: &World) -> Resul
         assert!(later.insert(key), "a key appeared twice");
     }
     assert!(later.len() <= 64, "rows deleted before they were fetched are not returned");
-    assert_eq!(walk(&table).await.len(), 1);
+    assert_eq!(scan_all(&table).await.len(), 1);
     Ok(())
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn a_scan_returns_each_lasting_row_once_under_churn(world: &Wor
         })
         .collect();
     for _ in 0..20 {
-        let seen = walk(&table).await;
+        let seen = scan_all(&table).await;
         assert_eq!(seen.iter().filter(|key| key.starts_with("stays-")).count() as u64, lasting);
     }
     stop.send_replace(true);

@@ -394,11 +394,12 @@ pub(super) async fn every_name_is_a_separate_table_and_every_key_a_separate_row(
         assert_eq!(table.len().await?, names.len(), "{name:?}");
         let rows: Vec<_> = (0..).zip(&names).map(|(m, _)| Some(Pair::new(n * 1000 + m))).collect();
         assert_eq!(table.get_many(&names).await?, rows, "{name:?}");
-        let mut walked: Vec<_> = table.scan(None, 1000).await?.rows.into_iter().map(|(key, _)| key).collect();
-        walked.sort();
+        let mut scanned: Vec<_> =
+            table.scan(None, 1000).await?.rows.into_iter().map(|(key, _)| key).collect();
+        scanned.sort();
         let mut sorted = names.clone();
         sorted.sort();
-        assert_eq!(walked, sorted, "{name:?}");
+        assert_eq!(scanned, sorted, "{name:?}");
     }
     let first = names.iter().find(|name| !name.is_empty()).expect("the list is not empty");
     assert_eq!(world.hub.table::<Pair>(first.clone(), 100)?.clear().await?, names.len());
