@@ -38,7 +38,7 @@ pub(crate) use self::{
     node::{Node, ShardCounter, ShardHandle},
     outbox::OutboxPolicy,
     room::{RoomCore, RoomRules, Setup},
-    route::{Called, MakeCallbacks, MessageKinds, Route, ShardCallbacks},
+    route::{Called, EndpointPath, MakeCallbacks, MessageKinds, Route, ShardCallbacks},
     shard::Shard,
     socket::tune,
 };

@@ -1,6 +1,7 @@
 //! The error types.
 
 mod bus;
+mod from;
 mod id;
 mod queue;
 mod state;

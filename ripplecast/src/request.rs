@@ -5,7 +5,9 @@ pub use crate::headers::Authority;
 use std::{any::Any, net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, rejection::RawPathParamsRejection},
+    extract::{
+        ConnectInfo, FromRequestParts, MatchedPath, Query, RawPathParams, rejection::RawPathParamsRejection,
+    },
     response::Response,
 };
 use futures_util::future::BoxFuture;
@@ -14,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Error, Hub, Result,
-    engine::{Permit, Refused, is_loopback},
+    engine::{Permit, Refused, Route, is_loopback},
     headers::{BadAuthority, BasePath, ForwardedPeer, OverTls},
     log::limited,
     response::{STOPPING, plain},
@@ -304,6 +306,13 @@ impl IntoAccept for Accept {
 impl<R: axum::response::IntoResponse> IntoAccept for Result<Accept, R> {
     fn into_accept(self) -> Result<Accept, Response> {
         self.map_err(axum::response::IntoResponse::into_response)
+    }
+}
+
+/// Notes the path on which an endpoint is served, for logs.
+pub(crate) fn note_path(route: &Route, parts: &Parts) {
+    if let Some(path) = parts.extensions.get::<MatchedPath>() {
+        route.path.found(path.as_str());
     }
 }
 

@@ -29,7 +29,7 @@ use http::header;
 
 use crate::{
     Accept, Connection, Hub, IntoAccept, LiveCounter, Overflow, Request, Result,
-    engine::{Encoding, MessageKinds, OutboxPolicy, Route},
+    engine::{Encoding, EndpointPath, MessageKinds, OutboxPolicy, Route},
     hand_off::{self, HandOff, OwnPace, PendingConnection},
     limits::{OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX},
     log::{cut, limited},
@@ -263,7 +263,7 @@ impl Hub {
         let stream = Arc::new(StreamCallbacks { on_open: endpoint.on_open.clone() });
         let route = Arc::new(Route {
             id: self.next_route(),
-            name: "an event stream".to_owned(),
+            path: EndpointPath::default(),
             accepts: MessageKinds::default(),
             max_message: 0,
             message_timeout: Duration::MAX,
@@ -286,6 +286,7 @@ async fn open(hub: Hub, endpoint: Arc<Endpoint>, route: Arc<Route>, request: ext
     let has_body = has_content(request.headers());
     let hand_off = request.extensions().get::<HandOff>().filter(|_| !has_body).cloned();
     let (parts, _) = request.into_parts();
+    request::note_path(&route, &parts);
     let peer = match request::peer(&hub, &parts) {
         Ok(peer) => peer,
         Err(bad) => return bad.into(),

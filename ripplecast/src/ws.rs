@@ -23,7 +23,7 @@ use axum::routing::MethodRouter;
 
 use crate::{
     Hub, IntoAccept, Overflow, Request,
-    engine::{MessageKinds, OutboxPolicy, Route},
+    engine::{EndpointPath, MessageKinds, OutboxPolicy, Route},
     limits::{MAX_MESSAGE, MESSAGE_TIMEOUT, OUTBOX, PING_INTERVAL, PING_INTERVAL_MAX, PONG_TIMEOUT},
     request::{Hook, hook},
 };
@@ -212,7 +212,7 @@ impl<H: Handler> Endpoint<H> {
         hub.local_node().setup().lower_compression_threshold(compress_above);
         Route {
             id: hub.next_route(),
-            name: std::any::type_name::<H>().to_owned(),
+            path: EndpointPath::default(),
             accepts: self.accepts,
             max_message: self.max_message,
             message_timeout: self.message_timeout,

@@ -87,6 +87,13 @@ pub(crate) struct Permit {
     address: Option<Box<IpAddr>>,
 }
 
+impl Permit {
+    /// Returns the address that the connection is counted for: none for a loopback or unknown one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.address.as_deref().copied()
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admissions.counts.lock();

@@ -1,6 +1,6 @@
 //! The shards' view of an endpoint, and the callbacks that they call.
 
-use std::time::Duration;
+use std::{fmt, sync::OnceLock, time::Duration};
 
 use futures_util::future::BoxFuture;
 
@@ -12,7 +12,7 @@ pub(crate) struct Route {
     /// Its number among the hub's endpoints.
     pub(crate) id: usize,
     /// Its name in logs.
-    pub(crate) name: String,
+    pub(crate) path: EndpointPath,
     /// The kinds of messages that it accepts.
     pub(crate) accepts: MessageKinds,
     /// The longest message that it accepts, in bytes.
@@ -27,6 +27,24 @@ pub(crate) struct Route {
     pub(crate) policy: OutboxPolicy,
     /// Creates the callbacks for a shard.
     pub(crate) callbacks: MakeCallbacks,
+}
+
+/// The path of an endpoint as its router knows it, such as `/rooms/{id}`. It is known from the first request on; that of an
+/// endpoint on several paths is the first one requested.
+#[derive(Default)]
+pub(crate) struct EndpointPath(OnceLock<Box<str>>);
+
+impl EndpointPath {
+    /// Keeps the path, unless one is known.
+    pub(crate) fn found(&self, path: &str) {
+        self.0.get_or_init(|| path.into());
+    }
+}
+
+impl fmt::Display for EndpointPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get().map_or("(a path outside a router)", |path| path))
+    }
 }
 
 /// Creates the callbacks for the shard with this number.

@@ -80,7 +80,7 @@ struct Peer {
     /// State that few connections have.
     pending: Option<Box<PendingWork>>,
     /// Keeps it counted among the node's connections.
-    _permit: Option<crate::engine::admission::Permit>,
+    permit: Option<crate::engine::admission::Permit>,
 }
 
 // Every idle connection has one.
@@ -467,7 +467,7 @@ impl Shard {
         let first_ping =
             route.ping_interval.map_or(Duration::ZERO, |interval| sweep::share(slot, interval * 3 / 8));
         self.peers[slot] =
-            Peer { endpoint, since: self.now.before(first_ping), _permit: Some(permit), ..Peer::default() };
+            Peer { endpoint, since: self.now.before(first_ping), permit: Some(permit), ..Peer::default() };
         self.occupied += 1;
         let mut mailbox = self.handle.mailbox().lock();
         mailbox.open(who);

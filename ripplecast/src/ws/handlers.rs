@@ -14,10 +14,15 @@ use crate::{Close, Connection, Message, Result, outcome::Sent};
 /// callback of the connection is waiting. Values stored with the connection are still available through
 /// [`Connection::state`].
 ///
-/// **Errors.** If a callback returns an error or panics, this is logged (through the `tracing` crate) and the
-/// connection is closed with 1011. If the error is or wraps an [`Error::Backend`](crate::Error::Backend), as
-/// with [`Error::other`](crate::Error::other), the code is 1013 (try again later). Return an error for faults
-/// of the server; answer a client's bad input yourself and return `Ok`.
+/// **Errors.** If a callback returns an error or panics, this is logged (through the `tracing` crate) with the
+/// endpoint's path, and the connection is closed with 1011. If the error is or wraps an
+/// [`Error::Backend`](crate::Error::Backend), as with [`Error::other`](crate::Error::other), the code is 1013
+/// (try again later). Return an error for faults of the server; answer a client's bad input yourself and return
+/// `Ok`.
+///
+/// **Spans.** A callback runs in a `tracing` span named `callback` with the fields `name` (`on_open`, …), `path`,
+/// `connection`, and the `peer` that limits per address count (none for a loopback address; an IPv6 peer as its
+/// network). Its level is DEBUG and its target is `ripplecast::callback`: unless a subscriber enables it, it costs nothing.
 ///
 /// **Cancellation.** A callback continues after its peer has disconnected; use [`Connection::closed`] to
 /// detect that. At shutdown it is cancelled after 5 s, at an `.await`.
@@ -67,8 +72,21 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A value that a closure may return: nothing, a [`Result`], or the [`Sent`] of a push. Convert your own
-/// errors with [`Error::other`](crate::Error::other).
+/// A value that a closure may return: nothing, a [`Result`], or the [`Sent`] of a push.
+///
+/// `?` converts the common errors of the standard library, boxed errors and, with the feature `anyhow`, `anyhow::Error`.
+/// Convert your own errors with [`Error::other`](crate::Error::other), or implement `From<YourError> for ripplecast::Error`.
+///
+/// ```
+/// use ripplecast::{Connection, Message, ws};
+///
+/// let echo_double = ws::handlers().on_message(async |conn: Connection, message: Message| {
+///     let number: i64 = message.as_text().unwrap_or_default().trim().parse()?; // an error closes with 1011
+///     conn.push((number * 2).to_string()).ignore();
+///     Ok(())
+/// });
+/// # let _ = echo_double;
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a callback must return `()`, `ripplecast::Result<()>` or `Sent`, not `{Self}`",
     note = "convert your own error with `.map_err(ripplecast::Error::other)?`"

@@ -4,7 +4,7 @@ use std::{io, net::TcpStream as StdTcpStream, sync::Arc};
 
 use axum::{
     body::Body,
-    extract,
+    extract::{self, OriginalUri},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -36,45 +36,68 @@ pub(super) struct Gate {
     pub(super) hook: Option<Hook>,
 }
 
+/// Why an upgrade was refused, and the response.
+struct RefusedUpgrade {
+    reason: String,
+    response: Response,
+}
+
+impl RefusedUpgrade {
+    /// Returns a function that adds the reason to a response.
+    fn because<R: IntoResponse>(reason: &str) -> impl FnOnce(R) -> Box<Self> {
+        move |response| Box::new(Self { reason: reason.to_owned(), response: response.into_response() })
+    }
+
+    /// Refuses a request that is not a valid upgrade.
+    fn handshake(refusal: handshake::Refusal) -> Box<Self> {
+        Box::new(Self { reason: format!("{refusal:?}"), response: refusal.into_response() })
+    }
+}
+
 /// Answers an upgrade request and passes the socket on.
-pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> Response {
-    let handshake = match handshake::check(request.method(), request.version(), request.headers()) {
-        Ok(handshake) => handshake,
-        Err(refusal) => return refused(refusal, request.uri().path()),
-    };
+pub(super) async fn upgrade(gate: Arc<Gate>, request: extract::Request) -> Response {
+    let path = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+        let original = request.extensions().get::<OriginalUri>(); // a nested router has shortened the other
+        original.map_or(request.uri(), |original| &original.0).path().to_owned()
+    });
+    answer(gate, request).await.unwrap_or_else(|refused| {
+        let RefusedUpgrade { reason, response } = *refused;
+        let (status, path) = (response.status().as_u16(), path.unwrap_or_default());
+        limited!(DEBUG, status, reason, path = %cut(path), "an upgrade was refused");
+        response
+    })
+}
+
+/// Accepts an upgrade request, or returns the response that refuses it.
+async fn answer(gate: Arc<Gate>, mut request: extract::Request) -> Result<Response, Box<RefusedUpgrade>> {
+    let handshake = handshake::check(request.method(), request.version(), request.headers())
+        .map_err(RefusedUpgrade::handshake)?;
     let source = match request.extensions_mut().remove::<HandOff>() {
         Some(hand_off) => SocketSource::HandOff(hand_off),
         None => SocketSource::Upgrade(hyper::upgrade::on(&mut request)),
     };
     let (parts, _) = request.into_parts();
-    let peer = match request::peer(&gate.hub, &parts) {
-        Ok(peer) => peer,
-        Err(bad) => return bad.into(),
-    };
+    request::note_path(&gate.route, &parts);
+    let peer = request::peer(&gate.hub, &parts)
+        .map_err(|bad| RefusedUpgrade::because("its host is not valid")(Response::from(bad)))?;
     if !origin_allowed(&gate.origins, &parts.headers, &peer) {
-        return refuse_origin(&parts, &peer, "Endpoint::origins");
+        let response = refuse_origin(&parts, &peer, "Endpoint::origins");
+        return Err(RefusedUpgrade::because("its page is of another origin")(response));
     }
     // This comes after the origin check, so that another site's page can't cause the work.
-    let protocols = match handshake::protocols(&parts.headers) {
-        Ok(protocols) => protocols,
-        Err(refusal) => return refused(refusal, parts.uri.path()),
-    };
+    let protocols = handshake::protocols(&parts.headers).map_err(RefusedUpgrade::handshake)?;
     let deflate = if gate.deflate { negotiation::accept(&parts.headers) } else { None };
-    let permit = match admit(&gate.hub, &peer) {
-        Ok(permit) => permit,
-        Err(response) => return response,
-    };
+    let permit =
+        admit(&gate.hub, &peer).map_err(RefusedUpgrade::because("a limit of connections, or a shutdown"))?;
     let accept = match &gate.hook {
         None => Accept::new(),
         Some(hook) => {
-            let request = match Request::new(peer, parts).await {
-                Ok(request) => request,
-                Err(response) => return response,
-            };
-            match decide(&gate.hub, hook, request).await {
-                Ok(accept) => accept,
-                Err(response) => return response,
-            }
+            let request = Request::new(peer, parts)
+                .await
+                .map_err(RefusedUpgrade::because("the request is not valid"))?;
+            decide(&gate.hub, hook, request)
+                .await
+                .map_err(RefusedUpgrade::because("on_upgrade rejected it, or a shutdown began"))?
         }
     };
     let chosen = match &accept.subprotocol {
@@ -112,13 +135,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, mut request: extract::Request) -> R
             });
         }
     }
-    response
-}
-
-/// Logs why a request can't be upgraded and returns the response.
-fn refused(refusal: handshake::Refusal, path: &str) -> Response {
-    limited!(DEBUG, ?refusal, path = %cut(path), "a request was not a valid WebSocket upgrade");
-    refusal.into_response()
+    Ok(response)
 }
 
 /// How the socket is obtained.

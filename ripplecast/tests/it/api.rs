@@ -5,6 +5,7 @@ mod callbacks;
 mod ended;
 mod environment;
 mod guidelines;
+mod logs;
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -335,13 +335,18 @@ impl Log {
         &LOG
     }
 
+    /// Returns the lines with `what`.
+    pub(crate) fn lines(&self, what: &str) -> Vec<String> {
+        let log = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
+    }
+
     /// Checks that lines with `what` are short and at most one per 10 s. Returns them.
     #[track_caller]
     pub(crate) fn check_limited(&self, what: &str) -> Vec<String> {
-        let log = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
         let most = 1 + self.begun.elapsed().as_secs() as usize / 10;
-        let lines = log.lines().filter(|line| line.contains("ripplecast") && line.contains(what));
-        let lines: Vec<_> = lines.map(str::to_owned).collect();
+        let mut lines = self.lines(what);
+        lines.retain(|line| line.contains("ripplecast"));
         assert!((1..=most).contains(&lines.len()), "{} lines contain {what:?}", lines.len());
         assert!(lines.iter().all(|line| line.len() < 600), "{lines:?}");
         lines

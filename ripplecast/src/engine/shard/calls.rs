@@ -7,15 +7,17 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tracing::{Instrument, Span};
 
 use super::{Phase, Shard};
 use crate::{
     Close, CloseCode, Error, Message, Result,
     engine::{
+        admission::Permit,
         command::{CallbackOutcome, Command},
         cork,
         node::{ShardCounter, ShardHandle},
-        route::Called,
+        route::{Called, EndpointPath},
     },
     error::Chain,
     id::{ConnectionId, Local},
@@ -29,35 +31,54 @@ impl Shard {
     pub(super) fn call(&mut self, who: Local, call: Call) {
         let slot = who.slot as usize;
         let endpoint_index = self.peers[slot].endpoint;
+        let span = self.callback_span(who, endpoint_index, &call);
         let Some(endpoint) = &mut self.endpoints[endpoint_index] else { return };
         let open = !matches!(call, Call::Close(_)) && !self.peers[slot].hung_up;
         let before = Instant::now();
         let (encoding, compress_above) =
             (self.delivery.encoding(who.slot), endpoint.route.policy.compress_above);
         let entered = cork::enter(self.handle.node_id(), who, encoding, compress_above, open);
+        let in_span = span.enter();
         let called = match call {
             Call::Open => endpoint.callbacks.open(who),
             Call::Message(message) => endpoint.callbacks.message(who, message),
             Call::Close(close) => endpoint.callbacks.close(who, close),
         };
+        drop(in_span);
         drop(entered);
         let took = before.elapsed();
         match called {
             Called::Returned(Ok(())) => self.returned(who, CallbackOutcome::Good),
             Called::Returned(Err(error)) => {
-                let outcome = log_failure(&self.handle, &endpoint.route.name, who, &error);
+                let outcome = log_failure(&self.handle, &endpoint.route.path, who, &error);
                 guarded(move || drop(error)); // the error's destructor is application code
                 self.returned(who, outcome);
             }
             Called::Panicked(message) => {
-                log_panic(&self.handle, &endpoint.route.name, who, &message);
+                log_panic(&self.handle, &endpoint.route.path, who, &message);
                 self.returned(who, CallbackOutcome::Failed);
             }
-            Called::Waits(future) => self.wait_for(who, future),
+            Called::Waits(future) if span.is_disabled() => self.wait_for(who, future),
+            Called::Waits(future) => self.wait_for(who, Box::pin(future.instrument(span))),
         }
         if took >= SLOW_HANDLER {
             self.note_slow_callback(endpoint_index, took);
         }
+    }
+
+    /// Creates the span in which a callback runs.
+    fn callback_span(&self, who: Local, endpoint: usize, call: &Call) -> Span {
+        let connection = || ConnectionId::new(self.handle.node_id(), who);
+        let peer = || self.peers[who.slot as usize].permit.as_ref().and_then(Permit::address);
+        let path = || self.endpoints[endpoint].as_ref().map(|endpoint| &endpoint.route.path);
+        tracing::debug_span!(
+            target: "ripplecast::callback",
+            "callback",
+            name = call.name(),
+            path = path().map(tracing::field::display),
+            connection = %connection(),
+            peer = peer().map(tracing::field::display),
+        )
     }
 
     /// Counts and logs a callback that held the shard for long. On a busy machine this may also be a callback that did
@@ -66,11 +87,11 @@ impl Shard {
     fn note_slow_callback(&mut self, endpoint: usize, took: Duration) {
         self.handle.count(ShardCounter::SlowCallbacks, 1);
         let Some(endpoint) = &self.endpoints[endpoint] else { return };
-        let route = &endpoint.route.name;
+        let path = &endpoint.route.path;
         let milliseconds = took.as_millis() as u64;
         limited!(
             WARN,
-            route,
+            %path,
             milliseconds,
             "a callback held its shard; if it blocks, use .await or tokio::task::spawn_blocking"
         );
@@ -104,8 +125,8 @@ impl Shard {
             report.ended = true;
             match ended {
                 Ok(Ok(())) => report.outcome = CallbackOutcome::Good,
-                Ok(Err(error)) => report.outcome = log_failure(&report.handle, &route.name, who, &error),
-                Err(panic) => log_panic(&report.handle, &route.name, who, &panic_message(&*panic)),
+                Ok(Err(error)) => report.outcome = log_failure(&report.handle, &route.path, who, &error),
+                Err(panic) => log_panic(&report.handle, &route.path, who, &panic_message(&*panic)),
             }
         });
         let slot = who.slot as usize;
@@ -158,6 +179,17 @@ pub(super) enum Call {
     Close(Close),
 }
 
+impl Call {
+    /// Returns the name of the callback.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Open => "on_open",
+            Self::Message(_) => "on_message",
+            Self::Close(_) => "on_close",
+        }
+    }
+}
+
 /// Reports to the shard that a callback has ended, even if its task was cancelled.
 struct Report {
     handle: Arc<ShardHandle>,
@@ -179,27 +211,27 @@ impl Drop for Report {
 }
 
 /// Logs the result of a callback. Returns its outcome.
-fn log_failure(handle: &ShardHandle, route: &str, who: Local, error: &Error) -> CallbackOutcome {
+fn log_failure(handle: &ShardHandle, path: &EndpointPath, who: Local, error: &Error) -> CallbackOutcome {
     if error.is_closed() && !handle.mailbox().is_live(who) {
-        limited!(DEBUG, route, "a callback used its connection after it was closed");
+        limited!(DEBUG, %path, "a callback used its connection after it was closed");
         return CallbackOutcome::Failed;
     }
     handle.count(ShardCounter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node_id(), who);
     // The sources of an application error are printed by application code.
     if let Some(error) = guarded(|| error.backend()).flatten() {
-        limited!(WARN, route, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
+        limited!(WARN, %path, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
         return CallbackOutcome::Unavailable;
     }
     // An application error is printed by application code.
     let error =
         guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error whose Display panicked".to_owned());
-    limited!(ERROR, route, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
+    limited!(ERROR, %path, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
     CallbackOutcome::Failed
 }
 
-fn log_panic(handle: &ShardHandle, route: &str, who: Local, message: &str) {
+fn log_panic(handle: &ShardHandle, path: &EndpointPath, who: Local, message: &str) {
     handle.count(ShardCounter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node_id(), who);
-    limited!(ERROR, route, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
+    limited!(ERROR, %path, %id, message = %cut(message), "a callback panicked; its connection is closed with 1011");
 }

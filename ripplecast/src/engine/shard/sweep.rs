@@ -170,7 +170,7 @@ mod tests {
             node::Node,
             outbox::{OutboxPolicy, Overflow},
             room::Setup,
-            route::MessageKinds,
+            route::{EndpointPath, MessageKinds},
         },
         limits::{COMMANDS_PER_TURN, MAILBOX_CROWDED, MESSAGE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, TICK},
         ws::{self, callbacks},
@@ -185,7 +185,7 @@ mod tests {
         let handler = Arc::new(ws::handlers().on_message(async |_: Connection, _: Message| {}));
         Route {
             id: 0,
-            name: String::new(),
+            path: EndpointPath::default(),
             accepts: MessageKinds::All,
             max_message: 0,
             message_timeout: MESSAGE_TIMEOUT,
