@@ -4,6 +4,7 @@ mod contents;
 mod links;
 mod markdown;
 mod pictures;
+mod table;
 
 use std::sync::LazyLock;
 

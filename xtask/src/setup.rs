@@ -11,6 +11,10 @@ use crate::{Result, Workspace, msrv};
 const BROWSERS: [&str; 5] =
     ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
 
+/// The fonts with which the browser tests measure the pages, a wide and a narrow one, and their Debian packages.
+const FONTS: [(&str, &str); 2] =
+    [("DejaVu Sans", "fonts-dejavu-core"), ("Liberation Sans", "fonts-liberation")];
+
 /// The oldest Node.js version that the browser tests support, as in `engines` in e2e/package.json.
 const OLDEST_NODE: u32 = 20;
 
@@ -185,6 +189,13 @@ fn own_node(workspace: &Workspace) -> Option<PathBuf> {
     directory.join("node").is_file().then_some(directory)
 }
 
+/// Returns whether a font is installed. Without fontconfig, which lists fonts, the answer is yes: the tests check it too.
+fn has_font(workspace: &Workspace, family: &str) -> bool {
+    let list = Command::line("fc-list").arg(format!("{family}:")).arg("family");
+    list.listen(&workspace.root).is_ok_and(|said| !said.status.success() || !said.text.trim().is_empty())
+        || find("fc-list").is_none()
+}
+
 fn system_node_is_old(workspace: &Workspace) -> bool {
     let version = Command::line("node --version").listen(&workspace.root);
     version.ok().and_then(|said| node_major(&said.text)).is_none_or(|major| major < OLDEST_NODE)
@@ -216,8 +227,11 @@ fn missing_packages(
     let for_proxies = needs.contains(&Need::Proxies);
     let mut packages = Vec::new();
     if for_browser && browser().is_none() {
-        // Includes a font: without one, pictures show boxes instead of letters.
-        packages.extend(["chromium", "fonts-liberation"]);
+        packages.push("chromium");
+    }
+    if for_browser {
+        let is_missing = |(family, _): &(&str, &str)| !has_font(workspace, family);
+        packages.extend(FONTS.iter().filter(|font| is_missing(font)).map(|(_, package)| package));
     }
     for (wanted, program, package) in [
         (for_browser || for_blocks || for_proxies, "node", "nodejs"),

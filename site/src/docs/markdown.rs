@@ -8,7 +8,7 @@ use pulldown_cmark::{
 
 use super::{
     links::{Target, resolve},
-    pictures,
+    pictures, table,
 };
 use crate::highlight::{Language, escape, highlight};
 
@@ -246,45 +246,12 @@ impl<'a> Writer<'a> {
     fn table(&mut self, columns: &[Alignment], inner: Vec<Event<'a>>) {
         self.flush();
         self.tables += 1;
-        let (number, rows) = (self.tables, rows(columns, inner));
+        let (number, table) = (self.tables, table::render(columns, inner));
         self.html.push_str(&format!(
             "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table {number}\">\n\
-             <table>\n{rows}</table>\n</div>\n"
+{table}</div>\n"
         ));
     }
-}
-
-/// Renders the rows of a table. pulldown-cmark would align with inline styles, which the page's policy forbids.
-fn rows(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
-    let (mut html, mut cell, mut column, mut tag) = (String::new(), Vec::new(), 0, "td");
-    for event in inner {
-        match event {
-            Event::Start(Tag::TableHead) => {
-                (tag, column) = ("th", 0);
-                html.push_str("<thead><tr>");
-            }
-            Event::End(TagEnd::TableHead) => html.push_str("</tr></thead>\n"),
-            Event::Start(Tag::TableRow) => {
-                (tag, column) = ("td", 0);
-                html.push_str("<tr>");
-            }
-            Event::End(TagEnd::TableRow) => html.push_str("</tr>\n"),
-            Event::Start(Tag::TableCell) => {}
-            Event::End(TagEnd::TableCell) => {
-                // A header cell without text is not a header for a screen reader.
-                let (name, scope) =
-                    if tag == "th" && !cell.is_empty() { ("th", " scope=\"col\"") } else { ("td", "") };
-                let right = columns.get(column) == Some(&Alignment::Right);
-                let class = if right { " class=\"right\"" } else { "" };
-                html.push_str(&format!("<{name}{scope}{class}>"));
-                push_html(&mut html, mem::take(&mut cell).into_iter());
-                html.push_str(&format!("</{name}>"));
-                column += 1;
-            }
-            event => cell.push(event),
-        }
-    }
-    html
 }
 
 /// Returns the display name of a language, and its highlighting, if any.
@@ -325,7 +292,7 @@ fn without_hidden_lines(code: &str) -> String {
 }
 
 /// Returns the text of some events.
-fn plain(events: &[Event<'_>]) -> String {
+pub(super) fn plain(events: &[Event<'_>]) -> String {
     let mut text = String::new();
     for event in events {
         match event {
@@ -353,7 +320,7 @@ fn anchor(heading: &str) -> String {
 }
 
 /// Escapes text for HTML.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     escape(text, &mut html);
     html
@@ -434,7 +401,7 @@ mod tests {
     #[test]
     fn tables_and_listings_can_be_scrolled_with_the_keyboard() {
         let page = html("| a |\n|--:|\n| b |\n\n```sh\nx\n```\n");
-        assert!(page.contains("<th scope=\"col\" class=\"right\">a</th>"), "{page}");
+        assert!(page.contains("<th scope=\"col\" class=\"brief right\">a</th>"), "{page}");
         assert_eq!(page.matches("tabindex=\"0\" role=\"region\" aria-label=").count(), 2, "{page}");
     }
 }
