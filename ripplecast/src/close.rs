@@ -27,7 +27,7 @@ impl CloseCode {
     pub const NO_STATUS: Self = Self(1005);
     /// 1006: the connection was lost without a close frame. Never sent.
     pub const ABNORMAL: Self = Self(1006);
-    /// 1007: text that is not valid UTF-8.
+    /// 1007: text that is not valid UTF-8, or a message that is not the expected JSON.
     pub const INVALID_DATA: Self = Self(1007);
     /// 1008: the peer broke a rule of this server, for example by leaving a message unfinished for too long.
     pub const POLICY: Self = Self(1008);

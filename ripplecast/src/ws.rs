@@ -6,14 +6,18 @@
 mod callbacks;
 mod handlers;
 pub(crate) mod handshake;
+mod json;
 mod negotiation;
 pub(crate) mod upgrade;
 
-pub use self::handlers::{Handler, Handlers, Outcome, handlers};
 pub(crate) use self::{
     callbacks::callbacks,
     handshake::has_content,
     upgrade::{origin_allowed, refuse_origin},
+};
+pub use self::{
+    handlers::{Handler, Handlers, Outcome, handlers},
+    json::InvalidJson,
 };
 pub use crate::{codec::compression::Compression, headers::OriginPolicy};
 

@@ -49,6 +49,14 @@ impl Connection {
         self.shard.push(self.local, message)
     }
 
+    /// Sends a value as JSON, in a text message. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if the value can't be written as JSON; nothing was sent.
+    pub fn push_json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
+        Ok(self.push(Message::json(value)?))
+    }
+
     /// Starts to close the connection: messages pushed before are still sent, then a close frame with the code
     /// and the reason (cut to the 123 bytes that fit). The socket closes once the peer has answered, or after
     /// 5 s. `on_close` is called with this code. An event stream has no close frame; it ends, and the browser
@@ -208,6 +216,36 @@ impl Connection {
         let state = mailbox.user_state(self.local, std::any::TypeId::of::<T>())?;
         drop(mailbox);
         state.downcast().ok()
+    }
+
+    /// Returns the value of type `T` stored by [`set_state`](Self::set_state) or by the upgrade hook, or an error
+    /// that names the type. For values that every connection of the endpoint has, such as the visitor that its hook
+    /// stored, so that a callback can write `let who = conn.require::<Who>()?`.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if there is none. Returned from a callback, it closes the connection with 1011.
+    ///
+    /// ```
+    /// use ripplecast::{Accept, Connection, Request, ws};
+    ///
+    /// struct Who(String);
+    ///
+    /// let greet = ws::handlers().on_open(async |conn: Connection| {
+    ///     let who = conn.require::<Who>()?;
+    ///     conn.push(format!("hello, {}", who.0)).ignore();
+    ///     Ok(())
+    /// });
+    /// let endpoint = ws::endpoint(greet)
+    ///     .on_upgrade(async |_: Request| Accept::new().state(Who("Ada".into())));
+    /// # let _ = endpoint;
+    /// ```
+    pub fn require<T: Any + Send + Sync>(&self) -> Result<Arc<T>> {
+        self.state().ok_or_else(|| {
+            let kind = std::any::type_name::<T>();
+            Error::other(format!(
+                "the connection has no {kind}; store one with Accept::state or Connection::set_state"
+            ))
+        })
     }
 
     /// Observes every frame sent or received from now on, with its first bytes. Frames already in transit may

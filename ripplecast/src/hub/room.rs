@@ -60,6 +60,14 @@ impl Room {
         self.core.push(&message.into())
     }
 
+    /// Pushes a value as JSON, in a text message, as [`push`](Self::push) does.
+    ///
+    /// # Errors
+    /// [`Error::Json`](crate::Error::Json) if the value can't be written as JSON; nothing was sent.
+    pub fn push_json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
+        Ok(self.push(Message::json(value)?))
+    }
+
     /// Returns the number of members on all nodes. A `join` is visible to the next call on the same node, and
     /// to other nodes some milliseconds later.
     ///

@@ -51,6 +51,15 @@ impl User {
         }
     }
 
+    /// Sends a value as JSON, in a text message, as [`push`](Self::push) does.
+    ///
+    /// # Errors
+    /// Same as [`push`](Self::push). Also [`Error::Json`](crate::Error::Json) if the value can't be written as JSON;
+    /// nothing was sent.
+    pub async fn push_json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<usize> {
+        self.push(Message::json(value)?).await
+    }
+
     /// Returns the ids of the user's connections on all nodes, in order.
     ///
     /// # Errors

@@ -72,7 +72,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A value that a closure may return: nothing, a [`Result`], or the [`Sent`] of a push.
+/// A value that a closure may return: nothing, the [`Sent`] of a push, or a [`Result`] of either.
 ///
 /// `?` converts the common errors of the standard library, boxed errors and, with the feature `anyhow`, `anyhow::Error`.
 /// Convert your own errors with [`Error::other`](crate::Error::other), or implement `From<YourError> for ripplecast::Error`.
@@ -88,7 +88,7 @@ pub trait Handler: Send + Sync + 'static {
 /// # let _ = echo_double;
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "a callback must return `()`, `ripplecast::Result<()>` or `Sent`, not `{Self}`",
+    message = "a callback must return `()`, `Sent`, or a `ripplecast::Result` of either, not `{Self}`",
     note = "convert your own error with `.map_err(ripplecast::Error::other)?`"
 )]
 pub trait Outcome {
@@ -105,6 +105,13 @@ impl Outcome for () {
 impl Outcome for Result<()> {
     fn into_result(self) -> Result<()> {
         self
+    }
+}
+
+/// The [`Sent`] is ignored: a peer may disconnect at any time.
+impl Outcome for Result<Sent> {
+    fn into_result(self) -> Result<()> {
+        self.map(drop)
     }
 }
 
@@ -246,6 +253,26 @@ impl<S, O, M, C> Handlers<WithState<S>, O, M, C> {
     {
         let Self { state, open, message, .. } = self;
         Handlers { state, open, message, close: Set(on_close, PhantomData) }
+    }
+}
+
+impl<S, O, M, C> Handlers<S, O, M, C> {
+    /// Replaces `on_message`.
+    pub(super) fn with_message<N>(self, message: N) -> Handlers<S, O, N, C> {
+        let Self { state, open, close, .. } = self;
+        Handlers { state, open, message, close }
+    }
+
+    /// Returns `on_message`.
+    pub(super) fn message_mut(&mut self) -> &mut M {
+        &mut self.message
+    }
+}
+
+impl<S: Clone> WithState<S> {
+    /// Returns a clone of the state.
+    pub(super) fn get(&self) -> S {
+        self.0.clone()
     }
 }
 

@@ -6,6 +6,8 @@ mod close;
 mod deflate;
 /// The opening handshake and its checks.
 mod handshake;
+/// Callbacks for messages in JSON.
+mod json;
 /// Ids, shutdown, threads and limits of connections.
 mod life;
 /// Messages in both directions, and frames that violate the protocol.
