@@ -4,6 +4,17 @@ import assert from "node:assert/strict";
 import { counterValue, LESSON, shows } from "./lib.mjs";
 import { audit, scenario } from "./scenario.mjs";
 
+scenario("the round trip is shown after the first ping", async ({ start, newContext }) => {
+  const { origin } = await start();
+  const page = await (await newContext()).newPage();
+  let pings = 0;
+  page.on("websocket", (socket) => socket.on("framesent", ({ payload }) => (pings += payload === "ping")));
+  await page.addInitScript(() => (window.setTimeout = () => 0)); // the second ping never comes
+  await page.goto(origin + LESSON);
+  await shows(page.locator("#rtt"), /^\d+\.\d ms$/);
+  assert.equal(pings, 1);
+});
+
 scenario("+1 and Reset in one tab update the other", async ({ start, two }) => {
   const { origin } = await start();
   const [a, b] = await two(origin);

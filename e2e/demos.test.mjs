@@ -114,6 +114,13 @@ scenario("dashboard: counts this tab and the next", async (tools) => {
   for (const page of [a, b]) await shows(page.locator("#connections"), "3");
   await third.close();
   await shows(a.locator("#connections"), "2");
+  // A new tab opens with what the server has kept.
+  const points = (page) => page.locator("#connections-line").evaluate((line) => line.points.numberOfItems);
+  await a.waitForFunction(() => document.getElementById("connections-line").points.numberOfItems > 4);
+  const known = await points(a);
+  await b.reload();
+  await shows(b.locator("#connections"), "2");
+  assert.ok((await points(b)) >= known - 1, "the graph started again");
   await shows(a.locator("#memory"), /^\d+\.\d MiB$/);
 
   for (const tab of tabs) tab.mayBeOffline = true;

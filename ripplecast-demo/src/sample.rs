@@ -53,6 +53,25 @@ pub struct Sample {
     protocol_errors: u64,
 }
 
+/// The figures that the dashboard draws, at one moment, named as in [`Sample`].
+#[derive(Clone, Serialize)]
+pub(crate) struct Point {
+    at: u64,
+    connections: usize,
+    rooms: usize,
+    messages: u64,
+    encoded: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    private: Option<Private>,
+}
+
+/// The part of a [`Point`] that only clients that may see `/metrics` receive.
+#[derive(Clone, Serialize)]
+struct Private {
+    memory: Option<u64>,
+    queued_bytes: usize,
+}
+
 /// Messages dropped, by reason.
 #[derive(Serialize)]
 struct Dropped {
@@ -75,6 +94,20 @@ struct Remote {
     unconfirmed: usize,
     refused: u64,
     queued_bytes: usize,
+}
+
+impl Point {
+    /// Takes the current figures.
+    pub(crate) fn take(hub: &Hub) -> Self {
+        let Traffic { at, connections, rooms, messages, encoded, .. } = Traffic::take(hub);
+        let private = Some(Private { memory: memory(), queued_bytes: hub.stats().queued_bytes });
+        Self { at, connections, rooms, messages, encoded, private }
+    }
+
+    /// Returns the figures that everybody may see.
+    pub(crate) fn public(self) -> Self {
+        Self { private: None, ..self }
+    }
 }
 
 impl Traffic {
