@@ -7,6 +7,18 @@ import { audit, scenario } from "./scenario.mjs";
 
 const number = async (page, id) => Number(await page.locator(`#${id}`).textContent());
 
+scenario("each command for several servers is copied as it is shown", async ({ start, newContext, open }) => {
+  const { origin } = await start();
+  const { page } = await open(await newContext({ permissions: ["clipboard-read", "clipboard-write"] }), origin);
+  const commands = await page.locator("#scale .command").all();
+  assert.ok(commands.length > 2, `${commands.length} commands`);
+  for (const command of commands) {
+    await command.getByRole("button", { name: /^Copy the command/ }).click();
+    await command.getByRole("button", { name: /^Copied the command/ }).waitFor();
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), await command.locator("code").textContent());
+  }
+});
+
 scenario("every link of the lesson works", async ({ start, newContext, open }) => {
   const { origin } = await start();
   const { page } = await open(await newContext(), origin);
@@ -53,6 +65,7 @@ scenario("the diagram highlights only the callbacks of this tab's own socket", a
 
   await a.page.getByRole("button", { name: "Close the socket" }).click();
   await log.getByText(/on_close of .*1012 closed on request/).waitFor();
+  await a.page.locator(".sequence text", { hasText: /^close 1012$/ }).waitFor(); // the drawing shows the same code
   await log.getByText("on_open").nth(1).waitFor();
   await shows(a.state, "connected");
   assert.equal(await b.page.locator("#life-events").getByText("on_close").count(), 0);

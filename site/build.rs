@@ -24,11 +24,30 @@ fn main() {
     }
     write_list("documents.rs", "include_str", files.into_iter().map(|path| (path.clone(), root.join(path))));
 
+    // The public addresses that packages inherit. The page links to them if they are set.
+    let manifest = root.join("Cargo.toml");
+    println!("cargo::rerun-if-changed={}", manifest.display());
+    let manifest = fs::read_to_string(manifest).expect("the workspace's Cargo.toml is UTF-8");
+    for name in ["repository", "documentation"] {
+        if let Some(address) = address(&manifest, name) {
+            println!("cargo::rustc-env=SITE_{}={address}", name.to_uppercase());
+        }
+    }
+
     let pictures = fs::read_dir(docs.join("images")).expect("docs/images/ exists").map(|entry| {
         let entry = entry.expect("a file of docs/images/");
         (entry.file_name().into_string().expect("its name is UTF-8"), entry.path())
     });
     write_list("pictures.rs", "include_bytes", pictures);
+}
+
+/// Returns an address in `[workspace.package]`.
+fn address<'a>(manifest: &'a str, name: &str) -> Option<&'a str> {
+    let (_, package) = manifest.split_once("[workspace.package]")?;
+    let package = package.split("\n[").next()?;
+    let (_, value) =
+        package.lines().filter_map(|line| line.split_once('=')).find(|(key, _)| key.trim() == name)?;
+    Some(value.trim().trim_matches('"')).filter(|value| value.starts_with("https://"))
 }
 
 /// Writes a file for `include!`: a list of names, each with the contents of a file.

@@ -38,6 +38,8 @@ struct Page {
     name: String,
     /// The navigation group that lists it.
     group: &'static str,
+    /// One line for the index.
+    description: &'static str,
     document: Document,
 }
 
@@ -55,20 +57,15 @@ impl Page {
     fn label(&self) -> &str {
         self.document.title.split(": ").next().unwrap_or_default()
     }
-
-    /// Returns the first sentence of its summary.
-    fn summary(&self) -> &str {
-        let text = &self.document.summary;
-        text.find(". ").map_or(text.as_str(), |end| &text[..=end])
-    }
 }
 
 /// All documents, in reading order.
 static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
-    let page = |(group, path, text)| Page {
-        name: contents::slug(path),
-        group,
-        document: markdown::render(path, text),
+    let page = |entry: contents::Entry| Page {
+        name: contents::slug(entry.path),
+        group: entry.group,
+        description: entry.description,
+        document: markdown::render(entry.path, entry.text),
     };
     contents::in_order().map(page).collect()
 });
@@ -102,6 +99,17 @@ struct IndexPage {
     groups: Vec<Group>,
     /// Whether this page replaces one that does not exist.
     missing: bool,
+    /// The public address of the repository, if the workspace names one.
+    repository: Option<&'static str>,
+    /// The public address of the API reference, if the workspace names one.
+    reference: Option<&'static str>,
+}
+
+impl IndexPage {
+    fn new(missing: bool) -> Self {
+        let (repository, reference) = (option_env!("SITE_REPOSITORY"), option_env!("SITE_DOCUMENTATION"));
+        Self { groups: groups(), missing, repository, reference }
+    }
 }
 
 static RENDERED: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
@@ -113,11 +121,9 @@ static RENDERED: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
     PAGES.iter().enumerate().map(page).collect()
 });
 
-static INDEX_PAGE: LazyLock<Rendered> =
-    LazyLock::new(|| render(&IndexPage { groups: groups(), missing: false }, INDEX));
+static INDEX_PAGE: LazyLock<Rendered> = LazyLock::new(|| render(&IndexPage::new(false), INDEX));
 
-static MISSING_PAGE: LazyLock<Rendered> =
-    LazyLock::new(|| render(&IndexPage { groups: groups(), missing: true }, "/docs/{name}"));
+static MISSING_PAGE: LazyLock<Rendered> = LazyLock::new(|| render(&IndexPage::new(true), "/docs/{name}"));
 
 async fn index(headers: HeaderMap) -> Response {
     serve(&headers, &INDEX_PAGE)

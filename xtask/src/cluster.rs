@@ -21,6 +21,8 @@ use crate::{
     steps::{build_server, server},
 };
 
+/// The program of Redis. It is installed only if it is missing.
+const REDIS: &str = "redis-server";
 /// The time limit for a program to start.
 const START: Duration = Duration::from_secs(20);
 /// The time a node has for a graceful exit.
@@ -45,7 +47,13 @@ impl Drop for Running {
 
 /// Starts everything, and waits for Ctrl-C.
 pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> {
-    setup::install(workspace, &[Need::Redis])?;
+    // First, so that a port in use is reported before anything is installed or built.
+    let balancer = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
+        format!("failed to listen on port {port}: {error}; choose another port with --port")
+    })?;
+    if find(REDIS).is_none() {
+        setup::install(workspace, &[Need::Redis])?;
+    }
     build_server().run(&workspace.root)?;
     let stop = Arc::new(AtomicBool::new(false));
     let main = thread::current();
@@ -56,9 +64,6 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
     })
     .map_err(|error| format!("failed to handle Ctrl-C: {error}"))?;
 
-    let balancer = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
-        format!("failed to listen on port {port}: {error}; choose another port with --port")
-    })?;
     let redis_port = free_port()?;
     let redis = start_redis(&workspace.root, redis_port)?;
     let url = format!("redis://127.0.0.1:{redis_port}");
@@ -95,8 +100,8 @@ pub(crate) fn run(workspace: &Workspace, nodes: usize, port: u16) -> Result<()> 
 
 /// Starts a Redis without persistence.
 fn start_redis(root: &Path, port: u16) -> Result<Running> {
-    let program = find("redis-server")
-        .ok_or("redis-server was not found; install it with `apt-get install redis-server`")?;
+    let program =
+        find(REDIS).ok_or("redis-server was not found; install it with `apt-get install redis-server`")?;
     let child = Process::new(program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .current_dir(root.join("target"))
@@ -179,4 +184,19 @@ fn pass(mut from: TcpStream, mut to: TcpStream) {
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
     Ok(listener.local_addr().map_err(|error| error.to_string())?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_reported_before_anything_is_installed_or_built() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        // Nothing could be built here.
+        let workspace = Workspace { root: "/nonexistent".into() };
+        let error = run(&workspace, 1, port).unwrap_err();
+        assert!(error.starts_with(&format!("failed to listen on port {port}: ")), "{error}");
+    }
 }

@@ -16,8 +16,6 @@ use crate::highlight::{Language, escape, highlight};
 pub(super) struct Document {
     /// The text of its first heading.
     pub(super) title: String,
-    /// Its first paragraph, as plain text.
-    pub(super) summary: String,
     pub(super) head: String,
     /// Everything after the first heading.
     pub(super) html: String,
@@ -44,7 +42,6 @@ pub(super) fn render(path: &str, text: &str) -> Document {
     let title = writer.headings.iter().find(|heading| heading.level == 1);
     Document {
         title: title.map(|heading| heading.text.clone()).unwrap_or_default(),
-        summary: writer.summary.unwrap_or_default(),
         head: writer.head,
         html: writer.html,
         headings: writer.headings,
@@ -65,8 +62,6 @@ struct Writer<'a> {
     headings: Vec<Heading>,
     /// Heading ids in use, so that each stays unique.
     ids: HashSet<String>,
-    /// The first paragraph, as plain text.
-    summary: Option<String>,
     /// The closing HTML of each open link.
     open_links: Vec<String>,
     /// The open picture: its link, and the description so far.
@@ -92,13 +87,6 @@ impl<'a> Writer<'a> {
             Event::Start(Tag::Table(columns)) => {
                 let inner = self.until(rest, |end| *end == TagEnd::Table);
                 self.table(&columns, inner);
-            }
-            Event::Start(Tag::Paragraph) if self.summary.is_none() => {
-                let inner = self.until(rest, |end| *end == TagEnd::Paragraph);
-                self.summary = Some(plain(&inner));
-                self.waiting.push(Event::Start(Tag::Paragraph));
-                self.waiting.extend(inner);
-                self.waiting.push(Event::End(TagEnd::Paragraph));
             }
             event => {
                 let event = self.safe(event);
@@ -384,7 +372,7 @@ mod tests {
             render("docs/x.md", "# The `App`\n\nFirst *words*.\n\n## A & B: 1, 2?\n\n## A & B: 1, 2?\n");
         let ids: Vec<&str> = document.headings.iter().map(|heading| heading.id.as_str()).collect();
         assert_eq!(ids, ["the-app", "a--b-1-2", "a--b-1-2-1"]);
-        assert_eq!((document.title.as_str(), document.summary.as_str()), ("The App", "First words."));
+        assert_eq!(document.title, "The App");
         assert!(
             document.html.contains("<h2 id=\"a--b-1-2\"><a href=\"#a--b-1-2\">A &amp; B: 1, 2?</a></h2>")
         );

@@ -41,12 +41,24 @@ fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_document_is_listed_once() {
-    let placed: Vec<&str> = contents::GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let placed: Vec<&str> =
+        contents::GROUPS.iter().flat_map(|(_, names)| names.iter().map(|(name, _)| *name)).collect();
     for (path, _) in contents::FILES {
         let count = placed.iter().filter(|name| **name == contents::slug(path)).count();
         assert_eq!(count, 1, "{path} must be listed once in GROUPS of site/src/docs/contents.rs");
     }
     assert_eq!(PAGES.len(), contents::FILES.len());
+}
+
+#[tokio::test]
+async fn the_index_describes_each_document_in_one_sentence() {
+    let (_, _, index) = get(INDEX).await;
+    for page in PAGES.iter() {
+        let text = page.description;
+        assert!(text.ends_with('.') && !text.contains(". ") && (20..=100).contains(&text.len()), "{text}");
+        assert!(index.contains(&format!("<p>{text}</p>")), "{} is described", page.name);
+    }
+    assert!(index.contains("API reference"), "{index}");
 }
 
 #[tokio::test]
@@ -106,7 +118,7 @@ async fn nothing_is_inline_or_loaded_from_elsewhere() {
 
 #[test]
 fn hidden_lines_of_rust_blocks_are_not_shown() {
-    for ((_, path, text), page) in contents::in_order().zip(PAGES.iter()) {
+    for (contents::Entry { path, text, .. }, page) in contents::in_order().zip(PAGES.iter()) {
         let mut in_rust = false;
         for line in text.lines() {
             match line.trim_start() {
