@@ -181,12 +181,13 @@ fn visitors_see_traffic_and_aliases_and_operators_see_all() {
     let metrics = server.get("/metrics", &[&operator]);
     let node = metrics.split("node=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let (mut dashboard, mut panel) = (server.open("/ws/demos/dashboard"), server.open("/ws/learn/nodes"));
-    let figures = until(&mut dashboard, "connections");
+    let history = until(&mut dashboard, "history");
+    let figures = until(&mut dashboard, "uptime");
     let you = until(&mut panel, "you");
     let nodes = server.get("/api/nodes", &[]);
     let mut counter = server.open("/ws/counter-demo");
     let hello = until(&mut counter, "node");
-    for shown in [&figures, &you, &nodes, &hello] {
+    for shown in [&history, &figures, &you, &nodes, &hello] {
         for secret in [&*node, "memory", "dropped", "queued", "backend", "remote"] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
@@ -195,7 +196,10 @@ fn visitors_see_traffic_and_aliases_and_operators_see_all() {
     assert!(shown.contains(r#""backend":"memory""#) && !shown.contains(&node), "{shown}");
     // On this machine, everything is shown to the operator.
     let here = Server::start(&[]);
-    let figures = until(&mut here.open("/ws/demos/dashboard"), "connections");
+    let mut dashboard = here.open("/ws/demos/dashboard");
+    let history = until(&mut dashboard, "history");
+    assert!(history.contains("\"memory\"") && history.contains("\"queued_bytes\""), "{history}");
+    let figures = until(&mut dashboard, "uptime");
     assert!(figures.contains("\"memory\"") && figures.contains("\"dropped\""), "{figures}");
 }
 
