@@ -95,7 +95,7 @@ fn figures(demos: &Demos, is_operator: bool) -> Result<Message> {
 
 /// Takes and pushes figures for as long as the server runs.
 async fn tick(demos: Demos, rooms: Rooms, history: History) {
-    let mut clock = tokio::time::interval(EVERY);
+    let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
@@ -116,6 +116,7 @@ pub(super) fn add(app: App, demos: &Demos) -> App {
     let everybody = format!("demo:dashboard:{}", demos.hub.node());
     let rooms = Rooms { operators: format!("{everybody}:operators"), everybody };
     let history = History::default();
+    history.add(Point::take(&demos.hub));
     tokio::spawn(tick(demos.clone(), rooms.clone(), history.clone()));
     let visitors = demos.clone();
     let endpoint = ws::endpoint(Dashboard { demos: demos.clone(), rooms, history })
