@@ -204,7 +204,12 @@ fn parse(url: &str) -> Result<Address, String> {
     }
     let tls = scheme.starts_with("rediss");
     if tls && !cfg!(feature = "tls") {
-        return Err("TLS to Redis needs the feature `tls` of ripplecast, beside `redis`".into());
+        let reason = concat!(
+            "TLS to Redis needs the feature `tls` too: ripplecast = { version = \"",
+            env!("CARGO_PKG_VERSION"),
+            "\", features = [\"redis\", \"tls\"] }"
+        );
+        return Err(reason.into());
     }
     let servers = match &scheme[..] {
         "redis" | "rediss" => {
