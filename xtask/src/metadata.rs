@@ -44,6 +44,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_plain_cargo_test_leaves_out_only_other_binaries() {
+        let metadata = read(&Workspace::find(), "--no-deps").unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let is_default = |package: &&Value| {
+            metadata["workspace_default_members"].as_array().unwrap().contains(&package["id"])
+        };
+        let (kept, left_out): (Vec<&Value>, Vec<&Value>) = packages.iter().partition(is_default);
+        let has_binary = |package: &&&Value| {
+            let mut targets = package["targets"].as_array().unwrap().iter();
+            targets.any(|target| target["kind"][0] == "bin")
+        };
+        let server: Vec<&str> = kept.iter().filter(has_binary).map(|package| text(package, "name")).collect();
+        assert_eq!(server, ["ripplecast-server"], "`cargo run` needs one binary");
+        let skipped: Vec<&str> = left_out
+            .iter()
+            .filter(|package| !has_binary(package))
+            .map(|package| text(package, "name"))
+            .collect();
+        assert!(skipped.is_empty(), "`cargo test` skips {skipped:?}");
+    }
+
+    #[test]
     fn only_our_own_packages_that_may_be_published_are() {
         let metadata = json!({ "packages": [
             { "name": "ours", "source": null, "publish": null },
