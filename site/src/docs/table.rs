@@ -26,10 +26,12 @@ pub(super) fn render(columns: &[Alignment], inner: Vec<Event<'_>>) -> String {
     let column = |index: usize| {
         let texts = body.iter().filter_map(|row| row.get(index));
         let longest = texts.map(|cell| plain(cell).chars().count()).max().unwrap_or_default();
-        let width = match longest {
-            0..=BRIEF => "brief",
-            ..=NARROW => "narrow",
-            _ => "wide",
+        let width = if longest <= BRIEF {
+            "brief"
+        } else if longest <= NARROW {
+            "narrow"
+        } else {
+            "wide"
         };
         let right = if columns.get(index) == Some(&Alignment::Right) { " right" } else { "" };
         format!("{width}{right}")
