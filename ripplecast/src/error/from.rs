@@ -34,7 +34,7 @@ from! {
 /// Keeps an [`Error`] that was boxed as itself. Any other becomes [`Error::Other`].
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        error.downcast().map_or_else(Self::Other, |error| *error)
+        error.downcast().map_or_else(Self::Other, |error: Box<Self>| *error)
     }
 }
 
@@ -44,7 +44,8 @@ impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
 impl From<anyhow::Error> for Error {
     fn from(error: anyhow::Error) -> Self {
         // `downcast` also finds an error below a context, and would drop the context.
-        if error.chain().next().is_some_and(|outermost| outermost.is::<Self>()) {
+        let outermost = error.chain().next();
+        if let Some(true) = outermost.map(|error| error.downcast_ref::<Self>().is_some()) {
             return error.downcast().unwrap_or_else(|error| Self::Other(error.into()));
         }
         Self::Other(error.into())

@@ -268,11 +268,11 @@ impl MemoryTable {
     fn expire_rows(&self, keys: &[Box<str>], after: Duration) -> usize {
         let hashes: Vec<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
         let mut shards = self.lock_many(hashes.iter().copied());
-        let mut expire = |(key, hash): (&Box<str>, u64)| {
+        let mut expire = |key: &str, hash: u64| {
             let Some(shard) = &mut shards[shard_of(hash)] else { return false };
             if after.is_zero() { self.remove(shard, hash, key) } else { self.date(shard, hash, key, after) }
         };
-        keys.iter().zip(hashes).filter(|&row| expire(row)).count()
+        keys.iter().zip(hashes).filter(|(key, hash)| expire(key, *hash)).count()
     }
 
     /// Sets when a row expires. Returns whether it exists.
