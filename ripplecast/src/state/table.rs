@@ -601,7 +601,8 @@ impl<T> TableBuilder<T> {
     }
 
     /// Marks a column as private: no [`LiveTable`](crate::LiveTable) ever sends it to a client. Use it for what
-    /// must stay on the server, such as a session's id or an address.
+    /// must stay on the server, such as a session's id or an address. The function given to
+    /// [`publish_with`](Table::publish_with) receives it; from the result, it is removed at the top level only.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
