@@ -124,14 +124,22 @@ impl Error {
         Self::Other(error.into())
     }
 
-    /// Returns whether the connection was closed.
+    /// Returns whether the connection was closed. Looks inside application errors as
+    /// [`is_unavailable`](Self::is_unavailable) does.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed)
+        self.find(|error| matches!(error.downcast_ref(), Some(Self::Closed)).then_some(())).is_some()
     }
 
-    /// Returns whether a limit inside the node was reached. The same call may succeed later.
+    /// Returns whether a limit inside the node was reached. The same call may succeed later. Looks inside
+    /// application errors as [`is_unavailable`](Self::is_unavailable) does.
     pub fn is_overloaded(&self) -> bool {
-        matches!(self, Self::Overloaded { .. } | Self::Queue(QueueError::Full { .. }))
+        let is_full = |error: &QueueError| matches!(error, QueueError::Full { .. });
+        let found = self.find(|error| match error.downcast_ref() {
+            Some(Self::Overloaded { .. }) => Some(()),
+            Some(Self::Queue(error)) => is_full(error).then_some(()),
+            _ => error.downcast_ref().is_some_and(is_full).then_some(()),
+        });
+        found.is_some()
     }
 
     /// Returns whether the backend is unavailable or did not answer in time. The same call may succeed later.
@@ -159,20 +167,25 @@ impl Error {
 
     /// Returns the backend's error: this error, or one that an application error wraps.
     pub(crate) fn backend(&self) -> Option<&BackendError> {
-        let mut error: &(dyn std::error::Error + 'static) = match self {
-            Self::Backend(error) => return Some(error),
-            Self::Other(error) => &**error,
-            Self::Io(error) => error,
-            _ => return None,
-        };
-        for _ in 0..CHAIN {
-            if let Some(backend) = error.downcast_ref() {
-                return Some(backend);
+        self.find(|error| match error.downcast_ref() {
+            Some(Self::Backend(backend)) => Some(backend),
+            _ => error.downcast_ref(),
+        })
+    }
+
+    /// Returns what `wanted` finds in this error or in those that it wraps.
+    fn find<'a, T>(
+        &'a self,
+        wanted: impl Fn(&'a (dyn std::error::Error + 'static)) -> Option<T>,
+    ) -> Option<T> {
+        let mut error: &(dyn std::error::Error + 'static) = self;
+        for _ in 0..=CHAIN {
+            if let Some(found) = wanted(error) {
+                return Some(found);
             }
             error = match error.downcast_ref() {
                 // These variants display the error they hold as their own, so `source` skips it. I/O errors
                 // do the same.
-                Some(Self::Backend(backend)) => return Some(backend),
                 Some(Self::Other(inner)) => &**inner,
                 Some(Self::Io(inner)) => inner,
                 _ => match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
@@ -343,6 +356,18 @@ mod tests {
         ] {
             assert_eq!(error.backend(), Some(&backend()), "{error}");
             assert!(error.is_unavailable() && !error.is_timeout(), "{error}");
+        }
+        for error in [
+            Error::Closed,
+            Error::other(Error::Closed),
+            Error::other(caused(Error::Closed.into())),
+            Error::Io(std::io::Error::other(Error::Closed)),
+        ] {
+            assert!(error.is_closed() && !error.is_overloaded() && error.backend().is_none(), "{error}");
+        }
+        let full = || Error::Overloaded { what: "a mailbox", limit: 1 };
+        for error in [full(), Error::other(full()), Error::other(caused(full().into()))] {
+            assert!(error.is_overloaded() && !error.is_closed(), "{error}");
         }
         let late = BackendError::TimedOut { after: Duration::from_secs(2) };
         assert!(Error::other(caused(late.into())).is_timeout());

@@ -15,8 +15,10 @@ macro_rules! from {
 
 from! {
     std::array::TryFromSliceError,
+    std::char::CharTryFromError,
     std::char::ParseCharError,
     std::env::VarError,
+    std::ffi::NulError,
     std::fmt::Error,
     std::net::AddrParseError,
     std::num::ParseFloatError,
@@ -24,6 +26,7 @@ from! {
     std::num::TryFromIntError,
     std::str::ParseBoolError,
     std::str::Utf8Error,
+    std::string::FromUtf16Error,
     std::string::FromUtf8Error,
     std::time::SystemTimeError,
     tokio::sync::oneshot::error::RecvError,

@@ -72,7 +72,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A value that a closure may return: nothing, the [`Sent`] of a push, or a [`Result`] of either.
+/// A value that a closure may return: nothing, a [`Result`], or the [`Sent`] of a push.
 ///
 /// `?` converts the common errors of the standard library, boxed errors and, with the feature `anyhow`, `anyhow::Error`.
 /// Convert your own errors with [`Error::other`](crate::Error::other), or implement `From<YourError> for ripplecast::Error`.
@@ -88,7 +88,7 @@ pub trait Handler: Send + Sync + 'static {
 /// # let _ = echo_double;
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "a callback must return `()`, `Sent`, or a `ripplecast::Result` of either, not `{Self}`",
+    message = "a callback must return `()`, `ripplecast::Result<()>` or `Sent`, not `{Self}`",
     note = "convert your own error with `.map_err(ripplecast::Error::other)?`"
 )]
 pub trait Outcome {
@@ -105,13 +105,6 @@ impl Outcome for () {
 impl Outcome for Result<()> {
     fn into_result(self) -> Result<()> {
         self
-    }
-}
-
-/// The [`Sent`] is ignored: a peer may disconnect at any time.
-impl Outcome for Result<Sent> {
-    fn into_result(self) -> Result<()> {
-        self.map(drop)
     }
 }
 

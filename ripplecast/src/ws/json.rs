@@ -47,18 +47,21 @@ impl<F, Fut, T> Json<F, Fut, T> {
     }
 }
 
-/// The id of a request, as the client wrote it.
+/// The id of a request. Other numbers could not be repeated as the client wrote them.
 #[derive(Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the id must be a text, or an integer of up to 64 bits")]
 enum RequestId {
-    Number(serde_json::Number),
+    Integer(i64),
+    Large(u64),
     Text(String),
 }
 
-/// A message with an id, of which nothing else is known yet.
+/// A request: its id, and its other fields.
 #[derive(Deserialize)]
-struct WithId {
+struct Identified {
     id: RequestId,
+    #[serde(flatten)]
+    fields: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The answer to a request.
@@ -112,7 +115,8 @@ impl<O, M, C> Handlers<Stateless, O, M, C> {
     ///
     /// let endpoint = ws::handlers().on_json(async |conn: Connection, message: FromPage| {
     ///     let FromPage::Add { a, b } = message;
-    ///     conn.push_json(&Sum { sum: a.saturating_add(b) })
+    ///     conn.push_json(&Sum { sum: a.saturating_add(b) })?.ignore();
+    ///     Ok(())
     /// });
     /// # let _ = endpoint;
     /// ```
@@ -126,7 +130,7 @@ impl<O, M, C> Handlers<Stateless, O, M, C> {
     }
 
     /// Sets `on_message` to a callback for requests in JSON, each of which gets a reply. A request is a JSON object
-    /// with an `id` (a number or a text) and the fields of `T`. The value that the callback returns is sent back as
+    /// with an `id` (a text, or an integer of up to 64 bits) and the fields of `T`, which does not see the id. The value that the callback returns is sent back as
     /// `{"id":ID,"reply":…}`.
     ///
     /// A request that is not valid is answered with `{"id":ID,"error":"…"}`; see
@@ -255,7 +259,7 @@ macro_rules! json_callback {
                 let Self(Json { callback, invalid, .. }) = self;
                 let called = match serde_json::from_slice(message.as_bytes()) {
                     Err(error) => Err(invalid.refuse(&conn, None, &error)),
-                    Ok(WithId { id }) => match serde_json::from_slice(message.as_bytes()) {
+                    Ok(Identified { id, fields }) => match serde_json::from_value(fields.into()) {
                         Err(error) => Err(invalid.refuse(&conn, Some(id), &error)),
                         Ok(request) => Ok((id, conn.clone(), callback($($argument,)? conn, request))),
                     },

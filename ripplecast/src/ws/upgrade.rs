@@ -1,6 +1,6 @@
 //! The upgrade: moves a socket from the HTTP server to a shard.
 
-use std::{io, net::TcpStream as StdTcpStream, sync::Arc};
+use std::{borrow::Cow, io, net::TcpStream as StdTcpStream, sync::Arc};
 
 use axum::{
     body::Body,
@@ -38,19 +38,24 @@ pub(super) struct Gate {
 
 /// Why an upgrade was refused, and the response.
 struct RefusedUpgrade {
-    reason: String,
+    reason: Cow<'static, str>,
     response: Response,
 }
 
 impl RefusedUpgrade {
-    /// Returns a function that adds the reason to a response.
-    fn because<R: IntoResponse>(reason: &str) -> impl FnOnce(R) -> Box<Self> {
-        move |response| Box::new(Self { reason: reason.to_owned(), response: response.into_response() })
+    fn new(reason: impl Into<Cow<'static, str>>, response: impl IntoResponse) -> Box<Self> {
+        Box::new(Self { reason: reason.into(), response: response.into_response() })
     }
 
     /// Refuses a request that is not a valid upgrade.
     fn handshake(refusal: handshake::Refusal) -> Box<Self> {
-        Box::new(Self { reason: format!("{refusal:?}"), response: refusal.into_response() })
+        Self::new(format!("{refusal:?}"), refusal)
+    }
+
+    /// Refuses a request for this reason, or because the server is shutting down.
+    fn unless_stopping(hub: &Hub, reason: &'static str, response: Response) -> Box<Self> {
+        let is_stopping = hub.local_node().is_stopping();
+        Self::new(if is_stopping { "the server is shutting down" } else { reason }, response)
     }
 }
 
@@ -63,7 +68,7 @@ pub(super) async fn upgrade(gate: Arc<Gate>, request: extract::Request) -> Respo
     answer(gate, request).await.unwrap_or_else(|refused| {
         let RefusedUpgrade { reason, response } = *refused;
         let (status, path) = (response.status().as_u16(), path.unwrap_or_default());
-        limited!(DEBUG, status, reason, path = %cut(path), "an upgrade was refused");
+        limited!(DEBUG, status, %reason, path = %cut(path), "an upgrade was refused");
         response
     })
 }
@@ -79,25 +84,26 @@ async fn answer(gate: Arc<Gate>, mut request: extract::Request) -> Result<Respon
     let (parts, _) = request.into_parts();
     request::note_path(&gate.route, &parts);
     let peer = request::peer(&gate.hub, &parts)
-        .map_err(|bad| RefusedUpgrade::because("its host is not valid")(Response::from(bad)))?;
+        .map_err(|bad| RefusedUpgrade::new("its host is not valid", Response::from(bad)))?;
     if !origin_allowed(&gate.origins, &parts.headers, &peer) {
         let response = refuse_origin(&parts, &peer, "Endpoint::origins");
-        return Err(RefusedUpgrade::because("its page is of another origin")(response));
+        return Err(RefusedUpgrade::new("its page is of another origin", response));
     }
     // This comes after the origin check, so that another site's page can't cause the work.
     let protocols = handshake::protocols(&parts.headers).map_err(RefusedUpgrade::handshake)?;
     let deflate = if gate.deflate { negotiation::accept(&parts.headers) } else { None };
-    let permit =
-        admit(&gate.hub, &peer).map_err(RefusedUpgrade::because("a limit of connections, or a shutdown"))?;
+    let permit = admit(&gate.hub, &peer).map_err(|response| {
+        RefusedUpgrade::unless_stopping(&gate.hub, "a limit of connections is reached", response)
+    })?;
     let accept = match &gate.hook {
         None => Accept::new(),
         Some(hook) => {
             let request = Request::new(peer, parts)
                 .await
-                .map_err(RefusedUpgrade::because("the request is not valid"))?;
-            decide(&gate.hub, hook, request)
-                .await
-                .map_err(RefusedUpgrade::because("on_upgrade rejected it, or a shutdown began"))?
+                .map_err(|response| RefusedUpgrade::new("the request is not valid", response))?;
+            decide(&gate.hub, hook, request).await.map_err(|response| {
+                RefusedUpgrade::unless_stopping(&gate.hub, "on_upgrade rejected it", response)
+            })?
         }
     };
     let chosen = match &accept.subprotocol {

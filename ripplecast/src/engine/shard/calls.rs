@@ -212,20 +212,20 @@ impl Drop for Report {
 
 /// Logs the result of a callback. Returns its outcome.
 fn log_failure(handle: &ShardHandle, path: &EndpointPath, who: Local, error: &Error) -> CallbackOutcome {
-    if error.is_closed() && !handle.mailbox().is_live(who) {
+    // The sources of an application error are found and printed by application code.
+    if guarded(|| error.is_closed()) == Some(true) && !handle.mailbox().is_live(who) {
         limited!(DEBUG, %path, "a callback used its connection after it was closed");
         return CallbackOutcome::Failed;
     }
     handle.count(ShardCounter::FailedCallbacks, 1);
     let id = ConnectionId::new(handle.node_id(), who);
-    // The sources of an application error are printed by application code.
-    if let Some(error) = guarded(|| error.backend()).flatten() {
+    let needed_backend = guarded(|| error.backend().is_some()) == Some(true);
+    let error =
+        guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error whose Display panicked".to_owned());
+    if needed_backend {
         limited!(WARN, %path, %id, error = %cut(error), "a callback needed the backend; its connection is closed with 1013");
         return CallbackOutcome::Unavailable;
     }
-    // An application error is printed by application code.
-    let error =
-        guarded(|| Chain(error).to_string()).unwrap_or_else(|| "an error whose Display panicked".to_owned());
     limited!(ERROR, %path, %id, error = %cut(error), "a callback failed; its connection is closed with 1011");
     CallbackOutcome::Failed
 }

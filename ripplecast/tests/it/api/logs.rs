@@ -81,3 +81,15 @@ fn a_refused_upgrade_is_logged_with_its_status_and_reason() {
         "{line}"
     );
 }
+
+/// The error's type follows from the crate, even where no value does.
+#[test]
+fn a_callback_that_only_fails_needs_no_annotation() {
+    let server = TestServer::under_axum(|hub| {
+        let closed = ws::handlers().on_open(async |_: Connection| Err(Error::other("closed today")));
+        Router::new().route("/closed", hub.ws(closed))
+    });
+    let mut tab = server.tab("/closed");
+    assert_eq!(tab.next(), None);
+    assert_eq!(tab.close.unwrap().0, 1011);
+}

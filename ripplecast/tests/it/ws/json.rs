@@ -23,9 +23,19 @@ struct Sum {
 
 struct Who(&'static str);
 
+/// A request that refuses every field that it does not know.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exact {
+    a: i64,
+}
+
 /// Starts a server with an endpoint for each way to handle JSON.
 fn server() -> TestServer {
-    let add = async |conn: Connection, FromPage::Add { a, b }: FromPage| conn.push_json(&Sum { sum: a + b });
+    let add = async |conn: Connection, FromPage::Add { a, b }: FromPage| {
+        conn.push_json(&Sum { sum: a + b })?.ignore();
+        Ok(())
+    };
     let reply = async |_: Connection, FromPage::Add { a, b }: FromPage| Ok(Sum { sum: a + b });
     TestServer::with_shards(2, false, |app| {
         let hub = app.hub();
@@ -53,6 +63,7 @@ fn server() -> TestServer {
             .ws("/request", ws::handlers().on_json_request(reply))
             .ws("/strict-request", ws::handlers().on_json_request(reply).invalid_json(InvalidJson::Close))
             .ws("/waiting", waiting)
+            .ws("/exact", ws::handlers().on_json_request(async |_: Connection, exact: Exact| Ok(exact.a)))
             .ws("/room", in_room)
             .ws("/nobody", ws::handlers().on_open(async |conn: Connection| conn.require::<Who>().map(drop)))
     })
@@ -108,7 +119,7 @@ fn a_request_is_answered_with_its_id() {
     let server = server();
     for (path, sum) in [("/request", 3), ("/waiting", 4)] {
         let mut tab = server.tab(path);
-        for id in ["7", r#""seven""#, "-1.5", "18446744073709551615"] {
+        for id in ["7", r#""seven""#, "-1", "18446744073709551615"] {
             let request = format!(r#"{{"type":"add","id":{id},"a":1,"b":2}}"#);
             assert_eq!(answer(&mut tab, &request), format!(r#"{{"id":{id},"reply":{{"sum":{sum}}}}}"#));
         }
@@ -119,9 +130,22 @@ fn a_request_is_answered_with_its_id() {
             without_id.starts_with(r#"{"error":"the message is not valid: missing field `id`"#),
             "{without_id}"
         );
-        let list = answer(&mut tab, r#"{"id":[1],"type":"add","a":1,"b":2}"#);
-        assert!(list.starts_with(r#"{"error":"#), "{list}");
+        for id in ["[1]", "1.10", "18446744073709551616", "null"] {
+            let other = answer(&mut tab, &format!(r#"{{"id":{id},"type":"add","a":1,"b":2}}"#));
+            assert!(
+                other.starts_with(r#"{"error":"the message is not valid: the id must be a text"#),
+                "{other}"
+            );
+        }
     }
+}
+
+#[test]
+fn a_request_does_not_see_its_id() {
+    let server = server();
+    let mut tab = server.tab("/exact");
+    assert_eq!(answer(&mut tab, r#"{"id":1,"a":7}"#), r#"{"id":1,"reply":7}"#);
+    assert!(answer(&mut tab, r#"{"id":2,"a":7,"b":8}"#).contains("unknown field `b`"));
 }
 
 #[test]
