@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ripplecast::Hub;
+use ripplecast::{Hub, stats::Stats};
 use serde::Serialize;
 
 /// When the program started. `begin` initializes it.
@@ -99,8 +99,9 @@ struct Remote {
 impl Point {
     /// Takes the current figures.
     pub(crate) fn take(hub: &Hub) -> Self {
-        let Traffic { at, connections, rooms, messages, encoded, .. } = Traffic::take(hub);
-        let private = Some(Private { memory: memory(), queued_bytes: hub.stats().queued_bytes });
+        let stats = hub.stats();
+        let Traffic { at, connections, rooms, messages, encoded, .. } = Traffic::of(&stats);
+        let private = Some(Private { memory: memory(), queued_bytes: stats.queued_bytes });
         Self { at, connections, rooms, messages, encoded, private }
     }
 
@@ -113,7 +114,10 @@ impl Point {
 impl Traffic {
     /// Takes the current figures.
     pub(crate) fn take(hub: &Hub) -> Self {
-        let stats = hub.stats();
+        Self::of(&hub.stats())
+    }
+
+    fn of(stats: &Stats) -> Self {
         Self {
             at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
             uptime: BEGUN.elapsed().as_secs(),
@@ -131,9 +135,10 @@ impl Sample {
     /// Takes the current figures.
     pub fn take(hub: &Hub) -> Self {
         let stats = hub.stats();
+        let traffic = Traffic::of(&stats);
         let (drops, remote) = (stats.drops, stats.remote);
         Self {
-            traffic: Traffic::take(hub),
+            traffic,
             node: hub.node().to_string(),
             memory: memory(),
             queued_bytes: stats.queued_bytes,

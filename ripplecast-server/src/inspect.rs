@@ -151,9 +151,8 @@ impl Gate {
         if self.token.is_some() {
             "Access requires the token set by --inspect-token: send it as `Authorization: Bearer TOKEN`.\n"
         } else {
-            "Access is limited to the server's own machine, when the server listens on loopback and has \\
-             no trusted proxies. To allow access from elsewhere, start the server with --inspect-token.
-"
+            "Access is limited to the server's own machine, when the server listens on loopback and has \
+             no trusted proxies. To allow access from elsewhere, start the server with --inspect-token.\n"
         }
     }
 }

@@ -118,7 +118,10 @@ fn the_inspector_shows_the_frames_of_one_connection() {
 #[test]
 fn a_server_on_all_addresses_requires_the_inspector_token() {
     let closed = Server::start(&["--host", "0.0.0.0"]);
-    assert_eq!(status(&closed.get("/inspect", &[])), "403");
+    let refused = closed.get("/inspect", &[]);
+    assert_eq!(status(&refused), "403");
+    assert!(refused.contains("has no trusted proxies. To allow access"), "the advice is one line: {refused}");
+    assert!(refused.ends_with("start the server with --inspect-token.\n"), "{refused}");
     let form = "content-type: application/x-www-form-urlencoded";
     let refused = closed.send("POST /inspect", &[form], &format!("token={TOKEN}"));
     assert!(status(&refused) == "403" && !refused.contains("type=\"password\""), "{refused}");

@@ -46,7 +46,7 @@ pub(super) struct Compared {
     pub(super) ratio: Option<f64>,
 }
 
-/// Fails if actions failed without attackers: then there is no baseline.
+/// Fails if actions failed without attackers, because nothing can be compared with such a run.
 pub(super) fn can_compare(alone: &Waits) -> Result<()> {
     for (action, wait) in Action::ALL.into_iter().zip(alone) {
         if let Some(failure) = &wait.first_failure {

@@ -93,7 +93,7 @@ fn figures(demos: &Demos, is_operator: bool) -> Result<Message> {
     Ok(figures?.with_key("figures"))
 }
 
-/// Takes and pushes figures for as long as the server runs.
+/// Takes figures once a second, and pushes them to the viewers. Runs until the server ends.
 async fn tick(demos: Demos, rooms: Rooms, history: History) {
     let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
