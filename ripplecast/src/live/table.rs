@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{RETRY, unless_unavailable};
 use crate::{
-    Connection, Message, Result, Room, Table,
+    Connection, Error, Message, Result, Room, Table,
     limits::ROWS_BEHIND,
     log::{cut, limited},
     outcome::{Dropped, Sent},
@@ -121,14 +121,22 @@ impl RowPublisher {
         RowChange { table: self.table.name(), key, row, version, epoch }
     }
 
-    /// Returns the message of an existing row, or `None` if clients don't see it. While it waits, a newer change of the
-    /// same row can replace it.
-    fn row(&self, key: &str, row: RowRef<'_>, version: Version) -> Result<Option<Message>> {
-        let message = (self.render)(self.change(key, Some(row), version))?;
-        if let (Some(_), Some(shown)) = (&message, &self.shown) {
+    /// Returns the message of an existing row, or `None` if clients don't see it. A row that can't be rendered is hidden,
+    /// so that clients neither keep an older version of it nor fail to join. While the message waits, a newer change of
+    /// the same row can replace it.
+    fn row(&self, key: &str, row: RowRef<'_>, version: Version) -> Option<Message> {
+        let message = (self.render)(self.change(key, Some(row), version)).unwrap_or_else(|error| {
+            self.log_unpublished(key, &error);
+            None
+        })?;
+        if let Some(shown) = &self.shown {
             shown.lock().insert(key.into());
         }
-        Ok(message.map(|message| self.keyed(key, message)))
+        Some(self.keyed(key, message))
+    }
+
+    fn log_unpublished(&self, key: &str, error: &Error) {
+        limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "can't publish a row");
     }
 
     /// Returns the message of a deletion, or `None` if clients have not seen the row.
@@ -151,25 +159,24 @@ impl RowPublisher {
 
     /// Pushes a row; called under its lock. Returns whether the node was too overloaded to accept it.
     fn push(&self, key: &str, row: Option<RowRef<'_>>, version: Version) -> bool {
-        let shown = row.map_or(Ok(None), |row| self.row(key, row, version));
-        let message = shown.and_then(|shown| match shown {
-            None => Ok((true, self.deletion(key, version)?)),
-            shown => Ok((false, shown)),
-        });
-        match message {
-            Ok((_, None)) => false,
-            Ok((is_deletion, Some(message))) => {
-                let is_refused = self.room.core().push_here(&message) == Sent::Dropped(Dropped::Overloaded);
-                if let (true, false, Some(shown)) = (is_deletion, is_refused, &self.shown) {
-                    shown.lock().remove(key);
-                }
-                is_refused
-            }
-            Err(error) => {
-                limited!(ERROR, room = %cut(self.room.name()), key = %cut(key), error = %cut(error), "can't publish a change");
-                false
-            }
+        if let Some(message) = row.and_then(|row| self.row(key, row, version)) {
+            return self.is_refused(&message);
         }
+        let deletion = self.deletion(key, version).unwrap_or_else(|error| {
+            self.log_unpublished(key, &error);
+            None
+        });
+        let Some(deletion) = deletion else { return false };
+        let is_refused = self.is_refused(&deletion);
+        if let (false, Some(shown)) = (is_refused, &self.shown) {
+            shown.lock().remove(key);
+        }
+        is_refused
+    }
+
+    /// Pushes a message. Returns whether the node was too overloaded to accept it.
+    fn is_refused(&self, message: &Message) -> bool {
+        self.room.core().push_here(message) == Sent::Dropped(Dropped::Overloaded)
     }
 
     /// Sends the rows to a connection that has joined, between the two marks. Without the marks if this node does not
@@ -186,7 +193,7 @@ impl RowPublisher {
         let mut outcome = Ok(());
         self.table.inspect(|key, row, version| {
             if outcome.is_ok() {
-                outcome = self.row(key, row, version).and_then(|row| row.map_or(Ok(()), &mut send));
+                outcome = self.row(key, row, version).map_or(Ok(()), &mut send);
             }
         });
         outcome?;
@@ -307,7 +314,8 @@ impl<T: DeserializeOwned + 'static> Table<T> {
     /// deletion carries the key alone.
     ///
     /// The key is sent as well, so it must not be a secret: use an id that clients may know.
-    /// [Private](crate::state::TableBuilder::private) columns are removed from the result, should it have any.
+    /// `render` sees [private](crate::state::TableBuilder::private) columns as zero or empty, so it can't send them. A row
+    /// that does not deserialize into `T`, or whose result can't be written as JSON, is logged and hidden.
     ///
     /// `render` runs under the lock of the row: it must be quick and must not use this table. If it depends on anything
     /// but the row, a row that does not change is not sent again.
@@ -335,14 +343,7 @@ impl<T: DeserializeOwned + 'static> Table<T> {
     ) -> LiveTable<T> {
         let render = move |change: RowChange<'_, RowRef<'_>>| {
             let Some(row) = change.row else { return Ok(None) };
-            let Some(seen) = render(change.key, row.decode()?) else { return Ok(None) };
-            if row.private_columns().next().is_none() {
-                return Message::json(&change.with(|_| seen)).map(Some);
-            }
-            let mut seen = serde_json::to_value(seen)?;
-            if let Some(fields) = seen.as_object_mut() {
-                row.private_columns().for_each(|column| drop(fields.remove(column)));
-            }
+            let Some(seen) = render(change.key, row.decode_public()?) else { return Ok(None) };
             Message::json(&change.with(|_| seen)).map(Some)
         };
         self.publish(room, true, Box::new(render))

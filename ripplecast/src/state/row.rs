@@ -491,14 +491,17 @@ impl Serialize for TextRow<'_> {
 }
 
 impl RowRef<'_> {
-    /// Decodes the row, with its private columns.
-    pub(crate) fn decode<T: DeserializeOwned>(self) -> Result<T, StateError> {
-        decode(self.schema, self.row)
-    }
-
-    /// Returns the names of the private columns.
-    pub(crate) fn private_columns(&self) -> impl Iterator<Item = &'static str> {
-        self.schema.columns().iter().filter(|column| column.is_private).map(|column| column.name)
+    /// Decodes the row with zeros and empty values in its private columns.
+    pub(crate) fn decode_public<T: DeserializeOwned>(self) -> Result<T, StateError> {
+        let columns = self.schema.columns();
+        if !columns.iter().any(|column| column.is_private) {
+            return decode(self.schema, self.row);
+        }
+        let public = |(column, value): (&Column, &Value)| {
+            if column.is_private { column.kind.zero() } else { value.clone() }
+        };
+        let row: Vec<Value> = columns.iter().zip(self.row).map(public).collect();
+        decode(self.schema, &row)
     }
 
     /// Serializes the row, with its 64-bit integers as text or as numbers.

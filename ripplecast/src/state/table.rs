@@ -1,26 +1,29 @@
 //! Tables: named, typed rows, limited in number and size.
 
-use std::{
-    borrow::Borrow, collections::VecDeque, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc,
-    time::Duration,
+mod builder;
+mod scan;
+
+pub use self::{
+    builder::TableBuilder,
+    scan::{Cursor, Page, TableIter},
 };
+
+use std::{borrow::Borrow, fmt, fmt::Write as _, marker::PhantomData, str, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Declared, LEAST_EXPIRY, Observation, Store, TableBackend, TableObserver, Version,
+    Declared, LEAST_EXPIRY, Observation, TableBackend, TableObserver, Version,
     row::{Row, RowRef, decode, decode_field, encode},
     schema::Schema,
 };
-use crate::{Result, error::StateError, limits, name::check_filled};
+use crate::{Result, error::StateError, limits};
 
 /// Longest key in bytes: fits an id, an address, a path. It is copied with each row and used as a name
 /// elsewhere.
 const KEY: usize = limits::NAME;
 /// Maximum number of rows in a page, however many are requested.
 const PAGE: usize = 1000;
-/// Rows that an iterator fetches at once.
-const BATCH: usize = 64;
 
 /// Shared rows of type `T` under string keys; see [`Hub::table`](crate::Hub::table). Clones are handles of
 /// the same table.
@@ -433,7 +436,7 @@ impl<T: DeserializeOwned> Table<T> {
     /// # }
     /// ```
     pub fn iter(&self) -> TableIter<T> {
-        TableIter { table: self.clone(), batch: VecDeque::new(), cursor: None, ended: false }
+        TableIter::new(self.clone())
     }
 
     /// Returns one page of the scan that [`iter`](Self::iter) performs: up to `limit` rows (at least 1, at
@@ -500,155 +503,5 @@ impl fmt::Write for KeyText {
         }
         self.len = end;
         Ok(())
-    }
-}
-
-/// An iterator over a table's rows; see [`Table::iter`]. You may drop it at any time.
-pub struct TableIter<T> {
-    table: Table<T>,
-    /// Rows fetched but not yet returned.
-    batch: VecDeque<(Box<str>, Row)>,
-    /// Where the next batch begins; `None` before the first.
-    cursor: Option<Cursor>,
-    /// Whether the last batch was fetched.
-    ended: bool,
-}
-
-impl<T: DeserializeOwned> TableIter<T> {
-    /// Returns the next row with its key, or `None` at the end.
-    ///
-    /// # Errors
-    /// [`StateError::Row`] if the row does not deserialize into `T`. You can continue after it.
-    ///
-    /// # Cancellation
-    /// Dropping the future loses no row.
-    pub async fn next(&mut self) -> Result<Option<(String, T)>> {
-        while self.batch.is_empty() && !self.ended {
-            let page = self.table.rows.scan(self.cursor.as_ref(), BATCH).await?;
-            self.batch.extend(page.rows);
-            self.ended = page.next.is_none();
-            self.cursor = page.next;
-        }
-        let Some((key, row)) = self.batch.pop_front() else { return Ok(None) };
-        Ok(Some((key.into(), decode(&self.table.schema, &row)?)))
-    }
-}
-
-impl<T> fmt::Debug for TableIter<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableIter").field("table", &self.table.name()).finish_non_exhaustive()
-    }
-}
-
-/// Some rows of a table, and where to continue; see [`Table::scan`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Page<T> {
-    /// The rows with their keys.
-    pub rows: Vec<(String, T)>,
-    /// Where the next page begins; `None` after the last one.
-    pub next: Option<Cursor>,
-}
-
-/// Where a page begins; see [`Table::scan`]. Its content is opaque, but not secret.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Cursor(Box<str>);
-
-impl Cursor {
-    /// Creates a cursor that the backend can parse.
-    pub(super) fn new(place: String) -> Self {
-        Self(place.into())
-    }
-
-    /// Returns the text that the backend wrote.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl str::FromStr for Cursor {
-    type Err = std::convert::Infallible;
-
-    fn from_str(cursor: &str) -> Result<Self, Self::Err> {
-        Ok(Self(cursor.into()))
-    }
-}
-
-/// A table to be declared; see [`Hub::table_builder`](crate::Hub::table_builder).
-#[must_use = "a table is declared by build()"]
-pub struct TableBuilder<T> {
-    store: Store,
-    name: String,
-    capacity: usize,
-    /// By column.
-    sizes: Vec<(String, usize)>,
-    /// Columns that are never sent to clients.
-    private: Vec<String>,
-    row: PhantomData<fn() -> T>,
-}
-
-impl<T> TableBuilder<T> {
-    /// Sets the maximum size of a string or bytes column, in bytes. The default is 255.
-    pub fn column(mut self, name: impl Into<String>, max_size: usize) -> Self {
-        self.sizes.push((name.into(), max_size));
-        self
-    }
-
-    /// Marks a column as private: no [`LiveTable`](crate::LiveTable) ever sends it to a client. Use it for what
-    /// must stay on the server, such as a session's id or an address. The function given to
-    /// [`publish_with`](Table::publish_with) receives it; from the result, it is removed at the top level only.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
-    /// # let hub = ripplecast::Hub::builder().build()?;
-    /// use serde::{Deserialize, Serialize};
-    ///
-    /// #[derive(Serialize, Deserialize)]
-    /// struct Player { name: String, session: String }
-    ///
-    /// let players = hub.table_builder::<Player>("players", 100).private("session").build()?;
-    /// let live = players.publish_to(&hub.room("game")); // pushes {"table":"players","key":K,"row":{"name":"Ada"},…}
-    /// # let _ = live; Ok(()) }
-    /// ```
-    pub fn private(mut self, name: impl Into<String>) -> Self {
-        self.private.push(name.into());
-        self
-    }
-}
-
-impl<T: DeserializeOwned> TableBuilder<T> {
-    /// Creates a builder with default settings.
-    pub(crate) fn new(store: Store, name: String, capacity: usize) -> Self {
-        Self { store, name, capacity, sizes: Vec::new(), private: Vec::new(), row: PhantomData }
-    }
-
-    /// Declares the table. Returns the existing table if it was declared identically before.
-    ///
-    /// # Errors
-    /// Same as [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
-    /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column) or
-    /// [`private`](Self::private).
-    pub fn build(self) -> Result<Table<T>> {
-        check_filled("table", &self.name, limits::NAME)?;
-        let mut schema = Schema::of::<T>(&self.name, self.capacity)?;
-        for (column, size) in &self.sizes {
-            schema.set_size(column, *size)?;
-        }
-        for column in &self.private {
-            schema.set_private(column)?;
-        }
-        Ok(Table::new(self.store.declare(schema)?))
-    }
-}
-
-impl<T> fmt::Debug for TableBuilder<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableBuilder").field("name", &self.name).finish_non_exhaustive()
     }
 }
