@@ -29,9 +29,9 @@ use crate::{
 ///
 /// On Redis, the rows sent on a join, and all changes after Redis has lost some, also carry an `"epoch":"E"`.
 /// Versions are comparable only within one epoch; a new epoch means that changes the tab has seen may be
-/// lost. See [`LiveCounter`].
+/// lost. See [`LiveCounter`](crate::LiveCounter).
 ///
-/// As with a [`LiveCounter`], changes through any handle are published. Publishing ends when the last clone
+/// As with a [`LiveCounter`](crate::LiveCounter), changes through any handle are published. Publishing ends when the last clone
 /// of this handle is dropped. Publish a table to a room only once.
 ///
 /// **Overload.** When the node can't deliver fast enough, changes in between may be skipped, which is logged;

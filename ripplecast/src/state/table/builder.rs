@@ -62,8 +62,8 @@ impl<T: DeserializeOwned> TableBuilder<T> {
     /// Declares the table. Returns the existing table if it was declared identically before.
     ///
     /// # Errors
-    /// Same as [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`] or
-    /// [`StateError::ColumnHasNoSize`] for an invalid call of [`column`](Self::column) or
+    /// Same as [`Hub::table`](crate::Hub::table). Also [`StateError::UnknownColumn`](crate::error::StateError::UnknownColumn) or
+    /// [`StateError::ColumnHasNoSize`](crate::error::StateError::ColumnHasNoSize) for an invalid call of [`column`](Self::column) or
     /// [`private`](Self::private).
     pub fn build(self) -> Result<Table<T>> {
         check_filled("table", &self.name, limits::NAME)?;

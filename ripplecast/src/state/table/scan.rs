@@ -35,7 +35,7 @@ impl<T: DeserializeOwned> TableIter<T> {
     /// Returns the next row with its key, or `None` at the end.
     ///
     /// # Errors
-    /// [`StateError::Row`] if the row does not deserialize into `T`. You can continue after it.
+    /// [`StateError::Row`](crate::error::StateError::Row) if the row does not deserialize into `T`. You can continue after it.
     ///
     /// # Cancellation
     /// Dropping the future loses no row.
