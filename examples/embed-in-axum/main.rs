@@ -3,8 +3,6 @@
 //!
 //! `cargo run -p ripplecast-examples --example embed-in-axum`, then log in, in two tabs.
 
-use std::net::SocketAddr;
-
 use axum::{
     Form, Router,
     extract::State,
@@ -105,12 +103,6 @@ async fn main() -> Result<()> {
 
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("open http://{} in two tabs", listener.local_addr()?);
-    let stop = ripplecast::shutdown_signal()?; // or your own
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()) // NEW: limits need the address
-        .with_graceful_shutdown(async move {
-            stop.await;
-            hub.shutdown().await; // NEW: closes open connections; axum would not
-        })
-        .await?;
+    ripplecast::serve(listener, router, &hub).await?; // NEW: instead of axum::serve, which would not close connections
     Ok(())
 }

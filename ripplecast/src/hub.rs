@@ -11,7 +11,7 @@ mod user;
 pub use self::{builder::HubBuilder, connection::Connection, room::Room, user::User};
 
 use std::sync::{
-    Arc,
+    Arc, Once,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -66,6 +66,8 @@ struct HubInner {
     queues: Queues,
     trusted_proxies: TrustedProxies,
     next_route: AtomicUsize,
+    /// Warns that the addresses of clients are not known.
+    no_addresses: Once,
 }
 
 /// Dropping the last handle closes the connections and ends the shards.
@@ -86,8 +88,16 @@ impl Hub {
         queues: Queues,
         trusted_proxies: TrustedProxies,
     ) -> Self {
-        let next_route = AtomicUsize::new(0);
-        Self { inner: Arc::new(HubInner { node, store, bus, queues, trusted_proxies, next_route }) }
+        let inner = HubInner {
+            node,
+            store,
+            bus,
+            queues,
+            trusted_proxies,
+            next_route: AtomicUsize::new(0),
+            no_addresses: Once::new(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Creates a builder with the default settings.
@@ -183,28 +193,41 @@ impl Hub {
     /// that case `on_close` is not called. The server of an [`App`](crate::App) waits for at most 8.5 s of
     /// it. Later calls return at once.
     ///
-    /// [`App::run`](crate::App::run) calls this for you. With your own `axum::serve`, call it inside the
-    /// shutdown signal: axum waits for open event streams, and this call ends them.
-    ///
-    /// ```no_run
-    /// # async fn serve(hub: ripplecast::Hub, listener: tokio::net::TcpListener, router: axum::Router) -> ripplecast::Result<()> {
-    /// use std::net::SocketAddr;
-    ///
-    /// let stop = ripplecast::shutdown_signal()?;
-    /// let service = router.into_make_service_with_connect_info::<SocketAddr>(); // so that peers' addresses are known
-    /// axum::serve(listener, service)
-    ///     .with_graceful_shutdown(async move {
-    ///         stop.await;
-    ///         hub.shutdown().await;
-    ///     })
-    ///     .await?;
-    /// # Ok(()) }
-    /// ```
+    /// [`App::run`](crate::App::run) and [`serve`](crate::serve()) call this for you. With your own
+    /// `axum::serve`, call it inside the future of `with_graceful_shutdown`: axum waits for open event
+    /// streams, and this call ends them.
     pub async fn shutdown(&self) {
-        let node = &self.inner.node;
-        node.stop();
+        self.inner.node.stop();
         self.inner.bus.close();
         self.inner.queues.close();
+        self.ended().await;
+    }
+
+    /// Shuts down as [`shutdown`](Self::shutdown) does, without waiting for peers and callbacks, also if a
+    /// shutdown has begun. Meant for tests.
+    ///
+    /// Each WebSocket is sent a close frame with 1001, and its socket is dropped without the peer's answer; a
+    /// peer that has just sent something may see a reset connection instead. A callback that waits is
+    /// cancelled at once, and then `on_close` is called, which may wait for 250 ms. Queue handlers are
+    /// cancelled too.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = ripplecast::Hub::builder().build()?;
+    /// hub.shutdown_now().await;
+    /// assert_eq!(hub.stats().connections, 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn shutdown_now(&self) {
+        self.inner.node.stop_now();
+        self.inner.bus.close();
+        self.inner.queues.close_now();
+        self.ended().await;
+    }
+
+    /// Waits until everything that was told to stop has ended, and leaves the other nodes.
+    async fn ended(&self) {
+        let node = &self.inner.node;
         // A server may already have answered with 101. Its peer still gets a close frame before the process
         // ends.
         let arrivals = tokio::time::timeout(ARRIVAL_LIMIT, node.arrived());
@@ -274,6 +297,16 @@ impl Hub {
 
     pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {
         &self.inner.trusted_proxies
+    }
+
+    /// Warns, once, that the server does not provide the addresses of clients.
+    pub(crate) fn warn_without_addresses(&self) {
+        self.inner.no_addresses.call_once(|| {
+            tracing::warn!(
+                "the server does not provide the addresses of clients, so no limit per address applies; use \
+                 ripplecast::serve, or axum's into_make_service_with_connect_info::<SocketAddr>()"
+            );
+        });
     }
 
     /// Returns an unused endpoint number.

@@ -37,8 +37,10 @@ mod reply;
 pub mod request;
 mod response;
 pub mod same_origin;
+mod serve;
 #[cfg(feature = "server")]
 mod server;
+mod signals;
 pub mod sse;
 pub mod state;
 mod sync;
@@ -62,12 +64,14 @@ pub use outcome::{Dropped, Sent};
 pub use queue::Queue;
 pub use request::{Accept, IntoAccept, Request};
 pub use same_origin::SameOrigin;
+pub use serve::{serve, serve_with_shutdown};
+#[cfg(feature = "server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
+pub use server::FileOptions;
 #[cfg(all(feature = "server", feature = "tls"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "server", feature = "tls"))))]
 pub use server::Tls;
-#[cfg(feature = "server")]
-#[cfg_attr(docsrs, doc(cfg(feature = "server")))]
-pub use server::{FileOptions, shutdown_signal};
+pub use signals::shutdown_signal;
 pub use state::{Counter, Table};
 
 /// What a hub counts, drops and misses.

@@ -50,6 +50,8 @@ pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_millis(7_750);
 pub(crate) const SHUTDOWN_LAST_TURNS: Duration = Duration::from_millis(250);
 /// Time that a waiting handler has at shutdown before it is cancelled.
 pub(crate) const HANDLER_GRACE: Duration = Duration::from_secs(5);
+/// Time that an `on_close` which waits has in `Hub::shutdown_now`. Other callbacks are cancelled at once.
+pub(crate) const HURRIED_GRACE: Duration = Duration::from_millis(250);
 /// Longest reason in a close frame, in bytes: the 125 of a control frame minus the code (RFC 6455, section
 /// 5.5).
 pub(crate) const CLOSE_REASON: usize = 123;

@@ -68,6 +68,11 @@ impl Queues {
         self.lifecycle.close();
     }
 
+    /// Ends all subscriptions, and cancels their handlers.
+    pub(crate) fn close_now(&self) {
+        self.lifecycle.close_now();
+    }
+
     /// Waits until all subscriptions have ended, or until the time that handlers have at shutdown is over.
     pub(crate) async fn ended(&self) {
         self.lifecycle.ended().await;

@@ -347,6 +347,9 @@ pub(crate) fn admit(hub: &Hub, peer: &ForwardedPeer) -> Result<Permit, Response>
     if hub.local_node().is_stopping() {
         return Err(plain(503, STOPPING));
     }
+    if peer.addr.is_none() {
+        hub.warn_without_addresses();
+    }
     // Any client can put a loopback address into a header.
     let address = peer.addr.filter(|address| peer.is_forwarded || !is_loopback(*address));
     hub.local_node().admissions().admit(address).map_err(|refused| match refused {

@@ -9,7 +9,6 @@ mod connection;
 pub(crate) mod files;
 mod goodbyes;
 mod pace;
-pub(crate) mod signals;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(not(feature = "tls"))]
@@ -311,11 +310,11 @@ fn raise_file_limit() {
 #[cfg(test)]
 mod tests;
 
+pub use self::files::FileOptions;
 #[cfg(feature = "tls")]
 pub use self::tls::Tls;
 #[cfg(not(feature = "tls"))]
 pub(crate) use self::tls::Tls;
-pub use self::{files::FileOptions, signals::shutdown_signal};
 pub(crate) use self::{
     files::files,
     tls::{TlsFile, TlsFiles},

@@ -1,6 +1,6 @@
 //! The counter inside a plain axum application. It turns all features of Ripplecast off, so it compiles the fewest crates.
 
-use std::{error::Error, net::SocketAddr};
+use std::error::Error;
 
 use axum::{
     Json, Router,
@@ -29,12 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("open http://{} in two tabs", listener.local_addr()?);
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move {
-            let _ = tokio::signal::ctrl_c().await;
-            hub.shutdown().await; // closes the sockets, for which axum would wait
-        })
-        .await?;
+    ripplecast::serve(listener, router, &hub).await?; // until Ctrl-C; closes the sockets, for which axum would wait
     Ok(())
 }
 

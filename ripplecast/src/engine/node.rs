@@ -19,7 +19,7 @@ use crate::{
     id::{ConnectionId, Local},
     outcome::Sent,
     stats::DropReport,
-    sync::atomic::{AtomicU64, AtomicUsize},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize},
 };
 
 /// The part of a shard that other threads use.
@@ -146,6 +146,8 @@ pub(crate) struct Node {
     next: AtomicUsize,
     /// Whether the node is shutting down.
     stopping: watch::Sender<bool>,
+    /// Whether the shutdown waits for no peer and no callback.
+    is_hurried: AtomicBool,
     /// Upgraded connections whose sockets have not reached a shard yet.
     arriving: watch::Sender<usize>,
     /// The number of shards that still run.
@@ -187,6 +189,7 @@ impl Node {
                 setup: setup.clone(),
                 next: AtomicUsize::new(0),
                 stopping: watch::Sender::new(false),
+                is_hurried: AtomicBool::new(false),
                 arriving: watch::Sender::new(0),
                 running: watch::Sender::new(shards),
             }
@@ -333,6 +336,20 @@ impl Node {
                 handle.mailbox.post(Command::Shutdown);
             }
         }
+    }
+
+    /// Does what `stop` does, without waiting for peers and callbacks, even if the node is stopping already.
+    pub(crate) fn stop_now(&self) {
+        self.is_hurried.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
+        for handle in self.shards.iter() {
+            handle.mailbox.post(Command::Shutdown);
+        }
+    }
+
+    /// Returns whether the shutdown waits for no peer and no callback.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.is_hurried.load(Ordering::Acquire)
     }
 
     /// Returns the shard of a connection of this node.

@@ -102,6 +102,8 @@ impl SubscriptionCounters {
 pub(super) struct QueueLifecycle {
     /// True once the hub shuts down.
     closing: watch::Sender<bool>,
+    /// True if handlers have no time to end.
+    hurried: watch::Sender<bool>,
     /// Number of subscriptions whose tasks have not ended.
     running: watch::Sender<usize>,
 }
@@ -109,12 +111,22 @@ pub(super) struct QueueLifecycle {
 impl QueueLifecycle {
     /// Creates the state of a new hub.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { closing: watch::Sender::new(false), running: watch::Sender::new(0) })
+        Arc::new(Self {
+            closing: watch::Sender::new(false),
+            hurried: watch::Sender::new(false),
+            running: watch::Sender::new(0),
+        })
     }
 
     /// Ends all current and future subscriptions.
     pub(super) fn close(&self) {
         self.closing.send_replace(true);
+    }
+
+    /// Ends all current and future subscriptions, and cancels their handlers.
+    pub(super) fn close_now(&self) {
+        self.hurried.send_replace(true);
+        self.close();
     }
 
     /// Waits until all subscriptions have ended, or until their time at shutdown is over.
@@ -159,20 +171,21 @@ pub(super) struct Runner {
 impl Runner {
     /// Starts the subscription's task.
     pub(super) fn start(self, lifecycle: &Arc<QueueLifecycle>) -> tokio::task::JoinHandle<()> {
-        let (running, closing) = (lifecycle.begin(), lifecycle.closing.subscribe());
+        let running = lifecycle.begin();
+        let (closing, hurried) = (lifecycle.closing.subscribe(), lifecycle.hurried.subscribe());
         tokio::spawn(async move {
-            Arc::new(self).run(closing).await;
+            Arc::new(self).run(closing, hurried).await;
             drop(running);
         })
     }
 
     /// Runs the subscription, with one more task for each message being handled, up to the maximum.
-    async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
+    async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>, mut hurried: watch::Receiver<bool>) {
         let mut stop = self.control.stop.subscribe();
         let mut closed = closing.clone();
         let mut too_late = pin!(async move {
             wait_until_true(&mut closed).await;
-            sleep(limits::HANDLER_GRACE).await;
+            let _ = timeout(limits::HANDLER_GRACE, wait_until_true(&mut hurried)).await;
         });
         let mut jobs = JoinSet::new();
         // Never dropped before it completes, because it may be receiving messages.
@@ -215,7 +228,7 @@ impl Runner {
                 queue,
                 group,
                 messages,
-                "messages were still being handled 5 s after the shutdown began; their handlers are cancelled, and the messages \
+                "messages were still being handled when the time for the shutdown was over; their handlers are cancelled, and the messages \
                  are delivered to other subscriptions of the group"
             );
             jobs.abort_all();

@@ -13,14 +13,14 @@ use std::{
 const LAYERS: [&[&str]; 11] = [
     &[
         "close", "error", "glob", "id", "limits", "log", "name", "outcome", "panics", "reply", "response",
-        "sync", "text",
+        "signals", "sync", "text",
     ],
     &["codec", "headers"],
     &["message"],
     &["engine", "redis_client"],
     &["backend", "bus", "cluster", "queue", "state"],
     &["hub"],
-    &["hand_off", "live", "relay", "request"],
+    &["hand_off", "live", "relay", "request", "serve"],
     &["same_origin", "sse", "ws"],
     &["server"],
     &["app"],

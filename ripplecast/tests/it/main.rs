@@ -21,6 +21,8 @@ mod queues;
 mod redis;
 /// Rooms: membership, one order, snapshots, overload.
 mod rooms;
+/// `ripplecast::serve`, and a shutdown that waits for nobody.
+mod serve;
 /// The accept loop: header limits, shutdown, extractors.
 mod server;
 /// Server-Sent Events, read as a browser does.

@@ -168,7 +168,9 @@ impl Shard {
 
     pub(super) fn begin_shutdown(&mut self) {
         self.stopping = Some(self.now);
-        self.sweep_interval = self.sweep_interval.min(Duration::from_millis(100));
+        let is_hurried = self.node.is_hurried();
+        let check = Duration::from_millis(if is_hurried { 10 } else { 100 });
+        self.sweep_interval = self.sweep_interval.min(check);
         for slot in 0..self.peers.len() {
             if let Some(who) = self.delivery.current(slot as u32) {
                 self.begin_close(
@@ -176,6 +178,9 @@ impl Shard {
                     Close::new(CloseCode::GOING_AWAY, "the server is shutting down"),
                     Phase::Closing,
                 );
+                if is_hurried {
+                    self.finish_as_begun(who); // without the peer's answer
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     codec::{self, Opcode},
     engine::{batch::Tag, route::Route},
     id::Local,
-    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
+    limits::{CLOSE_TIMEOUT, HANDLER_GRACE, HURRIED_GRACE, SHUTDOWN_CLOSE_TIMEOUT, SWEEP_PER_TURN},
 };
 
 /// Returns a fraction of `time` for each slot, spread evenly over all slots: multiples of the golden ratio modulo 1.
@@ -41,7 +41,12 @@ impl Shard {
         let waiting = peer.pending.as_ref().and_then(|pending| pending.waiting.as_ref());
         if let (Some(waiting), Some(since)) = (waiting, self.stopping) {
             // `on_close` itself has a little longer than the callback before it.
-            let grace = if peer.phase == Phase::Closed { HANDLER_GRACE * 3 / 2 } else { HANDLER_GRACE };
+            let grace = match (self.node.is_hurried(), peer.phase == Phase::Closed) {
+                (true, false) => Duration::ZERO,
+                (true, true) => HURRIED_GRACE,
+                (false, false) => HANDLER_GRACE,
+                (false, true) => HANDLER_GRACE * 3 / 2,
+            };
             if self.now.since(since) >= grace {
                 waiting.abort();
             }

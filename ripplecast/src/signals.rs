@@ -103,7 +103,7 @@ impl Signals {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", feature = "server"))]
 mod tests {
     use std::{
         fs,
@@ -130,7 +130,7 @@ mod tests {
 
     impl Process {
         fn start(test: &str, role: &str) -> Self {
-            let test = format!("server::signals::tests::{test}");
+            let test = format!("signals::tests::{test}");
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", &test, "--nocapture"])
                 .env(ROLE, role)
