@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{Error, Result};
+use crate::{Error, Result, limits::CLOSE_REASON, text::prefix};
 
 /// Why a connection ended (RFC 6455, section 7.4).
 ///
@@ -64,6 +64,12 @@ impl CloseCode {
         Self(code)
     }
 
+    /// Returns the code that another node sent, if an application can have passed it to that node.
+    pub(crate) fn from_node(code: u16) -> Option<Self> {
+        let is_constant = matches!(Self(code), Self::PROTOCOL | Self::NO_STATUS | Self::ABNORMAL);
+        if is_constant { Some(Self(code)) } else { Self::application(code).ok() }
+    }
+
     /// Returns the code to put into a close frame: none for 1005, and 1001 instead of 1006, because neither
     /// may be sent.
     pub(crate) fn on_the_wire(self) -> Option<u16> {
@@ -106,6 +112,12 @@ impl Close {
     /// Creates a close with a reason.
     pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code, reason: reason.into() }
+    }
+
+    /// Creates a close with a reason that is cut to fit into a close frame.
+    pub(crate) fn cut(code: CloseCode, mut reason: String) -> Self {
+        reason.truncate(prefix(&reason, CLOSE_REASON).len());
+        Self::new(code, reason)
     }
 }
 

@@ -41,7 +41,7 @@ use super::{
     wire::{Body, Envelope, is_name},
 };
 use crate::{
-    Error, Message, Result,
+    Close, Error, Message, Result,
     engine::{Audience, Cluster, Node, PageStart, Reach, RemoteStats},
     id::{ConnectionId, NodeId},
     log::{cut, limited},
@@ -262,6 +262,10 @@ impl ClusterInner {
                 self.counts.received.fetch_add(1, Relaxed);
                 local.push_to_local_user(&user, &message);
             }
+            Body::CloseUser { user, close } => {
+                self.counts.received.fetch_add(1, Relaxed);
+                local.close_local_user(&user, &close);
+            }
             Body::Query { to, id, is_room, name, from, limit } if is_name(&name) => {
                 let Some(to) = Lease::parse(&to).map(|lease| lease.inbox(&self.redis)) else { return };
                 let audience = if is_room { Audience::Room(&name) } else { Audience::User(&name) };
@@ -322,6 +326,23 @@ impl ClusterInner {
         let mut publish = redis::cmd(self.redis.publish_command());
         publish.arg(channel).arg(&message[..]);
         self.redis.run(&publish).await
+    }
+
+    /// Sends a message to the other nodes with connections of a user. Returns the number of these connections.
+    async fn send_to_user(&self, user: &str, body: Body) -> Result<usize> {
+        let mut read = redis::cmd("HGETALL");
+        read.arg(self.counts_key(Audience::User(user)));
+        let owners: Vec<(String, usize)> = self.redis.run(&read).await?;
+        let mut reached = 0;
+        for (field, count) in owners {
+            let Some(lease) = Lease::parse(&field) else { continue };
+            // Nobody listens on the channel of a node that has disconnected or acquired a new lease.
+            if lease.node() != self.node && self.publish(&lease.inbox(&self.redis), body.clone()).await? > 0 {
+                reached += count;
+                self.out.count_sent(1);
+            }
+        }
+        Ok(reached)
     }
 
     /// Asks a node for its connections of an audience after `from`.
@@ -482,25 +503,11 @@ impl Cluster for RedisCluster {
     }
 
     fn push_to_user<'a>(&'a self, user: &'a str, message: Message) -> BoxFuture<'a, Result<usize>> {
-        Box::pin(async move {
-            let inner = &self.inner;
-            let mut read = redis::cmd("HGETALL");
-            read.arg(inner.counts_key(Audience::User(user)));
-            let owners: Vec<(String, usize)> = inner.redis.run(&read).await?;
-            let body = Body::ToUser { user: user.to_owned(), message };
-            let mut reached = 0;
-            for (field, count) in owners {
-                let Some(lease) = Lease::parse(&field) else { continue };
-                // Nobody listens on the channel of a node that has disconnected or acquired a new lease.
-                if lease.node() != inner.node
-                    && inner.publish(&lease.inbox(&inner.redis), body.clone()).await? > 0
-                {
-                    reached += count;
-                    inner.out.count_sent(1);
-                }
-            }
-            Ok(reached)
-        })
+        Box::pin(self.inner.send_to_user(user, Body::ToUser { user: user.to_owned(), message }))
+    }
+
+    fn close_user<'a>(&'a self, user: &'a str, close: Close) -> BoxFuture<'a, Result<usize>> {
+        Box::pin(self.inner.send_to_user(user, Body::CloseUser { user: user.to_owned(), close }))
     }
 
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>> {

@@ -4,7 +4,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use super::sequence::SeqNumber;
-use crate::{Message, limits::NAME, text::prefix};
+use crate::{Close, CloseCode, Message, limits::NAME, text::prefix};
 
 /// The version of the format; any other is rejected.
 const VERSION: u8 = 1;
@@ -25,6 +25,8 @@ pub(crate) enum Body {
     Message { message: Message },
     /// A push to the connections of a user.
     ToUser { user: String, message: Message },
+    /// A close of the connections of a user.
+    CloseUser { user: String, close: Close },
     /// A query for the connections of an audience.
     Query {
         /// Where to send the reply: the lease of a node.
@@ -72,6 +74,12 @@ impl Envelope {
                 put_text(&mut out, user);
                 put_message(&mut out, message);
             }
+            Body::CloseUser { user, close } => {
+                out.put_u8(b'd');
+                put_text(&mut out, user);
+                out.put_u16(close.code.get());
+                put_text(&mut out, &close.reason);
+            }
             Body::Query { to, id, is_room, name, from, limit } => {
                 out.put_u8(b'q');
                 put_text(&mut out, to);
@@ -101,6 +109,7 @@ impl Envelope {
             Body::Message { message } => size_of(message),
             Body::Bus { payload } => payload.len() + 96,
             Body::ToUser { user, message } => user.len() + size_of(message),
+            Body::CloseUser { user, close } => user.len() + close.reason.len() + 64,
             Body::Query { to, name, .. } => to.len() + name.len() + 64,
             Body::Reply { connections, .. } => 8 * connections.len() + 32,
         }
@@ -117,6 +126,11 @@ impl Envelope {
             b'f' => Body::Message { message: get_message(bytes)? },
             b'b' => Body::Bus { payload: bytes },
             b'c' => Body::ToUser { user: get_text(&mut bytes)?, message: get_message(bytes)? },
+            b'd' => {
+                let user = get_text(&mut bytes)?;
+                let code = CloseCode::from_node(bytes.try_get_u16().ok()?)?;
+                Body::CloseUser { user, close: Close::cut(code, get_text(&mut bytes)?) }
+            }
             b'q' => Body::Query {
                 to: get_text(&mut bytes)?,
                 id: bytes.try_get_u64().ok()?,
@@ -215,6 +229,10 @@ mod tests {
             frames().prop_map(|message| Body::Message { message }),
             any::<Vec<u8>>().prop_map(|payload| Body::Bus { payload: payload.into() }),
             (".{0,20}", frames()).prop_map(|(user, message)| Body::ToUser { user, message }),
+            (".{0,20}", 3000_u16..5000, ".{0,20}").prop_map(|(user, code, reason)| {
+                let code = CloseCode::application(code).unwrap();
+                Body::CloseUser { user, close: Close::cut(code, reason) }
+            }),
             (".{0,20}", any::<u64>(), any::<bool>(), ".{0,20}", any::<u64>(), any::<u32>()).prop_map(
                 |(to, id, is_room, name, from, limit)| Body::Query { to, id, is_room, name, from, limit }
             ),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
-use crate::{Message, NodeId, Result, id::ConnectionId};
+use crate::{Close, Message, NodeId, Result, id::ConnectionId};
 
 /// A set of connections that may be spread over several nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +77,8 @@ pub(crate) trait Cluster: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<ConnectionId>>>;
     /// Sends a message to the connections of a user on the other nodes. Returns their approximate number.
     fn push_to_user<'a>(&'a self, user: &'a str, message: Message) -> BoxFuture<'a, Result<usize>>;
+    /// Closes the connections of a user on the other nodes. Returns their approximate number.
+    fn close_user<'a>(&'a self, user: &'a str, close: Close) -> BoxFuture<'a, Result<usize>>;
     /// Returns all nodes that are up, including this one.
     fn all_nodes(&self) -> BoxFuture<'_, Result<Vec<NodeId>>>;
     /// Returns what was sent and received so far.

@@ -15,7 +15,7 @@ use super::{
     users::Users,
 };
 use crate::{
-    Error, Message, Result,
+    Close, Error, Message, Result,
     id::{ConnectionId, Local},
     outcome::Sent,
     stats::DropReport,
@@ -93,6 +93,18 @@ impl ShardHandle {
             return Sent::from_posted(&posted);
         }
         let wake = mailbox.post(Command::Push { to, message, of: None });
+        drop(mailbox);
+        drop(wake);
+        Sent::Queued
+    }
+
+    /// Starts to close a connection, behind the messages pushed before.
+    pub(crate) fn close(&self, who: Local, close: Close) -> Sent {
+        let mut mailbox = self.mailbox.lock();
+        if !mailbox.close(who) {
+            return Sent::Closed;
+        }
+        let wake = mailbox.post(Command::Close { who, close });
         drop(mailbox);
         drop(wake);
         Sent::Queued
@@ -290,6 +302,12 @@ impl Node {
     pub(crate) fn push_to_local_user(&self, user: &str, message: &Message) -> usize {
         let connections = self.users.connections(user).into_iter();
         connections.filter(|&to| self.shard_of(to).push(to, message.clone()) == Sent::Queued).count()
+    }
+
+    /// Closes each connection of a user on this node. Returns the number of connections that were open.
+    pub(crate) fn close_local_user(&self, user: &str, close: &Close) -> usize {
+        let connections = self.users.connections(user).into_iter();
+        connections.filter(|&who| self.shard_of(who).close(who, close.clone()) == Sent::Queued).count()
     }
 
     /// Counts a socket as arriving until the result is dropped.

@@ -106,16 +106,26 @@ impl<W> RoomCore<W> {
     /// Pushes a message to all members, on all nodes. If the mailbox of any shard here is full, the message goes
     /// to no shard and to no other node.
     pub(crate) fn push(self: &Arc<Self>, message: &Message) -> Sent {
-        self.push_to(message, self.setup.cluster())
+        self.push_to(message, self.setup.cluster(), None)
+    }
+
+    /// Pushes a message to all members but one of this node, as [`push`](Self::push) does.
+    pub(crate) fn push_except(self: &Arc<Self>, except: Option<Local>, message: &Message) -> Sent {
+        self.push_to(message, self.setup.cluster(), except)
     }
 
     /// Pushes a message to the members on this node only, as [`push`](Self::push) does.
     pub(crate) fn push_here(self: &Arc<Self>, message: &Message) -> Sent {
-        self.push_to(message, None)
+        self.push_to(message, None, None)
     }
 
-    /// Pushes a message to the members on this node and, with a `cluster`, to the other nodes.
-    fn push_to(self: &Arc<Self>, message: &Message, cluster: Option<&Arc<dyn Cluster>>) -> Sent {
+    /// Pushes a message to the members on this node, except one, and, with a `cluster`, to the other nodes.
+    fn push_to(
+        self: &Arc<Self>,
+        message: &Message,
+        cluster: Option<&Arc<dyn Cluster>>,
+        except: Option<Local>,
+    ) -> Sent {
         let compressed_once;
         let message = if self.setup.compresses(message) {
             compressed_once = message.clone().with_shared_deflated();
@@ -126,7 +136,8 @@ impl<W> RoomCore<W> {
         let mut wakes = Vec::new();
         let mut state = self.state.lock();
         let offset = state.offset + 1;
-        let posted = self.post_from(0, &state.per_shard, message, offset, &mut wakes);
+        let except = except.filter(|who| state.members.contains(&who.pack()));
+        let posted = self.post_from(0, &state.per_shard, (message, except), offset, &mut wakes);
         if posted.is_ok() {
             state.offset = offset;
             if let Some(cluster) = cluster {
@@ -148,21 +159,33 @@ impl<W> RoomCore<W> {
 
     /// Posts to the shards from number `first` on. Recursion keeps each mailbox locked until all of them are known to
     /// have space; only then is the first command posted.
+    ///
+    /// A member that is excepted leaves its shard's list for this one message. It stays a member of the room.
     fn post_from(
         self: &Arc<Self>,
         first: usize,
         per_shard: &[u32],
-        message: &Message,
+        (message, except): (&Message, Option<Local>),
         offset: u64,
         wakes: &mut Vec<Wake>,
     ) -> Result<()> {
         let Some(shard) = (first..per_shard.len()).find(|&shard| per_shard[shard] > 0) else { return Ok(()) };
         let mut mailbox = self.mailboxes[shard].lock();
         mailbox.check(message.len())?;
-        self.post_from(shard + 1, per_shard, message, offset, wakes)?;
-        let wake = mailbox.post(Command::Broadcast { room: self.clone(), message: message.clone(), offset });
-        if wake.is_needed() {
-            wakes.push(wake);
+        self.post_from(shard + 1, per_shard, (message, except), offset, wakes)?;
+        let mut post = |command| {
+            let wake = mailbox.post(command);
+            if wake.is_needed() {
+                wakes.push(wake);
+            }
+        };
+        let except = except.filter(|who| who.shard() == shard);
+        if let Some(who) = except {
+            post(Command::Leave { who, room: self.clone() });
+        }
+        post(Command::Broadcast { room: self.clone(), message: message.clone(), offset });
+        if let Some(who) = except {
+            post(Command::Join { who, room: self.clone() });
         }
         Ok(())
     }

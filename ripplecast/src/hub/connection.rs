@@ -6,10 +6,8 @@ use crate::{
     Close, CloseCode, Error, Message, Result,
     engine::{Audience, Command, Node, Reach, ShardHandle, Tap, cork},
     id::{ConnectionId, Local},
-    limits::CLOSE_REASON,
     name::check_name,
     outcome::Sent,
-    text::prefix,
 };
 
 /// A handle to one open socket or event stream. It is cheap to clone and to keep, and does not keep the
@@ -64,17 +62,7 @@ impl Connection {
     ///
     /// The connection counts as closed from this call on. Returns [`Sent::Closed`] if it already was.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) -> Sent {
-        let mut reason: String = reason.into();
-        reason.truncate(prefix(&reason, CLOSE_REASON).len());
-        let close = Close::new(code, reason);
-        let mut mailbox = self.shard.mailbox().lock();
-        if !mailbox.close(self.local) {
-            return Sent::Closed;
-        }
-        let wake = mailbox.post(Command::Close { who: self.local, close });
-        drop(mailbox);
-        drop(wake);
-        Sent::Queued
+        self.shard.close(self.local, Close::cut(code, reason.into()))
     }
 
     /// Returns whether the connection is open. A dead WebSocket peer is detected within its endpoint's

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::connection::Connection;
 use crate::{
     Message, Result,
     engine::{Audience, ConnectionSocket, Node, RoomCore},
@@ -66,6 +67,26 @@ impl Room {
     /// [`Error::Json`](crate::Error::Json) if the value can't be written as JSON; nothing was sent.
     pub fn push_json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
         Ok(self.push(Message::json(value)?))
+    }
+
+    /// Pushes a message to every member except `conn`, such as the one that sent it. Members on other nodes
+    /// receive it too. Otherwise the same as [`push`](Self::push), in the same order.
+    ///
+    /// If `conn` is not a member, or belongs to another hub, every member receives the message.
+    ///
+    /// ```
+    /// use ripplecast::{Connection, Hub, Message, ws};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = Hub::builder().build()?;
+    /// let cursors = ws::handlers()
+    ///     .with_state(hub.room("board"))
+    ///     .on_open(async |_, conn: Connection| conn.join("board"))
+    ///     .on_message(async |room, conn: Connection, message: Message| room.push_except(&conn, message));
+    /// # let _ = ws::endpoint(cursors); let _ = hub; Ok(()) }
+    /// ```
+    pub fn push_except(&self, conn: &Connection, message: impl Into<Message>) -> Sent {
+        self.core.push_except(conn.id().on(self.node.id()), &message.into())
     }
 
     /// Returns the number of members on all nodes. A `join` is visible to the next call on the same node, and

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::connection::Connection;
 use crate::{
-    Message, Result,
+    Close, CloseCode, Message, Result,
     engine::{Audience, Node},
     id::{ConnectionId, NodeId},
     outcome::Sent,
@@ -58,6 +58,36 @@ impl User {
     /// nothing was sent.
     pub async fn push_json<T: serde::Serialize + ?Sized>(&self, value: &T) -> Result<usize> {
         self.push(Message::json(value)?).await
+    }
+
+    /// Closes every connection of the user, on any node, as [`Connection::close`] does: messages pushed before
+    /// are still sent, and the reason is cut to 123 bytes. Returns how many connections were told to close; 0
+    /// when the user is not connected. For other nodes this is the number they last reported, if they are
+    /// available.
+    ///
+    /// This does not keep the user out: browsers reconnect. Reject the next upgrade in `on_upgrade`. A
+    /// connection that is identified while this runs may stay open.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// use ripplecast::CloseCode;
+    ///
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// let closed = hub.user("user:7").disconnect(CloseCode::application(4001)?, "signed out").await?;
+    /// assert_eq!(closed, 0); // not connected at the moment
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Backend`](crate::Error::Backend) when a shared backend is unavailable; then only the
+    /// connections of this node are closed. None with the memory backend.
+    pub async fn disconnect(&self, code: CloseCode, reason: impl Into<String>) -> Result<usize> {
+        let close = Close::cut(code, reason.into());
+        let here = self.node.close_local_user(&self.id, &close);
+        match self.node.setup().cluster() {
+            Some(cluster) => Ok(here + cluster.close_user(&self.id, close).await?),
+            None => Ok(here),
+        }
     }
 
     /// Returns the ids of the user's connections on all nodes, in order.

@@ -2,6 +2,7 @@
 
 mod away;
 mod confirmed;
+mod except;
 mod live;
 mod many;
 mod registry;

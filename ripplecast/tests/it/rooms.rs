@@ -1,5 +1,6 @@
 //! Rooms: membership, delivery and order.
 
+mod except;
 mod many;
 mod order;
 mod overload;
