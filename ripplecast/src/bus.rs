@@ -14,10 +14,12 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 use self::memory::Backlog;
-use crate::{Result, error::BusError, limits, name::check_filled, reply::Reply};
+use crate::{Error, Result, error::BusError, limits, name::check_filled, reply::Reply};
 
 /// Messages that may wait for one subscription's handler: about a second of a busy topic.
 const QUEUE_MESSAGES: usize = 1024;
+/// Messages that one subscription may handle at once: as many as may wait.
+const CONCURRENCY: usize = QUEUE_MESSAGES;
 /// Bytes that may wait for one subscription's handler, and the largest payload.
 const QUEUE_BYTES: usize = 16 << 20;
 
@@ -31,6 +33,45 @@ pub struct BusMessage {
     pub payload: Bytes,
 }
 
+/// Settings of a subscription; see [`Bus::subscribe_with`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use = "options do nothing until they are passed on"]
+pub struct BusOptions {
+    concurrency: usize,
+}
+
+impl Default for BusOptions {
+    fn default() -> Self {
+        Self { concurrency: 1 }
+    }
+}
+
+impl BusOptions {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how many messages of a topic are handled at once; default 1, from 1 to 1,024. With 1, the
+    /// messages of a topic are handled in order. With more there is no order. The handlers share the
+    /// subscription's task, so one that computes for long holds up the others.
+    ///
+    /// A subscription to a pattern handles this many messages in total, but at least 16.
+    ///
+    /// Messages wait, in the same bounded queue as always, only while this many are being handled.
+    pub fn concurrency(mut self, messages: usize) -> Self {
+        self.concurrency = messages;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if (1..=CONCURRENCY).contains(&self.concurrency) {
+            return Ok(());
+        }
+        Err(Error::setting("concurrency", self.concurrency, format!("expected 1 to {CONCURRENCY}")))
+    }
+}
+
 /// A handler with a boxed future, as called by the subscription's task.
 type BusHandler = Box<dyn Fn(BusMessage) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
@@ -40,7 +81,7 @@ trait BusBackend: Send + Sync {
     /// [`bus::Bus::publish`](crate::bus::Bus::publish) counts them. Messages of one caller keep their order.
     fn publish<'a>(&'a self, topic: &'a str, payload: Bytes) -> Reply<'a, usize>;
     /// Starts a subscription, which receives every message published after the reply.
-    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription>;
+    fn subscribe(&self, pattern: &str, options: BusOptions, handler: BusHandler) -> Reply<'_, Subscription>;
     /// Ends all subscriptions.
     fn close(&self);
 }
@@ -114,7 +155,7 @@ impl Bus {
     /// messages that must not be missed.
     ///
     /// A subscription's task, on the runtime in which this is called, runs the handler for one message of a
-    /// topic at a time. For a pattern, up to 16 topics are handled at once, so that a slow one does not
+    /// topic at a time; [`subscribe_with`](Self::subscribe_with) allows more. For a pattern, up to 16 topics are handled at once, so that a slow one does not
     /// hold up the others. If the handler panics, the panic is logged and the task continues with the next
     /// message.
     ///
@@ -154,10 +195,44 @@ impl Bus {
         H: Fn(BusMessage) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
+        self.subscribe_with(pattern, BusOptions::default(), handler).await
+    }
+
+    /// Subscribes as [`subscribe`](Self::subscribe) does, with options.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ripplecast::Result<()> {
+    /// # let hub = ripplecast::Hub::builder().build()?;
+    /// use ripplecast::bus::BusOptions;
+    ///
+    /// let four = BusOptions::new().concurrency(4);
+    /// let _mails = hub.bus().subscribe_with("mail", four, async |message| drop(message)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Same as [`subscribe`](Self::subscribe). [`Error::Setting`](crate::Error::Setting) if an option is out
+    /// of range.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn subscribe_with<H, F>(
+        &self,
+        pattern: impl AsRef<str>,
+        options: BusOptions,
+        handler: H,
+    ) -> Result<Subscription>
+    where
+        H: Fn(BusMessage) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        options.check()?;
         let pattern = pattern.as_ref();
         check_filled("topic", pattern, limits::NAME)?;
         let handler: BusHandler = Box::new(move |message| Box::pin(handler(message)));
-        self.backend.subscribe(pattern, handler).await
+        self.backend.subscribe(pattern, options, handler).await
     }
 }
 

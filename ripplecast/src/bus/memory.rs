@@ -1,7 +1,7 @@
 //! The bus within this process: subscriptions and their queues.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::{BusBackend, BusHandler, BusMessage, QUEUE_BYTES, QUEUE_MESSAGES, Subscription};
+use super::{BusBackend, BusHandler, BusMessage, BusOptions, QUEUE_BYTES, QUEUE_MESSAGES, Subscription};
 use crate::{
     glob::{Glob, Pattern},
     log::{cut, limited},
@@ -97,11 +97,13 @@ impl BusBackend for MemoryBus {
         Reply::now::<crate::Error>(Ok(taken))
     }
 
-    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
+    fn subscribe(&self, pattern: &str, options: BusOptions, handler: BusHandler) -> Reply<'_, Subscription> {
         let queue = Arc::new(Backlog::new(pattern.into()));
         let pattern = Pattern::parse(pattern);
-        let at_once = if matches!(pattern, Pattern::Exact(_)) { 1 } else { TOPICS_AT_ONCE };
-        let task = tokio::spawn(run(Arc::clone(&queue), handler, at_once));
+        let of_topic = options.concurrency;
+        let at_once =
+            if matches!(pattern, Pattern::Exact(_)) { of_topic } else { of_topic.max(TOPICS_AT_ONCE) };
+        let task = tokio::spawn(run(Arc::clone(&queue), handler, of_topic, at_once));
         let topic = if let Pattern::Exact(topic) = &pattern { Some(topic.clone()) } else { None };
         let mut listeners = self.listeners.write();
         match pattern {
@@ -185,16 +187,17 @@ impl Backlog {
         BacklogPush::Dropped { first: !std::mem::replace(&mut waiting.overflowing, true) }
     }
 
-    /// Waits for a message of a topic that is not busy and returns the oldest. Returns `None` once the
-    /// subscription has ended.
-    async fn pop(&self, busy: &HashSet<Arc<str>>) -> Option<BusMessage> {
+    /// Waits for a message of a topic with fewer than `of_topic` busy handlers, and returns the oldest. Returns
+    /// `None` once the subscription has ended.
+    async fn pop(&self, busy: &HashMap<Arc<str>, usize>, of_topic: usize) -> Option<BusMessage> {
         loop {
             {
                 let mut waiting = self.waiting.lock();
                 if waiting.closed {
                     return None;
                 }
-                let is_free = |message: &BusMessage| !busy.contains(&message.topic);
+                let is_free =
+                    |message: &BusMessage| busy.get(&message.topic).is_none_or(|&running| running < of_topic);
                 let next = waiting.messages.iter().position(is_free);
                 if let Some(message) = next.and_then(|next| waiting.messages.remove(next)) {
                     waiting.bytes -= message.payload.len();
@@ -222,20 +225,25 @@ impl Backlog {
     }
 }
 
-/// Runs a subscription's task: one message of each topic at a time, and up to `at_once` topics in
-/// parallel.
-async fn run(queue: Arc<Backlog>, handler: BusHandler, at_once: usize) {
-    let (mut running, mut busy) = (FuturesUnordered::new(), HashSet::new());
+/// Runs a subscription's task: up to `of_topic` messages of each topic at once, and up to `at_once` in total.
+async fn run(queue: Arc<Backlog>, handler: BusHandler, of_topic: usize, at_once: usize) {
+    // By topic: the number of its messages that are being handled, never zero.
+    let (mut running, mut busy) = (FuturesUnordered::new(), HashMap::<Arc<str>, usize>::new());
     loop {
         let may_begin = running.len() < at_once;
         tokio::select! {
             biased;
             Some(topic) = running.next() => {
-                busy.remove(&topic);
+                if let Some(count) = busy.get_mut(&topic) {
+                    *count -= 1;
+                    if *count == 0 {
+                        busy.remove(&topic);
+                    }
+                }
             }
-            message = queue.pop(&busy), if may_begin => {
+            message = queue.pop(&busy, of_topic), if may_begin => {
                 let Some(message) = message else { break };
-                busy.insert(Arc::clone(&message.topic));
+                *busy.entry(Arc::clone(&message.topic)).or_default() += 1;
                 running.push(handle(&handler, message));
             }
         }
@@ -263,7 +271,7 @@ async fn handle(handler: &BusHandler, message: BusMessage) -> Arc<str> {
 mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
-    use crate::bus::{Bus, BusHandler, Subscription};
+    use crate::bus::{Bus, BusHandler, BusOptions, Subscription};
 
     /// Subscribes with a handler that owns the receiver's sender, so the receiver ends when the handler is
     /// dropped.
@@ -273,7 +281,7 @@ mod tests {
             sender.send(()).unwrap();
             Box::pin(async {})
         });
-        (bus.backend.subscribe(pattern, handler).await.unwrap(), receiver)
+        (bus.backend.subscribe(pattern, BusOptions::new(), handler).await.unwrap(), receiver)
     }
 
     #[tokio::test]

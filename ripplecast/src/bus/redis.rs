@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Bus, BusBackend, BusHandler, Subscription, memory::MemoryBus};
+use super::{Bus, BusBackend, BusHandler, BusOptions, Subscription, memory::MemoryBus};
 use crate::{
     cluster::{Body, ReplayFilter, Signer},
     error::BusError,
@@ -113,7 +113,7 @@ impl BusBackend for RedisBus {
         })
     }
 
-    fn subscribe(&self, pattern: &str, handler: BusHandler) -> Reply<'_, Subscription> {
+    fn subscribe(&self, pattern: &str, options: BusOptions, handler: BusHandler) -> Reply<'_, Subscription> {
         if self.redis.is_cluster() && matches!(Pattern::parse(pattern), Pattern::Glob(_)) {
             return Reply::now(Err(BusError::PatternOnCluster { pattern: pattern.to_owned() }));
         }
@@ -122,11 +122,11 @@ impl BusBackend for RedisBus {
             let Some((shared, subscribed)) = self.shared(&pattern) else {
                 let local = MemoryBus::default();
                 local.close();
-                return local.subscribe(&pattern, handler).await; // already ended, as in every closed bus
+                return local.subscribe(&pattern, options, handler).await; // already ended, as in every closed bus
             };
             // Subscribe locally before Redis confirms, so that no message published after the reply is
             // missed.
-            let subscription = shared.local.subscribe(&pattern, handler).await?;
+            let subscription = shared.local.subscribe(&pattern, options, handler).await?;
             subscribed.ready().await?;
             let kept = self.kept.clone();
             let (own, theirs) = (shared.clone(), shared);

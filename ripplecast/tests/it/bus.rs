@@ -8,7 +8,7 @@ use std::sync::{
 
 use ripplecast::{
     Hub, Result,
-    bus::{BusMessage, Subscription},
+    bus::{BusMessage, BusOptions, Subscription},
 };
 use tokio::sync::{
     Semaphore,
@@ -43,6 +43,51 @@ async fn listen_held(
         }
     };
     (hub.bus().subscribe(pattern, handler).await.unwrap(), receiver, gate, done)
+}
+
+#[tokio::test]
+async fn a_subscription_handles_as_many_messages_at_once_as_it_allows() -> Result<()> {
+    let hub = Hub::builder().build()?;
+    for pattern in ["a", "a*"] {
+        let (sender, mut begun) = unbounded_channel();
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let handler = move |message: BusMessage| {
+            let (sender, held) = (sender.clone(), Arc::clone(&held));
+            async move {
+                drop(sender.send(message.payload));
+                held.acquire().await.unwrap().forget();
+            }
+        };
+        let twenty = BusOptions::new().concurrency(20); // more than the 16 topics of a pattern
+        let subscription = hub.bus().subscribe_with(pattern, twenty, handler).await?;
+        for number in 0..30_u8 {
+            assert_eq!(hub.bus().publish("a", vec![number]).await?, 1);
+        }
+        for number in 0..20 {
+            assert_eq!(begun.recv().await.unwrap(), vec![number], "they start in order");
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await; // the only other task would start one more
+        }
+        assert!(begun.try_recv().is_err(), "no more than 20 at once");
+        gate.add_permits(1);
+        assert_eq!(begun.recv().await.unwrap(), vec![20], "the next starts when one ends");
+        gate.add_permits(100);
+        subscription.unsubscribe().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_concurrency_out_of_range_is_an_error() -> Result<()> {
+    let hub = Hub::builder().build()?;
+    for messages in [0, 1025] {
+        let options = BusOptions::new().concurrency(messages);
+        let subscribed = hub.bus().subscribe_with("a", options, |_| async {}).await;
+        assert!(matches!(subscribed, Err(ripplecast::Error::Setting { .. })), "{messages}");
+    }
+    Ok(())
 }
 
 #[tokio::test]
