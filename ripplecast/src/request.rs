@@ -6,9 +6,10 @@ use std::{any::Any, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{
-        ConnectInfo, FromRequestParts, MatchedPath, Query, RawPathParams, rejection::RawPathParamsRejection,
+        ConnectInfo, FromRequestParts, MatchedPath, OriginalUri, Query, RawPathParams,
+        rejection::RawPathParamsRejection,
     },
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Uri, header, request::Parts};
@@ -54,9 +55,66 @@ impl Request {
         &self.parts.headers
     }
 
-    /// Returns the URI.
+    /// Returns the URI as the endpoint's router sees it: in a router nested below `/api`, the path has no
+    /// `/api`. See [`original_uri`](Self::original_uri).
     pub fn uri(&self) -> &Uri {
         &self.parts.uri
+    }
+
+    /// Returns the URI that the server received, before nested routers and
+    /// [`base_path`](crate::App::base_path) removed their prefixes.
+    ///
+    /// ```
+    /// use ripplecast::{Accept, Hub, Request, ws};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> ripplecast::Result<()> {
+    /// let hub = Hub::builder().build()?;
+    /// let chat = ws::endpoint(ws::handlers()).on_upgrade(async |request: Request| {
+    ///     // For GET /api/chat: "/chat" and "/api/chat"
+    ///     println!("{} {}", request.uri().path(), request.original_uri().path());
+    ///     Accept::new()
+    /// });
+    /// let api = axum::Router::new().route("/chat", hub.ws(chat));
+    /// # let _: axum::Router =
+    /// axum::Router::new().nest("/api", api)
+    /// # ; Ok(()) }
+    /// ```
+    pub fn original_uri(&self) -> &Uri {
+        self.parts.extensions.get::<OriginalUri>().map_or(&self.parts.uri, |original| &original.0)
+    }
+
+    /// Runs one of axum's extractors, or one of your own: anything that implements [`FromRequestParts`], such
+    /// as `Path`, `Query`, `Extension`, a session or a typed header. It sees what middleware has added.
+    ///
+    /// ```
+    /// use axum::{extract::Path, http::StatusCode, response::IntoResponse};
+    /// use ripplecast::{Accept, Request, ws};
+    ///
+    /// let endpoint = ws::endpoint(ws::handlers()).on_upgrade(async |mut request: Request| {
+    ///     let Path(room) = request.extract::<Path<u32>>().await?; // 400 unless it is a number
+    ///     if room == 0 {
+    ///         return Err(StatusCode::NOT_FOUND.into_response());
+    ///     }
+    ///     Ok(Accept::new().state(room))
+    /// });
+    /// # let _ = endpoint;
+    /// ```
+    ///
+    /// # Errors
+    /// The extractor's rejection, as the response that the client gets if the hook returns it.
+    pub async fn extract<T: FromRequestParts<()>>(&mut self) -> Result<T, Response> {
+        self.extract_with_state(&()).await
+    }
+
+    /// Runs an extractor that needs the state of your application, such as axum's `State`.
+    ///
+    /// # Errors
+    /// Same as [`extract`](Self::extract).
+    pub async fn extract_with_state<T: FromRequestParts<S>, S: Sync>(
+        &mut self,
+        state: &S,
+    ) -> Result<T, Response> {
+        T::from_request_parts(&mut self.parts, state).await.map_err(IntoResponse::into_response)
     }
 
     /// Returns the decoded path parameter `name`: with the route `/rooms/{room}`, `param("room")`. `None`

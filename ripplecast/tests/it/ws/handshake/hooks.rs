@@ -123,3 +123,49 @@ fn the_hook_sees_the_whole_request_and_its_state_reaches_every_callback() {
         assert_eq!(site.stop().failed_callbacks, 0);
     }
 }
+
+#[test]
+fn extractors_run_in_hooks_of_nested_endpoints_which_see_both_uris() {
+    use axum::{
+        Extension, Router,
+        extract::{Path, Query, State},
+        response::IntoResponse as _,
+    };
+
+    #[derive(Clone)]
+    struct Tenant(&'static str);
+
+    for server in SERVERS {
+        let site = Site::start(
+            server,
+            |hub| hub.shards(1),
+            |hub, router| {
+                let hook = async |mut request: Request| {
+                    let Path(room) = request.extract::<Path<u32>>().await?;
+                    let Query(query) = request.extract::<Query<Vec<(String, String)>>>().await?;
+                    let Extension(tenant) = request.extract::<Extension<Tenant>>().await?;
+                    let State(limit) = request.extract_with_state::<State<u32>, _>(&50).await?;
+                    if room > limit {
+                        return Err(StatusCode::NOT_FOUND.into_response());
+                    }
+                    let (seen, original) = (request.uri().to_string(), request.original_uri().to_string());
+                    Ok(Accept::new().state(format!("{room} {query:?} {} {seen} {original}", tenant.0)))
+                };
+                let handlers = ws::handlers().on_open(async |conn: ripplecast::Connection| {
+                    conn.push(conn.state::<String>().map(|seen| seen.to_string()).unwrap_or_default())
+                });
+                let endpoint = hub.ws(ws::endpoint(handlers).on_upgrade(hook));
+                let inner = Router::new().route("/rooms/{room}", endpoint);
+                let tenant = Router::new().nest("/chat", inner).layer(Extension(Tenant("acme")));
+                router.nest("/api", tenant)
+            },
+        );
+        let mut client = site.connect("/api/chat/rooms/7?a=1");
+        let expected = r#"7 [("a", "1")] acme /rooms/7?a=1 /api/chat/rooms/7?a=1"#;
+        assert_eq!(crate::support::text(&mut client), expected, "{server:?}");
+        assert_eq!(status(&site, "/api/chat/rooms/x", ""), 400, "{server:?}: the rejection of Path");
+        assert_eq!(status(&site, "/api/chat/rooms/51", ""), 404, "{server:?}");
+        drop(client);
+        site.stop();
+    }
+}
