@@ -44,6 +44,9 @@ mod signals;
 pub mod sse;
 pub mod state;
 mod sync;
+#[cfg(feature = "test")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test")))]
+pub mod test;
 mod text;
 pub mod ws;
 

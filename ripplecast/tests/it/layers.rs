@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 11] = [
     &["same_origin", "sse", "ws"],
     &["server"],
     &["app"],
-    &["assemble"],
+    &["assemble", "test"],
 ];
 
 /// Files that import each other, at most: a type and its registry may.

@@ -5,6 +5,8 @@
 mod api;
 /// The bus: publish, subscribe, patterns, overload.
 mod bus;
+/// `ripplecast::test`: the clients for the tests of applications.
+mod client;
 /// A server, a scripted handler and clients, for rooms, streams and the API.
 mod clients;
 /// The codec compared with tungstenite's on the same bytes.
