@@ -155,9 +155,9 @@ impl Bus {
     /// messages that must not be missed.
     ///
     /// A subscription's task, on the runtime in which this is called, runs the handler for one message of a
-    /// topic at a time; [`subscribe_with`](Self::subscribe_with) allows more. For a pattern, up to 16 topics are handled at once, so that a slow one does not
-    /// hold up the others. If the handler panics, the panic is logged and the task continues with the next
-    /// message.
+    /// topic at a time; [`subscribe_with`](Self::subscribe_with) allows more. For a pattern, up to 16 topics
+    /// are handled at once, so that a slow one does not hold up the others. If the handler panics, the panic is
+    /// logged and the task continues with the next message.
     ///
     /// # Errors
     /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if

@@ -225,7 +225,7 @@ impl Hub {
         self.ended().await;
     }
 
-    /// Waits until everything that was told to stop has ended, and leaves the other nodes.
+    /// Waits until everything that is stopping has ended, and leaves the other nodes.
     async fn ended(&self) {
         let node = &self.inner.node;
         // A server may already have answered with 101. Its peer still gets a close frame before the process

@@ -61,7 +61,7 @@ impl User {
     }
 
     /// Closes every connection of the user, on any node, as [`Connection::close`] does: messages pushed before
-    /// are still sent, and the reason is cut to 123 bytes. Returns how many connections were told to close; 0
+    /// are still sent, and the reason is cut to 123 bytes. Returns how many connections were open; 0
     /// when the user is not connected. For other nodes this is the number they last reported, if they are
     /// available.
     ///
