@@ -1,12 +1,17 @@
 //! What callbacks and refused upgrades write to the log.
 
 use axum::Router;
-use ripplecast::{Accept, Connection, Error, Message, Request, Result, ws};
+use ripplecast::{Accept, Connection, Error, Message, Request, Result, error::BackendError, ws};
 
 use crate::{
     clients::{Tab, TestServer, wait_until},
     support::Log,
 };
+
+/// An error with a cause of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("the order can't be saved")]
+struct NotSaved(#[source] Error);
 
 /// Starts a server with an endpoint in a nested router. The endpoint logs a line before and after it waits, fails when told
 /// to, and rejects visitors.
@@ -15,6 +20,10 @@ fn nested() -> TestServer {
         let handlers = ws::handlers().on_message(async |_: Connection, message: Message| -> Result<()> {
             if let Some(text) = message.as_text().filter(|text| text.starts_with("fail")) {
                 return Err(Error::other(text.to_owned()));
+            }
+            if message.as_text() == Some("save") {
+                let backend = BackendError::Unavailable { reason: "it restarts".into() };
+                return Err(Error::other(NotSaved(backend.into())));
             }
             tracing::info!("a callback began");
             tokio::task::yield_now().await;
@@ -64,6 +73,21 @@ fn a_failed_callback_is_logged_with_its_path() {
     let lines = log.lines("fail: the order is already paid");
     assert!(lines[0].contains(" path=/app/live/{id} "), "{lines:?}");
     assert!(!lines[0].contains("Handlers<"), "{lines:?}");
+}
+
+#[test]
+fn a_failure_of_the_backend_is_logged_with_what_the_application_added() {
+    let log = Log::keep();
+    let server = nested();
+    wait_until("a line shows both errors", || {
+        let mut tab = server.tab("/app/live/7");
+        tab.say("save");
+        assert_eq!(tab.next(), None);
+        assert_eq!(tab.close.unwrap().0, 1013);
+        let line = "path=/app/live/{id} ";
+        let both = "error=the order can't be saved: the backend is unavailable (it restarts)";
+        log.lines(both).iter().any(|found| found.contains(line))
+    });
 }
 
 #[test]
