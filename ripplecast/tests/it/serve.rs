@@ -9,7 +9,7 @@ use axum::Router;
 use ripplecast::{Connection, Hub, Message, ws};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
-use crate::support::{Echo, Log, PATIENCE, Server, Site, dial, ending, eventually, head, text};
+use crate::support::{Echo, Log, PATIENCE, Server, Site, connect, dial, ending, eventually, head, text};
 
 /// Serves with [`ripplecast::serve_with_shutdown`] in a runtime of its own.
 fn serving(
@@ -66,22 +66,23 @@ fn serve_ends_with_an_open_stream_and_socket() {
 
 #[test]
 fn a_server_without_addresses_is_logged_once() {
-    let log = Log::keep();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (hub, addr) = runtime.block_on(async {
-        let hub = Hub::builder().shards(1).build().unwrap();
-        let router = Router::new().route("/", hub.ws(Echo::default()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        (hub, addr)
+    let lines = Log::of_this_thread("does not provide the addresses of clients", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let hub = Hub::builder().shards(1).build().unwrap();
+            let router = Router::new().route("/", hub.ws(Echo::default()));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+            let clients = [(); 2].map(|()| tokio::task::spawn_blocking(move || connect(addr, "/")));
+            for client in clients {
+                client.await.unwrap();
+            }
+            hub.shutdown_now().await;
+        });
     });
-    let clients = [crate::support::connect(addr, "/"), crate::support::connect(addr, "/")];
-    let lines = log.lines("does not provide the addresses of clients");
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("ripplecast::serve"), "{lines:?}");
-    runtime.block_on(hub.shutdown_now());
-    drop(clients);
 }
 
 #[test]

@@ -335,6 +335,15 @@ impl Log {
         &LOG
     }
 
+    /// Runs `run`, and returns the lines with `what` that this thread logs meanwhile. Other tests don't add to them.
+    pub(crate) fn of_this_thread(what: &str, run: impl FnOnce()) -> Vec<String> {
+        let log = Self { written: Arc::default(), begun: Instant::now() };
+        let written = Written(log.written.clone());
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+        tracing::subscriber::with_default(lines, run);
+        log.lines(what)
+    }
+
     /// Returns the lines with `what`.
     pub(crate) fn lines(&self, what: &str) -> Vec<String> {
         let log = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
