@@ -116,9 +116,9 @@ impl Bus {
     /// unchanged on the Redis channel `PREFIX:bus:{TOPIC}`, so other programs may subscribe and publish too.
     ///
     /// # Errors
-    /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if
+    /// [`Error::EmptyName`] or [`Error::NameTooLong`] if
     /// the topic's name is empty or exceeds 255 bytes. [`BusError::PayloadTooLong`] if the payload exceeds 16 MiB.
-    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable: no subscriber received the message. After a
+    /// [`Error::Backend`] if Redis is unavailable: no subscriber received the message. After a
     /// time-out, some or all subscribers may have received it.
     ///
     /// # Overload
@@ -160,9 +160,9 @@ impl Bus {
     /// logged and the task continues with the next message.
     ///
     /// # Errors
-    /// [`Error::EmptyName`](crate::Error::EmptyName) or [`Error::NameTooLong`](crate::Error::NameTooLong) if
+    /// [`Error::EmptyName`] or [`Error::NameTooLong`] if
     /// the name is empty or exceeds 255 bytes. [`BusError::PatternOnCluster`] for a pattern on a Redis Cluster.
-    /// [`Error::Backend`](crate::Error::Backend) if Redis is unavailable.
+    /// [`Error::Backend`] if Redis is unavailable.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -213,7 +213,7 @@ impl Bus {
     /// ```
     ///
     /// # Errors
-    /// Same as [`subscribe`](Self::subscribe). [`Error::Setting`](crate::Error::Setting) if an option is out
+    /// Same as [`subscribe`](Self::subscribe). [`Error::Setting`] if an option is out
     /// of range.
     ///
     /// # Panics

@@ -133,6 +133,8 @@ fn a_copy_builds_passes_its_tests_and_reloads_its_pages() {
     let program = copy.start(&port);
     let (new_page, _) = version(&program.events("/dev/events").next());
     assert_ne!(new_page, page);
-    let row = program.socket("/live").next();
+    let mut socket = program.socket("/live");
+    assert!(socket.next().contains(r#""snapshot":"begin""#));
+    let row = socket.next();
     assert!(row.contains(r#""text":"remember""#), "{row}");
 }
